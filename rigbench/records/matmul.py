@@ -1,0 +1,45 @@
+"""How fast did this device multiply matrices?"""
+
+from __future__ import annotations
+
+from rigbench.records.base import Absent, EndedBy, Estimate, Figure, Record, Timing
+from rigbench.records.probe import Device, Telemetry
+
+
+class MatmulCheck(Record):
+    """Sampled rows compared with a float64 product. `error` is the largest deviation over the bound's scale."""
+
+    rows: int
+    largest_error: float
+    bound: float
+    correct: bool
+
+
+class MatmulShape(Record):
+    """C[m,n] = A[m,k] @ B[k,n], 2·m·n·k FLOP a sample. `purpose` is "square" or the layer of the model it stands for."""
+
+    m: int
+    n: int
+    k: int
+    dtype: str
+    purpose: str
+    flop: int
+    timing: Timing
+    flops_per_s: Estimate
+    share_of_datasheet: float | Absent
+    check: MatmulCheck
+
+
+class Matmul(Record):
+    """`best_flops_per_s` is the highest per dtype among these shapes: a lower bound of the ceiling, not the ceiling."""
+
+    method: int
+    started_at: str
+    seconds: float
+    device: Device
+    datasheet_flops_per_s: dict[str, Figure]
+    shapes: tuple[MatmulShape, ...]
+    best_flops_per_s: dict[str, Estimate]
+    ended_by: EndedBy
+    telemetry: Telemetry | Absent
+    not_run: tuple[str, ...] = ()

@@ -1,0 +1,60 @@
+"""What do all measurements share: the device they ran on, and what the sensors said meanwhile?"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rigbench.records.base import Absent, Record
+
+
+class Device(Record):
+    """What did the work. `kind` is "cpu" or "cuda"; a CPU result says cpu in every output.
+
+    `threads` is torch's intra-op thread count on a CPU, 1 for CUDA.
+    """
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    uuid: str | Absent
+    threads: int
+    memory_total_bytes: int | Absent
+
+
+class SensorSeries(Record):
+    """One device's readings beside a probe, one entry per tick; a tick that was not answered is Absent.
+
+    `throttle_share` maps a decoded reason to the share of ticks at which its bit was set.
+    """
+
+    device: str
+    uuid: str | Absent
+    power_watts: tuple[float | Absent, ...]
+    temperature_celsius: tuple[float | Absent, ...]
+    sm_clock_hertz: tuple[float | Absent, ...]
+    utilisation_share: tuple[float | Absent, ...]
+    energy_joules: tuple[float | Absent, ...]
+    throttle_share: dict[str, float]
+
+
+class Telemetry(Record):
+    """Sensors beside a piece of work. `at_seconds` are monotonic clock readings, the clock that dates the work too."""
+
+    period_seconds: float
+    at_seconds: tuple[float, ...]
+    series: tuple[SensorSeries, ...]
+
+
+class Energy(Record):
+    """Joules over the steady window, and what they cover: never presented as the bill when they are not.
+
+    `method` is "counter" (the device's own energy counter) or "integrated" (power samples over time).
+    """
+
+    joules: float
+    window_seconds: float
+    covers: Literal["GPUs only", "CPU package only"]
+    method: Literal["counter", "integrated"]
+
+    @property
+    def watts(self) -> float:
+        return self.joules / self.window_seconds

@@ -1,0 +1,141 @@
+"""How fast did this rig train a model, in a calibrated slice of a full run?"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rigbench.records.base import Absent, EndedBy, Estimate, Figure, Record, Skipped, Timing
+from rigbench.records.probe import Device, Energy, Telemetry
+
+
+class Shape(Record):
+    """A decoder's shape: L layers, width d, H heads, V vocabulary, T sequence."""
+
+    style: Literal["gpt2", "llama"]
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    ffn_width: int
+    vocabulary: int
+    sequence: int
+    tied_head: bool
+    biases: bool
+
+
+class Model(Record):
+    """What was trained: nominal name, true counts. Tied weights count once.
+
+    `matmul_parameters` are those that enter a matrix product: the N of 6·N + 12·L·d·T. `flop_per_token` is that exact
+    closed form with full (not causally halved) attention; `flop_per_token_6n` is the field's 6·N_total.
+    """
+
+    name: str
+    shape: Shape
+    total_parameters: int
+    non_embedding_parameters: int
+    matmul_parameters: int
+    flop_per_token: float
+    flop_per_token_6n: float
+
+
+class Arm(Record):
+    """The choices of this slice, as a full run would make them."""
+
+    optimizer: str
+    checkpointing: Literal["off", "on"]
+    precision: Literal["fp32", "bf16"]
+    precision_chosen_by: str
+    compiled: bool
+    strategy: str
+    micro_batch: int
+    micro_batch_chosen_by: str
+    accumulation: int
+
+    def same_work(self, other: Arm) -> bool:
+        """Whether two slices ran the same configuration (how it was chosen aside)."""
+        keys = ("optimizer", "checkpointing", "precision", "compiled", "strategy", "micro_batch", "accumulation")
+        return all(getattr(self, key) == getattr(other, key) for key in keys)
+
+
+class Data(Record):
+    """Where the tokens came from. `name` is a file's base name, never its folder."""
+
+    kind: Literal["file", "generated"]
+    name: str
+    tokens: int
+    dtype: Literal["uint16", "uint32"]
+    distribution: str
+
+
+class PrecisionTrial(Record):
+    """One candidate precision, timed on this model's own matrix products before the slice."""
+
+    precision: Literal["fp32", "bf16"]
+    timing: Timing
+
+
+class Steps(Record):
+    """Every step of the slice, warm-up included, in order; one entry per step in each column.
+
+    The parts are seconds inside the step; what they do not explain is `seconds` less their sum. `ended_at_seconds` is
+    the monotonic clock at the end of each step. `loss` is Absent where it was not finite.
+    """
+
+    seconds: tuple[float, ...]
+    data_seconds: tuple[float, ...]
+    forward_seconds: tuple[float, ...]
+    backward_seconds: tuple[float, ...]
+    optimizer_seconds: tuple[float, ...]
+    ended_at_seconds: tuple[float, ...]
+    loss: tuple[float | Absent, ...]
+
+
+class Vram(Record):
+    """Peak memory four ways; `deciding` names the one that runs out first on this device."""
+
+    allocated_bytes: int | Absent
+    reserved_bytes: int | Absent
+    process_bytes: int | Absent
+    context_bytes: int | Absent
+    before_model_bytes: int | Absent
+    allocator_retries: int | Absent
+    deciding: str
+
+
+class Slice(Record):
+    """A short training run whose steady window predicts a long one.
+
+    `steady_from` is the index of the first step of the steady window. `tokens_per_s` is total tokens over total
+    seconds of that window, its interval by batch means; `step_seconds` is the median step with its own interval.
+    """
+
+    method: int
+    started_at: str
+    seconds: float
+    device: Device
+    model: Model
+    arm: Arm
+    data: Data
+    precision_trials: tuple[PrecisionTrial, ...]
+    steps: Steps
+    steady_from: int
+    ended_by: EndedBy
+    target_half_width: float
+    tokens_per_step: int
+    tokens_per_s: Estimate
+    step_seconds: Estimate
+    outliers: int
+    step_share: dict[str, float]
+    model_flops_per_s: float
+    hardware_flops_per_s: float
+    mfu: Figure | Absent
+    share_of_measured_matmul: Figure | Absent
+    setup_seconds: float
+    memory: Vram
+    energy: Energy | Absent
+    telemetry: Telemetry | Absent
+    events: tuple[str, ...] = ()
+
+
+SliceResult = Slice | Skipped
