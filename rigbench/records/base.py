@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 Source = Literal["measured", "predicted", "datasheet", "declared"]
-EndedBy = Literal["interval", "time limit", "sample limit", "interrupted", "worker died"]
+EndedBy = Literal["finished", "interval", "time limit", "sample limit", "interrupted", "worker died"]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=str.lower, tag_field="type"):

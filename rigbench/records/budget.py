@@ -5,6 +5,32 @@ from __future__ import annotations
 from typing import Literal
 
 from rigbench.records.base import Absent, Estimate, Figure, Record
+from rigbench.records.probe import Device
+
+
+class Configuration(Record):
+    """The one way in which every model of a plan is trained: a device, and an arm without its micro-batch.
+
+    `threads` of the device belong to it: the same processor with half its threads is another rig for this purpose.
+    """
+
+    device: Device
+    optimizer: str
+    checkpointing: Literal["off", "on"]
+    precision: Literal["fp32", "bf16"]
+    compiled: bool
+    strategy: str
+
+    @property
+    def words(self) -> str:
+        """One line for people: the device first, then only the choices that are not the plain loop's."""
+        plural = "" if self.device.threads == 1 else "s"
+        threads = f" with {self.device.threads} thread{plural}" if self.device.kind == "cpu" else ""
+        choices = [self.optimizer, self.precision]
+        choices += ["checkpointing"] if self.checkpointing == "on" else []
+        choices += ["compiled"] if self.compiled else []
+        choices += [self.strategy] if self.strategy != "single" else []
+        return f"{self.device.kind} ({self.device.name}{threads}), {', '.join(choices)}"
 
 
 class Rate(Record):
@@ -54,20 +80,28 @@ class Power(Record):
 class Budget(Record):
     """The answer to `rigbench budget --flops C`: the series with equal tokens, and each model alone with all of C.
 
-    `series` rows share C so that every model sees the same tokens; `alone` rows spend all of C on one model.
+    `series` rows share C so that every model sees the same `series_tokens_each`; `alone` rows spend all of C on one
+    model. `series_model_flops_per_s` is the series' exact FLOP over its time. `left_out` says which stored slices were
+    not used, and why.
     """
 
     method: int
     started_at: str
     flops: float
     flops_counted_as: Literal["6·N·D", "exact"]
+    configuration: Configuration
     series_name: str
     series: tuple[PlanRow, ...]
+    series_tokens_each: float
+    series_flop_6n: float
+    series_flop_exact: float
     series_hours: Estimate
+    series_model_flops_per_s: Estimate
     series_kwh: Figure | Absent
     series_money: Figure | Absent
     alone: tuple[PlanRow, ...]
     power: Power | Absent
     price: Price | Absent
     assumptions: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

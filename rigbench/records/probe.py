@@ -20,19 +20,24 @@ class Device(Record):
     memory_total_bytes: int | Absent
 
 
+Column = tuple[float | Absent, ...] | Absent
+
+
 class SensorSeries(Record):
     """One device's readings beside a probe, one entry per tick; a tick that was not answered is Absent.
 
-    `throttle_share` maps a decoded reason to the share of ticks at which its bit was set.
+    A column that was never answered is one Absent. `throttle_bits` are the raw reasons for held-down clocks;
+    `throttle_share` maps a decoded reason to the share of answered ticks at which its bit was set.
     """
 
     device: str
     uuid: str | Absent
-    power_watts: tuple[float | Absent, ...]
-    temperature_celsius: tuple[float | Absent, ...]
-    sm_clock_hertz: tuple[float | Absent, ...]
-    utilisation_share: tuple[float | Absent, ...]
-    energy_joules: tuple[float | Absent, ...]
+    power_watts: Column
+    temperature_celsius: Column
+    sm_clock_hertz: Column
+    utilisation_share: Column
+    energy_joules: Column
+    throttle_bits: tuple[int | Absent, ...] | Absent
     throttle_share: dict[str, float]
 
 

@@ -67,24 +67,28 @@ class Cpu(Record):
     """The processor and how much of it this process may use.
 
     `usable_cpus` is what the scheduler affinity and the cgroup quota leave, which is what a training run gets.
+    `l2_bytes` and `l3_bytes` are all caches of that level together. Counts are Absent where a recording lacks them.
     """
 
     model: str | Absent
     vendor: str | Absent
-    architecture: str
-    logical_cpus: int
+    architecture: str | Absent
+    logical_cpus: int | Absent
     physical_cores: int | Absent
     sockets: int | Absent
-    affinity_cpus: int
+    affinity_cpus: int | Absent
     cgroup_limit_cpus: float | Absent
-    usable_cpus: float
+    usable_cpus: float | Absent
     l2_bytes: int | Absent
     l3_bytes: int | Absent
     instruction_sets: tuple[str, ...]
 
 
 class Memory(Record):
-    """Host memory; `usable_bytes` is the smaller of what is available now and what the cgroup leaves."""
+    """Host memory; `usable_bytes` is the smaller of what is available now and what the cgroup leaves.
+
+    `cgroup_used_bytes` leaves out the page cache that the kernel would drop.
+    """
 
     total_bytes: int | Absent
     available_bytes: int | Absent
@@ -128,7 +132,12 @@ class PciDevice(Record):
 
 
 class Topology(Record):
-    """The rig as sysfs and the driver tell it. `matrix` is {label: row} over GPUs, in the vendor tool's labels."""
+    """The rig as sysfs and the driver tell it.
+
+    `matrix` is {label: row} over GPUs and RDMA network cards, in the vendor tool's labels; `matrix_bus_ids` says which
+    card a label stands for. `gpus_absent` is why the driver lists no GPU; `gpus` may then still hold those that the PCI
+    tree shows. `driver_version` and `cuda_version` are the driver's own.
+    """
 
     method: int
     started_at: str
@@ -141,5 +150,9 @@ class Topology(Record):
     disks: tuple[Disk, ...]
     gpus: tuple[Gpu, ...]
     matrix: dict[str, tuple[str, ...]]
+    matrix_bus_ids: dict[str, str]
+    driver_version: str | Absent
+    cuda_version: str | Absent
+    kernel: str | Absent
     gpus_absent: Absent | msgspec.UnsetType = msgspec.UNSET
     warnings: tuple[str, ...] = ()

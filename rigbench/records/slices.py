@@ -11,7 +11,7 @@ from rigbench.records.probe import Device, Energy, Telemetry
 class Shape(Record):
     """A decoder's shape: L layers, width d, H heads, V vocabulary, T sequence."""
 
-    style: Literal["gpt2", "llama"]
+    style: Literal["gpt2", "neox", "llama"]
     layers: int
     width: int
     heads: int

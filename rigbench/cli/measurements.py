@@ -1,0 +1,141 @@
+"""The commands that measure this machine: run, topology, matmul, train-probe."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rigbench.cli.common import Common, command
+from rigbench.cli.options import Flops, HostWatts, Params, Place, Price, Seq, Series, WallWatts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rigbench.records import Run
+
+
+class Checkpointing(StrEnum):
+    off = "off"
+    on = "on"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class TokenType(StrEnum):
+    uint16 = "uint16"
+    uint32 = "uint32"
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "device")(run)
+    command(app, "replay")(topology)
+    command(app, "device")(matmul)
+    command(app, "device")(train_probe)
+
+
+def run(
+    common: Common,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Under 5 minutes on 2 CPU cores: three sizes, shorter probes.")
+    ] = False,
+    flops: Flops = "1.2e18",
+    series: Series = "diy",
+    wall_watts: WallWatts = None,
+    host_watts: HostWatts = None,
+    price: Price = None,
+    place: Place = None,
+) -> int:
+    """Everything below, one record: topology, matmul, training slices, and what a budget will cost."""
+    from rigbench import plans, runner
+    from rigbench.render import run as render
+
+    question = plans.question(flops, series, False, wall_watts, host_watts, price, place)
+
+    def work(job: runner.Job) -> None:
+        runner.everything(job, plans.whole_run(question.models, quick, common.device), question)
+
+    return common.answer(work, render.show)
+
+
+def topology(common: Common) -> int:
+    """This rig as sysfs and the driver tell it: CPU, memory, NUMA, the PCI tree with its links, disks, GPUs."""
+    from rigbench import runner
+
+    return common.answer(runner.topology, _show_topology)
+
+
+def _show_topology(run: Run, console: Console) -> None:
+    from rigbench.records import Topology
+    from rigbench.render import topology as render
+
+    if isinstance(run.topology, Topology):
+        render.show(run.topology, console)
+
+
+def matmul(
+    common: Common,
+    params: Params = "120M",
+    seconds: Annotated[str, typer.Option(help="At most this long per shape and dtype.")] = "4s",
+) -> int:
+    """bf16 and fp32 matrix products: squares, and the model's own shapes, next to the datasheet."""
+    from rigbench import plans, runner
+
+    options = plans.matmul_options(params, seconds, common.device)
+    return common.answer(lambda job: runner.matmul(job, options), _show_matmul)
+
+
+def _show_matmul(run: Run, console: Console) -> None:
+    from rigbench.render import matmul as render
+
+    if run.matmul:
+        render.show(run.matmul, console)
+
+
+def train_probe(
+    common: Common,
+    params: Params = "120M",
+    checkpointing: Annotated[Checkpointing, typer.Option(help="Activation checkpointing.")] = Checkpointing.off,
+    micro_batch: Annotated[
+        str | None, typer.Option(metavar="N", help="Sequences a step. Default: 1 on a CPU, 8 on a GPU.")
+    ] = None,
+    seq: Seq = None,
+    precision: Annotated[
+        Precision, typer.Option(help="auto: bf16 where a GPU has it; on a CPU the faster of the two, measured.")
+    ] = Precision.auto,
+    seconds: Annotated[
+        str | None, typer.Option(help="At most this long. Default: 16 steps' worth, between 25 and 80 s.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE.bin", help="Token ids. Default: a generated, Zipf-distributed file.")
+    ] = None,
+    data_dtype: Annotated[TokenType, typer.Option(help="The type of an id in --data.")] = TokenType.uint16,
+) -> int:
+    """Train a slice of a model of the series: tokens/s with an interval, step split, memory, energy."""
+    from rigbench import plans, runner
+
+    options = plans.train_options(
+        params=params,
+        checkpointing=checkpointing.value,
+        micro_batch=micro_batch,
+        seq=seq,
+        precision=precision.value,
+        seconds=seconds,
+        data=data,
+        data_dtype=data_dtype.value,
+        device=common.device,
+    )
+    return common.answer(lambda job: runner.train(job, options), _show_slices)
+
+
+def _show_slices(run: Run, console: Console) -> None:
+    from rigbench.render import slices as render
+
+    for result in run.slices:
+        render.show(result, console)

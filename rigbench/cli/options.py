@@ -1,0 +1,26 @@
+"""The options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Params = Annotated[
+    str, typer.Option(help="Model size: 5M, 15M, 30M, 60M, 120M of the series diy, or any number like 90M.")
+]
+Flops = Annotated[str, typer.Option(help="The compute budget in FLOP, as 1.2e18 or 1.2EFLOP.")]
+Series = Annotated[str, typer.Option(help="The series of models that shares the budget.")]
+Seq = Annotated[str | None, typer.Option(metavar="N", help="Tokens per sequence. Default: the series' own.")]
+WallWatts = Annotated[
+    str | None, typer.Option(metavar="W", help="The whole machine's watts at the wall while training, declared by you.")
+]
+HostWatts = Annotated[
+    str | None, typer.Option(metavar="W", help="Watts of everything but the GPUs, added to the GPU watts measured.")
+]
+Price = Annotated[
+    str | None, typer.Option(metavar="'0.30 EUR'", help="Electricity per kWh. Default: the price of --place.")
+]
+Place = Annotated[
+    str | None, typer.Option(metavar="ID", help="Whose electricity price; `rigbench profiles` lists them.")
+]

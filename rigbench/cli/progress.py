@@ -1,0 +1,80 @@
+"""How far is it? A live bar on a terminal, a line per stage elsewhere, nothing when quiet; always on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+TOLD_AFTER_SECONDS = 1.0  # a stage shorter than this needs no bar
+LINE_EVERY_SECONDS = 15.0  # without a terminal, a long stage gives a sign of life this often
+
+
+class Silent:
+    """For --quiet and --json."""
+
+    def stage(self, text: str, weight_seconds: float) -> None:
+        return None
+
+    def update(self, share: float, text: str) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+
+class Lines:
+    """For a pipe or a log: a line when a stage begins, and one every 15 seconds while it lasts."""
+
+    def __init__(self) -> None:
+        self._stage, self._said_at = "", 0.0
+
+    def stage(self, text: str, weight_seconds: float) -> None:
+        self._stage, self._said_at = text, time.monotonic()
+        if weight_seconds >= TOLD_AFTER_SECONDS:
+            sys.stderr.write(f"{text} …\n")
+
+    def update(self, share: float, text: str) -> None:
+        if time.monotonic() - self._said_at > LINE_EVERY_SECONDS:
+            self._said_at = time.monotonic()
+            sys.stderr.write(f"{self._stage}: {share:.0%}, {text}\n")
+
+    def close(self) -> None:
+        return None
+
+
+class Bar:
+    """For a terminal: the stage, a bar, the time it has taken, and what the probe says."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._progress = Progress(
+            TextColumn("{task.fields[stage]}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", style="dim"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=1.0, stage="")
+        self._started = False
+
+    def stage(self, text: str, weight_seconds: float) -> None:
+        if weight_seconds >= TOLD_AFTER_SECONDS and not self._started:
+            self._progress.start()
+            self._started = True
+        self._progress.reset(self._task, total=1.0, stage=text, description="")
+
+    def update(self, share: float, text: str) -> None:
+        self._progress.update(self._task, completed=share, description=text)
+
+    def close(self) -> None:
+        if self._started:
+            self._progress.stop()
+
+
+def make_progress(quiet: bool) -> Silent | Lines | Bar:
+    if quiet:
+        return Silent()
+    return Bar() if sys.stderr.isatty() else Lines()

@@ -1,0 +1,114 @@
+"""What would the kernel's files have said on a recorded rig? `pci.json` and `rig.json` as a tree in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rigbench.errors import RigbenchError
+from rigbench.hardware.sysfs import RecordedSysfs, parse_cpu_list
+
+CAPTURE_AGAIN = "capture the rig again with rigbench capture"
+
+
+class RecordedHost(msgspec.Struct, forbid_unknown_fields=False):
+    """`rig.json`: the few facts about the host that a capture keeps."""
+
+    rigbench_capture: int = 1
+    kernel: str = ""
+    virtual: bool = False
+    cpu: str = ""
+    cpu_vendor: str = ""
+    nodes: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class RecordedFunction(msgspec.Struct, forbid_unknown_fields=False):
+    """One entry of `pci.json`. Speeds are GT/s; `parent` None is the root bus."""
+
+    root: str
+    parent: str | None = None
+    class_code: str = msgspec.field(name="class", default="")
+    vendor: str = ""
+    device: str = ""
+    numa: int = -1
+    cur_speed: float | str | None = None
+    max_speed: float | str | None = None
+    cur_width: int | None = None
+    max_width: int | None = None
+
+
+def recorded_sysfs(folder: Path) -> RecordedSysfs:
+    """The recording's tree. A folder without pci.json has no PCI tree, one without rig.json no host.
+
+    Raises:
+        RigbenchError: a file that is not what a capture writes.
+    """
+    host = _read(folder / "rig.json", RecordedHost) or RecordedHost()
+    if host.rigbench_capture != 1:
+        raise RigbenchError(f"rig.json is a capture of format {host.rigbench_capture}, this rigbench reads 1", "update")
+    functions = _read(folder / "pci.json", dict[str, RecordedFunction])
+    files, links = host_files(host), dict[str, str]()
+    for bus_id in functions or {}:
+        place = _place(functions or {}, bus_id)
+        links[f"sys/bus/pci/devices/{bus_id}"] = place
+        files |= {f"{place}/{name}": text for name, text in function_files((functions or {})[bus_id]).items()}
+    return RecordedSysfs(files, links)
+
+
+def host_files(host: RecordedHost) -> dict[str, str]:
+    cpus = sorted(frozenset[int]().union(*map(parse_cpu_list, host.nodes.values())))
+    flags = "flags: hypervisor\n" if host.virtual else "flags:\n"
+    known = "".join(
+        f"{key}: {text}\n" for key, text in (("model name", host.cpu), ("vendor_id", host.cpu_vendor)) if text
+    )
+    files = {"proc/cpuinfo": "\n".join(f"processor: {cpu}\n{known}{flags}" for cpu in cpus or [0])}
+    if cpus:
+        files["sys/devices/system/cpu/online"] = ",".join(map(str, cpus))
+    if host.kernel:
+        files["proc/sys/kernel/osrelease"] = host.kernel
+    for node, cpu_list in host.nodes.items():
+        files[f"sys/devices/system/node/node{node}/cpulist"] = cpu_list
+    return files
+
+
+def function_files(function: RecordedFunction) -> dict[str, str]:
+    """One PCI function's folder, as the kernel writes it."""
+    texts = {
+        "class": function.class_code,
+        "vendor": function.vendor,
+        "device": function.device,
+        "numa_node": str(function.numa),
+        "current_link_speed": _speed(function.cur_speed),
+        "max_link_speed": _speed(function.max_speed),
+        "current_link_width": "" if function.cur_width is None else str(function.cur_width),
+        "max_link_width": "" if function.max_width is None else str(function.max_width),
+    }
+    return {name: text for name, text in texts.items() if text}
+
+
+def _speed(speed: float | str | None) -> str:
+    if speed is None or isinstance(speed, str):
+        return speed or ""
+    return f"{speed:.1f} GT/s PCIe"
+
+
+def _place(functions: dict[str, RecordedFunction], bus_id: str) -> str:
+    """`sys/devices/<host bridge>/<port>/…/<function>`; a parent that is missing, or a ring of them, ends the way up."""
+    path = [bus_id]
+    while (parent := functions[path[0]].parent) is not None and parent in functions and parent not in path:
+        path.insert(0, parent)
+    return "/".join(["sys/devices", functions[path[0]].root.replace("/", "_"), *path])
+
+
+def _read(path: Path, kind: Any) -> Any:
+    """A JSON file as its type; None where there is no such file."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RigbenchError(f"{path.name} cannot be read ({error.strerror})", CAPTURE_AGAIN) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RigbenchError(f"{path.name} is not what a capture writes ({error})", CAPTURE_AGAIN) from error

@@ -1,0 +1,149 @@
+"""What is being trained? One decoder, in GPT-2, GPT-NeoX (Pythia) and Llama style."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from rigbench.records import Shape
+
+INIT_STD = 0.02  # GPT-2 (Radford 2019, §2.3), as are the residual weights' further 1/sqrt(2·L)
+ROPE_BASE = 10_000.0  # Su 2021, arXiv 2104.09864
+ROPE_SHARE = {"gpt2": 0.0, "neox": 0.25, "llama": 1.0}  # of a head's dimensions; GPT-NeoX configs: rotary_pct 0.25
+Rope = tuple[Tensor, Tensor]  # cosines and sines, [T, 1, R/2]
+
+
+class Linear(nn.Linear):
+    """Draws its weights once, as GPT-2 does, rather than torch's default first."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=INIT_STD)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with one fused query-key-value product; several heads may share a key-value head."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = shape.heads, shape.kv_heads
+        self.head_dim = shape.width // shape.heads
+        self.qkv = Linear(shape.width, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=shape.biases)
+        self.out = Linear(shape.width, shape.width, bias=shape.biases)
+
+    def forward(self, x: Tensor, rope: Rope | None) -> Tensor:
+        B, T, d = x.shape
+        heads = self.qkv(x).view(B, T, self.heads + 2 * self.kv_heads, self.head_dim)
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)  # [B, T, H, D]
+        if rope is not None:
+            q, k = rotate(q, rope), rotate(k, rope)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, T, D]
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.kv_heads != self.heads)
+        return cast(Tensor, self.out(y.transpose(1, 2).reshape(B, T, d)))
+
+
+class Mlp(nn.Module):
+    """GELU, in OpenAI's tanh form for GPT-2 and exact for GPT-NeoX; SwiGLU with one fused product for Llama."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gated = shape.style == "llama"
+        self.gelu = "tanh" if shape.style == "gpt2" else "none"
+        self.up = Linear(shape.width, shape.ffn_width * (2 if self.gated else 1), bias=shape.biases)
+        self.down = Linear(shape.ffn_width, shape.width, bias=shape.biases)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(x)
+        if self.gated:
+            gate, x = x.chunk(2, dim=-1)
+            return cast(Tensor, self.down(F.silu(gate) * x))
+        return cast(Tensor, self.down(F.gelu(x, approximate=self.gelu)))
+
+
+class Block(nn.Module):
+    """One layer. GPT-NeoX adds attention and MLP side by side, the others one after the other."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.parallel = shape.style == "neox"
+        self.norm1, self.attention = norm(shape), Attention(shape)
+        self.norm2, self.mlp = norm(shape), Mlp(shape)
+
+    def forward(self, x: Tensor, rope: Rope | None) -> Tensor:
+        if self.parallel:
+            return cast(Tensor, x + self.attention(self.norm1(x), rope) + self.mlp(self.norm2(x)))
+        x = x + self.attention(self.norm1(x), rope)
+        return cast(Tensor, x + self.mlp(self.norm2(x)))
+
+
+class Decoder(nn.Module):
+    """Tokens and targets in, mean cross-entropy over the full vocabulary out (in fp32, under autocast too).
+
+    `checkpointing` keeps only each block's input and computes the block again in the backward pass.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, shape: Shape, checkpointing: bool = False) -> None:
+        super().__init__()
+        self.shape, self.checkpointing = shape, checkpointing
+        self.tokens = nn.Embedding(shape.vocabulary, shape.width)  # drawn with a deviation of 1, scaled below
+        self.positions = nn.Embedding(shape.sequence, shape.width) if shape.style == "gpt2" else None
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.norm = norm(shape)
+        self.head = None if shape.tied_head else Linear(shape.width, shape.vocabulary, bias=False)
+        cos, sin = rope_tables(shape)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        with torch.no_grad():
+            for name, weight in self.named_parameters():
+                if name.startswith(("tokens", "positions")):
+                    weight.mul_(INIT_STD)
+                elif name.endswith(("out.weight", "down.weight")):
+                    weight.mul_(1 / math.sqrt(2 * shape.layers))
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        T = tokens.shape[1]
+        x = self.tokens(tokens)  # [B, T, d], fp32 under autocast: so are the residual stream and every norm
+        rope = None
+        if self.positions is not None:
+            x = x + self.positions.weight[:T]
+        else:
+            kind = x.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+            rope = self.cos[:T].to(dtype), self.sin[:T].to(dtype)
+        for block in self.blocks:
+            if self.checkpointing:
+                x = checkpoint(block, x, rope, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, rope)
+        head = self.tokens.weight if self.head is None else self.head.weight
+        logits = F.linear(self.norm(x), head).float()  # [B, T, V], fp32 on every device
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def norm(shape: Shape) -> nn.Module:
+    if shape.style == "llama":
+        return nn.RMSNorm(shape.width, eps=1e-5)
+    return nn.LayerNorm(shape.width, eps=1e-5, bias=shape.biases)
+
+
+def rope_tables(shape: Shape) -> Rope:
+    rotated = int(shape.width // shape.heads * ROPE_SHARE[shape.style]) // 2 * 2
+    frequencies = ROPE_BASE ** (-torch.arange(0, rotated, 2).float() / max(rotated, 1))
+    angles = torch.outer(torch.arange(shape.sequence).float(), frequencies)[:, None]  # [T, 1, R/2]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    cos, sin = rope
+    half = cos.shape[-1]
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]  # [B, T, H, ·]
+    return torch.cat((a * cos - b * sin, a * sin + b * cos, rest), dim=-1)

@@ -1,0 +1,54 @@
+"""How does the matmul probe look on a screen?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rigbench import units
+from rigbench.records import Absent, Matmul, MatmulShape, Skipped
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def show(result: Matmul | Skipped, console: Console) -> None:
+    """A row per shape, the best of each dtype, and the roofline it is held against."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if isinstance(result, Skipped):
+        console.print(Text(f"matmul skipped: {result.reason}", style="yellow"))
+        return
+    device = result.device
+    threads = f", {device.threads} threads" if device.kind == "cpu" else ""
+    table = Table(title=f"matmul on {device.kind} ({device.name}{threads})", title_justify="left", box=None)
+    for name in ("dtype", "m × n × k", "FLOP/s", "95 % interval", "samples", "datasheet", "checked", "purpose"):
+        table.add_column(name, justify="right" if name in ("m × n × k", "FLOP/s", "samples", "datasheet") else "left")
+    for shape in result.shapes:
+        table.add_row(*_cells(shape))
+    console.print(table)
+    for dtype, best in result.best_flops_per_s.items():
+        peak = result.datasheet_flops_per_s.get(dtype)
+        roof = (
+            f"{units.format_share(best.value / peak.value)} of {units.format_flops_per_s(peak.value)} ({peak.basis})"
+            if peak
+            else "no datasheet peak for this device and dtype"
+        )
+        console.print(Text(f"  best {dtype}: {units.format_flops_per_s(best.value)}, {roof}"))
+    console.print(Text("  the best of these shapes, cold and short: a lower bound of the ceiling", style="dim"))
+    for line in result.not_run:
+        console.print(Text(f"  not run: {line}", style="dim"))
+
+
+def _cells(shape: MatmulShape) -> tuple[str, ...]:
+    speed, share = shape.flops_per_s, shape.share_of_datasheet
+    return (
+        shape.dtype,
+        f"{shape.m} × {shape.n} × {shape.k}",
+        units.format_flops_per_s(speed.value),
+        f"{units.format_plus_minus(speed.half_width)}, {shape.timing.ended_by}",
+        str(len(shape.timing.seconds)),
+        "n/a" if isinstance(share, Absent) else units.format_share(share),
+        "correct" if shape.check.correct else "WRONG",
+        shape.purpose,
+    )

@@ -1,0 +1,147 @@
+"""How does a training slice look on a screen?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rigbench import units
+from rigbench.records import Absent, Energy, Figure, Skipped, Slice
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def show(result: Slice | Skipped, console: Console) -> None:
+    """The headline rate, then what stands behind it, a line each."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if isinstance(result, Skipped):
+        console.print(Text(f"{result.probe} skipped: {result.reason}", style="yellow"))
+        return
+    console.print(Text.assemble((result.model.name, "bold"), f" on {_device(result)}"))
+    console.print(Text.assemble("  ", (_headline(result), "bold"), f"  {_interval(result)}"))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    for label, line in _lines(result):
+        grid.add_row(f"  {label}", Text(line))
+    console.print(grid)
+
+
+def _headline(result: Slice) -> str:
+    return units.format_rate(result.tokens_per_s.value)
+
+
+def _device(result: Slice) -> str:
+    device = result.device
+    threads = f", {device.threads} threads" if device.kind == "cpu" else ""
+    return f"{device.kind} ({device.name}{threads})"
+
+
+def _interval(result: Slice) -> str:
+    rate = result.tokens_per_s
+    steady = len(result.steps.seconds) - result.steady_from
+    ended = {
+        "interval": f"stopped: within ±{result.target_half_width:.0%}",
+        "time limit": "stopped: time limit",
+        "interrupted": "interrupted",
+        "worker died": "cut short",
+    }.get(result.ended_by, result.ended_by)
+    return (
+        f"{rate.low:,.0f} to {rate.high:,.0f} ({rate.confidence:.0%} interval, ±{rate.half_width:.1%}) "
+        f"over {steady} steady steps of {len(result.steps.seconds)}; {ended}"
+    )
+
+
+def _lines(result: Slice) -> list[tuple[str, str]]:
+    model, arm = result.model, result.arm
+    lines = [
+        ("model", _model(result)),
+        (
+            "arm",
+            f"{arm.optimizer}, {arm.precision} (chosen by: {arm.precision_chosen_by}), checkpointing "
+            f"{arm.checkpointing}, {'compiled' if arm.compiled else 'eager'}, {arm.strategy}",
+        ),
+        (
+            "batch",
+            f"{arm.micro_batch} × {model.shape.sequence:,} tokens a step (micro-batch: {arm.micro_batch_chosen_by})",
+        ),
+        ("step", _step(result)),
+        ("compute", _compute(result)),
+        ("memory", _memory(result)),
+        ("energy", _energy(result.energy)),
+        ("data", f"{result.data.kind} {result.data.name}, {result.data.tokens:,} tokens ({result.data.distribution})"),
+    ]
+    if result.precision_trials:
+        lines.insert(2, ("precision", _trials(result)))
+    lines += [("event", event) for event in result.events[:5]]
+    return lines
+
+
+def _model(result: Slice) -> str:
+    model, shape = result.model, result.model.shape
+    return (
+        f"{units.format_count(model.total_parameters)} parameters ({model.total_parameters:,}), "
+        f"{units.format_count(model.non_embedding_parameters)} non-embedding; {shape.style}, "
+        f"{shape.layers} layers × {shape.width}, {shape.heads} heads, vocabulary {shape.vocabulary:,}"
+    )
+
+
+def _trials(result: Slice) -> str:
+    parts = [
+        f"{trial.precision} {units.format_seconds(trial.timing.estimate.value)} "
+        f"(±{trial.timing.estimate.half_width:.0%}, {trial.timing.estimate.n} samples)"
+        for trial in result.precision_trials
+    ]
+    return "one block and head, forward and backward: " + ", ".join(parts)
+
+
+def _step(result: Slice) -> str:
+    median = result.step_seconds
+    shares = ", ".join(f"{name} {units.format_share(share)}" for name, share in result.step_share.items())
+    return (
+        f"median {units.format_seconds(median.value)} ({units.format_seconds(median.low)} to "
+        f"{units.format_seconds(median.high)}), outliers {result.outliers}; {shares}"
+    )
+
+
+def _compute(result: Slice) -> str:
+    model = result.model
+    line = (
+        f"{units.format_flops_per_s(result.model_flops_per_s)} of model FLOPs "
+        f"({units.format_flop(model.flop_per_token)} a token, full attention; 6·N_total would say "
+        f"{units.format_flop(model.flop_per_token_6n)})"
+    )
+    if result.hardware_flops_per_s != result.model_flops_per_s:
+        line += f", {units.format_flops_per_s(result.hardware_flops_per_s)} with recomputation"
+    return f"{line}; MFU {_share(result.mfu)}; matmul: {_share(result.share_of_measured_matmul)}"
+
+
+def _share(figure: Figure | Absent) -> str:
+    if isinstance(figure, Absent):
+        return f"n/a ({figure.reason})"
+    return f"{units.format_share(figure.value)} {figure.basis}"
+
+
+def _memory(result: Slice) -> str:
+    memory = result.memory
+    named = [
+        ("allocated", memory.allocated_bytes),
+        ("reserved", memory.reserved_bytes),
+        ("context", memory.context_bytes),
+        ("process", memory.process_bytes),
+    ]
+    peaks = [f"{name} {units.format_bytes(size)}" for name, size in named if not isinstance(size, Absent)]
+    before = memory.before_model_bytes
+    started = f" ({units.format_bytes(before)} before the model)" if not isinstance(before, Absent) else ""
+    return f"peak {', '.join(peaks) or 'n/a'}{started}; what runs out first: {memory.deciding}"
+
+
+def _energy(energy: Energy | Absent) -> str:
+    if isinstance(energy, Absent):
+        return f"n/a ({energy.reason})"
+    return (
+        f"{units.format_watts(energy.watts)} ({energy.covers}, {energy.method}) over "
+        f"{units.format_seconds(energy.window_seconds)}"
+    )

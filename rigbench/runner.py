@@ -1,0 +1,295 @@
+"""Which probes run, in which order, isolated how, and where does each result go? Saved after every one."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from rigbench import __version__, profiles, store
+from rigbench.budget.comparable import StoredSlice
+from rigbench.budget.plan import Question, plan
+from rigbench.errors import RigbenchError
+from rigbench.hardware import host
+from rigbench.hardware.rig import Rig
+from rigbench.measure import telemetry, workers
+from rigbench.probes import matmul as matmul_probe
+from rigbench.probes import topology as topology_probe
+from rigbench.probes import train as train_probe
+from rigbench.records import (
+    Absent,
+    Budget,
+    Device,
+    Figure,
+    Gpu,
+    Matmul,
+    Record,
+    Run,
+    Skipped,
+    Slice,
+    Software,
+    Topology,
+)
+
+MATMUL_LIMIT_SECONDS = 600.0
+SLICE_MARGIN_SECONDS = 300.0  # beyond the slice's own seconds: loading torch, building, a first step, one long last one
+T = TypeVar("T", bound=Record)
+
+
+class Progress(Protocol):
+    """Where the stages tell how far they are."""
+
+    def stage(self, text: str, weight_seconds: float) -> None: ...
+
+    def update(self, share: float, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What `everything` measures."""
+
+    matmul: matmul_probe.Options
+    slices: tuple[train_probe.Options, ...]
+
+
+class Interrupted(Exception):
+    """The user said stop; what was measured is already saved."""
+
+
+class Job:
+    """One run under way: the machine, the document so far, and the file it is kept in."""
+
+    def __init__(self, home: store.Store, rig: Rig, command: str, progress: Progress) -> None:
+        self.store, self.rig, self.progress = home, rig, progress
+        self.trouble: RigbenchError | None = None
+        self.faults: list[str] = []
+        facts = rig.nvml.gpus()
+        self.gpus: tuple[Gpu, ...] = () if isinstance(facts, Absent) else facts
+        self.run = Run(
+            id=store.new_run_id(),
+            started_at=store.now(),
+            command=command,
+            status="running",
+            rig=host.rig_id(host.cpu(rig.sysfs), host.memory(rig.sysfs), self.gpus),
+            software=_software(rig),
+        )
+
+    def keep(self, **rooms: object) -> None:
+        """Add to the document and save it. A disk that refuses is remembered, told at the end, and stops nothing."""
+        self.run = msgspec.structs.replace(self.run, **rooms)
+        try:
+            self.store.save(self.run)
+            self.trouble = None
+        except RigbenchError as error:
+            self.trouble = error
+
+    def warn(self, line: str) -> None:
+        self.run = msgspec.structs.replace(self.run, warnings=(*self.run.warnings, line))
+
+    def finish(self, interrupted: bool) -> None:
+        self.keep(status="interrupted" if interrupted else "finished")
+
+
+def topology(job: Job) -> Topology:
+    job.progress.stage("topology", 1)
+    result = topology_probe.run(job.rig, profiles.match_gpu)
+    job.keep(topology=result)
+    return result
+
+
+def matmul(job: Job, options: matmul_probe.Options) -> Matmul | Skipped:
+    """The matmul probe in its own process, sensors read beside it.
+
+    Raises:
+        Interrupted: the user said stop; what was measured is saved.
+        RigbenchError: the options cannot be met.
+    """
+    job.progress.stage("matmul", 2 * 5 * options.seconds_per_shape + 5)
+    result, sensors, outcome = _isolated(job, "rigbench.probes.matmul", options, Matmul, MATMUL_LIMIT_SECONDS)
+    if isinstance(result, Matmul):
+        result = _beside_datasheet(job, msgspec.structs.replace(result, telemetry=sensors))
+        job.faults += [
+            f"matmul {shape.dtype} {shape.m}x{shape.n}x{shape.k} gave a wrong result "
+            f"(error {shape.check.largest_error:.2g}, bound {shape.check.bound:.2g})"
+            for shape in result.shapes
+            if not shape.check.correct
+        ]
+    job.keep(matmul=result)
+    _stop_if(outcome)
+    return result
+
+
+def train(job: Job, options: train_probe.Options) -> Slice | Skipped:
+    """One slice in its own process, sensors read beside it, compared with datasheet and measured matmul.
+
+    Raises:
+        Interrupted: the user said stop; the steps so far are saved.
+        RigbenchError: bad token data, or a model that does not fit.
+    """
+    options = msgspec.structs.replace(options, cache=str(job.store.home / "cache"))
+    seconds = options.seconds or 30
+    job.progress.stage(f"train-probe {options.model.name}", seconds + 10)
+    limit = (options.seconds or 80) + SLICE_MARGIN_SECONDS
+    result, sensors, outcome = _isolated(job, "rigbench.probes.train", options, Slice, limit)
+    if isinstance(result, Slice):
+        result = _complete(job, result, sensors)
+        if outcome.ended in ("died", "hung"):
+            result = msgspec.structs.replace(result, events=(*result.events, outcome.reason))
+    job.keep(slices=(*job.run.slices, result))
+    _stop_if(outcome)
+    return result
+
+
+def budget(
+    job: Job, question: Question, short_slices: Sequence[train_probe.Options], device: str | None
+) -> Budget | Skipped:
+    """The plan from this rig's stored slices; where there is none, the short ones are run first.
+
+    Raises:
+        Interrupted: the user said stop; what was measured is saved.
+        RigbenchError: the question makes no sense, or nothing measured is near enough to answer it.
+    """
+    stored = _stored_slices(job, device)
+    if not stored:
+        for options in short_slices:
+            _or_skip(job, "train", lambda options=options: train(job, options))  # type: ignore[misc]
+        stored = _stored_slices(job, device)
+    result = plan(question, stored, store.now())
+    job.keep(budget=result)
+    return result
+
+
+def everything(job: Job, stages: Stages, question: Question) -> None:
+    """Topology, matmul, the slices, then the budget. One that cannot run here is Skipped, and the others go on.
+
+    Raises:
+        Interrupted: the user said stop; what was measured is saved.
+    """
+    topology(job)
+    _or_skip(job, "matmul", lambda: matmul(job, stages.matmul))
+    for options in stages.slices:
+        _or_skip(job, "train", lambda options=options: train(job, options))  # type: ignore[misc]
+    _or_skip(job, "budget", lambda: budget(job, question, (), stages.matmul.device))
+
+
+def _stored_slices(job: Job, device: str | None) -> list[StoredSlice]:
+    """This run's own slices first, then those of earlier runs of this rig, newest first; one device kind if asked."""
+    earlier, unreadable = job.store.readable()
+    for line in unreadable:
+        job.warn(line)
+    runs = [job.run, *(run for run in earlier if run.id != job.run.id)]
+    kind = None if device in (None, "auto") else str(device).partition(":")[0]
+    return [
+        StoredSlice(run.id, item)
+        for run in runs
+        if run.rig.fingerprint == job.run.rig.fingerprint
+        for item in run.slices
+        if isinstance(item, Slice) and kind in (None, item.device.kind)
+    ]
+
+
+def _or_skip(job: Job, probe: str, work: Callable[[], object]) -> None:
+    try:
+        work()
+    except RigbenchError as error:
+        skipped = Skipped(probe, str(error))
+        if probe == "train":
+            job.keep(slices=(*job.run.slices, skipped))
+        else:
+            job.keep(**{probe: skipped})
+
+
+def _isolated(
+    job: Job, probe: str, options: Record, result_type: type[T], limit_seconds: float
+) -> tuple[T | Skipped, telemetry.Telemetry | Absent, workers.Outcome[T]]:
+    """Run a probe in a worker with the sensors read here, in the parent, which is idle: they cost the work nothing."""
+    with telemetry.Sampler(job.rig) as sampler:
+        outcome = workers.call(
+            probe, options, result_type, limit_seconds=limit_seconds, on_progress=job.progress.update
+        )
+    name = probe.rpartition(".")[2]
+    if outcome.ended in ("died", "hung"):
+        job.faults.append(f"{name}: {outcome.reason}")
+    nothing = Skipped(name, outcome.reason or "stopped before anything was measured")
+    return outcome.result or nothing, sampler.record(), outcome
+
+
+def _stop_if(outcome: workers.Outcome[T]) -> None:
+    if outcome.ended == "interrupted":
+        raise Interrupted
+
+
+def _complete(job: Job, result: Slice, sensors: telemetry.Telemetry | Absent) -> Slice:
+    start = result.steps.ended_at_seconds[result.steady_from] - result.steps.seconds[result.steady_from]
+    end = result.steps.ended_at_seconds[-1]
+    energy = sensors if isinstance(sensors, Absent) else telemetry.energy(sensors, start, end)
+    return msgspec.structs.replace(
+        result,
+        telemetry=sensors,
+        energy=energy,
+        mfu=_mfu(job, result),
+        share_of_measured_matmul=_share_of_matmul(job, result),
+    )
+
+
+def _mfu(job: Job, result: Slice) -> Figure | Absent:
+    peak = _datasheet(job, result.device).get(result.arm.precision)
+    if peak is None:
+        return Absent(f"no datasheet peak for {result.device.name} in {result.arm.precision}")
+    return Figure(value=result.model_flops_per_s / peak.value, source="measured", basis=f"of {peak.basis}")
+
+
+def _share_of_matmul(job: Job, result: Slice) -> Figure | Absent:
+    """Of the fastest matmul in this precision on this device: this run's, else the newest stored one."""
+    precision = result.arm.precision
+    for run in [job.run, *job.store.readable()[0]]:
+        found = run.matmul
+        if isinstance(found, Matmul) and found.device == result.device and precision in found.best_flops_per_s:
+            best = found.best_flops_per_s[precision].value
+            basis = f"of the fastest {precision} matmul of run {run.id}"
+            return Figure(value=result.model_flops_per_s / best, source="measured", basis=basis)
+    return Absent(f"no {result.arm.precision} matmul was measured on this device; run `rigbench matmul`")
+
+
+def _beside_datasheet(job: Job, result: Matmul) -> Matmul:
+    peaks = _datasheet(job, result.device)
+    shapes = tuple(
+        msgspec.structs.replace(shape, share_of_datasheet=shape.flops_per_s.value / peaks[shape.dtype].value)
+        if shape.dtype in peaks
+        else shape
+        for shape in result.shapes
+    )
+    return msgspec.structs.replace(result, shapes=shapes, datasheet_flops_per_s=peaks)
+
+
+def _datasheet(job: Job, device: Device) -> dict[str, Figure]:
+    """Published peaks per dtype of this GPU, matched by PCI id or exact name; none for a CPU or an unknown card."""
+    gpu = next((gpu for gpu in job.gpus if device.kind == "cuda" and gpu.uuid == device.uuid), None)
+    if gpu is None or isinstance(gpu.profile, Absent):
+        return {}
+    return profiles.peaks(gpu.profile)
+
+
+def _software(rig: Rig) -> Software:
+    return Software(
+        rigbench=__version__,
+        python=platform.python_version(),
+        torch=_version("torch"),
+        bitsandbytes=_version("bitsandbytes"),
+        nvidia_driver=rig.nvml.driver_version(),
+        cuda_driver=rig.nvml.cuda_driver_version(),
+        kernel=host.kernel(rig.sysfs),
+    )
+
+
+def _version(package: str) -> str | Absent:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return Absent("not installed")

@@ -1,0 +1,188 @@
+"""Where are the runs, and how do they get to disk and back without losing one?"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rigbench.errors import RigbenchError
+from rigbench.records import SCHEMA, Run
+
+
+def default_home() -> Path:
+    """RIGBENCH_HOME, else the user's data directory: a slice measured yesterday is found from any folder."""
+    if from_environment := os.environ.get("RIGBENCH_HOME"):
+        return Path(from_environment)
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("rigbench", appauthor=False))
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def new_run_id() -> str:
+    """Sorts by time; four random digits keep two runs of one second apart."""
+    return datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
+
+
+class Store:
+    """The runs below one home folder: `home/runs/<id>.json`."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.runs = home / "runs"
+
+    def check_writable(self) -> None:
+        """Before anything is measured: can a run be kept here?
+
+        Raises:
+            RigbenchError: the folder cannot be made or written, with the cure.
+        """
+        try:
+            self.runs.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.runs, prefix=".probe-") as probe:
+                probe.write(b"\0" * 4096)
+                probe.flush()
+                os.fsync(probe.fileno())
+        except OSError as error:
+            raise RigbenchError(
+                f"cannot keep runs in {self.home} ({reason(error)})", "choose a folder with --home DIR or RIGBENCH_HOME"
+            ) from None
+
+    def save(self, run: Run) -> Path:
+        """Write the run whole or not at all (a new file, synced, renamed over the old).
+
+        Raises:
+            RigbenchError: the disk would not take it. The run was then written to the system's temporary folder, or,
+                failing that, its JSON is in the message's `what_to_do`: nothing measured is lost.
+        """
+        text = encode(run)
+        target = self.runs / f"{run.id}.json"
+        try:
+            self.runs.mkdir(parents=True, exist_ok=True)
+            write_whole(target, text)
+        except OSError as error:
+            raise RigbenchError(f"cannot write the run to {self.runs} ({reason(error)})", _rescue(run, text)) from None
+        return target
+
+    def paths(self) -> list[Path]:
+        """Stored runs, newest first."""
+        with contextlib.suppress(OSError):
+            return sorted(self.runs.glob("[0-9]*.json"), reverse=True)
+        return []
+
+    def find(self, wanted: str | None) -> Path:
+        """The run meant by a file's path, an id, the start of an id, or None for the newest.
+
+        Raises:
+            RigbenchError: none or several match.
+        """
+        if wanted and (os.sep in wanted or wanted.endswith(".json")):
+            return Path(wanted)
+        paths = self.paths()
+        if not wanted:
+            if not paths:
+                raise RigbenchError(f"no run is stored in {self.runs}", "run `rigbench run --quick` first", exit_code=3)
+            return paths[0]
+        matches = [path for path in paths if path.stem.startswith(wanted)]
+        if len(matches) == 1:
+            return matches[0]
+        what = f"{len(matches)} runs start with {wanted!r}" if matches else f"no stored run is called {wanted!r}"
+        raise RigbenchError(what, "`rigbench report --list` shows them; a file's path works too")
+
+    def readable(self) -> tuple[list[Run], list[str]]:
+        """Every stored run, newest first; and a line per file that could not be read."""
+        found: list[Run] = []
+        passed_over: list[str] = []
+        for path in self.paths():
+            try:
+                found.append(read(path))
+            except RigbenchError as error:
+                passed_over.append(f"not used: {error.what_happened}")
+        return found, passed_over
+
+
+def encode(run: Run) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n"
+
+
+def read(path: Path) -> Run:
+    """One run's file.
+
+    Raises:
+        RigbenchError: missing, unreadable, cut short, not JSON, not a run, or written by a newer rigbench.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise RigbenchError(f"cannot read {path} ({reason(error)})", "give a run's id or the path of its file") from None
+    try:
+        document: Any = json.loads(raw)
+    except (ValueError, RecursionError):
+        cut = raw.lstrip()[:1] == b"{" and raw.rstrip()[-1:] != b"}"
+        what = "was cut short" if cut else "is not JSON"
+        raise RigbenchError(f"{path} {what}", "measure again, or restore the file from a copy") from None
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(schema, int) or isinstance(schema, bool):
+        raise RigbenchError(f"{path} is not a rigbench run (it has no schema number)", "give the file of a run")
+    if schema > SCHEMA:
+        raise RigbenchError(
+            f"{path} was written by a newer rigbench (schema {schema}; this one knows {SCHEMA})",
+            "update: pip install -U rigbench",
+        )
+    try:
+        return msgspec.convert(document, Run)
+    except msgspec.ValidationError as error:
+        raise RigbenchError(f"{path} is not a valid run ({error})", "measure again, or restore the file") from None
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """Replace a file atomically: readers see the old content or the new, never half.
+
+    Raises:
+        OSError: as the file system says; the old content is then untouched.
+    """
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _rescue(run: Run, text: bytes) -> str:
+    for folder in _elsewhere():
+        with contextlib.suppress(OSError):
+            path = folder / f"rigbench-{run.id}.json"
+            write_whole(path, text)
+            return f"the run is kept in {path}; free space or choose --home DIR"
+    return "it could not be kept anywhere else either; free space or choose --home DIR; --json prints it"
+
+
+def _elsewhere() -> Iterator[Path]:
+    with contextlib.suppress(OSError):
+        yield Path(tempfile.gettempdir())
+    with contextlib.suppress(OSError):
+        yield Path.cwd()
+
+
+def reason(error: OSError) -> str:
+    """The operating system's words for a failure, without numbers and paths."""
+    return (error.strerror or type(error).__name__).lower()

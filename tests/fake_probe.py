@@ -1,0 +1,45 @@
+"""A probe that does what its options say, to test the worker with: finish, refuse, die, hang, or wait to be stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from rigbench.errors import RigbenchError
+from rigbench.records import Record
+
+
+class Options(Record):
+    act: str
+    pid_file: str = ""
+
+
+class Result(Record):
+    steps: int
+    note: str = ""
+
+
+def run(options: Options, report) -> Result:
+    print("a library prints this on standard output")
+    if options.pid_file:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        with open(options.pid_file, "w") as file:
+            file.write(f"{os.getpid()} {child.pid}")
+    report.progress(0.5, "half way")
+    if options.act == "refuse":
+        raise RigbenchError("the file is empty", "give another", exit_code=3)
+    if options.act == "crash":
+        raise ZeroDivisionError("one over none")
+    if options.act == "early stop":
+        while True:
+            report.check()
+            time.sleep(0.01)
+    if options.act == "finish":
+        return Result(steps=7)
+    report.partial(Result(steps=3, note="so far"))
+    if options.act == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not report.should_stop() or options.act == "hang":
+        time.sleep(0.01)
+    return Result(steps=5, note="stopped")

@@ -1,0 +1,177 @@
+"""Does the plan's arithmetic hold from FLOP to hours, kWh and money, and does it say what it does not know?"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+from budget_slices import DIY, GPU, M5, M15, M30, M60, M120, energy, stored
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rigbench.budget import cost
+from rigbench.budget.plan import Question, plan
+from rigbench.errors import BAD_INPUT, RigbenchError
+from rigbench.records import Absent, Budget, Estimate, Figure, Power, Price
+
+NOW = "2026-05-02T00:00:00Z"
+RATES = {M5: 9000.0, M15: 4000.0, M30: 2000.0, M60: 900.0, M120: 400.0}
+MEASURED = [stored(model, value) for model, value in RATES.items()]
+US = Price(per_kwh=0.1872, currency="USD", place="US residential average", date="2026-04", source="EIA")
+# 12·L·d² + 13·L·d + 2·d + 50304·d + 1024·d, worked out on paper
+TRUE_COUNTS = {M5: 5_375_040, M15: 14_523_040, M30: 30_357_504, M60: 61_476_480, M120: 124_475_904}
+
+
+def ask(flops: float = 1.2e18, **more: object) -> Budget:
+    return plan(Question(flops, "diy", DIY, **more), MEASURED, NOW)  # type: ignore[arg-type]
+
+
+def test_the_diy_series_shares_the_flop_so_that_every_model_sees_the_same_tokens():
+    budget = ask()
+    tokens = 1.2e18 / (6 * 236_207_968)
+    assert {model: model.total_parameters for model in DIY} == TRUE_COUNTS
+    assert budget.series_tokens_each == pytest.approx(tokens)
+    assert [row.tokens for row in budget.series] == pytest.approx([tokens] * 5)
+    assert budget.series_flop_6n == pytest.approx(1.2e18)
+    assert [row.hours.value for row in budget.series] == pytest.approx([tokens / r / 3600 for r in RATES.values()])
+    assert budget.series_hours.value == pytest.approx(sum(tokens / r / 3600 for r in RATES.values()))
+    assert budget.series_hours.high == pytest.approx(sum(row.hours.high for row in budget.series))
+
+
+def test_both_flop_counts_are_given_and_differ_by_fifteen_per_cent_at_120m():
+    row = ask().series[-1]
+    assert row.flop_6n == pytest.approx(row.tokens * 6 * 124_475_904)
+    # 6 · (12·12·768² + 50304·768) + 12·12·768·1024
+    assert row.flop_exact == pytest.approx(row.tokens * (6 * 123_568_128 + 113_246_208))
+    assert row.flop_exact / row.flop_6n == pytest.approx(1.145, abs=0.005)
+
+
+def test_exact_flop_divide_the_budget_by_the_exact_count():
+    budget = ask(exact=True)
+    assert budget.flops_counted_as == "exact"
+    assert budget.series_flop_exact == pytest.approx(1.2e18)
+    assert budget.series_tokens_each < ask().series_tokens_each
+
+
+def test_each_model_alone_spends_all_of_it():
+    row = ask().alone[-1]
+    assert row.tokens == pytest.approx(1.2e18 / 6 / 124_475_904)
+    assert row.tokens_per_parameter == pytest.approx(12.9, abs=0.05)
+
+
+def test_hours_run_from_the_fastest_rate_to_the_slowest():
+    row = ask().series[0]
+    assert row.hours.low == pytest.approx(row.tokens / row.rate.tokens_per_s.high / 3600)
+    assert row.hours.high == pytest.approx(row.tokens / row.rate.tokens_per_s.low / 3600)
+
+
+def test_the_sanity_line_is_exact_flop_over_the_whole_time():
+    budget = ask()
+    assert budget.series_model_flops_per_s.value == pytest.approx(
+        budget.series_flop_exact / (budget.series_hours.value * 3600)
+    )
+
+
+@given(st.floats(min_value=1e15, max_value=1e24), st.floats(min_value=1.0, max_value=1e4))
+def test_more_flop_take_more_hours_and_intervals_hold_their_values(flops: float, times: float):
+    less, more = ask(flops), ask(flops * times)
+    assert more.series_hours.value >= less.series_hours.value
+    for hours in (less.series_hours, *(row.hours for row in (*less.series, *less.alone))):
+        assert hours.low <= hours.value <= hours.high
+
+
+def test_a_plan_survives_its_file():
+    budget = ask(wall_watts=100.0, price=US)
+    assert msgspec.json.decode(msgspec.json.encode(budget), type=Budget) == budget
+
+
+@pytest.mark.parametrize("flops", [0.0, -1.0, math.nan, math.inf])
+def test_what_is_no_budget_is_bad_input(flops: float):
+    with pytest.raises(RigbenchError, match="is not a budget; give --flops") as refused:
+        ask(flops)
+    assert refused.value.exit_code == BAD_INPUT
+
+
+def test_less_than_one_step_is_refused_with_what_would_do():
+    with pytest.raises(RigbenchError, match=r"0\.7 tokens .* less than one step of 1,024; give --flops 1\.5e\+12"):
+        ask(1e9)
+    assert ask(1.5e12).series_tokens_each >= 1024
+
+
+def test_odd_plans_are_said_in_a_sentence():
+    warnings = ask(1.2e18).warnings
+    assert any("5M alone would see 6,920 tokens per parameter, 15M 948: more data" in text for text in warnings)
+    assert any("years of this rig" in text for text in ask(1e21).warnings)
+    assert any("120M alone would see 3.23 tokens per parameter: too little" in text for text in ask(3e17).warnings)
+
+
+def test_a_predicted_model_is_said_with_the_slice_that_would_narrow_it():
+    budget = plan(Question(1.2e18, "diy", DIY), [stored(m, RATES[m]) for m in (M5, M15, M60, M120)], NOW)
+    assert [row.rate.source for row in budget.series] == ["measured", "measured", "predicted", "measured", "measured"]
+    assert budget.warnings[-1].endswith("rigbench train-probe --params 30M would narrow this most")
+
+
+HOURS = Estimate(value=10.0, low=9.0, high=12.0, confidence=0.95, method="", n=1)
+
+
+def slices_at(*watts: float, covers: str = "GPUs only"):
+    return [stored(M120, 400.0, device=GPU, energy=energy(w, covers)).slice for w in watts]
+
+
+def test_declared_wall_watts_are_the_bill():
+    power = cost.power([], wall_watts=729.0)
+    kwh = cost.kwh(HOURS, power)
+    assert isinstance(kwh, Figure)
+    assert (kwh.low, kwh.value, kwh.high) == pytest.approx((9 * 0.729, 7.29, 12 * 0.729))
+    money = cost.money(kwh, power, US)
+    assert isinstance(money, Figure)
+    assert (money.low, money.value) == pytest.approx((9 * 0.729 * 0.1872, 7.29 * 0.1872))
+    assert money.basis == "0.1872 USD/kWh, US residential average, 2026-04"
+
+
+def test_gpu_watts_alone_are_kwh_but_not_the_bill():
+    power = cost.power(slices_at(280.0, 320.0))
+    assert power == Power(
+        watts=Figure(value=300.0, source="measured", basis="GPUs read beside 2 slices", low=280.0, high=320.0),
+        covers="GPUs only",
+    )
+    kwh = cost.kwh(HOURS, power)
+    assert isinstance(kwh, Figure)
+    assert (kwh.low, kwh.value, kwh.high) == pytest.approx((9 * 0.28, 3.0, 12 * 0.32))
+    assert kwh.basis == "hours × 300 W measured, GPUs only, not the bill"
+    assert cost.money(kwh, power, US) == Absent(
+        "the watts cover GPUs only, not the wall; give --host-watts W or --wall-watts W"
+    )
+
+
+def test_host_watts_and_the_power_supply_take_readings_to_the_wall():
+    power = cost.power(slices_at(300.0), host_watts=60.0)
+    assert isinstance(power, Power)
+    assert power.covers == "wall"
+    assert power.watts.value == pytest.approx(400.0)
+    assert power.watts.basis == (
+        "(GPUs 300 W read beside 1 slice + host 60 W declared) / 0.90 assumed power supply efficiency"
+    )
+
+
+def test_without_watts_or_without_a_price_nothing_is_invented():
+    assert cost.power(slices_at()) == cost.NO_WATTS
+    assert cost.power([], host_watts=60.0) == cost.HOST_ALONE
+    assert cost.kwh(HOURS, cost.NO_WATTS) == cost.NO_WATTS
+    budget = ask(wall_watts=100.0)
+    assert isinstance(budget.series_kwh, Figure)
+    assert budget.series_money == cost.NO_PRICE
+
+
+@pytest.mark.parametrize("watts", [{"wall_watts": 0.0}, {"host_watts": -5.0}, {"wall_watts": math.nan}])
+def test_watts_that_are_none_are_refused(watts: dict[str, float]):
+    with pytest.raises(RigbenchError, match="is not a power"):
+        cost.power([], **watts)
+
+
+def test_contradictory_watts_and_free_electricity_are_refused():
+    with pytest.raises(RigbenchError, match="not both"):
+        cost.power([], wall_watts=1.0, host_watts=1.0)
+    with pytest.raises(RigbenchError, match="is not a price"):
+        ask(price=msgspec.structs.replace(US, per_kwh=0.0))

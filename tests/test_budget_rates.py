@@ -1,0 +1,212 @@
+"""Do the rates behind a budget follow from the slices by the stated arithmetic, and is nothing mixed silently?"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from budget_slices import CPU, DIY, GPU, M5, M15, M30, M60, M120, gpt2, stored
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rigbench.budget.comparable import StoredSlice, Wanted, choose
+from rigbench.budget.rates import rate
+from rigbench.errors import NOTHING, RigbenchError
+from rigbench.records import Absent, Model, Rate, Steps
+
+
+def rate_of(model: Model, *slices: StoredSlice) -> Rate:
+    return rate(model, choose(DIY, slices))
+
+
+def log_sides(its: Rate) -> tuple[float, float]:
+    estimate = its.tokens_per_s
+    return math.log(estimate.value / estimate.low), math.log(estimate.high / estimate.value)
+
+
+def test_one_slice_is_widened_by_an_assumed_spread_between_processes():
+    its = rate_of(M120, stored(M120, 400.0, within=0.02))
+    assert its.source == "measured"
+    assert its.rests_on == ("r1 120M",)
+    assert its.tokens_per_s.value == pytest.approx(400.0)
+    assert its.tokens_per_s.low == pytest.approx(400.0 * math.exp(-math.hypot(math.log(1 / 0.98), 0.05)))
+    assert its.tokens_per_s.high == pytest.approx(400.0 * math.exp(math.hypot(math.log(1.02), 0.05)))
+    assert its.widened_by == ("±5% between processes is assumed (1 run stored)",)
+
+
+def test_two_runs_far_apart_widen_it_to_hold_both():
+    its = rate_of(M120, stored(M120, 300.0, "a"), stored(M120, 400.0, "b"))
+    assert its.tokens_per_s.value == pytest.approx(math.sqrt(300.0 * 400.0))
+    assert its.tokens_per_s.low < 300.0
+    assert its.tokens_per_s.high > 400.0
+    assert its.widened_by == ("±14.4%: two runs were 28.8% apart",)
+
+
+def test_three_runs_give_their_own_spread_by_student_t():
+    rates = (380.0, 400.0, 420.0)
+    its = rate_of(M120, *(stored(M120, value, run) for value, run in zip(rates, "abc", strict=True)))
+    logs = [math.log(value) for value in rates]
+    mean = sum(logs) / 3
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in logs) / 2)
+    half = 4.302653 * deviation * math.sqrt(4 / 3)  # t(0.975) with 2 degrees of freedom, for one more run
+    assert its.tokens_per_s.value == pytest.approx(math.exp(mean))
+    assert log_sides(its) == pytest.approx((half, half), rel=1e-5)
+    assert its.widened_by == (f"±{half:.1%} between 3 runs (Student t, for one more run)",)
+
+
+def test_three_equal_runs_are_no_tighter_than_the_noise_within_them():
+    its = rate_of(M120, *(stored(M120, 400.0, run, within=0.03) for run in "abc"))
+    assert log_sides(its)[0] == pytest.approx(math.log(1 / 0.97) / math.sqrt(3))
+
+
+def test_slices_of_one_run_count_as_one_run():
+    its = rate_of(M120, stored(M120, 380.0, "a"), stored(M120, 400.0, "a"), stored(M120, 420.0, "a"))
+    assert its.widened_by == ("±5% between processes is assumed (1 run stored)",)
+    assert len(its.rests_on) == 3
+
+
+def test_an_interval_that_reaches_zero_still_has_a_low():
+    assert rate_of(M120, stored(M120, 400.0, within=1.2)).tokens_per_s.low > 0
+
+
+def test_a_size_between_two_is_interpolated_on_effective_flops():
+    its = rate_of(M30, stored(M15, 3000.0, within=0.0), stored(M120, 400.0, within=0.0))
+    small, size, large = M15.flop_per_token, M30.flop_per_token, M120.flop_per_token
+    weight = math.log(size / small) / math.log(large / small)
+    effective = (3000.0 * small) ** (1 - weight) * (400.0 * large) ** weight
+    assert its.source == "predicted"
+    assert its.rests_on == ("r1 15M", "r1 120M")
+    assert its.tokens_per_s.value == pytest.approx(effective / size)
+    assert log_sides(its) == pytest.approx((math.hypot(0.05, 0.15),) * 2)
+    assert its.widened_by[0] == "±15% between sizes is assumed (2 measured)"
+
+
+def test_three_sizes_say_themselves_how_well_they_interpolate():
+    slices = [stored(M15, 3000.0, within=0.0), stored(M60, 1000.0, within=0.0), stored(M120, 400.0, within=0.0)]
+    its = rate_of(M30, *slices)
+    weight = math.log(M60.flop_per_token / M15.flop_per_token) / math.log(M120.flop_per_token / M15.flop_per_token)
+    guess = (3000.0 * M15.flop_per_token) ** (1 - weight) * (400.0 * M120.flop_per_token) ** weight
+    left_out = abs(math.log(guess / (1000.0 * M60.flop_per_token)))
+    assert left_out > 0.05
+    assert log_sides(its)[0] == pytest.approx(math.hypot(0.05, left_out))
+
+
+def test_sizes_on_a_straight_line_still_keep_five_per_cent_for_the_interpolation():
+    slices = [stored(m, 1e11 / m.flop_per_token, within=0.0) for m in (M15, M60, M120)]
+    assert log_sides(rate_of(M30, *slices))[0] == pytest.approx(math.hypot(0.05, 0.05))
+
+
+def test_beyond_the_measured_sizes_the_nearest_efficiency_is_held_and_widened_with_the_trend():
+    smaller = rate_of(M15, stored(M30, 1000.0, within=0.0))
+    factors_of_4 = math.log(M30.flop_per_token / M15.flop_per_token) / math.log(4)
+    assert smaller.tokens_per_s.value == pytest.approx(1000.0 * M30.flop_per_token / M15.flop_per_token)
+    down, up = log_sides(smaller)
+    assert down == pytest.approx(math.hypot(0.05, 0.15 + 0.50 * factors_of_4))
+    assert up == pytest.approx(math.hypot(0.05, 0.15 + 0.25 * factors_of_4))
+    larger = log_sides(rate_of(M60, stored(M30, 1000.0)))
+    assert larger[1] > larger[0]
+    assert smaller.widened_by[0].endswith("2.1 times smaller than 30M, the nearest measured size")
+
+
+def test_a_gpu_s_small_models_are_given_more_room_than_a_cpu_s():
+    on_gpu = rate_of(M15, stored(M30, 1000.0, device=GPU))
+    assert log_sides(on_gpu)[0] > log_sides(rate_of(M15, stored(M30, 1000.0)))[0]
+
+
+def test_more_than_sixteen_times_away_is_refused_with_the_cure():
+    assert M120.flop_per_token / M5.flop_per_token > 16
+    with pytest.raises(RigbenchError, match="run rigbench train-probe --params 5M") as refused:
+        rate_of(M5, stored(M120, 400.0))
+    assert refused.value.exit_code == NOTHING
+
+
+@given(st.integers(min_value=1, max_value=60), st.integers(min_value=1, max_value=60))
+def test_the_further_outside_the_wider(a: int, b: int):
+    near, far = (gpt2(f"{n} layers", n, 768) for n in sorted((12 + a, 12 + b)))
+    narrow, wide = (log_sides(rate_of(model, stored(M120, 400.0))) for model in (near, far))
+    assert narrow[0] <= wide[0] * (1 + 1e-9)
+    assert narrow[1] <= wide[1] * (1 + 1e-9)
+
+
+@given(st.lists(st.floats(min_value=1.0, max_value=1e6), min_size=1, max_size=6), st.floats(0.0, 0.9))
+def test_an_interval_holds_its_value(values: list[float], within: float):
+    slices = [stored(M60, value, f"run{i}", within) for i, value in enumerate(values)]
+    for model in (M60, M30, M120):
+        estimate = rate_of(model, *slices).tokens_per_s
+        assert 0 < estimate.low <= estimate.value <= estimate.high
+
+
+def test_the_configuration_that_covers_most_sizes_is_taken_and_the_other_named():
+    chosen = choose(
+        DIY, [stored(M5, 9000.0), stored(M30, 1500.0), stored(M120, 900.0, "later", precision="fp32", started_at="9")]
+    )
+    assert chosen.configuration.precision == "bf16"
+    assert chosen.left_out == ("1 slice of 120M: measured on cpu (Some CPU with 2 threads), adamw, fp32",)
+
+
+def test_of_two_that_cover_as_many_sizes_the_latest_is_taken():
+    slices = [stored(M5, 9000.0, started_at="2026-05-02"), stored(M5, 9000.0, started_at="2026-05-01", device=GPU)]
+    assert choose(DIY, slices).configuration.device == CPU
+
+
+def test_what_was_asked_for_wins_over_coverage():
+    slices = [stored(M5, 9000.0), stored(M30, 1500.0), stored(M5, 4000.0, checkpointing="on")]
+    chosen = choose(DIY, slices, Wanted(checkpointing="on", device_kind="cpu"))
+    assert [s.slice.tokens_per_s.value for s in chosen.slices] == [4000.0]
+    assert chosen.left_out == tuple(
+        f"1 slice of {name}: not what was asked for, measured on cpu (Some CPU with 2 threads), adamw, bf16"
+        for name in ("30M", "5M")
+    )
+
+
+def test_other_thread_counts_are_another_configuration():
+    one_thread = CPU.__class__(**{f: getattr(CPU, f) for f in CPU.__struct_fields__} | {"threads": 1})
+    chosen = choose(DIY, [stored(M5, 9000.0), stored(M15, 3000.0), stored(M5, 5000.0, device=one_thread)])
+    assert len(chosen.slices) == 2
+    assert "with 1 threads" not in chosen.left_out[0]
+    assert "with 1 thread" in chosen.left_out[0]
+
+
+def test_slices_cut_short_diverged_or_measured_another_way_are_left_out_and_said():
+    short = Steps(*([(1.0,) * 3] * 6), loss=(9.0,) * 3)
+    diverged = Steps(*([(1.0,) * 5] * 6), loss=(9.0, 9.0, 9.0, Absent("not finite (nan)"), 9.0))
+    chosen = choose(
+        DIY,
+        [
+            stored(M5, 9000.0, method=2),
+            stored(M5, 8000.0, method=1),
+            stored(M5, 1.0, method=2, ended_by="interrupted", steps=short),
+            stored(M5, 2.0, method=2, steps=diverged),
+            stored(gpt2("5M", 4, 96, sequence=256), 3.0, method=2),
+        ],
+    )
+    assert [s.slice.tokens_per_s.value for s in chosen.slices] == [9000.0]
+    assert chosen.left_out == (
+        "1 slice of 5M: another style, vocabulary or sequence length",
+        "1 slice of 5M: interrupted with too few steady steps (fewer than 3)",
+        "1 slice of 5M: its loss was not finite",
+        "1 slice of 5M: measured another way (METHOD 1, the newest is 2)",
+    )
+
+
+def test_a_loss_that_was_not_finite_in_the_warm_up_alone_is_no_reason():
+    steps = Steps(*([(1.0,) * 5] * 6), loss=(Absent("not finite (nan)"), 9.0, 9.0, 9.0, 9.0))
+    assert len(choose(DIY, [stored(M5, 9000.0, steps=steps)]).slices) == 1
+
+
+def test_of_two_micro_batches_the_faster_is_taken():
+    chosen = choose(DIY, [stored(M5, 9000.0), stored(M5, 12000.0, micro_batch=4)])
+    assert [s.slice.arm.micro_batch for s in chosen.slices] == [4]
+    assert chosen.left_out == ("1 slice of 5M: micro-batch 1 was slower than micro-batch 4",)
+
+
+def test_lines_about_what_was_left_out_are_bounded():
+    slices = [stored(M5, 9000.0)] + [stored(M5, 9000.0, method=-n) for n in range(20)]
+    chosen = choose(DIY, slices)
+    assert len(chosen.left_out) == 8
+    assert chosen.left_out[-1] == "and 13 more kinds of slices"
+
+
+def test_with_nothing_stored_the_cure_is_a_slice_within_reach_of_all():
+    with pytest.raises(RigbenchError, match="no slice of this rig is stored; run rigbench train-probe --params 30M"):
+        choose(DIY, [])

@@ -1,0 +1,102 @@
+"""Does a probe in its own process finish, fail, die, hang and stop, and leave nothing behind?"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from fake_probe import Options, Result
+
+from rigbench.errors import RigbenchError
+from rigbench.measure import workers
+
+
+@pytest.fixture(autouse=True)
+def the_fake_probe_can_be_found(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+def call(act: str, limit_seconds: float = 30.0, pid_file: Path | None = None, **more):
+    options = Options(act=act, pid_file=str(pid_file or ""))
+    return workers.call("fake_probe", options, Result, limit_seconds=limit_seconds, **more)
+
+
+def gone(pid_file: Path) -> bool:
+    """Whether the worker and the child it started have ended, within five seconds."""
+    pids = [int(word) for word in pid_file.read_text().split()]
+    for _ in range(100):
+        alive = [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+        if not alive:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_result_comes_back_with_its_progress_whatever_the_probe_prints():
+    said = []
+    outcome = call("finish", on_progress=lambda share, text: said.append((share, text)))
+    assert outcome == workers.Outcome(Result(steps=7), "finished")
+    assert said == [(0.5, "half way")]
+
+
+def test_a_refusal_arrives_with_its_cure_and_exit_code():
+    with pytest.raises(RigbenchError, match="the file is empty; give another") as caught:
+        call("refuse")
+    assert caught.value.exit_code == 3
+
+
+def test_a_crash_is_an_outcome_that_names_its_cause():
+    outcome = call("crash")
+    assert (outcome.result, outcome.ended) == (None, "died")
+    assert "ZeroDivisionError: one over none" in outcome.reason
+
+
+def test_a_worker_killed_for_memory_hands_over_what_it_had():
+    outcome = call("die")
+    assert outcome.result == Result(steps=3, note="so far")
+    assert outcome.ended == "died"
+    assert "as the system does when memory runs out" in outcome.reason
+
+
+def test_a_worker_that_hangs_is_ended_with_all_its_children(tmp_path):
+    pid_file = tmp_path / "pids"
+    outcome = call("hang", limit_seconds=1.5, pid_file=pid_file)
+    assert outcome.result == Result(steps=3, note="so far")
+    assert (outcome.ended, "no answer within" in outcome.reason) == ("hung", True)
+    assert gone(pid_file)
+
+
+def interrupt_after(seconds: float) -> None:
+    threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+
+
+def test_ctrl_c_lets_the_probe_hand_over_what_it_measured():
+    interrupt_after(1.0)
+    outcome = call("wait")
+    assert outcome == workers.Outcome(Result(steps=5, note="stopped"), "interrupted")
+
+
+def test_ctrl_c_before_anything_was_measured_ends_at_once():
+    interrupt_after(1.0)
+    started = time.monotonic()
+    assert call("early stop") == workers.Outcome(None, "interrupted")
+    assert time.monotonic() - started < 10
+
+
+def test_a_parent_that_is_killed_leaves_no_process_behind(tmp_path):
+    pid_file = tmp_path / "pids"
+    code = (
+        "from fake_probe import Options, Result; from rigbench.measure import workers;"
+        f"workers.call('fake_probe', Options(act='wait', pid_file={str(pid_file)!r}), Result, limit_seconds=60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    while not (pid_file.exists() and pid_file.read_text()):
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    assert gone(pid_file)
