@@ -143,5 +143,3 @@ def _price(price: str | None, place: str | None) -> Price | Absent:
         date=now()[:10],
         source="declared",
     )
-
-

@@ -13,7 +13,7 @@ import msgspec
 from rigbench import __version__, profiles, store
 from rigbench.budget.comparable import StoredSlice
 from rigbench.budget.plan import Question, plan
-from rigbench.errors import RigbenchError
+from rigbench.errors import NOTHING, RigbenchError
 from rigbench.hardware import host
 from rigbench.hardware.rig import Rig
 from rigbench.measure import telemetry, workers
@@ -32,6 +32,7 @@ from rigbench.records import (
     Skipped,
     Slice,
     Software,
+    Telemetry,
     Topology,
 )
 
@@ -149,18 +150,20 @@ def train(job: Job, options: train_probe.Options) -> Slice | Skipped:
 def budget(
     job: Job, question: Question, short_slices: Sequence[train_probe.Options], device: str | None
 ) -> Budget | Skipped:
-    """The plan from this rig's stored slices; where there is none, the short ones are run first.
+    """The plan from this rig's stored slices; where they do not answer it, the short ones are run first.
 
     Raises:
         Interrupted: the user said stop; what was measured is saved.
         RigbenchError: the question makes no sense, or nothing measured is near enough to answer it.
     """
-    stored = _stored_slices(job, device)
-    if not stored:
-        for options in short_slices:
+    try:
+        result = plan(question, _stored_slices(job, device), store.now())
+    except RigbenchError as error:
+        if error.exit_code != NOTHING or not short_slices:
+            raise
+        for options in short_slices:  # nothing stored is near enough to answer from
             _or_skip(job, "train", lambda options=options: train(job, options))  # type: ignore[misc]
-        stored = _stored_slices(job, device)
-    result = plan(question, stored, store.now())
+        result = plan(question, _stored_slices(job, device), store.now())
     job.keep(budget=result)
     return result
 
@@ -207,7 +210,7 @@ def _or_skip(job: Job, probe: str, work: Callable[[], object]) -> None:
 
 def _isolated(
     job: Job, probe: str, options: Record, result_type: type[T], limit_seconds: float
-) -> tuple[T | Skipped, telemetry.Telemetry | Absent, workers.Outcome[T]]:
+) -> tuple[T | Skipped, Telemetry, workers.Outcome[T]]:
     """Run a probe in a worker with the sensors read here, in the parent, which is idle: they cost the work nothing."""
     with telemetry.Sampler(job.rig) as sampler:
         outcome = workers.call(
@@ -225,17 +228,26 @@ def _stop_if(outcome: workers.Outcome[T]) -> None:
         raise Interrupted
 
 
-def _complete(job: Job, result: Slice, sensors: telemetry.Telemetry | Absent) -> Slice:
+def _complete(job: Job, result: Slice, sensors: Telemetry) -> Slice:
     start = result.steps.ended_at_seconds[result.steady_from] - result.steps.seconds[result.steady_from]
     end = result.steps.ended_at_seconds[-1]
-    energy = sensors if isinstance(sensors, Absent) else telemetry.energy(sensors, start, end)
     return msgspec.structs.replace(
         result,
         telemetry=sensors,
-        energy=energy,
+        energy=telemetry.energy(_of_device(sensors, result.device), start, end),
         mfu=_mfu(job, result),
         share_of_measured_matmul=_share_of_matmul(job, result),
     )
+
+
+def _of_device(sensors: Telemetry, device: Device) -> Telemetry:
+    """The series of the device that worked: an idle neighbour's watts are not this slice's."""
+    own = tuple(
+        series
+        for series in sensors.series
+        if (series.device == "CPU" if device.kind == "cpu" else series.uuid == device.uuid)
+    )
+    return msgspec.structs.replace(sensors, series=own)
 
 
 def _mfu(job: Job, result: Slice) -> Figure | Absent:

@@ -126,7 +126,9 @@ def read(path: Path) -> Run:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise RigbenchError(f"cannot read {path} ({reason(error)})", "give a run's id or the path of its file") from None
+        raise RigbenchError(
+            f"cannot read {path} ({reason(error)})", "give a run's id or the path of its file"
+        ) from None
     try:
         document: Any = json.loads(raw)
     except (ValueError, RecursionError):

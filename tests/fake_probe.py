@@ -10,12 +10,12 @@ from rigbench.errors import RigbenchError
 from rigbench.records import Record
 
 
-class Options(Record):
+class Options(Record, frozen=True):
     act: str
     pid_file: str = ""
 
 
-class Result(Record):
+class Result(Record, frozen=True):
     steps: int
     note: str = ""
 

@@ -7,7 +7,7 @@ import math
 import msgspec
 import pytest
 from budget_slices import DIY, GPU, M5, M15, M30, M60, M120, energy, stored
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigbench.budget import cost
@@ -73,6 +73,7 @@ def test_the_sanity_line_is_exact_flop_over_the_whole_time():
     )
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.floats(min_value=1e15, max_value=1e24), st.floats(min_value=1.0, max_value=1e4))
 def test_more_flop_take_more_hours_and_intervals_hold_their_values(flops: float, times: float):
     less, more = ask(flops), ask(flops * times)

@@ -13,9 +13,7 @@ from rigbench.records import SCHEMA, Absent, RigId, Run, Software
 
 
 def make_run(**changes: object) -> Run:
-    rig = RigId(
-        fingerprint="0123456789ab", cpu_model="A CPU", memory_total_bytes=1 << 34, gpu_uuids=(), gpu_names=()
-    )
+    rig = RigId(fingerprint="0123456789ab", cpu_model="A CPU", memory_total_bytes=1 << 34, gpu_uuids=(), gpu_names=())
     nothing = Absent("not installed")
     software = Software(
         rigbench="0.1.0",

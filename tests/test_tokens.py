@@ -40,7 +40,7 @@ def test_a_bad_file_gets_one_line_with_the_cure(tmp_path, content, said):
 def test_an_id_beyond_the_vocabulary_is_named_with_its_place(tmp_path):
     ids = [*range(99), 100, 99, 101]
     path = write(tmp_path / "ids.bin", ids)
-    with pytest.raises(RigbenchError, match="has the id 100 at token 99, beyond the vocabulary of 100.*uint32"):
+    with pytest.raises(RigbenchError, match=r"has the id 100 at token 99, beyond the vocabulary of 100.*uint32"):
         open_tokens(path, "uint16", 100, 16)
 
 
@@ -49,9 +49,13 @@ def test_an_id_beyond_the_part_scanned_first_is_found_in_its_batch(tmp_path, mon
     path = write(tmp_path / "ids.bin", [0] * 64 + [500] * 64)
     mapped, data = open_tokens(path, "uint16", 100, 16)
     batches = Batches(mapped, "uint16", 100, 8, 16, "cpu", data.name)
-    with pytest.raises(RigbenchError, match="has the id 500"):
+
+    def draw() -> None:
         for _ in range(20):
             batches.next()
+
+    with pytest.raises(RigbenchError, match="has the id 500"):
+        draw()
 
 
 def test_a_directory_a_missing_file_and_a_device_are_refused(tmp_path):

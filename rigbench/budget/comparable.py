@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
@@ -53,8 +53,9 @@ class Chosen:
 
 
 def choose(models: Sequence[Model], measured: Sequence[StoredSlice], wanted: Wanted | None = None) -> Chosen:
-    """The configuration whose slices cover most of these models (ties: the latest slice), and its usable slices.
+    """The configuration whose slices cover most of these models, and its usable slices.
 
+    A GPU goes before the CPU, which nobody with a GPU trains on; of equals the one with the latest slice is taken.
     Configurations are never mixed: a model measured only in another one is predicted, and the line left out says so.
 
     Raises:
@@ -71,8 +72,7 @@ def choose(models: Sequence[Model], measured: Sequence[StoredSlice], wanted: Wan
             groups[_key(stored.slice)].append(stored)
     if not groups:
         raise _nothing(models, left_out)
-    shapes = {model.shape for model in models}
-    best = max(groups.values(), key=lambda group: (len(_shapes(group) & shapes), _latest(group)))
+    best = max(groups.values(), key=lambda group: _preference(group, models))
     for group in groups.values():
         if group is not best:
             left_out[f"{_names(group)}: measured on {configuration_of(group[0].slice).words}"] += len(group)
@@ -151,12 +151,10 @@ def _batch(batch: tuple[int, int]) -> str:
     return f"micro-batch {micro_batch}" + (f" × {accumulation} accumulated" if accumulation > 1 else "")
 
 
-def _shapes(group: Iterable[StoredSlice]) -> set[object]:
-    return {stored.slice.model.shape for stored in group}
-
-
-def _latest(group: Iterable[StoredSlice]) -> str:
-    return max(stored.slice.started_at for stored in group)
+def _preference(group: Sequence[StoredSlice], models: Sequence[Model]) -> tuple[bool, int, str]:
+    covered = {stored.slice.model.shape for stored in group} & {model.shape for model in models}
+    on_gpu = group[0].slice.device.kind != "cpu"
+    return on_gpu, len(covered), max(stored.slice.started_at for stored in group)
 
 
 def _names(group: Sequence[StoredSlice]) -> str:

@@ -31,19 +31,10 @@ class Question:
     series_name: str
     models: tuple[Model, ...]
     exact: bool = False
-    wanted: Wanted = Wanted()
+    wanted: Wanted | None = None
     wall_watts: float | None = None
     host_watts: float | None = None
     price: Price | Absent = cost.NO_PRICE
-
-
-@dataclass(frozen=True)
-class _Rig:
-    """What all rows share."""
-
-    exact: bool
-    power: Power | Absent
-    price: Price | Absent
 
 
 def plan(question: Question, measured: Sequence[StoredSlice], started_at: str) -> Budget:
@@ -54,22 +45,13 @@ def plan(question: Question, measured: Sequence[StoredSlice], started_at: str) -
     """
     _check(question)
     chosen = choose(question.models, measured, question.wanted)
-    rates = [rate(model, chosen) for model in question.models]
-    rig = _Rig(
-        question.exact,
-        cost.power([stored.slice for stored in chosen.slices], question.wall_watts, question.host_watts),
-        question.price,
-    )
+    power = cost.power([stored.slice for stored in chosen.slices], question.wall_watts, question.host_watts)
     tokens = question.flops / math.fsum(_flop_per_token(model, question.exact) for model in question.models)
     _check_tokens(question, tokens, chosen)
-    series = tuple(_row(model, its, tokens, rig) for model, its in zip(question.models, rates, strict=True))
-    alone = tuple(
-        _row(model, its, question.flops / _flop_per_token(model, question.exact), rig)
-        for model, its in zip(question.models, rates, strict=True)
-    )
+    series, alone = _rows(question, tokens, chosen, power)
     hours = _sum([row.hours for row in series])
     flop_exact = math.fsum(row.flop_exact for row in series)
-    energy = cost.kwh(hours, rig.power)
+    energy = cost.kwh(hours, power)
     return Budget(
         method=METHOD,
         started_at=started_at,
@@ -84,10 +66,10 @@ def plan(question: Question, measured: Sequence[StoredSlice], started_at: str) -
         series_hours=hours,
         series_model_flops_per_s=_per_second(flop_exact, hours),
         series_kwh=energy,
-        series_money=cost.money(energy, rig.power, rig.price),
+        series_money=cost.money(energy, power, question.price),
         alone=alone,
-        power=rig.power,
-        price=rig.price,
+        power=power,
+        price=question.price,
         assumptions=_assumptions(question),
         left_out=chosen.left_out,
         warnings=_warnings(series, alone, hours),
@@ -109,7 +91,7 @@ def _check_tokens(question: Question, tokens: float, chosen: Chosen) -> None:
     """Less than one step is no training run."""
     step = max(stored.slice.tokens_per_step for stored in chosen.slices)
     if tokens < step:
-        least = question.flops / tokens * step
+        least = 1.05 * question.flops / tokens * step  # what two digits may round away
         raise RigbenchError(
             f"{question.flops:.3g} FLOP is {tokens:,.1f} tokens for each of {question.series_name}, "
             f"less than one step of {step:,}",
@@ -121,9 +103,22 @@ def _flop_per_token(model: Model, exact: bool) -> float:
     return model.flop_per_token if exact else model.flop_per_token_6n
 
 
-def _row(model: Model, its: Rate, tokens: float, rig: _Rig) -> PlanRow:
+def _rows(
+    question: Question, tokens_each: float, chosen: Chosen, power: Power | Absent
+) -> tuple[tuple[PlanRow, ...], tuple[PlanRow, ...]]:
+    """Each model with the series' tokens, and each with the tokens that all of the FLOP buy it alone."""
+    series, alone = [], []
+    for model in question.models:
+        its = rate(model, chosen)
+        series.append(_row(model, its, tokens_each, power, question.price))
+        tokens_alone = question.flops / _flop_per_token(model, question.exact)
+        alone.append(_row(model, its, tokens_alone, power, question.price))
+    return tuple(series), tuple(alone)
+
+
+def _row(model: Model, its: Rate, tokens: float, power: Power | Absent, price: Price | Absent) -> PlanRow:
     hours = _hours(tokens, its.tokens_per_s)
-    energy = cost.kwh(hours, rig.power)
+    energy = cost.kwh(hours, power)
     return PlanRow(
         model=model.name,
         total_parameters=model.total_parameters,
@@ -134,7 +129,7 @@ def _row(model: Model, its: Rate, tokens: float, rig: _Rig) -> PlanRow:
         rate=its,
         hours=hours,
         kwh=energy,
-        money=cost.money(energy, rig.power, rig.price),
+        money=cost.money(energy, power, price),
     )
 
 

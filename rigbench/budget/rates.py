@@ -8,25 +8,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from rigbench import stats
+from rigbench import stats, units
 from rigbench.budget.comparable import Chosen, StoredSlice, family, mean_log_rate
 from rigbench.errors import NOTHING, RigbenchError
 from rigbench.records import Estimate, Model, Rate
 
 # All widths below are half-widths of a 95 % interval in natural logarithms: 0.05 is about ±5 %.
 
-# What one process cannot know of the next: memory layout, neighbours, clocks. Within a slice's steady window a neighbour
+# What one process cannot know of the next: memory layout, neighbours, clocks. Within a steady window a neighbour
 # costs up to 40 % of a step and batch means show it; between processes on a quiet machine a few per cent remain.
 ASSUMED_BETWEEN_PROCESSES = 0.05
 FEWEST_RUNS_FOR_A_SPREAD = 3
+ASSUMED_WITHIN_ONE_STEP = 0.30  # a slice too short for an interval: single steps sit 10 to 30 % off (METHODS.md)
 
 # Between measured sizes the efficiency is not a straight line, however well three points happen to lie on one.
 LEAST_INTERPOLATION_ERROR = 0.05
 ASSUMED_INTERPOLATION_ERROR = 0.15  # where two sizes leave none to leave out
 
-# Beyond the measured sizes the nearest efficiency is held. It really rises with size, so the interval reaches further
-# that way: per factor of 4 in FLOP per token a CPU gained about 1.65 times from 7M to 124M parameters, and a GPU, whose
-# small models wait for launches, gains up to 4 (PREDICTION.md; tokens/s cannot rise with size).
+# Beyond the measured sizes the nearest efficiency is held. It mostly rises with size, so the interval reaches further
+# that way. Log change per factor of 4 in FLOP per token: -0.3 to +0.4, median 0.13, in 64 pairs of sizes from published
+# GPU rows, all above 1 GFLOP per token; 0.5 on a CPU from 7M to 124M parameters; up to ln 4 = 1.39 where a small model
+# on a GPU waits for launches, so that tokens/s no longer depend on size; most of that is allowed for.
 BEYOND_RANGE = 0.15
 AGAINST_THE_TREND_PER_FACTOR_4 = 0.25
 WITH_THE_TREND_PER_FACTOR_4 = {"cpu": 0.50, "cuda": 1.00}
@@ -45,9 +47,9 @@ class LogRate:
         """With an independent error on top: root of the sum of squares."""
         return LogRate(self.middle, math.hypot(self.down, down), math.hypot(self.up, up))
 
-    def estimate(self, unit: float, confidence: float, method: str, n: int) -> Estimate:
+    def estimate(self, unit: float, method: str, n: int) -> Estimate:
         low, value, high = (math.exp(x) / unit for x in (self.middle - self.down, self.middle, self.middle + self.up))
-        return Estimate(value=value, low=low, high=high, confidence=confidence, method=method, n=n)
+        return Estimate(value=value, low=low, high=high, confidence=stats.CONFIDENCE, method=method, n=n)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,6 @@ class Point:
 
     model: Model
     flops_per_s: LogRate
-    confidence: float
     rests_on: tuple[str, ...]
     widened_by: tuple[str, ...]
 
@@ -75,7 +76,7 @@ def rate(model: Model, chosen: Chosen) -> Rate:
     exact = next((point for point in points if point.model.shape == model.shape), None)
     if exact:
         method = "geometric mean of slices"
-        estimate = exact.flops_per_s.estimate(model.flop_per_token, exact.confidence, method, len(exact.rests_on))
+        estimate = exact.flops_per_s.estimate(model.flop_per_token, method, len(exact.rests_on))
         return Rate(tokens_per_s=estimate, source="measured", rests_on=exact.rests_on, widened_by=exact.widened_by)
     _refuse_far(model, points)
     size = math.log(model.flop_per_token)
@@ -86,10 +87,9 @@ def rate(model: Model, chosen: Chosen) -> Rate:
         flops_per_s, used, why = _beyond(size, points, chosen.configuration.device.kind)
         method = "effective FLOP/s of the nearest measured size"
     rests_on = tuple(name for point in used for name in point.rests_on)
-    confidence = min(point.confidence for point in used)
-    estimate = flops_per_s.estimate(model.flop_per_token, confidence, method, len(rests_on))
-    inherited = tuple(f"{point.model.name}: {reason}" for point in used for reason in point.widened_by)
-    return Rate(tokens_per_s=estimate, source="predicted", rests_on=rests_on, widened_by=(why, *inherited))
+    estimate = flops_per_s.estimate(model.flop_per_token, method, len(rests_on))
+    reasons = dict.fromkeys((why, *(reason for point in used for reason in point.widened_by)))
+    return Rate(tokens_per_s=estimate, source="predicted", rests_on=rests_on, widened_by=tuple(reasons))
 
 
 def measured_points(model: Model, chosen: Chosen) -> list[Point]:
@@ -124,19 +124,33 @@ def _point(slices: Sequence[StoredSlice]) -> Point:
     return Point(
         model=model,
         flops_per_s=flops_per_s,
-        confidence=min(stored.slice.tokens_per_s.confidence for stored in slices),
         rests_on=tuple(f"{stored.run_id} {model.name}" for stored in slices),
-        widened_by=(why,),
+        widened_by=(why, *_too_short(slices)),
     )
 
 
 def _within(run: Sequence[StoredSlice]) -> tuple[float, float]:
     """Half-widths below and above of one run's mean log rate, from the intervals of its slices."""
-    estimates = [stored.slice.tokens_per_s for stored in run]
-    # A very noisy slice's interval may reach zero, which has no logarithm: a tenth of the rate is wide enough.
-    downs = [math.log(e.value / max(e.low, e.value / 10)) for e in estimates]
-    ups = [math.log(max(e.high, e.value) / e.value) for e in estimates]
+    downs, ups = zip(*(_sides(stored.slice.tokens_per_s) for stored in run), strict=True)
     return math.hypot(*downs) / len(run), math.hypot(*ups) / len(run)
+
+
+def _sides(tokens_per_s: Estimate) -> tuple[float, float]:
+    if not _has_interval(tokens_per_s):
+        return ASSUMED_WITHIN_ONE_STEP, ASSUMED_WITHIN_ONE_STEP
+    # A very noisy slice's interval may reach zero, which has no logarithm: a tenth of the rate is wide enough.
+    low = max(tokens_per_s.low, tokens_per_s.value / 10)
+    return math.log(tokens_per_s.value / low), math.log(max(tokens_per_s.high, tokens_per_s.value) / tokens_per_s.value)
+
+
+def _has_interval(tokens_per_s: Estimate) -> bool:
+    return tokens_per_s.confidence >= stats.CONFIDENCE
+
+
+def _too_short(slices: Sequence[StoredSlice]) -> tuple[str, ...]:
+    if all(_has_interval(stored.slice.tokens_per_s) for stored in slices):
+        return ()
+    return (f"{units.format_plus_minus(ASSUMED_WITHIN_ONE_STEP)} within a slice too short for an interval is assumed",)
 
 
 def _between_runs(logs: Sequence[float]) -> tuple[float, str]:
@@ -147,12 +161,13 @@ def _between_runs(logs: Sequence[float]) -> tuple[float, str]:
         deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in logs) / (k - 1))
         # The interval of the next run, not of the mean: the budget will be spent in one.
         half = stats.student_t_quantile(0.975, k - 1) * deviation * math.sqrt(1 + 1 / k)
-        return half, f"±{half:.1%} between {k} runs (Student t, for one more run)"
+        return half, f"{units.format_plus_minus(half)} between {k} runs (Student t, for one more run)"
     apart = (max(logs) - min(logs)) / 2
     if apart > ASSUMED_BETWEEN_PROCESSES:
-        return apart, f"±{apart:.1%}: two runs were {2 * apart:.1%} apart"
+        return apart, f"{units.format_plus_minus(apart)}: two runs were {units.format_share(2 * apart)} apart"
     runs = "1 run" if k == 1 else f"{k} runs"
-    return ASSUMED_BETWEEN_PROCESSES, f"±{ASSUMED_BETWEEN_PROCESSES:.0%} between processes is assumed ({runs} stored)"
+    half = ASSUMED_BETWEEN_PROCESSES
+    return half, f"{units.format_plus_minus(half)} between processes is assumed ({runs} stored)"
 
 
 def _between(size: float, points: Sequence[Point]) -> tuple[LogRate, tuple[Point, ...], str]:
@@ -176,13 +191,15 @@ def _interpolation_error(points: Sequence[Point]) -> tuple[float, str]:
     """The worst error of predicting each interior measured size from its two neighbours."""
     if len(points) < 3:
         half = ASSUMED_INTERPOLATION_ERROR
-        return half, f"±{half:.0%} between sizes is assumed ({len(points)} measured)"
+        return half, f"{units.format_plus_minus(half)} between sizes is assumed ({len(points)} measured)"
     left_out = [
         abs(_interpolate(point.log_size, below, above).middle - point.flops_per_s.middle)
         for below, point, above in zip(points, points[1:], points[2:], strict=False)
     ]
-    half = max(LEAST_INTERPOLATION_ERROR, *left_out)
-    return half, f"±{half:.1%} between sizes (worst of {len(left_out)} left out one at a time was {max(left_out):.1%})"
+    worst = max(left_out)
+    half = max(LEAST_INTERPOLATION_ERROR, worst)
+    why = f"measured sizes left out one at a time were at most {units.format_share(worst)} off"
+    return half, f"{units.format_plus_minus(half)} between sizes ({why})"
 
 
 def _beyond(size: float, points: Sequence[Point], kind: str) -> tuple[LogRate, tuple[Point, ...], str]:
@@ -192,10 +209,9 @@ def _beyond(size: float, points: Sequence[Point], kind: str) -> tuple[LogRate, t
     along = BEYOND_RANGE + WITH_THE_TREND_PER_FACTOR_4[kind] * factors_of_4
     larger = size > nearest.log_size
     down, up = (against, along) if larger else (along, against)
-    why = (
-        f"{math.expm1(-down):.0%} to {math.expm1(up):+.0%}: {4**factors_of_4:.1f} times "
-        f"{'larger' if larger else 'smaller'} than {nearest.model.name}, the nearest measured size"
-    )
+    away = f"{4**factors_of_4:.1f} times {'larger' if larger else 'smaller'}"
+    sides = f"{units.format_share(math.expm1(-down))} to +{units.format_share(math.expm1(up))}"
+    why = f"{sides}: {away} than {nearest.model.name}, the nearest measured size"
     return nearest.flops_per_s.widened(down, up), (nearest,), why
 
 

@@ -205,5 +205,3 @@ def _common_parameters(names: tuple[str, ...]) -> list[inspect.Parameter]:
 def _resign(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> None:
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-
-

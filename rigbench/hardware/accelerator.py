@@ -113,7 +113,7 @@ class CudaAccelerator:
         self._torch.cuda.synchronize()
 
     def mark(self) -> Any:
-        event = self._torch.cuda.Event(enable_timing=True)
+        event = self._torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 

@@ -26,7 +26,7 @@ def cpu(sysfs: Sysfs) -> Cpu:
     blocks = parse_cpuinfo(_text(sysfs, "proc/cpuinfo"))
     first = blocks[0] if blocks else {}
     online = parse_cpu_list(_text(sysfs, f"{CPUS}/online"))
-    logical = len(online) or len(blocks) or NOT_REPORTED
+    logical = len(online) or sum("processor" in block for block in blocks) or NOT_REPORTED
     allowed = re.search(r"^Cpus_allowed_list:\s*(\S+)", _text(sysfs, "proc/self/status"), re.MULTILINE)
     affinity = len(parse_cpu_list(allowed[1])) if allowed else NOT_REPORTED
     quota = cgroup.cpu_limit(sysfs)
@@ -121,7 +121,7 @@ def parse_cpuinfo(text: str) -> list[dict[str, str]]:
     for paragraph in re.split(r"\n\s*\n", text):
         pairs = (line.partition(":") for line in paragraph.splitlines())
         block = {key.strip(): value.strip() for key, _, value in pairs}
-        if "processor" in block:
+        if {"processor", "model name"} & block.keys():
             blocks.append(block)
     return blocks
 

@@ -104,7 +104,8 @@ class Nvml:
         return self._handles[index]
 
     def driver_version(self) -> str | Absent:
-        return _text(self.call("nvmlSystemGetDriverVersion"))
+        version = _text(self.call("nvmlSystemGetDriverVersion"))
+        return version if isinstance(version, Absent) else version.split(" ")[0]  # drivers 600 and up add a remark
 
     def cuda_driver_version(self) -> str | Absent:
         """The newest CUDA that the driver serves, e.g. "13.2"."""
@@ -125,7 +126,7 @@ class Nvml:
         return Gpu(
             index=index,
             name=_text(self._ask(index, "nvmlDeviceGetName")),
-            uuid=_text(self._ask(index, "nvmlDeviceGetUUID")),
+            uuid=self.uuid(index),
             pci_bus_id=bus_id,
             pci_device_id=device_id,
             profile=Absent("not looked up"),
@@ -144,6 +145,9 @@ class Nvml:
             performance_state=_performance_state(self._ask(index, "nvmlDeviceGetPerformanceState")),
             numa_node=Absent("not in the PCI tree"),
         )
+
+    def uuid(self, index: int) -> str | Absent:
+        return _text(self._ask(index, "nvmlDeviceGetUUID"))
 
     def memory_bytes(self, index: int) -> tuple[int | Absent, int | Absent]:
         """(total, used). v2 keeps what the driver reserves out of "used"; unified-memory parts answer neither."""

@@ -71,6 +71,8 @@ def _device(sysfs: Sysfs, bus_id: str) -> PciDevice:
         device_id=device,
         name=Absent("sysfs holds no names"),
         numa_node=numa_node if isinstance(numa_node, int) and numa_node >= 0 else NOT_REPORTED,
+        link_generation=link_generation(speed),
+        link_max_generation=link_generation(max_speed),
         link_transfers_per_s=speed,
         link_max_transfers_per_s=max_speed,
         link_width_lanes=width,

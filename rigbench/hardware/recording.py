@@ -60,10 +60,8 @@ def recorded_sysfs(folder: Path) -> RecordedSysfs:
 def host_files(host: RecordedHost) -> dict[str, str]:
     cpus = sorted(frozenset[int]().union(*map(parse_cpu_list, host.nodes.values())))
     flags = "flags: hypervisor\n" if host.virtual else "flags:\n"
-    known = "".join(
-        f"{key}: {text}\n" for key, text in (("model name", host.cpu), ("vendor_id", host.cpu_vendor)) if text
-    )
-    files = {"proc/cpuinfo": "\n".join(f"processor: {cpu}\n{known}{flags}" for cpu in cpus or [0])}
+    known = f"model name: {host.cpu}\nvendor_id: {host.cpu_vendor}\n{flags}"
+    files = {"proc/cpuinfo": "\n".join(f"processor: {cpu}\n{known}" for cpu in cpus) or known}
     if cpus:
         files["sys/devices/system/cpu/online"] = ",".join(map(str, cpus))
     if host.kernel:

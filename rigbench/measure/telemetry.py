@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -69,7 +70,7 @@ class Sampler:
         self._nvml = rig.nvml
         count = rig.nvml.gpu_count()
         self._gpus = tuple(range(0 if isinstance(count, Absent) else count) if gpus is None else gpus)
-        self._uuids = [rig.nvml.gpu(index).uuid for index in self._gpus]
+        self._uuids = [rig.nvml.uuid(index) for index in self._gpus]
         self._cpu = CpuSensors(rig.sysfs)
         self._clock = clock
         self._stopped = threading.Event()
@@ -236,7 +237,7 @@ def _device_joules(
     counter = _points(at_seconds, series.energy_joules)
     why = _gap(counter, series.energy_joules, start, end)
     if why is None and end - start >= COUNTER_WINDOW_SECONDS:
-        steps = [later - earlier for (_, earlier), (_, later) in zip(counter, counter[1:], strict=False)]
+        steps = [later - earlier for (_, earlier), (_, later) in itertools.pairwise(counter)]
         used = _at(counter, end) - _at(counter, start)
         if used > 0 and min(steps) >= 0:
             return used, "counter"
@@ -246,6 +247,8 @@ def _device_joules(
     if no_power is None:
         used = _integral(power, start, end)
         return (used, "integrated") if used > 0 else Absent("its power reads 0 W")
+    if isinstance(series.energy_joules, Absent) and not isinstance(series.power_watts, Absent):
+        return no_power  # the sensor that answered at first tells more than one that never did
     return why or Absent(f"a window under {COUNTER_WINDOW_SECONDS:g} s is too short for its energy counter")
 
 
@@ -269,7 +272,7 @@ def _at(points: Points, moment: float) -> float:
     """A column's value at a moment, on the line between its neighbours; outside its ticks, the nearest one's."""
     if moment <= points[0][0]:
         return points[0][1]
-    for (earlier, low), (later, high) in zip(points, points[1:], strict=False):
+    for (earlier, low), (later, high) in itertools.pairwise(points):
         if moment <= later:
             return low + (high - low) * (moment - earlier) / (later - earlier)
     return points[-1][1]
@@ -279,5 +282,5 @@ def _integral(points: Points, start: float, end: float) -> float:
     """The area under power by trapezoids, from start to end."""
     inside = [(at, value) for at, value in points if start < at < end]
     corners = [(start, _at(points, start)), *inside, (end, _at(points, end))]
-    pairs = zip(corners, corners[1:], strict=False)
+    pairs = itertools.pairwise(corners)
     return sum((later - earlier) * (low + high) / 2 for (earlier, low), (later, high) in pairs)

@@ -225,5 +225,3 @@ def serve(probe: str) -> None:
         os._exit(1)
     out.flush()
     os._exit(0)  # skip the interpreter's long goodbye: torch takes a second over it
-
-

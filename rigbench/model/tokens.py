@@ -76,7 +76,7 @@ def check_ids(tokens: Tokens, vocabulary: int, where: str, dtype: Dtype) -> None
         if int(part.max()) >= vocabulary:
             place = start + int(np.argmax(part >= vocabulary))
             raise RigbenchError(
-                f"{where} has the id {int(tokens[place]):,} at token {place:,}, beyond the vocabulary of {vocabulary:,}",
+                f"{where} has the id {tokens[place]:,} at token {place:,}, beyond the vocabulary of {vocabulary:,}",
                 "tokenize with the model's own tokenizer" + (", or try --data-dtype uint32" * (dtype == "uint16")),
             )
 

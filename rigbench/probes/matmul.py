@@ -25,7 +25,7 @@ CHECKED_ROWS, CHECKED_COLUMNS = 8, 512
 ROUNDOFF = {"bf16": 2.0**-8, "fp32": 2.0**-24}
 
 
-class Options(Record):
+class Options(Record, frozen=True):
     """`model` lends its own layers' shapes."""
 
     model: Model
@@ -175,5 +175,3 @@ def _best(shapes: list[MatmulShape]) -> dict[str, Estimate]:
         if shape.dtype not in best or shape.flops_per_s.value > best[shape.dtype].value:
             best[shape.dtype] = shape.flops_per_s
     return best
-
-

@@ -6,14 +6,17 @@ import contextlib
 import gc
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal, NamedTuple
+
+import msgspec
 
 from rigbench import stats
 from rigbench.errors import NOTHING, RigbenchError
 from rigbench.hardware import host
 from rigbench.hardware.accelerator import Accelerator, choose_device, open_accelerator
 from rigbench.hardware.sysfs import Sysfs
-from rigbench.measure.timing import StepWatch, sample_until_tight
+from rigbench.measure.steps import StepLoop
+from rigbench.measure.timing import sample_until_tight
 from rigbench.measure.workers import Report
 from rigbench.model import flops
 from rigbench.model.tokens import Batches, Dtype, open_tokens, zipf_tokens
@@ -26,22 +29,16 @@ from rigbench.records import (
     PrecisionTrial,
     Record,
     Slice,
-    Steps,
     Vram,
 )
 from rigbench.store import now
 
-if TYPE_CHECKING:
-    import torch
-
 METHOD = 1
 DEFAULT_MICRO_BATCH = {"cpu": 1, "cuda": 8}
 TRIAL_TOKENS = 256  # enough rows that the matrix products dominate, few enough to decide in a second or two
-PARTIAL_EVERY_SECONDS = 5.0
-SYNCHRONISE_EVERY_SECONDS = 0.25  # on a GPU the host runs ahead in between
 
 
-class Options(Record):
+class Options(Record, frozen=True):
     """`seconds` 0: long enough for 16 steps, between 25 and 80 s. `micro_batch` 0: the device's default.
 
     `cache` is a folder for the generated token file; the runner names it.
@@ -61,28 +58,6 @@ class Options(Record):
     seconds: float = 0.0
     target_half_width: float = 0.01
     seed: int = 0
-
-
-class Columns:
-    """The growing columns of a slice's steps."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.parts: tuple[list[float], list[float], list[float], list[float]] = ([], [], [], [])
-        self.ended: list[float] = []
-        self.loss: list[float | Absent] = []
-
-    def record(self) -> Steps:
-        data, forward, backward, optimizer = (tuple(part) for part in self.parts)
-        return Steps(
-            seconds=tuple(self.seconds),
-            data_seconds=data,
-            forward_seconds=forward,
-            backward_seconds=backward,
-            optimizer_seconds=optimizer,
-            ended_at_seconds=tuple(self.ended),
-            loss=tuple(self.loss),
-        )
 
 
 def run(options: Options, report: Report) -> Slice:
@@ -105,37 +80,26 @@ def run(options: Options, report: Report) -> Slice:
     sysfs = Sysfs()
     accelerator = _open(options, sysfs)
     before_model = host.process_resident_bytes(sysfs)
-    precision, chosen_by, trials = _choose_precision(options, accelerator, report)
-    micro_batch = options.micro_batch or DEFAULT_MICRO_BATCH[accelerator.device.kind]
+    arm, trials = _arm(options, accelerator, report)
     events: list[str] = []
     while True:
-        arm = Arm(
-            optimizer=options.optimizer,
-            checkpointing=options.checkpointing,
-            precision=precision,
-            precision_chosen_by=chosen_by,
-            compiled=False,
-            strategy="single",
-            micro_batch=micro_batch,
-            micro_batch_chosen_by="--micro-batch" if options.micro_batch else f"default on {accelerator.device.kind}",
-            accumulation=1,
-        )
         batches = Batches(
-            tokens, data.dtype, shape.vocabulary, micro_batch, shape.sequence, accelerator.torch_device, data.name
+            tokens, data.dtype, shape.vocabulary, arm.micro_batch, shape.sequence, accelerator.torch_device, data.name
         )
-        attempt = _Attempt(options, arm, data, accelerator, batches, trials, before_model, started_at, started, events)
         try:
-            return attempt.train(report)
+            ground = _Ground(arm, data, trials, before_model, started_at, started, events)
+            return _slice(options, ground, accelerator, batches, report)
         except torch.OutOfMemoryError:
-            attempt.release()
-            if options.micro_batch or micro_batch == 1:
-                raise RigbenchError(
-                    f"{options.model.name} at micro-batch {micro_batch} does not fit this device's memory",
-                    "try a smaller --micro-batch, --checkpointing on, or a smaller model",
-                    exit_code=NOTHING,
-                ) from None
-        events.append(f"out of memory at micro-batch {micro_batch}; went on with {micro_batch // 2}")
-        micro_batch //= 2
+            gc.collect()
+            torch.cuda.empty_cache()
+        if options.micro_batch or arm.micro_batch == 1:
+            raise RigbenchError(
+                f"{options.model.name} at micro-batch {arm.micro_batch} does not fit this device's memory",
+                "try a smaller --micro-batch, --checkpointing on, or a smaller model",
+                exit_code=NOTHING,
+            )
+        events.append(f"out of memory at micro-batch {arm.micro_batch}; went on with {arm.micro_batch // 2}")
+        arm = msgspec.structs.replace(arm, micro_batch=arm.micro_batch // 2)
 
 
 def _open(options: Options, sysfs: Sysfs) -> Accelerator:
@@ -153,6 +117,23 @@ def _open(options: Options, sysfs: Sysfs) -> Accelerator:
             exit_code=NOTHING,
         )
     return accelerator
+
+
+def _arm(options: Options, accelerator: Accelerator, report: Report) -> tuple[Arm, tuple[PrecisionTrial, ...]]:
+    kind = accelerator.device.kind
+    precision, chosen_by, trials = _choose_precision(options, accelerator, report)
+    arm = Arm(
+        optimizer=options.optimizer,
+        checkpointing=options.checkpointing,
+        precision=precision,
+        precision_chosen_by=chosen_by,
+        compiled=False,
+        strategy="single",
+        micro_batch=options.micro_batch or DEFAULT_MICRO_BATCH[kind],
+        micro_batch_chosen_by="--micro-batch" if options.micro_batch else f"default on {kind}",
+        accumulation=1,
+    )
+    return arm, trials
 
 
 def _choose_precision(
@@ -176,7 +157,6 @@ def _choose_precision(
 def _trial(
     precision: Literal["fp32", "bf16"], options: Options, accelerator: Accelerator, report: Report
 ) -> PrecisionTrial:
-    import msgspec
     import torch
 
     from rigbench.model.gpt import Decoder
@@ -210,188 +190,90 @@ def autocast(precision: str, kind: str) -> contextlib.AbstractContextManager[obj
     return torch.autocast(kind, dtype=torch.bfloat16)
 
 
-class _Attempt:
-    """One try at a slice: the model, its steps so far, and the record they make at any moment."""
+class _Ground(NamedTuple):
+    """What a slice's record says beside its steps."""
 
-    def __init__(
-        self,
-        options: Options,
-        arm: Arm,
-        data: Data,
-        accelerator: Accelerator,
-        batches: Batches,
-        trials: tuple[PrecisionTrial, ...],
-        before_model_bytes: int | Absent,
-        started_at: str,
-        started: float,
-        events: list[str],
-    ) -> None:
-        self.options, self.arm, self.data, self.accelerator, self.batches = options, arm, data, accelerator, batches
-        self.trials, self.before_model_bytes = trials, before_model_bytes
-        self.started_at, self.started, self.events = started_at, started, events
-        self.columns = Columns()
-        self.setup_seconds = 0.0
-        self.watch: StepWatch | None = None
-        self.model: torch.nn.Module | None = None
-        self.optimizer: Any = None
+    arm: Arm
+    data: Data
+    trials: tuple[PrecisionTrial, ...]
+    before_model_bytes: int | Absent
+    started_at: str
+    started: float
+    events: list[str]
 
-    def train(self, report: Report) -> Slice:
-        from rigbench.model import optim
-        from rigbench.model.gpt import Decoder
 
-        report.check()
-        report.progress(0.0, "building the model")
-        built = time.perf_counter()
-        self.accelerator.reset_peak_memory()
-        checkpointing = self.arm.checkpointing == "on"
-        self.model = Decoder(self.options.model.shape, checkpointing=checkpointing).to(self.accelerator.torch_device)
-        self.optimizer = optim.build(self.options.optimizer, self.model, learning_rate=self.options.learning_rate)
-        self.accelerator.synchronize()
-        self.setup_seconds = time.perf_counter() - built
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-        try:
-            ended_by = self._steps(report)
-        finally:
-            gc.enable()
-        return self.record(ended_by)
+def _slice(options: Options, ground: _Ground, accelerator: Accelerator, batches: Batches, report: Report) -> Slice:
+    """Build the model, step it, and make the record; also at any moment before, should this process die."""
+    from rigbench.model import optim
+    from rigbench.model.gpt import Decoder
 
-    def release(self) -> None:
-        """Give the device's memory back after an out-of-memory, so that the next try starts clean."""
-        import torch
+    report.check()
+    report.progress(0.0, "building the model")
+    built = time.perf_counter()
+    accelerator.reset_peak_memory()
+    arm = ground.arm
+    checkpointing = arm.checkpointing == "on"
+    model = Decoder(options.model.shape, checkpointing=checkpointing).to(accelerator.torch_device)
+    optimizer = optim.build(options.optimizer, model, learning_rate=options.learning_rate)
+    accelerator.synchronize()
+    setup_seconds = time.perf_counter() - built
+    loop = StepLoop(
+        accelerator,
+        model,
+        optimizer,
+        batches,
+        lambda: autocast(arm.precision, accelerator.device.kind),
+        options.clip_norm,
+        options.seconds,
+        options.target_half_width,
+    )
+    tokens_per_step = arm.micro_batch * arm.accumulation * options.model.shape.sequence
 
-        self.model = self.optimizer = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def _steps(self, report: Report) -> EndedBy:
-        """Step until the rate is tight, the time is up, or we are told to stop.
-
-        The host looks at the results of a few steps at a time (every step on a CPU), so that a GPU never waits for it.
-        A step begins where the last one ended: the steps of a chunk add up to its whole time, with no gap.
-        """
-        limit = self.options.seconds or 80.0
-        watch = self.watch = StepWatch(self.options.target_half_width, limit, time.perf_counter())
-        last_partial = time.perf_counter()
-        chunk = 1
-        while True:
-            marks, losses = [self.accelerator.mark()], []
-            for _ in range(chunk):
-                parts, loss = self._step()
-                marks += parts
-                losses.append(loss)
-            self.accelerator.synchronize()
-            clock = time.perf_counter()
-            verdict = self._keep(marks, losses, clock, watch)
-            if not self.options.seconds and len(self.columns.seconds) == 2:
-                watch.limit_seconds = min(80.0, max(25.0, 16 * self.columns.seconds[-1]))
-            if report.should_stop():
-                return "interrupted"
-            if verdict:
-                return verdict
-            report.progress((clock - watch.clock_start) / watch.limit_seconds, self._said())
-            if clock - last_partial > PARTIAL_EVERY_SECONDS:
-                report.partial(self.record("worker died"))
-                last_partial = time.perf_counter()
-            if len(self.columns.seconds) >= 3:
-                chunk = max(1, int(SYNCHRONISE_EVERY_SECONDS / max(self.columns.seconds[-1], 1e-4)))
-
-    def _step(self) -> tuple[list[Any], torch.Tensor]:
-        import torch
-
-        assert self.model is not None
-        inputs, targets = self.batches.next()
-        loaded = self.accelerator.mark()
-        with autocast(self.arm.precision, self.accelerator.device.kind):
-            loss = self.model(inputs, targets)
-        forwarded = self.accelerator.mark()
-        loss.backward()
-        backed = self.accelerator.mark()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return [loaded, forwarded, backed, self.accelerator.mark()], loss.detach()
-
-    def _keep(
-        self, marks: list[Any], losses: list[torch.Tensor], clock: float, watch: StepWatch
-    ) -> EndedBy | None:
-        """Turn a chunk's marks into columns; the last mark was passed at `clock`."""
-        between = [self.accelerator.seconds_between(a, b) for a, b in zip(marks, marks[1:], strict=False)]
-        ends, verdict = clock - sum(between), None
-        for index, loss in enumerate(losses):
-            parts = between[4 * index : 4 * index + 4]
-            ends += sum(parts)
-            self.columns.seconds.append(sum(parts))
-            for column, seconds in zip(self.columns.parts, parts, strict=True):
-                column.append(seconds)
-            self.columns.ended.append(ends)
-            value = float(loss)
-            if value - value != 0.0:  # NaN or infinite
-                self.events.append(f"the loss was {value} at step {len(self.columns.loss)}")
-            self.columns.loss.append(value if value - value == 0.0 else Absent(f"not finite ({value})"))
-            verdict = watch.add(sum(parts), ends) or verdict
-        return verdict
-
-    def _said(self) -> str:
-        assert self.watch is not None
-        rate = self.watch.rate(self.tokens_per_step)
-        return f"step {len(self.columns.seconds)}, {rate.value:,.0f} tokens/s ±{rate.half_width:.1%}"
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.arm.micro_batch * self.arm.accumulation * self.options.model.shape.sequence
-
-    def record(self, ended_by: EndedBy) -> Slice:
-        """The slice as it stands."""
-        assert self.watch is not None
-        model, watch = self.options.model, self.watch
-        steady = self.columns.seconds[watch.steady_from :]
-        rate = watch.rate(self.tokens_per_step)
-        checkpointing = self.arm.checkpointing == "on"
+    def record(ended_by: EndedBy) -> Slice:
+        steps, steady_from = loop.columns(), loop.watch.steady_from
+        steady = steps.seconds[steady_from:]
+        rate = loop.watch.rate(tokens_per_step)
+        hardware_flop = flops.hardware_flop_per_token(options.model.shape, checkpointing)
         return Slice(
             method=METHOD,
-            started_at=self.started_at,
-            seconds=time.perf_counter() - self.started,
-            device=self.accelerator.device,
-            model=model,
-            arm=self.arm,
-            data=self.data,
-            precision_trials=self.trials,
-            steps=self.columns.record(),
-            steady_from=watch.steady_from,
+            started_at=ground.started_at,
+            seconds=time.perf_counter() - ground.started,
+            device=accelerator.device,
+            model=options.model,
+            arm=arm,
+            data=ground.data,
+            precision_trials=ground.trials,
+            steps=steps,
+            steady_from=steady_from,
             ended_by=ended_by,
-            target_half_width=self.options.target_half_width,
-            tokens_per_step=self.tokens_per_step,
+            target_half_width=options.target_half_width,
+            tokens_per_step=tokens_per_step,
             tokens_per_s=rate,
             step_seconds=stats.median_estimate(steady),
             outliers=len(stats.outliers(steady)),
-            step_share=self._step_share(watch.steady_from),
-            model_flops_per_s=rate.value * model.flop_per_token,
-            hardware_flops_per_s=rate.value * flops.hardware_flop_per_token(model, checkpointing=checkpointing),
-            mfu=Absent("not compared with a datasheet yet"),
-            share_of_measured_matmul=Absent("not compared with a measured matmul yet"),
-            setup_seconds=self.setup_seconds,
-            memory=self._memory(),
+            step_share=loop.shares(),
+            model_flops_per_s=rate.value * options.model.flop_per_token,
+            hardware_flops_per_s=rate.value * hardware_flop,
+            mfu=Absent("not compared with a datasheet"),
+            share_of_measured_matmul=Absent("not compared with a measured matmul"),
+            setup_seconds=setup_seconds,
+            memory=_memory(accelerator, ground.before_model_bytes),
             energy=Absent("no sensor was read beside this slice"),
             telemetry=Absent("no sensor was read beside this slice"),
-            events=tuple(self.events[:100]),
+            events=(*ground.events, *loop.events)[:100],
         )
 
-    def _step_share(self, steady_from: int) -> dict[str, float]:
-        names = ("data", "forward", "backward", "optimizer")
-        total = sum(self.columns.seconds[steady_from:])
-        return {name: sum(part[steady_from:]) / total for name, part in zip(names, self.columns.parts, strict=True)}
+    return record(loop.run(report, lambda: report.partial(record("worker died"))))
 
-    def _memory(self) -> Vram:
-        on_gpu = self.accelerator.device.kind == "cuda"
-        return Vram(
-            allocated_bytes=self.accelerator.allocated_peak_bytes(),
-            reserved_bytes=self.accelerator.reserved_peak_bytes(),
-            process_bytes=host.process_peak_bytes(Sysfs()),
-            context_bytes=self.accelerator.used_outside_allocator_bytes(),
-            before_model_bytes=self.before_model_bytes,
-            allocator_retries=self.accelerator.allocator_retries(),
-            deciding="reserved plus context, on the device" if on_gpu else "process, in host memory",
-        )
+
+def _memory(accelerator: Accelerator, before_model_bytes: int | Absent) -> Vram:
+    on_gpu = accelerator.device.kind == "cuda"
+    return Vram(
+        allocated_bytes=accelerator.allocated_peak_bytes(),
+        reserved_bytes=accelerator.reserved_peak_bytes(),
+        process_bytes=host.process_peak_bytes(Sysfs()),
+        context_bytes=accelerator.used_outside_allocator_bytes(),
+        before_model_bytes=before_model_bytes,
+        allocator_retries=accelerator.allocator_retries(),
+        deciding="reserved plus context, on the device" if on_gpu else "process, in host memory",
+    )

@@ -37,20 +37,20 @@ def _refuse_non_finite(where: str, value: Any) -> None:
             _refuse_non_finite(where, item)
 
 
-class Absent(Record):
+class Absent(Record, frozen=True):
     """A reading that the machine would not give, and why."""
 
     reason: str
 
 
-class Skipped(Record):
+class Skipped(Record, frozen=True):
     """A probe that could not run here, and why."""
 
     probe: str
     reason: str
 
 
-class Estimate(Record):
+class Estimate(Record, frozen=True):
     """A value with the interval that its samples support. Units are those of the field that holds it.
 
     `confidence` is the coverage really achieved: with few samples a median's interval covers less than 0.95.
@@ -70,7 +70,7 @@ class Estimate(Record):
         return (self.high - self.low) / 2 / abs(self.value) if self.value else 0.0
 
 
-class Figure(Record):
+class Figure(Record, frozen=True):
     """One number that could have come from anywhere, so it says from where.
 
     `basis` is a phrase for people: the datasheet's name, the slices it rests on, the option that declared it.
@@ -83,7 +83,7 @@ class Figure(Record):
     high: float | Absent = Absent(reason="no interval")
 
 
-class Timing(Record):
+class Timing(Record, frozen=True):
     """Repeated timings of one piece of work: the raw samples, and what ended the sampling.
 
     `seconds` holds every sample after the warm-up, in order; nothing is discarded. `outliers` counts those outside

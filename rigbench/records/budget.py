@@ -8,7 +8,7 @@ from rigbench.records.base import Absent, Estimate, Figure, Record
 from rigbench.records.probe import Device
 
 
-class Configuration(Record):
+class Configuration(Record, frozen=True):
     """The one way in which every model of a plan is trained: a device, and an arm without its micro-batch.
 
     `threads` of the device belong to it: the same processor with half its threads is another rig for this purpose.
@@ -25,7 +25,7 @@ class Configuration(Record):
     def words(self) -> str:
         """One line for people: the device first, then only the choices that are not the plain loop's."""
         plural = "" if self.device.threads == 1 else "s"
-        threads = f" with {self.device.threads} thread{plural}" if self.device.kind == "cpu" else ""
+        threads = f", {self.device.threads} thread{plural}" if self.device.kind == "cpu" else ""
         choices = [self.optimizer, self.precision]
         choices += ["checkpointing"] if self.checkpointing == "on" else []
         choices += ["compiled"] if self.compiled else []
@@ -33,7 +33,7 @@ class Configuration(Record):
         return f"{self.device.kind} ({self.device.name}{threads}), {', '.join(choices)}"
 
 
-class Rate(Record):
+class Rate(Record, frozen=True):
     """Tokens per second of one model on this rig. `source` is "measured" where a stored slice of it exists.
 
     `rests_on` names the slices (run id and model) behind it; `widened_by` says what widened the interval and how much.
@@ -45,7 +45,7 @@ class Rate(Record):
     widened_by: tuple[str, ...]
 
 
-class PlanRow(Record):
+class PlanRow(Record, frozen=True):
     """One model of the plan. Hours are training steps alone; overheads are rows of their own."""
 
     model: str
@@ -60,7 +60,7 @@ class PlanRow(Record):
     money: Figure | Absent
 
 
-class Price(Record):
+class Price(Record, frozen=True):
     """Electricity, with place and date beside it: there is no silent price."""
 
     per_kwh: float
@@ -70,14 +70,14 @@ class Price(Record):
     source: str
 
 
-class Power(Record):
+class Power(Record, frozen=True):
     """The watts that the kWh rest on, and what they cover."""
 
     watts: Figure
     covers: Literal["wall", "GPUs only", "CPU package only"]
 
 
-class Budget(Record):
+class Budget(Record, frozen=True):
     """The answer to `rigbench budget --flops C`: the series with equal tokens, and each model alone with all of C.
 
     `series` rows share C so that every model sees the same `series_tokens_each`; `alone` rows spend all of C on one

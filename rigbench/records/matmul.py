@@ -6,7 +6,7 @@ from rigbench.records.base import Absent, EndedBy, Estimate, Figure, Record, Tim
 from rigbench.records.probe import Device, Telemetry
 
 
-class MatmulCheck(Record):
+class MatmulCheck(Record, frozen=True):
     """Sampled rows compared with a float64 product. `error` is the largest deviation over the bound's scale."""
 
     rows: int
@@ -15,8 +15,8 @@ class MatmulCheck(Record):
     correct: bool
 
 
-class MatmulShape(Record):
-    """C[m,n] = A[m,k] @ B[k,n], 2·m·n·k FLOP a sample. `purpose` is "square" or the layer of the model it stands for."""
+class MatmulShape(Record, frozen=True):
+    """C[m,n] = A[m,k] @ B[k,n], 2·m·n·k FLOP a sample. `purpose` is "square" or a layer of the model."""
 
     m: int
     n: int
@@ -30,7 +30,7 @@ class MatmulShape(Record):
     check: MatmulCheck
 
 
-class Matmul(Record):
+class Matmul(Record, frozen=True):
     """`best_flops_per_s` is the highest per dtype among these shapes: a lower bound of the ceiling, not the ceiling."""
 
     method: int

@@ -7,7 +7,7 @@ from typing import Literal
 from rigbench.records.base import Absent, Record
 
 
-class Device(Record):
+class Device(Record, frozen=True):
     """What did the work. `kind` is "cpu" or "cuda"; a CPU result says cpu in every output.
 
     `threads` is torch's intra-op thread count on a CPU, 1 for CUDA.
@@ -23,7 +23,7 @@ class Device(Record):
 Column = tuple[float | Absent, ...] | Absent
 
 
-class SensorSeries(Record):
+class SensorSeries(Record, frozen=True):
     """One device's readings beside a probe, one entry per tick; a tick that was not answered is Absent.
 
     A column that was never answered is one Absent. `throttle_bits` are the raw reasons for held-down clocks;
@@ -41,7 +41,7 @@ class SensorSeries(Record):
     throttle_share: dict[str, float]
 
 
-class Telemetry(Record):
+class Telemetry(Record, frozen=True):
     """Sensors beside a piece of work. `at_seconds` are monotonic clock readings, the clock that dates the work too."""
 
     period_seconds: float
@@ -49,7 +49,7 @@ class Telemetry(Record):
     series: tuple[SensorSeries, ...]
 
 
-class Energy(Record):
+class Energy(Record, frozen=True):
     """Joules over the steady window, and what they cover: never presented as the bill when they are not.
 
     `method` is "counter" (the device's own energy counter) or "integrated" (power samples over time).

@@ -7,7 +7,7 @@ import msgspec
 from rigbench.records.base import Absent, Record
 
 
-class Software(Record):
+class Software(Record, frozen=True):
     """Versions at the time of the run. A changed driver or torch is a warning, not another rig."""
 
     rigbench: str
@@ -19,7 +19,7 @@ class Software(Record):
     kernel: str | Absent
 
 
-class Gpu(Record):
+class Gpu(Record, frozen=True):
     """One GPU as the driver reports it; `index` is NVML's order, which need not be CUDA's."""
 
     index: int
@@ -44,7 +44,7 @@ class Gpu(Record):
     numa_node: int | Absent
 
 
-class RigId(Record):
+class RigId(Record, frozen=True):
     """What makes a rig the same rig: GPU UUIDs, CPU model and physical memory. Never a host name.
 
     `fingerprint` is the first 12 hex digits of the SHA-256 over those three, memory rounded to GiB.
@@ -57,13 +57,13 @@ class RigId(Record):
     gpu_names: tuple[str, ...]
 
 
-class NumaNode(Record):
+class NumaNode(Record, frozen=True):
     node: int
     cpus: str
     memory_total_bytes: int | Absent
 
 
-class Cpu(Record):
+class Cpu(Record, frozen=True):
     """The processor and how much of it this process may use.
 
     `usable_cpus` is what the scheduler affinity and the cgroup quota leave, which is what a training run gets.
@@ -84,7 +84,7 @@ class Cpu(Record):
     instruction_sets: tuple[str, ...]
 
 
-class Memory(Record):
+class Memory(Record, frozen=True):
     """Host memory; `usable_bytes` is the smaller of what is available now and what the cgroup leaves.
 
     `cgroup_used_bytes` leaves out the page cache that the kernel would drop.
@@ -98,7 +98,7 @@ class Memory(Record):
     usable_bytes: int | Absent
 
 
-class Disk(Record):
+class Disk(Record, frozen=True):
     name: str
     model: str | Absent
     size_bytes: int | Absent
@@ -107,7 +107,7 @@ class Disk(Record):
     pci_bus_id: str | Absent
 
 
-class PciDevice(Record):
+class PciDevice(Record, frozen=True):
     """One PCI function. Speeds are transfers per second (16e9 for PCIe 4.0); widths are lanes.
 
     `link_bytes_per_s` is theoretical, one way, from the current speed and width and the generation's encoding.
@@ -123,6 +123,8 @@ class PciDevice(Record):
     device_id: str
     name: str | Absent
     numa_node: int | Absent
+    link_generation: int | Absent
+    link_max_generation: int | Absent
     link_transfers_per_s: float | Absent
     link_max_transfers_per_s: float | Absent
     link_width_lanes: int | Absent
@@ -131,7 +133,7 @@ class PciDevice(Record):
     link_max_bytes_per_s: float | Absent
 
 
-class Topology(Record):
+class Topology(Record, frozen=True):
     """The rig as sysfs and the driver tell it.
 
     `matrix` is {label: row} over GPUs and RDMA network cards, in the vendor tool's labels; `matrix_bus_ids` says which

@@ -13,7 +13,7 @@ from rigbench.records.slices import Slice
 SCHEMA = 1
 
 
-class Run(Record, kw_only=True):  # schema first, so that a reader of the file meets it first
+class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader of the file meets it first
     """One invocation's results. A room that was not asked for is not in the file; one that could not run is Skipped.
 
     `status` is "running" while probes are under way, so a file found so was cut short.

@@ -8,7 +8,7 @@ from rigbench.records.base import Absent, EndedBy, Estimate, Figure, Record, Ski
 from rigbench.records.probe import Device, Energy, Telemetry
 
 
-class Shape(Record):
+class Shape(Record, frozen=True):
     """A decoder's shape: L layers, width d, H heads, V vocabulary, T sequence."""
 
     style: Literal["gpt2", "neox", "llama"]
@@ -23,7 +23,7 @@ class Shape(Record):
     biases: bool
 
 
-class Model(Record):
+class Model(Record, frozen=True):
     """What was trained: nominal name, true counts. Tied weights count once.
 
     `matmul_parameters` are those that enter a matrix product: the N of 6·N + 12·L·d·T. `flop_per_token` is that exact
@@ -39,7 +39,7 @@ class Model(Record):
     flop_per_token_6n: float
 
 
-class Arm(Record):
+class Arm(Record, frozen=True):
     """The choices of this slice, as a full run would make them."""
 
     optimizer: str
@@ -58,7 +58,7 @@ class Arm(Record):
         return all(getattr(self, key) == getattr(other, key) for key in keys)
 
 
-class Data(Record):
+class Data(Record, frozen=True):
     """Where the tokens came from. `name` is a file's base name, never its folder."""
 
     kind: Literal["file", "generated"]
@@ -68,14 +68,14 @@ class Data(Record):
     distribution: str
 
 
-class PrecisionTrial(Record):
+class PrecisionTrial(Record, frozen=True):
     """One candidate precision, timed on this model's own matrix products before the slice."""
 
     precision: Literal["fp32", "bf16"]
     timing: Timing
 
 
-class Steps(Record):
+class Steps(Record, frozen=True):
     """Every step of the slice, warm-up included, in order; one entry per step in each column.
 
     The parts are seconds inside the step; what they do not explain is `seconds` less their sum. `ended_at_seconds` is
@@ -91,7 +91,7 @@ class Steps(Record):
     loss: tuple[float | Absent, ...]
 
 
-class Vram(Record):
+class Vram(Record, frozen=True):
     """Peak memory four ways; `deciding` names the one that runs out first on this device."""
 
     allocated_bytes: int | Absent
@@ -103,7 +103,7 @@ class Vram(Record):
     deciding: str
 
 
-class Slice(Record):
+class Slice(Record, frozen=True):
     """A short training run whose steady window predicts a long one.
 
     `steady_from` is the index of the first step of the steady window. `tokens_per_s` is total tokens over total

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rigbench import units
-from rigbench.records import Absent, Run, Skipped, Slice
+from rigbench.records import Absent, Budget, Matmul, Run, Skipped, Slice, Topology
 from rigbench.render import budget, matmul, slices, topology
 
 if TYPE_CHECKING:
@@ -18,22 +18,21 @@ def show(run: Run, console: Console) -> None:
 
     console.print(Text.assemble((f"rigbench {run.command}", "bold"), f"  {run.id}, {run.started_at}, {run.status}"))
     console.print(Text(f"  rig {run.rig.fingerprint}: {_rig(run)}; {_software(run)}", style="dim"))
-    for room, shower in ((run.topology, topology.show), (run.matmul, matmul.show)):
-        if room:
-            console.print()
-            if isinstance(room, Skipped):
-                console.print(Text(f"{room.probe} skipped: {room.reason}", style="yellow"))
-            else:
-                shower(room, console)  # type: ignore[operator]
+    if isinstance(run.topology, Topology):
+        console.print()
+        topology.show(run.topology, console)
+    if isinstance(run.matmul, Matmul):
+        console.print()
+        matmul.show(run.matmul, console)
     for item in run.slices:
         console.print()
         slices.show(item, console)
-    if run.budget:
+    if isinstance(run.budget, Budget):
         console.print()
-        if isinstance(run.budget, Skipped):
-            console.print(Text(f"budget skipped: {run.budget.reason}", style="yellow"))
-        else:
-            budget.show(run.budget, console)
+        budget.show(run.budget, console)
+    for room in (run.topology, run.matmul, run.budget):
+        if isinstance(room, Skipped):
+            console.print(Text(f"{room.probe} skipped: {room.reason}", style="yellow"))
     for warning in run.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))
 
@@ -53,7 +52,9 @@ def show_list(runs: list[Run], console: Console) -> None:
 def _holds(run: Run) -> str:
     rooms = [name for name in ("topology", "matmul") if getattr(run, name)]
     rooms += [
-        f"{item.model.name} {units.format_rate(item.tokens_per_s.value)}" for item in run.slices if isinstance(item, Slice)
+        f"{item.model.name} {units.format_rate(item.tokens_per_s.value)}"
+        for item in run.slices
+        if isinstance(item, Slice)
     ]
     return ", ".join(rooms + ["budget"] * bool(run.budget))
 

@@ -1,0 +1,190 @@
+"""Does the one place that reads the kernel's files survive whatever is in them?"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rigbench.hardware import disks, host, pci
+from rigbench.hardware.sysfs import READ_LIMIT_BYTES, RecordedSysfs, Sysfs, decode_text, parse_cpu_list, parse_int
+from rigbench.records import Absent
+
+
+def test_a_file_is_read_without_its_newline(tmp_path: Path) -> None:
+    (tmp_path / "sys").mkdir()
+    (tmp_path / "sys/vendor").write_text("0x10de\n")
+    sysfs = Sysfs(tmp_path)
+    assert sysfs.read_text("sys/vendor") == "0x10de"
+    assert sysfs.read_text("/sys/vendor") == "0x10de"
+    assert sysfs.list_dir("sys") == ("vendor",)
+    assert sysfs.exists("sys/vendor")
+    assert not sysfs.exists("sys/device")
+
+
+def test_what_cannot_be_read_has_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x80")
+    (tmp_path / "escape").write_bytes(b"Samsung \x1b[31mSSD")
+    (tmp_path / "loop").symlink_to("loop")
+    sysfs = Sysfs(tmp_path)
+    assert sysfs.read_text("missing") == Absent("no such file")
+    assert sysfs.read_text("folder") == Absent("a directory")
+    assert sysfs.read_text("folder/below/missing") == Absent("no such file")
+    assert sysfs.read_text("binary") == Absent("not text")
+    assert sysfs.read_text("escape") == Absent("not text")
+    assert sysfs.read_text("loop") == Absent("a loop of links")
+    assert sysfs.read_text("nul\x00byte") == Absent("not a path")
+    assert sysfs.list_dir("binary") == Absent("no such file")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission_is_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("1")
+    (tmp_path / "secret").chmod(0)
+    assert Sysfs(tmp_path).read_text("secret") == Absent("no permission")
+
+
+def test_a_refusal_by_the_kernel_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "energy_uj").write_text("1")
+
+    def refuse(*_arguments: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert Sysfs(tmp_path).read_text("energy_uj") == Absent("no permission")
+
+
+def test_a_huge_file_is_not_swallowed(tmp_path: Path) -> None:
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(READ_LIMIT_BYTES * 100)
+    assert Sysfs(tmp_path).read_text("huge") == Absent("too large to be a kernel's file")
+
+
+def test_a_pipe_does_not_hold_us_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    answers: list[object] = []
+    thread = threading.Thread(target=lambda: answers.append(Sysfs(tmp_path).read_text("pipe")), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert answers == [""]
+
+
+def test_nothing_outside_the_root_is_read(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "outside").write_text("not yours")
+    (root / "link").symlink_to("../outside")
+    (root / "absolute").symlink_to(tmp_path / "outside")
+    sysfs = Sysfs(root)
+    assert sysfs.read_text("../outside") == Absent("no such file")
+    assert sysfs.read_text("link") == Absent("points outside the tree")
+    assert sysfs.read_text("absolute") == Absent("points outside the tree")
+    assert sysfs.real_path("link") == Absent("points outside the tree")
+
+
+def test_names_that_are_not_text_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "sda").mkdir()
+    os.mkdir(os.fsencode(tmp_path) + b"/\xff\xfe")
+    assert Sysfs(tmp_path).list_dir("") == ("sda",)
+
+
+def test_numbers_are_numbers_or_absent() -> None:
+    assert parse_int("12") == 12
+    assert parse_int("-1") == -1
+    assert parse_int("9223372036854771712") == 9223372036854771712
+    for text in ("", "max", "0x10", "1e3", "9" * 19, "9" * 5000, "١٢"):
+        assert parse_int(text) == Absent("not a number")
+
+
+def test_cpu_lists_are_read_and_nonsense_left_out() -> None:
+    assert parse_cpu_list("0-3,8") == {0, 1, 2, 3, 8}
+    assert parse_cpu_list("") == frozenset()
+    assert parse_cpu_list("3-1,x,99999999999") == frozenset()
+
+
+def test_a_recorded_tree_answers_like_a_folder(tmp_path: Path) -> None:
+    files = {"sys/devices/pci0000:00/0000:01:00.0/vendor": "0x10de", "proc/meminfo": "MemTotal: 1 kB"}
+    links = {"sys/bus/pci/devices/0000:01:00.0": "sys/devices/pci0000:00/0000:01:00.0"}
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(text)
+    for path, target in links.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).symlink_to(tmp_path / target)
+    folder, memory = Sysfs(tmp_path), RecordedSysfs(files, links)
+    for path in ("sys", "sys/bus/pci/devices", "sys/bus/pci/devices/0000:01:00.0", "proc", ""):
+        assert memory.list_dir(path) == folder.list_dir(path)
+        assert memory.real_path(path) == folder.real_path(path) or path == ""
+    for path in (*files, "sys/bus/pci/devices/0000:01:00.0/vendor"):
+        assert memory.read_text(path) == folder.read_text(path)
+    assert isinstance(memory.read_text("sys/devices"), Absent)
+    assert memory.list_dir("etc") == Absent("not recorded")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_clean_text_or_absent(content: bytes) -> None:
+    text = decode_text(content)
+    assert isinstance(text, Absent) or not any(ord(letter) < 32 and letter not in "\t\n" for letter in text)
+
+
+READERS = (
+    host.cpu,
+    host.memory,
+    host.numa_nodes,
+    host.virtual_machine,
+    host.kernel,
+    host.process_peak_bytes,
+    disks.disks,
+    pci.devices,
+)
+PATHS = st.sampled_from(
+    [
+        "proc/cpuinfo",
+        "proc/meminfo",
+        "proc/self/cgroup",
+        "proc/self/mountinfo",
+        "proc/self/status",
+        "sys/devices/system/cpu/online",
+        "sys/devices/system/cpu/cpu0/cache/index3/size",
+        "sys/devices/system/cpu/cpu0/cache/index3/level",
+        "sys/devices/system/cpu/cpu0/cache/index3/shared_cpu_list",
+        "sys/devices/system/node/node0/meminfo",
+        "sys/fs/cgroup/cpu.max",
+        "sys/fs/cgroup/memory.max",
+        "sys/block/sda/size",
+        "sys/block/nvme0n1/queue/rotational",
+        "sys/bus/pci/devices/0000:01:00.0/class",
+        "sys/bus/pci/devices/0000:01:00.0/numa_node",
+        "sys/bus/pci/devices/0000:01:00.0/max_link_speed",
+        "sys/bus/pci/devices/0000:01:00.0/current_link_width",
+    ]
+)
+TEXTS = st.one_of(
+    st.text(max_size=60),
+    st.sampled_from(
+        [
+            "0::/../../..\n4:memory:/a/b",
+            "1 2 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw",
+            "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu",
+            "0-4294967295",
+            "-5 0",
+            "max 100000",
+            "processor: 0\nflags: hypervisor\n\nprocessor",
+            "16.0 GT/s PCIe",
+            "MemTotal: 99999999999999999999 kB",
+        ]
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(PATHS, TEXTS))
+def test_no_content_breaks_a_reader(files: dict[str, str]) -> None:
+    sysfs = RecordedSysfs(files, {})
+    for reader in READERS:
+        reader(sysfs)

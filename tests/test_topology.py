@@ -1,0 +1,363 @@
+"""Does a recorded rig come back as the rig it was: its facts, the vendor's matrix, the whole screen?"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fakenvml.expand_sysfs import expand, expand_recording, write
+from rich.console import Console
+
+from rigbench.errors import RigbenchError
+from rigbench.hardware import pci
+from rigbench.hardware.nvml import NO_DRIVER, Nvml
+from rigbench.hardware.nvml_replay import ReplayedLibrary, parse_recording
+from rigbench.hardware.rig import Rig
+from rigbench.hardware.sysfs import Sysfs
+from rigbench.probes import topology as probe
+from rigbench.records import Absent, PciDevice, Topology
+from rigbench.render import topology as render
+
+RIGS = Path(__file__).parent / "rigs"
+ALL = sorted(path.name for path in RIGS.iterdir() if (path / "rig.json").exists())
+WITH_MATRIX = [name for name in ALL if (RIGS / name / "expected.json").exists()]
+NOT_REPORTED = Absent("not reported")
+
+
+def match_profile(device_id: str | None, name: str | None, _memory_bytes: int | None) -> str | Absent:
+    return {"2702": "rtx-4080-super"}.get(device_id or "", Absent(f"no profile for {name}"))
+
+
+def read(rig: Rig) -> Topology:
+    return probe.run(rig, match_profile)
+
+
+def screen(topology: Topology) -> str:
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    render.show(topology, console)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def without_driver(root: Path) -> Rig:
+    return Rig(Sysfs(root), Nvml(Absent(NO_DRIVER)))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_whole_screen_of_every_recorded_rig(name: str) -> None:
+    assert screen(read(Rig.replay(RIGS / name))) == (RIGS / name / "screen.txt").read_text()
+
+
+@pytest.mark.parametrize("name", WITH_MATRIX)
+def test_the_matrix_is_what_the_vendors_tool_printed(name: str) -> None:
+    expected = json.loads((RIGS / name / "expected.json").read_text())
+    found = read(Rig.replay(RIGS / name))
+    assert {label: list(row) for label, row in found.matrix.items()} == expected["topo"]
+    assert list(found.matrix) == expected["labels"]
+    assert {label: found.matrix_bus_ids[label] for label in expected.get("bdf", {})} == expected.get("bdf", {})
+    assert not [warning for warning in found.warnings if "in the PCI tree" in warning]
+
+
+@pytest.mark.parametrize("name", WITH_MATRIX)
+def test_real_files_and_a_replay_give_the_same_tree(name: str, tmp_path: Path) -> None:
+    expand_recording(RIGS / name, tmp_path)
+    replayed = Rig.replay(RIGS / name)
+    assert pci.devices(Sysfs(tmp_path)) == pci.devices(replayed.sysfs)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_topology_survives_json(name: str) -> None:
+    found = read(Rig.replay(RIGS / name))
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Topology) == found
+
+
+CPU_ONLY = {
+    "proc/cpuinfo": "\n\n".join(
+        f"processor\t: {cpu}\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD Ryzen 9 7950X 16-Core Processor\n"
+        f"physical id\t: 0\ncore id\t\t: {cpu % 16}\nflags\t\t: fpu lm f16c fma avx2 avx512f avx512_bf16"
+        for cpu in range(32)
+    ),
+    "proc/meminfo": "MemTotal:       65536000 kB\nMemAvailable:   60000000 kB\nSwapTotal:       8388608 kB",
+    "proc/self/status": "Name:\tpython\nCpus_allowed_list:\t0-15",
+    "proc/self/cgroup": "0::/training.slice/job.scope",
+    "proc/self/mountinfo": "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw",
+    "proc/sys/kernel/osrelease": "6.8.0-60-generic",
+    "proc/sys/kernel/arch": "x86_64",
+    "sys/fs/cgroup/training.slice/cpu.max": "600000 100000",
+    "sys/fs/cgroup/training.slice/job.scope/cpu.max": "max 100000",
+    "sys/fs/cgroup/training.slice/memory.max": "max",
+    "sys/fs/cgroup/training.slice/job.scope/memory.max": "17179869184",
+    "sys/fs/cgroup/training.slice/job.scope/memory.current": "4294967296",
+    "sys/fs/cgroup/training.slice/job.scope/memory.stat": "anon 1\ninactive_file 1073741824",
+    "sys/devices/system/cpu/online": "0-31",
+    "sys/devices/system/node/node0/cpulist": "0-31",
+    "sys/devices/system/node/node0/meminfo": "Node 0 MemTotal:       65536000 kB",
+    "sys/devices/pci0000:00/0000:00:01.2/0000:02:00.0/nvme/nvme0/nvme0n1/size": "3907029168",
+    "sys/devices/pci0000:00/0000:00:01.2/0000:02:00.0/nvme/nvme0/nvme0n1/queue/rotational": "0",
+    "sys/devices/pci0000:00/0000:00:01.2/0000:02:00.0/nvme/nvme0/nvme0n1/device/model": "Samsung SSD 990 PRO 2TB",
+}
+CPU_ONLY_PCI: dict[str, dict[str, Any]] = {
+    "0000:00:01.2": {"root": "pci0000:00", "class": "0x060400", "vendor": "0x1022", "max_speed": 16.0, "max_width": 4},
+    "0000:00:08.1": {"root": "pci0000:00", "class": "0x060400", "vendor": "0x1022", "max_speed": 16.0, "max_width": 16},
+    "0000:02:00.0": {
+        "root": "pci0000:00",
+        "parent": "0000:00:01.2",
+        "class": "0x010802",
+        "vendor": "0x144d",
+        "max_speed": 16.0,
+        "max_width": 4,
+        "cur_speed": 8.0,
+        "cur_width": 2,
+    },
+    "0000:0d:00.6": {"root": "pci0000:00", "parent": "0000:00:08.1", "class": "0x040300"},
+}
+
+
+CPU_ONLY_SCREEN = """\
+Host
+  CPU     AMD Ryzen 9 7950X 16-Core Processor, x86_64
+          32 CPUs, 16 cores, 1 socket, usable 6 (limited by the cgroup quota)
+          n/a (not reported): L2, L3; avx2 fma f16c avx512f avx512_bf16
+  memory  62.5 GiB, usable 13 GiB, cgroup limit 16 GiB, swap 8 GiB
+  NUMA    node 0: CPUs 0-31, 62.5 GiB
+  system  Linux 6.8.0-60-generic
+GPUs
+  driver  n/a (no NVIDIA driver found (libnvidia-ml.so.1); install it, or replay
+          a capture with --replay DIR)
+PCI tree (links one way, in theory)
+                              now       GB/s  at best   GB/s
+  pci0000:00
+  └─ 0000:00:01.2 bridge      gen 4 x4  7.88  gen 4 x4  7.88
+     └─ 0000:02:00.0 nvme0n1  gen 3 x2  1.97  gen 4 x4  7.88
+  2 other functions not shown, see --json
+Disks
+  nvme0n1  Samsung SSD 990 PRO 2TB, 1.82 TiB, on nvme, solid state
+"""
+
+
+@pytest.fixture
+def cpu_only(tmp_path: Path) -> Rig:
+    expand(CPU_ONLY_PCI, tmp_path)
+    write(tmp_path, CPU_ONLY)
+    (tmp_path / "sys/block").mkdir()
+    drive = "../devices/pci0000:00/0000:00:01.2/0000:02:00.0/nvme/nvme0/nvme0n1"
+    (tmp_path / "sys/block/nvme0n1").symlink_to(drive)
+    return without_driver(tmp_path)
+
+
+def test_the_whole_screen_of_a_host_without_a_gpu_in_a_container(cpu_only: Rig) -> None:
+    assert screen(read(cpu_only)) == CPU_ONLY_SCREEN
+
+
+def test_every_number_on_the_screen_is_in_the_record(cpu_only: Rig) -> None:
+    found = read(cpu_only)
+    assert (found.cpu.usable_cpus, found.cpu.cgroup_limit_cpus, found.cpu.affinity_cpus) == (6.0, 6.0, 16)
+    assert found.memory.cgroup_limit_bytes == 16 << 30
+    assert found.memory.usable_bytes == 13 << 30
+    drive = next(function for function in found.pci if function.kind == "NVMe")
+    assert (drive.link_generation, drive.link_max_generation) == (3, 4)
+    assert drive.link_bytes_per_s == pytest.approx(8e9 * 2 * 128 / 130 / 8)
+    assert drive.name == "Samsung SSD 990 PRO 2TB"
+
+
+def test_a_recording_without_a_driver_shows_the_cards_of_its_tree(tmp_path: Path) -> None:
+    for name in ("rig.json", "pci.json"):
+        (tmp_path / name).write_text((RIGS / "dual-rtx4080s-x8x8" / name).read_text())
+    found = read(Rig.replay(tmp_path))
+    assert [(gpu.pci_bus_id, gpu.profile, gpu.name) for gpu in found.gpus] == [
+        ("0000:01:00.0", "rtx-4080-super", Absent("no driver")),
+        ("0000:03:00.0", "rtx-4080-super", Absent("no driver")),
+    ]
+    assert found.gpus_absent == Absent("the recording has no nvml.txt")
+    assert found.matrix["GPU0"] == ("X", "PHB")
+    assert "the recording has no nvml.txt: GPUs are those of the PCI tree" in found.warnings
+
+
+def test_a_folder_that_holds_no_capture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RigbenchError, match="holds no capture; record a rig with rigbench capture"):
+        Rig.replay(tmp_path)
+    with pytest.raises(RigbenchError, match="is not a folder"):
+        Rig.replay(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rig.json", "{"),
+        ("rig.json", "[]"),
+        ("rig.json", '{"rigbench_capture": 2}'),
+        ("rig.json", '{"nodes": {"0": 5}}'),
+        ("pci.json", '{"0000:01:00.0": {}}'),
+        ("pci.json", '{"0000:01:00.0": {"root": 5}}'),
+        ("pci.json", "\xff"),
+    ],
+)
+def test_a_capture_with_a_broken_file_is_one_clear_error(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="latin-1")
+    with pytest.raises(RigbenchError, match=name):
+        Rig.replay(tmp_path)
+
+
+def test_a_tree_whose_parents_run_in_a_ring_is_still_shown(tmp_path: Path) -> None:
+    ring = {
+        "0000:01:00.0": {"root": "../../etc", "parent": "0000:02:00.0", "class": "0x030000", "vendor": "0x10de"},
+        "0000:02:00.0": {"root": "pci0000:00", "parent": "0000:01:00.0", "class": "0x030000", "vendor": "0x10de"},
+        "../../../escape": {"root": "pci0000:00"},
+    }
+    (tmp_path / "pci.json").write_text(json.dumps(ring))
+    found = read(Rig.replay(tmp_path))
+    assert [function.bus_id for function in found.pci] == ["0000:01:00.0", "0000:02:00.0"]
+    assert "0000:01:00.0" in screen(found)
+
+
+def test_links_in_a_virtual_machine_are_labelled(tmp_path: Path) -> None:
+    for name in ("rig.json", "pci.json", "nvml.txt"):
+        text = (RIGS / "dual-rtx4080s-x8x8" / name).read_text()
+        (tmp_path / name).write_text(text.replace('"virtual": false', '"virtual": true'))
+    found = read(Rig.replay(tmp_path))
+    assert found.virtual_machine == "a hypervisor that gives no name"
+    assert screen(found).count("(in a virtual machine link readings cannot be trusted)") == 2
+
+
+def test_a_driver_that_disagrees_with_the_tree_is_told(tmp_path: Path) -> None:
+    for name in ("rig.json", "pci.json", "nvml.txt"):
+        text = (RIGS / "dual-rtx4080s-x8x8" / name).read_text()
+        (tmp_path / name).write_text(text.replace("TopologyCommonAncestor/1 = 0 30", "TopologyCommonAncestor/1 = 0 50"))
+    found = read(Rig.replay(tmp_path))
+    assert found.warnings == ("GPU0-GPU1 is PHB in the PCI tree, SYS for the driver",)
+    assert found.matrix["GPU0"] == ("X", "PHB")
+
+
+def test_nvlink_beats_the_way_over_pci(tmp_path: Path) -> None:
+    text = (RIGS / "dual-rtx4080s-x8x8" / "nvml.txt").read_text()
+    for link in range(4):
+        text += f"* nvmlDeviceGetNvLinkState/{link} = 0 1\n* nvmlDeviceGetNvLinkRemoteDeviceType/{link} = 0 2\n"
+    (tmp_path / "nvml.txt").write_text(text)
+    assert read(Rig.replay(tmp_path)).matrix == {"GPU0": ("X", "NV4"), "GPU1": ("NV4", "X")}
+
+
+def test_the_drivers_word_is_taken_where_there_is_no_tree(tmp_path: Path) -> None:
+    (tmp_path / "nvml.txt").write_text((RIGS / "dual-rtx4080s-x8x8" / "nvml.txt").read_text())
+    assert read(Rig.replay(tmp_path)).matrix == {"GPU0": ("X", "PHB"), "GPU1": ("PHB", "X")}
+
+
+def test_a_busy_card_below_its_generation_is_not_called_idle() -> None:
+    gpu = read(Rig.replay(RIGS / "dual-rtx4080s-x8x8")).gpus[0]
+    assert render._generation(gpu) == "gen 1 now (idle), capable of 4"
+    assert render._generation(msgspec.structs.replace(gpu, performance_state=2)) == "gen 1 now, capable of 4"
+    assert render._generation(msgspec.structs.replace(gpu, link_generation_now=4)) == "gen 4"
+
+
+def test_markup_in_a_name_is_printed_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "nvml.txt").write_text(
+        'sys nvmlDeviceGetCount_v2 = 0 1\n0 nvmlDeviceGetName = 0 "[bold]RTX[/nonsense]"\n'
+    )
+    assert "[bold]RTX[/nonsense]" in screen(read(Rig.replay(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("text", "speed"),
+    [
+        ("16.0 GT/s PCIe", 16e9),
+        ("2.5 GT/s PCIe", 2.5e9),
+        ("8 GT/s", 8e9),
+        ("64.0 GT/s PCIe", 64e9),
+        ("Unknown", NOT_REPORTED),
+        ("Unknown speed", NOT_REPORTED),
+        ("16.0 MT/s", NOT_REPORTED),
+        ("3.0 GT/s", NOT_REPORTED),
+        ("", NOT_REPORTED),
+        (Absent("no such file"), NOT_REPORTED),
+    ],
+)
+def test_link_speeds_are_read_and_others_refused(text: str | Absent, speed: float | Absent) -> None:
+    assert pci.parse_link_speed(text) == speed
+
+
+def test_link_widths_of_virtual_machines_are_not_reported() -> None:
+    assert [pci.parse_link_width(text) for text in ("16", "x8", "1")] == [16, 8, 1]
+    assert {pci.parse_link_width(text) for text in ("0", "63", "255", "", "x", "-8")} == {NOT_REPORTED}
+
+
+def test_what_a_link_carries_follows_its_encoding() -> None:
+    # TOPOLOGY: x16 carries 4.0, 8.0, 15.75, 31.5, 63.0 and 121 GB/s one way.
+    speeds = (2.5e9, 5e9, 8e9, 16e9, 32e9, 64e9)
+    rates = [pci.link_bytes_per_s(speed, 16) for speed in speeds]
+    assert rates == pytest.approx([4e9, 8e9, 15.754e9, 31.508e9, 63.015e9, 121e9], rel=1e-4)
+    assert pci.link_bytes_per_s(NOT_REPORTED, 16) == pci.link_bytes_per_s(7e9, 16) == NOT_REPORTED
+
+
+def function(bus_id: str, *above: str, root: str = "pci0000:00", numa: int | Absent = 0) -> dict[str, PciDevice]:
+    """A function and the bridges above it, top first."""
+    path = [*above, bus_id]
+    blank = dict.fromkeys(PciDevice.__struct_fields__, NOT_REPORTED) | {"root": root, "numa_node": numa}
+    places = zip(path, [Absent("on the root bus"), *path], strict=False)
+    return {place: PciDevice(**(blank | {"bus_id": place, "parent": parent})) for place, parent in places}  # type: ignore[arg-type]
+
+
+def test_labels_of_shapes_that_no_recording_here_has() -> None:
+    switch = "0000:00:01.0", "0000:01:00.0"
+    tree = {
+        **function("0000:03:00.0", *switch, "0000:02:00.0"),
+        **function("0000:04:00.0", *switch, "0000:02:01.0"),
+        **function("0000:08:00.0", *switch, "0000:02:02.0", "0000:06:00.0", "0000:07:00.0"),
+        **function("0000:09:00.0", "0000:00:02.0"),
+        **function("0000:0a:00.0", "0000:00:03.0", numa=1),
+        **function("0000:21:00.0", root="pci0000:20"),
+        **function("0000:21:00.1", root="pci0000:20"),
+        **function("0001:01:00.0", root="pci0001:00", numa=1),
+        **function("0000:55:00.0", root="unknown"),
+    }
+    first = "0000:03:00.0"
+    assert pci.label(tree, first, "0000:04:00.0") == "PIX"
+    assert pci.label(tree, first, "0000:08:00.0") == "PXB"
+    assert pci.label(tree, first, "0000:09:00.0") == "PHB"
+    assert pci.label(tree, first, "0000:0a:00.0") == "SYS"
+    assert pci.label(tree, first, "0000:21:00.0") == "NODE"
+    assert pci.label(tree, "0000:21:00.0", "0000:21:00.1") == "PIX"
+    assert pci.label(tree, first, "0001:01:00.0") == "SYS"
+    assert isinstance(pci.label(tree, first, "0000:55:00.0"), Absent)
+    assert isinstance(pci.label(tree, first, "0000:ff:00.0"), Absent)
+
+
+def test_a_drive_behind_its_controllers_own_bus_hangs_below_the_controller() -> None:
+    path = "sys/devices/pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:06.0/10000:e1:00.0"
+    assert pci.parse_place(path, "10000:e1:00.0") == ("pci0000:00", "10000:e0:06.0")
+    assert pci.parse_place("sys/devices/platform/x/pci000f:00/000f:00:00.0", "000f:00:00.0")[0] == "pci000f:00"
+    assert pci.parse_place("elsewhere", "0000:01:00.0") == ("unknown", Absent("not in the device tree"))
+
+
+def test_a_lost_gpu_leaves_the_screen_of_the_others(tmp_path: Path) -> None:
+    text = (RIGS / "dual-rtx4080s-x8x8" / "nvml.txt").read_text() + "0 nvmlDeviceGetHandleByIndex_v2 = 15\n"
+    rig = Rig(Rig.replay(RIGS / "dual-rtx4080s-x8x8").sysfs, Nvml(ReplayedLibrary(parse_recording(text))))
+    lines = screen(read(rig))
+    assert "n/a (GPU is lost): name, bus id" in lines
+    assert "GPU1  NVIDIA GeForce RTX 4080 SUPER, 0000:03:00.0" in lines
+
+
+def test_topology_is_quick_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from rigbench.hardware.rig import Rig; from rigbench.probes import topology; "
+        "from rigbench.records import Absent; from rigbench.hardware.nvml import Nvml; "
+        "from rigbench.hardware.sysfs import Sysfs; "
+        "topology.run(Rig(Sysfs(), Nvml(Absent('no driver'))), lambda *facts: Absent('none')); "
+        "print(sorted({'torch', 'numpy', 'pynvml', 'rich', 'psutil'} & sys.modules.keys()))"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+    assert time.perf_counter() - start < 2.0
+
+
+if (
+    __name__ == "__main__"
+):  # python tests/test_topology.py draws the recorded screens anew, to be read before they are kept
+    for rig_name in ALL:
+        (RIGS / rig_name / "screen.txt").write_text(screen(read(Rig.replay(RIGS / rig_name))))

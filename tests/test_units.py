@@ -1,0 +1,284 @@
+"""Is every quantity read as people write it, refused in one clear line, and shown as people read it?"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rigbench import units
+from rigbench.errors import BAD_INPUT, RigbenchError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("120M", 120_000_000),
+        ("5m", 5_000_000),
+        (" 1.5 B ", 1_500_000_000),
+        ("124475904", 124_475_904),
+        ("124,475,904", 124_475_904),
+        ("1.2e8", 120_000_000),
+        ("1.1M", 1_100_000),
+        ("1T", 10**12),
+    ],
+)
+def test_parameters_are_read_as_people_write_them(text, expected):
+    assert units.parse_parameters(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1.2e18", 1.2e18),
+        ("1.2E18", 1.2e18),
+        ("1.2EFLOP", 1.2e18),
+        ("1.2 EFLOPs", 1.2e18),
+        ("300 PFLOP", 3e17),
+        ("1.2 zflop", 1.2e21),
+        ("5 FLOP", 5.0),
+    ],
+)
+def test_flops_are_read_as_people_write_them(text, expected):
+    assert units.parse_flops(text) == pytest.approx(expected, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("16GiB", 17_179_869_184), ("512MB", 512_000_000), ("4096", 4096), ("1.5 KiB", 1536), ("2kB", 2000), ("7 B", 7)],
+)
+def test_bytes_tell_powers_of_1000_from_powers_of_1024(text, expected):
+    assert units.parse_bytes(text, "--memory") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("48h", 172_800),
+        ("90s", 90),
+        ("1h30m", 5400),
+        ("2.5 min", 150),
+        ("45", 45),
+        ("500ms", 0.5),
+        ("3 h 12 min", 11_520),
+        ("2d 5h", 190_800),
+        ("310 µs", 310e-6),
+        ("310us", 310e-6),
+        ("1 week", 604_800),
+        ("1e3", 1000),
+    ],
+)
+def test_durations_are_read_as_people_write_them(text, expected):
+    assert units.parse_seconds(text, "--seconds") == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("10B", 1e10), ("2.5e9", 2.5e9), ("300M", 3e8), ("8", 8.0), ("2k", 2e3)]
+)
+def test_counts_are_read_as_people_write_them(text, expected):
+    assert units.parse_count(text, "--tokens") == expected
+
+
+def test_a_plain_number_is_read_within_its_bounds():
+    assert units.parse_number(" 0.3071 ", "--price", 0.0001, 1000.0) == 0.3071
+    assert units.parse_number("1000", "--price", 0.0001, 1000.0) == 1000.0
+
+
+P, F, B, S, C = (
+    units.parse_parameters,
+    units.parse_flops,
+    lambda text: units.parse_bytes(text, "--memory"),
+    lambda text: units.parse_seconds(text, "--seconds"),
+    lambda text: units.parse_count(text, "--tokens"),
+)
+N = lambda text: units.parse_number(text, "--watts", 0.1, 1e6)  # noqa: E731
+CURES = {P: "120M", F: "1.2e18", B: "16GiB", S: "48h", C: "10B", N: "a number from 0.100 to 1,000,000"}
+
+
+@pytest.mark.parametrize("parse", CURES)
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "is empty"),
+        ("  \t", "is empty"),
+        ("nan", "is not a number"),
+        ("-NaN", "is not a number"),
+        ("inf", "is not finite"),
+        ("-Infinity", "is not finite"),
+        ("0", "is zero"),
+        ("0.000", "is zero"),
+        ("-5", "is negative"),
+        ("1e999", "is too large to be a number|is more than 1000 years"),
+        ("12 apples", "a unit that I do not know, 'apples'"),
+        ("7furlongs", "a unit that I do not know, 'furlongs'"),
+        ("1,5", "is not a|no unit|not know"),
+        ("1.2.3", "is not a|no unit"),
+        ("twelve", "is not a"),
+        ("--5", "is not a"),
+        ("٣", "is not a"),
+    ],
+)
+def test_what_is_no_positive_quantity_is_refused_in_one_line_with_a_cure(parse, text, why):
+    with pytest.raises(RigbenchError, match=why) as refused:
+        parse(text)
+    message = str(refused.value)
+    assert refused.value.exit_code == BAD_INPUT
+    assert message.startswith("--")
+    assert CURES[parse] in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "why"),
+    [
+        (P, "1e30", "is more than a trillion parameters"),
+        (P, "120", "fewer than the 10,000 parameters of the smallest decoder"),
+        (P, "5G", "not know, 'G'; use K, M, B, T or none"),
+        (P, "0M", "is zero"),
+        (P, "-5M", "is negative"),
+        (F, "1.2 EFLOP/s", "is a rate, operations per second; give a total"),
+        (F, "100 TFLOPS/s", "is a rate"),
+        (F, "1.2E", "not know, 'E'"),
+        (F, "1e31", "more than any computer"),
+        (F, "3 GB", "not know, 'GB'"),
+        (B, "16G", "not know, 'G'"),
+        (B, "0.4", "less than one byte"),
+        (B, "2000 PiB", "more than 1 EiB"),
+        (S, "1h30", "has no unit after 30"),
+        (S, "5 30 s", "has no unit after 5"),
+        (S, "-5 min", "is negative"),
+        (S, "-1h30m", "is not a|negative|not know"),
+        (S, "2000 years", "more than 1000 years"),
+        (C, "0.5", "less than one"),
+        (C, "1e19", "absurdly many"),
+        (N, "300 W", "not know, 'W'; give a number from"),
+        (N, "2e6", "above the sensible range"),
+        (N, "0.01", "below the sensible range"),
+    ],
+)
+def test_what_makes_no_sense_for_this_option_is_refused(parse, text, why):
+    with pytest.raises(RigbenchError, match=why):
+        parse(text)
+
+
+def test_a_long_or_many_lined_text_still_gives_one_short_line():
+    with pytest.raises(RigbenchError) as refused:
+        units.parse_parameters("5\n" + "x" * 10_000)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 250
+
+
+@given(st.text(max_size=30), st.sampled_from(list(CURES)))
+def test_any_text_is_a_positive_finite_quantity_or_one_clear_line(text, parse):
+    try:
+        value = parse(text)
+    except RigbenchError as refused:
+        assert "\n" not in str(refused)
+    else:
+        assert 0 < value < math.inf
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (units.format_count(124_475_904), "124.5M"),
+        (units.format_count(5_412_000), "5.4M"),
+        (units.format_count(1.3e9), "1.3B"),
+        (units.format_count(50_304), "50,304"),
+        (units.format_count(10e9), "10B"),
+        (units.format_count(123_456), "123.5K"),
+        (units.format_count(999_960), "1.0M"),
+        (units.format_count(2.5e15), "2,500T"),
+        (units.format_flop(1.2e18), "1.2 EFLOP"),
+        (units.format_flop(8.544e8), "854 MFLOP"),
+        (units.format_flop(0), "0 FLOP"),
+        (units.format_flops_per_s(142e12), "142 TFLOP/s"),
+        (units.format_flops_per_s(999.7e9), "1.00 TFLOP/s"),
+        (units.format_bytes(16_857_956_352), "15.7 GiB"),
+        (units.format_bytes(17_179_869_184), "16 GiB"),
+        (units.format_bytes(512), "512 B"),
+        (units.format_bytes(1023 * 1024), "1,023 KiB"),
+        (units.format_bytes(2**40), "1 TiB"),
+        (units.format_bytes_per_s(26.3e9), "26.3 GB/s"),
+        (units.format_bytes_per_s(31.508e9), "31.5 GB/s"),
+        (units.format_seconds(11_520), "3 h 12 min"),
+        (units.format_seconds(4.21), "4.21 s"),
+        (units.format_seconds(0.0123), "12.3 ms"),
+        (units.format_seconds(310e-6), "310 µs"),
+        (units.format_seconds(4e-9), "4 ns"),
+        (units.format_seconds(190_800), "2 d 5 h"),
+        (units.format_seconds(725), "12 min 5 s"),
+        (units.format_seconds(59.97), "1 min"),
+        (units.format_seconds(3599.7), "1 h"),
+        (units.format_seconds(86_399), "1 d"),
+        (units.format_seconds(0.9996), "1.00 s"),
+        (units.format_seconds(140 * 86400), "140 d"),
+        (units.format_seconds(5 * 31_557_600), "5.00 years"),
+        (units.format_seconds(0), "0 s"),
+        (units.format_hours(3.214), "3.21 h"),
+        (units.format_hours(1234.5), "1,230 h"),
+        (units.format_share(0.863), "86 %"),
+        (units.format_share(0.004), "0.4 %"),
+        (units.format_share(0.042), "4.2 %"),
+        (units.format_share(0.0996), "10 %"),
+        (units.format_share(1.0), "100 %"),
+        (units.format_share(0.0003), "0.03 %"),
+        (units.format_share(1e-9), "<0.01 %"),
+        (units.format_share(0.0), "0 %"),
+        (units.format_plus_minus(0.012), "±1.2 %"),
+        (units.format_rate(1234.5), "1,235 tokens/s"),
+        (units.format_rate(12.34), "12.3 tokens/s"),
+        (units.format_rate(0.0567), "0.0567 tokens/s"),
+        (units.format_rate(9.999), "10.0 tokens/s"),
+        (units.format_watts(319.7), "320 W"),
+        (units.format_watts(1250), "1,250 W"),
+        (units.format_money(12.5, "EUR"), "12.50 EUR"),
+        (units.format_money(1234.4, "USD"), "1,234 USD"),
+        (units.format_money(0.3, "EUR"), "0.30 EUR"),
+        (units.format_money(0.3071, "EUR"), "0.307 EUR"),
+        (units.format_money(0.00123, "EUR"), "0.00123 EUR"),
+        (units.format_money(1e-9, "EUR"), "0.00 EUR"),
+        (units.format_money(0.9999, "EUR"), "1.00 EUR"),
+        (units.format_significant(37_234), "37,200"),
+        (units.format_significant(37_234.0), "37,200"),
+        (units.format_significant(9.996), "10.0"),
+        (units.format_significant(0.012345), "0.0123"),
+        (units.format_significant(-1234.5), "-1,230"),
+        (units.format_significant(5), "5"),
+        (units.format_significant(0.0), "0"),
+        (units.format_significant(1.234e20), "1.23e20"),
+        (units.format_significant(3.14159, 5), "3.1416"),
+    ],
+)
+def test_a_number_is_shown_as_people_read_it(shown, expected):
+    assert shown == expected
+
+
+POSITIVE = st.floats(min_value=1.0, max_value=1e17)
+
+
+@given(POSITIVE)
+def test_flop_and_counts_come_back_from_what_is_shown(value):
+    assert units.parse_flops(units.format_flop(value)) == pytest.approx(value, rel=0.0051)
+    if value >= 1e4:
+        assert units.parse_count(units.format_count(value), "--tokens") == pytest.approx(value, rel=0.051)
+
+
+@given(st.integers(min_value=1, max_value=2**59))
+def test_bytes_come_back_from_what_is_shown(size):
+    assert units.parse_bytes(units.format_bytes(size), "--memory") == pytest.approx(size, rel=0.0051, abs=0.5)
+
+
+@given(st.floats(min_value=1e-6, max_value=1e10))
+def test_durations_come_back_from_what_is_shown(seconds):
+    shown = units.format_seconds(seconds)
+    assert units.parse_seconds(shown, "--seconds") == pytest.approx(seconds, rel=0.009)
+
+
+@given(st.floats(min_value=1e-5, max_value=1e14), st.integers(min_value=1, max_value=8))
+def test_significant_digits_are_within_half_a_unit_of_the_last(value, digits):
+    shown = units.format_significant(value, digits)
+    assert "e" not in shown
+    assert float(shown.replace(",", "")) == pytest.approx(value, rel=0.5 * 10 ** (1 - digits) * 1.0001)
