@@ -17,6 +17,7 @@ CONFIDENCE = 0.95
 OUTER_FENCE_IQRS = 3.0
 LEAST_BATCHES, MOST_BATCHES, BATCH = 5, 20, 16
 FEWEST_FOR_WARM_UP, MOST_WARM_UP_BATCHES, WARM_UP_DEVIATIONS = 8, 100, 6.0
+MSER_TOLERANCE = 1.25
 FEWEST_FOR_DRIFT, MOST_DRIFT_POINTS, DRIFT_P = 10, 300, 0.01
 MAD_TO_DEVIATION = 1.4826  # median absolute deviation to standard deviation, for a normal distribution
 
@@ -101,7 +102,7 @@ def rate_estimate(work_per_sample: float, seconds: Sequence[float]) -> Estimate:
 
     The interval is of the mean seconds, inverted. Where it is so wide that the mean could be under half of what was
     seen, its fast end stays at the fastest sample, which no mean can beat. One sample has no interval (confidence 0),
-    two give their range, which holds the middle half of the time.
+    two give their range (confidence 0.5).
 
     Raises:
         ValueError: no samples, or no time passed.
@@ -110,15 +111,16 @@ def rate_estimate(work_per_sample: float, seconds: Sequence[float]) -> Estimate:
     n, total = len(seconds), math.fsum(seconds)
     if total <= 0:
         raise ValueError("no time passed: a rate needs durations above zero")
-    mean, fastest = total / n, min(seconds)
+    mean = total / n
+    fastest = max(min(seconds), 1e-6 * mean)  # a duration of zero is the clock's, not the work's
     if n < 3:
-        low_mean, high_mean, confidence = fastest or mean, max(seconds), 0.0 if n == 1 else 0.5
+        low_mean, high_mean, confidence = fastest, max(seconds), 0.0 if n == 1 else 0.5
         method = "one sample, no interval" if n == 1 else "range of two samples"
         batches = n
     else:
         batches = min(n, max(LEAST_BATCHES, min(MOST_BATCHES, n // BATCH)))
         half = _half_width_of_mean(seconds, batches)
-        low_mean, high_mean, confidence = max(mean - half, min(fastest or mean / 2, mean / 2)), mean + half, CONFIDENCE
+        low_mean, high_mean, confidence = max(mean - half, min(fastest, mean / 2)), mean + half, CONFIDENCE
         method = f"total work over total time, Student t over {batches} batch means"
     return Estimate(
         value=work_per_sample / mean,
@@ -160,12 +162,12 @@ def outliers(samples: Sequence[float]) -> tuple[int, ...]:
 
 
 def steady_start(samples: Sequence[float]) -> int:
-    """Index of the first sample of the steady window, never beyond half of the samples; 0 below 6 samples.
+    """Index of the first sample of the steady window, never beyond half of the samples; 0 below 8 samples.
 
-    MSER (White 1997): cut where the squared error of the mean of what remains is least. Samples are averaged in at
-    most 100 batches. Two things are added, because a stall in mid-run is part of the rate and must not be cut away:
-    single spikes are smoothed (running median of 3), and a cut counts only if the median before it is more than 4
-    standard errors (from the median absolute deviation) from the median after it, slower or faster.
+    MSER (White 1997): cut where the squared error of the mean of what remains is least, or as early as it comes within
+    25 % of that. Samples are averaged in at most 100 batches. Two things are added, because a stall in mid-run is part
+    of the rate and must not be cut away: single spikes are smoothed (running median of 3), and a cut counts only if the
+    median before it is 6 standard errors (from the median absolute deviation) from the median after it, either way.
     """
     _need(samples)
     n = len(samples)
@@ -174,11 +176,10 @@ def steady_start(samples: Sequence[float]) -> int:
     size = math.ceil(n / MOST_WARM_UP_BATCHES)
     means = [math.fsum(samples[i : i + size]) / size for i in range(0, n - size + 1, size)]
     smooth = [means[0], *(sorted(means[i - 1 : i + 2])[1] for i in range(1, len(means) - 1)), means[-1]]
-    errors = [_mser(smooth[cut:]) for cut in range(n // 2 // size + 1)]
-    for cut in sorted(range(len(errors)), key=errors.__getitem__):
-        if cut == 0 or _differ(means[:cut], means[cut:]):
-            return cut * size
-    return 0
+    cuts = [0, *(cut for cut in range(1, n // 2 // size + 1) if _differ(means[:cut], means[cut:]))]
+    errors = [_mser(smooth[cut:]) for cut in cuts]
+    least = min(errors)
+    return size * next(cut for cut, error in zip(cuts, errors, strict=True) if error <= MSER_TOLERANCE * least)
 
 
 def drift_per_minute(samples: Sequence[float]) -> float | Absent:
@@ -282,7 +283,7 @@ def _mann_kendall_p(values: Sequence[float]) -> float:
     counts: dict[float, int] = {}
     for value in values:
         counts[value] = counts.get(value, 0) + 1
-    variance = sum(m * (m - 1) * (2 * m + 5) for m in (n,)) - sum(m * (m - 1) * (2 * m + 5) for m in counts.values())
+    variance = n * (n - 1) * (2 * n + 5) - sum(m * (m - 1) * (2 * m + 5) for m in counts.values())
     if variance <= 0:
         return 1.0
     z = max(0, abs(score) - 1) / math.sqrt(variance / 18)
