@@ -36,7 +36,8 @@ def _run() -> int:
         _say(str(error))
         return error.exit_code
     except typer.TyperException as error:
-        _say(f"{error.format_message().rstrip('.')}; `rigbench --help` lists commands and options")
+        words = error.format_message().rstrip(".").replace("Value error, ", "")
+        _say(f"{words}; `rigbench --help` lists the commands, `rigbench COMMAND --help` their options")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         _say("interrupted")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -23,7 +22,7 @@ from rigbench.store import now
 LONGEST_SEQUENCE, LARGEST_MICRO_BATCH = 1 << 20, 1 << 16
 # Sizes and seconds of the short slices: the smallest, a middle and the largest model show how efficiency rises with
 # size, and the middle one is the check on interpolating between the other two.
-QUICK_SECONDS = (10.0, 15.0, 35.0)
+QUICK_SECONDS = (15.0, 25.0, 60.0)
 
 
 def question(
@@ -59,6 +58,7 @@ def series_models(name: str) -> tuple[Model, ...]:
 def train_options(
     *,
     params: str,
+    series: str,
     checkpointing: Literal["off", "on"],
     micro_batch: str | None,
     seq: str | None,
@@ -73,7 +73,7 @@ def train_options(
     Raises:
         RigbenchError: any of the words is not what its option takes.
     """
-    model = shape.model_named(params)
+    model = shape.model_named(params, series)
     if seq is not None:
         tokens = _whole(seq, "--seq", 8, LONGEST_SEQUENCE)
         model = model_flops.describe(msgspec.structs.replace(model.shape, sequence=tokens), model.name)
@@ -82,10 +82,10 @@ def train_options(
         device=device or "auto",
         data=str(data) if data else "",
         data_dtype=data_dtype,
-        micro_batch=_whole(micro_batch, "--micro-batch", 1, LARGEST_MICRO_BATCH) if micro_batch else 0,
+        micro_batch=_whole(micro_batch, "--micro-batch", 1, LARGEST_MICRO_BATCH) if micro_batch is not None else 0,
         precision=precision,
         checkpointing=checkpointing,
-        seconds=units.parse_seconds(seconds, "--seconds") if seconds else 0.0,
+        seconds=units.parse_seconds(seconds, "--seconds") if seconds is not None else 0.0,
     )
 
 
@@ -100,7 +100,7 @@ def matmul_options(params: str, seconds: str, device: str | None) -> matmul.Opti
 def whole_run(models: Sequence[Model], quick: bool, device: str | None) -> Stages:
     """Quick: short matmuls and three short slices. In full: longer ones, and a slice of every model of the series."""
     return Stages(
-        matmul=matmul.Options(model=models[-1], device=device or "auto", seconds_per_shape=1.0 if quick else 4.0),
+        matmul=matmul.Options(model=models[-1], device=device or "auto", seconds_per_shape=2.0 if quick else 4.0),
         slices=short_slices(models, device)
         if quick
         else tuple(train.Options(model=model, device=device or "auto") for model in models),
@@ -117,10 +117,10 @@ def short_slices(models: Sequence[Model], device: str | None) -> tuple[train.Opt
 
 
 def _whole(text: str, option: str, low: int, high: int) -> int:
-    value = units.parse_count(text, option)
-    if not (low <= value <= high and math.floor(value) == value):
-        raise RigbenchError(f"{option} {text!r} is not a whole number from {low:,} to {high:,}", "give such a number")
-    return int(value)
+    word = text.strip().replace(",", "").replace("_", "")
+    if word.isascii() and word.isdigit() and low <= int(word[:30]) <= high:
+        return int(word)
+    raise RigbenchError(f"{option} {text[:40]!r} is not a whole number from {low:,} to {high:,}", "give one, like 8")
 
 
 def _watts(text: str | None, option: str) -> float | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Protocol, TypeVar
@@ -12,7 +13,7 @@ import msgspec
 
 from rigbench import __version__, profiles, store
 from rigbench.budget.comparable import StoredSlice
-from rigbench.budget.plan import Question, plan
+from rigbench.budget.plan import Question, check, plan
 from rigbench.errors import NOTHING, RigbenchError
 from rigbench.hardware import host
 from rigbench.hardware.rig import Rig
@@ -38,6 +39,23 @@ from rigbench.records import (
 
 MATMUL_LIMIT_SECONDS = 600.0
 SLICE_MARGIN_SECONDS = 300.0  # beyond the slice's own seconds: loading torch, building, a first step, one long last one
+# Variables that change how fast torch computes or how much memory it takes.
+CONDITIONS = (
+    "CUDA_",
+    "DNNL_",
+    "GLIBC_TUNABLES",
+    "GOMP_",
+    "KMP_",
+    "LD_PRELOAD",
+    "MALLOC_",
+    "MKL_",
+    "NCCL_",
+    "OMP_",
+    "ONEDNN_",
+    "PYTORCH_",
+    "THP_MEM_ALLOC_ENABLE",
+    "TORCH_",
+)
 T = TypeVar("T", bound=Record)
 
 
@@ -91,10 +109,16 @@ class Job:
             self.trouble = error
 
     def warn(self, line: str) -> None:
-        self.run = msgspec.structs.replace(self.run, warnings=(*self.run.warnings, line))
+        if line not in self.run.warnings:
+            self.run = msgspec.structs.replace(self.run, warnings=(*self.run.warnings, line))
 
-    def finish(self, interrupted: bool) -> None:
-        self.keep(status="interrupted" if interrupted else "finished")
+    def finish(self, status: str) -> None:
+        self.keep(status=status)
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is anything in the document worth keeping."""
+        return bool(self.run.topology or self.run.matmul or self.run.slices or self.run.budget)
 
 
 def topology(job: Job) -> Topology:
@@ -116,8 +140,8 @@ def matmul(job: Job, options: matmul_probe.Options) -> Matmul | Skipped:
     if isinstance(result, Matmul):
         result = _beside_datasheet(job, msgspec.structs.replace(result, telemetry=sensors))
         job.faults += [
-            f"matmul {shape.dtype} {shape.m}x{shape.n}x{shape.k} gave a wrong result "
-            f"(error {shape.check.largest_error:.2g}, bound {shape.check.bound:.2g})"
+            f"matmul {shape.dtype} {shape.m}x{shape.n}x{shape.k} gave a wrong result, "
+            f"{shape.check.largest_error_over_bound:.2g} times the error that rounding allows"
             for shape in result.shapes
             if not shape.check.correct
         ]
@@ -156,6 +180,7 @@ def budget(
         Interrupted: the user said stop; what was measured is saved.
         RigbenchError: the question makes no sense, or nothing measured is near enough to answer it.
     """
+    check(question)
     try:
         result = plan(question, _stored_slices(job, device), store.now())
     except RigbenchError as error:
@@ -186,12 +211,15 @@ def _stored_slices(job: Job, device: str | None) -> list[StoredSlice]:
     earlier, unreadable = job.store.readable()
     for line in unreadable:
         job.warn(line)
-    runs = [job.run, *(run for run in earlier if run.id != job.run.id)]
+    earlier = [run for run in earlier if run.rig.fingerprint == job.run.rig.fingerprint and run.id != job.run.id]
+    others = {str(run.software.torch) for run in earlier if run.slices} - {str(job.run.software.torch)}
+    if others:
+        job.warn(f"some stored slices were measured with torch {', '.join(sorted(others))}")
+    runs = [job.run, *earlier]
     kind = None if device in (None, "auto") else str(device).partition(":")[0]
     return [
         StoredSlice(run.id, item)
         for run in runs
-        if run.rig.fingerprint == job.run.rig.fingerprint
         for item in run.slices
         if isinstance(item, Slice) and kind in (None, item.device.kind)
     ]
@@ -297,7 +325,14 @@ def _software(rig: Rig) -> Software:
         nvidia_driver=rig.nvml.driver_version(),
         cuda_driver=rig.nvml.cuda_driver_version(),
         kernel=host.kernel(rig.sysfs),
+        environment={} if rig.replayed else _environment(os.environ),
     )
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """What of the environment changes speed or memory; libraries by their name, since folders may name people."""
+    named = {key: value for key, value in variables.items() if key.startswith(CONDITIONS)}
+    return {key: " ".join(os.path.basename(part) for part in value.split()) for key, value in sorted(named.items())}
 
 
 def _version(package: str) -> str | Absent:

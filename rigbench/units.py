@@ -71,7 +71,7 @@ def parse_flops(text: str, option: str = "--flops") -> float:
     plurals = {f"{name}s": factor for name, factor in _FLOP.items() if name}
     value = _quantity(text, option, _FLOP, example, plurals)
     if value > MOST_FLOP:
-        _refuse(text, option, "is more than any computer could do (1e30)", f"write it as in {example}")
+        _refuse(text, option, "is more than any computer could do (1e30)", f"write it as {example}")
     return value
 
 
@@ -104,13 +104,13 @@ def parse_seconds(text: str, option: str) -> float:
     while position < len(stripped):
         match = re.match(_DURATION_PART, stripped[position:])
         if match is None:
-            _refuse(text, option, "is not a duration", f"write it as in {example}")
+            _refuse(text, option, "is not a duration", f"write it as {example}")
         number, unit = match.groups()
         if unit not in _SECONDS:
-            _refuse(text, option, f"has a unit that I do not know, {unit!r}", f"write it as in {example}")
+            _refuse(text, option, f"has a unit that I do not know, {unit!r}", f"write it as {example}")
         position, parts = position + match.end(), parts + 1
         if not unit and (parts > 1 or position < len(stripped)):
-            _refuse(text, option, f"has no unit after {number}", f"write it as in {example}")
+            _refuse(text, option, f"has no unit after {number}", f"write it as {example}")
         total += float(number.replace(",", "")) * _SECONDS[unit]
     return _positive(total, text, option, LONGEST_SECONDS, "is more than 1000 years", example)
 
@@ -124,9 +124,9 @@ def parse_count(text: str, option: str) -> float:
     example = "10B, 300M or 1024"
     value = _quantity(text, option, _COUNTS, example)
     if value < 1:
-        _refuse(text, option, "is less than one", f"write it as in {example}")
+        _refuse(text, option, "is less than one", f"write it as {example}")
     if value > MOST_COUNT:
-        _refuse(text, option, "is absurdly many (above 1e18)", f"write it as in {example}")
+        _refuse(text, option, "is absurdly many (above 1e18)", f"write it as {example}")
     return value
 
 
@@ -155,7 +155,7 @@ def _quantity(
     _refuse_words(stripped.lower(), text, option, example)
     match = re.fullmatch(_QUANTITY, stripped)
     if match is None:
-        _refuse(text, option, "is not a number", f"write it as in {example}")
+        _refuse(text, option, "is not a number", f"write it as {example}")
     sign, digits, unit = match.group(1), match.group(2), match.group(3) or ""
     factors = {name.lower(): factor for name, factor in {**units, **(plurals or {})}.items()}
     if unit.lower() not in factors:
@@ -168,24 +168,24 @@ def _quantity(
 
 def _positive(value: float, text: str, option: str, most: float, too_much: str, example: str) -> float:
     if value == 0:
-        _refuse(text, option, "is zero", f"write it as in {example}")
+        _refuse(text, option, "is zero", f"write it as {example}")
     if value < 0:
-        _refuse(text, option, "is negative", f"write it as in {example}")
+        _refuse(text, option, "is negative", f"write it as {example}")
     if math.isinf(value):
-        _refuse(text, option, "is too large to be a number", f"write it as in {example}")
+        _refuse(text, option, "is too large to be a number", f"write it as {example}")
     if value > most:
-        _refuse(text, option, too_much, f"write it as in {example}")
+        _refuse(text, option, too_much, f"write it as {example}")
     return value
 
 
 def _refuse_words(lowered: str, text: str, option: str, example: str) -> None:
     """Say what is wrong with nothing at all, and with the words for numbers that are none."""
     if not lowered:
-        _refuse(text, option, "is empty", f"write it as in {example}")
+        _refuse(text, option, "is empty", f"write it as {example}")
     if lowered.lstrip("+-") == "nan":
-        _refuse(text, option, "is not a number", f"write it as in {example}")
+        _refuse(text, option, "is not a number", f"write it as {example}")
     if lowered.lstrip("+-") in ("inf", "infinity"):
-        _refuse(text, option, "is not finite", f"write it as in {example}")
+        _refuse(text, option, "is not finite", f"write it as {example}")
 
 
 def _refuse(text: str, option: str, why: str, cure: str) -> NoReturn:

@@ -43,11 +43,11 @@ def plan(question: Question, measured: Sequence[StoredSlice], started_at: str) -
     Raises:
         RigbenchError: FLOP that are no budget or too few for one step (exit 2); nothing measured near enough (exit 3).
     """
-    _check(question)
+    check(question)
     chosen = choose(question.models, measured, question.wanted)
     power = cost.power([stored.slice for stored in chosen.slices], question.wall_watts, question.host_watts)
-    tokens = question.flops / math.fsum(_flop_per_token(model, question.exact) for model in question.models)
-    _check_tokens(question, tokens, chosen)
+    _check_tokens(question, max(stored.slice.tokens_per_step for stored in chosen.slices))
+    tokens = _tokens_each(question)
     series, alone = _rows(question, tokens, chosen, power)
     hours = _sum([row.hours for row in series])
     flop_exact = math.fsum(row.flop_exact for row in series)
@@ -76,7 +76,12 @@ def plan(question: Question, measured: Sequence[StoredSlice], started_at: str) -
     )
 
 
-def _check(question: Question) -> None:
+def check(question: Question) -> None:
+    """Refuse, before anything is measured for it, a question that no measurement could answer.
+
+    Raises:
+        RigbenchError: no budget, no models, no price, or too few FLOP for one sequence each.
+    """
     if not (math.isfinite(question.flops) and question.flops > 0):
         raise RigbenchError(f"{question.flops:g} FLOP is not a budget", "give --flops a positive number, like 1.2e18")
     if not question.models:
@@ -85,11 +90,12 @@ def _check(question: Question) -> None:
         raise RigbenchError(
             f"{question.price.per_kwh:g} {question.price.currency}/kWh is not a price", "give --price above zero"
         )
+    _check_tokens(question, max(model.shape.sequence for model in question.models))
 
 
-def _check_tokens(question: Question, tokens: float, chosen: Chosen) -> None:
+def _check_tokens(question: Question, step: int) -> None:
     """Less than one step is no training run."""
-    step = max(stored.slice.tokens_per_step for stored in chosen.slices)
+    tokens = _tokens_each(question)
     if tokens < step:
         least = 1.05 * question.flops / tokens * step  # what two digits may round away
         raise RigbenchError(
@@ -97,6 +103,10 @@ def _check_tokens(question: Question, tokens: float, chosen: Chosen) -> None:
             f"less than one step of {step:,}",
             f"give --flops {least:.2g} or more",
         )
+
+
+def _tokens_each(question: Question) -> float:
+    return question.flops / math.fsum(_flop_per_token(model, question.exact) for model in question.models)
 
 
 def _flop_per_token(model: Model, exact: bool) -> float:

@@ -97,12 +97,23 @@ class Common:
             work(job)
         except (Interrupted, KeyboardInterrupt):
             interrupted = True
+        except RigbenchError:
+            job.progress.close()
+            if job.measured:
+                job.finish("refused")
+                say(f"what was measured is kept as {job.run.id}")
+            raise
         finally:
             job.progress.close()
-        job.finish(interrupted)
+        if interrupted and not job.measured:
+            say("interrupted before anything was measured")
+            return INTERRUPTED
+        job.finish("interrupted" if interrupted else "finished")
         self.show(job.run, show)
-        for fault in job.faults:
-            say(f"fault: {fault}")
+        for line in job.run.warnings:
+            say(f"warning: {line}")
+        for line in job.faults:
+            say(f"fault: {line}")
         if job.trouble:
             raise job.trouble
         if interrupted:

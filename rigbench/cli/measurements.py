@@ -101,6 +101,7 @@ def _show_matmul(run: Run, console: Console) -> None:
 def train_probe(
     common: Common,
     params: Params = "120M",
+    series: Series = "diy",
     checkpointing: Annotated[Checkpointing, typer.Option(help="Activation checkpointing.")] = Checkpointing.off,
     micro_batch: Annotated[
         str | None, typer.Option(metavar="N", help="Sequences a step. Default: 1 on a CPU, 8 on a GPU.")
@@ -122,6 +123,7 @@ def train_probe(
 
     options = plans.train_options(
         params=params,
+        series=series,
         checkpointing=checkpointing.value,
         micro_batch=micro_batch,
         seq=seq,

@@ -7,11 +7,11 @@ from rigbench.records.probe import Device, Telemetry
 
 
 class MatmulCheck(Record, frozen=True):
-    """Sampled rows compared with a float64 product. `error` is the largest deviation over the bound's scale."""
+    """Sampled rows and columns compared with a float64 product: the largest error, as a multiple of what it may be."""
 
     rows: int
-    largest_error: float
-    bound: float
+    columns: int
+    largest_error_over_bound: float
     correct: bool
 
 

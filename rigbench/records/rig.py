@@ -8,7 +8,10 @@ from rigbench.records.base import Absent, Record
 
 
 class Software(Record, frozen=True):
-    """Versions at the time of the run. A changed driver or torch is a warning, not another rig."""
+    """Versions at the time of the run. A changed driver or torch is a warning, not another rig.
+
+    `environment` holds the variables that change speed or memory (allocator, threads, NCCL), as they were set.
+    """
 
     rigbench: str
     python: str
@@ -17,6 +20,7 @@ class Software(Record, frozen=True):
     nvidia_driver: str | Absent
     cuda_driver: str | Absent
     kernel: str | Absent
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Gpu(Record, frozen=True):

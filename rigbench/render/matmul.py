@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rigbench import units
 from rigbench.records import Absent, Matmul, MatmulShape, Skipped
+from rigbench.render.words import plus_minus
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +23,7 @@ def show(result: Matmul | Skipped, console: Console) -> None:
     device = result.device
     threads = f", {device.threads} threads" if device.kind == "cpu" else ""
     table = Table(title=f"matmul on {device.kind} ({device.name}{threads})", title_justify="left", box=None)
-    for name in ("dtype", "m × n × k", "FLOP/s", "95 % interval", "samples", "datasheet", "checked", "purpose"):
+    for name in ("dtype", "m × n × k", "FLOP/s", "interval", "ended by", "samples", "datasheet", "checked", "purpose"):
         table.add_column(name, justify="right" if name in ("m × n × k", "FLOP/s", "samples", "datasheet") else "left")
     for shape in result.shapes:
         table.add_row(*_cells(shape))
@@ -46,7 +47,8 @@ def _cells(shape: MatmulShape) -> tuple[str, ...]:
         shape.dtype,
         f"{shape.m} × {shape.n} × {shape.k}",
         units.format_flops_per_s(speed.value),
-        f"{units.format_plus_minus(speed.half_width)}, {shape.timing.ended_by}",
+        plus_minus(speed),
+        shape.timing.ended_by,
         str(len(shape.timing.seconds)),
         "n/a" if isinstance(share, Absent) else units.format_share(share),
         "correct" if shape.check.correct else "WRONG",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rigbench import units
 from rigbench.records import Absent, Energy, Figure, Skipped, Slice
+from rigbench.render.words import plus_minus
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,15 +44,17 @@ def _interval(result: Slice) -> str:
     rate = result.tokens_per_s
     steady = len(result.steps.seconds) - result.steady_from
     ended = {
-        "interval": f"stopped: within ±{result.target_half_width:.0%}",
+        "interval": f"stopped: within {units.format_plus_minus(result.target_half_width)}",
         "time limit": "stopped: time limit",
         "interrupted": "interrupted",
         "worker died": "cut short",
     }.get(result.ended_by, result.ended_by)
-    return (
-        f"{rate.low:,.0f} to {rate.high:,.0f} ({rate.confidence:.0%} interval, ±{rate.half_width:.1%}) "
-        f"over {steady} steady steps of {len(result.steps.seconds)}; {ended}"
-    )
+    steps = f"over {steady} steady steps of {len(result.steps.seconds)}; {ended}"
+    if rate.confidence == 0:
+        return f"one steady step, no interval; {ended}"
+    low, high = (units.format_rate(end, unit="") for end in (rate.low, rate.high))
+    covered = units.format_share(rate.confidence)
+    return f"{low} to {high} ({covered} interval, {units.format_plus_minus(rate.half_width)}) {steps}"
 
 
 def _lines(result: Slice) -> list[tuple[str, str]]:
@@ -90,8 +93,8 @@ def _model(result: Slice) -> str:
 
 def _trials(result: Slice) -> str:
     parts = [
-        f"{trial.precision} {units.format_seconds(trial.timing.estimate.value)} "
-        f"(±{trial.timing.estimate.half_width:.0%}, {trial.timing.estimate.n} samples)"
+        f"{trial.precision} {units.format_seconds(trial.timing.estimate.value)} ({plus_minus(trial.timing.estimate)}, "
+        f"n {trial.timing.estimate.n})"
         for trial in result.precision_trials
     ]
     return "one block and head, forward and backward: " + ", ".join(parts)

@@ -15,8 +15,9 @@ import time
 
 import pytest
 
-from rigbench import plans, stats
+from rigbench import stats
 from rigbench.measure.workers import Report
+from rigbench.model import shape
 from rigbench.probes import train
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
@@ -56,11 +57,9 @@ def plain_loop(options: train.Options, steps: int, precision: str) -> float:
 
 @pytest.mark.parametrize("params", ["5M", "30M"])
 def test_a_slice_next_to_the_plain_loop(params, tmp_path, benchmark, capsys):
-    options = plans.train_options(
-        params=params, checkpointing="off", micro_batch="1", seq=None, precision="auto", seconds="8s", data=None,
-        data_dtype="uint16", device="cpu",
-    )  # fmt: skip
-    options = train.Options(**{**as_dict(options), "cache": str(tmp_path)})
+    options = train.Options(
+        model=shape.model_named(params), cache=str(tmp_path), device="cpu", micro_batch=1, seconds=8.0
+    )
     ours, plain = [], []
 
     def pair() -> None:
@@ -97,7 +96,3 @@ def test_the_same_slice_in_fresh_processes(tmp_path, benchmark, capsys):
     with capsys.disabled():
         print(f"\n5M against itself: {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}), {PAIRS} pairs: {verdict}")
     assert len(first) == len(second) == PAIRS
-
-
-def as_dict(options: train.Options) -> dict[str, object]:
-    return {name: getattr(options, name) for name in options.__struct_fields__}

@@ -1,0 +1,254 @@
+"""Does the command line keep its contract: one line, the right exit code, nothing lost, whatever is typed?"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import msgspec
+import pytest
+
+from rigbench import __main__, profiles, runner, store
+from rigbench.cli.progress import Silent
+from rigbench.hardware.rig import Rig
+from rigbench.plans import question, series_models
+from rigbench.probes import matmul, train
+
+TINY = Path(__file__).parent / "profiles"
+RIGS = Path(__file__).parent / "rigs"
+
+
+@pytest.fixture
+def rigbench(monkeypatch, tmp_path, capsys):
+    """Run a command in this process: (exit code, standard output, standard error)."""
+    monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RIGBENCH_PROFILES", str(TINY))
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rigbench", *words])
+        code = __main__._run()
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def stage(name: str, **changes) -> train.Options:
+    model = next(model for model in series_models("tiny") if model.name == name)
+    return train.Options(model=model, device="cpu", precision="fp32", micro_batch=2, seconds=1.0, **changes)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> store.Store:
+    """A home with one whole run in it, measured for real: topology, matmul, three slices of which one cannot run."""
+    home = store.Store(tmp_path_factory.mktemp("measured"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RIGBENCH_PROFILES", str(TINY))
+        stages = runner.Stages(
+            matmul=matmul.Options(model=series_models("tiny")[0], device="cpu", seconds_per_shape=0.1),
+            slices=(stage("small", data=str(home.home)), stage("small"), stage("large")),
+        )
+        job = runner.Job(home, Rig.live(), "run", Silent())
+        runner.everything(job, stages, question("1e12", "tiny", False, "100", None, "0.25 EUR", None))
+        job.finish("finished")
+    return home
+
+
+REFUSED = {
+    "train-probe --params 0": "--params '0' is zero",
+    "train-probe --params -5M": "--params '-5M' is negative",
+    "train-probe --params 12_apples": "unit that I do not know",
+    "train-probe --params 1e30": "more than a trillion parameters",
+    "train-probe --params nan": "is not a number",
+    "train-probe --micro-batch 0": "--micro-batch '0' is not a whole number from 1",
+    "train-probe --micro-batch 1.5": "is not a whole number",
+    "train-probe --seq 3": "--seq '3' is not a whole number from 8",
+    "train-probe --precision fp8": "'fp8' is not one of 'auto', 'fp32', 'bf16'",
+    "train-probe --checkpointing maybe": "'maybe' is not one of 'off', 'on'",
+    "train-probe --seconds 0": "--seconds '0' is zero",
+    "train-probe --series none": "no series 'none'",
+    "train-probe --nonsense": "No such option: --nonsense",
+    "budget --flops nan": "--flops 'nan' is not a number",
+    "budget --flops -1": "is negative",
+    "budget --flops 1e9EFLOP/s": "--flops",
+    "budget --flops 1e6": "less than one step of",
+    "budget --wall-watts 0": "--wall-watts '0' is zero",
+    "budget --price 0.3": "names no currency",
+    "budget --place mars": "no electricity price 'mars'",
+    "report nothing": "no stored run is called 'nothing'",
+    "report /nowhere/run.json": "cannot read /nowhere/run.json",
+    "--replay /nowhere topology": "--replay /nowhere is not a folder",
+    "--device cpu topology": "topology does not take --device",
+    "topology --device cpu": "No such option: --device",
+    "--home /dev/null topology": "cannot keep runs in /dev/null",
+    "nonsense": "No such command 'nonsense'",
+    "profiles nonsense": "no profile 'nonsense'",
+}
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_bad_input_gets_one_line_and_exit_code_2(rigbench, typed):
+    code, out, err = rigbench(*(word.replace("_", " ") for word in typed.split()))
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith("rigbench: ")
+    assert REFUSED[typed] in err
+
+
+def test_nothing_stored_is_exit_code_3(rigbench):
+    code, out, err = rigbench("report")
+    assert (code, out) == (3, "")
+    assert "no run is stored" in err
+    assert "run `rigbench run --quick` first" in err
+
+
+def test_a_missing_device_is_exit_code_3_before_anything_is_stored(rigbench, tmp_path):
+    code, _, err = rigbench("matmul", "--device", "cuda:7", "--quiet")
+    assert code == 3
+    assert "--device cuda:7: torch sees" in err
+    assert list((tmp_path / "home" / "runs").glob("*.json")) == []
+
+
+@pytest.mark.parametrize("words", [("--json", "topology"), ("topology", "--json")])
+def test_json_is_the_stored_document_and_nothing_else(rigbench, tmp_path, words):
+    code, out, err = rigbench(*words)
+    assert (code, err) == (0, "")
+    stored = next((tmp_path / "home" / "runs").glob("*.json"))
+    assert out == stored.read_text()
+    jsonschema.validate(json.loads(out), json.loads(profiles.run_schema()))
+
+
+def test_the_home_option_works_before_and_after_the_command(rigbench, tmp_path):
+    assert rigbench("--home", str(tmp_path / "a"), "topology", "-q")[0] == 0
+    assert rigbench("topology", "-q", "--home", str(tmp_path / "b"))[0] == 0
+    assert len(list((tmp_path / "a" / "runs").iterdir())) == len(list((tmp_path / "b" / "runs").iterdir())) == 1
+
+
+def test_replay_and_device_exclude_each_other(rigbench):
+    code, _, err = rigbench("--device", "cpu", "--replay", str(RIGS / "dual-rtx4080s-x8x8"), "topology")
+    assert code == 2
+    assert "does not take --device" in err
+
+
+def test_a_stored_run_is_shown_again_by_id_by_file_and_in_the_list(rigbench, tmp_path):
+    rigbench("topology", "-q")
+    file = next((tmp_path / "home" / "runs").glob("*.json"))
+    by_id, by_file = rigbench("report", file.stem), rigbench("report", str(file))
+    assert by_id == by_file
+    assert by_id[0] == 0
+    assert f"rigbench topology  {file.stem}" in by_id[1]
+    assert file.stem in rigbench("report", "--list")[1]
+
+
+def test_help_names_every_command_and_loads_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['rigbench', '--help']\n"
+        "from rigbench.__main__ import _run; _run()\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'rich', 'pynvml', 'psutil', 'msgspec'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("run", "topology", "matmul", "train-probe", "budget", "report", "profiles"):
+        assert f"\n  {name} " in done.stdout
+
+
+def test_a_defect_of_ours_is_one_line_with_exit_code_4(rigbench, monkeypatch):
+    def broken(*_):
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(store.Store, "find", broken)
+    code, out, err = rigbench("report")
+    assert (code, out) == (4, "")
+    assert err.count("\n") == 1
+    assert "internal error, KeyError at test_cli.py" in err
+    log = Path(err.split()[-1])
+    assert "Traceback" in log.read_text()
+    log.unlink()
+
+
+def test_a_whole_run_measures_trains_and_budgets_in_one_record(measured, rigbench):
+    code, out, _ = rigbench("report", "--json", "--home", str(measured.home))
+    document = json.loads(out)
+    jsonschema.validate(document, json.loads(profiles.run_schema()))
+    assert (code, document["status"]) == (0, "finished")
+    skipped, *slices = document["slices"]
+    assert skipped["type"] == "skipped"
+    assert "is a directory" in skipped["reason"]
+    budget = document["budget"]
+    assert [row["rate"]["source"] for row in budget["series"]] == ["measured", "predicted", "measured"]
+    tokens = 1e12 / sum(6 * row["total_parameters"] for row in budget["series"])
+    for result in slices:
+        row = next(row for row in budget["series"] if row["model"] == result["model"]["name"])
+        assert row["tokens"] == pytest.approx(tokens)
+        assert row["hours"]["value"] == pytest.approx(tokens / result["tokens_per_s"]["value"] / 3600)
+    hours = sum(row["hours"]["value"] for row in budget["series"])
+    assert budget["series_kwh"]["value"] == pytest.approx(hours * 0.1)
+    assert budget["series_money"]["value"] == pytest.approx(hours * 0.1 * 0.25)
+
+
+def test_a_whole_run_is_shown_with_every_room(measured, rigbench):
+    shown = rigbench("report", "--home", str(measured.home))[1]
+    for words in ("matmul on cpu", "small on cpu", "PCI tree", "1 TFLOP for the series tiny", "train skipped", "EUR"):
+        assert words in shown
+
+
+def test_the_budget_uses_what_is_stored_and_says_so(measured, rigbench):
+    words = ("budget", "--flops", "1e12", "--series", "tiny", "--device", "cpu", "--home", str(measured.home))
+    run_id = measured.find(None).stem
+    code, out, err = rigbench(*words)
+    assert code == 0, err
+    assert f"{run_id} small" in out
+    assert "--wall-watts" in out
+    kept = store.read(measured.find(err.split()[3].rstrip(";")))
+    assert kept.slices == ()
+
+
+def test_another_rigs_slices_are_not_used(measured, tmp_path):
+    home = store.Store(tmp_path)
+    run = store.read(measured.paths()[-1])
+    stranger = msgspec.structs.replace(run, rig=msgspec.structs.replace(run.rig, fingerprint="0" * 12))
+    home.save(stranger)
+    assert runner._stored_slices(runner.Job(home, Rig.live(), "budget", Silent()), None) == []
+    home.save(run)
+    assert len(runner._stored_slices(runner.Job(home, Rig.live(), "budget", Silent()), None)) == 2
+
+
+def start(*words: str, home: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "rigbench", *words, "--home", str(home)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "RIGBENCH_PROFILES": str(TINY)},
+    )
+
+
+def wait_for_steps(home: Path, process: subprocess.Popen[str]) -> None:
+    """Until the worker trains: its generated tokens are there, torch is loaded, some steps are done."""
+    for _ in range(200):
+        if list((home / "cache").glob("*.bin")) or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    time.sleep(6.0)
+
+
+def test_ctrl_c_during_a_slice_keeps_what_was_measured(tmp_path):
+    words = ("train-probe", "--params", "0.8M", "--series", "tiny", "--precision", "fp32", "--seconds", "90s")
+    process = start(*words, home=tmp_path)
+    wait_for_steps(tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted; what was measured is kept as" in err
+    assert "Traceback" not in err
+    assert "tokens/s" in out
+    document = json.loads(next((tmp_path / "runs").glob("*.json")).read_text())
+    assert document["status"] == "interrupted"
+    assert document["slices"][0]["ended_by"] == "interrupted"
+    assert len(document["slices"][0]["steps"]["seconds"]) > 3
