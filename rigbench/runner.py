@@ -36,6 +36,7 @@ from rigbench.records import (
     Telemetry,
     Topology,
 )
+from rigbench.records.slices import HostAllocator
 
 MATMUL_LIMIT_SECONDS = 600.0
 SLICE_MARGIN_SECONDS = 300.0  # beyond the slice's own seconds: loading torch, building, a first step, one long last one
@@ -157,11 +158,12 @@ def train(job: Job, options: train_probe.Options) -> Slice | Skipped:
         Interrupted: the user said stop; the steps so far are saved.
         RigbenchError: bad token data, or a model that does not fit.
     """
-    options = msgspec.structs.replace(options, cache=str(job.store.home / "cache"))
+    allocator, environment = _host_allocator(job, options.device)
+    options = msgspec.structs.replace(options, cache=str(job.store.home / "cache"), host_allocator=allocator)
     seconds = options.seconds or 30
     job.progress.stage(f"train-probe {options.model.name}", seconds + 10)
     limit = (options.seconds or 80) + SLICE_MARGIN_SECONDS
-    result, sensors, outcome = _isolated(job, "rigbench.probes.train", options, Slice, limit)
+    result, sensors, outcome = _isolated(job, "rigbench.probes.train", options, Slice, limit, environment)
     if isinstance(result, Slice):
         result = _complete(job, result, sensors)
         if outcome.ended in ("died", "hung"):
@@ -237,18 +239,37 @@ def _or_skip(job: Job, probe: str, work: Callable[[], object]) -> None:
 
 
 def _isolated(
-    job: Job, probe: str, options: Record, result_type: type[T], limit_seconds: float
+    job: Job,
+    probe: str,
+    options: Record,
+    result_type: type[T],
+    limit_seconds: float,
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[T | Skipped, Telemetry, workers.Outcome[T]]:
     """Run a probe in a worker with the sensors read here, in the parent, which is idle: they cost the work nothing."""
     with telemetry.Sampler(job.rig) as sampler:
         outcome = workers.call(
-            probe, options, result_type, limit_seconds=limit_seconds, on_progress=job.progress.update
+            probe,
+            options,
+            result_type,
+            limit_seconds=limit_seconds,
+            on_progress=job.progress.update,
+            environment=environment,
         )
     name = probe.rpartition(".")[2]
     if outcome.ended in ("died", "hung"):
         job.faults.append(f"{name}: {outcome.reason}")
     nothing = Skipped(name, outcome.reason or "stopped before anything was measured")
     return outcome.result or nothing, sampler.record(), outcome
+
+
+def _host_allocator(job: Job, device: str) -> tuple[HostAllocator, Mapping[str, str]]:
+    """How a slice's process keeps host memory: as the user set it, else kept where the CPU will train."""
+    if any(key.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for key in os.environ):
+        return "set by the user", {}
+    if device == "cpu" or not job.gpus:
+        return "keeps memory", workers.KEEP_MEMORY
+    return "default", {}
 
 
 def _stop_if(outcome: workers.Outcome[T]) -> None:

@@ -32,6 +32,7 @@ ARM = Arm(
     micro_batch=1,
     micro_batch_chosen_by="default",
     accumulation=1,
+    host_allocator="default",
 )
 
 

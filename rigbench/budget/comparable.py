@@ -91,6 +91,7 @@ def configuration_of(result: Slice) -> Configuration:
         precision=arm.precision,
         compiled=arm.compiled,
         strategy=arm.strategy,
+        host_allocator=arm.host_allocator,
     )
 
 
@@ -103,7 +104,7 @@ def _key(result: Slice) -> tuple[object, ...]:
     device, arm = result.device, result.arm
     return (
         (device.kind, device.name, device.threads),
-        (arm.optimizer, arm.checkpointing, arm.precision, arm.compiled, arm.strategy),
+        (arm.optimizer, arm.checkpointing, arm.precision, arm.compiled, arm.strategy, arm.host_allocator),
     )
 
 

@@ -31,6 +31,7 @@ from rigbench.records import (
     Slice,
     Vram,
 )
+from rigbench.records.slices import HostAllocator
 from rigbench.store import now
 
 METHOD = 1
@@ -41,7 +42,7 @@ TRIAL_TOKENS = 256  # enough rows that the matrix products dominate, few enough 
 class Options(Record, frozen=True):
     """`seconds` 0: long enough for 16 steps, between 25 and 80 s. `micro_batch` 0: the device's default.
 
-    `cache` is a folder for the generated token file; the runner names it.
+    `cache` is a folder for the generated token file; the runner names it, and says how this process's memory is kept.
     """
 
     model: Model
@@ -58,6 +59,7 @@ class Options(Record, frozen=True):
     seconds: float = 0.0
     target_half_width: float = 0.01
     seed: int = 0
+    host_allocator: HostAllocator = "default"
 
 
 def run(options: Options, report: Report) -> Slice:
@@ -132,6 +134,7 @@ def _arm(options: Options, accelerator: Accelerator, report: Report) -> tuple[Ar
         micro_batch=options.micro_batch or DEFAULT_MICRO_BATCH[kind],
         micro_batch_chosen_by="--micro-batch" if options.micro_batch else f"default on {kind}",
         accumulation=1,
+        host_allocator=options.host_allocator,
     )
     return arm, trials
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from rigbench.records.base import Absent, Estimate, Figure, Record
 from rigbench.records.probe import Device
+from rigbench.records.slices import HostAllocator
 
 
 class Configuration(Record, frozen=True):
@@ -20,6 +21,7 @@ class Configuration(Record, frozen=True):
     precision: Literal["fp32", "bf16"]
     compiled: bool
     strategy: str
+    host_allocator: HostAllocator
 
     @property
     def words(self) -> str:
@@ -30,6 +32,7 @@ class Configuration(Record, frozen=True):
         choices += ["checkpointing"] if self.checkpointing == "on" else []
         choices += ["compiled"] if self.compiled else []
         choices += [self.strategy] if self.strategy != "single" else []
+        choices += ["allocator keeps memory"] if self.host_allocator == "keeps memory" else []
         return f"{self.device.kind} ({self.device.name}{threads}), {', '.join(choices)}"
 
 

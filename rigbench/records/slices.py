@@ -7,6 +7,8 @@ from typing import Literal
 from rigbench.records.base import Absent, EndedBy, Estimate, Figure, Record, Skipped, Timing
 from rigbench.records.probe import Device, Energy, Telemetry
 
+HostAllocator = Literal["default", "keeps memory", "set by the user"]
+
 
 class Shape(Record, frozen=True):
     """A decoder's shape: L layers, width d, H heads, V vocabulary, T sequence."""
@@ -40,7 +42,11 @@ class Model(Record, frozen=True):
 
 
 class Arm(Record, frozen=True):
-    """The choices of this slice, as a full run would make them."""
+    """The choices of this slice, as a full run would make them.
+
+    `host_allocator` "keeps memory": glibc was told not to give large blocks back to the system between steps, by the
+    variables in measure/workers.py; a CPU run without them spends a large part of its time in page faults.
+    """
 
     optimizer: str
     checkpointing: Literal["off", "on"]
@@ -51,11 +57,7 @@ class Arm(Record, frozen=True):
     micro_batch: int
     micro_batch_chosen_by: str
     accumulation: int
-
-    def same_work(self, other: Arm) -> bool:
-        """Whether two slices ran the same configuration (how it was chosen aside)."""
-        keys = ("optimizer", "checkpointing", "precision", "compiled", "strategy", "micro_batch", "accumulation")
-        return all(getattr(self, key) == getattr(other, key) for key in keys)
+    host_allocator: HostAllocator
 
 
 class Data(Record, frozen=True):

@@ -52,7 +52,7 @@ def _interval(result: Slice) -> str:
     steps = f"over {steady} steady steps of {len(result.steps.seconds)}; {ended}"
     if rate.confidence == 0:
         return f"one steady step, no interval; {ended}"
-    low, high = (units.format_rate(end, unit="") for end in (rate.low, rate.high))
+    low, high = (units.format_rate(end, unit="").strip() for end in (rate.low, rate.high))
     covered = units.format_share(rate.confidence)
     return f"{low} to {high} ({covered} interval, {units.format_plus_minus(rate.half_width)}) {steps}"
 
@@ -64,7 +64,8 @@ def _lines(result: Slice) -> list[tuple[str, str]]:
         (
             "arm",
             f"{arm.optimizer}, {arm.precision} (chosen by: {arm.precision_chosen_by}), checkpointing "
-            f"{arm.checkpointing}, {'compiled' if arm.compiled else 'eager'}, {arm.strategy}",
+            f"{arm.checkpointing}, {'compiled' if arm.compiled else 'eager'}, {arm.strategy}, "
+            f"host allocator: {arm.host_allocator}",
         ),
         (
             "batch",
