@@ -36,6 +36,7 @@ from rigbench.store import now
 
 METHOD = 1
 DEFAULT_MICRO_BATCH = {"cpu": 1, "cuda": 8}
+TRIAL_SECONDS = 3.0  # for each candidate
 TRIAL_TOKENS = 256  # enough rows that the matrix products dominate, few enough to decide in a second or two
 
 
@@ -178,7 +179,7 @@ def _trial(
         lambda count: accelerator.timed(work, count),
         time.perf_counter,
         target_half_width=0.05,
-        limit_seconds=1.5,
+        limit_seconds=TRIAL_SECONDS,
         should_stop=report.should_stop,
     )
     return PrecisionTrial(precision=precision, timing=timing)
