@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from rigbench import __version__, profiles, store
+from rigbench import profiles, store
 from rigbench.budget.comparable import StoredSlice
 from rigbench.budget.plan import Question, check, plan
 from rigbench.errors import NOTHING, RigbenchError
-from rigbench.hardware import host
-from rigbench.hardware.rig import Rig
+from rigbench.job import Interrupted, Job
 from rigbench.measure import telemetry, workers
 from rigbench.probes import matmul as matmul_probe
 from rigbench.probes import topology as topology_probe
@@ -26,13 +23,10 @@ from rigbench.records import (
     Budget,
     Device,
     Figure,
-    Gpu,
     Matmul,
     Record,
-    Run,
     Skipped,
     Slice,
-    Software,
     Telemetry,
     Topology,
 )
@@ -40,34 +34,7 @@ from rigbench.records.slices import HostAllocator
 
 MATMUL_LIMIT_SECONDS = 600.0
 SLICE_MARGIN_SECONDS = 300.0  # beyond the slice's own seconds: loading torch, building, a first step, one long last one
-# Variables that change how fast torch computes or how much memory it takes.
-CONDITIONS = (
-    "CUDA_",
-    "DNNL_",
-    "GLIBC_TUNABLES",
-    "GOMP_",
-    "KMP_",
-    "LD_PRELOAD",
-    "MALLOC_",
-    "MKL_",
-    "NCCL_",
-    "OMP_",
-    "ONEDNN_",
-    "PYTORCH_",
-    "THP_MEM_ALLOC_ENABLE",
-    "TORCH_",
-)
 T = TypeVar("T", bound=Record)
-
-
-class Progress(Protocol):
-    """Where the stages tell how far they are."""
-
-    def stage(self, text: str, weight_seconds: float) -> None: ...
-
-    def update(self, share: float, text: str) -> None: ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -76,50 +43,6 @@ class Stages:
 
     matmul: matmul_probe.Options
     slices: tuple[train_probe.Options, ...]
-
-
-class Interrupted(Exception):
-    """The user said stop; what was measured is already saved."""
-
-
-class Job:
-    """One run under way: the machine, the document so far, and the file it is kept in."""
-
-    def __init__(self, home: store.Store, rig: Rig, command: str, progress: Progress) -> None:
-        self.store, self.rig, self.progress = home, rig, progress
-        self.trouble: RigbenchError | None = None
-        self.faults: list[str] = []
-        facts = rig.nvml.gpus()
-        self.gpus: tuple[Gpu, ...] = () if isinstance(facts, Absent) else facts
-        self.run = Run(
-            id=store.new_run_id(),
-            started_at=store.now(),
-            command=command,
-            status="running",
-            rig=host.rig_id(host.cpu(rig.sysfs), host.memory(rig.sysfs), self.gpus),
-            software=_software(rig),
-        )
-
-    def keep(self, **rooms: object) -> None:
-        """Add to the document and save it. A disk that refuses is remembered, told at the end, and stops nothing."""
-        self.run = msgspec.structs.replace(self.run, **rooms)
-        try:
-            self.store.save(self.run)
-            self.trouble = None
-        except RigbenchError as error:
-            self.trouble = error
-
-    def warn(self, line: str) -> None:
-        if line not in self.run.warnings:
-            self.run = msgspec.structs.replace(self.run, warnings=(*self.run.warnings, line))
-
-    def finish(self, status: str) -> None:
-        self.keep(status=status)
-
-    @property
-    def measured(self) -> bool:
-        """Whether there is anything in the document worth keeping."""
-        return bool(self.run.topology or self.run.matmul or self.run.slices or self.run.budget)
 
 
 def topology(job: Job) -> Topology:
@@ -335,29 +258,3 @@ def _datasheet(job: Job, device: Device) -> dict[str, Figure]:
     if gpu is None or isinstance(gpu.profile, Absent):
         return {}
     return profiles.peaks(gpu.profile)
-
-
-def _software(rig: Rig) -> Software:
-    return Software(
-        rigbench=__version__,
-        python=platform.python_version(),
-        torch=_version("torch"),
-        bitsandbytes=_version("bitsandbytes"),
-        nvidia_driver=rig.nvml.driver_version(),
-        cuda_driver=rig.nvml.cuda_driver_version(),
-        kernel=host.kernel(rig.sysfs),
-        environment={} if rig.replayed else _environment(os.environ),
-    )
-
-
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """What of the environment changes speed or memory; libraries by their name, since folders may name people."""
-    named = {key: value for key, value in variables.items() if key.startswith(CONDITIONS)}
-    return {key: " ".join(os.path.basename(part) for part in value.split()) for key, value in sorted(named.items())}
-
-
-def _version(package: str) -> str | Absent:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return Absent("not installed")

@@ -15,6 +15,7 @@ import pytest
 from rigbench import __main__, profiles, runner, store
 from rigbench.cli.progress import Silent
 from rigbench.hardware.rig import Rig
+from rigbench.job import Job
 from rigbench.plans import question, series_models
 from rigbench.probes import matmul, train
 
@@ -53,7 +54,7 @@ def measured(tmp_path_factory) -> store.Store:
             matmul=matmul.Options(model=series_models("tiny")[0], device="cpu", seconds_per_shape=0.1),
             slices=(stage("small", data=str(home.home)), stage("small"), stage("large")),
         )
-        job = runner.Job(home, Rig.live(), "run", Silent())
+        job = Job(home, Rig.live(), "run", Silent())
         runner.everything(job, stages, question("1e12", "tiny", False, "100", None, "0.25 EUR", None))
         job.finish("finished")
     return home
@@ -214,9 +215,9 @@ def test_another_rigs_slices_are_not_used(measured, tmp_path):
     run = store.read(measured.paths()[-1])
     stranger = msgspec.structs.replace(run, rig=msgspec.structs.replace(run.rig, fingerprint="0" * 12))
     home.save(stranger)
-    assert runner._stored_slices(runner.Job(home, Rig.live(), "budget", Silent()), None) == []
+    assert runner._stored_slices(Job(home, Rig.live(), "budget", Silent()), None) == []
     home.save(run)
-    assert len(runner._stored_slices(runner.Job(home, Rig.live(), "budget", Silent()), None)) == 2
+    assert len(runner._stored_slices(Job(home, Rig.live(), "budget", Silent()), None)) == 2
 
 
 def start(*words: str, home: Path) -> subprocess.Popen[str]:

@@ -13,6 +13,7 @@ from rigbench.cli.options import Flops, HostWatts, Place, Price, Series, WallWat
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rigbench.job import Job
     from rigbench.records import Run
 
 
@@ -42,7 +43,7 @@ def budget(
 
     question = plans.question(flops, series, exact_flops, wall_watts, host_watts, price, place)
 
-    def work(job: runner.Job) -> None:
+    def work(job: Job) -> None:
         runner.budget(job, question, plans.short_slices(question.models, common.device), common.device)
 
     return common.answer(work, _show_budget)

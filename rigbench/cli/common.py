@@ -16,8 +16,8 @@ from rigbench.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rigbench.job import Job
     from rigbench.records import Run
-    from rigbench.runner import Job
     from rigbench.store import Store
 
 # The options that every command takes, before or after its name; then those that only some take.
@@ -80,7 +80,7 @@ class Common:
         """A job that measures and is kept. The store is tried first, before the machine is made busy."""
         from rigbench.cli.progress import make_progress
         from rigbench.hardware.rig import Rig
-        from rigbench.runner import Job
+        from rigbench.job import Job
 
         home = self.store()
         home.check_writable()
@@ -89,7 +89,7 @@ class Common:
 
     def answer(self, work: Callable[[Job], object], show: Callable[[Run, Console], None]) -> int:
         """Run a job, save it, show it, and say how it ended. Returns the exit code."""
-        from rigbench.runner import Interrupted
+        from rigbench.job import Interrupted
 
         job = self.job()
         interrupted = False

@@ -14,6 +14,7 @@ from rigbench.cli.options import Flops, HostWatts, Params, Place, Price, Seq, Se
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rigbench.job import Job
     from rigbench.records import Run
 
 
@@ -58,7 +59,7 @@ def run(
 
     question = plans.question(flops, series, False, wall_watts, host_watts, price, place)
 
-    def work(job: runner.Job) -> None:
+    def work(job: Job) -> None:
         runner.everything(job, plans.whole_run(question.models, quick, common.device), question)
 
     return common.answer(work, render.show)
