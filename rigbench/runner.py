@@ -98,7 +98,7 @@ def train(job: Job, options: train_probe.Options) -> Slice | Skipped:
 
 def budget(
     job: Job, question: Question, short_slices: Sequence[train_probe.Options], device: str | None
-) -> Budget | Skipped:
+) -> Budget:
     """The plan from this rig's stored slices; where they do not answer it, the short ones are run first.
 
     Raises:
@@ -255,6 +255,8 @@ def _beside_datasheet(job: Job, result: Matmul) -> Matmul:
 def _datasheet(job: Job, device: Device) -> dict[str, Figure]:
     """Published peaks per dtype of this GPU, matched by PCI id or exact name; none for a CPU or an unknown card."""
     gpu = next((gpu for gpu in job.gpus if device.kind == "cuda" and gpu.uuid == device.uuid), None)
-    if gpu is None or isinstance(gpu.profile, Absent):
+    if gpu is None:
         return {}
-    return profiles.peaks(gpu.profile)
+    facts = (gpu.pci_device_id, gpu.name, gpu.memory_total_bytes)
+    profile = profiles.match_gpu(*(None if isinstance(fact, Absent) else fact for fact in facts))  # type: ignore[arg-type]
+    return {} if isinstance(profile, Absent) else profiles.peaks(profile)
