@@ -83,9 +83,9 @@ def parse_bytes(text: str, option: str) -> int:
     """
     value = _quantity(text, option, _BYTES, "16GiB or 512MB")
     if value < 1:
-        _refuse(text, option, "is less than one byte", "write it as in 16GiB or 512MB")
+        _refuse(text, option, "is less than one byte", "write it as 16GiB or 512MB")
     if value > MOST_BYTES:
-        _refuse(text, option, "is more than 1 EiB", "write it as in 16GiB or 512MB")
+        _refuse(text, option, "is more than 1 EiB", "write it as 16GiB or 512MB")
     return round(value)
 
 
@@ -256,11 +256,6 @@ def format_seconds(seconds: float) -> str:
     if _nearest(seconds / 86400) <= 730:
         return f"{_nearest(seconds / 86400)} d"
     return f"{format_significant(seconds / SECONDS_PER_YEAR)} years"
-
-
-def format_hours(hours: float) -> str:
-    """ "0.420 h", "48.0 h", "1,230 h": one unit, so that a column can be compared."""
-    return f"{format_significant(float(hours))} h"
 
 
 def format_share(share: float) -> str:

@@ -216,8 +216,6 @@ def test_any_text_is_a_positive_finite_quantity_or_one_clear_line(text, parse):
         (units.format_seconds(140 * 86400), "140 d"),
         (units.format_seconds(5 * 31_557_600), "5.00 years"),
         (units.format_seconds(0), "0 s"),
-        (units.format_hours(3.214), "3.21 h"),
-        (units.format_hours(1234.5), "1,230 h"),
         (units.format_share(0.863), "86 %"),
         (units.format_share(0.004), "0.4 %"),
         (units.format_share(0.042), "4.2 %"),
