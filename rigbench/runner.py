@@ -13,8 +13,10 @@ from rigbench import profiles, store
 from rigbench.budget.comparable import StoredSlice
 from rigbench.budget.plan import Question, check, plan
 from rigbench.errors import NOTHING, RigbenchError
+from rigbench.findings import rig as rig_findings
+from rigbench.findings.unchecked import unchecked
 from rigbench.job import Interrupted, Job
-from rigbench.measure import telemetry, workers
+from rigbench.measure import energy, telemetry, workers
 from rigbench.probes import matmul as matmul_probe
 from rigbench.probes import topology as topology_probe
 from rigbench.probes import train as train_probe
@@ -25,6 +27,7 @@ from rigbench.records import (
     Figure,
     Matmul,
     Record,
+    Run,
     Skipped,
     Slice,
     Telemetry,
@@ -50,6 +53,27 @@ def topology(job: Job) -> Topology:
     result = topology_probe.run(job.rig, profiles.match_gpu)
     job.keep(topology=result)
     return result
+
+
+def doctor(job: Job) -> None:
+    """The topology, and what it tells of faults, losses and open questions. Each fault counts against the run."""
+    topology(job)
+    job.run = diagnosed(job.run)
+    job.keep()
+    faults = [finding for finding in job.run.findings if finding.severity == "fault"]
+    job.faults += [f"{', '.join(finding.where)}: {finding.title} ({finding.code})" for finding in faults]
+
+
+def diagnosed(run: Run) -> Run:
+    """A run with the findings that its own topology tells; the machine is not asked.
+
+    Raises:
+        RigbenchError: the run holds no topology.
+    """
+    if not isinstance(run.topology, Topology):
+        raise RigbenchError(f"run {run.id} holds no topology", "`rigbench doctor` reads one", exit_code=NOTHING)
+    found = rig_findings.diagnose(run.topology)
+    return msgspec.structs.replace(run, findings=found, unchecked=unchecked(run.topology))
 
 
 def matmul(job: Job, options: matmul_probe.Options) -> Matmul | Skipped:
@@ -96,9 +120,7 @@ def train(job: Job, options: train_probe.Options) -> Slice | Skipped:
     return result
 
 
-def budget(
-    job: Job, question: Question, short_slices: Sequence[train_probe.Options], device: str | None
-) -> Budget:
+def budget(job: Job, question: Question, short_slices: Sequence[train_probe.Options], device: str | None) -> Budget:
     """The plan from this rig's stored slices; where they do not answer it, the short ones are run first.
 
     Raises:
@@ -119,12 +141,14 @@ def budget(
 
 
 def everything(job: Job, stages: Stages, question: Question) -> None:
-    """Topology, matmul, the slices, then the budget. One that cannot run here is Skipped, and the others go on.
+    """Topology with its findings, matmul, the slices, then the budget.
+
+    What cannot run here is Skipped, and the others go on.
 
     Raises:
         Interrupted: the user said stop; what was measured is saved.
     """
-    topology(job)
+    doctor(job)
     _or_skip(job, "matmul", lambda: matmul(job, stages.matmul))
     for options in stages.slices:
         _or_skip(job, "train", lambda options=options: train(job, options))  # type: ignore[misc]
@@ -206,7 +230,7 @@ def _complete(job: Job, result: Slice, sensors: Telemetry) -> Slice:
     return msgspec.structs.replace(
         result,
         telemetry=sensors,
-        energy=telemetry.energy(_of_device(sensors, result.device), start, end),
+        energy=energy.between(_of_device(sensors, result.device), start, end),
         mfu=_mfu(job, result),
         share_of_measured_matmul=_share_of_matmul(job, result),
     )

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from rigbench.errors import RigbenchError
-from rigbench.records import SCHEMA, Run
+from rigbench.records import SCHEMA, Record, Run
 
 
 def default_home() -> Path:
@@ -113,7 +113,7 @@ class Store:
         return found, passed_over
 
 
-def encode(run: Run) -> bytes:
+def encode(run: Record) -> bytes:
     return msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n"
 
 

@@ -9,69 +9,18 @@ from pathlib import Path
 
 import pynvml
 import pytest
+from two_gpus import library, replay
 
 from rigbench.errors import RigbenchError
 from rigbench.hardware import nvml as seam
 from rigbench.hardware.nvml import NO_DRIVER, Nvml
 from rigbench.hardware.nvml_codes import REASONS
-from rigbench.hardware.nvml_replay import ReplayedLibrary, parse_recording
-from rigbench.records import Absent, Gpu
+from rigbench.hardware.nvml_replay import parse_recording
+from rigbench.records import Absent
 
 RIGS = Path(__file__).parent / "rigs"
 CODES = [*range(1, 31), 999, 12345]
-
-TWO_GPUS = """# fakenvml 1
-sys nvmlDeviceGetCount_v2 = 0 2
-sys nvmlSystemGetDriverVersion = 0 "595.71.05"
-sys nvmlSystemGetCudaDriverVersion_v2 = 0 13020
-* nvmlDeviceGetName = 0 "NVIDIA GeForce RTX 4080 SUPER"
-* nvmlDeviceGetMemoryInfo = 0 17171480576 16093544448 1077936128
-* nvmlDeviceGetMemoryInfo_v2 = 0 17171480576 455081984 16093544448 624951296
-* nvmlDeviceGetTemperature/0 = 0 43
-* nvmlDeviceGetPowerUsage = 0 25920
-* nvmlDeviceGetCurrentClocksEventReasons = 0 4
-0 nvmlDeviceGetUUID = 0 "GPU-0"
-1 nvmlDeviceGetUUID = 0 "GPU-1"
-0 nvmlDeviceGetPciInfo_v3 = 0 "00000000:01:00.0" 0x270210DE 0x000010DE
-1 nvmlDeviceGetPciInfo_v3 = 0 "0000000F:03:00.0" 0x270210DE 0x000010DE
-"""
-
-
-def replay(*lines: str, base: str = TWO_GPUS) -> Nvml:
-    """The two-GPU recording with some of its lines replaced."""
-    return Nvml(ReplayedLibrary(parse_recording(base + "\n".join(lines))))
-
-
-def library(nvml: Nvml) -> ReplayedLibrary:
-    assert isinstance(nvml._library, ReplayedLibrary)
-    return nvml._library
-
-
-def test_a_recorded_gpu_is_read_whole() -> None:
-    gpus = Nvml.replay(RIGS / "dual-rtx4080s-x8x8" / "nvml.txt").gpus()
-    assert isinstance(gpus, tuple)
-    assert gpus[1] == Gpu(
-        index=1,
-        name="NVIDIA GeForce RTX 4080 SUPER",
-        uuid="GPU-00000000-0000-0000-0000-000000000001",
-        pci_bus_id="0000:03:00.0",
-        pci_device_id="2702",
-        profile=Absent("not looked up"),
-        compute_capability="8.9",
-        memory_total_bytes=17171480576,
-        memory_used_bytes=624951296,
-        bar1_total_bytes=17179869184,
-        temperature_celsius=41.0,
-        power_watts=27.74,
-        power_limit_watts=320.0,
-        power_limit_default_watts=320.0,
-        link_generation_now=1,
-        link_generation_max=4,
-        link_width_now_lanes=8,
-        link_width_max_lanes=16,
-        performance_state=8,
-        numa_node=Absent("not in the PCI tree"),
-    )
+NOT_SUPPORTED = Absent("not supported")
 
 
 def test_versions_are_the_drivers_own() -> None:
@@ -269,3 +218,16 @@ def test_a_recording_that_cannot_be_read_says_so(tmp_path: Path) -> None:
 def test_text_with_the_formats_own_signs_is_kept() -> None:
     recording = parse_recording('0 nvmlDeviceGetName = 0 "A ; B = C"')
     assert recording["0", "nvmlDeviceGetName"][0].values == ("A ; B = C",)
+
+
+def test_pynvmls_other_word_for_a_missing_function_is_a_reason() -> None:
+    nvml = replay("* nvmlDeviceGetComputeRunningProcesses_v3 = 13")
+    answer = nvml.ask(0, "nvmlDeviceGetComputeRunningProcesses")
+    assert answer == Absent("function not found in this driver")
+
+
+def test_the_reason_of_a_call_that_the_driver_knows_is_told() -> None:
+    nvml = replay("* nvmlDeviceGetCurrentClocksEventReasons = 13", "* nvmlDeviceGetCurrentClocksThrottleReasons = 3")
+    assert nvml.throttle_bits(0) == NOT_SUPPORTED
+    nvml = replay("* nvmlDeviceGetCurrentClocksEventReasons = 26", "* nvmlDeviceGetCurrentClocksThrottleReasons = 13")
+    assert nvml.throttle_bits(0) == Absent("deprecated in this driver")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
+from fakenvml.expand_sysfs import expand_recording, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigbench.hardware import disks, host, pci
+from rigbench.hardware import disks, driver, host, isolation, pci
+from rigbench.hardware.nvml import Nvml
+from rigbench.hardware.rig import Rig
 from rigbench.hardware.sysfs import READ_LIMIT_BYTES, RecordedSysfs, Sysfs, decode_text, parse_cpu_list, parse_int
+from rigbench.probes import topology
 from rigbench.records import Absent
 
 
@@ -141,6 +146,10 @@ READERS = (
     host.process_peak_bytes,
     disks.disks,
     pci.devices,
+    driver.flavour,
+    driver.overrides,
+    isolation.kernel_words,
+    lambda sysfs: isolation.iommu_type(sysfs, []),
 )
 PATHS = st.sampled_from(
     [
@@ -162,6 +171,13 @@ PATHS = st.sampled_from(
         "sys/bus/pci/devices/0000:01:00.0/numa_node",
         "sys/bus/pci/devices/0000:01:00.0/max_link_speed",
         "sys/bus/pci/devices/0000:01:00.0/current_link_width",
+        "sys/bus/pci/devices/0000:01:00.0/resource",
+        "sys/bus/pci/devices/0000:01:00.0/resource1_resize",
+        "sys/bus/pci/devices/0000:01:00.0/config",
+        "sys/kernel/iommu_groups/0/type",
+        "proc/cmdline",
+        "proc/driver/nvidia/version",
+        "proc/driver/nvidia/params",
     ]
 )
 TEXTS = st.one_of(
@@ -188,3 +204,72 @@ def test_no_content_breaks_a_reader(files: dict[str, str]) -> None:
     sysfs = RecordedSysfs(files, {})
     for reader in READERS:
         reader(sysfs)
+
+
+def test_recorded_links_that_run_in_a_ring_end() -> None:
+    sysfs = RecordedSysfs({}, {"sys/a": "sys/b", "sys/b": "sys/a"})
+    assert sysfs.read_text("sys/a/file") == Absent("not recorded")
+    assert isinstance(sysfs.real_path("sys/a"), str | Absent)
+
+
+def test_folders_may_be_empty_in_a_recording() -> None:
+    sysfs = RecordedSysfs({}, {}, ["sys/kernel/iommu_groups"])
+    assert sysfs.list_dir("sys/kernel/iommu_groups") == ()
+    assert sysfs.exists("sys/kernel/iommu_groups")
+
+
+def test_bytes_are_handed_over_as_they_are(tmp_path: Path) -> None:
+    content = bytes(range(256))
+    (tmp_path / "config").write_bytes(content)
+    assert Sysfs(tmp_path).read_bytes("config") == content
+    assert RecordedSysfs({"config": content.decode("latin-1")}, {}).read_bytes("config") == content
+    assert RecordedSysfs({}, {}).read_bytes("config") == Absent("not recorded")
+
+
+class Refusing(Sysfs):
+    """Files that the kernel would not let this user read, which root's own tests cannot make."""
+
+    def __init__(self, root: Path, refused: set[str]) -> None:
+        super().__init__(root)
+        self._refused = refused
+
+    def read_bytes(self, path: str) -> bytes | Absent:
+        name = path.rpartition("/")[2]
+        return Absent("no permission") if name in self._refused else super().read_bytes(path)
+
+
+NAMES = (
+    *("class", "vendor", "device", "numa_node", "local_cpulist", "resource", "max_link_speed", "current_link_speed"),
+    *("max_link_width", "current_link_width", "config", "cpulist"),
+)
+HARM = st.sampled_from(["missing", "empty", "garbage", "huge", "refused", "loop", "folder"])
+
+
+def spoil(path: Path, harm: str) -> None:
+    if path.exists() or path.is_symlink():
+        path.unlink()
+    if harm == "loop":
+        path.symlink_to(path.name)
+    elif harm == "folder":
+        path.mkdir()
+    elif harm == "huge":
+        with path.open("wb") as file:
+            file.truncate(READ_LIMIT_BYTES + 1)
+    elif harm != "missing":
+        path.write_bytes(b"" if harm == "empty" else b"\x00\xff0x10de \x1b[31m-1")
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.dictionaries(st.tuples(st.integers(0, 6), st.sampled_from(NAMES)), HARM, max_size=6))
+def test_no_state_of_the_kernels_files_breaks_a_topology(harms: dict[tuple[int, str], str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        expand_recording(Path(__file__).parent / "rigs" / "stelline-puget-wrx90", root)
+        write(root, {"proc/cpuinfo": "processor: 0\nmodel name: x", "proc/meminfo": "MemTotal: 1 kB"})
+        functions = sorted((root / "sys/bus/pci/devices").iterdir())
+        for (number, name), harm in harms.items():
+            spoil(functions[number].resolve() / name, harm)
+        sysfs = Refusing(root, {name for (_, name), harm in harms.items() if harm == "refused"})
+        found = topology.run(Rig(sysfs, Nvml(Absent("no driver"))), lambda *_: Absent("no profile"))
+        assert len(found.pci) == 7
+        assert len(found.paths) >= len([function for function in found.pci if function.kind == "GPU"])

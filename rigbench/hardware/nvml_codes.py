@@ -42,4 +42,5 @@ CURES = {
     18: "the NVIDIA driver and its library differ in version; restart after the update",
 }
 # A renamed or versioned call is worth another try after these; after any other answer it is not.
-TRY_THE_OTHER_CALL = {REASONS[code] for code in (2, 3, 13, 25, 26)} | {"function not found in this pynvml"}
+NOT_KNOWN = {REASONS[code] for code in (13, 25, 26)} | {"function not found in this pynvml"}
+TRY_THE_OTHER_CALL = {REASONS[2], REASONS[3]} | NOT_KNOWN

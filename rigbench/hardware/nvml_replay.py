@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -121,21 +122,24 @@ class ReplayedLibrary:
             return self._handle_by_name(name, *arguments)
         if name == "nvmlDeviceGetFieldValues":
             return self._field_values(*arguments)
-        scope, numbers, outputs, buffer = _sort_arguments(arguments)
-        if buffer is not None or "Affinity" in name or name.startswith("nvmlDeviceSet"):
-            numbers = []  # a buffer's length, or a setter's value, is no part of the call's name
-        if name == "nvmlDeviceGetTemperatureV":  # recorded under the name that every driver has had
-            name, numbers = "nvmlDeviceGetTemperature", [outputs[0].sensorType]
-        code, values = self.ask(scope, "/".join([name, *map(str, numbers)]))
+        if "RunningProcesses" in name:
+            return self._processes(name, *arguments)
+        scope, numbers, outputs, buffer = sort_arguments(arguments, _scope)
+        code, values = self.ask(scope, name_of(name, numbers, outputs, buffer))
         if code != SUCCESS:
             return code
         if buffer is not None:
             buffer.value = str(values[0]).encode()
-        elif "RunningProcesses" in name:
-            return _count_processes(outputs, values)
+        elif name == "nvmlDeviceGetMigDeviceHandleByIndex":
+            _point(arguments[-1], int(values[0]))  # a part's own lines have a scope of its own
         elif outputs:
             _fill(outputs, values)
         return SUCCESS
+
+    def recorded(self, scope: str, key: str) -> list[Answer]:
+        """All answers of a call, wherever its sequence stands."""
+        shared = self._recording.get(("*", key), []) if scope != "sys" else []
+        return self._recording.get((scope, key), shared)
 
     def _handle_by_index(self, index: Any, output: Any) -> int:
         code, values = self.ask("sys", "nvmlDeviceGetCount_v2")
@@ -157,6 +161,18 @@ class ReplayedLibrary:
                 return SUCCESS
         return NOT_FOUND
 
+    def _processes(self, name: str, handle: Any, count: Any, room: Any) -> int:
+        """`0 pid bytes pid bytes`: pynvml asks for the number first, then with an array to fill."""
+        code, values = self.ask(_scope(handle), name)
+        if code != SUCCESS:
+            return code
+        places, count._obj.value = count._obj.value, len(values) // 2
+        if values and (room is None or places < len(values) // 2):
+            return INSUFFICIENT_SIZE
+        for index, (pid, used) in enumerate(zip(values[::2], values[1::2], strict=True)):
+            room[index].pid, room[index].usedGpuMemory = pid, used
+        return SUCCESS
+
     def _field_values(self, handle: Any, _count: Any, output: Any) -> int:
         for field in output._obj:
             field.nvmlReturn, values = self.ask(
@@ -167,7 +183,7 @@ class ReplayedLibrary:
         return SUCCESS
 
 
-def _sort_arguments(arguments: tuple[Any, ...]) -> tuple[str, list[Any], list[Any], Any]:
+def sort_arguments(arguments: tuple[Any, ...], scope_of: Callable[[Any], str]) -> tuple[str, list[Any], list[Any], Any]:
     """A call's arguments as (whose it is, the numbers in its name, what receives values, a text buffer)."""
     scope, numbers, outputs, buffer = "sys", [], [], None
     for argument in arguments:
@@ -175,15 +191,30 @@ def _sort_arguments(arguments: tuple[Any, ...]) -> tuple[str, list[Any], list[An
             outputs.append(argument._obj)
         elif argument is None:
             outputs.append(None)
-        elif isinstance(argument, ctypes.Array):
+        elif isinstance(argument, ctypes.Array) and argument._type_ is ctypes.c_char:
             buffer = argument
+        elif isinstance(argument, ctypes.Array):
+            outputs.append(argument)
         elif not isinstance(argument, ctypes._Pointer):
             numbers.append(getattr(argument, "value", argument))
         elif scope == "sys":
-            scope = _scope(argument)
+            scope = scope_of(argument)
         else:
-            numbers.append(int(_scope(argument)))
+            numbers.append(scope_of(argument))
     return scope, numbers, outputs, buffer
+
+
+def name_of(name: str, numbers: list[Any], outputs: list[Any], buffer: Any) -> str:
+    """What a call is recorded as: its function and the numbers that say which of its readings is meant."""
+    if name == "nvmlDeviceGetTemperatureV":  # recorded under the name that every driver has had
+        name, numbers = "nvmlDeviceGetTemperature", [outputs[0].sensorType]
+    elif name.startswith("nvmlDeviceSet"):
+        numbers = []  # a setter's value is no part of its name
+    elif buffer is not None:
+        numbers = numbers[:-1]  # the room in the buffer
+    elif "Affinity" in name:
+        numbers = numbers[1:]  # the words in the mask
+    return "/".join([name, *map(str, numbers)])
 
 
 def _scope(handle: Any) -> str:
@@ -192,11 +223,6 @@ def _scope(handle: Any) -> str:
 
 def _point(output: Any, index: int) -> None:
     ctypes.c_void_p.from_buffer(output._obj).value = (index + 1) * HANDLE_STRIDE
-
-
-def _count_processes(outputs: list[Any], values: tuple[int | str, ...]) -> int:
-    outputs[0].value = len(values) // 2
-    return INSUFFICIENT_SIZE if values and outputs[1] is None else SUCCESS
 
 
 def _fill(outputs: list[Any], values: tuple[int | str, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from rigbench.hardware import pci_config
 from rigbench.hardware.sysfs import Sysfs
 from rigbench.records import Absent, PciDevice
 
@@ -13,6 +14,8 @@ BUS_ID = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 HOST_BRIDGE = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
 NOT_REPORTED = Absent("not reported")
 
+BRIDGE = "0604"
+NO_CARD = Absent("not asked of this kind")
 NVIDIA, MELLANOX, GPU_VENDORS = "10de", "15b3", ("10de", "1002", "8086")
 # PCI class codes: the first four hex digits decide, else the first two (PCI Code and ID Assignment Specification).
 KINDS = {
@@ -57,6 +60,8 @@ def _device(sysfs: Sysfs, bus_id: str) -> PciDevice:
     root, parent = parse_place(sysfs.real_path(folder), bus_id)
     vendor, device, class_code = (_hex(sysfs.read_text(f"{folder}/{name}")) for name in ("vendor", "device", "class"))
     numa_node = sysfs.read_int(f"{folder}/numa_node")
+    config = pci_config.read(sysfs, folder) if class_code.startswith(BRIDGE) or is_card(class_code) else NO_CARD
+    port_type, acs = (config, config) if isinstance(config, Absent) else config
     speed = parse_link_speed(sysfs.read_text(f"{folder}/current_link_speed"))
     max_speed = parse_link_speed(sysfs.read_text(f"{folder}/max_link_speed"))
     width = parse_link_width(sysfs.read_text(f"{folder}/current_link_width"))
@@ -79,7 +84,43 @@ def _device(sysfs: Sysfs, bus_id: str) -> PciDevice:
         link_max_width_lanes=max_width,
         link_bytes_per_s=link_bytes_per_s(speed, width),
         link_max_bytes_per_s=link_bytes_per_s(max_speed, max_width),
+        local_cpus=_known(sysfs.read_text(f"{folder}/local_cpulist")),
+        port_type=port_type,
+        acs=acs,
+        iommu_group=parse_group(sysfs.real_path(f"{folder}/iommu_group")),
+        bar_bytes=parse_bars(sysfs.read_text(f"{folder}/resource")) if is_card(class_code) else {},
+        bar1_possible_bytes=parse_resize(sysfs.read_text(f"{folder}/resource1_resize")),
     )
+
+
+def is_card(class_code: str) -> bool:
+    """A function whose memory windows matter here: GPUs, network cards, drives and accelerators."""
+    return class_code[:2] in ("01", "02", "03", "12")
+
+
+def parse_group(real_path: str | Absent) -> int | Absent:
+    """`sys/kernel/iommu_groups/17` is 17."""
+    name = "" if isinstance(real_path, Absent) else real_path.rpartition("/")[2]
+    return int(name) if re.fullmatch(r"\d{1,6}", name) else Absent("in no IOMMU group")
+
+
+def parse_bars(text: str | Absent) -> dict[str, int]:
+    """The first six lines of `resource`, start and end, as the sizes of the base address registers in use."""
+    sizes = {}
+    for number, line in enumerate([] if isinstance(text, Absent) else text.splitlines()[:6]):
+        match = re.match(r"0x([0-9a-fA-F]{1,16}) 0x([0-9a-fA-F]{1,16})", line)
+        start, end = (int(match[1], 16), int(match[2], 16)) if match else (0, 0)
+        if end > start and end - start < 1 << 62:
+            sizes[str(number)] = end - start + 1
+    return sizes
+
+
+def parse_resize(text: str | Absent) -> tuple[int, ...] | Absent:
+    """`resource1_resize`: bit n is set where BAR 1 could have 2^n MiB (kernel's ABI/testing/sysfs-bus-pci)."""
+    if isinstance(text, Absent):
+        return text
+    bits = int(text, 16) if re.fullmatch(r"[0-9a-fA-F]{1,16}", text) else 0
+    return tuple(1 << (20 + bit) for bit in range(42) if bits >> bit & 1) or NOT_REPORTED
 
 
 def parse_place(real_path: str | Absent, bus_id: str) -> tuple[str, str | Absent]:
@@ -171,6 +212,10 @@ def label(tree: Mapping[str, PciDevice], one: str, other: str) -> str | Absent:
         return "PHB" if same_node else "SYS"
     # Below a switch's upstream port come its own downstream port and the device: deeper means another switch.
     return "PIX" if all(len(path) - shared <= 2 for path in paths) else "PXB"
+
+
+def _known(text: str | Absent) -> str | Absent:
+    return text or NOT_REPORTED
 
 
 def _hex(text: str | Absent) -> str:

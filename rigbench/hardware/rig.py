@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rigbench.errors import RigbenchError
@@ -14,12 +14,16 @@ from rigbench.records import Absent
 
 @dataclass(frozen=True)
 class Rig:
-    """`notes` is what its owner should know about this way of looking, such as a recording's missing parts."""
+    """`load` is the driver while its cards worked; live, only a probe can bring that about.
+
+    `notes` is what its owner should know about this way of looking, such as a recording's missing parts.
+    """
 
     sysfs: Sysfs
     nvml: Nvml
     replayed: bool = False
     notes: tuple[str, ...] = ()
+    load: Nvml = field(default_factory=lambda: Nvml(Absent("not read under load")))
 
     @classmethod
     def live(cls) -> Rig:
@@ -42,5 +46,7 @@ class Rig:
             "nvml.txt": "the recording has no nvml.txt: GPUs are those of the PCI tree",
         }
         nvml = Nvml.replay(folder / "nvml.txt") if parts["nvml.txt"] else Nvml(Absent("the recording has no nvml.txt"))
+        load = folder / "load.nvml.txt"
+        busy = Nvml.replay(load) if load.is_file() else Nvml(Absent("the recording has no load.nvml.txt"))
         notes = tuple(note for name, note in missing.items() if not parts[name])
-        return cls(recorded_sysfs(folder), nvml, replayed=True, notes=notes)
+        return cls(recorded_sysfs(folder), nvml, replayed=True, notes=notes, load=busy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from rigbench.records import Absent
@@ -13,6 +14,7 @@ CHUNK_BYTES = 64 << 10  # a larger read of some /proc/sys files is refused for w
 READ_LIMIT_BYTES = 8 << 20  # /proc/cpuinfo of 1000 CPUs is about 1.5 MB; nothing honest is larger
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # an escape sequence in a disk's model must not reach a terminal
 INT64 = 1 << 63
+MOST_LINKS = 8  # a recorded loop of links must end
 
 
 class Sysfs:
@@ -26,11 +28,13 @@ class Sysfs:
 
     def read_text(self, path: str) -> str | Absent:
         """The file's text without surrounding blanks; a reason where there is none."""
-        where = self._inside(path)
-        if isinstance(where, Absent):
-            return where
-        content = _read_bytes(where)
+        content = self.read_bytes(path)
         return content if isinstance(content, Absent) else decode_text(content)
+
+    def read_bytes(self, path: str) -> bytes | Absent:
+        """The file as it is: a PCI function's `config` is no text."""
+        where = self._inside(path)
+        return where if isinstance(where, Absent) else _read_bytes(where)
 
     def read_int(self, path: str) -> int | Absent:
         """The file's text as one decimal number that fits 64 bits."""
@@ -70,13 +74,14 @@ class Sysfs:
 class RecordedSysfs(Sysfs):
     """The same answers from memory: what a recorded rig's files held. The live machine is never read.
 
-    `files` maps paths to their text, `links` maps a link's path to the directory that it stands for.
+    `files` maps paths to their text (a byte per letter where the file is no text), `links` maps a link's path to the
+    directory that it stands for, `folders` are those that are there though empty.
     """
 
-    def __init__(self, files: dict[str, str], links: dict[str, str]) -> None:
+    def __init__(self, files: dict[str, str], links: dict[str, str], folders: Iterable[str] = ()) -> None:
         self._files = files
         self._links = links
-        self._children: dict[str, set[str]] = {}
+        self._children: dict[str, set[str]] = {folder: set() for folder in folders}
         for path in (*files, *links):
             parts = PurePosixPath(path).parts
             for depth in range(len(parts)):
@@ -85,6 +90,10 @@ class RecordedSysfs(Sysfs):
     def read_text(self, path: str) -> str | Absent:
         text = self._files.get(self._follow(path))
         return Absent("not recorded") if text is None else text.strip()
+
+    def read_bytes(self, path: str) -> bytes | Absent:
+        text = self._files.get(self._follow(path))
+        return Absent("not recorded") if text is None else text.encode("latin-1", errors="replace")
 
     def list_dir(self, path: str) -> tuple[str, ...] | Absent:
         children = self._children.get(self._follow(path))
@@ -100,14 +109,17 @@ class RecordedSysfs(Sysfs):
 
     def _follow(self, path: str) -> str:
         path = normalised("/" + path).lstrip("/")
-        for link, target in self._links_above(path):
-            return target + path[len(link) :]
+        for _ in range(MOST_LINKS):
+            link = next(self._links_above(path), None)
+            if link is None:
+                break
+            path = self._links[link] + path[len(link) :]
         return path
 
-    def _links_above(self, path: str) -> list[tuple[str, str]]:
+    def _links_above(self, path: str) -> Iterator[str]:
         parts = path.split("/")
         prefixes = ("/".join(parts[:depth]) for depth in range(len(parts), 0, -1))
-        return [(prefix, self._links[prefix]) for prefix in prefixes if prefix in self._links]
+        return (prefix for prefix in prefixes if prefix in self._links)
 
 
 def normalised(path: str) -> str:

@@ -2,9 +2,12 @@
 
 from rigbench.records.base import Absent, EndedBy, Estimate, Figure, Record, Skipped, Source, Timing
 from rigbench.records.budget import Budget, PlanRow, Power, Price, Rate
+from rigbench.records.finding import Cost, Explanation, Finding, Severity, Unchecked
+from rigbench.records.gpu import Gpu, GpuProcess, MigDevice
 from rigbench.records.matmul import Matmul, MatmulCheck, MatmulShape
+from rigbench.records.pci import GpuPair, Isolation, NcclChoice, PciDevice, PciHop, PciPath
 from rigbench.records.probe import Device, Energy, SensorSeries, Telemetry
-from rigbench.records.rig import Cpu, Disk, Gpu, Memory, NumaNode, PciDevice, RigId, Software, Topology
+from rigbench.records.rig import Cpu, Disk, Memory, NumaNode, RigId, Software, Topology
 from rigbench.records.run import SCHEMA, Run
 from rigbench.records.slices import Arm, Data, Model, PrecisionTrial, Shape, Slice, Steps, Vram
 
@@ -13,6 +16,7 @@ __all__ = [
     "Absent",
     "Arm",
     "Budget",
+    "Cost",
     "Cpu",
     "Data",
     "Device",
@@ -20,15 +24,24 @@ __all__ = [
     "EndedBy",
     "Energy",
     "Estimate",
+    "Explanation",
     "Figure",
+    "Finding",
     "Gpu",
+    "GpuPair",
+    "GpuProcess",
+    "Isolation",
     "Matmul",
     "MatmulCheck",
     "MatmulShape",
     "Memory",
+    "MigDevice",
     "Model",
+    "NcclChoice",
     "NumaNode",
     "PciDevice",
+    "PciHop",
+    "PciPath",
     "PlanRow",
     "Power",
     "PrecisionTrial",
@@ -38,6 +51,7 @@ __all__ = [
     "RigId",
     "Run",
     "SensorSeries",
+    "Severity",
     "Shape",
     "Skipped",
     "Slice",
@@ -47,5 +61,6 @@ __all__ = [
     "Telemetry",
     "Timing",
     "Topology",
+    "Unchecked",
     "Vram",
 ]

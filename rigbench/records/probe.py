@@ -21,23 +21,34 @@ class Device(Record, frozen=True):
 
 
 Column = tuple[float | Absent, ...] | Absent
+Counts = tuple[int | Absent, ...] | Absent
+NOT_SAMPLED = Absent("not sampled")
 
 
-class SensorSeries(Record, frozen=True):
+class SensorSeries(Record, frozen=True, kw_only=True):
     """One device's readings beside a probe, one entry per tick; a tick that was not answered is Absent.
 
-    A column that was never answered is one Absent. `throttle_bits` are the raw reasons for held-down clocks;
-    `throttle_share` maps a decoded reason to the share of answered ticks at which its bit was set.
+    A column that was never answered is one Absent. `power_watts` is the card's average over the last second, or what
+    comes nearest on a card that has none; `power_instant_watts` is its power at the tick. `fan_share` is the first
+    fan's speed as a share of its highest, `pcie_replays` and `energy_joules` are counters since the driver was loaded.
+    `throttle_bits` are the raw reasons for held-down clocks; `throttle_share` maps a decoded reason to the share of
+    answered ticks at which its bit was set.
     """
 
     device: str
     uuid: str | Absent
     power_watts: Column
-    temperature_celsius: Column
-    sm_clock_hertz: Column
-    utilisation_share: Column
+    power_instant_watts: Column = NOT_SAMPLED
     energy_joules: Column
-    throttle_bits: tuple[int | Absent, ...] | Absent
+    temperature_celsius: Column
+    memory_temperature_celsius: Column = NOT_SAMPLED
+    fan_share: Column = NOT_SAMPLED
+    sm_clock_hertz: Column
+    memory_clock_hertz: Column = NOT_SAMPLED
+    utilisation_share: Column
+    memory_used_bytes: Counts = NOT_SAMPLED
+    pcie_replays: Counts = NOT_SAMPLED
+    throttle_bits: Counts
     throttle_share: dict[str, float]
 
 

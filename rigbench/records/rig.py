@@ -1,10 +1,12 @@
-"""What is this rig: its host, its GPUs, its PCI tree, and the few facts that make it the same rig tomorrow?"""
+"""What is this rig: its host, all that is in it, and the few facts that make it the same rig tomorrow?"""
 
 from __future__ import annotations
 
 import msgspec
 
 from rigbench.records.base import Absent, Record
+from rigbench.records.gpu import Gpu
+from rigbench.records.pci import GpuPair, Isolation, PciDevice, PciPath
 
 
 class Software(Record, frozen=True):
@@ -21,31 +23,6 @@ class Software(Record, frozen=True):
     cuda_driver: str | Absent
     kernel: str | Absent
     environment: dict[str, str] = msgspec.field(default_factory=dict)
-
-
-class Gpu(Record, frozen=True):
-    """One GPU as the driver reports it; `index` is NVML's order, which need not be CUDA's."""
-
-    index: int
-    name: str | Absent
-    uuid: str | Absent
-    pci_bus_id: str | Absent
-    pci_device_id: str | Absent
-    profile: str | Absent
-    compute_capability: str | Absent
-    memory_total_bytes: int | Absent
-    memory_used_bytes: int | Absent
-    bar1_total_bytes: int | Absent
-    temperature_celsius: float | Absent
-    power_watts: float | Absent
-    power_limit_watts: float | Absent
-    power_limit_default_watts: float | Absent
-    link_generation_now: int | Absent
-    link_generation_max: int | Absent
-    link_width_now_lanes: int | Absent
-    link_width_max_lanes: int | Absent
-    performance_state: int | Absent
-    numa_node: int | Absent
 
 
 class RigId(Record, frozen=True):
@@ -111,38 +88,14 @@ class Disk(Record, frozen=True):
     pci_bus_id: str | Absent
 
 
-class PciDevice(Record, frozen=True):
-    """One PCI function. Speeds are transfers per second (16e9 for PCIe 4.0); widths are lanes.
-
-    `link_bytes_per_s` is theoretical, one way, from the current speed and width and the generation's encoding.
-    `link_max_bytes_per_s` the same from what the function could do.
-    """
-
-    bus_id: str
-    parent: str | Absent
-    root: str
-    class_code: str
-    kind: str
-    vendor_id: str
-    device_id: str
-    name: str | Absent
-    numa_node: int | Absent
-    link_generation: int | Absent
-    link_max_generation: int | Absent
-    link_transfers_per_s: float | Absent
-    link_max_transfers_per_s: float | Absent
-    link_width_lanes: int | Absent
-    link_max_width_lanes: int | Absent
-    link_bytes_per_s: float | Absent
-    link_max_bytes_per_s: float | Absent
-
-
 class Topology(Record, frozen=True):
     """The rig as sysfs and the driver tell it.
 
     `matrix` is {label: row} over GPUs and RDMA network cards, in the vendor tool's labels; `matrix_bus_ids` says which
     card a label stands for. `gpus_absent` is why the driver lists no GPU; `gpus` may then still hold those that the PCI
-    tree shows. `driver_version` and `cuda_version` are the driver's own.
+    tree shows. `driver_version` and `cuda_version` are the driver's own, `driver_flavour` is "open" or "closed",
+    `driver_overrides` the registry words that its module was given. `paths` are the ways to GPUs, NVMe drives and
+    network cards, `pairs` every two GPUs.
     """
 
     method: int
@@ -160,5 +113,10 @@ class Topology(Record, frozen=True):
     driver_version: str | Absent
     cuda_version: str | Absent
     kernel: str | Absent
+    driver_flavour: str | Absent
+    driver_overrides: str | Absent
+    isolation: Isolation
+    paths: tuple[PciPath, ...]
+    pairs: tuple[GpuPair, ...]
     gpus_absent: Absent | msgspec.UnsetType = msgspec.UNSET
     warnings: tuple[str, ...] = ()

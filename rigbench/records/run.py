@@ -6,6 +6,7 @@ import msgspec
 
 from rigbench.records.base import Record, Skipped
 from rigbench.records.budget import Budget
+from rigbench.records.finding import Finding, Unchecked
 from rigbench.records.matmul import Matmul
 from rigbench.records.rig import RigId, Software, Topology
 from rigbench.records.slices import Slice
@@ -16,7 +17,8 @@ SCHEMA = 1
 class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader of the file meets it first
     """One invocation's results. A room that was not asked for is not in the file; one that could not run is Skipped.
 
-    `status` is "running" while probes are under way, so a file found so was cut short.
+    `findings` are worst first, `unchecked` the questions that the readings left open. `status` is "running" while
+    probes are under way, so a file found so was cut short.
     """
 
     schema: int = SCHEMA
@@ -30,4 +32,6 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     matmul: Matmul | Skipped | msgspec.UnsetType = msgspec.UNSET
     slices: tuple[Slice | Skipped, ...] = ()
     budget: Budget | Skipped | msgspec.UnsetType = msgspec.UNSET
+    findings: tuple[Finding, ...] = ()
+    unchecked: tuple[Unchecked, ...] = ()
     warnings: tuple[str, ...] = ()

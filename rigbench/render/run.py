@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rigbench import units
 from rigbench.records import Absent, Budget, Matmul, Run, Skipped, Slice, Topology
-from rigbench.render import budget, matmul, slices, topology
+from rigbench.render import budget, findings, matmul, slices, topology
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +30,9 @@ def show(run: Run, console: Console) -> None:
     if isinstance(run.budget, Budget):
         console.print()
         budget.show(run.budget, console)
+    if run.findings or run.unchecked:
+        console.print()
+        findings.show_findings(run, console)
     for room in (run.topology, run.matmul, run.budget):
         if isinstance(room, Skipped):
             console.print(Text(f"{room.probe} skipped: {room.reason}", style="yellow"))

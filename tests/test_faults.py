@@ -1,0 +1,226 @@
+"""Can any answer of the driver break rigbench? Every call it makes × every return code × at first and midway.
+
+The calls are those that the driver library logged, so one that is added to rigbench is tested from then on.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import itertools
+import os
+import random
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pynvml
+import pytest
+from fakenvml.library import FAULT, FakeDriver, calls_in
+
+from rigbench.cli.app import app
+from rigbench.errors import BAD_INPUT, FINE, NOTHING, RigbenchError
+from rigbench.errors import FAULT as FOUND_FAULT
+from rigbench.hardware.nvml import Nvml
+from rigbench.hardware.rig import Rig
+from rigbench.hardware.sysfs import RecordedSysfs
+from rigbench.measure.telemetry import Sampler
+from rigbench.probes import topology
+from rigbench.records import Absent, Gpu
+
+RIGS = Path(__file__).parent / "rigs"
+CODES = (*range(1, 31), 999)
+SETTER = re.compile(r"nvml\w*(Set|Reset|Clear|Create|Destroy|Freeze|Modify|Remove)[A-Z]\w*")
+CONTRACT = {FINE, FOUND_FAULT, BAD_INPUT, NOTHING}
+SAMPLE, WHOLE_SAMPLE, SEED = 12, 200, 20
+
+# What the two cards of the recording do not have, so that those calls are made too.
+MORE_CALLS = """
+* nvmlDeviceGetEccMode = 0 1 1
+* nvmlDeviceGetTotalEccErrors/0/0 = 0 0
+* nvmlDeviceGetTotalEccErrors/0/1 = 0 2
+* nvmlDeviceGetTotalEccErrors/1/0 = 0 0
+* nvmlDeviceGetTotalEccErrors/1/1 = 0 1
+* nvmlDeviceGetRemappedRows = 0 0 0 0 0
+* nvmlDeviceGetMigMode = 0 1 1
+* nvmlDeviceGetMaxMigDeviceCount = 0 1
+0 nvmlDeviceGetMigDeviceHandleByIndex/0 = 0 100
+1 nvmlDeviceGetMigDeviceHandleByIndex/0 = 0 200
+100 nvmlDeviceGetName = 0 "MIG 1g.10gb"
+200 nvmlDeviceGetName = 0 "MIG 1g.10gb"
+* nvmlDeviceGetComputeRunningProcesses_v3 = 0 4242 1073741824
+* nvmlDeviceGetNvLinkState/0 = 0 1
+* nvmlDeviceGetNvLinkState/1 = 0 1
+* nvmlDeviceGetNvLinkRemoteDeviceType/0 = 0 0
+* nvmlDeviceGetNvLinkRemoteDeviceType/1 = 0 2
+0 nvmlDeviceGetNvLinkRemotePciInfo_v2/0 = 0 "00000000:03:00.0" 0 0
+1 nvmlDeviceGetNvLinkRemotePciInfo_v2/0 = 0 "00000000:01:00.0" 0 0
+"""
+
+
+class Combination(NamedTuple):
+    """`after` is how often the call still answers as it should."""
+
+    scope: str
+    call: str
+    code: int
+    after: int
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self))
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("faults") / "nvml.txt"
+    path.write_text((RIGS / "dual-rtx4080s-x8x8" / "nvml.txt").read_text() + MORE_CALLS)
+    return path
+
+
+def read(nvml: Nvml) -> Gpu | None:
+    """Everything that rigbench reads of a driver; the second GPU as it found it."""
+    rig = Rig(RecordedSysfs({}, {}), nvml)
+    found = topology.run(rig, lambda *_facts: Absent("no profile"))
+    Sampler(rig).tick()
+    return found.gpus[1] if len(found.gpus) > 1 else None
+
+
+def calls_made(driver: FakeDriver, recording: Path, log: Path) -> list[tuple[str, str]]:
+    """Every function that rigbench calls about the system, the first GPU and a part of it, with two of its arguments.
+
+    (NVLink's state is asked link by link: eighteen times the same call.)
+    """
+    read(Nvml(driver.open(recording, log)))
+    made = dict.fromkeys((scope, call) for scope, call, _ in calls_in(log) if scope in ("sys", "0", "100"))
+    assert ("0", "nvmlDeviceGetName") in made
+    by_function: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for scope, call in made:
+        by_function.setdefault((scope, call.partition("/")[0]), []).append((scope, call))
+    return [call for variants in by_function.values() for call in variants[:2]]
+
+
+def outcome(reading: Callable[[], Gpu | None], combination: Combination, expected: Gpu | None) -> str | None:
+    """What a fault broke, if anything."""
+    os.environ[FAULT] = str(combination)
+    try:
+        second = reading()
+    except RigbenchError:
+        return None
+    except Exception as error:  # noqa: BLE001 - this is what must not happen
+        return f"{combination}: {type(error).__name__}: {error}"
+    finally:
+        del os.environ[FAULT]
+    if combination.scope != "sys" and second != expected:
+        return f"{combination}: the other GPU reads otherwise"
+    return None
+
+
+def test_no_return_code_of_any_call_breaks_a_reading_or_hides_the_other_gpu(
+    fake_driver: FakeDriver,
+    recording: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pynvml, "NVML_NVLINK_MAX_LINKS", 2)  # the same call 36 times tells no more
+    calls = calls_made(fake_driver, recording, tmp_path / "log")
+    library = fake_driver.open(recording)
+    running = Nvml(library)
+    expected = read(Nvml(library)), running.gpu(1)
+    sampler = Sampler(Rig(RecordedSysfs({}, {}), running))
+
+    def at_first() -> Gpu | None:
+        return read(Nvml(library))
+
+    def midway() -> Gpu:
+        running.gpu(0)
+        sampler.tick()
+        return running.gpu(1)
+
+    every = [Combination(scope, call, code, 0) for scope, call in calls for code in CODES]
+    gc.disable()
+    ways = list(zip((at_first, midway), expected, strict=True))
+    broken = [outcome(reading, combination, second) for combination in every for reading, second in ways]
+    gc.enable()
+    with capsys.disabled():
+        print(f"\n{len(calls)} calls × {len(CODES)} return codes × first and midway = {len(broken)} combinations read")
+    assert [line for line in broken if line] == []
+
+
+def test_no_setter_is_ever_called(fake_driver: FakeDriver, recording: Path, tmp_path: Path) -> None:
+    for number, command in enumerate(reading_commands(tmp_path / "captured")):
+        log = tmp_path / f"log{number}"
+        done = fake_driver.run(*command, recording=recording, home=tmp_path / "home", log=log)
+        calls = calls_in(log)
+        assert done.returncode == FINE, done.stderr
+        assert len(calls) > 50
+        assert [call for _, call, _ in calls if SETTER.match(call)] == []
+
+
+def reading_commands(folder: Path) -> list[list[str]]:
+    """The commands that read hardware and run no load: those of these names that are there."""
+    arguments = {"topology": [], "capture": ["-o", str(folder)], "doctor": []}
+    there = [command.name for command in app.registered_commands if command.callback is not None]
+    assert all(
+        "common_replay" in inspect.signature(command.callback).parameters
+        for command in app.registered_commands
+        if command.name in arguments and command.callback
+    )
+    return [[name, *arguments[name]] for name in arguments if name in there]
+
+
+def run_sample(driver: FakeDriver, recording: Path, tmp_path: Path, combinations: Sequence[Combination]) -> list[str]:
+    """What went wrong in real processes, one a combination, over the reading commands in turn."""
+    commands = reading_commands(tmp_path / "captured")
+
+    def broken(numbered: tuple[int, Combination]) -> str | None:
+        number, combination = numbered
+        home = tmp_path / f"home{number}"
+        command = reading_commands(home / "captured")[number % len(commands)]
+        done = driver.run(
+            *command, recording=recording, home=home, log=home.with_suffix(".log"), fault=str(combination)
+        )
+        asked = [call for _, call, _ in calls_in(home.with_suffix(".log"))]
+        clean = all(line.startswith("rigbench: ") or line.endswith(" …") for line in done.stderr.splitlines())
+        fine = done.returncode in CONTRACT and clean and "Traceback" not in done.stderr + done.stdout
+        fine = fine and bool(done.stdout) and bool(asked) and not list(filter(SETTER.match, asked))
+        return None if fine else f"{combination} {command[0]}: exit {done.returncode}: {done.stderr}{done.stdout[:200]}"
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return [line for line in pool.map(broken, enumerate(combinations)) if line]
+
+
+def sampled(driver: FakeDriver, recording: Path, log: Path, size: int) -> list[Combination]:
+    every = itertools.product(calls_made(driver, recording, log), CODES, (0, 1))
+    combinations = [Combination(scope, call, code, after) for (scope, call), code, after in every]
+    return random.Random(SEED).sample(combinations, size)
+
+
+def test_a_sample_of_faults_leaves_real_processes_within_their_contract(
+    fake_driver: FakeDriver, recording: Path, tmp_path: Path
+) -> None:
+    combinations = sampled(fake_driver, recording, tmp_path / "log", SAMPLE)
+    assert run_sample(fake_driver, recording, tmp_path, combinations) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_hundred_faults_leave_real_processes_within_their_contract(
+    fake_driver: FakeDriver, recording: Path, tmp_path: Path
+) -> None:
+    combinations = sampled(fake_driver, recording, tmp_path / "log", WHOLE_SAMPLE)
+    assert run_sample(fake_driver, recording, tmp_path, combinations) == []
+
+
+@pytest.mark.parametrize("code", [9, 999])
+def test_a_driver_that_does_not_start_leaves_a_topology_without_gpus(
+    code: int, fake_driver: FakeDriver, recording: Path, tmp_path: Path
+) -> None:
+    done = fake_driver.run(
+        "topology", recording=recording, home=tmp_path, fault=str(Combination("sys", "nvmlInitWithFlags", code, 0))
+    )
+    assert done.returncode == FINE
+    assert "Traceback" not in done.stderr
+    assert "GeForce" not in done.stdout
