@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from rigbench import profiles, store
+from rigbench import profiles, store, waking
 from rigbench.budget.comparable import StoredSlice
 from rigbench.budget.plan import Question, check, plan
 from rigbench.errors import NOTHING, RigbenchError
@@ -48,16 +48,21 @@ class Stages:
     slices: tuple[train_probe.Options, ...]
 
 
-def topology(job: Job) -> Topology:
-    job.progress.stage("topology", 1)
-    result = topology_probe.run(job.rig, profiles.match_gpu)
+def topology(job: Job, load: bool = False) -> Topology:
+    """The rig at rest; with `load`, its links also as they are while every GPU copies. A replay holds its own load."""
+    rig = job.rig
+    if load and not rig.replayed:
+        job.progress.stage("topology under load", 10)
+        rig = waking.awake(rig, lambda busy: topology_probe.run(busy, profiles.match_gpu))
+    job.progress.stage("topology", 0)
+    result = topology_probe.run(rig, profiles.match_gpu)
     job.keep(topology=result)
     return result
 
 
-def doctor(job: Job) -> None:
+def doctor(job: Job, load: bool = False) -> None:
     """The topology, and what it tells of faults, losses and open questions. Each fault counts against the run."""
-    topology(job)
+    topology(job, load)
     job.run = diagnosed(job.run)
     job.keep()
     faults = [finding for finding in job.run.findings if finding.severity == "fault"]
@@ -148,7 +153,7 @@ def everything(job: Job, stages: Stages, question: Question) -> None:
     Raises:
         Interrupted: the user said stop; what was measured is saved.
     """
-    doctor(job)
+    doctor(job, load=bool(job.gpus))
     _or_skip(job, "matmul", lambda: matmul(job, stages.matmul))
     for options in stages.slices:
         _or_skip(job, "train", lambda options=options: train(job, options))  # type: ignore[misc]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.cli.common import Common, command
+from rigbench.cli.options import Load
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +26,7 @@ def doctor(
     run: Annotated[
         str | None, typer.Argument(help="Diagnose a stored run instead: its id, its start, or a file.")
     ] = None,
+    load: Load = False,
 ) -> int:
     """What is wrong with this rig, or holds it back: evidence, what it costs, what to do. Changes no setting."""
     from rigbench import runner, store
@@ -35,7 +37,7 @@ def doctor(
         render.show(diagnosed, console, hint=not common.quiet)
 
     if run is None:
-        return common.answer(runner.doctor, show)
+        return common.answer(lambda job: runner.doctor(job, load), show)
     if common.replay:
         raise RigbenchError("a stored run and --replay exclude each other", "give one of them")
     found = runner.diagnosed(store.read(common.store().find(run)))

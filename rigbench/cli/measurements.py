@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.cli.common import Common, command
-from rigbench.cli.options import Flops, HostWatts, Params, Place, Price, Seq, Series, WallWatts
+from rigbench.cli.options import Flops, HostWatts, Load, Params, Place, Price, Seq, Series, WallWatts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,11 +65,11 @@ def run(
     return common.answer(work, render.show)
 
 
-def topology(common: Common) -> int:
+def topology(common: Common, load: Load = False) -> int:
     """This rig as sysfs and the driver tell it: CPU, memory, NUMA, the PCI tree with its links, disks, GPUs."""
     from rigbench import runner
 
-    return common.answer(runner.topology, _show_topology)
+    return common.answer(lambda job: runner.topology(job, load), _show_topology)
 
 
 def _show_topology(run: Run, console: Console) -> None:

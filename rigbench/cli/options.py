@@ -24,3 +24,7 @@ Price = Annotated[
 Place = Annotated[
     str | None, typer.Option(metavar="ID", help="Whose electricity price; `rigbench profiles` lists them.")
 ]
+Load = Annotated[
+    bool,
+    typer.Option("--load", help="Also read the links while every GPU copies, for about 10 s."),
+]
