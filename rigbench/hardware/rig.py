@@ -23,7 +23,7 @@ class Rig:
     nvml: Nvml
     replayed: bool = False
     notes: tuple[str, ...] = ()
-    load: Nvml = field(default_factory=lambda: Nvml(Absent("not read under load")))
+    load: Nvml = field(default_factory=lambda: Nvml(Absent("not read under load; --load does it")))
 
     @classmethod
     def live(cls) -> Rig:
