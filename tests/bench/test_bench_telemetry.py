@@ -1,6 +1,6 @@
 """Do the sensors, read ten times a second beside the work, cost the work anything?
 
-    pytest tests/bench/test_telemetry.py -m bench -s
+    pytest tests/bench/test_bench_telemetry.py -m bench -s
 
 The work is a loop of matrix products in a process of its own, as every probe is; the sensors are read in this one.
 The halves of a pair are a fifth of a second long and follow each other, every second pair the other way round: a
