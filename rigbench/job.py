@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from importlib import metadata
+from functools import cached_property
 from typing import Protocol
 
 import msgspec
@@ -56,16 +56,22 @@ class Job:
         self.store, self.rig, self.progress = home, rig, progress
         self.trouble: RigbenchError | None = None
         self.faults: list[str] = []
-        facts = rig.nvml.gpus()
-        self.gpus: tuple[Gpu, ...] = () if isinstance(facts, Absent) else facts
+        count = rig.nvml.gpu_count()
+        cards = [(rig.nvml.uuid(i), rig.nvml.name(i)) for i in range(0 if isinstance(count, Absent) else count)]
         self.run = Run(
             id=store.new_run_id(),
             started_at=store.now(),
             command=command,
             status="running",
-            rig=host.rig_id(host.cpu(rig.sysfs), host.memory(rig.sysfs), self.gpus),
+            rig=host.rig_id(host.cpu(rig.sysfs), host.memory(rig.sysfs), cards),
             software=_software(rig),
         )
+
+    @cached_property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The driver's facts of every GPU, read when first asked for."""
+        facts = self.rig.nvml.gpus()
+        return () if isinstance(facts, Absent) else facts
 
     def keep(self, **rooms: object) -> None:
         """Add to the document and save it. A disk that refuses is remembered, told at the end, and stops nothing."""
@@ -90,11 +96,12 @@ class Job:
 
 
 def _software(rig: Rig) -> Software:
+    """Of a replayed rig only what the recording tells: the packages here are not that rig's."""
     return Software(
         rigbench=__version__,
         python=platform.python_version(),
-        torch=_version("torch"),
-        bitsandbytes=_version("bitsandbytes"),
+        torch=_version("torch", rig),
+        bitsandbytes=_version("bitsandbytes", rig),
         nvidia_driver=rig.nvml.driver_version(),
         cuda_driver=rig.nvml.cuda_driver_version(),
         kernel=host.kernel(rig.sysfs),
@@ -108,7 +115,11 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {key: " ".join(os.path.basename(part) for part in value.split()) for key, value in sorted(named.items())}
 
 
-def _version(package: str) -> str | Absent:
+def _version(package: str, rig: Rig) -> str | Absent:
+    if rig.replayed:
+        return Absent("a replayed rig")
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

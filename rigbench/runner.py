@@ -9,16 +9,13 @@ from typing import TypeVar
 
 import msgspec
 
-from rigbench import profiles, store, waking
+from rigbench import profiles, store, survey
 from rigbench.budget.comparable import StoredSlice
 from rigbench.budget.plan import Question, check, plan
 from rigbench.errors import NOTHING, RigbenchError
-from rigbench.findings import rig as rig_findings
-from rigbench.findings.unchecked import unchecked
 from rigbench.job import Interrupted, Job
 from rigbench.measure import energy, telemetry, workers
 from rigbench.probes import matmul as matmul_probe
-from rigbench.probes import topology as topology_probe
 from rigbench.probes import train as train_probe
 from rigbench.records import (
     Absent,
@@ -27,11 +24,9 @@ from rigbench.records import (
     Figure,
     Matmul,
     Record,
-    Run,
     Skipped,
     Slice,
     Telemetry,
-    Topology,
 )
 from rigbench.records.slices import HostAllocator
 
@@ -46,39 +41,6 @@ class Stages:
 
     matmul: matmul_probe.Options
     slices: tuple[train_probe.Options, ...]
-
-
-def topology(job: Job, load: bool = False) -> Topology:
-    """The rig at rest; with `load`, its links also as they are while every GPU copies. A replay holds its own load."""
-    rig = job.rig
-    if load and not rig.replayed:
-        job.progress.stage("topology under load", 10)
-        rig = waking.awake(rig, lambda busy: topology_probe.run(busy, profiles.match_gpu))
-    job.progress.stage("topology", 0)
-    result = topology_probe.run(rig, profiles.match_gpu)
-    job.keep(topology=result)
-    return result
-
-
-def doctor(job: Job, load: bool = False) -> None:
-    """The topology, and what it tells of faults, losses and open questions. Each fault counts against the run."""
-    topology(job, load)
-    job.run = diagnosed(job.run)
-    job.keep()
-    faults = [finding for finding in job.run.findings if finding.severity == "fault"]
-    job.faults += [f"{', '.join(finding.where)}: {finding.title} ({finding.code})" for finding in faults]
-
-
-def diagnosed(run: Run) -> Run:
-    """A run with the findings that its own topology tells; the machine is not asked.
-
-    Raises:
-        RigbenchError: the run holds no topology.
-    """
-    if not isinstance(run.topology, Topology):
-        raise RigbenchError(f"run {run.id} holds no topology", "`rigbench doctor` reads one", exit_code=NOTHING)
-    found = rig_findings.diagnose(run.topology)
-    return msgspec.structs.replace(run, findings=found, unchecked=unchecked(run.topology))
 
 
 def matmul(job: Job, options: matmul_probe.Options) -> Matmul | Skipped:
@@ -153,7 +115,7 @@ def everything(job: Job, stages: Stages, question: Question) -> None:
     Raises:
         Interrupted: the user said stop; what was measured is saved.
     """
-    doctor(job, load=bool(job.gpus))
+    survey.doctor(job, load=bool(job.gpus))
     _or_skip(job, "matmul", lambda: matmul(job, stages.matmul))
     for options in stages.slices:
         _or_skip(job, "train", lambda options=options: train(job, options))  # type: ignore[misc]

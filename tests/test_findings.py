@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from rigbench import __main__, profiles, runner
+from rigbench import __main__, profiles, survey
 from rigbench.errors import RigbenchError
 from rigbench.findings.explain import explanation, explanations
 from rigbench.findings.rig import WORST_FIRST, diagnose
@@ -333,7 +333,7 @@ def document(topology: Topology) -> Run:
 
 def screen(topology: Topology) -> str:
     console = Console(file=io.StringIO(), width=80, highlight=False)
-    render.show(runner.diagnosed(document(topology)), console)
+    render.show(survey.diagnosed(document(topology)), console)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
@@ -395,7 +395,7 @@ def test_a_rig_without_findings_is_told_so_with_what_stays_open() -> None:
 
 def test_a_run_without_a_topology_cannot_be_diagnosed() -> None:
     with pytest.raises(RigbenchError, match="holds no topology; `rigbench doctor` reads one"):
-        runner.diagnosed(REPLACE(document(recorded()), topology=msgspec.UNSET))
+        survey.diagnosed(REPLACE(document(recorded()), topology=msgspec.UNSET))
 
 
 @pytest.fixture

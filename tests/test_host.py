@@ -238,8 +238,8 @@ def test_the_same_rig_is_the_same_after_its_gpus_changed_order() -> None:
     from rigbench.hardware.rig import Rig
 
     rig = Rig.replay(Path(__file__).parent / "rigs" / "dual-rtx4080s-x8x8")
-    cpu, memory, gpus = host.cpu(rig.sysfs), host.memory(rig.sysfs), rig.nvml.gpus()
-    assert isinstance(gpus, tuple)
+    cpu, memory = host.cpu(rig.sysfs), host.memory(rig.sysfs)
+    gpus = [(rig.nvml.uuid(index), rig.nvml.name(index)) for index in (0, 1)]
     same = host.rig_id(cpu, memory, gpus)
     assert same == host.rig_id(cpu, memory, reversed(gpus))
     assert len(same.fingerprint) == 12

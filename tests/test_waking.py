@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rigbench import runner, store, waking
+from rigbench import store, survey, waking
 from rigbench.cli.progress import Silent
 from rigbench.errors import RigbenchError
 from rigbench.hardware.nvml import Nvml
@@ -55,7 +55,7 @@ def test_generations_come_from_the_load_and_everything_else_from_rest(live, monk
     monkeypatch.setattr(waking.workers, "call", copy)
     monkeypatch.setattr(waking._Load, "join", join)
     job = Job(store.Store(tmp_path), rig, "topology", Silent())
-    gpu = runner.topology(job, load=True).gpus[0]
+    gpu = survey.topology(job, load=True).gpus[0]
     assert (gpu.link_generation_now, gpu.link_generation_awake) == (1, 4)
     assert gpu.power_watts == pytest.approx(27.74)
 
@@ -66,7 +66,7 @@ def test_cards_that_cannot_be_kept_busy_leave_the_reason(live, monkeypatch, tmp_
 
     monkeypatch.setattr(waking.workers, "call", refuse)
     job = Job(store.Store(tmp_path), live[1], "topology", Silent())
-    awake = runner.topology(job, load=True).gpus[0].link_generation_awake
+    awake = survey.topology(job, load=True).gpus[0].link_generation_awake
     assert awake == Absent("the cards could not be kept busy (this torch is a CPU build)")
 
 

@@ -29,7 +29,7 @@ def doctor(
     load: Load = False,
 ) -> int:
     """What is wrong with this rig, or holds it back: evidence, what it costs, what to do. Changes no setting."""
-    from rigbench import runner, store
+    from rigbench import store, survey
     from rigbench.errors import FAULT, FINE, RigbenchError
     from rigbench.render import findings as render
 
@@ -37,10 +37,10 @@ def doctor(
         render.show(diagnosed, console, hint=not common.quiet)
 
     if run is None:
-        return common.answer(lambda job: runner.doctor(job, load), show)
+        return common.answer(lambda job: survey.doctor(job, load), show)
     if common.replay:
         raise RigbenchError("a stored run and --replay exclude each other", "give one of them")
-    found = runner.diagnosed(store.read(common.store().find(run)))
+    found = survey.diagnosed(store.read(common.store().find(run)))
     common.show(found, show)
     return FAULT if any(finding.severity == "fault" for finding in found.findings) else FINE
 

@@ -67,9 +67,9 @@ def run(
 
 def topology(common: Common, load: Load = False) -> int:
     """This rig as sysfs and the driver tell it: CPU, memory, NUMA, the PCI tree with its links, disks, GPUs."""
-    from rigbench import runner
+    from rigbench import survey
 
-    return common.answer(lambda job: runner.topology(job, load), _show_topology)
+    return common.answer(lambda job: survey.topology(job, load), _show_topology)
 
 
 def _show_topology(run: Run, console: Console) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from rigbench.hardware import cgroup
 from rigbench.hardware.sysfs import Sysfs, parse_cpu_list
-from rigbench.records import Absent, Cpu, Gpu, Memory, NumaNode, RigId
+from rigbench.records import Absent, Cpu, Memory, NumaNode, RigId
 
 CPUS = "sys/devices/system/cpu"
 NODES = "sys/devices/system/node"
@@ -101,9 +101,9 @@ def process_resident_bytes(sysfs: Sysfs, pid: int | None = None) -> int | Absent
     return _process_bytes(sysfs, pid, "VmRSS")
 
 
-def rig_id(cpu: Cpu, memory: Memory, gpus: Iterable[Gpu]) -> RigId:
-    """The identity behind "the same rig". GPUs are sorted, because their order may change at boot."""
-    known = sorted((gpu.uuid, _or_empty(gpu.name)) for gpu in gpus if isinstance(gpu.uuid, str))
+def rig_id(cpu: Cpu, memory: Memory, cards: Iterable[tuple[str | Absent, str | Absent]]) -> RigId:
+    """The identity behind "the same rig". `cards` are (UUID, name), sorted, because their order may change at boot."""
+    known = sorted((uuid, _or_empty(name)) for uuid, name in cards if isinstance(uuid, str))
     gib = "" if isinstance(memory.total_bytes, Absent) else str(round(memory.total_bytes / (1 << 30)))
     text = "\n".join([*(uuid for uuid, _ in known), _or_empty(cpu.model), gib])
     return RigId(

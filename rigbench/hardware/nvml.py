@@ -152,6 +152,9 @@ class Nvml:
     def uuid(self, index: int) -> str | Absent:
         return text(self.ask(index, "nvmlDeviceGetUUID"))
 
+    def name(self, index: int) -> str | Absent:
+        return text(self.ask(index, "nvmlDeviceGetName"))
+
     def memory_bytes(self, index: int) -> tuple[int | Absent, int | Absent]:
         """(total, used). v2 keeps what the driver reserves out of "used"; unified-memory parts answer neither."""
         info = self.first(index, ("nvmlDeviceGetMemoryInfo", MEMORY_INFO_V2), ("nvmlDeviceGetMemoryInfo",))
