@@ -60,6 +60,9 @@ MORE_CALLS = """
 """
 
 
+Reading = Callable[[], Gpu | None]
+
+
 class Combination(NamedTuple):
     """`after` is how often the call still answers as it should."""
 
@@ -101,8 +104,9 @@ def calls_made(driver: FakeDriver, recording: Path, log: Path) -> list[tuple[str
     return [call for variants in by_function.values() for call in variants[:2]]
 
 
-def outcome(reading: Callable[[], Gpu | None], combination: Combination, expected: Gpu | None) -> str | None:
-    """What a fault broke, if anything."""
+def outcome(begin: Callable[[], Reading], combination: Combination, expected: Gpu | None) -> str | None:
+    """What a fault broke, if anything. `begin` answers what is to be read once the fault is there."""
+    reading = begin()
     os.environ[FAULT] = str(combination)
     try:
         second = reading()
@@ -129,20 +133,25 @@ def test_no_return_code_of_any_call_breaks_a_reading_or_hides_the_other_gpu(
     library = fake_driver.open(recording)
     running = Nvml(library)
     expected = read(Nvml(library)), running.gpu(1)
-    sampler = Sampler(Rig(RecordedSysfs({}, {}), running))
 
-    def at_first() -> Gpu | None:
-        return read(Nvml(library))
+    def at_first() -> Reading:
+        return lambda: read(Nvml(library))
 
-    def midway() -> Gpu:
-        running.gpu(0)
+    def midway() -> Reading:
+        sampler = Sampler(Rig(RecordedSysfs({}, {}), running))
         sampler.tick()
-        return running.gpu(1)
+
+        def go_on() -> Gpu:
+            running.gpu(0)
+            sampler.tick()
+            return running.gpu(1)
+
+        return go_on
 
     every = [Combination(scope, call, code, 0) for scope, call in calls for code in CODES]
     gc.disable()
     ways = list(zip((at_first, midway), expected, strict=True))
-    broken = [outcome(reading, combination, second) for combination in every for reading, second in ways]
+    broken = [outcome(begin, combination, second) for combination in every for begin, second in ways]
     gc.enable()
     with capsys.disabled():
         print(f"\n{len(calls)} calls × {len(CODES)} return codes × first and midway = {len(broken)} combinations read")

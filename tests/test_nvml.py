@@ -77,8 +77,6 @@ QUESTIONS: dict[str, Callable[[Nvml, int], object]] = {
     "nvmlDeviceGetBAR1MemoryInfo": lambda nvml, index: nvml.gpu(index).bar1_total_bytes,
     "nvmlDeviceGetTemperature/0": lambda nvml, index: nvml.temperature_celsius(index),
     "nvmlDeviceGetPowerUsage": lambda nvml, index: nvml.power_watts(index),
-    "nvmlDeviceGetTotalEnergyConsumption": lambda nvml, index: nvml.energy_joules(index),
-    "nvmlDeviceGetClockInfo/1": lambda nvml, index: nvml.sm_clock_hertz(index),
     "nvmlDeviceGetUtilizationRates": lambda nvml, index: nvml.utilisation_share(index),
     "nvmlDeviceGetEnforcedPowerLimit": lambda nvml, index: nvml.gpu(index).power_limit_watts,
     "nvmlDeviceGetPerformanceState": lambda nvml, index: nvml.gpu(index).performance_state,
@@ -136,8 +134,8 @@ def test_temperature_survives_a_driver_without_the_new_call(monkeypatch: pytest.
 
 
 def test_a_call_that_this_pynvml_lacks_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption")
-    assert replay().energy_joules(0) == Absent("function not found in this pynvml")
+    monkeypatch.delattr(pynvml, "nvmlDeviceGetUtilizationRates")
+    assert replay().utilisation_share(0) == Absent("function not found in this pynvml")
 
 
 def test_bytes_from_an_old_pynvml_are_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,14 +171,6 @@ class Nvml:
             return instant / 1000
         return over(positive(self.ask(index, "nvmlDeviceGetPowerUsage")), 1000)
 
-    def energy_joules(self, index: int) -> float | Absent:
-        """The card's own counter since the driver was loaded."""
-        return over(self.ask(index, "nvmlDeviceGetTotalEnergyConsumption"), 1000)
-
-    def sm_clock_hertz(self, index: int) -> float | Absent:
-        megahertz = number(self.ask(index, "nvmlDeviceGetClockInfo", SM_CLOCK))
-        return megahertz if isinstance(megahertz, Absent) else megahertz * 1e6
-
     def utilisation_share(self, index: int) -> float | Absent:
         return over(member(self.ask(index, "nvmlDeviceGetUtilizationRates"), "gpu"), 100)
 
