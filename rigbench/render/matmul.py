@@ -23,10 +23,13 @@ def show(result: Matmul | Skipped, console: Console) -> None:
     device = result.device
     threads = f", {device.threads} threads" if device.kind == "cpu" else ""
     table = Table(title=f"matmul on {device.kind} ({device.name}{threads})", title_justify="left", box=None)
-    for name in ("dtype", "m × n × k", "FLOP/s", "interval", "ended by", "samples", "datasheet", "checked", "purpose"):
-        table.add_column(name, justify="right" if name in ("m × n × k", "FLOP/s", "samples", "datasheet") else "left")
+    rated = bool(result.datasheet_flops_per_s)
+    names = ("dtype", "m×n×k", "FLOP/s", "interval", "ended by", "samples", "datasheet", "checked", "purpose")
+    for name in names if rated else [name for name in names if name != "datasheet"]:
+        right = name in ("m×n×k", "FLOP/s", "samples", "datasheet")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "purpose")
     for shape in result.shapes:
-        table.add_row(*_cells(shape))
+        table.add_row(*_cells(shape, rated))
     console.print(table)
     for dtype, best in result.best_flops_per_s.items():
         peak = result.datasheet_flops_per_s.get(dtype)
@@ -41,16 +44,16 @@ def show(result: Matmul | Skipped, console: Console) -> None:
         console.print(Text(f"  not run: {line}", style="dim"))
 
 
-def _cells(shape: MatmulShape) -> tuple[str, ...]:
+def _cells(shape: MatmulShape, rated: bool) -> list[str]:
     speed, share = shape.flops_per_s, shape.share_of_datasheet
-    return (
+    return [
         shape.dtype,
-        f"{shape.m} × {shape.n} × {shape.k}",
+        f"{shape.m}×{shape.n}×{shape.k}",
         units.format_flops_per_s(speed.value),
         plus_minus(speed),
         shape.timing.ended_by,
         str(len(shape.timing.seconds)),
-        "n/a" if isinstance(share, Absent) else units.format_share(share),
+        *(["n/a" if isinstance(share, Absent) else units.format_share(share)] if rated else []),
         "correct" if shape.check.correct else "WRONG",
         shape.purpose,
-    )
+    ]

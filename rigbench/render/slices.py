@@ -94,8 +94,7 @@ def _model(result: Slice) -> str:
 
 def _trials(result: Slice) -> str:
     parts = [
-        f"{trial.precision} {units.format_seconds(trial.timing.estimate.value)} ({plus_minus(trial.timing.estimate)}, "
-        f"n {trial.timing.estimate.n})"
+        f"{trial.precision} {units.format_seconds(trial.timing.estimate.value)} ({plus_minus(trial.timing.estimate)})"
         for trial in result.precision_trials
     ]
     return "one block and head, forward and backward: " + ", ".join(parts)
