@@ -1,0 +1,40 @@
+"""Is every run that was ever stored still read, written back the same, and shown the same?
+
+A file per schema, kept forever. After a deliberate change of a screen: `python tests/test_stored_runs.py`, then read the
+difference before keeping it.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rigbench import store
+from rigbench.render import run as render
+
+RUNS = sorted((Path(__file__).parent / "runs").glob("*.json"))
+REPORTS = sorted((Path(__file__).parents[1] / "reports").glob("*/*.json"))
+
+
+def screen(path: Path) -> str:
+    out = io.StringIO()
+    render.show(store.read(path), Console(file=out, width=100, highlight=False, color_system=None))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_a_stored_run_is_shown_as_it_was(path: Path) -> None:
+    assert screen(path) == path.with_suffix(".txt").read_text()
+
+
+@pytest.mark.parametrize("path", [*RUNS, *REPORTS], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_stored_run_is_read_and_written_back_the_same(path: Path) -> None:
+    assert store.encode(store.read(path)) == path.read_bytes()
+
+
+if __name__ == "__main__":
+    for path in RUNS:
+        path.with_suffix(".txt").write_text(screen(path))
