@@ -92,7 +92,7 @@ class Job:
     @property
     def measured(self) -> bool:
         """Whether there is anything in the document worth keeping."""
-        return bool(self.run.topology or self.run.matmul or self.run.slices or self.run.budget)
+        return bool(self.run.rooms())
 
 
 def _software(rig: Rig) -> Software:

@@ -143,6 +143,18 @@ def parse_number(text: str, option: str, low: float, high: float) -> float:
     return value
 
 
+def parse_whole(text: str, option: str, low: int, high: int) -> int:
+    """A count of things that cannot be halved.
+
+    Raises:
+        RigbenchError: it is not a whole number within the two.
+    """
+    word = text.strip().replace(",", "").replace("_", "")
+    if word.isascii() and word.isdigit() and low <= int(word[:30]) <= high:
+        return int(word)
+    raise RigbenchError(f"{option} {text[:40]!r} is not a whole number from {low:,} to {high:,}", "give one, like 8")
+
+
 def _quantity(
     text: str,
     option: str,

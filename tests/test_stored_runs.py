@@ -1,7 +1,7 @@
 """Is every run that was ever stored still read, written back the same, and shown the same?
 
-A file per schema, kept forever. After a deliberate change of a screen: `python tests/test_stored_runs.py`, then read the
-difference before keeping it.
+A file per schema, kept forever. After a deliberate change of a screen: `python tests/test_stored_runs.py`, then read
+the difference before keeping it.
 """
 
 from __future__ import annotations

@@ -136,8 +136,7 @@ def _nothing_answered(run: Run) -> int:
     """3 where every probe that was asked for could not run; its reason is in the document and was shown."""
     from rigbench.records import Skipped
 
-    rooms = [run.topology, run.matmul, *run.slices, run.budget]
-    asked = [room for room in rooms if room]
+    asked = run.rooms()
     return NOTHING if asked and all(isinstance(room, Skipped) for room in asked) else FINE
 
 

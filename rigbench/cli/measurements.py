@@ -86,10 +86,10 @@ def matmul(
     seconds: Annotated[str, typer.Option(help="At most this long per shape and dtype.")] = "4s",
 ) -> int:
     """bf16 and fp32 matrix products: squares, and the model's own shapes, next to the datasheet."""
-    from rigbench import plans, runner
+    from rigbench.stages import matmul as stage
 
-    options = plans.matmul_options(params, seconds, common.device)
-    return common.answer(lambda job: runner.matmul(job, options), _show_matmul)
+    options = stage.options(params, seconds, common.device)
+    return common.answer(lambda job: stage.run(job, options), _show_matmul)
 
 
 def _show_matmul(run: Run, console: Console) -> None:
@@ -120,9 +120,9 @@ def train_probe(
     data_dtype: Annotated[TokenType, typer.Option(help="The type of an id in --data.")] = TokenType.uint16,
 ) -> int:
     """Train a slice of a model of the series: tokens/s with an interval, step split, memory, energy."""
-    from rigbench import plans, runner
+    from rigbench.stages import train as stage
 
-    options = plans.train_options(
+    options = stage.options(
         params=params,
         series=series,
         checkpointing=checkpointing.value,
@@ -134,7 +134,7 @@ def train_probe(
         data_dtype=data_dtype.value,
         device=common.device,
     )
-    return common.answer(lambda job: runner.train(job, options), _show_slices)
+    return common.answer(lambda job: stage.run(job, options), _show_slices)
 
 
 def _show_slices(run: Run, console: Console) -> None:

@@ -12,6 +12,7 @@ from rigbench.records.rig import RigId, Software, Topology
 from rigbench.records.slices import Slice
 
 SCHEMA = 1
+ROOMS = ("topology", "matmul", "slices", "budget")  # what probes fill, in the order of a report
 
 
 class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader of the file meets it first
@@ -35,3 +36,11 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     findings: tuple[Finding, ...] = ()
     unchecked: tuple[Unchecked, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def rooms(self) -> tuple[Record, ...]:
+        """Every probe's result, or why it has none, in the order of a report."""
+        found: list[Record] = []
+        for name in ROOMS:
+            room = getattr(self, name)
+            found += room if isinstance(room, tuple) else [room] if room else []
+        return tuple(found)

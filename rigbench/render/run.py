@@ -33,8 +33,8 @@ def show(run: Run, console: Console) -> None:
     if run.findings or run.unchecked:
         console.print()
         findings.show_findings(run, console)
-    for room in (run.topology, run.matmul, run.budget):
-        if isinstance(room, Skipped):
+    for room in run.rooms():
+        if isinstance(room, Skipped) and room not in run.slices:
             console.print(Text(f"{room.probe} skipped: {room.reason}", style="yellow"))
     for warning in run.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))

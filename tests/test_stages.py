@@ -4,11 +4,13 @@ import msgspec
 import pytest
 from budget_slices import M5, stored
 
-from rigbench import profiles, runner, store
+from rigbench import profiles, store
 from rigbench.cli.progress import Silent
 from rigbench.hardware.rig import Rig
 from rigbench.job import Job
 from rigbench.records import Absent, Device, Figure, SensorSeries, Telemetry
+from rigbench.stages import train
+from rigbench.stages.common import of_device
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def test_mfu_is_of_the_datasheet_of_the_card_that_worked(job):
     arm = msgspec.structs.replace(result.arm, precision="bf16")
     uuid = str(job.gpus[1].uuid)
     result = msgspec.structs.replace(result, device=on_gpu(uuid), arm=arm, model_flops_per_s=20e12)
-    mfu = runner._mfu(job, result)
+    mfu = train._mfu(job, result)
     assert isinstance(mfu, Figure)
     assert mfu.value == pytest.approx(20 / 104.4)  # gpus.csv: 104.4 TFLOP/s bf16 with fp32 accumulate
     assert "RTX 4080 SUPER" in mfu.basis
@@ -34,9 +36,9 @@ def test_mfu_is_of_the_datasheet_of_the_card_that_worked(job):
 
 def test_a_cpu_and_an_unknown_card_have_no_mfu_rather_than_a_guess(job):
     result = stored(M5, 1000.0).slice
-    assert isinstance(runner._mfu(job, result), Absent)
+    assert isinstance(train._mfu(job, result), Absent)
     stranger = msgspec.structs.replace(result, device=on_gpu("GPU-elsewhere"))
-    assert isinstance(runner._mfu(job, stranger), Absent)
+    assert isinstance(train._mfu(job, stranger), Absent)
 
 
 def test_only_the_card_that_worked_is_charged(job):
@@ -52,10 +54,10 @@ def test_only_the_card_that_worked_is_charged(job):
         at_seconds=tuple(0.25 * tick for tick in range(40)),
         series=(series("GPU0", "GPU-a", 300.0), series("GPU1", "GPU-b", 25.0), series("CPU", nothing, 60.0)),
     )
-    own = runner._of_device(sensors, on_gpu("GPU-a"))
+    own = of_device(sensors, on_gpu("GPU-a"))
     assert [one.device for one in own.series] == ["GPU0"]
     host = msgspec.structs.replace(on_gpu("GPU-a"), kind="cpu")
-    assert [one.device for one in runner._of_device(sensors, host).series] == ["CPU"]
+    assert [one.device for one in of_device(sensors, host).series] == ["CPU"]
 
 
 def test_every_dtype_of_the_matmul_probe_may_have_a_peak():
