@@ -154,6 +154,30 @@ def paired_ratio(a: Sequence[float], b: Sequence[float]) -> Estimate:
     )
 
 
+def binomial_interval(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share from `successes` of n (Clopper and Pearson 1934): never narrower than it says.
+
+    Raises:
+        ValueError: n is 0, or the successes are not from 0 to n.
+    """
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"{successes} of {n}")
+    tail = (1 - CONFIDENCE) / 2
+
+    def at_least(k: int, p: float) -> float:
+        return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
+
+    def share(k: int, probability: float) -> float:
+        """Where k or more of n have this probability."""
+        low, high = 0.0, 1.0
+        while high - low > 1e-12:
+            middle = (low + high) / 2
+            low, high = (middle, high) if at_least(k, middle) < probability else (low, middle)
+        return (low + high) / 2
+
+    return (share(successes, tail) if successes else 0.0), (share(successes + 1, 1 - tail) if successes < n else 1.0)
+
+
 def outliers(samples: Sequence[float]) -> tuple[int, ...]:
     """Indices of samples beyond Tukey's outer fences, 3 interquartile ranges outside the quartiles (Tukey 1977)."""
     lower, upper = quantile(samples, 0.25), quantile(samples, 0.75)

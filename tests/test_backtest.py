@@ -1,0 +1,318 @@
+"""Does a log that is handed back say whether the prediction held, whatever form and state it is in?"""
+
+import json
+import math
+import random
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from budget_slices import M5, M15, stored
+
+from rigbench import __main__, stats, store
+from rigbench.budget import backtest, trainlog
+from rigbench.errors import RigbenchError
+from rigbench.hardware.rig import Rig
+from rigbench.job import Job
+from rigbench.records import Estimate, Rate
+from rigbench.records.backtest import LogFacts
+
+FACTS = LogFacts("log.csv", "abc", "CSV", 0, (), (), (), ())
+
+
+class Silent:
+    stage = update = close = lambda *_: None
+
+
+def stated(value: float, width: float = 0.05) -> Rate:
+    estimate = Estimate(
+        value=value, low=value * (1 - width), high=value * (1 + width), confidence=0.95, method="stated", n=3
+    )
+    return Rate(tokens_per_s=estimate, source="measured", rests_on=("r 5M",), widened_by=())
+
+
+def compare(rows, predicted=1000.0, tokens_per_step=None):
+    return backtest.compare("r1", "5M", stated(predicted), rows, FACTS, tokens_per_step, "2026-11-21T00:00:00Z")
+
+
+def clocked(seconds, every=10):
+    at = [math.fsum(seconds[:index]) for index in range(len(seconds) + 1)]
+    return [trainlog.LogRow(step=index * every, at_seconds=at[index]) for index in range(len(at))]
+
+
+NANOGPT = """tokens per iteration will be: 491,520
+step 0: train loss 10.9885, val loss 10.9898
+iter 0: loss 10.9886, time 21500.12ms, mfu -100.00%
+iter 10: loss 9.2, time 250.00ms, mfu 30.10%
+iter 20: loss nan, time 260.00ms, mfu 30.10%
+iter 30: loss 8.2, time 240.00ms, mfu 30.10%
+iter 40: loss 8.0, time 250.00ms, mfu 30.10%
+"""
+LLMC = """step    1/19560 | loss 10.9 (+nanz)| norm 15.3 (+nanz)| lr 8e-07 | 3056.36 ms | 42.6% bf16 MFU | 171542 tok/s
+step    2/19560 | loss 10.8 (+nanz)| norm 14.1 (+nanz)| lr 1.7e-06 | 2800.00 ms | 46.4% bf16 MFU | 187000 tok/s
+"""
+
+
+def test_the_lines_that_common_trainers_print_are_read_without_a_pattern():
+    rows = trainlog.from_lines(NANOGPT.splitlines(), None)
+    assert [(row.step, row.step_seconds) for row in rows if row.step_seconds] == [
+        (0, 21.50012), (10, 0.25), (20, 0.26), (30, 0.24), (40, 0.25),
+    ]  # fmt: skip
+    assert math.isnan(next(row.loss for row in rows if row.step == 20))
+    first = trainlog.from_lines(LLMC.splitlines(), None)[0]
+    assert (first.step, first.step_seconds, first.tokens_per_s, first.loss) == (1, 3.05636, 171542, 10.9)
+
+
+def test_a_pattern_of_ones_own_names_its_groups():
+    rows = trainlog.from_lines(
+        ["[2026-11-21 10:00:00] it=5 seen=5,120"], r"\[(?P<time>[^\]]+)\] it=(?P<step>\d+) seen=(?P<tokens>[\d,]+)"
+    )
+    assert (rows[0].step, rows[0].tokens) == (5, 5120.0)
+    assert rows[0].at_seconds > 1.7e9
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [("(", "--pattern is not a regular expression"), (r"(?P<iteration>\d+)", None), (r"(\d+)", "no group named step")],
+)
+def test_a_pattern_that_cannot_work_is_refused(pattern, what):
+    if what is None:
+        assert trainlog.from_lines(["7"], pattern)[0].step == 7
+        return
+    with pytest.raises(RigbenchError, match=what):
+        trainlog.from_lines(["7"], pattern)
+
+
+def test_a_csv_file_is_read_by_its_usual_names_or_by_the_users():
+    text = "Global_Step,elapsed,Tokens,train_loss\n1,0.5,1024,9\n2,1.0,2048,inf\nbroken,,,\n3,1.5,3072,8\n"
+    rows = trainlog.from_csv(text, {})
+    assert [(row.step, row.at_seconds, row.tokens) for row in rows] == [(1, 0.5, 1024), (2, 1.0, 2048), (3, 1.5, 3072)]
+    rows = trainlog.from_csv("n,when\n1,2\n", {"step": "n", "at_seconds": "when"})
+    assert rows == [trainlog.LogRow(step=1, at_seconds=2.0)]
+    with pytest.raises(RigbenchError, match="no column is a step"):
+        trainlog.from_csv("a,b\n1,2\n", {})
+    with pytest.raises(RigbenchError, match="no column is called 'nix'"):
+        trainlog.from_csv("step,b\n1,2\n", {"loss": "nix"})
+
+
+def test_the_actual_rate_is_total_tokens_over_total_seconds_without_the_first_stretch():
+    seconds = [30.0, 10.0, 11.0, 9.0, 10.5, 10.0, 9.5]
+    result = compare(clocked(seconds), tokens_per_step=1024.0)
+    assert result.actual_tokens_per_s.value == pytest.approx(6 * 10 * 1024 / 60.0)
+    assert result.wall_tokens_per_s == pytest.approx(7 * 10 * 1024 / 90.0)
+    assert result.error_share == pytest.approx(1.024 - 1)
+    assert result.inside
+    assert len(result.seconds) == 6
+    assert result.hours_predicted.low == pytest.approx(70 * 1024 / 1050 / 3600)
+
+
+def test_a_rate_outside_the_stated_interval_is_outside():
+    assert not compare(clocked([10.0] * 9), predicted=1100.0, tokens_per_step=1024.0).inside
+
+
+def test_a_pause_a_restart_and_a_changed_batch_are_named_and_do_not_bend_the_rate():
+    rows = [
+        trainlog.LogRow(step=step, at_seconds=at, tokens=tokens, loss=loss)
+        for step, at, tokens, loss in [
+            (0, 0, 0, 9.0), (10, 10, 10240, 8.0), (20, 20, 20480, 7.0), (30, 30, 30720, math.nan), (40, 40, 40960, 6.0),
+            (50, 4000, 51200, 6.0),  # the night, asleep
+            (40, 4020, 40960, 6.0),  # restarted from a checkpoint
+            (50, 4030, 51200, 6.0), (60, 4050, 71680, 6.0), (70, 4070, 92160, 5.0),
+        ]
+    ]  # fmt: skip
+    result = compare(rows)
+    assert result.actual_tokens_per_s.value == pytest.approx(1024)
+    assert result.log.pauses == ((50, 3960.0),)
+    assert result.log.resets == (40,)
+    assert result.log.non_finite_losses == (30,)
+    assert result.log.batch_changes == ((60, 2048.0),)
+    assert result.wall_tokens_per_s < 30
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "what"),
+    [
+        ([trainlog.LogRow(step=i) for i in range(9)], 8.0, "how long its steps took"),
+        (clocked([1.0] * 9), None, "how many tokens"),
+        (clocked([1.0] * 3), 8.0, "3 usable stretches"),
+        ([], 8.0, "0 usable stretches"),
+        ([trainlog.LogRow(step=5, at_seconds=float(i)) for i in range(9)], 8.0, "0 usable stretches"),
+    ],
+)
+def test_a_log_that_tells_too_little_says_what_is_missing(rows, tokens, what):
+    if what == "0 usable stretches" and rows:
+        what = "does not tell|usable"
+    with pytest.raises(RigbenchError, match=what):
+        compare(rows, tokens_per_step=tokens)
+
+
+def results(count: int, spread: float, width: float = 0.05, seed: int = 0):
+    """Back-tests whose true error is normal with this spread in logarithms."""
+    random.seed(seed)
+    made = []
+    for index in range(count):
+        actual = 1000 * math.exp(random.gauss(0, spread))
+        one = compare(clocked([10240 / actual] * 9), tokens_per_step=1024.0)
+        one = msgspec.structs.replace(
+            one, predicted=stated(1000.0, width), log=msgspec.structs.replace(FACTS, sha256=str(index))
+        )
+        low, high = 1000 * (1 - width), 1000 * (1 + width)
+        made.append(msgspec.structs.replace(one, inside=low <= actual <= high))
+    return made
+
+
+def test_coverage_counts_and_bounds_itself():
+    found = backtest.coverage(results(40, spread=0.025))
+    assert found.backtests == 40
+    assert found.inside in range(34, 41)
+    # scipy.stats.binomtest(38, 40).proportion_ci() gives 0.8308 to 0.9939
+    assert stats.binomial_interval(38, 40) == pytest.approx((0.8308, 0.9939), abs=1e-4)
+    assert stats.binomial_interval(0, 3) == pytest.approx((0.0, 0.7076), abs=1e-4)
+    assert stats.binomial_interval(3, 3) == pytest.approx((0.2924, 1.0), abs=1e-4)
+
+
+def test_the_same_log_against_the_same_prediction_counts_once():
+    one = results(1, 0.01)[0]
+    assert backtest.coverage([one, one, one]).backtests == 1
+
+
+def test_the_next_interval_is_widened_where_the_stated_ones_failed_and_tightened_only_by_many():
+    assert backtest.coverage(results(2, spread=0.5)).widen_by == 1.0
+    assert backtest.coverage(results(5, spread=0.5)).widen_by > 2.0
+    assert backtest.coverage(results(10, spread=0.001)).widen_by == 1.0
+    assert backtest.coverage(results(60, spread=0.005)).widen_by == pytest.approx(0.5)
+
+
+def test_an_interval_widened_by_history_holds_as_often_as_it_says():
+    """1,000 rigs whose stated ±5 % are really ±20 %: after 39 back-tests the next must lie inside 95 times in 100."""
+    random.seed(1)
+    held = 0
+    for _ in range(1000):
+        errors = [abs(random.gauss(0, 0.10)) for _ in range(39)]
+        factor = max(backtest.LEAST_FACTOR, sorted(error / 0.05 for error in errors)[math.ceil(0.95 * 40) - 1])
+        held += abs(random.gauss(0, 0.10)) <= factor * 0.05
+    assert 930 <= held <= 970
+
+
+@pytest.fixture
+def rigbench(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
+
+    def call(*words: str):
+        monkeypatch.setattr(sys, "argv", ["rigbench", *words])
+        code = __main__._run()
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def predicting(tmp_path) -> str:
+    """A stored run of this machine with two slices, of which back-tests can be made."""
+    job = Job(store.Store(tmp_path / "home"), Rig.live(), "train-probe", Silent())
+    job.keep(slices=(stored(M5, 1000.0).slice, stored(M15, 400.0).slice))
+    job.finish("finished")
+    return job.run.id
+
+
+def test_a_log_is_handed_back_and_kept_and_summed_up(rigbench, predicting, tmp_path):
+    log = tmp_path / "train.csv"
+    log.write_text("step,seconds,tokens\n" + "".join(f"{i},{i * 1.01},{i * 1024}\n" for i in range(30)))
+    code, out, _ = rigbench("backtest", predicting, str(log), "--model", "5M")
+    assert code == 0
+    assert out.splitlines()[0] == "5M: inside the stated interval, +1.4 % off"
+    assert "measured over 28 stretches of train.csv (CSV)" in " ".join(out.split())
+    code, out, _ = rigbench("backtest", "--summary", "--json")
+    assert code == 0
+    assert json.loads(out)["inside"] == json.loads(out)["backtests"] == 1
+    code, out, _ = rigbench("backtest", "--summary")
+    assert "1 of 1 inside" in out
+    assert "too few to correct an interval by" in " ".join(out.split())
+
+
+def test_a_longer_run_of_rigbench_itself_is_a_log(rigbench, predicting, tmp_path):
+    job = Job(store.Store(tmp_path / "home"), Rig.live(), "train-probe", Silent())
+    slice_ = stored(M5, 1000.0).slice
+    steps = msgspec.structs.replace(slice_.steps, ended_at_seconds=tuple(1.1 * i for i in range(40)))
+    job.keep(slices=(msgspec.structs.replace(slice_, steps=steps),))
+    job.finish("finished")
+    code, out, _ = rigbench("backtest", predicting, job.run.id, "--model", "5M", "--json")
+    assert code == 0
+    result = json.loads(out)["backtest"]
+    assert result["actual_tokens_per_s"]["value"] == pytest.approx(1024 / 1.1)
+    assert not result["inside"]
+
+
+def test_tensorboard_events_are_read_by_their_own_library(rigbench, predicting, tmp_path):
+    pytest.importorskip("tensorboard", reason="the extra rigbench[tensorboard] is not installed")
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    writer = EventFileWriter(str(tmp_path / "events"))
+    for step in range(20):
+        values = [
+            Summary.Value(tag="train/loss", simple_value=9.0),
+            Summary.Value(tag="tokens", simple_value=step * 1024),
+        ]
+        writer.add_event(Event(wall_time=1.7e9 + step * 1.02, step=step, summary=Summary(value=values)))
+    writer.close()
+    code, out, err = rigbench("backtest", predicting, str(tmp_path / "events"), "--model", "5M", "--json")
+    assert code == 0, err
+    assert json.loads(out)["backtest"]["actual_tokens_per_s"]["value"] == pytest.approx(1024 / 1.02, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("backtest",), 2, "a back-test needs a run and a log"),
+        (("backtest", "--summary"), 3, "no back-test of this rig is stored"),
+        (("backtest", "--summary", "x"), 2, "--summary takes no run"),
+        (("backtest", "RUN", "nowhere.log", "--model", "5M"), 2, "there is no log nowhere.log"),
+        (("backtest", "none", "LOG"), 2, "no stored run is called 'none'"),
+        (("backtest", "RUN", "LOG"), 2, "predicts 5M, 15M; say which with --model NAME"),
+        (("backtest", "RUN", "LOG", "--model", "7B"), 2, "not 7B"),
+        (("backtest", "RUN", "LOG", "--model", "5M"), 2, "give --tokens-per-step"),
+        (("backtest", "RUN", "EMPTY", "--model", "5M"), 2, "no line of empty.log tells a step"),
+        (("backtest", "RUN", "LOG", "--model", "5M", "--columns", "x=y"), 2, "is not ROLE=NAME"),
+        (("backtest", "RUN", "LOG", "--model", "5M", "--tokens-per-step", "-3"), 2, "--tokens-per-step"),
+    ],
+)
+def test_bad_words_get_one_line_and_their_exit_code(rigbench, predicting, tmp_path, words, code, said):
+    (tmp_path / "empty.log").write_text("nothing here\n")
+    (tmp_path / "a.log").write_text(NANOGPT)
+    places = {"RUN": predicting, "LOG": str(tmp_path / "a.log"), "EMPTY": str(tmp_path / "empty.log")}
+    got, _, err = rigbench(*(places.get(word, word) for word in words))
+    assert got == code
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_log_of_bytes_and_one_that_is_unreadable_end_in_one_line(rigbench, predicting, tmp_path):
+    junk = tmp_path / "junk.log"
+    junk.write_bytes(bytes(range(256)) * 100)
+    assert rigbench("backtest", predicting, str(junk), "--model", "5M")[0] == 2
+    Path(tmp_path / "cut.json").write_text('{"schema": 1, "id"')
+    code, _, err = rigbench("backtest", predicting, str(tmp_path / "cut.json"), "--model", "5M")
+    assert (code, "was cut short" in err) == (2, True)
+
+
+def test_a_budget_learns_from_the_rigs_back_tests():
+    from budget_slices import DIY
+
+    from rigbench.budget.plan import Question, plan
+
+    question = Question(flops=1.2e18, series_name="diy", models=DIY)
+    slices = [stored(model, rate) for model, rate in zip(DIY, (1000, 900, 700, 400, 150), strict=True)]
+    before = plan(question, slices, "now").series[0].rate
+    failed = backtest.coverage(results(5, spread=0.3))
+    after = plan(question, slices, "now", failed).series[0].rate
+    assert math.log(after.tokens_per_s.high / after.tokens_per_s.value) == pytest.approx(
+        failed.widen_by * math.log(before.tokens_per_s.high / before.tokens_per_s.value)
+    )
+    assert (
+        after.widened_by[-1]
+        == f"half-width × {failed.widen_by:.2f}: the worst of 5 back-tests; 19 are needed to tighten"
+    )
+    assert after.history_factor == failed.widen_by
