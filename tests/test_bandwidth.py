@@ -1,0 +1,354 @@
+"""Are copies timed, counted and read back; is a wrong one caught; and does each part measure what it says?"""
+
+import io
+import os
+import subprocess
+import sys
+
+import msgspec
+import pytest
+import torch
+from cards_on_cpu import FREE_BYTES, CardsOnCpu
+from fake_bandwidth import device
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rigbench.errors import RigbenchError
+from rigbench.hardware import affinity
+from rigbench.hardware.sysfs import RecordedSysfs, Sysfs, parse_cpu_list
+from rigbench.measure import copies, gpu_copies, host_copies
+from rigbench.measure.workers import Report
+from rigbench.probes import bandwidth
+from rigbench.records import Absent, BandwidthPart
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def small_arrays(monkeypatch):
+    monkeypatch.setattr(host_copies, "LEAST_BYTES", MIB)
+    monkeypatch.setattr(host_copies, "TIMES_THE_CACHE", 0)
+    monkeypatch.setattr(bandwidth, "SHORTEST_ROW_SECONDS", 0.02)
+
+
+def report() -> Report:
+    return Report(io.BytesIO())
+
+
+def on_cpu() -> BandwidthPart:
+    return bandwidth.run(bandwidth.Options(device="cpu", seconds=0.5, largest_bytes=MIB), report())
+
+
+@pytest.fixture(scope="module")
+def cpu_part() -> BandwidthPart:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host_copies, "LEAST_BYTES", MIB)
+        patch.setattr(host_copies, "TIMES_THE_CACHE", 0)
+        return on_cpu()
+
+
+@pytest.fixture
+def two_cards(monkeypatch):
+    """The probe sees two CUDA cards, which are host memory."""
+    fakes = CardsOnCpu()
+    monkeypatch.setattr(bandwidth, "CudaCards", lambda: fakes)
+    monkeypatch.setattr(bandwidth, "cuda_devices", lambda: (device(0), device(1)))
+    monkeypatch.setattr(bandwidth, "choose_device", lambda wanted: "cuda:0" if wanted == "auto" else wanted)
+    return fakes
+
+
+def on_cards(**changes) -> BandwidthPart:
+    return bandwidth.run(bandwidth.Options(seconds=0.5, largest_bytes=MIB, **changes), report())
+
+
+def value(index: int, seed: int) -> int:
+    """The pattern as its definition reads, in Python's own whole numbers."""
+    word = ((index + 1) * 0x9E3779B97F4A7C15 + (seed + 1) * 0x94D049BB133111EB) % (1 << 64)
+    signed = word - (1 << 64) if word >= 1 << 63 else word
+    return signed ^ (signed >> 29)
+
+
+def test_the_pattern_depends_on_index_and_seed_and_is_the_same_in_pieces(monkeypatch):
+    monkeypatch.setitem(copies.CHUNK_VALUES, "cpu", 7)
+    filled = copies.fill(torch.empty(100, dtype=torch.int64), 5)
+    assert filled.tolist() == [value(index, 5) for index in range(100)]
+    other = copies.fill(torch.empty(100, dtype=torch.int64), 6)
+    assert len({*filled.tolist(), *other.tolist()}) == 200
+
+
+def test_a_triads_values_are_exact_in_single_precision():
+    b, c = (copies.fill(torch.empty(1000), seed) for seed in (2, 3))
+    expected = copies.fill_triad(torch.empty(1000), 2, 3)
+    assert torch.equal(b.double() + 3 * c.double(), expected.double())
+    assert expected.abs().max() < 2**24
+
+
+def test_the_cpu_part_measures_one_thread_and_all_then_the_curve(cpu_part):
+    result = cpu_part
+    threads = torch.get_num_threads()
+    memory = [(row.operation, row.threads) for row in result.transfers if not row.warm]
+    assert memory == [(name, count) for name in ("copy", "triad") for count in sorted({1, threads})]
+    curve = [row.size_bytes for row in result.transfers if row.warm]
+    assert curve == [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB]
+    assert (result.name, result.ended, result.devices[0].kind) == ("CPU", "finished", "cpu")
+    assert torch.get_num_threads() == threads
+    assert msgspec.json.decode(msgspec.json.encode(result), type=BandwidthPart) == result
+
+
+def test_rates_count_bytes_as_stream_does(cpu_part):
+    """Two bytes a byte for a copy, three for a triad, over the median of the samples that are kept."""
+    for row in cpu_part.transfers:
+        seconds = sorted(row.timing.seconds)
+        middle = (seconds[(len(seconds) - 1) // 2] + seconds[len(seconds) // 2]) / 2
+        assert row.bytes_per_s.value == pytest.approx(row.counted_bytes / middle)
+        assert row.bytes_per_s.low <= row.bytes_per_s.value <= row.bytes_per_s.high
+        if not row.warm:
+            assert row.counted_bytes == {"copy": 2, "triad": 3}[row.operation] * row.size_bytes
+
+
+def test_every_sample_is_read_back_warm_up_too(cpu_part):
+    for row in cpu_part.transfers:
+        assert row.check.correct
+        assert row.check.checked == len(row.timing.seconds) + len(row.timing.warmup_seconds)
+
+
+@pytest.mark.parametrize("size_bytes", [*host_copies.CURVE_BYTES[:6], 3 * MIB])
+def test_many_passes_in_one_call_copy_every_value_and_count_what_they_copy(size_bytes):
+    source, destination, expected = host_copies._copy_buffers(size_bytes)
+    there, here, copied = host_copies._passes(destination, source, size_bytes)
+    assert copied == there.numel() * 8
+    assert (copied > 7 * size_bytes) == (size_bytes <= 512 * KIB)
+    there.copy_(here)
+    assert torch.equal(destination, expected)
+
+
+def flip_one(destination, source):
+    destination.copy_(source)
+    destination[len(destination) // 2] ^= 1
+
+
+def lose_the_end(destination, source):
+    destination[:-1].copy_(source[:-1])
+
+
+def shift(destination, source):
+    destination[1:].copy_(source[:-1])
+
+
+def do_nothing(destination, source):
+    """What an earlier copy left must not pass."""
+
+
+def go_wrong_once_in_ten(destination, source, calls=[0]):  # noqa: B006, the default is the counter
+    destination.copy_(source)
+    calls[0] += 1
+    if calls[0] % 10 == 0:
+        destination[0] += 1
+
+
+SPOILERS = [flip_one, lose_the_end, shift, do_nothing, go_wrong_once_in_ten]
+
+
+@pytest.mark.parametrize("spoil", SPOILERS)
+def test_a_copy_that_arrives_wrong_is_caught_between_cards(two_cards, spoil):
+    two_cards.spoil = spoil
+    result = on_cards(part="peers")
+    wrong = [row.check for row in result.transfers if not row.check.correct]
+    assert wrong
+    if spoil is not go_wrong_once_in_ten:
+        assert len(wrong) == len(result.transfers)
+        assert all(check.wrong == check.checked for check in wrong)
+    assert all(check.wrong_values >= check.wrong and isinstance(check.first_wrong_byte, int) for check in wrong)
+
+
+@pytest.mark.parametrize("spoil", [lose_the_end, do_nothing])
+def test_a_copy_that_arrives_wrong_is_caught_in_host_memory(monkeypatch, spoil):
+    monkeypatch.setattr(host_copies, "waited_for", spoil)
+    wrong = [row for row in on_cpu().transfers if not row.check.correct]
+    assert {row.operation for row in wrong} == {"copy"}
+    assert len(wrong) >= 6
+
+
+def test_a_triad_that_computes_wrongly_is_caught(monkeypatch):
+    real = torch.add
+
+    def broken(b, c, *, alpha=1, out):
+        real(b, c, alpha=alpha, out=out)
+        if alpha != 1:
+            out[-1] += 1
+
+    monkeypatch.setattr(torch, "add", broken)
+    wrong = {row.operation: row.check for row in on_cpu().transfers if not row.check.correct}
+    assert list(wrong) == ["triad"]
+    assert wrong["triad"].first_wrong_byte == MIB - 4
+
+
+def test_the_first_wrong_byte_and_the_number_of_wrong_values_are_told():
+    found = copies.Verdict()
+    expected = copies.fill(torch.empty(100, dtype=torch.int64), 1)
+    destination = expected.clone()
+    destination[[17, 60]] = 0
+    for _ in range(3):
+        found.check(copies.Move(lambda: None, destination, expected))
+    record = found.record()
+    assert (record.checked, record.wrong, record.wrong_values, record.first_wrong_byte) == (3, 3, 6, 17 * 8)
+
+
+def test_a_gpu_part_has_every_way_size_and_kind_of_memory(two_cards):
+    result = on_cards()
+    assert (result.name, result.ended, len(result.devices)) == ("cuda:0", "finished", 2)
+    links = {
+        (row.host_memory, row.source, row.both_ways) for row in result.transfers if isinstance(row.host_memory, str)
+    }
+    assert links == {
+        (memory, *way)
+        for memory in ("pinned", "pageable")
+        for way in (("host", False), ("cuda:0", False), ("host", True))
+    }
+    pinned = [row.size_bytes for row in result.transfers if row.host_memory == "pinned" and row.source == "cuda:0"]
+    assert pinned == [64, 4 * KIB, 64 * KIB, MIB]
+    for row in result.transfers:
+        assert row.check.correct
+        assert row.clock == ("host" if row.host_memory == "pageable" else "device")
+        if row.source != row.destination:
+            assert row.counted_bytes == row.size_bytes * (2 if row.both_ways else 1)
+    inside = [
+        (row.operation, row.counted_bytes // row.size_bytes)
+        for row in result.transfers
+        if row.source == row.destination
+    ]
+    assert inside == [("copy", 2), ("triad", 3)]
+
+
+@pytest.mark.parametrize("access", [True, False])
+def test_peers_go_there_back_and_both_ways(two_cards, access):
+    result = on_cards(part="peers", peer_access=access)
+    assert result.name == f"peers, access {'on' if access else 'off'}"
+    large = [
+        (row.source, row.destination, row.both_ways, row.peer_access)
+        for row in result.transfers
+        if row.size_bytes == MIB
+    ]
+    assert large == [
+        ("cuda:0", "cuda:1", False, access),
+        ("cuda:1", "cuda:0", False, access),
+        ("cuda:0", "cuda:1", True, access),
+    ]
+    assert all(row.check.correct for row in result.transfers)
+
+
+def test_a_pair_that_the_driver_refuses_is_named_and_only_measured_without_access(two_cards):
+    two_cards.refused = ((1, 0),)
+    result = on_cards(part="peers")
+    assert result.transfers == ()
+    assert result.not_run == ("cuda:0 and cuda:1: the driver does not allow them peer access",)
+    assert on_cards(part="peers", peer_access=False).transfers
+
+
+def test_peer_copies_of_one_card_are_refused(two_cards, monkeypatch):
+    monkeypatch.setattr(bandwidth, "cuda_devices", lambda: (device(0),))
+    with pytest.raises(RigbenchError, match="a peer copy needs two"):
+        on_cards(part="peers")
+
+
+def test_copies_stay_within_an_eighth_of_the_free_memory_and_say_so(two_cards):
+    size, notes = gpu_copies.largest(two_cards, 512 * MIB, Absent("not read"), [0, 1])
+    assert size == FREE_BYTES // 8
+    assert notes == ["copies above 8 MiB, an eighth of the free memory of cuda:0"]
+    assert gpu_copies.largest(two_cards, MIB, 1 << 40, [0]) == (MIB, [])
+    assert gpu_copies.largest(two_cards, 512 * MIB, 16 * MIB, [0])[0] == 2 * MIB
+
+
+def test_buffers_that_find_no_memory_leave_out_their_rows_alone(two_cards, monkeypatch):
+    def none_left(index, values, pinned):
+        raise RuntimeError("CUDA error: out of memory\nsome advice")
+
+    monkeypatch.setattr(two_cards, "host_memory", none_left)
+    result = on_cards()
+    assert [row.operation for row in result.transfers] == ["copy", "triad"]
+    assert result.not_run == ("cuda:0 pinned: no memory for its buffers", "cuda:0 pageable: no memory for its buffers")
+
+
+def test_a_card_that_breaks_is_not_taken_for_one_without_memory(two_cards, monkeypatch):
+    def broken(index, values, pinned):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(two_cards, "host_memory", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        on_cards()
+
+
+def test_told_to_stop_it_hands_over_the_rows_it_has():
+    asked = report()
+    progress = asked.progress
+
+    def stop_at_the_curve(share, text):
+        progress(share, text)
+        if text.startswith("curve"):
+            asked._stop.set()
+
+    asked.progress = stop_at_the_curve
+    result = bandwidth.run(bandwidth.Options(device="cpu", seconds=0.5, largest_bytes=MIB), asked)
+    assert result.ended == "interrupted"
+    assert [row.warm for row in result.transfers].count(False) == len(result.transfers) > 0
+
+
+def two_nodes(**files: str) -> RecordedSysfs:
+    nodes = "sys/devices/system/node"
+    given = {
+        f"{nodes}/node0/cpulist": "0-7",
+        f"{nodes}/node1/cpulist": "8-15",
+        "proc/self/status": "Name:\tx\nCpus_allowed_list:\t0-11\n",
+    }
+    return RecordedSysfs(given | files, {})
+
+
+def test_every_numa_node_is_a_place_with_its_share_of_the_threads():
+    found = [(place.name, place.cpus, place.threads) for place in host_copies.places(two_nodes(), 6)]
+    assert found[:2] == [("node 0", "0-7", 4), ("node 1", "8-15", 2)]
+    assert (found[2][0], found[2][2]) == ("all nodes", 6)
+
+
+def test_a_node_that_this_process_may_not_use_is_no_place():
+    sysfs = two_nodes(**{"proc/self/status": "Cpus_allowed_list:\t0-7\n"})
+    assert [place.name for place in host_copies.places(sysfs, 6)] == ["node 0"]
+
+
+def test_too_little_memory_for_arrays_beyond_the_cache_is_said(monkeypatch):
+    monkeypatch.setattr(host_copies, "LEAST_BYTES", 128 * MIB)
+    sysfs = two_nodes(**{"proc/meminfo": "MemAvailable:  262144 kB\n"})
+    groups, notes = host_copies.plan(sysfs, 2, 64 * MIB)
+    assert notes[0] == "arrays are 32 MiB for want of memory, not the 128 MiB that rule a cache out"
+    assert notes[1] == "the curve ends before 64 MiB for want of memory"
+    assert [group.label for group in groups][:3] == ["copy in node 0", "triad in node 0", "copy in node 1"]
+
+
+@given(st.frozensets(st.integers(0, 300)))
+def test_a_cpu_list_reads_back_as_it_was_written(cpus):
+    assert parse_cpu_list(affinity.cpu_list(cpus)) == cpus
+
+
+def test_a_process_stays_near_with_all_its_threads_and_comes_back():
+    """In a process of its own, so that no other test's threads are moved."""
+    code = (
+        "import os, threading; from rigbench.hardware import affinity; from rigbench.hardware.sysfs import Sysfs\n"
+        "halt = threading.Event(); other = threading.Thread(target=halt.wait); other.start()\n"
+        "where = lambda: [sorted(os.sched_getaffinity(int(t))) for t in os.listdir('/proc/self/task')]\n"
+        "before = where(); cpu = before[0][-1]\n"
+        "with affinity.near(Sysfs(), f'{cpu},9999') as near:\n"
+        "    assert (near, where()) == (str(cpu), [[cpu], [cpu]]), (near, where())\n"
+        "assert where() == before\n"
+        "with affinity.near(Sysfs(), '9998-9999') as near:\n"
+        "    assert near.reason == 'this process may use none of the CPUs 9998-9999'\n"
+        "    assert where() == before\n"
+        "halt.set()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_cpus_that_are_not_known_move_nothing():
+    before = os.sched_getaffinity(0)
+    with affinity.near(Sysfs(), Absent("not known")) as near:
+        assert near == Absent("not known")
+        assert os.sched_getaffinity(0) == before
