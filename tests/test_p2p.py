@@ -1,0 +1,393 @@
+"""Are lost, mirrored, stale and stray writes seen, and do real ranks that fail, hang or die give the right verdict?"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import jsonschema
+import psutil
+import pytest
+import torch
+from p2p_on_cpu import FaultyCards
+
+from rigbench import __main__, profiles, store, survey
+from rigbench.cli.progress import Silent
+from rigbench.errors import RigbenchError
+from rigbench.findings.p2p_verdict import pair_verdict
+from rigbench.hardware.accelerator import open_accelerator
+from rigbench.hardware.rig import Rig
+from rigbench.job import Interrupted, Job
+from rigbench.measure import p2p_collectives, p2p_writes
+from rigbench.measure.p2p_arms import assembled
+from rigbench.measure.p2p_collectives import Exchange
+from rigbench.measure.p2p_settings import AS_IT_IS, OFF, Setting
+from rigbench.measure.p2p_values import filled_like, sent_seed
+from rigbench.measure.p2p_writes import Writes
+from rigbench.measure.ranks import RanksOutcome, World
+from rigbench.measure.workers import Report
+from rigbench.probes import p2p as probe
+from rigbench.records import Absent, P2p, P2pArm, Tally
+from rigbench.stages import p2p as stage
+from rigbench.stages.p2p import Asked
+
+RIGS = Path(__file__).parent / "rigs"
+DUAL = RIGS / "dual-rtx4080s-x8x8"
+THERE, BOTH = ((0, 1),), ((0, 1), (1, 0))
+VALUES = 8192  # of 64 KiB
+COUNTS = ("checked", "wrong", "wrong_values", "unchanged_values", "earlier_values", "returned_values", "strayed_values")
+
+# What three rounds of 64 KiB, one way, find of each fault: rounds, wrong ones, wrong values, and what lay there.
+FOUND = {
+    "": (3, 0, 0, 0, 0, 0, 0),
+    "dropped write": (3, 3, 3 * VALUES, 3 * VALUES, 0, 0, 0),
+    "mirrored write": (3, 3, 3 * VALUES, 3 * VALUES, 0, 3 * VALUES, 0),
+    "stale write": (3, 2, 2 * VALUES, 0, 2 * VALUES, 0, 0),
+    "flipped bit": (3, 3, 3, 0, 0, 0, 0),
+    "stray write": (3, 3, 0, 0, 0, 0, 3),
+}
+
+
+@pytest.mark.parametrize("by", ["copy engine", "kernel"])
+@pytest.mark.parametrize("kind", FOUND)
+def test_each_fault_of_a_write_is_seen_and_told_apart(kind, by):
+    cards = FaultyCards(kind)
+    (check,) = p2p_writes.perform(cards, cards.copy, Writes(THERE, by, 64 << 10), rounds=3)
+    assert tuple(getattr(check, name) for name in COUNTS) == FOUND[kind]
+    assert check.correct == (kind == "")
+    assert (check.sources, check.destination, check.both_ways) == (("cuda:0",), "cuda:1", False)
+
+
+def test_the_first_wrong_byte_is_that_of_the_first_wrong_value():
+    cards = FaultyCards("flipped bit")
+    (check,) = p2p_writes.perform(cards, cards.copy, Writes(THERE, "copy engine", 64 << 10), rounds=1)
+    assert check.first_wrong_byte == 64 * 1024 - 8
+
+
+def test_writes_that_cross_each_other_are_judged_each_at_its_end():
+    """Turned back both ways, each card's landing holds what it sent itself."""
+    cards = FaultyCards("mirrored write")
+    found = list(p2p_writes.perform(cards, cards.copy, Writes(BOTH, "copy engine", 64 << 10), rounds=3))
+    assert [(check.sources, check.destination) for check in found] == [(("cuda:0",), "cuda:1"), (("cuda:1",), "cuda:0")]
+    for check in found:
+        assert tuple(getattr(check, name) for name in COUNTS) == (3, 3, 3 * VALUES, 0, 0, 3 * VALUES, 0)
+
+
+def test_every_direction_size_and_kind_of_write_is_planned():
+    planned = p2p_writes.plan([(0, 1)], ("copy engine", "kernel"), (8, 4096))
+    assert len(planned) == 2 * 2 * 3
+    assert p2p_writes.checks_of(planned) == 2 * 2 * 4
+    assert {writes.ways for writes in planned} == {THERE, ((1, 0),), BOTH}
+
+
+ROUNDS = 3
+
+
+class OneOfTwo:
+    """Rank 0, with a rank 1 that answers at once: rightly, or as `kind` says."""
+
+    rank, count, device = 0, 2, "cpu"
+
+    def __init__(self, kind: str = "") -> None:
+        self.kind, self.calls, self.earlier = kind, 0, None
+
+    def all_reduce(self, buffer):
+        self._answer(buffer, buffer + filled_like(buffer, sent_seed(self.calls % ROUNDS, 1)))
+
+    def exchange(self, sends, receives, peer):
+        assert peer == 1
+        self._answer(receives, sends if self.kind == "own" else filled_like(sends, sent_seed(self.calls % ROUNDS, 1)))
+
+    def _answer(self, buffer, right):
+        if self.kind == "nothing":
+            right = buffer.clone()
+        if self.kind == "earlier" and self.earlier is not None:
+            right, self.earlier = self.earlier, right
+        self.earlier = right.clone() if self.earlier is None else self.earlier
+        buffer.copy_(right)
+        if self.kind == "off by one":
+            buffer[-1] += 1
+        self.calls += 1
+
+    def agree(self, number):
+        return number
+
+
+@pytest.mark.parametrize("exchange", [Exchange(4096), Exchange(4096, (0, 1)), Exchange(4), Exchange(4, (0, 1))])
+def test_a_collective_is_checked_by_value_in_every_round(exchange):
+    values = exchange.size_bytes // 4
+    right = p2p_collectives.perform(OneOfTwo(), exchange, rounds=3)
+    assert right.correct
+    assert right.checked == 3
+    nothing = p2p_collectives.perform(OneOfTwo("nothing"), exchange, rounds=3)
+    assert (nothing.wrong, nothing.wrong_values, nothing.unchanged_values) == (3, 3 * values, 3 * values)
+    off = p2p_collectives.perform(OneOfTwo("off by one"), exchange, rounds=3)
+    assert (off.wrong, off.wrong_values, off.first_wrong_byte) == (3, 3, exchange.size_bytes - 4)
+    earlier = p2p_collectives.perform(OneOfTwo("earlier"), exchange, rounds=3)
+    assert (earlier.wrong, earlier.wrong_values, earlier.earlier_values) == (2, 2 * values, 2 * values)
+
+
+FAULTS = ["dropped write", "mirrored write", "stale write", "flipped bit", "stray write", "nothing", "off by one"]
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_every_fault_makes_the_arm_wrong_and_the_pair_broken(kind):
+    """The whole probe as rank 0 of two; what rank 1 would tell is left out."""
+    options = probe.Options(
+        2, True, rounds=3, write_sizes=(65536,), reduce_sizes=(4096,), copy_bytes=4096, row_seconds=0.01
+    )
+    accelerator = open_accelerator("cpu", "", Absent("none"), Absent("none"))
+
+    def arm(setting: Setting, kind: str) -> P2pArm:
+        found = probe.measure(options, Report(io.BytesIO()), FaultyCards(kind), OneOfTwo(kind), accelerator)
+        outcome = RanksOutcome((found,), "finished")
+        return assembled(setting, 0, outcome, {"cuda:0": "GPU0", "cuda:1": "GPU1"}, 1.0, Absent("no log"))
+
+    off, on = arm(OFF, ""), arm(AS_IT_IS, kind)
+    assert off.right
+    assert on.ended == "finished"
+    assert pair_verdict(("GPU0", "GPU1"), [off, on], Absent("none")).verdict == "broken"
+    assert pair_verdict(("GPU0", "GPU1"), [arm(OFF, kind), on], Absent("none")).verdict == "inconclusive"
+
+
+def test_what_a_rank_sent_itself_is_no_answer():
+    own = p2p_collectives.perform(OneOfTwo("own"), Exchange(4096, (0, 1)), rounds=1)
+    assert (own.wrong_values, own.returned_values) == (1024, 1024)
+
+
+def test_sums_of_sixteen_ranks_are_exact_in_float32():
+    like = torch.empty(4096, dtype=torch.float32)
+    total = p2p_collectives._summed(like, 0, range(16))
+    whole = sum(filled_like(like, sent_seed(0, rank)).to(torch.int64) for rank in range(16))
+    assert torch.equal(total.to(torch.int64), whole)
+    assert int(whole.abs().max()) < 2**24
+
+
+def test_sums_in_place_stay_finite_for_any_number_of_ranks():
+    for count in (2, 3, 4, 8, 16):
+        assert 6.0 * float(count) ** p2p_collectives._repeats(count) < torch.finfo(torch.float32).max
+
+
+def test_gpus_that_torch_does_not_see_are_refused_before_anything_starts(monkeypatch):
+    monkeypatch.setattr(probe, "cuda_devices", tuple)
+    with pytest.raises(RigbenchError, match="the driver lists 2 GPUs, torch sees 0; install a CUDA build") as caught:
+        probe.run(probe.Options(devices=2, peer_access=True), Report(io.BytesIO()), World(0, 2, 0, "127.0.0.1", 1))
+    assert caught.value.exit_code == 3
+
+
+KNOWN: dict[str, object] = {}  # arms that were run for real, by what makes them differ: a control is the same in all
+
+
+@pytest.fixture
+def rig(monkeypatch, tmp_path) -> Path:
+    """Two cards whose driver allows P2P, with the probe that has memory for cards and processes for ranks."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(stage, "PROBE", "p2p_on_cpu")
+    real = stage.ranks.call
+
+    def call(*words, environment, limit_seconds, **more):
+        on = environment.get("NCCL_P2P_DISABLE") != "1"
+        fault = (os.environ.get("P2P_FAULT") if on else None) or os.environ.get("P2P_FAULT_ALWAYS")
+        key = fault or repr((on, words[1]))
+        if key not in KNOWN:
+            limit = limit_seconds if fault else 110.0  # only what is meant to hang has little time
+            KNOWN[key] = real(*words, environment=environment, limit_seconds=limit, **more)
+        return KNOWN[key]
+
+    monkeypatch.setattr(stage.ranks, "call", call)
+    folder = tmp_path / "rig"
+    shutil.copytree(DUAL, folder)
+    recording = folder / "nvml.txt"
+    recording.write_text(re.sub(r"(nvmlDeviceGetP2PStatus/\d/[0-4]) = 0 1", r"\1 = 0 0", recording.read_text()))
+    replayed = Rig.replay(folder)
+    monkeypatch.setattr(Rig, "live", lambda: replayed)
+    return folder
+
+
+def trial(rig: Path, progress: object = None, limit_seconds: float = 110.0, times: int = 1) -> tuple[P2p, Job]:
+    job = Job(store.Store(rig.parent / "kept"), Rig.replay(rig), "p2p", progress or Silent())
+    return stage.run(job, Asked(times, limit_seconds)), job
+
+
+def test_ranks_that_exchange_the_right_bytes_work_by_every_setting(rig):
+    result, job = trial(rig)
+    assert (result.verdict, job.faults) == ("works", [])
+    assert [(arm.setting, arm.ended, arm.access) for arm in result.arms] == [
+        (setting, "finished", {"GPU0 GPU1": True, "GPU1 GPU0": True})
+        for setting in ("P2P off", "P2P as it is", "P2P at any distance")
+    ]
+    # Writes there, back and both at once (4) of two sizes, by copy engine and, with P2P on, by kernel; 8 collectives.
+    assert [(len(arm.checks), arm.steps) for arm in result.arms] == [(16, 16), (24, 24), (8, 8)]
+    assert {check.checked for arm in result.arms for check in arm.checks} == {3}
+    assert [(copy.source, copy.destination, copy.both_ways) for copy in result.arms[1].copies] == [
+        ("GPU0", "GPU1", False),
+        ("GPU1", "GPU0", False),
+        ("GPU0", "GPU1", True),
+    ]
+    for arm in result.arms:
+        by_rank = {times.rank: times.seconds for times in arm.reduces if times.size_bytes == 1 << 20}
+        assert len(by_rank[0]) == len(by_rank[1]) >= len(arm.reduce_seconds(1 << 20)) > 0
+    assert result.arms[2].environment == {"NCCL_P2P_LEVEL": "PHB"}
+    ways = [Tally({"SHM/direct": 2}), Tally({"SHM/direct": 2}), Tally({"P2P/CUMEM": 2})]
+    assert [arm.transports for arm in result.arms] == ways
+    assert {ratio.faster for ratio in result.speeds} == {"ambiguous"}  # one round of each says nothing of the spread
+    assert store.read(next(job.store.runs.iterdir())).p2p == result
+
+
+def test_wrong_data_with_p2p_on_alone_is_broken(rig, monkeypatch):
+    monkeypatch.setenv("P2P_FAULT", "dropped write")
+    result, job = trial(rig)
+    assert (result.verdict, result.reason) == ("broken", "wrong data with P2P as it is, and not with P2P off")
+    assert result.advice.environment == {"NCCL_P2P_DISABLE": "1"}
+    assert job.faults == ["GPU0-GPU1: P2P between GPUs loses or corrupts data, or hangs (p2p-broken)"]
+    assert len(result.arms) == 2  # what corrupts data is not tried again, nor anything that goes further
+
+
+def test_a_hang_with_p2p_on_alone_is_broken_and_leaves_no_process(rig, monkeypatch):
+    monkeypatch.setenv("P2P_FAULT", "hang")
+    result, job = trial(rig, limit_seconds=8.0)
+    assert (result.verdict, result.reason) == ("broken", "it hung with P2P as it is, and not with P2P off")
+    assert [arm.ended for arm in result.arms] == ["finished", "hung"]
+    assert len(job.faults) == 1
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_a_rank_that_dies_each_time_with_p2p_on_alone_is_broken(rig, monkeypatch):
+    monkeypatch.setenv("P2P_FAULT", "death")
+    result, _ = trial(rig, times=2)
+    reason = "its processes died each of 2 times with P2P as it is, and not with P2P off"
+    assert (result.verdict, result.reason) == ("broken", reason)
+    assert [(arm.setting, arm.ended, arm.dead_ranks) for arm in result.arms] == [
+        ("P2P off", "finished", ()),
+        ("P2P as it is", "died", (1,)),
+        ("P2P as it is", "died", (1,)),  # there and back: a drift of the machine is no setting's
+        ("P2P off", "finished", ()),
+    ]
+    assert result.arms[1].at == "all_reduce, 1 MiB"
+    assert result.arms[1].reason == "rank 1: its process was ended by SIGABRT"
+
+
+class StopsAt:
+    """A progress bar that presses Ctrl-C when it is told of a step."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def stage(self, text: str, weight_seconds: float) -> None:
+        return None
+
+    def update(self, share: float, text: str) -> None:
+        if self.text in text:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def close(self) -> None:
+        return None
+
+
+def test_ctrl_c_keeps_what_was_checked(rig, monkeypatch):
+    monkeypatch.setenv("P2P_FAULT_ALWAYS", "none: only not the arm that others know")
+    with pytest.raises(Interrupted):
+        trial(rig, StopsAt("send/recv GPU0 ↔ GPU1, 4 B"))
+    kept = store.read(next((rig.parent / "kept" / "runs").iterdir())).p2p
+    assert [arm.ended for arm in kept.arms] == ["interrupted"]
+    assert len(kept.arms[0].checks) >= 12
+    assert kept.verdict == "inconclusive"
+    assert kept.reason == "it ended before everything was checked with P2P on"
+
+
+@pytest.fixture
+def rigbench(rig, monkeypatch, capsys):
+    """Run a command in this process: (exit code, standard output, standard error)."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rigbench", *words])
+        code = __main__._run()
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_a_script_can_tell_the_verdict_by_the_exit_code(rigbench, monkeypatch):
+    once = ("p2p", "--times", "1", "-q")
+    code, out, err = rigbench(*once)
+    assert (code, err) == (0, "")
+    assert out.startswith("P2P between GPU0 and GPU1: works\n")
+    monkeypatch.setenv("P2P_FAULT", "dropped write")
+    code, out, err = rigbench(*once)
+    assert (code, out.splitlines()[0]) == (1, "P2P between GPU0 and GPU1: broken")
+    assert err == "rigbench: fault: GPU0-GPU1: P2P between GPUs loses or corrupts data, or hangs (p2p-broken)\n"
+    monkeypatch.setenv("P2P_FAULT", "")
+    monkeypatch.setenv("P2P_FAULT_ALWAYS", "death")
+    code, out, err = rigbench(*once)
+    assert (code, out.splitlines()[0]) == (3, "P2P between GPU0 and GPU1: inconclusive")
+    assert err == "rigbench: inconclusive: nothing is known of P2P on this rig\n"
+    assert "P2P off, through sockets" in out
+
+
+def test_json_is_valid_and_the_stored_run_is_shown_and_diagnosed_again(rigbench, monkeypatch):
+    monkeypatch.setenv("P2P_FAULT", "dropped write")
+    code, out, _ = rigbench("p2p", "--times", "1", "--json")
+    assert code == 1
+    jsonschema.validate(json.loads(out), json.loads(profiles.run_schema()))
+    run = store.read(next(Path(os.environ["RIGBENCH_HOME"], "runs").iterdir()))
+    assert store.encode(run).decode() == out
+    assert [finding.code for finding in run.findings] == ["p2p-broken"]
+    assert survey.diagnosed(run).findings == run.findings
+    shown = rigbench("report")[1]
+    assert "P2P between GPU0 and GPU1: broken" in shown
+    assert "p2p-broken" in shown
+    assert rigbench("doctor", run.id)[0] == 1
+
+
+def test_a_shells_own_variables_are_set_aside_and_told(rigbench, monkeypatch):
+    monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
+    code, out, err = rigbench("p2p", "--times", "1", "-q")
+    assert code == 0
+    assert "warning: this shell sets NCCL_P2P_DISABLE=1; the measurement ran without it" in err
+    assert "this shell sets NCCL_P2P_DISABLE=1, which is not advised: unset it" in out
+
+
+def test_fewer_than_two_gpus_is_no_error(rigbench, monkeypatch):
+    card = "NVIDIA GeForce RTX 4080 SUPER"
+    one = f"fewer than two GPUs: CUDA_VISIBLE_DEVICES leaves 1 of 2 ({card}, {card})"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    code, out, _ = rigbench("p2p", "-q")
+    assert (code, " ".join(out.split())) == (0, f"P2P: not applicable {one}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    replayed = Rig.replay(RIGS / "geforce-rtx-4080-super-driver-595.71.05")
+    monkeypatch.setattr(Rig, "live", lambda: replayed)
+    code, out, _ = rigbench("p2p", "-q")
+    assert (code, out) == (
+        0,
+        "P2P: not applicable\n  fewer than two GPUs: this machine has one (NVIDIA GeForce RTX 4080 SUPER)\n",
+    )
+
+
+REFUSED = {
+    "p2p --times 0": "--times '0' is not a whole number from 1",
+    "p2p --times 1.5": "is not a whole number",
+    "p2p --times 21": "--times '21' is not a whole number from 1 to 20",
+    "p2p --limit 1s": "--limit '1s' is not between 5 s and 1 h",
+    "p2p --limit nan": "is not a number",
+    "p2p --limit soon": "--limit",
+    "p2p --device cpu": "No such option: --device",
+    "--device cpu p2p": "p2p does not take --device",
+    "p2p GPU0": "unexpected extra argument",
+}
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_bad_input_gets_one_line_and_exit_code_2(rigbench, typed):
+    code, out, err = rigbench(*typed.split())
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert REFUSED[typed] in err
