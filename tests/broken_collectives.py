@@ -1,0 +1,30 @@
+"""The collectives probe where rank 1 is broken, in the way that BROKEN names: wrong data, death, or it never comes."""
+
+import os
+import signal
+import time
+
+from rigbench.probes import collectives
+from rigbench.probes.collectives import Options
+
+__all__ = ["Options", "run"]
+
+
+def run(options, report, world):
+    how = os.environ["BROKEN"]
+    if world.rank == 1 and how == "never comes":
+        while True:
+            time.sleep(1)
+    import torch.distributed as dist
+
+    right = dist.broadcast
+
+    def broken(tensor, *more, **named):
+        right(tensor, *more, **named)
+        if world.rank == 1 and how == "wrong data" and tensor.numel() == 1024:
+            tensor[1000] += 1.0
+        if world.rank == 1 and how == "dies" and tensor.numel() == 16384:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    dist.broadcast = broken
+    return collectives.run(options, report, world)
