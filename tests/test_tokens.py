@@ -1,12 +1,17 @@
 """Are token files checked before anything trains on them, and are batches what they should be?"""
 
+import os
+
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from rigbench.errors import RigbenchError
 from rigbench.model import tokens
-from rigbench.model.tokens import Batches, open_tokens, zipf_tokens
+from rigbench.model.batches import Batches
+from rigbench.model.tokens import open_tokens, zipf_tokens
+from rigbench.records.packing import Packed
 
 
 def write(path, ids, dtype="<u2"):
@@ -77,6 +82,75 @@ def test_uint32_ids_are_read_as_such(tmp_path):
     path = write(tmp_path / "wide.bin", [70_000] * 20, "<u4")
     mapped, _ = open_tokens(path, "uint32", 70_001, 16)
     assert int(mapped.max()) == 70_000
+
+
+def test_a_file_that_shrinks_while_it_is_scanned_is_an_error(tmp_path, monkeypatch):
+    path = write(tmp_path / "ids.bin", [1] * 1000)
+    monkeypatch.setattr(tokens, "SCAN_STEP_BYTES", 64)
+    whole = tokens._read_into
+
+    def shrinking(file, buffer):
+        os.truncate(path, 512)
+        return whole(file, buffer)
+
+    monkeypatch.setattr(tokens, "_read_into", shrinking)
+    with pytest.raises(RigbenchError, match="shrank while it was being read"):
+        open_tokens(path, "uint16", 100, 16)
+
+
+def packed_beside(path, **changes):
+    facts = Packed(
+        rigbench="0.1.0",
+        made_at="2026-11-21T00:00:00Z",
+        file=path.name,
+        dtype="uint32",
+        tokens=20,
+        documents=1,
+        tokenizer="tok.json",
+        tokenizer_sha256="0" * 64,
+        vocabulary=100,
+        largest_id=99,
+        end_of_text=0,
+        sources=("a.txt",),
+        source_bytes=80,
+        bad_lines=0,
+        cut_documents=0,
+    )
+    path.with_name(f"{path.name}.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(facts, **changes)))
+    return path
+
+
+def test_the_type_of_an_id_is_taken_from_the_document_beside_the_file(tmp_path):
+    path = packed_beside(write(tmp_path / "p.bin", range(20), "<u4"))
+    mapped, data = open_tokens(path, "auto", 100, 16)
+    assert (mapped.tolist(), data.dtype) == (list(range(20)), "uint32")
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "said"),
+    [
+        ({"tokens": 30}, "auto", "holds 20 tokens, and p.bin.json says 30; the file was cut short or replaced"),
+        ({"vocabulary": 257}, "auto", "packed with tok.json, a vocabulary of 257, and the model has 100"),
+        ({}, "uint16", "was packed as uint32, and --data-dtype says uint16; leave --data-dtype out"),
+        (
+            {"dtype": "uint16", "tokens": 40, "vocabulary": 4},
+            "auto",
+            "has the id 4 at token 8, beyond",
+        ),
+    ],
+)
+def test_a_file_that_is_not_what_its_document_says_is_refused(tmp_path, changes, asked, said):
+    path = packed_beside(write(tmp_path / "p.bin", range(20), "<u4"), **changes)
+    with pytest.raises(RigbenchError, match=said):
+        open_tokens(path, asked, 4 if changes.get("vocabulary") == 4 else 100, 16)
+
+
+@pytest.mark.parametrize("junk", [b"", b"{", b"[1]", b'{"type": "run"}', b"\xff"])
+def test_a_document_that_describes_no_packed_file_is_refused_not_ignored(tmp_path, junk):
+    path = write(tmp_path / "p.bin", range(20))
+    path.with_name("p.bin.json").write_bytes(junk)
+    with pytest.raises(RigbenchError, match=r"p.bin.json does not describe a packed file .*pack the file again"):
+        open_tokens(path, "auto", 100, 16)
 
 
 def test_generated_tokens_are_zipf_distributed_and_the_same_again(tmp_path):

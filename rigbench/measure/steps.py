@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rigbench.hardware.accelerator import Accelerator
 from rigbench.measure.timing import StepWatch
 from rigbench.measure.workers import Report
-from rigbench.model.tokens import Batches
+from rigbench.model.batches import Batches
 from rigbench.records import Absent, EndedBy, Steps
 
 if TYPE_CHECKING:

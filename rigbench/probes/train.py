@@ -19,7 +19,8 @@ from rigbench.measure.steps import StepLoop
 from rigbench.measure.timing import sample_until_tight
 from rigbench.measure.workers import Report
 from rigbench.model import flops
-from rigbench.model.tokens import Batches, Dtype, open_tokens, zipf_tokens
+from rigbench.model.batches import Batches
+from rigbench.model.tokens import AskedDtype, open_tokens, zipf_tokens
 from rigbench.records import (
     Absent,
     Arm,
@@ -50,7 +51,7 @@ class Options(Record, frozen=True):
     cache: str = ""
     device: str = "auto"
     data: str = ""
-    data_dtype: Dtype = "uint16"
+    data_dtype: AskedDtype = "auto"
     micro_batch: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     checkpointing: Literal["off", "on"] = "off"
@@ -91,7 +92,8 @@ def run(options: Options, report: Report) -> Slice:
         )
         try:
             ground = _Ground(arm, data, trials, before_model, started_at, started, events)
-            return _slice(options, ground, accelerator, batches, report)
+            with batches:
+                return _slice(options, ground, accelerator, batches, report)
         except torch.OutOfMemoryError:
             gc.collect()
             torch.cuda.empty_cache()

@@ -1,0 +1,305 @@
+"""Does the command say honestly whether loading holds training back, and what would change it?"""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import jsonschema
+import msgspec
+import pytest
+from budget_slices import CPU, GPU, M5, M15, stored
+from rich.console import Console
+
+from rigbench import __main__, profiles, store
+from rigbench.cli.progress import Silent
+from rigbench.hardware.rig import Rig
+from rigbench.job import Job
+from rigbench.records import Absent, Estimate, Figure
+from rigbench.records.dataloader import Dataloader, DiskReads, LoadedData, Loading, Sweep
+from rigbench.render import dataloader as render
+from rigbench.stages import dataloader as stage
+
+TINY = Path(__file__).parent / "profiles"
+
+
+def estimate(value: float, share: float = 0.1, confidence: float = 0.95) -> Estimate:
+    return Estimate(value, value * (1 - share), value * (1 + share), confidence, "made up", 9)
+
+
+def loading(path: str, workers: int, rate: float, **changes) -> Loading:
+    facts = Loading(
+        path=path,
+        workers=workers,
+        temperature="warm",
+        pinned=False,
+        to_device=False,
+        cached_share=1.0,
+        startup_seconds=0.05 * (workers + 1),
+        batches_per_sample=2,
+        tokens=(16384, 16384),
+        seconds=(32768 / rate / 2,) * 2,
+        steady_from=0,
+        tokens_per_s=estimate(rate),
+        restarts=0,
+        ended_by="interval",
+    )
+    return msgspec.structs.replace(facts, **changes)
+
+
+def sweep(path: str, rates: dict[int, float], best: int, knee: int, **changes) -> Sweep:
+    facts = Sweep(
+        path=path,
+        of="the data",
+        rows=tuple(loading(path, workers, rate) for workers, rate in rates.items()),
+        best_workers=best,
+        knee_workers=knee,
+        unpinned=Absent("no CUDA device to pin memory for"),
+        cold=Absent("not asked"),
+    )
+    return msgspec.structs.replace(facts, **changes)
+
+
+NOTHING = Absent("none")
+
+
+def result(sweeps, demand=NOTHING, **changes) -> Dataloader:
+    facts = Dataloader(
+        method=1,
+        started_at="2026-11-21T00:00:00Z",
+        seconds=10.0,
+        device=CPU,
+        data=LoadedData(
+            kind="jsonl",
+            name="corpus.jsonl",
+            size_bytes=3 << 30,
+            used_bytes=64 << 20,
+            tokens=Absent("not counted"),
+            item_bytes=Absent("text"),
+            tokenizer="tok.json",
+            bad_lines=3,
+        ),
+        micro_batch=8,
+        sequence=1024,
+        usable_cpus=2.0,
+        sweeps=tuple(sweeps),
+        disk=Absent("this file system does not allow direct reads"),
+        demand_tokens_per_s=demand,
+        headrooms=(),
+        gains=(),
+        ended_by="finished",
+        telemetry=Absent("none"),
+    )
+    return stage.completed(msgspec.structs.replace(facts, **changes))
+
+
+JSONL = sweep("jsonl", {0: 1e6, 1: 1.05e6, 2: 1.9e6, 4: 1.2e6}, 2, 2, cold=loading("jsonl", 2, 1e6, temperature="cold"))
+PACKED = [
+    sweep("own loader", {0: 150e6}, 0, 0, of="a packed sample"),
+    sweep("memory map", {0: 30e6}, 0, 0, of="a packed sample"),
+]
+
+
+def eaten(value: float, share: float = 0.05) -> Figure:
+    basis = "the slice 5M of run r1, on cpu"
+    return Figure(value=value, source="measured", basis=basis, low=value * (1 - share), high=value * (1 + share))
+
+
+@pytest.mark.parametrize(
+    ("demand", "said"),
+    [
+        (eaten(1e5), "IO bound: no, 19x headroom at 2 workers (jsonl, warm; 16x to 22x)"),
+        (eaten(1.8e6), "IO bound: cannot be told, about 1.06x of what training eats at 2 workers"),
+        (eaten(19e6), "IO bound: yes, loading gives 0.100x of what training eats at 2 workers"),
+        (stage.declared("100K"), "IO bound: no, 19x headroom at 2 workers (jsonl, warm; 17x to 21x)"),
+        (
+            stage.NO_DEMAND,
+            "IO bound: n/a (no training slice of this rig is stored; run `rigbench train-probe`, or say ",
+        ),
+    ],
+)
+def test_the_answer_is_a_sentence_that_claims_no_more_than_its_intervals(demand, said):
+    assert render.answers(result([JSONL], demand))[0].startswith(said)
+
+
+def test_one_sample_answers_nothing():
+    assert stage.bound(estimate(19.0, confidence=0.0)) == "cannot be told"
+    assert [stage.bound(estimate(times)) for times in (0.5, 1.05, 1.2)] == ["yes", "cannot be told", "no"]
+
+
+def test_the_cold_answer_stands_beside_the_warm_one():
+    warm, cold = result([JSONL], eaten(1.2e6, 0.0)).headrooms
+    assert (warm.temperature, warm.io_bound) == ("warm", "no")
+    assert (cold.temperature, cold.io_bound, cold.times.value) == ("cold", "yes", pytest.approx(1 / 1.2))
+
+
+def test_the_path_that_the_data_stands_for_is_answered_first():
+    ours, mapped = sweep("own loader", {0: 100e6}, 0, 0), sweep("memory map", {0: 20e6, 1: 4e6}, 0, 0)
+    found = result([ours, mapped], eaten(1e6)).headrooms
+    assert [one.path for one in found] == ["memory map", "own loader"]
+
+
+def test_gains_are_the_measured_ratios():
+    found = {gain.change: gain.times for gain in result([JSONL, *PACKED]).gains}
+    assert {change: round(times.value, 3) for change, times in found.items()} == {
+        "`rigbench pack`, then the same DataLoader on a memory map": 15.789,
+        "`rigbench pack`, then whole batches gathered at once": 78.947,
+        "jsonl: 2 workers, not 0": 1.9,
+        "jsonl: 4 workers, not 2": 0.632,
+        "jsonl: the file in memory, not on the disk": 1.9,
+    }
+    times = found["jsonl: 2 workers, not 0"]
+    assert (times.low, times.high) == pytest.approx((1.9 * 0.9 / 1.1, 1.9 * 1.1 / 0.9))
+
+
+def test_a_change_that_cannot_be_told_from_none_is_not_called_a_gain():
+    out = io.StringIO()
+    shown = result([sweep("jsonl", {0: 1e6}, 0, 0, cold=loading("jsonl", 0, 0.95e6, temperature="cold"))])
+    render.show(shown, Console(file=out, width=120, color_system=None))
+    assert "the file in memory, not on the disk: no difference that could be told (0.861x to 1.29x)" in out.getvalue()
+
+
+def test_workers_that_slow_a_memory_map_down_are_said():
+    ours, mapped = sweep("own loader", {0: 100e6}, 0, 0), sweep("memory map", {0: 20e6, 1: 4e6, 8: 3e6}, 0, 0)
+    found = result([ours, mapped])
+    assert "workers make this memory map slower" in " ".join(found.notes)
+    assert "8 workers were more than the 2 CPUs there are to use" in found.notes
+    faster = result([ours, sweep("memory map", {0: 20e6, 1: 21e6}, 1, 0)])
+    assert "slower" not in " ".join(faster.notes)
+
+
+def test_pinned_memory_is_compared_where_there_is_a_gpu():
+    rows = {0: 20e6}
+    mapped = sweep("memory map", rows, 0, 0, unpinned=loading("memory map", 0, 10e6, to_device=True))
+    gains = {gain.change: gain.times.value for gain in result([mapped], device=GPU).gains}
+    assert gains == {"memory map: pinned memory, not pageable": 2.0}
+
+
+SCREEN = """\
+dataloader on cpu: corpus.jsonl, 3 GiB, tokenizer tok.json, 3 bad lines left out (--skip-bad); 8 ×
+1,024 tokens a batch, no GPU to copy to
+  IO bound: no, 3.80x headroom at 2 workers (jsonl, warm; 3.26x to 4.40x)
+  IO bound: no, 2.00x headroom at 2 workers (jsonl, cold; 1.71x to 2.32x)
+ path                workers  memory  tokens/s  interval  a batch  first batch  ended by
+ jsonl                     0  warm          1M  ±10 %     8.19 ms      50.0 ms  interval
+ jsonl                     1  warm        1.1M  ±10 %     7.80 ms       100 ms  interval
+ jsonl                     2  warm        1.9M  ±10 %     4.31 ms       150 ms  interval
+ jsonl                     4  warm        1.2M  ±10 %     6.83 ms       250 ms  interval
+ jsonl                     2  cold          1M  ±10 %     8.19 ms       150 ms  interval
+ own loader, packed        0  warm        150M  ±10 %     54.6 µs      50.0 ms  interval
+ memory map, packed        0  warm         30M  ±10 %      273 µs      50.0 ms  interval
+  knee    the fewest workers as fast as the best: jsonl 2 workers
+  disk    past the page cache 1.00 GB/s (±10 %) in order, 4 MiB at a time
+  eaten   500,000 tokens/s (measured: the slice 5M of run r1, on cpu)
+  change  `rigbench pack`, then the same DataLoader on a memory map: 16x (13x to 19x) as many
+          tokens/s
+  change  `rigbench pack`, then whole batches gathered at once: 79x (65x to 96x) as many tokens/s
+  change  jsonl: 2 workers, not 0: 1.90x (1.55x to 2.32x) as many tokens/s
+  change  jsonl: 4 workers, not 2: 0.632x (0.517x to 0.772x) as many tokens/s
+  change  jsonl: the file in memory, not on the disk: 1.90x (1.55x to 2.32x) as many tokens/s
+  note    warm numbers are of memory, not of a disk: its first 64 MiB was in it
+  note    4 workers were more than the 2 CPUs there are to use
+  note    on a CPU loading and training share the cores: N x headroom costs training up to 1/N of
+          its time
+  not run: jsonl, 16 workers: no room
+"""
+
+
+def test_the_whole_screen():
+    out = io.StringIO()
+    disk = (DiskReads("in order", 4 << 20, (0.004,), estimate(1e9)),)
+    shown = result([JSONL, *PACKED], eaten(5e5), disk=disk, not_run=("jsonl, 16 workers: no room",))
+    render.show(shown, Console(file=out, width=100, highlight=False, color_system=None))
+    assert "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n" == SCREEN
+
+
+@pytest.mark.parametrize(
+    ("cpus", "counts"),
+    [
+        (0.5, (0, 1)),
+        (1.0, (0, 1)),
+        (2.0, (0, 1, 2)),
+        (6.0, (0, 1, 2, 4, 6)),
+        (12.0, (0, 1, 2, 4, 8, 12)),
+        (256.0, (0, 1, 2, 4, 8, 16)),
+    ],
+)
+def test_worker_counts_double_up_to_the_cpus_there_are(cpus, counts):
+    assert stage.default_workers(cpus) == counts
+
+
+def test_training_eats_what_the_newest_slice_of_this_rig_on_this_kind_of_device_trained(tmp_path):
+    home = store.Store(tmp_path)
+    job = Job(home, Rig.live(), "dataloader", Silent())
+    nothing = stage._eaten(job, result([JSONL]))
+    assert "rigbench train-probe" in nothing.reason
+
+    def keep(run_id: str, item, fingerprint: str) -> None:
+        rig = msgspec.structs.replace(job.run.rig, fingerprint=fingerprint)
+        home.save(msgspec.structs.replace(job.run, id=run_id, rig=rig, slices=(item.slice,)))
+
+    own = job.run.rig.fingerprint
+    keep("20260101-000000-aaaa", stored(M5, 1000.0, started_at="2026-01-01T00:00:00Z"), own)
+    keep("20260102-000000-bbbb", stored(M15, 400.0, started_at="2026-01-02T00:00:00Z"), own)
+    keep("20260103-000000-cccc", stored(M5, 9e6, started_at="2026-01-03T00:00:00Z"), "another")
+    keep("20260104-000000-dddd", stored(M5, 8e6, started_at="2026-01-04T00:00:00Z", device=GPU), own)
+    found = stage._eaten(job, result([JSONL]))
+    assert (found.value, found.low, found.high) == pytest.approx((400.0, 396.0, 404.0))
+    assert found.basis == "the slice 15M of run 20260102-000000-bbbb, on cpu"
+
+
+@pytest.fixture
+def rigbench(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RIGBENCH_PROFILES", str(TINY))
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rigbench", *words])
+        code = __main__._run()
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+REFUSED = {
+    "--workers x": "--workers 'x' is not a whole number from 0 to 256",
+    "--workers 1,,2": "--workers '' is not a whole number",
+    "--workers -1": "--workers '-1' is not a whole number",
+    "--micro-batch 0": "--micro-batch '0' is not a whole number from 1",
+    "--seq 3": "--seq '3' is not a whole number from 8",
+    "--seconds 0": "--seconds '0' is zero",
+    "--tokens-per-second 0": "--tokens-per-second '0' is zero",
+    "--tokens-per-second fast": "--tokens-per-second 'fast' is not a number",
+    "--data a.bin --dataset m:f": "--data and --dataset exclude each other",
+    "--data-dtype int8": "'int8' is not one of 'auto', 'uint16', 'uint32'",
+}
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_bad_words_get_one_line_and_exit_code_2(rigbench, typed):
+    code, out, err = rigbench("dataloader", *typed.split())
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert REFUSED[typed] in err
+
+
+def test_the_command_loads_stores_and_prints_its_document(rigbench, tmp_path):
+    words = ("--seconds", "100ms", "--workers", "0,1", "--tokens-per-second", "1K", "--device", "cpu")
+    code, out, err = rigbench("dataloader", "--json", *words)
+    assert (code, err) == (0, "")
+    assert out == next((tmp_path / "home" / "runs").glob("*.json")).read_text()
+    document = json.loads(out)
+    jsonschema.validate(document, json.loads(profiles.run_schema()))
+    first = document["dataloader"]["headrooms"][0]
+    assert (first["path"], first["io_bound"]) == ("memory map", "no")
+    code, out, err = rigbench("report")
+    assert code == 0
+    assert "IO bound: no," in out
+
+
+def test_a_bad_token_file_is_one_line_from_the_worker_too(rigbench, tmp_path):
+    (tmp_path / "odd.bin").write_bytes(b"abc")
+    code, out, err = rigbench("dataloader", "--quiet", "--data", str(tmp_path / "odd.bin"))
+    assert (code, out) == (2, "")
+    assert "odd.bin holds 3 bytes, not a whole number of uint16 ids" in err
+    assert err.count("\n") == 1
