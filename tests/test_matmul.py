@@ -1,70 +1,487 @@
-"""Are matrix products timed, checked and compared, and is a wrong one caught?"""
+"""Are matrix products timed, checked, divided over the time and compared, and is a wrong one caught?"""
 
 import io
+import json
+import math
+import sys
+import threading
+from pathlib import Path
 
 import msgspec
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from rigbench import __main__, store
+from rigbench.cli.progress import Silent
+from rigbench.errors import RigbenchError
+from rigbench.hardware.accelerator import CpuAccelerator
+from rigbench.hardware.rig import Rig
+from rigbench.job import Job
+from rigbench.measure import ceilings, products
+from rigbench.measure.fleet import Lane, alone_and_together
+from rigbench.measure.matmul_times import times
+from rigbench.measure.products import ARITHMETIC, Operands
+from rigbench.measure.shape_search import Dims, Found, Look
 from rigbench.measure.workers import Report
-from rigbench.model import shape
+from rigbench.model import flops, gemms, shape
+from rigbench.model.gpt import Decoder
 from rigbench.probes import matmul
-from rigbench.records import Matmul
+from rigbench.records import Absent, Device, Matmul, MatmulCheck, SensorSeries, Telemetry
+from rigbench.stages import matmul as stage
+
+TESTS = Path(__file__).parent
+GOOD = MatmulCheck(rows=8, columns=512, largest_error_over_bound=0.1, correct=True)
+PASSES = ("forward", "data gradient", "weight gradient")
 
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setitem(matmul.SQUARES, "cpu", (64, 96))
+    """Options for a model of 2 M parameters, dimensions up to 256, and short samples: everything in two seconds."""
+    monkeypatch.setattr(products, "SAMPLE_SECONDS", 0.01)
+    monkeypatch.setattr(matmul._Probe, "_out_of_reach", lambda *_: "")  # however slow the machine is just now
+    monkeypatch.setitem(matmul.UNIT, "cpu", 64)
+    monkeypatch.setitem(matmul.LIMIT, "cpu", 256)
     model = shape.model_named("1.7M")
     model = msgspec.structs.replace(model, shape=msgspec.structs.replace(model.shape, sequence=32, vocabulary=512))
-    return matmul.Options(model=model, device="cpu", seconds_per_shape=0.2)
+    return matmul.Options(model=model, device="cpu", seconds=2.0, hot_seconds=0.4)
 
 
-def test_every_shape_has_samples_a_rate_and_a_check(small):
-    result = matmul.run(small, Report(io.BytesIO()))
-    assert [(row.dtype, row.m, row.n, row.k) for row in result.shapes] == [
-        (dtype, *dims)
-        for dtype in ("bf16", "fp32")
-        for dims in ((64, 64, 64), (96, 96, 96), (32, 128, 32), (32, 512, 32))
-    ]
-    for row in result.shapes:
-        seconds = sorted(row.timing.seconds)
-        middle = (seconds[(len(seconds) - 1) // 2] + seconds[len(seconds) // 2]) / 2
-        assert row.flops_per_s.value == pytest.approx(2 * row.m * row.n * row.k / middle)
-        assert row.flops_per_s.low <= row.flops_per_s.value <= row.flops_per_s.high
-        assert row.check.correct
-    for dtype, best in result.best_flops_per_s.items():
-        assert best.value == max(row.flops_per_s.value for row in result.shapes if row.dtype == dtype)
+class Heard(Report):
+    """A report that keeps what it is told, and says stop once a text comes by."""
+
+    def __init__(self, stop_at: str = "never") -> None:
+        super().__init__(io.BytesIO())
+        self.stop_at, self.said, self.partials = stop_at, [], []
+
+    def progress(self, share: float, text: str) -> None:
+        self.said.append((share, text))
+        if self.stop_at in text:
+            self._stop.set()
+
+    def partial(self, record) -> None:
+        self.partials.append(record)
+
+
+# --- the whole probe ---
+
+
+def test_each_dtype_has_a_ceiling_that_was_measured_anew_and_the_models_own_products(small):
+    report = Heard()
+    result = matmul.run(small, report)
+    assert (result.method, result.ended_by, list(result.best_flops_per_s)) == (2, "finished", ["bf16", "fp32"])
+    for ceiling in result.ceilings:
+        work = 2 * ceiling.m * ceiling.n * ceiling.k * ceiling.products_per_sample
+        total = sum(ceiling.seconds)
+        assert total >= 0.4 * 0.99
+        ends = [sum(ceiling.seconds[: i + 1]) for i in range(len(ceiling.seconds))]
+        hot = [s for s, end in zip(ceiling.seconds, ends, strict=True) if end - s >= 2 / 3 * total - 1e-9]
+        hot = hot if len(hot) >= 3 else ceiling.seconds[-3:]
+        assert ceiling.hot.flops_per_s.value == pytest.approx(work * len(hot) / sum(hot))
+        assert result.best_flops_per_s[ceiling.dtype] == ceiling.hot.flops_per_s
+        assert [check.correct for check in ceiling.checks] == [True, True]
+        assert (ceiling.m, ceiling.n, ceiling.k) in {(look.m, look.n, look.k) for look in ceiling.looks}
+    for step in result.steps:
+        own = [it for it in result.shapes if it.dtype == step.dtype]
+        assert [(it.purpose, it.product) for it in own] == [
+            (layer, kind) for layer in ("qkv", "attention out", "mlp up", "mlp down", "head") for kind in PASSES
+        ]
+        assert all(it.check.correct for it in own)
+        assert step.seconds.value == pytest.approx(sum(it.times_per_step * it.timing.estimate.value for it in own))
+        assert step.flop == 32 * 6 * flops.describe(small.model.shape, "").matmul_parameters
+    assert result.fleet == Absent("one device was asked for")
     assert msgspec.json.decode(msgspec.json.encode(result), type=Matmul) == result
+    assert report.partials
+    assert {text.split(":")[0] for _, text in report.said} >= {"loading torch", "bf16", "fp32"}
 
 
-def test_a_shape_that_would_take_too_long_is_left_out_and_said(small, monkeypatch):
-    monkeypatch.setattr(matmul, "EXPECTED_SECONDS_LIMIT", 1e-12)
-    result = matmul.run(small, Report(io.BytesIO()))
-    assert len(result.shapes) == 2  # the first of each dtype tells how long the others would take
-    assert len(result.not_run) == 6
-    assert "one product would take about" in result.not_run[0]
+def test_stopped_in_a_load_it_keeps_what_was_measured_and_claims_no_ceiling(small):
+    result = matmul.run(small, Heard(stop_at="s of load"))
+    (ceiling,) = result.ceilings
+    assert result.ended_by == "interrupted"
+    assert ceiling.looks
+    assert ceiling.seconds
+    assert ceiling.hot.reason.startswith("interrupted after ")
+    assert ceiling.hot_over_burst == ceiling.hot
+    assert (result.best_flops_per_s, result.shapes) == ({}, ())
 
 
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_stopped_in_the_models_products_it_keeps_the_ceiling_and_the_products_so_far(small):
+    result = matmul.run(small, Heard(stop_at="bf16: qkv forward"))
+    assert result.ended_by == "interrupted"
+    assert list(result.best_flops_per_s) == ["bf16"]
+    assert 0 < len(result.shapes) < 15
+    (step,) = result.steps
+    assert step.seconds == Absent(f"{15 - len(result.shapes)} of its 15 products were not measured")
+
+
+def test_what_there_is_no_time_for_is_said(small, monkeypatch):
+    monkeypatch.setattr(matmul._Probe, "_out_of_reach", lambda *_: "the time was up")
+    result = matmul.run(small, Heard())
+    assert result.shapes == ()
+    assert result.not_run == tuple(f"15 of the model's 15 products in {it}: the time was up" for it in ("bf16", "fp32"))
+
+
+def test_a_dtype_that_the_device_lacks_is_said_and_the_others_go_on(small):
+    options = msgspec.structs.replace(small, dtypes=("fp8", "tf32", "fp32"), seconds=1.0)
+    result = matmul.run(options, Heard())
+    assert [it.dtype for it in result.ceilings] == ["fp32"]
+    assert result.not_run == tuple(f"{it}: a CPU has no such arithmetic in torch" for it in ("fp8", "tf32"))
+
+
+def test_nothing_but_what_the_device_lacks_is_exit_code_3(small):
+    with pytest.raises(RigbenchError, match="nothing to multiply; fp8: a CPU has no such arithmetic") as refused:
+        matmul.run(msgspec.structs.replace(small, dtypes=("fp8",)), Heard())
+    assert refused.value.exit_code == 3
+
+
+# --- how the time is divided ---
+
+
+def test_without_wishes_the_defaults_hold():
+    assert times(0, 0, "cpu", 2) == (84.0, 10.0, 2.0)
+    assert times(0, 0, "cuda", 5) == (180.0, 20.0, 4.0)
+
+
+def test_a_longer_load_makes_the_whole_longer_and_a_shorter_whole_makes_the_load_shorter():
+    assert times(0, 300, "cuda", 1).total == 316.0
+    assert times(18, 0, "cpu", 2) == (18.0, 2.25, 0.45)
+
+
+def test_loads_that_do_not_fit_are_refused_with_what_would():
+    with pytest.raises(RigbenchError, match="--hot-seconds 30 for 2 dtypes does not fit into --seconds 60; give"):
+        times(60, 30, "cpu", 2)
+
+
+# --- the model's own products ---
+
+SHAPES = [
+    msgspec.structs.replace(shape.model_named("5M").shape, vocabulary=300, sequence=16),
+    msgspec.structs.replace(shape.model_named("30M", "llama").shape, vocabulary=300, sequence=16, tied_head=False),
+]
+SHAPES.append(msgspec.structs.replace(SHAPES[1], kv_heads=SHAPES[1].heads // 2))
+SHAPES.append(msgspec.structs.replace(SHAPES[0], style="neox", ffn_width=SHAPES[0].width))  # mlp and out: one size
+
+
+class Seen(TorchDispatchMode):
+    """Every matrix product that torch really does: its m, n, k and how often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[tuple[int, int, int], int] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+            a, b = args[-2:]
+            key = (a.shape[0], b.shape[1], a.shape[1])
+            self.counts[key] = self.counts.get(key, 0) + 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("own", SHAPES)
+def test_the_list_is_what_torch_multiplies_in_a_real_step(own):
+    tokens = torch.randint(own.vocabulary, (3, own.sequence))
+    model = Decoder(own)
+    with Seen() as seen:
+        model(tokens, tokens).backward()
+    counts: dict[tuple[int, int, int], int] = {}
+    for it in gemms.step_gemms(own, 3):
+        counts[it.m, it.n, it.k] = counts.get((it.m, it.n, it.k), 0) + it.times
+    assert counts == seen.counts
+
+
+@pytest.mark.parametrize("own", SHAPES)
+def test_each_shape_is_listed_once_and_all_sum_to_6n(own):
+    found = gemms.step_gemms(own, 2)
+    assert len({(it.m, it.n, it.k, it.layout) for it in found}) == len(found)
+    tokens = 2 * own.sequence
+    assert sum(it.flop * it.times for it in found) == tokens * 6 * flops.describe(own, "").matmul_parameters
+
+
+def test_layouts_are_the_memory_order_of_torchs_own():
+    """A step's transposed operands, as strides: the weight [out, in] forward, the gradient [rows, out] last."""
+    operands = Operands("fp32", "cpu")
+    strides = {
+        layout: [matrix.is_contiguous() for matrix in operands.product(8, 24, 16, layout).sets[0]]
+        for layout in ("nn", "nt", "tn")
+    }
+    assert strides == {"nn": [True, True], "nt": [True, False], "tn": [False, True]}
+
+
+# --- products and their check ---
+
+
+@pytest.mark.parametrize("layout", ["nn", "nt", "tn"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32", "fp8"])
+def test_a_product_is_done_right_in_every_layout_and_its_operands_rotate(dtype, layout):
+    product = Operands(dtype, "cpu").product(
+        32, 48, 64, layout, rotate_bytes=5 * ARITHMETIC["fp32"].least_capability[0]
+    )
+    assert len(product.sets) == 1
+    several = Operands(dtype, "cpu").product(32, 48, 64, layout, rotate_bytes=50_000)
+    assert len(several.sets) >= 3
+    for index, (a, b) in enumerate(several.sets):
+        assert (tuple(a.shape), tuple(b.shape)) == ((32, 64), (64, 48))
+        several.work(index)
+        assert products.check(a, b, several.out, dtype).correct
+    first, second = (several.sets[i][0].float() for i in (0, 1))
+    assert not torch.equal(first, second)
+    assert abs(float(first.std()) - 1) < 0.1  # random normal, not zeros
+
+
+def emulated(dtype: str, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """What a device would give in an arithmetic that this CPU lacks, from its definition."""
+    if dtype == "tf32":  # inputs cut to 10 bits of mantissa, not even rounded
+        cut = [(it.view(torch.int32) & ~0x1FFF).view(torch.float32) for it in (a.contiguous(), b.contiguous())]
+        return cut[0] @ cut[1]
+    if dtype == "fp16-acc16":  # every eight products, the sum is rounded to fp16
+        total = torch.zeros(a.shape[0], b.shape[1], dtype=torch.float16)
+        for start in range(0, a.shape[1], 8):
+            block = a[:, start : start + 8].double() @ b[start : start + 8].double()
+            total = (total.double() + block).half()
+        return total
+    return (a.double() @ b.double()).to(getattr(torch, ARITHMETIC[dtype].output))
+
+
+@pytest.mark.parametrize("dtype", products.DTYPES)
 @pytest.mark.parametrize("k", [16, 1000, 4096])
-def test_right_products_pass_and_wrong_ones_are_caught(kind, k):
-    name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[kind]
+def test_right_products_pass_and_wrong_ones_are_caught(dtype, k):
     torch.manual_seed(k)
+    kind = getattr(torch, ARITHMETIC[dtype].tensor)
     a, b = torch.randn(8, k).to(kind), torch.randn(k, 64).to(kind)
-    right = a @ b
-    assert matmul.check(a, b, right, matmul.ROUNDOFF[name]).correct
-    for wrong in (right * 1.05, right + 0.2 * k**0.5, torch.full_like(right, float("nan")), torch.zeros_like(right)):
-        assert not matmul.check(a, b, wrong, matmul.ROUNDOFF[name]).correct
+    right = emulated(dtype, a, b)
+    assert products.check(a, b, right, dtype).correct
+    spread = k**0.5
+    shifted = right.clone()
+    shifted[:, 3] += (1.0 if dtype == "fp16-acc16" else 0.2) * spread
+    nothing = torch.full_like(right, float("nan"))
+    for wrong in (right + 0.5 * spread, shifted, nothing, torch.zeros_like(right)):
+        assert not products.check(a, b, wrong, dtype).correct
 
 
-def test_a_device_that_multiplies_wrongly_is_reported(small, monkeypatch):
-    real = torch.mm
+# --- a sustained load, and what its seconds say ---
 
-    def broken(a, b, out):
-        real(a, b, out=out)
-        out[:, 0] += 100.0
 
-    monkeypatch.setattr(torch, "mm", broken)
-    result = matmul.run(small, Report(io.BytesIO()))
-    assert not all(row.check.correct for row in result.shapes)
+class Scripted:
+    """An accelerator whose marks are readings of a clock that only work moves; waiting for a mark is written down."""
+
+    def __init__(self) -> None:
+        self.now, self.waited = 0.0, []
+
+    def mark(self) -> float:
+        return self.now
+
+    def work(self, _: int) -> None:
+        self.now += 0.05
+
+    def seconds_between(self, start: float, end: float) -> float:
+        self.waited.append((self.now, end))
+        return end - start
+
+    def synchronize(self) -> None:
+        self.waited.append("everything")
+
+
+def test_a_load_has_no_gap_and_the_next_sample_is_queued_before_one_is_awaited():
+    device = Scripted()
+    seconds = products.sustain(device, device.work, 2, 1.0, lambda: device.now)
+    assert seconds == pytest.approx([0.1] * 10)
+    assert all(queued > awaited for queued, awaited in device.waited[:-2])
+    assert device.waited[-2] == "everything"
+
+
+def load(seconds, planned: float, dims=(100, 100, 50), per_sample: int = 10):
+    found = Found(Dims(*dims), (Look(Dims(*dims), (1.0,)),), "finished")
+    return ceilings.sustained(
+        ceilings.searched("bf16", "fp32", found, 5.0),
+        rest_seconds=2.0,
+        began_at_seconds=100.0,
+        planned_seconds=planned,
+        products_per_sample=per_sample,
+        seconds=seconds,
+        checks=(GOOD, GOOD),
+    )
+
+
+def test_burst_is_the_first_two_seconds_hot_the_last_third_and_their_ratio_has_an_interval():
+    """15 s of 0.1 s, then 15 s of 0.125 s: a tenth of a million FLOP each, 1e7 a sample."""
+    ceiling = load([0.1] * 150 + [0.125] * 120, 30.0)
+    burst, hot = ceiling.burst, ceiling.hot
+    assert (burst.from_seconds, burst.to_seconds) == (0.0, pytest.approx(2.0))
+    assert (hot.from_seconds, hot.to_seconds) == (pytest.approx(20.0), pytest.approx(30.0))
+    assert burst.flops_per_s.value == pytest.approx(1e7 / 0.1)
+    assert hot.flops_per_s.value == pytest.approx(1e7 / 0.125)
+    assert ceiling.hot_over_burst.value == pytest.approx(0.8)
+
+
+def test_the_ratios_interval_holds_the_truth_and_is_no_narrower_than_its_parts():
+    import random
+
+    held = 0
+    for seed in range(200):
+        draw = random.Random(seed)
+        seconds = [0.1 * (1 + 0.03 * draw.gauss(0, 1)) for _ in range(200)]
+        seconds += [0.11 * (1 + 0.03 * draw.gauss(0, 1)) for _ in range(200)]
+        ratio = load(seconds, sum(seconds)).hot_over_burst
+        held += ratio.low <= 0.1 / 0.11 <= ratio.high
+    assert 180 <= held <= 199  # 95 %, give or take
+
+
+def test_an_interrupted_load_has_a_burst_and_no_hot_part():
+    ceiling = load([0.1] * 50, 10.0)
+    assert ceiling.burst.flops_per_s.value == pytest.approx(1e8)
+    assert ceiling.hot == Absent("interrupted after 5.0 of 10.0 s of load")
+    assert load([0.1], 10.0).burst == Absent("1 samples of a load are too few")
+
+
+def test_two_devices_are_loaded_in_turn_then_together_and_the_slowest_is_named():
+    accelerator = [CpuAccelerator("a", Absent("-"), Absent("-")) for _ in range(2)]
+    threads, moments = [], []
+
+    def opener(index: int):
+        def open_lane() -> Lane:
+            threads.append(threading.get_ident())
+            product = Operands("fp32", "cpu").product(64 * (index + 1), 64, 64)
+
+            def work(i: int) -> None:
+                moments.append(index)
+                product.work(i)
+
+            return Lane(accelerator[index], work, 4, lambda: products.check(*product.sets[0], product.out, "fp32"))
+
+        return open_lane
+
+    lanes = alone_and_together([opener(0), opener(1)], 0.1, 0.2)
+    assert len(set(threads)) == 2
+    alone = moments[: moments.index(1)]
+    assert set(alone) == {0}  # the second had not begun
+    assert all(lane.check.correct and lane.alone and lane.together for lane in lanes)
+    fleet = ceilings.fleet(load([0.1] * 100, 10.0), lanes)
+    rates = [1e6 * 4 / (sum(lane.together) / len(lane.together)) for lane in lanes]
+    assert [it.together_flops_per_s.value for it in fleet.lanes] == pytest.approx(rates)
+    assert fleet.slowest == f"cpu:{rates.index(min(rates))}"
+
+
+# --- the command, the datasheet and the sensors ---
+
+
+@pytest.fixture
+def rigbench(monkeypatch, tmp_path, capsys):
+    """Run a command in this process: (exit code, standard output, standard error)."""
+    monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rigbench", *words])
+        code = __main__._run()
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+REFUSED = {
+    "--dtypes int4": "--dtypes knows no 'int4'; use all, or some of bf16, fp16, fp16-acc16, tf32, fp32, fp8, fp8-fast",
+    "--dtypes ,": "--dtypes ',' names none",
+    "--micro-batch 0": "--micro-batch '0' is not a whole number from 1",
+    "--seconds 0": "--seconds '0' is zero",
+    "--seconds soon": "--seconds 'soon' is not a duration",
+    "--hot-seconds -3": "--hot-seconds '-3' is negative",
+    "--hot-seconds 60 --seconds 60": "--hot-seconds 60 for 2 dtypes does not fit into --seconds 60; give --seconds 240",
+    "--params 12_apples": "unit that I do not know",
+    "--series none": "no series 'none'",
+}
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_bad_input_gets_one_line_and_exit_code_2_before_anything_is_busy(rigbench, typed):
+    code, out, err = rigbench("matmul", "--device", "cpu", *(word.replace("_", " ") for word in typed.split()))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert REFUSED[typed] in err
+
+
+def test_dtypes_come_in_the_order_typed_and_once():
+    assert stage.parse_dtypes("FP32, bf16,fp32") == ("fp32", "bf16")
+    assert stage.parse_dtypes("all") == products.DTYPES
+
+
+def test_a_device_that_multiplies_wrongly_is_a_fault_of_the_whole_command(rigbench, monkeypatch, tmp_path):
+    monkeypatch.setattr(stage, "PROBE", "wrong_products")
+    words = ("matmul", "--device", "cpu", "--params", "1.7M", "--dtypes", "fp32", "--seconds", "3", "--json")
+    code, out, err = rigbench(*words)
+    assert code == 1
+    assert "fault: matmul fp32 " in err
+    assert "gave a wrong result" in err
+    (stored,) = (tmp_path / "home" / "runs").glob("*.json")
+    assert out == stored.read_text()
+    ceiling = json.loads(out)["matmul"]["ceilings"][0]
+    assert [check["correct"] for check in ceiling["checks"]] == [False, False]
+    assert {line.split(" gave")[0] for line in err.splitlines()} >= {
+        f"rigbench: fault: matmul fp32 {ceiling['m']}×{ceiling['n']}×{ceiling['k']} before the load"
+    }
+
+
+@pytest.fixture
+def on_a_4080(tmp_path):
+    """A job on a recorded rig of two, and a load on its second card: 40 s that began at 100 s of the clock."""
+    job = Job(store.Store(tmp_path), Rig.replay(TESTS / "rigs" / "dual-rtx4080s-x8x8"), "matmul", Silent())
+    uuid = str(job.gpus[1].uuid)
+    device = Device(kind="cuda", name="RTX 4080 SUPER", uuid=uuid, threads=1, memory_total_bytes=1 << 34)
+    bf16 = load([0.1] * 400, 40.0, (10_000, 10_000, 5_000))
+    result = Matmul(
+        method=2,
+        started_at="2026-01-01T00:00:00Z",
+        seconds=60.0,
+        device=device,
+        datasheet_flops_per_s={},
+        shapes=(),
+        best_flops_per_s={"bf16": bf16.hot.flops_per_s},
+        ended_by="finished",
+        telemetry=Absent("none"),
+        ceilings=tuple(
+            msgspec.structs.replace(bf16, dtype=name) for name in ("bf16", "fp16-acc16", "fp8-fast", "int4")
+        ),
+        fleet=Absent("one device"),
+    )
+    return job, result
+
+
+def test_a_ceiling_is_held_against_the_datasheet_of_its_own_arithmetic(on_a_4080):
+    job, result = on_a_4080
+    beside = stage._beside_datasheet(job, result)
+    rate = 1e13 / 0.1
+    shares = {it.dtype: it.share_of_datasheet for it in beside.ceilings}
+    assert shares["bf16"] == pytest.approx(rate / 104.4e12)
+    assert shares["fp16-acc16"] == pytest.approx(rate / 208.9e12)
+    assert shares["fp8-fast"] == pytest.approx(rate / 208.9e12, rel=1e-3)
+    assert shares["int4"] == Absent("no datasheet peak for this device and dtype")
+    assert beside.datasheet_flops_per_s["bf16"].basis.endswith("dense, fp32 accumulate")
+
+
+def test_an_unknown_card_has_no_share_rather_than_a_guess(on_a_4080):
+    job, result = on_a_4080
+    stranger = msgspec.structs.replace(result, device=msgspec.structs.replace(result.device, uuid="GPU-elsewhere"))
+    beside = stage._beside_datasheet(job, stranger)
+    assert all(isinstance(it.share_of_datasheet, Absent) for it in beside.ceilings)
+    assert beside.datasheet_flops_per_s == {}
+
+
+def test_burst_and_hot_carry_the_working_cards_own_sensors_over_their_own_seconds(on_a_4080):
+    _, result = on_a_4080
+    at = tuple(90.0 + 0.5 * tick for tick in range(120))
+    nothing = dict.fromkeys(SensorSeries.__struct_fields__, Absent("not asked"))
+
+    def series(device: str, uuid: str, offset: float) -> SensorSeries:
+        warm = tuple(offset + min(40.0, max(0.0, moment - 100.0)) for moment in at)
+        columns = {"device": device, "uuid": uuid, "temperature_celsius": warm, "throttle_share": {}}
+        columns["power_watts"] = (Absent("no answer"),) * 119 + (300.0,)
+        return SensorSeries(**(nothing | columns))
+
+    sensors = Telemetry(0.5, at, (series("GPU0", "GPU-other", 0.0), series("GPU1", str(result.device.uuid), 40.0)))
+    first = stage._beside_sensors(result, sensors).ceilings[0]
+    assert first.burst.temperature_celsius == pytest.approx(41.0)  # the mean over seconds 0 to 2
+    hot = first.hot
+    assert hot.temperature_celsius == pytest.approx(40 + (hot.from_seconds + hot.to_seconds) / 2, abs=0.3)
+    assert hot.power_watts == Absent("no reading fell into it")
+    assert hot.sm_clock_hertz == Absent("not asked")
+    assert math.isclose(hot.to_seconds, 40.0)

@@ -1,180 +1,295 @@
-"""How fast does this device multiply matrices, next to its datasheet?"""
+"""How fast does this device multiply matrices: at best, hot, and in the model's own shapes?"""
 
 from __future__ import annotations
 
+import math
 import time
-from typing import TYPE_CHECKING, Literal
+from collections import Counter
 
+from rigbench import stats
+from rigbench.errors import NOTHING, RigbenchError
 from rigbench.hardware import host
-from rigbench.hardware.accelerator import Accelerator, choose_device, open_accelerator
+from rigbench.hardware.accelerator import choose_device, open_accelerator
 from rigbench.hardware.sysfs import Sysfs
+from rigbench.measure import ceilings, products
+from rigbench.measure.fleet import Lane, alone_and_together
+from rigbench.measure.matmul_times import times
+from rigbench.measure.products import ARITHMETIC, Dtype, Operands
+from rigbench.measure.shape_search import Dims, search
 from rigbench.measure.timing import sample_until_tight
 from rigbench.measure.workers import Report
-from rigbench.records import Absent, EndedBy, Estimate, Matmul, MatmulCheck, MatmulShape, Model, Record
+from rigbench.model.gemms import Gemm, step_gemms
+from rigbench.records import (
+    Absent,
+    Ceiling,
+    EndedBy,
+    GemmStep,
+    Matmul,
+    MatmulCheck,
+    MatmulFleet,
+    MatmulShape,
+    Model,
+    Record,
+)
 from rigbench.store import now
 
-if TYPE_CHECKING:
-    import torch
-
-METHOD = 1
-Dtype = Literal["bf16", "fp32"]
-SQUARES = {"cpu": (512, 1024, 2048), "cuda": (1024, 2048, 4096, 8192)}
-EXPECTED_SECONDS_LIMIT = 4.0  # a shape expected to take longer than this once is left out, and said so
-CHECKED_ROWS, CHECKED_COLUMNS = 8, 512
-# Unit roundoff of the output's type. The inner sum is held in fp32 by every device we know.
-ROUNDOFF = {"bf16": 2.0**-8, "fp32": 2.0**-24}
+METHOD = 2
+DEFAULT_DTYPES: dict[str, tuple[Dtype, ...]] = {
+    "cpu": ("bf16", "fp32"),
+    "cuda": ("bf16", "fp16", "tf32", "fp32", "fp8"),
+}
+NOT_TRAINED_IN = ("fp16-acc16", "fp8", "fp8-fast")  # by rigbench's slices: the model's shapes are left out
+DEFAULT_MICRO_BATCH = {"cpu": 1, "cuda": 8}  # as a slice's
+UNIT, LIMIT, MOST_LOOKS = {"cpu": 128, "cuda": 256}, {"cpu": 8192, "cuda": 16384}, 400
+MEMORY_SHARE = 0.25  # of the device's, for one product's matrices
+FLEET_ALONE_SECONDS, FLEET_TOGETHER_SECONDS = 3.0, 8.0
+NO_SENSORS = Absent("no sensor was read beside this probe")
 
 
 class Options(Record, frozen=True):
-    """`model` lends its own layers' shapes."""
+    """`model` lends its own layers' shapes. Empty or 0: the device's default.
+
+    `seconds` is for everything together, `hot_seconds` the sustained load of each dtype's fastest shape.
+    """
 
     model: Model
     device: str = "auto"
-    dtypes: tuple[Dtype, ...] = ("bf16", "fp32")
-    seconds_per_shape: float = 4.0
+    dtypes: tuple[Dtype, ...] = ()
+    micro_batch: int = 0
+    seconds: float = 0.0
+    hot_seconds: float = 0.0
     target_half_width: float = 0.01
 
 
 def run(options: Options, report: Report) -> Matmul:
-    """Every shape in every dtype on one device, in this process.
+    """Every dtype on one device, in this process; then one shape on all devices, where there are several.
 
     Raises:
-        RigbenchError: no such device.
+        RigbenchError: no such device, times that do not fit, or no dtype that it can multiply.
     """
-    started_at, started = now(), time.perf_counter()
-    report.progress(0.0, "loading torch")
-    import torch
+    probe = _Probe(options, report)
+    for left, dtype in zip(range(len(probe.dtypes), 0, -1), probe.dtypes, strict=True):
+        probe.measure(dtype, probe.seconds_left() / left)
+        if report.should_stop():
+            return probe.record("interrupted")
+        report.partial(probe.record("worker died"))
+    probe.all_devices()
+    return probe.record("interrupted" if report.should_stop() else "finished")
 
-    torch.manual_seed(0)
-    if torch.cuda.is_available():
-        torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32
-    sysfs = Sysfs()
-    cpu, memory = host.cpu(sysfs), host.memory(sysfs)
-    name = cpu.model if isinstance(cpu.model, str) else f"{cpu.architecture} CPU"
-    accelerator = open_accelerator(choose_device(options.device), name, memory.total_bytes, cpu.l3_bytes)
 
-    def record(ended_by: EndedBy) -> Matmul:
+class _Probe:
+    """One run of the probe: the device, the time, and what was measured so far."""
+
+    def __init__(self, options: Options, report: Report) -> None:
+        self.started_at, self.started = now(), time.perf_counter()
+        report.progress(0.0, "loading torch")
+        import torch
+
+        torch.manual_seed(0)
+        self.options, self.report = options, report
+        cpu, memory = host.cpu(Sysfs()), host.memory(Sysfs())
+        name = cpu.model if isinstance(cpu.model, str) else f"{cpu.architecture} CPU"
+        self.accelerator = open_accelerator(choose_device(options.device), name, memory.total_bytes, cpu.l3_bytes)
+        self.kind = self.accelerator.device.kind
+        self.dtypes, missing = products.offered(options.dtypes or DEFAULT_DTYPES[self.kind], self.accelerator)
+        self.not_run = list(missing)
+        if not self.dtypes:
+            cure = f"--dtypes {','.join(DEFAULT_DTYPES[self.kind])} is this device's default"
+            raise RigbenchError(f"nothing to multiply; {'; '.join(missing)}", cure, exit_code=NOTHING)
+        self.times = times(options.seconds, options.hot_seconds, self.kind, len(self.dtypes))
+        self.rotate_bytes = 2 * products.cache_bytes(self.accelerator, cpu.l3_bytes)
+        size = memory.usable_bytes if self.kind == "cpu" else self.accelerator.device.memory_total_bytes
+        self.most_bytes = math.inf if isinstance(size, Absent) else MEMORY_SHARE * size
+        self.micro_batch = options.micro_batch or DEFAULT_MICRO_BATCH[self.kind]
+        self.shapes: list[MatmulShape] = []
+        self.ceilings: list[Ceiling] = []
+        self.steps: list[GemmStep] = []
+        self.fleet: MatmulFleet | Absent = Absent("one device" if self.kind == "cpu" else "not reached")
+        report.check()
+
+    def seconds_left(self) -> float:
+        return max(1.0, self.times.total - (time.perf_counter() - self.started))
+
+    def record(self, ended_by: EndedBy) -> Matmul:
         return Matmul(
             method=METHOD,
-            started_at=started_at,
-            seconds=time.perf_counter() - started,
-            device=accelerator.device,
+            started_at=self.started_at,
+            seconds=time.perf_counter() - self.started,
+            device=self.accelerator.device,
             datasheet_flops_per_s={},
-            shapes=tuple(done),
-            best_flops_per_s=_best(done),
+            shapes=tuple(self.shapes),
+            best_flops_per_s={it.dtype: it.hot.flops_per_s for it in self.ceilings if not isinstance(it.hot, Absent)},
             ended_by=ended_by,
-            telemetry=Absent("no sensor was read beside this probe"),
-            not_run=tuple(not_run),
+            telemetry=NO_SENSORS,
+            not_run=tuple(self.not_run),
+            model=self.options.model,
+            ceilings=tuple(self.ceilings),
+            steps=tuple(self.steps),
+            fleet=self.fleet,
         )
 
-    report.check()
-    done: list[MatmulShape] = []
-    not_run: list[str] = []
-    planned = [(dtype, *shape) for dtype in options.dtypes for shape in _shapes(options.model, accelerator)]
-    for index, (dtype, purpose, m, n, k) in enumerate(planned):
-        expected = _expected_seconds(done, dtype, 2 * m * n * k)
-        if expected > EXPECTED_SECONDS_LIMIT:
-            not_run.append(f"{dtype} {m}x{n}x{k} ({purpose}): one product would take about {expected:.0f} s")
-            continue
-        report.progress(index / len(planned), f"{dtype} {m}x{n}x{k}")
-        done.append(_measure(options, accelerator, report, dtype, purpose, m, n, k))
-        if report.should_stop():
-            return record("interrupted")
-        report.partial(record("worker died"))
-    return record("finished")
+    def progress(self, text: str) -> None:
+        self.report.progress((time.perf_counter() - self.started) / self.times.total, text)
 
+    def measure(self, dtype: Dtype, seconds: float) -> None:
+        """One dtype: the search, the load on what it found, and the model's shapes in what time is left."""
+        import torch
 
-def _shapes(model: Model, accelerator: Accelerator) -> list[tuple[str, int, int, int]]:
-    """(purpose, m, n, k): squares, then the series model's own products over one sequence."""
-    shape = model.shape
-    squares = [("square", size, size, size) for size in SQUARES[accelerator.device.kind]]
-    rows, d = shape.sequence, shape.width
-    return [
-        *squares,
-        (f"{model.name} MLP", rows, shape.ffn_width, d),
-        (f"{model.name} head", rows, shape.vocabulary, d),
-    ]
+        deadline = time.perf_counter() + seconds
+        hot = min(self.times.hot, 0.8 * seconds)
+        operands = Operands(dtype, self.accelerator.torch_device)
+        with products.arithmetic_chosen(dtype, self.kind):
+            try:
+                self._ceiling(dtype, operands, self.times.search(seconds), hot)
+                if dtype not in NOT_TRAINED_IN and not self.report.should_stop():
+                    self._model_shapes(dtype, operands, deadline)
+            except torch.OutOfMemoryError:
+                self.not_run.append(f"{dtype}: out of memory; another process may hold the device")
 
+    def _ceiling(self, dtype: Dtype, operands: Operands, search_seconds: float, hot_seconds: float) -> None:
+        began, unit = time.perf_counter(), UNIT[self.kind]
+        operands.product(unit, unit, unit).work(0)  # libraries are loaded before anything is timed
 
-def _expected_seconds(done: list[MatmulShape], dtype: str, flop: int) -> float:
-    speeds = [shape.flops_per_s.value for shape in done if shape.dtype == dtype]
-    return flop / max(speeds) if speeds else 0.0
+        def evaluate(dims: Dims) -> tuple[float, ...]:
+            self.progress(f"{dtype}: searching, {dims.m}×{dims.n}×{dims.k}")
+            return products.glance(self.accelerator, operands.product(*dims))
 
+        found = search(
+            evaluate,
+            unit=unit,
+            limit=LIMIT[self.kind],
+            most_looks=MOST_LOOKS,
+            limit_seconds=search_seconds,
+            clock=time.perf_counter,
+            should_stop=self.report.should_stop,
+            allowed=lambda dims: operands.bytes_for(*dims) <= self.most_bytes,
+        )
+        searched = ceilings.searched(dtype, ARITHMETIC[dtype].accumulate, found, time.perf_counter() - began)
+        self.ceilings.append(searched)
+        if not self.report.should_stop():
+            self.report.partial(self.record("worker died"))
+            self.ceilings[-1] = self._sustained(searched, operands, hot_seconds)
 
-def _measure(
-    options: Options,
-    accelerator: Accelerator,
-    report: Report,
-    dtype: Dtype,
-    purpose: str,
-    m: int,
-    n: int,
-    k: int,
-) -> MatmulShape:
-    import torch
+    def _sustained(self, searched: Ceiling, operands: Operands, hot_seconds: float) -> Ceiling:
+        """The fastest shape again: a rest, then the load, and its result checked before and after."""
+        dims = Dims(searched.m, searched.n, searched.k)
+        dtype: Dtype = searched.dtype  # type: ignore[assignment]
+        product = operands.product(*dims, rotate_bytes=self.rotate_bytes)
+        each = stats.median([s for look in searched.looks if (look.m, look.n, look.k) == dims for s in look.seconds])
+        checks = [self._check(product, dtype)]
+        self._rest()
+        began, per_sample = time.perf_counter(), products.products_per_sample(each)
+        seconds = products.sustain(
+            self.accelerator,
+            product.work,
+            per_sample,
+            hot_seconds,
+            time.perf_counter,
+            self.report.should_stop,
+            lambda elapsed: self.progress(f"{dtype}: {dims.m}×{dims.n}×{dims.k}, {elapsed:.0f} s of load"),
+        )
+        checks.append(self._check(product, dtype))
+        return ceilings.sustained(
+            searched,
+            rest_seconds=self.times.rest,
+            began_at_seconds=began,
+            planned_seconds=hot_seconds,
+            products_per_sample=per_sample,
+            seconds=seconds,
+            checks=checks,
+        )
 
-    kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
-    a = torch.randn(m, k, device=accelerator.torch_device).to(kind)
-    b = torch.randn(k, n, device=accelerator.torch_device).to(kind)
-    c = torch.empty(m, n, dtype=kind, device=accelerator.torch_device)
-    timing = sample_until_tight(
-        lambda count: accelerator.timed(lambda _: torch.mm(a, b, out=c), count),
-        time.perf_counter,
-        target_half_width=options.target_half_width,
-        limit_seconds=options.seconds_per_shape,
-        should_stop=report.should_stop,
-    )
-    flop = 2 * m * n * k
-    return MatmulShape(
-        m=m,
-        n=n,
-        k=k,
-        dtype=dtype,
-        purpose=purpose,
-        flop=flop,
-        timing=timing,
-        flops_per_s=_inverse(timing.estimate, flop),
-        share_of_datasheet=Absent("no datasheet peak for this device and dtype"),
-        check=check(a, b, c, ROUNDOFF[dtype]),
-    )
+    def _check(self, product: products.Product, dtype: Dtype) -> MatmulCheck:
+        product.work(0)
+        return products.check(*product.sets[0], product.out, dtype)
 
+    def _rest(self) -> None:
+        self.accelerator.synchronize()
+        until = time.perf_counter() + self.times.rest
+        while (left := until - time.perf_counter()) > 0 and not self.report.should_stop():
+            self.progress("resting, so that the load begins cool")
+            time.sleep(min(0.25, left))
 
-def check(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, roundoff: float) -> MatmulCheck:
-    """Sampled rows and columns of C against A @ B in float64, elementwise.
+    def _model_shapes(self, dtype: Dtype, operands: Operands, deadline: float) -> None:
+        """Each product of a step, the longest first: time for one of each, what is left by the root of their share."""
+        gemms = step_gemms(self.options.model.shape, self.micro_batch)
+        best = max(2 * it.m * it.n * it.k / stats.median(it.seconds) for it in self.ceilings[-1].looks)
+        waiting = sorted(gemms, key=lambda gemm: gemm.flop, reverse=True)
+        before, done, reasons = tuple(self.shapes), dict[Gemm, MatmulShape](), list[str]()
+        while waiting and not self.report.should_stop():
+            left = deadline - time.perf_counter()
+            spare = max(0.0, left - sum(gemm.flop for gemm in waiting) / best)
+            share = math.sqrt(waiting[0].flop * waiting[0].times) / sum(math.sqrt(it.flop * it.times) for it in waiting)
+            gemm = waiting.pop(0)
+            if reason := self._out_of_reach(gemm, operands, best, left):
+                reasons.append(reason)
+                continue
+            self.progress(f"{dtype}: {gemm.layer} {gemm.product}, {gemm.m}×{gemm.n}×{gemm.k}")
+            done[gemm] = self._measure(dtype, operands, gemm, gemm.flop / best + share * spare)
+            self.shapes = [*before, *(done[it] for it in gemms if it in done)]
+            self.report.partial(self.record("worker died"))
+        for reason, count in Counter(reasons).items():
+            self.not_run.append(f"{count} of the model's {len(gemms)} products in {dtype}: {reason}")
+        shapes = [done[it] for it in gemms if it in done]
+        self.steps.append(ceilings.step(dtype, self.micro_batch, self.options.model.shape.sequence, gemms, shapes))
 
-    The bound: 2u·(|C| + 4·sqrt(A²B²)) + k·u_fp32·|A||B|. The last term is the worst case of an fp32 accumulator
-    (Higham, Accuracy and Stability, §3.1); the first is the rounding of the result to its own type (roundoff u), and
-    of partial sums, which libraries may keep in that type too and which are a few standard deviations of the sum.
-    """
-    import torch
+    def _out_of_reach(self, gemm: Gemm, operands: Operands, best_flops_per_s: float, seconds_left: float) -> str:
+        if operands.bytes_for(gemm.m, gemm.n, gemm.k) > self.most_bytes:
+            return "they would take more than a quarter of the memory each"
+        return "" if gemm.flop / best_flops_per_s <= seconds_left else "the time was up"
 
-    m, k = a.shape
-    rows = torch.randperm(m, device=a.device)[:CHECKED_ROWS]
-    columns = torch.randperm(b.shape[1], device=a.device)[:CHECKED_COLUMNS]
-    left, right = a[rows].double(), b[:, columns].double()
-    exact = left @ right
-    own = 2 * roundoff * (exact.abs() + 4 * (left.square() @ right.square()).sqrt())
-    bound = own + k * ROUNDOFF["fp32"] * (left.abs() @ right.abs())
-    error = (c[rows][:, columns].double() - exact).abs() / bound
-    largest = float(error.nan_to_num(nan=1e9, posinf=1e9).max())
-    return MatmulCheck(rows=len(rows), columns=len(columns), largest_error_over_bound=largest, correct=largest <= 1.0)
+    def _measure(self, dtype: Dtype, operands: Operands, gemm: Gemm, limit_seconds: float) -> MatmulShape:
+        product = operands.product(gemm.m, gemm.n, gemm.k, gemm.layout)
+        timing = sample_until_tight(
+            lambda count: self.accelerator.timed(product.work, count),
+            time.perf_counter,
+            target_half_width=self.options.target_half_width,
+            limit_seconds=limit_seconds,
+            should_stop=self.report.should_stop,
+        )
+        return MatmulShape(
+            m=gemm.m,
+            n=gemm.n,
+            k=gemm.k,
+            dtype=dtype,
+            purpose=gemm.layer,
+            flop=product.flop,
+            timing=timing,
+            flops_per_s=ceilings.inverse(timing.estimate, product.flop),
+            share_of_datasheet=ceilings.NO_DATASHEET,
+            check=products.check(*product.sets[0], product.out, dtype),  # of the last sample
+            product=gemm.product,
+            layout=gemm.layout,
+            times_per_step=gemm.times,
+        )
 
+    def all_devices(self) -> None:
+        """The first dtype's fastest shape on every device: alone, then all at once. Only where none was asked for."""
+        import torch
 
-def _inverse(seconds: Estimate, work: float) -> Estimate:
-    """Work over time: the ends of the interval change places."""
-    return Estimate(
-        value=work / seconds.value,
-        low=work / seconds.high,
-        high=work / seconds.low,
-        confidence=seconds.confidence,
-        method=seconds.method,
-        n=seconds.n,
-    )
+        if self.options.device not in ("", "auto"):
+            self.fleet = Absent("one device was asked for")
+            return
+        count = torch.cuda.device_count() if self.kind == "cuda" else 1
+        if count == 1:
+            self.fleet = Absent("one device")
+        if count == 1 or not self.ceilings or isinstance(self.ceilings[0].hot, Absent):
+            return
+        ceiling = self.ceilings[0]
+        self.progress(f"{count} GPUs, one at a time and all at once")
+        dtype: Dtype = ceiling.dtype  # type: ignore[assignment]
+        with products.arithmetic_chosen(dtype, self.kind):
+            lanes = alone_and_together(
+                [lambda index=index: self._lane(ceiling, index) for index in range(count)],  # type: ignore[misc]
+                FLEET_ALONE_SECONDS,
+                FLEET_TOGETHER_SECONDS,
+                should_stop=self.report.should_stop,
+            )
+        self.fleet = ceilings.fleet(ceiling, lanes)
 
-
-def _best(shapes: list[MatmulShape]) -> dict[str, Estimate]:
-    best: dict[str, Estimate] = {}
-    for shape in shapes:
-        if shape.dtype not in best or shape.flops_per_s.value > best[shape.dtype].value:
-            best[shape.dtype] = shape.flops_per_s
-    return best
+    def _lane(self, ceiling: Ceiling, index: int) -> Lane:
+        accelerator = open_accelerator(f"cuda:{index}", "", Absent("not read"), Absent("not read"))
+        dtype: Dtype = ceiling.dtype  # type: ignore[assignment]
+        operands = Operands(dtype, accelerator.torch_device)
+        product = operands.product(ceiling.m, ceiling.n, ceiling.k, rotate_bytes=self.rotate_bytes)
+        return Lane(accelerator, product.work, ceiling.products_per_sample, lambda: self._check(product, dtype))

@@ -46,7 +46,7 @@ def test_flushing_the_cache_makes_a_small_read_slower():
 
 
 def test_matmul_is_right_and_below_its_datasheet():
-    options = matmul.Options(model=shape.model_named("120M"), device="cuda:0", seconds_per_shape=0.5)
+    options = matmul.Options(model=shape.model_named("120M"), device="cuda:0", seconds=30.0, hot_seconds=2.0)
     result = matmul.run(options, Report(io.BytesIO()))
     assert all(row.check.correct for row in result.shapes)
 

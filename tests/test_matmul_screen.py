@@ -1,0 +1,300 @@
+"""Does a matmul result show what its owner needs to know, on a wide screen and on one 40 columns wide?"""
+
+import io
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from rigbench.model import shape
+from rigbench.records import (
+    Absent,
+    Ceiling,
+    Device,
+    Estimate,
+    Figure,
+    GemmStep,
+    Matmul,
+    MatmulCheck,
+    MatmulFleet,
+    MatmulLane,
+    MatmulLook,
+    MatmulPhase,
+    MatmulShape,
+    Timing,
+)
+from rigbench.render import bars
+from rigbench.render import matmul as render
+
+GOOD = MatmulCheck(rows=8, columns=512, largest_error_over_bound=0.1, correct=True)
+WRONG = MatmulCheck(rows=8, columns=512, largest_error_over_bound=40.0, correct=False)
+CARD = Device(kind="cuda", name="NVIDIA GeForce RTX 4090", uuid="GPU-1", threads=1, memory_total_bytes=24 << 30)
+
+
+def estimate(value: float, half: float = 0.01) -> Estimate:
+    return Estimate(value=value, low=value * (1 - half), high=value * (1 + half), confidence=0.95, method="test", n=20)
+
+
+def look(size: int, flops_per_s: float, n: int = 0) -> MatmulLook:
+    return MatmulLook(size, n or size, size, (2 * size * (n or size) * size / flops_per_s,))
+
+
+def phase(start: float, end: float, flops_per_s: float, celsius: float) -> MatmulPhase:
+    return MatmulPhase(
+        from_seconds=start,
+        to_seconds=end,
+        flops_per_s=estimate(flops_per_s),
+        temperature_celsius=celsius,
+        power_watts=430.0,
+        sm_clock_hertz=2.52e9,
+    )
+
+
+def ceiling(dtype: str, peak: float, checks=(GOOD, GOOD), share: float | Absent = 0.93) -> Ceiling:
+    return Ceiling(
+        dtype=dtype,
+        accumulate="fp32",
+        m=8192,
+        n=8448,
+        k=8192,
+        looks=(look(256, 0.02 * peak), look(1024, 0.41 * peak), look(4096, 0.9 * peak), look(8192, 1.02 * peak, 8448)),
+        search_seconds=5.6,
+        search_ended_by="time limit",
+        rest_seconds=4.0,
+        began_at_seconds=100.0,
+        products_per_sample=60,
+        seconds=(0.1,) * 200,
+        burst=phase(0.0, 2.0, 1.05 * peak, 41.0),
+        hot=phase(13.3, 20.0, peak, 72.0),
+        hot_over_burst=estimate(1 / 1.05, 0.014),
+        share_of_datasheet=share,
+        checks=checks,
+    )
+
+
+def product(dtype: str, layer: str, kind: str, flops_per_s: float, check: MatmulCheck = GOOD) -> MatmulShape:
+    flop = 2 * 8192 * 3072 * 768
+    timing = Timing(
+        warmup_seconds=(),
+        seconds=(flop / flops_per_s,) * 20,
+        estimate=estimate(flop / flops_per_s),
+        target_half_width=0.01,
+        ended_by="interval",
+        outliers=0,
+        drift_per_minute=Absent("cannot be told from noise"),
+    )
+    return MatmulShape(
+        m=8192,
+        n=3072,
+        k=768,
+        dtype=dtype,
+        purpose=layer,
+        flop=flop,
+        timing=timing,
+        flops_per_s=estimate(flops_per_s),
+        share_of_datasheet=0.5,
+        check=check,
+        product=kind,
+        layout="nt",
+        times_per_step=12,
+    )
+
+
+def lane(index: int, alone: float, together: float) -> MatmulLane:
+    return MatmulLane(
+        device=CARD,
+        name=f"cuda:{index}",
+        products_per_sample=60,
+        alone_seconds=(0.1,),
+        together_seconds=(0.1,),
+        alone_flops_per_s=estimate(alone),
+        together_flops_per_s=estimate(together),
+        check=GOOD,
+    )
+
+
+RESULT = Matmul(
+    method=2,
+    started_at="2026-01-01T00:00:00Z",
+    seconds=90.0,
+    device=CARD,
+    datasheet_flops_per_s={
+        "bf16": Figure(165.2e12, "datasheet", "NVIDIA GeForce RTX 4090, published, dense, fp32 accumulate")
+    },
+    shapes=(
+        *(product("bf16", "mlp up", kind, 120e12) for kind in ("forward", "data gradient", "weight gradient")),
+        product("bf16", "head", "forward", 140e12, WRONG),
+    ),
+    best_flops_per_s={"bf16": estimate(153.6e12), "fp32": estimate(60e12)},
+    ended_by="finished",
+    telemetry=Absent("none"),
+    not_run=(
+        "fp8: needs compute capability 8.9, this GPU has 8.6",
+        "2 of the model's 15 products in bf16: the time was up",
+    ),
+    model=shape.model_named("120M"),
+    ceilings=(
+        ceiling("bf16", 153.6e12),
+        ceiling("fp32", 60e12, (GOOD, WRONG), Absent("no datasheet peak for this device and dtype")),
+    ),
+    steps=(GemmStep(dtype="bf16", micro_batch=8, sequence=1024, flop=10**12, seconds=Absent("2 were not measured")),),
+    fleet=MatmulFleet(
+        dtype="bf16",
+        m=8192,
+        n=8448,
+        k=8192,
+        lanes=(lane(0, 153e12, 150e12), lane(1, 152e12, 135e12)),
+        slowest="cuda:1",
+    ),
+)
+
+
+def screen(result: Matmul, width: int) -> str:
+    out = io.StringIO()
+    render.show(result, Console(file=out, width=width, highlight=False, color_system=None))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+WIDE = """\
+matmul on cuda (NVIDIA GeForce RTX 4090)
+  bf16  154 TFLOP/s ±1.0 %  correct
+    datasheet  93 % of 165 TFLOP/s (NVIDIA GeForce RTX 4090, published, dense, fp32 accumulate)
+    hot        the last 6.70 s of 20.0 s of load; 72 °C, 430 W, 2,520 MHz
+    burst      161 TFLOP/s ±1.0 %, the first 2.00 s after 4.00 s of rest; 41 °C, 430 W, 2,520 MHz
+    hot/burst  0.952 (0.939 to 0.966)
+    shape      8192×8448×8192, fp32 accumulate; the best of 4 shapes in 4 looks over 5.60 s (time
+               limit), then measured anew
+  fp32  60.0 TFLOP/s ±1.0 %  WRONG RESULT
+    datasheet  unknown (no datasheet peak for this device and dtype)
+    hot        the last 6.70 s of 20.0 s of load; 72 °C, 430 W, 2,520 MHz
+    burst      63.0 TFLOP/s ±1.0 %, the first 2.00 s after 4.00 s of rest; 41 °C, 430 W, 2,520 MHz
+    hot/burst  0.952 (0.939 to 0.966)
+    shape      8192×8448×8192, fp32 accumulate; the best of 4 shapes in 4 looks over 5.60 s (time
+               limit), then measured anew
+efficiency over size (cubes, share of the hot ceiling)
+        bf16                            fp32
+   256  ▌                        2.0 %  ▌                        2.0 %
+  1024  █████████▉                41 %  █████████▉                41 %
+  4096  █████████████████████▋    90 %  █████████████████████▋    90 %
+120M's own products in bf16, micro-batch 8 × 1,024 tokens
+ layer   m×n×k forward  times      forward  data gradient  weight gradient   a step
+ mlp up  8192×3072×768     12  120 TFLOP/s    120 TFLOP/s      120 TFLOP/s  11.6 ms
+ head    8192×3072×768     12        WRONG            n/a              n/a      n/a
+  all     n/a (2 were not measured)
+all 2 GPUs on bf16 8192×8448×8192
+  cuda:0  alone 153 TFLOP/s ±1.0 %, all at once 150 TFLOP/s ±1.0 %, 98 % of alone; correct
+  cuda:1  alone 152 TFLOP/s ±1.0 %, all at once 135 TFLOP/s ±1.0 %, 89 % of alone; correct
+  all     285 TFLOP/s; cuda:1 is the slowest, 10 % behind the others, and sets the pace
+  not run  fp8: needs compute capability 8.9, this GPU has 8.6
+  not run  2 of the model's 15 products in bf16: the time was up
+"""
+
+NARROW = """\
+matmul on cuda (NVIDIA GeForce RTX 4090)
+  bf16  154 TFLOP/s ±1.0 %  correct
+    datasheet  93 % of 165 TFLOP/s
+               (NVIDIA GeForce RTX 4090,
+               published, dense, fp32
+               accumulate)
+    hot        the last 6.70 s of 20.0 s
+               of load; 72 °C, 430 W,
+               2,520 MHz
+    burst      161 TFLOP/s ±1.0 %, the
+               first 2.00 s after 4.00 s
+               of rest; 41 °C, 430 W,
+               2,520 MHz
+    hot/burst  0.952 (0.939 to 0.966)
+    shape      8192×8448×8192, fp32
+               accumulate; the best of 4
+               shapes in 4 looks over
+               5.60 s (time limit), then
+               measured anew
+  fp32  60.0 TFLOP/s ±1.0 %  WRONG
+RESULT
+    datasheet  unknown (no datasheet
+               peak for this device and
+               dtype)
+    hot        the last 6.70 s of 20.0 s
+               of load; 72 °C, 430 W,
+               2,520 MHz
+    burst      63.0 TFLOP/s ±1.0 %, the
+               first 2.00 s after 4.00 s
+               of rest; 41 °C, 430 W,
+               2,520 MHz
+    hot/burst  0.952 (0.939 to 0.966)
+    shape      8192×8448×8192, fp32
+               accumulate; the best of 4
+               shapes in 4 looks over
+               5.60 s (time limit), then
+               measured anew
+efficiency over size (cubes, share of
+the hot ceiling)
+        bf16             fp32
+   256  ▏         2.0 %  ▏         2.0 %
+  1024  ███▊       41 %  ███▊       41 %
+  4096  ████████▏  90 %  ████████▏  90 %
+120M's own products in bf16, micro-batch
+8 × 1,024 tokens
+  mlp up  ×12, forward 120 TFLOP/s, data
+          gradient 120 TFLOP/s, weight
+          gradient 120 TFLOP/s; 11.6 ms
+          a step
+  head    ×12, forward WRONG
+  all     n/a (2 were not measured)
+all 2 GPUs on bf16 8192×8448×8192
+  cuda:0  alone 153 TFLOP/s ±1.0 %, all
+          at once 150 TFLOP/s ±1.0 %, 98
+          % of alone; correct
+  cuda:1  alone 152 TFLOP/s ±1.0 %, all
+          at once 135 TFLOP/s ±1.0 %, 89
+          % of alone; correct
+  all     285 TFLOP/s; cuda:1 is the
+          slowest, 10 % behind the
+          others, and sets the pace
+  not run  fp8: needs compute capability
+           8.9, this GPU has 8.6
+  not run  2 of the model's 15 products
+           in bf16: the time was up
+"""
+
+
+@pytest.mark.parametrize(("width", "expected"), [(100, WIDE), (40, NARROW)])
+def test_everything_is_on_the_screen_and_fits(width, expected):
+    shown = screen(RESULT, width)
+    assert shown == expected
+    assert max(len(line) for line in shown.splitlines()) <= width
+
+
+def test_a_ceiling_that_a_product_beats_clearly_says_so():
+    faster = msgspec.structs.replace(RESULT, shapes=(product("bf16", "mlp up", "forward", 160e12),))
+    assert "mlp up forward was faster than that, 160 TFLOP/s" in screen(faster, 100)
+    assert "was faster" not in screen(RESULT, 100)
+    slowed = msgspec.structs.replace(RESULT.ceilings[0], hot=phase(13.3, 20.0, 100e12, 72.0))
+    shown = screen(msgspec.structs.replace(RESULT, ceilings=(slowed,), shapes=()), 100)
+    assert "this shape in the search was faster than that, 157 TFLOP/s" in shown
+
+
+def test_a_whole_step_is_told_with_its_interval_and_its_share_of_the_ceiling():
+    step = GemmStep(dtype="bf16", micro_batch=8, sequence=1024, flop=10**12, seconds=estimate(0.01, 0.02))
+    shown = screen(msgspec.structs.replace(RESULT, steps=(step,)), 100)
+    assert "all     10.0 ms (±2.0 %) a step expected for 1 TFLOP: 100 TFLOP/s, 65 % of the hot ceiling" in shown
+
+
+def test_an_interrupted_load_claims_nothing():
+    cut = msgspec.structs.replace(
+        RESULT.ceilings[0],
+        hot=Absent("interrupted after 3.0 of 20.0 s of load"),
+        hot_over_burst=Absent("interrupted after 3.0 of 20.0 s of load"),
+        share_of_datasheet=Absent("no datasheet peak for this device and dtype"),
+    )
+    shown = screen(msgspec.structs.replace(RESULT, ceilings=(cut,), shapes=(), steps=()), 100)
+    assert "bf16  n/a (interrupted after 3.0 of 20.0 s of load)" in shown
+    assert "efficiency over size" not in shown
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(0.0, "    "), (0.001, "▏   "), (0.5, "██  "), (0.53, "██▏ "), (1.0, "████"), (1.7, "████")],
+)
+def test_a_bar_is_drawn_in_eighths_and_never_overflows(share, shown):
+    assert bars.bar(share, 4) == shown

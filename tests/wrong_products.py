@@ -1,0 +1,20 @@
+"""The matmul probe on a device that multiplies wrongly: one element in a thousand of every product is off."""
+
+from rigbench.probes import matmul
+from rigbench.probes.matmul import Options
+
+__all__ = ["Options", "run"]
+
+
+def run(options, report):
+    import torch
+
+    right = torch.mm
+
+    def wrong(a, b, *, out):
+        right(a, b, out=out)
+        out[:, ::100] += 100.0 * out.abs().mean()
+        return out
+
+    torch.mm = wrong
+    return matmul.run(options, report)
