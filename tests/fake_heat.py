@@ -1,0 +1,45 @@
+"""A heat load without heat: a window of throughput every 50 ms. FAKE_HEAT tells it to die, or to ignore the stop."""
+
+import os
+import signal
+import time
+
+from rigbench.probes.heat_load import Options
+from rigbench.records import Absent, Device, HeatLoad
+
+__all__ = ["Options", "run"]
+
+
+def run(options: Options, report) -> HeatLoad:
+    act = os.environ.get("FAKE_HEAT", "")
+    whose, _, how = act.partition(" ")
+    how = how if whose == options.device else ""
+    began = time.perf_counter()
+    ended: list[float] = []
+
+    def record() -> HeatLoad:
+        kind = "cpu" if options.device == "cpu" else "cuda"
+        device = Device(kind, f"a fake {kind}", Absent("fake"), 1, Absent("fake"))
+        count = len(ended)
+        return HeatLoad(
+            device=device,
+            dtype="bf16",
+            m=1000,
+            n=1000,
+            k=1000,
+            began_at_seconds=began,
+            ended_at_seconds=tuple(ended),
+            products=(500,) * count,
+            seconds=(0.05,) * count,
+            checks=(),
+            trials={},
+        )
+
+    report.progress(0.1, "under load")
+    while time.perf_counter() - began < options.seconds and (how == "deaf" or not report.should_stop()):
+        time.sleep(0.05)
+        ended.append(time.perf_counter())
+        report.partial(record())
+        if how == "die" and len(ended) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return record()
