@@ -86,6 +86,34 @@ def test_checkpointing_changes_memory_but_neither_loss_nor_gradients(shape):
 
 
 @STYLES
+@pytest.mark.parametrize(("checkpointing", "chunks"), [(2, 1), (0, 4), (1, 5), (0, 64)])
+def test_a_loss_in_chunks_and_every_second_block_recomputed_change_neither_loss_nor_gradients(
+    shape, checkpointing, chunks
+):
+    results = []
+    for options in ((0, 1), (checkpointing, chunks)):
+        torch.manual_seed(1)
+        model = Decoder(shape, *options)
+        loss = model(*a_batch(shape))
+        loss.backward()
+        results.append([loss, *(weight.grad for weight in model.parameters())])
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_a_loss_in_chunks_adds_up_the_heads_gradient_in_fp32_under_autocast():
+    exact, errors = None, []
+    for chunks, precision in ((1, torch.float64), (1, torch.bfloat16), (8, torch.bfloat16)):
+        torch.manual_seed(1)
+        model = Decoder(SMALL, loss_chunks=chunks)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            (model.double() if exact is None else model)(*a_batch(SMALL)).backward()
+        gradient = model.tokens.weight.grad.double()
+        exact = gradient if exact is None else exact
+        errors.append(((gradient - exact).norm() / exact.norm()).item())
+    assert errors[2] < 1.1 * errors[1] < 0.02
+
+
+@STYLES
 def test_bf16_autocast_keeps_the_loss_and_the_residual_stream_in_fp32(shape):
     model, batch = a_decoder(shape), a_batch(shape)
     with torch.autocast("cpu", torch.bfloat16):

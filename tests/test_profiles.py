@@ -42,7 +42,7 @@ def a_gpu(**changes):
 def test_every_shipped_profile_is_well_formed():
     assert profiles.check() == (
         "profiles are well formed: 47 GPUs, 2 series (diy, llama), 41 published models, "
-        "11 electricity prices, 30 cloud prices"
+        "11 electricity prices, 30 cloud prices, 13 rigs"
     )
 
 
@@ -101,11 +101,15 @@ def test_peaks_follow_from_multiprocessors_and_clock(gpu):
 def test_the_bf16_peak_is_dense_with_fp32_accumulate(gpu, tflop_per_s, standing):
     peak = profiles.peak(gpu, "bf16")
     assert peak.value == pytest.approx(tflop_per_s * 1e12)
-    assert (peak.source, peak.basis) == ("datasheet", f"{profiles.gpu(gpu).names[0]}, {standing}")
+    assert (peak.source, peak.basis) == (
+        "datasheet",
+        f"{profiles.gpu(gpu).names[0]}, {standing}, dense, fp32 accumulate",
+    )
 
 
 def test_a_card_without_bf16_has_no_bf16_peak():
-    assert set(profiles.peaks("t4")) == {"fp16", "fp32"}
+    assert set(profiles.peaks("t4")) == {"fp16", "fp16-acc16", "fp32"}
+    assert profiles.peak("t4", "fp16-acc16").basis.endswith("dense, fp16 accumulate")
     assert profiles.peak("t4", "bf16") == Absent("no bf16_tflop_per_s in the profile t4")
     assert set(profiles.peaks("gtx-1080-ti")) == {"fp32"}
 
@@ -284,7 +288,7 @@ def test_an_unknown_name_is_refused(question):
 @pytest.mark.parametrize("name", ["rtx-4090", "diy", "pythia-160m", "eu-27"])
 def test_any_profile_can_be_had_as_json(name):
     assert json.loads(profiles.as_json(name)).get("id", json.loads(profiles.as_json(name)).get("name")) == name
-    assert set(json.loads(profiles.as_json())) == {"gpus", "series", "models", "prices"}
+    assert set(json.loads(profiles.as_json())) == {"gpus", "series", "models", "prices", "rigs"}
 
 
 def test_the_schema_of_a_run_is_a_json_schema():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import cast
 
 import torch
@@ -85,15 +86,17 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Tokens and targets in, mean cross-entropy over the full vocabulary out (in fp32, under autocast too).
 
-    `checkpointing` keeps only each block's input and computes the block again in the backward pass.
+    `checkpointing` keeps only a block's input and computes the block again in the backward pass: True or 1 in every
+    block, k in every k-th, False or 0 in none. `loss_chunks` splits the sequence for the head and the loss, whose
+    logits are computed again in the backward pass, so that those of one part are live at a time.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, shape: Shape, checkpointing: bool = False) -> None:
+    def __init__(self, shape: Shape, checkpointing: int = False, loss_chunks: int = 1) -> None:
         super().__init__()
-        self.shape, self.checkpointing = shape, checkpointing
+        self.shape, self.checkpointing, self.loss_chunks = shape, checkpointing, loss_chunks
         self.tokens = nn.Embedding(shape.vocabulary, shape.width)  # drawn with a deviation of 1, scaled below
         self.positions = nn.Embedding(shape.sequence, shape.width) if shape.style == "gpt2" else None
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
@@ -119,14 +122,25 @@ class Decoder(nn.Module):
             kind = x.device.type
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
             rope = self.cos[:T].to(dtype), self.sin[:T].to(dtype)
-        for block in self.blocks:
-            if self.checkpointing:
+        for index, block in enumerate(self.blocks):
+            if self.checkpointing and index % self.checkpointing == 0:
                 x = checkpoint(block, x, rope, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, rope)
         head = self.tokens.weight if self.head is None else self.head.weight
-        logits = F.linear(self.norm(x), head).float()  # [B, T, V], fp32 on every device
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        if self.loss_chunks == 1:
+            return cross_entropy(x, self.norm, head, targets) / targets.numel()
+        parts = zip(x.chunk(self.loss_chunks, dim=1), targets.chunk(self.loss_chunks, dim=1), strict=True)
+        # A view of the head is cast to bf16 part by part, so that the parts' gradients are added up in fp32.
+        once_more = partial(checkpoint, cross_entropy, use_reentrant=False, preserve_rng_state=False)
+        sums = [once_more(part, self.norm, head.view_as(head), wanted) for part, wanted in parts]
+        return torch.stack(sums).sum() / targets.numel()
+
+
+def cross_entropy(x: Tensor, norm: nn.Module, head: Tensor, targets: Tensor) -> Tensor:
+    """Summed over the tokens of the residual stream x [B, T, d]."""
+    logits = F.linear(norm(x), head).float()  # [B, T, V], fp32 on every device
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
 
 
 def norm(shape: Shape) -> nn.Module:

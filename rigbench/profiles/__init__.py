@@ -9,7 +9,7 @@ import msgspec
 
 from rigbench.errors import RigbenchError
 from rigbench.profiles import files
-from rigbench.profiles.files import CloudPrice, Electricity, GpuProfile, Prices, Series, SeriesModel
+from rigbench.profiles.files import CloudPrice, Electricity, GpuProfile, Prices, RigProfile, Series, SeriesModel
 from rigbench.records import Absent, Figure, Price, Run
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Electricity",
     "GpuProfile",
     "Prices",
+    "RigProfile",
     "Series",
     "SeriesModel",
     "as_json",
@@ -31,6 +32,7 @@ __all__ = [
     "peak",
     "peaks",
     "prices",
+    "rigs",
     "run_schema",
     "series",
     "series_names",
@@ -41,8 +43,8 @@ HOW_TO_ADD = f"the head of the shipped gpus.toml says how to add one ({files.USE
 # A card shows less than its nominal memory: ECC takes 1/16, the firmware some more; never as much as a tenth.
 LEAST_VISIBLE, MOST_VISIBLE = 0.9, 1.02
 
-Dtype = Literal["bf16", "fp16", "tf32", "fp8", "fp32"]
-DTYPES: tuple[Dtype, ...] = ("bf16", "fp16", "tf32", "fp8", "fp32")
+Dtype = Literal["bf16", "fp16", "fp16-acc16", "tf32", "fp8", "fp32"]
+DTYPES: tuple[Dtype, ...] = ("bf16", "fp16", "fp16-acc16", "tf32", "fp8", "fp32")
 Entry = TypeVar("Entry")
 
 
@@ -100,6 +102,20 @@ def electricity(place: str | None = None) -> Price | Absent:
     return _price(_one("electricity price", place, entries))
 
 
+def rigs() -> tuple[RigProfile, ...]:
+    """Machines by name; one of the user's replaces a shipped one.
+
+    Raises:
+        RigbenchError: a rig's GPU has no profile.
+    """
+    found = tuple(_by_name((rig.name, rig) for rig in files.each_rig()).values())
+    known = {gpu.id for gpu in gpus()}
+    for rig in found:
+        if rig.gpu not in known:
+            raise RigbenchError(f"the rig {rig.name} has the GPU {rig.gpu!r}, which has no profile", HOW_TO_ADD)
+    return found
+
+
 def match_gpu(pci_device_id: str | None, nvml_name: str | None, memory_bytes: int | None) -> str | Absent:
     """The profile's id, by PCI device id ("2684"), else by the exact name with every suffix.
 
@@ -128,8 +144,12 @@ def match_gpu(pci_device_id: str | None, nvml_name: str | None, memory_bytes: in
 
 
 def peak(profile_id: str, dtype: Dtype) -> Figure | Absent:
-    """Dense FLOP/s with fp32 accumulate; Absent where the card has none or its source is weak."""
-    return gpu(profile_id).figure(f"{dtype}_tflop_per_s", 1e12)
+    """Dense FLOP/s with fp32 accumulate (fp16-acc16: fp16); Absent where the card has none or its source is weak."""
+    own_sums = dtype == "fp16-acc16"
+    found = gpu(profile_id).figure("fp16_accumulate_tflop_per_s" if own_sums else f"{dtype}_tflop_per_s", 1e12)
+    if isinstance(found, Absent):
+        return found
+    return msgspec.structs.replace(found, basis=f"{found.basis}, dense, {'fp16' if own_sums else 'fp32'} accumulate")
 
 
 def peaks(profile_id: str) -> dict[str, Figure]:
@@ -162,6 +182,7 @@ def check() -> str:
         f"{len(models())} published models",
         f"{len(prices().electricity)} electricity prices",
         f"{len(prices().cloud)} cloud prices",
+        f"{len(rigs())} rigs",
     )
     return f"profiles are well formed: {', '.join(counts)}"
 
@@ -172,13 +193,13 @@ def as_json(what: str | None = None) -> str:
     Raises:
         RigbenchError: nothing has that name.
     """
-    everything = {"gpus": gpus(), "series": _all_series(), "models": models(), "prices": prices()}
+    everything = {"gpus": gpus(), "series": _all_series(), "models": models(), "prices": prices(), "rigs": rigs()}
     found = everything if what is None else named(what)
     return msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n"
 
 
-def named(what: str) -> GpuProfile | Series | SeriesModel | Electricity:
-    """The GPU, series, model or electricity price of that name.
+def named(what: str) -> GpuProfile | RigProfile | Series | SeriesModel | Electricity:
+    """The GPU, rig, series, model or electricity price of that name.
 
     Raises:
         RigbenchError: nothing has that name.
@@ -186,10 +207,11 @@ def named(what: str) -> GpuProfile | Series | SeriesModel | Electricity:
     entries: dict[str, Any] = {entry.id: entry for entry in prices().electricity}
     entries |= {model.name: model for model in models()}
     entries |= _all_series()
+    entries |= {rig.name: rig for rig in rigs()}
     entries |= {gpu.id: gpu for gpu in gpus()}
     if what not in entries:
         raise RigbenchError(f"no profile {what!r}", "`rigbench profiles` lists them")
-    found: GpuProfile | Series | SeriesModel | Electricity = entries[what]
+    found: GpuProfile | RigProfile | Series | SeriesModel | Electricity = entries[what]
     return found
 
 

@@ -197,6 +197,34 @@ class SeriesFile(Profile, frozen=True):
         )
 
 
+class RigProfile(Profile, frozen=True, kw_only=True):
+    """A machine that one may not have: `count` cards of a GPU profile, and the host around them.
+
+    `host_watts` is everything but the GPUs, behind the power supply; each figure says what it rests on: a source, or
+    "assumption".
+    """
+
+    name: Text
+    about: Text
+    gpu: Text
+    count: Annotated[int, msgspec.Meta(gt=0, le=1024)] = 1
+    host_watts: Amount | Absent = NOT_STATED
+    host_watts_basis: str = ""
+    psu_watts: Amount | Absent = NOT_STATED
+    psu_watts_basis: str = ""
+    psu_efficiency: Annotated[float, msgspec.Meta(gt=0.5, le=1)] | Absent = NOT_STATED
+    psu_efficiency_basis: str = ""
+    host_memory_gib: Amount | Absent = NOT_STATED
+    host_memory_basis: str = ""
+
+    def __post_init__(self) -> None:
+        based = ("host_watts", "psu_watts", "psu_efficiency", "host_memory")
+        for name in based:
+            value = getattr(self, "host_memory_gib" if name == "host_memory" else name)
+            if isinstance(value, Absent) == bool(getattr(self, f"{name}_basis")):
+                raise ValueError(f'{self.name}: {name} and {name}_basis go together (a source, or "assumption")')
+
+
 class ModelsFile(Profile, frozen=True):
     family: tuple[SeriesFile, ...] = ()
 
@@ -209,6 +237,12 @@ def each(name: str, kind: type[File]) -> list[File]:
 def each_series() -> list[SeriesFile]:
     paths = (path for folder in folders() for path in sorted((folder / "series").glob("*.toml")))
     return [read(path, SeriesFile) for path in paths]
+
+
+def each_rig() -> list[RigProfile]:
+    """The shipped rigs, then the user's own."""
+    paths = (path for folder in folders() for path in sorted((folder / "rigs").glob("*.toml")))
+    return [read(path, RigProfile) for path in paths]
 
 
 def folders() -> list[Path]:

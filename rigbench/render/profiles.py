@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def show_all(console: Console) -> None:
-    """Every profile, a line each: GPUs, series, published models, electricity."""
+    """Every profile, a line each: GPUs, rigs, series, published models, electricity."""
     from rich.table import Table
     from rich.text import Text
 
@@ -20,15 +20,23 @@ def show_all(console: Console) -> None:
     for name in ("id", "bf16", "fp32", "memory", "bandwidth", "board power"):
         table.add_column(name, justify="left" if name == "id" else "right", no_wrap=True)
     for gpu in profiles.gpus():
-        watts = gpu.power_limit_watts
         table.add_row(
             gpu.id,
             _rate(profiles.peak(gpu.id, "bf16")),
             _rate(profiles.peak(gpu.id, "fp32")),
             " or ".join(f"{size:g}" for size in gpu.memory_gib) + " GiB",
             f"{gpu.memory_bandwidth_gb_per_s:,g} GB/s",
-            "n/a" if isinstance(watts, Absent) else units.format_watts(watts),
+            _watts(gpu.power_limit_watts),
         )
+    console.print(table)
+    console.print()
+    table = Table(
+        title="Rigs, for --on (also any GPU above, as rtx-4080 or 2xrtx-4080)", title_justify="left", box=None
+    )
+    for name in ("name", "GPUs", "host", "power supply", "about"):
+        table.add_column(name, justify="right" if name in ("host", "power supply") else "left", no_wrap=name != "about")
+    for rig in profiles.rigs():
+        table.add_row(rig.name, f"{rig.count}x {rig.gpu}", _watts(rig.host_watts), _watts(rig.psu_watts), rig.about)
     console.print(table)
     console.print()
     for name in profiles.series_names():
@@ -61,6 +69,10 @@ def show_one(what: str, console: Console) -> None:
     for name, value in msgspec.to_builtins(profiles.named(what)).items():
         grid.add_row(Text(name, style="dim"), Text(_words(value)))
     console.print(grid)
+
+
+def _watts(watts: float | Absent) -> str:
+    return "n/a" if isinstance(watts, Absent) else units.format_watts(watts)
 
 
 def _rate(figure: Figure | Absent) -> str:

@@ -1,0 +1,158 @@
+"""How much memory of a card does a training step find, and what is gone before its first tensor?"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from rigbench.profiles.files import GpuProfile
+from rigbench.records import Absent, Figure, Gpu, Memory, Target
+
+MIB, GIB = 1 << 20, 1 << 30
+
+# What torch says a card has in all, from published out-of-memory messages: GiB by nominal GB. The driver has the rest.
+USABLE_GIB = {8: 7.75, 16: 15.70, 24: 23.5, 40: 39.56, 80: 79.19}
+
+# A process's CUDA context with torch's kernels: 272 MiB on an RTX 4060 (24 multiprocessors) and 480 to 500 on a 4090
+# (128), from published out-of-memory messages; a line through them, and the 349 of an unnamed 16 GB card within 15 %.
+CONTEXT_BASE_MIB, CONTEXT_MIB_PER_MULTIPROCESSOR, CONTEXT_SPREAD = 220.0, 2.1, 0.15
+CONTEXT_UNKNOWN_MIB = (250.0, 375.0, 500.0)
+
+# torch's cuBLAS workspace, aten/src/ATen/cuda/CUDABlas: `:4096:2:16:8`, and 32 MiB from Hopper on.
+WORKSPACE_BYTES, WORKSPACE_HOPPER_BYTES = 8_519_680, 32 * MIB
+HOPPER = 9.0
+
+# NCCL's buffers a connection, src/init.cc: simple 4 MiB, LL 8·512·8·16 B, LL128 120·640·8·8 B. How many connections a
+# communicator makes depends on links and channels: 8 is 4 channels with ring and tree; 2 and 64 bound it. Assumed.
+NCCL_CONNECTION_BYTES = 4 * MIB + 8 * 512 * 8 * 16 + 120 * 640 * 8 * 8
+NCCL_CONNECTIONS = (2, 8, 64)
+
+# A CPU process that has loaded torch and its kernels, as rigbench's slices find it before the model: 0.3 to 0.5 GiB.
+HOST_PROCESS_BYTES = (300 * MIB, 400 * MIB, 600 * MIB)
+
+
+def of_profile(gpu: GpuProfile, name: str, count: int = 1) -> Target:
+    """Cards that one does not have, by their datasheet; of several sizes under one profile the smallest."""
+    size_gib = min(gpu.memory_gib)
+    multiprocessors = 0 if isinstance(gpu.multiprocessors, Absent) else gpu.multiprocessors
+    return Target(
+        name=name,
+        kind="cuda",
+        gpu=gpu.id,
+        count=count,
+        memory_bytes=round(size_gib * GIB),
+        usable=usable(size_gib),
+        context=context(multiprocessors),
+        communication=communication(count),
+        workspace_bytes=_workspace(gpu.compute_capability),
+    )
+
+
+def of_gpus(gpus: tuple[Gpu, ...], profile: GpuProfile | None) -> Target:
+    """The cards of this rig, as many as are alike, with what their other processes hold now taken off.
+
+    Raises:
+        ValueError: the first card does not tell its memory.
+    """
+    card = gpus[0]
+    if isinstance(card.memory_total_bytes, Absent):
+        raise ValueError(card.memory_total_bytes.reason)
+    total = card.memory_total_bytes
+    alike = sum(gpu.name == card.name and gpu.memory_total_bytes == total for gpu in gpus)
+    free = usable(total / GIB)
+    if not isinstance(card.memory_used_bytes, Absent) and total - card.memory_used_bytes < free.value:
+        free = Figure(float(total - card.memory_used_bytes), "measured", "the driver's total less what is in use now")
+    known = profile is not None and not isinstance(profile.multiprocessors, Absent)
+    capability = card.compute_capability if isinstance(card.compute_capability, str) else "0"
+    return Target(
+        name="this rig",
+        kind="cuda",
+        gpu=profile.id if profile else Absent(f"no profile of {card.name}"),
+        count=alike,
+        memory_bytes=total,
+        usable=free,
+        context=context(profile.multiprocessors if known else 0),  # type: ignore[union-attr,arg-type]
+        communication=communication(alike),
+        workspace_bytes=_workspace(profile.compute_capability if profile else capability),
+    )
+
+
+def of_host(memory: Memory) -> Target:
+    """A rig without a GPU: what the host can give is what there is.
+
+    Raises:
+        ValueError: the host does not tell its memory.
+    """
+    if isinstance(memory.usable_bytes, Absent) or isinstance(memory.total_bytes, Absent):
+        raise ValueError("the host does not tell its memory")
+    low, middle, high = HOST_PROCESS_BYTES
+    basis = "a process that has loaded torch, as measured slices find it"
+    return Target(
+        name="this host's memory (cpu)",
+        kind="cpu",
+        gpu=Absent("a CPU trains"),
+        count=1,
+        memory_bytes=memory.total_bytes,
+        usable=Figure(float(memory.usable_bytes), "measured", "host memory available now"),
+        context=Figure(float(middle), "predicted", basis, float(low), float(high)),
+        communication=Figure(0.0, "predicted", "one process"),
+        workspace_bytes=0,
+    )
+
+
+def outside(target: Target) -> Figure:
+    """Context and NCCL together."""
+    parts = (target.context, target.communication)
+    low, high = (
+        sum(part.value if isinstance(end, Absent) else end for part, end in ends)
+        for ends in ([(part, part.low) for part in parts], [(part, part.high) for part in parts])
+    )
+    basis = "; ".join(part.basis for part in parts if part.value)
+    return Figure(sum(part.value for part in parts), "predicted", basis, low, high)
+
+
+def room_bytes(target: Target) -> int:
+    """What is left for tensors, the high end of context and NCCL taken off, so that "it fits" can be relied on."""
+    end = outside(target).high
+    return max(0, int(target.usable.value - (0.0 if isinstance(end, Absent) else end)))
+
+
+def usable(size_gib: float) -> Figure:
+    """What a program finds of a card's nominal memory; shares between published sizes are interpolated."""
+    nominal = min(USABLE_GIB, key=lambda known: abs(known - size_gib))
+    if abs(nominal - size_gib) < 0.05 * nominal:  # the driver's own total is a little below the nominal one
+        return Figure(USABLE_GIB[nominal] * GIB, "declared", f"published totals of {nominal} GB cards")
+    sizes = sorted(USABLE_GIB)
+    between = next(((a, b) for a, b in pairwise(sizes) if a < size_gib < b), None)
+    if between is None:
+        end = sizes[0] if size_gib < sizes[0] else sizes[-1]
+        return Figure(size_gib * GIB * USABLE_GIB[end] / end, "predicted", f"the share of {end} GB cards")
+    a, b = between
+    weight = (size_gib - a) / (b - a)
+    share = (1 - weight) * USABLE_GIB[a] / a + weight * USABLE_GIB[b] / b
+    return Figure(size_gib * GIB * share, "predicted", f"between the published totals of {a} and {b} GB cards")
+
+
+def context(multiprocessors: int) -> Figure:
+    """A process's share of the card before its first tensor; 0 multiprocessors: unknown."""
+    if not multiprocessors:
+        low, middle, high = (MIB * size for size in CONTEXT_UNKNOWN_MIB)
+        return Figure(middle, "predicted", "CUDA context of a card that has no profile", low, high)
+    size = MIB * (CONTEXT_BASE_MIB + CONTEXT_MIB_PER_MULTIPROCESSOR * multiprocessors)
+    basis = f"CUDA context, {CONTEXT_BASE_MIB:g} + {CONTEXT_MIB_PER_MULTIPROCESSOR:g} MiB x {multiprocessors} SM, ±15 %"
+    return Figure(size, "predicted", basis, size * (1 - CONTEXT_SPREAD), size * (1 + CONTEXT_SPREAD))
+
+
+def communication(count: int) -> Figure:
+    """What NCCL takes on each of several cards."""
+    if count < 2:
+        return Figure(0.0, "predicted", "one card, no NCCL")
+    low, middle, high = (float(NCCL_CONNECTION_BYTES * connections) for connections in NCCL_CONNECTIONS)
+    basis = f"NCCL's default buffers, {NCCL_CONNECTIONS[1]} connections (an assumption: {NCCL_CONNECTIONS[0]} to 64)"
+    return Figure(middle, "predicted", basis, low, high)
+
+
+def _workspace(compute_capability: str) -> int:
+    try:
+        return WORKSPACE_HOPPER_BYTES if float(compute_capability) >= HOPPER else WORKSPACE_BYTES
+    except ValueError:  # AMD's gfx names
+        return WORKSPACE_BYTES

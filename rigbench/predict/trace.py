@@ -1,0 +1,241 @@
+"""What does a training step allocate, and when? The real model code, run once on fake tensors.
+
+Nothing is computed and no memory is taken: fake tensors know only their shapes, and every storage that an operation
+makes is written down, as is its end. They live on the CPU, since fakes of a GPU need a GPU build of torch; where a
+GPU's kernels take memory differently, a stand-in takes theirs (see `cuda` below). Eager code is what is recorded.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rigbench.model.gpt import Block, Decoder, rope_tables
+from rigbench.predict.script import Piece, Trace, in_order
+from rigbench.records import Shape
+
+OUTSIDE = -1  # the layer of what belongs to none
+DTYPES = {"fp16": torch.float16}
+FLASH_BACKWARD = "aten::_scaled_dot_product_flash_attention_for_cpu_backward"
+# FlashAttention-2's backward pass adds up dq in fp32, rows in tiles of 128, columns in steps of 32 (csrc/flash_attn).
+FLASH_ROWS, FLASH_COLUMNS = 128, 32
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down every storage's birth and end, piece by piece. `vocabulary` tells logits from other activations."""
+
+    def __init__(self, vocabulary: int, flash_workspace: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.pieces: list[Piece] = []
+        self._vocabulary, self._flash_workspace = vocabulary, flash_workspace
+        self._live: dict[int, tuple[int, int]] = {}  # (piece, number) by storage
+        self._weights = set[int]()
+        self._closed = False
+
+    def begin(self, phase: str, layer: int = OUTSIDE) -> None:
+        """What follows belongs to this piece."""
+        self.pieces.append(Piece(phase, layer, [], [], []))
+
+    def end(self) -> None:
+        """Nothing is written down from here on."""
+        self._closed = True
+        for piece in self.pieces:
+            piece.events[:] = in_order(piece.events)
+
+    def keep(self, tensor: Tensor) -> None:
+        """A weight or buffer, made before recording began."""
+        self._see(tensor, "weights")
+        self._weights.add(tensor.untyped_storage()._cdata)
+
+    def rename(self, tensor: Tensor, kind: str) -> None:
+        piece, number = self._live[tensor.untyped_storage()._cdata]
+        self.pieces[piece].kinds[number] = kind
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name
+        temporary = self._flash_temporaries(args[1]) if self._flash_workspace and name == FLASH_BACKWARD else []
+        result = func(*args, **(kwargs or {}))
+        cast_of_weight = name == "aten::_to_copy" and args[0].untyped_storage()._cdata in self._weights
+        for tensor in (result,) if isinstance(result, Tensor) else tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._see(tensor, "weights" if cast_of_weight else self._kind(tensor))
+        for born in temporary:
+            self._write(born, freed=True)
+        return result
+
+    def _kind(self, tensor: Tensor) -> str:
+        return "logits" if tensor.dim() >= 2 and tensor.shape[-1] == self._vocabulary else "activations"
+
+    def _see(self, tensor: Tensor, kind: str) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._live or storage.nbytes() == 0:
+            return
+        self._live[key] = self._born(storage.nbytes(), kind)
+        weakref.finalize(storage, self._gone, key).atexit = False
+
+    def _born(self, size: int, kind: str) -> tuple[int, int]:
+        piece = self.pieces[-1]
+        piece.sizes.append(size)
+        piece.kinds.append(kind)
+        born = len(self.pieces) - 1, len(piece.sizes) - 1
+        self._write(born, freed=False)
+        return born
+
+    def _gone(self, key: int) -> None:
+        born = self._live.pop(key)
+        self._weights.discard(key)
+        if not self._closed:
+            self._write(born, freed=True)
+
+    def _write(self, born: tuple[int, int], freed: bool) -> None:
+        self.pieces[-1].events.append((*born, freed))
+
+    def _flash_temporaries(self, query: Tensor) -> list[tuple[int, int]]:
+        B, H, T, D = query.shape
+        rows = -(-T // FLASH_ROWS) * FLASH_ROWS
+        columns = -(-D // FLASH_COLUMNS) * FLASH_COLUMNS
+        return [self._born(4 * B * H * rows * width, "workspace") for width in (columns, 1)]  # dq and Σ do·o, fp32
+
+
+def record(
+    shape: Shape,
+    micro_batch: int,
+    precision: str,
+    checkpoint_every: int,
+    loss_chunks: int,
+    accumulating: bool,
+    cuda: bool = True,
+) -> Trace:
+    """One micro-step of the decoder, or two where gradients accumulate: forward, loss, backward.
+
+    `cuda` stands in what a GPU does otherwise than a CPU: flash attention's backward workspace (in half precision,
+    where that kernel is used), and a fused RMSNorm.
+    """
+    half = precision not in ("fp32", "tf32")
+    recorder = Recorder(shape.vocabulary, flash_workspace=cuda and half)
+    with FakeTensorMode():
+        model = Decoder(shape, checkpointing=checkpoint_every, loss_chunks=loss_chunks)
+        if precision == "bf16-pure":
+            _make_bf16(model)
+        if cuda:
+            _fuse_norms(model)
+        _mark_blocks(model.blocks, recorder)
+        with recorder:
+            _keep_weights(model, recorder)
+            for micro_step in ("first", "later") if accumulating else ("first",):
+                _micro_step(model, shape, micro_batch, precision, micro_step, recorder)
+            for name, weight in model.named_parameters():
+                if weight.grad is not None:
+                    recorder.rename(weight.grad, "gradients" if name.startswith("blocks.") else "gradients outside")
+        recorder.end()
+    return Trace(recorder.pieces)
+
+
+def _make_bf16(model: nn.Module) -> None:
+    """What `model.to(bfloat16)` does, which fake parameters refuse."""
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(weight.detach().to(torch.bfloat16)))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(torch.bfloat16))
+
+
+def _keep_weights(model: nn.Module, recorder: Recorder) -> None:
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        words = name.split(".")
+        if words[0] == "blocks":
+            if recorder.pieces[-1].layer != int(words[1]):
+                recorder.begin("weights", int(words[1]))
+        else:
+            recorder.begin(f"weights {name}")
+        recorder.keep(tensor)
+
+
+def _micro_step(
+    model: nn.Module, shape: Shape, micro_batch: int, precision: str, name: str, recorder: Recorder
+) -> None:
+    autocast = precision in ("bf16", "fp16")
+    recorder.begin(f"{name} batch")
+    block = torch.zeros((micro_batch, shape.sequence + 1), dtype=torch.int64)
+    with torch.autocast("cpu", DTYPES.get(precision, torch.bfloat16), enabled=autocast):
+        loss = model(block[:, :-1], block[:, 1:])
+    recorder.begin(f"{name} backward start")
+    loss.backward()
+    recorder.begin(f"{name} end")
+
+
+def _mark_blocks(blocks: Sequence[nn.Module] | nn.ModuleList, recorder: Recorder) -> None:
+    """Let each block begin a piece, forward and backward. Recomputation belongs to its block's backward piece."""
+
+    def in_forward() -> bool:
+        return " backward" not in recorder.pieces[-1].phase
+
+    def entered(layer: int, module: nn.Module, inputs: Any) -> None:
+        if in_forward():
+            recorder.begin(f"{_name(recorder)} forward", layer)
+
+    def left(layer: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if not in_forward():
+            return
+        name = _name(recorder)
+        output.register_hook(lambda gradient: recorder.begin(f"{name} backward", layer))  # type: ignore[no-untyped-call]
+        if layer == len(blocks) - 1:
+            recorder.begin(f"{name} forward end")
+
+    for layer, block in enumerate(blocks):
+        block.register_forward_pre_hook(partial(entered, layer))
+        block.register_forward_hook(partial(left, layer))
+
+
+def _name(recorder: Recorder) -> str:
+    return recorder.pieces[-1].phase.partition(" ")[0]
+
+
+class FusedRmsNorm(torch.autograd.Function):
+    """What torch's fused RMSNorm for CUDA takes: its output and a factor per row. On a CPU it falls apart instead."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor) -> Tensor:
+        factors = x.new_empty(x.shape[:-1], dtype=torch.float32)
+        context.save_for_backward(x, weight, factors)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight, _ = context.saved_tensors
+        return torch.empty_like(x), torch.empty_like(weight)
+
+
+def _fuse_norms(model: nn.Module) -> None:
+    def fused(weight: Tensor, x: Tensor) -> Tensor:
+        return FusedRmsNorm.apply(x, weight)  # type: ignore[no-any-return, no-untyped-call]
+
+    for module in model.modules():
+        if isinstance(module, nn.RMSNorm):
+            module.forward = partial(fused, module.weight)  # type: ignore[method-assign]
+
+
+def record_block(shape: Shape, micro_batch: int) -> Trace:
+    """One block reading a prompt in bf16 without gradients, as inference does layer by layer."""
+    recorder = Recorder(shape.vocabulary, flash_workspace=False)
+    with FakeTensorMode(), torch.no_grad():
+        block = Block(shape)
+        _make_bf16(block)
+        _fuse_norms(block)
+        tables = [table[: shape.sequence].to(torch.bfloat16) for table in rope_tables(shape)]
+        with recorder:
+            recorder.begin("block")
+            x = torch.zeros((micro_batch, shape.sequence, shape.width), dtype=torch.bfloat16)
+            x = block(x, None if shape.style == "gpt2" else (tables[0], tables[1]))
+            del x
+        recorder.end()
+    return Trace(recorder.pieces)

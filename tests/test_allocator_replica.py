@@ -1,0 +1,153 @@
+"""Does the replica follow the rules of torch's CUDA allocator? By hand, and held to what must always be so."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rigbench.predict.allocator import Allocator, OutOfMemory, live_at, replay
+from rigbench.predict.room import Case, most
+from rigbench.predict.script import Script
+from rigbench.records import Absent, Figure, Target
+
+MIB = 1 << 20
+NOTHING = Figure(0.0, "predicted", "none")
+GPU = Target(
+    name="card",
+    kind="cuda",
+    gpu=Absent("none"),
+    count=1,
+    memory_bytes=0,
+    usable=NOTHING,
+    context=NOTHING,
+    communication=NOTHING,
+    workspace_bytes=0,
+)
+
+
+# torch's rules (c10/core/AllocatorConfig.h): 512 B steps; 2 MiB, 20 MiB or own segments; the rest of a block is split
+# off from 512 B on in the small pool, and above 1 MiB in the large one.
+@pytest.mark.parametrize(
+    ("size", "allocated", "reserved"),
+    [
+        (1, 512, 2 * MIB),
+        (512, 512, 2 * MIB),
+        (513, 1024, 2 * MIB),
+        (MIB, MIB, 2 * MIB),
+        (MIB + 1, MIB + 512, 20 * MIB),
+        (10 * MIB - 512, 10 * MIB - 512, 20 * MIB),
+        (10 * MIB, 10 * MIB, 10 * MIB),
+        (10 * MIB + 1, 10 * MIB + 512, 12 * MIB),
+        (13 * MIB, 14 * MIB, 14 * MIB),  # 1 MiB is not more than 1 MiB: it stays with the block
+    ],
+)
+def test_one_request_takes_what_torch_would(size, allocated, reserved):
+    peaks = replay([size], [0])
+    assert (peaks.allocated_bytes, peaks.reserved_bytes) == (allocated, reserved)
+
+
+def test_the_best_fitting_block_is_taken_and_the_rest_split_off():
+    sizes = [30 * MIB, 40 * MIB, 25 * MIB, 4 * MIB]
+    peaks = replay(sizes, [0, 1, ~0, ~1, 2, 3])  # 25 goes into 30, and 4 into the rest of it
+    assert peaks.reserved_bytes == 70 * MIB
+    allocator = Allocator()
+    blocks = [allocator.allocate(size) for size in (30 * MIB, 40 * MIB)]
+    for block in blocks:
+        allocator.release(block)
+    first, rest = allocator.allocate(25 * MIB), allocator.allocate(4 * MIB)
+    assert (first.address, rest.address, rest.size) == (0, 25 * MIB, 5 * MIB)  # 1 MiB left over is not split off
+
+
+def test_freed_neighbours_merge_and_serve_a_larger_request():
+    sizes = [12 * MIB, 4 * MIB, 4 * MIB, 12 * MIB]
+    peaks = replay(sizes, [1, 2, ~1, ~2, 3])  # two of 4 in one segment of 20, which 12 fits into once they are free
+    assert (peaks.reserved_bytes, peaks.allocated_bytes) == (20 * MIB, 12 * MIB)
+
+
+def test_cached_segments_go_back_when_memory_runs_out_and_that_is_counted():
+    sizes, events = [30 * MIB, 40 * MIB], [0, ~0, 1]
+    assert replay(sizes, events) == (40 * MIB, 70 * MIB, 0, 2)
+    assert replay(sizes, events, capacity_bytes=40 * MIB) == (40 * MIB, 40 * MIB, 1, 2)
+    with pytest.raises(OutOfMemory) as refusal:
+        replay(sizes, events, capacity_bytes=39 * MIB)
+    assert refusal.value.wanted_bytes == 40 * MIB
+
+
+def test_a_segment_in_use_does_not_go_back():
+    with pytest.raises(OutOfMemory):
+        replay([4 * MIB, 4 * MIB, 30 * MIB], [0, 1, ~0, 2], capacity_bytes=40 * MIB)  # 16 of 20 MiB are free, not whole
+
+
+@st.composite
+def loops(draw):
+    """Allocations and frees in any order that makes sense."""
+    sizes = draw(st.lists(st.integers(1, 64 * MIB) | st.integers(1, 2 * MIB), min_size=1, max_size=30))
+    events, live = [], []
+    for number in range(len(sizes)):
+        events.append(number)
+        live.append(number)
+        while live and draw(st.booleans()):
+            events.append(~live.pop(draw(st.integers(0, len(live) - 1))))
+    return sizes, events
+
+
+@given(loops())
+def test_blocks_tile_their_segments_and_nothing_is_lost(loop):
+    sizes, events = loop
+    allocator, live = Allocator(), {}
+    for event in events:
+        if event < 0:
+            allocator.release(live.pop(~event))
+        else:
+            live[event] = allocator.allocate(sizes[event])
+        used = sorted((block.address, block.size) for block in live.values())
+        free = [(address, size) for pool in allocator._free for size, address, _ in pool]
+        tiles = sorted(used + free)
+        assert all(a + size <= b for (a, size), (b, _) in itertools.pairwise(tiles))
+        assert sum(size for _, size in tiles) == allocator.reserved_bytes
+        assert sum(size for _, size in used) == allocator.allocated_bytes >= sum(sizes[number] for number in live)
+        assert set(live) == live_at(events[: events.index(event) + 1], events.index(event))
+    assert allocator.peak_reserved_bytes >= allocator.peak_allocated_bytes
+
+
+def case(loop):
+    script = Script()
+    script.sizes, script.events = loop
+    script.kinds = ["activations"] * len(script.sizes)
+    return Case(script, GPU)
+
+
+@given(loops(), st.integers(1, 400), st.integers(0, 100))
+def test_more_memory_never_fits_less(loop, room, more):
+    if case(loop).fits(room * MIB):
+        assert case(loop).fits((room + more) * MIB)
+
+
+@given(loops())
+def test_what_is_said_to_be_needed_is_enough(loop):
+    needed = case(loop).needed_bytes()
+    assert replay(*loop, needed).reserved_bytes <= needed
+    assert case(loop).fits(needed)
+    assert not case(loop).fits(case(loop).live.allocated_bytes - 1)
+
+
+@given(st.dictionaries(st.integers(1, 50), st.integers(0, 100)), st.integers(0, 100), st.integers(0, 100))
+def test_the_largest_that_fits_only_grows_with_the_room_however_odd_the_needs(needs, room, more):
+    def largest(room):
+        return most(lambda n: needs.get(n, 0) <= room, 50)
+
+    assert largest(room) <= largest(room + more)
+    assert largest(room) == 0 or needs.get(largest(room), 0) <= room
+
+
+def test_the_search_stops_at_its_limit():
+    for start in range(1, 8):
+        asked = []
+        assert most(lambda n: asked.append(n) or True, 5, start) == 5  # noqa: B023
+        assert max(asked) <= 5
+
+
+@given(st.integers(0, 60), st.integers(1, 50), st.integers(1, 60))
+def test_a_search_finds_the_edge_from_wherever_it_starts(edge, limit, start):
+    assert most(lambda n: n <= edge, limit, start) == min(edge, limit)

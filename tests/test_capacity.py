@@ -1,0 +1,367 @@
+"""Does capacity say what fits, never less with more memory, in words that a stranger can read?"""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from rigbench import __main__, fitting, profiles
+from rigbench.cli.common import Common
+from rigbench.model import flops
+from rigbench.predict import cards, inference, memory, room, traces
+from rigbench.records import Absent, Capacity, CapacityRow, Figure, Gpu, Largest, Memory, Model, Shape, Training
+from rigbench.render import capacity as render
+
+TINY = Path(__file__).parent / "profiles"
+GIB = 1 << 30
+SMALL = flops.describe(
+    Shape(
+        style="gpt2",
+        layers=4,
+        width=256,
+        heads=4,
+        kv_heads=4,
+        ffn_width=1024,
+        vocabulary=5000,
+        sequence=256,
+        tied_head=True,
+        biases=True,
+    ),
+    "small",
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """One home for all commands here, so that a step is recorded once."""
+    return tmp_path_factory.mktemp("home")
+
+
+def own_sizes(series):
+    """The models of a series and none between or beyond: those of the tiny series would be absurdly deep."""
+    return tuple(flops.describe(model.shape, model.name) for model in series.models)
+
+
+@pytest.fixture
+def rigbench(monkeypatch, home, capsys):
+    monkeypatch.setattr(fitting, "sizes", own_sizes)
+    monkeypatch.setenv("RIGBENCH_HOME", str(home))
+    monkeypatch.setenv("RIGBENCH_PROFILES", str(TINY))
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["rigbench", *words])
+        code = __main__._run()
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def capacity_of(out):
+    document = json.loads(out)
+    jsonschema.validate(document, json.loads(profiles.run_schema()))
+    return document["capacity"]
+
+
+def values(found):
+    return [row[name].get("value", 0) for row in found["rows"] for name in ("micro_batch", "sequence", "model")]
+
+
+def test_a_larger_card_fits_more_of_everything_and_every_figure_is_a_prediction(rigbench):
+    words = ("capacity", "--series", "tiny", "--seq", "128", "--optimizer", "adamw", "--json")
+    found = {}
+    for card in ("rtx-3060", "rtx-3090", "2xrtx-3090"):
+        code, out, err = rigbench(*words, "--on", card)
+        assert (code, err) == (0, "")
+        found[card] = capacity_of(out)
+    small, large, pair = found.values()
+    assert all(a <= b for a, b in zip(values(small), values(large), strict=True))
+    assert sum(a < b for a, b in zip(values(small), values(large), strict=True)) == 8  # the largest model fits both
+    assert all(a <= b for a, b in zip(values(pair), values(large), strict=True))  # DDP adds buckets to each card
+    assert (small["strategy"], pair["strategy"]) == ("single", "ddp")
+    for capacity in found.values():
+        assert len(capacity["rows"]) == 4
+        for row in capacity["rows"]:
+            prediction = row["micro_batch"]["prediction"]
+            assert {prediction["source"], prediction["process"]["source"], capacity["source"]} == {"predicted"}
+            assert prediction["fits"]
+            assert row["micro_batch"]["next_short_bytes"] > 0
+            assert prediction["process"]["high"] <= prediction["target"]["usable"]["value"]
+
+
+def test_a_second_answer_needs_no_torch_and_report_shows_it_again(rigbench, home):
+    words = ["capacity", "--series", "tiny", "--seq", "128", "--optimizer", "adamw", "--on", "rtx-4080", "--quiet"]
+    first = rigbench(*words)[1]
+    code = (
+        f"import sys; sys.argv = {['rigbench', *words]!r}; sys.path.append({str(Path(__file__).parent)!r})\n"
+        "from rigbench import fitting; from test_capacity import own_sizes; fitting.sizes = own_sizes\n"
+        "from rigbench.__main__ import _run\n"
+        "code = _run(); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    again = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "RIGBENCH_HOME": str(home), "RIGBENCH_PROFILES": str(TINY)},
+    )
+    assert (again.returncode, again.stdout) == (0, first), again.stderr
+    assert first.strip() in rigbench("report")[1]
+
+
+SMALL_CARD = """
+[[gpu]]
+id = "my-card"
+names = ["My Card"]
+architecture = "Ada"
+compute_capability = "8.9"
+memory_gib = [0.3]
+multiprocessors = 10
+memory_bandwidth_gb_per_s = 1
+bf16_tflop_per_s = 1
+fp32_tflop_per_s = 1
+pcie_generation = 4
+pcie_lanes = 16
+nvlink_gb_per_s_per_direction = 0
+p2p_over_pcie = "no"
+peak_basis = "a test"
+"""
+
+
+def test_a_model_that_fits_nowhere_here_is_told_what_would_do(rigbench, tmp_path, monkeypatch):
+    (tmp_path / "gpus.toml").write_text(SMALL_CARD)
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "tiny.toml").write_text((TINY / "series" / "tiny.toml").read_text())
+    monkeypatch.setenv("RIGBENCH_PROFILES", str(tmp_path))
+    words = ("capacity", "--series", "tiny", "--seq", "128", "--optimizer", "adamw", "--on", "my-card", "--quiet")
+    code, out, _ = rigbench(*words)
+    assert code == 0
+    assert out.count("does not fit") == 4
+    assert "one sequence takes 3" in out
+    assert "at least, with adamw" in out
+    assert "that way it would fit with --on rtx-3080 (10 GiB)" in out  # the smallest of the shipped cards
+
+
+def test_without_a_gpu_the_hosts_memory_is_asked_and_named(rigbench):
+    code, out, _ = rigbench("capacity", "--series", "tiny", "--seq", "128", "--optimizer", "adamw", "--quiet")
+    assert code == 0
+    assert "what fits on this host's memory (cpu), predicted: " in out
+    assert "of host memory, now available, less 400 MiB for the process itself" in " ".join(out.split())
+    assert "freed and kept by the heap" in out
+
+
+def test_inference_keeps_weights_and_a_cache_of_the_stated_length(rigbench):
+    words = ("capacity", "--inference", "--context", "1024", "--series", "tiny", "--on", "rtx-3060")
+    capacity = capacity_of(rigbench(*words, "--json")[1])
+    rows = {row["weights"]: row for row in capacity["inference"]}
+    model = capacity["model"]
+    shape = model["shape"]
+    assert rows["bf16"]["weights_bytes"] == 2 * model["total_parameters"]
+    assert rows["bf16"]["cache_bytes"] == 1024 * 2 * 2 * shape["layers"] * shape["width"]
+    assert rows["4-bit"]["weights_bytes"] < rows["8-bit"]["weights_bytes"] < rows["bf16"]["weights_bytes"]
+    for name in ("largest_batch", "longest_context"):
+        assert rows["bf16"][name] <= rows["8-bit"][name] <= rows["4-bit"][name]
+    shown = rigbench(*words, "--quiet")[1]
+    assert "generating with" in shown
+    assert "beyond the 64 positions that this model learns" in " ".join(shown.split())
+
+
+REFUSED = {
+    "--on rtx-9999": "no rig or GPU profile 'rtx-9999' for --on",
+    "--on 2xrtx-408": "did you mean rtx-4080",
+    "--on rtx-3090 --device cpu": "No such option: --device",
+    "--on rtx-3090 --strategy ddp": "--strategy ddp needs several cards, and rtx-3090 is one",
+    "--on rtx-3090 --params 12_apples": "unit that I do not know",
+    "--on rtx-3090 --params 1e30": "more than a trillion parameters",
+    "--on rtx-3090 --seq 3": "--seq '3' is not a whole number from 8",
+    "--on rtx-3090 --series none": "no series 'none'",
+    "--on rtx-3090 --optimizer sgd": "'sgd' is not one of 'adamw', 'adamw-foreach', 'adamw8bit', 'paged-adamw8bit'",
+    "--on rtx-3090 --precision fp8": "'fp8' is not one of",
+    "--on rtx-3090 --context 4096": "--context is the length of an inference's cache; add --inference",
+    "--on rtx-3090 --inference --context 0": "--context '0' is not a whole number from 1",
+    "--on rtx-3090 --inference --context 1e3": "--context '1e3' is not a whole number from 1",
+}
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_bad_input_gets_one_line_and_exit_code_2(rigbench, typed):
+    code, out, err = rigbench("capacity", *(word.replace("_", " ") for word in typed.split()))
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert REFUSED[typed] in err
+
+
+@pytest.mark.parametrize("other", ["--device", "--replay"])
+def test_on_stands_alone(rigbench, other):
+    code, _, err = rigbench("--on", "rtx-3090", other, "cpu", "capacity")
+    assert code == 2
+    assert f"capacity does not take {other}" in err
+    with pytest.raises(fitting.RigbenchError, match=f"--on and {other} exclude each other"):
+        Common("capacity", {"on": "rtx-3090", other.removeprefix("--"): "cpu"})
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return memory.Predictor(traces.Traces(None))
+
+
+def card(usable_bytes):
+    like = cards.of_profile(profiles.gpu("rtx-3060"), "card")
+    return msgspec.structs.replace(like, usable=Figure(float(usable_bytes), "declared", "a test"))
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(380 << 20, 2 * GIB), st.integers(0, GIB // 4), st.sampled_from([0, 1]), st.sampled_from([1, 4]))
+def test_more_memory_never_fits_less_of_a_model(predictor, usable, more, every, chunks):
+    training = Training(model=SMALL, checkpoint_every=every, loss_chunks=chunks)
+    for question in (predictor.largest_micro_batch, predictor.longest_sequence):
+        small, large = (question(training, card(size)) for size in (usable, usable + more))
+        assert (0 if isinstance(small, Absent) else small.value) <= (0 if isinstance(large, Absent) else large.value)
+
+
+def test_the_largest_micro_batch_fits_and_one_more_does_not(predictor):
+    target = card(3 * GIB)
+    for every in (0, 1):
+        training = Training(model=SMALL, checkpoint_every=every)
+        largest = predictor.largest_micro_batch(training, target)
+        fits, not_any_more = (
+            predictor.predict(msgspec.structs.replace(training, micro_batch=size), target)
+            for size in (largest.value, largest.value + 1)
+        )
+        assert fits == largest.prediction
+        assert fits.fits
+        assert not not_any_more.fits
+        assert 0 < not_any_more.short_bytes == largest.next_short_bytes
+        assert fits.reserved_bytes <= fits.room_bytes < not_any_more.reserved_bytes
+
+
+def test_two_wishes_for_one_card_are_the_series_own_and_a_quarter_apart():
+    found = fitting.sizes(profiles.series("diy"))
+    totals = [model.total_parameters for model in found]
+    assert {model.name for model in found} >= {"5M", "15M", "30M", "60M", "120M"}
+    assert all(a < b for a, b in itertools.pairwise(totals))
+    assert max(b / a for a, b in itertools.pairwise(totals[5:])) < 1.4
+    assert totals[-1] > 9e10
+
+
+@pytest.mark.parametrize(
+    ("card_id", "precision"),
+    [("rtx-3090", "bf16"), ("t4", "fp16"), ("v100-pcie-32gb", "fp16"), ("gtx-1080-ti", "fp32")],
+)
+def test_the_precision_is_the_best_that_the_card_has(card_id, precision):
+    assert fitting.native_precision(cards.of_profile(profiles.gpu(card_id), card_id)) == precision
+
+
+def gpu(**facts):
+    names = dict.fromkeys((field for field in Gpu.__struct_fields__), Absent("not read"))
+    return Gpu(**{**names, "index": 0, "name": "NVIDIA GeForce RTX 3090", **facts})
+
+
+def test_a_live_card_gives_what_its_other_processes_leave():
+    idle, busy = (
+        gpu(memory_total_bytes=24 * GIB, memory_used_bytes=GIB // 4),
+        gpu(memory_total_bytes=24 * GIB, memory_used_bytes=4 * GIB),
+    )
+    profile = profiles.gpu("rtx-3090")
+    assert cards.of_gpus((idle, idle), profile).count == 2
+    assert cards.of_gpus((idle,), profile).usable.value == 23.5 * GIB
+    assert cards.of_gpus((busy,), profile).usable == Figure(
+        20.0 * GIB, "measured", "the driver's total less what is in use now"
+    )
+    unknown = cards.of_gpus((gpu(memory_total_bytes=24 * GIB),), None)
+    assert isinstance(unknown.gpu, Absent)
+    assert unknown.context.low < unknown.context.value < unknown.context.high
+    with pytest.raises(ValueError, match="not read"):
+        cards.of_gpus((gpu(),), profile)
+
+
+def test_a_host_that_does_not_tell_its_memory_is_not_guessed():
+    silent = Memory(*(Absent("not reported") for _ in range(6)))
+    with pytest.raises(ValueError, match="does not tell"):
+        cards.of_host(silent)
+
+
+def test_quantized_weights_shrink_only_the_blocks_matrices():
+    table, matrix = ("tokens.weight", (5000, 256)), ("blocks.0.mlp.up.weight", (1024, 256))
+    sizes = {
+        name: [inference.weight_bytes(name, *one) for one in (table, matrix)] for name in ("bf16", "8-bit", "4-bit")
+    }
+    assert sizes == {
+        "bf16": [2 * 5000 * 256, 2 * 1024 * 256],
+        "8-bit": [2 * 5000 * 256, 1024 * 256 + 4 * 1024],
+        "4-bit": [2 * 5000 * 256, 1024 * 256 // 2 + 4 * 1024 * 256 // 64 + 64],
+    }
+
+
+def test_a_cpu_holds_more_than_is_live_as_measured_slices_did(predictor):
+    target = cards.of_host(Memory(16 * GIB, 12 * GIB, 0, 0, 0, 12 * GIB))
+    prediction = predictor.predict(Training(model=SMALL, precision="fp32"), target)
+    live = prediction.allocated_bytes
+    assert isinstance(prediction.reserved_bytes, Absent)
+    assert (prediction.process.value, prediction.process.low, prediction.process.high) == tuple(
+        pytest.approx(share * live + process * 2**20, abs=1)
+        for share, process in zip((1.7, 1.0, 2.0), (400, 300, 600), strict=True)
+    )
+    assert room.HOST_HELD == (1.0, 1.7, 2.0)
+
+
+SCREEN = """\
+what fits on rtx-3060, predicted: 12 GiB, 11.7 GiB usable (between the published totals of 8 and 16
+GB cards), less 279 MiB for CUDA context
+  small (4.5M parameters), sequence 256, bf16 autocast, eager, single
+ optimizer  checkpointing  loss         micro-batch of small  its longest sequence  largest of diy
+ adamw      off            plain                          12                 none            4.5M
+ adamw8bit  on             in 8 chunks          does not fit                 none            none
+
+  the peak at micro-batch 12 with adamw, checkpointing off, the plain loss:
+  logits                            176 MiB    34 %  █████████████
+  CUDA context                      279 MiB    53 %  █████████████████████
+"""
+
+
+def test_the_screen_shows_the_table_and_what_fills_the_memory(predictor, capsys):
+    target = cards.of_profile(profiles.gpu("rtx-3060"), "rtx-3060")
+    prediction = predictor.predict(Training(model=SMALL, micro_batch=12), target)
+    largest = Largest(12, prediction, 5 << 20)
+    rows = (
+        CapacityRow(
+            optimizer="adamw",
+            checkpoint_every=0,
+            loss_chunks=1,
+            micro_batch=largest,
+            sequence=Absent("-"),
+            model=Largest(4_500_000, prediction, Absent("-")),
+        ),
+        CapacityRow(
+            optimizer="adamw8bit",
+            checkpoint_every=1,
+            loss_chunks=8,
+            micro_batch=Absent("-"),
+            sequence=Absent("-"),
+            model=Absent("-"),
+        ),
+    )
+    result = Capacity(
+        method=1,
+        started_at="2026-01-01T00:00:00Z",
+        seconds=1.0,
+        target=target,
+        series="diy",
+        model=SMALL,
+        precision="bf16",
+        strategy="single",
+        rows=rows,
+        would_fit=("it would fit elsewhere",),
+    )
+    render.show(result, Console(width=100))
+    shown = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
+    assert isinstance(SMALL, Model)
+    assert shown == SCREEN
