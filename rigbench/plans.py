@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rigbench import profiles, units
+from rigbench.budget import wall
 from rigbench.budget.plan import Question
 from rigbench.errors import RigbenchError
 from rigbench.model import flops as model_flops
-from rigbench.probes import matmul, train
-from rigbench.records import Absent, Model, Price
+from rigbench.probes import dataloader, matmul, train
+from rigbench.profiles import on
+from rigbench.records import Absent, Figure, Model, Price
 from rigbench.runner import Stages
+from rigbench.stages import bandwidth, collectives, p2p, thermals
 from rigbench.store import now
 
 # Sizes and seconds of the short slices: the smallest, a middle and the largest model show how efficiency rises with
 # size, and the middle one is the check on interpolating between the other two.
 QUICK_SECONDS = (15.0, 25.0, 60.0)
+QUICK_MATMUL_SECONDS = 18.0
 
 
 def question(
@@ -26,6 +30,9 @@ def question(
     host_watts: str | None,
     price: str | None,
     place: str | None,
+    psu_watts: str | None = None,
+    psu_efficiency: str | None = None,
+    rig_profile: str | None = None,
 ) -> Question:
     """A budget's question.
 
@@ -38,7 +45,7 @@ def question(
         models=series_models(series),
         exact=exact,
         wall_watts=_watts(wall_watts, "--wall-watts"),
-        host_watts=_watts(host_watts, "--host-watts"),
+        host=_host(host_watts, psu_watts, psu_efficiency, rig_profile),
         price=_price(price, place),
     )
 
@@ -49,13 +56,27 @@ def series_models(name: str) -> tuple[Model, ...]:
 
 
 def whole_run(models: Sequence[Model], quick: bool, device: str | None) -> Stages:
-    """Quick: short matmuls and three short slices. In full: longer ones, and a slice of every model of the series."""
+    """Quick: short looks, three short slices and no soak. In full: longer ones, a slice of every model, a soak."""
     return Stages(
-        matmul=matmul.Options(model=models[-1], device=device or "auto", seconds_per_shape=2.0 if quick else 4.0),
+        bandwidth=bandwidth.options("10s" if quick else "60s", "256MiB" if quick else "512MiB", device),
+        p2p=p2p.options("1" if quick else "3", None),
+        collectives=collectives.options(seconds="8s" if quick else None, device=_kind(device)),
+        matmul=matmul.Options(
+            model=models[-1], device=device or "auto", seconds=QUICK_MATMUL_SECONDS if quick else 0.0
+        ),
         slices=short_slices(models, device)
         if quick
         else tuple(train.Options(model=model, device=device or "auto") for model in models),
+        dataloader=dataloader.Options(
+            device=device or "auto", workers=(0, 2) if quick else (), seconds=1.0 if quick else 2.0
+        ),
+        thermals=None if quick else thermals.options("5", device, None, None),
     )
+
+
+def _kind(device: str | None) -> str | None:
+    """Collectives take all GPUs or none."""
+    return device.partition(":")[0] if device else None
 
 
 def short_slices(models: Sequence[Model], device: str | None) -> tuple[train.Options, ...]:
@@ -69,6 +90,27 @@ def short_slices(models: Sequence[Model], device: str | None) -> tuple[train.Opt
 
 def _watts(text: str | None, option: str) -> float | None:
     return units.parse_number(text, option, low=0.1, high=1e6) if text is not None else None
+
+
+def _host(watts: str | None, psu_watts: str | None, efficiency: str | None, rig_profile: str | None) -> wall.Host:
+    """As declared; what was not, from the rig profile that was named."""
+
+    def figure(value: float | None, option: str, name: str) -> Figure | None:
+        if value is not None:
+            return Figure(value=value, source="declared", basis=option)
+        stated = getattr(profile, name) if profile else None
+        if stated is None or isinstance(stated, Absent):
+            return None
+        basis = f"rig profile {rig_profile}, {getattr(profile, name + '_basis')}"
+        return Figure(value=float(stated), source="declared", basis=basis)
+
+    profile = on.rig(rig_profile, "--rig-profile") if rig_profile else None
+    share = units.parse_number(efficiency, "--psu-efficiency", low=0.5, high=1.0) if efficiency is not None else None
+    return wall.Host(
+        watts=figure(_watts(watts, "--host-watts"), "--host-watts", "host_watts"),
+        psu_watts=figure(_watts(psu_watts, "--psu-watts"), "--psu-watts", "psu_watts"),
+        psu_efficiency=figure(share, "--psu-efficiency", "psu_efficiency"),
+    )
 
 
 def _price(price: str | None, place: str | None) -> Price | Absent:

@@ -5,26 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rigbench import store, survey
+from rigbench import probes, store, survey
+from rigbench.budget.backtest import coverage, of_rig
 from rigbench.budget.comparable import StoredSlice
 from rigbench.budget.plan import Question, check, plan
 from rigbench.errors import NOTHING, RigbenchError
 from rigbench.job import Job
-from rigbench.probes import matmul as matmul_probe
-from rigbench.probes import train as train_probe
 from rigbench.records import Budget, Skipped, Slice
-from rigbench.stages import matmul, train
+from rigbench.records.backtest import Coverage
+from rigbench.stages import bandwidth, collectives, dataloader, matmul, p2p, thermals, train
 
 
 @dataclass(frozen=True)
 class Stages:
-    """What `everything` measures."""
+    """What `everything` measures. None: left out, because it would take too long."""
 
-    matmul: matmul_probe.Options
-    slices: tuple[train_probe.Options, ...]
+    bandwidth: probes.bandwidth.Options
+    p2p: p2p.Asked
+    collectives: collectives.Asked
+    matmul: probes.matmul.Options
+    slices: tuple[probes.train.Options, ...]
+    dataloader: probes.dataloader.Options
+    thermals: thermals.Options | None
 
 
-def budget(job: Job, question: Question, short_slices: Sequence[train_probe.Options], device: str | None) -> Budget:
+def budget(job: Job, question: Question, short_slices: Sequence[probes.train.Options], device: str | None) -> Budget:
     """The plan from this rig's stored slices; where they do not answer it, the short ones are run first.
 
     Raises:
@@ -33,19 +38,19 @@ def budget(job: Job, question: Question, short_slices: Sequence[train_probe.Opti
     """
     check(question)
     try:
-        result = plan(question, _stored_slices(job, device), store.now())
+        result = plan(question, _stored_slices(job, device), store.now(), _history(job))
     except RigbenchError as error:
         if error.exit_code != NOTHING or not short_slices:
             raise
         for options in short_slices:  # nothing stored is near enough to answer from
             _or_skip(job, "train", lambda options=options: train.run(job, options))  # type: ignore[misc]
-        result = plan(question, _stored_slices(job, device), store.now())
+        result = plan(question, _stored_slices(job, device), store.now(), _history(job))
     job.keep(budget=result)
     return result
 
 
 def everything(job: Job, stages: Stages, question: Question) -> None:
-    """Topology with its findings, matmul, the slices, then the budget.
+    """Topology with its findings, copies and collectives, matmul, the slices, their loader, heat, then the budget.
 
     What cannot run here is Skipped, and the others go on.
 
@@ -53,10 +58,22 @@ def everything(job: Job, stages: Stages, question: Question) -> None:
         Interrupted: the user said stop; what was measured is saved.
     """
     survey.doctor(job, load=bool(job.gpus))
+    _or_skip(job, "bandwidth", lambda: bandwidth.run(job, stages.bandwidth))
+    _or_skip(job, "p2p", lambda: p2p.run(job, stages.p2p))
+    _or_skip(job, "collectives", lambda: collectives.run(job, stages.collectives, None))
     _or_skip(job, "matmul", lambda: matmul.run(job, stages.matmul))
     for options in stages.slices:
         _or_skip(job, "train", lambda options=options: train.run(job, options))  # type: ignore[misc]
+    _or_skip(job, "dataloader", lambda: dataloader.run(job, stages.dataloader, None))
+    soak = stages.thermals
+    if soak:
+        _or_skip(job, "thermals", lambda: thermals.run(job, soak))
     _or_skip(job, "budget", lambda: budget(job, question, (), stages.matmul.device))
+
+
+def _history(job: Job) -> Coverage | None:
+    tests = of_rig(job.store.readable()[0], job.run.rig.fingerprint)
+    return coverage(tests) if tests else None
 
 
 def _stored_slices(job: Job, device: str | None) -> list[StoredSlice]:

@@ -8,7 +8,7 @@ from rigbench import profiles
 from rigbench.errors import NOTHING, RigbenchError
 from rigbench.job import Job
 from rigbench.probes import topology as topology_probe
-from rigbench.records import Run, Topology
+from rigbench.records import P2p, Run, Topology
 
 
 def topology(job: Job, load: bool = False) -> Topology:
@@ -40,10 +40,14 @@ def diagnosed(run: Run) -> Run:
     Raises:
         RigbenchError: the run holds no topology.
     """
-    if not isinstance(run.topology, Topology):
+    if not isinstance(run.topology, Topology) and not isinstance(run.p2p, P2p):
         raise RigbenchError(f"run {run.id} holds no topology", "`rigbench doctor` reads one", exit_code=NOTHING)
+    from rigbench.findings import p2p as p2p_findings
     from rigbench.findings import rig as rig_findings
     from rigbench.findings.unchecked import unchecked
 
-    found = rig_findings.diagnose(run.topology)
+    found = p2p_findings.diagnose(run.p2p) if isinstance(run.p2p, P2p) else ()
+    if not isinstance(run.topology, Topology):
+        return msgspec.structs.replace(run, findings=found)
+    found = rig_findings.worst_first((*found, *rig_findings.diagnose(run.topology)))
     return msgspec.structs.replace(run, findings=found, unchecked=unchecked(run.topology))

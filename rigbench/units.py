@@ -261,7 +261,7 @@ def format_seconds(seconds: float) -> str:
         return f"{_three_digits(seconds)} s"
     if _nearest(seconds) < 3600:
         return _two_units(_nearest(seconds), 60, "min", "s")
-    if _nearest(seconds / 60) < 1440:
+    if _nearest(seconds / 60) < 6000:  # two days are said in hours, as plans are made; and half an hour is 2 % of a day
         return _two_units(_nearest(seconds / 60), 60, "h", "min")
     if _nearest(seconds / 3600) < 2400:
         return _two_units(_nearest(seconds / 3600), 24, "d", "h")

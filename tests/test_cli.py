@@ -17,7 +17,8 @@ from rigbench.cli.progress import Silent
 from rigbench.hardware.rig import Rig
 from rigbench.job import Job
 from rigbench.plans import question, series_models
-from rigbench.probes import matmul, train
+from rigbench.probes import dataloader, matmul, train
+from rigbench.stages import bandwidth, collectives, p2p
 
 TINY = Path(__file__).parent / "profiles"
 RIGS = Path(__file__).parent / "rigs"
@@ -51,7 +52,12 @@ def measured(tmp_path_factory) -> store.Store:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RIGBENCH_PROFILES", str(TINY))
         stages = runner.Stages(
-            matmul=matmul.Options(model=series_models("tiny")[0], device="cpu", seconds_per_shape=0.1),
+            bandwidth=bandwidth.options("2s", "1MiB", "cpu"),
+            p2p=p2p.options("1", None),
+            collectives=collectives.options(seconds="2s", device="cpu", operations="all_reduce", max_bytes="64KiB"),
+            dataloader=dataloader.Options(device="cpu", workers=(0,), seconds=0.2, sequence=64),
+            thermals=None,
+            matmul=matmul.Options(model=series_models("tiny")[0], device="cpu", seconds=4.0),
             slices=(stage("small", data=str(home.home)), stage("small"), stage("large")),
         )
         job = Job(home, Rig.live(), "run", Silent())

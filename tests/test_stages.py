@@ -62,3 +62,19 @@ def test_only_the_card_that_worked_is_charged(job):
 
 def test_every_dtype_of_the_matmul_probe_may_have_a_peak():
     assert {"bf16", "fp32"} <= profiles.peaks("rtx-4080-super").keys()
+
+
+def test_joules_per_token_and_flop_per_joule_are_those_of_the_steady_window(job):
+    result = stored(M5, 1000.0).slice
+    result = msgspec.structs.replace(result, device=on_gpu("GPU-a"))
+    nothing = Absent("not asked")
+    columns = dict.fromkeys(SensorSeries.__struct_fields__, nothing)
+    columns |= {"device": "GPU0", "uuid": "GPU-a", "power_watts": (250.0,) * 60, "throttle_share": {}}
+    at = tuple(0.1 * tick for tick in range(60))
+    sensors = Telemetry(period_seconds=0.1, at_seconds=at, series=(SensorSeries(**columns),))
+    done = train._complete(job, result, sensors)
+    assert done.energy.watts == pytest.approx(250.0)
+    assert done.joules_per_token == pytest.approx(250.0 / 1000.0)
+    assert done.model_flop_per_joule == pytest.approx(1000.0 * M5.flop_per_token / 250.0)
+    idle = train._complete(job, result, msgspec.structs.replace(sensors, series=()))
+    assert (idle.joules_per_token, idle.model_flop_per_joule) == (msgspec.UNSET, msgspec.UNSET)

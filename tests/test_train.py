@@ -111,7 +111,7 @@ def test_told_to_stop_before_the_first_step_leaves_at_once(options):
 def test_partial_results_are_handed_over_while_it_runs(options, monkeypatch):
     monkeypatch.setattr("rigbench.measure.steps.PARTIAL_EVERY_SECONDS", 0.1)
     report = Listener()
-    slice_of(options, report)
+    slice_of(options, report, seconds=2.0)
     assert report.partials
     assert all(partial.ended_by == "worker died" for partial in report.partials)
 

@@ -4,51 +4,70 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
+import msgspec
+
+from rigbench.budget import wall
 from rigbench.errors import RigbenchError
-from rigbench.records import Absent, Energy, Estimate, Figure, Power, Price, Slice
+from rigbench.records import Absent, Energy, Estimate, Figure, Power, PowerPart, Price, PsuHeadroom, Slice
 
-# 80 PLUS Gold asks for 0.90 at half load (0.87 at full, 115 V): sensors read behind the supply, the meter before it.
-PSU_EFFICIENCY = 0.90
+NO_HOST = wall.Host()
 NO_WATTS = Absent(reason="no watt reading on this machine and none declared; give --wall-watts W")
 HOST_ALONE = Absent(reason="no watt reading to add --host-watts to; give --wall-watts W")
 NO_PRICE = Absent(reason="no electricity price known; give --price P")
 
 
-def power(slices: Sequence[Slice], wall_watts: float | None = None, host_watts: float | None = None) -> Power | Absent:
+def power(slices: Sequence[Slice], wall_watts: float | None = None, host: wall.Host = NO_HOST) -> Power | Absent:
     """The watts of a run, and what they cover: declared at the wall, or read beside these slices.
 
-    `host_watts` is everything that the sensors do not read (board, fans, disks), behind the power supply. Only with it
-    do readings become watts at the wall.
+    The host's watts are everything but the GPUs, behind the power supply. Only with them do readings become watts at
+    the wall; a slice on the CPU needs no reading then.
 
     Raises:
         RigbenchError: watts that are not a positive number, or both options at once.
     """
-    if wall_watts is not None and host_watts is not None:
+    if wall_watts is not None and host.watts and host.watts.basis == "--host-watts":
         raise RigbenchError("--wall-watts covers the host already", "give --wall-watts or --host-watts, not both")
+    wall.check(host)
+    read, unread = wall.read_beside(slices)
+    found = wall.headroom(slices, host)
+    psu = msgspec.UNSET if isinstance(found, Absent) else found
     if wall_watts is not None:
         _check("--wall-watts", wall_watts)
-        return Power(watts=Figure(value=wall_watts, source="declared", basis="--wall-watts"), covers="wall")
-    if host_watts is not None:
-        _check("--host-watts", host_watts)
+        declared = Figure(value=wall_watts, source="declared", basis="--wall-watts")
+        return _power(declared, "wall", *wall.taken_apart(declared, read, host), psu)
     readings = [result.energy for result in slices if isinstance(result.energy, Energy)]
-    if not readings:
-        return NO_WATTS if host_watts is None else HOST_ALONE
-    covers = readings[0].covers
-    read = [energy.watts for energy in readings if energy.covers == covers]
-    mean, part = math.fsum(read) / len(read), covers.removesuffix(" only")
-    slices_read = f"{len(read)} slice{'s' if len(read) > 1 else ''}"
-    if host_watts is None:
-        basis = f"{part} read beside {slices_read}"
-        return Power(
-            watts=Figure(value=mean, source="measured", basis=basis, low=min(read), high=max(read)), covers=covers
-        )
-    low, value, high = ((watts + host_watts) / PSU_EFFICIENCY for watts in (min(read), mean, max(read)))
-    basis = (
-        f"({part} {mean:.4g} W read beside {slices_read} + host {host_watts:.4g} W declared) "
-        f"/ {PSU_EFFICIENCY:.2f} assumed power supply efficiency"
-    )
-    return Power(watts=Figure(value=value, source="predicted", basis=basis, low=low, high=high), covers="wall")
+    on_cpu = bool(slices) and all(result.device.kind == "cpu" for result in slices)
+    if not readings and not (on_cpu and host.watts):
+        return HOST_ALONE if host.watts else NO_WATTS
+    if host.watts is None:
+        own = readings[0].covers
+        watts = next(part.watts for part in read if part.name == own.removesuffix(" only"))
+        return Power(watts=watts, covers=own, psu=psu)
+    parts, said = wall.split(read, host)
+    behind = " + ".join(part.name for part in parts if part.name != "power supply")
+    low, high = (_end(parts, side, host.efficiency.value) for side in ("low", "high"))
+    value = math.fsum(one.watts.value for one in parts)
+    basis = f"({behind}) / {host.efficiency.value:.2f}, the parts below"
+    figure = Figure(value=value, source="predicted", basis=basis, low=low, high=high)
+    return _power(figure, "wall", parts, (*said, *unread), psu)
+
+
+def _power(
+    watts: Figure,
+    covers: Literal["wall"],
+    parts: tuple[PowerPart, ...],
+    said: tuple[str, ...],
+    psu: PsuHeadroom | msgspec.UnsetType,
+) -> Power:
+    return Power(watts=watts, covers=covers, split=parts or msgspec.UNSET, psu=psu, warnings=said or msgspec.UNSET)
+
+
+def _end(parts: Sequence[PowerPart], side: str, efficiency: float) -> float:
+    """The least or the most at the wall: lows and highs add, nothing is assumed to cancel."""
+    ends = [(part.watts.value, getattr(part.watts, side)) for part in parts if part.name != "power supply"]
+    return math.fsum(value if isinstance(end, Absent) else end for value, end in ends) / efficiency
 
 
 def kwh(hours: Estimate, power: Power | Absent) -> Figure | Absent:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rigbench import units
-from rigbench.budget import cost
+from rigbench.budget import cost, wall
+from rigbench.budget.backtest import corrected
 from rigbench.budget.comparable import Chosen, StoredSlice, Wanted, choose
 from rigbench.budget.rates import rate
 from rigbench.errors import RigbenchError
 from rigbench.records import Absent, Budget, Estimate, Model, PlanRow, Power, Price, Rate
+from rigbench.records.backtest import Coverage
 
 METHOD = 1
 SECONDS_PER_HOUR = 3600.0
@@ -33,22 +35,24 @@ class Question:
     exact: bool = False
     wanted: Wanted | None = None
     wall_watts: float | None = None
-    host_watts: float | None = None
+    host: wall.Host = cost.NO_HOST
     price: Price | Absent = cost.NO_PRICE
 
 
-def plan(question: Question, measured: Sequence[StoredSlice], started_at: str) -> Budget:
-    """The budget's record, from plain values: stored slices of this rig, a series, watts and a price.
+def plan(
+    question: Question, measured: Sequence[StoredSlice], started_at: str, history: Coverage | None = None
+) -> Budget:
+    """The budget's record, from plain values: stored slices of this rig, its back-tests, a series, watts and a price.
 
     Raises:
         RigbenchError: FLOP that are no budget or too few for one step (exit 2); nothing measured near enough (exit 3).
     """
     check(question)
     chosen = choose(question.models, measured, question.wanted)
-    power = cost.power([stored.slice for stored in chosen.slices], question.wall_watts, question.host_watts)
+    power = cost.power([stored.slice for stored in chosen.slices], question.wall_watts, question.host)
     _check_tokens(question, max(stored.slice.tokens_per_step for stored in chosen.slices))
     tokens = _tokens_each(question)
-    series, alone = _rows(question, tokens, chosen, power)
+    series, alone = _rows(question, tokens, chosen, power, history)
     hours = _sum([row.hours for row in series])
     flop_exact = math.fsum(row.flop_exact for row in series)
     energy = cost.kwh(hours, power)
@@ -72,7 +76,7 @@ def plan(question: Question, measured: Sequence[StoredSlice], started_at: str) -
         price=question.price,
         assumptions=_assumptions(question),
         left_out=chosen.left_out,
-        warnings=_warnings(series, alone, hours),
+        warnings=(*_warnings(series, alone, hours), *_power_warnings(power)),
     )
 
 
@@ -114,12 +118,13 @@ def _flop_per_token(model: Model, exact: bool) -> float:
 
 
 def _rows(
-    question: Question, tokens_each: float, chosen: Chosen, power: Power | Absent
+    question: Question, tokens_each: float, chosen: Chosen, power: Power | Absent, history: Coverage | None
 ) -> tuple[tuple[PlanRow, ...], tuple[PlanRow, ...]]:
     """Each model with the series' tokens, and each with the tokens that all of the FLOP buy it alone."""
     series, alone = [], []
     for model in question.models:
         its = rate(model, chosen)
+        its = corrected(its, history) if history else its
         series.append(_row(model, its, tokens_each, power, question.price))
         tokens_alone = question.flops / _flop_per_token(model, question.exact)
         alone.append(_row(model, its, tokens_alone, power, question.price))
@@ -206,6 +211,12 @@ def _warnings(series: Sequence[PlanRow], alone: Sequence[PlanRow], hours: Estima
     if hours.value > HOURS_PER_YEAR:
         warnings.append(f"that is {hours.value / HOURS_PER_YEAR:,.1f} years of this rig")
     return tuple(warnings)
+
+
+def _power_warnings(power: Power | Absent) -> tuple[str, ...]:
+    if isinstance(power, Absent):
+        return ()
+    return (*(power.warnings or ()), *(wall.warnings(power.psu) if power.psu else ()))
 
 
 def _each(rows: Sequence[PlanRow]) -> str:

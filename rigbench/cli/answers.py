@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.cli.common import Common, command
-from rigbench.cli.options import Flops, HostWatts, Place, Price, Series, WallWatts
+from rigbench.cli.options import Flops, HostWatts, Place, Price, PsuEfficiency, PsuWatts, RigProfile, Series, WallWatts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,6 +34,9 @@ def budget(
     host_watts: HostWatts = None,
     price: Price = None,
     place: Place = None,
+    psu_watts: PsuWatts = None,
+    psu_efficiency: PsuEfficiency = None,
+    rig_profile: RigProfile = None,
 ) -> int:
     """Hours with an interval, kWh and money for a compute budget, from slices measured on this rig.
 
@@ -41,7 +44,9 @@ def budget(
     """
     from rigbench import plans, runner
 
-    question = plans.question(flops, series, exact_flops, wall_watts, host_watts, price, place)
+    question = plans.question(
+        flops, series, exact_flops, wall_watts, host_watts, price, place, psu_watts, psu_efficiency, rig_profile
+    )
 
     def work(job: Job) -> None:
         runner.budget(job, question, plans.short_slices(question.models, common.device), common.device)

@@ -41,6 +41,15 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "on": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--on", metavar="NAME", help="Hardware one does not have: a rig profile, a GPU, or 2xrtx-4080."
+            ),
+        ],
+        None,
+    ),
     "replay": (
         Annotated[
             Path | None,
@@ -62,8 +71,12 @@ class Common:
         self.home: Path | None = values.get("home")
         self.device: str | None = values.get("device")
         self.replay: Path | None = values.get("replay")
+        self.on: str | None = values.get("on")
         if self.device is not None and self.replay is not None:
             raise RigbenchError("--device and --replay exclude each other", "a recorded rig has no device to run on")
+        if self.on is not None and (self.device is not None or self.replay is not None):
+            other = "--device" if self.device is not None else "--replay"
+            raise RigbenchError(f"--on and {other} exclude each other", "--on predicts for hardware that is not here")
 
     def store(self) -> Store:
         from rigbench.store import Store, default_home

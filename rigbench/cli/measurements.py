@@ -1,4 +1,4 @@
-"""The commands that measure this machine: run, topology, matmul, train-probe."""
+"""The commands that measure this machine: run, topology, train-probe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.cli.common import Common, command
-from rigbench.cli.options import Flops, HostWatts, Load, Params, Place, Price, Seq, Series, WallWatts
+from rigbench.cli.options import (
+    Flops,
+    HostWatts,
+    Load,
+    Params,
+    Place,
+    Price,
+    PsuEfficiency,
+    PsuWatts,
+    RigProfile,
+    Seq,
+    Series,
+    WallWatts,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +43,7 @@ class Precision(StrEnum):
 
 
 class TokenType(StrEnum):
+    auto = "auto"
     uint16 = "uint16"
     uint32 = "uint32"
 
@@ -37,14 +51,13 @@ class TokenType(StrEnum):
 def register(app: typer.Typer) -> None:
     command(app, "device")(run)
     command(app, "replay")(topology)
-    command(app, "device")(matmul)
     command(app, "device")(train_probe)
 
 
 def run(
     common: Common,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Under 5 minutes on 2 CPU cores: three sizes, shorter probes.")
+        bool, typer.Option("--quick", help="Under 5 minutes on 2 CPU cores: three sizes, shorter probes, no soak.")
     ] = False,
     flops: Flops = "1.2e18",
     series: Series = "diy",
@@ -52,12 +65,17 @@ def run(
     host_watts: HostWatts = None,
     price: Price = None,
     place: Place = None,
+    psu_watts: PsuWatts = None,
+    psu_efficiency: PsuEfficiency = None,
+    rig_profile: RigProfile = None,
 ) -> int:
-    """Everything below, one record: topology, matmul, training slices, and what a budget will cost."""
+    """Every probe, one record: the rig, its copies, matmuls and training slices, and what a budget will cost."""
     from rigbench import plans, runner
     from rigbench.render import run as render
 
-    question = plans.question(flops, series, False, wall_watts, host_watts, price, place)
+    question = plans.question(
+        flops, series, False, wall_watts, host_watts, price, place, psu_watts, psu_efficiency, rig_profile
+    )
 
     def work(job: Job) -> None:
         runner.everything(job, plans.whole_run(question.models, quick, common.device), question)
@@ -80,25 +98,6 @@ def _show_topology(run: Run, console: Console) -> None:
         render.show(run.topology, console)
 
 
-def matmul(
-    common: Common,
-    params: Params = "120M",
-    seconds: Annotated[str, typer.Option(help="At most this long per shape and dtype.")] = "4s",
-) -> int:
-    """bf16 and fp32 matrix products: squares, and the model's own shapes, next to the datasheet."""
-    from rigbench.stages import matmul as stage
-
-    options = stage.options(params, seconds, common.device)
-    return common.answer(lambda job: stage.run(job, options), _show_matmul)
-
-
-def _show_matmul(run: Run, console: Console) -> None:
-    from rigbench.render import matmul as render
-
-    if run.matmul:
-        render.show(run.matmul, console)
-
-
 def train_probe(
     common: Common,
     params: Params = "120M",
@@ -117,7 +116,9 @@ def train_probe(
     data: Annotated[
         Path | None, typer.Option(metavar="FILE.bin", help="Token ids. Default: a generated, Zipf-distributed file.")
     ] = None,
-    data_dtype: Annotated[TokenType, typer.Option(help="The type of an id in --data.")] = TokenType.uint16,
+    data_dtype: Annotated[
+        TokenType, typer.Option(help="The type of an id in --data. auto: as it was packed, else uint16.")
+    ] = TokenType.auto,
 ) -> int:
     """Train a slice of a model of the series: tokens/s with an interval, step split, memory, energy."""
     from rigbench.stages import train as stage

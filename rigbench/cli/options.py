@@ -18,6 +18,16 @@ WallWatts = Annotated[
 HostWatts = Annotated[
     str | None, typer.Option(metavar="W", help="Watts of everything but the GPUs, added to the GPU watts measured.")
 ]
+PsuWatts = Annotated[
+    str | None, typer.Option(metavar="W", help="The power supply's rating, to tell how much of it is used at the peak.")
+]
+PsuEfficiency = Annotated[
+    str | None, typer.Option(metavar="SHARE", help="The power supply's efficiency, as 0.92. Default: 0.90, assumed.")
+]
+RigProfile = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Take host watts and power supply from a rig profile, where not declared."),
+]
 Price = Annotated[
     str | None, typer.Option(metavar="'0.30 EUR'", help="Electricity per kWh. Default: the price of --place.")
 ]

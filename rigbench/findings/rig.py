@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rigbench.findings import cards, links, peers
 from rigbench.records import Finding, Severity, Topology
 
@@ -36,5 +38,8 @@ WORST_FIRST: tuple[Severity, ...] = ("fault", "warning", "information")
 
 def diagnose(topology: Topology) -> tuple[Finding, ...]:
     """Every finding, worst first."""
-    found = [item for diagnosis in DIAGNOSES for item in diagnosis(topology)]
+    return worst_first(item for diagnosis in DIAGNOSES for item in diagnosis(topology))
+
+
+def worst_first(found: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda item: WORST_FIRST.index(item.severity)))

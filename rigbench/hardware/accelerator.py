@@ -99,13 +99,7 @@ class CudaAccelerator:
         torch.cuda.set_device(index)
         self.torch_device = f"cuda:{index}"
         properties = torch.cuda.get_device_properties(index)
-        self.device = Device(
-            kind="cuda",
-            name=properties.name,
-            uuid=_uuid(properties),
-            threads=1,
-            memory_total_bytes=int(properties.total_memory),
-        )
+        self.device = _cuda_device(properties)
         l2_bytes = int(getattr(properties, "L2_cache_size", 0)) or (64 << 20)
         self._scrub = torch.empty(2 * l2_bytes, dtype=torch.uint8, device=self.torch_device)
 
@@ -180,6 +174,24 @@ def open_accelerator(
     if device == "cpu":
         return CpuAccelerator(cpu_model, memory_total_bytes, last_level_cache_bytes)
     return CudaAccelerator(int(device.partition(":")[2] or 0))
+
+
+def cuda_devices() -> tuple[Device, ...]:
+    """Every CUDA device that torch sees, in its order; none of them is touched."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return tuple(_cuda_device(torch.cuda.get_device_properties(index)) for index in range(count))
+
+
+def _cuda_device(properties: Any) -> Device:
+    return Device(
+        kind="cuda",
+        name=properties.name,
+        uuid=_uuid(properties),
+        threads=1,
+        memory_total_bytes=int(properties.total_memory),
+    )
 
 
 def _why_no_cuda() -> str:

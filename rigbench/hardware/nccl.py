@@ -40,6 +40,10 @@ def choice(
         on_amd = "an AMD CPU with at most two GPUs allows any distance"
         why = on_amd if amd_pair else f"{label} is within PXB, the default limit"
         return NcclChoice(f"P2P over PCIe{if_allowed}", why, "NCCL_P2P_DISABLE=1 turns it off")
-    level = "PHB" if label in ("PHB", "NODE") else "SYS"  # NCCL counts a NUMA node's host bridges as one
-    change = f"NCCL_P2P_LEVEL={level} allows P2P{if_allowed}; measure both"
+    change = f"NCCL_P2P_LEVEL={level(label)} allows P2P{if_allowed}; measure both"
     return NcclChoice("shared memory (SHM)", f"{label} is farther than PXB, the default limit for P2P", change)
+
+
+def level(label: str) -> str:
+    """What NCCL_P2P_LEVEL must be for P2P over a label beyond the default limit."""
+    return "PHB" if label in ("PHB", "NODE") else "SYS"  # NCCL counts a NUMA node's host bridges as one

@@ -70,6 +70,12 @@ class Estimate(Record, frozen=True):
         return (self.high - self.low) / 2 / abs(self.value) if self.value else 0.0
 
 
+class Tally(Record, frozen=True):
+    """How often each name was met. (A mapping of its own could not stand beside Absent: in JSON both are objects.)"""
+
+    counts: dict[str, int]
+
+
 class Figure(Record, frozen=True):
     """One number that could have come from anywhere, so it says from where.
 

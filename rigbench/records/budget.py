@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from rigbench.records.base import Absent, Estimate, Figure, Record
+from rigbench.records.power import Power
 from rigbench.records.probe import Device
 from rigbench.records.slices import HostAllocator
 
@@ -39,13 +42,15 @@ class Configuration(Record, frozen=True):
 class Rate(Record, frozen=True):
     """Tokens per second of one model on this rig. `source` is "measured" where a stored slice of it exists.
 
-    `rests_on` names the slices (run id and model) behind it; `widened_by` says what widened the interval and how much.
+    `rests_on` names the slices (run id and model) behind it; `widened_by` says what widened the interval and how much;
+    `history_factor` is what its logarithmic half-width was multiplied with because of this rig's back-tests, if it was.
     """
 
     tokens_per_s: Estimate
     source: Literal["measured", "predicted"]
     rests_on: tuple[str, ...]
     widened_by: tuple[str, ...]
+    history_factor: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class PlanRow(Record, frozen=True):
@@ -71,13 +76,6 @@ class Price(Record, frozen=True):
     place: str
     date: str
     source: str
-
-
-class Power(Record, frozen=True):
-    """The watts that the kWh rest on, and what they cover."""
-
-    watts: Figure
-    covers: Literal["wall", "GPUs only", "CPU package only"]
 
 
 class Budget(Record, frozen=True):

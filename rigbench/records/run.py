@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import msgspec
 
+from rigbench.records.backtest import Backtest
+from rigbench.records.bandwidth import Bandwidth
 from rigbench.records.base import Record, Skipped
 from rigbench.records.budget import Budget
+from rigbench.records.capacity import Capacity
+from rigbench.records.collectives import Collectives
+from rigbench.records.dataloader import Dataloader
 from rigbench.records.finding import Finding, Unchecked
 from rigbench.records.matmul import Matmul
+from rigbench.records.p2p import P2p
 from rigbench.records.rig import RigId, Software, Topology
 from rigbench.records.slices import Slice
+from rigbench.records.thermals import Thermals
 
 SCHEMA = 1
-ROOMS = ("topology", "matmul", "slices", "budget")  # what probes fill, in the order of a report
+# What probes fill, in the order of a report.
+ROOMS = (
+    "topology",
+    "bandwidth",
+    "p2p",
+    "collectives",
+    "matmul",
+    "dataloader",
+    "thermals",
+    "slices",
+    "budget",
+    "backtest",
+    "capacity",
+)
 
 
 class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader of the file meets it first
@@ -30,9 +50,16 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     rig: RigId
     software: Software
     topology: Topology | Skipped | msgspec.UnsetType = msgspec.UNSET
+    bandwidth: Bandwidth | Skipped | msgspec.UnsetType = msgspec.UNSET
+    p2p: P2p | Skipped | msgspec.UnsetType = msgspec.UNSET
+    collectives: Collectives | Skipped | msgspec.UnsetType = msgspec.UNSET
     matmul: Matmul | Skipped | msgspec.UnsetType = msgspec.UNSET
+    dataloader: Dataloader | Skipped | msgspec.UnsetType = msgspec.UNSET
+    thermals: Thermals | Skipped | msgspec.UnsetType = msgspec.UNSET
     slices: tuple[Slice | Skipped, ...] = ()
     budget: Budget | Skipped | msgspec.UnsetType = msgspec.UNSET
+    backtest: Backtest | msgspec.UnsetType = msgspec.UNSET
+    capacity: Capacity | Skipped | msgspec.UnsetType = msgspec.UNSET
     findings: tuple[Finding, ...] = ()
     unchecked: tuple[Unchecked, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from rigbench.records.base import Absent, EndedBy, Estimate, Figure, Record, Skipped, Timing
+from rigbench.records.power import Draw, Power
 from rigbench.records.probe import Device, Energy, Telemetry
 
 HostAllocator = Literal["default", "keeps memory", "set by the user"]
@@ -138,6 +141,10 @@ class Slice(Record, frozen=True):
     energy: Energy | Absent
     telemetry: Telemetry | Absent
     events: tuple[str, ...] = ()
+    joules_per_token: float | msgspec.UnsetType = msgspec.UNSET
+    model_flop_per_joule: float | msgspec.UnsetType = msgspec.UNSET
+    draws: tuple[Draw, ...] | msgspec.UnsetType = msgspec.UNSET
+    power: Power | msgspec.UnsetType = msgspec.UNSET
 
 
 SliceResult = Slice | Skipped

@@ -151,6 +151,18 @@ def _costs(budget: Budget) -> Iterator[tuple[str, str]]:
         return
     watts = budget.power.watts
     yield "power", f"{units.format_watts(watts.value)} ({budget.power.covers}), {watts.source}: {watts.basis}"
+    for part in budget.power.split or ():
+        yield "", f"{part.name} {units.format_watts(part.watts.value)}, {part.watts.source}: {part.watts.basis}"
+    if budget.power.psu:
+        psu = budget.power.psu
+        rating, peak = psu.rating_watts, psu.peak_watts
+        yield (
+            "power supply",
+            (
+                f"peak {units.format_watts(peak.value)} ({peak.basis}) is {units.format_share(psu.share)} of its "
+                f"{units.format_watts(rating.value)} ({rating.source}: {rating.basis})"
+            ),
+        )
     if isinstance(budget.series_money, Absent):
         yield "money", f"n/a ({budget.series_money.reason})"
     if isinstance(budget.price, Price):

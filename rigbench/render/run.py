@@ -5,8 +5,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rigbench import units
-from rigbench.records import Absent, Budget, Matmul, Run, Skipped, Slice, Topology
-from rigbench.render import budget, findings, matmul, slices, topology
+from rigbench.records import (
+    Absent,
+    Bandwidth,
+    Budget,
+    Collectives,
+    Dataloader,
+    Matmul,
+    P2p,
+    Run,
+    Skipped,
+    Slice,
+    Thermals,
+    Topology,
+)
+from rigbench.render import (
+    backtest,
+    bandwidth,
+    budget,
+    capacity,
+    collectives,
+    dataloader,
+    findings,
+    matmul,
+    p2p,
+    slices,
+    thermals,
+    topology,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,15 +47,36 @@ def show(run: Run, console: Console) -> None:
     if isinstance(run.topology, Topology):
         console.print()
         topology.show(run.topology, console)
+    if isinstance(run.bandwidth, Bandwidth):
+        console.print()
+        bandwidth.show(run.bandwidth, console)
+    if isinstance(run.p2p, P2p):
+        console.print()
+        p2p.show(run.p2p, console)
+    if isinstance(run.collectives, Collectives):
+        console.print()
+        collectives.show(run.collectives, console)
     if isinstance(run.matmul, Matmul):
         console.print()
         matmul.show(run.matmul, console)
+    if isinstance(run.dataloader, Dataloader):
+        console.print()
+        dataloader.show(run.dataloader, console)
+    if isinstance(run.thermals, Thermals):
+        console.print()
+        thermals.show(run.thermals, console)
     for item in run.slices:
         console.print()
         slices.show(item, console)
     if isinstance(run.budget, Budget):
         console.print()
         budget.show(run.budget, console)
+    if run.capacity:
+        console.print()
+        capacity.show(run.capacity, console)
+    if run.backtest:
+        console.print()
+        backtest.show(run.backtest, console)
     if run.findings or run.unchecked:
         console.print()
         findings.show_findings(run, console)
@@ -53,7 +100,11 @@ def show_list(runs: list[Run], console: Console) -> None:
 
 
 def _holds(run: Run) -> str:
-    rooms = [name for name in ("topology", "matmul") if getattr(run, name)]
+    rooms = [
+        name
+        for name in ("topology", "bandwidth", "p2p", "collectives", "matmul", "dataloader", "thermals")
+        if getattr(run, name)
+    ]
     rooms += [
         f"{item.model.name} {units.format_rate(item.tokens_per_s.value)}"
         for item in run.slices

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rigbench import units
-from rigbench.records import Absent, Energy, Figure, Skipped, Slice
+from rigbench.records import Absent, Figure, Skipped, Slice
 from rigbench.render.words import plus_minus
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _lines(result: Slice) -> list[tuple[str, str]]:
         ("step", _step(result)),
         ("compute", _compute(result)),
         ("memory", _memory(result)),
-        ("energy", _energy(result.energy)),
+        ("energy", _energy(result)),
         ("data", f"{result.data.kind} {result.data.name}, {result.data.tokens:,} tokens ({result.data.distribution})"),
     ]
     if result.precision_trials:
@@ -141,10 +141,15 @@ def _memory(result: Slice) -> str:
     return f"peak {', '.join(peaks) or 'n/a'}{started}; what runs out first: {memory.deciding}"
 
 
-def _energy(energy: Energy | Absent) -> str:
+def _energy(result: Slice) -> str:
+    energy = result.energy
     if isinstance(energy, Absent):
         return f"n/a ({energy.reason})"
-    return (
+    text = (
         f"{units.format_watts(energy.watts)} ({energy.covers}, {energy.method}) over "
         f"{units.format_seconds(energy.window_seconds)}"
     )
+    if result.joules_per_token and result.model_flop_per_joule:
+        per_token = units.format_significant(result.joules_per_token)
+        text += f"; {per_token} J a token, {units.format_flop(result.model_flop_per_joule)} a joule (model FLOP)"
+    return text

@@ -14,9 +14,9 @@ from rigbench.job import Job
 from rigbench.measure import energy, workers
 from rigbench.model import flops as model_flops
 from rigbench.model import shape
-from rigbench.model.tokens import Dtype
+from rigbench.model.tokens import AskedDtype
 from rigbench.probes.train import Options
-from rigbench.records import Absent, Figure, Matmul, Skipped, Slice, Telemetry
+from rigbench.records import Absent, Energy, Figure, Matmul, Skipped, Slice, Telemetry
 from rigbench.records.slices import HostAllocator
 from rigbench.stages.common import datasheet, isolated, of_device, stop_if
 
@@ -34,7 +34,7 @@ def options(
     precision: Literal["auto", "fp32", "bf16"],
     seconds: str | None,
     data: Path | None,
-    data_dtype: Dtype,
+    data_dtype: AskedDtype,
     device: str | None,
 ) -> Options:
     """One slice.
@@ -94,10 +94,17 @@ def _host_allocator(job: Job, device: str) -> tuple[HostAllocator, Mapping[str, 
 def _complete(job: Job, result: Slice, sensors: Telemetry) -> Slice:
     start = result.steps.ended_at_seconds[result.steady_from] - result.steps.seconds[result.steady_from]
     end = result.steps.ended_at_seconds[-1]
+    joules = energy.between(of_device(sensors, result.device), start, end)
+    if isinstance(joules, Energy) and joules.joules > 0:
+        result = msgspec.structs.replace(
+            result,
+            joules_per_token=joules.watts / result.tokens_per_s.value,
+            model_flop_per_joule=result.model_flops_per_s / joules.watts,
+        )
     return msgspec.structs.replace(
         result,
         telemetry=sensors,
-        energy=energy.between(of_device(sensors, result.device), start, end),
+        energy=joules,
         mfu=_mfu(job, result),
         share_of_measured_matmul=_share_of_matmul(job, result),
     )
