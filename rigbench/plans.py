@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rigbench import profiles, units
-from rigbench.budget import wall
+from rigbench.budget import cost, wall
 from rigbench.budget.plan import Question
 from rigbench.errors import RigbenchError
 from rigbench.model import flops as model_flops
@@ -39,13 +39,14 @@ def question(
     Raises:
         RigbenchError: any of the words is not what its option takes.
     """
+    at_wall, host = declared(wall_watts, host_watts, psu_watts, psu_efficiency, rig_profile)
     return Question(
         flops=units.parse_flops(flops, "--flops"),
         series_name=series,
         models=series_models(series),
         exact=exact,
-        wall_watts=_watts(wall_watts, "--wall-watts"),
-        host=_host(host_watts, psu_watts, psu_efficiency, rig_profile),
+        wall_watts=at_wall,
+        host=host,
         price=_price(price, place),
     )
 
@@ -92,8 +93,30 @@ def _watts(text: str | None, option: str) -> float | None:
     return units.parse_number(text, option, low=0.1, high=1e6) if text is not None else None
 
 
+def declared(
+    wall_watts: str | None,
+    host_watts: str | None,
+    psu_watts: str | None,
+    psu_efficiency: str | None,
+    rig_profile: str | None,
+) -> tuple[float | None, wall.Host]:
+    """What is declared of the machine's watts: at the wall, or of the host and its power supply.
+
+    Raises:
+        RigbenchError: any of the words is not what its option takes, or they contradict each other.
+    """
+    at_wall = _watts(wall_watts, "--wall-watts")
+    host = _host(host_watts, psu_watts, psu_efficiency, rig_profile)
+    cost.power((), at_wall, host)
+    return at_wall, host
+
+
 def _host(watts: str | None, psu_watts: str | None, efficiency: str | None, rig_profile: str | None) -> wall.Host:
-    """As declared; what was not, from the rig profile that was named."""
+    """As declared; what was not, from the rig profile that was named.
+
+    Raises:
+        RigbenchError: any of the words is not what its option takes.
+    """
 
     def figure(value: float | None, option: str, name: str) -> Figure | None:
         if value is not None:

@@ -43,7 +43,7 @@ def budget(job: Job, question: Question, short_slices: Sequence[probes.train.Opt
         if error.exit_code != NOTHING or not short_slices:
             raise
         for options in short_slices:  # nothing stored is near enough to answer from
-            _or_skip(job, "train", lambda options=options: train.run(job, options))  # type: ignore[misc]
+            _or_skip(job, "train", lambda options=options: _slice(job, options, question))  # type: ignore[misc]
         result = plan(question, _stored_slices(job, device), store.now(), _history(job))
     job.keep(budget=result)
     return result
@@ -63,12 +63,16 @@ def everything(job: Job, stages: Stages, question: Question) -> None:
     _or_skip(job, "collectives", lambda: collectives.run(job, stages.collectives, None))
     _or_skip(job, "matmul", lambda: matmul.run(job, stages.matmul))
     for options in stages.slices:
-        _or_skip(job, "train", lambda options=options: train.run(job, options))  # type: ignore[misc]
+        _or_skip(job, "train", lambda options=options: _slice(job, options, question))  # type: ignore[misc]
     _or_skip(job, "dataloader", lambda: dataloader.run(job, stages.dataloader, None))
     soak = stages.thermals
     if soak:
         _or_skip(job, "thermals", lambda: thermals.run(job, soak))
     _or_skip(job, "budget", lambda: budget(job, question, (), stages.matmul.device))
+
+
+def _slice(job: Job, options: probes.train.Options, question: Question) -> None:
+    train.run(job, options, question.host, question.wall_watts)
 
 
 def _history(job: Job) -> Coverage | None:

@@ -1,13 +1,13 @@
-"""A probe of several ranks that do what their options say: finish, refuse, die, hang, freeze, never arrive, or wait."""
+"""A probe of several ranks that do what their options say: finish, refuse, die, hang, freeze, listen, or wait."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 from rigbench.errors import RigbenchError
-from rigbench.measure import ranks
 from rigbench.records import Record
 
 
@@ -17,7 +17,6 @@ class Options(Record, frozen=True):
     act: str
     who: int = 1
     pid_folder: str = ""
-    arrive_seconds: float = 60.0
 
 
 class Result(Record, frozen=True):
@@ -38,8 +37,8 @@ def run(options: Options, report, world) -> Result:
     if options.act == "environment":
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "COLOUR", "SHAPE")
         return Result(world.rank, " ".join(os.environ.get(name, "-") for name in names))
-    if options.act in ("join", "never arrives"):
-        return joined(options, report, world, mine)
+    if options.act == "listen":
+        return listened(world)
     if options.act == "finish":
         return Result(world.rank, "whole")
     report.partial(Result(world.rank, "so far"))
@@ -59,14 +58,12 @@ def run(options: Options, report, world) -> Result:
     return Result(world.rank, "stopped")
 
 
-def joined(options: Options, report, world, mine: bool) -> Result:
-    if mine and options.act == "never arrives":
-        while True:
-            time.sleep(1.0)
-    ranks.join(world, report, "gloo", options.arrive_seconds)
-    import torch
-    import torch.distributed as dist
-
-    values = torch.full((4,), float(world.rank + 1))
-    dist.all_reduce(values)
-    return Result(world.rank, f"sum {values[0].item():g}")
+def listened(world) -> Result:
+    """Rank 0 takes the port where all are to meet, as a store does."""
+    if world.rank == 0:
+        with socket.socket() as meeting:
+            try:
+                meeting.bind(("", world.master_port))
+            except OSError as error:
+                raise RuntimeError(f"The server could not listen: {error.strerror}") from None
+    return Result(world.rank, "met")

@@ -9,14 +9,16 @@ import time
 from pathlib import Path
 from statistics import median
 
+import msgspec
 import pytest
 
 from rigbench import __main__
 from rigbench.errors import RigbenchError
+from rigbench.findings import collectives as findings
 from rigbench.findings import hosts
 from rigbench.measure import collective_ops, ranks
-from rigbench.probes.collectives import rounds_of_pairs
-from rigbench.records import Absent, Estimate, HostLink, OddHost
+from rigbench.measure.collective_rows import rounds_of_pairs
+from rigbench.records import Absent, Device, Estimate, HostLink, OddHost, RankHost, RankPlace, Tally
 from rigbench.stages import collectives as stage
 
 TESTS = Path(__file__).parent
@@ -54,7 +56,7 @@ def stored(tmp_path: Path) -> dict:
 
 
 def test_two_ranks_make_all_seven_operations_and_every_raw_time_of_every_rank_is_kept(rigbench, tmp_path):
-    code, found, err = collectives(rigbench, "--sizes", "8,4KiB,64KiB,1MiB", "--seconds", "6s")
+    code, found, err = collectives(rigbench, "--sizes", "8,4KiB,64KiB,1MiB", "--seconds", "4s")
     assert (code, err) == (0, "")
     assert stored(tmp_path)["collectives"] == found
     assert (found["verdict"], found["backend"], found["world_size"]) == ("fine", "gloo", 2)
@@ -140,7 +142,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path):
     words = ["collectives", "--device", "cpu", "--home", str(tmp_path / "home"), "--seconds", "60s"]
     process = subprocess.Popen([sys.executable, "-m", "rigbench", *words], stderr=subprocess.PIPE, text=True)
     runs = tmp_path / "home" / "runs"
-    time.sleep(8.0)
+    time.sleep(6.0)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -280,6 +282,51 @@ def test_one_slow_link_two_hosts_and_uncertain_rates_blame_nobody():
     assert hosts.odd_hosts(links(everywhere(3) | {(2, 0): 70.0, (2, 1): 70.0}, half=0.3)) == ()
     part = {pair: it for pair, it in everywhere(4).items() if 3 not in pair} | {(3, 0): 5.0, (0, 3): 5.0}
     assert hosts.odd_hosts(links(part)) == ()
+
+
+def test_the_peer_that_gloo_lost_is_named_by_its_rank_and_host():
+    """gloo's own words, of a rank that was killed on another host."""
+    words = (
+        "its process ended with code 1: RuntimeError: [/__w/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] "
+        "Read error [10.77.0.2]:6823: Connection reset by peer. This is typically caused by a remote worker hanging"
+    )
+    found = msgspec.structs.replace(
+        findings.nothing(2, 1, "2026-01-02T03:04:05Z"),
+        reason=words,
+        hosts=(RankHost("anna", "0123", (0,)), RankHost("bert", "4567", (1,))),
+        ranks=tuple(place(rank, f"eth0 10.77.0.{1 + rank} to 10.77.0.{2 - rank}") for rank in range(2)),
+    )
+    lost, said = hosts.lost(found)
+    assert lost == (1,)
+    assert said == f"rank 1 on bert was lost: {words.partition('. This')[0]}"
+    assert hosts.lost(msgspec.structs.replace(found, reason="ZeroDivisionError: one over none")) == ((), "")
+
+
+def place(rank: int, way: str) -> RankPlace:
+    cpu = Device(kind="cpu", name="CPU", uuid=Absent("none"), threads=1, memory_total_bytes=1 << 34)
+    return RankPlace(rank=rank, local_rank=0, host=rank, device=cpu, ways=Tally({way: 1}))
+
+
+@pytest.mark.parametrize(
+    ("master", "towards", "chosen"),
+    [
+        ("10.0.0.1", {"10.0.0.1": "eth1"}, {"GLOO_SOCKET_IFNAME": "eth1"}),
+        ("node0", {"node0": "lo", stage.ELSEWHERE: "eth0"}, {"GLOO_SOCKET_IFNAME": "eth0"}),
+        ("127.0.0.1", {"127.0.0.1": "lo"}, {"GLOO_SOCKET_IFNAME": "lo"}),
+        ("nowhere", {}, {}),
+    ],
+)
+def test_gloo_is_told_the_interface_that_leads_to_the_others(monkeypatch, master, towards, chosen):
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(stage.sockets, "interface_towards", lambda address, _: towards.get(address, Absent("no way")))
+    assert stage._interface(ranks.World(0, 2, 0, master, 29500)) == chosen
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
+    assert stage._interface(ranks.World(0, 2, 0, master, 29500)) == {}
+
+
+def test_the_way_to_this_machine_is_its_loopback():
+    assert stage.sockets.interface_towards("127.0.0.1", 29500) == "lo"
+    assert isinstance(stage.sockets.interface_towards("no.such.host.invalid", 29500), Absent)
 
 
 def test_gpus_are_not_shared_by_ranks_unless_it_is_asked_for(monkeypatch):

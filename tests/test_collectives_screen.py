@@ -1,4 +1,4 @@
-"""Does a collectives result show what its owner needs to know: the verdict, the odd host, the way, α and β, wrong data?"""
+"""Does a collectives result show its owner the verdict, the odd host, the way taken, α and β, and wrong data?"""
 
 import io
 
@@ -125,9 +125,9 @@ collectives, 4 ranks, nccl on cuda (4 × NVIDIA GeForce RTX 4090): fine
   88 results compared value by value on each rank: all right
   transport: SHM/direct (4 channels), as NCCL's log says
 
- operation   latency       ±  bus GB/s       ±        α       ±  β GB/s       ±  checked
- all_reduce  33.0 µs  ±2.0 %      21.3  ±2.0 %  31.0 µs  ±4.0 %    14.2  ±3.0 %  16 right
- broadcast   21.0 µs  ±2.0 %      12.2  ±2.0 %  31.0 µs  ±4.0 %    14.2  ±3.0 %  16 right
+ operation   latency       ±  bus GB/s       ±        α       ±  β GB/s       ±  right
+ all_reduce  33.0 µs  ±2.0 %      21.3  ±2.0 %  31.0 µs  ±4.0 %    14.2  ±3.0 %  16/16
+ broadcast   21.0 µs  ±2.0 %      12.2  ±2.0 %  31.0 µs  ±4.0 %    14.2  ±3.0 %  16/16
   latency at 16 B, bus bandwidth at 1 GiB; time = α + bytes/β through all sizes; 95 % intervals; a repeat
   takes as long as its slowest rank; GB/s is 1e9 bytes/s
 
@@ -190,8 +190,8 @@ collectives, 3 ranks on 3 hosts, gloo on cpu (EPYC 7502): fine
  bert  anna   0.118  ±2.0 %   150 µs
  bert  carl   0.118  ±2.0 %   150 µs
 
- operation   latency       ±   bus GB/s       ±  α  ±  β GB/s  ±  checked
- all_reduce   210 µs  ±2.0 %  0.0000762  ±2.0 %  –          –     8 right
+ operation   latency       ±   bus GB/s       ±  α  ±  β GB/s  ±  right
+ all_reduce   210 µs  ±2.0 %  0.0000762  ±2.0 %  –          –     8/8
  reduce            –                  –          –          –     not run
   latency at 12 B, bus bandwidth at 12 B; time = α + bytes/β through all sizes; 95 % intervals; a repeat takes
   as long as its slowest rank; GB/s is 1e9 bytes/s
@@ -219,8 +219,8 @@ collectives, 4 ranks, nccl on cuda (4 × NVIDIA GeForce RTX 4090): wrong values
   2 of 8 results, compared value by value on each rank, were WRONG
   transport: SHM/direct (4 channels), as NCCL's log says
 
- operation   latency       ±  bus GB/s       ±        α       ±  β GB/s       ±  checked
- all_gather  20.0 µs  ±2.0 %  0.000600  ±2.0 %  31.0 µs  ±4.0 %    14.2  ±3.0 %  2 of 8 WRONG
+ operation   latency       ±  bus GB/s       ±        α       ±  β GB/s       ±  right
+ all_gather  20.0 µs  ±2.0 %  0.000600  ±2.0 %  31.0 µs  ±4.0 %    14.2  ±3.0 %  6/8 WRONG
   latency at 16 B, bus bandwidth at 16 B; time = α + bytes/β through all sizes; 95 % intervals; a repeat takes
   as long as its slowest rank; GB/s is 1e9 bytes/s"""
     )

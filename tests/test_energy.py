@@ -16,7 +16,7 @@ from scripted_sensors import (
 
 from rigbench.measure import energy
 from rigbench.measure.telemetry import Sampler
-from rigbench.records import Absent, Energy
+from rigbench.records import Absent, Device, Draw, Energy
 
 
 def test_energy_comes_from_the_counter_and_sums_the_gpus() -> None:
@@ -143,3 +143,21 @@ def test_an_end_of_the_window_that_a_counter_missed_is_not_free() -> None:
     assert found == Energy(joules=2000.0, window_seconds=20.0, covers="GPUs only", method="counter")
     later = series(energy_joules=(*[busy] * 3, *(100.0 * tick for tick in range(3, 21))))
     assert energy.between(telemetry(at, later), 0.0, 20.0) == Absent("GPU0: driver timed out")
+
+
+def test_the_draws_are_of_the_device_that_worked_the_other_gpus_and_the_package() -> None:
+    at = (0.0, 1.0, 2.0, 3.0, 4.0)
+    cards = [
+        msgspec.structs.replace(series(f"GPU{index}", power_watts=(watts,) * 5), uuid=f"GPU-{index}")
+        for index, watts in enumerate((20.0, 300.0, 30.0))
+    ]
+    package = series("CPU", energy_joules=(0.0, 60.0, 120.0, 180.0, 240.0))
+    device = Device(kind="cuda", name="Card", uuid="GPU-1", threads=1, memory_total_bytes=1)
+    assert energy.draws(telemetry(at, *cards, package), device, 0.5, 3.5) == (
+        Draw("GPUs", 300.0, "integrated"),
+        Draw("other GPUs", 50.0, "integrated"),
+        Draw("CPU package", 60.0, "counter"),
+    )
+    on_cpu = msgspec.structs.replace(device, kind="cpu", uuid=Absent("a CPU has none"))
+    found = energy.draws(telemetry(at, series("CPU")), on_cpu, 0.5, 3.5)
+    assert found == (Draw("CPU package", Absent("CPU: not supported"), Absent("CPU: not supported")),)

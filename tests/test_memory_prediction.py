@@ -14,7 +14,7 @@ from rigbench.records import Shape
 
 GPT2 = Shape(
     style="gpt2",
-    layers=4,
+    layers=2,
     width=96,
     heads=3,
     kv_heads=3,
@@ -26,7 +26,8 @@ GPT2 = Shape(
 )
 LLAMA = msgspec.structs.replace(GPT2, style="llama", ffn_width=256, biases=False)
 NEOX = msgspec.structs.replace(GPT2, style="neox", tied_head=False)
-SEQUENCES = 8
+SEQUENCES = 4
+TRACES = Traces(None)
 
 
 def simulated(shape, precision, optimizer="adamw", checkpointing=0, chunks=1, accumulation=1, **strategy):
@@ -35,17 +36,17 @@ def simulated(shape, precision, optimizer="adamw", checkpointing=0, chunks=1, ac
         recipe = msgspec.structs.replace(recipe, accumulating=False)
     weights = memory.weights(shape, 2 if precision == "bf16-pure" else 4)
     plan = loop.Plan(weights, optimizer, accumulation, **strategy)
-    script = loop.compose(Traces(None).at(recipe, SEQUENCES), plan)
+    script = loop.compose(TRACES.at(recipe, SEQUENCES), plan)
     return allocator.replay(script.sizes, script.events)
 
 
 STEPS = [
-    *itertools.product((GPT2, LLAMA), ("fp32", "bf16"), ("adamw",), (0, 1), (1, 4), (1,)),
+    *itertools.product((GPT2, LLAMA), ("fp32", "bf16"), ("adamw",), (0, 1), (1, 2), (1,)),
     *itertools.product((GPT2, LLAMA), ("fp32", "bf16"), ("adamw-foreach",), (0,), (1,), (2,)),
     (GPT2, "bf16-pure", "adamw", 1, 1, 1),
     (LLAMA, "bf16-pure", "adamw-foreach", 0, 4, 2),
     (GPT2, "bf16", "adamw", 2, 1, 2),
-    (LLAMA, "fp32", "adamw", 3, 4, 2),
+    (msgspec.structs.replace(LLAMA, layers=3), "fp32", "adamw", 2, 4, 2),
     (NEOX, "bf16", "adamw", 1, 1, 2),
     (NEOX, "fp32", "adamw-foreach", 0, 4, 1),
 ]

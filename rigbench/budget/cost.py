@@ -31,7 +31,7 @@ def power(slices: Sequence[Slice], wall_watts: float | None = None, host: wall.H
         raise RigbenchError("--wall-watts covers the host already", "give --wall-watts or --host-watts, not both")
     wall.check(host)
     read, unread = wall.read_beside(slices)
-    found = wall.headroom(slices, host)
+    found = wall.headroom(slices, host, read, wall_watts)
     psu = msgspec.UNSET if isinstance(found, Absent) else found
     if wall_watts is not None:
         _check("--wall-watts", wall_watts)
@@ -44,9 +44,9 @@ def power(slices: Sequence[Slice], wall_watts: float | None = None, host: wall.H
     if host.watts is None:
         own = readings[0].covers
         watts = next(part.watts for part in read if part.name == own.removesuffix(" only"))
-        return Power(watts=watts, covers=own, psu=psu)
+        return _power(watts, own, (), (), psu)
     parts, said = wall.split(read, host)
-    behind = " + ".join(part.name for part in parts if part.name != "power supply")
+    behind = " + ".join(part.name for part in parts if part.name != wall.SUPPLY)
     low, high = (_end(parts, side, host.efficiency.value) for side in ("low", "high"))
     value = math.fsum(one.watts.value for one in parts)
     basis = f"({behind}) / {host.efficiency.value:.2f}, the parts below"
@@ -56,18 +56,26 @@ def power(slices: Sequence[Slice], wall_watts: float | None = None, host: wall.H
 
 def _power(
     watts: Figure,
-    covers: Literal["wall"],
+    covers: Literal["wall", "GPUs only", "CPU package only"],
     parts: tuple[PowerPart, ...],
     said: tuple[str, ...],
     psu: PsuHeadroom | msgspec.UnsetType,
 ) -> Power:
+    said = (*said, *(wall.warnings(psu) if psu else ()))
     return Power(watts=watts, covers=covers, split=parts or msgspec.UNSET, psu=psu, warnings=said or msgspec.UNSET)
 
 
 def _end(parts: Sequence[PowerPart], side: str, efficiency: float) -> float:
-    """The least or the most at the wall: lows and highs add, nothing is assumed to cancel."""
-    ends = [(part.watts.value, getattr(part.watts, side)) for part in parts if part.name != "power supply"]
-    return math.fsum(value if isinstance(end, Absent) else end for value, end in ends) / efficiency
+    """The least or the most at the wall: lows and highs of the GPUs add, nothing is assumed to cancel.
+
+    The host's declared watts are one number, however its CPU package's share of them varied.
+    """
+    total = 0.0
+    for part in parts:
+        end = Absent("the host's") if part.name == wall.PACKAGE else getattr(part.watts, side)
+        if part.name != wall.SUPPLY:
+            total += part.watts.value if isinstance(end, Absent) else end
+    return total / efficiency
 
 
 def kwh(hours: Estimate, power: Power | Absent) -> Figure | Absent:

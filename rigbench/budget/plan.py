@@ -76,7 +76,7 @@ def plan(
         price=question.price,
         assumptions=_assumptions(question),
         left_out=chosen.left_out,
-        warnings=(*_warnings(series, alone, hours), *_power_warnings(power)),
+        warnings=(*_warnings(series, alone, hours), *(() if isinstance(power, Absent) else power.warnings or ())),
     )
 
 
@@ -95,6 +95,7 @@ def check(question: Question) -> None:
             f"{question.price.per_kwh:g} {question.price.currency}/kWh is not a price", "give --price above zero"
         )
     _check_tokens(question, max(model.shape.sequence for model in question.models))
+    cost.power((), question.wall_watts, question.host)
 
 
 def _check_tokens(question: Question, step: int) -> None:
@@ -211,12 +212,6 @@ def _warnings(series: Sequence[PlanRow], alone: Sequence[PlanRow], hours: Estima
     if hours.value > HOURS_PER_YEAR:
         warnings.append(f"that is {hours.value / HOURS_PER_YEAR:,.1f} years of this rig")
     return tuple(warnings)
-
-
-def _power_warnings(power: Power | Absent) -> tuple[str, ...]:
-    if isinstance(power, Absent):
-        return ()
-    return (*(power.warnings or ()), *(wall.warnings(power.psu) if power.psu else ()))
 
 
 def _each(rows: Sequence[PlanRow]) -> str:

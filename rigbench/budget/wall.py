@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from rigbench import units
 from rigbench.errors import RigbenchError
 from rigbench.records import Absent, Energy, Figure, PowerPart, PsuHeadroom, Slice
+from rigbench.records.probe import Column
 
 # 80 PLUS Gold asks for 0.90 at half load (0.87 at full, 115 V): sensors read behind the supply, the meter before it.
 ASSUMED_EFFICIENCY = Figure(value=0.90, source="predicted", basis="assumed: 80 PLUS Gold at half load, 115 V")
 # Sensors average over tens of milliseconds and more; what a supply must bear lasts single ones: a tenth is kept free.
 LEAST_HEADROOM = 0.10
-GPUS, OTHER_GPUS, PACKAGE = "GPUs", "other GPUs", "CPU package"
+GPUS, OTHER_GPUS, PACKAGE, SUPPLY = "GPUs", "other GPUs", "CPU package", "power supply"
 
 
 @dataclass(frozen=True)
@@ -118,19 +119,29 @@ def taken_apart(
     return (*parts, PowerPart("everything else", Figure(value=rest, source="predicted", basis=basis))), ()
 
 
-def headroom(slices: Sequence[Slice], host: Host) -> PsuHeadroom | Absent:
-    """The highest draw sampled behind the supply, next to its rating, which is of what it delivers."""
+def headroom(
+    slices: Sequence[Slice], host: Host, read: Sequence[PowerPart] = (), wall_watts: float | None = None
+) -> PsuHeadroom | Absent:
+    """The highest draw behind the supply, next to its rating, which is of what it delivers.
+
+    The GPUs' highest tick and the host as declared; with the wall declared instead, the rest of its watts.
+    """
     if host.psu_watts is None:
         return Absent("the power supply's rating is not known; give --psu-watts W")
     peaks = [peak for result in slices if (peak := _peak(result)) is not None]
-    if not peaks:
+    gpus = math.fsum(part.watts.value for part in read if part.name != PACKAGE)
+    rest, whose = (host.watts.value, "host") if host.watts else (0.0, "")
+    if wall_watts is not None:
+        rest, whose = max(0.0, wall_watts * host.efficiency.value - gpus), "the rest of the wall's watts"
+    if not peaks and (gpus or not rest):
         return Absent("no watt reading")
-    rest = host.watts.value if host.watts else 0.0
-    peak = max(peaks) + rest
-    beside = f" + host {rest:.4g} W" if rest else ", without the host"
+    said = [f"highest tick of the sensors{'' if rest else ', without the host'}"] if peaks else []
+    said += [f"{whose} {rest:.4g} W"] if rest else []
+    peak = max(peaks, default=0.0) + rest
+    basis = " + ".join(said) if peaks else f"{said[0]}: no sensor tells a peak"
     return PsuHeadroom(
         rating_watts=host.psu_watts,
-        peak_watts=Figure(value=peak, source="measured", basis=f"highest tick of the sensors{beside}"),
+        peak_watts=Figure(value=peak, source="measured" if peaks else "declared", basis=basis),
         share=peak / host.psu_watts.value,
     )
 
@@ -157,7 +168,7 @@ def _loss(watts: float, host: Host) -> tuple[PowerPart, ...]:
     if efficiency.value == 1:
         return ()
     basis = f"{efficiency.value:.2f} efficiency, {_stated(efficiency)}"
-    return (PowerPart("power supply", Figure(value=watts, source="predicted", basis=basis)),)
+    return (PowerPart(SUPPLY, Figure(value=watts, source="predicted", basis=basis)),)
 
 
 def _sum(parts: Iterable[PowerPart]) -> float:
@@ -165,23 +176,21 @@ def _sum(parts: Iterable[PowerPart]) -> float:
 
 
 def _peak(result: Slice) -> float | None:
-    """The highest sum over devices of one tick's watts."""
+    """The highest sum over devices of one tick's watts, of those now and those averaged whichever are more."""
     if isinstance(result.telemetry, Absent):
         return None
     best: float | None = None
     for tick in range(len(result.telemetry.at_seconds)):
-        watts = [_at(series.power_instant_watts, tick, series.power_watts) for series in result.telemetry.series]
-        known = [value for value in watts if value is not None]
+        told = [_at(tick, series.power_instant_watts, series.power_watts) for series in result.telemetry.series]
+        known = [max(watts) for watts in told if watts]
         if known:
             best = max(best or 0.0, math.fsum(known))
     return best
 
 
-def _at(column: object, tick: int, otherwise: object) -> float | None:
-    for choice in (column, otherwise):
-        if isinstance(choice, tuple) and not isinstance(choice[tick], Absent):
-            return float(choice[tick])
-    return None
+def _at(tick: int, *columns: Column) -> list[float]:
+    readings = [column[tick] for column in columns if not isinstance(column, Absent)]
+    return [reading for reading in readings if not isinstance(reading, Absent)]
 
 
 def _stated(figure: Figure) -> str:

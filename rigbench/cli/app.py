@@ -25,16 +25,20 @@ from rigbench.cli import (  # noqa: E402, the commands register themselves on ap
     thermals,
 )
 
-measurements.register(app)
-matmul.register(app)
-dataloader.register(app)
-thermals.register(app)
-monitor.register(app)
-answers.register(app)
-backtest.register(app)
-bandwidth.register(app)
-p2p.register(app)
-collectives.register(app)
-capacity.register(app)
-capture.register(app)
-doctor.register(app)
+# In the order of a rig's life: measure it, train on it, plan with it, watch it, find what is wrong.
+for group in (
+    measurements,
+    bandwidth,
+    p2p,
+    collectives,
+    matmul,
+    dataloader,
+    thermals,
+    capacity,
+    answers,
+    backtest,
+    monitor,
+    doctor,
+    capture,
+):
+    group.register(app)

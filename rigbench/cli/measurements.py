@@ -119,9 +119,17 @@ def train_probe(
     data_dtype: Annotated[
         TokenType, typer.Option(help="The type of an id in --data. auto: as it was packed, else uint16.")
     ] = TokenType.auto,
+    wall_watts: WallWatts = None,
+    host_watts: HostWatts = None,
+    psu_watts: PsuWatts = None,
+    psu_efficiency: PsuEfficiency = None,
+    rig_profile: RigProfile = None,
 ) -> int:
     """Train a slice of a model of the series: tokens/s with an interval, step split, memory, energy."""
+    from rigbench import plans
     from rigbench.stages import train as stage
+
+    at_wall, host = plans.declared(wall_watts, host_watts, psu_watts, psu_efficiency, rig_profile)
 
     options = stage.options(
         params=params,
@@ -135,7 +143,7 @@ def train_probe(
         data_dtype=data_dtype.value,
         device=common.device,
     )
-    return common.answer(lambda job: stage.run(job, options), _show_slices)
+    return common.answer(lambda job: stage.run(job, options, host, at_wall), _show_slices)
 
 
 def _show_slices(run: Run, console: Console) -> None:

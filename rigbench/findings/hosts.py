@@ -6,12 +6,14 @@ both of them a good one, to a third. So it takes three hosts to tell.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from rigbench import stats
-from rigbench.records import Absent, Estimate, HostLink, OddHost, PairTimes, RankHost
+from rigbench.records import Absent, Collectives, Estimate, HostLink, OddHost, PairTimes, RankHost, Tally
 
+ADDRESS = re.compile(r"\[([0-9a-fA-F.:]+)\]:\d+")
 FAR_BELOW = 0.75  # of the others' median: healthy hosts of one kind differ by a tenth
 FEWEST_HOSTS, FEWEST_LINKS = 3, 2
 Side = Literal["sending", "receiving", "both ways"]
@@ -39,6 +41,25 @@ def _size(measured: tuple[int, Estimate]) -> int:
 def _seconds(size_bytes: int, rate: Estimate) -> Estimate:
     low, high = size_bytes / rate.high, size_bytes / rate.low
     return Estimate(size_bytes / rate.value, low, high, rate.confidence, rate.method, rate.n)
+
+
+def lost(result: Collectives) -> tuple[tuple[int, ...], str]:
+    """Whose end a failed connection tells of, from the address in gloo's words: ranks, and what to say; (), "" if none.
+
+    "… Read error [10.0.0.2]:6823: Connection reset by peer. This is typically caused by …" (gloo's tcp/pair.cc)
+    """
+    addresses = set(ADDRESS.findall(result.reason))
+    found = [
+        place
+        for place in result.ranks
+        if isinstance(place.ways, Tally) and any(way.split()[1] in addresses for way in place.ways.counts)
+    ]
+    if not found or len(found) == len(result.ranks):
+        return (), ""
+    names = dict.fromkeys(str(result.hosts[place.host].name) for place in found)
+    ranks = tuple(place.rank for place in found)
+    who = f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} on {', '.join(names)}"
+    return ranks, f"{who} was lost: {result.reason.partition('. This is typically')[0]}"
 
 
 def slowest(links: Sequence[HostLink]) -> HostLink | Absent:

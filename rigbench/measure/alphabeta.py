@@ -6,8 +6,8 @@ is only nearly true (not known: estimated from the residuals, as Paule and Mande
 hold both (a random-effects regression; its intervals take Student's t, as Knapp and Hartung 2003).
 
 A library changes its protocol at some size, so that the sizes about there may lie off any one line. The line begins
-from the pair of sizes that most others agree with (as Torr and Zisserman 2000 choose one, all pairs being tried); sizes
-that lie far from it, by what the others scatter and by a quarter at least, are named and left out.
+from the pair of sizes that most others, and both ends, agree with (as Torr and Zisserman 2000 choose one, all pairs
+being tried); sizes that lie far from it, by what the others scatter and by a quarter at least, are named and left out.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def _points(samples: Mapping[int, Sequence[float]]) -> list[Point]:
 
 def _near(points: Sequence[Point]) -> list[Point]:
     """The points that follow the line that most of them agree with."""
-    best = min((_through(a, b) for a, b in combinations(points, 2)), key=lambda line: _disagreement(line, points))
+    lines = [_through(a, b) for a, b in combinations(points, 2)]
+    near_both_ends = [it for it in lines if max(_residual(it, points[0]), _residual(it, points[-1])) <= FAR_SHARE]
+    best = min(near_both_ends, key=lambda line: _disagreement(line, points))
     # Rousseeuw and Leroy, Robust Regression and Outlier Detection, §5.1: the middle residual's scale
     middle = stats.median([_residual(best, point) for point in points])
     scale = stats.MAD_TO_DEVIATION * middle

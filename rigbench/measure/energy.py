@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from rigbench.records import Absent, Energy, SensorSeries, Telemetry
+import msgspec
+
+from rigbench.records import Absent, Device, Draw, Energy, SensorSeries, Telemetry
+from rigbench.records.power import DrawName
 
 COUNTER_WINDOW_SECONDS = 2.0  # a shorter window is too few steps of the energy counter
 ENOUGH_OF_WINDOW = 0.9
@@ -39,6 +42,25 @@ def between(telemetry: Telemetry, start_seconds: float, end_seconds: float) -> E
         covers="GPUs only" if gpus else "CPU package only",
         method="integrated" if "integrated" in methods else "counter",
     )
+
+
+def draws(telemetry: Telemetry, device: Device, start_seconds: float, end_seconds: float) -> tuple[Draw, ...]:
+    """Mean watts of the machine's parts in the window: the device that worked, the other GPUs, the CPU package.
+
+    A part that the machine does not have is left out; one that does not tell is Absent with its reason.
+    """
+    parts: dict[DrawName, list[SensorSeries]] = {"GPUs": [], "other GPUs": [], "CPU package": []}
+    for series in telemetry.series:
+        own = device.kind == "cuda" and series.uuid == device.uuid
+        parts["CPU package" if series.device == "CPU" else "GPUs" if own else "other GPUs"].append(series)
+    found = []
+    for name, series_of_it in parts.items():
+        if series_of_it:
+            alone = msgspec.structs.replace(telemetry, series=tuple(series_of_it))
+            used = between(alone, start_seconds, end_seconds)
+            told = (used, used) if isinstance(used, Absent) else (used.watts, used.method)
+            found.append(Draw(name, *told))
+    return tuple(found)
 
 
 def _window(telemetry: Telemetry, start_seconds: float, end_seconds: float) -> tuple[float, float] | Absent:

@@ -227,7 +227,7 @@ class _Attendance(Generic[T]):
                 lost.append(other)
             elif line.startswith(b'{"partial"'):
                 self._take(other, line)
-        blamed = tuple(it for it in lost if it == index or self.children[it].ended_alone)
+        blamed = tuple(it for it in lost if self.children[it].ended_alone) or (index,)
         reason = "; ".join(self.children[it].epitaph() for it in blamed)
         return self._ending("interrupted" if self.interrupted else "died", blamed, reason)
 

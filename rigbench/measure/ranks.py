@@ -98,7 +98,7 @@ def call(
                 children.append(start(rank, port))
                 started.callback(children[-1].kill)
             ending = attend(children, result_type, limit_seconds, on_progress)
-        if TAKEN not in ending.reason.lower() or any(ending.results):
+        if TAKEN not in ending.reason.lower() or ending.results[0]:
             return RanksOutcome(ending.results, ending.ended, ending.blamed, ending.reason)
         if not tries_left:
             raise port_in_use(port)
@@ -126,7 +126,9 @@ def call_as(
     if TAKEN in ending.reason.lower() and not any(ending.results):
         raise port_in_use(world.master_port)
     results = tuple(ending.results[0] if rank == world.rank else None for rank in range(world.size))
-    blamed = (world.rank,) if ending.ended == "died" else ending.blamed
+    blamed = ending.blamed
+    if ending.ended == "died":  # where it failed rather than was ended, another rank's death may be the cause
+        blamed = (world.rank,) if child.ended_alone else ()
     return RanksOutcome(results, ending.ended, blamed, ending.reason)
 
 

@@ -94,6 +94,7 @@ class Predictor:
             return Case(self._script(at(index), target, "width"), target)
 
         room = cards.room_bytes(target)
+
         def fits(n: int) -> bool:
             return self.least_bytes(at(n - 1)) <= room and case(n - 1).fits(room)
 

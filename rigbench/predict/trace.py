@@ -72,7 +72,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _kind(self, tensor: Tensor) -> str:
-        return "logits" if tensor.dim() >= 2 and tensor.shape[-1] == self._vocabulary else "activations"
+        at_the_head = self.pieces[-1].phase.endswith(("forward end", "backward start"))
+        wide = tensor.dim() >= 2 and tensor.shape[-1] == self._vocabulary
+        return "logits" if at_the_head and wide else "activations"
 
     def _see(self, tensor: Tensor, kind: str) -> None:
         storage = tensor.untyped_storage()

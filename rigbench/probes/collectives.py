@@ -6,27 +6,21 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
-from rigbench import stats
-from rigbench.errors import NOTHING, RigbenchError
-from rigbench.hardware import host, nccl_log, sockets
-from rigbench.hardware.accelerator import Accelerator, cuda_devices, open_accelerator
-from rigbench.hardware.sysfs import Sysfs
+from rigbench.hardware import nccl_log, sockets
 from rigbench.measure import collective_ops as ops
-from rigbench.measure.alphabeta import fit
-from rigbench.measure.ceilings import inverse
-from rigbench.measure.collective_ops import Flows, Operation
+from rigbench.measure.collective_rows import collective, expected_seconds, of_flows, of_size, rounds_of_pairs, shares
+from rigbench.measure.rank_device import free_bytes, kind_for, opened
 from rigbench.measure.ranks import ARRIVE_SECONDS, World, join
-from rigbench.measure.together import Times, Together, both
+from rigbench.measure.together import Together
 from rigbench.measure.workers import Report
 from rigbench.records import (
     Absent,
-    AlphaBeta,
     Collective,
     CollectiveName,
     Collectives,
@@ -54,11 +48,7 @@ TIMES_A_ROW = 4  # how often a size is made at least: checked twice, warm-up, on
 OVERRUN_SHARE = 0.25  # of an operation's time, by which its largest size may pass it
 PARTIAL_EVERY_SECONDS = 1.0
 DEPUTIES = 2  # ranks that hand over the record on the way: all have the same, and the first may be the one that dies
-SEVERAL_ON_ONE_GPU = "NCCL_MULTI_RANK_GPU_ENABLE"  # of NCCL 2.30 and later
-NOT_SUPPORTED = ("not support", "not implemented", "unsupported")
-NO_FIT = Absent("too few sizes were measured")
 NOT_JUDGED = Absent("hosts are compared by the parent")
-B = TypeVar("B")
 
 
 class Options(Record, frozen=True):
@@ -104,18 +94,19 @@ class _Probe:
         import torch.distributed as dist
 
         self.options, self.report, self.world = options, report, world
-        kind = _kind(options, world)
+        kind = kind_for(options.device, world)
         word = {"kind": kind, "host": options.host_name, "node": options.node, "fingerprint": options.fingerprint}
         self.words = [json.loads(it) for it in join(world, report, "gloo", options.arrive_seconds, json.dumps(word))]
         self.not_run: list[str] = []
         self.kind = self._common_kind()
         torch.manual_seed(world.rank)
-        self.accelerator = _opened(self.kind, world)
+        self.accelerator = opened(self.kind, world)
         self.group = dist.new_group(backend="nccl") if self.kind == "cuda" else None
         self.together = Together(self.accelerator, report, self.group)
         self.seconds = options.seconds or SECONDS[self.kind]
         self.hosts = self._hosts()
         self.places = self._places(Absent("not looked at yet"))
+        self.find_ways()
         self.sizes = self._sizes()
         self.operations: list[Collective] = []
         self.single: list[PairTimes] = []
@@ -202,7 +193,7 @@ class _Probe:
     def _sizes(self) -> tuple[int, ...]:
         """What was asked for, or 8 B to the most that fits on every rank; the largest in pairs comes of it too."""
         wanted = self.options.largest_bytes or max((*self.options.sizes, 0)) or LARGEST[self.kind]
-        own = _free_bytes(self.accelerator) // BUFFERS
+        own = free_bytes(self.accelerator) // BUFFERS
         if self.kind == "cpu":
             own //= len(self.hosts[self.places[self.world.rank].host].ranks)
         fits = min(row[0] for row in self.together.exchange([float(own)]))
@@ -255,20 +246,9 @@ class _Probe:
                 self.not_run.append(f"{what}: {len(rows) - index} of {len(rows)}, the time was up")
                 return
             self._announce(f"{what}, {index + 1} of {len(rows)}")
-            made = Flows(flows, size, self.world.rank, self.world.size, self.accelerator.torch_device, self.group)
-            check = self.together.checked([lambda made=made: made.wrong_values(0)])  # type: ignore[misc]
-            made.randomize()
             left = (until - self.together.elapsed_seconds) / (len(rows) - index)
-            times = self._sampled(lambda: None, made.work, min(max(left, LEAST_FLOW_SECONDS), MOST_ROW_SECONDS))
-            check = both(check, self.together.checked([lambda made=made: made.wrong_values(1)]))  # type: ignore[misc]
-            yield PairTimes(
-                flows=tuple(flows),
-                size_bytes=size,
-                rank_seconds=times.rank_seconds,
-                timing=times.timing,
-                bytes_per_s=tuple(inverse(stats.median_estimate(_slower(times, flow)), size) for flow in flows),
-                check=check,
-            )
+            seconds = min(max(left, LEAST_FLOW_SECONDS), MOST_ROW_SECONDS)
+            yield of_flows(self.together, flows, size, seconds, self.options.target_half_width)
             self._hand_over()
 
     def operate(self) -> None:
@@ -279,151 +259,29 @@ class _Probe:
             if self.together.stopping:
                 return
             self._operation(name, len(self.options.operations) - index)
-            if index == 0:
-                self.find_ways()
 
     def _operation(self, name: CollectiveName, left: int) -> None:
         """One operation over the sizes; a larger size gets more of the time, since it takes more."""
         began, rows, not_run = len(self.operations), list[CollectiveSize](), ""
         own_seconds = (self.until - self.together.elapsed_seconds) / left
         until = self.together.elapsed_seconds + own_seconds
-        for size, share in zip(self.sizes, _shares(len(self.sizes)), strict=True):
+        for size, share in zip(self.sizes, shares(len(self.sizes)), strict=True):
             if self.together.stopping:
                 break
             seconds = min(max(share * (until - self.together.elapsed_seconds), LEAST_ROW_SECONDS), MOST_ROW_SECONDS)
             left_seconds = max(until - self.together.elapsed_seconds, seconds, OVERRUN_SHARE * own_seconds)
-            if TIMES_A_ROW * _expected_seconds(rows, size) > left_seconds:
+            if self.options.sizes:  # asked for one by one: none is left out but what would outlast everything
+                left_seconds = self.seconds
+            if TIMES_A_ROW * expected_seconds(rows, size) > left_seconds:
                 not_run = f"{format_bytes(size)} and more: they would take too long"
                 break
             self._announce(f"{name}, {format_bytes(size)}")
-            row = self._row(name, size, seconds)
+            row = of_size(self.together, name, size, seconds, self.options.target_half_width)
             if isinstance(row, str):
                 not_run = row
                 break
             rows.append(row)
-            self.operations[began:] = [self._collective(name, rows, not_run, NO_FIT)]
+            self.operations[began:] = [collective(name, self.world.size, rows, not_run, finished=False)]
             self._hand_over()
-        line = fit({row.size_bytes: row.timing.seconds for row in rows}) if rows else NO_FIT
-        self.operations[began:] = [self._collective(name, rows, not_run, line)]
+        self.operations[began:] = [collective(name, self.world.size, rows, not_run, finished=True)]
         self._hand_over(at_once=True)
-
-    def _collective(
-        self, name: CollectiveName, rows: Sequence[CollectiveSize], not_run: str, line: AlphaBeta | Absent
-    ) -> Collective:
-        return Collective(
-            operation=name,
-            bus_factor=ops.bus_factor(name, self.world.size),
-            in_place=name not in ops.OUT_OF_PLACE,
-            sizes=tuple(rows),
-            fit=line,
-            not_run=not_run,
-        )
-
-    def _row(self, name: CollectiveName, size: int, seconds: float) -> CollectiveSize | str:
-        """One operation at one size; why not, where the backend or the memory refuses it, on whichever rank."""
-        place = (size, self.world.rank, self.world.size, self.accelerator.torch_device, self.group)
-        made, refusal = _or_refusal(lambda: Operation(name, *place))
-        if any(row[0] for row in self.together.exchange([float(bool(refusal))])) or made is None:
-            return refusal or "no memory for its buffers on another rank"
-        first, refusal = _or_refusal(lambda: made.wrong_values(0))
-        if any(row[0] for row in self.together.exchange([float(bool(refusal))])) or first is None:
-            return refusal or "another rank refused it"
-        check = self.together.checked([lambda: first])
-        made.randomize()
-        times = self._sampled(made.prepare, made.work, seconds)
-        check = both(check, self.together.checked([lambda: made.wrong_values(1)]))
-        rate = inverse(times.timing.estimate, size)
-        bus = ops.bus_factor(name, self.world.size)
-        return CollectiveSize(
-            size_bytes=size,
-            rank_seconds=times.rank_seconds,
-            timing=times.timing,
-            algorithm_bytes_per_s=rate,
-            bus_bytes_per_s=inverse(times.timing.estimate, bus * size) if bus else Absent("one rank has no bus"),
-            check=check,
-        )
-
-    def _sampled(self, prepare: Callable[[], object], work: Callable[[], object], limit_seconds: float) -> Times:
-        return self.together.sample(prepare, work, limit_seconds, self.options.target_half_width)
-
-
-def rounds_of_pairs(ranks: int) -> list[list[tuple[int, int]]]:
-    """Rounds of disjoint pairs in which every two ranks meet once: all but one stand in a circle that turns."""
-    circle = list(range(ranks)) + [-1] * (ranks % 2)  # with an odd number one rests in each round
-    rounds = []
-    for _ in range(len(circle) - 1):
-        facing = zip(circle[: len(circle) // 2], reversed(circle[len(circle) // 2 :]), strict=True)
-        rounds.append([(min(pair), max(pair)) for pair in facing if -1 not in pair])
-        circle = [circle[0], circle[-1], *circle[1:-1]]
-    return rounds
-
-
-def _shares(rows: int) -> list[float]:
-    """Of the time that is left, how much goes to each row; the last counts four times as much as the first."""
-    weights = [1 + 3 * index / max(1, rows - 1) for index in range(rows)]
-    return [weight / sum(weights[index:]) for index, weight in enumerate(weights)]
-
-
-def _expected_seconds(rows: Sequence[CollectiveSize], size_bytes: int) -> float:
-    """What one of the next size should take: what two sizes say of a byte, at most in proportion to the last."""
-    if not rows:
-        return 0.0
-    last, growth = rows[-1].timing.estimate.value, size_bytes / rows[-1].size_bytes
-    if len(rows) < 2:
-        return last
-    slope = (last - rows[-2].timing.estimate.value) / (rows[-1].size_bytes - rows[-2].size_bytes)
-    return min(max(last + slope * (size_bytes - rows[-1].size_bytes), last), last * growth)
-
-
-def _slower(times: Times, flow: tuple[int, int]) -> list[float]:
-    """The slower of two ranks in each repeat after the warm-up."""
-    steps = zip(*(times.rank_seconds[rank] for rank in flow), strict=True)
-    return [max(each) for each in steps][len(times.timing.warmup_seconds) :]
-
-
-def _or_refusal(make: Callable[[], B]) -> tuple[B | None, str]:
-    """What it makes, or why the backend or the memory would not have it."""
-    import torch
-
-    try:
-        return make(), ""
-    except torch.OutOfMemoryError:
-        return None, "no memory for its buffers"
-    except RuntimeError as error:
-        if not any(words in str(error).lower() for words in NOT_SUPPORTED):
-            raise
-        return None, str(error).splitlines()[0]
-
-
-def _kind(options: Options, world: World) -> Literal["cpu", "cuda"]:
-    """Whether there is a GPU for this rank.
-
-    Raises:
-        RigbenchError: there is none, and GPUs were asked for.
-    """
-    count = 0 if options.device == "cpu" else len(cuda_devices())
-    if count and (world.local_rank < count or os.environ.get(SEVERAL_ON_ONE_GPU) == "1"):
-        return "cuda"
-    if options.device != "cuda":
-        return "cpu"
-    raise RigbenchError(
-        f"rank {world.rank} has no GPU: torch sees {count} CUDA devices",
-        f"start fewer ranks, use --device cpu, or let NCCL 2.30 put several on one with {SEVERAL_ON_ONE_GPU}=1",
-        exit_code=NOTHING,
-    )
-
-
-def _opened(kind: Literal["cpu", "cuda"], world: World) -> Accelerator:
-    cpu, memory = host.cpu(Sysfs()), host.memory(Sysfs())
-    name = cpu.model if isinstance(cpu.model, str) else f"{cpu.architecture} CPU"
-    device = "cpu" if kind == "cpu" else f"cuda:{world.local_rank % len(cuda_devices())}"
-    return open_accelerator(device, name, memory.total_bytes, Absent("nothing is flushed"))
-
-
-def _free_bytes(accelerator: Accelerator) -> int:
-    import torch
-
-    if accelerator.device.kind == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    usable = host.memory(Sysfs()).usable_bytes
-    return (1 << 30) if isinstance(usable, Absent) else usable

@@ -7,7 +7,6 @@ from typing import Literal
 from rigbench.records.base import Absent, Figure, Record, Source
 from rigbench.records.slices import Model
 
-
 WeightFormat = Literal["bf16", "8-bit", "4-bit"]
 
 

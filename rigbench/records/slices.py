@@ -113,6 +113,8 @@ class Slice(Record, frozen=True):
 
     `steady_from` is the index of the first step of the steady window. `tokens_per_s` is total tokens over total
     seconds of that window, its interval by batch means; `step_seconds` is the median step with its own interval.
+    `joules_per_token` and `model_flop_per_joule` cover what `energy` covers; `draws` are all that was read of the
+    machine over the same window, `power` what they and what was declared come to at the wall.
     """
 
     method: int

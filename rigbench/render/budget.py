@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rigbench import units
 from rigbench.records import Absent, Budget, Estimate, Figure, PlanRow, Price
+from rigbench.render import power
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -149,20 +150,7 @@ def _costs(budget: Budget) -> Iterator[tuple[str, str]]:
     if isinstance(budget.power, Absent):
         yield "kWh, money", f"n/a ({budget.power.reason})"
         return
-    watts = budget.power.watts
-    yield "power", f"{units.format_watts(watts.value)} ({budget.power.covers}), {watts.source}: {watts.basis}"
-    for part in budget.power.split or ():
-        yield "", f"{part.name} {units.format_watts(part.watts.value)}, {part.watts.source}: {part.watts.basis}"
-    if budget.power.psu:
-        psu = budget.power.psu
-        rating, peak = psu.rating_watts, psu.peak_watts
-        yield (
-            "power supply",
-            (
-                f"peak {units.format_watts(peak.value)} ({peak.basis}) is {units.format_share(psu.share)} of its "
-                f"{units.format_watts(rating.value)} ({rating.source}: {rating.basis})"
-            ),
-        )
+    yield from power.lines(budget.power)
     if isinstance(budget.series_money, Absent):
         yield "money", f"n/a ({budget.series_money.reason})"
     if isinstance(budget.price, Price):

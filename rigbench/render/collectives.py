@@ -30,7 +30,7 @@ MOST_ROWS = 12
 MOST_WAYS = 4  # lines; of more ranks that differ, only the interfaces are told
 NARROW = 100
 NOTHING = "–"
-LEFT = ("operation", "pair", "from", "to", "host", "checked", "rig", "ranks")
+LEFT = ("operation", "pair", "from", "to", "host", "right", "rig", "ranks")
 
 
 def show(result: Collectives | Skipped, console: Console) -> None:
@@ -65,7 +65,7 @@ def _indented(line: str, style: str = "") -> RenderableType:
     from rich.padding import Padding
     from rich.text import Text
 
-    return Padding(Text(line, style=style), (0, 0, 0, 2))
+    return Padding(Text(line, style=style), (0, 0, 0, 2), expand=False)
 
 
 def _group(result: Collectives) -> str:
@@ -170,7 +170,7 @@ def _links_table(result: Collectives, links: Sequence[HostLink]) -> Table:
 
 
 def _operations_table(operations: Sequence[Collective]) -> Table:
-    table = _table(("operation", "latency", "±", "bus GB/s", "±", "α", "±", "β GB/s", "±", "checked"))
+    table = _table(("operation", "latency", "±", "bus GB/s", "±", "α", "±", "β GB/s", "±", "right"))
     for one in operations:
         if not one.sizes:
             table.add_row(one.operation, *[NOTHING, ""] * 4, "not run")
@@ -186,7 +186,7 @@ def _operations_table(operations: Sequence[Collective]) -> Table:
             *([NOTHING, ""] if isinstance(bus, Absent) else [_gigabytes(bus), plus_minus(bus)]),
             *alpha,
             *beta,
-            f"{wrong} of {checked} WRONG" if wrong else f"{checked} right",
+            f"{checked - wrong}/{checked}{' WRONG' if wrong else ''}",
         )
     return table
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -53,8 +55,15 @@ class Display:
         if self._live is None:
             self._live = Live(console=self._console, transient=True, auto_refresh=False, vertical_overflow="crop")
             self._live.start()
-        size = self._console.size
-        self._live.update(frame(monitor, charts, size.width, size.height), refresh=True)
+        self._live.update(frame(monitor, charts, *self._size()), refresh=True)
+
+    def _size(self) -> tuple[int, int]:
+        """The terminal's own, as it is now: COLUMNS may be another one's."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            found = os.get_terminal_size(self._console.file.fileno())
+            if found.columns and found.lines:
+                return found.columns, found.lines
+        return self._console.size.width, self._console.size.height
 
     def close(self) -> None:
         if self._live is not None:

@@ -102,7 +102,7 @@ def show_list(runs: list[Run], console: Console) -> None:
 def _holds(run: Run) -> str:
     rooms = [
         name
-        for name in ("topology", "bandwidth", "p2p", "collectives", "matmul", "dataloader", "thermals")
+        for name in ("topology", "bandwidth", "p2p", "collectives", "matmul", "dataloader", "thermals", "capacity")
         if getattr(run, name)
     ]
     rooms += [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rigbench import units
 from rigbench.records import Absent, Figure, Skipped, Slice
+from rigbench.render import power
 from rigbench.render.words import plus_minus
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ def _lines(result: Slice) -> list[tuple[str, str]]:
         ("compute", _compute(result)),
         ("memory", _memory(result)),
         ("energy", _energy(result)),
+        *_at_the_wall(result),
         ("data", f"{result.data.kind} {result.data.name}, {result.data.tokens:,} tokens ({result.data.distribution})"),
     ]
     if result.precision_trials:
@@ -144,7 +147,9 @@ def _memory(result: Slice) -> str:
 def _energy(result: Slice) -> str:
     energy = result.energy
     if isinstance(energy, Absent):
-        return f"n/a ({energy.reason})"
+        # An old slice cannot be told its watts any more.
+        cure = "; --host-watts W or --wall-watts W declares watts" if result.draws and not result.power else ""
+        return f"n/a ({energy.reason}{cure})"
     text = (
         f"{units.format_watts(energy.watts)} ({energy.covers}, {energy.method}) over "
         f"{units.format_seconds(energy.window_seconds)}"
@@ -153,3 +158,17 @@ def _energy(result: Slice) -> str:
         per_token = units.format_significant(result.joules_per_token)
         text += f"; {per_token} J a token, {units.format_flop(result.model_flop_per_joule)} a joule (model FLOP)"
     return text
+
+
+def _at_the_wall(result: Slice) -> Iterator[tuple[str, str]]:
+    """What the whole machine took, part by part, where it is known."""
+    if not result.power:
+        return
+    (_, text), *rest = power.lines(result.power)
+    watts = result.power.watts.value
+    joules = units.format_significant(watts / result.tokens_per_s.value)
+    flop = units.format_flop(result.model_flops_per_s / watts)
+    yield "wall", f"{text}; {joules} J a token, {flop} a joule at the wall"
+    yield from rest
+    for warning in result.power.warnings or ():
+        yield "warning", warning

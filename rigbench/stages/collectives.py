@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from rigbench import units
 from rigbench.errors import FAULT, FINE, INTERRUPTED, RigbenchError
-from rigbench.findings import hosts
+from rigbench.findings import collectives as findings
 from rigbench.hardware import cuda_map, host, sockets
 from rigbench.hardware.rig import Rig
 from rigbench.job import Interrupted, Job
 from rigbench.measure import ranks, telemetry
 from rigbench.measure.collective_ops import NAMES
+from rigbench.measure.rank_device import SEVERAL_ON_ONE_GPU
 from rigbench.measure.ranks import RanksOutcome, World
-from rigbench.probes.collectives import METHOD, SECONDS, SEVERAL_ON_ONE_GPU, Options
-from rigbench.records import Absent, CollectiveName, Collectives, RankCheck, RigId, Skipped
+from rigbench.probes.collectives import METHOD, SECONDS, Options
+from rigbench.records import Absent, CollectiveName, Collectives, RigId, Skipped
 from rigbench.store import now
 
 PROBE = "rigbench.probes.collectives"
@@ -29,6 +30,8 @@ LEAST_SECONDS, MOST_SECONDS = 1.0, 3600.0
 LEAST_LIMIT, MOST_LIMIT = 5.0, 24 * 3600.0
 MOST_RANKS_HERE = 64
 GRACE_SECONDS, TIMES_ITS_SECONDS = 60.0, 2.0  # beyond its own time: loading torch, buffers, rows that run late
+LOOPBACK, LOOPBACK_NAMES = "lo", ("localhost", "127.0.0.1", "::1")
+ELSEWHERE = "192.0.2.1"  # an address that is nobody's (RFC 5737): the way to it is the default route
 ARRIVE_SHARE = 0.8  # of a limit that leaves no more
 Progress = Callable[[float, str], None]
 
@@ -137,11 +140,11 @@ def run(job: Job, asked: Asked, world: World | None) -> Collectives | Skipped:
     job.progress.stage(f"collectives, {count} ranks", seconds + 5)
     with telemetry.Sampler(job.rig) as sampler:
         outcome = started(asked, world, count, job.run.rig, job.progress.update)
-    result = judged(outcome, count)
+    result = _judged(outcome, count)
     if result is None:
         raise Interrupted
     result = msgspec.structs.replace(result, telemetry=sampler.record())
-    job.faults += faults(result)
+    job.faults += findings.faults(result)
     if gpus > 1 and result.backend == "gloo" and asked.options.device == "auto":
         job.warn(f"the driver lists {gpus} GPUs and torch does not use them: ranks on the CPU were measured")
     _kept(job, result)
@@ -159,10 +162,10 @@ def follow(asked: Asked, world: World) -> int:
     rig = Rig.live()
     uuids = [(rig.nvml.uuid(index), rig.nvml.name(index)) for index in range(_count(rig))]
     identity = host.rig_id(host.cpu(rig.sysfs), host.memory(rig.sysfs), uuids)
-    result = judged(started(asked, world, world.size, identity, lambda share, text: None), world.size)
+    result = _judged(started(asked, world, world.size, identity, lambda share, text: None), world.size)
     if result is None or result.verdict == "interrupted":
         return INTERRUPTED
-    return FAULT if faults(result) else FINE
+    return FAULT if findings.faults(result) else FINE
 
 
 def started(
@@ -195,52 +198,13 @@ def started(
         )
 
 
-def judged(outcome: RanksOutcome[Collectives], count: int) -> Collectives | None:
+def _judged(outcome: RanksOutcome[Collectives], count: int) -> Collectives | None:
     """What the ranks found, with the verdict; None where the user said stop before there was anything."""
     found = next((result for result in outcome.results if result), None)
     if found is None and outcome.ended == "interrupted":
         return None
-    result = found or _nothing(count)
-    links = hosts.host_links(result.hosts, result.links)
-    result = msgspec.structs.replace(
-        result,
-        host_links=links,
-        slowest_link=hosts.slowest(links),
-        odd_hosts=hosts.odd_hosts(links),
-        dead_ranks=outcome.dead_ranks,
-    )
-    if outcome.ended in ("died", "hung"):
-        return msgspec.structs.replace(result, verdict=outcome.ended, reason=outcome.reason)
-    if wrong := list(_wrong(result)):
-        return msgspec.structs.replace(result, verdict="wrong values", reason=wrong[0])
-    if outcome.ended == "interrupted" or result.ended_by == "interrupted":
-        return msgspec.structs.replace(result, verdict="interrupted", reason="stopped before all was measured")
-    return result
-
-
-def faults(result: Collectives) -> list[str]:
-    """A line for what hung or died, and for everything that brought wrong values."""
-    ended = [f"collectives: {result.reason}"] if result.verdict in ("died", "hung") else []
-    return ended + [f"collectives: {line}" for line in _wrong(result)]
-
-
-def _wrong(result: Collectives) -> list[str]:
-    found: list[tuple[str, int, RankCheck]] = [
-        (one.operation, it.size_bytes, it.check) for one in result.operations for it in one.sizes
-    ]
-    for times in (*result.pairs, *result.pairs_at_once, *result.links):
-        flows = ", ".join(f"{source} to {destination}" for source, destination in times.flows)
-        found.append((f"send_recv between ranks {flows}", times.size_bytes, times.check))
-    return [
-        f"{what} of {units.format_bytes(size)} brought {check.wrong_values:,} wrong values "
-        f"to {_ranks(check.wrong_ranks)}"
-        for what, size, check in found
-        if not check.correct
-    ]
-
-
-def _ranks(numbers: Sequence[int]) -> str:
-    return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+    result = found or findings.nothing(count, METHOD, now())
+    return findings.judged(result, outcome.ended, outcome.dead_ranks, outcome.reason)
 
 
 def _kept(job: Job, result: Collectives | Skipped) -> Collectives | Skipped:
@@ -269,11 +233,16 @@ def _environment(folder: str, rank: int) -> Mapping[str, str]:
 
 
 def _interface(world: World) -> dict[str, str]:
-    """gloo takes the address of the host's name, which many systems map to their loopback; the routes know better."""
-    found = sockets.interface_towards(world.master_address, world.master_port)
-    if isinstance(found, Absent) or "GLOO_SOCKET_IFNAME" in os.environ:
+    """gloo takes the address of the host's name, which many systems map to their loopback; the routes know better.
+
+    The first host may know itself by its loopback too: then it is the interface of the default route.
+    """
+    if "GLOO_SOCKET_IFNAME" in os.environ:
         return {}
-    return {"GLOO_SOCKET_IFNAME": found}
+    found = sockets.interface_towards(world.master_address, world.master_port)
+    if found == LOOPBACK and world.master_address not in LOOPBACK_NAMES:
+        found = sockets.interface_towards(ELSEWHERE, world.master_port)
+    return {} if isinstance(found, Absent) else {"GLOO_SOCKET_IFNAME": found}
 
 
 def _fixed_port(variables: Mapping[str, str]) -> int | None:
@@ -284,28 +253,3 @@ def _fixed_port(variables: Mapping[str, str]) -> int | None:
     """
     word = variables.get("MASTER_PORT", "")
     return units.parse_whole(word, "MASTER_PORT", 1, (1 << 16) - 1) if word else None
-
-
-def _nothing(count: int) -> Collectives:
-    return Collectives(
-        method=METHOD,
-        started_at=now(),
-        seconds=0.0,
-        verdict="died",
-        reason="",
-        backend=Absent("it ended before anything was measured"),
-        world_size=count,
-        hosts=(),
-        ranks=(),
-        operations=(),
-        pairs=(),
-        pairs_at_once=(),
-        links=(),
-        host_links=(),
-        slowest_link=Absent("no link between hosts was measured"),
-        odd_hosts=(),
-        not_run=(),
-        ended_by="worker died",
-        dead_ranks=(),
-        telemetry=Absent("no sensor was read beside it"),
-    )

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from rigbench import units
+from rigbench.budget import cost, wall
 from rigbench.job import Job
 from rigbench.measure import energy, workers
 from rigbench.model import flops as model_flops
@@ -60,8 +61,10 @@ def options(
     )
 
 
-def run(job: Job, options: Options) -> Slice | Skipped:
+def run(job: Job, options: Options, host: wall.Host = cost.NO_HOST, wall_watts: float | None = None) -> Slice | Skipped:
     """One slice in its own process, sensors read beside it, compared with datasheet and measured matmul.
+
+    `host` and `wall_watts` are what is declared of the machine's watts.
 
     Raises:
         Interrupted: the user said stop; the steps so far are saved.
@@ -74,7 +77,7 @@ def run(job: Job, options: Options) -> Slice | Skipped:
     limit = (options.seconds or 80) + MARGIN_SECONDS
     result, sensors, outcome = isolated(job, "rigbench.probes.train", options, Slice, limit, environment)
     if isinstance(result, Slice):
-        result = _complete(job, result, sensors)
+        result = _with_power(_complete(job, result, sensors), host, wall_watts)
         if outcome.ended in ("died", "hung"):
             result = msgspec.structs.replace(result, events=(*result.events, outcome.reason))
     job.keep(slices=(*job.run.slices, result))
@@ -105,9 +108,18 @@ def _complete(job: Job, result: Slice, sensors: Telemetry) -> Slice:
         result,
         telemetry=sensors,
         energy=joules,
+        draws=energy.draws(sensors, result.device, start, end),
         mfu=_mfu(job, result),
         share_of_measured_matmul=_share_of_matmul(job, result),
     )
+
+
+def _with_power(result: Slice, host: wall.Host, wall_watts: float | None) -> Slice:
+    """The watts at the wall, where enough is read and declared for them."""
+    power = cost.power([result], wall_watts, host)
+    if isinstance(power, Absent) or power.covers != "wall":
+        return result
+    return msgspec.structs.replace(result, power=power)
 
 
 def _mfu(job: Job, result: Slice) -> Figure | Absent:

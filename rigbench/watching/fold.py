@@ -11,6 +11,7 @@ import msgspec
 from rigbench.findings import live
 from rigbench.findings.windows import FEWEST, CardWindow, HostWindow, Window
 from rigbench.hardware.gpu_sensors import LOST
+from rigbench.hardware.nvml_codes import REASONS
 from rigbench.measure.throttle import decode_throttle
 from rigbench.records import Absent
 from rigbench.records.monitor import (
@@ -44,6 +45,7 @@ GPU_TALLIES = tuple(name for name in GpuTick.__struct_fields__ if name not in ("
 HOST_TALLIES = tuple(name for name in HostTick.__struct_fields__ if name != "energy_joules")
 CPU = "CPU"
 NOT_SEEN = Absent("not listed yet")
+NOT_SUPPORTED = REASONS[3]  # what a card never told is not why it is silent
 
 
 class Fold:
@@ -214,7 +216,8 @@ class _Card:
             self._gone = None
             return
         self._unanswered += not answers
-        why = LOST if LOST in reasons else max(set(reasons), key=reasons.count)
+        telling = [reason for reason in reasons if reason != NOT_SUPPORTED] or reasons
+        why = LOST if LOST in reasons else max(telling, key=telling.count)
         self._gone = self._gone or Gone(at, why)
 
     def slow(self, slow: GpuSlow) -> None:

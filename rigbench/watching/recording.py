@@ -59,11 +59,10 @@ class Recorder:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, self._size)
+            lines = f"{self.lines} line{'' if self.lines == 1 else 's'}"
+            cure = f"; `rigbench monitor --from {self.path}` reads what is there" if self.lines else ""
             self.trouble = RigbenchError(
-                f"the recording {self.path} ends after {self.lines} lines ({reason(error)})",
-                f"free space; `rigbench monitor --from {self.path}` reads what is there"
-                if self.lines
-                else "free space",
+                f"the recording {self.path} ends after {lines} ({reason(error)})", f"free space{cure}"
             )
             return
         self._size += written

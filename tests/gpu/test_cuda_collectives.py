@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from rigbench.probes.collectives import SEVERAL_ON_ONE_GPU
+from rigbench.findings import collectives as findings
+from rigbench.measure.rank_device import SEVERAL_ON_ONE_GPU
 from rigbench.records import Absent, Tally
 from rigbench.stages import collectives as stage
 
@@ -20,9 +21,9 @@ SEVERAL_SINCE = (2, 30, 3)
 def measured(count: int):
     asked = stage.options(ranks_here=str(count), device="cuda", max_bytes="64MiB", seconds="15s", limit="180s")
     identity = stage.host.rig_id(stage.host.cpu(stage.Rig.live().sysfs), stage.host.memory(stage.Rig.live().sysfs), [])
-    result = stage.judged(stage.started(asked, None, count, identity, lambda share, text: None), count)
+    result = stage._judged(stage.started(asked, None, count, identity, lambda share, text: None), count)
     assert result is not None
-    assert (result.verdict, result.reason, stage.faults(result)) == ("fine", "", [])
+    assert (result.verdict, result.reason, findings.faults(result)) == ("fine", "", [])
     assert (result.backend, result.world_size) == ("nccl", count)
     assert tuple(one.operation for one in result.operations) == OPERATIONS
     for one in result.operations:

@@ -1,0 +1,275 @@
+"""Do the parts add up to the watts at the wall, each with its source, and is a contradiction said?"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from budget_slices import CPU, GPU, M120, energy, stored
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from scripted_sensors import series, telemetry
+
+from rigbench import plans
+from rigbench.budget import cost, wall
+from rigbench.errors import RigbenchError
+from rigbench.records import Absent, Draw, Figure, Power, PowerPart, Slice
+from rigbench.render import slices as render
+from rigbench.stages.train import _with_power
+
+LOST = Absent("GPU is lost")
+
+
+def declared(value: float, option: str) -> Figure:
+    return Figure(value=value, source="declared", basis=option)
+
+
+def host(watts: float | None = None, psu: float | None = None, efficiency: float | None = None) -> wall.Host:
+    return wall.Host(
+        watts=None if watts is None else declared(watts, "--host-watts"),
+        psu_watts=None if psu is None else declared(psu, "--psu-watts"),
+        psu_efficiency=None if efficiency is None else declared(efficiency, "--psu-efficiency"),
+    )
+
+
+def draw(name: str, watts: float | Absent) -> Draw:
+    return Draw(name, watts, watts if isinstance(watts, Absent) else "counter")  # type: ignore[arg-type]
+
+
+def sliced(*draws: Draw, gpu_watts: float | None = 300.0, **changes: Any) -> Slice:
+    read = Absent("no sensor") if gpu_watts is None else energy(gpu_watts)
+    changes = {"device": GPU, "energy": read, "draws": draws} | changes
+    return stored(M120, 1000.0, **changes).slice
+
+
+def parts_of(power: Power | Absent) -> dict[str, tuple[float, str]]:
+    assert isinstance(power, Power)
+    assert power.split
+    return {part.name: (round(part.watts.value, 6), part.watts.source) for part in power.split}
+
+
+def test_gpus_idle_gpus_package_rest_and_loss_add_up_to_the_wall():
+    draws = draw("GPUs", 300.0), draw("other GPUs", 25.0), draw("CPU package", 55.0)
+    power = cost.power([sliced(*draws)], None, host(110.0, efficiency=0.87))
+    assert parts_of(power) == {
+        "GPUs": (300.0, "measured"),
+        "other GPUs": (25.0, "measured"),
+        "CPU package": (55.0, "measured"),
+        "rest of the host": (55.0, "declared"),
+        "power supply": (65.0, "predicted"),
+    }
+    assert isinstance(power, Power)
+    assert power.watts.value == pytest.approx((300 + 25 + 110) / 0.87) == pytest.approx(500.0)
+    assert power.watts.basis == "(GPUs + other GPUs + CPU package + rest of the host) / 0.87, the parts below"
+    rest = power.split[3].watts  # type: ignore[index]
+    assert rest.basis == "110 W (--host-watts) less the CPU package"
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    gpus=st.floats(1, 5000),
+    others=st.none() | st.floats(0.5, 500),
+    package=st.none() | st.floats(0.5, 500),
+    rest=st.floats(1, 2000),
+    efficiency=st.floats(0.51, 1.0),
+)
+def test_whatever_the_parts_are_their_sum_is_the_walls(
+    gpus: float, others: float | None, package: float | None, rest: float, efficiency: float
+):
+    read = {"other GPUs": others, "CPU package": package}
+    draws = [draw(name, watts) for name, watts in read.items() if watts is not None]
+    power = cost.power([sliced(*draws, gpu_watts=gpus)], None, host(rest, efficiency=efficiency))
+    assert isinstance(power, Power)
+    assert math.fsum(part.watts.value for part in power.split or ()) == pytest.approx(power.watts.value)
+    behind = gpus + (others or 0.0) + max(rest, package or 0.0)
+    assert power.watts.value == pytest.approx(behind / efficiency)
+    assert bool(power.warnings) == (package is not None and package > rest)
+
+
+def test_several_slices_are_a_mean_with_least_and_most_and_the_host_does_not_vary():
+    both = [
+        sliced(draw("CPU package", 50.0), gpu_watts=280.0),
+        sliced(draw("CPU package", 60.0), gpu_watts=320.0),
+    ]
+    power = cost.power(both, None, host(100.0, efficiency=0.8))
+    assert isinstance(power, Power)
+    assert (power.watts.low, power.watts.value, power.watts.high) == pytest.approx((475.0, 500.0, 525.0))
+    assert power.split
+    assert power.split[0].watts == Figure(
+        value=300.0, source="measured", basis="GPUs read beside 2 slices", low=280.0, high=320.0
+    )
+
+
+def test_a_package_above_what_was_declared_for_the_host_is_said():
+    power = cost.power([sliced(draw("CPU package", 150.0))], None, host(90.0))
+    assert isinstance(power, Power)
+    assert power.warnings == ("the CPU package alone drew 150 W, more than the 90.0 W declared for the whole host",)
+    assert power.watts.value == pytest.approx((300 + 150) / 0.9)
+
+
+def test_another_gpu_that_was_not_read_is_said_and_a_package_that_was_not_is_within_the_host():
+    power = cost.power(
+        [sliced(draw("other GPUs", LOST), draw("CPU package", Absent("no permission")))], None, host(90.0)
+    )
+    assert isinstance(power, Power)
+    assert power.warnings == ("the watts of the other GPUs are not read (GPU is lost): they are not in the sum",)
+    assert set(parts_of(power)) == {"GPUs", "host", "power supply"}
+
+
+def test_on_a_cpu_the_hosts_watts_are_all_there_is_whether_its_package_is_read_or_not():
+    unread = sliced(draw("CPU package", Absent("no package energy counter")), gpu_watts=None, device=CPU)
+    assert parts_of(cost.power([unread], None, host(81.0))) == {
+        "host": (81.0, "declared"),
+        "power supply": (9.0, "predicted"),
+    }
+    read = sliced(device=CPU, energy=energy(50.0, "CPU package only"))
+    assert parts_of(cost.power([read], None, host(81.0))) == {
+        "CPU package": (50.0, "measured"),
+        "rest of the host": (31.0, "declared"),
+        "power supply": (9.0, "predicted"),
+    }
+
+
+def test_a_gpu_without_a_reading_gets_no_watts_from_the_host_alone():
+    assert cost.power([sliced(gpu_watts=None)], None, host(90.0)) == cost.HOST_ALONE
+    assert cost.power([sliced(gpu_watts=None)]) == cost.NO_WATTS
+
+
+def test_watts_declared_at_the_wall_are_taken_apart():
+    draws = draw("GPUs", 300.0), draw("CPU package", 60.0)
+    power = cost.power([sliced(*draws)], 500.0, host(efficiency=0.9))
+    assert isinstance(power, Power)
+    assert power.watts == declared(500.0, "--wall-watts")
+    assert parts_of(power) == {
+        "GPUs": (300.0, "measured"),
+        "CPU package": (60.0, "measured"),
+        "power supply": (50.0, "predicted"),
+        "everything else": (90.0, "predicted"),
+    }
+    without = cost.power([sliced(*draws)], 500.0)
+    assert parts_of(without)["everything else"] == (
+        140.0,
+        "predicted",
+    )  # the supply's loss is not known, so it is in it
+    assert cost.power([], 500.0) == Power(watts=declared(500.0, "--wall-watts"), covers="wall")
+
+
+def test_parts_above_what_was_declared_at_the_wall_are_said():
+    power = cost.power([sliced()], 250.0)
+    assert isinstance(power, Power)
+    assert power.warnings == ("the parts that are known come to 300 W, more than the 250 W declared at the wall",)
+    assert power.watts.value == 250.0
+
+
+def test_watts_that_are_stated_at_the_wall_have_no_loss_of_their_own():
+    asked = plans.declared(None, None, None, None, "single-h200")[1]
+    power = cost.power([sliced(gpu_watts=700.0)], None, asked)
+    assert parts_of(power) == {"GPUs": (700.0, "measured"), "host": (575.0, "declared")}
+    assert isinstance(power, Power)
+    assert power.watts.value == pytest.approx(1275.0)
+
+
+def with_ticks(**columns: Any) -> Slice:
+    at = (0.0, 1.0, 2.0)
+    return sliced(telemetry=telemetry(at, series("GPU0", **columns), series("CPU")))
+
+
+def test_the_peak_is_the_higher_of_now_and_average_and_a_lost_tick_hides_no_other():
+    ticks = with_ticks(power_watts=(300.0, 310.0, LOST), power_instant_watts=(280.0, 345.0, LOST))
+    found = wall.headroom([ticks], host(55.0, psu=500.0))
+    assert not isinstance(found, Absent)
+    assert (found.peak_watts.value, found.share) == (400.0, 0.8)
+    assert found.peak_watts.basis == "highest tick of the sensors + host 55 W"
+    stuck = with_ticks(power_watts=(300.0, 310.0, 305.0), power_instant_watts=(27.0, 27.0, 27.0))
+    found = wall.headroom([stuck], host(psu=500.0))
+    assert not isinstance(found, Absent)
+    assert found.peak_watts == Figure(310.0, "measured", "highest tick of the sensors, without the host")
+
+
+def test_the_supply_is_held_against_what_is_behind_it_with_the_wall_declared_too():
+    ticks = with_ticks(power_watts=(290.0, 350.0, 300.0))
+    power = cost.power([ticks], 500.0, host(psu=450.0, efficiency=0.9))
+    assert isinstance(power, Power)
+    assert power.psu
+    assert power.psu.peak_watts.value == pytest.approx(350 + 500 * 0.9 - 300)
+    assert power.warnings == (
+        "the sampled peak of 500 W is more than the power supply's 450 W, and single milliseconds draw more: "
+        "expect it to switch off",
+    )
+
+
+def test_on_a_cpu_the_supply_is_held_against_what_is_declared():
+    slow = sliced(gpu_watts=None, device=CPU, telemetry=telemetry((0.0, 1.0), series("CPU")))
+    power = cost.power([slow], None, host(90.0, psu=450.0))
+    assert isinstance(power, Power)
+    assert power.psu
+    assert power.psu.peak_watts == Figure(90.0, "declared", "host 90 W: no sensor tells a peak")
+    assert wall.headroom([slow], host(90.0)) == Absent("the power supply's rating is not known; give --psu-watts W")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("0", None, None, None, None), "--wall-watts '0' is zero"),
+        ((None, "-5", None, None, None), "--host-watts '-5' is negative"),
+        ((None, None, "1kW", None, None), "--psu-watts '1kW' has a unit that I do not know"),
+        ((None, None, None, "92", None), "--psu-efficiency '92' is above the sensible range"),
+        ((None, None, None, "0.5", None), "--psu-efficiency 0.5 is not between 0.5 and 1"),
+        (("500", "90", None, None, None), "--wall-watts covers the host already"),
+        ((None, None, None, None, "nonesuch"), "no rig or GPU profile 'nonesuch' for --rig-profile"),
+    ],
+)
+def test_declarations_that_cannot_be_are_refused_before_anything_is_measured(words: tuple[Any, ...], said: str):
+    with pytest.raises(RigbenchError) as refused:
+        plans.declared(*words)
+    assert said in str(refused.value)
+    with pytest.raises(RigbenchError):
+        plans.question("1e18", "diy", False, words[0], words[1], None, None, *words[2:])
+
+
+def test_a_wall_meter_beside_a_profile_keeps_the_profiles_supply():
+    at_wall, asked = plans.declared("600", None, None, None, "dual-rtx-4080")
+    assert at_wall == 600.0
+    assert asked.psu_watts is not None
+    assert (asked.psu_watts.value, asked.efficiency.value) == (1200.0, 0.9)
+
+
+def test_a_slice_shows_its_joules_and_the_walls_parts_and_survives_its_file():
+    measured = sliced(draw("GPUs", 300.0), draw("CPU package", 55.0))
+    measured = msgspec.structs.replace(measured, joules_per_token=0.3, model_flop_per_joule=2.5e9)
+    done = _with_power(measured, host(90.0, psu=400.0, efficiency=0.9), None)
+    assert msgspec.json.decode(msgspec.json.encode(done), type=Slice) == done
+    out = io.StringIO()
+    render.show(done, Console(file=out, width=200, color_system=None))
+    said = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    start = next(index for index, line in enumerate(said) if line.startswith("energy"))
+    assert said[start : start + 6] == [
+        "energy 300 W (GPUs only, counter) over 10.0 s; 0.300 J a token, 2.5 GFLOP a joule (model FLOP)",
+        "wall 433 W (wall), predicted: (GPUs + CPU package + rest of the host) / 0.90, the parts below; "
+        f"0.433 J a token, {done.model_flops_per_s / (390 / 0.9) / 1e6:.0f} MFLOP a joule at the wall",
+        "GPUs 300 W, measured: GPUs read beside 1 slice",
+        "CPU package 55.0 W, measured: CPU package read beside 1 slice",
+        "rest of the host 35.0 W, declared: 90.0 W (--host-watts) less the CPU package",
+        "power supply 43.3 W, predicted: 0.90 efficiency, declared: --psu-efficiency",
+    ]
+
+
+def test_a_slice_without_watts_says_what_would_tell_them():
+    bare = sliced(draw("CPU package", Absent("no package energy counter")), gpu_watts=None, device=CPU)
+    assert _with_power(bare, host(), None) == bare
+    out = io.StringIO()
+    render.show(bare, Console(file=out, width=200, color_system=None))
+    assert "energy  n/a (no sensor; --host-watts W or --wall-watts W declares watts)" in out.getvalue().replace(
+        "   ", "  "
+    )
+
+
+def test_parts_of_a_mean_are_read_only_where_they_were_read():
+    parts, missing = wall.read_beside([sliced(draw("other GPUs", 20.0)), sliced(draw("other GPUs", LOST))])
+    assert [part.name for part in parts] == ["GPUs", "other GPUs"]
+    assert parts[1] == PowerPart("other GPUs", Figure(20.0, "measured", "other GPUs read beside 1 slice", 20.0, 20.0))
+    assert missing == ()
