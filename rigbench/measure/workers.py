@@ -118,7 +118,7 @@ def serve_with(probe: str, work: Callable[[ModuleType, Any, Report], Record]) ->
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not end up between our lines
     orders = os.fdopen(os.dup(0), "rb")
-    sys.stdin = open(os.devnull)  # a forked child closes its stdin, and would wait for the thread that reads orders
+    sys.stdin = open(os.devnull)  # noqa: SIM115, a forked child closes its stdin, and would wait for the thread that reads orders
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     report = Report(out)
     module = importlib.import_module(probe)
