@@ -12,6 +12,8 @@ from rigbench.measure.telemetry import Sampler
 from rigbench.probes import topology
 from rigbench.records import Absent
 from rigbench.records.capture import CaptureSummary
+from rigbench.watching.asked import SLOW_SECONDS
+from rigbench.watching.slow import SlowBeat
 
 LOAD_FILE = "load.nvml.txt"
 
@@ -47,3 +49,4 @@ def read_everything(rig: Rig) -> None:
     """Every reading that rigbench takes of a machine at rest."""
     topology.run(rig, profiles.match_gpu)
     Sampler(rig).tick()
+    SlowBeat(rig, SLOW_SECONDS).read_once()

@@ -38,6 +38,8 @@ def run(options: Options, report) -> Result:
     if options.act == "finish":
         return Result(steps=7)
     report.partial(Result(steps=3, note="so far"))
+    if options.act == "refuse midway":
+        raise RigbenchError("the file shrank", "give another")
     if options.act == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     while not report.should_stop() or options.act == "hang":

@@ -260,7 +260,7 @@ def test_a_card_that_is_lost_stays_gone_and_one_that_missed_a_tick_does_not():
     fold.add(MonitorMissing(2.0, "GPU0", {}))
     fold.add(tick(2.0, power_watts=100.0))
     (gpu,) = fold.record().gpus
-    assert (gpu.gone, gpu.unanswered_ticks) == (Absent("it answers"), 1)
+    assert (gpu.gone, gpu.unanswered_ticks) == (Absent("not gone"), 1)
     fold.add(MonitorMissing(3.0, "GPU0", dict.fromkeys(names, "GPU is lost")))
     fold.add(tick(3.0))
     fold.add(tick(4.0))
@@ -268,6 +268,20 @@ def test_a_card_that_is_lost_stays_gone_and_one_that_missed_a_tick_does_not():
     assert record.gpus[0].gone == Gone(3.0, "GPU is lost")
     assert record.at_fault
     assert record.gpus[0].power_watts == Watched(Absent("GPU is lost"), 100.0, 100.0, 100.0, 2)
+
+
+def test_a_card_that_never_tells_anything_is_silent_and_not_gone():
+    fold = Fold(header())
+    fold.add(MonitorMissing(0.0, "GPU0", dict.fromkeys(GpuTick.__struct_fields__, "not supported")))
+    fold.add(tick(0.0))
+    record = fold.record()
+    assert record.gpus[0].gone == Absent("not gone")
+    assert record.gpus[0].power_watts == Absent("not supported")
+    assert not record.at_fault
+    lost = Fold(header())
+    lost.add(MonitorMissing(0.0, "GPU0", dict.fromkeys(GpuTick.__struct_fields__, "GPU is lost")))
+    lost.add(tick(0.0))
+    assert lost.record().gpus[0].gone == Gone(0.0, "GPU is lost")
 
 
 def test_ticks_that_came_late_are_counted():
@@ -443,3 +457,20 @@ def test_a_partly_written_line_is_cut_off_again(tmp_path: Path, monkeypatch: pyt
     assert recorder.trouble is not None
     assert "ends after 1 line (no space left on device)" in str(recorder.trouble)
     assert list(recording.read(path)) == [header()]
+
+
+@pytest.mark.parametrize("code", [*range(1, 31), 999, 4242])
+def test_whatever_the_driver_answers_the_slow_beat_reads_on(code: int):
+    calls = (
+        *("nvmlDeviceGetPcieThroughput/0", "nvmlDeviceGetPcieThroughput/1", "nvmlDeviceGetEnforcedPowerLimit"),
+        *("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetName", "nvmlDeviceGetMemoryInfo_v2"),
+    )
+    broken = [f"0 {call} = {code}" for call in calls]
+    well = ["1 nvmlDeviceGetPcieThroughput/0 = 0 1", "1 nvmlDeviceGetPcieThroughput/1 = 0 2"]
+    slow = SlowBeat(rig(*broken, *well, count=2), 5.0)
+    for _ in range(2):
+        slow.read_once()
+        found = slow.take()
+        assert found is not None
+        assert isinstance(found.gpus["GPU0"].to_gpu_bytes_per_s, Absent)
+        assert found.gpus["GPU1"].to_gpu_bytes_per_s == 2000.0

@@ -44,6 +44,11 @@ def test_a_result_comes_back_with_its_progress_whatever_the_probe_prints():
     assert said == [(0.5, "half way")]
 
 
+def test_a_refusal_in_the_middle_of_the_work_keeps_what_was_measured():
+    outcome = call("refuse midway")
+    assert outcome == workers.Outcome(Result(steps=3, note="so far"), "died", "the file shrank; give another")
+
+
 def test_a_refusal_arrives_with_its_cure_and_exit_code():
     with pytest.raises(RigbenchError, match="the file is empty; give another") as caught:
         call("refuse")

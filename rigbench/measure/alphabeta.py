@@ -23,7 +23,7 @@ from rigbench.records import Absent, AlphaBeta, Estimate
 
 FEWEST_SIZES = 4
 FAR_DEVIATIONS, FAR_SHARE = 5.0, 0.25
-UNTOLD_SHARE = 0.75  # an interval of the bandwidth whose ends differ more than 7-fold tells nothing
+UNTOLD_SHARE = 0.6  # an interval of the bandwidth whose ends differ more than 4-fold tells nothing
 COMMON_SAMPLES = 4  # how many samples the scatter of all sizes counts for, beside a size's own
 PARAMETERS = 2
 REWEIGHTED = 3  # times: errors are shares of the time that the line expects, once there is one

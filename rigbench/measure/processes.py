@@ -134,7 +134,7 @@ def attend(
     Progress is passed on as the first child tells it. Ctrl-C asks all of them to end with what they have.
 
     Raises:
-        RigbenchError: a probe refused its options or its input.
+        RigbenchError: a probe refused its options or its input, before it had measured anything.
     """
     try:
         return _Attendance(children, result_type, limit_seconds, on_progress).end()
@@ -160,6 +160,7 @@ class _Attendance(Generic[T]):
         self.marks: list[tuple[float, str]] = [(-1.0, "its start")] * len(children)
         self.done: set[int] = set()
         self.interrupted = False
+        self.refusal = ""
         self.lines: Lines = queue.SimpleQueue()
 
     def end(self) -> Ending[T]:
@@ -178,6 +179,8 @@ class _Attendance(Generic[T]):
                     raise
                 self._stop()
                 continue
+            if self.refusal:
+                return self._ending("died", (index,), self.refusal)
             if missing is not None:
                 return self._ending("hung", tuple(missing["ranks"]), missing["reason"])
         return self._ending("interrupted" if self.interrupted else "finished")
@@ -195,7 +198,10 @@ class _Attendance(Generic[T]):
             if index == 0:
                 self.on_progress(share, text)
         elif "error" in message:
-            raise RigbenchError(**message["error"])
+            error = RigbenchError(**message["error"])
+            if self.best[index] is None:
+                raise error
+            self.refusal = str(error)  # in the middle of its work: what was measured before is kept
         elif "partial" in message:
             self.best[index] = msgspec.convert(message["partial"], self.result_type)
         elif "result" in message:

@@ -86,7 +86,8 @@ def call(
     def start(rank: int, port: int) -> Child:
         world = World(rank, world_size, rank, "127.0.0.1", port)
         own = {**(environment or {}), **(rank_environment(rank) if rank_environment else {})}
-        return Child(probe, "ranks", options, {**own, **world.environment}, name=f"rank {rank}")
+        place = {**world.environment, "TORCHELASTIC_USE_AGENT_STORE": "False"}  # whatever torchrun may have set here
+        return Child(probe, "ranks", options, {**own, **place}, name=f"rank {rank}")
 
     tries_left = 1 if master_port is not None else PORTS_TRIED
     while True:

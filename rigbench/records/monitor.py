@@ -18,7 +18,7 @@ METHOD = 1
 
 MonitorEndedBy = Literal["time is up", "one look", "stopped by the user", "recording ended", "cut short"]
 HintSeverity = Literal["fault", "warning", "information"]
-NOT_GONE = Absent("it answers")
+NOT_GONE = Absent("not gone")
 
 
 class MonitorHeader(Record, frozen=True, kw_only=True):

@@ -193,6 +193,7 @@ class _Card:
         self._throttled: dict[str, int] = {}
         self._throttle_now: tuple[str, ...] = ()
         self._throttle_ticks = self._unanswered = 0
+        self._answered = False
         self._gone: Gone | None = None
         self._processes: Any = NOT_READ
 
@@ -210,12 +211,14 @@ class _Card:
         self._notice_silence(at, values)
 
     def _notice_silence(self, at: float, values: dict[str, Any]) -> None:
+        """Gone is a card that is lost, or that answered and does so no more; one that never tells is only silent."""
         reasons = [value.reason for value in values.values() if isinstance(value, Absent)]
         answers = len(reasons) < len(values)
-        if answers and LOST not in reasons:
+        self._answered = self._answered or answers
+        self._unanswered += not answers
+        if LOST not in reasons and (answers or not self._answered):
             self._gone = None
             return
-        self._unanswered += not answers
         telling = [reason for reason in reasons if reason != NOT_SUPPORTED] or reasons
         why = LOST if LOST in reasons else max(telling, key=telling.count)
         self._gone = self._gone or Gone(at, why)
