@@ -77,6 +77,7 @@ def values(found):
     return [row[name].get("value", 0) for row in found["rows"] for name in ("micro_batch", "sequence", "model")]
 
 
+@pytest.mark.slow
 def test_a_larger_card_fits_more_of_everything_and_every_figure_is_a_prediction(rigbench):
     words = ("capacity", "--series", "tiny", "--seq", "128", "--optimizer", "adamw", "--json")
     found = {}
