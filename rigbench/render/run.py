@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from rigbench import units
-from rigbench.records import (
-    Absent,
-    Bandwidth,
-    Budget,
-    Collectives,
-    Dataloader,
-    Matmul,
-    P2p,
-    Run,
-    Skipped,
-    Slice,
-    Thermals,
-    Topology,
-)
+from rigbench.records import Absent, Run, Skipped, Slice
 from rigbench.render import (
     backtest,
     bandwidth,
@@ -44,39 +32,9 @@ def show(run: Run, console: Console) -> None:
 
     console.print(Text.assemble((f"rigbench {run.command}", "bold"), f"  {run.id}, {run.started_at}, {run.status}"))
     console.print(Text(f"  rig {run.rig.fingerprint}: {_rig(run)}; {_software(run)}", style="dim"))
-    if isinstance(run.topology, Topology):
+    for room, how in _rooms(run):
         console.print()
-        topology.show(run.topology, console)
-    if isinstance(run.bandwidth, Bandwidth):
-        console.print()
-        bandwidth.show(run.bandwidth, console)
-    if isinstance(run.p2p, P2p):
-        console.print()
-        p2p.show(run.p2p, console)
-    if isinstance(run.collectives, Collectives):
-        console.print()
-        collectives.show(run.collectives, console)
-    if isinstance(run.matmul, Matmul):
-        console.print()
-        matmul.show(run.matmul, console)
-    if isinstance(run.dataloader, Dataloader):
-        console.print()
-        dataloader.show(run.dataloader, console)
-    if isinstance(run.thermals, Thermals):
-        console.print()
-        thermals.show(run.thermals, console)
-    for item in run.slices:
-        console.print()
-        slices.show(item, console)
-    if isinstance(run.budget, Budget):
-        console.print()
-        budget.show(run.budget, console)
-    if run.capacity:
-        console.print()
-        capacity.show(run.capacity, console)
-    if run.backtest:
-        console.print()
-        backtest.show(run.backtest, console)
+        how(room, console)
     if run.findings or run.unchecked:
         console.print()
         findings.show_findings(run, console)
@@ -85,6 +43,26 @@ def show(run: Run, console: Console) -> None:
             console.print(Text(f"{room.probe} skipped: {room.reason}", style="yellow"))
     for warning in run.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def _rooms(run: Run) -> Iterator[tuple[Any, Callable[[Any, Console], None]]]:
+    """Every result that there is, and what shows it. Of the rooms only a slice is shown where it could not run."""
+    before: list[tuple[object, Callable[[Any, Console], None]]] = [
+        (run.topology, topology.show),
+        (run.bandwidth, bandwidth.show),
+        (run.p2p, p2p.show),
+        (run.collectives, collectives.show),
+        (run.matmul, matmul.show),
+        (run.dataloader, dataloader.show),
+        (run.thermals, thermals.show),
+    ]
+    after: list[tuple[object, Callable[[Any, Console], None]]] = [
+        (run.budget, budget.show),
+        (run.capacity, capacity.show),
+        (run.backtest, backtest.show),
+    ]
+    shown = [*before, *((item, slices.show) for item in run.slices), *after]
+    return ((room, how) for room, how in shown if room and (how is slices.show or not isinstance(room, Skipped)))
 
 
 def show_list(runs: list[Run], console: Console) -> None:
