@@ -37,9 +37,9 @@ SHAPES = [
 GPT2_124M = Shape("gpt2", 12, 768, 12, 12, 3072, 50304, 1024, tied_head=True, biases=False)
 
 
-def counted(shape, checkpointing, precision=torch.float32, sequences=3):
+def counted(shape, checkpointing, precision=torch.float32, sequences=3, loss_chunks=1):
     """FLOP of one forward and one backward pass, by torch's counter."""
-    model = Decoder(shape, checkpointing)
+    model = Decoder(shape, checkpointing, loss_chunks)
     tokens = torch.randint(shape.vocabulary, (sequences, shape.sequence))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):
@@ -58,7 +58,7 @@ def test_forward_and_backward_equal_torchs_counter_to_the_last_flop(shape):
     assert (
         forward + backward
         == tokens * flops.flop_per_token(shape)
-        == tokens * flops.hardware_flop_per_token(shape, False)
+        == tokens * flops.hardware_flop_per_token(shape)
     )
 
 
@@ -67,7 +67,16 @@ def test_checkpointing_repeats_the_blocks_but_for_their_last_product(shape):
     forward, backward = counted(shape, checkpointing=True)
     tokens = 3 * shape.sequence
     assert forward == tokens * flops.forward_flop_per_token(shape)
-    assert forward + backward == tokens * flops.hardware_flop_per_token(shape, checkpointing=True)
+    assert forward + backward == tokens * flops.hardware_flop_per_token(shape, checkpoint_every=1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("every", "chunks"), [(2, 1), (3, 1), (0, 4), (2, 4)])
+def test_every_kth_block_and_a_chunked_loss_repeat_what_they_did_not_keep(shape, every, chunks):
+    forward, backward = counted(shape, every, loss_chunks=chunks)
+    tokens = 3 * shape.sequence
+    assert forward == tokens * flops.forward_flop_per_token(shape)
+    assert forward + backward == tokens * flops.hardware_flop_per_token(shape, every, chunks)
 
 
 def test_bf16_does_the_same_operations():
@@ -127,5 +136,5 @@ def test_matrices_and_tables_decay_and_nothing_else():
 def test_an_unknown_optimizer_is_refused():
     from rigbench.errors import RigbenchError
 
-    with pytest.raises(RigbenchError, match="no optimizer 'lion'; use adamw"):
+    with pytest.raises(RigbenchError, match="no optimizer 'lion'; use one of adamw, adamw-foreach"):
         optim.build("lion", Decoder(SHAPES[0]))

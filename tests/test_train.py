@@ -2,6 +2,9 @@
 
 import io
 import math
+import re
+import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,8 +12,10 @@ import torch
 
 from rigbench.errors import RigbenchError
 from rigbench.measure.workers import Report
-from rigbench.model import flops
+from rigbench.model import flops, optim
+from rigbench.model.batches import Batches
 from rigbench.model.gpt import Decoder
+from rigbench.model.tokens import zipf_tokens
 from rigbench.probes import train
 from rigbench.records import Absent, Shape, Slice
 
@@ -131,14 +136,118 @@ def test_a_loss_that_is_not_a_number_is_an_event_with_its_step(options, monkeypa
     msgspec.json.decode(msgspec.json.encode(result), type=Slice)
 
 
-def test_out_of_memory_is_a_result_with_its_cure(options, monkeypatch):
-    def forward(self, tokens, targets):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+def out_of_memory(*_words, **_named):
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Decoder, "forward", forward)
-    with pytest.raises(RigbenchError, match="does not fit this device's memory; try a smaller --micro-batch") as caught:
+
+@pytest.mark.parametrize(
+    ("where", "stage"),
+    [
+        ("rigbench.model.gpt.Decoder.__init__", "building the model"),
+        ("rigbench.model.optim.build", "building the optimizer"),
+        ("rigbench.model.batches.Batches.next", "loading a batch"),
+        ("rigbench.model.gpt.Decoder.forward", "the forward pass"),
+        ("torch.Tensor.backward", "the backward pass"),
+        ("torch.optim.AdamW.step", "the optimizer's step"),
+    ],
+)
+def test_out_of_memory_at_any_stage_is_a_result_with_its_cure(options, monkeypatch, where, stage):
+    monkeypatch.setattr(where, out_of_memory)
+    said = re.escape(
+        f"tiny at micro-batch 2 does not fit this device's memory (out of memory in {stage}); try a smaller "
+    )
+    with pytest.raises(RigbenchError, match=said) as caught:
         slice_of(options)
     assert caught.value.exit_code == 3
+
+
+def test_a_cpu_out_of_memory_is_told_from_other_errors(options, monkeypatch):
+    words = iter(["[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory", "shape mismatch"])
+
+    def forward(self, tokens, targets):
+        raise RuntimeError(next(words))
+
+    monkeypatch.setattr(Decoder, "forward", forward)
+    with pytest.raises(RigbenchError, match="out of memory in the forward pass"):
+        slice_of(options)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        slice_of(options)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16-pure"},
+        {"precision": "fp16"},
+        {"optimizer": "adamw-foreach"},
+        {"checkpointing": "on", "checkpoint_every": 2},
+        {"loss_chunks": 4},
+        {"accumulation": 3},
+    ],
+)
+def test_every_way_of_training_learns_alike(options, changes):
+    """The same tokens, weights and learning rate: the losses of the first steps agree to the precision's digits."""
+    plain = slice_of(options).steps.loss
+    result = slice_of(options, **changes)
+    rounding = 0.02 if "precision" in changes else 2e-3
+    if "accumulation" not in changes:  # which sees other batches in its first step
+        assert result.steps.loss[:3] == pytest.approx(plain[:3], rel=rounding)
+    assert all(math.isfinite(loss) for loss in result.steps.loss)
+    assert result.tokens_per_step == 64 * changes.get("accumulation", 1)
+    assert msgspec.json.decode(msgspec.json.encode(result), type=Slice) == result
+
+
+def test_accumulated_micro_steps_are_one_step_of_their_mean_gradient(options):
+    """Against a second loop, written out here, over the same batches."""
+    result = slice_of(options, accumulation=2)
+    torch.manual_seed(0)
+    model = Decoder(SHAPE)
+    optimizer = optim.build("adamw", model, learning_rate=3e-4)
+    tokens, data = zipf_tokens(Path(options.cache), 512)
+    batches = Batches(tokens, data.dtype, 512, 2, 32, "cpu", data.name)
+    for expected in result.steps.loss[:3]:
+        micro_batches = [batches.next(), batches.next()]
+        inputs, targets = (torch.cat(parts) for parts in zip(*micro_batches, strict=True))
+        loss = model(inputs, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"precision": "tf32"}, "a CPU has no tf32; use --precision fp32 or bf16"),
+        ({"optimizer": "paged-adamw8bit"}, "pages its states between a GPU and the host, and here trains a cpu"),
+    ],
+)
+def test_what_a_cpu_cannot_do_is_said(options, changes, said):
+    with pytest.raises(RigbenchError, match=said) as caught:
+        slice_of(options, **changes)
+    assert caught.value.exit_code == 3
+
+
+def test_without_bitsandbytes_its_arm_says_what_to_install(options, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim.adamw", None)
+    with pytest.raises(
+        RigbenchError, match=r"adamw8bit needs bitsandbytes \(.*\); install it, or use --optimizer adamw"
+    ):
+        slice_of(options, optimizer="adamw8bit")
+
+
+def test_a_bitsandbytes_without_kernels_for_this_cuda_is_quoted_in_one_line(options, monkeypatch):
+    def refuse(*_words, **_named):
+        raise RuntimeError("\nConfigured CUDA binary not found at libbitsandbytes_cuda131.so\nTry this\nand that")
+
+    monkeypatch.setattr("bitsandbytes.optim.adamw.AdamW8bit.__init__", refuse)
+    with pytest.raises(RigbenchError) as caught:
+        slice_of(options, optimizer="adamw8bit")
+    assert str(caught.value) == (
+        "bitsandbytes cannot be used here (Configured CUDA binary not found at libbitsandbytes_cuda131.so); "
+        "use --optimizer adamw"
+    )
 
 
 def test_a_default_micro_batch_that_does_not_fit_is_halved_and_said(options, monkeypatch):

@@ -28,6 +28,8 @@ class Accelerator(Protocol):
 
     def reset_peak_memory(self) -> None: ...
 
+    def empty_cache(self) -> None: ...
+
     def allocated_peak_bytes(self) -> int | Absent: ...
 
     def reserved_peak_bytes(self) -> int | Absent: ...
@@ -74,6 +76,9 @@ class CpuAccelerator:
         return seconds
 
     def reset_peak_memory(self) -> None:
+        return None
+
+    def empty_cache(self) -> None:
         return None
 
     def allocated_peak_bytes(self) -> Absent:
@@ -127,6 +132,9 @@ class CudaAccelerator:
 
     def reset_peak_memory(self) -> None:
         self._torch.cuda.reset_peak_memory_stats()
+
+    def empty_cache(self) -> None:
+        self._torch.cuda.empty_cache()
 
     def allocated_peak_bytes(self) -> int:
         return int(self._torch.cuda.max_memory_allocated())

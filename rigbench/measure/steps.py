@@ -5,15 +5,16 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import msgspec
 
 from rigbench.hardware.accelerator import Accelerator
 from rigbench.measure.timing import StepWatch
+from rigbench.measure.training import Trained
 from rigbench.measure.workers import Report
-from rigbench.model.batches import Batches
 from rigbench.records import Absent, EndedBy, Steps
 
 if TYPE_CHECKING:
@@ -26,30 +27,40 @@ PARTIAL_EVERY_SECONDS = 5.0
 WORTH_STEPS, SHORTEST_SECONDS, LONGEST_SECONDS = 16, 25.0, 80.0
 
 
+class Source(Protocol):
+    """Where a step's batches come from: what the module is called with, on the device."""
+
+    def next(self) -> Sequence[Any]: ...
+
+
+class Patience(NamedTuple):
+    """How long a slice may take. `seconds` 0: 16 steps' worth, between the two others."""
+
+    seconds: float = 0.0
+    shortest_seconds: float = SHORTEST_SECONDS
+    longest_seconds: float = LONGEST_SECONDS
+    target_half_width: float = 0.01
+
+
 class StepLoop:
-    """Trains `model` step by step and keeps what every step took.
+    """Trains a model step by step and keeps what every step took.
 
     A step begins where the last one ended: the parts add up to the step, and the steps to the whole time, with no gap
-    but the moments between chunks in which results are handed over. `seconds` 0 means 16 steps' worth.
+    but the moments between chunks in which results are handed over. Of several micro-steps the parts are summed.
     """
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batches: Batches,
-        precision: Callable[[], AbstractContextManager[object]],
-        clip_norm: float,
-        seconds: float,
-        target_half_width: float,
+        self, accelerator: Accelerator, trained: Trained, source: Source, tokens_per_step: int, patience: Patience
     ) -> None:
-        self.accelerator, self.model, self.optimizer, self.batches = accelerator, model, optimizer, batches
-        self.precision, self.clip_norm, self.seconds = precision, clip_norm, seconds
-        self.watch = StepWatch(target_half_width, seconds or LONGEST_SECONDS, time.perf_counter())
+        self.accelerator, self.trained, self.source, self.patience = accelerator, trained, source, patience
+        self.tokens_per_step = tokens_per_step
+        limit = patience.seconds or patience.longest_seconds
+        self.watch = StepWatch(patience.target_half_width, limit, time.perf_counter())
         self.events: list[str] = []
+        self.now_in = "the first step"
         self._seconds: list[float] = []
         self._parts: tuple[list[float], ...] = tuple([] for _ in PARTS)
+        self._enqueue: list[float] = []
         self._ended: list[float] = []
         self._loss: list[float | Absent] = []
 
@@ -73,6 +84,7 @@ class StepLoop:
             optimizer_seconds=optimizer,
             ended_at_seconds=tuple(self._ended),
             loss=tuple(self._loss),
+            enqueue_seconds=tuple(self._enqueue) if self.accelerator.device.kind == "cuda" else msgspec.UNSET,
         )
 
     def shares(self) -> dict[str, float]:
@@ -87,15 +99,17 @@ class StepLoop:
         while True:
             marks, losses = [self.accelerator.mark()], []
             for _ in range(chunk):
+                begun = time.perf_counter()
                 parts, loss = self._step()
+                self._enqueue.append(time.perf_counter() - begun)
                 marks += parts
                 losses.append(loss)
             self.accelerator.synchronize()
             clock = time.perf_counter()
             verdict = self._keep(marks, losses, clock)
-            if not self.seconds and len(self._seconds) == 2:
-                worth = WORTH_STEPS * self._seconds[-1]
-                watch.limit_seconds = min(LONGEST_SECONDS, max(SHORTEST_SECONDS, worth))
+            if not self.patience.seconds and len(self._seconds) == 2:
+                worth = max(self.patience.shortest_seconds, WORTH_STEPS * self._seconds[-1])
+                watch.limit_seconds = min(self.patience.longest_seconds, worth)
             if verdict or report.should_stop():
                 return verdict or "interrupted"
             report.progress((clock - watch.clock_start) / watch.limit_seconds, self._said())
@@ -106,29 +120,51 @@ class StepLoop:
                 chunk = max(1, int(SYNCHRONISE_EVERY_SECONDS / max(self._seconds[-1], 1e-4)))
 
     def _step(self) -> tuple[list[Any], torch.Tensor]:
-        from torch.nn.utils import clip_grad_norm_
+        """A mark after each part of each micro-step, and after the optimizer."""
+        trained, marks, micro_steps, losses = self.trained, [], self.trained.accumulation, []
+        for micro_step in range(micro_steps):
+            self.now_in = "loading a batch"
+            batch = self.source.next()
+            marks.append(self.accelerator.mark())
+            with trained.synchronised(micro_step == micro_steps - 1):
+                self.now_in = "the forward pass"
+                with trained.precision():
+                    loss = trained.module(*batch)
+                if micro_steps > 1:
+                    loss = loss / micro_steps
+                marks.append(self.accelerator.mark())
+                self.now_in = "the backward pass"
+                (trained.scaler.scale(loss) if trained.scaler else loss).backward()  # type: ignore[no-untyped-call]
+            marks.append(self.accelerator.mark())
+            losses.append(loss.detach())
+        self.now_in = "the optimizer's step"
+        self._optimize()
+        marks.append(self.accelerator.mark())
+        return marks, losses[0] if micro_steps == 1 else sum(losses[1:], losses[0])
 
-        inputs, targets = self.batches.next()
-        loaded = self.accelerator.mark()
-        with self.precision():
-            loss = self.model(inputs, targets)
-        forwarded = self.accelerator.mark()
-        loss.backward()
-        backed = self.accelerator.mark()
-        clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return [loaded, forwarded, backed, self.accelerator.mark()], loss.detach()
+    def _optimize(self) -> None:
+        optimizer, scaler = self.trained.optimizer, self.trained.scaler
+        if scaler is None:
+            self.trained.clip()
+            optimizer.step()
+        else:
+            scaler.unscale_(optimizer)
+            self.trained.clip()
+            scaler.step(optimizer)
+            scaler.update()
+        optimizer.zero_grad(set_to_none=True)
 
     def _keep(self, marks: list[Any], losses: list[torch.Tensor], clock: float) -> EndedBy | None:
         """Turn a chunk's marks into columns; the last mark was passed at `clock`."""
         between = [self.accelerator.seconds_between(start, end) for start, end in pairwise(marks)]
         ended, verdict = clock - math.fsum(between), None
+        each = 3 * self.trained.accumulation + 1  # data, forward, backward of each micro-step, and the optimizer
         for index, loss in enumerate(losses):
-            parts = between[len(PARTS) * index : len(PARTS) * (index + 1)]
+            parts = between[each * index : each * (index + 1)]
             step = math.fsum(parts)
             ended += step
-            for column, seconds in zip(self._parts, parts, strict=True):
+            sums = (*(math.fsum(parts[part:-1:3]) for part in range(3)), parts[-1])
+            for column, seconds in zip(self._parts, sums, strict=True):
                 column.append(seconds)
             self._seconds.append(step)
             self._ended.append(ended)
@@ -144,5 +180,5 @@ class StepLoop:
         self._loss.append(Absent(f"not finite ({loss})"))
 
     def _said(self) -> str:
-        rate = self.watch.rate(self.batches.micro_batch * self.batches.sequence)
+        rate = self.watch.rate(self.tokens_per_step)
         return f"step {len(self._seconds)}, {rate.value:,.0f} tokens/s"

@@ -43,16 +43,19 @@ def forward_flop_per_token(shape: Shape) -> int:
     return 2 * matmul_parameters(shape) + shape.layers * _attention_flop_per_token(shape)
 
 
-def hardware_flop_per_token(shape: Shape, checkpointing: bool) -> int:
-    """FLOP really executed: with checkpointing the blocks run forward once more, the head does not.
+def hardware_flop_per_token(shape: Shape, checkpoint_every: int = 0, loss_chunks: int = 1) -> int:
+    """FLOP really executed: checkpointed blocks run forward once more (every k-th, 0: none), a chunked loss the head.
 
     torch stops recomputing as soon as the last saved tensor is back, which is before a block's last product
     (`mlp.down`), so that one is not repeated.
     """
-    if not checkpointing:
-        return flop_per_token(shape)
-    products = block_matmul_parameters(shape) - shape.ffn_width * shape.width
-    return flop_per_token(shape) + shape.layers * (2 * products + _attention_flop_per_token(shape))
+    flop = flop_per_token(shape)
+    if checkpoint_every:
+        products = block_matmul_parameters(shape) - shape.ffn_width * shape.width
+        flop += -(-shape.layers // checkpoint_every) * (2 * products + _attention_flop_per_token(shape))
+    if loss_chunks > 1:
+        flop += 2 * shape.width * shape.vocabulary
+    return flop
 
 
 def parameter_bytes(shape: Shape, bytes_each: int = FP32_BYTES) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import time
 from pathlib import Path
@@ -15,8 +14,9 @@ from rigbench.errors import NOTHING, RigbenchError
 from rigbench.hardware import host
 from rigbench.hardware.accelerator import Accelerator, choose_device, open_accelerator
 from rigbench.hardware.sysfs import Sysfs
-from rigbench.measure.steps import StepLoop
+from rigbench.measure.steps import LONGEST_SECONDS, SHORTEST_SECONDS, Patience, StepLoop
 from rigbench.measure.timing import sample_until_tight
+from rigbench.measure.training import autocast, decoder, is_out_of_memory, train
 from rigbench.measure.workers import Report
 from rigbench.model import flops
 from rigbench.model.batches import Batches
@@ -32,7 +32,7 @@ from rigbench.records import (
     Slice,
     Vram,
 )
-from rigbench.records.slices import HostAllocator
+from rigbench.records.slices import HostAllocator, Precision
 from rigbench.store import now
 
 METHOD = 1
@@ -42,9 +42,10 @@ TRIAL_TOKENS = 256  # enough rows that the matrix products dominate, few enough 
 
 
 class Options(Record, frozen=True):
-    """`seconds` 0: long enough for 16 steps, between 25 and 80 s. `micro_batch` 0: the device's default.
+    """One arm. `seconds` 0: long enough for 16 steps, between `shortest_seconds` and `longest_seconds`.
 
-    `cache` is a folder for the generated token file; the runner names it, and says how this process's memory is kept.
+    `micro_batch` 0: the device's default. `cache` is a folder for the generated token file; the runner names it, and
+    says how this process's memory is kept.
     """
 
     model: Model
@@ -53,15 +54,26 @@ class Options(Record, frozen=True):
     data: str = ""
     data_dtype: AskedDtype = "auto"
     micro_batch: int = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    accumulation: int = 1
+    precision: Literal["auto"] | Precision = "auto"
     checkpointing: Literal["off", "on"] = "off"
+    checkpoint_every: int = 1
     optimizer: str = "adamw"
+    compiled: bool = False
+    loss_chunks: int = 1
+    strategy: str = "single"
     learning_rate: float = 3e-4
     clip_norm: float = 1.0
     seconds: float = 0.0
+    shortest_seconds: float = SHORTEST_SECONDS
+    longest_seconds: float = LONGEST_SECONDS
     target_half_width: float = 0.01
     seed: int = 0
     host_allocator: HostAllocator = "default"
+
+    @property
+    def patience(self) -> Patience:
+        return Patience(self.seconds, self.shortest_seconds, self.longest_seconds, self.target_half_width)
 
 
 def run(options: Options, report: Report) -> Slice:
@@ -90,16 +102,20 @@ def run(options: Options, report: Report) -> Slice:
         batches = Batches(
             tokens, data.dtype, shape.vocabulary, arm.micro_batch, shape.sequence, accelerator.torch_device, data.name
         )
+        failed_in: list[str] = []
         try:
-            ground = _Ground(arm, data, trials, before_model, started_at, started, events)
+            ground = _Ground(arm, data, trials, before_model, started_at, started, events, failed_in)
             with batches:
                 return _slice(options, ground, accelerator, batches, report)
-        except torch.OutOfMemoryError:
-            gc.collect()
-            torch.cuda.empty_cache()
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            if not is_out_of_memory(error):
+                raise
+        gc.collect()
+        accelerator.empty_cache()
         if options.micro_batch or arm.micro_batch == 1:
             raise RigbenchError(
-                f"{options.model.name} at micro-batch {arm.micro_batch} does not fit this device's memory",
+                f"{options.model.name} at micro-batch {arm.micro_batch} does not fit this device's memory "
+                f"(out of memory in {failed_in[-1]})",
                 "try a smaller --micro-batch, --checkpointing on, or a smaller model",
                 exit_code=NOTHING,
             )
@@ -132,19 +148,21 @@ def _arm(options: Options, accelerator: Accelerator, report: Report) -> tuple[Ar
         checkpointing=options.checkpointing,
         precision=precision,
         precision_chosen_by=chosen_by,
-        compiled=False,
-        strategy="single",
+        compiled=options.compiled,
+        strategy=options.strategy,
         micro_batch=options.micro_batch or DEFAULT_MICRO_BATCH[kind],
         micro_batch_chosen_by="--micro-batch" if options.micro_batch else f"default on {kind}",
-        accumulation=1,
+        accumulation=options.accumulation,
         host_allocator=options.host_allocator,
+        checkpoint_every=options.checkpoint_every if options.checkpoint_every > 1 else msgspec.UNSET,
+        loss_chunks=options.loss_chunks if options.loss_chunks > 1 else msgspec.UNSET,
     )
     return arm, trials
 
 
 def _choose_precision(
     options: Options, accelerator: Accelerator, report: Report
-) -> tuple[Literal["fp32", "bf16"], str, tuple[PrecisionTrial, ...]]:
+) -> tuple[Precision, str, tuple[PrecisionTrial, ...]]:
     """bf16 autocast where a GPU has it; on a CPU whichever trains a one-block model of this width faster, measured."""
     import torch
 
@@ -187,15 +205,6 @@ def _trial(
     return PrecisionTrial(precision=precision, timing=timing)
 
 
-def autocast(precision: str, kind: str) -> contextlib.AbstractContextManager[object]:
-    """bf16 autocast over fp32 weights, or nothing."""
-    import torch
-
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(kind, dtype=torch.bfloat16)
-
-
 class _Ground(NamedTuple):
     """What a slice's record says beside its steps."""
 
@@ -206,40 +215,30 @@ class _Ground(NamedTuple):
     started_at: str
     started: float
     events: list[str]
+    failed_in: list[str]  # what was under way, the latest last
 
 
 def _slice(options: Options, ground: _Ground, accelerator: Accelerator, batches: Batches, report: Report) -> Slice:
     """Build the model, step it, and make the record; also at any moment before, should this process die."""
-    from rigbench.model import optim
-    from rigbench.model.gpt import Decoder
-
     report.check()
     report.progress(0.0, "building the model")
     built = time.perf_counter()
     accelerator.reset_peak_memory()
-    arm = ground.arm
-    checkpointing = arm.checkpointing == "on"
-    model = Decoder(options.model.shape, checkpointing=checkpointing).to(accelerator.torch_device)
-    optimizer = optim.build(options.optimizer, model, learning_rate=options.learning_rate)
+    arm, kind = ground.arm, accelerator.device.kind
+    ground.failed_in.append("building the model")
+    model = decoder(options.model, arm, accelerator.torch_device)
+    ground.failed_in.append("building the optimizer")
+    trained = train(model, arm, kind, options.learning_rate, options.clip_norm)
     accelerator.synchronize()
     setup_seconds = time.perf_counter() - built
-    loop = StepLoop(
-        accelerator,
-        model,
-        optimizer,
-        batches,
-        lambda: autocast(arm.precision, accelerator.device.kind),
-        options.clip_norm,
-        options.seconds,
-        options.target_half_width,
-    )
     tokens_per_step = arm.micro_batch * arm.accumulation * options.model.shape.sequence
+    loop = StepLoop(accelerator, trained, batches, tokens_per_step, options.patience)
 
     def record(ended_by: EndedBy) -> Slice:
         steps, steady_from = loop.columns(), loop.watch.steady_from
         steady = steps.seconds[steady_from:]
         rate = loop.watch.rate(tokens_per_step)
-        hardware_flop = flops.hardware_flop_per_token(options.model.shape, checkpointing)
+        hardware_flop = flops.hardware_flop_per_token(options.model.shape, arm.checkpointed, arm.chunks)
         return Slice(
             method=METHOD,
             started_at=ground.started_at,
@@ -269,7 +268,10 @@ def _slice(options: Options, ground: _Ground, accelerator: Accelerator, batches:
             events=(*ground.events, *loop.events)[:100],
         )
 
-    return record(loop.run(report, lambda: report.partial(record("worker died"))))
+    try:
+        return record(loop.run(report, lambda: report.partial(record("worker died"))))
+    finally:
+        ground.failed_in.append(loop.now_in)
 
 
 def _memory(accelerator: Accelerator, before_model_bytes: int | Absent) -> Vram:

@@ -57,7 +57,8 @@ from rigbench.records.power import Draw, Power, PowerPart, PsuHeadroom
 from rigbench.records.probe import Device, Energy, SensorSeries, Telemetry
 from rigbench.records.rig import Cpu, Disk, Memory, NumaNode, RigId, Software, Topology
 from rigbench.records.run import SCHEMA, Run
-from rigbench.records.slices import Arm, Data, Model, PrecisionTrial, Shape, Slice, Steps, Vram
+from rigbench.records.slices import Arm, Compile, Data, Model, PrecisionTrial, Shape, Slice, Steps, Vram
+from rigbench.records.steptime import Ceilings, LinkCeiling, ProductRate, StepAccount, StepPart, StepTime
 from rigbench.records.thermals import (
     HeatCard,
     HeatFit,
@@ -82,11 +83,13 @@ __all__ = [
     "Capacity",
     "CapacityRow",
     "Ceiling",
+    "Ceilings",
     "Collective",
     "CollectiveName",
     "CollectiveSize",
     "Collectives",
     "CollectivesVerdict",
+    "Compile",
     "CopyCheck",
     "Cost",
     "Cpu",
@@ -114,6 +117,7 @@ __all__ = [
     "Judged",
     "Judgement",
     "Largest",
+    "LinkCeiling",
     "Matmul",
     "MatmulCheck",
     "MatmulFleet",
@@ -144,6 +148,7 @@ __all__ = [
     "PowerPoint",
     "PrecisionTrial",
     "Price",
+    "ProductRate",
     "PsuHeadroom",
     "RankCheck",
     "RankHost",
@@ -163,6 +168,9 @@ __all__ = [
     "Source",
     "SpeedRatio",
     "SteadyState",
+    "StepAccount",
+    "StepPart",
+    "StepTime",
     "Steps",
     "Tally",
     "Target",

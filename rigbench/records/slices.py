@@ -11,6 +11,7 @@ from rigbench.records.power import Draw, Power
 from rigbench.records.probe import Device, Energy, Telemetry
 
 HostAllocator = Literal["default", "keeps memory", "set by the user"]
+Precision = Literal["fp32", "bf16", "bf16-pure", "fp16", "tf32"]
 
 
 class Shape(Record, frozen=True):
@@ -47,13 +48,16 @@ class Model(Record, frozen=True):
 class Arm(Record, frozen=True):
     """The choices of this slice, as a full run would make them.
 
-    `host_allocator` "keeps memory": glibc was told not to give large blocks back to the system between steps, by the
+    `precision` "bf16" and "fp16" are autocast over fp32 weights (fp16 with a scaled loss), "bf16-pure" has weights,
+    gradients and moments in bf16. `checkpoint_every` k recomputes every k-th block where checkpointing is on (unset:
+    all); `loss_chunks` is into how many parts the sequence goes for head and loss (unset: 1); `ranks` that train
+    together (unset: 1), each with `micro_batch` sequences. `host_allocator` "keeps memory": glibc was told not to give large blocks back to the system between steps, by the
     variables in measure/workers.py; a CPU run without them spends a large part of its time in page faults.
     """
 
     optimizer: str
     checkpointing: Literal["off", "on"]
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     precision_chosen_by: str
     compiled: bool
     strategy: str
@@ -61,6 +65,22 @@ class Arm(Record, frozen=True):
     micro_batch_chosen_by: str
     accumulation: int
     host_allocator: HostAllocator
+    checkpoint_every: int | msgspec.UnsetType = msgspec.UNSET
+    loss_chunks: int | msgspec.UnsetType = msgspec.UNSET
+    ranks: int | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def checkpointed(self) -> int:
+        """As models take it: 0 no block is recomputed, 1 all, k every k-th."""
+        return 0 if self.checkpointing == "off" else self.checkpoint_every or 1
+
+    @property
+    def chunks(self) -> int:
+        return self.loss_chunks or 1
+
+    @property
+    def world_size(self) -> int:
+        return self.ranks or 1
 
 
 class Data(Record, frozen=True):
@@ -84,7 +104,9 @@ class Steps(Record, frozen=True):
     """Every step of the slice, warm-up included, in order; one entry per step in each column.
 
     The parts are seconds inside the step; what they do not explain is `seconds` less their sum. `ended_at_seconds` is
-    the monotonic clock at the end of each step. `loss` is Absent where it was not finite.
+    the monotonic clock at the end of each step. `loss` is Absent where it was not finite. Of several ranks a step and
+    its parts are those of the slowest; `communication_seconds` is what of the step was seen to be spent in waiting for
+    gradients or weights of other ranks. `enqueue_seconds` is how long a GPU's host took to hand the step over.
     """
 
     seconds: tuple[float, ...]
@@ -94,6 +116,18 @@ class Steps(Record, frozen=True):
     optimizer_seconds: tuple[float, ...]
     ended_at_seconds: tuple[float, ...]
     loss: tuple[float | Absent, ...]
+    communication_seconds: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
+    enqueue_seconds: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Compile(Record, frozen=True):
+    """What `torch.compile` took before the first step was done, beyond a later step's seconds.
+
+    `cold_seconds` with an empty cache of compiled kernels, `warm_seconds` in a new process that found them there.
+    """
+
+    cold_seconds: float
+    warm_seconds: float | Absent
 
 
 class Vram(Record, frozen=True):
@@ -147,6 +181,8 @@ class Slice(Record, frozen=True):
     model_flop_per_joule: float | msgspec.UnsetType = msgspec.UNSET
     draws: tuple[Draw, ...] | msgspec.UnsetType = msgspec.UNSET
     power: Power | msgspec.UnsetType = msgspec.UNSET
+    hfu: Figure | Absent | msgspec.UnsetType = msgspec.UNSET
+    compile: Compile | msgspec.UnsetType = msgspec.UNSET
 
 
 SliceResult = Slice | Skipped
