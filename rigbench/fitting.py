@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import msgspec
 
@@ -18,6 +19,7 @@ from rigbench.predict.memory import METHOD, Predictor
 from rigbench.predict.traces import Traces
 from rigbench.profiles import Series, on
 from rigbench.records import Absent, Capacity, CapacityRow, Model, Target, Training, VramPrediction
+from rigbench.records.slices import Precision
 from rigbench.store import now
 
 LOSS_CHUNKS = 8  # of the chunked loss
@@ -152,6 +154,11 @@ def native_precision(place: Target) -> str:
     if not isinstance(gpu.bf16_tflop_per_s, Absent):
         return "bf16"
     return "fp16" if "fp16" in peaks else "fp32"
+
+
+def arm_precision(precision: str, place: Target) -> Precision:
+    """The precision that a prediction is for, where the slice will choose its own."""
+    return cast(Precision, native_precision(place) if precision == "auto" else precision)
 
 
 def sizes(series: Series) -> tuple[Model, ...]:

@@ -23,6 +23,7 @@ from rigbench.cli import (  # noqa: E402, the commands register themselves on ap
     monitor,
     p2p,
     thermals,
+    train_probe,
 )
 
 # In the order of a rig's life: measure it, train on it, plan with it, watch it, find what is wrong.
@@ -34,6 +35,7 @@ for group in (
     matmul,
     dataloader,
     thermals,
+    train_probe,
     capacity,
     answers,
     backtest,

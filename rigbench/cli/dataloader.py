@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.cli.common import Common, command, say
-from rigbench.cli.measurements import TokenType
+from rigbench.cli.options import TokenType
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class TokenType(StrEnum):
+    auto = "auto"
+    uint16 = "uint16"
+    uint32 = "uint32"
+
 
 Params = Annotated[
     str, typer.Option(help="Model size: 5M, 15M, 30M, 60M, 120M in the series diy, or any other, like 90M.")

@@ -38,7 +38,7 @@ def finding(
 
 def cost(
     sentence: str,
-    unit: Literal["bytes/s", "bytes", "watts"],
+    unit: Literal["bytes/s", "bytes", "watts", "tokens/s"],
     now: float,
     possible: float,
     basis: str,

@@ -106,14 +106,14 @@ def _widths() -> Iterator[int]:
 
 
 def _scaled(like: Shape, layers: int, width: int) -> Shape:
-    heads = width // (SMALL_HEAD if width < SMALL_WIDTH else HEAD)
+    heads = width // head_width(width)
     return Shape(
         style=like.style,
         layers=layers,
         width=width,
         heads=heads,
         kv_heads=heads,
-        ffn_width=_ffn_width(like, width),
+        ffn_width=default_ffn_width(like.style, width),
         vocabulary=like.vocabulary,
         sequence=like.sequence,
         tied_head=like.tied_head,
@@ -121,9 +121,14 @@ def _scaled(like: Shape, layers: int, width: int) -> Shape:
     )
 
 
-def _ffn_width(like: Shape, width: int) -> int:
+def head_width(width: int) -> int:
+    """What a head has where nobody says."""
+    return SMALL_HEAD if width < SMALL_WIDTH else HEAD
+
+
+def default_ffn_width(style: str, width: int) -> int:
     """Four widths; 8/3 for SwiGLU, whose third matrix makes up for it (Shazeer 2020), in multiples of 128 or 32."""
-    if like.style != "llama":
+    if style != "llama":
         return 4 * width
     multiple = 32 if width < SMALL_WIDTH else 128
     return round(width * 8 / 3 / multiple) * multiple

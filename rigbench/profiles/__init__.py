@@ -23,6 +23,7 @@ __all__ = [
     "as_json",
     "check",
     "electricity",
+    "families",
     "gpu",
     "gpus",
     "match_gpu",
@@ -77,10 +78,15 @@ def series(name: str) -> Series:
     return _one("series", name, _all_series())
 
 
+def families() -> tuple[Series, ...]:
+    """Published models, family by family; one of the user's replaces a shipped one of the same name."""
+    found = [family.series() for file in files.each("models.toml", files.ModelsFile) for family in file.family]
+    return tuple(_by_name((family.name, family) for family in found).values())
+
+
 def models() -> tuple[SeriesModel, ...]:
     """Published models with the totals their authors give."""
-    families = (family.series() for file in files.each("models.toml", files.ModelsFile) for family in file.family)
-    return tuple(_by_name((model.name, model) for family in families for model in family.models).values())
+    return tuple(_by_name((model.name, model) for family in families() for model in family.models).values())
 
 
 def prices() -> Prices:

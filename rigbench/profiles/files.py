@@ -15,6 +15,7 @@ from rigbench.records import Absent, Figure, Shape
 
 USER_FOLDER = "RIGBENCH_PROFILES"
 NOT_STATED = Absent("not stated")
+SHAPE_LIMIT_BYTES = 1 << 20  # of a file that holds eleven words
 LARGEST = 1e15  # TOML writes infinities; a datasheet does not
 
 Count = Annotated[int, msgspec.Meta(gt=0, lt=int(LARGEST))]
@@ -87,11 +88,16 @@ class GpuProfile(Profile, frozen=True, kw_only=True):
 
 
 class SeriesModel(Profile, frozen=True):
-    """One size of a series, or one published model with its authors' own total."""
+    """One size of a series, or one published model with its authors' own total.
+
+    `also` are other names it goes by. The shape's own count may lie `published_within` (a share) of that total.
+    """
 
     name: Text
     shape: Shape
     published_parameters: int | Absent
+    also: tuple[str, ...] = ()
+    published_within: float = 0.0
 
 
 class Series(Profile, frozen=True):
@@ -160,6 +166,7 @@ class Size(Profile, frozen=True, kw_only=True):
     ffn_width: Count | None = None
     vocabulary: Count | None = None
     published_parameters: Count | Absent = NOT_STATED
+    also: tuple[Text, ...] = ()
 
 
 class SeriesFile(Profile, frozen=True):
@@ -170,6 +177,7 @@ class SeriesFile(Profile, frozen=True):
     source: Text
     shape: Common
     models: Annotated[tuple[Size, ...], msgspec.Meta(min_length=1)]
+    published_within: Annotated[float, msgspec.Meta(ge=0, lt=0.5)] = 0.0
 
     def __post_init__(self) -> None:
         for size in self.models:
@@ -179,7 +187,10 @@ class SeriesFile(Profile, frozen=True):
                 raise ValueError(f"{size.name}: a llama's ffn_width must be stated")
 
     def series(self) -> Series:
-        models = tuple(SeriesModel(size.name, self._shape(size), size.published_parameters) for size in self.models)
+        models = tuple(
+            SeriesModel(size.name, self._shape(size), size.published_parameters, size.also, self.published_within)
+            for size in self.models
+        )
         return Series(name=self.name, about=self.about, source=self.source, models=models)
 
     def _shape(self, size: Size) -> Shape:
@@ -229,6 +240,26 @@ class ModelsFile(Profile, frozen=True):
     family: tuple[SeriesFile, ...] = ()
 
 
+class ShapeFile(Profile, frozen=True, kw_only=True):
+    """A decoder of the user's own, as `--model FILE.toml` reads it.
+
+    `kv_heads` is `heads` unless stated; `ffn_width` four widths, or 8/3 for llama; `biases` as the style has them;
+    `name` the file's.
+    """
+
+    style: Literal["gpt2", "neox", "llama"]
+    layers: Count
+    width: Count
+    heads: Count
+    vocabulary: Count
+    sequence: Count
+    name: Text | None = None
+    kv_heads: Count | None = None
+    ffn_width: Count | None = None
+    tied_head: bool = True
+    biases: bool | None = None
+
+
 def each(name: str, kind: type[File]) -> list[File]:
     """The shipped file of that name, then the user's own."""
     return [read(folder / name, kind) for folder in folders() if (folder / name).exists()]
@@ -261,6 +292,29 @@ def folders() -> list[Path]:
             )
         found.append(Path(named))
     return found
+
+
+def read_shape(path: Path) -> ShapeFile:
+    """The user's own shape.
+
+    Raises:
+        RigbenchError: it cannot be read, is not TOML, or does not say what such a file should.
+    """
+    where = f"--model {path}"
+    try:
+        with path.open("rb") as file:
+            raw = tomllib.loads(file.read(SHAPE_LIMIT_BYTES).decode())
+    except OSError as error:
+        raise RigbenchError(f"{where}: cannot read it ({error.strerror})", "give the path of a FILE.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RigbenchError(f"{where} is not TOML: {error}", "mend that line") from None
+    try:
+        return msgspec.convert(raw, ShapeFile)
+    except msgspec.ValidationError as error:
+        needed = [field.name for field in msgspec.structs.fields(ShapeFile) if field.required]
+        others = [field.name for field in msgspec.structs.fields(ShapeFile) if not field.required]
+        cure = f"it needs {', '.join(needed)}, and may have {', '.join(others)}"
+        raise RigbenchError(f"{where}: {error}", cure) from None
 
 
 @functools.cache

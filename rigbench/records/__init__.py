@@ -1,5 +1,6 @@
 """Every result that rigbench can produce: frozen, with units in the names."""
 
+from rigbench.records.arms import ArmRow, Arms, Choice, Factor, MemoryLine, MicroBatchSearch, MicroBatchTry
 from rigbench.records.bandwidth import Bandwidth, BandwidthPart, CopyCheck, Judged, Judgement, Transfer
 from rigbench.records.base import Absent, EndedBy, Estimate, Figure, Record, Skipped, Source, Tally, Timing
 from rigbench.records.budget import Budget, PlanRow, Price, Rate
@@ -76,6 +77,8 @@ __all__ = [
     "Absent",
     "AlphaBeta",
     "Arm",
+    "ArmRow",
+    "Arms",
     "Bandwidth",
     "BandwidthPart",
     "Breakdown",
@@ -84,6 +87,7 @@ __all__ = [
     "CapacityRow",
     "Ceiling",
     "Ceilings",
+    "Choice",
     "Collective",
     "CollectiveName",
     "CollectiveSize",
@@ -102,6 +106,7 @@ __all__ = [
     "Energy",
     "Estimate",
     "Explanation",
+    "Factor",
     "Figure",
     "Finding",
     "GemmStep",
@@ -126,6 +131,9 @@ __all__ = [
     "MatmulPhase",
     "MatmulShape",
     "Memory",
+    "MemoryLine",
+    "MicroBatchSearch",
+    "MicroBatchTry",
     "MigDevice",
     "Model",
     "NcclChoice",

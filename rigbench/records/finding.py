@@ -13,7 +13,7 @@ class Cost(Record, frozen=True):
     """What a finding takes away, where the record's own numbers tell it. `unit` is that of both figures."""
 
     sentence: str
-    unit: Literal["bytes/s", "bytes", "watts"]
+    unit: Literal["bytes/s", "bytes", "watts", "tokens/s"]
     now: Figure
     possible: Figure
 

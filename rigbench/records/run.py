@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from rigbench.records.arms import Arms
 from rigbench.records.backtest import Backtest
 from rigbench.records.bandwidth import Bandwidth
 from rigbench.records.base import Record, Skipped
@@ -29,6 +30,7 @@ ROOMS = (
     "dataloader",
     "thermals",
     "slices",
+    "arms",
     "budget",
     "backtest",
     "capacity",
@@ -57,6 +59,7 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     dataloader: Dataloader | Skipped | msgspec.UnsetType = msgspec.UNSET
     thermals: Thermals | Skipped | msgspec.UnsetType = msgspec.UNSET
     slices: tuple[Slice | Skipped, ...] = ()
+    arms: Arms | msgspec.UnsetType = msgspec.UNSET
     budget: Budget | Skipped | msgspec.UnsetType = msgspec.UNSET
     backtest: Backtest | msgspec.UnsetType = msgspec.UNSET
     capacity: Capacity | Skipped | msgspec.UnsetType = msgspec.UNSET

@@ -51,7 +51,9 @@ class Arm(Record, frozen=True):
     `precision` "bf16" and "fp16" are autocast over fp32 weights (fp16 with a scaled loss), "bf16-pure" has weights,
     gradients and moments in bf16. `checkpoint_every` k recomputes every k-th block where checkpointing is on (unset:
     all); `loss_chunks` is into how many parts the sequence goes for head and loss (unset: 1); `ranks` that train
-    together (unset: 1), each with `micro_batch` sequences. `host_allocator` "keeps memory": glibc was told not to give large blocks back to the system between steps, by the
+    together (unset: 1), each with `micro_batch` sequences.
+
+    `host_allocator` "keeps memory": glibc was told not to give large blocks back to the system between steps, by the
     variables in measure/workers.py; a CPU run without them spends a large part of its time in page faults.
     """
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rigbench import units
 from rigbench.records import Absent, Run, Skipped, Slice
 from rigbench.render import (
+    arms,
     backtest,
     bandwidth,
     budget,
@@ -61,7 +62,10 @@ def _rooms(run: Run) -> Iterator[tuple[Any, Callable[[Any, Console], None]]]:
         (run.capacity, capacity.show),
         (run.backtest, backtest.show),
     ]
-    shown = [*before, *((item, slices.show) for item in run.slices), *after]
+    trained: list[tuple[object, Callable[[Any, Console], None]]] = [(item, slices.show) for item in run.slices]
+    if run.arms:  # one table instead of a page for each
+        trained = [(run.arms, lambda table, console: arms.show(table, run.slices, console))]
+    shown = [*before, *trained, *after]
     return ((room, how) for room, how in shown if room and (how is slices.show or not isinstance(room, Skipped)))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,52 +14,43 @@ import msgspec
 
 from rigbench import units
 from rigbench.budget import cost, wall
+from rigbench.errors import NOTHING, RigbenchError
 from rigbench.job import Job
 from rigbench.measure import energy, workers
-from rigbench.model import flops as model_flops
-from rigbench.model import shape
 from rigbench.model.tokens import AskedDtype
 from rigbench.probes.train import Options
-from rigbench.records import Absent, Energy, Figure, Matmul, Skipped, Slice, Telemetry
-from rigbench.records.slices import HostAllocator
+from rigbench.records import Absent, Compile, Energy, Figure, Matmul, Model, Skipped, Slice, Telemetry
+from rigbench.records.slices import HostAllocator, Precision
 from rigbench.stages.common import datasheet, isolated, of_device, stop_if
 
 MARGIN_SECONDS = 300.0  # beyond the slice's own seconds: loading torch, building, a first step, one long last one
-LONGEST_SEQUENCE, LARGEST_MICRO_BATCH = 1 << 20, 1 << 16
+COMPILE_SECONDS = 600.0
+SHORTEST = 1e-3  # seconds: three steps, the fewest that tell a steady one
+LARGEST_MICRO_BATCH = 1 << 16
 
 
 def options(
     *,
-    params: str,
-    series: str,
-    checkpointing: Literal["off", "on"],
-    micro_batch: str | None,
-    seq: str | None,
-    precision: Literal["auto", "fp32", "bf16"],
-    seconds: str | None,
-    data: Path | None,
-    data_dtype: AskedDtype,
-    device: str | None,
+    model: Model,
+    micro_batch: str | None = None,
+    precision: Literal["auto"] | Precision = "auto",
+    seconds: str | None = None,
+    data: Path | None = None,
+    data_dtype: AskedDtype = "auto",
+    device: str | None = None,
 ) -> Options:
-    """One slice.
+    """What all arms share.
 
     Raises:
         RigbenchError: any of the words is not what its option takes.
     """
-    model = shape.model_named(params, series)
-    if seq is not None:
-        tokens = units.parse_whole(seq, "--seq", 8, LONGEST_SEQUENCE)
-        model = model_flops.describe(msgspec.structs.replace(model.shape, sequence=tokens), model.name)
     return Options(
         model=model,
         device=device or "auto",
         data=str(data) if data else "",
         data_dtype=data_dtype,
-        micro_batch=units.parse_whole(micro_batch, "--micro-batch", 1, LARGEST_MICRO_BATCH)
-        if micro_batch is not None
-        else 0,
+        micro_batch=units.parse_whole(micro_batch, "--micro-batch", 1, LARGEST_MICRO_BATCH) if micro_batch else 0,
         precision=precision,
-        checkpointing=checkpointing,
         seconds=units.parse_seconds(seconds, "--seconds") if seconds is not None else 0.0,
     )
 
@@ -72,17 +66,55 @@ def run(job: Job, options: Options, host: wall.Host = cost.NO_HOST, wall_watts: 
     """
     allocator, environment = _host_allocator(job, options.device)
     options = msgspec.structs.replace(options, cache=str(job.store.home / "cache"), host_allocator=allocator)
-    seconds = options.seconds or 30
-    job.progress.stage(f"train-probe {options.model.name}", seconds + 10)
-    limit = (options.seconds or 80) + MARGIN_SECONDS
-    result, sensors, outcome = isolated(job, "rigbench.probes.train", options, Slice, limit, environment)
+    with _kernel_cache(options) as caches:
+        cold = _first_steps(job, options, {**environment, **caches}) if options.compiled else None
+        seconds = options.seconds or min(30, options.longest_seconds)
+        job.progress.stage(f"train-probe {options.model.name}", seconds + 10)
+        limit = (options.seconds or options.longest_seconds) + MARGIN_SECONDS
+        result, sensors, outcome = isolated(
+            job, "rigbench.probes.train", options, Slice, limit, {**environment, **caches}
+        )
     if isinstance(result, Slice):
         result = _with_power(_complete(job, result, sensors), host, wall_watts)
+        if cold is not None:
+            result = msgspec.structs.replace(result, compile=Compile(cold, beyond_a_step(result)))
         if outcome.ended in ("died", "hung"):
             result = msgspec.structs.replace(result, events=(*result.events, outcome.reason))
     job.keep(slices=(*job.run.slices, result))
     stop_if(outcome)
     return result
+
+
+@contextlib.contextmanager
+def _kernel_cache(options: Options) -> Iterator[Mapping[str, str]]:
+    """An empty folder for what torch.compile makes, so that its first process finds nothing and its second one all."""
+    if not options.compiled:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="rigbench-compile-") as folder:
+        yield {"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": os.path.join(folder, "triton")}
+
+
+def _first_steps(job: Job, options: Options, environment: Mapping[str, str]) -> float:
+    """Seconds that compiling took with nothing in the cache: a few steps in a process of their own.
+
+    Raises:
+        Interrupted: the user said stop.
+        RigbenchError: it cannot be compiled, or does not fit.
+    """
+    job.progress.stage(f"torch.compile {options.model.name}, nothing cached", 60)
+    brief = msgspec.structs.replace(options, seconds=SHORTEST)
+    result, _, outcome = isolated(job, "rigbench.probes.train", brief, Slice, COMPILE_SECONDS, environment)
+    stop_if(outcome)
+    if isinstance(result, Skipped):
+        raise RigbenchError(f"torch.compile: {result.reason}", "use --compile off", NOTHING)
+    return beyond_a_step(result)
+
+
+def beyond_a_step(result: Slice) -> float:
+    """What the steps before the steady ones took beyond as many steady ones."""
+    early = result.steps.seconds[: result.steady_from]
+    return max(0.0, math.fsum(early) - len(early) * result.step_seconds.value)
 
 
 def _host_allocator(job: Job, device: str) -> tuple[HostAllocator, Mapping[str, str]]:
@@ -109,7 +141,8 @@ def _complete(job: Job, result: Slice, sensors: Telemetry) -> Slice:
         telemetry=sensors,
         energy=joules,
         draws=energy.draws(sensors, result.device, start, end),
-        mfu=_mfu(job, result),
+        mfu=_of_peak(job, result, result.model_flops_per_s),
+        hfu=_of_peak(job, result, result.hardware_flops_per_s),
         share_of_measured_matmul=_share_of_matmul(job, result),
     )
 
@@ -122,20 +155,31 @@ def _with_power(result: Slice, host: wall.Host, wall_watts: float | None) -> Sli
     return msgspec.structs.replace(result, power=power)
 
 
-def _mfu(job: Job, result: Slice) -> Figure | Absent:
-    peak = datasheet(job, result.device).get(result.arm.precision)
+def _of_peak(job: Job, result: Slice, flops_per_s: float) -> Figure | Absent:
+    """A rate as a share of the datasheet's, of all ranks' cards together."""
+    dtype = _dtype(result)
+    peak = datasheet(job, result.device).get(dtype)
     if peak is None:
-        return Absent(f"no datasheet peak for {result.device.name} in {result.arm.precision}")
-    return Figure(value=result.model_flops_per_s / peak.value, source="measured", basis=f"of {peak.basis}")
+        return Absent(f"no datasheet peak for {result.device.name} in {dtype}")
+    cards = result.arm.world_size
+    basis = f"of {peak.basis}" if cards == 1 else f"of {cards} cards, each {peak.basis}"
+    return Figure(value=flops_per_s / peak.value / cards, source="measured", basis=basis)
+
+
+def _dtype(result: Slice) -> str:
+    """What its matrices are multiplied in."""
+    return "bf16" if result.arm.precision == "bf16-pure" else result.arm.precision
 
 
 def _share_of_matmul(job: Job, result: Slice) -> Figure | Absent:
     """Of the fastest matmul in this precision on this device: this run's, else the newest stored one."""
-    precision = result.arm.precision
+    precision, cards = _dtype(result), result.arm.world_size
+    if cards > 1 and result.device.kind == "cpu":
+        return Absent("ranks share this CPU")
     for run in [job.run, *job.store.readable()[0]]:
         found = run.matmul
         if isinstance(found, Matmul) and found.device == result.device and precision in found.best_flops_per_s:
             best = found.best_flops_per_s[precision].value
             basis = f"of the fastest {precision} matmul of run {run.id}"
-            return Figure(value=result.model_flops_per_s / best, source="measured", basis=basis)
-    return Absent(f"no {result.arm.precision} matmul was measured on this device; run `rigbench matmul`")
+            return Figure(value=result.model_flops_per_s / best / cards, source="measured", basis=basis)
+    return Absent(f"no {precision} matmul was measured on this device; run `rigbench matmul`")

@@ -1,0 +1,94 @@
+"""What did the user ask of train-probe? Words become one arm or several, checked before anything is busy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from rigbench.budget import wall
+from rigbench.errors import RigbenchError
+from rigbench.model import named
+from rigbench.model.asked import Asked as AskedModel
+from rigbench.model.tokens import AskedDtype
+from rigbench.profiles import on as profiles_on
+from rigbench.records.slices import Precision
+from rigbench.stages import arm_choices, train
+from rigbench.stages.arms import Asked
+
+DEFAULT_SIZE = "120M"
+
+
+def asked(
+    model: AskedModel,
+    *,
+    arms: Literal["auto", "usual", "one", "all"],
+    cross: str | None,
+    optimizer: str | None,
+    checkpointing: str | None,
+    precision: Literal["auto"] | Precision,
+    compiled: bool | None,
+    loss: str | None,
+    strategy: str | None,
+    accumulation: str | None,
+    micro_batch: str | None,
+    seconds: str | None,
+    data: Path | None,
+    data_dtype: AskedDtype,
+    device: str | None,
+    on: str | None,
+    share: bool,
+    host: wall.Host,
+    wall_watts: float | None,
+) -> Asked:
+    """
+    Raises:
+        RigbenchError: any of the words is not what its option takes, or two contradict each other.
+    """
+    if cross is not None and arms != "auto":
+        raise RigbenchError(f"--cross and --arms {arms} exclude each other", "give one of them")
+    if on is not None:
+        profiles_on.rig(on)
+        _only_measured({"--seconds": seconds, "--data": data, "--share": share or None})
+    shape = named.choose(model, DEFAULT_SIZE)
+    find = micro_batch is not None and micro_batch.strip().lower() == "auto"
+    options = train.options(
+        model=shape,
+        micro_batch=None if find else micro_batch,
+        precision=precision,
+        seconds=seconds,
+        data=data,
+        data_dtype=data_dtype,
+        device=device,
+    )
+    base = arm_choices.choice(
+        optimizer=optimizer,
+        checkpointing=checkpointing,
+        precision=precision,
+        compiled=bool(compiled),
+        loss=loss,
+        strategy=strategy,
+        accumulation=accumulation,
+        micro_batch=options.micro_batch,
+        layers=shape.shape.layers,
+    )
+    named_choices = (optimizer, checkpointing, compiled, loss, strategy)
+    guessed: arm_choices.Mode = "one" if find or any(word is not None for word in named_choices) else "usual"
+    return Asked(
+        options=msgspec.structs.replace(options, micro_batch=0),
+        base=base,
+        mode=guessed if arms == "auto" else arms,
+        cross=arm_choices.factors(cross),
+        find_micro_batch=find,
+        share=share,
+        on=on,
+        host=host,
+        wall_watts=wall_watts,
+    )
+
+
+def _only_measured(given: dict[str, object]) -> None:
+    for option, value in given.items():
+        if value is not None:
+            raise RigbenchError(f"--on and {option} exclude each other", "--on predicts; nothing is measured")
