@@ -31,7 +31,7 @@ def loss_not_finite(table: Arms, slices: Results) -> Iterator[Finding]:
         steps = [index for index, loss in enumerate(result.steps.loss) if isinstance(loss, Absent)]
         if steps:
             evidence = f"first at step {steps[0]}, in {len(steps)} of {len(result.steps.loss)} steps"
-            yield finding("loss-not-finite", "warning", [evidence], [row.label], "Its rate is real, its training not.")
+            yield finding("loss-not-finite", "warning", [evidence], [row.label], "its rate is real, its training is not")
 
 
 def data_bound(table: Arms, slices: Results) -> Iterator[Finding]:
@@ -52,7 +52,7 @@ def launch_bound(table: Arms, slices: Results) -> Iterator[Finding]:
     share = math.fsum(result.steps.enqueue_seconds[steady]) / math.fsum(result.steps.seconds[steady])
     if share >= ENQUEUE_SHARE:
         evidence = f"the host was handing kernels over for {units.format_share(min(1.0, share))} of the step"
-        yield finding("launch-bound", "warning", [evidence], [row.label], "How much, a compiled arm would tell.")
+        yield finding("launch-bound", "warning", [evidence], [row.label], "a compiled arm tells how much")
 
 
 def communication_bound(table: Arms, slices: Results) -> Iterator[Finding]:
@@ -81,7 +81,7 @@ def logits_dominate(table: Arms, slices: Results) -> Iterator[Finding]:
         f"{row.memory.training.micro_batch} are logits over {vocabulary:,} tokens, in fp32 several times"
     )
     chunked = _other(table, row, loss_chunks=None)
-    saved: Cost | str = "--loss chunked as an arm of its own tells."
+    saved: Cost | str = "an arm with --loss chunked tells how much"
     if chunked and isinstance(chunked.memory, VramPrediction):
         less = chunked.memory.process.value
         text = f"{units.format_bytes(total - less)} that a chunked loss would give back"
@@ -105,8 +105,7 @@ def eight_bit_saves_little(table: Arms, slices: Results) -> Iterator[Finding]:
     if isinstance(table.eight_bit_from, Figure):
         size = units.format_count(table.eight_bit_from.value)
         evidence.append(f"from about {size} parameters on it would be a tenth, at this micro-batch")
-    text = "Nothing but the precision of the states, and on some cards speed."
-    yield finding("eight-bit-saves-little", "information", evidence, [other.label], text)
+    yield finding("eight-bit-saves-little", "information", evidence, [other.label], "nothing is lost by either")
 
 
 def checkpointing_trades(table: Arms, slices: Results) -> Iterator[Finding]:
@@ -117,13 +116,18 @@ def checkpointing_trades(table: Arms, slices: Results) -> Iterator[Finding]:
     plain, saved = _peak(row), _peak(other)
     if plain is None or saved is None:
         return
-    slower = 1 - other.speedup.value
-    evidence = [f"{units.format_bytes(saved.value)} instead of {units.format_bytes(plain.value)} ({saved.source})"]
     result = _slice(row, slices)
     if result is None:
         return
+    evidence = [f"{units.format_bytes(saved.value)} instead of {units.format_bytes(plain.value)} ({saved.source})"]
+    freed = plain.value - saved.value
+    gained = units.format_bytes(freed) if freed > 0 else "no memory of the process"
+    if other.speedup.low <= 1 <= other.speedup.high:
+        unclear = f"no difference in speed that noise leaves to be seen, for {gained}"
+        yield finding("checkpointing-trades", "information", evidence, [other.label], unclear)
+        return
     now = result.tokens_per_s.value
-    text = f"{units.format_share(slower)} of the speed for {units.format_bytes(plain.value - saved.value)}"
+    text = f"{units.format_share(1 - other.speedup.value)} of the speed for {gained}"
     taken = cost(text, "tokens/s", now * other.speedup.value, now, "both arms", "measured")
     yield finding("checkpointing-trades", "information", evidence, [other.label], taken)
 
@@ -140,18 +144,18 @@ def compile_pays(table: Arms, slices: Results) -> Iterator[Finding]:
     told = f"compiling took {units.format_seconds(cold)}"
     if not isinstance(compiled.compile.warm_seconds, Absent):
         told += f", with a warm cache {units.format_seconds(compiled.compile.warm_seconds)}"
+    no_cost = "a choice, not a fault"
     if saved <= 0:
-        evidence = [f"{told}; its steps are no shorter"]
-        yield finding("compile-pays", "information", evidence, [other.label], "It does not pay here.")
+        evidence = [f"{told}; its steps are no shorter, so it does not pay"]
+        yield finding("compile-pays", "information", evidence, [other.label], no_cost)
         return
     even = math.ceil(cold / saved)
     evidence = [f"{told}; a step is {units.format_seconds(saved)} shorter: break-even after {even:,} steps"]
     planned = table.planned_steps
-    verdict = "How many steps are planned is not known."
     if isinstance(planned, Figure):
-        pays = "it pays" if planned.value > even else "it does not pay"
-        verdict = f"Over {planned.value:,.0f} steps ({planned.basis}) {pays}."
-    yield finding("compile-pays", "information", evidence, [other.label], verdict)
+        pays = "pays" if planned.value > even else "does not pay"
+        evidence.append(f"it {pays} over the {planned.value:,.0f} steps of {planned.basis}")
+    yield finding("compile-pays", "information", evidence, [other.label], no_cost)
 
 
 DIAGNOSES: tuple[Callable[[Arms, Results], Iterator[Finding]], ...] = (

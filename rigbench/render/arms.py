@@ -72,7 +72,7 @@ def _columns(table: Arms, results: dict[str, Slice | None]) -> list[tuple[str, C
         ("tokens/s", _rate),
         ("vs first", lambda row, result: _ratio(row, table.rows[0])),
         ("peak memory", _peak),
-        ("predicted", lambda row, result: _memory(row)),
+        ("predicted", lambda row, result: _memory(row) if result else ""),
         ("MFU", lambda row, result: _share(result.mfu) if result else ""),
         ("HFU", lambda row, result: _share(result.hfu) if result and result.hfu else ""),
         ("of matmul", lambda row, result: _share(result.share_of_measured_matmul) if result else ""),

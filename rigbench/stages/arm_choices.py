@@ -6,14 +6,17 @@ import importlib.util
 import itertools
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 import msgspec
 
 from rigbench import units
+from rigbench.budget import cost, wall
 from rigbench.errors import RigbenchError
 from rigbench.model import optim
-from rigbench.records import Choice, Factor, Model, Training
+from rigbench.probes.train import Options
+from rigbench.records import Choice, Factor, Model, Training, VramPrediction
 from rigbench.records.slices import Precision
 
 Mode = Literal["usual", "one", "all"]
@@ -41,6 +44,26 @@ VALUES: dict[Factor, tuple[Any, ...]] = {
 }
 USUAL: tuple[Factor, ...] = ("optimizer", "checkpointing")
 USUAL_VALUES: dict[Factor, tuple[Any, ...]] = {"optimizer": ("adamw", "adamw8bit"), "checkpointing": (0, 1)}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`options` are what all arms share, `base` the arm that the others are compared with."""
+
+    options: Options
+    base: Choice
+    mode: Mode = "one"
+    cross: tuple[Factor, ...] = ()
+    find_micro_batch: bool = False
+    share: bool = False
+    on: str | None = None
+    strategy_given: bool = False
+    host: wall.Host = cost.NO_HOST
+    wall_watts: float | None = None
+
+    @property
+    def several(self) -> bool:
+        return self.mode != "one" or bool(self.cross) or self.find_micro_batch
 
 
 def choice(
@@ -159,9 +182,11 @@ def checkpoint_words(every: int) -> str:
     return f"checkpointing every {every}{ending}"
 
 
-def why_not(arm: Choice, kind: str, gpus: int) -> str:
+def why_not(arm: Choice, base: Choice, kind: str, gpus: int) -> str:
     """Why an arm cannot run on this kind of device, or with what is installed; "" where nothing speaks against it."""
     if kind == "cpu":
+        if arm.precision == "fp16" != base.precision:
+            return "a CPU emulates fp16, tens of times slower; `--arms one --precision fp16` measures it"
         if arm.precision == "tf32":
             return "a CPU has no tf32"
         if arm.optimizer.startswith("paged"):
@@ -177,6 +202,12 @@ def why_not(arm: Choice, kind: str, gpus: int) -> str:
     if arm.strategy == "accelerate" and importlib.util.find_spec("accelerate") is None:
         return "accelerate is not installed: pip install 'rigbench[accelerate]'"
     return ""
+
+
+def shortfall(memory: VramPrediction) -> str:
+    """Why an arm that was predicted not to fit is left out."""
+    short, room = (units.format_bytes(size) for size in (memory.short_bytes, memory.room_bytes))
+    return f"predicted not to fit: {short} more than the {room} there, at micro-batch {memory.training.micro_batch}"
 
 
 def training(arm: Choice, model: Model, micro_batch: int, precision: Precision, ranks: int) -> Training:

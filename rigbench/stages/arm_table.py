@@ -7,28 +7,31 @@ from collections.abc import Sequence
 
 import msgspec
 
-from rigbench.records import Absent, ArmRow, Arms, Estimate, Figure, Skipped, Slice
+from rigbench.records import Absent, ArmRow, Arms, Estimate, Figure, Skipped, Slice, StepTime
 
+TOKENS_PER_PARAMETER = 20.0  # Hoffmann 2022, rounded: how long the full run is taken to be
+PLAN = f"{TOKENS_PER_PARAMETER:g} tokens a parameter"
 METHOD = "ratio of two rates; their intervals and the base arm's second run over its first, added as independent"
 
 
 def compared(table: Arms, slices: Sequence[Slice | Skipped]) -> Arms:
     """The table with speedups over the base arm, the best for speed and for memory, and the pareto front."""
     rates = {row.label: rate for row in table.rows if (rate := _rate(row, slices))}
-    base = rates.get(table.rows[0].label)
-    rows = tuple(
-        msgspec.structs.replace(row, speedup=speedup(rates[row.label], base, table.control))
-        if base and row.label in rates
-        else row
-        for row in table.rows
-    )
-    measured = [row for row in rows if row.label in rates]
+    first = table.rows[0]
+    if first.outcome == "measured":
+        told = [
+            msgspec.structs.replace(row, speedup=speedup(rates[row.label], rates[first.label], table.control))
+            if row.outcome == "measured"
+            else row
+            for row in table.rows
+        ]
+        table = msgspec.structs.replace(table, rows=tuple(told))
+    measured = [row for row in table.rows if row.label in rates]
     if not measured:
-        return msgspec.structs.replace(table, rows=rows)
+        return table
     sized = [row for row in measured if isinstance(row.peak_bytes, Figure)]
     return msgspec.structs.replace(
         table,
-        rows=rows,
         fastest=max(measured, key=lambda row: rates[row.label].value).label,
         least_memory=min(sized, key=_bytes).label if sized else Absent("no memory was read"),
         pareto=tuple(row.label for row in sized if not any(_beats(other, row, rates) for other in sized)),
@@ -64,8 +67,11 @@ def peak(result: Slice) -> Figure | Absent:
 
 
 def _rate(row: ArmRow, slices: Sequence[Slice | Skipped]) -> Estimate | None:
+    """Measured, or predicted for a rig that is not here."""
     found = slices[row.slice] if isinstance(row.slice, int) else None
-    return found.tokens_per_s if isinstance(found, Slice) else None
+    if isinstance(found, Slice):
+        return found.tokens_per_s
+    return row.time.tokens_per_s if row.outcome == "predicted" and isinstance(row.time, StepTime) else None
 
 
 def _bytes(row: ArmRow) -> float:

@@ -15,7 +15,7 @@ from rigbench.model.tokens import AskedDtype
 from rigbench.profiles import on as profiles_on
 from rigbench.records.slices import Precision
 from rigbench.stages import arm_choices, train
-from rigbench.stages.arms import Asked
+from rigbench.stages.arm_choices import Asked
 
 DEFAULT_SIZE = "120M"
 
@@ -83,6 +83,7 @@ def asked(
         find_micro_batch=find,
         share=share,
         on=on,
+        strategy_given=strategy is not None,
         host=host,
         wall_watts=wall_watts,
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import msgspec
 
-from rigbench import fitting, units
-from rigbench.budget import cost, wall
+from rigbench import fitting
 from rigbench.errors import NOTHING, RigbenchError
 from rigbench.findings import slices as findings
 from rigbench.findings.rig import worst_first
@@ -22,7 +21,6 @@ from rigbench.records import (
     ArmRow,
     Arms,
     Choice,
-    Factor,
     Figure,
     MicroBatchSearch,
     Skipped,
@@ -31,32 +29,13 @@ from rigbench.records import (
     VramPrediction,
 )
 from rigbench.records.slices import Precision
-from rigbench.stages import arm_choices, arm_table, micro_batch, train
+from rigbench.stages import arm_choices, arm_forecast, arm_table, micro_batch, train
+from rigbench.stages.arm_choices import Asked
 from rigbench.store import now
 
 CPU_RANKS = 2  # that share this machine's threads, where no GPU is
-TOKENS_PER_PARAMETER = 20.0  # Hoffmann 2022, rounded: how long the full run is taken to be
 # At most and at least so long, where several arms are to be compared: (usual arms, all arms).
 SHORTEST_SECONDS, LONGEST_SECONDS = {"usual": 12.0, "one": 25.0, "all": 6.0}, {"usual": 45.0, "one": 80.0, "all": 25.0}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """`options` are what all arms share, `base` the arm that the others are compared with."""
-
-    options: Options
-    base: Choice
-    mode: arm_choices.Mode = "one"
-    cross: tuple[Factor, ...] = ()
-    find_micro_batch: bool = False
-    share: bool = False
-    on: str | None = None
-    host: wall.Host = cost.NO_HOST
-    wall_watts: float | None = None
-
-    @property
-    def several(self) -> bool:
-        return self.mode != "one" or bool(self.cross) or self.find_micro_batch
 
 
 def run(job: Job, asked: Asked) -> None:
@@ -66,6 +45,9 @@ def run(job: Job, asked: Asked) -> None:
         Interrupted: the user said stop; what was measured is saved.
         RigbenchError: a GPU is in use, bad input, or not one arm could be measured (exit 3).
     """
+    if asked.on is not None:
+        arm_forecast.run(job, asked)
+        return
     if not asked.share:
         refuse_busy(job, asked.options.device)
     if not asked.several:
@@ -193,16 +175,13 @@ class Table:
             label=arm_choices.label(arm, self.base), choice=arm, outcome="skipped", slice=Absent("it did not run")
         )
         self.rows.append(row)
-        reason = arm_choices.why_not(arm, self.kind, len(self.job.gpus))
+        reason = arm_choices.why_not(arm, self.base, self.kind, len(self.job.gpus))
         if reason:
             self.rows[-1] = msgspec.structs.replace(row, reason=reason)
             return
         row = msgspec.structs.replace(row, memory=self._memory(arm))
         if isinstance(row.memory, VramPrediction) and not row.memory.fits:
-            short = units.format_bytes(row.memory.short_bytes)
-            room = units.format_bytes(row.memory.room_bytes)
-            reason = f"predicted not to fit: {short} short of {room} at micro-batch {arm.micro_batch}"
-            self.rows[-1] = msgspec.structs.replace(row, reason=reason)
+            self.rows[-1] = msgspec.structs.replace(row, reason=arm_choices.shortfall(row.memory))
             return
         self.rows[-1] = self._measured(row)
         self._keep()
@@ -294,9 +273,9 @@ class Table:
             rows=tuple(self.rows),
             control=self.control,
             planned_steps=Figure(
-                TOKENS_PER_PARAMETER * parameters / base.tokens_per_step,
+                arm_table.TOKENS_PER_PARAMETER * parameters / base.tokens_per_step,
                 "predicted",
-                f"{TOKENS_PER_PARAMETER:g} tokens a parameter",
+                arm_table.PLAN,
             )
             if base
             else Absent("the base arm was not measured"),
