@@ -13,7 +13,8 @@ from rigbench import profiles, units
 from rigbench.errors import NOTHING, RigbenchError
 from rigbench.hardware import host
 from rigbench.job import Job
-from rigbench.model import flops, shape
+from rigbench.model import flops, named, shape
+from rigbench.model.asked import Asked
 from rigbench.predict import cards, inference
 from rigbench.predict.memory import METHOD, Predictor
 from rigbench.predict.traces import Traces
@@ -25,7 +26,6 @@ from rigbench.store import now
 LOSS_CHUNKS = 8  # of the chunked loss
 CHECKPOINT_EVERY, CHUNKS = (0, 1), (1, LOSS_CHUNKS)
 DEFAULT_OPTIMIZERS = ("adamw", "adamw8bit")
-LONGEST_SEQUENCE = 1 << 20
 # Preferred numbers (ISO 3, R10): sizes a quarter apart, as fine as the question of the largest model deserves.
 PREFERRED = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0)
 
@@ -44,28 +44,27 @@ class Question:
 
 
 def question(
-    params: str | None,
-    series: str,
-    seq: str | None,
+    model: Asked,
     on_name: str | None,
     optimizer: str | None,
     precision: str,
     strategy: str,
     context: str | None,
 ) -> Question:
-    """
+    """A series may be asked about beside a published model: it is the one of which the largest is wanted.
+
     Raises:
         RigbenchError: any of the words is not what its option takes.
     """
+    series = model.series_name
     largest = profiles.series(series).models[-1]
-    model = flops.describe(largest.shape, largest.name) if params is None else shape.model_named(params, series)
-    if seq is not None:
-        model = with_sequence(model, units.parse_whole(seq, "--seq", 8, LONGEST_SEQUENCE))
+    wanted = model if model.model is None else model._replace(series=None)
+    chosen = named.choose(wanted, flops.describe(largest.shape, largest.name))
     if on_name is not None:
         on.rig(on_name)
-    tokens = 0 if context is None else units.parse_whole(context, "--context", 1, LONGEST_SEQUENCE)
+    tokens = 0 if context is None else units.parse_whole(context, "--context", 1, named.LONGEST_SEQUENCE)
     return Question(
-        series, model, on_name, DEFAULT_OPTIMIZERS if optimizer is None else (optimizer,), precision, strategy, tokens
+        series, chosen, on_name, DEFAULT_OPTIMIZERS if optimizer is None else (optimizer,), precision, strategy, tokens
     )
 
 

@@ -177,6 +177,22 @@ def test_inference_keeps_weights_and_a_cache_of_the_stated_length(rigbench):
     assert "beyond the 32 positions that this model learns" in " ".join(shown.split())
 
 
+def test_the_model_asked_about_may_be_published_ones_own_or_changed_beside_a_series(rigbench, tmp_path):
+    (tmp_path / "mine.toml").write_text(
+        'style = "gpt2"\nlayers = 2\nwidth = 64\nheads = 2\nvocabulary = 500\nsequence = 32\n'
+    )
+    words = ("capacity", "--series", "tiny", "--inference", "--context", "1024", "--on", "rtx-3060")
+    code, out, err = rigbench(*words, "--model", str(tmp_path / "mine.toml"), "--layers", "1", "--json")
+    assert (code, err) == (0, "")
+    found = capacity_of(out)
+    # By hand: 12 d² + 13 d a layer with its biases and norms, final norm, table and positions.
+    assert found["model"]["total_parameters"] == 12 * 64**2 + 13 * 64 + 2 * 64 + 532 * 64
+    assert (found["series"], found["model"]["name"], found["model"]["shape"]["layers"]) == ("tiny", "84,160", 1)
+    code, out, _ = rigbench(*words, "--model", "GPT-2", "--quiet")
+    assert code == 0
+    assert "generating with gpt2 (124.4M parameters), a cache of 1,024 tokens" in " ".join(out.split())
+
+
 REFUSED = {
     "--on rtx-9999": "no rig or GPU profile 'rtx-9999' for --on",
     "--on 2xrtx-408": "did you mean rtx-4080",
@@ -186,6 +202,12 @@ REFUSED = {
     "--on rtx-3090 --params 1e30": "more than a trillion parameters",
     "--on rtx-3090 --seq 3": "--seq '3' is not a whole number from 8",
     "--on rtx-3090 --series none": "no series 'none'",
+    "--on rtx-3090 --model gpt3": "no published model has that name; did you mean gpt2",
+    "--on rtx-3090 --model gpt2 --params 5M": "--model and --params exclude each other",
+    "--on rtx-3090 --model none.toml": "--model none.toml: cannot read it (No such file or directory)",
+    "--on rtx-3090 --model mynet:make": "mynet:make is a program, and this command works from a shape",
+    "--on rtx-3090 --heads 5": "--heads 5 does not divide the width of",
+    "--on rtx-3090 --layers many": "--layers 'many' is not a whole number from 1 to 1,000",
     "--on rtx-3090 --optimizer sgd": "'sgd' is not one of 'adamw', 'adamw-foreach', 'adamw8bit', 'paged-adamw8bit'",
     "--on rtx-3090 --precision fp8": "'fp8' is not one of",
     "--on rtx-3090 --context 4096": "--context is the length of an inference's cache; add --inference",

@@ -103,7 +103,14 @@ def profiles_command(
     if what == "schema":
         sys.stdout.write(profiles.run_schema())
     elif what == "check":
+        from rigbench.model import named
+
         common.console().print(profiles.check())
+        exact, near = named.check_published()
+        common.console().print(
+            f"counted again: {exact} published models have exactly the parameters that their authors state, "
+            f"{near} come as near as their family says"
+        )
     elif common.json:
         sys.stdout.write(profiles.as_json(what))
     elif what:

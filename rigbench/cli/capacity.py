@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.cli.common import Common, command
-from rigbench.cli.options import Seq, Series
+from rigbench.cli.model_options import takes_model
+from rigbench.model.asked import Asked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,16 +42,12 @@ class Strategy(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "on")(capacity)
+    command(app, "on")(takes_model("the series' largest")(capacity))
 
 
 def capacity(
     common: Common,
-    params: Annotated[
-        str | None, typer.Option(help="The model whose micro-batch is asked for. Default: the series' largest.")
-    ] = None,
-    series: Series = "diy",
-    seq: Seq = None,
+    asked: Asked,
     optimizer: Annotated[
         Optimizer | None, typer.Option(help="Only this one. Default: adamw and adamw8bit.", show_default=False)
     ] = None,
@@ -65,23 +62,24 @@ def capacity(
         str | None, typer.Option("--context", metavar="N", help="Tokens in the cache, with --inference. Default: 4096.")
     ] = None,
 ) -> int:
-    """What fits: the largest model, micro-batch and sequence, and what fills the memory. Predicted, no GPU needed."""
+    """What fits: the largest model, micro-batch and sequence, and what fills the memory. Predicted, no GPU needed.
+
+    Micro-batch and sequence are those of one model, --params or --model; the largest model is of the series.
+    """
     from rigbench import fitting
     from rigbench.errors import RigbenchError
 
     if cache_tokens is not None and not inference:
         raise RigbenchError("--context is the length of an inference's cache", "add --inference, or give --seq")
-    asked = fitting.question(
-        params,
-        series,
-        seq,
+    question = fitting.question(
+        asked,
         common.on,
         optimizer.value if optimizer else None,
         precision.value,
         strategy.value,
         (cache_tokens or "4096") if inference else None,
     )
-    return common.answer(lambda job: fitting.capacity(job, asked), _show)
+    return common.answer(lambda job: fitting.capacity(job, question), _show)
 
 
 def _show(run: Run, console: Console) -> None:

@@ -109,7 +109,7 @@ def train_probe(
     With --on NAME everything is predicted for hardware that is not here.
     """
     from rigbench import plans
-    from rigbench.stages import arm_words
+    from rigbench.stages import arm_words, train_own
     from rigbench.stages import arms as stage
 
     at_wall, host = plans.declared(wall_watts, host_watts, psu_watts, psu_efficiency, rig_profile)
@@ -134,12 +134,17 @@ def train_probe(
         host=host,
         wall_watts=at_wall,
     )
+    if isinstance(question, train_own.Asked):
+        return common.answer(lambda job: train_own.run(job, question), _show)
     return common.answer(lambda job: stage.run(job, question), _show)
 
 
 def _show(run: Run, console: Console) -> None:
-    from rigbench.render import arms, findings, slices
+    from rigbench.render import arms, findings, own, slices
 
+    if run.own:
+        own.show(run.own, console)
+        return
     if run.arms:
         arms.show(run.arms, run.slices, console)
         if run.findings:

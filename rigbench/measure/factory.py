@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 from rigbench.errors import RigbenchError
@@ -16,7 +21,10 @@ class Factory(Protocol):
     def __call__(self) -> Any: ...
 
 
-def find_factory(name: str, folder: str) -> Factory:
+EXAMPLES = {"--dataset": "mydata.loading:make", "--model": "mynet:make"}
+
+
+def find_factory(name: str, folder: str, option: str = "--dataset") -> Factory:
     """`package.module:factory`, importable from the folder the command was typed in, as with `python -m`.
 
     Raises:
@@ -24,16 +32,44 @@ def find_factory(name: str, folder: str) -> Factory:
     """
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name.isidentifier():
-        raise RigbenchError(f"--dataset {name!r} is not package.module:factory", "write it as mydata.loading:make")
+        raise RigbenchError(f"{option} {name!r} is not package.module:factory", f"write it as {EXAMPLES[option]}")
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        factory = getattr(importlib.import_module(module_name), function_name, None)
+        module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code
-        raise RigbenchError(f"--dataset {name}: {last_line(error)}", "mend it, or check the name") from None
+        cure = "mend it, or check the name"
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            cure = "run rigbench in the folder that holds it, or check the name"
+        raise RigbenchError(f"{option} {name}: {raised(error, folder)}", cure) from None
+    factory = getattr(module, function_name, None)
     if not callable(factory):
-        raise RigbenchError(f"--dataset {name}: {module_name} has no function {function_name}", "check the name")
+        there = [each for each in vars(module) if callable(getattr(module, each)) and not each.startswith("_")]
+        near = difflib.get_close_matches(function_name, there, n=2)
+        cure = f"did you mean {' or '.join(near)}?" if near else "check the name"
+        raise RigbenchError(f"{option} {name}: {module_name} has no function {function_name}", cure)
     return cast(Factory, factory)
+
+
+def raised(error: BaseException, folder: str) -> str:
+    """What the user's code raised, in one line, with the innermost place of theirs that led to it, where there is one.
+
+    "ValueError: bad width (shop/net.py, line 12)".
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _of_a_library(frame.filename)]
+    if not frames:
+        return last_line(error)
+    path, line = frames[-1].filename, frames[-1].lineno
+    if Path(path).is_relative_to(folder):
+        path = os.path.relpath(path, folder)
+    return f"{last_line(error)} ({path}, line {line})"
+
+
+def _of_a_library(path: str) -> bool:
+    """Python's own files, installed packages, and rigbench."""
+    own = str(Path(__file__).parents[1])
+    installed = any(f"{os.sep}{name}{os.sep}" in path for name in ("site-packages", "dist-packages"))
+    return installed or path.startswith(("<", own, sysconfig.get_paths()["stdlib"]))
 
 
 class FactoryBatches(NamedTuple):

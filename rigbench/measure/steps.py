@@ -50,10 +50,16 @@ class StepLoop:
     """
 
     def __init__(
-        self, accelerator: Accelerator, trained: Trained, source: Source, tokens_per_step: int, patience: Patience
+        self,
+        accelerator: Accelerator,
+        trained: Trained,
+        source: Source,
+        items_per_step: int,
+        patience: Patience,
+        unit: str = "tokens/s",
     ) -> None:
         self.accelerator, self.trained, self.source, self.patience = accelerator, trained, source, patience
-        self.tokens_per_step = tokens_per_step
+        self.items_per_step, self.unit = items_per_step, unit
         limit = patience.seconds or patience.longest_seconds
         self.watch = StepWatch(patience.target_half_width, limit, time.perf_counter())
         self.events: list[str] = []
@@ -180,5 +186,5 @@ class StepLoop:
         self._loss.append(Absent(f"not finite ({loss})"))
 
     def _said(self) -> str:
-        rate = self.watch.rate(self.tokens_per_step)
-        return f"step {len(self._seconds)}, {rate.value:,.0f} tokens/s"
+        rate = self.watch.rate(self.items_per_step)
+        return f"step {len(self._seconds)}, {rate.value:,.0f} {self.unit}"

@@ -8,8 +8,11 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rigbench.errors import NOTHING, RigbenchError
+from rigbench.hardware import host
+from rigbench.hardware.accelerator import Accelerator
+from rigbench.hardware.sysfs import Sysfs
 from rigbench.model import optim
-from rigbench.records import Arm, Model
+from rigbench.records import Absent, Arm, Model, Vram
 
 if TYPE_CHECKING:
     import torch
@@ -55,8 +58,11 @@ def train(
     *,
     clip: Callable[[], object] | None = None,
     synchronised: Callable[[bool], AbstractContextManager[object]] | None = None,
+    called: Callable[[Any], Callable[..., torch.Tensor]] = lambda module: module,
 ) -> Trained:
     """A module, wrapped for its ranks or bare, with optimizer, precision, compilation and clipping as the arm says.
+
+    `called` makes of the module, compiled or not, what gives a batch's loss.
 
     Raises:
         RigbenchError: this kind of device has no such precision, optimizer or compiler.
@@ -66,9 +72,8 @@ def train(
 
     set_matmul_precision(arm.precision, kind)
     optimizer = optim.build(arm.optimizer, module, learning_rate=learning_rate)
-    called: Any = compiled(module) if arm.compiled else module
     return Trained(
-        module=called,
+        module=called(compiled(module) if arm.compiled else module),
         optimizer=optimizer,
         precision=lambda: autocast(arm.precision, kind),
         clip=clip or (lambda: clip_grad_norm_(module.parameters(), clip_norm)),
@@ -122,3 +127,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def peaks(accelerator: Accelerator, before_model_bytes: int | Absent) -> Vram:
+    """Peak memory since the accelerator's count was reset, and of this process."""
+    on_gpu = accelerator.device.kind == "cuda"
+    return Vram(
+        allocated_bytes=accelerator.allocated_peak_bytes(),
+        reserved_bytes=accelerator.reserved_peak_bytes(),
+        process_bytes=host.process_peak_bytes(Sysfs()),
+        context_bytes=accelerator.used_outside_allocator_bytes(),
+        before_model_bytes=before_model_bytes,
+        allocator_retries=accelerator.allocator_retries(),
+        deciding="reserved plus context, on the device" if on_gpu else "process, in host memory",
+    )

@@ -13,7 +13,7 @@ from rigbench.model.asked import Asked
 from rigbench.model.counts import total_parameters
 from rigbench.model.flops import describe
 from rigbench.model.shape import LARGEST_PARAMETERS, default_ffn_width, head_width, model_named
-from rigbench.profiles import SeriesModel, files
+from rigbench.profiles import SeriesModel, shapes
 from rigbench.records import Model, Shape
 
 SHORTEST_SEQUENCE, LONGEST_SEQUENCE = 8, 1 << 20
@@ -31,8 +31,8 @@ FIELD_OF = {"layers": "layers", "width": "width", "heads": "heads", "kv_heads": 
 OPTION_OF = {"kv_heads": "--kv-heads"}
 
 
-def choose(asked: Asked, default: str | None = None) -> Model:
-    """The model of a command that takes a shape. `default` is a size of the series; None: its smallest model.
+def choose(asked: Asked, default: str | Model | None = None) -> Model:
+    """The model of a command that takes a shape. `default` may be a size of the series; None: its smallest model.
 
     Options for layers, width, heads, vocabulary and sequence change the model named, or else the default one. A model
     so changed goes by its true count, except where only its sequence is another.
@@ -92,13 +92,14 @@ def sequence(text: str) -> int:
     return units.parse_whole(text, "--seq", *BOUNDS["sequence"])
 
 
-def check_published() -> int:
-    """Count every published model's shape; how many have their authors' total, as near as their family says.
+def check_published() -> tuple[int, int]:
+    """Count every published model's shape: how many have exactly their authors' total, and how many come as near as
+    their family says (`published_within`).
 
     Raises:
         RigbenchError: the first whose count is another.
     """
-    checked = 0
+    exact = near = 0
     for entry in profiles.models():
         published = entry.published_parameters
         if not isinstance(published, int):
@@ -109,16 +110,20 @@ def check_published() -> int:
                 f"models.toml: {entry.name} is said to have {published:,} parameters, and its shape has {ours:,}",
                 "mend its shape or its published_parameters (published_within of the family allows a share)",
             )
-        checked += 1
-    return checked
+        exact += ours == published
+        near += ours != published
+    return exact, near
 
 
-def _base(asked: Asked, default: str | None) -> Model:
+def _base(asked: Asked, default: str | Model | None) -> Model:
     if asked.model is None:
-        if asked.params is None and default is None:
-            smallest = min(profiles.series(asked.series_name).models, key=lambda entry: total_parameters(entry.shape))
-            return describe(smallest.shape, smallest.name)
-        return model_named(asked.params or default or "", asked.series_name)
+        wish = default if asked.params is None else asked.params
+        if isinstance(wish, Model):
+            return wish
+        if wish is not None:
+            return model_named(wish, asked.series_name)
+        smallest = min(profiles.series(asked.series_name).models, key=lambda entry: total_parameters(entry.shape))
+        return describe(smallest.shape, smallest.name)
     for other in ("params", "series"):
         if getattr(asked, other) is not None:
             raise RigbenchError(f"--model and --{other} exclude each other", "give the one that you mean")
@@ -171,7 +176,7 @@ def _is_factory(text: str) -> bool:
 
 def _from_file(path: Path) -> Model:
     """A user's own shape; what such a file may say is in `profiles/files.py`, ShapeFile."""
-    found = files.read_shape(path)
+    found = shapes.read_shape(path)
     where = f"--model {path}"
     shape = Shape(
         style=found.style,

@@ -14,13 +14,14 @@ from rigbench.errors import NOTHING, RigbenchError
 from rigbench.hardware import host
 from rigbench.hardware.accelerator import Accelerator, choose_device, open_accelerator
 from rigbench.hardware.sysfs import Sysfs
-from rigbench.measure.steps import LONGEST_SECONDS, SHORTEST_SECONDS, Patience, StepLoop
+from rigbench.measure.slice_options import SliceOptions
+from rigbench.measure.steps import StepLoop
 from rigbench.measure.timing import sample_until_tight
-from rigbench.measure.training import autocast, decoder, is_out_of_memory, train
+from rigbench.measure.training import autocast, decoder, is_out_of_memory, peaks, train
 from rigbench.measure.workers import Report
 from rigbench.model import flops
 from rigbench.model.batches import Batches
-from rigbench.model.tokens import AskedDtype, open_tokens, zipf_tokens
+from rigbench.model.tokens import open_tokens, zipf_tokens
 from rigbench.records import (
     Absent,
     Arm,
@@ -28,11 +29,9 @@ from rigbench.records import (
     EndedBy,
     Model,
     PrecisionTrial,
-    Record,
     Slice,
-    Vram,
 )
-from rigbench.records.slices import HostAllocator, Precision
+from rigbench.records.slices import Precision
 from rigbench.store import now
 
 METHOD = 1
@@ -41,39 +40,14 @@ TRIAL_SECONDS = 3.0  # for each candidate
 TRIAL_TOKENS = 256  # enough rows that the matrix products dominate, few enough to decide in a second or two
 
 
-class Options(Record, frozen=True):
-    """One arm. `seconds` 0: long enough for 16 steps, between `shortest_seconds` and `longest_seconds`.
-
-    `micro_batch` 0: the device's default. `cache` is a folder for the generated token file; the runner names it, and
-    says how this process's memory is kept.
-    """
+class Options(SliceOptions, frozen=True, kw_only=True):
+    """One arm of a decoder."""
 
     model: Model
-    cache: str = ""
-    device: str = "auto"
-    data: str = ""
-    data_dtype: AskedDtype = "auto"
-    micro_batch: int = 0
-    accumulation: int = 1
-    precision: Literal["auto"] | Precision = "auto"
     checkpointing: Literal["off", "on"] = "off"
     checkpoint_every: int = 1
-    optimizer: str = "adamw"
-    compiled: bool = False
     loss_chunks: int = 1
     strategy: str = "single"
-    learning_rate: float = 3e-4
-    clip_norm: float = 1.0
-    seconds: float = 0.0
-    shortest_seconds: float = SHORTEST_SECONDS
-    longest_seconds: float = LONGEST_SECONDS
-    target_half_width: float = 0.01
-    seed: int = 0
-    host_allocator: HostAllocator = "default"
-
-    @property
-    def patience(self) -> Patience:
-        return Patience(self.seconds, self.shortest_seconds, self.longest_seconds, self.target_half_width)
 
 
 def run(options: Options, report: Report) -> Slice:
@@ -262,7 +236,7 @@ def _slice(options: Options, ground: _Ground, accelerator: Accelerator, batches:
             mfu=Absent("not compared with a datasheet"),
             share_of_measured_matmul=Absent("not compared with a measured matmul"),
             setup_seconds=setup_seconds,
-            memory=_memory(accelerator, ground.before_model_bytes),
+            memory=peaks(accelerator, ground.before_model_bytes),
             energy=Absent("no sensor was read beside this slice"),
             telemetry=Absent("no sensor was read beside this slice"),
             events=(*ground.events, *loop.events)[:100],
@@ -272,16 +246,3 @@ def _slice(options: Options, ground: _Ground, accelerator: Accelerator, batches:
         return record(loop.run(report, lambda: report.partial(record("worker died"))))
     finally:
         ground.failed_in.append(loop.now_in)
-
-
-def _memory(accelerator: Accelerator, before_model_bytes: int | Absent) -> Vram:
-    on_gpu = accelerator.device.kind == "cuda"
-    return Vram(
-        allocated_bytes=accelerator.allocated_peak_bytes(),
-        reserved_bytes=accelerator.reserved_peak_bytes(),
-        process_bytes=host.process_peak_bytes(Sysfs()),
-        context_bytes=accelerator.used_outside_allocator_bytes(),
-        before_model_bytes=before_model_bytes,
-        allocator_retries=accelerator.allocator_retries(),
-        deciding="reserved plus context, on the device" if on_gpu else "process, in host memory",
-    )

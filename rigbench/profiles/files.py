@@ -15,7 +15,6 @@ from rigbench.records import Absent, Figure, Shape
 
 USER_FOLDER = "RIGBENCH_PROFILES"
 NOT_STATED = Absent("not stated")
-SHAPE_LIMIT_BYTES = 1 << 20  # of a file that holds eleven words
 LARGEST = 1e15  # TOML writes infinities; a datasheet does not
 
 Count = Annotated[int, msgspec.Meta(gt=0, lt=int(LARGEST))]
@@ -240,26 +239,6 @@ class ModelsFile(Profile, frozen=True):
     family: tuple[SeriesFile, ...] = ()
 
 
-class ShapeFile(Profile, frozen=True, kw_only=True):
-    """A decoder of the user's own, as `--model FILE.toml` reads it.
-
-    `kv_heads` is `heads` unless stated; `ffn_width` four widths, or 8/3 for llama; `biases` as the style has them;
-    `name` the file's.
-    """
-
-    style: Literal["gpt2", "neox", "llama"]
-    layers: Count
-    width: Count
-    heads: Count
-    vocabulary: Count
-    sequence: Count
-    name: Text | None = None
-    kv_heads: Count | None = None
-    ffn_width: Count | None = None
-    tied_head: bool = True
-    biases: bool | None = None
-
-
 def each(name: str, kind: type[File]) -> list[File]:
     """The shipped file of that name, then the user's own."""
     return [read(folder / name, kind) for folder in folders() if (folder / name).exists()]
@@ -292,29 +271,6 @@ def folders() -> list[Path]:
             )
         found.append(Path(named))
     return found
-
-
-def read_shape(path: Path) -> ShapeFile:
-    """The user's own shape.
-
-    Raises:
-        RigbenchError: it cannot be read, is not TOML, or does not say what such a file should.
-    """
-    where = f"--model {path}"
-    try:
-        with path.open("rb") as file:
-            raw = tomllib.loads(file.read(SHAPE_LIMIT_BYTES).decode())
-    except OSError as error:
-        raise RigbenchError(f"{where}: cannot read it ({error.strerror})", "give the path of a FILE.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RigbenchError(f"{where} is not TOML: {error}", "mend that line") from None
-    try:
-        return msgspec.convert(raw, ShapeFile)
-    except msgspec.ValidationError as error:
-        needed = [field.name for field in msgspec.structs.fields(ShapeFile) if field.required]
-        others = [field.name for field in msgspec.structs.fields(ShapeFile) if not field.required]
-        cure = f"it needs {', '.join(needed)}, and may have {', '.join(others)}"
-        raise RigbenchError(f"{where}: {error}", cure) from None
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from rigbench.records.collectives import Collectives
 from rigbench.records.dataloader import Dataloader
 from rigbench.records.finding import Finding, Unchecked
 from rigbench.records.matmul import Matmul
+from rigbench.records.own_slice import OwnSlice
 from rigbench.records.p2p import P2p
 from rigbench.records.rig import RigId, Software, Topology
 from rigbench.records.slices import Slice
@@ -31,6 +32,7 @@ ROOMS = (
     "thermals",
     "slices",
     "arms",
+    "own",
     "budget",
     "backtest",
     "capacity",
@@ -60,6 +62,7 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     thermals: Thermals | Skipped | msgspec.UnsetType = msgspec.UNSET
     slices: tuple[Slice | Skipped, ...] = ()
     arms: Arms | msgspec.UnsetType = msgspec.UNSET
+    own: OwnSlice | Skipped | msgspec.UnsetType = msgspec.UNSET
     budget: Budget | Skipped | msgspec.UnsetType = msgspec.UNSET
     backtest: Backtest | msgspec.UnsetType = msgspec.UNSET
     capacity: Capacity | Skipped | msgspec.UnsetType = msgspec.UNSET

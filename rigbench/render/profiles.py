@@ -43,7 +43,8 @@ def show_all(console: Console) -> None:
         series = profiles.series(name)
         sizes = ", ".join(model.name for model in series.models)
         console.print(Text.assemble((f"series {name}", "bold"), f": {sizes}. {series.about}"))
-    console.print(Text(f"published models: {', '.join(model.name for model in profiles.models())}"))
+    console.print()
+    _show_models(console)
     console.print()
     table = Table(title="Electricity", title_justify="left", box=None)
     for name in ("id", "per kWh", "place", "date"):
@@ -53,6 +54,26 @@ def show_all(console: Console) -> None:
         table.add_row(entry.id, f"{entry.per_kwh:g} {entry.currency}", place, entry.date)
     console.print(table)
     console.print(Text("`rigbench profiles ID` shows one with its sources", style="dim"))
+
+
+def _show_models(console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    names = ("name", "layers", "width", "heads", "vocabulary", "sequence", "parameters published")
+    console.print(Text("Published models, for --model", style="italic"))
+    for family in profiles.families():
+        console.print(Text(family.about))
+        table = Table(box=None)
+        for name in names:
+            table.add_column(name, justify="left" if name == "name" else "right")
+        for model in family.models:
+            shape, published = model.shape, model.published_parameters
+            heads = f"{shape.heads}" if shape.kv_heads == shape.heads else f"{shape.heads}/{shape.kv_heads}"
+            numbers = (f"{number:,}" for number in (shape.vocabulary, shape.sequence))
+            total = f"{published:,}" if isinstance(published, int) else "n/a"
+            table.add_row(model.name, str(shape.layers), str(shape.width), heads, *numbers, total)
+        console.print(table)
 
 
 def show_one(what: str, console: Console) -> None:

@@ -17,6 +17,7 @@ from rigbench.render import (
     dataloader,
     findings,
     matmul,
+    own,
     p2p,
     slices,
     thermals,
@@ -65,7 +66,7 @@ def _rooms(run: Run) -> Iterator[tuple[Any, Callable[[Any, Console], None]]]:
     trained: list[tuple[object, Callable[[Any, Console], None]]] = [(item, slices.show) for item in run.slices]
     if run.arms:  # one table instead of a page for each
         trained = [(run.arms, lambda table, console: arms.show(table, run.slices, console))]
-    shown = [*before, *trained, *after]
+    shown = [*before, *trained, (run.own, own.show), *after]
     return ((room, how) for room, how in shown if room and (how is slices.show or not isinstance(room, Skipped)))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rigbench import units
-from rigbench.records import Absent, Figure, Skipped, Slice
+from rigbench.records import Absent, Arm, Device, Estimate, Figure, Skipped, Slice, Vram
+from rigbench.records.own_slice import OwnSlice
 from rigbench.render import power
 from rigbench.render.words import plus_minus
 
@@ -22,8 +23,10 @@ def show(result: Slice | Skipped, console: Console) -> None:
     if isinstance(result, Skipped):
         console.print(Text(f"{result.probe} skipped: {result.reason}", style="yellow"))
         return
-    console.print(Text.assemble((result.model.name, "bold"), f" on {_device(result)}"))
-    console.print(Text.assemble("  ", (_headline(result), "bold"), f"  {_interval(result)}"))
+    console.print(Text.assemble((result.model.name, "bold"), f" on {device_words(result.device)}"))
+    steady = len(result.steps.seconds) - result.steady_from
+    interval = interval_words(result.tokens_per_s, steady, result)
+    console.print(Text.assemble("  ", (_headline(result), "bold"), f"  {interval}"))
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
@@ -36,15 +39,13 @@ def _headline(result: Slice) -> str:
     return units.format_rate(result.tokens_per_s.value)
 
 
-def _device(result: Slice) -> str:
-    device = result.device
+def device_words(device: Device) -> str:
     threads = f", {device.threads} threads" if device.kind == "cpu" else ""
     return f"{device.kind} ({device.name}{threads})"
 
 
-def _interval(result: Slice) -> str:
-    rate = result.tokens_per_s
-    steady = len(result.steps.seconds) - result.steady_from
+def interval_words(rate: Estimate, steady: int, result: Slice | OwnSlice) -> str:
+    """The rate's interval, over how many steps, and what ended the slice."""
     ended = {
         "interval": f"stopped: within {units.format_plus_minus(result.target_half_width)}",
         "time limit": "stopped: time limit",
@@ -66,16 +67,18 @@ def _lines(result: Slice) -> list[tuple[str, str]]:
         (
             "arm",
             f"{arm.optimizer}, {arm.precision} (chosen by: {arm.precision_chosen_by}), checkpointing "
-            f"{arm.checkpointing}, {'compiled' if arm.compiled else 'eager'}, {arm.strategy}, "
+            f"{_checkpointing(arm)}, {'compiled' if arm.compiled else 'eager'}, {_strategy(arm)}{_chunks(arm)}, "
             f"host allocator: {arm.host_allocator}",
         ),
         (
             "batch",
-            f"{arm.micro_batch} × {model.shape.sequence:,} tokens a step (micro-batch: {arm.micro_batch_chosen_by})",
+            f"{arm.micro_batch} × {model.shape.sequence:,} tokens{_times(arm)} a step (micro-batch: "
+            f"{arm.micro_batch_chosen_by})",
         ),
-        ("step", _step(result)),
+        ("step", step_words(result.step_seconds, result.step_share, result.outliers)),
         ("compute", _compute(result)),
-        ("memory", _memory(result)),
+        *_compiling(result),
+        ("memory", memory_words(result.memory)),
         ("energy", _energy(result)),
         *_at_the_wall(result),
         ("data", f"{result.data.kind} {result.data.name}, {result.data.tokens:,} tokens ({result.data.distribution})"),
@@ -103,12 +106,37 @@ def _trials(result: Slice) -> str:
     return "one block and head, forward and backward: " + ", ".join(parts)
 
 
-def _step(result: Slice) -> str:
-    median = result.step_seconds
-    shares = ", ".join(f"{name} {units.format_share(share)}" for name, share in result.step_share.items())
+def _checkpointing(arm: Arm) -> str:
+    return f"every {arm.checkpoint_every} blocks" if arm.checkpoint_every else arm.checkpointing
+
+
+def _strategy(arm: Arm) -> str:
+    return f"{arm.strategy} over {arm.ranks} ranks" if arm.ranks else arm.strategy
+
+
+def _chunks(arm: Arm) -> str:
+    return f", loss in {arm.loss_chunks} chunks" if arm.loss_chunks else ""
+
+
+def _times(arm: Arm) -> str:
+    """What multiplies a micro-batch to a step."""
+    accumulated = f" × {arm.accumulation} accumulated" if arm.accumulation > 1 else ""
+    return f"{accumulated} × {arm.ranks} ranks" if arm.ranks else accumulated
+
+
+def _compiling(result: Slice) -> list[tuple[str, str]]:
+    if not result.compile:
+        return []
+    warm = result.compile.warm_seconds
+    cached = "" if isinstance(warm, Absent) else f", {units.format_seconds(warm)} with a warm cache"
+    return [("compiling", f"{units.format_seconds(result.compile.cold_seconds)}{cached}, before the first step")]
+
+
+def step_words(median: Estimate, step_share: dict[str, float], outliers: int) -> str:
+    shares = ", ".join(f"{name} {units.format_share(share)}" for name, share in step_share.items())
     return (
         f"median {units.format_seconds(median.value)} ({units.format_seconds(median.low)} to "
-        f"{units.format_seconds(median.high)}), outliers {result.outliers}; {shares}"
+        f"{units.format_seconds(median.high)}), outliers {outliers}; {shares}"
     )
 
 
@@ -121,17 +149,16 @@ def _compute(result: Slice) -> str:
     )
     if result.hardware_flops_per_s != result.model_flops_per_s:
         line += f", {units.format_flops_per_s(result.hardware_flops_per_s)} with recomputation"
-    return f"{line}; MFU {_share(result.mfu)}; matmul: {_share(result.share_of_measured_matmul)}"
+    return f"{line}; MFU {share(result.mfu)}; matmul: {share(result.share_of_measured_matmul)}"
 
 
-def _share(figure: Figure | Absent) -> str:
+def share(figure: Figure | Absent) -> str:
     if isinstance(figure, Absent):
         return f"n/a ({figure.reason})"
     return f"{units.format_share(figure.value)} {figure.basis}"
 
 
-def _memory(result: Slice) -> str:
-    memory = result.memory
+def memory_words(memory: Vram) -> str:
     named = [
         ("allocated", memory.allocated_bytes),
         ("reserved", memory.reserved_bytes),

@@ -14,7 +14,7 @@ from rigbench.model.asked import Asked as AskedModel
 from rigbench.model.tokens import AskedDtype
 from rigbench.profiles import on as profiles_on
 from rigbench.records.slices import Precision
-from rigbench.stages import arm_choices, train
+from rigbench.stages import arm_choices, train, train_own
 from rigbench.stages.arm_choices import Asked
 
 DEFAULT_SIZE = "120M"
@@ -41,8 +41,9 @@ def asked(
     share: bool,
     host: wall.Host,
     wall_watts: float | None,
-) -> Asked:
-    """
+) -> Asked | train_own.Asked:
+    """One arm or several of a decoder, or a slice of a program of the user's.
+
     Raises:
         RigbenchError: any of the words is not what its option takes, or two contradict each other.
     """
@@ -51,10 +52,8 @@ def asked(
     if on is not None:
         profiles_on.rig(on)
         _only_measured({"--seconds": seconds, "--data": data, "--share": share or None})
-    shape = named.choose(model, DEFAULT_SIZE)
     find = micro_batch is not None and micro_batch.strip().lower() == "auto"
-    options = train.options(
-        model=shape,
+    shared = train.shared(
         micro_batch=None if find else micro_batch,
         precision=precision,
         seconds=seconds,
@@ -62,6 +61,35 @@ def asked(
         data_dtype=data_dtype,
         device=device,
     )
+    program = named.factory(model)
+    if program is not None:
+        decided = {
+            "--arms": None if arms in ("auto", "one") else arms,
+            "--cross": cross,
+            "--checkpointing": checkpointing,
+            "--loss": loss,
+            "--strategy": strategy,
+            "--micro-batch auto": find,
+            "--on": on,
+            "--wall-watts": wall_watts,
+            "--host-watts": host.watts,
+        }
+        base = arm_choices.choice(
+            optimizer=optimizer,
+            checkpointing=None,
+            precision=precision,
+            compiled=bool(compiled),
+            loss=None,
+            strategy=None,
+            accumulation=accumulation,
+            micro_batch=shared.micro_batch,
+            layers=1,
+        )
+        shared = msgspec.structs.replace(
+            shared, optimizer=base.optimizer, compiled=base.compiled, accumulation=base.accumulation
+        )
+        return train_own.asked(program, model, shared, decided)
+    shape = named.choose(model, DEFAULT_SIZE)
     base = arm_choices.choice(
         optimizer=optimizer,
         checkpointing=checkpointing,
@@ -70,13 +98,13 @@ def asked(
         loss=loss,
         strategy=strategy,
         accumulation=accumulation,
-        micro_batch=options.micro_batch,
+        micro_batch=shared.micro_batch,
         layers=shape.shape.layers,
     )
     named_choices = (optimizer, checkpointing, compiled, loss, strategy)
     guessed: arm_choices.Mode = "one" if find or any(word is not None for word in named_choices) else "usual"
     return Asked(
-        options=msgspec.structs.replace(options, micro_batch=0),
+        options=train.options(shape, shared),
         base=base,
         mode=guessed if arms == "auto" else arms,
         cross=arm_choices.factors(cross),

@@ -17,9 +17,11 @@ from rigbench.budget import cost, wall
 from rigbench.errors import NOTHING, RigbenchError
 from rigbench.job import Job
 from rigbench.measure import energy, workers
+from rigbench.measure.slice_options import SliceOptions
 from rigbench.model.tokens import AskedDtype
 from rigbench.probes.train import Options
 from rigbench.records import Absent, Compile, Energy, Figure, Matmul, Model, Skipped, Slice, Telemetry
+from rigbench.records.own_slice import OwnSlice
 from rigbench.records.slices import HostAllocator, Precision
 from rigbench.stages.common import datasheet, isolated, of_device, stop_if
 
@@ -29,23 +31,21 @@ SHORTEST = 1e-3  # seconds: three steps, the fewest that tell a steady one
 LARGEST_MICRO_BATCH = 1 << 16
 
 
-def options(
+def shared(
     *,
-    model: Model,
     micro_batch: str | None = None,
     precision: Literal["auto"] | Precision = "auto",
     seconds: str | None = None,
     data: Path | None = None,
     data_dtype: AskedDtype = "auto",
     device: str | None = None,
-) -> Options:
-    """What all arms share.
+) -> SliceOptions:
+    """What every slice of a command is told, whatever it trains.
 
     Raises:
         RigbenchError: any of the words is not what its option takes.
     """
-    return Options(
-        model=model,
+    return SliceOptions(
         device=device or "auto",
         data=str(data) if data else "",
         data_dtype=data_dtype,
@@ -53,6 +53,12 @@ def options(
         precision=precision,
         seconds=units.parse_seconds(seconds, "--seconds") if seconds is not None else 0.0,
     )
+
+
+def options(model: Model, common: SliceOptions) -> Options:
+    """A decoder's slice; its arm is still to be chosen."""
+    named = {name: getattr(common, name) for name in SliceOptions.__struct_fields__}
+    return Options(model=model, **named)
 
 
 def run(job: Job, options: Options, host: wall.Host = cost.NO_HOST, wall_watts: float | None = None) -> Slice | Skipped:
@@ -64,9 +70,9 @@ def run(job: Job, options: Options, host: wall.Host = cost.NO_HOST, wall_watts: 
         Interrupted: the user said stop; the steps so far are saved.
         RigbenchError: bad token data, or a model that does not fit.
     """
-    allocator, environment = _host_allocator(job, options.device)
+    allocator, environment = host_allocator(job, options.device)
     options = msgspec.structs.replace(options, cache=str(job.store.home / "cache"), host_allocator=allocator)
-    with _kernel_cache(options) as caches:
+    with kernel_cache(options) as caches:
         cold = _first_steps(job, options, {**environment, **caches}) if options.compiled else None
         seconds = options.seconds or min(30, options.longest_seconds)
         job.progress.stage(f"train-probe {options.model.name}", seconds + 10)
@@ -86,7 +92,7 @@ def run(job: Job, options: Options, host: wall.Host = cost.NO_HOST, wall_watts: 
 
 
 @contextlib.contextmanager
-def _kernel_cache(options: Options) -> Iterator[Mapping[str, str]]:
+def kernel_cache(options: SliceOptions) -> Iterator[Mapping[str, str]]:
     """An empty folder for what torch.compile makes, so that its first process finds nothing and its second one all."""
     if not options.compiled:
         yield {}
@@ -111,13 +117,13 @@ def _first_steps(job: Job, options: Options, environment: Mapping[str, str]) -> 
     return beyond_a_step(result)
 
 
-def beyond_a_step(result: Slice) -> float:
+def beyond_a_step(result: Slice | OwnSlice) -> float:
     """What the steps before the steady ones took beyond as many steady ones."""
     early = result.steps.seconds[: result.steady_from]
     return max(0.0, math.fsum(early) - len(early) * result.step_seconds.value)
 
 
-def _host_allocator(job: Job, device: str) -> tuple[HostAllocator, Mapping[str, str]]:
+def host_allocator(job: Job, device: str) -> tuple[HostAllocator, Mapping[str, str]]:
     """How a slice's process keeps host memory: as the user set it, else kept where the CPU will train."""
     if any(key.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for key in os.environ):
         return "set by the user", {}

@@ -1,0 +1,40 @@
+"""What is every training slice told, whatever it trains?"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rigbench.measure.steps import LONGEST_SECONDS, SHORTEST_SECONDS, Patience
+from rigbench.model.tokens import AskedDtype
+from rigbench.records import Record
+from rigbench.records.slices import HostAllocator, Precision
+
+
+class SliceOptions(Record, frozen=True, kw_only=True):
+    """`seconds` 0: long enough for 16 steps, between the two bounds.
+
+    `micro_batch` 0: the device's default. `cache` is a folder for the generated token file; the runner names it, and
+    says how this process's memory is kept.
+    """
+
+    cache: str = ""
+    device: str = "auto"
+    data: str = ""
+    data_dtype: AskedDtype = "auto"
+    micro_batch: int = 0
+    accumulation: int = 1
+    precision: Literal["auto"] | Precision = "auto"
+    optimizer: str = "adamw"
+    compiled: bool = False
+    learning_rate: float = 3e-4
+    clip_norm: float = 1.0
+    seconds: float = 0.0
+    shortest_seconds: float = SHORTEST_SECONDS
+    longest_seconds: float = LONGEST_SECONDS
+    target_half_width: float = 0.01
+    seed: int = 0
+    host_allocator: HostAllocator = "default"
+
+    @property
+    def patience(self) -> Patience:
+        return Patience(self.seconds, self.shortest_seconds, self.longest_seconds, self.target_half_width)

@@ -1,0 +1,262 @@
+"""Is the model that was meant the one that is made, and is every other wish refused in one line with its cure?"""
+
+import inspect
+import os
+from typing import get_args
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from rigbench import profiles
+from rigbench.cli import model_options
+from rigbench.errors import BAD_INPUT, RigbenchError
+from rigbench.model import named
+from rigbench.model.asked import Asked
+from rigbench.records import Model
+
+SHAPE = """
+style = "llama"
+layers = 3
+width = 192
+heads = 6
+vocabulary = 1000
+sequence = 64
+"""
+
+
+@pytest.fixture
+def shape_file(tmp_path):
+    def write(**changes):
+        lines = [line for line in SHAPE.strip().splitlines() if line.split(" = ")[0] not in changes]
+        lines += [f"{key} = {value}" for key, value in changes.items() if value]
+        (tmp_path / "mine.toml").write_text("\n".join(lines))
+        return str(tmp_path / "mine.toml")
+
+    return write
+
+
+def dims(model: Model):
+    shape = model.shape
+    return shape.layers, shape.width, shape.heads, shape.kv_heads, shape.ffn_width, shape.vocabulary, shape.sequence
+
+
+# Totals: OpenAI's checkpoints (as karpathy/nanoGPT counts them), EleutherAI's and TinyLlama's model cards.
+@pytest.mark.parametrize(
+    ("wish", "name", "style", "expected", "total"),
+    [
+        ("gpt2", "gpt2", "gpt2", (12, 768, 12, 12, 3072, 50257, 1024), 124_439_808),
+        ("GPT-2 small", "gpt2", "gpt2", (12, 768, 12, 12, 3072, 50257, 1024), 124_439_808),
+        ("gpt2_XL", "gpt2-xl", "gpt2", (48, 1600, 25, 25, 6400, 50257, 1024), 1_557_611_200),
+        ("pythia-160m", "pythia-160m", "neox", (12, 768, 12, 12, 3072, 50304, 2048), 162_322_944),
+        ("Pythia-6.9B", "pythia-6.9b", "neox", (32, 4096, 32, 32, 16384, 50432, 2048), 6_857_302_016),
+        ("tinyllama", "tinyllama-1.1b", "llama", (22, 2048, 32, 4, 5632, 32000, 2048), 1_100_048_384),
+        ("chinchilla-425m", "chinchilla-425m", "neox", (18, 1280, 10, 10, 5120, 32000, 2048), 395_120_640),
+    ],
+)
+def test_a_published_model_is_found_by_any_spelling_and_has_its_true_count(wish, name, style, expected, total):
+    model = named.choose(Asked(model=wish))
+    assert (model.name, model.shape.style, dims(model)) == (name, style, expected)
+    if style == "neox" and name.startswith("chinchilla"):  # by hand: layers · 12 d², norms without biases, one table
+        total = 18 * (12 * 1280**2 + 2 * 1280) + 1280 + 32000 * 1280
+    assert model.total_parameters == total
+
+
+def test_every_published_model_can_be_named_and_no_two_go_by_one_name():
+    names = [name for model in profiles.models() for name in (model.name, *model.also)]
+    assert len({named._key(name) for name in names}) == len(names)
+    assert {named.choose(Asked(model=name)).name for name in names} == {model.name for model in profiles.models()}
+
+
+def test_the_shapes_of_all_published_models_have_the_counts_published():
+    assert named.check_published() == (15, 26)  # the 26 of Chinchilla lack its relative positions, up to 8 %
+    assert len(profiles.models()) == 41
+    assert {model.name.split("-")[0] for model in profiles.models() if model.published_within} == {"chinchilla"}
+
+
+def test_a_published_count_that_its_shape_does_not_have_is_found(tmp_path, monkeypatch):
+    (tmp_path / "models.toml").write_text(
+        '[[family]]\nname = "f"\nabout = "a"\nsource = "s"\n'
+        'shape = { style = "gpt2", vocabulary = 50257, sequence = 1024, tied_head = true, biases = true }\n'
+        'models = [{ name = "wrong", layers = 12, width = 768, heads = 12, published_parameters = 124_439_809 }]\n'
+    )
+    monkeypatch.setenv("RIGBENCH_PROFILES", str(tmp_path))
+    with pytest.raises(
+        RigbenchError, match="wrong is said to have 124,439,809 parameters, and its shape has 124,439,808"
+    ):
+        named.check_published()
+
+
+def test_sizes_of_a_series_are_meant_as_ever():
+    assert named.choose(Asked(params="120M")).total_parameters == 124_475_904
+    assert named.choose(Asked(), "120M").name == "120M"
+    assert named.choose(Asked()).name == "5M"  # the series' smallest
+    assert named.choose(Asked(series="llama")).name == "150M"
+    assert named.choose(Asked(params="350M", series="llama")).shape.style == "llama"
+
+
+# (layers, width, heads, kv_heads, ffn_width, vocabulary, sequence); 8/3 of 320 is 853, of 128 the nearest multiple 896.
+@pytest.mark.parametrize(
+    ("asked", "name", "expected"),
+    [
+        (Asked(seq="512"), "5M", (4, 96, 3, 3, 384, 50304, 512)),
+        (Asked(layers="4", width="96"), "5M", (4, 96, 3, 3, 384, 50304, 1024)),  # nothing is other than it was
+        (Asked(layers="2", width="64"), "3.4M", (2, 64, 2, 2, 256, 50304, 1024)),
+        (Asked(width="256"), "16.3M", (4, 256, 4, 4, 1024, 50304, 1024)),
+        (Asked(width="96", heads="6"), "5.4M", (4, 96, 6, 6, 384, 50304, 1024)),
+        (Asked(vocab="1,000", seq="128"), "555.8K", (4, 96, 3, 3, 384, 1000, 128)),
+        (Asked(params="120M", kv_heads="4"), "115.0M", (12, 768, 12, 4, 3072, 50304, 1024)),
+        (Asked(model="tinyllama", heads="16"), "1.1B", (22, 2048, 16, 2, 5632, 32000, 2048)),
+        (Asked(model="tinyllama", width="320", kv_heads="5"), "48.4M", (22, 320, 5, 5, 896, 32000, 2048)),
+        (Asked(model="pythia-14m", layers="1"), "13.1M", (1, 128, 4, 4, 512, 50304, 2048)),
+    ],
+)
+def test_options_change_the_model_and_what_follows_from_them(asked, name, expected):
+    model = named.choose(asked)
+    assert (model.name, dims(model)) == (name, expected)
+
+
+def test_a_shape_of_ones_own_comes_from_a_file(shape_file):
+    model = named.choose(Asked(model=shape_file()))
+    assert model.name == "mine"
+    assert dims(model) == (3, 192, 6, 6, 512, 1000, 64)
+    assert (model.shape.style, model.shape.tied_head, model.shape.biases) == ("llama", True, False)
+    # By hand: 4 d² of attention and 3 · d · 512 of SwiGLU a layer with two norms, one norm more, one table.
+    assert model.total_parameters == 3 * (4 * 192**2 + 3 * 192 * 512 + 2 * 192) + 192 + 1000 * 192
+
+
+def test_a_file_may_say_everything_and_options_change_it_too(shape_file):
+    said = {"name": '"ours"', "kv_heads": 2, "ffn_width": 500, "tied_head": "false", "biases": "true"}
+    path = shape_file(style='"gpt2"', **said)
+    model = named.choose(Asked(model=path, seq="32"))
+    assert (model.name, dims(model)) == ("ours", (3, 192, 6, 2, 500, 1000, 32))
+    assert (model.shape.tied_head, model.shape.biases) == (False, True)
+    assert dims(named.choose(Asked(model=path, layers="5")))[0] == 5
+    assert named.choose(Asked(model=shape_file(style='"gpt2"'))).shape.biases is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"layer": "3"}, r"unknown field `layer`; it needs style, layers, .* and may have name, kv_heads"),
+        ({"heads": None}, "missing required field `heads`; it needs"),
+        ({"layers": '"three"'}, r"Expected `int`, got `str` - at `\$.layers`"),
+        ({"layers": "2.5"}, r"Expected `int`, got `float` - at `\$.layers`"),
+        ({"layers": "0"}, r"Expected `int` >= 1 - at `\$.layers`"),
+        ({"style": '"bert"'}, r"Invalid enum value 'bert' - at `\$.style`"),
+        ({"layers": "1001"}, "layers = 1,001 is not within 1 to 1,000; mend it there"),
+        ({"sequence": "4"}, "sequence = 4 is not within 8 to 1,048,576"),
+        ({"heads": "7"}, "heads = 7 does not divide the width of 192; give 6 or 8"),
+        ({"kv_heads": "4"}, "kv_heads = 4 does not divide the 6 heads; give 3 or 6"),
+        (
+            {"layers": "1000", "width": "65536", "heads": "512"},
+            "has 51.5T parameters; give one of at most 100,000,000,000",
+        ),
+        ({"layers": "[3"}, "is not TOML: "),
+    ],
+)
+def test_a_file_that_holds_no_shape_is_one_line(shape_file, changes, complaint):
+    with pytest.raises(RigbenchError, match=complaint) as refusal:
+        named.choose(Asked(model=shape_file(**changes)))
+    assert "mine.toml" in refusal.value.what_happened
+    assert refusal.value.what_to_do
+    assert "\n" not in str(refusal.value)
+    assert refusal.value.exit_code == BAD_INPUT
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
+    for name, complaint in {
+        "none.toml": r"none.toml: cannot read it \(No such file or directory\)",
+        "folder.toml": r"folder.toml: cannot read it \(Is a directory\)",
+        "bytes.toml": "bytes.toml is not TOML",
+    }.items():
+        with pytest.raises(RigbenchError, match=complaint):
+            named.choose(Asked(model=str(tmp_path / name)))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_one_line(shape_file):
+    path = shape_file()
+    os.chmod(path, 0)
+    with pytest.raises(RigbenchError, match="Permission denied"):
+        named.choose(Asked(model=path))
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        (Asked(model="gpt3"), "'gpt3': no published model has that name; did you mean gpt2"),
+        (Asked(model="pythia-1.4"), "did you mean pythia-1.4b"),
+        (Asked(model="llama"), "did you mean tinyllama-1.1b"),
+        (Asked(model="120M"), "a size is given as --params 120M"),
+        (Asked(model="zzz"), "`rigbench profiles` lists them"),
+        (Asked(model=""), "`rigbench profiles` lists them"),
+        (Asked(model="config.json"), "a shape is given as a FILE.toml"),
+        (Asked(model="x" * 5000), "no published model"),
+        (Asked(model="gpt2", params="120M"), "--model and --params exclude each other"),
+        (Asked(model="gpt2", series="llama"), "--model and --series exclude each other"),
+        (Asked(width="100"), "--width 100 is not a number of heads of 32; give --heads too, or a multiple of 32"),
+        (Asked(width="300"), "--width 300 is not a number of heads of 64"),
+        (Asked(heads="7"), "--heads 7 does not divide the width of 96; give 6 or 8"),
+        (Asked(kv_heads="2"), "--kv-heads 2 does not divide the 3 heads; give 1 or 3"),
+        (Asked(model="tinyllama", width="256"), "4 heads cannot share key-value heads by 8.*give --kv-heads too"),
+        (Asked(layers="0"), "--layers '0' is not a whole number from 1 to 1,000"),
+        (Asked(layers="2.5"), "--layers '2.5' is not a whole number"),
+        (Asked(width="wide"), "--width 'wide' is not a whole number from 8 to 65,536"),
+        (Asked(kv_heads="-1"), "--kv-heads '-1' is not a whole number"),
+        (Asked(seq="7"), "--seq '7' is not a whole number from 8 to 1,048,576"),
+        (Asked(vocab="1"), "--vocab '1' is not a whole number from 2 to"),
+        (Asked(layers="999", width="65536"), "has 51.5T parameters; give one of at most 100,000,000,000"),
+        (Asked(params="1k"), "--params"),
+        (Asked(series="mamba"), "no series 'mamba'; there are diy, llama"),
+        (Asked(model="mynet:make"), "mynet:make is a program, and this command works from a shape"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line_with_its_cure(asked, complaint):
+    with pytest.raises(RigbenchError, match=complaint) as refusal:
+        named.choose(asked)
+    assert refusal.value.exit_code == BAD_INPUT
+    assert refusal.value.what_to_do
+    assert len(str(refusal.value)) < 250
+
+
+def test_a_program_is_told_from_a_name_and_options_of_shapes_contradict_it():
+    assert named.factory(Asked(model="pkg.net:make", seq="64", vocab="9")) == "pkg.net:make"
+    assert named.factory(Asked(model="gpt2")) is None
+    assert named.factory(Asked(model="odd:name.toml")) is None
+    assert named.factory(Asked()) is None
+    for options in ({"params": "5M"}, {"series": "diy"}, {"layers": "2"}, {"kv_heads": "2"}):
+        with pytest.raises(
+            RigbenchError, match=r"pkg.net:make and --(params|series|layers|kv-heads) exclude each other"
+        ):
+            named.factory(Asked(model="pkg.net:make", **options))
+    for wrong, right in {
+        "a/net.py:make": "a.net:make",
+        "./net.py:make": "net:make",
+        "two words:make": "mynet:make",
+    }.items():
+        with pytest.raises(RigbenchError, match=f"is not package.module:factory; write it as {right}"):
+            named.factory(Asked(model=wrong))
+    assert named.vocabulary_and_sequence(Asked(seq="64")) == (0, 64)
+
+
+def test_a_command_gets_the_words_of_all_model_options_and_its_help_has_them():
+    app, seen = typer.Typer(), []
+
+    def train(asked: Asked, other: str = "x") -> int:
+        seen.append((asked, other))
+        return 0
+
+    app.command()(model_options.takes_model("120M", programs=True)(train))
+    words = ["--model", "gpt2", "--layers", "2", "--kv-heads", "1", "--vocab", "9", "--seq", "8", "--other", "y"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert seen == [(Asked(model="gpt2", layers="2", kv_heads="1", vocab="9", seq="8"), "y")]
+    help_text = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "300"}).output
+    assert "Default: 120M." in help_text
+    assert "mynet:make" in help_text
+
+    plain = inspect.signature(model_options.takes_model("5M")(train)).parameters
+    assert list(plain) == [*Asked._fields, "other"]
+    assert "mynet" not in get_args(plain["model"].annotation)[1].help
