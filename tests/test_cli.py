@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jsonschema
@@ -75,8 +74,24 @@ REFUSED = {
     "train-probe --micro-batch 0": "--micro-batch '0' is not a whole number from 1",
     "train-probe --micro-batch 1.5": "is not a whole number",
     "train-probe --seq 3": "--seq '3' is not a whole number from 8",
-    "train-probe --precision fp8": "'fp8' is not one of 'auto', 'fp32', 'bf16'",
-    "train-probe --checkpointing maybe": "'maybe' is not one of 'off', 'on'",
+    "train-probe --precision fp8": "'fp8' is not one of 'auto', 'bf16', 'bf16-pure', 'fp16', 'fp32', 'tf32'",
+    "train-probe --checkpointing maybe": "--checkpointing 'maybe' is not a whole number from 1 to 12; use off, on",
+    "train-probe --checkpointing 13": "--checkpointing '13' is not a whole number from 1 to 12",
+    "train-probe --optimizer lion": "--optimizer 'lion' is not one of them; use adamw, adamw-foreach, adamw8bit or",
+    "train-probe --strategy pipeline": "--strategy 'pipeline' is not one of them; use single, ddp, fsdp2",
+    "train-probe --loss none": "--loss 'none' is not a whole number",
+    "train-probe --accumulation 0": "--accumulation '0' is not a whole number from 1",
+    "train-probe --cross optimizer,speed": "--cross: no factor 'speed'; use optimizer, checkpointing, precision",
+    "train-probe --cross loss,loss": "--cross names loss twice",
+    "train-probe --cross loss --arms all": "--cross and --arms all exclude each other",
+    "train-probe --on rtx-9999": "no rig or GPU profile 'rtx-9999' for --on",
+    "train-probe --on rtx-3090 --seconds 5": "--on and --seconds exclude each other; --on predicts",
+    "train-probe --on rtx-3090 --share": "--on and --share exclude each other",
+    "train-probe --on rtx-3090 --device cpu": "--on and --device exclude each other",
+    "train-probe --model nonsense": "nonsense",
+    "train-probe --model net:make --loss chunked": "--loss is not for a program, and --model net:make is one",
+    "train-probe --model net:make --micro-batch auto": "--micro-batch auto is not for a program",
+    "train-probe --model net:make --params 5M": "--model net:make and --params exclude each other",
     "train-probe --seconds 0": "--seconds '0' is zero",
     "train-probe --series none": "no series 'none'",
     "train-probe --nonsense": "No such option: --nonsense",
@@ -236,19 +251,30 @@ def start(*words: str, home: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_steps(home: Path, process: subprocess.Popen[str]) -> None:
-    """Until the worker trains: its generated tokens are there, torch is loaded, some steps are done."""
-    for _ in range(200):
-        if list((home / "cache").glob("*.bin")) or process.poll() is not None:
-            break
-        time.sleep(0.1)
-    time.sleep(10.0)
+def wait_for_steps(process: subprocess.Popen[str]) -> None:
+    """Until the worker trains: its progress tells of a step."""
+    assert process.stderr
+    for line in process.stderr:
+        if ", step " in line:
+            return
 
 
 def test_ctrl_c_during_a_slice_keeps_what_was_measured(tmp_path):
-    words = ("train-probe", "--params", "0.8M", "--series", "tiny", "--precision", "fp32", "--seconds", "90s")
+    words = (
+        "train-probe",
+        "--params",
+        "0.8M",
+        "--series",
+        "tiny",
+        "--precision",
+        "fp32",
+        "--seconds",
+        "90s",
+        "--arms",
+        "one",
+    )
     process = start(*words, home=tmp_path)
-    wait_for_steps(tmp_path, process)
+    wait_for_steps(process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from rigbench import __main__, profiles, survey
 from rigbench.errors import RigbenchError
+from rigbench.findings import slices
 from rigbench.findings.explain import explanation, explanations
 from rigbench.findings.rig import WORST_FIRST, diagnose
 from rigbench.findings.unchecked import unchecked
@@ -42,6 +43,7 @@ RIGS = Path(__file__).parent / "rigs"
 DUAL = "dual-rtx4080s-x8x8"
 REPLACE = msgspec.structs.replace
 MEASURED = {"p2p-broken", "p2p-control-fails", "p2p-slower", "nccl-default-slower"}  # by arms: test_p2p_verdict.py
+MEASURED |= set(slices.CODES)  # by arms of training: test_arms.py
 
 # Every recording's exact findings, and the facts in it that justify them; none may hold a warning.
 DUAL_4080 = {

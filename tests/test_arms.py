@@ -1,0 +1,482 @@
+"""Are the arms of a model compared fairly, planned by prediction, and kept whatever happens to one of them?"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from budget_slices import GPU, M5, stored
+
+from rigbench import __main__, profiles, store
+from rigbench.errors import NOTHING, RigbenchError
+from rigbench.findings import slices as findings
+from rigbench.hardware.rig import Rig
+from rigbench.job import Interrupted, Job
+from rigbench.model.asked import Asked as AskedModel
+from rigbench.predict.cards import of_profile
+from rigbench.predict.memory import Predictor
+from rigbench.predict.traces import Traces
+from rigbench.records import (
+    Absent,
+    ArmRow,
+    Arms,
+    Choice,
+    Compile,
+    Estimate,
+    Figure,
+    GpuProcess,
+    Skipped,
+    Training,
+    Vram,
+)
+from rigbench.stages import arm_choices, arm_table, arms, micro_batch, train
+
+GIB = 2**30
+BASE = Choice(precision="bf16", micro_batch=1)
+SHAPE = """
+style = "gpt2"
+layers = 2
+width = 64
+heads = 2
+vocabulary = 512
+sequence = 32
+"""
+
+
+class Silent:
+    def stage(self, text: str, weight_seconds: float) -> None: ...
+
+    def update(self, share: float, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def job(tmp_path):
+    return Job(store.Store(tmp_path / "home"), Rig.live(), "train-probe", Silent())
+
+
+@pytest.fixture
+def rigbench(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rigbench", *words])
+        code = __main__._run()
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def estimate(value: float, within: float = 0.01) -> Estimate:
+    return Estimate(value, value * (1 - within), value * (1 + within), 0.95, "batch means", 4)
+
+
+def memory(process_gib: float) -> Vram:
+    gone = Absent("a CPU")
+    return Vram(gone, gone, int(process_gib * GIB), gone, gone, gone, deciding="process, in host memory")
+
+
+def slice_of(rate: float, gib: float = 1.0, model=M5, **changes):
+    known = {"memory": memory(gib), "step_share": {"data": 0.01, "forward": 0.3}}
+    return stored(model, rate, **{**known, **changes}).slice
+
+
+def asked(mode: arm_choices.Mode = "usual", base: Choice = BASE, **changes) -> arm_choices.Asked:
+    options = train.options(M5, train.shared(device="cpu"))
+    return arm_choices.Asked(options=options, base=base, mode=mode, **changes)
+
+
+# ---- which arms there are
+
+
+def test_the_usual_arms_answer_the_usual_question():
+    labels = [arm_choices.label(arm, BASE) for arm in arm_choices.wanted(BASE, "usual", ())]
+    assert labels == ["adamw, bf16", "checkpointing", "adamw8bit", "adamw8bit, checkpointing"]
+
+
+def test_all_arms_vary_one_choice_at_a_time_and_none_comes_twice():
+    found = arm_choices.wanted(BASE, "all", ())
+    assert [arm_choices.label(arm, BASE) for arm in found] == [
+        "adamw, bf16", "adamw8bit", "paged-adamw8bit", "checkpointing", "checkpointing every 2nd", "bf16-pure", "fp16",
+        "fp32", "tf32", "compiled", "loss in 8 chunks", "ddp", "fsdp2", "fsdp2-offload", "data-parallel", "accelerate",
+        "accumulation 4",
+    ]  # fmt: skip
+    fields = BASE.__struct_fields__
+    assert all(sum(getattr(arm, name) != getattr(BASE, name) for name in fields) == 1 for arm in found[1:])
+
+
+def test_a_cross_takes_every_combination():
+    found = arm_choices.wanted(BASE, "one", ("compile", "loss"))
+    assert {(arm.compiled, arm.loss_chunks) for arm in found} == {(False, 1), (False, 8), (True, 1), (True, 8)}
+
+
+def test_a_base_arm_that_is_not_plain_is_varied_back_to_plain():
+    base = msgspec.structs.replace(BASE, checkpoint_every=3, compiled=True)
+    labels = [arm_choices.label(arm, base) for arm in arm_choices.wanted(base, "all", ())]
+    assert labels[0] == "adamw, bf16, checkpointing every 3rd, compiled"
+    assert {"no checkpointing", "checkpointing", "checkpointing every 2nd", "eager"} <= set(labels)
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind", "gpus", "reason"),
+    [
+        ({"precision": "tf32"}, "cpu", 0, "a CPU has no tf32"),
+        ({"precision": "fp16"}, "cpu", 0, "a CPU emulates fp16, tens of times slower"),
+        ({"optimizer": "paged-adamw8bit"}, "cpu", 0, "paged states move between a GPU and the host"),
+        ({"strategy": "data-parallel"}, "cpu", 0, "DataParallel splits batches over GPUs"),
+        ({"strategy": "ddp"}, "cuda", 1, "ddp is for several GPUs, and here is one"),
+        ({"strategy": "fsdp2-offload"}, "cuda", 1, ""),
+        ({"strategy": "ddp"}, "cuda", 2, ""),
+        ({"strategy": "ddp"}, "cpu", 0, ""),
+    ],
+)
+def test_what_cannot_run_here_is_known_before_anything_is_busy(changed, kind, gpus, reason):
+    arm = msgspec.structs.replace(BASE, **changed)
+    assert arm_choices.why_not(arm, BASE, kind, gpus).startswith(reason)
+    assert bool(arm_choices.why_not(arm, BASE, kind, gpus)) == bool(reason)
+
+
+def test_without_bitsandbytes_or_a_compiler_their_arms_are_left_out(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    eight = msgspec.structs.replace(BASE, optimizer="adamw8bit")
+    compiled = msgspec.structs.replace(BASE, compiled=True)
+    assert arm_choices.why_not(eight, BASE, "cpu", 0) == "bitsandbytes is not installed: pip install bitsandbytes"
+    assert arm_choices.why_not(compiled, BASE, "cpu", 0).endswith("install g++")
+
+
+# ---- how they compare
+
+
+def table(rows: dict[str, tuple[Choice, object]], control: float = 1.0) -> tuple[Arms, list]:
+    slices, made = [], []
+    for label, (choice, result) in rows.items():
+        if isinstance(result, str):
+            row = ArmRow(label=label, choice=choice, outcome="skipped", slice=Absent("skipped"), reason=result)
+            made.append(row)
+            continue
+        slices.append(result)
+        peak = arm_table.peak(result)
+        made.append(ArmRow(label=label, choice=choice, outcome="measured", slice=len(slices) - 1, peak_bytes=peak))
+    arms_table = Arms(
+        method=1, started_at="2026-05-01T00:00:00Z", seconds=1.0, model=M5, on="here", rows=tuple(made),
+        control=control, planned_steps=Figure(1000.0, "predicted", "20 tokens a parameter"),
+    )  # fmt: skip
+    return arm_table.compared(arms_table, slices), slices
+
+
+def changed(**changes) -> Choice:
+    return msgspec.structs.replace(BASE, **changes)
+
+
+def test_a_speedup_allows_for_both_arms_and_for_what_the_control_differed_by():
+    found = arm_table.speedup(estimate(120, 0.03), estimate(100, 0.04), control=1.12)
+    assert found.value == pytest.approx(1.2)
+    width = math.sqrt(0.03**2 + 0.04**2 + math.log(1.12) ** 2)
+    assert (found.low, found.high) == pytest.approx((1.2 * math.exp(-width), 1.2 * math.exp(width)))
+
+
+def test_the_best_and_the_front_are_named():
+    found, _ = table(
+        {
+            "base": (BASE, slice_of(1000, 4.0)),
+            "checkpointing": (changed(checkpoint_every=1), slice_of(800, 2.0)),
+            "worse in both": (changed(precision="fp32"), slice_of(500, 3.0)),
+            "gone": (changed(precision="tf32"), "a CPU has no tf32"),
+        }
+    )
+    assert (found.fastest, found.least_memory) == ("base", "checkpointing")
+    assert found.pareto == ("base", "checkpointing")
+    assert [row.speedup.value for row in found.rows[:3]] == [1.0, 0.8, 0.5]
+    assert isinstance(found.rows[3].speedup, Absent)
+
+
+def test_the_peak_that_decides_is_the_devices_own():
+    on_gpu = stored(M5, 1.0, device=GPU, memory=Vram(5, 7 * GIB, 9 * GIB, GIB, 0, 2, deciding="reserved plus context"))
+    assert arm_table.peak(on_gpu.slice).value == 8 * GIB
+    assert arm_table.peak(slice_of(1.0, 3.0)).value == 3 * GIB
+
+
+# ---- planned, run and kept
+
+
+def scripted(monkeypatch, job, outcomes):
+    """`train.run` answers from a list: a slice to keep, or what it raises."""
+    answers = iter(outcomes)
+    ran = []
+
+    def run(job, options, host=None, wall_watts=None):
+        ran.append(options)
+        answer = next(answers)
+        if isinstance(answer, tuple):  # a slice so far, and then Ctrl-C
+            job.keep(slices=(*job.run.slices, answer[0]))
+            raise Interrupted
+        if isinstance(answer, Exception):
+            raise answer
+        job.keep(slices=(*job.run.slices, answer))
+        return answer
+
+    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(arms, "target_of", lambda job, device: Absent("not asked"))
+    return ran
+
+
+def test_every_arm_runs_in_turn_and_the_base_arm_again_at_the_end(job, monkeypatch):
+    ran = scripted(monkeypatch, job, [slice_of(1000), slice_of(800), slice_of(900), slice_of(700), slice_of(970)])
+    arms.run(job, asked())
+    assert [(one.optimizer, one.checkpointing) for one in ran] == [
+        ("adamw", "off"), ("adamw", "on"), ("adamw8bit", "off"), ("adamw8bit", "on"), ("adamw", "off"),
+    ]  # fmt: skip
+    assert job.run.arms.control == pytest.approx(0.97)
+    assert [row.outcome for row in job.run.arms.rows] == ["measured"] * 4
+    assert len(job.run.slices) == 5
+
+
+def test_what_the_base_arm_chose_for_itself_holds_for_all(job, monkeypatch):
+    base = slice_of(1000, precision="fp32", micro_batch=2)
+    ran = scripted(monkeypatch, job, [base, slice_of(800), slice_of(900), slice_of(700), base])
+    arms.run(job, asked(base=msgspec.structs.replace(BASE, precision="auto", micro_batch=0)))
+    assert [one.precision for one in ran] == ["auto", "fp32", "fp32", "fp32", "fp32"]
+    assert [one.micro_batch for one in ran] == [1, 2, 2, 2, 2]
+
+
+def test_out_of_memory_in_one_arm_is_its_row_and_the_others_run(job, monkeypatch):
+    full = RigbenchError(
+        "5M at micro-batch 1 does not fit this device's memory (out of memory in the step)", "", NOTHING
+    )
+    scripted(monkeypatch, job, [slice_of(1000), full, slice_of(900), full, slice_of(1000)])
+    arms.run(job, asked())
+    assert [row.outcome for row in job.run.arms.rows] == ["measured", "skipped", "measured", "skipped"]
+    assert "out of memory in the step" in job.run.arms.rows[1].reason
+
+
+def test_an_arm_whose_process_dies_is_said_and_the_others_run(job, monkeypatch):
+    died = Skipped("train", "the worker died with signal 9")
+    scripted(monkeypatch, job, [slice_of(1000), died, slice_of(900), slice_of(700), slice_of(1000)])
+    arms.run(job, asked())
+    assert job.run.arms.rows[1].reason == "the worker died with signal 9"
+    assert job.run.arms.rows[2].slice == 2
+
+
+def test_ctrl_c_inside_an_arm_keeps_the_table_so_far(job, monkeypatch):
+    scripted(monkeypatch, job, [slice_of(1000), (slice_of(800, ended_by="interrupted"),)])
+    with pytest.raises(Interrupted):
+        arms.run(job, asked())
+    kept = store.read(job.store.find(job.run.id))
+    assert [row.outcome for row in kept.arms.rows] == ["measured", "measured"]
+    assert kept.slices[1].ended_by == "interrupted"
+
+
+def test_bad_input_ends_the_table_at_once(job, monkeypatch):
+    scripted(monkeypatch, job, [RigbenchError("x.bin holds an odd number of bytes")])
+    with pytest.raises(RigbenchError, match="odd number") as caught:
+        arms.run(job, asked())
+    assert caught.value.exit_code == 2
+
+
+def test_where_no_arm_could_be_measured_nothing_was_answered(job, monkeypatch):
+    full = RigbenchError("it does not fit", "", NOTHING)
+    scripted(monkeypatch, job, [full] * 4)
+    with pytest.raises(RigbenchError, match="not one arm could be measured: it does not fit") as caught:
+        arms.run(job, asked())
+    assert caught.value.exit_code == NOTHING
+
+
+def test_an_arm_that_is_predicted_not_to_fit_is_left_out_with_its_shortfall(job, monkeypatch):
+    """A card with room for the chunked loss and not for the plain one."""
+    predictor, card = Predictor(Traces(None)), of_profile(profiles.gpu("rtx-3060"), "rtx-3060")
+    plain, chunked = (predictor.predict(Training(model=M5, loss_chunks=n), card).process.value for n in (1, 8))
+    tight = msgspec.structs.replace(card, usable=Figure((plain + chunked) / 2, "declared", "test"))
+    ran = scripted(monkeypatch, job, [slice_of(900)])
+    monkeypatch.setattr(arms, "target_of", lambda job, device: tight)
+    monkeypatch.setattr(arms.fitting, "predictor", lambda job: predictor)
+    arms.run(job, asked("one", cross=("loss",)))
+    first, second = job.run.arms.rows
+    assert (first.outcome, second.outcome) == ("skipped", "measured")
+    assert re.fullmatch(r"predicted not to fit: .* more than the .* there, at micro-batch 1", first.reason)
+    assert [one.loss_chunks for one in ran] == [8]
+
+
+def test_a_gpu_in_use_is_refused_with_the_process_named(job, monkeypatch):
+    card = next(iter(Rig.replay(Path(__file__).parent / "rigs" / "dual-rtx4080s-x8x8").nvml.gpus()))
+    busy = msgspec.structs.replace(card, processes=(GpuProcess(4242, "compute", "python", GIB),))
+    monkeypatch.setattr(Job, "gpus", (busy,))
+    with pytest.raises(RigbenchError) as caught:
+        arms.refuse_busy(job, "auto")
+    assert str(caught.value) == (
+        "GPU0 is in use by python (pid 4242); wait for it or end it, or measure beside it with --share"
+    )
+    arms.refuse_busy(job, "cpu")
+
+
+# ---- the micro-batch
+
+
+def sized(rates: dict[int, float], gib_each: float = 0.5):
+    def measure(size: int):
+        if size not in rates:
+            raise RigbenchError("it does not fit", "", NOTHING)
+        step = 1024 * size / rates[size]
+        return slice_of(
+            rates[size], 1 + gib_each * size, micro_batch=size, device=GPU,
+            memory=Vram(1, int((1 + gib_each * size) * GIB), GIB, 0, 0, 0, deciding="reserved"),
+            step_seconds=estimate(step),
+        )  # fmt: skip
+
+    return measure
+
+
+def search(rates: dict[int, float]):
+    card = of_profile(profiles.gpu("rtx-3090"), "rtx-3090")
+    return micro_batch.find(Training(model=M5), Predictor(Traces(None)), card, sized(rates))[0]
+
+
+def test_the_fastest_micro_batch_is_often_not_the_largest():
+    rates = {1: 1000.0, 2: 1800.0, 4: 2500.0, 8: 2505.0, 16: 2490.0}
+    found = search({**rates, **dict.fromkeys(range(17, 200), 2400.0)})
+    assert found.chosen == 4
+    assert found.largest == found.largest_predicted
+    assert found.why.startswith(
+        "4 at 2,500 tokens/s (within 1 % of 8), and larger ones bring no more (8: +0.2%, 16: -0.4%"
+    )
+    assert isinstance(found.line, type(found.line))
+    assert found.line.measured_slope_bytes == pytest.approx(GIB / 2)
+    assert found.line.measured_intercept_bytes == pytest.approx(GIB, rel=1e-6)
+
+
+def test_the_largest_that_was_predicted_is_run_and_where_it_fails_smaller_ones_are():
+    found = search({1: 1000.0, 2: 1100.0, 4: 1200.0, 8: 1300.0, 16: 1400.0})
+    assert found.largest_predicted > 16
+    assert found.largest == 16
+    assert [one.micro_batch for one in found.tries if isinstance(one.tokens_per_s, Absent)]
+
+
+# ---- what is found
+
+
+def codes(found: Arms, slices) -> dict[str, findings.Finding]:
+    return {item.code: item for item in findings.diagnose(found, slices)}
+
+
+def test_a_loss_that_is_not_a_number_is_named_with_its_step():
+    plain = slice_of(1000)
+    steps = msgspec.structs.replace(plain.steps, loss=(10.0, 9.0, Absent("nan"), Absent("nan"), Absent("nan")))
+    found, slices = table({"base": (BASE, msgspec.structs.replace(plain, steps=steps))})
+    assert codes(found, slices)["loss-not-finite"].evidence == ("first at step 2, in 3 of 5 steps",)
+
+
+def test_a_step_that_waits_for_data_is_named_with_what_it_costs():
+    waiting = msgspec.structs.replace(slice_of(1000), step_share={"data": 0.2, "forward": 0.3})
+    found, slices = table({"base": (BASE, waiting)})
+    cost = codes(found, slices)["data-bound"].cost
+    assert (cost.now.value, cost.possible.value, cost.unit) == (1000, pytest.approx(1250), "tokens/s")
+    assert "data-bound" not in codes(*table({"base": (BASE, slice_of(1000))}))
+
+
+def test_a_host_that_is_busy_all_the_step_is_launch_bound():
+    plain = slice_of(1000)
+    busy = msgspec.structs.replace(plain.steps, enqueue_seconds=tuple(0.95 * it for it in plain.steps.seconds))
+    idle = msgspec.structs.replace(plain.steps, enqueue_seconds=tuple(0.3 * it for it in plain.steps.seconds))
+    assert "launch-bound" in codes(*table({"base": (BASE, msgspec.structs.replace(plain, steps=busy))}))
+    assert "launch-bound" not in codes(*table({"base": (BASE, msgspec.structs.replace(plain, steps=idle))}))
+
+
+def test_communication_that_nothing_hides_is_named():
+    plain = slice_of(1000)
+    steps = msgspec.structs.replace(plain.steps, communication_seconds=tuple(0.5 * it for it in plain.steps.seconds))
+    found, slices = table({"base": (BASE, msgspec.structs.replace(plain, steps=steps))})
+    assert codes(found, slices)["communication-bound"].cost.possible.value == pytest.approx(2000)
+
+
+@pytest.mark.parametrize(
+    ("eager", "compiled", "cold", "said"),
+    [
+        (1000, 1250, 60.0, "break-even after 293 steps"),  # steps of 1.024 and 0.8192 s: 60 / 0.2048
+        (1000, 1250, 600.0, "it does not pay over the 1,000 steps"),
+        (1000, 990, 60.0, "its steps are no shorter, so it does not pay"),
+    ],
+)
+def test_compiling_pays_after_so_many_steps(eager, compiled, cold, said):
+    fast = msgspec.structs.replace(slice_of(compiled), compile=Compile(cold, 5.0))
+    found, slices = table({"base": (BASE, slice_of(eager)), "compiled": (changed(compiled=True), fast)})
+    assert said in " ".join(codes(found, slices)["compile-pays"].evidence)
+
+
+def test_checkpointing_says_what_it_takes_and_gives():
+    rows = {"base": (BASE, slice_of(1000, 4.0)), "checkpointing": (changed(checkpoint_every=1), slice_of(800, 3.0))}
+    cost = codes(*table(rows))["checkpointing-trades"].cost
+    assert cost.sentence == "20 % of the speed for 1 GiB"
+    unclear = codes(*table(rows, control=1.5))["checkpointing-trades"].cost
+    assert unclear == Absent("no difference in speed that noise leaves to be seen, for 1 GiB")
+
+
+@pytest.fixture(scope="module")
+def on_4080(tmp_path_factory) -> Arms:
+    """120M on two cards that are not here; the traces are made once for all of these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RIGBENCH_HOME", str(tmp_path_factory.mktemp("home")))
+        job = Job(store.Store(tmp_path_factory.mktemp("runs")), Rig.live(), "train-probe", Silent())
+        words = {
+            "arms": "usual", "cross": None, "optimizer": None, "checkpointing": None, "precision": "auto",
+            "compiled": None, "loss": None, "strategy": None, "accumulation": None, "micro_batch": None,
+            "seconds": None, "data": None, "data_dtype": "auto", "device": None, "on": "2xrtx-4080", "share": False,
+            "host": arm_choices.cost.NO_HOST, "wall_watts": None,
+        }  # fmt: skip
+        from rigbench.stages import arm_words
+
+        arms.run(job, arm_words.asked(AskedModel(params="120M"), **words))
+        return job.run
+
+
+def test_arms_of_a_rig_that_is_not_here_are_all_predicted_and_say_so(on_4080):
+    rows = on_4080.arms.rows
+    assert {row.outcome for row in rows} == {"predicted"}
+    assert on_4080.slices == ()
+    assert rows[0].choice.strategy == "ddp"  # two cards
+    assert all(row.memory.fits and row.time.source == "predicted" for row in rows)
+    saved = rows[0].memory.breakdown.optimizer_bytes - rows[2].memory.breakdown.optimizer_bytes
+    assert saved / 2**20 == pytest.approx(708, abs=4)  # fp32 states less real bitsandbytes ones, 124M: PREDICTION.md
+
+
+def test_what_fills_the_memory_and_what_8_bit_states_save_is_told(on_4080):
+    found = {item.code: item for item in on_4080.findings}
+    assert "logits over 50,304 tokens" in found["logits-dominate"].evidence[0]
+    assert "of the peak" in found["eight-bit-saves-little"].evidence[0]
+
+
+# ---- for real
+
+
+def test_arms_really_run_compare_and_are_shown_again(rigbench, tmp_path):
+    """Two arms and the control on this CPU, with a model small enough for a second each."""
+    shape = tmp_path / "small.toml"
+    shape.write_text(SHAPE)
+    words = ("train-probe", "--model", str(shape), "--cross", "loss", "--precision", "fp32", "--micro-batch", "4")
+    code, out, err = rigbench(*words, "--seconds", "0.7s")
+    assert code == 0, err
+    assert all(words in out for words in ("small on cpu", "2 arms", "loss in 8 chunks", "control"))
+    document = json.loads(next((tmp_path / "home" / "runs").glob("*.json")).read_text())
+    rows = document["arms"]["rows"]
+    assert [row["outcome"] for row in rows] == ["measured", "measured"]
+    assert len(document["slices"]) == 3
+    measured = [document["slices"][row["slice"]]["tokens_per_s"]["value"] for row in rows]
+    assert rows[1]["speedup"]["value"] == pytest.approx(measured[1] / measured[0])
+    assert rows[0]["memory"]["process"]["value"] > 0
+    code, again, _ = rigbench("report")
+    assert (code, "where each step goes" in again) == (0, True)
+
+
+def test_a_model_too_large_for_the_card_is_said_with_what_would_do(rigbench):
+    code, _, err = rigbench("train-probe", "--params", "7B", "--series", "llama", "--on", "rtx-3060", "--arms", "one")
+    assert code == 3
+    assert re.search(
+        r"no arm of .* fits rtx-3060: predicted not to fit: .*; `rigbench capacity --on rtx-3060` tells", err
+    )
