@@ -130,7 +130,9 @@ def the_rate(bytes_per_s: float):
 def test_two_hosts_under_torchrun_recover_the_gigabit_and_the_200_megabit_that_were_set(network, tmp_path):
     network.add_host("anna", GIGABIT)
     network.add_host("bert", SLOW)
-    words = collectives(tmp_path, "--ops", "broadcast,reduce", "--sizes", "8,256,4KiB,2MiB,4MiB", "--seconds", "6s")
+    # More sizes and seconds than a quiet machine needs: a busy one scatters the small ones, and four must be on a line.
+    sizes = "8,64,512,4KiB,1MiB,2MiB,4MiB"
+    words = collectives(tmp_path, "--ops", "broadcast,reduce", "--sizes", sizes, "--seconds", "9s")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     meeting = ["--master-addr", "10.77.0.1", "--master-port", "29400"]
     commands = [[*torchrun, "--node-rank", rank, *meeting, "-m", "rigbench", *words] for rank in "01"]
@@ -149,6 +151,7 @@ def test_two_hosts_under_torchrun_recover_the_gigabit_and_the_200_megabit_that_w
     assert all(len(size["rank_seconds"]) == 2 for one in found["operations"] for size in one["sizes"])
 
 
+@pytest.mark.slow
 def test_of_three_hosts_the_one_that_sends_at_200_megabit_is_named(network, tmp_path):
     for name, rate in (("anna", GIGABIT), ("bert", GIGABIT), ("carl", SLOW)):
         network.add_host(name, rate)

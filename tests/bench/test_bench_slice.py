@@ -25,7 +25,7 @@ PAIRS = 5
 
 
 def plain_loop(options: train.Options, steps: int, precision: str) -> float:
-    """Tokens/s of the training loop that everyone writes: same model, same batch, torch's defaults."""
+    """Tokens/s of the training loop that everyone writes: same model, same batch, torch's defaults, compiled or not."""
     import numpy as np
     import torch
 
@@ -34,6 +34,7 @@ def plain_loop(options: train.Options, steps: int, precision: str) -> float:
     shape = options.model.shape
     torch.manual_seed(0)
     model = Decoder(shape)
+    called = torch.compile(model) if options.compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     file = next(os.scandir(options.cache)).path
     tokens = np.memmap(file, dtype=np.uint16, mode="r")
@@ -45,7 +46,7 @@ def plain_loop(options: train.Options, steps: int, precision: str) -> float:
         x = torch.stack([torch.from_numpy(tokens[i : i + T].astype(np.int64)) for i in starts])
         y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + T].astype(np.int64)) for i in starts])
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(x, y)
+            loss = called(x, y)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -55,10 +56,15 @@ def plain_loop(options: train.Options, steps: int, precision: str) -> float:
     return B * T * len(steady) / math.fsum(steady)
 
 
-@pytest.mark.parametrize("params", ["5M", "30M"])
-def test_a_slice_next_to_the_plain_loop(params, tmp_path, benchmark, capsys):
+@pytest.mark.parametrize(("params", "compiled"), [("5M", False), ("30M", False), ("5M", True)])
+def test_a_slice_next_to_the_plain_loop(params, compiled, tmp_path, benchmark, capsys):
     options = train.Options(
-        model=shape.model_named(params), cache=str(tmp_path), device="cpu", micro_batch=1, seconds=8.0
+        model=shape.model_named(params),
+        cache=str(tmp_path),
+        device="cpu",
+        micro_batch=1,
+        seconds=8.0,
+        compiled=compiled,
     )
     ours, plain = [], []
 
@@ -70,16 +76,27 @@ def test_a_slice_next_to_the_plain_loop(params, tmp_path, benchmark, capsys):
     benchmark.pedantic(pair, rounds=PAIRS)
     ratio = stats.paired_ratio(ours, plain)
     benchmark.extra_info.update(slice=ours, plain_loop=plain, ratio=[ratio.value, ratio.low, ratio.high])
+    name = f"{params}, compiled" if compiled else params
     with capsys.disabled():
-        print(
-            f"\n{params}: slice over plain loop {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}), {PAIRS} pairs"
-        )
+        interval = f"({ratio.low:.3f} to {ratio.high:.3f})"
+        print(f"\n{name}: slice over plain loop {ratio.value:.3f} {interval}, {PAIRS} pairs")
     assert len(ours) == len(plain) == PAIRS
 
 
 def test_the_same_slice_in_fresh_processes(tmp_path, benchmark, capsys):
     def measure() -> float:
-        command = [sys.executable, "-m", "rigbench", "train-probe", "--params", "5M", "--seconds", "12s"]
+        command = [
+            sys.executable,
+            "-m",
+            "rigbench",
+            "train-probe",
+            "--params",
+            "5M",
+            "--seconds",
+            "12s",
+            "--arms",
+            "one",
+        ]
         done = subprocess.run([*command, "--json", "--home", str(tmp_path)], capture_output=True, text=True, check=True)
         return json.loads(done.stdout)["slices"][0]["tokens_per_s"]["value"]
 
