@@ -31,7 +31,7 @@ def loss_not_finite(table: Arms, slices: Results) -> Iterator[Finding]:
         steps = [index for index, loss in enumerate(result.steps.loss) if isinstance(loss, Absent)]
         if steps:
             evidence = f"first at step {steps[0]}, in {len(steps)} of {len(result.steps.loss)} steps"
-            yield finding("loss-not-finite", "warning", [evidence], [row.label], "its rate is real, its training is not")
+            yield finding("loss-not-finite", "warning", [evidence], [row.label], "its rate is real")
 
 
 def data_bound(table: Arms, slices: Results) -> Iterator[Finding]:
@@ -104,8 +104,20 @@ def eight_bit_saves_little(table: Arms, slices: Results) -> Iterator[Finding]:
     ]
     if isinstance(table.eight_bit_from, Figure):
         size = units.format_count(table.eight_bit_from.value)
-        evidence.append(f"from about {size} parameters on it would be a tenth, at this micro-batch")
+        evidence.append(f"from about {size} parameters on it would be a tenth, one sequence at a time")
     yield finding("eight-bit-saves-little", "information", evidence, [other.label], "nothing is lost by either")
+
+
+def has_eight_bit(rows: Sequence[ArmRow]) -> bool:
+    """Whether an arm with 8-bit states was looked at beside the base arm, and saves little."""
+    base = next((row for row in rows if isinstance(row.memory, VramPrediction)), None)
+    other = next((row for row in rows if row.choice.optimizer == "adamw8bit"), None)
+    if base is None or other is None or not isinstance(base.memory, VramPrediction):
+        return False
+    if not isinstance(other.memory, VramPrediction):
+        return False
+    saved = base.memory.breakdown.optimizer_bytes - other.memory.breakdown.optimizer_bytes
+    return saved < LITTLE_SAVED * base.memory.process.value
 
 
 def checkpointing_trades(table: Arms, slices: Results) -> Iterator[Finding]:

@@ -90,8 +90,7 @@ class Arms(Record, frozen=True, kw_only=True):
 
     `control` is the base arm's second run over its first, at the end: what the machine's drift and the spread between
     processes come to. `pareto` are the labels of arms that no other one beats in both speed and memory.
-    `eight_bit_from` is the smallest number of parameters, by doubling, at which 8-bit states would save a tenth of the
-    peak at this micro-batch.
+    `eight_bit_from` is the number of parameters from which on 8-bit states would save a tenth of the peak.
     """
 
     method: int

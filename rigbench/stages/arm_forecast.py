@@ -25,7 +25,7 @@ from rigbench.records import (
     Training,
 )
 from rigbench.records.slices import Precision
-from rigbench.stages import arm_choices, arm_table
+from rigbench.stages import arm_choices, arm_table, eight_bit
 from rigbench.stages.arm_choices import Asked
 from rigbench.store import now
 
@@ -85,6 +85,9 @@ class Forecast:
             on=self.place.name,
             rows=rows,
             planned_steps=Figure(steps, "predicted", arm_table.PLAN),
+            eight_bit_from=eight_bit.pays_from(self.predictor, self._training(self.base), self.place)
+            if findings.has_eight_bit(rows)
+            else Absent("no arm has 8-bit states"),
         )
 
     def _micro_batch(self) -> int:

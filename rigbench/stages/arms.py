@@ -29,7 +29,7 @@ from rigbench.records import (
     VramPrediction,
 )
 from rigbench.records.slices import Precision
-from rigbench.stages import arm_choices, arm_forecast, arm_table, micro_batch, train
+from rigbench.stages import arm_choices, arm_forecast, arm_table, eight_bit, micro_batch, train
 from rigbench.stages.arm_choices import Asked
 from rigbench.store import now
 
@@ -133,11 +133,13 @@ class Table:
         self.rows: list[ArmRow] = []
         self.search: MicroBatchSearch | None = None
         self.control: float | Absent = Absent("the base arm was not run again")
+        self.eight_bit_from: Figure | Absent = Absent("not asked")
         self._started_at, self._started = now(), time.perf_counter()
 
     def fill(self) -> None:
         try:
             self._fill()
+            self._ask_when_eight_bits_pay()
         finally:
             self._keep()
         if not any(row.outcome == "measured" for row in self.rows):
@@ -246,6 +248,13 @@ class Table:
             self.base, micro_batch=self.search.chosen, precision=precision or self.base.precision
         )
 
+    def _ask_when_eight_bits_pay(self) -> None:
+        if isinstance(self.target, Absent) or not findings.has_eight_bit(self.rows):
+            return
+        self.job.progress.update(1.0, "from which size 8-bit states pay")
+        training = next(row.memory.training for row in self.rows if isinstance(row.memory, VramPrediction))
+        self.eight_bit_from = eight_bit.pays_from(self.predictor, training, self.target)
+
     def _run_control(self) -> None:
         """The base arm once more: what it differs by is what the machine, not the arm, does to a rate."""
         first = self._slice(self.rows[0])
@@ -279,6 +288,7 @@ class Table:
             )
             if base
             else Absent("the base arm was not measured"),
+            eight_bit_from=self.eight_bit_from,
             micro_batch=self.search or msgspec.UNSET,
         )
         table = arm_table.compared(table, self.job.run.slices)
