@@ -65,14 +65,14 @@ class Forecast:
         for index, arm in enumerate(arms):
             self.job.progress.update(index / len(arms), arm_choices.label(arm, self.base))
             rows.append(self._row(arm))
-        table = arm_table.compared(self._table(tuple(rows)), ())
-        self.job.keep(arms=table, findings=findings.diagnose(table, ()))
         if all(row.outcome == "skipped" for row in rows):
             raise RigbenchError(
-                f"no arm of {table.model.name} fits {self.name}: {rows[0].reason}",
-                f"`rigbench capacity --on {self.name}` tells what does",
+                f"no arm of {self.asked.options.model.name} can be trained on {self.name}: {rows[0].reason}",
+                f"`rigbench capacity --on {self.name}` tells what fits",
                 NOTHING,
             )
+        table = arm_table.compared(self._table(tuple(rows)), ())
+        self.job.keep(arms=table, findings=findings.diagnose(table, ()))
 
     def _table(self, rows: tuple[ArmRow, ...]) -> Arms:
         tokens = steptime.tokens_per_step(self._training(self.base))
