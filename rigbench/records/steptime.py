@@ -42,8 +42,9 @@ class Ceilings(Record, frozen=True, kw_only=True):
 
     `matmul_flops_per_s` by dtype ("bf16", "fp16", "tf32", "fp32"): the datasheet's dense peak with fp32 sums, or the
     measured hot ceiling. `memory_bytes_per_s` as the datasheet has it, or a measured triad. `launch_seconds` is what
-    the host takes to hand over one kernel. `products` are shapes that were measured, `data_tokens_per_s` the loader's
-    rate. `source` is "measured" where the matmul ceiling was, and `rests_on` names runs or profiles.
+    the host takes to hand over one kernel of eager code, `feed_hertz` all multiprocessors' clocks together. `products`
+    are shapes that were measured, `data_tokens_per_s` the loader's rate. `source` is "measured" where the matmul
+    ceiling was, and `rests_on` names runs or profiles.
     """
 
     kind: Literal["cuda", "cpu"]
@@ -54,6 +55,7 @@ class Ceilings(Record, frozen=True, kw_only=True):
     memory_bytes_per_s: Figure
     launch_seconds: Figure
     tdp_watts: Figure | Absent
+    feed_hertz: Figure | Absent
     link: LinkCeiling | Absent
     data_tokens_per_s: Figure | Absent
     compute_capability: str | Absent = Absent("no profile")

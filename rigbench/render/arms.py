@@ -90,6 +90,7 @@ def _split_columns(rows: Sequence[ArmRow], results: dict[str, Slice | None]) -> 
         ("step", lambda row, result: units.format_seconds(result.step_seconds.value) if result else ""),
         *((name, part(name)) for name in ("data", "forward", "backward", "optimizer")),
         ("exchange", _communication),
+        ("predicted", _predicted_step),
         ("unexplained", _unexplained),
         ("first step", lambda row, result: units.format_seconds(result.steps.seconds[0]) if result else ""),
         ("compiling", _compiling),
@@ -137,12 +138,16 @@ def _communication(row: ArmRow, result: Slice | None) -> str:
     return units.format_share(sum(result.steps.communication_seconds[steady]) / sum(result.steps.seconds[steady]))
 
 
+def _predicted_step(row: ArmRow, result: Slice | None) -> str:
+    return units.format_seconds(row.time.seconds.value) if result and isinstance(row.time, StepTime) else ""
+
+
 def _unexplained(row: ArmRow, result: Slice | None) -> str:
-    """What no part of the step accounts for; on one device the parts lie end to end, so there is none."""
-    if not result:
+    """What of the measured step the rig's own ceilings do not account for; less than nothing where it was faster."""
+    if not result or not isinstance(row.time, StepTime):
         return ""
-    rest = 1 - sum(result.step_share.values())
-    return units.format_share(rest) if abs(rest) >= 0.0005 else ""
+    share = 1 - row.time.seconds.value / result.step_seconds.value
+    return f"{'-' if share < 0 else ''}{units.format_share(abs(share))}"
 
 
 def _compiling(row: ArmRow, result: Slice | None) -> str:

@@ -13,18 +13,20 @@ from rigbench.findings import slices as findings
 from rigbench.findings.rig import worst_first
 from rigbench.hardware import host
 from rigbench.job import Interrupted, Job
-from rigbench.predict import cards
+from rigbench.predict import cards, ceilings, steptime
 from rigbench.predict.memory import Predictor
 from rigbench.probes.train import DEFAULT_MICRO_BATCH, METHOD, Options
 from rigbench.records import (
     Absent,
     ArmRow,
     Arms,
+    Ceilings,
     Choice,
     Figure,
     MicroBatchSearch,
     Skipped,
     Slice,
+    StepTime,
     Target,
     VramPrediction,
 )
@@ -129,6 +131,7 @@ class Table:
         self.kind = kind_of(job, asked.options.device)
         self.target = target_of(job, asked.options.device)
         self.predictor = fitting.predictor(job)
+        self.ceilings = stored_ceilings(job, self.kind)
         self.base = asked.base
         self.rows: list[ArmRow] = []
         self.search: MicroBatchSearch | None = None
@@ -167,8 +170,9 @@ class Table:
             self.base = msgspec.structs.replace(
                 self.base, precision=result.arm.precision, micro_batch=result.arm.micro_batch
             )
-        self.rows[0] = msgspec.structs.replace(
-            self.rows[0], choice=self.base, label=arm_choices.label(self.base, self.base)
+        row = msgspec.structs.replace(self.rows[0], choice=self.base, label=arm_choices.words(self.base))
+        self.rows[0] = (
+            row if isinstance(row.time, StepTime) else msgspec.structs.replace(row, time=self._time(self.base))
         )
 
     def _add(self, arm: Choice) -> None:
@@ -181,7 +185,7 @@ class Table:
         if reason:
             self.rows[-1] = msgspec.structs.replace(row, reason=reason)
             return
-        row = msgspec.structs.replace(row, memory=self._memory(arm))
+        row = msgspec.structs.replace(row, memory=self._memory(arm), time=self._time(arm))
         if isinstance(row.memory, VramPrediction) and not row.memory.fits:
             self.rows[-1] = msgspec.structs.replace(row, reason=arm_choices.shortfall(row.memory))
             return
@@ -217,6 +221,21 @@ class Table:
             return self.target
         self.job.progress.update(0.0, f"predicting memory: {arm_choices.label(arm, self.base)}")
         return predicted(self.predictor, self.target, arm, self.asked, ranks_of(arm, self.target, self.kind))
+
+    def _time(self, arm: Choice) -> StepTime | Absent:
+        """A step by the ceilings that this rig's probes have measured, before it is run: what they do not explain."""
+        if isinstance(self.ceilings, Absent) or isinstance(self.target, Absent):
+            return self.ceilings if isinstance(self.ceilings, Absent) else Absent("its memory is not known")
+        if arm.precision == "auto":
+            return Absent("its precision is still to be chosen")
+        ranks = ranks_of(arm, self.target, self.kind)
+        if ranks > 1 and self.kind == "cpu":
+            return Absent("ranks share this CPU")
+        training = arm_choices.training(arm, self.asked.options.model, arm.micro_batch, arm.precision, ranks)
+        try:
+            return steptime.predict(training, self.ceilings, arm.compiled)
+        except RigbenchError as error:
+            return Absent(str(error))
 
     def _default_micro_batch(self) -> int:
         """The device's default, or the largest power of two below it that is predicted to fit."""
@@ -304,6 +323,13 @@ def predicted(predictor: Predictor, target: Target, arm: Choice, asked: Asked, r
         arm, asked.options.model, arm.micro_batch or DEFAULT_MICRO_BATCH[target.kind], precision, ranks
     )
     return predictor.predict(training, target)
+
+
+def stored_ceilings(job: Job, kind: str) -> Ceilings | Absent:
+    """Of this rig's stored probes, this run's own first."""
+    runs = [job.run, *(run for run in job.store.readable()[0] if run.rig.fingerprint == job.run.rig.fingerprint)]
+    found = ceilings.from_runs(runs)
+    return Absent(f"only a {found.kind}'s are stored") if isinstance(found, Ceilings) and found.kind != kind else found
 
 
 def ranks_of(arm: Choice, target: Target, kind: str) -> int:

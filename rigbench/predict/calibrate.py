@@ -1,0 +1,297 @@
+"""What do slices measured on this rig teach the prediction, and how sure is it then?
+
+ln(measured / predicted) of a step is taken to be: the rig's scale, shared by all; a factor of each group of parts,
+which counts by the group's share of the step; a discrepancy that alike trainings share (5M and 15M more than 5M and
+120M); and what differs from process to process. All are normal with stated spreads, so that the slices' own values
+correct each of them as far as they tell, and what they do not tell stays in the interval: one slice sets the scale, two
+sizes the slope, and outside of what was measured the discrepancy is as wide as it was (Rasmussen and Williams 2006,
+Gaussian Processes, §2.2 and §2.7). How wide all of it really is on this rig, leave-one-out errors say (§5.4.2): they
+scale the interval, with Student's t for how few they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from rigbench import stats
+from rigbench.errors import RigbenchError
+from rigbench.predict import matrices, steptime
+from rigbench.predict.matrices import dot
+from rigbench.records import Estimate, StepAccount, StepPart, StepTime, Training
+from rigbench.records.steptime import PartName
+
+CONFIDENCE = steptime.CONFIDENCE
+# Parts that one cause makes slower or faster together.
+GROUPS: dict[PartName, int] = {
+    "matmul": 0,
+    "attention": 0,
+    "recomputation": 0,
+    "logits and loss": 1,
+    "memory traffic": 2,
+    "optimizer": 3,
+    "launches": 4,
+    "communication exposed": 5,
+    "data": 5,
+}
+GROUP_COUNT = 6
+# Standard deviations, of logarithms. The groups' is about what separates the constants that fit single sources; the
+# discrepancy's what remains then between models; processes' what the same slice differs by when run again (1 to 4 %).
+GROUP_SPREAD, DISCREPANCY_SPREAD, PROCESS_SPREAD = 0.20, 0.03, 0.025
+UNTOLD_SPREAD = 0.2  # of a slice of one step, which has no interval
+LENGTH = 1.5  # e-folds of model size or micro-batch over which the discrepancy forgets
+PRIOR_FREEDOM = 20.0  # the stated spreads count for as much as so many leave-one-out errors
+NORMAL_95 = 1.6449  # ends of a 90 % interval, in standard deviations
+ROUNDS = 4
+
+
+class Measured(NamedTuple):
+    """A slice that was run: what was trained and how fast, and the run that holds it."""
+
+    training: Training
+    compiled: bool
+    tokens_per_s: Estimate
+    run: str
+
+
+class Slice(NamedTuple):
+    """One slice as the correction sees it: predicted seconds by group, its place, what was measured and how sure."""
+
+    groups: tuple[float, ...]
+    place: tuple[float, ...]
+    log_seconds: float
+    variance: float
+    run: str
+
+
+class Correction(NamedTuple):
+    """What the slices say of this rig; made by `calibrate`. Without slices it changes nothing.
+
+    `scale` is measured over predicted seconds as all of it agrees; `group_factors` what each group of parts differs by
+    from that; `left_out` are ln(measured / predicted) of each slice by the others alone (by the plain prediction where
+    there is one only). `widening` is what the leave-one-out errors made of the stated spreads.
+    """
+
+    slices: tuple[Slice, ...]
+    rig_spread: float
+    scale: float
+    group_factors: tuple[float, ...]
+    left_out: tuple[float, ...]
+    widening: float
+    weights: tuple[float, ...]
+    inverse: tuple[tuple[float, ...], ...]
+
+    def apply(self, predicted: StepTime) -> StepTime:
+        """The same step with corrected parts and the interval that the slices support."""
+        if not self.slices:
+            return predicted
+        return _applied(self, predicted)
+
+
+class Suggestion(NamedTuple):
+    """The next slice worth running: its place among the candidates, and what the target's half-width would become."""
+
+    candidate: int
+    half_width_now: float
+    half_width_then: float
+
+
+def calibrate(predicted: Sequence[StepTime], measured: Sequence[Measured]) -> Correction:
+    """predicted[i] is what `steptime.predict` says of measured[i].training. No slices: nothing is corrected.
+
+    Raises:
+        RigbenchError: the slices are of different hardware.
+    """
+    if len({it.ceilings.name for it in predicted}) > 1:
+        names = ", ".join(sorted({it.ceilings.name for it in predicted}))
+        raise RigbenchError(f"slices of {names} cannot correct each other", "give slices of one rig")
+    slices = tuple(_slice(step, its) for step, its in zip(predicted, measured, strict=True))
+    if not slices:
+        return Correction((), 0.0, 1.0, (1.0,) * GROUP_COUNT, (), 1.0, (), ())
+    rig_spread = max(map(_spread, predicted))
+    factors, scale = [0.0] * GROUP_COUNT, 0.0
+    for _ in range(ROUNDS):  # shares change as the groups' factors do
+        shares = [_shares(it.groups, factors) for it in slices]
+        inverse = matrices.inverse(_covariances(slices, shares, rig_spread))
+        beyond = [
+            it.log_seconds - _log_seconds(it.groups, factors) + dot(share, factors)
+            for it, share in zip(slices, shares, strict=True)
+        ]
+        weights = [dot(row, beyond) for row in inverse]
+        scale = rig_spread**2 * sum(weights)
+        factors = [
+            GROUP_SPREAD**2 * sum(weight * share[group] for weight, share in zip(weights, shares, strict=True))
+            for group in range(GROUP_COUNT)
+        ]
+    left_out = [weight / row[i] for i, (weight, row) in enumerate(zip(weights, inverse, strict=True))]
+    squares = sum(error**2 * row[i] for i, (error, row) in enumerate(zip(left_out, inverse, strict=True)))
+    return Correction(
+        slices=slices,
+        rig_spread=rig_spread,
+        scale=math.exp(scale),
+        group_factors=tuple(map(math.exp, factors)),
+        left_out=tuple(left_out),
+        widening=math.sqrt((PRIOR_FREEDOM + squares) / (PRIOR_FREEDOM + len(slices))),
+        weights=tuple(weights),
+        inverse=tuple(map(tuple, inverse)),
+    )
+
+
+def _covariances(slices: Sequence[Slice], shares: Sequence[Sequence[float]], rig_spread: float) -> list[list[float]]:
+    """Of the slices' logarithms, with what each differs by from process to process and is itself unsure of."""
+    both = list(zip(shares, slices, strict=True))
+    found = [[_covariance(rig_spread, a, x.place, b, y.place) for b, y in both] for a, x in both]
+    for index, it in enumerate(slices):
+        found[index][index] += it.variance
+    return found
+
+
+def suggest(candidates: Sequence[StepTime], correction: Correction, target: StepTime) -> Suggestion:
+    """Which of the candidates, run as a slice, would narrow the target's interval most.
+
+    Raises:
+        ValueError: there are no candidates.
+    """
+    own = correction._replace(rig_spread=correction.rig_spread or _spread(target))
+    freedom, noise = PRIOR_FREEDOM + len(own.slices), PROCESS_SPREAD**2
+    now = _variance(own, target, target) + noise
+    then = []
+    for candidate in candidates:
+        seen = _variance(own, candidate, candidate) + noise
+        then.append(now - _variance(own, target, candidate) ** 2 / seen)
+    index = min(range(len(candidates)), key=then.__getitem__)
+    half = [
+        own.widening * stats.student_t_quantile((1 + CONFIDENCE) / 2, freedom + more) * math.sqrt(variance)
+        for more, variance in ((0, now), (1, then[index]))
+    ]
+    return Suggestion(index, math.sinh(half[0]), math.sinh(half[1]))
+
+
+def account(predicted: StepTime, measured: Measured) -> StepAccount:
+    """The prediction beside what was measured, and the seconds that no part explains."""
+    rate, tokens = measured.tokens_per_s, predicted.tokens_per_step
+    seconds = Estimate(tokens / rate.value, tokens / rate.high, tokens / rate.low, rate.confidence, rate.method, rate.n)
+    return StepAccount(predicted, seconds, measured.run, seconds.value - predicted.seconds.value)
+
+
+def _slice(predicted: StepTime, measured: Measured) -> Slice:
+    rate = measured.tokens_per_s
+    own = UNTOLD_SPREAD
+    if rate.confidence > 0 and rate.low > 0:
+        reach = stats.student_t_quantile((1 + rate.confidence) / 2, max(1, rate.n - 1))
+        own = math.log(rate.high / rate.low) / 2 / reach
+    return Slice(
+        groups=_groups(predicted),
+        place=_place(predicted),
+        log_seconds=math.log(predicted.tokens_per_step / rate.value),
+        variance=own**2 + PROCESS_SPREAD**2,
+        run=measured.run,
+    )
+
+
+def _applied(correction: Correction, predicted: StepTime) -> StepTime:
+    place = _place(predicted)
+    discrepancy = DISCREPANCY_SPREAD**2 * sum(
+        weight * _alike(place, it.place) for weight, it in zip(correction.weights, correction.slices, strict=True)
+    )
+    common = correction.scale * math.exp(discrepancy)
+    parts = tuple(
+        StepPart(part.name, part.seconds * common * correction.group_factors[GROUPS[part.name]])
+        for part in predicted.parts
+    )
+    total = sum(part.seconds for part in parts)
+    freedom = PRIOR_FREEDOM + len(correction.slices)
+    deviation = correction.widening * math.sqrt(_variance(correction, predicted, predicted) + PROCESS_SPREAD**2)
+    half = stats.student_t_quantile((1 + CONFIDENCE) / 2, freedom) * deviation
+    runs = ", ".join(dict.fromkeys(it.run for it in correction.slices))
+    estimate = Estimate(
+        value=total,
+        low=total * math.exp(-half),
+        high=total * math.exp(half),
+        confidence=CONFIDENCE,
+        method=f"corrected by {len(correction.slices)} slices, Student t, widened {correction.widening:.2f} times by"
+        " leave-one-out errors",
+        n=len(correction.slices),
+    )
+    return msgspec.structs.replace(
+        predicted,
+        parts=parts,
+        seconds=estimate,
+        tokens_per_s=steptime.rate(estimate, predicted.tokens_per_step),
+        basis=f"{predicted.basis}; corrected by slices {runs}",
+        notes=(*predicted.notes, *_outside(correction, predicted)),
+    )
+
+
+def _outside(correction: Correction, predicted: StepTime) -> tuple[str, ...]:
+    sizes = [it.place[0] for it in correction.slices]
+    away = max(min(sizes) - _size_place(predicted), _size_place(predicted) - max(sizes))
+    if away < 0.1:
+        return ()
+    return (f"{math.exp(away):.1f} times outside of the sizes that were measured",)
+
+
+def _size_place(predicted: StepTime) -> float:
+    """Logarithm of the model's FLOP a token, by which sizes are told apart."""
+    return math.log(predicted.training.model.flop_per_token)
+
+
+def _place(predicted: StepTime) -> tuple[float, ...]:
+    """Where a training lies: coordinates in e-folds; what is either one or the other is an e-fold apart."""
+    it = predicted.training
+    return (
+        _size_place(predicted),
+        math.log(it.micro_batch * it.model.shape.sequence),
+        float(predicted.compiled),
+        float(it.checkpoint_every > 0),
+        float(it.optimizer == "adamw"),
+        float(it.strategy == "single"),
+        float(it.model.shape.style == "llama"),
+        float(it.precision in ("bf16", "fp16")),
+    )
+
+
+def _groups(predicted: StepTime) -> tuple[float, ...]:
+    found = [0.0] * GROUP_COUNT
+    for part in predicted.parts:
+        found[GROUPS[part.name]] += part.seconds
+    return tuple(found)
+
+
+def _spread(predicted: StepTime) -> float:
+    """Standard deviation of the plain prediction's logarithm."""
+    return math.log(predicted.seconds.high / predicted.seconds.low) / 2 / NORMAL_95
+
+
+def _log_seconds(groups: Sequence[float], factors: Sequence[float]) -> float:
+    return math.log(sum(seconds * math.exp(factor) for seconds, factor in zip(groups, factors, strict=True)))
+
+
+def _shares(groups: Sequence[float], factors: Sequence[float]) -> list[float]:
+    total = math.exp(_log_seconds(groups, factors))
+    return [seconds * math.exp(factor) / total for seconds, factor in zip(groups, factors, strict=True)]
+
+
+def _alike(a: Sequence[float], b: Sequence[float]) -> float:
+    """1 at the same place, towards 0 far away (exponential kernel: the discrepancy need not be smooth)."""
+    return math.exp(-math.dist(a, b) / LENGTH)
+
+
+def _covariance(
+    rig_spread: float, a: Sequence[float], place_a: Sequence[float], b: Sequence[float], place_b: Sequence[float]
+) -> float:
+    return rig_spread**2 + GROUP_SPREAD**2 * dot(a, b) + DISCREPANCY_SPREAD**2 * _alike(place_a, place_b)
+
+
+def _variance(correction: Correction, a: StepTime, b: StepTime) -> float:
+    """Covariance of two steps' logarithms, given the slices; without what differs from process to process."""
+    logs = [math.log(factor) for factor in correction.group_factors]
+    (share_a, place_a), (share_b, place_b) = ((_shares(_groups(it), logs), _place(it)) for it in (a, b))
+    before = _covariance(correction.rig_spread, share_a, place_a, share_b, place_b)
+    seen = [(_shares(it.groups, logs), it.place) for it in correction.slices]
+    to_a = [_covariance(correction.rig_spread, share_a, place_a, *its) for its in seen]
+    to_b = [_covariance(correction.rig_spread, share_b, place_b, *its) for its in seen]
+    return before - sum(value * dot(row, to_b) for value, row in zip(to_a, correction.inverse, strict=True))

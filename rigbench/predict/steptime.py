@@ -1,0 +1,274 @@
+"""How long does a training step take, from its operations and the rig's ceilings?
+
+Every operation is put in terms of what holds it back: FLOP over the peak, FLOP over what the multiprocessors can be fed
+with, bytes over the memory's bandwidth, FLOP over watts, bytes over the links. A step is the sum of the terms, each
+times a constant; a GPU's host must hand over the kernels meanwhile, and what that takes longer is the launches' part.
+
+The constants for GPUs are fitted on published measurements (tests/data/published_training.csv: decoder language models,
+sources weighted alike, robust least squares on logarithms around physical values). `python -m tests.published` fits
+them again and prints them; `pytest tests/bench/test_bench_published.py -m bench -s` prints how well they do on cards
+and sources that were left out.
+"""
+
+from __future__ import annotations
+
+import math
+from operator import mul
+from typing import NamedTuple
+
+from rigbench.errors import RigbenchError
+from rigbench.predict import operations
+from rigbench.predict.operations import Operation
+from rigbench.records import Absent, Ceilings, Estimate, Figure, StepPart, StepTime, Training
+from rigbench.records.steptime import PartName
+
+METHOD = 1
+CONFIDENCE = 0.9
+MULTIPROCESSOR_FLOP = 1024  # a clock, of half precision: so that the term is FLOP over Ampere's professional rate
+FP32_MULTIPROCESSOR_FLOP = 256
+PICO = 1e-12
+# An autocast of a dtype that the card lacks a peak for; fp32 in tensor cores is tf32.
+DTYPE = {"bf16": "bf16", "bf16-pure": "bf16", "fp16": "fp16", "fp32": "fp32", "tf32": "tf32"}
+WEIGHT_BYTES_SENT = 2  # FSDP gathers weights in half precision
+COMPILED_LAUNCH_SHARE = 0.35  # of the host's seconds a kernel of eager code; assumed
+PARTS: tuple[PartName, ...] = (
+    "matmul",
+    "attention",
+    "logits and loss",
+    "memory traffic",
+    "recomputation",
+    "optimizer",
+    "communication exposed",
+    "launches",
+    "data",
+)
+
+
+class Constants(NamedTuple):
+    """What each term counts for: 1 would be what the ceiling promises."""
+
+    peak: float
+    feeding: float
+    attention: float
+    traffic: float
+    eager_traffic: float
+    watts: float  # picojoules a FLOP
+    optimizer: float
+    communication: float
+
+
+# `python -m tests.published` prints these three.
+PUBLISHED = Constants(0.789, 0.211, 2.232, 1.018, 1.394, 0.232, 1.234, 0.627)
+# ln(measured / predicted) seconds of sources that were left out: the 5 % and the 95 % quantile, sources weighted alike.
+LEFT_OUT = (-0.18, 0.49)
+LEFT_OUT_SOURCES = 14
+
+# Where the ceilings are measured: a hot matmul ceiling and a triad hold clocks, feeding and watts already. Assumed: as
+# the terms above come out over hot ceilings of 0.85 (A100), 0.67 (H100) and 1.0 (4090) of the datasheet: 1.3, 1.3, 1.0.
+MEASURED = Constants(1.2, 0.0, 2.3, 1.1, 1.2, 0.0, 1.3, 0.9)
+MEASURED_SPREAD = (-0.30, 0.40)
+# A processor's attention kernel reaches about a third of its matmul ceiling, and pointwise work, part of it in bf16
+# arithmetic that it lacks, two thirds of a triad. Assumed; slices correct it.
+CPU = Constants(1.15, 0.0, 3.0, 1.5, 1.5, 0.0, 1.5, 0.9)
+CPU_SPREAD = (-0.5, 0.5)
+PER_E_FOLD_BEYOND = 0.1  # the interval widens so much, each way, for every e-fold outside of what was fitted
+FITTED_TOKENS = (4096.0, 131072.0)  # a micro-batch of the published rows
+
+
+class Terms(NamedTuple):
+    """Seconds at the ceilings by part, a column per constant, and the host's seconds; of one optimizer step."""
+
+    parts: dict[PartName, tuple[float, ...]]
+    host_seconds: float
+    data_seconds: float
+
+
+def predict(training: Training, ceilings: Ceilings, compiled: bool) -> StepTime:
+    """One optimizer step's seconds, every one of them in a named part, with a 90 % interval.
+
+    Raises:
+        RigbenchError: the device has no ceiling in that precision, or there are fewer cards than ranks.
+    """
+    if training.ranks > max(1, ceilings.count) and ceilings.kind == "cuda":
+        raise RigbenchError(
+            f"{training.ranks} ranks on {ceilings.count} of {ceilings.name}", "ask for as many ranks as there are cards"
+        )
+    constants, spread, basis = _constants(ceilings)
+    found = terms(training, ceilings, compiled)
+    parts = seconds_by_part(found, constants, ceilings.kind)
+    total = sum(part.seconds for part in parts)
+    tokens = tokens_per_step(training)
+    low, high = (total * math.exp(end) for end in _widened(spread, training))
+    method = f"{basis}: ln(measured/predicted) from {spread[0]:+.2f} to {spread[1]:+.2f}"
+    estimate = Estimate(total, low, high, CONFIDENCE, method, LEFT_OUT_SOURCES if "published" in basis else 0)
+    return StepTime(
+        method=METHOD,
+        training=training,
+        compiled=compiled,
+        ceilings=ceilings,
+        parts=parts,
+        seconds=estimate,
+        tokens_per_step=tokens,
+        tokens_per_s=rate(estimate, tokens),
+        basis=f"{ceilings.source} ceilings of {ceilings.name}; {basis}",
+        notes=_notes(training, ceilings, compiled, parts),
+    )
+
+
+def tokens_per_step(training: Training) -> int:
+    """Of all ranks together."""
+    return training.micro_batch * training.model.shape.sequence * training.accumulation * training.ranks
+
+
+def rate(seconds: Estimate, tokens: int) -> Estimate:
+    """Tokens per second from the seconds of a step; a slow step is the low end."""
+    return Estimate(
+        tokens / seconds.value,
+        tokens / seconds.high,
+        tokens / seconds.low,
+        seconds.confidence,
+        seconds.method,
+        seconds.n,
+    )
+
+
+def seconds_by_part(found: Terms, constants: Constants, kind: str) -> tuple[StepPart, ...]:
+    """The parts that a step has, in a fixed order.
+
+    A GPU works while its host hands over: only what the host takes longer is left for `launches`. A processor does
+    both itself.
+    """
+    seconds = {name: sum(map(mul, row, constants)) for name, row in found.parts.items()}
+    compute = sum(seconds.values())
+    seconds["launches"] = found.host_seconds if kind == "cpu" else max(0.0, found.host_seconds - compute)
+    seconds["data"] = max(0.0, found.data_seconds - sum(seconds.values()))
+    return tuple(StepPart(name, seconds[name]) for name in PARTS if seconds.get(name, 0.0) > 0)
+
+
+def terms(training: Training, ceilings: Ceilings, compiled: bool) -> Terms:
+    """What the constants are multiplied with.
+
+    Raises:
+        RigbenchError: the device has no ceiling in that precision.
+    """
+    one = _Device(training, ceilings)
+    parts: dict[PartName, list[float]] = {}
+    kernels = 0.0
+    later = training.accumulation - 1
+    work = [(it, 1) for it in operations.micro_step(training, compiled, first=True)]
+    work += [(it, later) for it in operations.micro_step(training, compiled, first=False) if later]
+    work += [(it, 1) for it in operations.optimizer_step(training, _shards(training))]
+    for operation, count in work:
+        row = parts.setdefault(operation.part, [0.0] * len(Constants._fields))
+        for column, seconds in one.columns(operation, compiled):
+            row[column] += count * operation.times * seconds
+        kernels += count * operation.times * operation.kernels
+    communication = _communication_seconds(training, ceilings)
+    if communication:
+        row = [0.0] * len(Constants._fields)
+        row[Constants._fields.index("communication")] = communication
+        parts["communication exposed"] = row
+    share = COMPILED_LAUNCH_SHARE if compiled else 1.0
+    data = ceilings.data_tokens_per_s
+    tokens = tokens_per_step(training) / training.ranks
+    return Terms(
+        parts={name: tuple(row) for name, row in parts.items()},
+        host_seconds=share * kernels * ceilings.launch_seconds.value,
+        data_seconds=0.0 if isinstance(data, Absent) else tokens / data.value,
+    )
+
+
+class _Device:
+    """One rank's ceilings for one precision."""
+
+    def __init__(self, training: Training, ceilings: Ceilings) -> None:
+        self._peak = _peak(training.precision, ceilings)
+        self._bandwidth = ceilings.memory_bytes_per_s.value
+        flop = MULTIPROCESSOR_FLOP if DTYPE[training.precision] != "fp32" else FP32_MULTIPROCESSOR_FLOP
+        feed, watts = ceilings.feed_hertz, ceilings.tdp_watts
+        # A card that does not say is taken to be like Ampere's, 1024 FLOP a clock, and not to be held back by watts.
+        self._feed = self._peak if isinstance(feed, Absent) else flop * feed.value
+        self._watts = float("inf") if isinstance(watts, Absent) else watts.value
+        dtype = DTYPE[training.precision]
+        self._products = {(it.m, it.n, it.k): it.flops_per_s for it in ceilings.products if it.dtype == dtype}
+
+    def columns(self, operation: Operation, compiled: bool) -> list[tuple[int, float]]:
+        """(index of a constant, seconds at the ceiling)."""
+        column = Constants._fields.index
+        if operation.part == "optimizer":
+            return [(column("optimizer"), operation.bytes / self._bandwidth)]
+        moved = operation.bytes / self._bandwidth
+        if not operation.flop:
+            return [(column("traffic" if compiled else "eager_traffic"), moved)]
+        fed = operation.flop / self._feed
+        watts = PICO * operation.flop / self._watts
+        attention = not operation.k
+        peak = self._peak if attention else min(self._peak, self._products.get(operation[-3:], self._peak))
+        own = column("attention" if attention else "peak")
+        return [
+            (own, operation.flop / peak),
+            (column("feeding"), fed),
+            (column("watts"), watts),
+            (column("traffic"), moved),
+        ]
+
+
+def _peak(precision: str, ceilings: Ceilings) -> float:
+    wanted = DTYPE[precision]
+    found = ceilings.matmul_flops_per_s.get(wanted)
+    if found is None and wanted == "tf32":
+        found = ceilings.matmul_flops_per_s.get("fp32")
+    if found is None:
+        known = ", ".join(ceilings.matmul_flops_per_s)
+        raise RigbenchError(f"{ceilings.name} has no {wanted} ceiling", f"there are {known}; choose such a precision")
+    return found.value
+
+
+def _shards(training: Training) -> int:
+    return training.ranks if training.strategy.startswith("fsdp2") else 1
+
+
+def _communication_seconds(training: Training, ceilings: Ceilings) -> float:
+    """At the links' rate, as if nothing hid it. DDP reduces the gradients once; FSDP gathers every weight twice and
+    scatters its gradient in every micro-step, each half an all_reduce of so many bytes.
+    """
+    link = ceilings.link
+    if training.ranks < 2 or isinstance(link, Absent):
+        return 0.0
+    gradients = operations.gradient_bytes(training)
+    if training.strategy == "ddp":
+        return link.latency_seconds.value + gradients / link.bytes_per_s.value
+    weights = WEIGHT_BYTES_SENT * training.model.total_parameters
+    layers = training.model.shape.layers
+    each = 3 * layers * link.latency_seconds.value + (2 * weights + gradients) / 2 / link.bytes_per_s.value
+    return training.accumulation * each
+
+
+def _constants(ceilings: Ceilings) -> tuple[Constants, tuple[float, float], str]:
+    if ceilings.kind == "cpu":
+        return CPU, CPU_SPREAD, "constants assumed for processors"
+    if ceilings.source == "measured":
+        return MEASURED, MEASURED_SPREAD, "constants assumed for measured ceilings"
+    return PUBLISHED, LEFT_OUT, "constants fitted on published runs"
+
+
+def _widened(spread: tuple[float, float], training: Training) -> tuple[float, float]:
+    tokens = training.micro_batch * training.model.shape.sequence
+    low, high = FITTED_TOKENS
+    beyond = max(0.0, math.log(low / tokens), math.log(tokens / high))
+    return spread[0] - PER_E_FOLD_BEYOND * beyond, spread[1] + PER_E_FOLD_BEYOND * beyond
+
+
+def _notes(training: Training, ceilings: Ceilings, compiled: bool, parts: tuple[StepPart, ...]) -> tuple[str, ...]:
+    notes = []
+    total = sum(part.seconds for part in parts)
+    launches = sum(part.seconds for part in parts if part.name == "launches")
+    if ceilings.kind == "cuda" and launches > 0.2 * total:
+        notes.append("the host cannot keep up with so small a step: launches are an assumption, not fitted")
+    if isinstance(ceilings.link, Absent) and training.ranks > 1:
+        notes.append(f"communication is left out: {ceilings.link.reason}")
+    if compiled and ceilings.kind == "cpu":
+        notes.append("compiled code on a processor was not measured")
+    if not isinstance(ceilings.data_tokens_per_s, Figure):
+        notes.append("data is taken to keep up")
+    return tuple(notes)

@@ -1,0 +1,218 @@
+"""Where do a step's predicted seconds go, what do they rest on, and how well do published runs agree?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import msgspec
+import numpy as np
+import published
+import pytest
+
+from rigbench.errors import RigbenchError
+from rigbench.model.shape import model_named
+from rigbench.predict import ceilings, steptime
+from rigbench.profiles import on
+from rigbench.records import Absent, Ceilings, Estimate, Figure, LinkCeiling, ProductRate, StepTime, Training
+
+
+def rig(text: str) -> Ceilings:
+    found = ceilings.from_rig(on.rig(text))
+    assert isinstance(found, Ceilings)
+    return found
+
+
+def training(params: str = "120M", **choices: Any) -> Training:
+    return Training(model=model_named(params), **{"micro_batch": 16, **choices})
+
+
+def predict(card: str = "rtx-4080", compiled: bool = True, **choices: Any) -> StepTime:
+    return steptime.predict(training(**choices), rig(card), compiled)
+
+
+@pytest.fixture(scope="module")
+def data() -> list[published.Published]:
+    return published.rows()[0]
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"checkpoint_every": 1, "accumulation": 4},
+        {"params": "5M", "micro_batch": 1},
+        {"strategy": "ddp", "ranks": 2, "card": "2xrtx-4080"},
+        {"strategy": "fsdp2", "ranks": 8, "card": "eight-h200", "precision": "fp32"},
+    ],
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_every_second_is_in_a_named_part(choices: dict[str, Any], compiled: bool) -> None:
+    found = predict(compiled=compiled, **choices)
+    assert sum(part.seconds for part in found.parts) == pytest.approx(found.seconds.value, rel=1e-12)
+    assert found.tokens_per_s.value == pytest.approx(found.tokens_per_step / found.seconds.value, rel=1e-12)
+    assert found.seconds.low < found.seconds.value < found.seconds.high
+    assert found.tokens_per_s.low == pytest.approx(found.tokens_per_step / found.seconds.high, rel=1e-12)
+    assert found.source == "predicted"
+
+
+def test_two_stock_4090s_at_110_000_tokens_a_second_each_lie_inside_of_the_interval() -> None:
+    """GPT-2 124M, compiled, bf16, as measured by its owner; the row is not in the fitted file."""
+    found = predict("rtx-4090").tokens_per_s
+    assert found.low < 110_000 < found.high
+    assert abs(found.value / 110_000 - 1) < 0.12
+
+
+def test_a_small_step_is_what_its_host_needs_to_hand_it_over() -> None:
+    found = predict("h200", compiled=False, params="5M", micro_batch=1)
+    assert found.part("launches") > 0.5 * found.seconds.value
+    assert any("host cannot keep up" in note for note in found.notes)
+    large = predict("h200", compiled=False, micro_batch=64)
+    assert large.part("launches") == 0.0
+    assert large.seconds.high / large.seconds.low < found.seconds.high / found.seconds.low
+
+
+def test_each_choice_moves_the_seconds_where_it_should() -> None:
+    plain, checkpointed = predict(), predict(checkpoint_every=1)
+    assert plain.part("recomputation") == 0.0
+    assert 0.15 < checkpointed.part("recomputation") / plain.seconds.value < 0.35
+    four, once = predict(accumulation=4), predict(accumulation=1)
+    assert four.part("optimizer") == once.part("optimizer")
+    assert four.part("matmul") == pytest.approx(4 * once.part("matmul"), rel=1e-12)
+    assert predict(optimizer="adamw8bit").part("optimizer") < once.part("optimizer")
+    assert predict(compiled=False).part("memory traffic") > once.part("memory traffic")
+    assert predict(precision="fp32").part("matmul") > 1.5 * once.part("matmul")
+
+
+def test_ddp_costs_its_all_reduce_once_a_step_and_fsdp_in_every_micro_batch() -> None:
+    pair = {"card": "2xrtx-4080", "ranks": 2}
+    once, four = (predict(strategy="ddp", accumulation=n, **pair).part("communication exposed") for n in (1, 4))
+    assert once == four > 0
+    once, four = (predict(strategy="fsdp2", accumulation=n, **pair).part("communication exposed") for n in (1, 4))
+    assert four == pytest.approx(4 * once)
+    alone = predict()
+    both = predict(strategy="ddp", **pair)
+    assert alone.tokens_per_s.value < both.tokens_per_s.value < 2 * alone.tokens_per_s.value
+
+
+def test_a_bridge_that_may_not_be_there_is_no_link() -> None:
+    staged = rig("2xrtx-3090").link
+    switched = rig("eight-h200").link
+    assert isinstance(staged, LinkCeiling)
+    assert isinstance(switched, LinkCeiling)
+    assert "PCIe" in staged.bytes_per_s.basis
+    assert "NVLink" in switched.bytes_per_s.basis
+    assert isinstance(rig("rtx-3090").link, Absent)
+
+
+def test_more_ranks_than_cards_are_refused() -> None:
+    with pytest.raises(RigbenchError, match="2 ranks on 1 of rtx-4080"):
+        predict(ranks=2, strategy="ddp")
+
+
+def test_a_precision_that_the_card_has_no_peak_for_is_refused_and_others_named() -> None:
+    with pytest.raises(RigbenchError, match="has no bf16 ceiling"):
+        predict("rtx-2080-ti")
+    assert predict("rtx-2080-ti", precision="fp16").seconds.value > 0
+
+
+def measured_cpu(**changes: Any) -> Ceilings:
+    """A processor as its probes found it."""
+    base = Ceilings(
+        kind="cpu",
+        name="a processor",
+        count=1,
+        source="measured",
+        matmul_flops_per_s={"fp32": Figure(200e9, "measured", "test")},
+        memory_bytes_per_s=Figure(20e9, "measured", "test"),
+        launch_seconds=Figure(10e-6, "declared", "test"),
+        tdp_watts=Absent("no profile"),
+        feed_hertz=Absent("no profile"),
+        link=Absent("one process"),
+        data_tokens_per_s=Absent("not measured"),
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def test_on_a_processor_the_ceilings_alone_bound_the_rate() -> None:
+    of = training("5M", micro_batch=1, precision="fp32")
+    found = steptime.predict(of, measured_cpu(), compiled=False)
+    at_the_ceiling = 200e9 / of.model.flop_per_token
+    assert 0.2 * at_the_ceiling < found.tokens_per_s.value < at_the_ceiling
+    assert found.part("launches") > 0
+
+
+def test_a_product_that_was_measured_slower_than_the_ceiling_takes_as_long_as_it_did() -> None:
+    of = training("5M", micro_batch=1, precision="fp32")
+    plain = steptime.predict(of, measured_cpu(), compiled=False)
+    head = ProductRate(1024, of.model.shape.vocabulary, of.model.shape.width, "fp32", 50e9)
+    slower = steptime.predict(of, measured_cpu(products=(head,)), compiled=False)
+    flop = 2 * head.m * head.n * head.k
+    more = slower.part("logits and loss") - plain.part("logits and loss")
+    assert more == pytest.approx(steptime.CPU.peak * flop * (1 / 50e9 - 1 / 200e9), rel=1e-9)
+
+
+def test_a_loader_that_is_slower_than_the_step_makes_it_wait() -> None:
+    of = training("5M", micro_batch=1, precision="fp32")
+    slow = measured_cpu(data_tokens_per_s=Figure(100.0, "measured", "test"))
+    found = steptime.predict(of, slow, compiled=False)
+    assert found.tokens_per_s.value == pytest.approx(100.0)
+    assert found.part("data") > 0
+
+
+def test_a_prediction_survives_being_stored() -> None:
+    found = predict(card="2xrtx-4080", strategy="ddp", ranks=2)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=StepTime) == found
+
+
+def test_a_prediction_needs_no_torch() -> None:
+    code = """
+import sys
+from rigbench.model.shape import model_named
+from rigbench.predict import calibrate, ceilings, steptime
+from rigbench.profiles import on
+from rigbench.records import Training
+of = Training(model=model_named("120M"), micro_batch=8)
+steptime.predict(of, ceilings.from_rig(on.rig("rtx-4090")), True)
+print({name for name in ("torch", "numpy") if name in sys.modules})
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_the_shipped_constants_are_those_that_the_published_rows_give(data: list[published.Published]) -> None:
+    fitted = np.exp(published.fit(data)[:-1])
+    assert tuple(steptime.PUBLISHED) == pytest.approx(tuple(fitted), rel=2e-3)
+    assert len({row.source for row in data}) == steptime.LEFT_OUT_SOURCES
+
+
+@pytest.mark.parametrize("card", ["rtx-a5000", "a100-sxm4-80gb", "l40s"])
+def test_a_card_that_was_left_out_is_predicted_inside_of_the_interval(
+    card: str, data: list[published.Published]
+) -> None:
+    theta = published.fit([row for row in data if row.card != card])
+    own = [row for row in data if row.card == card]
+    errors = published.residuals(theta, own)
+    low, high = steptime.LEFT_OUT
+    assert np.average((errors >= low) & (errors <= high)) >= 0.8
+    assert abs(np.median(errors)) < 0.12
+
+
+def test_every_row_that_is_not_used_has_a_reason(data: list[published.Published]) -> None:
+    found, why = published.rows()
+    assert len(found) + sum(why.values()) == sum(1 for _ in published.FILE.open()) - 1
+    assert sorted(why) == [
+        "fp8, which rigbench does not train in",
+        "no decoder",
+        "no profile of the card",
+        "no speed or no shape",
+    ]
+
+
+def test_an_interval_says_how_it_was_made() -> None:
+    found = predict().seconds
+    assert found.confidence == 0.9
+    assert found.method == "constants fitted on published runs: ln(measured/predicted) from -0.18 to +0.49"
+    assert isinstance(found, Estimate)
+    assert json.loads(msgspec.json.encode(found))["n"] == 14
