@@ -34,6 +34,7 @@ from rigbench.records import (
     Training,
     Vram,
 )
+from rigbench.records.slices import Exchange
 from rigbench.stages import arm_choices, arm_table, arms, micro_batch, train
 
 GIB = 2**30
@@ -390,10 +391,14 @@ def test_a_host_that_is_busy_all_the_step_is_launch_bound():
 
 
 def test_communication_that_nothing_hides_is_named():
-    plain = slice_of(1000)
-    steps = msgspec.structs.replace(plain.steps, communication_seconds=tuple(0.5 * it for it in plain.steps.seconds))
-    found, slices = table({"base": (BASE, msgspec.structs.replace(plain, steps=steps))})
-    assert codes(found, slices)["communication-bound"].cost.possible.value == pytest.approx(2000)
+    waits = Exchange(
+        "in turn", ("anna", "bert"), (1.0,), (0.5,), 0.512, (0.5, 0.5), Absent("x"), Absent("x"), 0.0, Absent("x")
+    )
+    found, slices = table({"base": (BASE, msgspec.structs.replace(slice_of(1000), exchange=waits))})
+    finding = codes(found, slices)["communication-bound"]
+    assert finding.cost.possible.value == pytest.approx(2000)  # a step of 1.024 s, half of it exposed
+    assert finding.evidence[0] == "512 ms of a step of 1.02 s (50 %)"
+    assert finding.evidence[1].startswith("it crosses between the hosts anna and bert: 20.5 MiB of gradients, 42.0 MB/s")
 
 
 @pytest.mark.parametrize(

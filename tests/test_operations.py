@@ -212,8 +212,8 @@ def test_foreach_adamw_moves_what_its_eight_kernels_read_and_write() -> None:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
             name = func._schema.name.removeprefix("aten::")
-            lists = [its for its in args if isinstance(its, list) and its and its[0].dim() and its[0].numel() > 1]
-            if name.startswith("_foreach") and lists:
+            lists = [its for its in args if isinstance(its, list) and isinstance(its[0], Tensor)]
+            if name.startswith("_foreach") and any(its[0].dim() for its in lists):  # not the step counters
                 once = {id(its[0]): its for its in lists}.values()  # a gradient that is squared is read once
                 written = lists[0] if name.endswith("_") else tensors(result)
                 moved_by[name] = moved_by.get(name, 0) + sum(map(size, once)) + size(written)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -106,13 +107,16 @@ def train_probe(
 ) -> int:
     """Train slices of a model, each choice of a full run an arm: tokens/s, memory, energy, and which is best.
 
-    With --on NAME everything is predicted for hardware that is not here.
+    With --on NAME everything is predicted for hardware that is not here. On several machines: torchrun --nnodes 2 …
+    -m rigbench train-probe --strategy ddp; rank 0 reports.
     """
     from rigbench import plans
-    from rigbench.stages import arm_words, train_own
+    from rigbench.measure.ranks import world_from
+    from rigbench.stages import arm_words, train_own, train_ranks
     from rigbench.stages import arms as stage
 
     at_wall, host = plans.declared(wall_watts, host_watts, psu_watts, psu_efficiency, rig_profile)
+    world = world_from(os.environ)
     question = arm_words.asked(
         asked,
         arms=arms.value,
@@ -133,9 +137,12 @@ def train_probe(
         share=share,
         host=host,
         wall_watts=at_wall,
+        world=world,
     )
     if isinstance(question, train_own.Asked):
         return common.answer(lambda job: train_own.run(job, question), _show)
+    if world and world.rank:
+        return train_ranks.follow(stage.options_of(question, question.base), world)
     return common.answer(lambda job: stage.run(job, question), _show)
 
 

@@ -58,14 +58,35 @@ def launch_bound(table: Arms, slices: Results) -> Iterator[Finding]:
 def communication_bound(table: Arms, slices: Results) -> Iterator[Finding]:
     for row in table.rows:
         result = _slice(row, slices)
-        if result is None or not result.steps.communication_seconds:
-            continue
-        steady = slice(result.steady_from, None)
-        waited = math.fsum(result.steps.communication_seconds[steady])
-        share = waited / math.fsum(result.steps.seconds[steady])
-        if share > COMMUNICATION_SHARE:
-            evidence = f"{units.format_share(share)} of the step is communication that no computing hides"
-            yield finding("communication-bound", "warning", [evidence], [row.label], _faster(result, share))
+        if result is not None:
+            yield from exchange_bound(result, row.label)
+
+
+def exchange_bound(result: Slice, label: str) -> Iterator[Finding]:
+    """Where more of the step than that is exchange that no computing hides."""
+    if not result.exchange:
+        return
+    share = result.exchange.exposed_seconds / result.step_seconds.value
+    if share <= COMMUNICATION_SHARE:
+        return
+    exposed = units.format_seconds(result.exchange.exposed_seconds)
+    evidence = [
+        f"{exposed} of a step of {units.format_seconds(result.step_seconds.value)} ({units.format_share(share)})"
+    ]
+    hosts = sorted(set(result.exchange.hosts))
+    if len(hosts) > 1:
+        evidence.append(f"it crosses between the hosts {' and '.join(hosts)}: {_gradients(result)}")
+    cost_of_it = _faster(result, min(share, 0.99))
+    yield finding("communication-bound", "warning", evidence, [label], cost_of_it, ["rigbench collectives"])
+
+
+def _gradients(result: Slice) -> str:
+    """At what rate the gradients would have crossed, had nothing else taken that time."""
+    assert result.exchange
+    each = 2 if result.arm.precision == "bf16-pure" else 4
+    sent = each * result.model.total_parameters
+    rate = units.format_bytes_per_s(sent / result.exchange.exposed_seconds)
+    return f"{units.format_bytes(sent)} of gradients, {rate} if the link alone holds it up"
 
 
 def logits_dominate(table: Arms, slices: Results) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from rigbench.measure.steps import LONGEST_SECONDS, SHORTEST_SECONDS, Patience
 from rigbench.model.tokens import AskedDtype
-from rigbench.records import Record
+from rigbench.records import Model, Record
 from rigbench.records.slices import HostAllocator, Precision
 
 
@@ -38,3 +38,15 @@ class SliceOptions(Record, frozen=True, kw_only=True):
     @property
     def patience(self) -> Patience:
         return Patience(self.seconds, self.shortest_seconds, self.longest_seconds, self.target_half_width)
+
+
+class DecoderOptions(SliceOptions, frozen=True, kw_only=True):
+    """One arm of a decoder."""
+
+    model: Model
+    checkpointing: Literal["off", "on"] = "off"
+    checkpoint_every: int = 1
+    loss_chunks: int = 1
+    strategy: str = "single"
+    ranks: int = 1
+    scaling: bool = False  # whether one rank is also timed alone

@@ -93,11 +93,16 @@ class StepLoop:
             enqueue_seconds=tuple(self._enqueue) if self.accelerator.device.kind == "cuda" else msgspec.UNSET,
         )
 
-    def shares(self) -> dict[str, float]:
-        """Each part's share of the steady window."""
-        start = self.watch.steady_from
-        total = math.fsum(self._seconds[start:])
-        return {name: math.fsum(part[start:]) / total for name, part in zip(PARTS, self._parts, strict=True)}
+    def one_step(self) -> float:
+        """Seconds of a step outside of the loop, its device waited for; it is in no column."""
+        started = time.perf_counter()
+        self._step()
+        self.accelerator.synchronize()
+        return time.perf_counter() - started
+
+    def agree(self, ended: EndedBy | None, chunk: int) -> tuple[EndedBy | None, int]:
+        """Whether to end, and how many steps to make before that is asked again; of several ranks, together."""
+        return ended, chunk
 
     def _run(self, report: Report, partial: Callable[[], None]) -> EndedBy:
         watch, chunk = self.watch, 1
@@ -116,14 +121,15 @@ class StepLoop:
             if not self.patience.seconds and len(self._seconds) == 2:
                 worth = max(self.patience.shortest_seconds, WORTH_STEPS * self._seconds[-1])
                 watch.limit_seconds = min(self.patience.longest_seconds, worth)
-            if verdict or report.should_stop():
-                return verdict or "interrupted"
+            if len(self._seconds) >= 3:
+                chunk = max(1, int(SYNCHRONISE_EVERY_SECONDS / max(self._seconds[-1], 1e-4)))
+            ended, chunk = self.agree("interrupted" if report.should_stop() else verdict, chunk)
+            if ended:
+                return ended
             report.progress((clock - watch.clock_start) / watch.limit_seconds, self._said())
             if clock - last_partial > PARTIAL_EVERY_SECONDS:
                 partial()
                 last_partial = time.perf_counter()
-            if len(self._seconds) >= 3:
-                chunk = max(1, int(SYNCHRONISE_EVERY_SECONDS / max(self._seconds[-1], 1e-4)))
 
     def _step(self) -> tuple[list[Any], torch.Tensor]:
         """A mark after each part of each micro-step, and after the optimizer."""

@@ -1,4 +1,4 @@
-"""What is stepped in a training slice, and how? An arm's choices become a model, an optimizer and what is around them."""
+"""What is stepped in a training slice, and how? An arm's choices become a model, an optimizer, and what is around."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def train(
     *,
     clip: Callable[[], object] | None = None,
     synchronised: Callable[[bool], AbstractContextManager[object]] | None = None,
-    called: Callable[[Any], Callable[..., torch.Tensor]] = lambda module: module,
+    called: Callable[[Any], Callable[..., torch.Tensor]] | None = None,
 ) -> Trained:
     """A module, wrapped for its ranks or bare, with optimizer, precision, compilation and clipping as the arm says.
 
@@ -72,8 +72,9 @@ def train(
 
     set_matmul_precision(arm.precision, kind)
     optimizer = optim.build(arm.optimizer, module, learning_rate=learning_rate)
+    stepped = compiled(module) if arm.compiled else module
     return Trained(
-        module=called(compiled(module) if arm.compiled else module),
+        module=called(stepped) if called else stepped,
         optimizer=optimizer,
         precision=lambda: autocast(arm.precision, kind),
         clip=clip or (lambda: clip_grad_norm_(module.parameters(), clip_norm)),
@@ -121,7 +122,7 @@ def compiled(module: nn.Module) -> Any:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation was refused: a GPU's allocator says so by type, a CPU's in words (c10/core/CPUAllocator)."""
+    """Whether an allocation was refused: GPUs say so by type, a CPU in words (c10/core/CPUAllocator.cpp)."""
     import torch
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):

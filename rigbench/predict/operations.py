@@ -20,9 +20,9 @@ from rigbench.records.steptime import PartName
 INT64 = 8
 
 # How often an optimizer step reads or writes a number per parameter. Fused AdamW reads weight, gradient and two moments
-# and writes three of them; foreach does so in eight kernels (torch/optim/adam.py, _multi_tensor_adam: decay, lerp of the
-# first moment, scale and square of the second, root, correction, epsilon, quotient). AdamW8bit (bitsandbytes 0.50) has
-# two moments of a byte and a scale per 256. Clipping reads the gradients, then scales them.
+# and writes three of them; foreach does so in eight kernels (torch/optim/adam.py, _multi_tensor_adam: decay, lerp of
+# the first moment, scale and square of the second, root, correction, epsilon, quotient). AdamW8bit (bitsandbytes 0.50)
+# has two moments of a byte and a scale per 256. Clipping reads the gradients, then scales them.
 FUSED_PASSES, FOREACH_PASSES, CLIP_PASSES = 7, 20, 3
 STATES_8BIT_BYTES = 4 * (1 + FP32 / 256)
 FOREACH_KERNELS, CLIP_KERNELS, TENSORS_A_KERNEL = 8, 4, 48

@@ -5,29 +5,27 @@ from __future__ import annotations
 import gc
 import time
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
-from rigbench import stats
 from rigbench.errors import NOTHING, RigbenchError
 from rigbench.hardware import host
 from rigbench.hardware.accelerator import Accelerator, choose_device, open_accelerator
 from rigbench.hardware.sysfs import Sysfs
-from rigbench.measure.slice_options import SliceOptions
+from rigbench.measure.parallel import over_cards
+from rigbench.measure.slice_options import DecoderOptions
+from rigbench.measure.slice_record import Ground, Seen, sliced
 from rigbench.measure.steps import StepLoop
 from rigbench.measure.timing import sample_until_tight
 from rigbench.measure.training import autocast, decoder, is_out_of_memory, peaks, train
 from rigbench.measure.workers import Report
-from rigbench.model import flops
 from rigbench.model.batches import Batches
 from rigbench.model.tokens import open_tokens, zipf_tokens
 from rigbench.records import (
     Absent,
     Arm,
-    Data,
     EndedBy,
-    Model,
     PrecisionTrial,
     Slice,
 )
@@ -40,14 +38,8 @@ TRIAL_SECONDS = 3.0  # for each candidate
 TRIAL_TOKENS = 256  # enough rows that the matrix products dominate, few enough to decide in a second or two
 
 
-class Options(SliceOptions, frozen=True, kw_only=True):
-    """One arm of a decoder."""
-
-    model: Model
-    checkpointing: Literal["off", "on"] = "off"
-    checkpoint_every: int = 1
-    loss_chunks: int = 1
-    strategy: str = "single"
+class Options(DecoderOptions, frozen=True, kw_only=True):
+    """One arm on one device."""
 
 
 def run(options: Options, report: Report) -> Slice:
@@ -78,7 +70,7 @@ def run(options: Options, report: Report) -> Slice:
         )
         failed_in: list[str] = []
         try:
-            ground = _Ground(arm, data, trials, before_model, started_at, started, events, failed_in)
+            ground = Ground(arm, data, trials, before_model, started_at, started, events, failed_in)
             with batches:
                 return _slice(options, ground, accelerator, batches, report)
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -179,20 +171,7 @@ def _trial(
     return PrecisionTrial(precision=precision, timing=timing)
 
 
-class _Ground(NamedTuple):
-    """What a slice's record says beside its steps."""
-
-    arm: Arm
-    data: Data
-    trials: tuple[PrecisionTrial, ...]
-    before_model_bytes: int | Absent
-    started_at: str
-    started: float
-    events: list[str]
-    failed_in: list[str]  # what was under way, the latest last
-
-
-def _slice(options: Options, ground: _Ground, accelerator: Accelerator, batches: Batches, report: Report) -> Slice:
+def _slice(options: Options, ground: Ground, accelerator: Accelerator, batches: Batches, report: Report) -> Slice:
     """Build the model, step it, and make the record; also at any moment before, should this process die."""
     report.check()
     report.progress(0.0, "building the model")
@@ -202,45 +181,16 @@ def _slice(options: Options, ground: _Ground, accelerator: Accelerator, batches:
     ground.failed_in.append("building the model")
     model = decoder(options.model, arm, accelerator.torch_device)
     ground.failed_in.append("building the optimizer")
-    trained = train(model, arm, kind, options.learning_rate, options.clip_norm)
+    called = over_cards if arm.strategy == "data-parallel" else None
+    trained = train(model, arm, kind, options.learning_rate, options.clip_norm, called=called)
     accelerator.synchronize()
     setup_seconds = time.perf_counter() - built
     tokens_per_step = arm.micro_batch * arm.accumulation * options.model.shape.sequence
     loop = StepLoop(accelerator, trained, batches, tokens_per_step, options.patience)
 
     def record(ended_by: EndedBy) -> Slice:
-        steps, steady_from = loop.columns(), loop.watch.steady_from
-        steady = steps.seconds[steady_from:]
-        rate = loop.watch.rate(tokens_per_step)
-        hardware_flop = flops.hardware_flop_per_token(options.model.shape, arm.checkpointed, arm.chunks)
-        return Slice(
-            method=METHOD,
-            started_at=ground.started_at,
-            seconds=time.perf_counter() - ground.started,
-            device=accelerator.device,
-            model=options.model,
-            arm=arm,
-            data=ground.data,
-            precision_trials=ground.trials,
-            steps=steps,
-            steady_from=steady_from,
-            ended_by=ended_by,
-            target_half_width=options.target_half_width,
-            tokens_per_step=tokens_per_step,
-            tokens_per_s=rate,
-            step_seconds=stats.median_estimate(steady),
-            outliers=len(stats.outliers(steady)),
-            step_share=loop.shares(),
-            model_flops_per_s=rate.value * options.model.flop_per_token,
-            hardware_flops_per_s=rate.value * hardware_flop,
-            mfu=Absent("not compared with a datasheet"),
-            share_of_measured_matmul=Absent("not compared with a measured matmul"),
-            setup_seconds=setup_seconds,
-            memory=peaks(accelerator, ground.before_model_bytes),
-            energy=Absent("no sensor was read beside this slice"),
-            telemetry=Absent("no sensor was read beside this slice"),
-            events=(*ground.events, *loop.events)[:100],
-        )
+        seen = Seen.of(loop, peaks(accelerator, ground.before_model_bytes), setup_seconds)
+        return sliced(METHOD, options, ground, accelerator.device, seen, ended_by)
 
     try:
         return record(loop.run(report, lambda: report.partial(record("worker died"))))

@@ -14,6 +14,7 @@ from rigbench.hardware.sysfs import Sysfs
 from rigbench.measure.own_batches import OwnBatches
 from rigbench.measure.own_model import Own, load
 from rigbench.measure.slice_options import SliceOptions
+from rigbench.measure.slice_record import shares
 from rigbench.measure.steps import StepLoop
 from rigbench.measure.training import is_out_of_memory, peaks, train
 from rigbench.measure.workers import Report
@@ -166,7 +167,7 @@ def _slice(
             items_per_s=rate,
             step_seconds=stats.median_estimate(steady),
             outliers=len(stats.outliers(steady)),
-            step_share=loop.shares(),
+            step_share=shares(steps, steady_from),
             model_flops_per_s=flop if isinstance(flop, Absent) else rate.value * flop,
             mfu=Absent("not compared with a datasheet"),
             setup_seconds=setup_seconds,

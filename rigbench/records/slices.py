@@ -107,8 +107,7 @@ class Steps(Record, frozen=True):
 
     The parts are seconds inside the step; what they do not explain is `seconds` less their sum. `ended_at_seconds` is
     the monotonic clock at the end of each step. `loss` is Absent where it was not finite. Of several ranks a step and
-    its parts are those of the slowest; `communication_seconds` is what of the step was seen to be spent in waiting for
-    gradients or weights of other ranks. `enqueue_seconds` is how long a GPU's host took to hand the step over.
+    its parts are those of the slowest. `enqueue_seconds` is how long a GPU's host took to hand the step over.
     """
 
     seconds: tuple[float, ...]
@@ -118,8 +117,29 @@ class Steps(Record, frozen=True):
     optimizer_seconds: tuple[float, ...]
     ended_at_seconds: tuple[float, ...]
     loss: tuple[float | Absent, ...]
-    communication_seconds: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
     enqueue_seconds: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Exchange(Record, frozen=True):
+    """What the ranks of a slice wait for each other's gradients and weights in a step, and what a step loses to it.
+
+    `with_seconds` and `without_seconds` are steps in turn, with and without the exchange, each of the slowest rank;
+    `exposed_seconds` is the median of their differences. `without_by_rank` are the median steps without it of each
+    rank; `alone_seconds` is rank 0's while all others waited. A step of all ranks is then that alone, and what is
+    `shared` (memory, power, cores), what the slowest rank takes longer than the middle one (`imbalance`) and what is
+    exposed. `efficiency` is the rate of all over that many times the one rank's.
+    """
+
+    method: str
+    hosts: tuple[str, ...]
+    with_seconds: tuple[float, ...]
+    without_seconds: tuple[float, ...]
+    exposed_seconds: float
+    without_by_rank: tuple[float, ...]
+    alone_seconds: Estimate | Absent
+    shared_seconds: float | Absent
+    imbalance_seconds: float
+    efficiency: float | Absent
 
 
 class Compile(Record, frozen=True):
@@ -185,6 +205,7 @@ class Slice(Record, frozen=True):
     power: Power | msgspec.UnsetType = msgspec.UNSET
     hfu: Figure | Absent | msgspec.UnsetType = msgspec.UNSET
     compile: Compile | msgspec.UnsetType = msgspec.UNSET
+    exchange: Exchange | msgspec.UnsetType = msgspec.UNSET
 
 
 SliceResult = Slice | Skipped

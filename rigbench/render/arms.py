@@ -132,10 +132,9 @@ def _share(figure: Figure | Absent) -> str:
 
 
 def _communication(row: ArmRow, result: Slice | None) -> str:
-    if not result or not result.steps.communication_seconds:
+    if not result or not result.exchange:
         return ""
-    steady = slice(result.steady_from, None)
-    return units.format_share(sum(result.steps.communication_seconds[steady]) / sum(result.steps.seconds[steady]))
+    return units.format_share(max(0.0, result.exchange.exposed_seconds / result.step_seconds.value))
 
 
 def _predicted_step(row: ArmRow, result: Slice | None) -> str:

@@ -40,7 +40,8 @@ def _headline(result: Slice) -> str:
 
 
 def device_words(device: Device) -> str:
-    threads = f", {device.threads} threads" if device.kind == "cpu" else ""
+    plural = "" if device.threads == 1 else "s"
+    threads = f", {device.threads} thread{plural}" if device.kind == "cpu" else ""
     return f"{device.kind} ({device.name}{threads})"
 
 
@@ -78,6 +79,7 @@ def _lines(result: Slice) -> list[tuple[str, str]]:
         ("step", step_words(result.step_seconds, result.step_share, result.outliers)),
         ("compute", _compute(result)),
         *_compiling(result),
+        *_scaling(result),
         ("memory", memory_words(result.memory)),
         ("energy", _energy(result)),
         *_at_the_wall(result),
@@ -130,6 +132,41 @@ def _compiling(result: Slice) -> list[tuple[str, str]]:
     warm = result.compile.warm_seconds
     cached = "" if isinstance(warm, Absent) else f", {units.format_seconds(warm)} with a warm cache"
     return [("compiling", f"{units.format_seconds(result.compile.cold_seconds)}{cached}, before the first step")]
+
+
+def _scaling(result: Slice) -> Iterator[tuple[str, str]]:
+    """What the ranks wait for each other, and how their step comes from one rank's alone."""
+    its = result.exchange
+    if not its:
+        return
+    hosts = dict.fromkeys(its.hosts)
+    where = f" on {len(hosts)} hosts ({', '.join(hosts)})" if len(hosts) > 1 else ""
+    share = max(0.0, its.exposed_seconds / result.step_seconds.value)
+    pairs = len(its.with_seconds)
+    yield (
+        "exchange",
+        (
+            f"{len(its.hosts)} ranks{where}: {_signed(its.exposed_seconds)} of a step ({units.format_share(share)}) is "
+            f"exchange that computing does not hide, by {pairs} pairs of steps with and without it"
+        ),
+    )
+    if isinstance(its.alone_seconds, Absent):
+        yield "scaling", f"n/a ({its.alone_seconds.reason})"
+        return
+    if isinstance(its.shared_seconds, Absent) or isinstance(its.efficiency, Absent):
+        return
+    yield (
+        "scaling",
+        (
+            f"{units.format_share(its.efficiency)} of {len(its.hosts)} times one rank alone, whose step takes "
+            f"{units.format_seconds(its.alone_seconds.value)}: {_signed(its.shared_seconds)} where all compute at once, "
+            f"{_signed(its.imbalance_seconds)} for the slowest rank, {_signed(its.exposed_seconds)} for the exchange"
+        ),
+    )
+
+
+def _signed(seconds: float) -> str:
+    return f"{'-' if seconds < 0 else '+'}{units.format_seconds(abs(seconds))}"
 
 
 def step_words(median: Estimate, step_share: dict[str, float], outliers: int) -> str:

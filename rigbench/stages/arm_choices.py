@@ -14,6 +14,7 @@ import msgspec
 from rigbench import units
 from rigbench.budget import cost, wall
 from rigbench.errors import RigbenchError
+from rigbench.measure.ranks import World
 from rigbench.model import optim
 from rigbench.probes.train import Options
 from rigbench.records import Choice, Factor, Model, Training, VramPrediction
@@ -58,6 +59,7 @@ class Asked:
     share: bool = False
     on: str | None = None
     strategy_given: bool = False
+    world: World | None = None  # that torchrun has put this process into
     host: wall.Host = cost.NO_HOST
     wall_watts: float | None = None
 
@@ -197,6 +199,8 @@ def why_not(arm: Choice, base: Choice, kind: str, gpus: int) -> str:
             return "torch.compile needs a C++ compiler on a CPU: install g++"
     elif gpus < 2 and arm.strategy in ("ddp", "fsdp2", "data-parallel", "accelerate"):
         return f"{arm.strategy} is for several GPUs, and here is one"
+    if arm.optimizer.endswith("8bit") and arm.strategy.startswith("fsdp2"):
+        return "bitsandbytes steps whole weights, and fsdp2 has shards"
     if arm.optimizer.endswith("8bit") and importlib.util.find_spec("bitsandbytes") is None:
         return "bitsandbytes is not installed: pip install bitsandbytes"
     if arm.strategy == "accelerate" and importlib.util.find_spec("accelerate") is None:

@@ -9,12 +9,13 @@ import msgspec
 
 from rigbench.budget import wall
 from rigbench.errors import RigbenchError
+from rigbench.measure.ranks import World
 from rigbench.model import named
 from rigbench.model.asked import Asked as AskedModel
 from rigbench.model.tokens import AskedDtype
 from rigbench.profiles import on as profiles_on
 from rigbench.records.slices import Precision
-from rigbench.stages import arm_choices, train, train_own
+from rigbench.stages import arm_choices, train, train_own, train_ranks
 from rigbench.stages.arm_choices import Asked
 
 DEFAULT_SIZE = "120M"
@@ -41,6 +42,7 @@ def asked(
     share: bool,
     host: wall.Host,
     wall_watts: float | None,
+    world: World | None = None,
 ) -> Asked | train_own.Asked:
     """One arm or several of a decoder, or a slice of a program of the user's.
 
@@ -101,6 +103,10 @@ def asked(
         micro_batch=shared.micro_batch,
         layers=shape.shape.layers,
     )
+    if world is not None:
+        if arms not in ("auto", "one") or cross is not None or find or on is not None:
+            raise RigbenchError("under torchrun one arm is trained at a time", "give --arms one and a --strategy")
+        train_ranks.check(base.strategy)
     named_choices = (optimizer, checkpointing, compiled, loss, strategy)
     guessed: arm_choices.Mode = "one" if find or any(word is not None for word in named_choices) else "usual"
     return Asked(
@@ -112,6 +118,7 @@ def asked(
         share=share,
         on=on,
         strategy_given=strategy is not None,
+        world=world,
         host=host,
         wall_watts=wall_watts,
     )

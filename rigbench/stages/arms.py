@@ -31,11 +31,10 @@ from rigbench.records import (
     VramPrediction,
 )
 from rigbench.records.slices import Precision
-from rigbench.stages import arm_choices, arm_forecast, arm_table, eight_bit, micro_batch, train
+from rigbench.stages import arm_choices, arm_forecast, arm_table, eight_bit, micro_batch, train, train_ranks
 from rigbench.stages.arm_choices import Asked
 from rigbench.store import now
 
-CPU_RANKS = 2  # that share this machine's threads, where no GPU is
 # At most and at least so long, where several arms are to be compared: (usual arms, all arms).
 SHORTEST_SECONDS, LONGEST_SECONDS = {"usual": 12.0, "one": 25.0, "all": 6.0}, {"usual": 45.0, "one": 80.0, "all": 25.0}
 
@@ -53,7 +52,8 @@ def run(job: Job, asked: Asked) -> None:
     if not asked.share:
         refuse_busy(job, asked.options.device)
     if not asked.several:
-        measure(job, asked, asked.base)
+        result = measure(job, asked, asked.base)
+        train_ranks.alone(job, result)
         return
     Table(job, asked).fill()
 
@@ -93,6 +93,7 @@ def options_of(asked: Asked, arm: Choice) -> Options:
         micro_batch=arm.micro_batch,
         shortest_seconds=SHORTEST_SECONDS[mode],
         longest_seconds=LONGEST_SECONDS[mode],
+        scaling=not asked.several,
     )
 
 
@@ -104,9 +105,9 @@ def measure(job: Job, asked: Asked, arm: Choice) -> Slice | Skipped:
         RigbenchError: bad input, or it cannot run here.
     """
     options = options_of(asked, arm)
-    if arm.strategy == "single":
+    if arm.strategy in ("single", "data-parallel"):
         return train.run(job, options, asked.host, asked.wall_watts)
-    raise RigbenchError("ranks: being written", "", NOTHING)
+    return train_ranks.run(job, options, asked.host, asked.wall_watts, asked.world)
 
 
 def kind_of(job: Job, device: str) -> str:
@@ -335,4 +336,4 @@ def stored_ceilings(job: Job, kind: str) -> Ceilings | Absent:
 def ranks_of(arm: Choice, target: Target, kind: str) -> int:
     if arm.strategy == "single":
         return 1
-    return CPU_RANKS if kind == "cpu" else target.count
+    return train_ranks.CPU_RANKS if kind == "cpu" else target.count

@@ -194,7 +194,7 @@ def started(
             world,
             limit_seconds=asked.limit_seconds,
             on_progress=on_progress,
-            environment={**_environment(folder, world.rank), **_interface(world)},
+            environment={**_environment(folder, world.rank), **interface(world)},
         )
 
 
@@ -232,7 +232,7 @@ def _environment(folder: str, rank: int) -> Mapping[str, str]:
     }
 
 
-def _interface(world: World) -> dict[str, str]:
+def interface(world: World) -> dict[str, str]:
     """gloo takes the address of the host's name, which many systems map to their loopback; the routes know better.
 
     The first host may know itself by its loopback too: then it is the interface of the default route.

@@ -81,7 +81,7 @@ def run(job: Job, options: Options, host: wall.Host = cost.NO_HOST, wall_watts: 
             job, "rigbench.probes.train", options, Slice, limit, {**environment, **caches}
         )
     if isinstance(result, Slice):
-        result = _with_power(_complete(job, result, sensors), host, wall_watts)
+        result = finished(job, result, sensors, host, wall_watts)
         if cold is not None:
             result = msgspec.structs.replace(result, compile=Compile(cold, beyond_a_step(result)))
         if outcome.ended in ("died", "hung"):
@@ -130,6 +130,11 @@ def host_allocator(job: Job, device: str) -> tuple[HostAllocator, Mapping[str, s
     if device == "cpu" or not job.gpus:
         return "keeps memory", workers.KEEP_MEMORY
     return "default", {}
+
+
+def finished(job: Job, result: Slice, sensors: Telemetry, host: wall.Host, wall_watts: float | None) -> Slice:
+    """With what only the parent knows: joules, watts at the wall, shares of datasheet and measured matmul."""
+    return _with_power(_complete(job, result, sensors), host, wall_watts)
 
 
 def _complete(job: Job, result: Slice, sensors: Telemetry) -> Slice:

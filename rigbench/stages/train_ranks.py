@@ -1,0 +1,149 @@
+"""A slice of several ranks for a command: all of this machine's, or this process as one of torchrun's."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from rigbench.budget import cost, wall
+from rigbench.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
+from rigbench.findings import slices as findings
+from rigbench.findings.rig import worst_first
+from rigbench.hardware import cuda_map, host
+from rigbench.hardware.sysfs import Sysfs
+from rigbench.job import Interrupted, Job
+from rigbench.measure import ranks, telemetry
+from rigbench.measure.ranks import RanksOutcome, World
+from rigbench.measure.slice_options import DecoderOptions
+from rigbench.probes.train_ranks import Options
+from rigbench.records import Absent, Skipped, Slice
+from rigbench.stages.collectives import interface
+from rigbench.stages.train import MARGIN_SECONDS, finished, host_allocator
+
+PROBE = "rigbench.probes.train_ranks"
+CPU_RANKS = 2  # that share this machine's threads, where no GPU is
+Said = Callable[[float, str], None]
+
+
+def run(
+    job: Job,
+    asked: DecoderOptions,
+    declared: wall.Host = cost.NO_HOST,
+    wall_watts: float | None = None,
+    world: World | None = None,
+) -> Slice | Skipped:
+    """The slice of all ranks, sensors read beside those of this machine; kept in the job.
+
+    Raises:
+        Interrupted: the user said stop; the steps so far are saved.
+        RigbenchError: bad token data, no device for a rank, or it does not fit.
+    """
+    count = world.size if world else rank_count(job, asked.device)
+    job.progress.stage(f"train-probe {asked.model.name}, {asked.strategy}, {count} ranks", 40)
+    options, environment = _options(job, asked)
+    with telemetry.Sampler(job.rig) as sampler:
+        outcome = started(options, environment, world, count, job.progress.update)
+    result = _judged(job, outcome, asked.strategy)
+    if isinstance(result, Slice):
+        result = finished(job, result, sampler.record(), declared, wall_watts)
+        if outcome.ended in ("died", "hung"):
+            result = msgspec.structs.replace(result, events=(*result.events, outcome.reason))
+    job.keep(slices=(*job.run.slices, result))
+    if outcome.ended == "interrupted" or (isinstance(result, Slice) and result.ended_by == "interrupted"):
+        raise Interrupted
+    return result
+
+
+def alone(job: Job, result: Slice | Skipped) -> None:
+    """Findings of a slice that is no row of a table."""
+    if isinstance(result, Slice):
+        found = findings.exchange_bound(result, result.arm.strategy)
+        job.keep(findings=worst_first((*job.run.findings, *found)))
+
+
+def follow(asked: DecoderOptions, world: World) -> int:
+    """A rank beside the one that reports: the same work, nothing said and nothing stored. Returns the exit code.
+
+    Raises:
+        RigbenchError: this rank's own: there is no device for it, say.
+    """
+    from rigbench.store import default_home
+
+    options = Options(**_shared(asked), host_name=socket.gethostname())
+    options = msgspec.structs.replace(options, cache=str(default_home() / "cache"))
+    outcome = started(options, {}, world, world.size, lambda share, text: None)
+    if outcome.ended == "interrupted":
+        return INTERRUPTED
+    return FAULT if outcome.ended in ("died", "hung") else FINE
+
+
+def rank_count(job: Job, device: str) -> int:
+    """As many as there are GPUs to be seen, or two on a CPU."""
+    if device.startswith("cpu") or not job.gpus:
+        return CPU_RANKS
+    environment = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")
+    return max(1, len(cuda_map.visible(job.gpus, *environment).indices))
+
+
+def started(
+    options: Options, environment: Mapping[str, str], world: World | None, count: int, said: Said
+) -> RanksOutcome[Slice]:
+    """All ranks here, or the one that this process is."""
+    limit = (options.seconds or options.longest_seconds) + MARGIN_SECONDS
+    if world is not None:
+        own = {**environment, **interface(world)}
+        return ranks.call_as(PROBE, options, Slice, world, limit_seconds=limit, on_progress=said, environment=own)
+    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(_threads_each(count))}
+    return ranks.call(
+        PROBE,
+        options,
+        Slice,
+        world_size=count,
+        limit_seconds=limit,
+        on_progress=said,
+        environment={**environment, **threads},
+    )
+
+
+def _threads_each(count: int) -> int:
+    cores = host.cpu(Sysfs()).usable_cpus
+    return max(1, int((os.cpu_count() or 1) if isinstance(cores, Absent) else cores) // count)
+
+
+def _options(job: Job, asked: DecoderOptions) -> tuple[Options, Mapping[str, str]]:
+    allocator, environment = host_allocator(job, asked.device)
+    options = Options(**_shared(asked), host_name=socket.gethostname())
+    options = msgspec.structs.replace(options, cache=str(job.store.home / "cache"), host_allocator=allocator)
+    return options, environment
+
+
+def _shared(asked: DecoderOptions) -> dict[str, Any]:
+    return {name: getattr(asked, name) for name in DecoderOptions.__struct_fields__}
+
+
+def _judged(job: Job, outcome: RanksOutcome[Slice], strategy: str) -> Slice | Skipped:
+    """Rank 0's record of all, or what there is. A rank that died or hung is a fault, and named."""
+    found = next((result for result in outcome.results if result), None)
+    if outcome.ended in ("died", "hung"):
+        blamed = f" (rank {', '.join(map(str, outcome.dead_ranks))})" if outcome.dead_ranks else ""
+        job.faults.append(f"train {strategy}: {outcome.reason}{blamed}")
+    if found is None and outcome.ended == "interrupted":
+        raise Interrupted
+    return found or Skipped("train", outcome.reason or "no rank came to a step")
+
+
+def check(strategy: str) -> None:
+    """
+    Raises:
+        RigbenchError: torchrun started this, and the strategy is for one process.
+    """
+    if strategy in ("single", "data-parallel"):
+        raise RigbenchError(
+            f"--strategy {strategy} is one process's, and torchrun has started several",
+            "use --strategy ddp or fsdp2",
+            exit_code=NOTHING,
+        )
