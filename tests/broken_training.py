@@ -1,0 +1,32 @@
+"""A slice of several ranks of which the second dies, or runs out of memory, in its fourth step, as BROKEN says."""
+
+import os
+
+from rigbench.probes import train_ranks
+from rigbench.probes.train_ranks import Options
+
+__all__ = ["Options", "run"]
+
+
+def run(options, report, world):
+    if world.rank == 1:
+        _break(os.environ["BROKEN"])
+    return train_ranks.run(options, report, world)
+
+
+def _break(how):
+    import torch
+
+    from rigbench.model.gpt import Decoder
+
+    whole, calls = Decoder.forward, []
+
+    def forward(self, tokens, targets):
+        calls.append(1)
+        if len(calls) == 4:
+            if how == "dies":
+                os._exit(7)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, tokens, targets)
+
+    Decoder.forward = forward

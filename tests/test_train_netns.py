@@ -1,0 +1,48 @@
+"""Does a slice over two hosts tell what their link costs? Real ranks in network namespaces."""
+
+import json
+import sys
+
+import network as namespaces
+import pytest
+
+SLOW = 100e6 / 8  # bytes/s that each cable lets out
+SHAPE = """
+style = "gpt2"
+layers = 2
+width = 128
+heads = 2
+vocabulary = 4096
+sequence = 32
+"""
+
+
+def test_the_link_between_two_hosts_is_what_their_steps_wait_for(tmp_path):
+    """Gradients of 4 bytes a parameter cross a cable of 100 Mbit/s in each step: that time is exposed, and named."""
+    namespaces.skip_without_namespaces()
+    shape = tmp_path / "small.toml"
+    shape.write_text(SHAPE)
+    words = ["train-probe", "--model", str(shape), "--strategy", "ddp", "--precision", "fp32", "--device", "cpu"]
+    words += ["--seconds", "4s", "--json", "--home", str(tmp_path / "home")]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    meeting = ["--master-addr", "10.77.0.1", "--master-port", "29401"]
+    commands = [[*torchrun, "--node-rank", rank, *meeting, "-m", "rigbench", *words] for rank in "01"]
+    with namespaces.made() as network:
+        for name in ("anna", "bert"):
+            network.add_host(name, SLOW)
+        done = network.run(commands, [{"OMP_NUM_THREADS": "1"}] * 2)
+    assert [it.returncode for it in done] == [0, 0], [it.stderr[-2000:] for it in done]
+    assert done[1].stdout == ""
+    run = json.loads(done[0].stdout)
+    (found,) = run["slices"]
+    assert found["arm"]["ranks"] == 2
+    assert found["tokens_per_step"] == 2 * 32
+    exchange = found["exchange"]
+    assert exchange["hosts"] == ["anna", "bert"]
+    crossing = 4 * found["model"]["total_parameters"] / SLOW  # one way at a time, as two ranks' all-reduce does both
+    assert exchange["exposed_seconds"] == pytest.approx(crossing, rel=0.35)
+    alone = exchange["alone_seconds"]["value"]
+    parts = exchange["shared_seconds"] + exchange["imbalance_seconds"] + exchange["exposed_seconds"]
+    assert alone / (alone + parts) == pytest.approx(exchange["efficiency"])
+    (finding,) = [one for one in run["findings"] if one["code"] == "communication-bound"]
+    assert "it crosses between the hosts anna and bert" in finding["evidence"][1]
