@@ -41,13 +41,13 @@ def question(
     """
     at_wall, host = declared(wall_watts, host_watts, psu_watts, psu_efficiency, rig_profile)
     return Question(
-        flops=units.parse_flops(flops, "--flops"),
+        amount=units.parse_flops(flops, "--flops"),
         series_name=series,
         models=series_models(series),
         exact=exact,
         wall_watts=at_wall,
         host=host,
-        price=_price(price, place),
+        price=electricity(price, place),
     )
 
 
@@ -136,19 +136,28 @@ def _host(watts: str | None, psu_watts: str | None, efficiency: str | None, rig_
     )
 
 
-def _price(price: str | None, place: str | None) -> Price | Absent:
-    """Declared by the user, else a place's price from the profiles, which carries its place and date."""
-    if price is None:
+def electricity(text: str | None, place: str | None) -> Price | Absent:
+    """Electricity: declared by the user, else a place's price from the profiles, which carries its place and date.
+
+    Raises:
+        RigbenchError: both, no such place, or no price.
+    """
+    if text is None:
         return profiles.electricity(place)
     if place is not None:
         raise RigbenchError("--price and --place exclude each other", "give the one that is your contract's")
-    number, _, currency = price.strip().partition(" ")
-    if not currency.strip().isalpha() or len(currency.strip()) != 3:
-        raise RigbenchError(f"--price {price!r} names no currency", "write it as '0.30 EUR'")
-    return Price(
-        per_kwh=units.parse_number(number, "--price", low=0.0001, high=1000.0),
-        currency=currency.strip().upper(),
-        place="declared with --price",
-        date=now()[:10],
-        source="declared",
-    )
+    value, currency = money(text, "--price", "0.30 EUR", most=1000.0)
+    return Price(per_kwh=value, currency=currency, place="declared with --price", date=now()[:10], source="declared")
+
+
+def money(text: str, option: str, example: str, most: float = 1e6) -> tuple[float, str]:
+    """ "0.30 EUR" or "3.50USD" as an amount and its currency.
+
+    Raises:
+        RigbenchError: no currency, or not a positive amount.
+    """
+    words = text.strip()
+    number, currency = words[:-3].strip(), words[-3:]
+    if not (currency.isascii() and currency.isalpha()) or number[-1:].isalpha():
+        raise RigbenchError(f"{option} {text!r} names no currency", f"write it as '{example}'")
+    return units.parse_number(number, option, low=0.0001, high=most), currency.upper()

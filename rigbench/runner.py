@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from rigbench import probes, store, survey
+import msgspec
+
+from rigbench import forecasting, probes, store, survey
 from rigbench.budget.backtest import coverage, of_rig
-from rigbench.budget.comparable import StoredSlice
-from rigbench.budget.plan import Question, check, plan
+from rigbench.budget.comparable import StoredSlice, Wanted
+from rigbench.budget.plan import Question, assemble, check, plan
 from rigbench.errors import NOTHING, RigbenchError
 from rigbench.job import Job
-from rigbench.records import Budget, Skipped, Slice
+from rigbench.profiles import RigProfile
+from rigbench.records import Budget, Run, Skipped, Slice
 from rigbench.records.backtest import Coverage
+from rigbench.records.budget import Refused
 from rigbench.stages import bandwidth, collectives, dataloader, matmul, p2p, thermals, train
 
 
@@ -29,24 +33,86 @@ class Stages:
     thermals: thermals.Options | None
 
 
-def budget(job: Job, question: Question, short_slices: Sequence[probes.train.Options], device: str | None) -> Budget:
-    """The plan from this rig's stored slices; where they do not answer it, the short ones are run first.
+def budget(
+    job: Job,
+    question: Question,
+    short_slices: Sequence[probes.train.Options],
+    device: str | None,
+    rigs: Sequence[RigProfile | None] = (),
+) -> Budget:
+    """The answer for this rig, from its stored slices; or for the rigs named, of which None is this one.
+
+    Of several rigs those that have no answer are kept with their reason.
 
     Raises:
         Interrupted: the user said stop; what was measured is saved.
-        RigbenchError: the question makes no sense, or nothing measured is near enough to answer it.
+        RigbenchError: the question makes no sense, or no rig has an answer.
     """
     check(question)
+    if not rigs:
+        result = _measured_first(job, question, short_slices, device)
+    else:
+        found, refused = [], []
+        for rig in rigs:
+            name = rig.name if rig else "this rig"
+            try:
+                found.append(_elsewhere(job, question, rig) if rig else _here(job, question, device))
+            except RigbenchError as error:
+                if len(rigs) == 1:
+                    raise
+                refused.append(Refused(name, str(error)))
+        if not found:
+            raise RigbenchError("none of these rigs has an answer", refused[0].reason, exit_code=NOTHING)
+        first, *others = found
+        result = msgspec.structs.replace(
+            first, others=tuple(others) or msgspec.UNSET, refused=tuple(refused) or msgspec.UNSET
+        )
+    job.keep(budget=result)
+    return result
+
+
+def _elsewhere(job: Job, question: Question, rig: RigProfile) -> Budget:
+    job.progress.stage(f"budget on {rig.name}", 5)
+    found = forecasting.elsewhere(job, question, rig)
+    return assemble(question, found.machine, found.forecasts, store.now())
+
+
+def _measured_first(
+    job: Job, question: Question, short_slices: Sequence[probes.train.Options], device: str | None
+) -> Budget:
+    """Where the stored slices do not answer it, short ones are run first."""
     try:
-        result = plan(question, _stored_slices(job, device), store.now(), _history(job))
+        return _here(job, question, device)
     except RigbenchError as error:
         if error.exit_code != NOTHING or not short_slices:
             raise
-        for options in short_slices:  # nothing stored is near enough to answer from
-            _or_skip(job, "train", lambda options=options: _slice(job, options, question))  # type: ignore[misc]
-        result = plan(question, _stored_slices(job, device), store.now(), _history(job))
-    job.keep(budget=result)
-    return result
+    for options in short_slices:  # nothing stored is near enough to answer from
+        _or_skip(job, "train", lambda options=options: _slice(job, options, question))  # type: ignore[misc]
+    return _here(job, question, device)
+
+
+def _here(job: Job, question: Question, device: str | None) -> Budget:
+    runs = [job.run, *(run for run in job.store.readable()[0] if run.id != job.run.id)]
+    own = [run for run in runs if run.rig.fingerprint == job.run.rig.fingerprint]
+    slices = _stored_slices(job, device)
+    question = replace(question, wanted=replace(question.wanted or Wanted(), method=probes.train.METHOD))
+    try:
+        known, better = forecasting.here(question, slices, own)
+    except RigbenchError as error:
+        strangers = _of_other_rigs(job, runs)
+        if error.exit_code != NOTHING or slices or not strangers:
+            raise
+        raise RigbenchError(f"no slice of this rig is stored ({strangers[0]})", error.what_to_do, NOTHING) from None
+    known = replace(known, left_out=_of_other_rigs(job, runs))
+    return plan(question, slices, store.now(), _history(job), better, known)
+
+
+def _of_other_rigs(job: Job, runs: Sequence[Run]) -> tuple[str, ...]:
+    """What is stored of other machines, which say nothing of this one."""
+    count = sum(
+        isinstance(item, Slice) for run in runs if run.rig.fingerprint != job.run.rig.fingerprint for item in run.slices
+    )
+    return (f"{count} slice{'' if count == 1 else 's'} of another rig",) if count else ()
 
 
 def everything(job: Job, stages: Stages, question: Question) -> None:

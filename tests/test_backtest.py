@@ -303,7 +303,7 @@ def test_a_budget_learns_from_the_rigs_back_tests():
 
     from rigbench.budget.plan import Question, plan
 
-    question = Question(flops=1.2e18, series_name="diy", models=DIY)
+    question = Question(1.2e18, series_name="diy", models=DIY)
     slices = [stored(model, rate) for model, rate in zip(DIY, (1000, 900, 700, 400, 150), strict=True)]
     before = plan(question, slices, "now").series[0].rate
     failed = backtest.coverage(results(5, spread=0.3))

@@ -228,3 +228,39 @@ def test_lines_about_what_was_left_out_are_bounded():
 def test_with_nothing_stored_the_cure_is_a_slice_within_reach_of_all():
     with pytest.raises(RigbenchError, match="no slice of this rig is stored; run rigbench train-probe --params 30M"):
         choose(DIY, [])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"ranks": 2, "strategy": "ddp"},
+        {"loss_chunks": 8},
+        {"checkpointing": "on", "checkpoint_every": 2},
+        {"precision": "bf16-pure"},
+        {"optimizer": "adamw8bit"},
+    ],
+)
+def test_slices_that_were_trained_another_way_are_another_configuration(other):
+    plain = [stored(M5, 9000.0), stored(M120, 400.0)]
+    chosen = choose((M5, M30, M120), [*plain, stored(M30, 5000.0, "r2", **other)])
+    assert [one.slice.model.name for one in chosen.slices] == ["5M", "120M"]
+    assert len(chosen.left_out) == 1
+    assert chosen.left_out[0].startswith("1 slice of 30M: measured on cpu")
+
+
+def test_a_configuration_says_what_is_not_the_plain_loop():
+    ways = {"ranks": 4, "strategy": "fsdp2", "loss_chunks": 8, "checkpointing": "on", "checkpoint_every": 2}
+    slices = [stored(M5, 9000.0, device=GPU, compiled=True, **ways)]
+    assert choose((M5,), slices).configuration.words == (
+        "cuda (Some GPU), adamw, bf16, checkpointing every 2, loss in 8 chunks, compiled, fsdp2 on 4"
+    )
+
+
+def test_one_and_unset_are_the_same_plain_way():
+    chosen = choose((M5, M120), [stored(M5, 9000.0), stored(M120, 400.0, "r2", loss_chunks=1, ranks=1)])
+    assert len(chosen.slices) == 2
+
+
+def test_a_method_that_is_not_the_tools_is_refused_even_where_it_is_all_there_is():
+    with pytest.raises(RigbenchError, match=r"measured another way \(METHOD 1, the newest is 2\)"):
+        choose((M5,), [stored(M5, 9000.0)], Wanted(method=2))

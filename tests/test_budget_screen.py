@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
+import msgspec
 import pytest
 from budget_slices import CPU, DIY, GPU, M5, M15, M30, M60, M120, energy, stored
 from rich.console import Console
 
-from rigbench.budget.plan import Question, plan
-from rigbench.records import Budget, Price
+from rigbench.budget import cost, money, overheads, wall
+from rigbench.budget.forecast import Forecast, Known, Machine
+from rigbench.budget.plan import Question, assemble, plan
+from rigbench.records import Absent, Budget, Estimate, Figure, PowerPart, Price, Rate
+from rigbench.records.budget import Configuration, NextSlice, Refused
 from rigbench.render.budget import show
 
 US = Price(per_kwh=0.1872, currency="USD", place="US residential average", date="2026-04", source="EIA")
-SCREEN = """\
-1.2 EFLOP for the series diy with equal tokens (846.7M tokens each): 1,060 h
-(956 to 1,180 h), 100 kWh (90.8 to 112 kWh), 18.8 USD (17.0 to 20.9 USD)
+HERE = """\
+1.2 EFLOP for the series diy with equal tokens (846.7M tokens each): 1,070 h (963 to 1,270 h), 101
+kWh (91.5 to 121 kWh), 19.0 USD (17.1 to 22.6 USD)
 on cpu (Some CPU, 2 threads), adamw, bf16
 
-model  params      tokens/s                 hours   kWh    USD  source
-5M       5.4M  9,000 ±5.1 %   26.1 (24.8 to 27.5)  2.48  0.465  measured
-15M     14.5M   3,780 ±22 %   62.2 (49.9 to 77.7)  5.91   1.11  predicted
-30M     30.4M  2,000 ±5.1 %      118 (112 to 124)  11.2   2.09  measured
-60M     61.5M     894 ±22 %      263 (211 to 328)  25.0   4.68  predicted
-120M   124.5M    400 ±5.1 %      588 (559 to 619)  55.9   10.5  measured
-all                          1,060 (956 to 1,180)   100   18.8
+model  params      tokens/s   steps                 hours   kWh    USD  source
+5M       5.4M  9,000 ±5.1 %  826.9K   26.1 (24.8 to 27.5)  2.48  0.465  measured
+15M     14.5M   3,780 ±22 %  826.9K   62.2 (49.9 to 77.7)  5.91   1.11  predicted
+30M     30.4M  2,000 ±5.1 %  826.9K      118 (112 to 124)  11.2   2.09  measured
+60M     61.5M     894 ±22 %  826.9K      263 (211 to 328)  25.0   4.68  predicted
+120M   124.5M    400 ±5.1 %  826.9K      588 (559 to 619)  55.9   10.5  measured
+all                                  1,060 (956 to 1,180)   100   18.8
 
-each model alone with all of 1.2 EFLOP
+on top                                             time  rests on
+hot steady state               0 s (0 s to 58 h 48 min)  not measured: 0 to 5 % more is assumed
+                                                         (`rigbench thermals` measures it, or
+                                                         --hot-over-cold)
+compile                                             0 s  not compiled
+warm-up                                          5.00 s  1.00 s a start until the pace is steady,
+                                                         measured with the slices
+evaluation        7 h 23 min (6 h 41 min to 8 h 13 min)  1.0M tokens every 50M tokens, each at 1/3
+                                                         of its training time (assumed,
+                                                         --eval-every, --eval-tokens)
+checkpoints       37 min 41 s (9 min 25 s to 3 h 8 min)  every hour and at the end, at 500 MB/s
+                                                         (assumed, --checkpoint-every, --disk-speed)
+restarts                2 h 12 min (0 s to 24 h 31 min)  0.1 a day (assumed, --restarts-per-day),
+                                                         each loses half of what lies between
+                                                         checkpoints
+whole run             44 d 11 h (40 d 3 h to 52 d 23 h)
+
+each model alone with all of 1.2 EFLOP, training steps only
 model  params  tokens  per parameter                   hours   kWh   USD
 5M       5.4M   37.2B          6,920  1,150 (1,090 to 1,210)   109  20.4
 15M     14.5M   13.8B            948    1,010 (811 to 1,260)  96.2  18.0
@@ -34,36 +56,111 @@ model  params  tokens  per parameter                   hours   kWh   USD
 60M     61.5M    3.3B           52.9    1,010 (810 to 1,260)  96.0  18.0
 120M   124.5M    1.6B           12.9  1,120 (1,060 to 1,170)   106  19.8
 
-achieved  360 GFLOP/s (324 GFLOP/s to 399 GFLOP/s) over the series: 1.37 EFLOP
-          counted exactly, 1.2 EFLOP as 6·N·D
+achieved  360 GFLOP/s (324 GFLOP/s to 399 GFLOP/s) over the series: 1.37 EFLOP counted exactly, 1.2
+          EFLOP as 6·N·D
+          3.76 GFLOP per joule (exact FLOP, whole run)
+step      1,024 tokens, as the slices had
+disk      a checkpoint of the largest takes 1.39 GiB, 5.28 GiB for the 10 that are kept: weights and
+          AdamW's two moments in fp32; the last 2 of each model (assumed, --keep-checkpoints)
 rests on  r1 5M, r2 30M, r3 120M
-widened   5M, 15M, 30M, 60M, 120M: ±5.0 % between processes is assumed (1 run
-          stored)
-          15M, 60M: ±22 % between sizes (measured sizes left out one at a time
-          were at most 22 % off)
+widened   5M, 15M, 30M, 60M, 120M: ±5.0 % between processes is assumed (1 run stored)
+          15M, 60M: ±22 % between sizes (measured sizes left out one at a time were at most 22 %
+          off)
 power     95.0 W (wall), declared: --wall-watts
 price     0.1872 USD/kWh, US residential average, 2026-04 (EIA)
+laws      best use of 1.2 EFLOP on one model: 57.3M to 102.8M parameters, 1.9B to 6.3B tokens
+          (Kaplan 2020, Hoffmann 2022, as printed, Hoffmann 2022, source digits, Besiroglu 2024)
+          120M would come to a loss of 3.06 to 3.71 nats a token by them: losses are of the laws'
+          own data and tokenizer (MassiveText, WebText2); another data set is off by a constant that
+          only a run on it can tell
+          critical batch at the end, by Kaplan 2020: 524.2K to 1.1M tokens a step; more buys little
 assumed   FLOP are counted as 6·N·D, N all parameters, tied weights once
-          hours are training steps alone: compile, evaluation, checkpoints and
-          restarts are not included
-          thermal steady state not measured: the slices were minutes long, and a
-          hot device may be slower
-          errors are shared by the models of one rig: the series' interval is
-          the sum of the rows' lows and highs
+          a model's hours are training steps alone; the whole run has the overheads in it, at the
+          watts of training
+          errors are shared by the models of one rig: a sum's interval is the sum of the rows' lows
+          and highs
 left out  1 slice of 5M: measured on cpu (Some CPU, 2 threads), adamw, fp32
-warning   5M alone would see 6,920 tokens per parameter, 15M 948: more data than
-          a model of that size can use (about 20 is compute-optimal)
-          2 of 5 models are predicted, not measured; rigbench train-probe
-          --params 60M would narrow this most"""
+warning   5M alone would see 6,920 tokens per parameter, 15M 948: more data than a model of that
+          size can use (about 20 is compute-optimal)
+          2 of 5 models are predicted, not measured; rigbench train-probe --params 60M would narrow
+          this most"""
+ELSEWHERE = """\
+1.2 EFLOP for 120M (1.6B tokens) on 2xsome-card: 4.53 h (4.11 to 5.82 h), 3.43 kWh (2.65 to 5.04
+kWh), 0.641 USD (0.495 to 0.944 USD)
+1.2 EFLOP in 48.0 h is 6.94 TFLOP/s, 3.5 % of the 200 TFLOP/s peak of 2 Some Card: 11 times as long
+as it should take, 4.53 h (4.11 h to 5.82 h); look for what holds it back
+on 2xsome-card: cuda (Some Card), adamw, bf16, compiled, ddp on 2; nothing was measured there: every
+figure is predicted
+
+rig                     hours               kWh                  USD          rent USD  of peak
+2xsome-card  4.5 (4.1 to 5.8)  3.4 (2.6 to 5.0)  0.64 (0.50 to 0.94)  4.5 (4.1 to 5.8)     43 %
+some-card     8.7 (7.9 to 11)  3.7 (2.9 to 5.3)   0.69 (0.54 to 1.0)               n/a     44 %
+tiny-card: no answer (120M does not fit)
+
+2xsome-card in detail; ask about one alone for another's
+
+model  params       tokens/s   steps                hours   kWh    USD
+120M   124.5M  100,000 ±15 %  98,067  4.46 (4.06 to 5.58)  3.37  0.631
+
+on top                                             time  rests on
+hot steady state                                    0 s  the published runs that the speed rests on
+                                                         were hot
+compile                                           1 min  1 min a model (--compile-time)
+warm-up                        30.0 s (10.0 s to 2 min)  30.0 s a start, assumed (--warm-up)
+evaluation        1 min 52 s (1 min 42 s to 2 min 20 s)  1.0M tokens every 50M tokens, each at 1/3
+                                                         of its training time (assumed,
+                                                         --eval-every, --eval-tokens)
+checkpoints               16.3 s (4.08 s to 1 min 22 s)  every hour and at the end, at 500 MB/s
+                                                         (assumed, --checkpoint-every, --disk-speed)
+restarts                     35.1 s (0 s to 7 min 40 s)  0.1 a day (assumed, --restarts-per-day),
+                                                         each loses half of what lies between
+                                                         checkpoints
+whole run          4 h 32 min (4 h 6 min to 5 h 49 min)
+
+achieved    85.5 TFLOP/s (68.4 TFLOP/s to 94.0 TFLOP/s): 1.37 EFLOP counted exactly, 1.2 EFLOP as
+            6·N·D
+            43 % (34 % to 47 %) of the peak, 200 TFLOP/s (2 × Some Card, bf16)
+            111 GFLOP per joule (exact FLOP, whole run)
+next slice  rigbench train-probe --params 120M on 2xsome-card would take 120M from ±30 % to about
+            ±6.0 %
+step        16 × 1,024 tokens
+disk        a checkpoint of the largest takes 1.39 GiB, 2.78 GiB for the 2 that are kept: weights
+            and AdamW's two moments in fp32; the last 2 of each model (assumed, --keep-checkpoints)
+rests on    datasheet of 2xsome-card, published training runs
+interval    90 %: of published runs
+power       756 W (wall), predicted: (GPUs + host) / 0.90, the parts below
+            GPUs 600 W, predicted: a test's word
+            host 80.0 W, declared: a profile
+            power supply 75.6 W, predicted: 0.90 efficiency, assumed: 80 PLUS Gold at half load, 115
+            V
+price       0.1872 USD/kWh, US residential average, 2026-04 (EIA)
+rented      4.53 (4.11 to 5.82) USD: 2 × 0.50 USD an hour: a provider, 2026-09-01 (--rent)
+purchase    0.414 (0.375 to 0.531) USD of 2,400 USD (1,200 USD MSRP a card) over 3 years around the
+            clock, assumed (--lifetime)
+break-even  bought is cheaper than rented after 2,800 (2,730 to 2,860) h, 617 such runs: 0.141 USD
+            of electricity an hour against the rent
+laws        best use of 1.2 EFLOP on one model: 57.3M to 102.8M parameters, 1.9B to 6.3B tokens
+            (Kaplan 2020, Hoffmann 2022, as printed, Hoffmann 2022, source digits, Besiroglu 2024)
+            120M would come to a loss of 2.98 to 3.49 nats a token by them: losses are of the laws'
+            own data and tokenizer (MassiveText, WebText2); another data set is off by a constant
+            that only a run on it can tell
+            critical batch at the end, by Kaplan 2020: 524.2K to 1.1M tokens a step; more buys
+            little
+assumed     FLOP are counted as 6·N·D, N all parameters, tied weights once
+            a model's hours are training steps alone; the whole run has the overheads in it, at the
+            watts of training
+            errors are shared by the models of one rig: a sum's interval is the sum of the rows'
+            lows and highs
+            data is taken to keep up"""
 
 
-def screen(budget: Budget, width: int = 80) -> str:
+def screen(budget: Budget, width: int = 100) -> str:
     out = io.StringIO()
     show(budget, Console(file=out, width=width, color_system=None))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def test_the_whole_screen():
+def test_the_whole_screen_of_this_rig():
     slices = [
         stored(M5, 9000.0),
         stored(M30, 2000.0, "r2"),
@@ -71,7 +168,80 @@ def test_the_whole_screen():
         stored(M5, 5.0, precision="fp32"),
     ]
     budget = plan(Question(1.2e18, "diy", DIY, wall_watts=95.0, price=US), slices, "2026-05-02T00:00:00Z")
-    assert screen(budget) == SCREEN
+    assert screen(budget) == HERE
+
+
+def card(name: str, its_rate: float, cards: int, rent: money.RentPrice | Absent = money.NO_RENT) -> Budget:
+    """A rig that does 120M at so many tokens a second, 20 % less to 10 % more, and draws 300 W a card and 100 W."""
+    configuration = Configuration(
+        device=msgspec.structs.replace(GPU, name="Some Card"),
+        optimizer="adamw",
+        checkpointing="off",
+        precision="bf16",
+        compiled=True,
+        strategy="ddp" if cards > 1 else "single",
+        host_allocator="default",
+        ranks=cards,
+    )
+    watts = Figure(300.0 * cards, "predicted", "a test's word", 250.0 * cards, 350.0 * cards)
+    machine = Machine(
+        configuration=configuration,
+        cards=cards,
+        card="Some Card",
+        power=cost.at_wall([PowerPart("GPUs", watts)], wall.Host(watts=Figure(80.0, "declared", "a profile"))),
+        name=name,
+        known=Known(
+            Figure(100e12 * cards, "datasheet", f"{cards} × Some Card, bf16"),
+            hot_extra=(0.0, 0.0, 0.0),
+            hot_basis="the published runs that the speed rests on were hot",
+            rent=rent,
+            purchase=money.RigPrice(Figure(1200.0 * cards, "datasheet", "1,200 USD MSRP a card"), "USD"),
+            notes=("data is taken to keep up",),
+            next_slice=NextSlice("rigbench train-probe --params 120M", "120M", 0.3, 0.06, "a test"),
+        ),
+    )
+    estimate = Estimate(its_rate, 0.8 * its_rate, 1.1 * its_rate, 0.9, "", 14)
+    rate = Rate(estimate, "predicted", (f"datasheet of {name}", "published training runs"), ("of published runs",))
+    its = Forecast(M120, rate, 16384, "16 × 1,024 tokens", "adamw", compiled=True)
+    question = Question(
+        1.2e18, "120M", (M120,), price=US, declared_hours=48.0, overheads=overheads.Asked(compile_seconds=60.0)
+    )
+    return assemble(question, machine, [its], "2026-05-02T00:00:00Z")
+
+
+def test_the_whole_screen_of_rigs_elsewhere_side_by_side():
+    rent = money.RentPrice(0.5, "USD", "a provider, 2026-09-01 (--rent)")
+    budget = msgspec.structs.replace(
+        card("2xsome-card", 100_000.0, 2, rent),
+        others=(card("some-card", 52_000.0, 1),),
+        refused=(Refused("tiny-card", "120M does not fit"),),
+    )
+    assert screen(budget) == ELSEWHERE
+
+
+def test_what_hours_buy_is_said_as_flop_and_tokens_and_not_as_hours():
+    nothing = overheads.Asked(0.0, 0.0, 0.0, None, 0.0, 1e18, 0.0)
+    question = Question(48.0, "120M", (M120,), kind="hours", wall_watts=100.0, overheads=nothing, hot_over_cold=1.0)
+    first = screen(plan(question, [stored(M120, 400.0)], "now"), 200).splitlines()[0]
+    # 48 h at 400 tokens/s are 69.12M tokens, and 6 · 124,475,904 of that 51.6 PFLOP
+    assert first.startswith("48 h buy 51.6 PFLOP (")
+    assert "for 120M (69.1M tokens, " in first
+    assert first.endswith("): 4.80 kWh (4.56 to 5.05 kWh)")
+    assert " h (" not in first
+
+
+def test_money_that_is_asked_for_is_not_answered_with_money():
+    question = Question(10.0, "120M", (M120,), kind="electricity", wall_watts=100.0, price=US)
+    first = screen(plan(question, [stored(M120, 400.0)], "now"), 200).splitlines()[0]
+    assert first.startswith("10.00 USD of electricity buy ")
+    assert first.count("USD") == 1
+
+
+def test_models_with_unlike_tokens_have_a_column_of_them():
+    budget = plan(Question(1.2e18, "diy", DIY, split="compute-optimal"), [stored(M30, 2000.0)], "now")
+    lines = screen(budget).splitlines()
+    assert "the series diy with tokens in proportion to size (52.6M to 1.2B tokens)" in " ".join(lines[:2])
+    assert next(line for line in lines if line.startswith("model")).split()[:3] == ["model", "params", "tokens"]
 
 
 def test_without_watts_the_reason_is_said_once_and_there_is_no_column():
@@ -85,7 +255,7 @@ def test_gpu_watts_are_shown_as_not_the_bill():
     slices = [stored(M60, 90000.0, device=GPU, energy=energy(300.0))]
     text = screen(plan(Question(1.2e18, "60M", (M60,), price=US), slices, "now"), 200)
     assert text.startswith("1.2 EFLOP for 60M (")
-    assert text.splitlines()[0].endswith(" kWh GPUs only)")
+    assert " kWh GPUs only (" in text.splitlines()[0]
     assert "power     300 W (GPUs only), measured: GPUs read beside 1 slice" in text
     assert "money     n/a (the watts cover GPUs only, not the wall; give --host-watts W or --wall-watts W)" in text
     assert "each model alone" not in text
@@ -102,3 +272,20 @@ def test_a_narrow_terminal_eats_no_digit(width: int):
 def test_names_with_brackets_are_shown_as_they_are():
     device = type(CPU)(kind="cpu", name="CPU [/bold] [red]", uuid=CPU.uuid, threads=2, memory_total_bytes=1)
     assert "CPU [/bold] [red]" in screen(plan(Question(1.2e18, "diy", DIY), [stored(M30, 9.0, device=device)], "now"))
+
+
+def test_a_budget_of_the_first_method_is_shown_without_what_it_lacks():
+    budget = plan(Question(1.2e18, "diy", DIY, wall_watts=95.0, price=US), [stored(M30, 2000.0)], "now")
+    later = ("asked", "overheads", "whole", "written", "rent", "purchase", "break_even", "sanity", "laws")
+    old = msgspec.structs.replace(budget, **dict.fromkeys(later, msgspec.UNSET))
+    text = screen(old)
+    hours = f"{budget.series_hours.value:,.0f}"
+    assert text.startswith(f"1.2 EFLOP for the series diy with equal tokens (846.7M tokens each): {hours[:3]}")
+    assert "on top" not in text
+    assert "laws" not in text
+    assert msgspec.json.decode(msgspec.json.encode(old), type=Budget) == old
+
+
+def test_hot_over_cold_declared_is_on_its_own_line():
+    question = replace(Question(1e17, "120M", (M120,)), hot_over_cold=0.9)
+    assert "hot over cold 0.9 (--hot-over-cold)" in screen(plan(question, [stored(M120, 400.0)], "now"))

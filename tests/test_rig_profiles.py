@@ -65,7 +65,7 @@ def test_of_mere_cards_the_host_is_not_known():
         ("rtx-4098", "no rig or GPU profile 'rtx-4098' for --on; did you mean rtx-4090 or "),
         ("2xrtx-408", "did you mean rtx-4080"),
         ("dual-rtx-4070", "did you mean dual-rtx-"),
-        ("4090", "did you mean rtx-4090?"),
+        ("rtx-490", "did you mean rtx-4090"),
         ("0xrtx-4080", "is 0 cards; give 1 to 1,024"),
         ("5000xrtx-4080", "is 5,000 cards; give 1 to 1,024"),
         ("-1xrtx-4080", "no rig or GPU profile"),

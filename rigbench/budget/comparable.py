@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from rigbench.errors import NOTHING, RigbenchError
 from rigbench.records import Absent, Model, Slice
 from rigbench.records.budget import Configuration
+from rigbench.records.slices import Precision
 
 FEWEST_STEPS = 3  # of a slice that was cut short: fewer do not tell a rate from its noise
 MOST_LINES = 8
@@ -25,21 +26,26 @@ class StoredSlice(NamedTuple):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asked a projection to be for; None where the choice was left to us."""
+    """What the user asked a projection to be for; None where the choice was left to us.
+
+    `method` is the way of measuring that counts; None: the newest that is stored.
+    """
 
     device_kind: Literal["cpu", "cuda"] | None = None
     threads: int | None = None
     optimizer: str | None = None
     checkpointing: Literal["off", "on"] | None = None
-    precision: Literal["fp32", "bf16"] | None = None
+    precision: Precision | None = None
     compiled: bool | None = None
     strategy: str | None = None
+    method: int | None = None
 
     def allows(self, configuration: Configuration) -> bool:
         has = {"device_kind": configuration.device.kind, "threads": configuration.device.threads}
+        wishes = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "method"}
         return all(
             asked is None or asked == has.get(name, getattr(configuration, name, None))
-            for name, asked in ((field.name, getattr(self, field.name)) for field in fields(self))
+            for name, asked in wishes.items()
         )
 
 
@@ -63,9 +69,10 @@ def choose(models: Sequence[Model], measured: Sequence[StoredSlice], wanted: Wan
     """
     left_out: Counter[str] = Counter()
     groups: dict[tuple[object, ...], list[StoredSlice]] = defaultdict(list)
-    newest_method = max((stored.slice.method for stored in measured), default=0)
+    wanted = wanted or Wanted()
+    newest_method = wanted.method or max((stored.slice.method for stored in measured), default=0)
     for stored in measured:
-        reason = _unusable(stored.slice, newest_method, models, wanted or Wanted())
+        reason = _unusable(stored.slice, newest_method, models, wanted)
         if reason:
             left_out[f"{_names([stored])}: {reason}"] += 1
         else:
@@ -92,6 +99,9 @@ def configuration_of(result: Slice) -> Configuration:
         compiled=arm.compiled,
         strategy=arm.strategy,
         host_allocator=arm.host_allocator,
+        checkpoint_every=arm.checkpoint_every,
+        loss_chunks=arm.loss_chunks,
+        ranks=arm.ranks,
     )
 
 
@@ -104,7 +114,8 @@ def _key(result: Slice) -> tuple[object, ...]:
     device, arm = result.device, result.arm
     return (
         (device.kind, device.name, device.threads),
-        (arm.optimizer, arm.checkpointing, arm.precision, arm.compiled, arm.strategy, arm.host_allocator),
+        (arm.optimizer, arm.precision, arm.compiled, arm.strategy, arm.host_allocator),
+        (arm.checkpointed, arm.chunks, arm.world_size),
     )
 
 

@@ -45,6 +45,16 @@ def power(slices: Sequence[Slice], wall_watts: float | None = None, host: wall.H
         own = readings[0].covers
         watts = next(part.watts for part in read if part.name == own.removesuffix(" only"))
         return _power(watts, own, (), (), psu)
+    return at_wall(read, host, unread, psu)
+
+
+def at_wall(
+    read: Sequence[PowerPart],
+    host: wall.Host,
+    unread: tuple[str, ...] = (),
+    psu: PsuHeadroom | msgspec.UnsetType = msgspec.UNSET,
+) -> Power:
+    """Parts behind the power supply and a host whose watts are known, brought to the wall."""
     parts, said = wall.split(read, host)
     behind = " + ".join(part.name for part in parts if part.name != wall.SUPPLY)
     low, high = (_end(parts, side, host.efficiency.value) for side in ("low", "high"))

@@ -1,35 +1,34 @@
-"""How long does a compute budget take on this rig, for a series with equal tokens and for each model alone?"""
+"""How long does a compute budget take on a rig, for its models together and for each alone, and at what cost?"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from rigbench import units
-from rigbench.budget import cost, wall
-from rigbench.budget.backtest import corrected
-from rigbench.budget.comparable import Chosen, StoredSlice, Wanted, choose
-from rigbench.budget.rates import rate
+import msgspec
+
+from rigbench.budget import amounts, cost, laws, money, overheads, remarks, sanity, spans, wall
+from rigbench.budget.comparable import StoredSlice, Wanted, choose
+from rigbench.budget.forecast import NOTHING_KNOWN, Forecast, Known, Machine, from_slices
 from rigbench.errors import RigbenchError
-from rigbench.records import Absent, Budget, Estimate, Model, PlanRow, Power, Price, Rate
+from rigbench.records import Absent, Budget, Estimate, Figure, Model, PlanRow, Power, Price, Rate
 from rigbench.records.backtest import Coverage
+from rigbench.records.budget import AskedFor, AskedKind, Split
+from rigbench.records.spending import Rent, Sum
 
-METHOD = 1
-SECONDS_PER_HOUR = 3600.0
-HOURS_PER_YEAR = 8766.0
-
-# About 20 tokens per parameter is compute-optimal (Hoffmann 2022); small models are often trained on ten times that.
-# Outside these bounds a plan is more likely a slip than an intention.
-FEW_TOKENS_PER_PARAMETER = 5.0
-MANY_TOKENS_PER_PARAMETER = 500.0
+METHOD = 2
+NOT_DECLARED = Absent("not declared")
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: so many FLOP for these models, as 6·N·D or (`exact`) in the closed form with attention."""
+    """What is asked: an amount of `kind` for these models. FLOP are 6·N·D or (`exact`) the closed form with attention.
 
-    flops: float
+    `declared_hours` is what somebody says that it takes, to be checked against. `cards` are of the rig asked about.
+    """
+
+    amount: float
     series_name: str
     models: tuple[Model, ...]
     exact: bool = False
@@ -37,47 +36,113 @@ class Question:
     wall_watts: float | None = None
     host: wall.Host = cost.NO_HOST
     price: Price | Absent = cost.NO_PRICE
+    kind: AskedKind = "flops"
+    split: Split = "equal tokens"
+    declared_hours: float | Absent = NOT_DECLARED
+    batch_tokens: int | None = None
+    overheads: overheads.Asked = field(default_factory=overheads.Asked)
+    hot_over_cold: float | None = None
+    lifetime_hours: float | None = None
+    wants_next_slice: bool = False
+    rent: money.RentPrice | Absent = NOT_DECLARED
+    purchase: money.RigPrice | Absent = NOT_DECLARED
 
 
 def plan(
-    question: Question, measured: Sequence[StoredSlice], started_at: str, history: Coverage | None = None
+    question: Question,
+    measured: Sequence[StoredSlice],
+    started_at: str,
+    history: Coverage | None = None,
+    better: Mapping[str, Rate] | None = None,
+    about: Known = NOTHING_KNOWN,
 ) -> Budget:
-    """The budget's record, from plain values: stored slices of this rig, its back-tests, a series, watts and a price.
+    """The budget's record from stored slices of this rig, its back-tests, and what else is known of it (`about`).
+
+    `better` are rates from a calibrated model of the training step, by model.
 
     Raises:
-        RigbenchError: FLOP that are no budget or too few for one step (exit 2); nothing measured near enough (exit 3).
+        RigbenchError: an amount that is no budget or too little for one step (exit 2); nothing measured near enough
+            (exit 3).
     """
     check(question)
     chosen = choose(question.models, measured, question.wanted)
+    device = chosen.configuration.device
     power = cost.power([stored.slice for stored in chosen.slices], question.wall_watts, question.host)
-    _check_tokens(question, max(stored.slice.tokens_per_step for stored in chosen.slices))
-    tokens = _tokens_each(question)
-    series, alone = _rows(question, tokens, chosen, power, history)
-    hours = _sum([row.hours for row in series])
+    machine = Machine(
+        configuration=chosen.configuration,
+        cards=chosen.configuration.ranks or 1,
+        card=device.name,
+        power=power,
+        left_out=chosen.left_out,
+        known=about,
+    )
+    forecasts = from_slices(question.models, chosen, history, better or {}, question.batch_tokens)
+    return assemble(question, machine, forecasts, started_at)
+
+
+def assemble(question: Question, machine: Machine, forecasts: Sequence[Forecast], started_at: str) -> Budget:
+    """The budget's record of one rig, from what is known of it and of each model on it.
+
+    Raises:
+        RigbenchError: less than one step for a model, or less than the fixed part of a run.
+    """
+    if question.hot_over_cold is not None:
+        machine = machine.declared_hot(question.hot_over_cold)
+    flop, tokens = _amount(question, machine, forecasts)
+    _check_steps(question, flop.value, tokens, forecasts)
+    price, power = question.price, machine.power
+    series = tuple(_row(its, count, power, price) for its, count in zip(forecasts, tokens, strict=True))
+    alone = tuple(
+        _row(its, flop.value / amounts.flop_per_token(its.model, question.exact), power, price) for its in forecasts
+    )
+    hours = spans.total([row.hours for row in series])
     flop_exact = math.fsum(row.flop_exact for row in series)
     energy = cost.kwh(hours, power)
+    beyond = overheads.rows(forecasts, tokens, machine, question.overheads)
+    whole = _whole(hours, overheads.whole_hours(hours, beyond), power, price)
+    rented = _rent(question, machine, whole.hours)
+    price_of_rig = machine.known.purchase if isinstance(question.purchase, Absent) else question.purchase
+    bought = money.purchase(whole.hours, price_of_rig, question.lifetime_hours)
+    speed = spans.per_second(flop_exact, hours)
+    currency = price.currency if isinstance(price, Price) else ""
     return Budget(
         method=METHOD,
         started_at=started_at,
-        flops=question.flops,
+        flops=flop.value,
         flops_counted_as="exact" if question.exact else "6·N·D",
-        configuration=chosen.configuration,
+        configuration=machine.configuration,
         series_name=question.series_name,
         series=series,
-        series_tokens_each=tokens,
+        series_tokens_each=math.fsum(tokens) / len(tokens),
         series_flop_6n=math.fsum(row.flop_6n for row in series),
         series_flop_exact=flop_exact,
         series_hours=hours,
-        series_model_flops_per_s=_per_second(flop_exact, hours),
+        series_model_flops_per_s=speed,
         series_kwh=energy,
-        series_money=cost.money(energy, power, question.price),
+        series_money=cost.money(energy, power, price),
         alone=alone,
         power=power,
-        price=question.price,
-        assumptions=_assumptions(question),
-        left_out=chosen.left_out,
-        warnings=(*_warnings(series, alone, hours), *(() if isinstance(power, Absent) else power.warnings or ())),
-    )
+        price=price,
+        assumptions=(*remarks.assumptions(question.exact), *machine.known.notes),
+        left_out=(*machine.left_out, *machine.known.left_out),
+        warnings=(
+            *remarks.warnings(series, alone, whole.hours, machine),
+            *(() if isinstance(power, Absent) else power.warnings or ()),
+        ),
+        rig=machine.name or msgspec.UNSET,
+        asked=AskedFor(question.kind, question.amount, question.split, flop, currency, question.declared_hours),
+        overheads=beyond,
+        whole=whole,
+        written=overheads.written(forecasts, question.overheads),
+        rent=rented,
+        purchase=bought,
+        break_even=money.break_even(whole.hours, rented, bought, whole.money, currency),
+        sanity=sanity.check(
+            machine, flop.value, flop_exact, speed, whole.hours, whole.kwh, question.declared_hours
+        ),
+        laws=laws.optima(flop.value),
+        next_slice=machine.known.next_slice or msgspec.UNSET,
+    )  # fmt: skip
 
 
 def check(question: Question) -> None:
@@ -86,54 +151,95 @@ def check(question: Question) -> None:
     Raises:
         RigbenchError: no budget, no models, no price, or too few FLOP for one sequence each.
     """
-    if not (math.isfinite(question.flops) and question.flops > 0):
-        raise RigbenchError(f"{question.flops:g} FLOP is not a budget", "give --flops a positive number, like 1.2e18")
+    if not (math.isfinite(question.amount) and question.amount > 0):
+        raise RigbenchError(f"{question.amount:g} FLOP is not a budget", "give --flops a positive number, like 1.2e18")
     if not question.models:
         raise RigbenchError(f"the series {question.series_name} has no models", "name a series that has, or --params")
     if isinstance(question.price, Price) and not question.price.per_kwh > 0:
         raise RigbenchError(
             f"{question.price.per_kwh:g} {question.price.currency}/kWh is not a price", "give --price above zero"
         )
-    _check_tokens(question, max(model.shape.sequence for model in question.models))
+    if question.kind in amounts.FORWARD:
+        tokens = amounts.forward(question.models, question.kind, question.amount, question.split, question.exact)
+        flop = amounts.flop_of(question.models, tokens, question.exact)
+        for model, count in zip(question.models, tokens, strict=True):
+            _refuse_less_than_a_step(question, flop, model.name, count, model.shape.sequence)
     cost.power((), question.wall_watts, question.host)
 
 
-def _check_tokens(question: Question, step: int) -> None:
+def _amount(question: Question, machine: Machine, forecasts: Sequence[Forecast]) -> tuple[Estimate, tuple[float, ...]]:
+    """FLOP in all, and tokens of each model, however the question was put."""
+    models, kind, exact = question.models, question.kind, question.exact
+    if kind in amounts.FORWARD:
+        tokens = amounts.forward(models, kind, question.amount, question.split, exact)
+        flop = amounts.flop_of(models, tokens, exact)
+        return Estimate(flop, flop, flop, 1.0, "as asked", 0), tokens
+    each = amounts.shares(models, question.split, exact)
+
+    def takes(flop: float) -> tuple[float, float, float]:
+        return _takes(question, machine, forecasts, [flop * share for share in each])
+
+    unit = {"electricity": "of electricity", "rent": "of rent"}.get(kind, kind)
+    low, flop, high = amounts.backward(takes, question.amount, unit)
+    confidence = min(its.rate.tokens_per_s.confidence for its in forecasts)
+    found = Estimate(flop, low, high, confidence, f"what {kind} buy, overheads taken off", 0)
+    return found, tuple(flop * share for share in each)
+
+
+def _takes(
+    question: Question, machine: Machine, forecasts: Sequence[Forecast], tokens: Sequence[float]
+) -> tuple[float, float, float]:
+    """(low, middle, high) of the hours, kWh or money that so many tokens take, overheads and all.
+
+    Raises:
+        RigbenchError: watts, the bill's price or a rent are not known; exit 2 with the option.
+    """
+    hours = spans.total(
+        [spans.hours(count, its.rate.tokens_per_s) for count, its in zip(tokens, forecasts, strict=True)]
+    )
+    beyond = overheads.rows(forecasts, tokens, machine, question.overheads)
+    whole = _whole(hours, overheads.whole_hours(hours, beyond), machine.power, question.price)
+    rented = _rent(question, machine, whole.hours)
+    wanted: Estimate | Figure | Absent = {
+        "hours": whole.hours,
+        "kWh": whole.kwh,
+        "electricity": whole.money,
+        "rent": rented if isinstance(rented, Absent) else rented.money,
+    }[question.kind]
+    if isinstance(wanted, Absent):
+        raise RigbenchError(f"{question.kind} cannot be turned into FLOP: {wanted.reason}", "")
+    low, high = (wanted.value if isinstance(end, Absent) else end for end in (wanted.low, wanted.high))
+    return low, wanted.value, high
+
+
+def _rent(question: Question, machine: Machine, hours: Estimate) -> Rent | Absent:
+    price = machine.known.rent if isinstance(question.rent, Absent) else question.rent
+    return money.rent(hours, price, machine.cards)
+
+
+def _check_steps(question: Question, flop: float, tokens: Sequence[float], forecasts: Sequence[Forecast]) -> None:
+    for count, its in zip(tokens, forecasts, strict=True):
+        _refuse_less_than_a_step(question, flop, its.model.name, count, its.tokens_per_step)
+
+
+def _refuse_less_than_a_step(question: Question, flop: float, model: str, tokens: float, step: int) -> None:
     """Less than one step is no training run."""
-    tokens = _tokens_each(question)
-    if tokens < step:
-        least = 1.05 * question.flops / tokens * step  # what two digits may round away
-        raise RigbenchError(
-            f"{question.flops:.3g} FLOP is {tokens:,.1f} tokens for each of {question.series_name}, "
-            f"less than one step of {step:,}",
-            f"give --flops {least:.2g} or more",
-        )
+    if tokens >= step:
+        return
+    least = 1.05 * flop / tokens * step if tokens else 0.0  # what two digits may round away
+    cure = f"give --flops {least:.2g} or more" if question.kind == "flops" else "give more"
+    raise RigbenchError(f"{flop:.3g} FLOP is {tokens:,.1f} tokens for {model}, less than one step of {step:,}", cure)
 
 
-def _tokens_each(question: Question) -> float:
-    return question.flops / math.fsum(_flop_per_token(model, question.exact) for model in question.models)
+def _whole(steps: Estimate, hours: Estimate, power: Power | Absent, price: Price | Absent) -> Sum:
+    """Watts are those of training, also while the rig compiles and writes: an upper bound."""
+    energy = cost.kwh(hours, power)
+    return Sum(hours=hours, kwh=energy, money=cost.money(energy, power, price))
 
 
-def _flop_per_token(model: Model, exact: bool) -> float:
-    return model.flop_per_token if exact else model.flop_per_token_6n
-
-
-def _rows(
-    question: Question, tokens_each: float, chosen: Chosen, power: Power | Absent, history: Coverage | None
-) -> tuple[tuple[PlanRow, ...], tuple[PlanRow, ...]]:
-    """Each model with the series' tokens, and each with the tokens that all of the FLOP buy it alone."""
-    series, alone = [], []
-    for model in question.models:
-        its = rate(model, chosen)
-        its = corrected(its, history) if history else its
-        series.append(_row(model, its, tokens_each, power, question.price))
-        tokens_alone = question.flops / _flop_per_token(model, question.exact)
-        alone.append(_row(model, its, tokens_alone, power, question.price))
-    return tuple(series), tuple(alone)
-
-
-def _row(model: Model, its: Rate, tokens: float, power: Power | Absent, price: Price | Absent) -> PlanRow:
-    hours = _hours(tokens, its.tokens_per_s)
+def _row(its: Forecast, tokens: float, power: Power | Absent, price: Price | Absent) -> PlanRow:
+    model = its.model
+    hours = spans.hours(tokens, its.rate.tokens_per_s)
     energy = cost.kwh(hours, power)
     return PlanRow(
         model=model.name,
@@ -142,79 +248,12 @@ def _row(model: Model, its: Rate, tokens: float, power: Power | Absent, price: P
         tokens_per_parameter=tokens / model.total_parameters,
         flop_6n=tokens * model.flop_per_token_6n,
         flop_exact=tokens * model.flop_per_token,
-        rate=its,
+        rate=its.rate,
         hours=hours,
         kwh=energy,
         money=cost.money(energy, power, price),
+        steps=tokens / its.tokens_per_step,
+        tokens_per_step=its.tokens_per_step,
+        batch=its.batch,
+        losses=laws.losses(model.total_parameters, model.non_embedding_parameters, tokens),
     )
-
-
-def _hours(tokens: float, tokens_per_s: Estimate) -> Estimate:
-    """The slowest rate gives the most hours."""
-    return Estimate(
-        value=tokens / tokens_per_s.value / SECONDS_PER_HOUR,
-        low=tokens / tokens_per_s.high / SECONDS_PER_HOUR,
-        high=tokens / tokens_per_s.low / SECONDS_PER_HOUR,
-        confidence=tokens_per_s.confidence,
-        method="tokens over tokens/s",
-        n=tokens_per_s.n,
-    )
-
-
-def _sum(hours: Sequence[Estimate]) -> Estimate:
-    """One machine's errors are shared by its models, so lows and highs add: nothing is assumed to cancel."""
-    return Estimate(
-        value=math.fsum(h.value for h in hours),
-        low=math.fsum(h.low for h in hours),
-        high=math.fsum(h.high for h in hours),
-        confidence=min(h.confidence for h in hours),
-        method="sum of lows and of highs",
-        n=sum(h.n for h in hours),
-    )
-
-
-def _per_second(flop: float, hours: Estimate) -> Estimate:
-    return Estimate(
-        value=flop / hours.value / SECONDS_PER_HOUR,
-        low=flop / hours.high / SECONDS_PER_HOUR,
-        high=flop / hours.low / SECONDS_PER_HOUR,
-        confidence=hours.confidence,
-        method="exact FLOP over hours",
-        n=hours.n,
-    )
-
-
-def _assumptions(question: Question) -> tuple[str, ...]:
-    counted = "exact FLOP (attention in full)" if question.exact else "6·N·D, N all parameters, tied weights once"
-    return (
-        f"FLOP are counted as {counted}",
-        "hours are training steps alone: compile, evaluation, checkpoints and restarts are not included",
-        "thermal steady state not measured: the slices were minutes long, and a hot device may be slower",
-        "errors are shared by the models of one rig: the series' interval is the sum of the rows' lows and highs",
-    )
-
-
-def _warnings(series: Sequence[PlanRow], alone: Sequence[PlanRow], hours: Estimate) -> tuple[str, ...]:
-    few = [row for row in alone if row.tokens_per_parameter < FEW_TOKENS_PER_PARAMETER]
-    many = [row for row in alone if row.tokens_per_parameter > MANY_TOKENS_PER_PARAMETER]
-    guessed = [row for row in series if row.rate.source == "predicted"]
-    warnings = []
-    if few:
-        warnings.append(f"{_each(few)}: too little data for a model of that size (about 20 is compute-optimal)")
-    if many:
-        warnings.append(f"{_each(many)}: more data than a model of that size can use (about 20 is compute-optimal)")
-    if guessed:
-        widest = max(guessed, key=lambda row: row.rate.tokens_per_s.half_width)
-        warnings.append(
-            f"{len(guessed)} of {len(series)} models are predicted, not measured; "
-            f"rigbench train-probe --params {widest.model} would narrow this most"
-        )
-    if hours.value > HOURS_PER_YEAR:
-        warnings.append(f"that is {hours.value / HOURS_PER_YEAR:,.1f} years of this rig")
-    return tuple(warnings)
-
-
-def _each(rows: Sequence[PlanRow]) -> str:
-    """As in "5M alone would see 37,200 tokens per parameter, 15M 5,100"."""
-    first, *rest = ((row.model, units.format_significant(row.tokens_per_parameter, 3)) for row in rows)
-    return ", ".join([f"{first[0]} alone would see {first[1]} tokens per parameter", *(f"{m} {n}" for m, n in rest)])

@@ -1,69 +1,18 @@
-"""The commands that answer from what is stored: budget, report, profiles."""
+"""The commands that answer from what is stored: report, profiles."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rigbench.cli.common import Common, command
-from rigbench.cli.options import Flops, HostWatts, Place, Price, PsuEfficiency, PsuWatts, RigProfile, Series, WallWatts
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rigbench.job import Job
-    from rigbench.records import Run
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "device")(budget)
     command(app)(report)
     command(app)(profiles_command)
-
-
-def budget(
-    common: Common,
-    flops: Flops = "1.2e18",
-    series: Series = "diy",
-    exact_flops: Annotated[
-        bool, typer.Option("--exact-flops", help="Count attention and matmuls exactly instead of 6·N·D.")
-    ] = False,
-    wall_watts: WallWatts = None,
-    host_watts: HostWatts = None,
-    price: Price = None,
-    place: Place = None,
-    psu_watts: PsuWatts = None,
-    psu_efficiency: PsuEfficiency = None,
-    rig_profile: RigProfile = None,
-) -> int:
-    """Hours with an interval, kWh and money for a compute budget, from slices measured on this rig.
-
-    Where none is stored, short ones are run first.
-    """
-    from rigbench import plans, runner
-
-    question = plans.question(
-        flops, series, exact_flops, wall_watts, host_watts, price, place, psu_watts, psu_efficiency, rig_profile
-    )
-
-    def work(job: Job) -> None:
-        runner.budget(job, question, plans.short_slices(question.models, common.device), common.device)
-
-    return common.answer(work, _show_budget)
-
-
-def _show_budget(run: Run, console: Console) -> None:
-    from rigbench.records import Budget
-    from rigbench.render import budget as render
-    from rigbench.render import slices
-
-    for result in run.slices:
-        slices.show(result, console)
-        console.print()
-    if isinstance(run.budget, Budget):
-        render.show(run.budget, console)
 
 
 def report(

@@ -28,7 +28,10 @@ def rig(text: str, option: str = "--on") -> RigProfile:
     count, card = (int(match[1]), match[2]) if match else (1, word)
     cards = {gpu.id: gpu for gpu in profiles.gpus()}
     by_name = {"-".join(name.lower().split()): gpu for gpu in cards.values() for name in gpu.names}
-    found = cards.get(card) or by_name.get(card) or by_name.get(f"nvidia-geforce-{card}")
+    prefixes = ("", "nvidia-", "nvidia-geforce-", "nvidia-geforce-rtx-", "nvidia-rtx-")  # "4090", "a6000"
+    found = cards.get(card) or next(
+        (by_name[key] for key in (f"{it}{card}" for it in prefixes) if key in by_name), None
+    )
     if found is None:
         raise RigbenchError(f"no rig or GPU profile {text[:60]!r} for {option}", _nearest(card, [*rigs, *cards]))
     if not 1 <= count <= MOST_CARDS:

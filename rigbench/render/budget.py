@@ -1,25 +1,20 @@
-"""How is a budget's answer shown: one sentence, a table per view, and what they rest on?"""
+"""How is a budget's answer shown: one sentence, the models, what comes on top, and what all of it rests on?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rigbench import units
-from rigbench.records import Absent, Budget, Estimate, Figure, PlanRow, Price
-from rigbench.render import power
+from rigbench.records import Absent, Budget, Estimate, Figure
+from rigbench.render import budget_notes, budget_tables
+from rigbench.render.budget_tables import currency, kwh_unit
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-Column = tuple[str, Callable[[PlanRow], str]]
-
-MOST_RESTS = 6
-_SIZE: tuple[Column, ...] = (
-    ("model", lambda row: row.model),
-    ("params", lambda row: units.format_count(row.total_parameters)),
-)
+BACKWARDS = ("hours", "kWh", "electricity", "rent")
 
 
 def show(budget: Budget, console: Console) -> None:
@@ -27,27 +22,79 @@ def show(budget: Budget, console: Console) -> None:
     from rich.text import Text
 
     console.print(Text(_headline(budget), style="bold"))
-    console.print(Text(f"on {budget.configuration.words}"))
+    if budget.sanity and not isinstance(budget.sanity, Absent) and budget.sanity.sentence:
+        console.print(Text(budget.sanity.sentence, style="yellow"))
+    where = f"{budget.rig}: " if budget.rig else ""
+    words = "; nothing was measured there: every figure is predicted" if budget.rig else ""
+    console.print(Text(f"on {where}{budget.configuration.words}{words}"))
+    if budget.others or budget.refused:
+        console.print()
+        console.print(budget_tables.side_by_side(budget))
+        for refused in budget.refused or ():
+            console.print(Text(f"{refused.rig}: no answer ({refused.reason})", style="yellow"))
+        console.print(Text(f"\n{budget.rig or 'this rig'} in detail; ask about one alone for another's"))
     console.print()
-    console.print(_series(budget))
+    console.print(budget_tables.series(budget))
+    if budget.overheads:
+        console.print()
+        console.print(budget_tables.overheads(budget))
     if len(budget.alone) > 1:
-        console.print(Text(f"\neach model alone with all of {units.format_flop(budget.flops)}"))
-        console.print(_table(_alone_columns(budget), budget.alone))
+        only = ", training steps only" if budget.whole else ""
+        console.print(Text(f"\neach model alone with all of {units.format_flop(budget.flops)}{only}"))
+        console.print(budget_tables.alone(budget))
     console.print()
-    console.print(_labelled(_notes(budget)))
+    console.print(_labelled(budget_notes.lines(budget)))
 
 
 def _headline(budget: Budget) -> str:
-    one = len(budget.series) == 1
-    whom = budget.series[0].model if one else f"the series {budget.series_name} with equal tokens"
-    tokens = f"{units.format_count(budget.series_tokens_each)} tokens" + ("" if one else " each")
-    answers = (
-        (budget.series_hours, "h"),
-        (budget.series_kwh, _kwh_unit(budget)),
-        (budget.series_money, _currency(budget)),
-    )
-    known = (_with_unit(answer, unit) for answer, unit in answers if not isinstance(answer, Absent))
-    return f"{units.format_flop(budget.flops)} for {whom} ({tokens}): {', '.join(known)}"
+    """What was asked for is not answered with itself."""
+    whole, kind = budget.whole, budget.asked.kind if budget.asked else "flops"
+    answers: dict[str, tuple[Estimate | Figure | Absent, str]] = {
+        "hours": (whole.hours if whole else budget.series_hours, "h"),
+        "kWh": (whole.kwh if whole else budget.series_kwh, kwh_unit(budget)),
+        "electricity": (whole.money if whole else budget.series_money, currency(budget)),
+    }
+    shown = [its for name, its in answers.items() if name != kind]
+    known = [_with_unit(answer, unit) for answer, unit in shown if not isinstance(answer, Absent)]
+    return f"{_asked(budget)}: {', '.join(known)}"
+
+
+def _asked(budget: Budget) -> str:
+    """ "1.2 EFLOP for the series diy with equal tokens (846.7M tokens each) on 2xrtx-4080"."""
+    asked, count = budget.asked, len(budget.series)
+    split = asked.split if asked else "equal tokens"
+    name = budget.series[0].model if count == 1 else f"the series {budget.series_name} with {_split_words(split)}"
+    counts = [row.tokens for row in budget.series]
+    each = f"{_range(min(counts), max(counts))} tokens" + (" each" if count > 1 and len(set(counts)) == 1 else "")
+    on = f" on {budget.rig}" if budget.rig else ""
+    flop = units.format_flop(budget.flops)
+    if not asked or asked.kind not in BACKWARDS:
+        return f"{flop} for {name} ({each}){on}"
+    unit = {"hours": "h", "kWh": "kWh"}
+    low, high = units.format_flop(asked.flops.low), units.format_flop(asked.flops.high)
+    amount = f"{asked.amount:g} {unit.get(asked.kind, '')}"
+    if asked.kind == "electricity":
+        amount = f"{units.format_money(asked.amount, asked.currency)} of electricity"
+    if asked.kind == "rent":
+        amount = f"{units.format_money(asked.amount, _rent_currency(budget))} of rent"
+    if count == 1:
+        factors = [end / budget.flops for end in (asked.flops.low, asked.flops.high)]
+        each += f", {_range(*(factor * counts[0] for factor in factors))}"
+    bought = f"{amount}{on} buy {flop} ({low} to {high})"
+    return f"{bought} for {name} ({each})"
+
+
+def _range(low: float, high: float) -> str:
+    low_text, high_text = units.format_count(low), units.format_count(high)
+    return low_text if low_text == high_text else f"{low_text} to {high_text}"
+
+
+def _rent_currency(budget: Budget) -> str:
+    return "" if not budget.rent or isinstance(budget.rent, Absent) else budget.rent.currency
+
+
+def _split_words(split: str) -> str:
+    return "tokens in proportion to size" if split == "compute-optimal" else split
 
 
 def _with_unit(answer: Estimate | Figure, unit: str) -> str:
@@ -55,57 +102,6 @@ def _with_unit(answer: Estimate | Figure, unit: str) -> str:
     if isinstance(answer.low, Absent) or isinstance(answer.high, Absent):
         return f"{text(answer.value)} {unit}"
     return f"{text(answer.value)} {unit} ({text(answer.low)} to {text(answer.high)} {unit})"
-
-
-def _series(budget: Budget) -> Table:
-    """Equal tokens are said in the headline, so not on every row."""
-    columns: tuple[Column, ...] = (
-        *_SIZE,
-        ("tokens/s", lambda row: _rate(row.rate.tokens_per_s)),
-        ("hours", _hours),
-        *_cost_columns(budget),
-        ("source", lambda row: row.rate.source),
-    )
-    table = _table(columns, budget.series)
-    if len(budget.series) > 1:
-        sums = {
-            "model": "all",
-            "hours": _span(budget.series_hours, units.format_significant),
-            "kWh": _value(budget.series_kwh),
-            _currency(budget): _value(budget.series_money),
-        }
-        table.add_row(*(sums.get(heading, "") for heading, _ in columns), style="bold")
-    return table
-
-
-def _alone_columns(budget: Budget) -> tuple[Column, ...]:
-    tokens = (
-        ("tokens", lambda row: units.format_count(row.tokens)),
-        ("per parameter", lambda row: units.format_significant(row.tokens_per_parameter)),
-    )
-    return (*_SIZE, *tokens, ("hours", _hours), *_cost_columns(budget))
-
-
-def _cost_columns(budget: Budget) -> tuple[Column, ...]:
-    """Missing watts or price are said once below, not in every cell."""
-    columns: tuple[Column, ...] = ()
-    if isinstance(budget.series_kwh, Figure):
-        columns += (("kWh", lambda row: _value(row.kwh)),)
-    if isinstance(budget.series_money, Figure):
-        columns += ((_currency(budget), lambda row: _value(row.money)),)
-    return columns
-
-
-def _table(columns: Sequence[Column], rows: Iterable[PlanRow]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading, _ in columns:
-        # Folding, so that a narrow terminal never eats a digit.
-        table.add_column(heading, justify="left" if heading in ("model", "source") else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(cell(row) for _, cell in columns))
-    return table
 
 
 def _labelled(lines: Iterable[tuple[str, str]]) -> Table:
@@ -120,68 +116,3 @@ def _labelled(lines: Iterable[tuple[str, str]]) -> Table:
         table.add_row(Text(label if label != shown else "", style=style or "dim"), Text(text, style=style))
         shown = label
     return table
-
-
-def _notes(budget: Budget) -> Iterator[tuple[str, str]]:
-    speed = _span(budget.series_model_flops_per_s, units.format_flops_per_s)
-    work = f"{units.format_flop(budget.series_flop_exact)} counted exactly, {units.format_flop(budget.series_flop_6n)}"
-    yield "achieved", f"{speed} over the series: {work} as 6·N·D"
-    names = list(dict.fromkeys(name for row in budget.series for name in row.rate.rests_on))
-    more = f" and {len(names) - MOST_RESTS} more" if len(names) > MOST_RESTS else ""
-    yield "rests on", f"{', '.join(names[:MOST_RESTS])}{more}"
-    for reason, models in _widened(budget).items():
-        yield "widened", f"{', '.join(models)}: {reason}"
-    yield from _costs(budget)
-    for label, texts in (("assumed", budget.assumptions), ("left out", budget.left_out), ("warning", budget.warnings)):
-        yield from ((label, text) for text in texts)
-
-
-def _widened(budget: Budget) -> dict[str, list[str]]:
-    """Each reason once, with the models that it widened."""
-    reasons: dict[str, list[str]] = {}
-    for row in budget.series:
-        for reason in row.rate.widened_by:
-            reasons.setdefault(reason, []).append(row.model)
-    return reasons
-
-
-def _costs(budget: Budget) -> Iterator[tuple[str, str]]:
-    """What is known of watts and price, and each missing answer once with its reason."""
-    if isinstance(budget.power, Absent):
-        yield "kWh, money", f"n/a ({budget.power.reason})"
-        return
-    yield from power.lines(budget.power)
-    if isinstance(budget.series_money, Absent):
-        yield "money", f"n/a ({budget.series_money.reason})"
-    if isinstance(budget.price, Price):
-        price = budget.price
-        per_kwh = units.format_significant(price.per_kwh, 4)
-        yield "price", f"{per_kwh} {price.currency}/kWh, {price.place}, {price.date} ({price.source})"
-
-
-def _span(value: Estimate | Figure, text: Callable[[float], str]) -> str:
-    if isinstance(value.low, Absent) or isinstance(value.high, Absent):
-        return text(value.value)
-    return f"{text(value.value)} ({text(value.low)} to {text(value.high)})"
-
-
-def _hours(row: PlanRow) -> str:
-    return _span(row.hours, units.format_significant)
-
-
-def _rate(rate: Estimate) -> str:
-    return f"{units.format_significant(rate.value)} {units.format_plus_minus(rate.half_width)}"
-
-
-def _value(figure: Figure | Absent) -> str:
-    return units.format_significant(figure.value) if isinstance(figure, Figure) else "n/a"
-
-
-def _kwh_unit(budget: Budget) -> str:
-    if isinstance(budget.power, Absent) or budget.power.covers == "wall":
-        return "kWh"
-    return f"kWh {budget.power.covers}"
-
-
-def _currency(budget: Budget) -> str:
-    return budget.price.currency if isinstance(budget.price, Price) else "money"

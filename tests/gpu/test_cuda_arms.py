@@ -1,4 +1,4 @@
-"""Do all arms of train-probe run on a GPU, and do predictions hold there? pytest tests/gpu/test_cuda_arms.py -m gpu -s"""
+"""Do all arms run on a GPU, and do predictions hold there? pytest tests/gpu/test_cuda_arms.py -m gpu -s"""
 
 import json
 import subprocess
