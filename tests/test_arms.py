@@ -398,7 +398,9 @@ def test_communication_that_nothing_hides_is_named():
     finding = codes(found, slices)["communication-bound"]
     assert finding.cost.possible.value == pytest.approx(2000)  # a step of 1.024 s, half of it exposed
     assert finding.evidence[0] == "512 ms of a step of 1.02 s (50 %)"
-    assert finding.evidence[1].startswith("it crosses between the hosts anna and bert: 20.5 MiB of gradients, 42.0 MB/s")
+    assert finding.evidence[1].startswith(
+        "it crosses between the hosts anna and bert: 20.5 MiB of gradients, 42.0 MB/s"
+    )
 
 
 @pytest.mark.parametrize(

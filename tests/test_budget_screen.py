@@ -87,8 +87,8 @@ warning   5M alone would see 6,920 tokens per parameter, 15M 948: more data than
 ELSEWHERE = """\
 1.2 EFLOP for 120M (1.6B tokens) on 2xsome-card: 4.53 h (4.11 to 5.82 h), 3.43 kWh (2.65 to 5.04
 kWh), 0.641 USD (0.495 to 0.944 USD)
-1.2 EFLOP in 48.0 h is 6.94 TFLOP/s, 3.5 % of the 200 TFLOP/s peak of 2 Some Card: 11 times as long
-as it should take, 4.53 h (4.11 h to 5.82 h); look for what holds it back
+1.2 EFLOP in 48 h is 6.94 TFLOP/s, 3.5 % of the 200 TFLOP/s peak of 2 Some Card: 11 times as long as
+it should take, 4.53 h (4.11 h to 5.82 h); look for what holds it back
 on 2xsome-card: cuda (Some Card), adamw, bf16, compiled, ddp on 2; nothing was measured there: every
 figure is predicted
 
@@ -228,6 +228,11 @@ def test_what_hours_buy_is_said_as_flop_and_tokens_and_not_as_hours():
     assert "for 120M (69.1M tokens, " in first
     assert first.endswith("): 4.80 kWh (4.56 to 5.05 kWh)")
     assert " h (" not in first
+
+
+def test_where_hours_are_all_that_is_known_nothing_is_promised_after_them():
+    question = Question(48.0, "120M", (M120,), kind="hours")
+    assert screen(plan(question, [stored(M120, 400.0)], "now"), 200).splitlines()[0].endswith("M)")
 
 
 def test_money_that_is_asked_for_is_not_answered_with_money():

@@ -55,11 +55,7 @@ def test_forward_and_backward_equal_torchs_counter_to_the_last_flop(shape):
     tokens = 3 * shape.sequence
     assert forward == tokens * flops.forward_flop_per_token(shape)
     assert backward == 2 * forward
-    assert (
-        forward + backward
-        == tokens * flops.flop_per_token(shape)
-        == tokens * flops.hardware_flop_per_token(shape)
-    )
+    assert forward + backward == tokens * flops.flop_per_token(shape) == tokens * flops.hardware_flop_per_token(shape)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

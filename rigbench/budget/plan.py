@@ -100,12 +100,8 @@ def assemble(question: Question, machine: Machine, forecasts: Sequence[Forecast]
     energy = cost.kwh(hours, power)
     beyond = overheads.rows(forecasts, tokens, machine, question.overheads)
     whole = _whole(hours, overheads.whole_hours(hours, beyond), power, price)
-    rented = _rent(question, machine, whole.hours)
-    price_of_rig = machine.known.purchase if isinstance(question.purchase, Absent) else question.purchase
-    bought = money.purchase(whole.hours, price_of_rig, question.lifetime_hours)
-    speed = spans.per_second(flop_exact, hours)
     currency = price.currency if isinstance(price, Price) else ""
-    return Budget(
+    budget = Budget(
         method=METHOD,
         started_at=started_at,
         flops=flop.value,
@@ -117,7 +113,7 @@ def assemble(question: Question, machine: Machine, forecasts: Sequence[Forecast]
         series_flop_6n=math.fsum(row.flop_6n for row in series),
         series_flop_exact=flop_exact,
         series_hours=hours,
-        series_model_flops_per_s=speed,
+        series_model_flops_per_s=spans.per_second(flop_exact, hours),
         series_kwh=energy,
         series_money=cost.money(energy, power, price),
         alone=alone,
@@ -134,15 +130,33 @@ def assemble(question: Question, machine: Machine, forecasts: Sequence[Forecast]
         overheads=beyond,
         whole=whole,
         written=overheads.written(forecasts, question.overheads),
+        next_slice=machine.known.next_slice or msgspec.UNSET,
+    )
+    return _judged(budget, question, machine, whole)
+
+
+def _judged(budget: Budget, question: Question, machine: Machine, whole: Sum) -> Budget:
+    """With what else its hours cost, whether they are plausible, and what scaling laws say of its FLOP."""
+    rented = _rent(question, machine, whole.hours)
+    price_of_rig = machine.known.purchase if isinstance(question.purchase, Absent) else question.purchase
+    bought = money.purchase(whole.hours, price_of_rig, question.lifetime_hours)
+    currency = question.price.currency if isinstance(question.price, Price) else ""
+    return msgspec.structs.replace(
+        budget,
         rent=rented,
         purchase=bought,
         break_even=money.break_even(whole.hours, rented, bought, whole.money, currency),
         sanity=sanity.check(
-            machine, flop.value, flop_exact, speed, whole.hours, whole.kwh, question.declared_hours
+            machine,
+            budget.flops,
+            budget.series_flop_exact,
+            budget.series_model_flops_per_s,
+            whole.hours,
+            whole.kwh,
+            question.declared_hours,
         ),
-        laws=laws.optima(flop.value),
-        next_slice=machine.known.next_slice or msgspec.UNSET,
-    )  # fmt: skip
+        laws=laws.optima(budget.flops),
+    )
 
 
 def check(question: Question) -> None:

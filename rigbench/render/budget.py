@@ -56,7 +56,7 @@ def _headline(budget: Budget) -> str:
     }
     shown = [its for name, its in answers.items() if name != kind]
     known = [_with_unit(answer, unit) for answer, unit in shown if not isinstance(answer, Absent)]
-    return f"{_asked(budget)}: {', '.join(known)}"
+    return ": ".join([_asked(budget), *([", ".join(known)] if known else [])])
 
 
 def _asked(budget: Budget) -> str:

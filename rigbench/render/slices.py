@@ -155,14 +155,13 @@ def _scaling(result: Slice) -> Iterator[tuple[str, str]]:
         return
     if isinstance(its.shared_seconds, Absent) or isinstance(its.efficiency, Absent):
         return
-    yield (
-        "scaling",
-        (
-            f"{units.format_share(its.efficiency)} of {len(its.hosts)} times one rank alone, whose step takes "
-            f"{units.format_seconds(its.alone_seconds.value)}: {_signed(its.shared_seconds)} where all compute at once, "
-            f"{_signed(its.imbalance_seconds)} for the slowest rank, {_signed(its.exposed_seconds)} for the exchange"
-        ),
+    share, count = units.format_share(its.efficiency), len(its.hosts)
+    alone = units.format_seconds(its.alone_seconds.value)
+    parts = (
+        f"{_signed(its.shared_seconds)} where all compute at once, {_signed(its.imbalance_seconds)} for the slowest "
+        f"rank, {_signed(its.exposed_seconds)} for the exchange"
     )
+    yield "scaling", f"{share} of {count} times one rank alone, whose step takes {alone}: {parts}"
 
 
 def _signed(seconds: float) -> str:

@@ -1,0 +1,269 @@
+"""Do predictions reach a budget as they should: what fits, in which batches, at which watts, corrected by what?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+from budget_slices import CPU, GPU, M5, M15, M30, M60, M120, stored
+
+from rigbench import fitting, forecasting, rigfacts, ways
+from rigbench.budget import money
+from rigbench.budget.comparable import Wanted
+from rigbench.budget.plan import Question, assemble, plan
+from rigbench.errors import BAD_INPUT, RigbenchError
+from rigbench.predict import ceilings, steptime
+from rigbench.profiles import on
+from rigbench.records import Absent, Estimate, Figure, Largest, Price, Run, Training
+from rigbench.records.steptime import Ceilings
+from rigbench.records.thermals import HeatCard, HeatLoad, Thermals
+
+US = Price(per_kwh=0.2, currency="USD", place="somewhere", date="2026-04", source="a test")
+
+
+class Fits:
+    """Stands in for the memory's predictor: so many sequences fit in each way."""
+
+    def __init__(self, by_way: dict[tuple[int, int], int], on_cards: tuple[str, ...] = ()) -> None:
+        self.by_way, self.on_cards, self.asked = by_way, on_cards, []
+
+    def largest_micro_batch(self, training: Training, target: object) -> Largest | Absent:
+        self.asked.append(training.model.name)
+        found = self.by_way.get((training.checkpoint_every, training.loss_chunks), 0)
+        return Largest(found, None, Absent("not asked")) if found else Absent("not even one sequence fits")  # type: ignore[arg-type]
+
+    def least_bytes(self, training: Training) -> int:
+        return 1 << 60  # so that nothing surely fits, and this is asked
+
+    def predict(self, training: Training, target: object) -> object:
+        return type("Prediction", (), {"short_bytes": 3 << 30})
+
+    def fits(self, training: Training, target: object) -> bool:
+        return target.name in self.on_cards or training.optimizer in self.on_cards  # type: ignore[attr-defined]
+
+
+def fitted(predictor: Fits, rig: str = "2xrtx-4080", **wanted: str) -> Training:
+    return ways.fitted(predictor, (M5, M120, M60), on.rig(rig), Wanted(**wanted))  # type: ignore[arg-type]
+
+
+def test_one_micro_batch_that_fits_the_largest_model_is_taken_for_all():
+    predictor = Fits({(0, 1): 13})
+    training = fitted(predictor)
+    assert (training.micro_batch, training.strategy, training.ranks, training.precision) == (13, "ddp", 2, "bf16")
+    assert predictor.asked == ["120M"]
+    assert fitted(Fits({(0, 1): 500}), "h200").micro_batch == 32  # more than 32,768 tokens gain little
+
+
+def test_what_surely_fits_needs_no_recorded_step():
+    class NeverAsked(Fits):
+        def least_bytes(self, training: Training) -> int:
+            return 12 * training.model.total_parameters
+
+    predictor = NeverAsked({})
+    assert 4 <= fitted(predictor).micro_batch <= 13
+    assert fitted(predictor, "h200").micro_batch == 32
+    assert predictor.asked == []
+    with pytest.raises(RigbenchError, match="does not fit"):  # what is recomputed is not in the closed form
+        fitted(predictor, checkpointing="on")
+
+
+def test_what_does_not_fit_plainly_is_chunked_and_then_checkpointed():
+    assert fitted(Fits({(0, 8): 3})).loss_chunks == 8
+    last = fitted(Fits({(1, 8): 2}))
+    assert (last.checkpoint_every, last.loss_chunks, last.micro_batch) == (1, 8, 2)
+    assert fitted(Fits({(0, 1): 2, (0, 8): 6})).loss_chunks == 8  # two sequences are few
+    assert fitted(Fits({(0, 1): 2, (1, 8): 3})).micro_batch == 2  # and not much is gained by recomputing for a third
+    with pytest.raises(RigbenchError, match="does not fit"):
+        fitted(Fits({(1, 8): 2}), checkpointing="off")
+
+
+def test_a_model_that_does_not_fit_is_said_with_what_would():
+    with pytest.raises(RigbenchError) as refused:
+        fitted(Fits({}, ("rtx-3090", "rtx-4090", "adamw8bit")))
+    assert refused.value.exit_code == BAD_INPUT
+    assert str(refused.value) == (
+        "120M does not fit a card of 2xrtx-4080 even with checkpointing and a chunked loss: 3.0 GiB are missing; what "
+        "would do: --on 2xrtx-3090 or --optimizer adamw8bit or a smaller model (`rigbench capacity --on 2xrtx-4080` "
+        "tells the largest)"
+    )
+
+
+@pytest.mark.parametrize(("rig", "strategy"), [("2xrtx-4080", "single"), ("h200", "ddp")])
+def test_a_strategy_that_is_none_for_so_many_cards_is_refused(rig, strategy):
+    with pytest.raises(RigbenchError, match=f"--strategy {strategy} is none for the"):
+        fitted(Fits({(0, 1): 13}), rig, strategy=strategy)
+
+
+@pytest.mark.parametrize(("tokens", "micro_batch", "accumulation"), [(26_624, 13, 1), (524_288, 13, 20), (8192, 4, 1)])
+def test_tokens_of_a_step_are_made_up_of_cards_micro_batches_and_accumulation(tokens, micro_batch, accumulation):
+    training = ways.batched(fitted(Fits({(0, 1): 13})), tokens)
+    assert (training.micro_batch, training.accumulation) == (micro_batch, accumulation)
+    made = steptime.tokens_per_step(training)
+    assert made == pytest.approx(tokens, rel=0.05)
+
+
+class JobWithoutAMachine:
+    """All that `elsewhere` asks of a job is its predictor, which the test gives."""
+
+
+def elsewhere(monkeypatch, rig: str, question: Question, predictor: Fits | None = None) -> forecasting.Elsewhere:
+    monkeypatch.setattr(fitting, "predictor", lambda job: predictor or Fits({(0, 1): 13}))
+    return forecasting.elsewhere(JobWithoutAMachine(), question, on.rig(rig))  # type: ignore[arg-type]
+
+
+QUESTION = Question(1.2e18, "diy", (M5, M120), price=US)
+
+
+def test_rates_of_a_rig_elsewhere_are_the_step_models_own(monkeypatch):
+    found = elsewhere(monkeypatch, "2xrtx-4080", QUESTION)
+    limits = ceilings.from_rig(on.rig("2xrtx-4080"))
+    training = Training(model=M120, micro_batch=13, strategy="ddp", ranks=2)
+    step = steptime.predict(training, limits, compiled=True)
+    assert found.forecasts[1].rate.tokens_per_s == step.tokens_per_s
+    assert found.forecasts[1].tokens_per_step == 2 * 13 * 1024
+    assert found.forecasts[1].batch == "13 × 1,024 tokens × 2 cards"
+    slower = elsewhere(monkeypatch, "2xrtx-4080", replace(QUESTION, wanted=Wanted(compiled=False)))
+    assert slower.forecasts[1].rate.tokens_per_s.value < step.tokens_per_s.value
+
+
+def test_two_cards_take_the_host_of_the_profile_with_the_same_cards(monkeypatch):
+    power = elsewhere(monkeypatch, "2xrtx-4080", QUESTION).machine.power
+    # 0.85 of 2 · 320 W and the 90 W of dual-rtx-4080, behind a supply of 0.9
+    assert power.watts.value == pytest.approx((0.85 * 640 + 90) / 0.9)
+    assert power.watts.low == pytest.approx((0.6 * 640 + 90) / 0.9)
+    assert power.watts.high == pytest.approx((640 + 90) / 0.9)
+    assert "rig profile dual-rtx-4080, assumption" in power.split[1].watts.basis
+    declared = replace(QUESTION, wall_watts=729.0)
+    assert elsewhere(monkeypatch, "2xrtx-4080", declared).machine.power.watts.value == 729.0
+
+
+def test_without_any_known_host_the_cards_watts_are_not_called_the_bill(monkeypatch):
+    found = elsewhere(monkeypatch, "3xrtx-4080", QUESTION)
+    assert found.machine.power.covers == "GPUs only"
+    budget = assemble(QUESTION, found.machine, found.forecasts, "now")
+    assert isinstance(budget.whole.money, Absent)
+
+
+def test_peak_rent_and_price_are_of_all_cards_with_their_sources(monkeypatch):
+    known = elsewhere(monkeypatch, "2xrtx-4080", QUESTION).machine.known
+    assert known.peak_flops_per_s.value == pytest.approx(2 * 97.5e12)
+    assert known.purchase.price.value == 2 * 1199
+    assert isinstance(known.rent, Absent)  # nobody is known to rent it out
+    rent = elsewhere(monkeypatch, "rtx-4090", QUESTION).machine.known.rent
+    assert (rent.per_gpu_hour, rent.currency) == (0.74, "USD")  # the newest of three
+    assert rent.name == "RunPod, 2026-09-27, RunPod's pods page; listed from 0.34 to 0.74 (--rent)"
+
+
+def test_the_classic_claim_is_judged_by_the_same_rig(monkeypatch):
+    question = replace(QUESTION, declared_hours=48.0)
+    found = elsewhere(monkeypatch, "2xrtx-4080", question)
+    budget = assemble(question, found.machine, found.forecasts, "now")
+    assert budget.sanity.sentence.startswith(
+        "1.2 EFLOP in 48 h is 6.94 TFLOP/s, 3.6 % of the 195 TFLOP/s peak of 2 RTX 4080: "
+    )
+
+
+def test_the_next_slice_for_a_rig_elsewhere_is_a_whole_command(monkeypatch):
+    question = replace(QUESTION, wants_next_slice=True)
+    its = elsewhere(monkeypatch, "2xrtx-4080", question).machine.known.next_slice
+    assert its.command.startswith("rigbench train-probe --params ")
+    assert its.command.endswith("--optimizer adamw --precision bf16 --compile on --strategy ddp --seconds 60s")
+    assert its.half_width_then < its.half_width_now
+    assert elsewhere(monkeypatch, "2xrtx-4080", QUESTION).machine.known.next_slice is None
+
+
+def cpu_limits() -> Ceilings:
+    def figure(value: float) -> Figure:
+        return Figure(value, "measured", "a test")
+
+    return Ceilings(
+        kind="cpu",
+        name=CPU.name,
+        count=1,
+        source="measured",
+        matmul_flops_per_s={"bf16": figure(400e9), "fp32": figure(200e9)},
+        memory_bytes_per_s=figure(20e9),
+        launch_seconds=figure(10e-6),
+        tdp_watts=Absent("a processor"),
+        feed_hertz=Absent("a processor"),
+        link=Absent("one"),
+        data_tokens_per_s=Absent("not measured"),
+        rests_on=("r9",),
+    )
+
+
+def predicted_rate(model) -> float:
+    return steptime.predict(Training(model=model, precision="bf16"), cpu_limits(), False).tokens_per_s.value
+
+
+def test_sizes_not_measured_here_are_predicted_and_corrected_by_those_that_were(monkeypatch):
+    monkeypatch.setattr(ceilings, "from_runs", lambda runs: cpu_limits())
+    # a rig that takes 1.3 times as long as predicted, at every size
+    slices = [stored(model, predicted_rate(model) / 1.3) for model in (M5, M15, M120)]
+    question = Question(1e16, "diy", (M5, M15, M30, M120), wants_next_slice=True)
+    known, better = forecasting.here(question, slices, [])
+    assert set(better) == {"30M"}
+    assert better["30M"].tokens_per_s.value == pytest.approx(predicted_rate(M30) / 1.3, rel=0.05)
+    assert better["30M"].rests_on == ("r1 5M", "r1 15M", "r1 120M")
+    budget = plan(question, slices, "now", better=better, about=known)
+    row = budget.series[2]
+    assert row.rate.source == "predicted"
+    assert row.rate.tokens_per_s == better["30M"].tokens_per_s
+    assert budget.next_slice.of == "120M"
+
+
+def test_a_step_model_that_contradicts_interpolation_is_not_believed(monkeypatch):
+    slices = [stored(M15, 4000.0), stored(M60, 900.0)]
+    question = Question(1e16, "diy", (M15, M30, M60))
+    usual = plan(question, slices, "now").series[1].rate
+    far = msgspec.structs.replace(usual, tokens_per_s=Estimate(9000.0, 8900.0, 9100.0, 0.9, "a model", 2))
+    assert plan(question, slices, "now", better={"30M": far}).series[1].rate == usual
+    near = msgspec.structs.replace(usual, tokens_per_s=Estimate(1900.0, 1850.0, 1950.0, 0.9, "a model", 2))
+    assert plan(question, slices, "now", better={"30M": near}).series[1].rate == near
+
+
+def test_without_ceilings_the_next_slice_is_the_size_that_is_missing():
+    question = Question(1e16, "diy", (M15, M30, M60), wants_next_slice=True)
+    known, better = forecasting.here(question, [stored(M15, 4000.0), stored(M60, 900.0)], [])
+    assert better == {}
+    assert known.next_slice.command == (
+        "rigbench train-probe --params 30M --optimizer adamw --precision bf16 --compile off --seconds 60s"
+    )
+    assert isinstance(known.next_slice.half_width_then, Absent)
+
+
+def test_a_gpu_of_this_rig_has_its_datasheet_beside_its_slices():
+    device = msgspec.structs.replace(GPU, name="NVIDIA GeForce RTX 4090", memory_total_bytes=24564 << 20)
+    slices = [stored(M120, 90_000.0, device=device, ranks=2, strategy="ddp")]
+    known, _ = forecasting.here(Question(1e16, "120M", (M120,)), slices, [])
+    assert known.peak_flops_per_s.value == pytest.approx(2 * 165.2e12)
+    assert known.purchase.price.value == 2 * 1599
+    assert known.rent.per_gpu_hour == 0.74
+    budget = plan(Question(1e16, "120M", (M120,), rent=money.RentPrice(2.0, "USD", "--rent")), slices, "now")
+    assert budget.rent.per_hour == 4.0
+
+
+def blank(kind: type, **fields: object):
+    """A record of which only some fields matter here."""
+    return kind(**dict.fromkeys(kind.__struct_fields__, Absent("not asked")) | fields)
+
+
+def soaked(name: str, *ratios: float) -> Run:
+    cards = tuple(
+        blank(
+            HeatCard,
+            load=blank(HeatLoad, device=GPU),
+            hot_over_cold=Estimate(ratio, ratio - 0.01, ratio + 0.01, 0.95, "batch means", 9),
+        )
+        for ratio in ratios
+    )
+    return blank(Run, id=name, thermals=blank(Thermals, cards=cards), slices=())
+
+
+def test_heat_is_of_the_newest_soak_and_of_the_card_that_lost_most():
+    newest, oldest = soaked("r8", 0.95, 0.90), soaked("r7", 0.5)
+    extra, words = rigfacts._hot([newest, oldest], "cuda")
+    assert extra == pytest.approx((1 / 0.90 - 1, 1 / 0.91 - 1, 1 / 0.89 - 1))
+    assert words == "hot over cold 0.900, thermals of run r8"
+    assert rigfacts._hot([newest, oldest], "cpu")[0] == (0.0, 0.0, 0.05)  # a soaked card says nothing of a processor
