@@ -155,13 +155,13 @@ def _scaling(result: Slice) -> Iterator[tuple[str, str]]:
         return
     if isinstance(its.shared_seconds, Absent) or isinstance(its.efficiency, Absent):
         return
-    share, count = units.format_share(its.efficiency), len(its.hosts)
+    kept, count = units.format_share(its.efficiency), len(its.hosts)
     alone = units.format_seconds(its.alone_seconds.value)
     parts = (
         f"{_signed(its.shared_seconds)} where all compute at once, {_signed(its.imbalance_seconds)} for the slowest "
         f"rank, {_signed(its.exposed_seconds)} for the exchange"
     )
-    yield "scaling", f"{share} of {count} times one rank alone, whose step takes {alone}: {parts}"
+    yield "scaling", f"{kept} of {count} times one rank alone, whose step takes {alone}: {parts}"
 
 
 def _signed(seconds: float) -> str:
