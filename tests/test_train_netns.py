@@ -43,6 +43,7 @@ def test_the_link_between_two_hosts_is_what_their_steps_wait_for(tmp_path):
     assert exchange["exposed_seconds"] == pytest.approx(crossing, rel=0.35)
     alone = exchange["alone_seconds"]["value"]
     parts = exchange["shared_seconds"] + exchange["imbalance_seconds"] + exchange["exposed_seconds"]
-    assert alone / (alone + parts) == pytest.approx(exchange["efficiency"])
+    assert alone + parts + exchange["unexplained_seconds"] == pytest.approx(found["step_seconds"]["value"])
+    assert alone / found["step_seconds"]["value"] == pytest.approx(exchange["efficiency"])
     (finding,) = [one for one in run["findings"] if one["code"] == "communication-bound"]
     assert "it crosses between the hosts anna and bert" in finding["evidence"][1]

@@ -142,7 +142,7 @@ def train_probe(
     if isinstance(question, train_own.Asked):
         return common.answer(lambda job: train_own.run(job, question), _show)
     if world and world.rank:
-        return train_ranks.follow(stage.options_of(question, question.base), world)
+        return train_ranks.follow(stage.options_of(question, question.base), world, common.store().home)
     return common.answer(lambda job: stage.run(job, question), _show)
 
 

@@ -156,7 +156,7 @@ class _Slicing:
         exchange: Exchange | msgspec.UnsetType = msgspec.UNSET
         if ended_by != "interrupted":
             self.report.partial(sliced(METHOD, self.options, self.ground, accelerator.device, seen, ended_by))
-            exchange = self._exchange(loop)
+            exchange = self._exchange(loop, stats.median_estimate(steps.seconds[steady_from:]).value)
         return sliced(METHOD, self.options, self.ground, accelerator.device, seen._replace(exchange=exchange), ended_by)
 
     def _trained(self, strategy: str) -> Trained:
@@ -178,7 +178,7 @@ class _Slicing:
     def _peaks(self) -> Vram:
         return peaks(self.accelerator, self.ground.before_model_bytes)
 
-    def _exchange(self, loop: RankLoop) -> Exchange:
+    def _exchange(self, loop: RankLoop, step: float) -> Exchange:
         """What the ranks wait for each other: steps with and without it in turn, then rank 0 alone."""
         self.report.progress(0.9, "steps without exchange")
         with_it, without = timed_pairs(loop, self.options.patience)
@@ -199,7 +199,8 @@ class _Slicing:
             alone_seconds=alone,
             shared_seconds=middle - alone.value if isinstance(alone, Estimate) else alone,
             imbalance_seconds=slow - middle,
-            efficiency=alone.value / (slow + exposed) if isinstance(alone, Estimate) else alone,
+            unexplained_seconds=step - slow - exposed,
+            efficiency=alone.value / step if isinstance(alone, Estimate) else alone,
         )
 
     def _alone(self) -> Estimate | Absent:

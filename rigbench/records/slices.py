@@ -125,9 +125,10 @@ class Exchange(Record, frozen=True):
 
     `with_seconds` and `without_seconds` are steps in turn, with and without the exchange, each of the slowest rank;
     `exposed_seconds` is the median of their differences. `without_by_rank` are the median steps without it of each
-    rank; `alone_seconds` is rank 0's while all others waited. A step of all ranks is then that alone, and what is
-    `shared` (memory, power, cores), what the slowest rank takes longer than the middle one (`imbalance`) and what is
-    exposed. `efficiency` is the rate of all over that many times the one rank's.
+    rank; `alone_seconds` is rank 0's while all others waited. The slice's median step is then that alone, what is
+    `shared` (memory, power, cores), what the slowest rank takes longer than the middle one (`imbalance`), what is
+    exposed, and what stays `unexplained`: steps in turn begin together, and those of the slice as they come.
+    `efficiency` is the rate of all over that many times the one rank's.
     """
 
     method: str
@@ -139,6 +140,7 @@ class Exchange(Record, frozen=True):
     alone_seconds: Estimate | Absent
     shared_seconds: float | Absent
     imbalance_seconds: float
+    unexplained_seconds: float
     efficiency: float | Absent
 
 

@@ -159,7 +159,7 @@ def _scaling(result: Slice) -> Iterator[tuple[str, str]]:
     alone = units.format_seconds(its.alone_seconds.value)
     parts = (
         f"{_signed(its.shared_seconds)} where all compute at once, {_signed(its.imbalance_seconds)} for the slowest "
-        f"rank, {_signed(its.exposed_seconds)} for the exchange"
+        f"rank, {_signed(its.exposed_seconds)} for the exchange, {_signed(its.unexplained_seconds)} unexplained"
     )
     yield "scaling", f"{kept} of {count} times one rank alone, whose step takes {alone}: {parts}"
 

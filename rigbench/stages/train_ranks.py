@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -65,16 +66,14 @@ def alone(job: Job, result: Slice | Skipped) -> None:
         job.keep(findings=worst_first((*job.run.findings, *found)))
 
 
-def follow(asked: DecoderOptions, world: World) -> int:
+def follow(asked: DecoderOptions, world: World, home: Path) -> int:
     """A rank beside the one that reports: the same work, nothing said and nothing stored. Returns the exit code.
 
     Raises:
         RigbenchError: this rank's own: there is no device for it, say.
     """
-    from rigbench.store import default_home
-
     options = Options(**_shared(asked), host_name=socket.gethostname())
-    options = msgspec.structs.replace(options, cache=str(default_home() / "cache"))
+    options = msgspec.structs.replace(options, cache=str(home / "cache"))
     outcome = started(options, {}, world, world.size, lambda share, text: None)
     if outcome.ended == "interrupted":
         return INTERRUPTED
