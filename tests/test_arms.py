@@ -391,9 +391,8 @@ def test_a_host_that_is_busy_all_the_step_is_launch_bound():
 
 
 def test_communication_that_nothing_hides_is_named():
-    waits = Exchange(
-        "in turn", ("anna", "bert"), (1.0,), (0.5,), 0.512, (0.5, 0.5), Absent("x"), Absent("x"), 0.0, Absent("x")
-    )
+    none = Absent("not timed alone")
+    waits = Exchange("in turn", ("anna", "bert"), (1.0,), (0.5,), 0.512, (0.5, 0.5), none, none, 0.0, 0.0, none)
     found, slices = table({"base": (BASE, msgspec.structs.replace(slice_of(1000), exchange=waits))})
     finding = codes(found, slices)["communication-bound"]
     assert finding.cost.possible.value == pytest.approx(2000)  # a step of 1.024 s, half of it exposed

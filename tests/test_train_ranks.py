@@ -84,10 +84,10 @@ def test_where_the_loss_of_rate_goes_adds_up(ddp):
     assert len(exchange.with_seconds) == len(exchange.without_seconds) >= 2
     differences = sorted(a - b for a, b in zip(exchange.with_seconds, exchange.without_seconds, strict=True))
     assert differences[0] <= exchange.exposed_seconds <= differences[-1]
-    step = (
-        exchange.alone_seconds.value + exchange.shared_seconds + exchange.imbalance_seconds + exchange.exposed_seconds
-    )
-    assert exchange.efficiency == pytest.approx(exchange.alone_seconds.value / step)
+    step, alone = ddp.step_seconds.value, exchange.alone_seconds.value
+    lost = exchange.shared_seconds + exchange.imbalance_seconds + exchange.exposed_seconds
+    assert alone + lost + exchange.unexplained_seconds == pytest.approx(step)
+    assert exchange.efficiency == pytest.approx(alone / step)
     assert exchange.imbalance_seconds >= 0
 
 
