@@ -17,6 +17,7 @@ from rigbench.errors import NOTHING, RigbenchError
 from rigbench.findings import slices as findings
 from rigbench.hardware.rig import Rig
 from rigbench.job import Interrupted, Job
+from rigbench.measure.steps import PARTS
 from rigbench.model.asked import Asked as AskedModel
 from rigbench.predict.cards import of_profile
 from rigbench.predict.memory import Predictor
@@ -204,6 +205,27 @@ def test_the_peak_that_decides_is_the_devices_own():
     on_gpu = stored(M5, 1.0, device=GPU, memory=Vram(5, 7 * GIB, 9 * GIB, GIB, 0, 2, deciding="reserved plus context"))
     assert arm_table.peak(on_gpu.slice).value == 8 * GIB
     assert arm_table.peak(slice_of(1.0, 3.0)).value == 3 * GIB
+
+
+def test_a_gpus_table_shows_its_memory_four_ways_with_what_runs_out_first():
+    from io import StringIO
+
+    from rich.console import Console
+
+    from rigbench.render import arms as screen
+
+    memory_of_gpu = Vram(5 * GIB, 6 * GIB, 2 * GIB, GIB // 2, 0, 3, deciding="reserved plus context, on the device")
+    result = slice_of(1000, device=GPU, memory=memory_of_gpu, step_share=dict.fromkeys(PARTS, 0.25))
+    found, slices = table({"base": (BASE, result)})
+    out = StringIO()
+    screen.show(found, slices, Console(file=out, width=120))
+    shown = [line.rstrip() for line in out.getvalue().splitlines()]
+    start = shown.index("memory, four ways")
+    assert shown[start + 1 : start + 3] == [
+        "arm   allocated  reserved  context  process                   what runs out first",
+        "base      5 GiB     6 GiB  512 MiB    2 GiB  reserved plus context, on the device",
+    ]
+    assert any(line.startswith("base  1.02 s") and line.endswith("3") for line in shown)  # the retries
 
 
 # ---- planned, run and kept

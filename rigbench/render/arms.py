@@ -46,6 +46,9 @@ def show(table: Arms, slices: Results, console: Console) -> None:
         if measured:
             console.print(Text("\nwhere each step goes", style="bold"))
             console.print(_table(measured, results, _split_columns(measured, results)))
+            if any(_four(row, results[row.label], "allocated_bytes") for row in measured):
+                console.print(Text("\nmemory, four ways", style="bold"))
+                console.print(_table(measured, results, _memory_columns()))
         console.print()
         _chart(told, results, console)
     console.print()
@@ -98,6 +101,29 @@ def _split_columns(rows: Sequence[ArmRow], results: dict[str, Slice | None]) -> 
         ("hottest", _hottest),
         ("throttled", _throttled),
     ]
+
+
+def _memory_columns() -> list[tuple[str, Cell]]:
+    """A GPU's; on a CPU there is only the process."""
+
+    def four(name: str) -> Cell:
+        return lambda row, result: _four(row, result, f"{name}_bytes")
+
+    return [
+        ("arm", lambda row, result: row.label),
+        *((name, four(name)) for name in ("allocated", "reserved", "context", "process")),
+        ("predicted allocated", _predicted_allocated),
+        ("what runs out first", lambda row, result: result.memory.deciding if result else ""),
+    ]
+
+
+def _four(row: ArmRow, result: Slice | None, name: str) -> str:
+    size = getattr(result.memory, name) if result else None
+    return units.format_bytes(size) if isinstance(size, int) else ""
+
+
+def _predicted_allocated(row: ArmRow, result: Slice | None) -> str:
+    return units.format_bytes(row.memory.allocated_bytes) if isinstance(row.memory, VramPrediction) else ""
 
 
 def _rate(row: ArmRow, result: Slice | None) -> str:
