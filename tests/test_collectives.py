@@ -319,9 +319,9 @@ def place(rank: int, way: str) -> RankPlace:
 def test_gloo_is_told_the_interface_that_leads_to_the_others(monkeypatch, master, towards, chosen):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     monkeypatch.setattr(stage.sockets, "interface_towards", lambda address, _: towards.get(address, Absent("no way")))
-    assert stage._interface(ranks.World(0, 2, 0, master, 29500)) == chosen
+    assert stage.interface(ranks.World(0, 2, 0, master, 29500)) == chosen
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
-    assert stage._interface(ranks.World(0, 2, 0, master, 29500)) == {}
+    assert stage.interface(ranks.World(0, 2, 0, master, 29500)) == {}
 
 
 def test_the_way_to_this_machine_is_its_loopback():
