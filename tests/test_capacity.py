@@ -100,6 +100,7 @@ def test_a_larger_card_fits_more_of_everything_and_every_figure_is_a_prediction(
             assert prediction["process"]["high"] <= prediction["target"]["usable"]["value"]
 
 
+@pytest.mark.slow
 def test_a_second_answer_needs_no_torch_and_report_shows_it_again(rigbench, home):
     words = ["capacity", "--series", "tiny", "--seq", "128", "--optimizer", "adamw", "--on", "rtx-4080", "--quiet"]
     first = rigbench(*words)[1]

@@ -315,6 +315,7 @@ class _Job:
     progress = Progress()
 
 
+@pytest.mark.slow
 def test_a_model_is_tried_in_a_process_of_its_own(monkeypatch):
     monkeypatch.chdir(MODELS)
     job = _Job()

@@ -28,7 +28,7 @@ def test_mfu_is_of_the_datasheet_of_the_card_that_worked(job):
     arm = msgspec.structs.replace(result.arm, precision="bf16")
     uuid = str(job.gpus[1].uuid)
     result = msgspec.structs.replace(result, device=on_gpu(uuid), arm=arm, model_flops_per_s=20e12)
-    mfu = train._mfu(job, result)
+    mfu = train._of_peak(job, result, result.model_flops_per_s)
     assert isinstance(mfu, Figure)
     assert mfu.value == pytest.approx(20 / 104.4)  # gpus.csv: 104.4 TFLOP/s bf16 with fp32 accumulate
     assert "RTX 4080 SUPER" in mfu.basis
@@ -36,9 +36,9 @@ def test_mfu_is_of_the_datasheet_of_the_card_that_worked(job):
 
 def test_a_cpu_and_an_unknown_card_have_no_mfu_rather_than_a_guess(job):
     result = stored(M5, 1000.0).slice
-    assert isinstance(train._mfu(job, result), Absent)
+    assert isinstance(train._of_peak(job, result, 1e12), Absent)
     stranger = msgspec.structs.replace(result, device=on_gpu("GPU-elsewhere"))
-    assert isinstance(train._mfu(job, stranger), Absent)
+    assert isinstance(train._of_peak(job, stranger, 1e12), Absent)
 
 
 def test_only_the_card_that_worked_is_charged(job):

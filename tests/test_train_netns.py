@@ -23,7 +23,7 @@ def test_the_link_between_two_hosts_is_what_their_steps_wait_for(tmp_path):
     shape = tmp_path / "small.toml"
     shape.write_text(SHAPE)
     words = ["train-probe", "--model", str(shape), "--strategy", "ddp", "--precision", "fp32", "--device", "cpu"]
-    words += ["--seconds", "4s", "--json", "--home", str(tmp_path / "home")]
+    words += ["--seconds", "3s", "--json", "--home", str(tmp_path / "home")]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     meeting = ["--master-addr", "10.77.0.1", "--master-port", "29401"]
     commands = [[*torchrun, "--node-rank", rank, *meeting, "-m", "rigbench", *words] for rank in "01"]

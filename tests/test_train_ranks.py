@@ -112,6 +112,7 @@ def test_a_rank_that_dies_in_mid_step_is_named(folder):
     assert (outcome.ended, outcome.dead_ranks) == ("died", (1,)), outcome.reason
 
 
+@pytest.mark.slow
 def test_a_rank_that_runs_out_of_memory_is_refused_by_its_number(folder):
     said = r"tiny at micro-batch 2 does not fit rank 1's memory \(out of memory in the forward pass\)"
     with pytest.raises(RigbenchError, match=said) as caught:
