@@ -1,6 +1,7 @@
-"""A slice of several ranks of which the second dies, or runs out of memory, in its fourth step, as BROKEN says."""
+"""A slice of several ranks of which the second dies, hangs or runs out of memory in its fourth step, as BROKEN says."""
 
 import os
+import time
 
 from rigbench.probes import train_ranks
 from rigbench.probes.train_ranks import Options
@@ -26,6 +27,8 @@ def _break(how):
         if len(calls) == 4:
             if how == "dies":
                 os._exit(7)
+            if how == "hangs":
+                time.sleep(600)
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(self, tokens, targets)
 

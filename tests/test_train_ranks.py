@@ -1,20 +1,29 @@
 """Do ranks that train together make one rank's steps, and is a rank that fails named?"""
 
+import contextlib
 import math
+import os
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
+from scripted_sensors import series, telemetry
 
+from rigbench import store
+from rigbench.budget import cost
 from rigbench.errors import RigbenchError
-from rigbench.measure import rank_steps, ranks
+from rigbench.findings import slices as findings
+from rigbench.hardware.rig import Rig
+from rigbench.job import Job
+from rigbench.measure import rank_steps, ranks, workers
 from rigbench.model import flops, optim
 from rigbench.model.batches import Batches
 from rigbench.model.gpt import Decoder
 from rigbench.model.tokens import zipf_tokens
 from rigbench.probes import train_ranks
-from rigbench.records import Absent, Shape, Slice, Steps
+from rigbench.records import Absent, Device, Shape, Slice, Steps
+from rigbench.stages import train_ranks as stage
 
 SHAPE = Shape(
     style="gpt2", layers=2, width=64, heads=2, kv_heads=2, ffn_width=256, vocabulary=512, sequence=32,
@@ -72,7 +81,9 @@ def losses_of_one_rank(folder: Path, steps: int) -> list[float]:
 
 
 def test_two_ranks_of_ddp_make_the_steps_of_one_rank_with_both_batches(ddp, folder):
-    assert ddp.steps.loss[:4] == pytest.approx(losses_of_one_rank(folder, 4), rel=1e-5)
+    seen = ddp.steps.loss[:4]  # a busy machine comes to fewer
+    assert len(seen) >= 2
+    assert seen == pytest.approx(losses_of_one_rank(folder, len(seen)), rel=1e-5)
     assert (ddp.arm.strategy, ddp.arm.ranks, ddp.tokens_per_step) == ("ddp", 2, 2 * 2 * 32)
     steady = ddp.steps.seconds[ddp.steady_from :]
     assert ddp.tokens_per_s.value == pytest.approx(128 * len(steady) / math.fsum(steady))
@@ -81,7 +92,11 @@ def test_two_ranks_of_ddp_make_the_steps_of_one_rank_with_both_batches(ddp, fold
 def test_where_the_loss_of_rate_goes_adds_up(ddp):
     exchange = ddp.exchange
     assert exchange.hosts == ("anna", "anna")
-    assert len(exchange.with_seconds) == len(exchange.without_seconds) >= 2
+    assert len(exchange.with_seconds) == len(exchange.without_seconds) >= 3
+    assert exchange.with_seconds == tuple(map(max, *exchange.with_samples))
+    assert exchange.without_seconds == tuple(map(max, *exchange.without_samples))
+    assert ddp.steps.seconds == tuple(map(max, *exchange.steps_by_rank))
+    assert len(exchange.alone_samples) == 4
     differences = sorted(a - b for a, b in zip(exchange.with_seconds, exchange.without_seconds, strict=True))
     assert differences[0] <= exchange.exposed_seconds <= differences[-1]
     step, alone = ddp.step_seconds.value, exchange.alone_seconds.value
@@ -91,25 +106,43 @@ def test_where_the_loss_of_rate_goes_adds_up(ddp):
     assert exchange.imbalance_seconds >= 0
 
 
-@pytest.mark.parametrize("strategy", ["fsdp2", "accelerate", pytest.param("fsdp2-offload", marks=pytest.mark.slow)])
-def test_every_strategy_makes_the_same_steps(ddp, folder, strategy):
+@pytest.mark.parametrize(
+    ("strategy", "scaling"),
+    [
+        ("fsdp2", True),
+        pytest.param("fsdp2-offload", False, marks=pytest.mark.slow),
+        pytest.param("accelerate", False, marks=pytest.mark.slow),  # its steps are in test_parallel
+    ],
+)
+def test_every_strategy_makes_the_same_steps(ddp, folder, strategy, scaling):
     if strategy == "accelerate":
         pytest.importorskip("accelerate")
-    result = together(folder, strategy)
-    assert result.steps.loss[:4] == pytest.approx(ddp.steps.loss[:4], rel=1e-4)
-    assert isinstance(result.exchange.alone_seconds, Absent)
+    result = together(folder, strategy, scaling=scaling)
+    both = min(4, len(result.steps.loss), len(ddp.steps.loss))
+    assert both >= 2
+    assert result.steps.loss[:both] == pytest.approx(ddp.steps.loss[:both], rel=1e-4)
+    assert isinstance(result.exchange.alone_seconds, Absent) is not scaling
     assert msgspec.json.decode(msgspec.json.encode(result), type=Slice) == result
 
 
 def broken(folder: Path, how: str):
-    here = str(Path(__file__).parent)
+    here = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     asked, environment = options(folder, "ddp"), {**THREAD, "BROKEN": how, "PYTHONPATH": here}
-    return ranks.call("broken_training", asked, Slice, world_size=2, limit_seconds=60, environment=environment)
+    limit = 25 if how == "hangs" else 60
+    return ranks.call("broken_training", asked, Slice, world_size=2, limit_seconds=limit, environment=environment)
 
 
 def test_a_rank_that_dies_in_mid_step_is_named(folder):
     outcome = broken(folder, "dies")
     assert (outcome.ended, outcome.dead_ranks) == ("died", (1,)), outcome.reason
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_ends_all_of_them_and_no_other_is_blamed(folder):
+    """In the middle of a step nobody can tell which rank the others wait for: all have made as many."""
+    outcome = broken(folder, "hangs")
+    assert (outcome.ended, outcome.dead_ranks) == ("hung", ()), outcome.reason
+    assert "all of them had come to step 3" in outcome.reason
 
 
 @pytest.mark.slow
@@ -135,3 +168,120 @@ def test_a_step_is_that_of_its_slowest_rank():
     assert found.seconds == (2.0, 3.0, 1.5)
     assert found.forward_seconds == (0.2, 0.3, 0.15)
     assert found.loss == (4.5, Absent("nan"), 2.5)
+
+
+def test_a_step_of_all_ranks_is_taken_apart_and_its_parts_add_up():
+    """By hand: differences 0.3, 0.5, 0.4; ranks alone with their work 1.0, 1.0, 1.2; one of them alone 0.9."""
+    without = [(1.0, 1.0, 1.0), (1.0, 1.1, 1.0), (1.2, 1.1, 1.2)]
+    together = [(1.5, 1.6, 1.5), (1.4, 1.5, 1.6), (1.5, 1.5, 1.4)]
+    found = rank_steps.split("by hand", 1.7, ("a", "b", "c"), together, without, (0.8, 0.9, 1.0, 0.9))
+    assert found.with_seconds == (1.5, 1.6, 1.6)
+    assert found.without_seconds == (1.2, 1.1, 1.2)
+    assert (found.exposed.low, found.exposed.high) == pytest.approx((0.3, 0.5))
+    parts = (0.9, 0.1, 0.2, 0.4, 0.1)
+    assert parts == pytest.approx(
+        (
+            found.alone_seconds.value,
+            found.shared_seconds,
+            found.imbalance_seconds,
+            found.exposed_seconds,
+            found.unexplained_seconds,
+        )
+    )
+    assert found.efficiency == pytest.approx(0.9 / sum(parts))
+
+
+def test_a_host_without_memory_for_its_ranks_says_so_before_they_meet(folder, monkeypatch):
+    memory = train_ranks.host.memory(train_ranks.Sysfs())
+    little = msgspec.structs.replace(memory, usable_bytes=3_000_000)
+    monkeypatch.setattr(train_ranks.host, "memory", lambda sysfs: little)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    said = r"tiny over 2 ranks of this host needs at least 0\.0 GiB .* has 0\.0 GiB to give; .*--strategy fsdp2"
+    with pytest.raises(RigbenchError, match=said) as caught:
+        train_ranks._refuse_beyond_memory(options(folder, "ddp"), "cpu", ranks.World(0, 2, 0, "", 1))
+    assert caught.value.exit_code == 3
+    assert 16 * MODEL.total_parameters < 3_000_000 < 2 * 16 * MODEL.total_parameters
+    train_ranks._refuse_beyond_memory(options(folder, "fsdp2"), "cpu", ranks.World(0, 2, 0, "", 1))  # shards fit
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # the other rank is elsewhere
+    train_ranks._refuse_beyond_memory(options(folder, "ddp"), "cpu", ranks.World(0, 2, 0, "", 1))
+
+
+class Silent:
+    def stage(self, text: str, weight_seconds: float) -> None: ...
+
+    def update(self, share: float, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def four_cards(tmp_path, monkeypatch, ddp):
+    """A job on four recorded cards, of which two are visible, and ranks that bring the slice as if from there."""
+    job = Job(store.Store(tmp_path), Rig.replay(Path(__file__).parent / "rigs" / "epyc7502-4x4090"), "", Silent())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    cards = [gpu.uuid for gpu in job.gpus]
+    device = Device(kind="cuda", name=job.gpus[0].name, uuid=cards[0], threads=1, memory_total_bytes=24 << 30)
+    steps = ddp.steps
+    at = tuple(steps.ended_at_seconds[0] - steps.seconds[0] - 1 + 0.05 * tick for tick in range(600))
+    watts = (100.0, 120.0, 10.0, 10.0)
+    read = [
+        msgspec.structs.replace(series(f"GPU{index}", power_watts=(watts[index],) * len(at)), uuid=cards[index])
+        for index in range(4)
+    ]
+
+    class Sampler:
+        def __init__(self, rig) -> None: ...
+
+        def record(self):
+            return telemetry(at, *read)
+
+    monkeypatch.setattr(stage.telemetry, "Sampler", lambda rig: contextlib.nullcontext(Sampler(rig)))
+    on_cards = msgspec.structs.replace(ddp, device=device)
+    outcome = ranks.RanksOutcome((on_cards, on_cards), "finished")
+    monkeypatch.setattr(stage, "started", lambda *asked: outcome)
+    return job
+
+
+def test_joules_are_those_of_every_card_that_a_rank_worked_on(four_cards, folder):
+    found = stage.run(four_cards, options(folder, "ddp"), cost.NO_HOST, None)
+    assert found.energy.watts == pytest.approx(220.0)
+    assert found.joules_per_token == pytest.approx(220.0 / found.tokens_per_s.value)
+    assert {draw.name: draw.watts for draw in found.draws} == pytest.approx({"GPUs": 220.0, "other GPUs": 20.0})
+
+
+def test_one_hosts_joules_are_not_told_of_several_hosts_tokens(four_cards, folder, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    found = stage.run(four_cards, options(folder, "ddp"), cost.NO_HOST, None, ranks.World(0, 2, 0, "10.0.0.1", 29400))
+    assert found.energy == Absent("the sensors of this host alone were read, and ranks ran on others too")
+    assert (found.joules_per_token, found.draws, found.power) == (msgspec.UNSET,) * 3
+
+
+def test_a_following_rank_keeps_its_memory_as_the_reporting_one_does(folder, tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD"))]:
+        monkeypatch.delenv(name)
+    told = []
+
+    def started(options, environment, *rest):
+        told.append((options.host_allocator, options.cache, environment))
+        return ranks.RanksOutcome((None, None), "finished")
+
+    monkeypatch.setattr(stage, "started", started)
+    assert stage.follow(options(folder, "ddp"), ranks.World(1, 2, 0, "10.0.0.1", 29400), tmp_path) == 0
+    assert told == [("keeps memory", str(tmp_path / "cache"), workers.KEEP_MEMORY)]
+
+
+def test_eight_bit_states_of_shards_are_refused_before_anything_starts(four_cards, folder):
+    asked = options(folder, "fsdp2", optimizer="adamw8bit")
+    with pytest.raises(RigbenchError, match="bitsandbytes steps whole weights, and fsdp2 has shards") as caught:
+        stage.run(four_cards, asked, cost.NO_HOST, None)
+    assert caught.value.exit_code == 3
+
+
+def test_an_exchange_that_cannot_be_told_from_none_is_not_called_a_bottleneck(ddp):
+    step = ddp.step_seconds.value
+    for low, codes in ((0.2 * step, ["communication-bound"]), (-0.1 * step, [])):
+        exposed = msgspec.structs.replace(ddp.exchange.exposed, value=0.5 * step, low=low, high=0.8 * step)
+        waits = msgspec.structs.replace(ddp.exchange, exposed=exposed, exposed_seconds=0.5 * step)
+        found = findings.exchange_bound(msgspec.structs.replace(ddp, exchange=waits), "ddp")
+        assert [one.code for one in found] == codes

@@ -67,7 +67,8 @@ def exchange_bound(result: Slice, label: str) -> Iterator[Finding]:
     if not result.exchange:
         return
     share = result.exchange.exposed_seconds / result.step_seconds.value
-    if share <= COMMUNICATION_SHARE:
+    told_from_none = not result.exchange.exposed or result.exchange.exposed.low > 0
+    if share <= COMMUNICATION_SHARE or not told_from_none:
         return
     exposed = units.format_seconds(result.exchange.exposed_seconds)
     evidence = [
@@ -81,8 +82,10 @@ def exchange_bound(result: Slice, label: str) -> Iterator[Finding]:
 
 
 def _gradients(result: Slice) -> str:
-    """At what rate the gradients would have crossed, had nothing else taken that time."""
+    """What crosses, and of whole gradients at what rate, had nothing else taken that time."""
     assert result.exchange
+    if result.arm.strategy.startswith("fsdp2"):
+        return "weights gathered and gradients scattered"
     each = 2 if result.arm.precision == "bf16-pure" else 4
     sent = each * result.model.total_parameters
     rate = units.format_bytes_per_s(sent / result.exchange.exposed_seconds)

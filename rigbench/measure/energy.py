@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -44,14 +44,18 @@ def between(telemetry: Telemetry, start_seconds: float, end_seconds: float) -> E
     )
 
 
-def draws(telemetry: Telemetry, device: Device, start_seconds: float, end_seconds: float) -> tuple[Draw, ...]:
-    """Mean watts of the machine's parts in the window: the device that worked, the other GPUs, the CPU package.
+def draws(
+    telemetry: Telemetry, device: Device, start_seconds: float, end_seconds: float, cards: Collection[str] = ()
+) -> tuple[Draw, ...]:
+    """Mean watts of the machine's parts in the window: what worked, the other GPUs, the CPU package.
+
+    What worked is the device, or of several ranks the cards with these UUIDs.
 
     A part that the machine does not have is left out; one that does not tell is Absent with its reason.
     """
     parts: dict[DrawName, list[SensorSeries]] = {"GPUs": [], "other GPUs": [], "CPU package": []}
     for series in telemetry.series:
-        own = device.kind == "cuda" and series.uuid == device.uuid
+        own = device.kind == "cuda" and (series.uuid in cards if cards else series.uuid == device.uuid)
         parts["CPU package" if series.device == "CPU" else "GPUs" if own else "other GPUs"].append(series)
     found = []
     for name, series_of_it in parts.items():

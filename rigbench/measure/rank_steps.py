@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
+from rigbench import stats
+from rigbench.measure.parallel import Around
 from rigbench.measure.steps import PARTS, Patience, StepLoop
-from rigbench.records import EndedBy, Steps
+from rigbench.measure.workers import Report
+from rigbench.records import Absent, EndedBy, Steps
+from rigbench.records.slices import Exchange
 
-PAIRS, PAIRS_SHARE = 8, 0.3  # at most, and of the slice's own time
+FEWEST_PAIRS, PAIRS, PAIRS_SHARE = 3, 8, 0.3  # at most, and of the slice's own time
 ENDED: tuple[EndedBy | None, ...] = (None, "interval", "time limit", "interrupted")
 T = TypeVar("T")
 
 
 class RankLoop(StepLoop):
-    """All ranks make as many steps: rank 0 says when its rate is tight, any rank that it was told to stop."""
+    """All ranks make as many steps: rank 0 says when its rate is tight, any rank that it was told to stop.
+
+    It also says how far they are: ranks that have made as many steps must tell the same, for the one that has come
+    less far than others is blamed where they hang.
+    """
+
+    _millionths = 0
+
+    def run(self, report: Report, partial: Callable[[], None]) -> EndedBy:
+        return super().run(_Together(report, self), partial)
+
+    @property
+    def share(self) -> float:
+        return self._millionths / 1e6
 
     def agree(self, ended: EndedBy | None, chunk: int) -> tuple[EndedBy | None, int]:
         import torch
@@ -26,10 +43,25 @@ class RankLoop(StepLoop):
         leads = dist.get_rank() == 0
         code = ENDED.index(ended)
         own = code if leads or ended == "interrupted" else 0
-        word = torch.tensor([own, chunk if leads else 0], device=self.accelerator.torch_device)
+        passed = (time.perf_counter() - self.watch.clock_start) / self.watch.limit_seconds
+        led = [chunk, int(1e6 * passed)] if leads else [0, 0]
+        word = torch.tensor([own, *led], device=self.accelerator.torch_device)
         dist.all_reduce(word, dist.ReduceOp.MAX)
-        said, size = word.tolist()
+        said, size, self._millionths = word.tolist()
         return ENDED[said], max(1, size)
+
+
+class _Together(Report):
+    """A report whose progress is that of all ranks."""
+
+    def __init__(self, report: Report, loop: RankLoop) -> None:
+        self._report, self._loop = report, loop
+
+    def progress(self, share: float, text: str) -> None:
+        self._report.progress(self._loop.share, text)
+
+    def should_stop(self) -> bool:
+        return self._report.should_stop()
 
 
 def gathered(own: T) -> list[T]:
@@ -62,16 +94,19 @@ def _mean(losses: Sequence[Any]) -> Any:
     return missing if missing is not None else sum(losses) / len(losses)
 
 
-def timed_pairs(loop: StepLoop, patience: Patience) -> tuple[list[float], list[float]]:
-    """Seconds of steps with and without the exchange of gradients, in turn: as many on every rank."""
+def timed_pairs(loop: StepLoop, patience: Patience, apart: Around) -> tuple[list[float], list[float]]:
+    """Seconds of steps with and without the exchange of gradients and weights, in turn: as many on every rank."""
     step = loop.columns().seconds[-1]
     allowed = PAIRS_SHARE * (patience.seconds or patience.shortest_seconds)
-    pairs = gathered(max(2, min(PAIRS, int(allowed / (2 * step)))))[0]
+    pairs = gathered(max(FEWEST_PAIRS, min(PAIRS, int(allowed / (2 * step)))))[0]
     with_it, without = [], []
-    for _ in range(pairs):
-        with_it.append(_from_a_common_start(loop))
-        with without_exchange(loop):
+    for pair in range(1 + pairs):
+        with apart():
             without.append(_from_a_common_start(loop))
+        with_it.append(_from_a_common_start(loop))
+        if pair == 0:  # the first of its kind, and what follows it, may build what the others find
+            with_it.clear()
+            without.clear()
     return with_it, without
 
 
@@ -84,12 +119,37 @@ def _from_a_common_start(loop: StepLoop) -> float:
     return loop.one_step()
 
 
-@contextlib.contextmanager
-def without_exchange(loop: StepLoop) -> Any:
-    """Let every rank keep its gradients; FSDP still gathers its weights."""
-    trained = loop.trained
-    loop.trained = trained._replace(synchronised=lambda last: trained.synchronised(False))
-    try:
-        yield
-    finally:
-        loop.trained = trained
+def split(
+    method: str,
+    step_seconds: float,
+    hosts: tuple[str, ...],
+    with_samples: Sequence[tuple[float, ...]],
+    without_samples: Sequence[tuple[float, ...]],
+    alone: tuple[float, ...] | Absent,
+) -> Exchange:
+    """Where a step of all ranks goes, from seconds by rank and step; the parts add up to `step_seconds`.
+
+    Each step in turn is that of its slowest rank; `alone` are rank 0's while the others waited.
+    """
+    with_all, without_all = ([max(its) for its in zip(*by, strict=True)] for by in (with_samples, without_samples))
+    exposed = stats.median_estimate([a - b for a, b in zip(with_all, without_all, strict=True)])
+    by_rank = [stats.median(its) for its in without_samples]
+    middle, slow = stats.median(by_rank), max(by_rank)
+    one = alone if isinstance(alone, Absent) else stats.median_estimate(alone)
+    return Exchange(
+        method=method,
+        hosts=hosts,
+        with_seconds=tuple(with_all),
+        without_seconds=tuple(without_all),
+        exposed_seconds=exposed.value,
+        without_by_rank=tuple(by_rank),
+        alone_seconds=one,
+        shared_seconds=one if isinstance(one, Absent) else middle - one.value,
+        imbalance_seconds=slow - middle,
+        efficiency=one if isinstance(one, Absent) else one.value / step_seconds,
+        unexplained_seconds=step_seconds - slow - exposed.value,
+        exposed=exposed,
+        with_samples=tuple(with_samples),
+        without_samples=tuple(without_samples),
+        alone_samples=() if isinstance(alone, Absent) else alone,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,8 @@ from rigbench.hardware import host
 from rigbench.hardware.accelerator import Accelerator
 from rigbench.hardware.sysfs import Sysfs
 from rigbench.measure import parallel
-from rigbench.measure.rank_device import kind_for, opened
-from rigbench.measure.rank_steps import RankLoop, gathered, slowest, timed_pairs
+from rigbench.measure.rank_device import free_bytes, kind_for, opened
+from rigbench.measure.rank_steps import RankLoop, gathered, slowest, split, timed_pairs
 from rigbench.measure.ranks import World, join
 from rigbench.measure.slice_options import DecoderOptions
 from rigbench.measure.slice_record import Ground, Seen, sliced
@@ -24,8 +25,8 @@ from rigbench.measure.training import Trained, decoder, is_out_of_memory, peaks,
 from rigbench.measure.workers import Report
 from rigbench.model.batches import Batches
 from rigbench.model.tokens import open_tokens, zipf_tokens
-from rigbench.records import Absent, Arm, EndedBy, Estimate, Slice, Vram
-from rigbench.records.slices import Exchange, Precision
+from rigbench.records import Absent, Arm, EndedBy, Slice, Steps, Vram
+from rigbench.records.slices import Precision
 from rigbench.store import now
 
 if TYPE_CHECKING:
@@ -33,8 +34,11 @@ if TYPE_CHECKING:
 
 METHOD = 1
 DEFAULT_MICRO_BATCH = {"cpu": 1, "cuda": 8}
+LEAST_BYTES = 16  # a parameter: fp32 weight, gradient and two AdamW moments
 ALONE_STEPS = 4  # of rank 0 while the others wait, after one to warm up
-EXCHANGE_METHOD = "steps with and without exchange in turn, in the same ranks; then rank 0 alone"
+EXCHANGE_METHOD = (
+    "steps with and without exchange of gradients and weights in turn, in the same ranks; then rank 0 alone"
+)
 
 
 class Options(DecoderOptions, frozen=True, kw_only=True):
@@ -61,6 +65,7 @@ def run(options: Options, report: Report, world: World) -> Slice:
     torch.manual_seed(options.seed)
     kind = kind_for(options.device.partition(":")[0], world)
     accelerator = opened(kind, world)
+    _refuse_beyond_memory(options, kind, world)
     before = host.process_resident_bytes(Sysfs())
     hosts = join(world, report, parallel.BACKENDS[kind], word=options.host_name or "here")
     arm = _arm(options, kind, world.size)
@@ -79,6 +84,29 @@ def run(options: Options, report: Report, world: World) -> Slice:
         f"{options.model.name} at micro-batch {arm.micro_batch} does not fit rank {world.rank}'s memory "
         f"(out of memory in {ground.failed_in[-1]})",
         "try a smaller --micro-batch, --strategy fsdp2, or a smaller model",
+        exit_code=NOTHING,
+    )
+
+
+def _refuse_beyond_memory(options: Options, kind: str, world: World) -> None:
+    """Weights, gradients and moments of all ranks of this host: below that it would page, or the system ends a rank.
+
+    Raises:
+        RigbenchError: the host has less to give.
+    """
+    if kind == "cuda" and options.strategy != "fsdp2-offload":
+        return
+    usable = host.memory(Sysfs()).usable_bytes
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    shares = world.size if options.strategy.startswith("fsdp2") else 1
+    each = LEAST_BYTES if options.precision != "bf16-pure" and not options.optimizer.endswith("8bit") else 8
+    needed = each * options.model.total_parameters * here // shares
+    if isinstance(usable, Absent) or needed <= usable:
+        return
+    raise RigbenchError(
+        f"{options.model.name} over {here} ranks of this host needs at least {needed / 2**30:.1f} GiB for weights, "
+        f"gradients and optimizer states, and it has {usable / 2**30:.1f} GiB to give",
+        "choose a smaller model" if shares > 1 else "choose a smaller model, or --strategy fsdp2",
         exit_code=NOTHING,
     )
 
@@ -133,7 +161,7 @@ class _Slicing:
     def run(self) -> Slice:
         accelerator, arm = self.accelerator, self.ground.arm
         accelerator.reset_peak_memory()
-        trained = self._trained(arm.strategy)
+        trained, self.apart = self._trained(arm.strategy)
         accelerator.synchronize()
         setup_seconds = time.perf_counter() - self._built
         tokens = arm.micro_batch * arm.accumulation * arm.world_size * self.options.model.shape.sequence
@@ -149,23 +177,24 @@ class _Slicing:
         finally:
             self.ground.failed_in.append(loop.now_in)
         every = gathered((loop.columns(), self._peaks()))
-        steps = slowest([columns for columns, _ in every])
+        by_rank = [columns for columns, _ in every]
+        steps = slowest(by_rank)
         memory = _largest([peak for _, peak in every])
         steady_from = 1 + stats.steady_start(steps.seconds[1:]) if len(steps.seconds) > 1 else 0
         seen = Seen(steps, steady_from, tuple(loop.events), memory, setup_seconds)
-        exchange: Exchange | msgspec.UnsetType = msgspec.UNSET
-        if ended_by != "interrupted":
-            self.report.partial(sliced(METHOD, self.options, self.ground, accelerator.device, seen, ended_by))
-            exchange = self._exchange(loop, stats.median_estimate(steps.seconds[steady_from:]).value)
-        return sliced(METHOD, self.options, self.ground, accelerator.device, seen._replace(exchange=exchange), ended_by)
+        together = sliced(METHOD, self.options, self.ground, accelerator.device, seen, ended_by)
+        if ended_by == "interrupted":
+            return together
+        self.report.partial(together)
+        return self._scaled(together, loop, by_rank)
 
-    def _trained(self, strategy: str) -> Trained:
+    def _trained(self, strategy: str) -> tuple[Trained, parallel.Around | None]:
         options, arm, accelerator = self.options, self.ground.arm, self.accelerator
         self.ground.failed_in.append("building the model")
         module: nn.Module = decoder(options.model, arm, accelerator.torch_device)
         wrapped = parallel.wrap(module, strategy, accelerator.torch_device, options.clip_norm)
         self.ground.failed_in.append("building the optimizer")
-        return train(
+        trained = train(
             wrapped.module,
             arm,
             accelerator.device.kind,
@@ -174,52 +203,50 @@ class _Slicing:
             clip=wrapped.clip,
             synchronised=wrapped.synchronised,
         )
+        return trained, wrapped.apart
 
     def _peaks(self) -> Vram:
         return peaks(self.accelerator, self.ground.before_model_bytes)
 
-    def _exchange(self, loop: RankLoop, step: float) -> Exchange:
-        """What the ranks wait for each other: steps with and without it in turn, then rank 0 alone."""
+    def _scaled(self, together: Slice, loop: RankLoop, by_rank: list[Steps]) -> Slice:
+        """With what the ranks wait for each other: steps with and without it in turn, then rank 0 alone."""
         self.report.progress(0.9, "steps without exchange")
-        with_it, without = timed_pairs(loop, self.options.patience)
-        every = gathered(without)
-        with_all = [max(column) for column in zip(*gathered(with_it), strict=True)]
-        without_all = [max(column) for column in zip(*every, strict=True)]
-        by_rank = tuple(stats.median(list(column)) for column in every)
-        exposed = stats.median([a - b for a, b in zip(with_all, without_all, strict=True)])
-        alone = self._alone()
-        middle, slow = stats.median(list(by_rank)), max(by_rank)
-        return Exchange(
-            method=EXCHANGE_METHOD,
-            hosts=self.hosts,
-            with_seconds=tuple(with_all),
-            without_seconds=tuple(without_all),
-            exposed_seconds=exposed,
-            without_by_rank=by_rank,
-            alone_seconds=alone,
-            shared_seconds=middle - alone.value if isinstance(alone, Estimate) else alone,
-            imbalance_seconds=slow - middle,
-            unexplained_seconds=step - slow - exposed,
-            efficiency=alone.value / step if isinstance(alone, Estimate) else alone,
+        if self.apart is None:
+            event = "exchange not measured: this torch cannot leave out that of fully_shard"
+            return msgspec.structs.replace(together, events=(*together.events, event))
+        with_it, without = timed_pairs(loop, self.options.patience, self.apart)
+        samples = gathered((tuple(with_it), tuple(without)))
+        found = split(
+            EXCHANGE_METHOD,
+            together.step_seconds.value,
+            self.hosts,
+            [with_one for with_one, _ in samples],
+            [without_one for _, without_one in samples],
+            self._alone(),
+        )
+        return msgspec.structs.replace(
+            together, exchange=msgspec.structs.replace(found, steps_by_rank=tuple(one.seconds for one in by_rank))
         )
 
-    def _alone(self) -> Estimate | Absent:
-        """Rank 0's step while the others wait; the same on every rank."""
+    def _alone(self) -> tuple[float, ...] | Absent:
+        """Rank 0's steps while the others wait; the same on every rank."""
         if not self.options.scaling:
             return Absent("not asked for in a table of arms; `--arms one` times one rank alone")
-        if self.ground.arm.strategy.startswith("fsdp2"):
-            return Absent("one rank alone would hold what the ranks share")
         self.report.progress(0.95, "one rank alone")
-        told: list[float] | str = []
+        told: tuple[float, ...] | str = ()
         if self.world.rank == 0:
             told = self._steps_alone()
         told = gathered(told)[0]
-        return Absent(told) if isinstance(told, str) else stats.median_estimate(told)
+        return Absent(told) if isinstance(told, str) else told
 
-    def _steps_alone(self) -> list[float] | str:
+    def _steps_alone(self) -> tuple[float, ...] | str:
+        """Of the whole model, beside what this rank holds of it already."""
+        needed, free = LEAST_BYTES * self.options.model.total_parameters, free_bytes(self.accelerator)
+        if needed > free:
+            return f"one rank alone needs {needed / 2**30:.1f} GiB more, and {free / 2**30:.1f} GiB are free"
         try:
-            loop = StepLoop(self.accelerator, self._trained("single"), self.batches, 1, self.options.patience)
-            return [loop.one_step() for _ in range(1 + ALONE_STEPS)][1:]
+            loop = StepLoop(self.accelerator, self._trained("single")[0], self.batches, 1, self.options.patience)
+            return tuple(loop.one_step() for _ in range(1 + ALONE_STEPS))[1:]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

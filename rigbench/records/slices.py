@@ -124,11 +124,15 @@ class Exchange(Record, frozen=True):
     """What the ranks of a slice wait for each other's gradients and weights in a step, and what a step loses to it.
 
     `with_seconds` and `without_seconds` are steps in turn, with and without the exchange, each of the slowest rank;
-    `exposed_seconds` is the median of their differences. `without_by_rank` are the median steps without it of each
-    rank; `alone_seconds` is rank 0's while all others waited. The slice's median step is then that alone, what is
-    `shared` (memory, power, cores), what the slowest rank takes longer than the middle one (`imbalance`), what is
+    `exposed_seconds` is the median of their differences, `exposed` that with its interval. `without_by_rank` are the
+    median steps without it of each rank; `alone_seconds` is rank 0's, of the whole model, while all others waited. The
+    slice's median step is then that alone, what is `shared` (memory, power, cores; of shards also what handling them
+    costs, less what the optimizer saves), what the slowest rank takes longer than the middle one (`imbalance`), what is
     exposed, and what stays `unexplained`: steps in turn begin together, and those of the slice as they come.
     `efficiency` is the rate of all over that many times the one rank's.
+
+    Raw seconds, by rank and step: `steps_by_rank` of the slice, `with_samples` and `without_samples` of the steps in
+    turn; `alone_samples` of rank 0.
     """
 
     method: str
@@ -142,6 +146,11 @@ class Exchange(Record, frozen=True):
     imbalance_seconds: float
     unexplained_seconds: float
     efficiency: float | Absent
+    exposed: Estimate | msgspec.UnsetType = msgspec.UNSET
+    steps_by_rank: tuple[tuple[float, ...], ...] = ()
+    with_samples: tuple[tuple[float, ...], ...] = ()
+    without_samples: tuple[tuple[float, ...], ...] = ()
+    alone_samples: tuple[float, ...] = ()
 
 
 class Compile(Record, frozen=True):

@@ -142,12 +142,14 @@ def _scaling(result: Slice) -> Iterator[tuple[str, str]]:
     hosts = dict.fromkeys(its.hosts)
     where = f" on {len(hosts)} hosts ({', '.join(hosts)})" if len(hosts) > 1 else ""
     share = max(0.0, its.exposed_seconds / result.step_seconds.value)
-    pairs = len(its.with_seconds)
+    by = f"{len(its.with_seconds)} pairs of steps with and without it"
+    if its.exposed:
+        by += f" ({_signed(its.exposed.low)} to {_signed(its.exposed.high)})"
     yield (
         "exchange",
         (
             f"{len(its.hosts)} ranks{where}: {_signed(its.exposed_seconds)} of a step ({units.format_share(share)}) is "
-            f"exchange that computing does not hide, by {pairs} pairs of steps with and without it"
+            f"exchange that computing does not hide, by {by}"
         ),
     )
     if isinstance(its.alone_seconds, Absent):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -45,12 +45,13 @@ def stop_if(outcome: workers.Outcome[T]) -> None:
         raise Interrupted
 
 
-def of_device(sensors: Telemetry, device: Device) -> Telemetry:
-    """The series of the device that worked: an idle neighbour's watts are not this slice's."""
+def of_device(sensors: Telemetry, device: Device, cards: Collection[str] = ()) -> Telemetry:
+    """The series of the device that worked, or of these cards: an idle neighbour's watts are not this slice's."""
+    own_cards = cards or (device.uuid,)
     own = tuple(
         series
         for series in sensors.series
-        if (series.device == "CPU" if device.kind == "cpu" else series.uuid == device.uuid)
+        if (series.device == "CPU" if device.kind == "cpu" else series.uuid in own_cards)
     )
     return msgspec.structs.replace(sensors, series=own)
 

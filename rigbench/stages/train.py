@@ -132,15 +132,25 @@ def host_allocator(job: Job, device: str) -> tuple[HostAllocator, Mapping[str, s
     return "default", {}
 
 
-def finished(job: Job, result: Slice, sensors: Telemetry, host: wall.Host, wall_watts: float | None) -> Slice:
-    """With what only the parent knows: joules, watts at the wall, shares of datasheet and measured matmul."""
-    return _with_power(_complete(job, result, sensors), host, wall_watts)
+def finished(
+    job: Job,
+    result: Slice,
+    sensors: Telemetry,
+    host: wall.Host,
+    wall_watts: float | None,
+    cards: tuple[str, ...] = (),
+) -> Slice:
+    """With what only the parent knows: joules, watts at the wall, shares of datasheet and measured matmul.
+
+    `cards` are the UUIDs of those that worked; none: the record's device.
+    """
+    return _with_power(_complete(job, result, sensors, cards), host, wall_watts)
 
 
-def _complete(job: Job, result: Slice, sensors: Telemetry) -> Slice:
+def _complete(job: Job, result: Slice, sensors: Telemetry, cards: tuple[str, ...] = ()) -> Slice:
     start = result.steps.ended_at_seconds[result.steady_from] - result.steps.seconds[result.steady_from]
     end = result.steps.ended_at_seconds[-1]
-    joules = energy.between(of_device(sensors, result.device), start, end)
+    joules = energy.between(of_device(sensors, result.device, cards), start, end)
     if isinstance(joules, Energy) and joules.joules > 0:
         result = msgspec.structs.replace(
             result,
@@ -151,7 +161,7 @@ def _complete(job: Job, result: Slice, sensors: Telemetry) -> Slice:
         result,
         telemetry=sensors,
         energy=joules,
-        draws=energy.draws(sensors, result.device, start, end),
+        draws=energy.draws(sensors, result.device, start, end, cards),
         mfu=_of_peak(job, result, result.model_flops_per_s),
         hfu=_of_peak(job, result, result.hardware_flops_per_s),
         share_of_measured_matmul=_share_of_matmul(job, result),

@@ -15,6 +15,7 @@ from rigbench.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
 from rigbench.findings import slices as findings
 from rigbench.findings.rig import worst_first
 from rigbench.hardware import cuda_map, host
+from rigbench.hardware.rig import Rig
 from rigbench.hardware.sysfs import Sysfs
 from rigbench.job import Interrupted, Job
 from rigbench.measure import ranks, telemetry
@@ -24,6 +25,7 @@ from rigbench.probes.train_ranks import Options
 from rigbench.records import Absent, Skipped, Slice
 from rigbench.stages.collectives import interface
 from rigbench.stages.train import MARGIN_SECONDS, finished, host_allocator
+from rigbench.store import Store
 
 PROBE = "rigbench.probes.train_ranks"
 CPU_RANKS = 2  # that share this machine's threads, where no GPU is
@@ -50,7 +52,9 @@ def run(
         outcome = started(options, environment, world, count, job.progress.update)
     result = _judged(job, outcome, asked.strategy)
     if isinstance(result, Slice):
-        result = finished(job, result, sampler.record(), declared, wall_watts)
+        result = finished(job, result, sampler.record(), declared, wall_watts, _cards(job, result, count))
+        if world and int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) < world.size:
+            result = of_many_hosts(result, wall_watts)
         if outcome.ended in ("died", "hung"):
             result = msgspec.structs.replace(result, events=(*result.events, outcome.reason))
     job.keep(slices=(*job.run.slices, result))
@@ -72,12 +76,43 @@ def follow(asked: DecoderOptions, world: World, home: Path) -> int:
     Raises:
         RigbenchError: this rank's own: there is no device for it, say.
     """
-    options = Options(**_shared(asked), host_name=socket.gethostname())
-    options = msgspec.structs.replace(options, cache=str(home / "cache"))
-    outcome = started(options, {}, world, world.size, lambda share, text: None)
+    options, environment = _options(Job(Store(home), Rig.live(), "train-probe", _Silent()), asked)
+    outcome = started(options, environment, world, world.size, lambda share, text: None)
     if outcome.ended == "interrupted":
         return INTERRUPTED
     return FAULT if outcome.ended in ("died", "hung") else FINE
+
+
+class _Silent:
+    """Progress that nobody sees: rank 0 tells."""
+
+    def stage(self, text: str, weight_seconds: float) -> None: ...
+
+    def update(self, share: float, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _cards(job: Job, result: Slice, count: int) -> tuple[str, ...]:
+    """The UUIDs of this machine's GPUs that its ranks worked on; none on a CPU, or where that cannot be told."""
+    if result.device.kind != "cuda":
+        return ()
+    environment = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")
+    uuids = {gpu.index: gpu.uuid for gpu in job.gpus}
+    found = [uuids[index] for index in cuda_map.visible(job.gpus, *environment).indices[:count]]
+    return tuple(uuid for uuid in found if isinstance(uuid, str)) if result.device.uuid in found else ()
+
+
+def of_many_hosts(result: Slice, wall_watts: float | None) -> Slice:
+    """Without joules of one host for the tokens of several; watts that were declared at the wall are the user's."""
+    return msgspec.structs.replace(
+        result,
+        energy=Absent("the sensors of this host alone were read, and ranks ran on others too"),
+        joules_per_token=msgspec.UNSET,
+        model_flop_per_joule=msgspec.UNSET,
+        draws=msgspec.UNSET,
+        power=result.power if wall_watts is not None else msgspec.UNSET,
+    )
 
 
 def rank_count(job: Job, device: str) -> int:
@@ -114,6 +149,13 @@ def _threads_each(count: int) -> int:
 
 
 def _options(job: Job, asked: DecoderOptions) -> tuple[Options, Mapping[str, str]]:
+    """
+    Raises:
+        RigbenchError: the optimizer cannot step shards.
+    """
+    if asked.optimizer.endswith("8bit") and asked.strategy.startswith("fsdp2"):
+        cure = "use --strategy ddp, or --optimizer adamw"
+        raise RigbenchError("bitsandbytes steps whole weights, and fsdp2 has shards", cure, NOTHING)
     allocator, environment = host_allocator(job, asked.device)
     options = Options(**_shared(asked), host_name=socket.gethostname())
     options = msgspec.structs.replace(options, cache=str(job.store.home / "cache"), host_allocator=allocator)

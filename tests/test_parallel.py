@@ -1,0 +1,74 @@
+"""Does every way of wrapping a model make the same steps, and can each leave out its exchange and nothing else?"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import strategies
+import torch
+
+from rigbench.errors import NOTHING, RigbenchError
+from rigbench.measure import parallel, ranks
+
+NAMES = ("ddp", "fsdp2", "fsdp2-offload") + (("accelerate",) if importlib.util.find_spec("accelerate") else ())
+PATHS = os.pathsep.join([str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(":")
+
+
+@pytest.fixture(scope="module")
+def both():
+    """Two ranks' accounts of all strategies."""
+    outcome = ranks.call(
+        "strategies",
+        strategies.Options(strategies=NAMES),
+        strategies.Account,
+        world_size=2,
+        limit_seconds=60,
+        environment={"OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS},
+    )
+    assert outcome.ended == "finished", outcome.reason
+    return outcome.results
+
+
+@pytest.fixture(scope="module")
+def one_rank():
+    """The losses of one process that is given both ranks' batches: of each half by itself, and together."""
+    model, optimizer = strategies.built("single")
+    source = zip(strategies.batches(0), strategies.batches(1), strict=True)
+    halves = []
+    for _ in range(3):
+        both_parts = next(source)
+        with torch.no_grad():
+            halves.append([float(model.module(part[:, :-1], part[:, 1:])) for part in both_parts])
+        strategies.step(model, optimizer, torch.cat(both_parts))
+    return list(zip(*halves, strict=True))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "fsdp2-offload", "accelerate"])
+def test_ranks_make_the_steps_of_one_process_with_all_their_batches(strategy, both, one_rank):
+    if strategy not in NAMES:
+        pytest.skip("accelerate is not installed: pip install 'rigbench[accelerate]'")
+    for account, losses in zip(both, one_rank, strict=True):
+        assert account.losses[strategy] == pytest.approx(losses, rel=1e-4)
+        assert account.accumulated[strategy] == pytest.approx(losses, rel=1e-4)
+
+
+def test_a_rank_apart_does_all_of_its_own_work_and_waits_for_nobody(both):
+    """More steps on rank 0 than on rank 1 came to an end; each moved every weight, with a scaled loss too."""
+    for account in both:
+        assert account.moved_apart == dict.fromkeys(NAMES, 1.0)
+        assert {name: all(finite) for name, finite in account.scaled.items()} == dict.fromkeys(NAMES, True)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="several GPUs")
+def test_data_parallel_needs_several_gpus():
+    with pytest.raises(RigbenchError, match="DataParallel needs several GPUs in one process") as caught:
+        parallel.over_cards(torch.nn.Linear(2, 2))
+    assert caught.value.exit_code == NOTHING
+
+
+def test_accelerate_that_is_not_installed_is_named_with_its_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(RigbenchError, match=r"accelerate is not installed; pip install 'rigbench\[accelerate\]'"):
+        parallel.wrap(torch.nn.Linear(2, 2), "accelerate", "cpu", 1.0)
