@@ -10,7 +10,7 @@ import traceback
 from types import FrameType
 from typing import NoReturn
 
-from rigbench.errors import INTERNAL, INTERRUPTED, RigbenchError
+from rigbench.core.errors import INTERNAL, INTERRUPTED, RigbenchError
 
 
 def main() -> NoReturn:
@@ -28,7 +28,7 @@ def main() -> NoReturn:
 def _run() -> int:
     import typer
 
-    from rigbench.cli.app import app
+    from rigbench.cli import app
 
     try:
         return int(app(standalone_mode=False, prog_name="rigbench") or 0)

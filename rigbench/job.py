@@ -11,10 +11,13 @@ from typing import Protocol
 import msgspec
 
 from rigbench import __version__, store
-from rigbench.errors import RigbenchError
-from rigbench.hardware import host
-from rigbench.hardware.rig import Rig
-from rigbench.records import Absent, Gpu, Run, Software
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
+from rigbench.document import Run
+from rigbench.machine import host
+from rigbench.machine.gpu_record import Gpu
+from rigbench.machine.record import Software
+from rigbench.machine.rig import Rig
 
 # Variables that change how fast torch computes or how much memory it takes.
 CONDITIONS = (

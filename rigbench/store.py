@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 
-from rigbench.errors import RigbenchError
-from rigbench.records import SCHEMA, Record, Run
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Record
+from rigbench.document import SCHEMA, Run
 
 
 def default_home() -> Path:

@@ -4,8 +4,8 @@ import os
 import signal
 import time
 
-from rigbench.probes import collectives
-from rigbench.probes.collectives import Options
+from rigbench.collectives import probe as collectives
+from rigbench.collectives.probe import Options
 
 __all__ = ["Options", "run"]
 

@@ -3,8 +3,8 @@
 import os
 import time
 
-from rigbench.probes import train_ranks
-from rigbench.probes.train_ranks import Options
+from rigbench.train import ranks_probe as train_ranks
+from rigbench.train.ranks_probe import Options
 
 __all__ = ["Options", "run"]
 

@@ -5,19 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from rigbench.budget.comparable import StoredSlice
-from rigbench.records import (
-    Absent,
-    Arm,
-    Data,
-    Device,
-    Energy,
-    Estimate,
-    Model,
-    Shape,
-    Slice,
-    Steps,
-    Vram,
-)
+from rigbench.core.record import Absent, Estimate
+from rigbench.core.telemetry import Device, Energy
+from rigbench.train.record import Arm, Data, Model, Shape, Slice, Steps, Vram
 
 V, T = 50304, 1024
 CPU = Device(kind="cpu", name="Some CPU", uuid=Absent("a CPU has none"), threads=2, memory_total_bytes=2**34)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from rigbench.hardware import cards, copy_clock
+from rigbench.machine import copy_clock
+from rigbench.machine import cuda_cards as cards
 
 FREE_BYTES = 64 << 20
 

@@ -15,9 +15,11 @@ from typing import Any
 
 import msgspec
 
-from rigbench import stats
-from rigbench.probes.bandwidth import Options
-from rigbench.records import Absent, BandwidthPart, CopyCheck, Device, Estimate, Timing, Transfer
+from rigbench.bandwidth.probe import Options
+from rigbench.bandwidth.record import BandwidthPart, CopyCheck, Transfer
+from rigbench.core import stats
+from rigbench.core.record import Absent, Estimate, Timing
+from rigbench.core.telemetry import Device
 
 __all__ = ["Options", "run", "transfer"]
 MIB = 1 << 20

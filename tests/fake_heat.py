@@ -4,8 +4,10 @@ import os
 import signal
 import time
 
-from rigbench.probes.heat_load import Options
-from rigbench.records import Absent, Device, HeatLoad
+from rigbench.core.record import Absent
+from rigbench.core.telemetry import Device
+from rigbench.thermals.probe import Options
+from rigbench.thermals.record import HeatLoad
 
 __all__ = ["Options", "run"]
 

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 
-from rigbench.errors import RigbenchError
-from rigbench.records import Record
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Record
 
 
 class Options(Record, frozen=True):

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rigbench.hardware.nvml import Nvml
-from rigbench.hardware.nvml_replay import ReplayedLibrary, parse_recording
-from rigbench.hardware.rig import Rig
-from rigbench.hardware.sysfs import RecordedSysfs
-from rigbench.measure.telemetry import Sampler
-from rigbench.records import Absent, SensorSeries, Telemetry
+from rigbench.core.record import Absent
+from rigbench.core.telemetry import SensorSeries, Telemetry
+from rigbench.machine.nvml import Nvml
+from rigbench.machine.replay import ReplayedLibrary, parse_recording
+from rigbench.machine.rig import Rig
+from rigbench.machine.sysfs import RecordedSysfs
+from rigbench.work.sensors import Sampler
 
 RIGS = Path(__file__).parent / "rigs"
 HOT_CARDS = RIGS / "dual-rtx4080s-throttling" / "load.nvml.txt"  # 240 ticks, a second apart, as they heat up

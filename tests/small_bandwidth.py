@@ -1,7 +1,7 @@
 """The real bandwidth probe with arrays that take no time, whatever the size of this machine's cache."""
 
-from rigbench.measure import host_copies
-from rigbench.probes.bandwidth import Options, run
+from rigbench.bandwidth import host_copies
+from rigbench.bandwidth.probe import Options, run
 
 __all__ = ["Options", "run"]
 

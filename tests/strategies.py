@@ -4,11 +4,12 @@ import itertools
 
 import torch
 
-from rigbench.measure import parallel
-from rigbench.measure.ranks import join
+from rigbench.core.record import Record
 from rigbench.model import optim
 from rigbench.model.gpt import Decoder
-from rigbench.records import Record, Shape
+from rigbench.train import parallel
+from rigbench.train.record import Shape
+from rigbench.work.ranks import join
 
 SHAPE = Shape(
     style="gpt2", layers=2, width=64, heads=2, kv_heads=2, ffn_width=256, vocabulary=128, sequence=16,

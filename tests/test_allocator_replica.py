@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rigbench.core.record import Absent, Figure
 from rigbench.predict.allocator import Allocator, OutOfMemory, live_at, replay
+from rigbench.predict.record import Target
 from rigbench.predict.room import Case, most
 from rigbench.predict.script import Script
-from rigbench.records import Absent, Figure, Target
 
 MIB = 1 << 20
 NOTHING = Figure(0.0, "predicted", "none")

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from rigbench.measure.alphabeta import fit
-from rigbench.records import Absent
+from rigbench.collectives.alphabeta import fit
+from rigbench.core.record import Absent
 
 SIZES = [8 * 4**step for step in range(12)]
 ALPHA, BETA = 20e-6, 10e9

@@ -12,31 +12,26 @@ import msgspec
 import pytest
 from budget_slices import GPU, M5, stored
 
-from rigbench import __main__, profiles, store
-from rigbench.errors import NOTHING, RigbenchError
-from rigbench.findings import slices as findings
-from rigbench.hardware.rig import Rig
+from rigbench import __main__, store
+from rigbench.core import profiles
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent, Estimate, Figure, Skipped
 from rigbench.job import Interrupted, Job
-from rigbench.measure.steps import PARTS
+from rigbench.machine.gpu_record import GpuProcess
+from rigbench.machine.rig import Rig
 from rigbench.model.asked import Asked as AskedModel
 from rigbench.predict.cards import of_profile
 from rigbench.predict.memory import Predictor
+from rigbench.predict.record import Training
 from rigbench.predict.traces import Traces
-from rigbench.records import (
-    Absent,
-    ArmRow,
-    Arms,
-    Choice,
-    Compile,
-    Estimate,
-    Figure,
-    GpuProcess,
-    Skipped,
-    Training,
-    Vram,
-)
-from rigbench.records.slices import Exchange
-from rigbench.stages import arm_choices, arm_table, arms, micro_batch, train
+from rigbench.train import arms, micro_batch
+from rigbench.train import choices as arm_choices
+from rigbench.train import stage as train
+from rigbench.train import table as arm_table
+from rigbench.train import verdict as findings
+from rigbench.train.arms_record import ArmRow, Arms, Choice
+from rigbench.train.record import Compile, Exchange, Vram
+from rigbench.train.steps import PARTS
 
 GIB = 2**30
 BASE = Choice(precision="bf16", micro_batch=1)
@@ -212,7 +207,7 @@ def test_a_gpus_table_shows_its_memory_four_ways_with_what_runs_out_first():
 
     from rich.console import Console
 
-    from rigbench.render import arms as screen
+    from rigbench.train import arms_screen as screen
 
     memory_of_gpu = Vram(5 * GIB, 6 * GIB, 2 * GIB, GIB // 2, 0, 3, deciding="reserved plus context, on the device")
     result = slice_of(1000, device=GPU, memory=memory_of_gpu, step_share=dict.fromkeys(PARTS, 0.25))
@@ -458,7 +453,7 @@ def on_4080(tmp_path_factory) -> Arms:
             "seconds": None, "data": None, "data_dtype": "auto", "device": None, "on": "2xrtx-4080", "share": False,
             "host": arm_choices.cost.NO_HOST, "wall_watts": None,
         }  # fmt: skip
-        from rigbench.stages import arm_words
+        from rigbench.train import words as arm_words
 
         arms.run(job, arm_words.asked(AskedModel(params="120M"), **words))
         return job.run

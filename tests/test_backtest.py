@@ -10,13 +10,16 @@ import msgspec
 import pytest
 from budget_slices import M5, M15, stored
 
-from rigbench import __main__, stats, store
-from rigbench.budget import backtest, trainlog
-from rigbench.errors import RigbenchError
-from rigbench.hardware.rig import Rig
+from rigbench import __main__, store
+from rigbench.backtest import verdict as backtest
+from rigbench.backtest.record import LogFacts
+from rigbench.budget.record import Rate
+from rigbench.core import stats
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Estimate
 from rigbench.job import Job
-from rigbench.records import Estimate, Rate
-from rigbench.records.backtest import LogFacts
+from rigbench.logs import trainlog
+from rigbench.machine.rig import Rig
 
 FACTS = LogFacts("log.csv", "abc", "CSV", 0, (), (), (), ())
 

@@ -13,13 +13,15 @@ from fake_bandwidth import device
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rigbench.errors import RigbenchError
-from rigbench.hardware import affinity
-from rigbench.hardware.sysfs import RecordedSysfs, Sysfs, parse_cpu_list
-from rigbench.measure import copies, gpu_copies, host_copies
-from rigbench.measure.workers import Report
-from rigbench.probes import bandwidth
-from rigbench.records import Absent, BandwidthPart
+from rigbench.bandwidth import host_copies
+from rigbench.bandwidth import probe as bandwidth
+from rigbench.bandwidth.record import BandwidthPart
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
+from rigbench.machine import affinity
+from rigbench.machine.sysfs import RecordedSysfs, Sysfs, parse_cpu_list
+from rigbench.work import copies, gpu_copies
+from rigbench.work.workers import Report
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -331,7 +333,7 @@ def test_a_cpu_list_reads_back_as_it_was_written(cpus):
 def test_a_process_stays_near_with_all_its_threads_and_comes_back():
     """In a process of its own, so that no other test's threads are moved."""
     code = (
-        "import os, threading; from rigbench.hardware import affinity; from rigbench.hardware.sysfs import Sysfs\n"
+        "import os, threading; from rigbench.machine import affinity; from rigbench.machine.sysfs import Sysfs\n"
         "halt = threading.Event(); other = threading.Thread(target=halt.wait); other.start()\n"
         "where = lambda: [sorted(os.sched_getaffinity(int(t))) for t in os.listdir('/proc/self/task')]\n"
         "before = where(); cpu = before[0][-1]\n"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from rigbench import profiles
-from rigbench.findings import bands
-from rigbench.hardware import links
-from rigbench.records import Absent, Figure
+from rigbench.bandwidth import bands
+from rigbench.core import profiles
+from rigbench.core.record import Absent, Figure
+from rigbench.machine import links
 
 ROWS = list(csv.DictReader((Path(__file__).parent / "data" / "published_bandwidth.csv").open()))
 GIGATRANSFERS = {3: 8.0, 4: 16.0, 5: 32.0}

@@ -15,14 +15,17 @@ import pytest
 from fake_bandwidth import cpu, transfer
 from rich.console import Console
 
-from rigbench import __main__, store, survey
-from rigbench.cli.progress import Silent
-from rigbench.findings import bandwidth as findings
-from rigbench.hardware.rig import Rig
+from rigbench import __main__, store
+from rigbench.bandwidth import screen as render
+from rigbench.bandwidth import stage
+from rigbench.bandwidth import verdict as findings
+from rigbench.bandwidth.record import Bandwidth
+from rigbench.core.progress import Silent
+from rigbench.core.record import Absent, Skipped
+from rigbench.document import Run
 from rigbench.job import Interrupted, Job
-from rigbench.records import Absent, Bandwidth, Run, Skipped
-from rigbench.render import bandwidth as render
-from rigbench.stages import bandwidth as stage
+from rigbench.machine.rig import Rig
+from rigbench.topology import diagnosis as survey
 
 TESTS = Path(__file__).parent
 FINE = {

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from rigbench.budget import amounts, money, overheads
 from rigbench.budget.plan import Question, plan
-from rigbench.errors import BAD_INPUT, NOTHING, RigbenchError
-from rigbench.records import Absent, Budget, Price
+from rigbench.budget.record import Budget, Price
+from rigbench.core.errors import BAD_INPUT, NOTHING, RigbenchError
+from rigbench.core.record import Absent
 
 NOW = "2026-05-02T00:00:00Z"
 RATES = dict(zip(DIY, (9000.0, 4000.0, 2000.0, 900.0, 400.0), strict=True))

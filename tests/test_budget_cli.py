@@ -13,10 +13,12 @@ import msgspec
 import pytest
 from budget_slices import stored
 
-from rigbench import __main__, asking, profiles, store
-from rigbench.hardware.rig import Rig
+from rigbench import __main__, store
+from rigbench.budget import asking
+from rigbench.budget.plans import series_models
+from rigbench.core import profiles
 from rigbench.job import Job
-from rigbench.plans import series_models
+from rigbench.machine.rig import Rig
 
 PROFILES = Path(__file__).parent / "profiles"
 

@@ -10,9 +10,9 @@ from budget_slices import GPU, M5, M15, M120, energy, stored
 from rigbench.budget import money, overheads, sanity
 from rigbench.budget.forecast import Forecast, Known, Machine, hot
 from rigbench.budget.plan import Question, assemble, plan
-from rigbench.records import Absent, Budget, Estimate, Figure, Price, Rate
-from rigbench.records.budget import Configuration
-from rigbench.records.slices import Compile
+from rigbench.budget.record import Budget, Configuration, Price, Rate
+from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.train.record import Compile
 
 NOW = "2026-05-02T00:00:00Z"
 US = Price(per_kwh=0.2, currency="USD", place="somewhere", date="2026-04", source="a test")

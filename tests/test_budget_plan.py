@@ -10,11 +10,15 @@ from budget_slices import DIY, GPU, M5, M15, M30, M60, M120, energy, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigbench import plans
-from rigbench.budget import cost, wall
+from rigbench.budget import plans
 from rigbench.budget.plan import Question, plan
-from rigbench.errors import BAD_INPUT, RigbenchError
-from rigbench.records import Absent, Budget, Estimate, Figure, Power, Price, SensorSeries, Telemetry
+from rigbench.budget.record import Budget, Price
+from rigbench.core.errors import BAD_INPUT, RigbenchError
+from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.core.telemetry import SensorSeries, Telemetry
+from rigbench.work import power as cost
+from rigbench.work import wall
+from rigbench.work.record import Power
 
 NOW = "2026-05-02T00:00:00Z"
 RATES = {M5: 9000.0, M15: 4000.0, M30: 2000.0, M60: 900.0, M120: 400.0}

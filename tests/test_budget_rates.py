@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from rigbench.budget.comparable import StoredSlice, Wanted, choose
 from rigbench.budget.rates import rate
-from rigbench.errors import NOTHING, RigbenchError
-from rigbench.records import Absent, Estimate, Model, Rate, Steps
+from rigbench.budget.record import Rate
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent, Estimate
+from rigbench.train.record import Model, Steps
 
 
 def rate_of(model: Model, *slices: StoredSlice) -> Rate:

@@ -10,12 +10,15 @@ import pytest
 from budget_slices import CPU, DIY, GPU, M5, M15, M30, M60, M120, energy, stored
 from rich.console import Console
 
-from rigbench.budget import cost, money, overheads, wall
+from rigbench.budget import money, overheads
 from rigbench.budget.forecast import Forecast, Known, Machine
 from rigbench.budget.plan import Question, assemble, plan
-from rigbench.records import Absent, Budget, Estimate, Figure, PowerPart, Price, Rate
-from rigbench.records.budget import Configuration, NextSlice, Refused
-from rigbench.render.budget import show
+from rigbench.budget.record import Budget, Configuration, NextSlice, Price, Rate, Refused
+from rigbench.budget.screen import show
+from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.work import power as cost
+from rigbench.work import wall
+from rigbench.work.record import PowerPart
 
 US = Price(per_kwh=0.1872, currency="USD", place="US residential average", date="2026-04", source="EIA")
 HERE = """\

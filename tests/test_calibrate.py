@@ -10,12 +10,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from rigbench.errors import RigbenchError
+from rigbench.core import on
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Estimate
 from rigbench.model.shape import model_named
 from rigbench.predict import calibrate, ceilings, steptime
 from rigbench.predict.calibrate import Correction, Measured
-from rigbench.profiles import on
-from rigbench.records import Ceilings, Estimate, StepTime, Training
+from rigbench.predict.record import Training
+from rigbench.predict.steptime_record import Ceilings, StepTime
 
 NOISE = 0.01  # of a slice's own steady window, which its interval tells
 

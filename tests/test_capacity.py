@@ -14,12 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rigbench import __main__, fitting, profiles
-from rigbench.cli.common import Common
+from rigbench import __main__
+from rigbench.command import Common
+from rigbench.core import profiles
+from rigbench.core.record import Absent, Figure
+from rigbench.machine.gpu_record import Gpu
+from rigbench.machine.record import Memory
 from rigbench.model import flops
+from rigbench.predict import capacity as fitting
 from rigbench.predict import cards, inference, memory, room, traces
-from rigbench.records import Absent, Capacity, CapacityRow, Figure, Gpu, Largest, Memory, Shape, Training
-from rigbench.render import capacity as render
+from rigbench.predict import screen as render
+from rigbench.predict.record import Capacity, CapacityRow, Largest, Training
+from rigbench.train.record import Shape
 
 TINY = Path(__file__).parent / "profiles"
 GIB = 1 << 30
@@ -106,7 +112,7 @@ def test_a_second_answer_needs_no_torch_and_report_shows_it_again(rigbench, home
     first = rigbench(*words)[1]
     code = (
         f"import sys; sys.argv = {['rigbench', *words]!r}; sys.path.append({str(Path(__file__).parent)!r})\n"
-        "from rigbench import fitting; from test_capacity import own_sizes\n"
+        "from rigbench.predict import capacity as fitting; from test_capacity import own_sizes\n"
         "fitting.sizes, fitting.CHECKPOINT_EVERY = own_sizes, (1,)\n"
         "from rigbench.__main__ import _run\n"
         "code = _run(); assert 'torch' not in sys.modules; sys.exit(code)"

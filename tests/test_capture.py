@@ -18,18 +18,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rigbench import capturing
-from rigbench.errors import RigbenchError
-from rigbench.hardware import capture
-from rigbench.hardware.nvml import Nvml
-from rigbench.hardware.nvml_replay import ReplayedLibrary, parse_recording
-from rigbench.hardware.redaction import Redaction
-from rigbench.hardware.rig import Rig
-from rigbench.hardware.sysfs import Sysfs
-from rigbench.probes import topology
-from rigbench.records import Absent, Topology
-from rigbench.records.capture import CaptureSummary
-from rigbench.render import topology as render
+from rigbench.capture import stage as capturing
+from rigbench.capture.record import CaptureSummary
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
+from rigbench.machine import capture
+from rigbench.machine.nvml import Nvml
+from rigbench.machine.record import Topology
+from rigbench.machine.redact import Redaction
+from rigbench.machine.replay import ReplayedLibrary, parse_recording
+from rigbench.machine.rig import Rig
+from rigbench.machine.sysfs import Sysfs
+from rigbench.topology import screen as render
+from rigbench.topology import survey as topology
 
 RIGS = Path(__file__).parent / "rigs"
 ALL = sorted(path.parent.name for path in RIGS.glob("*/rig.json"))

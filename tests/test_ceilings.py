@@ -10,9 +10,14 @@ import fake_bandwidth
 import msgspec
 import pytest
 
+from rigbench.bandwidth.record import Bandwidth, BandwidthPart
+from rigbench.core import on
+from rigbench.core.record import Absent
+from rigbench.core.telemetry import Device
+from rigbench.document import Run
+from rigbench.matmul.record import Matmul
 from rigbench.predict import ceilings
-from rigbench.profiles import on
-from rigbench.records import Absent, Bandwidth, BandwidthPart, Ceilings, Device, Matmul, Run
+from rigbench.predict.steptime_record import Ceilings
 
 STORED = Path(__file__).parent / "runs" / "schema-1.json"
 

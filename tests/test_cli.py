@@ -11,13 +11,19 @@ import jsonschema
 import msgspec
 import pytest
 
-from rigbench import __main__, profiles, runner, store
-from rigbench.cli.progress import Silent
-from rigbench.hardware.rig import Rig
+from rigbench import __main__, store
+from rigbench.bandwidth import stage as bandwidth
+from rigbench.budget import runner
+from rigbench.budget.plans import question, series_models
+from rigbench.collectives import stage as collectives
+from rigbench.core import profiles
+from rigbench.core.progress import Silent
+from rigbench.dataloader import probe as dataloader
 from rigbench.job import Job
-from rigbench.plans import question, series_models
-from rigbench.probes import dataloader, matmul, train
-from rigbench.stages import bandwidth, collectives, p2p
+from rigbench.machine.rig import Rig
+from rigbench.matmul import probe as matmul
+from rigbench.p2p import stage as p2p
+from rigbench.train import probe as train
 
 TINY = Path(__file__).parent / "profiles"
 RIGS = Path(__file__).parent / "rigs"

@@ -13,13 +13,15 @@ import msgspec
 import pytest
 
 from rigbench import __main__
-from rigbench.errors import RigbenchError
-from rigbench.findings import collectives as findings
-from rigbench.findings import hosts
-from rigbench.measure import collective_ops, ranks
-from rigbench.measure.collective_rows import rounds_of_pairs
-from rigbench.records import Absent, Device, Estimate, HostLink, OddHost, RankHost, RankPlace, Tally
-from rigbench.stages import collectives as stage
+from rigbench.collectives import hosts, stage
+from rigbench.collectives import operations as collective_ops
+from rigbench.collectives import verdict as findings
+from rigbench.collectives.record import HostLink, OddHost, RankHost, RankPlace
+from rigbench.collectives.rows import rounds_of_pairs
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent, Estimate, Tally
+from rigbench.core.telemetry import Device
+from rigbench.work import ranks
 
 TESTS = Path(__file__).parent
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce", "all_to_all", "send_recv")

@@ -5,25 +5,21 @@ import io
 import msgspec
 from rich.console import Console
 
-from rigbench.records import (
-    Absent,
+from rigbench.collectives import screen as render
+from rigbench.collectives.record import (
     AlphaBeta,
     Collective,
     Collectives,
     CollectiveSize,
-    Device,
-    Estimate,
     HostLink,
     OddHost,
     PairTimes,
     RankCheck,
     RankHost,
     RankPlace,
-    Skipped,
-    Tally,
-    Timing,
 )
-from rigbench.render import collectives as render
+from rigbench.core.record import Absent, Estimate, Skipped, Tally, Timing
+from rigbench.core.telemetry import Device
 
 RIGHT, WRONG = RankCheck(8, 0, 0, ()), RankCheck(8, 2, 2, (1,))
 CPU = Device(kind="cpu", name="EPYC 7502", uuid=Absent("a CPU has no UUID"), threads=1, memory_total_bytes=1 << 36)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rigbench.hardware.cuda_map import Visible, nvml_index, parse_bus_id, visible
-from rigbench.records import Absent, Gpu, MigDevice
+from rigbench.core.record import Absent
+from rigbench.machine.cuda_map import Visible, nvml_index, parse_bus_id, visible
+from rigbench.machine.gpu_record import Gpu, MigDevice
 
 UUIDS = ("GPU-aaaa1111-0000", "GPU-aaaa2222-0000", "GPU-bbbb3333-0000")
 

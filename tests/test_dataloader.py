@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from rigbench.errors import RigbenchError
-from rigbench.measure import datasets, disk_reads, factory, loading, page_cache, sources
-from rigbench.measure.datasets import JsonlWindow
-from rigbench.measure.sources import LoaderSource, count_tokens
-from rigbench.measure.workers import Report
-from rigbench.probes import dataloader
-from rigbench.records import Absent, Estimate
-from rigbench.records.dataloader import Dataloader, Loading
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent, Estimate
+from rigbench.dataloader import datasets, factory, loading, page_cache, sources
+from rigbench.dataloader import disk as disk_reads
+from rigbench.dataloader import probe as dataloader
+from rigbench.dataloader.datasets import JsonlWindow
+from rigbench.dataloader.record import Dataloader, Loading
+from rigbench.dataloader.sources import LoaderSource, count_tokens
+from rigbench.work.workers import Report
 
 T = 32
 TEXTS = [f"line {number} of a text" for number in range(300)]

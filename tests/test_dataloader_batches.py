@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rigbench.errors import RigbenchError
+from rigbench.core.errors import RigbenchError
 from rigbench.model import gather
 from rigbench.model.batches import Batches
 from rigbench.model.gather import Gatherer
@@ -19,7 +19,7 @@ COUNT = 5000
 STRESS = """
 import sys
 import numpy as np
-from rigbench.errors import RigbenchError
+from rigbench.core.errors import RigbenchError
 from rigbench.model.batches import Batches
 tokens = np.memmap(sys.argv[1], dtype="<u2", mode="r")
 with Batches(tokens, "uint16", 1 << 16, 16, 1024, "cpu", "t.bin", ahead=sys.argv[2] == "ahead") as batches:

@@ -11,14 +11,15 @@ import pytest
 from budget_slices import CPU, GPU, M5, M15, stored
 from rich.console import Console
 
-from rigbench import __main__, profiles, store
-from rigbench.cli.progress import Silent
-from rigbench.hardware.rig import Rig
+from rigbench import __main__, store
+from rigbench.core import profiles
+from rigbench.core.progress import Silent
+from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.dataloader import screen as render
+from rigbench.dataloader import stage
+from rigbench.dataloader.record import Dataloader, DiskReads, LoadedData, Loading, Sweep
 from rigbench.job import Job
-from rigbench.records import Absent, Estimate, Figure
-from rigbench.records.dataloader import Dataloader, DiskReads, LoadedData, Loading, Sweep
-from rigbench.render import dataloader as render
-from rigbench.stages import dataloader as stage
+from rigbench.machine.rig import Rig
 
 TINY = Path(__file__).parent / "profiles"
 

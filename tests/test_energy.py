@@ -14,9 +14,11 @@ from scripted_sensors import (
     telemetry,
 )
 
-from rigbench.measure import energy
-from rigbench.measure.telemetry import Sampler
-from rigbench.records import Absent, Device, Draw, Energy
+from rigbench.core.record import Absent
+from rigbench.core.telemetry import Device, Energy
+from rigbench.work import energy
+from rigbench.work.record import Draw
+from rigbench.work.sensors import Sampler
 
 
 def test_energy_comes_from_the_counter_and_sums_the_gpus() -> None:

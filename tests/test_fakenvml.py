@@ -9,8 +9,9 @@ import pytest
 from fakenvml import library
 from fakenvml.library import FakeDriver, calls_in
 
-from rigbench.hardware.nvml import Nvml
-from rigbench.records import Absent, Gpu
+from rigbench.core.record import Absent
+from rigbench.machine.gpu_record import Gpu
+from rigbench.machine.nvml import Nvml
 
 RIGS = Path(__file__).parent / "rigs"
 ALL = sorted(path.parent.name for path in RIGS.glob("*/nvml.txt"))

@@ -20,15 +20,16 @@ import pynvml
 import pytest
 from fakenvml.library import FAULT, FakeDriver, calls_in
 
-from rigbench.cli.app import app
-from rigbench.errors import BAD_INPUT, FINE, NOTHING, RigbenchError
-from rigbench.errors import FAULT as FOUND_FAULT
-from rigbench.hardware.nvml import Nvml
-from rigbench.hardware.rig import Rig
-from rigbench.hardware.sysfs import RecordedSysfs
-from rigbench.measure.telemetry import Sampler
-from rigbench.probes import topology
-from rigbench.records import Absent, Gpu
+from rigbench.cli import app
+from rigbench.core.errors import BAD_INPUT, FINE, NOTHING, RigbenchError
+from rigbench.core.errors import FAULT as FOUND_FAULT
+from rigbench.core.record import Absent
+from rigbench.machine.gpu_record import Gpu
+from rigbench.machine.nvml import Nvml
+from rigbench.machine.rig import Rig
+from rigbench.machine.sysfs import RecordedSysfs
+from rigbench.topology import survey as topology
+from rigbench.work.sensors import Sampler
 
 RIGS = Path(__file__).parent / "rigs"
 CODES = (*range(1, 31), 999)

@@ -14,30 +14,24 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from rigbench import __main__, profiles, survey
-from rigbench.errors import RigbenchError
-from rigbench.findings import slices
-from rigbench.findings.explain import explanation, explanations
-from rigbench.findings.rig import WORST_FIRST, diagnose
-from rigbench.findings.unchecked import unchecked
-from rigbench.hardware.nvml_codes import REASONS
-from rigbench.hardware.rig import Rig
-from rigbench.probes import topology as probe
-from rigbench.records import (
-    Absent,
-    Cost,
-    Finding,
-    Gpu,
-    GpuProcess,
-    NumaNode,
-    PciDevice,
-    PciHop,
-    RigId,
-    Run,
-    Software,
-    Topology,
-)
-from rigbench.render import findings as render
+from rigbench import __main__
+from rigbench.core import finding_screen as render
+from rigbench.core import profiles
+from rigbench.core.errors import RigbenchError
+from rigbench.core.explain import explanation, explanations
+from rigbench.core.finding import Cost, Finding
+from rigbench.core.record import Absent
+from rigbench.document import Run
+from rigbench.machine.gpu_record import Gpu, GpuProcess
+from rigbench.machine.nvml_codes import REASONS
+from rigbench.machine.pci_record import PciDevice, PciHop
+from rigbench.machine.record import NumaNode, RigId, Software, Topology
+from rigbench.machine.rig import Rig
+from rigbench.topology import diagnosis as survey
+from rigbench.topology import survey as probe
+from rigbench.topology.unchecked import unchecked
+from rigbench.topology.verdict import WORST_FIRST, diagnose
+from rigbench.train import verdict as slices
 
 RIGS = Path(__file__).parent / "rigs"
 DUAL = "dual-rtx4080s-x8x8"

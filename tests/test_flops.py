@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rigbench.model import flops, optim
 from rigbench.model.gpt import Decoder
-from rigbench.records import Shape
+from rigbench.train.record import Shape
 
 
 def a_shape(style="gpt2", layers=2, width=64, heads=2, kv_heads=None, ffn=None, tied=True, biases=None, sequence=48):
@@ -130,7 +130,7 @@ def test_matrices_and_tables_decay_and_nothing_else():
 
 
 def test_an_unknown_optimizer_is_refused():
-    from rigbench.errors import RigbenchError
+    from rigbench.core.errors import RigbenchError
 
     with pytest.raises(RigbenchError, match="no optimizer 'lion'; use one of adamw, adamw-foreach"):
         optim.build("lion", Decoder(SHAPES[0]))

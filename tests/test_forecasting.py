@@ -8,16 +8,19 @@ import msgspec
 import pytest
 from budget_slices import CPU, GPU, M5, M15, M30, M60, M120, stored
 
-from rigbench import fitting, forecasting, rigfacts, ways
-from rigbench.budget import money
+from rigbench.budget import forecasting, money, rigfacts, ways
 from rigbench.budget.comparable import Wanted
 from rigbench.budget.plan import Question, assemble, plan
-from rigbench.errors import BAD_INPUT, RigbenchError
+from rigbench.budget.record import Price
+from rigbench.core import on
+from rigbench.core.errors import BAD_INPUT, RigbenchError
+from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.document import Run
+from rigbench.predict import capacity as fitting
 from rigbench.predict import ceilings, steptime
-from rigbench.profiles import on
-from rigbench.records import Absent, Estimate, Figure, Largest, Price, Run, Training
-from rigbench.records.steptime import Ceilings
-from rigbench.records.thermals import HeatCard, HeatLoad, Thermals
+from rigbench.predict.record import Largest, Training
+from rigbench.predict.steptime_record import Ceilings
+from rigbench.thermals.record import HeatCard, HeatLoad, Thermals
 
 US = Price(per_kwh=0.2, currency="USD", place="somewhere", date="2026-04", source="a test")
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from rigbench.model.gpt import Decoder
-from rigbench.records import Shape
+from rigbench.train.record import Shape
 
 SMALL = Shape(
     style="gpt2",

@@ -17,8 +17,8 @@ from scripted_sensors import (
     sampled_once,
 )
 
-from rigbench.measure.telemetry import Sampler
-from rigbench.records import Absent
+from rigbench.core.record import Absent
+from rigbench.work.sensors import Sampler
 
 
 def test_every_sensor_of_a_card_has_its_column() -> None:

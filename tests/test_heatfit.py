@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigbench import heatfit
-from rigbench.measure import settling
-from rigbench.records import Absent, Estimate, HeatFit
+from rigbench.core.record import Absent, Estimate
+from rigbench.thermals import fit as heatfit
+from rigbench.thermals import settling
+from rigbench.thermals.record import HeatFit
 
 SEEDS = 1000
 

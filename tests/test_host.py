@@ -8,10 +8,11 @@ import msgspec
 import pytest
 from fakenvml.expand_sysfs import write
 
-from rigbench.hardware import cgroup, disks, host
-from rigbench.hardware.sensors import CpuSensors
-from rigbench.hardware.sysfs import RecordedSysfs, Sysfs
-from rigbench.records import Absent, Disk, NumaNode
+from rigbench.core.record import Absent
+from rigbench.machine import cgroup, disks, host
+from rigbench.machine.cpu_sensors import CpuSensors
+from rigbench.machine.record import Disk, NumaNode
+from rigbench.machine.sysfs import RecordedSysfs, Sysfs
 
 GIB = 1 << 30
 V2_MOUNT = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw"
@@ -235,7 +236,7 @@ def test_process_memory_is_read_from_its_status() -> None:
 
 
 def test_the_same_rig_is_the_same_after_its_gpus_changed_order() -> None:
-    from rigbench.hardware.rig import Rig
+    from rigbench.machine.rig import Rig
 
     rig = Rig.replay(Path(__file__).parent / "rigs" / "dual-rtx4080s-x8x8")
     cpu, memory = host.cpu(rig.sysfs), host.memory(rig.sysfs)

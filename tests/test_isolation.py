@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rigbench.hardware import driver, isolation, pci, pci_config
-from rigbench.hardware.rig import Rig
-from rigbench.hardware.sysfs import RecordedSysfs, Sysfs
-from rigbench.records import Absent, Isolation
+from rigbench.core.record import Absent
+from rigbench.machine import driver, isolation, pci, pci_config
+from rigbench.machine.pci_record import Isolation
+from rigbench.machine.rig import Rig
+from rigbench.machine.sysfs import RecordedSysfs, Sysfs
 
 OFF = tuple(f"{name}-" for name in pci_config.ACS_BITS)
 REDIRECTING = tuple(f"{name}{'+' if name in ('SrcValid', 'ReqRedir') else '-'}" for name in pci_config.ACS_BITS)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from rigbench.budget import laws
-from rigbench.records import Absent
+from rigbench.core.record import Absent
 
 
 def least_loss_by_search(fit: laws.Fit, flops: float) -> tuple[float, float]:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from fakenvml.expand_sysfs import expand
 
-from rigbench.hardware import links, pci
-from rigbench.hardware.links import Card
-from rigbench.hardware.sysfs import Sysfs
-from rigbench.records import Absent, Figure, Gpu, PciDevice, PciPath
+from rigbench.core.record import Absent, Figure
+from rigbench.machine import links, pci
+from rigbench.machine.gpu_record import Gpu
+from rigbench.machine.links import Card
+from rigbench.machine.pci_record import PciDevice, PciPath
+from rigbench.machine.sysfs import Sysfs
 
 Function = dict[str, Any]
 ROOT = "pci0000:00"

@@ -13,22 +13,24 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rigbench import __main__, store
-from rigbench.cli.progress import Silent
-from rigbench.errors import RigbenchError
-from rigbench.hardware.accelerator import CpuAccelerator
-from rigbench.hardware.rig import Rig
+from rigbench.core.errors import RigbenchError
+from rigbench.core.progress import Silent
+from rigbench.core.record import Absent
+from rigbench.core.telemetry import Device, SensorSeries, Telemetry
 from rigbench.job import Job
-from rigbench.measure import ceilings, products
-from rigbench.measure.fleet import Lane, alone_and_together
-from rigbench.measure.matmul_times import times
-from rigbench.measure.products import ARITHMETIC, Operands
-from rigbench.measure.shape_search import Dims, Found, Look
-from rigbench.measure.workers import Report
+from rigbench.machine.accelerator import CpuAccelerator
+from rigbench.machine.rig import Rig
+from rigbench.matmul import ceilings, stage
+from rigbench.matmul import probe as matmul
+from rigbench.matmul.fleet import Lane, alone_and_together
+from rigbench.matmul.record import Matmul, MatmulCheck
+from rigbench.matmul.search import Dims, Found, Look
+from rigbench.matmul.times import times
 from rigbench.model import flops, gemms, shape
 from rigbench.model.gpt import Decoder
-from rigbench.probes import matmul
-from rigbench.records import Absent, Device, Matmul, MatmulCheck, SensorSeries, Telemetry
-from rigbench.stages import matmul as stage
+from rigbench.work import products
+from rigbench.work.products import ARITHMETIC, Operands
+from rigbench.work.workers import Report
 
 TESTS = Path(__file__).parent
 GOOD = MatmulCheck(rows=8, columns=512, largest_error_over_bound=0.1, correct=True)

@@ -6,13 +6,12 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from rigbench.model import shape
-from rigbench.records import (
-    Absent,
+from rigbench.core import bars
+from rigbench.core.record import Absent, Estimate, Figure, Timing
+from rigbench.core.telemetry import Device
+from rigbench.matmul import screen as render
+from rigbench.matmul.record import (
     Ceiling,
-    Device,
-    Estimate,
-    Figure,
     GemmStep,
     Matmul,
     MatmulCheck,
@@ -21,10 +20,8 @@ from rigbench.records import (
     MatmulLook,
     MatmulPhase,
     MatmulShape,
-    Timing,
 )
-from rigbench.render import bars
-from rigbench.render import matmul as render
+from rigbench.model import shape
 
 GOOD = MatmulCheck(rows=8, columns=512, largest_error_over_bound=0.1, correct=True)
 WRONG = MatmulCheck(rows=8, columns=512, largest_error_over_bound=40.0, correct=False)

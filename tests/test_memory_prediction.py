@@ -10,7 +10,7 @@ import torch
 from rigbench.model.gpt import Decoder
 from rigbench.predict import allocator, loop, memory
 from rigbench.predict.traces import Recipe, Traces
-from rigbench.records import Shape
+from rigbench.train.record import Shape
 
 GPT2 = Shape(
     style="gpt2",

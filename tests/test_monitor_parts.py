@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from scripted_sensors import cpu_only, rig
 
-from rigbench.findings.live import hints
-from rigbench.findings.windows import CardWindow, HostWindow, Window
-from rigbench.hardware.host_load import (
+from rigbench.core.record import Absent
+from rigbench.machine.host_load import (
     HostLoad,
     ProcessLoad,
     ProcessLoads,
@@ -20,12 +19,13 @@ from rigbench.hardware.host_load import (
     parse_process_ticks,
     parse_stat,
 )
-from rigbench.hardware.nvml import Nvml
-from rigbench.hardware.nvml_replay import Answer, ReplayedLibrary, parse_recording
-from rigbench.hardware.rig import Rig
-from rigbench.hardware.sysfs import RecordedSysfs
-from rigbench.records import Absent
-from rigbench.records.monitor import (
+from rigbench.machine.nvml import Nvml
+from rigbench.machine.replay import Answer, ReplayedLibrary, parse_recording
+from rigbench.machine.rig import Rig
+from rigbench.machine.sysfs import RecordedSysfs
+from rigbench.monitor import recording, sources
+from rigbench.monitor.options import Asked
+from rigbench.monitor.record import (
     Gone,
     GpuTick,
     HostTick,
@@ -36,11 +36,11 @@ from rigbench.records.monitor import (
     Watched,
     WatchedEnergy,
 )
-from rigbench.watching import recording, sources
-from rigbench.watching.asked import Asked
-from rigbench.watching.fold import Fold
-from rigbench.watching.slow import SlowBeat
-from rigbench.watching.tallies import EnergyTally, Stillness, Tally
+from rigbench.monitor.slow import SlowBeat
+from rigbench.monitor.summary import Fold
+from rigbench.monitor.tallies import EnergyTally, Stillness, Tally
+from rigbench.monitor.verdict import hints
+from rigbench.monitor.windows import CardWindow, HostWindow, Window
 
 GIB = 1 << 30
 N = 61

@@ -16,8 +16,9 @@ from fakenvml.library import FakeDriver
 from rich.console import Console
 from test_monitor import MOVING
 
-from rigbench.records import Absent
-from rigbench.records.monitor import (
+from rigbench.core.record import Absent
+from rigbench.monitor import live_screen as monitor_live
+from rigbench.monitor.record import (
     GpuSlow,
     GpuTick,
     HostTick,
@@ -29,9 +30,8 @@ from rigbench.records.monitor import (
     MonitorSlow,
     MonitorTick,
 )
-from rigbench.render import monitor_live
-from rigbench.render.monitor import show
-from rigbench.watching.fold import Fold
+from rigbench.monitor.screen import show
+from rigbench.monitor.summary import Fold
 
 GIB = 1 << 30
 

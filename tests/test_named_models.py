@@ -8,12 +8,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from rigbench import profiles
-from rigbench.cli import model_options
-from rigbench.errors import BAD_INPUT, RigbenchError
+from rigbench.core import profiles
+from rigbench.core.errors import BAD_INPUT, RigbenchError
 from rigbench.model import named
+from rigbench.model import options as model_options
 from rigbench.model.asked import Asked
-from rigbench.records import Model
+from rigbench.train.record import Model
 
 SHAPE = """
 style = "llama"

@@ -11,12 +11,12 @@ import pynvml
 import pytest
 from two_gpus import library, replay
 
-from rigbench.errors import RigbenchError
-from rigbench.hardware import nvml as seam
-from rigbench.hardware.nvml import NO_DRIVER, Nvml
-from rigbench.hardware.nvml_codes import REASONS
-from rigbench.hardware.nvml_replay import parse_recording
-from rigbench.records import Absent
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
+from rigbench.machine import nvml as seam
+from rigbench.machine.nvml import NO_DRIVER, Nvml
+from rigbench.machine.nvml_codes import REASONS
+from rigbench.machine.replay import parse_recording
 
 RIGS = Path(__file__).parent / "rigs"
 CODES = [*range(1, 31), 999, 12345]
@@ -39,7 +39,7 @@ def test_without_a_driver_the_reason_names_the_cure(monkeypatch: pytest.MonkeyPa
 
 def test_without_a_driver_pynvml_is_not_imported() -> None:
     code = (
-        "import sys, rigbench.hardware.nvml as seam; seam.LIBRARY = 'libno-such-driver.so.1'; "
+        "import sys, rigbench.machine.nvml as seam; seam.LIBRARY = 'libno-such-driver.so.1'; "
         "assert seam.Nvml.live().absent; assert 'pynvml' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

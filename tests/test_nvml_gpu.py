@@ -7,8 +7,9 @@ from pathlib import Path
 import pynvml
 from two_gpus import library, replay
 
-from rigbench.hardware.nvml import Nvml
-from rigbench.records import Absent, Gpu, GpuProcess, MigDevice
+from rigbench.core.record import Absent
+from rigbench.machine.gpu_record import Gpu, GpuProcess, MigDevice
+from rigbench.machine.nvml import Nvml
 
 RIGS = Path(__file__).parent / "rigs"
 NOT_SUPPORTED = Absent("not supported")

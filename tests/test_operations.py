@@ -19,7 +19,8 @@ from rigbench.model import optim
 from rigbench.model.flops import describe
 from rigbench.model.gpt import Decoder
 from rigbench.predict import operations
-from rigbench.records import Shape, Training
+from rigbench.predict.record import Training
+from rigbench.train.record import Shape
 
 # Operations of torch that move nothing: views, and storage that nobody has written yet.
 FREE = {

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from rigbench.errors import BAD_INPUT, NOTHING, RigbenchError
-from rigbench.measure import own_batches
-from rigbench.measure.factory import find_factory
-from rigbench.measure.own_batches import OwnBatches
-from rigbench.measure.own_model import load, trial
+from rigbench.core.errors import BAD_INPUT, NOTHING, RigbenchError
+from rigbench.core.record import Absent
+from rigbench.dataloader.factory import find_factory
 from rigbench.model.asked import Asked
-from rigbench.probes.own_model import described
-from rigbench.records import Absent
-from rigbench.records.own_model import OwnModel
-from rigbench.stages import own_model as stage
+from rigbench.train import own_batches
+from rigbench.train import own_model_stage as stage
+from rigbench.train.own_batches import OwnBatches
+from rigbench.train.own_model import load, trial
+from rigbench.train.own_model_probe import described
+from rigbench.train.own_model_record import OwnModel
 
 MODELS = Path(__file__).parent / "models"
 HEAD = """

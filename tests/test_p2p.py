@@ -17,25 +17,28 @@ import pytest
 import torch
 from p2p_on_cpu import FaultyCards
 
-from rigbench import __main__, profiles, store, survey
-from rigbench.cli.progress import Silent
-from rigbench.errors import RigbenchError
-from rigbench.findings.p2p_verdict import pair_verdict
-from rigbench.hardware.accelerator import open_accelerator
-from rigbench.hardware.rig import Rig
+from rigbench import __main__, store
+from rigbench.core import profiles
+from rigbench.core.errors import RigbenchError
+from rigbench.core.progress import Silent
+from rigbench.core.record import Absent, Tally
 from rigbench.job import Interrupted, Job
-from rigbench.measure import p2p_collectives, p2p_writes
-from rigbench.measure.p2p_arms import assembled
-from rigbench.measure.p2p_collectives import Exchange
-from rigbench.measure.p2p_settings import AS_IT_IS, OFF, Setting
-from rigbench.measure.p2p_values import filled_like, sent_seed
-from rigbench.measure.p2p_writes import Writes
-from rigbench.measure.ranks import RanksOutcome, World
-from rigbench.measure.workers import Report
-from rigbench.probes import p2p as probe
-from rigbench.records import Absent, P2p, P2pArm, Tally
-from rigbench.stages import p2p as stage
-from rigbench.stages.p2p import Asked
+from rigbench.machine.accelerator import open_accelerator
+from rigbench.machine.rig import Rig
+from rigbench.p2p import collectives as p2p_collectives
+from rigbench.p2p import probe, stage
+from rigbench.p2p import writes as p2p_writes
+from rigbench.p2p.arms import assembled
+from rigbench.p2p.collectives import Exchange
+from rigbench.p2p.pairs import pair_verdict
+from rigbench.p2p.record import P2p, P2pArm
+from rigbench.p2p.settings import AS_IT_IS, OFF, Setting
+from rigbench.p2p.stage import Asked
+from rigbench.p2p.values import filled_like, sent_seed
+from rigbench.p2p.writes import Writes
+from rigbench.topology import diagnosis as survey
+from rigbench.work.ranks import RanksOutcome, World
+from rigbench.work.workers import Report
 
 RIGS = Path(__file__).parent / "rigs"
 DUAL = RIGS / "dual-rtx4080s-x8x8"

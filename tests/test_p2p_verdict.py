@@ -10,14 +10,16 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from rigbench import stats
-from rigbench.findings import p2p as findings
-from rigbench.findings.explain import explanation
-from rigbench.hardware import nccl_log
-from rigbench.measure import p2p_settings
-from rigbench.measure.p2p_settings import AS_IT_IS, OFF, Setting
-from rigbench.records import Absent, GpuPair, NcclChoice, P2p, P2pArm, ReduceTimes, Tally, Timing, ValueCheck
-from rigbench.render import p2p as render
+from rigbench.core import stats
+from rigbench.core.explain import explanation
+from rigbench.core.record import Absent, Tally, Timing
+from rigbench.machine import nccl_log
+from rigbench.machine.pci_record import GpuPair, NcclChoice
+from rigbench.p2p import screen as render
+from rigbench.p2p import settings as p2p_settings
+from rigbench.p2p import verdict as findings
+from rigbench.p2p.record import P2p, P2pArm, ReduceTimes, ValueCheck
+from rigbench.p2p.settings import AS_IT_IS, OFF, Setting
 
 REPLACE = msgspec.structs.replace
 MIB16 = 16 << 20

@@ -16,14 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigbench import __main__, packing
-from rigbench.cli.progress import Silent
-from rigbench.errors import RigbenchError
+from rigbench import __main__
+from rigbench.core.errors import RigbenchError
+from rigbench.core.progress import Silent
+from rigbench.core.record import Absent
+from rigbench.dataloader import packing
+from rigbench.dataloader.packing import Options
 from rigbench.model import text
+from rigbench.model.record import Packed
 from rigbench.model.tokens import open_tokens
-from rigbench.packing import Options
-from rigbench.records import Absent
-from rigbench.records.packing import Packed
 
 END = 256
 

@@ -9,8 +9,9 @@ import pytest
 import strategies
 import torch
 
-from rigbench.errors import NOTHING, RigbenchError
-from rigbench.measure import parallel, ranks
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.train import parallel
+from rigbench.work import ranks
 
 NAMES = ("ddp", "fsdp2", "fsdp2-offload") + (("accelerate",) if importlib.util.find_spec("accelerate") else ())
 PATHS = os.pathsep.join([str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(":")

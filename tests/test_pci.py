@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rigbench.hardware import pci
-from rigbench.records import Absent, PciDevice
+from rigbench.core.record import Absent
+from rigbench.machine import pci
+from rigbench.machine.pci_record import PciDevice
 
 NOT_REPORTED = Absent("not reported")
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rigbench.hardware import nccl, peers
-from rigbench.hardware.nvml import Nvml
-from rigbench.hardware.nvml_replay import ReplayedLibrary, parse_recording
-from rigbench.records import Absent, Isolation, NcclChoice
+from rigbench.core.record import Absent
+from rigbench.machine import nccl, peers
+from rigbench.machine.nvml import Nvml
+from rigbench.machine.pci_record import Isolation, NcclChoice
+from rigbench.machine.replay import ReplayedLibrary, parse_recording
 
 RIGS = Path(__file__).parent / "rigs"
 UNKNOWN = Absent("not supported")

@@ -6,10 +6,10 @@ import re
 import jsonschema
 import pytest
 
-from rigbench import profiles
-from rigbench.errors import BAD_INPUT, RigbenchError
-from rigbench.profiles import files
-from rigbench.records import Absent, Figure
+from rigbench.core import profile_files as files
+from rigbench.core import profiles
+from rigbench.core.errors import BAD_INPUT, RigbenchError
+from rigbench.core.record import Absent, Figure
 
 GIB, MIB = 1 << 30, 1 << 20
 

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from fake_ranks import Options, Result
 
-from rigbench.errors import RigbenchError
-from rigbench.measure import ranks
-from rigbench.measure.ranks import World, world_from
+from rigbench.core.errors import RigbenchError
+from rigbench.work import ranks
+from rigbench.work.ranks import World, world_from
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def test_ctrl_c_lets_every_rank_hand_over_what_it_measured():
 
 def test_a_parent_that_is_killed_leaves_no_rank_behind(tmp_path):
     code = (
-        "from fake_ranks import Options, Result; from rigbench.measure import ranks;"
+        "from fake_ranks import Options, Result; from rigbench.work import ranks;"
         f"ranks.call('fake_ranks', Options('wait', pid_folder={str(tmp_path)!r}), Result, world_size=2,"
         " limit_seconds=60)"
     )

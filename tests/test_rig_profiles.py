@@ -2,10 +2,9 @@
 
 import pytest
 
-from rigbench import profiles
-from rigbench.errors import BAD_INPUT, RigbenchError
-from rigbench.profiles import on
-from rigbench.records import Absent
+from rigbench.core import on, profiles
+from rigbench.core.errors import BAD_INPUT, RigbenchError
+from rigbench.core.record import Absent
 
 RIG = """name = "mine"
 about = "my rig"

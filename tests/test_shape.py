@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigbench import profiles
-from rigbench.errors import BAD_INPUT, RigbenchError
+from rigbench.core import profiles
+from rigbench.core.errors import BAD_INPUT, RigbenchError
 from rigbench.model.counts import (
     matmul_parameters,
     non_embedding_parameters,
@@ -16,7 +16,7 @@ from rigbench.model.counts import (
 )
 from rigbench.model.gpt import Decoder
 from rigbench.model.shape import model_named, shape_for
-from rigbench.records import Shape
+from rigbench.train.record import Shape
 
 SMALLEST = {"diy": 1_693_376, "llama": 1_663_264}
 

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from rigbench.measure.shape_search import Dims, search
+from rigbench.matmul.search import Dims, search
 
 PEAK = 1e12
 

@@ -4,13 +4,15 @@ import msgspec
 import pytest
 from budget_slices import M5, stored
 
-from rigbench import profiles, store
-from rigbench.cli.progress import Silent
-from rigbench.hardware.rig import Rig
+from rigbench import store
+from rigbench.core import profiles
+from rigbench.core.progress import Silent
+from rigbench.core.record import Absent, Figure
+from rigbench.core.telemetry import Device, SensorSeries, Telemetry
 from rigbench.job import Job
-from rigbench.records import Absent, Device, Figure, SensorSeries, Telemetry
-from rigbench.stages import train
-from rigbench.stages.common import of_device
+from rigbench.machine.rig import Rig
+from rigbench.measurement import of_device
+from rigbench.train import stage as train
 
 
 @pytest.fixture

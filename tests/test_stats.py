@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rigbench import stats
-from rigbench.records import Absent
+from rigbench.core import stats
+from rigbench.core.record import Absent
 
 SAMPLES = st.lists(st.floats(min_value=1e-6, max_value=1e6), min_size=1, max_size=60)
 

@@ -12,11 +12,13 @@ import numpy as np
 import published
 import pytest
 
-from rigbench.errors import RigbenchError
+from rigbench.core import on
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent, Estimate, Figure
 from rigbench.model.shape import model_named
 from rigbench.predict import ceilings, steptime
-from rigbench.profiles import on
-from rigbench.records import Absent, Ceilings, Estimate, Figure, LinkCeiling, ProductRate, StepTime, Training
+from rigbench.predict.record import Training
+from rigbench.predict.steptime_record import Ceilings, LinkCeiling, ProductRate, StepTime
 
 
 def rig(text: str) -> Ceilings:
@@ -172,8 +174,8 @@ def test_a_prediction_needs_no_torch() -> None:
 import sys
 from rigbench.model.shape import model_named
 from rigbench.predict import calibrate, ceilings, steptime
-from rigbench.profiles import on
-from rigbench.records import Training
+from rigbench.core import on
+from rigbench.predict.record import Training
 of = Training(model=model_named("120M"), micro_batch=8)
 steptime.predict(of, ceilings.from_rig(on.rig("rtx-4090")), True)
 print({name for name in ("torch", "numpy") if name in sys.modules})

@@ -8,8 +8,10 @@ import msgspec
 import pytest
 
 from rigbench import store
-from rigbench.errors import RigbenchError
-from rigbench.records import SCHEMA, Absent, RigId, Run, Software
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
+from rigbench.document import SCHEMA, Run
+from rigbench.machine.record import RigId, Software
 
 
 def make_run(**changes: object) -> Run:

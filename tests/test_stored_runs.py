@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from rigbench import store
-from rigbench.render import run as render
+from rigbench.report import screen as render
 
 RUNS = sorted((Path(__file__).parent / "runs").glob("*.json"))
 REPORTS = sorted((Path(__file__).parents[1] / "reports").glob("*/*.json"))

@@ -12,12 +12,12 @@ from fakenvml.expand_sysfs import expand_recording, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigbench.hardware import disks, driver, host, isolation, pci
-from rigbench.hardware.nvml import Nvml
-from rigbench.hardware.rig import Rig
-from rigbench.hardware.sysfs import READ_LIMIT_BYTES, RecordedSysfs, Sysfs, decode_text, parse_cpu_list, parse_int
-from rigbench.probes import topology
-from rigbench.records import Absent
+from rigbench.core.record import Absent
+from rigbench.machine import disks, driver, host, isolation, pci
+from rigbench.machine.nvml import Nvml
+from rigbench.machine.rig import Rig
+from rigbench.machine.sysfs import READ_LIMIT_BYTES, RecordedSysfs, Sysfs, decode_text, parse_cpu_list, parse_int
+from rigbench.topology import survey as topology
 
 
 def test_a_file_is_read_without_its_newline(tmp_path: Path) -> None:

@@ -19,15 +19,16 @@ from scripted_sensors import (
     sampled_once,
 )
 
-from rigbench.hardware.gpu_sensors import Reading
-from rigbench.hardware.nvml import Nvml
-from rigbench.hardware.nvml_replay import Answer, ReplayedLibrary, parse_recording
-from rigbench.hardware.rig import Rig
-from rigbench.hardware.sysfs import RecordedSysfs
-from rigbench.measure import energy
-from rigbench.measure.telemetry import Sampler
-from rigbench.measure.throttle import decode_throttle, throttle_share
-from rigbench.records import Absent, Telemetry
+from rigbench.core.record import Absent
+from rigbench.core.telemetry import Telemetry
+from rigbench.machine.nvml import Nvml
+from rigbench.machine.readings import Reading
+from rigbench.machine.replay import Answer, ReplayedLibrary, parse_recording
+from rigbench.machine.rig import Rig
+from rigbench.machine.sysfs import RecordedSysfs
+from rigbench.work import energy
+from rigbench.work.sensors import Sampler
+from rigbench.work.throttle import decode_throttle, throttle_share
 
 CLOCKS_HELD = "1 nvmlDeviceGetCurrentClocksEventReasons = "
 
@@ -165,7 +166,7 @@ class HangingLibrary(ReplayedLibrary):
 
 
 def test_a_driver_call_that_hangs_holds_up_nothing_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rigbench.measure.telemetry.STOP_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr("rigbench.work.sensors.STOP_WITHIN_SECONDS", 0.05)
     library = HangingLibrary("sys nvmlDeviceGetCount_v2 = 0 3\n* nvmlDeviceGetPowerUsage = 0 100000")
     moments = iter((100.0, 100.0))
     sampler = Sampler(Rig(RecordedSysfs({}, {}), Nvml(library)), 1.0, clock=lambda: next(moments, 105.0))

@@ -15,17 +15,21 @@ import torch
 from scripted_sensors import cpu_only, rig
 
 from rigbench import store
-from rigbench.cli.progress import Silent
-from rigbench.hardware.nvml import Nvml
-from rigbench.hardware.nvml_replay import ReplayedLibrary, parse_recording
-from rigbench.hardware.rig import Rig
-from rigbench.hardware.sysfs import RecordedSysfs
+from rigbench.core.progress import Silent
+from rigbench.core.record import Absent, Skipped
+from rigbench.document import Run
 from rigbench.job import Interrupted, Job
-from rigbench.measure import crew, heat_watch, settling
-from rigbench.measure.workers import Report
-from rigbench.probes import heat_load
-from rigbench.records import Absent, HeatLoad, Run, Skipped, Thermals
-from rigbench.stages import thermals
+from rigbench.machine.nvml import Nvml
+from rigbench.machine.replay import ReplayedLibrary, parse_recording
+from rigbench.machine.rig import Rig
+from rigbench.machine.sysfs import RecordedSysfs
+from rigbench.thermals import probe as heat_load
+from rigbench.thermals import settling
+from rigbench.thermals import stage as thermals
+from rigbench.thermals import watch as heat_watch
+from rigbench.thermals.record import HeatLoad, Thermals
+from rigbench.work import crew
+from rigbench.work.workers import Report
 
 TWO = (
     '0 nvmlDeviceGetUUID = 0 "GPU-a"',
@@ -193,7 +197,7 @@ class Silence(Turning):
 
 def test_no_card_is_heated_while_the_sensors_are_silent(soak, monkeypatch):
     monkeypatch.setattr(thermals, "SILENT_SECONDS", 0.6)
-    monkeypatch.setattr("rigbench.measure.telemetry.STOP_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr("rigbench.work.sensors.STOP_WITHIN_SECONDS", 0.05)
     library = Silence(TWO, (), count=1)
     job, result = soak(library.rig, seconds=60.0, watcher=library.watch)
     library.let_go.set()

@@ -12,15 +12,19 @@ from rich.console import Console
 from scripted_sensors import RIGS, cpu_only, series, telemetry
 
 from rigbench import store
-from rigbench.cli.progress import Silent
-from rigbench.findings import power_knee
-from rigbench.hardware.rig import Rig
+from rigbench.core import trends
+from rigbench.core.progress import Silent
+from rigbench.core.record import Absent, Estimate
+from rigbench.core.telemetry import Device
+from rigbench.document import Run
 from rigbench.job import Job
-from rigbench.measure import settling, soak, throttled, trends
-from rigbench.measure.frozen import frozen
-from rigbench.records import Absent, Device, Estimate, HeatLoad, PowerAdvice, PowerPoint, Run, Thermals
-from rigbench.render import thermals as render
-from rigbench.stages import thermals_record
+from rigbench.machine.rig import Rig
+from rigbench.thermals import knee as power_knee
+from rigbench.thermals import loads as thermals_record
+from rigbench.thermals import screen as render
+from rigbench.thermals import settling, soak, throttled
+from rigbench.thermals.record import HeatLoad, PowerAdvice, PowerPoint, Thermals
+from rigbench.work.frozen import frozen
 
 # 1 × RTX A5000, ResNet50 images/s at a power limit in watts: dbkinghorn/Notes 2022/A5000-powerscaling, A5000-pl-data.
 A5000 = {

@@ -13,14 +13,15 @@ from heat import record as scripted
 from rich.console import Console
 
 from rigbench import __main__, store
-from rigbench.cli.progress import Silent
-from rigbench.hardware.rig import Rig
+from rigbench.core.progress import Silent
+from rigbench.core.record import Absent, Estimate
+from rigbench.core.sparklines import spark
 from rigbench.job import Job
-from rigbench.records import Absent, Estimate, Thermals
-from rigbench.render import thermals as render
-from rigbench.render import thermals_live
-from rigbench.render.sparklines import spark
-from rigbench.stages import thermals
+from rigbench.machine.rig import Rig
+from rigbench.thermals import live_screen as thermals_live
+from rigbench.thermals import screen as render
+from rigbench.thermals import stage as thermals
+from rigbench.thermals.record import Thermals
 
 HERE = Path(__file__).parent
 RECORDINGS = {

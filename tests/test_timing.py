@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigbench.measure.timing import StepWatch, sample_until_tight
-from rigbench.records import Absent, Timing
+from rigbench.core.record import Absent, Timing
+from rigbench.work.timing import StepWatch, sample_until_tight
 
 
 class Script:

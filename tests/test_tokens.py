@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from rigbench.errors import RigbenchError
+from rigbench.core.errors import RigbenchError
 from rigbench.model import tokens
 from rigbench.model.batches import Batches
+from rigbench.model.record import Packed
 from rigbench.model.tokens import open_tokens, zipf_tokens
-from rigbench.records.packing import Packed
 
 
 def write(path, ids, dtype="<u2"):

@@ -15,16 +15,19 @@ import pytest
 from fakenvml.expand_sysfs import expand, expand_recording, write
 from rich.console import Console
 
-from rigbench.errors import RigbenchError
-from rigbench.hardware import pci
-from rigbench.hardware.nvml import NO_DRIVER, Nvml
-from rigbench.hardware.nvml_replay import ReplayedLibrary, parse_recording
-from rigbench.hardware.rig import Rig
-from rigbench.hardware.sysfs import Sysfs
-from rigbench.probes import topology as probe
-from rigbench.records import Absent, GpuProcess, PciDevice, Topology
-from rigbench.render import gpus as render_gpus
-from rigbench.render import topology as render
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
+from rigbench.machine import pci
+from rigbench.machine.gpu_record import GpuProcess
+from rigbench.machine.nvml import NO_DRIVER, Nvml
+from rigbench.machine.pci_record import PciDevice
+from rigbench.machine.record import Topology
+from rigbench.machine.replay import ReplayedLibrary, parse_recording
+from rigbench.machine.rig import Rig
+from rigbench.machine.sysfs import Sysfs
+from rigbench.topology import gpus_screen as render_gpus
+from rigbench.topology import screen as render
+from rigbench.topology import survey as probe
 
 RIGS = Path(__file__).parent / "rigs"
 ALL = sorted(path.name for path in RIGS.iterdir() if (path / "rig.json").exists())
@@ -324,7 +327,8 @@ def test_processes_are_told_with_what_is_known_of_them(tmp_path: Path) -> None:
 def test_eight_gpus_are_read_quickly_and_without_torch() -> None:
     code = (
         "import sys, time; start = time.perf_counter()\n"
-        "from pathlib import Path; from rigbench.hardware.rig import Rig; from rigbench.probes import topology\n"
+        "from pathlib import Path; from rigbench.machine.rig import Rig; "
+        "from rigbench.topology import survey as topology\n"
         f"topology.run(Rig.replay(Path({str(RIGS / 'wrx90-2switch-flat')!r})), lambda *_: topology.Absent('none'))\n"
         "assert 'torch' not in sys.modules; print(time.perf_counter() - start)"
     )
@@ -351,9 +355,9 @@ def test_a_lost_gpu_leaves_the_screen_of_the_others(tmp_path: Path) -> None:
 
 def test_topology_is_quick_and_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from rigbench.hardware.rig import Rig; from rigbench.probes import topology; "
-        "from rigbench.records import Absent; from rigbench.hardware.nvml import Nvml; "
-        "from rigbench.hardware.sysfs import Sysfs; "
+        "import sys; from rigbench.machine.rig import Rig; from rigbench.topology import survey as topology; "
+        "from rigbench.core.record import Absent; from rigbench.machine.nvml import Nvml; "
+        "from rigbench.machine.sysfs import Sysfs; "
         "topology.run(Rig(Sysfs(), Nvml(Absent('no driver'))), lambda *facts: Absent('none')); "
         "print(sorted({'torch', 'numpy', 'pynvml', 'rich', 'psutil'} & sys.modules.keys()))"
     )

@@ -10,14 +10,15 @@ import msgspec
 import pytest
 import torch
 
-from rigbench.errors import RigbenchError
-from rigbench.measure.workers import Report
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
 from rigbench.model import flops, optim
 from rigbench.model.batches import Batches
 from rigbench.model.gpt import Decoder
 from rigbench.model.tokens import zipf_tokens
-from rigbench.probes import train
-from rigbench.records import Absent, Shape, Slice
+from rigbench.train import probe as train
+from rigbench.train.record import Shape, Slice
+from rigbench.work.workers import Report
 
 SHAPE = Shape(
     style="gpt2", layers=2, width=64, heads=2, kv_heads=2, ffn_width=256, vocabulary=512, sequence=32,
@@ -114,7 +115,7 @@ def test_told_to_stop_before_the_first_step_leaves_at_once(options):
 
 
 def test_partial_results_are_handed_over_while_it_runs(options, monkeypatch):
-    monkeypatch.setattr("rigbench.measure.steps.PARTIAL_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr("rigbench.train.steps.PARTIAL_EVERY_SECONDS", 0.1)
     report = Listener()
     slice_of(options, report, seconds=2.0)
     assert report.partials

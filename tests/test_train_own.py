@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from rigbench import __main__
-from rigbench.errors import RigbenchError
-from rigbench.measure.workers import Report
-from rigbench.probes import own_model, train_own
-from rigbench.records import Absent
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
+from rigbench.train import own_model_probe as own_model
+from rigbench.train import own_probe as train_own
+from rigbench.work.workers import Report
 
 MODELS = Path(__file__).parent / "models"
 BREAKS = """

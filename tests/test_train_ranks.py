@@ -11,19 +11,22 @@ import torch
 from scripted_sensors import series, telemetry
 
 from rigbench import store
-from rigbench.budget import cost
-from rigbench.errors import RigbenchError
-from rigbench.findings import slices as findings
-from rigbench.hardware.rig import Rig
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
+from rigbench.core.telemetry import Device
 from rigbench.job import Job
-from rigbench.measure import rank_steps, ranks, workers
+from rigbench.machine.rig import Rig
 from rigbench.model import flops, optim
 from rigbench.model.batches import Batches
 from rigbench.model.gpt import Decoder
 from rigbench.model.tokens import zipf_tokens
-from rigbench.probes import train_ranks
-from rigbench.records import Absent, Device, Shape, Slice, Steps
-from rigbench.stages import train_ranks as stage
+from rigbench.train import rank_steps
+from rigbench.train import ranks_probe as train_ranks
+from rigbench.train import ranks_stage as stage
+from rigbench.train import verdict as findings
+from rigbench.train.record import Shape, Slice, Steps
+from rigbench.work import power as cost
+from rigbench.work import ranks, workers
 
 SHAPE = Shape(
     style="gpt2", layers=2, width=64, heads=2, kv_heads=2, ffn_width=256, vocabulary=512, sequence=32,
@@ -42,9 +45,7 @@ def options(folder: Path, strategy: str, **changes) -> train_ranks.Options:
 
 def together(folder: Path, strategy: str, **changes) -> Slice:
     asked = options(folder, strategy, **changes)
-    outcome = ranks.call(
-        "rigbench.probes.train_ranks", asked, Slice, world_size=2, limit_seconds=60, environment=THREAD
-    )
+    outcome = ranks.call("rigbench.train.ranks_probe", asked, Slice, world_size=2, limit_seconds=60, environment=THREAD)
     assert outcome.ended == "finished", outcome.reason
     first, second = outcome.results
     assert first.steps.seconds == second.steps.seconds  # both tell of all ranks

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rigbench import units
-from rigbench.errors import BAD_INPUT, RigbenchError
+from rigbench.core import units
+from rigbench.core.errors import BAD_INPUT, RigbenchError
 
 
 @pytest.mark.parametrize(

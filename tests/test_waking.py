@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from rigbench import store, survey, waking
-from rigbench.cli.progress import Silent
-from rigbench.errors import RigbenchError
-from rigbench.hardware.nvml import Nvml
-from rigbench.hardware.rig import Rig
+from rigbench import store
+from rigbench.core.errors import RigbenchError
+from rigbench.core.progress import Silent
+from rigbench.core.record import Absent
 from rigbench.job import Job
-from rigbench.measure.workers import Outcome
-from rigbench.probes.copy_load import CopyLoad
-from rigbench.records import Absent
+from rigbench.machine.nvml import Nvml
+from rigbench.machine.rig import Rig
+from rigbench.topology import diagnosis as survey
+from rigbench.work import load as waking
+from rigbench.work.copy_load import CopyLoad
+from rigbench.work.workers import Outcome
 
 RIG = Path(__file__).parent / "rigs" / "dual-rtx4080s-x8x8"
 

@@ -14,12 +14,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scripted_sensors import series, telemetry
 
-from rigbench import plans
-from rigbench.budget import cost, wall
-from rigbench.errors import RigbenchError
-from rigbench.records import Absent, Draw, Figure, Power, PowerPart, Slice
-from rigbench.render import slices as render
-from rigbench.stages.train import _with_power
+from rigbench.budget import plans
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent, Figure
+from rigbench.train import screen as render
+from rigbench.train.record import Slice
+from rigbench.train.stage import _with_power
+from rigbench.work import power as cost
+from rigbench.work import wall
+from rigbench.work.record import Draw, Power, PowerPart
 
 LOST = Absent("GPU is lost")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from rigbench import profiles, ways
+from rigbench.budget import ways
+from rigbench.core import on, profiles
 from rigbench.model import flops
 from rigbench.predict import cards
 from rigbench.predict.memory import Predictor
+from rigbench.predict.record import Largest, Target, Training
 from rigbench.predict.traces import Traces
-from rigbench.profiles import on
-from rigbench.records import Largest, Model, Target, Training
+from rigbench.train.record import Model
 
 
 def model(series: str, name: str) -> Model:

@@ -12,8 +12,8 @@ import psutil
 import pytest
 from fake_probe import Options, Result
 
-from rigbench.errors import RigbenchError
-from rigbench.measure import workers
+from rigbench.core.errors import RigbenchError
+from rigbench.work import workers
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ def test_ctrl_c_before_anything_was_measured_ends_at_once():
 def test_a_parent_that_is_killed_leaves_no_process_behind(tmp_path):
     pid_file = tmp_path / "pids"
     code = (
-        "from fake_probe import Options, Result; from rigbench.measure import workers;"
+        "from fake_probe import Options, Result; from rigbench.work import workers;"
         f"workers.call('fake_probe', Options(act='wait', pid_file={str(pid_file)!r}), Result, limit_seconds=60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])

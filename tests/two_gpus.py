@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rigbench.hardware.nvml import Nvml
-from rigbench.hardware.nvml_replay import ReplayedLibrary, parse_recording
+from rigbench.machine.nvml import Nvml
+from rigbench.machine.replay import ReplayedLibrary, parse_recording
 
 TWO_GPUS = """# fakenvml 1
 sys nvmlDeviceGetCount_v2 = 0 2

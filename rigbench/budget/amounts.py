@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from rigbench import units
-from rigbench.errors import NOTHING, RigbenchError
-from rigbench.records import Model
-from rigbench.records.budget import AskedKind, Split
+from rigbench.budget.record import AskedKind, Split
+from rigbench.core import units
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.train.record import Model
 
 FORWARD: tuple[AskedKind, ...] = ("flops", "tokens", "tokens per parameter")
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
-from rigbench.errors import NOTHING, RigbenchError
-from rigbench.records import Absent, Model, Slice
-from rigbench.records.budget import Configuration
-from rigbench.records.slices import Precision
+from rigbench.budget.record import Configuration
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent
+from rigbench.train.record import Model, Precision, Slice
 
 FEWEST_STEPS = 3  # of a slice that was cut short: fewer do not tell a rate from its noise
 MOST_LINES = 8

@@ -6,14 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rigbench.budget.backtest import corrected
+from rigbench.backtest.record import Coverage
+from rigbench.backtest.verdict import corrected
 from rigbench.budget.comparable import Chosen, StoredSlice
 from rigbench.budget.money import NO_PURCHASE, NO_RENT, RentPrice, RigPrice
 from rigbench.budget.rates import rate
-from rigbench.errors import RigbenchError
-from rigbench.records import Absent, Estimate, Figure, Model, Power, Rate
-from rigbench.records.backtest import Coverage
-from rigbench.records.budget import Configuration, NextSlice
+from rigbench.budget.record import Configuration, NextSlice, Rate
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.train.record import Model
+from rigbench.work.record import Power
 
 HOUR = 3600.0
 Ends = tuple[float, float, float]  # middle, low, high

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rigbench import units
-from rigbench.records import Absent
-from rigbench.records.laws import LawLoss, LawOptimum, ScalingLaws
+from rigbench.budget.laws_record import LawLoss, LawOptimum, ScalingLaws
+from rigbench.core import units
+from rigbench.core.record import Absent
 
 FLOP_PER_PF_DAY = 8.64e19
 CAVEAT = (

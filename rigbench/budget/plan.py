@@ -8,14 +8,18 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from rigbench.budget import amounts, cost, laws, money, overheads, remarks, sanity, spans, wall
+from rigbench.backtest.record import Coverage
+from rigbench.budget import amounts, laws, money, overheads, remarks, sanity, spans
 from rigbench.budget.comparable import StoredSlice, Wanted, choose
 from rigbench.budget.forecast import NOTHING_KNOWN, Forecast, Known, Machine, from_slices
-from rigbench.errors import RigbenchError
-from rigbench.records import Absent, Budget, Estimate, Figure, Model, PlanRow, Power, Price, Rate
-from rigbench.records.backtest import Coverage
-from rigbench.records.budget import AskedFor, AskedKind, Split
-from rigbench.records.spending import Rent, Sum
+from rigbench.budget.record import AskedFor, AskedKind, Budget, PlanRow, Price, Rate, Split
+from rigbench.budget.spending_record import Rent, Sum
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.train.record import Model
+from rigbench.work import power as cost
+from rigbench.work import wall
+from rigbench.work.record import Power
 
 METHOD = 2
 NOT_DECLARED = Absent("not declared")

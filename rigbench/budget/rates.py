@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from rigbench import stats, units
 from rigbench.budget.comparable import Chosen, StoredSlice, family, mean_log_rate
-from rigbench.errors import NOTHING, RigbenchError
-from rigbench.records import Estimate, Model, Rate
+from rigbench.budget.record import Rate
+from rigbench.core import stats, units
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Estimate
+from rigbench.train.record import Model
 
 # All widths below are half-widths of a 95 % interval in natural logarithms: 0.05 is about ±5 %.
 

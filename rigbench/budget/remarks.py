@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rigbench import units
 from rigbench.budget.forecast import Machine
-from rigbench.records import Estimate, PlanRow
+from rigbench.budget.record import PlanRow
+from rigbench.core import units
+from rigbench.core.record import Estimate
 
 HOURS_PER_YEAR = 8766.0
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rigbench.errors import RigbenchError
+from rigbench.core.errors import RigbenchError
 
 if TYPE_CHECKING:
     import numpy as np

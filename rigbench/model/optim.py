@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rigbench.errors import RigbenchError
+from rigbench.core.errors import RigbenchError
 
 if TYPE_CHECKING:
     import torch

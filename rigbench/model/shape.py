@@ -8,12 +8,12 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from rigbench import profiles, units
-from rigbench.errors import RigbenchError
+from rigbench.core import profiles, units
+from rigbench.core.errors import RigbenchError
+from rigbench.core.profiles import Series
 from rigbench.model.counts import total_parameters
 from rigbench.model.flops import describe
-from rigbench.profiles import Series
-from rigbench.records import Model, Shape
+from rigbench.train.record import Model, Shape
 
 FEWEST_LAYERS = 4
 HEAD, SMALL_HEAD, SMALL_WIDTH = 64, 32, 256  # heads of 64; of 32 below width 256

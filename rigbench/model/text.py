@@ -10,7 +10,7 @@ from typing import IO, NoReturn
 
 import msgspec
 
-from rigbench.errors import RigbenchError
+from rigbench.core.errors import RigbenchError
 from rigbench.store import reason
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rigbench.errors import RigbenchError
-from rigbench.records import Absent
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
 from rigbench.store import reason
 
 if TYPE_CHECKING:

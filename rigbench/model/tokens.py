@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from rigbench.errors import RigbenchError
-from rigbench.records import Data
-from rigbench.records.packing import Packed
+from rigbench.core.errors import RigbenchError
+from rigbench.model.record import Packed
 from rigbench.store import reason, write_whole
+from rigbench.train.record import Data
 
 if TYPE_CHECKING:
     import numpy as np

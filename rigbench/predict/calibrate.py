@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from rigbench import stats
-from rigbench.errors import RigbenchError
+from rigbench.core import stats
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Estimate
 from rigbench.predict import matrices, steptime
 from rigbench.predict.matrices import dot
-from rigbench.records import Estimate, StepAccount, StepPart, StepTime, Training
-from rigbench.records.steptime import PartName
+from rigbench.predict.record import Training
+from rigbench.predict.steptime_record import PartName, StepAccount, StepPart, StepTime
 
 CONFIDENCE = steptime.CONFIDENCE
 # Parts that one cause makes slower or faster together.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from rigbench.profiles.files import GpuProfile
-from rigbench.records import Absent, Figure, Gpu, Memory, Target
+from rigbench.core.profile_files import GpuProfile
+from rigbench.core.record import Absent, Figure
+from rigbench.machine.gpu_record import Gpu
+from rigbench.machine.record import Memory
+from rigbench.predict.record import Target
 
 MIB, GIB = 1 << 20, 1 << 30
 

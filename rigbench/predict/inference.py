@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
+from rigbench.core.record import Absent, Figure
 from rigbench.model.counts import parameter_tensors
 from rigbench.predict import allocator, cards
+from rigbench.predict.record import InferenceRow, Target, WeightFormat
 from rigbench.predict.room import most
 from rigbench.predict.script import Script
 from rigbench.predict.traces import Traces
-from rigbench.records import Absent, Figure, InferenceRow, Model, Shape, Target
-from rigbench.records.capacity import WeightFormat
+from rigbench.train.record import Model, Shape
 
 BASIS = "weights, cache, one block reading the whole prompt, logits of its last token; a replica of torch's allocator"
 MOST_SEQUENCES, MOST_TOKENS, TOKENS_STEP = 1 << 16, 1 << 24, 128

@@ -13,14 +13,16 @@ from math import prod
 
 import msgspec
 
+from rigbench.core.record import Absent, Figure
 from rigbench.model.counts import parameter_tensors, total_parameters
 from rigbench.predict import allocator, cards, states
 from rigbench.predict.allocator import Peaks
 from rigbench.predict.loop import Plan, Weight, compose
+from rigbench.predict.record import Breakdown, Largest, Target, Training, VramPrediction
 from rigbench.predict.room import HOST_HELD, Case, most
 from rigbench.predict.script import NotPeriodic, Script, ScriptLine
 from rigbench.predict.traces import Recipe, Traces
-from rigbench.records import Absent, Breakdown, Figure, Largest, Model, Shape, Target, Training, VramPrediction
+from rigbench.train.record import Model, Shape
 
 METHOD = 1
 BASIS = "the model's code on fake tensors, a replica of torch's allocator; eager, so an upper bound for compiled runs"

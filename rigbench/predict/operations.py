@@ -13,9 +13,10 @@ from typing import NamedTuple
 from rigbench.model.counts import parameter_tensors, total_parameters
 from rigbench.model.gemms import step_gemms
 from rigbench.predict import traffic
+from rigbench.predict.record import Training
+from rigbench.predict.steptime_record import PartName
 from rigbench.predict.traffic import FP32, ROPE_SHARE, Sizes
-from rigbench.records import Shape, Training
-from rigbench.records.steptime import PartName
+from rigbench.train.record import Shape
 
 INT64 = 8
 

@@ -8,8 +8,8 @@ from functools import cached_property
 
 from rigbench.predict import allocator
 from rigbench.predict.allocator import OutOfMemory, Peaks
+from rigbench.predict.record import Target
 from rigbench.predict.script import Script
-from rigbench.records import Target
 
 ROOM_STEP_BYTES = 32 << 20  # how finely the least room that a step needs is told
 # What a CPU process holds at its peak, as a multiple of what is live: glibc's heap keeps freed blocks and fits new ones

@@ -16,11 +16,12 @@ import math
 from operator import mul
 from typing import NamedTuple
 
-from rigbench.errors import RigbenchError
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent, Estimate, Figure
 from rigbench.predict import operations
 from rigbench.predict.operations import Operation
-from rigbench.records import Absent, Ceilings, Estimate, Figure, StepPart, StepTime, Training
-from rigbench.records.steptime import PartName
+from rigbench.predict.record import Training
+from rigbench.predict.steptime_record import Ceilings, PartName, StepPart, StepTime
 
 METHOD = 1
 CONFIDENCE = 0.9

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from rigbench.model.gpt import Block, Decoder, rope_tables
 from rigbench.predict.script import Piece, Trace, in_order
-from rigbench.records import Shape
+from rigbench.train.record import Shape
 
 OUTSIDE = -1  # the layer of what belongs to none
 DTYPES = {"fp16": torch.float16}

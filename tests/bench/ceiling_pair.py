@@ -7,12 +7,12 @@ import math
 import time
 from dataclasses import dataclass
 
-from rigbench import stats
-from rigbench.hardware.accelerator import Accelerator
-from rigbench.measure import products
-from rigbench.measure.products import Dtype, Operands
-from rigbench.measure.shape_search import Dims, search
-from rigbench.records import Estimate
+from rigbench.core import stats
+from rigbench.core.record import Estimate
+from rigbench.machine.accelerator import Accelerator
+from rigbench.matmul.search import Dims, search
+from rigbench.work import products
+from rigbench.work.products import Dtype, Operands
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,12 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from rigbench.document import Run
 from rigbench.predict import calibrate, ceilings, steptime
 from rigbench.predict.calibrate import Measured
-from rigbench.records import Ceilings, Run, Slice, StepTime, Training
+from rigbench.predict.record import Training
+from rigbench.predict.steptime_record import Ceilings, StepTime
+from rigbench.train.record import Slice
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 SLICE_SECONDS, ROUNDS = 10, 3

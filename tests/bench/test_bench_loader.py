@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from rigbench import stats
+from rigbench.core import stats
 from rigbench.model.batches import Batches
 from rigbench.model.tokens import zipf_tokens
 

@@ -9,9 +9,9 @@ luck counts, and the ratio is of those rates. Nothing here is a timed assertion.
 import pytest
 from ceiling_pair import compare
 
-from rigbench.hardware import host
-from rigbench.hardware.accelerator import open_accelerator
-from rigbench.hardware.sysfs import Sysfs
+from rigbench.machine import host
+from rigbench.machine.accelerator import open_accelerator
+from rigbench.machine.sysfs import Sysfs
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
 UNIT, LIMIT, PAIRS, BLOCK_SECONDS = 256, 1536, 20, 0.5

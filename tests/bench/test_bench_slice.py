@@ -15,10 +15,10 @@ import time
 
 import pytest
 
-from rigbench import stats
-from rigbench.measure.workers import Report
+from rigbench.core import stats
 from rigbench.model import shape
-from rigbench.probes import train
+from rigbench.train import probe as train
+from rigbench.work.workers import Report
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
 PAIRS = 5

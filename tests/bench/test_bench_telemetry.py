@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from rigbench import stats
-from rigbench.hardware.nvml import Nvml
-from rigbench.hardware.rig import Rig
-from rigbench.hardware.sysfs import Sysfs
-from rigbench.measure.telemetry import FASTEST_SECONDS, Sampler
-from rigbench.records import Absent
+from rigbench.core import stats
+from rigbench.core.record import Absent
+from rigbench.machine.nvml import Nvml
+from rigbench.machine.rig import Rig
+from rigbench.machine.sysfs import Sysfs
+from rigbench.work.sensors import FASTEST_SECONDS, Sampler
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 HOT_CARDS = Path(__file__).parents[1] / "rigs" / "dual-rtx4080s-throttling" / "load.nvml.txt"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rigbench.hardware.accelerator import open_accelerator
-from rigbench.hardware.cards import CudaCards, PlainPeerCopies, enqueued
-from rigbench.measure import ranks
-from rigbench.measure.p2p_collectives import TorchRanks
-from rigbench.probes import p2p
-from rigbench.records import Absent
+from rigbench.core.record import Absent
+from rigbench.machine.accelerator import open_accelerator
+from rigbench.machine.cuda_cards import CudaCards, PlainPeerCopies, enqueued
+from rigbench.p2p import probe as p2p
+from rigbench.p2p.collectives import TorchRanks
+from rigbench.work import ranks
 
 Options = p2p.Options
 

@@ -6,11 +6,12 @@ import time
 import pytest
 import torch
 
-from rigbench.hardware.accelerator import CudaAccelerator, choose_device
-from rigbench.hardware.nvml import Nvml
-from rigbench.measure.workers import Report
+from rigbench.machine.accelerator import CudaAccelerator, choose_device
+from rigbench.machine.nvml import Nvml
+from rigbench.matmul import probe as matmul
 from rigbench.model import shape
-from rigbench.probes import matmul, train
+from rigbench.train import probe as train
+from rigbench.work.workers import Report
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from rigbench import store
-from rigbench.cli.progress import Silent
-from rigbench.findings import bandwidth as findings
-from rigbench.hardware.cards import CudaCards, PlainPeerCopies, enqueued
-from rigbench.hardware.copy_clock import Lane
-from rigbench.hardware.rig import Rig
+from rigbench.bandwidth import probe as bandwidth
+from rigbench.bandwidth import stage
+from rigbench.bandwidth import verdict as findings
+from rigbench.core.progress import Silent
+from rigbench.core.record import Absent
 from rigbench.job import Job
-from rigbench.measure import copies, gpu_copies
-from rigbench.measure.copies import Budget
-from rigbench.measure.workers import Report
-from rigbench.probes import bandwidth
-from rigbench.records import Absent
-from rigbench.stages import bandwidth as stage
+from rigbench.machine.copy_clock import Lane
+from rigbench.machine.cuda_cards import CudaCards, PlainPeerCopies, enqueued
+from rigbench.machine.rig import Rig
+from rigbench.work import copies, gpu_copies
+from rigbench.work.copies import Budget
+from rigbench.work.workers import Report
 
 pytestmark = [
     pytest.mark.gpu,

@@ -5,10 +5,10 @@ import os
 import pytest
 import torch
 
-from rigbench.findings import collectives as findings
-from rigbench.measure.rank_device import SEVERAL_ON_ONE_GPU
-from rigbench.records import Absent, Tally
-from rigbench.stages import collectives as stage
+from rigbench.collectives import stage
+from rigbench.collectives import verdict as findings
+from rigbench.core.record import Absent, Tally
+from rigbench.work.rank_device import SEVERAL_ON_ONE_GPU
 
 pytestmark = [
     pytest.mark.gpu,

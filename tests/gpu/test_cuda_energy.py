@@ -8,13 +8,14 @@ import msgspec
 import pytest
 import torch
 
-from rigbench.hardware.accelerator import CudaAccelerator
-from rigbench.hardware.rig import Rig
-from rigbench.measure import energy
-from rigbench.measure.telemetry import Sampler
-from rigbench.records import Absent, Energy
-from rigbench.watching import loop
-from rigbench.watching.asked import Asked
+from rigbench.core.record import Absent
+from rigbench.core.telemetry import Energy
+from rigbench.machine.accelerator import CudaAccelerator
+from rigbench.machine.rig import Rig
+from rigbench.monitor import loop
+from rigbench.monitor.options import Asked
+from rigbench.work import energy
+from rigbench.work.sensors import Sampler
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from rigbench.measure.workers import Report
+from rigbench.dataloader import probe as dataloader
+from rigbench.dataloader.record import Loading
 from rigbench.model.batches import Batches
-from rigbench.probes import dataloader
-from rigbench.records.dataloader import Loading
+from rigbench.work.workers import Report
 
 pytestmark = [
     pytest.mark.gpu,

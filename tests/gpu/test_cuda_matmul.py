@@ -13,13 +13,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 from ceiling_pair import compare
 
-from rigbench.hardware.accelerator import CudaAccelerator
-from rigbench.measure import products
-from rigbench.measure.products import DTYPES, Operands
-from rigbench.measure.workers import Report
+from rigbench.core.record import Absent
+from rigbench.machine.accelerator import CudaAccelerator
+from rigbench.matmul import probe as matmul
 from rigbench.model import shape
-from rigbench.probes import matmul
-from rigbench.records import Absent
+from rigbench.work import products
+from rigbench.work.products import DTYPES, Operands
+from rigbench.work.workers import Report
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,13 +8,14 @@ import torch
 from p2p_on_one_gpu import OneCard, Options
 
 from rigbench import store
-from rigbench.cli.progress import Silent
-from rigbench.hardware.rig import Rig
+from rigbench.core.progress import Silent
 from rigbench.job import Job
-from rigbench.measure import p2p_writes, ranks
-from rigbench.measure.p2p_writes import Writes
-from rigbench.records import P2pRank
-from rigbench.stages import p2p as stage
+from rigbench.machine.rig import Rig
+from rigbench.p2p import stage
+from rigbench.p2p import writes as p2p_writes
+from rigbench.p2p.record import P2pRank
+from rigbench.p2p.writes import Writes
+from rigbench.work import ranks
 
 CUDA = torch.cuda.is_available()
 NCCL = tuple(torch.cuda.nccl.version()[:3]) if CUDA else (0, 0, 0)

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from rigbench import store
-from rigbench.cli.progress import Silent
-from rigbench.hardware.rig import Rig
+from rigbench.core.progress import Silent
+from rigbench.core.record import Estimate
 from rigbench.job import Job
-from rigbench.measure.workers import Report
-from rigbench.probes import heat_load
-from rigbench.records import Estimate, HeatFit
-from rigbench.stages import thermals
+from rigbench.machine.rig import Rig
+from rigbench.thermals import probe as heat_load
+from rigbench.thermals import stage as thermals
+from rigbench.thermals.record import HeatFit
+from rigbench.work.workers import Report
 
 pytestmark = [
     pytest.mark.gpu,

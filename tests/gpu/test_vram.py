@@ -13,11 +13,12 @@ import msgspec
 import pytest
 import torch
 
-from rigbench import profiles
-from rigbench.hardware.nvml import Nvml
+from rigbench.core import profiles
+from rigbench.core.record import Absent
+from rigbench.machine.nvml import Nvml
 from rigbench.model import shape
 from rigbench.predict import cards, memory, traces
-from rigbench.records import Absent, Training
+from rigbench.predict.record import Training
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,7 +29,7 @@ MEASURE = """
 import json, sys, msgspec, torch
 from rigbench.model import optim
 from rigbench.model.gpt import Decoder
-from rigbench.records import Training
+from rigbench.predict.record import Training
 way = msgspec.json.decode(sys.argv[1], type=Training)
 shape = way.model.shape
 model = Decoder(shape, way.checkpoint_every, way.loss_chunks).cuda()

@@ -1,0 +1,170 @@
+"""What did the user ask for? Words from the command line become a budget's question and the stages of a whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rigbench.bandwidth import stage as bandwidth
+from rigbench.budget.plan import Question
+from rigbench.budget.record import Price
+from rigbench.budget.runner import Stages
+from rigbench.collectives import stage as collectives
+from rigbench.core import on, profiles, units
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent, Figure
+from rigbench.dataloader import probe as dataloader
+from rigbench.matmul import probe as matmul
+from rigbench.model import flops as model_flops
+from rigbench.p2p import stage as p2p
+from rigbench.store import now
+from rigbench.thermals import stage as thermals
+from rigbench.train import probe as train
+from rigbench.train.record import Model
+from rigbench.work import power as cost
+from rigbench.work import wall
+
+# Sizes and seconds of the short slices: the smallest, a middle and the largest model show how efficiency rises with
+# size, and the middle one is the check on interpolating between the other two.
+QUICK_SECONDS = (15.0, 25.0, 60.0)
+QUICK_MATMUL_SECONDS = 18.0
+
+
+def question(
+    flops: str,
+    series: str,
+    exact: bool,
+    wall_watts: str | None,
+    host_watts: str | None,
+    price: str | None,
+    place: str | None,
+    psu_watts: str | None = None,
+    psu_efficiency: str | None = None,
+    rig_profile: str | None = None,
+) -> Question:
+    """A budget's question.
+
+    Raises:
+        RigbenchError: any of the words is not what its option takes.
+    """
+    at_wall, host = declared(wall_watts, host_watts, psu_watts, psu_efficiency, rig_profile)
+    return Question(
+        amount=units.parse_flops(flops, "--flops"),
+        series_name=series,
+        models=series_models(series),
+        exact=exact,
+        wall_watts=at_wall,
+        host=host,
+        price=electricity(price, place),
+    )
+
+
+def series_models(name: str) -> tuple[Model, ...]:
+    """The models of a series profile, smallest first, with true counts."""
+    return tuple(model_flops.describe(entry.shape, entry.name) for entry in profiles.series(name).models)
+
+
+def whole_run(models: Sequence[Model], quick: bool, device: str | None) -> Stages:
+    """Quick: short looks, three short slices and no soak. In full: longer ones, a slice of every model, a soak."""
+    return Stages(
+        bandwidth=bandwidth.options("10s" if quick else "60s", "256MiB" if quick else "512MiB", device),
+        p2p=p2p.options("1" if quick else "3", None),
+        collectives=collectives.options(seconds="8s" if quick else None, device=_kind(device)),
+        matmul=matmul.Options(
+            model=models[-1], device=device or "auto", seconds=QUICK_MATMUL_SECONDS if quick else 0.0
+        ),
+        slices=short_slices(models, device)
+        if quick
+        else tuple(train.Options(model=model, device=device or "auto") for model in models),
+        dataloader=dataloader.Options(
+            device=device or "auto", workers=(0, 2) if quick else (), seconds=1.0 if quick else 2.0
+        ),
+        thermals=None if quick else thermals.options("5", device, None, None),
+    )
+
+
+def _kind(device: str | None) -> str | None:
+    """Collectives take all GPUs or none."""
+    return device.partition(":")[0] if device else None
+
+
+def short_slices(models: Sequence[Model], device: str | None) -> tuple[train.Options, ...]:
+    """A short slice of the smallest, the middle and the largest model of a series."""
+    picked = (models[0], models[len(models) // 2], models[-1])[: len(models)]
+    return tuple(
+        train.Options(model=model, device=device or "auto", seconds=seconds)
+        for model, seconds in zip(picked, QUICK_SECONDS, strict=False)
+    )
+
+
+def _watts(text: str | None, option: str) -> float | None:
+    return units.parse_number(text, option, low=0.1, high=1e6) if text is not None else None
+
+
+def declared(
+    wall_watts: str | None,
+    host_watts: str | None,
+    psu_watts: str | None,
+    psu_efficiency: str | None,
+    rig_profile: str | None,
+) -> tuple[float | None, wall.Host]:
+    """What is declared of the machine's watts: at the wall, or of the host and its power supply.
+
+    Raises:
+        RigbenchError: any of the words is not what its option takes, or they contradict each other.
+    """
+    at_wall = _watts(wall_watts, "--wall-watts")
+    host = _host(host_watts, psu_watts, psu_efficiency, rig_profile)
+    cost.power((), at_wall, host)
+    return at_wall, host
+
+
+def _host(watts: str | None, psu_watts: str | None, efficiency: str | None, rig_profile: str | None) -> wall.Host:
+    """As declared; what was not, from the rig profile that was named.
+
+    Raises:
+        RigbenchError: any of the words is not what its option takes.
+    """
+
+    def figure(value: float | None, option: str, name: str) -> Figure | None:
+        if value is not None:
+            return Figure(value=value, source="declared", basis=option)
+        stated = getattr(profile, name) if profile else None
+        if stated is None or isinstance(stated, Absent):
+            return None
+        basis = f"rig profile {rig_profile}, {getattr(profile, name + '_basis')}"
+        return Figure(value=float(stated), source="declared", basis=basis)
+
+    profile = on.rig(rig_profile, "--rig-profile") if rig_profile else None
+    share = units.parse_number(efficiency, "--psu-efficiency", low=0.5, high=1.0) if efficiency is not None else None
+    return wall.Host(
+        watts=figure(_watts(watts, "--host-watts"), "--host-watts", "host_watts"),
+        psu_watts=figure(_watts(psu_watts, "--psu-watts"), "--psu-watts", "psu_watts"),
+        psu_efficiency=figure(share, "--psu-efficiency", "psu_efficiency"),
+    )
+
+
+def electricity(text: str | None, place: str | None) -> Price | Absent:
+    """Electricity: declared by the user, else a place's price from the profiles, which carries its place and date.
+
+    Raises:
+        RigbenchError: both, no such place, or no price.
+    """
+    if text is None:
+        return profiles.electricity(place)
+    if place is not None:
+        raise RigbenchError("--price and --place exclude each other", "give the one that is your contract's")
+    value, currency = money(text, "--price", "0.30 EUR", most=1000.0)
+    return Price(per_kwh=value, currency=currency, place="declared with --price", date=now()[:10], source="declared")
+
+
+def money(text: str, option: str, example: str, most: float = 1e6) -> tuple[float, str]:
+    """ "0.30 EUR" or "3.50USD" as an amount and its currency.
+
+    Raises:
+        RigbenchError: no currency, or not a positive amount.
+    """
+    words = text.strip()
+    number, currency = words[:-3].strip(), words[-3:]
+    if not (currency.isascii() and currency.isalpha()) or number[-1:].isalpha():
+        raise RigbenchError(f"{option} {text!r} names no currency", f"write it as '{example}'")
+    return units.parse_number(number, option, low=0.0001, high=most), currency.upper()

@@ -1,0 +1,230 @@
+"""What do all commands share? Their common options, one way to run and show a job, and one way to end."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rigbench.core.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rigbench.document import Run
+    from rigbench.job import Job
+    from rigbench.store import Store
+
+# The options that every command takes, before or after its name; then those that only some take.
+OPTIONS: dict[str, tuple[Any, Any]] = {
+    "json": (
+        Annotated[bool, typer.Option("--json", help="Print the run's JSON document on standard output, nothing else.")],
+        False,
+    ),
+    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no hints, only the answer.")], False),
+    "home": (
+        Annotated[
+            Path | None,
+            typer.Option("--home", metavar="DIR", help="Where runs are kept. Also RIGBENCH_HOME.", show_default=False),
+        ],
+        None,
+    ),
+    "device": (
+        Annotated[
+            str | None,
+            typer.Option("--device", metavar="NAME", help="cpu, cuda or cuda:N. Default: the first GPU, else the CPU."),
+        ],
+        None,
+    ),
+    "on": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--on", metavar="NAME", help="Hardware one does not have: a rig profile, a GPU, or 2xrtx-4080."
+            ),
+        ],
+        None,
+    ),
+    "replay": (
+        Annotated[
+            Path | None,
+            typer.Option("--replay", metavar="DIR", help="Read a recorded rig instead of this machine."),
+        ],
+        None,
+    ),
+}
+EVERYWHERE = ("json", "quiet", "home")
+
+
+class Common:
+    """The common options of one invocation, those before the command and those after it merged."""
+
+    def __init__(self, command: str, values: dict[str, Any]) -> None:
+        self.command = command
+        self.json = bool(values.get("json"))
+        self.quiet = bool(values.get("quiet")) or self.json
+        self.home: Path | None = values.get("home")
+        self.device: str | None = values.get("device")
+        self.replay: Path | None = values.get("replay")
+        self.on: str | None = values.get("on")
+        if self.device is not None and self.replay is not None:
+            raise RigbenchError("--device and --replay exclude each other", "a recorded rig has no device to run on")
+        if self.on is not None and (self.device is not None or self.replay is not None):
+            other = "--device" if self.device is not None else "--replay"
+            raise RigbenchError(f"--on and {other} exclude each other", "--on predicts for hardware that is not here")
+
+    def store(self) -> Store:
+        from rigbench.store import Store, default_home
+
+        return Store(self.home or default_home())
+
+    def console(self) -> Console:
+        from rich.console import Console
+
+        width = None if sys.stdout.isatty() else 100
+        return Console(highlight=False, soft_wrap=False, width=width)
+
+    def job(self) -> Job:
+        """A job that measures and is kept. The store is tried first, before the machine is made busy."""
+        from rigbench.core.progress import make_progress
+        from rigbench.job import Job
+        from rigbench.machine.rig import Rig
+
+        home = self.store()
+        home.check_writable()
+        rig = Rig.replay(self.replay) if self.replay else Rig.live()
+        return Job(home, rig, self.command, make_progress(self.quiet))
+
+    def answer(self, work: Callable[[Job], object], show: Callable[[Run, Console], None]) -> int:
+        """Run a job, save it, show it, and say how it ended. Returns the exit code."""
+        from rigbench.job import Interrupted
+
+        job = self.job()
+        interrupted = False
+        try:
+            work(job)
+        except (Interrupted, KeyboardInterrupt):
+            interrupted = True
+        except RigbenchError:
+            job.progress.close()
+            if job.measured:
+                job.finish("refused")
+                say(f"what was measured is kept as {job.run.id}")
+            raise
+        finally:
+            job.progress.close()
+        if interrupted and not job.measured:
+            say("interrupted before anything was measured")
+            return INTERRUPTED
+        job.finish("interrupted" if interrupted else "finished")
+        self.show(job.run, show)
+        for line in job.run.warnings:
+            say(f"warning: {line}")
+        for line in job.faults:
+            say(f"fault: {line}")
+        if job.trouble:
+            raise job.trouble
+        if interrupted:
+            say(f"interrupted; what was measured is kept as {job.run.id}")
+            return INTERRUPTED
+        if not self.quiet:
+            say(f"kept as {job.run.id}; `rigbench report {job.run.id}` shows it again")
+        return FAULT if job.faults else _nothing_answered(job.run)
+
+    def show(self, run: Run, show: Callable[[Run, Console], None]) -> None:
+        if self.json:
+            from rigbench.store import encode
+
+            sys.stdout.write(encode(run).decode())
+        else:
+            show(run, self.console())
+
+
+def _nothing_answered(run: Run) -> int:
+    """3 where every probe that was asked for could not run; its reason is in the document and was shown."""
+    from rigbench.core.record import Skipped
+
+    asked = run.rooms()
+    return NOTHING if asked and all(isinstance(room, Skipped) for room in asked) else FINE
+
+
+def say(line: str) -> None:
+    """One line on standard error."""
+    sys.stderr.write(f"rigbench: {line}\n")
+
+
+def command(app: typer.Typer, *extra: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Register a function as a command: its first parameter becomes a Common, its other ones are its own options.
+
+    `extra` names the options of OPTIONS that this command takes besides --json, --quiet and --home.
+    """
+
+    def register(function: Callable[..., int]) -> Callable[..., int]:
+        name = function.__name__.removesuffix("_command").replace("_", "-")
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        taken = (*EVERYWHERE, *extra)
+
+        @functools.wraps(function)
+        def call(context: typer.Context, **values: Any) -> int:
+            after = {key: values.pop(f"common_{key}") for key in taken}
+            before: dict[str, Any] = context.obj or {}
+            for key, value in before.items():
+                if value and key not in taken:
+                    raise RigbenchError(f"{name} does not take --{key}", f"`rigbench {name} --help` lists its options")
+            merged = {key: after[key] or before.get(key) for key in taken}
+            raise typer.Exit(function(Common(name, merged), **values))
+
+        parameters = [
+            inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+            *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
+            *_common_parameters(taken),
+        ]
+        _resign(call, parameters)
+        app.command(name=name)(call)
+        return call
+
+    return register
+
+
+def root_options(app: typer.Typer) -> None:
+    """The same common options before the command's name."""
+
+    def root(context: typer.Context, **values: Any) -> None:
+        context.obj = {key.removeprefix("common_"): value for key, value in values.items() if key != "version"}
+        if values["version"]:
+            from rigbench import __version__
+
+            typer.echo(f"rigbench {__version__}")
+            raise typer.Exit
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+
+    version = inspect.Parameter(
+        "version",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[bool, typer.Option("--version", help="Print the version.")],
+    )
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    _resign(root, [context, version, *_common_parameters(tuple(OPTIONS))])
+    root.__doc__ = "Measure your own GPU rig, find what holds it back, and know what a training run will cost."
+    app.callback(invoke_without_command=True)(root)
+
+
+def _common_parameters(names: tuple[str, ...]) -> list[inspect.Parameter]:
+    return [
+        inspect.Parameter(
+            f"common_{name}", inspect.Parameter.KEYWORD_ONLY, default=OPTIONS[name][1], annotation=OPTIONS[name][0]
+        )
+        for name in names
+    ]
+
+
+def _resign(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> None:
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

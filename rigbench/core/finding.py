@@ -1,0 +1,58 @@
+"""What is wrong with this rig, or worth knowing: the evidence, its cost, its cure, and what could not be checked?"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rigbench.core.record import Absent, Figure, Record
+
+Severity = Literal["fault", "warning", "information"]
+
+
+class Cost(Record, frozen=True):
+    """What a finding takes away, where the record's own numbers tell it. `unit` is that of both figures."""
+
+    sentence: str
+    unit: Literal["bytes/s", "bytes", "watts", "tokens/s"]
+    now: Figure
+    possible: Figure
+
+
+class Finding(Record, frozen=True):
+    """One diagnosis. `code` is stable; `rigbench explain CODE` tells more.
+
+    A fault is something broken, a warning something that holds the rig back and can be cured, information what its
+    owner may want to know. `where` are labels of cards or pairs, empty where it is the whole rig. `commands` are for
+    the owner to run; rigbench changes no setting. `basis` is what was looked at.
+    """
+
+    code: str
+    severity: Severity
+    title: str
+    where: tuple[str, ...]
+    evidence: tuple[str, ...]
+    cost: Cost | Absent
+    cure: str
+    commands: tuple[str, ...]
+    basis: str
+
+
+class Unchecked(Record, frozen=True):
+    """A question that stays open, and why. `where` is empty where it is the whole rig."""
+
+    what: str
+    where: tuple[str, ...]
+    reason: str
+
+
+class Explanation(Record, frozen=True):
+    """All about one code: what it means, how rigbench knows, what it costs, what to do, where that is from."""
+
+    code: str
+    severity: str
+    title: str
+    means: str
+    basis: str
+    costs: str
+    cure: str
+    sources: tuple[str, ...]

@@ -1,0 +1,201 @@
+"""How does text become a file of token ids that a training loop can map, whole or not at all?"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from rigbench import __version__
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
+from rigbench.job import Progress
+from rigbench.model import text
+from rigbench.model.record import Packed
+from rigbench.model.tokenizer import Tokenizer, open_tokenizer
+from rigbench.model.tokens import ITEM_BYTES, AskedDtype, Dtype, sidecar_path
+from rigbench.store import encode, now, reason
+
+BATCH_TEXTS, BATCH_CHARACTERS = 1024, 1 << 20  # texts that are tokenized at once: the tokenizer has threads of its own
+TOLD_EVERY_SECONDS = 0.1
+BYTES_PER_SECOND = {True: 100e6, False: 2e6}  # as bytes or with a tokenizer: only to say whether this will take long
+DEFAULT_FIELD = "text"
+
+
+class Options(NamedTuple):
+    """What to pack. `field` given: every source is JSONL; None: those that are called so, with the field "text"."""
+
+    sources: tuple[Path, ...]
+    output: Path
+    tokenizer: str = "bytes"
+    end: str | None = None
+    field: str | None = None
+    dtype: AskedDtype = "auto"
+    skip_bad: bool = False
+    force: bool = False
+
+
+def run(options: Options, progress: Progress) -> Packed:
+    """Pack the sources, in order, in memory that does not grow with them, and leave a document beside the file.
+
+    Raises:
+        RigbenchError: bad options or sources, a bad line, or a disk that takes no more. Nothing is left half-written.
+    """
+    sizes = _check_sources(options)
+    _check_output(options)
+    tokenizer = open_tokenizer(options.tokenizer, options.end)
+    dtype = _dtype(options.dtype, tokenizer)
+    progress.stage("pack", sum(sizes) / BYTES_PER_SECOND[tokenizer.name == "bytes"])
+    tally = text.Tally(options.skip_bad)
+    writer = _Writer(tokenizer, dtype)
+    try:
+        with _replacing(sidecar_path(options.output)) as beside, _replacing(options.output) as file:
+            for told in writer.write(file, _documents(options, tally)):
+                share = tally.bytes / sum(sizes) if all(sizes) else 0.0
+                progress.update(share, f"{told:,} tokens, {tally.documents:,} documents")
+            if not writer.tokens:
+                raise RigbenchError("the sources hold no text", "give files with text in them")
+            packed = _packed(options, tokenizer, dtype, tally, writer)
+            beside.write(encode(packed))
+            beside.flush()  # a full disk is met here, where neither file has taken its place yet
+            file.flush()
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise RigbenchError(
+            f"cannot write {options.output} ({reason(error)}) after {writer.tokens:,} tokens, and left nothing of it",
+            "free space, or name a file on another disk with -o" if full else "name a file elsewhere with -o",
+        ) from None
+    return packed
+
+
+class _Writer:
+    """Tokenizes documents and writes their ids, an end-of-text id after each."""
+
+    def __init__(self, tokenizer: Tokenizer, dtype: Dtype) -> None:
+        self.tokenizer, self.dtype = tokenizer, dtype
+        self.tokens = self.largest = 0
+
+    def write(self, file: IO[bytes], pieces: Iterable[tuple[str, bool]]) -> Iterator[int]:
+        """`pieces` are (text, whether it ends its document). Yields the tokens so far, now and then."""
+        import numpy as np
+
+        kind = np.dtype(f"<u{ITEM_BYTES[self.dtype]}")
+        end = self.tokenizer.end_of_text
+        ending = np.array([] if isinstance(end, Absent) else [end], np.uint32)
+        told_at = time.monotonic()
+        for batch in _batches(pieces):
+            encoded = self.tokenizer.encode([piece for piece, _ in batch])
+            parts = [part for ids, (_, last) in zip(encoded, batch, strict=True) for part in (ids, ending[: int(last)])]
+            ids = np.concatenate(parts)
+            file.write(ids.astype(kind).tobytes())
+            self.tokens += ids.size
+            self.largest = max(self.largest, int(ids.max(initial=0)))
+            if time.monotonic() - told_at > TOLD_EVERY_SECONDS:
+                told_at = time.monotonic()
+                yield self.tokens
+
+
+def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
+    batch: list[tuple[str, bool]] = []
+    characters = 0
+    for piece in pieces:
+        batch.append(piece)
+        characters += len(piece[0])
+        if len(batch) >= BATCH_TEXTS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _documents(options: Options, tally: text.Tally) -> Iterator[tuple[str, bool]]:
+    """Every piece of text, and whether it is the last of its document."""
+    for source in options.sources:
+        if options.field is not None or text.is_jsonl(source):
+            for line in text.jsonl_texts(source, options.field or DEFAULT_FIELD, tally):
+                yield line, True
+            continue
+        held: str | None = None
+        for piece in text.text_pieces(source, tally):
+            if held is not None:
+                yield held, False
+            held = piece
+        if held is not None:
+            yield held, True
+
+
+def _check_sources(options: Options) -> list[int]:
+    if not options.sources:
+        raise RigbenchError("no SOURCE is named", "give one or more files of text or JSONL")
+    sizes = [text.check_source(source) for source in options.sources]
+    for source in options.sources:
+        with contextlib.suppress(OSError):
+            if options.output.samefile(source):
+                raise RigbenchError(f"-o {options.output} is one of the sources", "name another file to write")
+    return sizes
+
+
+def _check_output(options: Options) -> None:
+    output = options.output
+    if output.is_dir():
+        raise RigbenchError(f"-o {output} is a directory", f"name the file to write, as {output / 'tokens.bin'}")
+    if not output.parent.is_dir():
+        raise RigbenchError(f"-o {output}: there is no folder {output.parent}", "make it first")
+    for path in (output, sidecar_path(output)):
+        if path.exists() and not path.is_file():
+            raise RigbenchError(f"{path} is not a regular file", "name another file to write")
+        if path.exists() and not options.force:
+            raise RigbenchError(f"{path} is there already", "name another file, or replace it with --force")
+
+
+def _dtype(asked: AskedDtype, tokenizer: Tokenizer) -> Dtype:
+    fits = tokenizer.vocabulary <= 1 << 16
+    if asked == "uint16" and not fits:
+        raise RigbenchError(
+            f"--dtype uint16 cannot hold the {tokenizer.vocabulary:,} ids of {tokenizer.name}", "leave --dtype out"
+        )
+    if asked != "auto":
+        return asked
+    return "uint16" if fits else "uint32"
+
+
+def _packed(options: Options, tokenizer: Tokenizer, dtype: Dtype, tally: text.Tally, writer: _Writer) -> Packed:
+    return Packed(
+        rigbench=__version__,
+        made_at=now(),
+        file=options.output.name,
+        dtype=dtype,
+        tokens=writer.tokens,
+        documents=tally.documents,
+        tokenizer=tokenizer.name,
+        tokenizer_sha256=tokenizer.sha256,
+        vocabulary=tokenizer.vocabulary,
+        largest_id=writer.largest,
+        end_of_text=tokenizer.end_of_text,
+        sources=tuple(source.name for source in options.sources),
+        source_bytes=tally.bytes,
+        bad_lines=tally.bad_lines,
+        cut_documents=tally.cut_documents,
+    )
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[IO[bytes]]:
+    """A new file beside the target that takes its place at the end; gone if anything, Ctrl-C too, comes between."""
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,65 @@
+"""The commands that diagnose: doctor, explain."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rigbench.command import Common, command
+from rigbench.core.options import Load
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rigbench.document import Run
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "replay")(doctor)
+    command(app)(explain)
+
+
+def doctor(
+    common: Common,
+    run: Annotated[
+        str | None, typer.Argument(help="Diagnose a stored run instead: its id, its start, or a file.")
+    ] = None,
+    load: Load = False,
+) -> int:
+    """What is wrong with this rig, or holds it back: evidence, what it costs, what to do. Changes no setting."""
+    from rigbench import store
+    from rigbench.core import finding_screen as render
+    from rigbench.core.errors import FAULT, FINE, RigbenchError
+    from rigbench.topology import diagnosis as survey
+
+    def show(diagnosed: Run, console: Console) -> None:
+        render.show(diagnosed, console, hint=not common.quiet)
+
+    if run is None:
+        return common.answer(lambda job: survey.doctor(job, load), show)
+    if common.replay:
+        raise RigbenchError("a stored run and --replay exclude each other", "give one of them")
+    found = survey.diagnosed(store.read(common.store().find(run)))
+    common.show(found, show)
+    return FAULT if any(finding.severity == "fault" for finding in found.findings) else FINE
+
+
+def explain(
+    common: Common,
+    code: Annotated[str | None, typer.Argument(help="A finding's code. Default: list all.")] = None,
+) -> int:
+    """What a finding means, how rigbench knows, what it costs, what to do, and where that is from."""
+    from rigbench.core import explain as table
+    from rigbench.core import finding_screen as render
+    from rigbench.core.errors import FINE
+
+    chosen = list(table.explanations().values()) if code is None else [table.explanation(code)]
+    if common.json:
+        sys.stdout.write(render.as_json(chosen if code is None else chosen[0]))
+    elif code is None:
+        render.show_codes(chosen, common.console())
+    else:
+        render.show_explanation(chosen[0], common.console())
+    return FINE

@@ -1,0 +1,214 @@
+"""The device that does the work, behind one small interface: the CPU and CUDA run the same probe code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent
+from rigbench.core.telemetry import Device
+
+CPU_FLUSH_BYTES = 64 << 20  # more than most last-level caches; a larger cache is flushed by its own size
+
+
+class Accelerator(Protocol):
+    """What a probe may ask of a device. A mark is a point in the device's own time."""
+
+    device: Device
+    torch_device: str
+
+    def synchronize(self) -> None: ...
+
+    def mark(self) -> Any: ...
+
+    def seconds_between(self, start: Any, end: Any) -> float: ...
+
+    def timed(self, work: Callable[[int], object], repeats: int) -> Sequence[float]: ...
+
+    def reset_peak_memory(self) -> None: ...
+
+    def empty_cache(self) -> None: ...
+
+    def allocated_peak_bytes(self) -> int | Absent: ...
+
+    def reserved_peak_bytes(self) -> int | Absent: ...
+
+    def allocator_retries(self) -> int | Absent: ...
+
+    def used_outside_allocator_bytes(self) -> int | Absent: ...
+
+
+class CpuAccelerator:
+    """The host's processor. Marks are readings of the monotonic clock; work is done when its call returns."""
+
+    torch_device = "cpu"
+
+    def __init__(self, cpu_model: str, memory_total_bytes: int | Absent, last_level_cache_bytes: int | Absent) -> None:
+        import torch
+
+        self.device = Device(
+            kind="cpu",
+            name=cpu_model,
+            uuid=Absent("a CPU has no UUID"),
+            threads=torch.get_num_threads(),
+            memory_total_bytes=memory_total_bytes,
+        )
+        cache = 0 if isinstance(last_level_cache_bytes, Absent) else last_level_cache_bytes
+        self._scrub = torch.empty(max(CPU_FLUSH_BYTES, 2 * cache), dtype=torch.uint8)
+
+    def synchronize(self) -> None:
+        return None
+
+    def mark(self) -> float:
+        return time.perf_counter()
+
+    def seconds_between(self, start: float, end: float) -> float:
+        return end - start
+
+    def timed(self, work: Callable[[int], object], repeats: int) -> Sequence[float]:
+        seconds = []
+        for index in range(repeats):
+            self._scrub.fill_(index & 1)
+            start = time.perf_counter_ns()
+            work(index)
+            seconds.append((time.perf_counter_ns() - start) / 1e9)
+        return seconds
+
+    def reset_peak_memory(self) -> None:
+        return None
+
+    def empty_cache(self) -> None:
+        return None
+
+    def allocated_peak_bytes(self) -> Absent:
+        return Absent("torch keeps no count of CPU allocations")
+
+    def reserved_peak_bytes(self) -> Absent:
+        return Absent("torch keeps no count of CPU allocations")
+
+    def allocator_retries(self) -> Absent:
+        return Absent("the CPU allocator does not retry")
+
+    def used_outside_allocator_bytes(self) -> Absent:
+        return Absent("a CPU has no device context")
+
+
+class CudaAccelerator:
+    """One CUDA device. Marks are events on the current stream; nothing waits until `seconds_between` or synchronize."""
+
+    def __init__(self, index: int) -> None:
+        import torch
+
+        self._torch = torch
+        torch.cuda.set_device(index)
+        self.torch_device = f"cuda:{index}"
+        properties = torch.cuda.get_device_properties(index)
+        self.device = _cuda_device(properties)
+        l2_bytes = int(getattr(properties, "L2_cache_size", 0)) or (64 << 20)
+        self._scrub = torch.empty(2 * l2_bytes, dtype=torch.uint8, device=self.torch_device)
+
+    def synchronize(self) -> None:
+        self._torch.cuda.synchronize()
+
+    def mark(self) -> Any:
+        event = self._torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def seconds_between(self, start: Any, end: Any) -> float:
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+
+    def timed(self, work: Callable[[int], object], repeats: int) -> Sequence[float]:
+        marks = []
+        for index in range(repeats):
+            self._scrub.fill_(index & 1)
+            start = self.mark()
+            work(index)
+            marks.append((start, self.mark()))
+        self.synchronize()
+        return [self.seconds_between(start, end) for start, end in marks]
+
+    def reset_peak_memory(self) -> None:
+        self._torch.cuda.reset_peak_memory_stats()
+
+    def empty_cache(self) -> None:
+        self._torch.cuda.empty_cache()
+
+    def allocated_peak_bytes(self) -> int:
+        return int(self._torch.cuda.max_memory_allocated())
+
+    def reserved_peak_bytes(self) -> int:
+        return int(self._torch.cuda.max_memory_reserved())
+
+    def allocator_retries(self) -> int:
+        return int(self._torch.cuda.memory_stats().get("num_alloc_retries", 0))
+
+    def used_outside_allocator_bytes(self) -> int:
+        free, total = self._torch.cuda.mem_get_info()
+        return int(total - free - self._torch.cuda.memory_reserved())
+
+
+def choose_device(wanted: str | None) -> str:
+    """ "cpu" or "cuda:N" from what the user asked for; the first GPU where there is one, else the CPU.
+
+    Raises:
+        RigbenchError: no such device, or an unknown name.
+    """
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted in (None, "", "auto"):
+        return "cuda:0" if count else "cpu"
+    if wanted == "cpu":
+        return "cpu"
+    kind, _, number = str(wanted).partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise RigbenchError(f"--device {wanted!r} is not a device", "use cpu, cuda or cuda:N")
+    if int(number or 0) >= count:
+        raise RigbenchError(
+            f"--device {wanted}: torch sees {count} CUDA devices{_why_no_cuda() if not count else ''}",
+            "use --device cpu, or install a CUDA build of torch and the driver",
+            exit_code=NOTHING,
+        )
+    return f"cuda:{int(number or 0)}"
+
+
+def open_accelerator(
+    device: str, cpu_model: str, memory_total_bytes: int | Absent, last_level_cache_bytes: int | Absent
+) -> Accelerator:
+    """The chosen device, opened. The host facts are used where the device is the CPU."""
+    if device == "cpu":
+        return CpuAccelerator(cpu_model, memory_total_bytes, last_level_cache_bytes)
+    return CudaAccelerator(int(device.partition(":")[2] or 0))
+
+
+def cuda_devices() -> tuple[Device, ...]:
+    """Every CUDA device that torch sees, in its order; none of them is touched."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return tuple(_cuda_device(torch.cuda.get_device_properties(index)) for index in range(count))
+
+
+def _cuda_device(properties: Any) -> Device:
+    return Device(
+        kind="cuda",
+        name=properties.name,
+        uuid=_uuid(properties),
+        threads=1,
+        memory_total_bytes=int(properties.total_memory),
+    )
+
+
+def _why_no_cuda() -> str:
+    import torch
+
+    return " (this torch is a CPU build)" if torch.version.cuda is None else ""
+
+
+def _uuid(properties: Any) -> str | Absent:
+    uuid = getattr(properties, "uuid", None)
+    return f"GPU-{uuid}" if uuid else Absent("this torch does not tell a device's UUID")

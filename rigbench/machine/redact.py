@@ -1,0 +1,125 @@
+"""What in a recording could tell whose machine it is? Replaced by something that keeps equality, and counted."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from rigbench.machine.replay import SUCCESS, Answer, Recording
+
+UUID = re.compile(r"\b(GPU|MIG)-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+ADDRESS = re.compile(r"(?<![0-9a-fA-F:])[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5,19}(?![0-9a-fA-F:])")  # InfiniBand has 20
+GUID = re.compile(r"(?<![0-9a-fA-F:])[0-9a-fA-F]{4}(?::[0-9a-fA-F]{4}){3}(?![0-9a-fA-F:])")
+PERSON = re.compile(r"[\w.+-]+@[\w.-]+")
+PROCESS_LIST, PROCESS_NAME = "RunningProcesses", "nvmlSystemGetProcessName"
+UNNAMED = "process"
+# The kernel's words that bear on GPUs and PCI. Any other word may hold a name, an address or a disk's identity.
+KERNEL_WORDS = re.compile(
+    r"(iommu|intel_iommu|amd_iommu|iommu\.\w+|pci|pcie_aspm|pcie_ports|pcie_acs_override|pci_aspm|nvidia(?:[_-]\w+)?"
+    r"|mitigations|isolcpus|nohz_full|nosmt|numa_balancing|transparent_hugepage|hugepages\w*|default_hugepagesz"
+    r"|processor\.max_cstate|intel_idle\.max_cstate|intel_pstate|amd_pstate|quiet|splash|nomodeset)(?:[=.][\w.,:;=\"@/+-]*)?"
+)
+
+
+class Redaction:
+    """Replaces, and counts in `counts` what it replaced, by kind. The same secret always becomes the same word."""
+
+    def __init__(self, host_name: str = "") -> None:
+        self.counts: Counter[str] = Counter()
+        self._host_name = re.compile(rf"(?<!\w){re.escape(host_name)}(?!\w)") if len(host_name) > 2 else None
+        self._uuids: dict[str, str] = {}
+        self._process_ids: dict[int, int] = {}
+
+    def recording(self, recording: Recording) -> Recording:
+        """The lines of a recording in a fixed order: the system's, then every device's."""
+        for (scope, key), answers in recording.items():
+            if key == "nvmlDeviceGetUUID":
+                for answer in answers:
+                    self._name_uuid(scope, answer)
+        redacted: Recording = {}
+        for (scope, key), answers in sorted(recording.items(), key=lambda item: _place(*item[0])):
+            redacted[scope, self._key(key)] = [self._answer(key, answer) for answer in answers]
+        return redacted
+
+    def text(self, text: str) -> str:
+        """A kernel file's text, or a driver's, without what names a machine or a person."""
+        text = UUID.sub(lambda match: self._uuid(match[0]), text)
+        for pattern, kind, word in (
+            (PERSON, "user and host names", "user@host"),
+            (GUID, "GUIDs", "0000:0000:0000:0000"),
+        ):
+            text = self._replace(pattern, kind, word, text)
+        text = ADDRESS.sub(self._address, text)
+        return self._replace(self._host_name, "user and host names", "host", text) if self._host_name else text
+
+    def kernel_words(self, text: str) -> str:
+        words = text.split()
+        kept = [word for word in words if KERNEL_WORDS.fullmatch(word)]
+        self._count("words of the kernel's command line", len(words) - len(kept))
+        return " ".join(kept)
+
+    def _name_uuid(self, scope: str, answer: Answer) -> None:
+        """A device's UUID becomes its number, so that it is told at a glance which device is meant."""
+        for value in answer.values:
+            if answer.code == SUCCESS and scope.isdigit() and isinstance(value, str):
+                self._uuids.setdefault(value.lower(), _as_uuid(value, int(scope)))
+
+    def _uuid(self, uuid: str) -> str:
+        anonymous = self._uuids.setdefault(uuid.lower(), _as_uuid(uuid, 1000 + len(self._uuids)))
+        self._count("UUIDs", anonymous != uuid)
+        return anonymous
+
+    def _key(self, key: str) -> str:
+        name, _, process_id = key.partition("/")
+        return f"{name}/{self._process_id(int(process_id))}" if name == PROCESS_NAME else key
+
+    def _answer(self, key: str, answer: Answer) -> Answer:
+        if answer.code != SUCCESS:
+            return Answer(answer.code, ())
+        if PROCESS_LIST in key:
+            pairs = zip(answer.values[::2], answer.values[1::2], strict=False)
+            return Answer(SUCCESS, tuple(number for pid, used in pairs for number in (self._process_id(pid), used)))
+        return Answer(SUCCESS, tuple(self._value(key.partition("/")[0], value) for value in answer.values))
+
+    def _value(self, name: str, value: int | str) -> int | str:
+        if name == PROCESS_NAME:
+            return self._known("process names", value, UNNAMED)
+        if name == "nvmlDeviceGetUUID":
+            return self._uuid(str(value)) if str(value).lower() in self._uuids else self.text(str(value))
+        if name in ("nvmlDeviceGetSerial", "nvmlDeviceGetInforomSerial"):
+            return self._known("serial numbers", value, "0" * len(str(value)))
+        if name == "nvmlDeviceGetPdi":
+            return self._known("device identities", value, 0)
+        if "Hostname" in name:
+            return self._known("user and host names", value, "host")
+        return self.text(value) if isinstance(value, str) else value
+
+    def _process_id(self, process_id: int | str) -> int:
+        anonymous = self._process_ids.setdefault(int(process_id), len(self._process_ids) + 1)
+        self._count("process ids", anonymous != process_id)
+        return anonymous
+
+    def _address(self, match: re.Match[str]) -> str:
+        word = ":".join(["00"] * len(match[0].split(":")))
+        return str(self._known("MAC addresses", match[0], word))
+
+    def _replace(self, pattern: re.Pattern[str], kind: str, word: str, text: str) -> str:
+        return pattern.sub(lambda match: str(self._known(kind, match[0], word)), text)
+
+    def _known(self, kind: str, value: int | str, word: int | str) -> int | str:
+        self._count(kind, value != word)
+        return word
+
+    def _count(self, kind: str, times: int) -> None:
+        if times:
+            self.counts[kind] += times
+
+
+def _as_uuid(uuid: str, number: int) -> str:
+    kind = "MIG" if uuid.upper().startswith("MIG-") else "GPU"
+    return f"{kind}-00000000-0000-0000-0000-{number:012d}"
+
+
+def _place(scope: str, key: str) -> tuple[int, int, str]:
+    number = -1 if scope == "sys" else int(scope) if scope.isdigit() else 10**6
+    return number, key != "nvmlDeviceGetCount_v2", key

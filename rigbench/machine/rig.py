@@ -1,0 +1,52 @@
+"""Which machine are we asking? The live one or a recorded one, as one object that every probe is handed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
+from rigbench.machine.nvml import Nvml
+from rigbench.machine.recording import recorded_sysfs
+from rigbench.machine.sysfs import Sysfs
+
+
+@dataclass(frozen=True)
+class Rig:
+    """`load` is the driver while its cards worked; live, only a probe can bring that about.
+
+    `notes` is what its owner should know about this way of looking, such as a recording's missing parts.
+    """
+
+    sysfs: Sysfs
+    nvml: Nvml
+    replayed: bool = False
+    notes: tuple[str, ...] = ()
+    load: Nvml = field(default_factory=lambda: Nvml(Absent("not read under load; --load does it")))
+
+    @classmethod
+    def live(cls) -> Rig:
+        return cls(Sysfs(), Nvml.live())
+
+    @classmethod
+    def replay(cls, folder: Path) -> Rig:
+        """A recorded rig; the live machine is never read.
+
+        Raises:
+            RigbenchError: no such folder, nothing recorded in it, or a file that is not a recording.
+        """
+        parts = {name: (folder / name).is_file() for name in ("rig.json", "pci.json", "nvml.txt")}
+        if not any(parts.values()):
+            what = "holds no capture" if folder.is_dir() else "is not a folder"
+            raise RigbenchError(f"--replay {folder} {what}", "record a rig with rigbench capture -o DIR")
+        missing = {
+            "rig.json": "the recording has no rig.json: nothing is known about its host",
+            "pci.json": "the recording has no pci.json: there is no PCI tree",
+            "nvml.txt": "the recording has no nvml.txt: GPUs are those of the PCI tree",
+        }
+        nvml = Nvml.replay(folder / "nvml.txt") if parts["nvml.txt"] else Nvml(Absent("the recording has no nvml.txt"))
+        load = folder / "load.nvml.txt"
+        busy = Nvml.replay(load) if load.is_file() else Nvml(Absent("the recording has no load.nvml.txt"))
+        notes = tuple(note for name, note in missing.items() if not parts[name])
+        return cls(recorded_sysfs(folder), nvml, replayed=True, notes=notes, load=busy)

@@ -1,0 +1,116 @@
+"""How is a watch written down line by line, and how is it read back, whatever happened to the file meanwhile?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from rigbench.core.errors import RigbenchError
+from rigbench.monitor.record import FORMAT, MonitorEvent, MonitorHeader
+from rigbench.store import reason
+
+LONGEST_LINE_BYTES = 4 << 20
+
+
+class Recorder:
+    """Writes an event per line, each with one write of its own: a stop at any moment leaves whole lines.
+
+    A disk that refuses is remembered in `trouble`; what stands there is cut back to its last whole line, nothing more
+    is written, and the watch goes on.
+    """
+
+    def __init__(self, path: Path, force: bool) -> None:
+        """
+        Raises:
+            RigbenchError: the file is there already, or cannot be made.
+        """
+        self.path = path
+        self.trouble: RigbenchError | None = None
+        self.lines = self._size = 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if force else os.O_EXCL)
+        try:
+            self._file = os.open(path, flags, 0o644)
+        except FileExistsError:
+            raise RigbenchError(f"{path} is there already", "name another file, or --force to replace it") from None
+        except OSError as error:
+            raise RigbenchError(f"cannot write to {path} ({reason(error)})", "name a file that can be made") from None
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        os.close(self._file)
+
+    def write(self, event: MonitorEvent) -> None:
+        if self.trouble:
+            return
+        line = msgspec.json.encode(event) + b"\n"
+        try:
+            written = os.write(self._file, line)
+            if written < len(line):
+                written += os.write(self._file, line[written:])  # a full disk takes a part, then says why
+            if written < len(line):
+                raise OSError(None, "only a part was taken")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._size)
+            lines = f"{self.lines} line{'' if self.lines == 1 else 's'}"
+            cure = f"; `rigbench monitor --from {self.path}` reads what is there" if self.lines else ""
+            self.trouble = RigbenchError(
+                f"the recording {self.path} ends after {lines} ({reason(error)})", f"free space{cure}"
+            )
+            return
+        self._size += written
+        self.lines += 1
+
+
+def read(path: Path) -> Iterator[MonitorEvent | None]:
+    """The events of a recording, the header first; a last None where the last line was cut short.
+
+    Raises:
+        RigbenchError: it cannot be read, is no recording, is of a newer rigbench, or has a line that is not understood.
+    """
+    try:
+        with path.open("rb") as file:
+            yield from _lines(path, iter(lambda: file.readline(LONGEST_LINE_BYTES), b""))
+    except OSError as error:
+        raise RigbenchError(f"cannot read {path} ({reason(error)})", "give a file of monitor --record") from None
+
+
+def _lines(path: Path, lines: Iterator[bytes]) -> Iterator[MonitorEvent | None]:
+    decoder = msgspec.json.Decoder(MonitorEvent)
+    number = 0
+    for number, line in enumerate(lines, start=1):
+        try:
+            event = decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+            if number > 1 and not line.endswith(b"\n"):
+                yield None
+                return
+            raise _not_understood(path, number, line, error) from None
+        if isinstance(event, MonitorHeader) != (number == 1):
+            what = "is no recording of monitor" if number == 1 else f"has a second header in line {number}"
+            raise RigbenchError(f"{path} {what}", "give a file of monitor --record")
+        if isinstance(event, MonitorHeader) and event.rigbench_monitor > FORMAT:
+            raise RigbenchError(f"{path} was written by a newer rigbench", "update: pip install -U rigbench")
+        yield event
+    if not number:
+        raise RigbenchError(f"{path} is empty", "give a file of monitor --record")
+
+
+def _not_understood(path: Path, number: int, line: bytes, error: Exception) -> RigbenchError:
+    cure = "give a file of monitor --record"
+    if number > 1:
+        words = " ".join(str(error).split())[:120]
+        return RigbenchError(f"{path} line {number} is damaged ({words})", "cut the file before that line")
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+        raw = msgspec.json.decode(line)
+        version = raw.get("rigbench_monitor") if isinstance(raw, dict) else None
+        if isinstance(version, int) and version > FORMAT:
+            return RigbenchError(f"{path} was written by a newer rigbench", "update: pip install -U rigbench")
+    return RigbenchError(f"{path} is no recording of monitor", cure)

@@ -1,0 +1,69 @@
+"""The commands that answer from what is stored: report, profiles."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from rigbench.command import Common, command
+
+
+def register(app: typer.Typer) -> None:
+    command(app)(report)
+    command(app)(profiles_command)
+
+
+def report(
+    common: Common,
+    run: Annotated[str | None, typer.Argument(help="A run's id, its start, or a file. Default: the newest.")] = None,
+    every: Annotated[bool, typer.Option("--list", help="List the stored runs.")] = False,
+) -> int:
+    """Show a stored run again."""
+    from rigbench import store
+    from rigbench.core.errors import FINE, RigbenchError
+    from rigbench.report import screen as render
+
+    home = common.store()
+    if not every:
+        common.show(store.read(home.find(run)), render.show)
+        return FINE
+    if common.json:
+        raise RigbenchError("--list and --json exclude each other", "the runs are files in " + str(home.runs))
+    runs, unreadable = home.readable()
+    render.show_list(runs, common.console())
+    for line in unreadable:
+        sys.stderr.write(f"{line}\n")
+    return FINE
+
+
+def profiles_command(
+    common: Common,
+    what: Annotated[
+        str | None, typer.Argument(help="A profile's name, `schema` (of a run's JSON) or `check`. Default: list all.")
+    ] = None,
+) -> int:
+    """List and check the profiles: GPU datasheets, series of models, prices; print the JSON Schema of a run."""
+    from rigbench.core import profiles
+    from rigbench.core.errors import FINE
+    from rigbench.report import profiles_screen as render
+
+    if what == "schema":
+        sys.stdout.write(profiles.run_schema())
+    elif what == "check":
+        from rigbench.model import named
+
+        common.console().print(profiles.check())
+        exact, near = named.check_published()
+        common.console().print(
+            f"counted again: {exact} published models have exactly the parameters that their authors state, "
+            f"{near} come as near as their family says"
+        )
+    elif common.json:
+        sys.stdout.write(profiles.as_json(what))
+    elif what:
+        render.show_one(what, common.console())
+    else:
+        render.show_all(common.console())
+    return FINE

@@ -1,0 +1,162 @@
+"""Do the links carry what card and slot could, and where does the way to the host narrow?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rigbench.core import units
+from rigbench.core.finding import Cost, Finding, Severity
+from rigbench.core.record import Absent
+from rigbench.core.verdict import cost, finding, is_virtual, merged
+from rigbench.machine.gpu_record import Gpu
+from rigbench.machine.pci_record import PciHop, PciPath
+from rigbench.machine.record import Topology
+
+LEAST_SPLIT_LANES = 4  # boards split a slot into 8 and 8, or 8 and 4 and 4; less is a contact that fails
+THEORY = "PCIe generation, lanes and encoding, one way"
+Rate = float | Absent
+
+
+def below_possible_width(topology: Topology) -> list[Finding]:
+    """Width does not fall at rest, so that the present one can be trusted."""
+    found = []
+    for path, hop in _hops(topology):
+        lanes = _missing_lanes(hop)
+        if lanes is None or isinstance(hop.port, Absent) or _is_chipset_uplink(path, hop):
+            continue
+        neighbour = _neighbour(topology, hop)
+        severity: Severity = "information" if neighbour else "warning"
+        evidence = [f"x{lanes[0]} of x{lanes[1]} lanes between {hop.port} and {hop.device}"]
+        if neighbour:
+            evidence.append(f"{neighbour} hangs on the same slot's other lanes, as where a board splits a slot")
+        price = _cost(_scaled(hop.best_bytes_per_s, *lanes), hop.best_bytes_per_s)
+        found.append(finding("pcie-width", severity, evidence, [path.label], price))
+    return merged(found)
+
+
+def below_possible_generation(topology: Topology) -> list[Finding]:
+    """Of a GPU's link only a reading under load counts; drives do not slow theirs down at rest."""
+    found = []
+    for path, hop in _hops(topology):
+        gpu = _gpu(topology, path)
+        if hop.device != path.bus_id or path.kind == "NIC" or (gpu and isinstance(gpu.link_generation_awake, Absent)):
+            continue
+        awake, best = hop.generation_awake, hop.generation_best
+        if isinstance(awake, Absent) or isinstance(best, Absent) or awake >= best:
+            continue
+        lanes = _missing_lanes(hop) or (1, 1)
+        price = _cost(hop.awake_bytes_per_s, _scaled(hop.best_bytes_per_s, *lanes))
+        evidence = [f"gen {awake} {'while it copied' if gpu else 'now'}, gen {best} possible at {hop.device}"]
+        found.append(finding("pcie-generation", "warning" if gpu else "information", evidence, [path.label], price))
+    return merged(found)
+
+
+def behind_the_chipset(topology: Topology) -> list[Finding]:
+    found = []
+    for path in _gpu_paths(topology):
+        if isinstance(path.chipset, str):
+            evidence = [f"the way goes through the {path.chipset}"]
+            price = _cost(path.best_bytes_per_s, _card_rate(topology, path))
+            found.append(finding("chipset-lanes", "warning", evidence, [path.label], price))
+    return merged(found)
+
+
+def slower_slot(topology: Topology) -> list[Finding]:
+    """What the card could use and its slot does not have; a card behind the chipset has its own finding."""
+    found = []
+    for path in _gpu_paths(topology):
+        if not path.hops or isinstance(path.chipset, str):
+            continue
+        hop, own = path.hops[-1], _card_rate(topology, path)
+        rate, lanes = hop.best_bytes_per_s, _missing_lanes(hop)
+        if isinstance(hop.port, Absent) and lanes:
+            evidence = [f"x{lanes[0]} of the card's x{lanes[1]} lanes; without a PCI tree the slot's own are not known"]
+            price = _cost(_scaled(rate, *lanes), rate)
+            found.append(finding("pcie-slot", "information", evidence, [path.label], price))
+        elif isinstance(own, float) and isinstance(rate, float) and own > rate:
+            evidence = [text for text in hop.limits if " the card below it " in text]
+            found.append(finding("pcie-slot", "information", evidence, [path.label], _cost(rate, own)))
+    return merged(found)
+
+
+def narrow_way(topology: Topology) -> list[Finding]:
+    """A link above the card's own that is slower, or that several cards share."""
+    found = []
+    for path in _gpu_paths(topology):
+        hop = next((hop for hop in path.hops[:-1] if hop.device == path.narrowest), None)
+        if hop is None or isinstance(path.chipset, str) or isinstance(hop.best_bytes_per_s, Absent):
+            continue
+        own, rate, cards = path.hops[-1].best_bytes_per_s, hop.best_bytes_per_s, 1 + len(path.shared_with)
+        if isinstance(own, Absent) or (own <= rate and cards == 1):
+            continue
+        each = f", shared by {cards} GPUs" if cards > 1 else ""
+        evidence = [f"{units.format_bytes_per_s(rate)} between {hop.port} and {hop.device}{each}"]
+        found.append(finding("shared-uplink", "information", evidence, [path.label], _cost(rate / cards, own, cards)))
+    return merged(found)
+
+
+def _cost(now: Rate, possible: Rate, cards: int = 1) -> Cost | str:
+    """In theory, one way; `cards` is how many must copy at once for it."""
+    if isinstance(now, Absent) or isinstance(possible, Absent):
+        return "the link's speed is not reported"
+    if now >= possible:
+        return "no less in theory; what sharing the lanes costs, a measurement tells"
+    at_once = f" when all {cards} copy at once" if cards > 1 else ""
+    low, high = units.format_bytes_per_s(now), units.format_bytes_per_s(possible)
+    return cost(f"{low} each way in theory{at_once}, instead of {high}", "bytes/s", now, possible, THEORY)
+
+
+def _is_chipset_uplink(path: PciPath, hop: PciHop) -> bool:
+    """Some chipsets' ports claim more lanes than boards ever wire to them."""
+    return isinstance(path.chipset, str) and hop.device != path.bus_id
+
+
+def _scaled(rate: Rate, lanes: int, of: int) -> Rate:
+    return rate if isinstance(rate, Absent) else rate * lanes / of
+
+
+def _missing_lanes(hop: PciHop) -> tuple[int, int] | None:
+    """(present, possible) lanes where they differ."""
+    now, best = hop.width_now_lanes, hop.width_best_lanes
+    return (now, best) if isinstance(now, int) and isinstance(best, int) and now < best else None
+
+
+def _hops(topology: Topology) -> Iterator[tuple[PciPath, PciHop]]:
+    """Every link once, under the first card whose way crosses it; none in a virtual machine."""
+    seen: set[str] = set()
+    for path in () if is_virtual(topology) else topology.paths:
+        for hop in path.hops:
+            if hop.device not in seen:
+                seen.add(hop.device)
+                yield path, hop
+
+
+def _gpu_paths(topology: Topology) -> list[PciPath]:
+    return [] if is_virtual(topology) else [path for path in topology.paths if path.kind == "GPU"]
+
+
+def _gpu(topology: Topology, path: PciPath) -> Gpu | None:
+    return next((gpu for gpu in topology.gpus if path.kind == "GPU" and path.label == f"GPU{gpu.index}"), None)
+
+
+def _card_rate(topology: Topology, path: PciPath) -> Rate:
+    """What the card alone could move, whatever its slot."""
+    device = next((device for device in topology.pci if device.bus_id == path.bus_id), None)
+    return device.link_max_bytes_per_s if device else Absent("not in the PCI tree")
+
+
+def _neighbour(topology: Topology, hop: PciHop) -> str | None:
+    """The card on the lanes that this one lacks: below another function of the same root port, and they fit."""
+    lanes = _missing_lanes(hop)
+    if lanes is None or isinstance(hop.port, Absent) or lanes[0] < LEAST_SPLIT_LANES:
+        return None
+    for path, other in _hops(topology):
+        beside = isinstance(other.port, str) and other.port != hop.port and _slot(other.port) == _slot(hop.port)
+        if beside and isinstance(other.width_now_lanes, int) and lanes[0] + other.width_now_lanes <= lanes[1]:
+            return path.label
+    return None
+
+
+def _slot(bus_id: str) -> str:
+    """Domain, bus and device: what the functions of one device share."""
+    return bus_id.rpartition(".")[0]

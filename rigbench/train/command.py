@@ -1,0 +1,167 @@
+"""The command that trains slices, in every way that a full run could choose: train-probe."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rigbench.command import Common, command
+from rigbench.core.options import HostWatts, PsuEfficiency, PsuWatts, RigProfile, TokenType, WallWatts
+from rigbench.model.asked import Asked
+from rigbench.model.options import takes_model
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rigbench.document import Run
+
+DEFAULT = "120M"
+
+
+class Arms(StrEnum):
+    auto = "auto"
+    usual = "usual"
+    one = "one"
+    all = "all"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    bf16 = "bf16"
+    bf16_pure = "bf16-pure"
+    fp16 = "fp16"
+    fp32 = "fp32"
+    tf32 = "tf32"
+
+
+class Switch(StrEnum):
+    off = "off"
+    on = "on"
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "device", "on")(takes_model(DEFAULT, programs=True)(train_probe))
+
+
+def train_probe(
+    common: Common,
+    asked: Asked,
+    arms: Annotated[
+        Arms,
+        typer.Option(
+            help="usual: AdamW and AdamW8bit, checkpointing off and on. all: one choice at a time. one: just the arm "
+            "that the options name. auto: one where an option names a choice, else usual."
+        ),
+    ] = Arms.auto,
+    cross: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="All combinations of: optimizer, checkpointing, precision, compile, loss, strategy, accumulation.",
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="adamw, adamw-foreach, adamw8bit or paged-adamw8bit.")
+    ] = None,
+    checkpointing: Annotated[
+        str | None, typer.Option(metavar="off|on|K", help="Activation checkpointing; K: every K-th block.")
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="auto: bf16 where a GPU has it; on a CPU the faster of fp32 and bf16, measured.")
+    ] = Precision.auto,
+    compiled: Annotated[Switch | None, typer.Option("--compile", help="torch.compile.", show_default=False)] = None,
+    loss: Annotated[
+        str | None, typer.Option(metavar="plain|chunked|N", help="The loss at once, or in 8 or N chunks.")
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="single, ddp, fsdp2, fsdp2-offload, data-parallel or accelerate."),
+    ] = None,
+    accumulation: Annotated[str | None, typer.Option(metavar="N", help="Micro-batches a step. Default: 1.")] = None,
+    micro_batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Sequences at once. auto: the largest that fits and the fastest. Default: 1 on a CPU, 8 on a GPU.",
+        ),
+    ] = None,
+    seconds: Annotated[
+        str | None, typer.Option(help="At most this long, each arm. Default: 16 steps' worth, within bounds.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE.bin", help="Token ids. Default: a generated, Zipf-distributed file.")
+    ] = None,
+    data_dtype: Annotated[
+        TokenType, typer.Option(help="The type of an id in --data. auto: as it was packed, else uint16.")
+    ] = TokenType.auto,
+    share: Annotated[bool, typer.Option("--share", help="Measure though another process uses the GPU.")] = False,
+    wall_watts: WallWatts = None,
+    host_watts: HostWatts = None,
+    psu_watts: PsuWatts = None,
+    psu_efficiency: PsuEfficiency = None,
+    rig_profile: RigProfile = None,
+) -> int:
+    """Train slices of a model, each choice of a full run an arm: tokens/s, memory, energy, and which is best.
+
+    With --on NAME everything is predicted for hardware that is not here. On several machines: torchrun --nnodes 2 …
+    -m rigbench train-probe --strategy ddp; rank 0 reports.
+    """
+    from rigbench.budget import plans
+    from rigbench.train import arms as stage
+    from rigbench.train import own_stage as train_own
+    from rigbench.train import ranks_stage as train_ranks
+    from rigbench.train import words as arm_words
+    from rigbench.work.ranks import world_from
+
+    at_wall, host = plans.declared(wall_watts, host_watts, psu_watts, psu_efficiency, rig_profile)
+    world = world_from(os.environ)
+    question = arm_words.asked(
+        asked,
+        arms=arms.value,
+        cross=cross,
+        optimizer=optimizer,
+        checkpointing=checkpointing,
+        precision=precision.value,
+        compiled=None if compiled is None else compiled is Switch.on,
+        loss=loss,
+        strategy=strategy,
+        accumulation=accumulation,
+        micro_batch=micro_batch,
+        seconds=seconds,
+        data=data,
+        data_dtype=data_dtype.value,
+        device=common.device,
+        on=common.on,
+        share=share,
+        host=host,
+        wall_watts=at_wall,
+        world=world,
+    )
+    if isinstance(question, train_own.Asked):
+        return common.answer(lambda job: train_own.run(job, question), _show)
+    if world and world.rank:
+        return train_ranks.follow(stage.options_of(question, question.base), world, common.store().home)
+    return common.answer(lambda job: stage.run(job, question), _show)
+
+
+def _show(run: Run, console: Console) -> None:
+    from rigbench.core import finding_screen as findings
+    from rigbench.train import arms_screen as arms
+    from rigbench.train import own_screen as own
+    from rigbench.train import screen as slices
+
+    if run.own:
+        own.show(run.own, console)
+        return
+    if run.arms:
+        arms.show(run.arms, run.slices, console)
+        if run.findings:
+            console.print()
+            findings.show_findings(run, console)
+        return
+    for result in run.slices:
+        slices.show(result, console)

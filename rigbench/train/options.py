@@ -1,0 +1,52 @@
+"""What is every training slice told, whatever it trains?"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rigbench.core.record import Record
+from rigbench.model.tokens import AskedDtype
+from rigbench.train.record import HostAllocator, Model, Precision
+from rigbench.train.steps import LONGEST_SECONDS, SHORTEST_SECONDS, Patience
+
+
+class SliceOptions(Record, frozen=True, kw_only=True):
+    """`seconds` 0: long enough for 16 steps, between the two bounds.
+
+    `micro_batch` 0: the device's default. `cache` is a folder for the generated token file; the runner names it, and
+    says how this process's memory is kept.
+    """
+
+    cache: str = ""
+    device: str = "auto"
+    data: str = ""
+    data_dtype: AskedDtype = "auto"
+    micro_batch: int = 0
+    accumulation: int = 1
+    precision: Literal["auto"] | Precision = "auto"
+    optimizer: str = "adamw"
+    compiled: bool = False
+    learning_rate: float = 3e-4
+    clip_norm: float = 1.0
+    seconds: float = 0.0
+    shortest_seconds: float = SHORTEST_SECONDS
+    longest_seconds: float = LONGEST_SECONDS
+    target_half_width: float = 0.01
+    seed: int = 0
+    host_allocator: HostAllocator = "default"
+
+    @property
+    def patience(self) -> Patience:
+        return Patience(self.seconds, self.shortest_seconds, self.longest_seconds, self.target_half_width)
+
+
+class DecoderOptions(SliceOptions, frozen=True, kw_only=True):
+    """One arm of a decoder."""
+
+    model: Model
+    checkpointing: Literal["off", "on"] = "off"
+    checkpoint_every: int = 1
+    loss_chunks: int = 1
+    strategy: str = "single"
+    ranks: int = 1
+    scaling: bool = False  # whether one rank is also timed alone

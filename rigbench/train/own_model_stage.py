@@ -1,0 +1,48 @@
+"""The user's own model for a command: tried in a process of its own, so that a mistake in it costs seconds."""
+
+from __future__ import annotations
+
+import os
+
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.job import Job
+from rigbench.measurement import stop_if
+from rigbench.model.asked import Asked
+from rigbench.model.named import vocabulary_and_sequence
+from rigbench.train.own_model_probe import Options
+from rigbench.train.own_model_record import OwnModel
+from rigbench.work import workers
+
+LIMIT_SECONDS = 600.0  # a factory may load weights
+
+
+def options(name: str, asked: Asked, device: str | None) -> Options:
+    """`name` is what `named.factory(asked)` gave.
+
+    Raises:
+        RigbenchError: --vocab or --seq is no such number.
+    """
+    vocabulary, sequence = vocabulary_and_sequence(asked)
+    return Options(name, os.getcwd(), vocabulary, sequence, device or "auto")
+
+
+def tried(job: Job, options: Options) -> OwnModel:
+    """
+    Raises:
+        Interrupted: the user said stop.
+        RigbenchError: the factory or what it makes is not as the contract says, or the process that tried it died.
+    """
+    job.progress.stage(f"trying {options.name}", 10)
+    outcome = workers.call(
+        "rigbench.train.own_model_probe",
+        options,
+        OwnModel,
+        limit_seconds=LIMIT_SECONDS,
+        on_progress=job.progress.update,
+    )
+    stop_if(outcome)
+    if outcome.result is None:
+        raise RigbenchError(
+            f"--model {options.name}: {outcome.reason}", "try it in a Python shell first", exit_code=NOTHING
+        )
+    return outcome.result

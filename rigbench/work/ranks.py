@@ -1,0 +1,243 @@
+"""How does a probe run in the ranks of one torch.distributed group, here or as one of torchrun's?
+
+Every rank is a process of its own, started and heard by a parent that never imports torch. A rank that dies, never
+arrives or hangs ends the whole group, and what was measured is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, Generic, NoReturn, TypeVar
+
+import msgspec
+
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Record
+from rigbench.work.process import Child, EndedHow, attend
+from rigbench.work.workers import Report, serve_with
+
+ARRIVE_SECONDS = 120.0  # for every rank to load torch and find the others
+PORTS_TRIED = 4
+TAKEN = "address already in use"
+T = TypeVar("T", bound=Record)
+
+
+class World(msgspec.Struct, frozen=True):
+    """Which rank of how many a process is, and where they all meet."""
+
+    rank: int
+    size: int
+    local_rank: int
+    master_address: str
+    master_port: int
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """As torchrun tells it to the processes that it starts."""
+        return {
+            "RANK": str(self.rank),
+            "WORLD_SIZE": str(self.size),
+            "LOCAL_RANK": str(self.local_rank),
+            "MASTER_ADDR": self.master_address,
+            "MASTER_PORT": str(self.master_port),
+        }
+
+
+class RanksOutcome(msgspec.Struct, Generic[T], frozen=True):
+    """How the ranks ended. `results` by rank: whole when finished, else what there was (None: nothing).
+
+    `dead_ranks` are those that died, never arrived or hung, as far as can be told.
+    """
+
+    results: tuple[T | None, ...]
+    ended: EndedHow
+    dead_ranks: tuple[int, ...] = ()
+    reason: str = ""
+
+
+def call(
+    probe: str,
+    options: Record,
+    result_type: type[T],
+    *,
+    world_size: int,
+    limit_seconds: float,
+    on_progress: Callable[[float, str], None] = lambda share, text: None,
+    environment: Mapping[str, str] | None = None,
+    rank_environment: Callable[[int], Mapping[str, str]] | None = None,
+    master_port: int | None = None,
+) -> RanksOutcome[T]:
+    """Run `probe.run(options, report, world)` in `world_size` processes of this machine.
+
+    Progress is that of rank 0. Without `master_port` a free port is chosen, and another one if it is taken before the
+    ranks get to it.
+
+    Raises:
+        RigbenchError: a rank refused its options or its input, or the port that was asked for is in use.
+    """
+    if master_port is not None and not is_free(master_port):
+        raise port_in_use(master_port)
+
+    def start(rank: int, port: int) -> Child:
+        world = World(rank, world_size, rank, "127.0.0.1", port)
+        own = {**(environment or {}), **(rank_environment(rank) if rank_environment else {})}
+        place = {**world.environment, "TORCHELASTIC_USE_AGENT_STORE": "False"}  # whatever torchrun may have set here
+        return Child(probe, "ranks", options, {**own, **place}, name=f"rank {rank}")
+
+    tries_left = 1 if master_port is not None else PORTS_TRIED
+    while True:
+        tries_left -= 1
+        port = master_port or free_port()
+        with contextlib.ExitStack() as started:
+            children = []
+            for rank in range(world_size):
+                children.append(start(rank, port))
+                started.callback(children[-1].kill)
+            ending = attend(children, result_type, limit_seconds, on_progress)
+        if TAKEN not in ending.reason.lower() or ending.results[0]:
+            return RanksOutcome(ending.results, ending.ended, ending.blamed, ending.reason)
+        if not tries_left:
+            raise port_in_use(port)
+
+
+def call_as(
+    probe: str,
+    options: Record,
+    result_type: type[T],
+    world: World,
+    *,
+    limit_seconds: float,
+    on_progress: Callable[[float, str], None] = lambda share, text: None,
+    environment: Mapping[str, str] | None = None,
+) -> RanksOutcome[T]:
+    """Run the probe as one rank of a group whose other ranks are started elsewhere, on this machine or another.
+
+    `results` holds this rank's own alone, at its place.
+
+    Raises:
+        RigbenchError: the rank refused its options or its input, or the port where all are to meet is in use here.
+    """
+    child = Child(probe, "ranks", options, {**(environment or {}), **world.environment})
+    ending = attend([child], result_type, limit_seconds, on_progress)
+    if TAKEN in ending.reason.lower() and not any(ending.results):
+        raise port_in_use(world.master_port)
+    results = tuple(ending.results[0] if rank == world.rank else None for rank in range(world.size))
+    blamed = ending.blamed
+    if ending.ended == "died":  # where it failed rather than was ended, another rank's death may be the cause
+        blamed = (world.rank,) if child.ended_alone else ()
+    return RanksOutcome(results, ending.ended, blamed, ending.reason)
+
+
+def world_from(variables: Mapping[str, str]) -> World | None:
+    """The world that torchrun (or whoever set its variables) put this process into; None where there is none.
+
+    Raises:
+        RigbenchError: some of the variables are there, but not all, or they make no sense.
+    """
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if "RANK" not in variables and "WORLD_SIZE" not in variables:
+        return None
+    cure = "start it with torchrun, which sets them all, or unset them"
+    if lacking := [name for name in names if not variables.get(name)]:
+        raise RigbenchError(f"this process is told to be a rank, but {', '.join(lacking)} is not set", cure)
+    words = [variables["RANK"], variables["WORLD_SIZE"], variables.get("LOCAL_RANK", "0"), variables["MASTER_PORT"]]
+    if not all(word.isdecimal() for word in words):
+        raise RigbenchError(f"RANK, WORLD_SIZE, LOCAL_RANK and MASTER_PORT are {', '.join(words)}, not numbers", cure)
+    rank, size, local_rank, port = map(int, words)
+    if not rank < size or not 0 < port < 1 << 16:
+        raise RigbenchError(f"there is no rank {rank} of {size} at port {port}", cure)
+    return World(rank, size, local_rank, variables["MASTER_ADDR"], port)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def port_in_use(port: int) -> RigbenchError:
+    return RigbenchError(
+        f"port {port}, where the ranks are to meet, is in use by another process",
+        "set MASTER_PORT (torchrun: --master-port) to a free one, or leave it out",
+    )
+
+
+def join(
+    world: World, report: Report, backend: str, arrive_seconds: float = ARRIVE_SECONDS, word: str = "here"
+) -> tuple[str, ...]:
+    """Make the default process group of all ranks; `backend` as torch.distributed.init_process_group takes it.
+
+    Every rank brings a word, and is told those of all, by rank. Where a rank does not come within that time, the parent
+    is told which, and this process waits to be ended.
+
+    Raises:
+        KeyboardInterrupt: told to stop meanwhile.
+    """
+    import torch.distributed as dist
+
+    report.progress(0.0, "waiting for all ranks")
+    store = _store(world, report, arrive_seconds)
+    store.set(f"arrived/{world.rank}", word)
+    waiting = set(range(world.size))
+    until = time.monotonic() + arrive_seconds
+    while waiting := {rank for rank in waiting if not store.check([f"arrived/{rank}"])}:
+        report.check()
+        if time.monotonic() > until:
+            _never_came(report, sorted(waiting), arrive_seconds)
+        time.sleep(0.01)
+    words = tuple(store.get(f"arrived/{rank}").decode() for rank in range(world.size))
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
+    return words
+
+
+def _store(world: World, report: Report, arrive_seconds: float) -> Any:
+    """The table that the ranks meet at: rank 0 keeps it, or torchrun's agent where that says so (as torch does)."""
+    import torch.distributed as dist
+
+    kept_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    keeper = world.rank == 0 and not kept_by_agent
+    try:
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            world.master_address,
+            world.master_port,
+            world.size,
+            is_master=keeper,
+            timeout=timedelta(seconds=arrive_seconds),
+            wait_for_workers=False,
+        )
+    except (dist.DistStoreError, dist.DistNetworkError) as error:
+        if keeper or "timed out" not in str(error).lower():
+            raise
+        _never_came(report, [0], arrive_seconds)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"rigbench/{attempt}", store)  # type: ignore[attr-defined]
+
+
+def _never_came(report: Report, ranks: list[int], arrive_seconds: float) -> NoReturn:
+    names = f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+    report.missing(ranks, f"{names} did not arrive within {arrive_seconds:.0f} s")
+    while True:
+        time.sleep(1.0)
+
+
+def serve(probe: str) -> None:
+    """A rank's side: read the options, run the probe in its world, send the result. Never returns."""
+    world = world_from(os.environ)
+    assert world
+    serve_with(probe, lambda module, options, report: module.run(options, report, world))
