@@ -16,9 +16,7 @@ from rigbench.matmul.record import Matmul
 from rigbench.p2p.record import P2p
 from rigbench.predict.record import Capacity
 from rigbench.thermals.record import Thermals
-from rigbench.train.arms_record import Arms
-from rigbench.train.own_record import OwnSlice
-from rigbench.train.record import Slice
+from rigbench.train.record import Arms, OwnSlice, Slice
 
 SCHEMA = 1
 # What probes fill, in the order of a report.

@@ -15,8 +15,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
 from rigbench.document import Run
 from rigbench.machine import host
-from rigbench.machine.gpu_record import Gpu
-from rigbench.machine.record import Software
+from rigbench.machine.record import Gpu, Software
 from rigbench.machine.rig import Rig
 
 # Variables that change how fast torch computes or how much memory it takes.

@@ -8,8 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from rigbench.core import profiles
-from rigbench.core.record import Absent, Figure, Record, Skipped
-from rigbench.core.telemetry import Device, Telemetry
+from rigbench.core.record import Absent, Device, Figure, Record, Skipped, Telemetry
 from rigbench.job import Interrupted, Job
 from rigbench.work import sensors as telemetry
 from rigbench.work import workers

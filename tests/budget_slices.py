@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from rigbench.budget.comparable import StoredSlice
-from rigbench.core.record import Absent, Estimate
-from rigbench.core.telemetry import Device, Energy
-from rigbench.train.record import Arm, Data, Model, Shape, Slice, Steps, Vram
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Device, Energy
+from rigbench.model.record import Model, Shape
+from rigbench.train.record import Arm, Data, Slice, Steps, Vram
 
 V, T = 50304, 1024
 CPU = Device(kind="cpu", name="Some CPU", uuid=Absent("a CPU has none"), threads=2, memory_total_bytes=2**34)

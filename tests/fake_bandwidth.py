@@ -18,8 +18,8 @@ import msgspec
 from rigbench.bandwidth.probe import Options
 from rigbench.bandwidth.record import BandwidthPart, CopyCheck, Transfer
 from rigbench.core import stats
-from rigbench.core.record import Absent, Estimate, Timing
-from rigbench.core.telemetry import Device
+from rigbench.core.estimate import Estimate, Timing
+from rigbench.core.record import Absent, Device
 
 __all__ = ["Options", "run", "transfer"]
 MIB = 1 << 20

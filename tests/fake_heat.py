@@ -4,8 +4,7 @@ import os
 import signal
 import time
 
-from rigbench.core.record import Absent
-from rigbench.core.telemetry import Device
+from rigbench.core.record import Absent, Device
 from rigbench.thermals.probe import Options
 from rigbench.thermals.record import HeatLoad
 

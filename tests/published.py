@@ -19,9 +19,9 @@ import numpy as np
 from rigbench.core import profiles
 from rigbench.core.record import Absent
 from rigbench.model.flops import describe
+from rigbench.model.record import Shape
 from rigbench.predict import ceilings, steptime
 from rigbench.predict.record import Training
-from rigbench.train.record import Shape
 
 FILE = Path(__file__).parent / "data" / "published_training.csv"
 SOURCE_ROWS, CARD_ROWS = 2.0, 3.0

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rigbench.core.record import Absent
-from rigbench.core.telemetry import SensorSeries, Telemetry
+from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.replay import ReplayedLibrary, parse_recording
 from rigbench.machine.rig import Rig

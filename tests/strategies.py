@@ -7,8 +7,8 @@ import torch
 from rigbench.core.record import Record
 from rigbench.model import optim
 from rigbench.model.gpt import Decoder
+from rigbench.model.record import Shape
 from rigbench.train import parallel
-from rigbench.train.record import Shape
 from rigbench.work.ranks import join
 
 SHAPE = Shape(

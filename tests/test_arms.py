@@ -15,9 +15,10 @@ from budget_slices import GPU, M5, stored
 from rigbench import __main__, store
 from rigbench.core import profiles
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Absent, Estimate, Figure, Skipped
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.job import Interrupted, Job
-from rigbench.machine.gpu_record import GpuProcess
+from rigbench.machine.record import GpuProcess
 from rigbench.machine.rig import Rig
 from rigbench.model.asked import Asked as AskedModel
 from rigbench.predict.cards import of_profile
@@ -29,8 +30,7 @@ from rigbench.train import choices as arm_choices
 from rigbench.train import stage as train
 from rigbench.train import table as arm_table
 from rigbench.train import verdict as findings
-from rigbench.train.arms_record import ArmRow, Arms, Choice
-from rigbench.train.record import Compile, Exchange, Vram
+from rigbench.train.record import ArmRow, Arms, Choice, Compile, Exchange, Vram
 from rigbench.train.steps import PARTS
 
 GIB = 2**30

@@ -16,7 +16,7 @@ from rigbench.backtest.record import LogFacts
 from rigbench.budget.record import Rate
 from rigbench.core import stats
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Estimate
+from rigbench.core.estimate import Estimate
 from rigbench.job import Job
 from rigbench.logs import trainlog
 from rigbench.machine.rig import Rig

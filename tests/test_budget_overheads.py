@@ -11,7 +11,8 @@ from rigbench.budget import money, overheads, sanity
 from rigbench.budget.forecast import Forecast, Known, Machine, hot
 from rigbench.budget.plan import Question, assemble, plan
 from rigbench.budget.record import Budget, Configuration, Price, Rate
-from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure
 from rigbench.train.record import Compile
 
 NOW = "2026-05-02T00:00:00Z"

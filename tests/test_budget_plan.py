@@ -14,8 +14,8 @@ from rigbench.budget import plans
 from rigbench.budget.plan import Question, plan
 from rigbench.budget.record import Budget, Price
 from rigbench.core.errors import BAD_INPUT, RigbenchError
-from rigbench.core.record import Absent, Estimate, Figure
-from rigbench.core.telemetry import SensorSeries, Telemetry
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure, SensorSeries, Telemetry
 from rigbench.work import power as cost
 from rigbench.work import wall
 from rigbench.work.record import Power

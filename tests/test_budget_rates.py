@@ -13,8 +13,10 @@ from rigbench.budget.comparable import StoredSlice, Wanted, choose
 from rigbench.budget.rates import rate
 from rigbench.budget.record import Rate
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Absent, Estimate
-from rigbench.train.record import Model, Steps
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent
+from rigbench.model.record import Model
+from rigbench.train.record import Steps
 
 
 def rate_of(model: Model, *slices: StoredSlice) -> Rate:

@@ -15,7 +15,8 @@ from rigbench.budget.forecast import Forecast, Known, Machine
 from rigbench.budget.plan import Question, assemble, plan
 from rigbench.budget.record import Budget, Configuration, NextSlice, Price, Rate, Refused
 from rigbench.budget.screen import show
-from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure
 from rigbench.work import power as cost
 from rigbench.work import wall
 from rigbench.work.record import PowerPart

@@ -12,12 +12,11 @@ import pytest
 
 from rigbench.core import on
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Estimate
+from rigbench.core.estimate import Estimate
 from rigbench.model.shape import model_named
 from rigbench.predict import calibrate, ceilings, steptime
 from rigbench.predict.calibrate import Correction, Measured
-from rigbench.predict.record import Training
-from rigbench.predict.steptime_record import Ceilings, StepTime
+from rigbench.predict.record import Ceilings, StepTime, Training
 
 NOISE = 0.01  # of a slice's own steady window, which its interval tells
 

@@ -18,14 +18,13 @@ from rigbench import __main__
 from rigbench.command import Common
 from rigbench.core import profiles
 from rigbench.core.record import Absent, Figure
-from rigbench.machine.gpu_record import Gpu
-from rigbench.machine.record import Memory
+from rigbench.machine.record import Gpu, Memory
 from rigbench.model import flops
+from rigbench.model.record import Shape
 from rigbench.predict import capacity as fitting
 from rigbench.predict import cards, inference, memory, room, traces
 from rigbench.predict import screen as render
 from rigbench.predict.record import Capacity, CapacityRow, Largest, Training
-from rigbench.train.record import Shape
 
 TINY = Path(__file__).parent / "profiles"
 GIB = 1 << 30

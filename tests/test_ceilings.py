@@ -12,12 +12,11 @@ import pytest
 
 from rigbench.bandwidth.record import Bandwidth, BandwidthPart
 from rigbench.core import on
-from rigbench.core.record import Absent
-from rigbench.core.telemetry import Device
+from rigbench.core.record import Absent, Device
 from rigbench.document import Run
 from rigbench.matmul.record import Matmul
 from rigbench.predict import ceilings
-from rigbench.predict.steptime_record import Ceilings
+from rigbench.predict.record import Ceilings
 
 STORED = Path(__file__).parent / "runs" / "schema-1.json"
 

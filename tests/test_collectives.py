@@ -19,8 +19,8 @@ from rigbench.collectives import verdict as findings
 from rigbench.collectives.record import HostLink, OddHost, RankHost, RankPlace
 from rigbench.collectives.rows import rounds_of_pairs
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, Estimate, Tally
-from rigbench.core.telemetry import Device
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Device, Tally
 from rigbench.work import ranks
 
 TESTS = Path(__file__).parent

@@ -18,8 +18,8 @@ from rigbench.collectives.record import (
     RankHost,
     RankPlace,
 )
-from rigbench.core.record import Absent, Estimate, Skipped, Tally, Timing
-from rigbench.core.telemetry import Device
+from rigbench.core.estimate import Estimate, Timing
+from rigbench.core.record import Absent, Device, Skipped, Tally
 
 RIGHT, WRONG = RankCheck(8, 0, 0, ()), RankCheck(8, 2, 2, (1,))
 CPU = Device(kind="cpu", name="EPYC 7502", uuid=Absent("a CPU has no UUID"), threads=1, memory_total_bytes=1 << 36)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rigbench.core.record import Absent
 from rigbench.machine.cuda_map import Visible, nvml_index, parse_bus_id, visible
-from rigbench.machine.gpu_record import Gpu, MigDevice
+from rigbench.machine.record import Gpu, MigDevice
 
 UUIDS = ("GPU-aaaa1111-0000", "GPU-aaaa2222-0000", "GPU-bbbb3333-0000")
 

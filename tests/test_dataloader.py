@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, Estimate
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent
 from rigbench.dataloader import datasets, factory, loading, page_cache, sources
 from rigbench.dataloader import disk as disk_reads
 from rigbench.dataloader import probe as dataloader

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from rigbench import __main__, store
 from rigbench.core import profiles
+from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Silent
-from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.core.record import Absent, Figure
 from rigbench.dataloader import screen as render
 from rigbench.dataloader import stage
 from rigbench.dataloader.record import Dataloader, DiskReads, LoadedData, Loading, Sweep

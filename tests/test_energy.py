@@ -14,8 +14,7 @@ from scripted_sensors import (
     telemetry,
 )
 
-from rigbench.core.record import Absent
-from rigbench.core.telemetry import Device, Energy
+from rigbench.core.record import Absent, Device, Energy
 from rigbench.work import energy
 from rigbench.work.record import Draw
 from rigbench.work.sensors import Sampler

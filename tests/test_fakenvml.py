@@ -10,8 +10,8 @@ from fakenvml import library
 from fakenvml.library import FakeDriver, calls_in
 
 from rigbench.core.record import Absent
-from rigbench.machine.gpu_record import Gpu
 from rigbench.machine.nvml import Nvml
+from rigbench.machine.record import Gpu
 
 RIGS = Path(__file__).parent / "rigs"
 ALL = sorted(path.parent.name for path in RIGS.glob("*/nvml.txt"))

@@ -24,8 +24,8 @@ from rigbench.cli import app
 from rigbench.core.errors import BAD_INPUT, FINE, NOTHING, RigbenchError
 from rigbench.core.errors import FAULT as FOUND_FAULT
 from rigbench.core.record import Absent
-from rigbench.machine.gpu_record import Gpu
 from rigbench.machine.nvml import Nvml
+from rigbench.machine.record import Gpu
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs
 from rigbench.topology import survey as topology

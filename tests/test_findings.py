@@ -22,10 +22,8 @@ from rigbench.core.explain import explanation, explanations
 from rigbench.core.finding import Cost, Finding
 from rigbench.core.record import Absent
 from rigbench.document import Run
-from rigbench.machine.gpu_record import Gpu, GpuProcess
 from rigbench.machine.nvml_codes import REASONS
-from rigbench.machine.pci_record import PciDevice, PciHop
-from rigbench.machine.record import NumaNode, RigId, Software, Topology
+from rigbench.machine.record import Gpu, GpuProcess, NumaNode, PciDevice, PciHop, RigId, Software, Topology
 from rigbench.machine.rig import Rig
 from rigbench.topology import diagnosis as survey
 from rigbench.topology import survey as probe

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rigbench.model import flops, optim
 from rigbench.model.gpt import Decoder
-from rigbench.train.record import Shape
+from rigbench.model.record import Shape
 
 
 def a_shape(style="gpt2", layers=2, width=64, heads=2, kv_heads=None, ffn=None, tied=True, biases=None, sequence=48):

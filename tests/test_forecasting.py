@@ -14,12 +14,12 @@ from rigbench.budget.plan import Question, assemble, plan
 from rigbench.budget.record import Price
 from rigbench.core import on
 from rigbench.core.errors import BAD_INPUT, RigbenchError
-from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure
 from rigbench.document import Run
 from rigbench.predict import capacity as fitting
 from rigbench.predict import ceilings, steptime
-from rigbench.predict.record import Largest, Training
-from rigbench.predict.steptime_record import Ceilings
+from rigbench.predict.record import Ceilings, Largest, Training
 from rigbench.thermals.record import HeatCard, HeatLoad, Thermals
 
 US = Price(per_kwh=0.2, currency="USD", place="somewhere", date="2026-04", source="a test")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from rigbench.model.gpt import Decoder
-from rigbench.train.record import Shape
+from rigbench.model.record import Shape
 
 SMALL = Shape(
     style="gpt2",

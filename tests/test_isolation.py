@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rigbench.core.record import Absent
 from rigbench.machine import driver, isolation, pci, pci_config
-from rigbench.machine.pci_record import Isolation
+from rigbench.machine.record import Isolation
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs, Sysfs
 

@@ -9,9 +9,8 @@ from fakenvml.expand_sysfs import expand
 
 from rigbench.core.record import Absent, Figure
 from rigbench.machine import links, pci
-from rigbench.machine.gpu_record import Gpu
 from rigbench.machine.links import Card
-from rigbench.machine.pci_record import PciDevice, PciPath
+from rigbench.machine.record import Gpu, PciDevice, PciPath
 from rigbench.machine.sysfs import Sysfs
 
 Function = dict[str, Any]

@@ -15,8 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rigbench import __main__, store
 from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import Silent
-from rigbench.core.record import Absent
-from rigbench.core.telemetry import Device, SensorSeries, Telemetry
+from rigbench.core.record import Absent, Device, SensorSeries, Telemetry
 from rigbench.job import Job
 from rigbench.machine.accelerator import CpuAccelerator
 from rigbench.machine.rig import Rig

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from rigbench.core import bars
-from rigbench.core.record import Absent, Estimate, Figure, Timing
-from rigbench.core.telemetry import Device
+from rigbench.core.estimate import Estimate, Timing
+from rigbench.core.record import Absent, Device, Figure
 from rigbench.matmul import screen as render
 from rigbench.matmul.record import (
     Ceiling,

@@ -8,9 +8,9 @@ import real_memory
 import torch
 
 from rigbench.model.gpt import Decoder
+from rigbench.model.record import Shape
 from rigbench.predict import allocator, loop, memory
 from rigbench.predict.traces import Recipe, Traces
-from rigbench.train.record import Shape
 
 GPT2 = Shape(
     style="gpt2",

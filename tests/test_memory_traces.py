@@ -10,11 +10,11 @@ import pytest
 from rigbench.core import profiles
 from rigbench.core.record import Absent
 from rigbench.model import shape as model_shape
+from rigbench.model.record import Shape
 from rigbench.predict import cards, inference, memory, states, traces
 from rigbench.predict.record import Training
 from rigbench.predict.script import NotPeriodic, Trace, between, stretch
 from rigbench.predict.trace import record
-from rigbench.train.record import Shape
 
 GPT2 = Shape(
     style="gpt2",
@@ -115,7 +115,7 @@ warnings.simplefilter("ignore")
 import torch, bitsandbytes
 import bitsandbytes.functional as F
 import msgspec
-from rigbench.train.record import Shape
+from rigbench.model.record import Shape
 from rigbench.model.gpt import Decoder
 shape = msgspec.json.decode(sys.argv[1], type=Shape)
 model = Decoder(shape)

@@ -13,7 +13,7 @@ from rigbench.core.errors import BAD_INPUT, RigbenchError
 from rigbench.model import named
 from rigbench.model import options as model_options
 from rigbench.model.asked import Asked
-from rigbench.train.record import Model
+from rigbench.model.record import Model
 
 SHAPE = """
 style = "llama"

@@ -8,8 +8,8 @@ import pynvml
 from two_gpus import library, replay
 
 from rigbench.core.record import Absent
-from rigbench.machine.gpu_record import Gpu, GpuProcess, MigDevice
 from rigbench.machine.nvml import Nvml
+from rigbench.machine.record import Gpu, GpuProcess, MigDevice
 
 RIGS = Path(__file__).parent / "rigs"
 NOT_SUPPORTED = Absent("not supported")

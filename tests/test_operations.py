@@ -18,9 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from rigbench.model import optim
 from rigbench.model.flops import describe
 from rigbench.model.gpt import Decoder
+from rigbench.model.record import Shape
 from rigbench.predict import operations
 from rigbench.predict.record import Training
-from rigbench.train.record import Shape
 
 # Operations of torch that move nothing: views, and storage that nobody has written yet.
 FREE = {

@@ -17,7 +17,7 @@ from rigbench.train import own_model_stage as stage
 from rigbench.train.own_batches import OwnBatches
 from rigbench.train.own_model import load, trial
 from rigbench.train.own_model_probe import described
-from rigbench.train.own_model_record import OwnModel
+from rigbench.train.record import OwnModel
 
 MODELS = Path(__file__).parent / "models"
 HEAD = """

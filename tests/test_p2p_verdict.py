@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 from rigbench.core import stats
+from rigbench.core.estimate import Timing
 from rigbench.core.explain import explanation
-from rigbench.core.record import Absent, Tally, Timing
+from rigbench.core.record import Absent, Tally
 from rigbench.machine import nccl_log
-from rigbench.machine.pci_record import GpuPair, NcclChoice
+from rigbench.machine.record import GpuPair, NcclChoice
 from rigbench.p2p import screen as render
 from rigbench.p2p import settings as p2p_settings
 from rigbench.p2p import verdict as findings

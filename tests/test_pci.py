@@ -6,7 +6,7 @@ import pytest
 
 from rigbench.core.record import Absent
 from rigbench.machine import pci
-from rigbench.machine.pci_record import PciDevice
+from rigbench.machine.record import PciDevice
 
 NOT_REPORTED = Absent("not reported")
 

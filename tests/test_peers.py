@@ -9,7 +9,7 @@ import pytest
 from rigbench.core.record import Absent
 from rigbench.machine import nccl, peers
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.pci_record import Isolation, NcclChoice
+from rigbench.machine.record import Isolation, NcclChoice
 from rigbench.machine.replay import ReplayedLibrary, parse_recording
 
 RIGS = Path(__file__).parent / "rigs"

@@ -15,8 +15,8 @@ from rigbench.model.counts import (
     total_parameters,
 )
 from rigbench.model.gpt import Decoder
+from rigbench.model.record import Shape
 from rigbench.model.shape import model_named, shape_for
-from rigbench.train.record import Shape
 
 SMALLEST = {"diy": 1_693_376, "llama": 1_663_264}
 

@@ -7,8 +7,7 @@ from budget_slices import M5, stored
 from rigbench import store
 from rigbench.core import profiles
 from rigbench.core.progress import Silent
-from rigbench.core.record import Absent, Figure
-from rigbench.core.telemetry import Device, SensorSeries, Telemetry
+from rigbench.core.record import Absent, Device, Figure, SensorSeries, Telemetry
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
 from rigbench.measurement import of_device

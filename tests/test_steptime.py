@@ -14,11 +14,11 @@ import pytest
 
 from rigbench.core import on
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure
 from rigbench.model.shape import model_named
 from rigbench.predict import ceilings, steptime
-from rigbench.predict.record import Training
-from rigbench.predict.steptime_record import Ceilings, LinkCeiling, ProductRate, StepTime
+from rigbench.predict.record import Ceilings, LinkCeiling, ProductRate, StepTime, Training
 
 
 def rig(text: str) -> Ceilings:

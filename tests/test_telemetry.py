@@ -19,8 +19,7 @@ from scripted_sensors import (
     sampled_once,
 )
 
-from rigbench.core.record import Absent
-from rigbench.core.telemetry import Telemetry
+from rigbench.core.record import Absent, Telemetry
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.readings import Reading
 from rigbench.machine.replay import Answer, ReplayedLibrary, parse_recording

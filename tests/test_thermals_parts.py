@@ -12,10 +12,10 @@ from rich.console import Console
 from scripted_sensors import RIGS, cpu_only, series, telemetry
 
 from rigbench import store
-from rigbench.core import trends
+from rigbench.core import stats as trends
+from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Silent
-from rigbench.core.record import Absent, Estimate
-from rigbench.core.telemetry import Device
+from rigbench.core.record import Absent, Device
 from rigbench.document import Run
 from rigbench.job import Job
 from rigbench.machine.rig import Rig

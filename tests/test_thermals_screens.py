@@ -13,8 +13,9 @@ from heat import record as scripted
 from rich.console import Console
 
 from rigbench import __main__, store
+from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Silent
-from rigbench.core.record import Absent, Estimate
+from rigbench.core.record import Absent
 from rigbench.core.sparklines import spark
 from rigbench.job import Job
 from rigbench.machine.rig import Rig

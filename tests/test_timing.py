@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigbench.core.record import Absent, Timing
+from rigbench.core.estimate import Timing
+from rigbench.core.record import Absent
 from rigbench.work.timing import StepWatch, sample_until_tight
 
 

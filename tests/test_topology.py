@@ -18,10 +18,8 @@ from rich.console import Console
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine import pci
-from rigbench.machine.gpu_record import GpuProcess
 from rigbench.machine.nvml import NO_DRIVER, Nvml
-from rigbench.machine.pci_record import PciDevice
-from rigbench.machine.record import Topology
+from rigbench.machine.record import GpuProcess, PciDevice, Topology
 from rigbench.machine.replay import ReplayedLibrary, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import Sysfs

@@ -15,9 +15,10 @@ from rigbench.core.record import Absent
 from rigbench.model import flops, optim
 from rigbench.model.batches import Batches
 from rigbench.model.gpt import Decoder
+from rigbench.model.record import Shape
 from rigbench.model.tokens import zipf_tokens
 from rigbench.train import probe as train
-from rigbench.train.record import Shape, Slice
+from rigbench.train.record import Slice
 from rigbench.work.workers import Report
 
 SHAPE = Shape(

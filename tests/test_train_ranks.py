@@ -12,19 +12,19 @@ from scripted_sensors import series, telemetry
 
 from rigbench import store
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent
-from rigbench.core.telemetry import Device
+from rigbench.core.record import Absent, Device
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
 from rigbench.model import flops, optim
 from rigbench.model.batches import Batches
 from rigbench.model.gpt import Decoder
+from rigbench.model.record import Shape
 from rigbench.model.tokens import zipf_tokens
 from rigbench.train import rank_steps
 from rigbench.train import ranks_probe as train_ranks
 from rigbench.train import ranks_stage as stage
 from rigbench.train import verdict as findings
-from rigbench.train.record import Shape, Slice, Steps
+from rigbench.train.record import Slice, Steps
 from rigbench.work import power as cost
 from rigbench.work import ranks, workers
 

@@ -7,11 +7,11 @@ import pytest
 from rigbench.budget import ways
 from rigbench.core import on, profiles
 from rigbench.model import flops
+from rigbench.model.record import Model
 from rigbench.predict import cards
 from rigbench.predict.memory import Predictor
 from rigbench.predict.record import Largest, Target, Training
 from rigbench.predict.traces import Traces
-from rigbench.train.record import Model
 
 
 def model(series: str, name: str) -> Model:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rigbench.budget.record import Rate
-from rigbench.core.record import Absent, Estimate, Record
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Record
 
 
 class LogFacts(Record, frozen=True):

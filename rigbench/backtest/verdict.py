@@ -13,7 +13,8 @@ from rigbench.backtest.record import Backtest, Coverage, LogFacts
 from rigbench.budget.record import Rate
 from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Absent, Estimate
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent
 from rigbench.document import Run
 from rigbench.logs.trainlog import LogRow
 

@@ -11,8 +11,7 @@ import msgspec
 from rigbench.bandwidth import host_copies
 from rigbench.bandwidth.record import BandwidthPart, Transfer
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Absent, Record
-from rigbench.core.telemetry import Device
+from rigbench.core.record import Absent, Device, Record
 from rigbench.machine import affinity, host
 from rigbench.machine.accelerator import choose_device, cuda_devices, open_accelerator
 from rigbench.machine.cuda_cards import CudaCards

@@ -6,10 +6,9 @@ from typing import Literal
 
 import msgspec
 
-from rigbench.core.record import Absent, Estimate, Figure, Record, Timing
-from rigbench.core.telemetry import Device, Telemetry
-from rigbench.machine.gpu_record import Gpu
-from rigbench.machine.pci_record import GpuPair, PciPath
+from rigbench.core.estimate import Estimate, Timing
+from rigbench.core.record import Absent, Device, Figure, Record, Telemetry
+from rigbench.machine.record import Gpu, GpuPair, PciPath
 
 Operation = Literal["copy", "triad"]
 HostMemory = Literal["pinned", "pageable"]

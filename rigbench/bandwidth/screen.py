@@ -9,7 +9,7 @@ from rigbench.bandwidth.record import Bandwidth, BandwidthPart, Transfer
 from rigbench.core import units
 from rigbench.core.interval import plus_minus
 from rigbench.core.record import Absent, Figure, Skipped
-from rigbench.machine.pci_record import PciPath
+from rigbench.machine.record import PciPath
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,8 +13,7 @@ from rigbench.bandwidth.probe import METHOD, Options
 from rigbench.bandwidth.record import Bandwidth, BandwidthPart, Transfer
 from rigbench.core import profiles, units
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, Figure
-from rigbench.core.telemetry import Device, Telemetry
+from rigbench.core.record import Absent, Device, Figure, Telemetry
 from rigbench.job import Interrupted, Job
 from rigbench.machine import cuda_map
 from rigbench.machine.record import Topology

@@ -8,7 +8,7 @@ from typing import Literal
 from rigbench.bandwidth import bands
 from rigbench.bandwidth.record import Bandwidth, Judged, Judgement, Transfer
 from rigbench.core.record import Absent
-from rigbench.machine.pci_record import GpuPair, PciHop, PciPath
+from rigbench.machine.record import GpuPair, PciHop, PciPath
 
 Overall = Literal["fine", "low", "unknown", "wrong data", "hung", "died"]
 LEAST_JUDGED_BYTES = 16 << 20  # smaller messages are mostly latency

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from rigbench.budget.record import AskedKind, Split
 from rigbench.core import units
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.train.record import Model
+from rigbench.model.record import Model
 
 FORWARD: tuple[AskedKind, ...] = ("flops", "tokens", "tokens per parameter")
 

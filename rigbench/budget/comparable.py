@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 from rigbench.budget.record import Configuration
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
-from rigbench.train.record import Model, Precision, Slice
+from rigbench.model.record import Model
+from rigbench.train.record import Precision, Slice
 
 FEWEST_STEPS = 3  # of a slice that was cut short: fewer do not tell a rate from its noise
 MOST_LINES = 8

@@ -13,8 +13,9 @@ from rigbench.budget.money import NO_PURCHASE, NO_RENT, RentPrice, RigPrice
 from rigbench.budget.rates import rate
 from rigbench.budget.record import Configuration, NextSlice, Rate
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, Estimate, Figure
-from rigbench.train.record import Model
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure
+from rigbench.model.record import Model
 from rigbench.work.record import Power
 
 HOUR = 3600.0

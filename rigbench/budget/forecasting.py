@@ -18,16 +18,15 @@ from rigbench.budget.record import Configuration, NextSlice, Rate
 from rigbench.core import profiles, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.profiles import GpuProfile, RigProfile
-from rigbench.core.record import Absent
-from rigbench.core.telemetry import Device
+from rigbench.core.record import Absent, Device
 from rigbench.document import Run
 from rigbench.job import Job
+from rigbench.model.record import Model
 from rigbench.predict import calibrate, ceilings, steptime
 from rigbench.predict import capacity as fitting
 from rigbench.predict.calibrate import Correction, Measured
-from rigbench.predict.record import Training
-from rigbench.predict.steptime_record import Ceilings, StepTime
-from rigbench.train.record import Model, Slice
+from rigbench.predict.record import Ceilings, StepTime, Training
+from rigbench.train.record import Slice
 
 SLICE_SECONDS = 60
 LIKE_DDP = {"accelerate": "ddp", "data-parallel": "ddp"}  # the same gradients go round

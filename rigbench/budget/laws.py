@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rigbench.budget.laws_record import LawLoss, LawOptimum, ScalingLaws
+from rigbench.budget.record import LawLoss, LawOptimum, ScalingLaws
 from rigbench.core import units
 from rigbench.core.record import Absent
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rigbench.budget.spending_record import BreakEven, Purchase, Rent
+from rigbench.budget.record import BreakEven, Purchase, Rent
 from rigbench.core import units
-from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure
 
 HOURS_PER_YEAR = 8766.0
 LIFETIME_HOURS = 3 * HOURS_PER_YEAR

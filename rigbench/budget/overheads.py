@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rigbench.budget.forecast import Ends, Forecast, Machine
-from rigbench.budget.spending_record import Overhead, OverheadName, Written
+from rigbench.budget.record import Overhead, OverheadName, Written
 from rigbench.core import units
-from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure
 
 # What is assumed where nothing was measured; each is said beside its hours, with the option that changes it.
 COMPILE_SECONDS = (60.0, 20.0, 180.0)

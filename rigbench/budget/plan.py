@@ -12,11 +12,11 @@ from rigbench.backtest.record import Coverage
 from rigbench.budget import amounts, laws, money, overheads, remarks, sanity, spans
 from rigbench.budget.comparable import StoredSlice, Wanted, choose
 from rigbench.budget.forecast import NOTHING_KNOWN, Forecast, Known, Machine, from_slices
-from rigbench.budget.record import AskedFor, AskedKind, Budget, PlanRow, Price, Rate, Split
-from rigbench.budget.spending_record import Rent, Sum
+from rigbench.budget.record import AskedFor, AskedKind, Budget, PlanRow, Price, Rate, Rent, Split, Sum
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, Estimate, Figure
-from rigbench.train.record import Model
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure
+from rigbench.model.record import Model
 from rigbench.work import power as cost
 from rigbench.work import wall
 from rigbench.work.record import Power

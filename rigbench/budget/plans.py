@@ -15,11 +15,11 @@ from rigbench.core.record import Absent, Figure
 from rigbench.dataloader import probe as dataloader
 from rigbench.matmul import probe as matmul
 from rigbench.model import flops as model_flops
+from rigbench.model.record import Model
 from rigbench.p2p import stage as p2p
 from rigbench.store import now
 from rigbench.thermals import stage as thermals
 from rigbench.train import probe as train
-from rigbench.train.record import Model
 from rigbench.work import power as cost
 from rigbench.work import wall
 

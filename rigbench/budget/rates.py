@@ -12,8 +12,8 @@ from rigbench.budget.comparable import Chosen, StoredSlice, family, mean_log_rat
 from rigbench.budget.record import Rate
 from rigbench.core import stats, units
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Estimate
-from rigbench.train.record import Model
+from rigbench.core.estimate import Estimate
+from rigbench.model.record import Model
 
 # All widths below are half-widths of a 95 % interval in natural logarithms: 0.05 is about ±5 %.
 

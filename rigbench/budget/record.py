@@ -6,10 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from rigbench.budget.laws_record import LawLoss, ScalingLaws
-from rigbench.budget.spending_record import BreakEven, Overhead, Purchase, Rent, Sanity, Sum, Written
-from rigbench.core.record import Absent, Estimate, Figure, Record
-from rigbench.core.telemetry import Device
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Device, Figure, Record
 from rigbench.train.record import HostAllocator, Precision
 from rigbench.work.record import Power
 
@@ -171,3 +169,111 @@ class Budget(Record, frozen=True):
     next_slice: NextSlice | msgspec.UnsetType = msgspec.UNSET
     others: tuple[Budget, ...] | msgspec.UnsetType = msgspec.UNSET
     refused: tuple[Refused, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+class LawOptimum(Record, frozen=True):
+    """One law's compute-optimal model for a budget. `counts` says which parameters and which FLOP the law means.
+
+    `loss` is in nats a token on the law's own data set; `beyond_fit` says how the answer leaves the fitted range.
+    """
+
+    law: str
+    parameters: float
+    tokens: float
+    loss: float
+    counts: str
+    source: str
+    beyond_fit: str | Absent
+
+
+class LawLoss(Record, frozen=True):
+    """One law's loss, nats a token on its own data set, of one model after so many tokens."""
+
+    law: str
+    loss: float
+    source: str
+
+
+class ScalingLaws(Record, frozen=True):
+    """Predictions of published fits, never measurements. The laws' spread is the honest interval: the published
+    standard errors of one fit are correlated, and are not propagated.
+
+    `critical_batch_tokens` is Kaplan's, at the lowest and the highest of the laws' losses (high loss, small batch).
+    """
+
+    flops: float
+    optima: tuple[LawOptimum, ...]
+    parameters_low: float
+    parameters_high: float
+    tokens_low: float
+    tokens_high: float
+    critical_batch_tokens_low: float
+    critical_batch_tokens_high: float
+    caveat: str
+
+
+OverheadName = Literal["hot steady state", "compile", "warm-up", "evaluation", "checkpoints", "restarts"]
+
+
+class Overhead(Record, frozen=True):
+    """Hours over all models beyond the training steps; the figure's basis says what they rest on, and the option."""
+
+    name: OverheadName
+    hours: Figure
+
+
+class Sum(Record, frozen=True):
+    """Steps and overheads together, of all models: hours, kWh and the money that the electricity costs."""
+
+    hours: Estimate
+    kwh: Figure | Absent
+    money: Figure | Absent
+
+
+class Written(Record, frozen=True):
+    """Checkpoints on disk: of one of the largest model, and of all models' that are kept at the end."""
+
+    largest_bytes: int
+    kept_bytes: int
+    kept_each: int
+    count: int
+    basis: str
+
+
+class Rent(Record, frozen=True):
+    """What the same hours cost on rented cards. `name` says whose price it is; its date may be unknown."""
+
+    per_hour: float
+    currency: str
+    name: str
+    money: Figure
+
+
+class Purchase(Record, frozen=True):
+    """The share of a rig's price that these hours use up, `lifetime_hours` being all that it will ever work."""
+
+    price: Figure
+    currency: str
+    lifetime_hours: float
+    money: Figure
+
+
+class BreakEven(Record, frozen=True):
+    """After how many hours a bought rig is cheaper than the rented cards; its electricity is paid, the rented's not."""
+
+    hours: Figure
+    runs: float
+
+
+class Sanity(Record, frozen=True):
+    """What the plan comes to beside the datasheet. `peak_flops_per_s` is of all cards in the plan's precision.
+
+    `flop_per_joule` is exact FLOP over the energy at the wall (or what is covered). `sentence` is empty unless what
+    was asked is far from what the rig should do.
+    """
+
+    flops_per_s: Estimate
+    peak_flops_per_s: Figure | Absent
+    share: Estimate | Absent
+    flop_per_joule: Figure | Absent
+    sentence: str = ""

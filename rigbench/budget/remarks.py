@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rigbench.budget.forecast import Machine
 from rigbench.budget.record import PlanRow
 from rigbench.core import units
-from rigbench.core.record import Estimate
+from rigbench.core.estimate import Estimate
 
 HOURS_PER_YEAR = 8766.0
 

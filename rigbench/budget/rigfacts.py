@@ -13,8 +13,7 @@ from rigbench.budget.plan import Question
 from rigbench.budget.record import Configuration, NextSlice
 from rigbench.core import profiles
 from rigbench.core.profiles import GpuProfile, RigProfile
-from rigbench.core.record import Absent, Figure
-from rigbench.core.telemetry import Device
+from rigbench.core.record import Absent, Device, Figure
 from rigbench.document import Run
 from rigbench.predict import steptime
 from rigbench.thermals.record import Thermals

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from rigbench.budget.forecast import Machine
-from rigbench.budget.spending_record import Sanity
+from rigbench.budget.record import Sanity
 from rigbench.core import units
-from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure
 
 # A single pass over text at a few per cent of the peak is a broken set-up, not a slow card: published loops of small
 # models lie between 15 and 60 % of it, eager and old ones included.

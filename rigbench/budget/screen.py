@@ -10,7 +10,8 @@ from rigbench.budget import tables_screen as budget_tables
 from rigbench.budget.record import Budget
 from rigbench.budget.tables_screen import currency, kwh_unit
 from rigbench.core import units
-from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure
 
 if TYPE_CHECKING:
     from rich.console import Console

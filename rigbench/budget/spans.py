@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rigbench.core.record import Estimate
+from rigbench.core.estimate import Estimate
 
 SECONDS_PER_HOUR = 3600.0
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rigbench.budget.record import Budget, PlanRow, Price
 from rigbench.core import units
-from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -12,11 +12,11 @@ from rigbench.budget.plan import Question
 from rigbench.core import profiles
 from rigbench.core.errors import RigbenchError
 from rigbench.core.profiles import RigProfile
+from rigbench.model.record import Model
 from rigbench.predict import capacity as fitting
 from rigbench.predict import cards
 from rigbench.predict.memory import Predictor
 from rigbench.predict.record import Largest, Target, Training
-from rigbench.train.record import Model
 
 MOST_TOKENS_A_CARD = 32768  # of a micro-batch: what is larger gains little
 FEWEST_TOKENS_A_CARD = 4096  # with fewer the next way is tried

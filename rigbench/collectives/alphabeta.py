@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 from rigbench.collectives.record import AlphaBeta
 from rigbench.core import stats
-from rigbench.core.record import Absent, Estimate
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent
 
 FEWEST_SIZES = 4
 FAR_DEVIATIONS, FAR_SHARE = 5.0, 0.25

@@ -12,7 +12,8 @@ from typing import Literal
 
 from rigbench.collectives.record import Collectives, HostLink, OddHost, PairTimes, RankHost
 from rigbench.core import stats
-from rigbench.core.record import Absent, Estimate, Tally
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Tally
 
 ADDRESS = re.compile(r"\[([0-9a-fA-F.:]+)\]:\d+")
 FAR_BELOW = 0.75  # of the others' median: healthy hosts of one kind differ by a tenth

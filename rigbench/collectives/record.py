@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rigbench.core.record import Absent, EndedBy, Estimate, Record, Tally, Timing
-from rigbench.core.telemetry import Device, Telemetry
+from rigbench.core.estimate import Estimate, Timing
+from rigbench.core.record import Absent, Device, EndedBy, Record, Tally, Telemetry
 
 CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce", "all_to_all", "send_recv"]
 CollectivesVerdict = Literal["fine", "wrong values", "hung", "died", "interrupted"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from rigbench.collectives.record import RankCheck
-from rigbench.core.record import Timing
+from rigbench.core.estimate import Timing
 from rigbench.machine.accelerator import Accelerator
 from rigbench.work.timing import sample_until_tight
 from rigbench.work.workers import Report

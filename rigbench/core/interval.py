@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rigbench.core import units
-from rigbench.core.record import Estimate
+from rigbench.core.estimate import Estimate
 
 
 def plus_minus(estimate: Estimate) -> str:

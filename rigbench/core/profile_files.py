@@ -12,7 +12,7 @@ import msgspec
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Figure
-from rigbench.train.record import Shape
+from rigbench.model.record import Shape
 
 USER_FOLDER = "RIGBENCH_PROFILES"
 NOT_STATED = Absent("not stated")

@@ -8,9 +8,7 @@ from typing import Literal, TypeVar
 from rigbench.core.explain import explanation
 from rigbench.core.finding import Cost, Finding, Severity
 from rigbench.core.record import Absent, Figure, Source
-from rigbench.machine.gpu_record import Gpu
-from rigbench.machine.pci_record import GpuPair
-from rigbench.machine.record import Topology
+from rigbench.machine.record import Gpu, GpuPair, Topology
 
 T = TypeVar("T")
 OK = 0  # nvmlGpuP2PStatus_t

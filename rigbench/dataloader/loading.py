@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from rigbench.core import stats
-from rigbench.core.record import EndedBy, Estimate
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import EndedBy
 from rigbench.dataloader.record import Loading
 from rigbench.work.timing import StepWatch, never
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rigbench.core.record import Absent, EndedBy, Estimate, Figure, Record
-from rigbench.core.telemetry import Device, Telemetry
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Device, EndedBy, Figure, Record, Telemetry
 
 LoadingPath = Literal["own loader", "memory map", "jsonl", "dataset"]
 Bound = Literal["yes", "no", "cannot be told"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rigbench.core import units
+from rigbench.core.estimate import Estimate
 from rigbench.core.interval import plus_minus
-from rigbench.core.record import Absent, Estimate, Figure, Skipped
+from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.dataloader.record import Dataloader, Headroom, Loading, Sweep
 
 if TYPE_CHECKING:

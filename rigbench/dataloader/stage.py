@@ -10,7 +10,8 @@ import msgspec
 
 from rigbench.core import units
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, Estimate, Figure, Skipped
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.dataloader.loading import ratio
 from rigbench.dataloader.probe import Options
 from rigbench.dataloader.record import Bound, Dataloader, Gain, Headroom, Loading, LoadingPath, Sweep

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Absent
-from rigbench.core.telemetry import Device
+from rigbench.core.record import Absent, Device
 
 CPU_FLUSH_BYTES = 64 << 20  # more than most last-level caches; a larger cache is flushed by its own size
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rigbench.core.record import Absent
-from rigbench.machine.gpu_record import Gpu
+from rigbench.machine.record import Gpu
 
 BY_BUS = "PCI_BUS_ID"
 MIG_OF_OLD = re.compile(r"MIG-(GPU-[0-9a-fA-F-]+)/\d+/\d+")  # drivers before 470 name a part by its card

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rigbench.core.record import Absent
 from rigbench.machine import pci
-from rigbench.machine.pci_record import Isolation, PciDevice
+from rigbench.machine.record import Isolation, PciDevice
 from rigbench.machine.sysfs import Sysfs
 
 GROUPS = "sys/kernel/iommu_groups"

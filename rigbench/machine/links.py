@@ -9,8 +9,7 @@ import msgspec
 
 from rigbench.core.record import Absent, Figure
 from rigbench.machine import pci
-from rigbench.machine.gpu_record import Gpu
-from rigbench.machine.pci_record import PciDevice, PciHop, PciPath
+from rigbench.machine.record import Gpu, PciDevice, PciHop, PciPath
 
 # Pinned copies on cards of generations 3 to 5, measured on published rigs, reach 75 to 92 % of theory; 84 % is the
 # middle of generation 4 (26.3 of 31.5 GB/s).

@@ -7,7 +7,7 @@ the driver's P2P status for reads or writes is not OK, none. Otherwise shared me
 from __future__ import annotations
 
 from rigbench.core.record import Absent
-from rigbench.machine.pci_record import NcclChoice
+from rigbench.machine.record import NcclChoice
 
 LEVELS = ("PIX", "PXB", "PHB", "NODE", "SYS")
 DEFAULT_LEVEL = "PXB"

@@ -14,9 +14,9 @@ from typing import Any
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine import nvml_gpu
-from rigbench.machine.gpu_record import Gpu
 from rigbench.machine.nvml_answers import bus_id_of, field_value, member, number, over, positive, text
 from rigbench.machine.nvml_codes import CURES, NOT_KNOWN, REASONS, TRY_THE_OTHER_CALL
+from rigbench.machine.record import Gpu
 from rigbench.machine.sysfs import decode_text
 
 LIBRARY = "libnvidia-ml.so.1"

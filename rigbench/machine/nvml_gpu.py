@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rigbench.core.record import Absent
-from rigbench.machine.gpu_record import Gpu, GpuProcess, MigDevice
 from rigbench.machine.nvml_answers import member, number, over, performance_state, positive, switch, text
+from rigbench.machine.record import Gpu, GpuProcess, MigDevice
 
 if TYPE_CHECKING:
     from rigbench.machine.nvml import Nvml

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rigbench.core.record import Absent
 from rigbench.machine import pci_config
-from rigbench.machine.pci_record import PciDevice
+from rigbench.machine.record import PciDevice
 from rigbench.machine.sysfs import Sysfs
 
 DEVICES = "sys/bus/pci/devices"

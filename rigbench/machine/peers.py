@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from rigbench.core.record import Absent
 from rigbench.machine import nccl
-from rigbench.machine.gpu_record import Gpu
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.pci_record import GpuPair, Isolation
+from rigbench.machine.record import Gpu, GpuPair, Isolation
 
 READ, WRITE, NVLINK, ATOMICS, PCIE = range(5)  # nvml.h, nvmlGpuP2PCapsIndex_t
 # nvmlGpuP2PStatus_t, and what each was seen to mean (driver source 595.45, p2p_caps.c, and published rigs).

@@ -9,7 +9,8 @@ from itertools import accumulate
 import msgspec
 
 from rigbench.core import stats
-from rigbench.core.record import Absent, Estimate
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent
 from rigbench.matmul.fleet import LaneSeconds
 from rigbench.matmul.record import (
     Ceiling,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from rigbench.core.telemetry import Device
+from rigbench.core.record import Device
 from rigbench.machine.accelerator import Accelerator
 from rigbench.matmul.record import MatmulCheck
 from rigbench.work.products import sustain

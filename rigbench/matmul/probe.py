@@ -18,8 +18,8 @@ from rigbench.matmul.record import Ceiling, GemmStep, Matmul, MatmulCheck, Matmu
 from rigbench.matmul.search import Dims, search
 from rigbench.matmul.times import times
 from rigbench.model.gemms import Gemm, step_gemms
+from rigbench.model.record import Model
 from rigbench.store import now
-from rigbench.train.record import Model
 from rigbench.work import products
 from rigbench.work.products import ARITHMETIC, Dtype, Operands
 from rigbench.work.timing import sample_until_tight

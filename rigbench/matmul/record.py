@@ -6,9 +6,9 @@ from typing import Literal
 
 import msgspec
 
-from rigbench.core.record import Absent, EndedBy, Estimate, Figure, Record, Timing
-from rigbench.core.telemetry import Device, Telemetry
-from rigbench.train.record import Model
+from rigbench.core.estimate import Estimate, Timing
+from rigbench.core.record import Absent, Device, EndedBy, Figure, Record, Telemetry
+from rigbench.model.record import Model
 
 
 class MatmulCheck(Record, frozen=True):

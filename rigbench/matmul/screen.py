@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rigbench.core import bars, facts, stats, units
+from rigbench.core.estimate import Estimate
 from rigbench.core.interval import plus_minus
-from rigbench.core.record import Absent, Estimate, Figure, Skipped
+from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.matmul import method1_screen as matmul_method1
 from rigbench.matmul.record import Ceiling, GemmStep, Matmul, MatmulFleet, MatmulPhase, MatmulShape
 

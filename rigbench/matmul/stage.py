@@ -6,8 +6,7 @@ import msgspec
 
 from rigbench.core import units
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, Skipped
-from rigbench.core.telemetry import SensorSeries, Telemetry
+from rigbench.core.record import Absent, SensorSeries, Skipped, Telemetry
 from rigbench.job import Job
 from rigbench.matmul.probe import DEFAULT_DTYPES, Options
 from rigbench.matmul.record import Ceiling, Matmul, MatmulPhase, MatmulShape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from rigbench.train.record import Shape
+from rigbench.model.record import Shape
 
 Tensors = tuple[tuple[str, tuple[int, ...]], ...]
 

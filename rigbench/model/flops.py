@@ -9,7 +9,7 @@ from rigbench.model.counts import (
     parameter_tensors,
     total_parameters,
 )
-from rigbench.train.record import Model, Shape
+from rigbench.model.record import Model, Shape
 
 FP32_BYTES = 4
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from rigbench.train.record import Shape
+from rigbench.model.record import Shape
 
 Layout = Literal["nn", "nt", "tn"]
 Pass = Literal["forward", "data gradient", "weight gradient"]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rigbench.train.record import Shape
+from rigbench.model.record import Shape
 
 INIT_STD = 0.02  # GPT-2 (Radford 2019, §2.3), as are the residual weights' further 1/sqrt(2·L)
 ROPE_BASE = 10_000.0  # Su 2021, arXiv 2104.09864

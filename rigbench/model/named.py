@@ -14,8 +14,8 @@ from rigbench.model import shape_file as shapes
 from rigbench.model.asked import Asked
 from rigbench.model.counts import total_parameters
 from rigbench.model.flops import describe
+from rigbench.model.record import Model, Shape
 from rigbench.model.shape import LARGEST_PARAMETERS, default_ffn_width, head_width, model_named
-from rigbench.train.record import Model, Shape
 
 SHORTEST_SEQUENCE, LONGEST_SEQUENCE = 8, 1 << 20
 # What a shape may have, from and to: beyond any that was trained, so that a slip of the finger is one line.

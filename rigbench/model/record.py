@@ -31,3 +31,34 @@ class Packed(Record, frozen=True, kw_only=True):
     source_bytes: int
     bad_lines: int
     cut_documents: int
+
+
+class Shape(Record, frozen=True):
+    """A decoder's shape: L layers, width d, H heads, V vocabulary, T sequence."""
+
+    style: Literal["gpt2", "neox", "llama"]
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    ffn_width: int
+    vocabulary: int
+    sequence: int
+    tied_head: bool
+    biases: bool
+
+
+class Model(Record, frozen=True):
+    """What was trained: nominal name, true counts. Tied weights count once.
+
+    `matmul_parameters` are those that enter a matrix product: the N of 6·N + 12·L·d·T. `flop_per_token` is that exact
+    closed form with full (not causally halved) attention; `flop_per_token_6n` is the field's 6·N_total.
+    """
+
+    name: str
+    shape: Shape
+    total_parameters: int
+    non_embedding_parameters: int
+    matmul_parameters: int
+    flop_per_token: float
+    flop_per_token_6n: float

@@ -13,7 +13,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.profiles import Series
 from rigbench.model.counts import total_parameters
 from rigbench.model.flops import describe
-from rigbench.train.record import Model, Shape
+from rigbench.model.record import Model, Shape
 
 FEWEST_LAYERS = 4
 HEAD, SMALL_HEAD, SMALL_WIDTH = 64, 32, 256  # heads of 64; of 32 below width 256

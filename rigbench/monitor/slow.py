@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from rigbench.core.record import Absent
 from rigbench.machine import nvml_gpu
-from rigbench.machine.gpu_record import GpuProcess
 from rigbench.machine.host_load import ProcessLoad, ProcessLoads
 from rigbench.machine.nvml_answers import over
 from rigbench.machine.readings import LOST
+from rigbench.machine.record import GpuProcess
 from rigbench.machine.rig import Rig
 from rigbench.monitor.record import GpuSlow, MonitorProcess
 

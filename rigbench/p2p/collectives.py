@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from rigbench.core.record import Absent, Timing
+from rigbench.core.estimate import Timing
+from rigbench.core.record import Absent
 from rigbench.machine.accelerator import Accelerator
 from rigbench.p2p.record import ReduceTimes, ValueCheck
 from rigbench.p2p.values import Rounds, before_seed, filled_like, sent_seed

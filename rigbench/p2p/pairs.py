@@ -10,7 +10,7 @@ from typing import Literal
 
 from rigbench.core import units
 from rigbench.core.record import Absent, Tally
-from rigbench.machine.pci_record import GpuPair
+from rigbench.machine.record import GpuPair
 from rigbench.p2p.record import P2pArm, P2pVerdict, PairVerdict, ValueCheck
 
 State = Literal["right", "wrong", "hung", "died", "out of memory", "open"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from rigbench.bandwidth.record import Transfer
-from rigbench.core.record import Absent, Estimate, Record, Tally, Timing
-from rigbench.core.telemetry import Device
-from rigbench.machine.pci_record import GpuPair
+from rigbench.core.estimate import Estimate, Timing
+from rigbench.core.record import Absent, Device, Record, Tally
+from rigbench.machine.record import GpuPair
 
 P2pVerdict = Literal["works", "broken", "not available", "inconclusive", "not applicable"]
 Way = Literal["copy engine", "kernel", "send/recv", "all_reduce"]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from rigbench.core.record import Absent, Tally
 from rigbench.machine import nccl
-from rigbench.machine.pci_record import GpuPair
+from rigbench.machine.record import GpuPair
 from rigbench.p2p.record import P2pArm
 
 # What of a shell's own variables decides which way NCCL goes: the arms run without them.

@@ -16,8 +16,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Tally
 from rigbench.job import Interrupted, Job
 from rigbench.machine import cuda_map, nccl_log
-from rigbench.machine.pci_record import GpuPair
-from rigbench.machine.record import Topology
+from rigbench.machine.record import GpuPair, Topology
 from rigbench.p2p import settings as p2p_settings
 from rigbench.p2p import verdict as findings
 from rigbench.p2p.arms import assembled, renamed

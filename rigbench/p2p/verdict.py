@@ -11,7 +11,7 @@ from rigbench.core import units
 from rigbench.core.finding import Finding
 from rigbench.core.record import Absent
 from rigbench.core.verdict import cost, finding
-from rigbench.machine.pci_record import GpuPair
+from rigbench.machine.record import GpuPair
 from rigbench.p2p.advice import advise
 from rigbench.p2p.pairs import overall, pair_verdict
 from rigbench.p2p.record import P2p, PairVerdict, SpeedRatio

@@ -19,11 +19,10 @@ import msgspec
 
 from rigbench.core import stats
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Estimate
+from rigbench.core.estimate import Estimate
 from rigbench.predict import matrices, steptime
 from rigbench.predict.matrices import dot
-from rigbench.predict.record import Training
-from rigbench.predict.steptime_record import PartName, StepAccount, StepPart, StepTime
+from rigbench.predict.record import PartName, StepAccount, StepPart, StepTime, Training
 
 CONFIDENCE = steptime.CONFIDENCE
 # Parts that one cause makes slower or faster together.

@@ -6,8 +6,7 @@ from itertools import pairwise
 
 from rigbench.core.profile_files import GpuProfile
 from rigbench.core.record import Absent, Figure
-from rigbench.machine.gpu_record import Gpu
-from rigbench.machine.record import Memory
+from rigbench.machine.record import Gpu, Memory
 from rigbench.predict.record import Target
 
 MIB, GIB = 1 << 20, 1 << 30

@@ -10,13 +10,13 @@ import msgspec
 from rigbench.bandwidth.record import Bandwidth
 from rigbench.collectives.record import Collectives
 from rigbench.core import profiles
+from rigbench.core.estimate import Estimate
 from rigbench.core.profile_files import GpuProfile, RigProfile
-from rigbench.core.record import Absent, Estimate, Figure, Skipped
-from rigbench.core.telemetry import Device
+from rigbench.core.record import Absent, Device, Figure, Skipped
 from rigbench.dataloader.record import Dataloader
 from rigbench.document import Run
 from rigbench.matmul.record import Matmul
-from rigbench.predict.steptime_record import Ceilings, LinkCeiling, ProductRate
+from rigbench.predict.record import Ceilings, LinkCeiling, ProductRate
 
 DTYPES: tuple[profiles.Dtype, ...] = ("bf16", "fp16", "tf32", "fp32")
 # Host seconds for one kernel of eager code, Python, autograd and autocast included, on a desktop's processor: published

@@ -7,12 +7,12 @@ from math import prod
 
 from rigbench.core.record import Absent, Figure
 from rigbench.model.counts import parameter_tensors
+from rigbench.model.record import Model, Shape
 from rigbench.predict import allocator, cards
 from rigbench.predict.record import InferenceRow, Target, WeightFormat
 from rigbench.predict.room import most
 from rigbench.predict.script import Script
 from rigbench.predict.traces import Traces
-from rigbench.train.record import Model, Shape
 
 BASIS = "weights, cache, one block reading the whole prompt, logits of its last token; a replica of torch's allocator"
 MOST_SEQUENCES, MOST_TOKENS, TOKENS_STEP = 1 << 16, 1 << 24, 128

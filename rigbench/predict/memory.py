@@ -15,6 +15,7 @@ import msgspec
 
 from rigbench.core.record import Absent, Figure
 from rigbench.model.counts import parameter_tensors, total_parameters
+from rigbench.model.record import Model, Shape
 from rigbench.predict import allocator, cards, states
 from rigbench.predict.allocator import Peaks
 from rigbench.predict.loop import Plan, Weight, compose
@@ -22,7 +23,6 @@ from rigbench.predict.record import Breakdown, Largest, Target, Training, VramPr
 from rigbench.predict.room import HOST_HELD, Case, most
 from rigbench.predict.script import NotPeriodic, Script, ScriptLine
 from rigbench.predict.traces import Recipe, Traces
-from rigbench.train.record import Model, Shape
 
 METHOD = 1
 BASIS = "the model's code on fake tensors, a replica of torch's allocator; eager, so an upper bound for compiled runs"

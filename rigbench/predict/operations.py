@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 from rigbench.model.counts import parameter_tensors, total_parameters
 from rigbench.model.gemms import step_gemms
+from rigbench.model.record import Shape
 from rigbench.predict import traffic
-from rigbench.predict.record import Training
-from rigbench.predict.steptime_record import PartName
+from rigbench.predict.record import PartName, Training
 from rigbench.predict.traffic import FP32, ROPE_SHARE, Sizes
-from rigbench.train.record import Shape
 
 INT64 = 8
 

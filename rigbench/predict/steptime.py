@@ -17,11 +17,11 @@ from operator import mul
 from typing import NamedTuple
 
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, Estimate, Figure
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure
 from rigbench.predict import operations
 from rigbench.predict.operations import Operation
-from rigbench.predict.record import Training
-from rigbench.predict.steptime_record import Ceilings, PartName, StepPart, StepTime
+from rigbench.predict.record import Ceilings, PartName, StepPart, StepTime, Training
 
 METHOD = 1
 CONFIDENCE = 0.9

@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rigbench.model.gpt import Block, Decoder, rope_tables
+from rigbench.model.record import Shape
 from rigbench.predict.script import Piece, Trace, in_order
-from rigbench.train.record import Shape
 
 OUTSIDE = -1  # the layer of what belongs to none
 DTYPES = {"fp16": torch.float16}

@@ -14,9 +14,9 @@ from types import ModuleType
 import msgspec
 
 from rigbench.core.record import Record
+from rigbench.model.record import Shape
 from rigbench.predict.script import NotPeriodic, Trace, between, stretch, worth_recording
 from rigbench.store import write_whole
-from rigbench.train.record import Shape
 
 PACKAGE = Path(__file__).resolve().parents[1]
 RECORDED_BY = ("model/gpt.py", "predict/trace.py", "predict/script.py")  # a change in one of them makes traces stale

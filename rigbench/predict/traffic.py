@@ -9,8 +9,8 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
+from rigbench.model.record import Shape
 from rigbench.predict.record import Training
-from rigbench.train.record import Shape
 
 HALF = ("bf16", "fp16", "bf16-pure")
 ROPE_SHARE = {"gpt2": 0.0, "neox": 0.25, "llama": 1.0}  # as model/gpt.py has it, which imports torch

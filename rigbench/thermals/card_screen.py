@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rigbench.core import units
+from rigbench.core.estimate import Estimate
 from rigbench.core.interval import plus_minus
-from rigbench.core.record import Absent, Estimate
+from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.core.sparklines import spark
-from rigbench.core.telemetry import SensorSeries, Telemetry
 from rigbench.thermals.record import HeatCard, HeatFit, SteadyState, Thermals, Throttling
 
 REASONS = {

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rigbench.core import stats
-from rigbench.core.record import Absent, Estimate
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent
 from rigbench.thermals.curve import (
     LONGEST_SHARE,
     SHORTEST_SHARE,

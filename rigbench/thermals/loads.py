@@ -11,11 +11,10 @@ import msgspec
 
 from rigbench.core import stats, units
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Absent, Figure
-from rigbench.core.telemetry import SensorSeries, Telemetry
+from rigbench.core.record import Absent, Figure, SensorSeries, Telemetry
 from rigbench.document import Run
 from rigbench.machine import cuda_map
-from rigbench.machine.gpu_record import Gpu
+from rigbench.machine.record import Gpu
 from rigbench.store import now
 from rigbench.thermals import knee as power_knee
 from rigbench.thermals import soak

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from rigbench.core.record import Absent, Estimate, Figure, Record
-from rigbench.core.telemetry import Device, Telemetry
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Device, Figure, Record, Telemetry
 from rigbench.matmul.record import MatmulCheck, MatmulPhase
 
 HeatEndedBy = Literal[

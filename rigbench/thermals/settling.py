@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rigbench.core import trends, units
-from rigbench.core.record import Absent, Estimate
+from rigbench.core import stats as trends
+from rigbench.core import units
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent
 from rigbench.thermals import fit as heatfit
 from rigbench.thermals.record import HeatFit, Settled
 

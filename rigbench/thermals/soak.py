@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from rigbench.core import stats, trends
-from rigbench.core.record import Absent, Estimate, Figure
-from rigbench.core.telemetry import Column, SensorSeries, Telemetry
-from rigbench.machine.gpu_record import Gpu
+from rigbench.core import stats
+from rigbench.core import stats as trends
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Column, Figure, SensorSeries, Telemetry
+from rigbench.machine.record import Gpu
 from rigbench.matmul.record import MatmulPhase
 from rigbench.thermals import fit as heatfit
 from rigbench.thermals import settling, throttled

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rigbench.core import stats
-from rigbench.core.record import Absent
-from rigbench.core.telemetry import Column, SensorSeries
+from rigbench.core.record import Absent, Column, SensorSeries
 from rigbench.thermals.record import HeatLoad, ThrottleSeverity, Throttling
 from rigbench.work.throttle import decode_throttle
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from rigbench.core.record import Absent
-from rigbench.machine.gpu_record import Gpu
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.nvml_answers import number
 from rigbench.machine.readings import LOST, Reading
+from rigbench.machine.record import Gpu
 from rigbench.machine.rig import Rig
 from rigbench.work.sensors import CPU, Sampler
 

@@ -8,8 +8,7 @@ from rigbench.core import units
 from rigbench.core.finding import Cost, Finding
 from rigbench.core.record import Absent
 from rigbench.core.verdict import cost, finding, label, merged, unique
-from rigbench.machine.gpu_record import Gpu, GpuProcess
-from rigbench.machine.record import Topology
+from rigbench.machine.record import Gpu, GpuProcess, Topology
 
 NVIDIA = "10de"
 RECORDED = "the recording"  # how the reasons of a recording's missing parts begin

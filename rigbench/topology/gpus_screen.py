@@ -21,9 +21,7 @@ from rigbench.core.facts import (
     size,
 )
 from rigbench.core.record import Absent
-from rigbench.machine.gpu_record import Gpu, GpuProcess
-from rigbench.machine.pci_record import PciHop, PciPath
-from rigbench.machine.record import Topology
+from rigbench.machine.record import Gpu, GpuProcess, PciHop, PciPath, Topology
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -8,9 +8,7 @@ from rigbench.core import units
 from rigbench.core.finding import Cost, Finding, Severity
 from rigbench.core.record import Absent
 from rigbench.core.verdict import cost, finding, is_virtual, merged
-from rigbench.machine.gpu_record import Gpu
-from rigbench.machine.pci_record import PciHop, PciPath
-from rigbench.machine.record import Topology
+from rigbench.machine.record import Gpu, PciHop, PciPath, Topology
 
 LEAST_SPLIT_LANES = 4  # boards split a slot into 8 and 8, or 8 and 4 and 4; less is a contact that fails
 THEORY = "PCIe generation, lanes and encoding, one way"

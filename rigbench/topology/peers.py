@@ -18,9 +18,7 @@ from rigbench.core.verdict import (
     over_pcie,
     pair_label,
 )
-from rigbench.machine.gpu_record import Gpu
-from rigbench.machine.pci_record import GpuPair
-from rigbench.machine.record import NumaNode, Topology
+from rigbench.machine.record import Gpu, GpuPair, NumaNode, Topology
 
 NOT_MEASURED = "it depends on the traffic; compare copies of both kinds"
 CHIPSET_OR_POLICY, CARD_PROPERTY, NOT_OF_ONE_KIND = 1, 2, 5  # nvmlGpuP2PStatus_t

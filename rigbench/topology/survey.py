@@ -13,10 +13,8 @@ import msgspec
 
 from rigbench.core.record import Absent
 from rigbench.machine import disks, driver, host, isolation, links, nvml_gpu, pci, peers
-from rigbench.machine.gpu_record import Gpu
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.pci_record import GpuPair, Isolation, PciDevice
-from rigbench.machine.record import Disk, NumaNode, Topology
+from rigbench.machine.record import Disk, Gpu, GpuPair, Isolation, NumaNode, PciDevice, Topology
 from rigbench.machine.rig import Rig
 
 METHOD = 2  # 2: path minimum, generation under load, P2P and what bears on it

@@ -9,8 +9,7 @@ import msgspec
 from rigbench.core.finding import Unchecked
 from rigbench.core.record import Absent
 from rigbench.core.verdict import is_virtual, label, pair_label
-from rigbench.machine.gpu_record import Gpu
-from rigbench.machine.record import Topology
+from rigbench.machine.record import Gpu, Topology
 from rigbench.topology.peers import can_resize
 
 GUEST = Absent("in a virtual machine such readings cannot be trusted")

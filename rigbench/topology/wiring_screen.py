@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from rigbench.core.facts import counted, gigabytes, grid, missing
 from rigbench.core.record import Absent
-from rigbench.machine.pci_record import GpuPair, NcclChoice, PciDevice, PciHop
-from rigbench.machine.record import Topology
+from rigbench.machine.record import GpuPair, NcclChoice, PciDevice, PciHop, Topology
 from rigbench.topology.gpus_screen import lanes
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from rigbench.machine import host
 from rigbench.predict import capacity as fitting
 from rigbench.predict import cards, ceilings, steptime
 from rigbench.predict.memory import Predictor
-from rigbench.predict.record import Target, VramPrediction
-from rigbench.predict.steptime_record import Ceilings, StepTime
+from rigbench.predict.record import Ceilings, StepTime, Target, VramPrediction
 from rigbench.store import now
 from rigbench.topology.verdict import worst_first
 from rigbench.train import choices as arm_choices
@@ -25,10 +24,9 @@ from rigbench.train import ranks_stage as train_ranks
 from rigbench.train import stage as train
 from rigbench.train import table as arm_table
 from rigbench.train import verdict as findings
-from rigbench.train.arms_record import ArmRow, Arms, Choice, MicroBatchSearch
 from rigbench.train.choices import Asked
 from rigbench.train.probe import DEFAULT_MICRO_BATCH, METHOD, Options
-from rigbench.train.record import Precision, Slice
+from rigbench.train.record import ArmRow, Arms, Choice, MicroBatchSearch, Precision, Slice
 
 # At most and at least so long, where several arms are to be compared: (usual arms, all arms).
 SHORTEST_SECONDS, LONGEST_SECONDS = {"usual": 12.0, "one": 25.0, "all": 4.0}, {"usual": 45.0, "one": 80.0, "all": 7.0}

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rigbench.core import bars, units
+from rigbench.core.estimate import Estimate
 from rigbench.core.facts import grid
 from rigbench.core.interval import plus_minus
-from rigbench.core.record import Absent, Estimate, Figure, Skipped
-from rigbench.predict.record import VramPrediction
-from rigbench.predict.steptime_record import StepTime
-from rigbench.train.arms_record import ArmRow, Arms, MicroBatchSearch
-from rigbench.train.record import Slice
+from rigbench.core.record import Absent, Figure, Skipped
+from rigbench.predict.record import StepTime, VramPrediction
+from rigbench.train.record import ArmRow, Arms, MicroBatchSearch, Slice
 
 if TYPE_CHECKING:
     from rich.console import Console

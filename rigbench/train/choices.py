@@ -14,10 +14,10 @@ import msgspec
 from rigbench.core import units
 from rigbench.core.errors import RigbenchError
 from rigbench.model import optim
+from rigbench.model.record import Model
 from rigbench.predict.record import Training, VramPrediction
-from rigbench.train.arms_record import Choice, Factor
 from rigbench.train.probe import Options
-from rigbench.train.record import Model, Precision
+from rigbench.train.record import Choice, Factor, Precision
 from rigbench.work import power as cost
 from rigbench.work import wall
 from rigbench.work.ranks import World

@@ -8,11 +8,11 @@ import msgspec
 
 from rigbench.core import profiles
 from rigbench.core.record import Absent, Figure
+from rigbench.model.record import Model
 from rigbench.predict import capacity as fitting
 from rigbench.predict import states
 from rigbench.predict.memory import Predictor, weights
 from rigbench.predict.record import Target, Training
-from rigbench.train.record import Model
 
 SAVED_SHARE = 0.10
 MOST_PARAMETERS = 20_000_000_000

@@ -13,16 +13,14 @@ from rigbench.job import Job
 from rigbench.predict import capacity as fitting
 from rigbench.predict import ceilings, steptime
 from rigbench.predict.memory import Predictor
-from rigbench.predict.record import Target, Training
-from rigbench.predict.steptime_record import Ceilings, StepTime
+from rigbench.predict.record import Ceilings, StepTime, Target, Training
 from rigbench.store import now
 from rigbench.train import choices as arm_choices
 from rigbench.train import eight_bit
 from rigbench.train import table as arm_table
 from rigbench.train import verdict as findings
-from rigbench.train.arms_record import ArmRow, Arms, Choice
 from rigbench.train.choices import Asked
-from rigbench.train.record import Precision
+from rigbench.train.record import ArmRow, Arms, Choice, Precision
 
 MICRO_BATCH = 8  # the default on a GPU
 

@@ -13,8 +13,7 @@ from rigbench.core.record import Absent, Skipped
 from rigbench.predict.memory import Predictor
 from rigbench.predict.record import Largest, Target, Training
 from rigbench.train import table as arm_table
-from rigbench.train.arms_record import MemoryLine, MicroBatchSearch, MicroBatchTry
-from rigbench.train.record import Precision, Slice
+from rigbench.train.record import MemoryLine, MicroBatchSearch, MicroBatchTry, Precision, Slice
 
 ENOUGH_BETTER = 1.01  # a larger micro-batch that brings less than this is not looked beyond
 PATIENCE = 2  # so many larger ones in a row that bring no more end the search

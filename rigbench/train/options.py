@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from rigbench.core.record import Record
+from rigbench.model.record import Model
 from rigbench.model.tokens import AskedDtype
-from rigbench.train.record import HostAllocator, Model, Precision
+from rigbench.train.record import HostAllocator, Precision
 from rigbench.train.steps import LONGEST_SECONDS, SHORTEST_SECONDS, Patience
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rigbench.core.record import Absent, Record
 from rigbench.machine.accelerator import choose_device
 from rigbench.train.own_model import Own, Trial, load, trial
-from rigbench.train.own_model_record import OwnModel
+from rigbench.train.record import OwnModel
 from rigbench.work.workers import Report
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from rigbench.measurement import stop_if
 from rigbench.model.asked import Asked
 from rigbench.model.named import vocabulary_and_sequence
 from rigbench.train.own_model_probe import Options
-from rigbench.train.own_model_record import OwnModel
+from rigbench.train.record import OwnModel
 from rigbench.work import workers
 
 LIMIT_SECONDS = 600.0  # a factory may load weights

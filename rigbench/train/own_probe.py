@@ -18,9 +18,7 @@ from rigbench.store import now
 from rigbench.train.options import SliceOptions
 from rigbench.train.own_batches import OwnBatches
 from rigbench.train.own_model import Own, load
-from rigbench.train.own_model_record import OwnModel
-from rigbench.train.own_record import OwnSlice
-from rigbench.train.record import Arm, Precision
+from rigbench.train.record import Arm, OwnModel, OwnSlice, Precision
 from rigbench.train.steps import StepLoop
 from rigbench.train.summary import shares
 from rigbench.train.training import is_out_of_memory, peaks, train

@@ -9,7 +9,7 @@ from rigbench.core import units
 from rigbench.core.facts import grid
 from rigbench.core.record import Absent, Skipped
 from rigbench.train import screen as slices
-from rigbench.train.own_record import OwnSlice
+from rigbench.train.record import OwnSlice
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, Figure, Skipped
-from rigbench.core.telemetry import Energy, Telemetry
+from rigbench.core.record import Absent, Energy, Figure, Skipped, Telemetry
 from rigbench.job import Job
 from rigbench.measurement import datasheet, isolated, of_device, stop_if
 from rigbench.model.asked import Asked as AskedModel
@@ -17,8 +16,7 @@ from rigbench.train import own_model_stage as own_model
 from rigbench.train.options import SliceOptions
 from rigbench.train.own_model_probe import Options as TrialOptions
 from rigbench.train.own_probe import Options
-from rigbench.train.own_record import OwnSlice
-from rigbench.train.record import Compile
+from rigbench.train.record import Compile, OwnSlice
 from rigbench.train.stage import MARGIN_SECONDS, SHORTEST, beyond_a_step, host_allocator, kernel_cache
 from rigbench.work import energy
 

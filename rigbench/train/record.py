@@ -6,43 +6,14 @@ from typing import Literal
 
 import msgspec
 
-from rigbench.core.record import Absent, EndedBy, Estimate, Figure, Record, Skipped, Timing
-from rigbench.core.telemetry import Device, Energy, Telemetry
+from rigbench.core.estimate import Estimate, Timing
+from rigbench.core.record import Absent, Device, EndedBy, Energy, Figure, Record, Skipped, Telemetry
+from rigbench.model.record import Model
+from rigbench.predict.record import StepTime, VramPrediction
 from rigbench.work.record import Draw, Power
 
 HostAllocator = Literal["default", "keeps memory", "set by the user"]
 Precision = Literal["fp32", "bf16", "bf16-pure", "fp16", "tf32"]
-
-
-class Shape(Record, frozen=True):
-    """A decoder's shape: L layers, width d, H heads, V vocabulary, T sequence."""
-
-    style: Literal["gpt2", "neox", "llama"]
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    ffn_width: int
-    vocabulary: int
-    sequence: int
-    tied_head: bool
-    biases: bool
-
-
-class Model(Record, frozen=True):
-    """What was trained: nominal name, true counts. Tied weights count once.
-
-    `matmul_parameters` are those that enter a matrix product: the N of 6·N + 12·L·d·T. `flop_per_token` is that exact
-    closed form with full (not causally halved) attention; `flop_per_token_6n` is the field's 6·N_total.
-    """
-
-    name: str
-    shape: Shape
-    total_parameters: int
-    non_embedding_parameters: int
-    matmul_parameters: int
-    flop_per_token: float
-    flop_per_token_6n: float
 
 
 class Arm(Record, frozen=True):
@@ -220,3 +191,156 @@ class Slice(Record, frozen=True):
 
 
 SliceResult = Slice | Skipped
+
+
+class OwnSlice(Record, frozen=True, kw_only=True):
+    """A short training run of the user's own model. Everything is as in a `Slice`, counted in the model's own unit.
+
+    `items_per_s` are samples, or tokens of a language model; `model_flops_per_s` is Absent where torch could not count.
+    """
+
+    method: int
+    started_at: str
+    seconds: float
+    device: Device
+    model: OwnModel
+    arm: Arm
+    steps: Steps
+    steady_from: int
+    ended_by: EndedBy
+    target_half_width: float
+    items_per_step: int
+    items_per_s: Estimate
+    step_seconds: Estimate
+    outliers: int
+    step_share: dict[str, float]
+    model_flops_per_s: float | Absent
+    mfu: Figure | Absent
+    setup_seconds: float
+    memory: Vram
+    energy: Energy | Absent
+    telemetry: Telemetry | Absent
+    events: tuple[str, ...] = ()
+    joules_per_item: float | msgspec.UnsetType = msgspec.UNSET
+    draws: tuple[Draw, ...] | msgspec.UnsetType = msgspec.UNSET
+    compile: Compile | msgspec.UnsetType = msgspec.UNSET
+
+
+class OwnModel(Record, frozen=True):
+    """A program of the user's, `name` as they named it (package.module:factory), tried once and not yet trained.
+
+    An item is what its speed is counted in: a token of a language model, which has `items_per_sample` in a sequence
+    and a `vocabulary`, else a sample. Tied weights count once; `unused_parameters` can be trained and got no gradient.
+    `flop_per_item` is what torch counted in a forward and backward pass of `trial_samples`, as `flop_basis` says;
+    `loss` was that of the untrained model. `batch` says what it ate.
+    """
+
+    name: str
+    unit: Literal["tokens", "samples"]
+    items_per_sample: int
+    vocabulary: int | Absent
+    batch: str
+    total_parameters: int
+    trainable_parameters: int
+    unused_parameters: int
+    flop_per_item: float | Absent
+    flop_basis: str
+    trial_samples: int
+    loss: float
+
+
+Factor = Literal["optimizer", "checkpointing", "precision", "compile", "loss", "strategy", "accumulation"]
+
+
+class Choice(Record, frozen=True, kw_only=True):
+    """An arm as it was asked for. `checkpoint_every` 0: no block is recomputed; `precision` "auto": the base arm's.
+
+    `micro_batch` 0: the base arm's, or the device's default.
+    """
+
+    optimizer: str = "adamw"
+    checkpoint_every: int = 0
+    precision: Literal["auto"] | Precision = "auto"
+    compiled: bool = False
+    loss_chunks: int = 1
+    strategy: str = "single"
+    accumulation: int = 1
+    micro_batch: int = 0
+
+
+class ArmRow(Record, frozen=True, kw_only=True):
+    """One arm. `label` says in which of its choices it differs from the base arm.
+
+    `slice` is the place of its slice among the run's; `reason` says why it has none. `speedup` is its tokens/s over the
+    base arm's, with an interval that holds both arms' own and what the base arm's second run differed from its first.
+    `peak_bytes` is what decides out-of-memory. `memory` and `time` were predicted before it ran.
+    """
+
+    label: str
+    choice: Choice
+    outcome: Literal["measured", "skipped", "predicted"]
+    slice: int | Absent
+    reason: str = ""
+    speedup: Estimate | Absent = Absent("nothing to compare with")
+    peak_bytes: Figure | Absent = Absent("not measured")
+    memory: VramPrediction | Absent = Absent("not predicted")
+    time: StepTime | Absent = Absent("not predicted")
+
+
+class MicroBatchTry(Record, frozen=True):
+    """One size that was run in a process of its own, in the arm's own mode."""
+
+    micro_batch: int
+    tokens_per_s: Estimate | Absent
+    peak_bytes: int | Absent
+    allocator_retries: int | Absent
+    ended_by: EndedBy | Literal["out of memory"]
+
+
+class MemoryLine(Record, frozen=True):
+    """Peak bytes = intercept + slope · micro-batch, through two sizes: as measured, and as predicted."""
+
+    small: int
+    large: int
+    measured_slope_bytes: float
+    measured_intercept_bytes: float
+    predicted_slope_bytes: float
+    predicted_intercept_bytes: float
+
+
+class MicroBatchSearch(Record, frozen=True, kw_only=True):
+    """`--micro-batch auto`: the largest that fits, and the fastest, which is often smaller.
+
+    `largest_predicted` was predicted, `largest` is what ran (Absent where the search ended before it was tried);
+    `chosen` is the fastest, and `why` says in a sentence why no other.
+    """
+
+    tries: tuple[MicroBatchTry, ...]
+    largest_predicted: int | Absent
+    largest: int | Absent
+    chosen: int
+    why: str
+    line: MemoryLine | Absent
+
+
+class Arms(Record, frozen=True, kw_only=True):
+    """The arms of one model on one device. `rows[0]` is the base arm.
+
+    `control` is the base arm's second run over its first, at the end: what the machine's drift and the spread between
+    processes come to. `pareto` are the labels of arms that no other one beats in both speed and memory.
+    `eight_bit_from` is the number of parameters from which on 8-bit states would save a tenth of the peak.
+    """
+
+    method: int
+    started_at: str
+    seconds: float
+    model: Model
+    on: str
+    rows: tuple[ArmRow, ...]
+    control: float | Absent = Absent("the base arm was not run again")
+    fastest: str | Absent = Absent("nothing was measured")
+    least_memory: str | Absent = Absent("nothing was measured")
+    pareto: tuple[str, ...] = ()
+    planned_steps: Figure | Absent = Absent("no plan")
+    eight_bit_from: Figure | Absent = Absent("not asked")
+    micro_batch: MicroBatchSearch | msgspec.UnsetType = msgspec.UNSET

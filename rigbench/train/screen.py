@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rigbench.core import units
+from rigbench.core.estimate import Estimate
 from rigbench.core.interval import plus_minus
-from rigbench.core.record import Absent, Estimate, Figure, Skipped
-from rigbench.core.telemetry import Device
-from rigbench.train.own_record import OwnSlice
-from rigbench.train.record import Arm, Slice, Vram
+from rigbench.core.record import Absent, Device, Figure, Skipped
+from rigbench.train.record import Arm, OwnSlice, Slice, Vram
 from rigbench.work import screen as power
 
 if TYPE_CHECKING:

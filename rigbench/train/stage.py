@@ -14,16 +14,15 @@ import msgspec
 
 from rigbench.core import units
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Absent, Figure, Skipped
-from rigbench.core.telemetry import Energy, Telemetry
+from rigbench.core.record import Absent, Energy, Figure, Skipped, Telemetry
 from rigbench.job import Job
 from rigbench.matmul.record import Matmul
 from rigbench.measurement import datasheet, isolated, of_device, stop_if
+from rigbench.model.record import Model
 from rigbench.model.tokens import AskedDtype
 from rigbench.train.options import SliceOptions
-from rigbench.train.own_record import OwnSlice
 from rigbench.train.probe import Options
-from rigbench.train.record import Compile, HostAllocator, Model, Precision, Slice
+from rigbench.train.record import Compile, HostAllocator, OwnSlice, Precision, Slice
 from rigbench.work import energy, wall, workers
 from rigbench.work import power as cost
 

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from rigbench.core import stats
-from rigbench.core.record import Absent, EndedBy
-from rigbench.core.telemetry import Device
+from rigbench.core.record import Absent, Device, EndedBy
 from rigbench.model import flops
 from rigbench.train.options import DecoderOptions
 from rigbench.train.record import Arm, Data, Exchange, PrecisionTrial, Slice, Steps, Vram

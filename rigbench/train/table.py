@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from rigbench.core.record import Absent, Estimate, Figure, Skipped
-from rigbench.predict.steptime_record import StepTime
-from rigbench.train.arms_record import ArmRow, Arms
-from rigbench.train.record import Slice
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure, Skipped
+from rigbench.predict.record import StepTime
+from rigbench.train.record import ArmRow, Arms, Slice
 
 TOKENS_PER_PARAMETER = 20.0  # Hoffmann 2022, rounded: how long the full run is taken to be
 PLAN = f"{TOKENS_PER_PARAMETER:g} tokens a parameter"

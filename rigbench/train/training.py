@@ -13,7 +13,8 @@ from rigbench.machine import host
 from rigbench.machine.accelerator import Accelerator
 from rigbench.machine.sysfs import Sysfs
 from rigbench.model import optim
-from rigbench.train.record import Arm, Model, Vram
+from rigbench.model.record import Model
+from rigbench.train.record import Arm, Vram
 
 if TYPE_CHECKING:
     import torch

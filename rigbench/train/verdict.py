@@ -10,8 +10,7 @@ from rigbench.core.finding import Cost, Finding
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.core.verdict import cost, finding
 from rigbench.predict.record import VramPrediction
-from rigbench.train.arms_record import ArmRow, Arms
-from rigbench.train.record import Slice
+from rigbench.train.record import ArmRow, Arms, Slice
 
 Results = Sequence[Slice | Skipped]
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rigbench.bandwidth.record import CopyCheck, Transfer
-from rigbench.core.record import Absent, Estimate
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent
 from rigbench.machine.copy_clock import Clock, Lane
 from rigbench.work.timing import sample_until_tight
 

@@ -7,8 +7,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from rigbench.core.record import Absent
-from rigbench.core.telemetry import Device, Energy, SensorSeries, Telemetry
+from rigbench.core.record import Absent, Device, Energy, SensorSeries, Telemetry
 from rigbench.work.record import Draw, DrawName
 
 COUNTER_WINDOW_SECONDS = 2.0  # a shorter window is too few steps of the energy counter

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from rigbench.core.record import Absent
-from rigbench.core.telemetry import Column, SensorSeries
+from rigbench.core.record import Absent, Column, SensorSeries
 
 LEAST_SECONDS, LEAST_TICKS = 30.0, 100
 # Power is told to the milliwatt and never stands still under load; a temperature or a clock may.

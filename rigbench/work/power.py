@@ -10,8 +10,8 @@ import msgspec
 
 from rigbench.budget.record import Price
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, Estimate, Figure
-from rigbench.core.telemetry import Energy
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Energy, Figure
 from rigbench.train.record import Slice
 from rigbench.work import wall
 from rigbench.work.record import Power, PowerPart, PsuHeadroom

@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from rigbench.core.record import Absent
-from rigbench.core.telemetry import SensorSeries, Telemetry
+from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.machine.cpu_sensors import CpuSensors
 from rigbench.machine.readings import GpuSensors, Reading
 from rigbench.machine.rig import Rig

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rigbench.core import stats
-from rigbench.core.record import EndedBy, Estimate, Timing
+from rigbench.core.estimate import Estimate, Timing
+from rigbench.core.record import EndedBy
 
 
 @dataclass(frozen=True)

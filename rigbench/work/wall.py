@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from rigbench.core import units
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, Figure
-from rigbench.core.telemetry import Column, Energy
+from rigbench.core.record import Absent, Column, Energy, Figure
 from rigbench.train.record import Slice
 from rigbench.work.record import PowerPart, PsuHeadroom
 

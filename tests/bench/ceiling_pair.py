@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from rigbench.core import stats
-from rigbench.core.record import Estimate
+from rigbench.core.estimate import Estimate
 from rigbench.machine.accelerator import Accelerator
 from rigbench.matmul.search import Dims, search
 from rigbench.work import products

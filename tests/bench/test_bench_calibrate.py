@@ -21,8 +21,7 @@ import pytest
 from rigbench.document import Run
 from rigbench.predict import calibrate, ceilings, steptime
 from rigbench.predict.calibrate import Measured
-from rigbench.predict.record import Training
-from rigbench.predict.steptime_record import Ceilings, StepTime
+from rigbench.predict.record import Ceilings, StepTime, Training
 from rigbench.train.record import Slice
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]

@@ -8,8 +8,7 @@ import msgspec
 import pytest
 import torch
 
-from rigbench.core.record import Absent
-from rigbench.core.telemetry import Energy
+from rigbench.core.record import Absent, Energy
 from rigbench.machine.accelerator import CudaAccelerator
 from rigbench.machine.rig import Rig
 from rigbench.monitor import loop

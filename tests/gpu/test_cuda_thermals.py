@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rigbench import store
+from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Silent
-from rigbench.core.record import Estimate
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
 from rigbench.thermals import probe as heat_load
