@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
+import msgspec
 import typer
 
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
+from rigbench.core.options import Option
+from rigbench.core.record import Absent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -158,37 +162,96 @@ def say(line: str) -> None:
     sys.stderr.write(f"rigbench: {line}\n")
 
 
-def command(app: typer.Typer, *extra: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Register a function as a command: its first parameter becomes a Common, its other ones are its own options.
+def command(*extra: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Mark a function as a command: its first parameter is a Common, its other ones are options of its own.
 
-    `extra` names the options of OPTIONS that this command takes besides --json, --quiet and --home.
+    `extra` names the options of OPTIONS that it takes besides --json, --quiet and --home. A parameter whose type is a
+    record stands for that record's Options, read and checked before the function is called.
     """
 
-    def register(function: Callable[..., int]) -> Callable[..., int]:
-        name = function.__name__.removesuffix("_command").replace("_", "-")
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        taken = (*EVERYWHERE, *extra)
+    def mark(function: Callable[..., int]) -> Callable[..., int]:
+        function.taken = (*EVERYWHERE, *extra)  # type: ignore[attr-defined]
+        return function
 
-        @functools.wraps(function)
-        def call(context: typer.Context, **values: Any) -> int:
-            after = {key: values.pop(f"common_{key}") for key in taken}
-            before: dict[str, Any] = context.obj or {}
-            for key, value in before.items():
-                if value and key not in taken:
-                    raise RigbenchError(f"{name} does not take --{key}", f"`rigbench {name} --help` lists its options")
-            merged = {key: after[key] or before.get(key) for key in taken}
-            raise typer.Exit(function(Common(name, merged), **values))
+    return mark
 
-        parameters = [
-            inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-            *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
-            *_common_parameters(taken),
-        ]
-        _resign(call, parameters)
-        app.command(name=name)(call)
-        return call
 
-    return register
+def callback(name: str, function: Callable[..., int]) -> Callable[..., NoReturn]:
+    """The function that typer calls for a marked one: options in its words, then records, then the function."""
+    taken: tuple[str, ...] = function.taken  # type: ignore[attr-defined]
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    records = {parameter.name: parameter.annotation for parameter in own if _is_record(parameter.annotation)}
+
+    @functools.wraps(function)
+    def call(context: typer.Context, **values: Any) -> NoReturn:
+        after = {key: values.pop(f"common_{key}") for key in taken}
+        before: dict[str, Any] = context.obj or {}
+        for key, value in before.items():
+            if value and key not in taken:
+                raise RigbenchError(f"{name} does not take --{key}", f"`rigbench {name} --help` lists its options")
+        merged = {key: after[key] or before.get(key) for key in taken}
+        common = Common(name, merged)
+        made = {parameter: _read(record, values) for parameter, record in records.items()}
+        raise typer.Exit(function(common, **values, **made))
+
+    parameters = [
+        inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        *(
+            spoken.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in own
+            for spoken in (_spoken(records[parameter.name]) if parameter.name in records else [parameter])
+        ),
+        *_common_parameters(taken),
+    ]
+    _resign(call, parameters)
+    return call
+
+
+def _is_record(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
+
+
+def _options(record: type) -> Iterator[tuple[str, Any, Option]]:
+    """(field, its type, its option) of each field that is one."""
+    for field, annotation in typing.get_type_hints(record, include_extras=True).items():
+        for option in getattr(annotation, "__metadata__", ()):
+            if isinstance(option, Option):
+                yield field, annotation.__origin__, option
+
+
+def _spoken(record: type) -> Iterator[inspect.Parameter]:
+    """A record's options as typer's parameters."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(record)}
+    for field, kind, option in _options(record):
+        default = defaults[field]
+        declared: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
+        if option.read is not None:
+            shown = option.read.show(default) if default not in ("", ()) and not isinstance(default, Absent) else False
+            kind, default, declared["show_default"] = str | None, None, shown
+        elif isinstance(default, Absent):
+            kind, default = kind | None, None
+        names = option.names or ("--" + field.replace("_", "-"),)
+        yield inspect.Parameter(
+            field,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[kind, typer.Option(*names, **declared)],
+        )
+
+
+def _read(record: type, values: dict[str, Any]) -> Any:
+    """The record of what was said, whose words are taken out of `values`.
+
+    Raises:
+        RigbenchError: a word is not what its option takes.
+    """
+    said: dict[str, Any] = {}
+    for field, _, option in _options(record):
+        word = values.pop(field)
+        if word is not None:
+            name = option.names[0] if option.names else "--" + field.replace("_", "-")
+            said[field] = option.read.read(word, name) if option.read else word
+    return record(**said)
 
 
 def root_options(app: typer.Typer) -> None:

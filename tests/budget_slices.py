@@ -69,7 +69,7 @@ def stored(model: Model, rate: float, run: str = "r1", within: float = 0.01, **c
     arm = {key: changes.pop(key) for key in list(changes) if key in Arm.__struct_fields__}
     step = T / rate
     estimate = Estimate(
-        value=rate, low=rate * (1 - within), high=rate * (1 + within), confidence=0.95, method="batch means", n=4
+        value=rate, low=rate * (1 - within), high=rate * (1 + within), level=0.95, method="batch means", n=4
     )
     fields: dict[str, object] = {
         "method": 1,
@@ -86,7 +86,7 @@ def stored(model: Model, rate: float, run: str = "r1", within: float = 0.01, **c
         "target_half_width": 0.01,
         "tokens_per_step": T,
         "tokens_per_s": estimate,
-        "step_seconds": Estimate(value=step, low=step, high=step, confidence=0.9, method="median", n=4),
+        "step_seconds": Estimate(value=step, low=step, high=step, level=0.9, method="median", n=4),
         "outliers": 0,
         "step_share": {},
         "model_flops_per_s": rate * model.flop_per_token,

@@ -30,7 +30,7 @@ class Silent:
 
 def stated(value: float, width: float = 0.05) -> Rate:
     estimate = Estimate(
-        value=value, low=value * (1 - width), high=value * (1 + width), confidence=0.95, method="stated", n=3
+        value=value, low=value * (1 - width), high=value * (1 + width), level=0.95, method="stated", n=3
     )
     return Rate(tokens_per_s=estimate, source="measured", rests_on=("r 5M",), widened_by=())
 

@@ -123,7 +123,7 @@ def host(watts: float) -> wall.Host:
 
 
 HOST_60 = host(60.0)
-HOURS = Estimate(value=10.0, low=9.0, high=12.0, confidence=0.95, method="", n=1)
+HOURS = Estimate(value=10.0, low=9.0, high=12.0, level=0.95, method="", n=1)
 
 
 def slices_at(*watts: float, covers: str = "GPUs only"):

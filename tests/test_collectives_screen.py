@@ -27,7 +27,7 @@ CARD = Device(kind="cuda", name="NVIDIA GeForce RTX 4090", uuid="GPU-1", threads
 
 
 def estimate(value: float, half: float = 0.02) -> Estimate:
-    return Estimate(value=value, low=value * (1 - half), high=value * (1 + half), confidence=0.95, method="test", n=20)
+    return Estimate(value=value, low=value * (1 - half), high=value * (1 + half), level=0.95, method="test", n=20)
 
 
 def timing(seconds: float) -> Timing:

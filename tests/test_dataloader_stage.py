@@ -125,7 +125,7 @@ def test_the_answer_is_a_sentence_that_claims_no_more_than_its_intervals(demand,
 
 
 def test_one_sample_answers_nothing():
-    assert stage.bound(estimate(19.0, confidence=0.0)) == "cannot be told"
+    assert stage.bound(estimate(19.0, level=0.0)) == "cannot be told"
     assert [stage.bound(estimate(times)) for times in (0.5, 1.05, 1.2)] == ["yes", "cannot be told", "no"]
 
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from rigbench.core import bars
+from rigbench.core import screen as bars
 from rigbench.core.estimate import Estimate, Timing
 from rigbench.core.record import Absent, Device, Figure
 from rigbench.matmul import screen as render
@@ -29,7 +29,7 @@ CARD = Device(kind="cuda", name="NVIDIA GeForce RTX 4090", uuid="GPU-1", threads
 
 
 def estimate(value: float, half: float = 0.01) -> Estimate:
-    return Estimate(value=value, low=value * (1 - half), high=value * (1 + half), confidence=0.95, method="test", n=20)
+    return Estimate(value=value, low=value * (1 - half), high=value * (1 + half), level=0.95, method="test", n=20)
 
 
 def look(size: int, flops_per_s: float, n: int = 0) -> MatmulLook:

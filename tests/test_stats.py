@@ -90,7 +90,7 @@ def test_student_t_refuses_what_has_no_quantile(p, df):
 def test_the_medians_interval_is_that_of_the_binomial_tables(n, low_rank, confidence):
     estimate = stats.median_estimate([float(rank) for rank in range(n, 0, -1)])
     assert (estimate.low, estimate.high) == (low_rank, n + 1 - low_rank)
-    assert estimate.confidence == pytest.approx(confidence, abs=1e-7)
+    assert estimate.level == pytest.approx(confidence, abs=1e-7)
     assert estimate.n == n
 
 
@@ -99,12 +99,12 @@ def test_the_medians_coverage_is_exact_by_whole_number_arithmetic():
         estimate = stats.median_estimate([float(i) for i in range(n)])
         rank = int(estimate.low)
         outside = 2 * sum(math.comb(n, i) for i in range(rank + 1))
-        assert estimate.confidence == pytest.approx(1 - outside / 2**n, rel=1e-9)
+        assert estimate.level == pytest.approx(1 - outside / 2**n, rel=1e-9)
         assert 1 - (outside + 2 * math.comb(n, rank + 1)) / 2**n < 0.95
 
 
 def test_few_samples_admit_how_little_their_range_covers():
-    confidences = [stats.median_estimate([1.0, 2.0, 3.0, 4.0, 5.0][:n]).confidence for n in range(1, 6)]
+    confidences = [stats.median_estimate([1.0, 2.0, 3.0, 4.0, 5.0][:n]).level for n in range(1, 6)]
     assert confidences == [0.0, 0.5, 0.75, 0.875, 0.9375]
     one = stats.median_estimate([3.0])
     assert (one.value, one.low, one.high, one.method) == (3.0, 3.0, 3.0, "one sample, no interval")
@@ -120,7 +120,7 @@ def test_a_rates_interval_is_students_where_batches_are_single_samples():
     seconds = [2.0, 2.1, 1.9, 2.2, 1.8]
     half = 2.776445 * statistics.stdev(seconds) / math.sqrt(5)
     estimate = stats.rate_estimate(10, seconds)
-    assert (estimate.value, estimate.n, estimate.confidence) == (pytest.approx(5.0), 5, 0.95)
+    assert (estimate.value, estimate.n, estimate.level) == (pytest.approx(5.0), 5, 0.95)
     assert (estimate.low, estimate.high) == pytest.approx((10 / (2 + half), 10 / (2 - half)), rel=1e-6)
 
 
@@ -140,8 +140,8 @@ def test_any_durations_give_a_positive_finite_interval_around_the_rate(seconds):
 
 def test_one_and_two_durations_claim_little():
     one, two = stats.rate_estimate(6, [2.0]), stats.rate_estimate(6, [2.0, 3.0])
-    assert (one.value, one.low, one.high, one.confidence) == (3.0, 3.0, 3.0, 0.0)
-    assert (two.value, two.low, two.high, two.confidence) == (pytest.approx(2.4), 2.0, 3.0, 0.5)
+    assert (one.value, one.low, one.high, one.level) == (3.0, 3.0, 3.0, 0.0)
+    assert (two.value, two.low, two.high, two.level) == (pytest.approx(2.4), 2.0, 3.0, 0.5)
 
 
 def test_no_time_and_no_samples_are_refused():
@@ -163,7 +163,7 @@ def test_a_paired_ratio_is_a_paired_t_test_on_logarithms():
 
 
 def test_a_paired_ratio_needs_pairs_of_positive_values():
-    assert stats.paired_ratio([2.0], [1.0]).confidence == 0.0
+    assert stats.paired_ratio([2.0], [1.0]).level == 0.0
     for a, b in (([1.0], [1.0, 2.0]), ([0.0], [1.0]), ([1.0], [-1.0])):
         with pytest.raises(ValueError, match="pairs need"):
             stats.paired_ratio(a, b)

@@ -214,7 +214,7 @@ def test_every_row_that_is_not_used_has_a_reason(data: list[published.Published]
 
 def test_an_interval_says_how_it_was_made() -> None:
     found = predict().seconds
-    assert found.confidence == 0.9
+    assert found.level == 0.9
     assert found.method == "constants fitted on published runs: ln(measured/predicted) from -0.18 to +0.49"
     assert isinstance(found, Estimate)
     assert json.loads(msgspec.json.encode(found))["n"] == 14

@@ -65,7 +65,7 @@ def facts(work: HeatLoad | Absent, ended: float) -> soak.Facts:
 
 
 def point(label: str, watts: float, rate: float, limit: float | None = None) -> PowerPoint:
-    rates = Estimate(value=rate, low=rate, high=rate, confidence=0.95, method="published", n=1)
+    rates = Estimate(value=rate, low=rate, high=rate, level=0.95, method="published", n=1)
     limits = () if limit is None else ((0, limit),)
     return PowerPoint(label=label, run_id=label, limits_watts=limits, watts=watts, flops_per_s=rates)
 
@@ -319,7 +319,7 @@ def test_the_intervals_of_slopes_and_means_hold_the_truth_about_95_times_in_100(
 
 
 def test_a_ratio_of_what_may_be_zero_is_not_made_up():
-    one = Estimate(value=2.0, low=-1.0, high=5.0, confidence=0.95, method="m", n=3)
+    one = Estimate(value=2.0, low=-1.0, high=5.0, level=0.95, method="m", n=3)
     two = msgspec.structs.replace(one, low=1.0)
     assert trends.ratio(one, two) == Absent("an interval reaches zero")
     assert trends.ratio(Absent("gone"), two) == Absent("gone")

@@ -16,7 +16,7 @@ from rigbench import __main__, store
 from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent
-from rigbench.core.sparklines import spark
+from rigbench.core.screen import spark
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
 from rigbench.thermals import live_screen as thermals_live

@@ -59,7 +59,7 @@ def test_long_work_is_sampled_one_at_a_time_until_the_limit():
     assert timing.ended_by == "time limit"
     assert timing.warmup_seconds == (1.0,)
     assert timing.seconds == (1.0, 1.0, 1.0)
-    assert timing.estimate.confidence == 0.75
+    assert timing.estimate.level == 0.75
     assert script.now == 104.0
 
 
@@ -126,7 +126,7 @@ def test_one_run_longer_than_the_limit_is_the_one_sample():
     script = Script(lambda n: 30.0)
     timing = script.until_tight(limit_seconds=4.0)
     assert (timing.warmup_seconds, timing.seconds, timing.ended_by) == ((), (30.0,), "time limit")
-    assert timing.estimate.confidence == 0.0
+    assert timing.estimate.level == 0.0
     assert script.runs == 1
 
 
@@ -218,7 +218,7 @@ def test_two_steps_after_the_first_are_taken_whatever_the_limit():
 def test_the_first_step_stands_alone_until_there_is_a_second():
     watch = StepWatch(0.02, 60.0, 0.0)
     assert watch.add(5.0, 5.0) is None
-    assert (watch.steady_from, watch.rate(10).value, watch.rate(10).confidence) == (0, 2.0, 0.0)
+    assert (watch.steady_from, watch.rate(10).value, watch.rate(10).level) == (0, 2.0, 0.0)
     assert watch.add(1.0, 6.0) is None
     assert (watch.steady_from, watch.rate(10).value) == (1, 10.0)
 

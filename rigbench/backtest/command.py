@@ -15,10 +15,7 @@ if TYPE_CHECKING:
     from rigbench.document import Run
 
 
-def register(app: typer.Typer) -> None:
-    command(app)(backtest)
-
-
+@command()
 def backtest(
     common: Common,
     run: Annotated[str | None, typer.Argument(help="The run that predicted: an id, its start, or a file.")] = None,

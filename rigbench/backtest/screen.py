@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rigbench.backtest.record import Backtest, Coverage
 from rigbench.core import units
-from rigbench.core.interval import plus_minus
 from rigbench.core.record import Absent
+from rigbench.core.screen import plus_minus
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -108,7 +108,7 @@ def coverage(backtests: Sequence[Backtest]) -> Coverage:
         inside=inside,
         low=low,
         high=high,
-        stated=min(one.predicted.tokens_per_s.confidence for one in distinct),
+        stated=min(one.predicted.tokens_per_s.level for one in distinct),
         median_error_share=stats.median([one.error_share for one in distinct]),
         widen_by=widen_by,
         why=why,

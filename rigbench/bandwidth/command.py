@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from rigbench.document import Run
 
 
-def register(app: typer.Typer) -> None:
-    command(app, "device")(bandwidth)
-
-
+@command("device")
 def bandwidth(
     common: Common,
     seconds: Annotated[str, typer.Option(help="About this long in all; start-up comes on top.")] = "60s",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rigbench.bandwidth.record import Bandwidth, BandwidthPart, Transfer
 from rigbench.core import units
-from rigbench.core.interval import plus_minus
 from rigbench.core.record import Absent, Figure, Skipped
+from rigbench.core.screen import plus_minus
 from rigbench.machine.record import PciPath
 
 if TYPE_CHECKING:

@@ -34,10 +34,7 @@ def _option(metavar: str, words: str) -> Any:
     return typer.Option(metavar=metavar, help=words, show_default=False)
 
 
-def register(app: typer.Typer) -> None:
-    command(app, "device", "on")(budget)
-
-
+@command("device", "on")
 def budget(
     common: Common,
     flops: Annotated[Text, _option("C", "The budget in FLOP, as 1.2e18 or 1.2EFLOP. Default: 1.2e18.")] = None,

@@ -147,7 +147,7 @@ def _surer(model: Model, chosen: Chosen, better: Rate | None) -> Rate:
 def _half_width(its: Rate) -> float:
     """In logarithms, brought to 95 %."""
     estimate = its.tokens_per_s
-    at_95 = 1.0 if estimate.confidence >= 0.95 else 1.96 / 1.645
+    at_95 = 1.0 if estimate.level >= 0.95 else 1.96 / 1.645
     return at_95 * math.log(estimate.high / estimate.low) / 2
 
 

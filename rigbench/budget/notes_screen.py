@@ -75,7 +75,7 @@ def _rests(budget: Budget) -> Iterator[tuple[str, str]]:
         for reason in row.rate.widened_by:
             reasons.setdefault(reason, []).append(row.model)
     if budget.rig:
-        share = units.format_share(min(row.rate.tokens_per_s.confidence for row in budget.series))
+        share = units.format_share(min(row.rate.tokens_per_s.level for row in budget.series))
         yield from (("interval", f"{share}: {reason}") for reason in reasons)
         return
     for reason, models in reasons.items():

@@ -85,7 +85,7 @@ def whole_hours(steps: Estimate, overheads: Sequence[Overhead]) -> Estimate:
     """Lows and highs add: nothing is assumed to cancel."""
     ends = _ends([(steps.value, steps.low, steps.high), *(ends_of(one.hours) for one in overheads)])
     value, low, high = ends
-    return Estimate(value, low, high, steps.confidence, "steps and overheads, sums of lows and of highs", steps.n)
+    return Estimate(value, low, high, steps.level, "steps and overheads, sums of lows and of highs", steps.n)
 
 
 def ends_of(figure: Figure) -> Ends:

@@ -199,7 +199,7 @@ def _amount(question: Question, machine: Machine, forecasts: Sequence[Forecast])
 
     unit = {"electricity": "of electricity", "rent": "of rent"}.get(kind, kind)
     low, flop, high = amounts.backward(takes, question.amount, unit)
-    confidence = min(its.rate.tokens_per_s.confidence for its in forecasts)
+    confidence = min(its.rate.tokens_per_s.level for its in forecasts)
     found = Estimate(flop, low, high, confidence, f"what {kind} buy, overheads taken off", 0)
     return found, tuple(flop * share for share in each)
 

@@ -51,7 +51,7 @@ class LogRate:
 
     def estimate(self, unit: float, method: str, n: int) -> Estimate:
         low, value, high = (math.exp(x) / unit for x in (self.middle - self.down, self.middle, self.middle + self.up))
-        return Estimate(value=value, low=low, high=high, confidence=stats.CONFIDENCE, method=method, n=n)
+        return Estimate(value=value, low=low, high=high, level=stats.LEVEL, method=method, n=n)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _sides(tokens_per_s: Estimate) -> tuple[float, float]:
 
 
 def _has_interval(tokens_per_s: Estimate) -> bool:
-    return tokens_per_s.confidence >= stats.CONFIDENCE
+    return tokens_per_s.level >= stats.LEVEL
 
 
 def _too_short(slices: Sequence[StoredSlice]) -> tuple[str, ...]:

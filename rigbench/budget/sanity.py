@@ -27,7 +27,7 @@ def check(
         share = peak
     else:
         value, low, high = (end / peak.value for end in (flops_per_s.value, flops_per_s.low, flops_per_s.high))
-        share = Estimate(value, low, high, flops_per_s.confidence, "over the datasheet's peak", flops_per_s.n)
+        share = Estimate(value, low, high, flops_per_s.level, "over the datasheet's peak", flops_per_s.n)
     per_joule: Figure | Absent = kwh if isinstance(kwh, Absent) else _per_joule(flop_exact, kwh)
     sentence = _sentence(machine, flop, flop_exact, hours, declared_hours)
     return Sanity(flops_per_s, peak, share, per_joule, sentence)

@@ -16,7 +16,7 @@ def hours(tokens: float, tokens_per_s: Estimate) -> Estimate:
         value=tokens / tokens_per_s.value / SECONDS_PER_HOUR,
         low=tokens / tokens_per_s.high / SECONDS_PER_HOUR,
         high=tokens / tokens_per_s.low / SECONDS_PER_HOUR,
-        confidence=tokens_per_s.confidence,
+        level=tokens_per_s.level,
         method="tokens over tokens/s",
         n=tokens_per_s.n,
     )
@@ -28,7 +28,7 @@ def total(hours: Sequence[Estimate]) -> Estimate:
         value=math.fsum(h.value for h in hours),
         low=math.fsum(h.low for h in hours),
         high=math.fsum(h.high for h in hours),
-        confidence=min(h.confidence for h in hours),
+        level=min(h.level for h in hours),
         method="sum of lows and of highs",
         n=sum(h.n for h in hours),
     )
@@ -39,7 +39,7 @@ def per_second(flop: float, hours: Estimate) -> Estimate:
         value=flop / hours.value / SECONDS_PER_HOUR,
         low=flop / hours.high / SECONDS_PER_HOUR,
         high=flop / hours.low / SECONDS_PER_HOUR,
-        confidence=hours.confidence,
+        level=hours.level,
         method="exact FLOP over hours",
         n=hours.n,
     )

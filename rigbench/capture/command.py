@@ -11,11 +11,8 @@ import typer
 from rigbench.command import Common, command, say
 
 
-def register(app: typer.Typer) -> None:
-    command(app, "replay")(capture_command)
-
-
-def capture_command(
+@command("replay")
+def capture(
     common: Common,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write.")],
     load: Annotated[

@@ -62,7 +62,7 @@ def fit(samples: Mapping[int, Sequence[float]]) -> AlphaBeta | Absent:
     if len(kept) < FEWEST_SIZES:
         return Absent("the times of the sizes lie on no line")
     line = _random_effects(kept)
-    reach = stats.student_t_quantile((1 + stats.CONFIDENCE) / 2, len(kept) - PARAMETERS)
+    reach = stats.student_t_quantile((1 + stats.LEVEL) / 2, len(kept) - PARAMETERS)
     slope_half, alpha_half = (reach * math.sqrt(it) for it in (line.slope_variance, line.alpha_variance))
     if line.slope <= 0 or slope_half > UNTOLD_SHARE * line.slope:
         return Absent("the times scatter too much for a line through them, or the largest size is too small")
@@ -78,7 +78,7 @@ def fit(samples: Mapping[int, Sequence[float]]) -> AlphaBeta | Absent:
 def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
     """Nothing takes less than no time: what an interval holds below zero is cut off, which costs no coverage."""
     value, low, high = (max(0.0, it) for it in (value, low, high))
-    return Estimate(value=value, low=low, high=high, confidence=stats.CONFIDENCE, method=METHOD, n=n)
+    return Estimate(value=value, low=low, high=high, level=stats.LEVEL, method=METHOD, n=n)
 
 
 def _points(samples: Mapping[int, Sequence[float]]) -> list[Point]:
@@ -89,7 +89,7 @@ def _points(samples: Mapping[int, Sequence[float]]) -> list[Point]:
     """
     found = {size: stats.median_estimate(seconds) for size, seconds in samples.items()}
     own = {
-        size: it.half_width / stats.student_t_quantile((1 + it.confidence) / 2, it.n - 1)
+        size: it.half_width / stats.student_t_quantile((1 + it.level) / 2, it.n - 1)
         for size, it in found.items()
         if it.n > 1
     }

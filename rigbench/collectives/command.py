@@ -15,10 +15,7 @@ if TYPE_CHECKING:
     from rigbench.document import Run
 
 
-def register(app: typer.Typer) -> None:
-    command(app, "device")(collectives)
-
-
+@command("device")
 def collectives(
     common: Common,
     ranks: Annotated[

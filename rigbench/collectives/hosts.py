@@ -42,7 +42,7 @@ def _size(measured: tuple[int, Estimate]) -> int:
 
 def _seconds(size_bytes: int, rate: Estimate) -> Estimate:
     low, high = size_bytes / rate.high, size_bytes / rate.low
-    return Estimate(size_bytes / rate.value, low, high, rate.confidence, rate.method, rate.n)
+    return Estimate(size_bytes / rate.value, low, high, rate.level, rate.method, rate.n)
 
 
 def lost(result: Collectives) -> tuple[tuple[int, ...], str]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rigbench.collectives.record import AlphaBeta, Collective, Collectives, HostLink, OddHost, PairTimes, RankCheck
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.interval import plus_minus
 from rigbench.core.record import Absent, Skipped, Tally
+from rigbench.core.screen import plus_minus
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

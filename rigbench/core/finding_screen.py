@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from rigbench.core.facts import counted, grid
 from rigbench.core.finding import Explanation, Finding, Unchecked
 from rigbench.core.record import Absent
+from rigbench.core.screen import counted, grid
 from rigbench.document import Run
 from rigbench.machine.record import Topology
 

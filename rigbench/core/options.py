@@ -1,13 +1,98 @@
-"""The options that several commands share, each defined once."""
+"""Options, each said once: a record's field with its reader and help, which the command line turns into a parameter.
+
+    class Options(Record, frozen=True, kw_only=True):
+        times: Annotated[int, Option(whole(1, 20), "How often each setting is tried.", "N")] = 3
+
+`rigbench.command` makes `--times N  How often each setting is tried. [default: 3]` of it. What is not given has the
+field's default; what is not said and has none is Absent.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from rigbench.core import units
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
 
+NOT_GIVEN = Absent("not given")
+
+
+class Reader(NamedTuple):
+    """How a word becomes a value: `read(text, "--name")`, which refuses what it does not take, and how one is shown."""
+
+    read: Callable[[str, str], Any]
+    show: Callable[[Any], str] = str
+
+
+class Option(NamedTuple):
+    """`read` None: a switch, or one of a Literal's words. `names` without any: the field's own, as --micro-batch."""
+
+    read: Reader | None
+    help: str
+    metavar: str | None = None
+    names: tuple[str, ...] = ()
+
+
+TEXT = Reader(lambda text, option: text)
+
+
+def whole(low: int, high: int) -> Reader:
+    return Reader(lambda text, option: units.parse_whole(text, option, low, high))
+
+
+def number(low: float, high: float) -> Reader:
+    return Reader(lambda text, option: units.parse_number(text, option, low, high), lambda value: f"{value:g}")
+
+
+def zero_or(reader: Reader) -> Reader:
+    """The same, and 0, which switches something off."""
+    return Reader(lambda text, option: 0.0 if text.strip() == "0" else reader.read(text, option), reader.show)
+
+
+def seconds(low: float = 0.0, high: float = float("inf"), usual: str = "") -> Reader:
+    """A duration from `low` to `high`; `usual` is said to who gives another."""
+
+    def read(text: str, option: str) -> float:
+        value = units.parse_seconds(text, option)
+        if not low <= value <= high:
+            between = f"{units.format_seconds(low)} and {units.format_seconds(high)}"
+            raise RigbenchError(f"{option} {text!r} is not between {between}", usual)
+        return value
+
+    return Reader(read, lambda value: f"{value:g}s")
+
+
+def size(low: int = 0, high: int = 1 << 62, usual: str = "") -> Reader:
+    """Bytes from `low` to `high`."""
+
+    def read(text: str, option: str) -> int:
+        value = units.parse_bytes(text, option)
+        if not low <= value <= high:
+            between = f"{units.format_bytes(low)} and {units.format_bytes(high)}"
+            raise RigbenchError(f"{option} {text!r} is not between {between}", usual)
+        return value
+
+    return Reader(read, lambda value: units.format_bytes(value).replace(" ", ""))
+
+
+def one_of(*words: str) -> Reader:
+    """One of these words, where a Literal would be too many for a line of help."""
+
+    def read(text: str, option: str) -> str:
+        if text not in words:
+            listed = f"{', '.join(words[:-1])} or {words[-1]}"
+            raise RigbenchError(f"{option} {text[:40]!r} is not one of them", f"use {listed}")
+        return text
+
+    return Reader(read)
+
+
+# What follows is still spoken in typer's terms; it goes as its commands take records of Options.
 class TokenType(StrEnum):
     auto = "auto"
     uint16 = "uint16"

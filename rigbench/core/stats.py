@@ -15,12 +15,14 @@ from itertools import combinations
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
 
-CONFIDENCE = 0.95
+LEVEL = 0.90  # of every interval that is shown or stored
+STOPPING_LEVEL = 0.95  # of those that decide when to stop sampling
 OUTER_FENCE_IQRS = 3.0
 LEAST_BATCHES, MOST_BATCHES, BATCH = 5, 20, 16
 FEWEST_FOR_WARM_UP, MOST_WARM_UP_BATCHES, WARM_UP_DEVIATIONS = 8, 100, 6.0
 MSER_TOLERANCE = 1.25
 FEWEST_FOR_DRIFT, MOST_DRIFT_POINTS, DRIFT_P = 10, 300, 0.01
+NORMAL_90 = 1.6449  # deviations to either side that hold 90 % of a normal distribution
 MAD_TO_DEVIATION = 1.4826  # median absolute deviation to standard deviation, for a normal distribution
 
 
@@ -69,31 +71,32 @@ def student_t_quantile(p: float, df: float) -> float:
     return math.copysign((low + high) / 2, p - 0.5)
 
 
-def median_estimate(samples: Sequence[float]) -> Estimate:
-    """The median with the narrowest symmetric pair of order statistics that covers it with at least 95 %.
+def median_estimate(samples: Sequence[float], level: float = LEVEL) -> Estimate:
+    """The median with the narrowest symmetric pair of order statistics that covers it with at least `level`.
 
     Needs no distribution, only independent samples: the number of samples below the true median is binomial(n, 1/2)
-    (David and Nagaraja, Order Statistics, §7.1). `confidence` is the coverage reached, a little over 0.95; below 6
-    samples the interval is minimum to maximum and covers 1 - 2^(1-n), which for one sample is 0.
+    (David and Nagaraja, Order Statistics, §7.1). The estimate's level is the coverage reached, a little over what was
+    asked; with too few samples (below 5 at 0.90) the interval is minimum to maximum and covers 1 - 2^(1-n), which for
+    one sample is 0.
     """
     _need(samples)
     ordered, n = sorted(samples), len(samples)
-    rank, confidence = _median_rank(n)
+    rank, reached = _median_rank(n, level)
     method = "median, binomial order statistics"
-    if confidence < CONFIDENCE:
+    if reached < level:
         method = "median, minimum to maximum" if n > 1 else "one sample, no interval"
     return Estimate(
         value=median(ordered),
         low=ordered[rank],
         high=ordered[n - 1 - rank],
-        confidence=confidence,
+        level=reached,
         method=method,
         n=n,
     )
 
 
-def rate_estimate(work_per_sample: float, seconds: Sequence[float]) -> Estimate:
-    """Total work over total seconds, in work per second, with a 95 % interval by batch means and Student's t.
+def rate_estimate(work_per_sample: float, seconds: Sequence[float], level: float = LEVEL) -> Estimate:
+    """Total work over total seconds, in work per second, with an interval by batch means and Student's t.
 
     Consecutive samples resemble each other, so the spread is taken between means of contiguous batches, which do so
     less (Law, Simulation Modeling and Analysis, §9.5.3). There are n/16 batches, but at least 5 (or n) and at most 20:
@@ -116,26 +119,26 @@ def rate_estimate(work_per_sample: float, seconds: Sequence[float]) -> Estimate:
     mean = total / n
     fastest = max(min(seconds), 1e-6 * mean)  # a duration of zero is the clock's, not the work's
     if n < 3:
-        low_mean, high_mean, confidence = fastest, max(seconds), 0.0 if n == 1 else 0.5
+        low_mean, high_mean, level = fastest, max(seconds), 0.0 if n == 1 else 0.5
         method = "one sample, no interval" if n == 1 else "range of two samples"
         batches = n
     else:
         batches = min(n, max(LEAST_BATCHES, min(MOST_BATCHES, n // BATCH)))
-        half = _half_width_of_mean(seconds, batches)
-        low_mean, high_mean, confidence = max(mean - half, min(fastest, mean / 2)), mean + half, CONFIDENCE
+        half = _half_width_of_mean(seconds, batches, level)
+        low_mean, high_mean = max(mean - half, min(fastest, mean / 2)), mean + half
         method = f"total work over total time, Student t over {batches} batch means"
     return Estimate(
         value=work_per_sample / mean,
         low=work_per_sample / high_mean,
         high=work_per_sample / low_mean,
-        confidence=confidence,
+        level=level,
         method=method,
         n=batches,
     )
 
 
 def paired_ratio(a: Sequence[float], b: Sequence[float]) -> Estimate:
-    """Geometric mean of a_i / b_i (no unit), with a 95 % Student t interval on the logarithms.
+    """Geometric mean of a_i / b_i (no unit), with a Student t interval on the logarithms.
 
     Raises:
         ValueError: no pairs, unequal lengths, or a value that is not above zero.
@@ -145,26 +148,26 @@ def paired_ratio(a: Sequence[float], b: Sequence[float]) -> Estimate:
         raise ValueError("pairs need equally many values on both sides, all above zero")
     logs, n = [math.log(x / y) for x, y in zip(a, b, strict=True)], len(a)
     middle = math.fsum(logs) / n
-    half = _half_width_of_mean(logs, n) if n > 1 else 0.0
+    half = _half_width_of_mean(logs, n, LEVEL) if n > 1 else 0.0
     return Estimate(
         value=math.exp(middle),
         low=math.exp(middle - half),
         high=math.exp(middle + half),
-        confidence=CONFIDENCE if n > 1 else 0.0,
+        level=LEVEL if n > 1 else 0.0,
         method="geometric mean of paired ratios, Student t on logarithms" if n > 1 else "one pair, no interval",
         n=n,
     )
 
 
 def binomial_interval(successes: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share from `successes` of n (Clopper and Pearson 1934): never narrower than it says.
+    """The 90 % interval of a share from `successes` of n (Clopper and Pearson 1934): never narrower than it says.
 
     Raises:
         ValueError: n is 0, or the successes are not from 0 to n.
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} of {n}")
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - LEVEL) / 2
 
     def at_least(k: int, p: float) -> float:
         return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
@@ -241,23 +244,23 @@ def _blocks(samples: Sequence[float], count: int) -> list[Sequence[float]]:
     return [samples[i * n // count : (i + 1) * n // count] for i in range(count)]
 
 
-def _half_width_of_mean(samples: Sequence[float], batches: int) -> float:
-    """Half of the 95 % interval of the mean, from the spread of `batches` >= 2 contiguous batches."""
+def _half_width_of_mean(samples: Sequence[float], batches: int, level: float) -> float:
+    """Half of the interval of the mean, from the spread of `batches` >= 2 contiguous batches."""
     n = len(samples)
     mean = math.fsum(samples) / n
     squares = math.fsum((math.fsum(batch) - len(batch) * mean) ** 2 for batch in _blocks(samples, batches))
     standard_error = math.sqrt(batches / (batches - 1) * squares) / n
-    return student_t_quantile((1 + CONFIDENCE) / 2, batches - 1) * standard_error
+    return student_t_quantile((1 + level) / 2, batches - 1) * standard_error
 
 
 @lru_cache(maxsize=64)
-def _median_rank(n: int) -> tuple[int, float]:
+def _median_rank(n: int, level: float) -> tuple[int, float]:
     """Index from either end of n ordered samples, and with what probability the pair holds the true median."""
     best, tail = (0, 1.0 - 2.0 ** (1 - n)), 0.0
     for rank in range(max(0, int(n / 2 - 5 * math.sqrt(n))), n // 2):  # 10 deviations below: nothing is lost
         ways = math.lgamma(n + 1) - math.lgamma(rank + 1) - math.lgamma(n - rank + 1)
         tail += math.exp(ways - n * math.log(2))
-        if 1.0 - 2.0 * tail < CONFIDENCE:
+        if 1.0 - 2.0 * tail < level:
             break
         best = rank, 1.0 - 2.0 * tail
     return best
@@ -333,12 +336,12 @@ def slope(at_seconds: Sequence[float], values: Sequence[float]) -> Estimate:
     value = math.fsum((x - middle) * y for x, y in zip(moments, means, strict=True)) / spread
     errors = (y - level - value * (x - middle) for x, y in zip(moments, means, strict=True))
     half = math.sqrt(math.fsum(error**2 for error in errors) / (BATCHES - 2) / spread)
-    half *= student_t_quantile(0.975, BATCHES - 2)
+    half *= student_t_quantile((1 + LEVEL) / 2, BATCHES - 2)
     return Estimate(
         value=value,
         low=value - half,
         high=value + half,
-        confidence=CONFIDENCE,
+        level=LEVEL,
         method="least squares through 10 batch means, Student t",
         n=BATCHES,
     )
@@ -356,12 +359,12 @@ def mean(values: Sequence[float]) -> Estimate:
         raise ValueError("no values")
     count = min(n, BATCHES)
     if count < 3:
-        return Estimate(value=middle, low=min(values), high=max(values), confidence=0.0, method="too few values", n=n)
+        return Estimate(value=middle, low=min(values), high=max(values), level=0.0, method="too few values", n=n)
     means = batch_means(values, count)
     spread = math.sqrt(math.fsum((it - middle) ** 2 for it in means) / (count - 1) / count)
-    half = student_t_quantile(0.975, count - 1) * spread
+    half = student_t_quantile((1 + LEVEL) / 2, count - 1) * spread
     method = f"mean, Student t over {count} batch means"
-    return Estimate(value=middle, low=middle - half, high=middle + half, confidence=CONFIDENCE, method=method, n=count)
+    return Estimate(value=middle, low=middle - half, high=middle + half, level=LEVEL, method=method, n=count)
 
 
 def batch_means(values: Sequence[float], count: int) -> list[float]:
@@ -377,31 +380,13 @@ def theil_sen(points: Sequence[tuple[float, float]]) -> Estimate | Absent:
     n = len(points)
     if len(slopes) < n:
         return Absent("too few different readings")
-    reach = 1.96 * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    reach = NORMAL_90 * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
     low, high = math.floor((len(slopes) - reach) / 2), math.ceil((len(slopes) + reach) / 2)
     return Estimate(
         value=median(slopes),
         low=slopes[max(0, low)],
         high=slopes[min(len(slopes) - 1, high)],
-        confidence=CONFIDENCE,
+        level=LEVEL,
         method="Theil-Sen over pieces of the load, Kendall's interval",
         n=n,
-    )
-
-
-def ratio(above: Estimate | Absent, below: Estimate | Absent) -> Estimate | Absent:
-    """Of two estimates above zero: their half widths added as squares, on logarithms."""
-    if isinstance(above, Absent) or isinstance(below, Absent):
-        return above if isinstance(above, Absent) else below
-    if min(above.low, below.low) <= 0:
-        return Absent("an interval reaches zero")
-    half = math.hypot(*(math.log(it.high / it.low) / 2 for it in (above, below)))
-    value = above.value / below.value
-    return Estimate(
-        value=value,
-        low=value * math.exp(-half),
-        high=value * math.exp(half),
-        confidence=min(above.confidence, below.confidence),
-        method="ratio of two estimates, half widths added as squares",
-        n=min(above.n, below.n),
     )

@@ -28,11 +28,7 @@ EndOption = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    command(app, "device")(dataloader)
-    command(app)(pack)
-
-
+@command("device")
 def dataloader(
     common: Common,
     data: Annotated[
@@ -92,6 +88,7 @@ def _show(run: Run, console: Console) -> None:
         render.show(run.dataloader, console)
 
 
+@command()
 def pack(
     common: Common,
     sources: Annotated[

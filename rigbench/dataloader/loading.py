@@ -135,7 +135,7 @@ def ratio(above: Estimate, below: Estimate) -> Estimate:
         value=above.value / below.value,
         low=above.low / below.high,
         high=above.high / below.low,
-        confidence=min(above.confidence, below.confidence),
+        level=min(above.level, below.level),
         method="ratio of two rates, interval from the ends of both",
         n=min(above.n, below.n),
     )

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.interval import plus_minus
 from rigbench.core.record import Absent, Figure, Skipped
+from rigbench.core.screen import plus_minus
 from rigbench.dataloader.record import Dataloader, Headroom, Loading, Sweep
 
 if TYPE_CHECKING:

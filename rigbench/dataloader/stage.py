@@ -158,7 +158,7 @@ def _headrooms(sweeps: Sequence[Sweep], demand: Figure | Absent) -> Iterator[Hea
         value=demand.value,
         low=demand.value if isinstance(demand.low, Absent) else demand.low,
         high=demand.value if isinstance(demand.high, Absent) else demand.high,
-        confidence=0.95,
+        level=0.95,
         method=demand.basis,
         n=1,
     )
@@ -171,7 +171,7 @@ def _headrooms(sweeps: Sequence[Sweep], demand: Figure | Absent) -> Iterator[Hea
 
 def bound(times: Estimate) -> Bound:
     """Whether loading holds training back, as far as the interval tells; one sample tells nothing."""
-    if times.confidence == 0 or times.low <= 1 <= times.high:
+    if times.level == 0 or times.low <= 1 <= times.high:
         return "cannot be told"
     return "no" if times.low > 1 else "yes"
 

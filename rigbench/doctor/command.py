@@ -16,11 +16,7 @@ if TYPE_CHECKING:
     from rigbench.document import Run
 
 
-def register(app: typer.Typer) -> None:
-    command(app, "replay")(doctor)
-    command(app)(explain)
-
-
+@command("replay")
 def doctor(
     common: Common,
     run: Annotated[
@@ -46,6 +42,7 @@ def doctor(
     return FAULT if any(finding.severity == "fault" for finding in found.findings) else FINE
 
 
+@command()
 def explain(
     common: Common,
     code: Annotated[str | None, typer.Argument(help="A finding's code. Default: list all.")] = None,

@@ -1,4 +1,4 @@
-"""The commands that measure this machine: run, topology."""
+"""The command that runs every probe: run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from rigbench.command import Common, command
 from rigbench.core.options import (
     Flops,
     HostWatts,
-    Load,
     Place,
     Price,
     PsuEfficiency,
@@ -21,17 +20,10 @@ from rigbench.core.options import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rigbench.document import Run
     from rigbench.job import Job
 
 
-def register(app: typer.Typer) -> None:
-    command(app, "device")(run)
-    command(app, "replay")(topology)
-
-
+@command("device")
 def run(
     common: Common,
     quick: Annotated[
@@ -59,18 +51,3 @@ def run(
         runner.everything(job, plans.whole_run(question.models, quick, common.device), question)
 
     return common.answer(work, render.show)
-
-
-def topology(common: Common, load: Load = False) -> int:
-    """This rig as sysfs and the driver tell it: CPU, memory, NUMA, the PCI tree with its links, disks, GPUs."""
-    from rigbench.topology import diagnosis as survey
-
-    return common.answer(lambda job: survey.topology(job, load), _show_topology)
-
-
-def _show_topology(run: Run, console: Console) -> None:
-    from rigbench.machine.record import Topology
-    from rigbench.topology import screen as render
-
-    if isinstance(run.topology, Topology):
-        render.show(run.topology, console)

@@ -103,7 +103,7 @@ def step(dtype: str, micro_batch: int, sequence: int, gemms: Sequence[Gemm], don
             value=value,
             low=low,
             high=high,
-            confidence=min(it.confidence for it in estimates),
+            level=min(it.level for it in estimates),
             method="sum of medians, lows and highs",
             n=min(it.n for it in estimates),
         )
@@ -137,7 +137,7 @@ def inverse(seconds: Estimate, work: float) -> Estimate:
         value=work / seconds.value,
         low=work / seconds.high,
         high=work / seconds.low,
-        confidence=seconds.confidence,
+        level=seconds.level,
         method=seconds.method,
         n=seconds.n,
     )
@@ -174,7 +174,7 @@ def _ratio(hot: MatmulPhase | Absent, burst: MatmulPhase | Absent) -> Estimate |
         value=value,
         low=value * math.exp(-half),
         high=value * math.exp(half),
-        confidence=min(above.confidence, below.confidence),
+        level=min(above.level, below.level),
         method="ratio of two rates of one load, half widths added as squares",
         n=min(above.n, below.n),
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rigbench.core import units
-from rigbench.core.interval import plus_minus
 from rigbench.core.record import Absent
+from rigbench.core.screen import plus_minus
 from rigbench.matmul.record import Matmul, MatmulShape
 
 if TYPE_CHECKING:

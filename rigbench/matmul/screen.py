@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from rigbench.core import bars, facts, stats, units
+from rigbench.core import screen as bars
+from rigbench.core import screen as facts
+from rigbench.core import stats, units
 from rigbench.core.estimate import Estimate
-from rigbench.core.interval import plus_minus
 from rigbench.core.record import Absent, Figure, Skipped
+from rigbench.core.screen import plus_minus
 from rigbench.matmul import method1_screen as matmul_method1
 from rigbench.matmul.record import Ceiling, GemmStep, Matmul, MatmulFleet, MatmulPhase, MatmulShape
 
@@ -93,7 +95,7 @@ def _faster(ceiling: Ceiling, shapes: Iterable[MatmulShape]) -> list[tuple[str, 
     for it in shapes:
         if it.dtype == ceiling.dtype and it.check.correct:
             rate = it.flops_per_s
-            low = rate.low if rate.confidence > SURE else rate.value / CLEARLY
+            low = rate.low if rate.level > SURE else rate.value / CLEARLY
             found.append((low, rate.value, f"{it.purpose} {it.product}"))
     low, value, what = max(found)
     if low <= ceiling.hot.flops_per_s.high:
@@ -150,7 +152,7 @@ def _show_sizes(ceilings: Iterable[Ceiling], console: Console) -> None:
         sizes |= set(cubes)
     if columns:
         labels = [str(size) for size in sorted(sizes)]
-        bars.show("efficiency over size (cubes, share of the hot ceiling)", labels, columns, console)
+        bars.bars("efficiency over size (cubes, share of the hot ceiling)", labels, columns, console)
 
 
 def _show_step(step: GemmStep, shapes: list[MatmulShape], result: Matmul, console: Console) -> None:

@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from rigbench.monitor.summary import Fold
 
 
-def register(app: typer.Typer) -> None:
-    command(app, "replay")(monitor)
-
-
+@command("replay")
 def monitor(
     common: Common,
     seconds: Annotated[

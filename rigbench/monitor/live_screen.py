@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rigbench.core import units
-from rigbench.core.facts import known
 from rigbench.core.record import Absent
-from rigbench.core.sparklines import LEVELS
+from rigbench.core.screen import LEVELS, known
 from rigbench.monitor.record import Gone, Monitor, MonitorGpu, Watched
 from rigbench.monitor.screen import (
     IDLE,

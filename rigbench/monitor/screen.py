@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rigbench.core import units
-from rigbench.core.facts import Fact, degrees, grid, known, mapped, missing
 from rigbench.core.record import Absent
+from rigbench.core.screen import Fact, degrees, grid, known, mapped, missing
 from rigbench.monitor.record import (
     Gone,
     Monitor,

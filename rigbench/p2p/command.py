@@ -15,10 +15,7 @@ if TYPE_CHECKING:
     from rigbench.job import Job
 
 
-def register(app: typer.Typer) -> None:
-    command(app)(p2p)
-
-
+@command()
 def p2p(
     common: Common,
     times: Annotated[

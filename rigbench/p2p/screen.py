@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rigbench.core import stats, units
-from rigbench.core.facts import grid
 from rigbench.core.finding_screen import places
 from rigbench.core.record import Absent, Skipped, Tally
+from rigbench.core.screen import grid
 from rigbench.p2p.record import P2p, P2pArm, PairVerdict, SpeedRatio
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _speeds(result: P2p) -> Table:
 
 
 def _interval(ratio: SpeedRatio) -> str:
-    if ratio.ratio.confidence == 0:
+    if ratio.ratio.level == 0:
         return "one pair"
     return f"{ratio.ratio.low:.2f} to {ratio.ratio.high:.2f}"
 

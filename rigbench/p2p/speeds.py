@@ -79,7 +79,7 @@ def _ratio(what: str, setting: str, own: Timed, against: str, other: Timed, size
         return None
     ours, theirs = ([timed.seconds[number] for number in rounds] for timed in (own, other))
     ratio = stats.paired_ratio(theirs, ours)
-    sure = ratio.confidence >= stats.CONFIDENCE
+    sure = ratio.level >= stats.LEVEL
     return SpeedRatio(
         what=what,
         setting=setting,

@@ -173,15 +173,15 @@ def suggest(candidates: Sequence[StepTime], correction: Correction, target: Step
 def account(predicted: StepTime, measured: Measured) -> StepAccount:
     """The prediction beside what was measured, and the seconds that no part explains."""
     rate, tokens = measured.tokens_per_s, predicted.tokens_per_step
-    seconds = Estimate(tokens / rate.value, tokens / rate.high, tokens / rate.low, rate.confidence, rate.method, rate.n)
+    seconds = Estimate(tokens / rate.value, tokens / rate.high, tokens / rate.low, rate.level, rate.method, rate.n)
     return StepAccount(predicted, seconds, measured.run, seconds.value - predicted.seconds.value)
 
 
 def _slice(predicted: StepTime, measured: Measured) -> Slice:
     rate = measured.tokens_per_s
     own = UNTOLD_SPREAD
-    if rate.confidence > 0 and rate.low > 0:
-        reach = stats.student_t_quantile((1 + rate.confidence) / 2, max(1, rate.n - 1))
+    if rate.level > 0 and rate.low > 0:
+        reach = stats.student_t_quantile((1 + rate.level) / 2, max(1, rate.n - 1))
         own = math.log(rate.high / rate.low) / 2 / reach
     return Slice(
         groups=_groups(predicted),
@@ -211,7 +211,7 @@ def _applied(correction: Correction, predicted: StepTime) -> StepTime:
         value=total,
         low=total * math.exp(-half),
         high=total * math.exp(half),
-        confidence=CONFIDENCE,
+        level=CONFIDENCE,
         method=f"corrected by {len(correction.slices)} slices, Student t, widened {correction.widening:.2f} times by"
         " leave-one-out errors",
         n=len(correction.slices),

@@ -41,10 +41,8 @@ class Strategy(StrEnum):
     fsdp2_offload = "fsdp2-offload"
 
 
-def register(app: typer.Typer) -> None:
-    command(app, "on")(takes_model("the series' largest")(capacity))
-
-
+@command("on")
+@takes_model("the series' largest")
 def capacity(
     common: Common,
     asked: Asked,

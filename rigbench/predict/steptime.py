@@ -127,7 +127,7 @@ def rate(seconds: Estimate, tokens: int) -> Estimate:
         tokens / seconds.value,
         tokens / seconds.high,
         tokens / seconds.low,
-        seconds.confidence,
+        seconds.level,
         seconds.method,
         seconds.n,
     )

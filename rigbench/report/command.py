@@ -10,11 +10,7 @@ import typer
 from rigbench.command import Common, command
 
 
-def register(app: typer.Typer) -> None:
-    command(app)(report)
-    command(app)(profiles_command)
-
-
+@command()
 def report(
     common: Common,
     run: Annotated[str | None, typer.Argument(help="A run's id, its start, or a file. Default: the newest.")] = None,
@@ -38,30 +34,31 @@ def report(
     return FINE
 
 
-def profiles_command(
+@command()
+def profiles(
     common: Common,
     what: Annotated[
         str | None, typer.Argument(help="A profile's name, `schema` (of a run's JSON) or `check`. Default: list all.")
     ] = None,
 ) -> int:
     """List and check the profiles: GPU datasheets, series of models, prices; print the JSON Schema of a run."""
-    from rigbench.core import profiles
+    from rigbench.core import profiles as data
     from rigbench.core.errors import FINE
     from rigbench.report import profiles_screen as render
 
     if what == "schema":
-        sys.stdout.write(profiles.run_schema())
+        sys.stdout.write(data.run_schema())
     elif what == "check":
         from rigbench.model import named
 
-        common.console().print(profiles.check())
+        common.console().print(data.check())
         exact, near = named.check_published()
         common.console().print(
             f"counted again: {exact} published models have exactly the parameters that their authors state, "
             f"{near} come as near as their family says"
         )
     elif common.json:
-        sys.stdout.write(profiles.as_json(what))
+        sys.stdout.write(data.as_json(what))
     elif what:
         render.show_one(what, common.console())
     else:

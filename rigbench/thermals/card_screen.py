@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.interval import plus_minus
 from rigbench.core.record import Absent, SensorSeries, Telemetry
-from rigbench.core.sparklines import spark
+from rigbench.core.screen import plus_minus, spark
 from rigbench.thermals.record import HeatCard, HeatFit, SteadyState, Thermals, Throttling
 
 REASONS = {
@@ -192,7 +191,7 @@ def _percent(per_clock: Estimate | Absent) -> Estimate | Absent:
     if isinstance(per_clock, Absent):
         return per_clock
     value, low, high = (it / 100 for it in (per_clock.value, per_clock.low, per_clock.high))
-    return Estimate(value, low, high, per_clock.confidence, per_clock.method, per_clock.n)
+    return Estimate(value, low, high, per_clock.level, per_clock.method, per_clock.n)
 
 
 def _charts(result: Thermals, card: HeatCard, series: SensorSeries, width: int) -> Iterator[Row]:

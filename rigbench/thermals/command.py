@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     from rigbench.thermals.live_screen import Display
 
 
-def register(app: typer.Typer) -> None:
-    command(app, "device", "replay")(thermals)
-
-
+@command("device", "replay")
 def thermals(
     common: Common,
     minutes: Annotated[

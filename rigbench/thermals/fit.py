@@ -275,6 +275,4 @@ def _resolution(readings: Array) -> float:
 
 
 def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
-    return Estimate(
-        value=float(value), low=float(low), high=float(high), confidence=stats.CONFIDENCE, method=METHOD, n=n
-    )
+    return Estimate(value=float(value), low=float(low), high=float(high), level=stats.LEVEL, method=METHOD, n=n)

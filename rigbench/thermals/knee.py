@@ -91,8 +91,8 @@ def _point(label: str, run_id: str, cards: Sequence[HeatCard]) -> PowerPoint | N
         watts += card.steady.watts.value
         own = card.hot.flops_per_s
         rate, low, high = rate + own.value, low + own.low, high + own.high
-        confidence, n = min(confidence, own.confidence), own.n
+        confidence, n = min(confidence, own.level), own.n
         if isinstance(card.index, int) and isinstance(card.power_limit_watts, float):
             limits.append((card.index, card.power_limit_watts))
-    total = type(own)(value=rate, low=low, high=high, confidence=confidence, method="sum over cards", n=n)
+    total = type(own)(value=rate, low=low, high=high, level=confidence, method="sum over cards", n=n)
     return PowerPoint(label=label, run_id=run_id, limits_watts=tuple(limits), watts=watts, flops_per_s=total)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rigbench.core import units
-from rigbench.core.sparklines import spark
+from rigbench.core.screen import spark
 from rigbench.thermals.record import Curves
 
 if TYPE_CHECKING:

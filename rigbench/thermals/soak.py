@@ -9,8 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from rigbench.core import stats
-from rigbench.core import stats as trends
-from rigbench.core.estimate import Estimate
+from rigbench.core.estimate import Estimate, ratio
 from rigbench.core.record import Absent, Column, Figure, SensorSeries, Telemetry
 from rigbench.machine.record import Gpu
 from rigbench.matmul.record import MatmulPhase
@@ -71,12 +70,12 @@ def card(facts: Facts, sensors: Telemetry, series: SensorSeries) -> HeatCard:
         rise_over_ambient_celsius=_rise(fit, facts.ambient),
         cold=cold,
         hot=hot,
-        hot_over_cold=trends.ratio(_rate(hot), _rate(cold)),
+        hot_over_cold=ratio(_rate(hot), _rate(cold)),
         per_celsius=_per_celsius(facts, at, celsius, absent),
         per_clock=_per_clock(facts, sensors, series),
         throttling=throttled.reasons(sensors.at_seconds, series, facts.load, facts.began, facts.ended),
         steady=steady,
-        flop_per_joule=trends.ratio(_rate(hot), watts),
+        flop_per_joule=ratio(_rate(hot), watts),
         peak_celsius=max(celsius) if celsius else (absent or Absent("no reading under load")),
         slowdown_celsius=gpu.slowdown_celsius if gpu else unknown,
         target_celsius=gpu.target_celsius if gpu else unknown,
@@ -184,13 +183,13 @@ def _watts(
         return used, used
     at, power = _column(facts, sensors, series.power_watts)
     inside = [value for moment, value in zip(at, power, strict=True) if start <= moment <= end]
-    spread = trends.mean(inside) if len(inside) >= trends.BATCHES else None
+    spread = stats.mean(inside) if len(inside) >= stats.BATCHES else None
     half = (spread.high - spread.low) / 2 if spread else 0.0
     watts = Estimate(
         value=used.watts,
         low=max(used.watts - half, 1e-3),
         high=used.watts + half,
-        confidence=spread.confidence if spread else 0.0,
+        level=spread.level if spread else 0.0,
         method=f"energy over time ({used.method}), interval of the power readings' batch means",
         n=spread.n if spread else 1,
     )
@@ -202,10 +201,10 @@ def _per_celsius(facts: Facts, at: list[float], celsius: list[float], absent: Ab
         return facts.load if isinstance(facts.load, Absent) else absent or NO_LOAD
     pairs = _beside(facts, at, celsius)
     moved = max(celsius, default=0.0) - min(celsius, default=0.0)
-    if moved < LEAST_RANGE_CELSIUS or len(pairs) < trends.BATCHES:
+    if moved < LEAST_RANGE_CELSIUS or len(pairs) < stats.BATCHES:
         return Absent(f"the temperature moved by {moved:.0f} °C only")
     level = stats.median([rate for _, rate in pairs])
-    return trends.theil_sen([(x, rate / level) for x, rate in pairs])
+    return stats.theil_sen([(x, rate / level) for x, rate in pairs])
 
 
 def _per_clock(facts: Facts, sensors: Telemetry, series: SensorSeries) -> Estimate | Absent:
@@ -215,10 +214,10 @@ def _per_clock(facts: Facts, sensors: Telemetry, series: SensorSeries) -> Estima
     pairs = _beside(facts, at, clocks)
     usual = stats.median(clocks) if clocks else 0.0
     moved = (max(x for x, _ in pairs) - min(x for x, _ in pairs)) / usual if pairs and usual else 0.0
-    if moved < LEAST_RANGE_CLOCK or len(pairs) < trends.BATCHES:
+    if moved < LEAST_RANGE_CLOCK or len(pairs) < stats.BATCHES:
         return Absent(f"the clock moved by {moved:.1%} only")
     level = stats.median([rate for _, rate in pairs])
-    return trends.theil_sen([(x / usual, rate / level) for x, rate in pairs])
+    return stats.theil_sen([(x / usual, rate / level) for x, rate in pairs])
 
 
 def _beside(facts: Facts, at: list[float], values: list[float]) -> list[tuple[float, float]]:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rigbench.core import units
-from rigbench.core.facts import (
+from rigbench.core.record import Absent
+from rigbench.core.screen import (
     Fact,
     counted,
     degrees,
@@ -20,7 +21,6 @@ from rigbench.core.facts import (
     of_limit,
     size,
 )
-from rigbench.core.record import Absent
 from rigbench.machine.record import Gpu, GpuProcess, PciHop, PciPath, Topology
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rigbench.core.facts import Fact, counted, grid, if_known, known, line, mapped, missing, size
 from rigbench.core.record import Absent
+from rigbench.core.screen import Fact, counted, grid, if_known, known, line, mapped, missing, size
 from rigbench.machine.record import Cpu, Disk, Memory, NumaNode, Topology
 from rigbench.topology import wiring_screen as wiring
 from rigbench.topology.gpus_screen import gpus

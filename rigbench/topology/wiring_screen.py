@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rigbench.core.facts import counted, gigabytes, grid, missing
 from rigbench.core.record import Absent
+from rigbench.core.screen import counted, gigabytes, grid, missing
 from rigbench.machine.record import GpuPair, NcclChoice, PciDevice, PciHop, Topology
 from rigbench.topology.gpus_screen import lanes
 

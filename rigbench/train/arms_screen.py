@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rigbench.core import bars, units
+from rigbench.core import screen as bars
+from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.facts import grid
-from rigbench.core.interval import plus_minus
 from rigbench.core.record import Absent, Figure, Skipped
+from rigbench.core.screen import grid, plus_minus
 from rigbench.predict.record import StepTime, VramPrediction
 from rigbench.train.record import ArmRow, Arms, MicroBatchSearch, Slice
 
@@ -215,7 +215,7 @@ def _chart(rows: Sequence[ArmRow], results: dict[str, Slice | None], console: Co
         largest = max(sizes.values())
         columns["peak memory, of the largest"] = {label: size / largest for label, size in sizes.items()}
     if columns:
-        bars.show("speed and memory", [row.label for row in rows], columns, console)
+        bars.bars("speed and memory", [row.label for row in rows], columns, console)
 
 
 def _tokens_per_s(row: ArmRow, result: Slice | None) -> float | None:

@@ -43,10 +43,8 @@ class Switch(StrEnum):
     on = "on"
 
 
-def register(app: typer.Typer) -> None:
-    command(app, "device", "on")(takes_model(DEFAULT, programs=True)(train_probe))
-
-
+@command("device", "on")
+@takes_model(DEFAULT, programs=True)
 def train_probe(
     common: Common,
     asked: Asked,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rigbench.core import units
-from rigbench.core.facts import grid
 from rigbench.core.record import Absent, Skipped
+from rigbench.core.screen import grid
 from rigbench.train import screen as slices
 from rigbench.train.record import OwnSlice
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.interval import plus_minus
 from rigbench.core.record import Absent, Device, Figure, Skipped
+from rigbench.core.screen import plus_minus
 from rigbench.train.record import Arm, OwnSlice, Slice, Vram
 from rigbench.work import screen as power
 
@@ -55,10 +55,10 @@ def interval_words(rate: Estimate, steady: int, result: Slice | OwnSlice) -> str
         "worker died": "cut short",
     }.get(result.ended_by, result.ended_by)
     steps = f"over {steady} steady steps of {len(result.steps.seconds)}; {ended}"
-    if rate.confidence == 0:
+    if rate.level == 0:
         return f"one steady step, no interval; {ended}"
     low, high = (units.format_rate(end, unit="").strip() for end in (rate.low, rate.high))
-    covered = units.format_share(rate.confidence)
+    covered = units.format_share(rate.level)
     return f"{low} to {high} ({covered} interval, {units.format_plus_minus(rate.half_width)}) {steps}"
 
 

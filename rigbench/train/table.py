@@ -50,7 +50,7 @@ def speedup(rate: Estimate, base: Estimate, control: float | Absent) -> Estimate
         value=value,
         low=value * math.exp(-width),
         high=value * math.exp(width),
-        confidence=min(rate.confidence, base.confidence),
+        level=min(rate.level, base.level),
         method=METHOD,
         n=min(rate.n, base.n),
     )

@@ -166,7 +166,7 @@ def _rate(seconds: Estimate, counted_bytes: int) -> Estimate:
         value=counted_bytes / seconds.value,
         low=counted_bytes / seconds.high,
         high=counted_bytes / seconds.low,
-        confidence=seconds.confidence,
+        level=seconds.level,
         method=seconds.method,
         n=seconds.n,
     )

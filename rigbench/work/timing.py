@@ -72,7 +72,7 @@ def sample_until_tight(
         seconds += sampler.take(min(wanted, room), DEFAULT.batch_share * limit_seconds)
         full = len(seconds) >= max_samples
         enough = full or (len(seconds) >= min_samples and clock() - began >= min_seconds)
-        if enough and _is_tight(stats.median_estimate(seconds), target_half_width):
+        if enough and _is_tight(stats.median_estimate(seconds, stats.STOPPING_LEVEL), target_half_width):
             ended_by = "interval"
         elif full:
             ended_by = "sample limit"
@@ -154,7 +154,7 @@ def _agree(before: Sequence[float], after: Sequence[float], target: float) -> bo
 
 
 def _is_tight(estimate: Estimate, target: float) -> bool:
-    return estimate.confidence >= stats.CONFIDENCE and estimate.half_width <= target
+    return estimate.level >= stats.STOPPING_LEVEL and estimate.half_width <= target
 
 
 class StepWatch:
@@ -226,4 +226,4 @@ class StepWatch:
         least_seconds = min(DEFAULT.min_steady_seconds, self.limit_seconds / 3)
         if len(steady) < self.min_steps or sum(steady) < least_seconds:
             return False
-        return _is_tight(self.rate(1), self.target_half_width)
+        return _is_tight(stats.rate_estimate(1, steady, stats.STOPPING_LEVEL), self.target_half_width)

@@ -1,0 +1,201 @@
+"""The screen kit: text made printable, tables, facts, intervals, bars and sparklines, as every screen shows them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from rigbench.core import units
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+T = TypeVar("T")
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+Fact = tuple[str, str | Absent]  # what it is called where it is missing, and its text
+
+
+def printable(text: str) -> str:
+    """Foreign text (a file's, a driver's, a process's) that can do nothing to a terminal: the only way to show it."""
+    return UNPRINTABLE.sub("\ufffd", " ".join(text.splitlines())).replace("\t", " ")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> RenderableType:
+    """A table without a frame. A heading that begins with ">" stands above numbers, set to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=Text(title) if title else None, title_justify="left", box=None)
+    for heading in columns:
+        made.add_column(Text(heading.removeprefix(">")), justify="right" if heading.startswith(">") else "left")
+    for row in rows:
+        made.add_row(*(Text(printable(cell)) for cell in row))
+    return made
+
+
+def skipped(name: str, reason: str, console: Console) -> None:
+    """A probe that could not run, and why."""
+    from rich.text import Text
+
+    console.print(Text(f"{name} skipped: {printable(reason)}", style="yellow"))
+
+
+def line(facts: Iterable[Fact], separator: str = ", ") -> str:
+    """`43 °C, P8; n/a (not supported): power, memory`: what is known, then what is not, by reason."""
+    facts = list(facts)
+    return "; ".join(part for part in (known(facts, separator), missing(facts)) if part)
+
+
+def known(facts: Iterable[Fact], separator: str = ", ") -> str:
+    return separator.join(text for _, text in facts if isinstance(text, str) and text)
+
+
+def missing(facts: Iterable[Fact]) -> str:
+    """`n/a (not supported): power, memory`, reason by reason."""
+    names: dict[str, list[str]] = {}
+    for name, text in facts:
+        if isinstance(text, Absent):
+            names.setdefault(text.reason, []).append(name)
+    return "; ".join(f"n/a ({reason}): {', '.join(dict.fromkeys(listed))}" for reason, listed in names.items())
+
+
+def mapped(value: T | Absent, formatted: Callable[[T], str], name: str = "") -> str | Absent:
+    return value if isinstance(value, Absent) else f"{name} {formatted(value)}".strip()
+
+
+def of_limit(value: T | Absent, limit: T | Absent, formatted: Callable[[T], str]) -> str | Absent:
+    """A reading against its limit; the reading alone where there is none."""
+    if isinstance(value, Absent) or isinstance(limit, Absent):
+        return mapped(value, formatted)
+    return f"{formatted(value)} of {formatted(limit)}"
+
+
+def if_known(text: str | Absent) -> str:
+    """For facts that many machines lack and nobody misses."""
+    return "" if isinstance(text, Absent) else text
+
+
+def counted(number: int | Absent, noun: str) -> str | Absent:
+    return mapped(number, lambda count: f"{count} {noun}{'' if count == 1 else 's'}")
+
+
+def size(size_bytes: int) -> str:
+    return units.format_bytes(size_bytes)
+
+
+def gigabytes(bytes_per_s: float | Absent) -> str:
+    """The number alone, under a heading or beside others in GB/s."""
+    return "" if isinstance(bytes_per_s, Absent) else units.format_significant(bytes_per_s / 1e9)
+
+
+def degrees(celsius: float) -> str:
+    return f"{celsius:g} °C"
+
+
+def grid(rows: Iterable[tuple[str, str]]) -> RenderableType:
+    """A narrow column of labels beside text that wraps."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table.grid(padding=(0, 2, 0, 0))
+    made.add_column(no_wrap=True, min_width=8)
+    made.add_column(overflow="fold")
+    for label, text in rows:
+        made.add_row(Text(f"  {label}"), Text(printable(text)))
+    return made
+
+
+def plus_minus(estimate: Estimate) -> str:
+    """ "±1.2 %", "±5.6 % (75 %)" where the interval covers less than 90 %; nothing is claimed from one sample."""
+    if estimate.level == 0:
+        return "one sample"
+    covers = "" if estimate.level >= 0.899 else f" ({units.format_share(estimate.level)})"
+    return f"{units.format_plus_minus(estimate.half_width)}{covers}"
+
+
+EIGHTHS = " ▏▎▍▌▋▊▉"
+SHORTEST, LONGEST = 6, 24
+GAP = 2
+
+
+def bar(share: float, width: int) -> str:
+    """A share of `width` cells in eighths of a cell, padded to `width`; never empty for what is not zero."""
+    eighths = max(0, min(8 * width, round(8 * width * share)))
+    if share > 0:
+        eighths = max(1, eighths)
+    whole, rest = divmod(eighths, 8)
+    return ("█" * whole + (EIGHTHS[rest] if rest else "")).ljust(width)
+
+
+def bars(title: str, labels: Sequence[str], columns: Mapping[str, Mapping[str, float]], console: Console) -> None:
+    """Rows by label, a column of bars each; as many columns side by side as fit, the others below.
+
+    `columns` maps a column's name to the share of each label that it has. Full length is a share of 1.
+    """
+    from rich.text import Text
+
+    edge = max((len(label) for label in labels), default=0) + 2
+    number = len("100 %") + 1
+    fitting = max(1, (console.width - edge) // (GAP + SHORTEST + number))
+    names = list(columns)
+    for start in range(0, len(names), fitting):
+        some = names[start : start + fitting]
+        width = min(LONGEST, max(SHORTEST, (console.width - edge) // len(some) - GAP - number))
+        console.print(Text(title if not start else "", style="bold") if not start else Text(""))
+        console.print(Text(" " * edge + "".join(" " * GAP + name.ljust(width + number) for name in some).rstrip()))
+        for label in labels:
+            cells = (_cell(columns[name].get(label), width, number) for name in some)
+            console.print(Text((label.rjust(edge) + "".join(" " * GAP + cell for cell in cells)).rstrip()))
+
+
+def _cell(share: float | None, width: int, number: int) -> str:
+    if share is None:
+        return " " * (width + number)
+    return bar(share, width) + units.format_share(share).rjust(number)
+
+
+LEVELS = "▁▂▃▄▅▆▇█"
+BLANK = " "
+
+
+def spark(points: Sequence[tuple[float, float]], width: int, start: float, end: float, least_range: float = 0.0) -> str:
+    """Values at rising moments as `width` cells from `start` to `end`: a cell is the mean of what falls into it.
+
+    Lowest to highest fill the height, but `least_range` at the least, about their middle; where all are the same, half
+    of it. A cell without a reading is blank; where there are fewer readings than cells, each lasts until the next.
+    """
+    if width < 1 or end <= start:
+        return ""
+    cells: list[list[float]] = [[] for _ in range(width)]
+    for at, value in points:
+        if start <= at <= end:
+            cells[min(width - 1, int((at - start) / (end - start) * width))].append(value)
+    if points and len(points) < width:
+        _let_last(cells, math.ceil(width / len(points)) + 1)
+    means = [math.fsum(cell) / len(cell) if cell else None for cell in cells]
+    known = [mean for mean in means if mean is not None]
+    if not known:
+        return BLANK * width
+    low, high = min(known), max(known)
+    if high - low < least_range:
+        low, high = (low + high - least_range) / 2, (low + high + least_range) / 2
+    return "".join(BLANK if mean is None else _level(mean, low, high) for mean in means)
+
+
+def _let_last(cells: list[list[float]], reach: int) -> None:
+    """Fill empty cells with what is before them, as far as readings are apart, up to the last reading."""
+    filled = [index for index, cell in enumerate(cells) if cell]
+    for index, following in itertools.pairwise(filled):
+        for empty in range(index + 1, min(following, index + 1 + reach)):
+            cells[empty] = cells[index][-1:]
+
+
+def _level(value: float, low: float, high: float) -> str:
+    if high - low <= 1e-9 * max(abs(high), abs(low)):
+        return LEVELS[len(LEVELS) // 2]
+    return LEVELS[min(len(LEVELS) - 1, int((value - low) / (high - low) * len(LEVELS)))]

@@ -1,0 +1,129 @@
+"""The one way of saying how a model is trained: what a slice ran, what a prediction is for, what a budget rests on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+import msgspec
+
+from rigbench.core import units
+from rigbench.core.errors import RigbenchError
+from rigbench.core.options import NOT_GIVEN, Option, Reader, one_of, whole
+from rigbench.core.record import Absent, Record
+
+Optimizer = Literal["adamw", "adamw-foreach", "adamw8bit", "paged-adamw8bit"]
+Precision = Literal["bf16", "bf16-pure", "fp16", "fp32", "tf32"]
+Strategy = Literal["single", "ddp", "fsdp2", "fsdp2-offload", "data-parallel", "accelerate"]
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+LOSS_CHUNKS = 8  # of the chunked loss, unless a number is given
+MOST_CHUNKS, MOST_BLOCKS, MOST_ACCUMULATION, LARGEST_MICRO_BATCH = 1 << 10, 1 << 12, 1 << 16, 1 << 20
+
+
+class Recipe(Record, frozen=True, kw_only=True):
+    """How a model is trained. A way that is added later is a field whose default is what was done before."""
+
+    optimizer: Optimizer = "adamw"
+    checkpoint_every: int = 0  # 0: no block is recomputed, 1: all, k: every k-th
+    precision: Precision | Literal["auto"] = "auto"  # bf16, fp16: autocast, weights in fp32; bf16-pure: none is
+    compiled: bool = False
+    loss_chunks: int = 1  # into how many parts the sequence goes for head and loss
+    strategy: Strategy = "single"
+    ranks: int = 1  # that train together, each with `micro_batch` sequences
+    accumulation: int = 1  # micro-batches a step
+    micro_batch: int = 0  # sequences at once; 0: the device's default, still to be chosen
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """Each choice in words, by the name of its field; micro-batch and accumulation say how much, not how."""
+        ranks = f" on {self.ranks}" if self.ranks > 1 else ""
+        return {
+            "optimizer": self.optimizer,
+            "precision": self.precision,
+            "checkpoint_every": checkpoint_words(self.checkpoint_every),
+            "compiled": "compiled" if self.compiled else "eager",
+            "loss_chunks": f"loss in {self.loss_chunks} chunks" if self.loss_chunks > 1 else "plain loss",
+            "strategy": f"{self.strategy}{ranks}",
+            "accumulation": f"accumulation {self.accumulation}",
+        }
+
+    @property
+    def words(self) -> str:
+        """ "adamw, bf16, compiled": optimizer and precision, then what differs from the plain loop."""
+        plain = Recipe(optimizer=self.optimizer, precision=self.precision)
+        return ", ".join([self.optimizer, self.precision, *self.differences(plain).values()])
+
+    def differences(self, other: Recipe) -> dict[str, str]:
+        """In which choices this differs from another, in words."""
+        return {name: said for name, said in self.choices.items() if getattr(self, name) != getattr(other, name)}
+
+
+def checkpoint_words(every: int) -> str:
+    if every < 2:
+        return "checkpointing" if every else "no checkpointing"
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(every % 10 if every % 100 not in (11, 12, 13) else 0, "th")
+    return f"checkpointing every {every}{ending}"
+
+
+def _read_checkpointing(text: str, option: str) -> int:
+    if text in ("off", "on"):
+        return int(text == "on")
+    try:
+        return units.parse_whole(text, option, 1, MOST_BLOCKS)
+    except RigbenchError as error:
+        raise RigbenchError(error.what_happened, "use off, on, or K for every K-th block") from None
+
+
+def _read_chunks(text: str, option: str) -> int:
+    if text in ("plain", "chunked"):
+        return LOSS_CHUNKS if text == "chunked" else 1
+    try:
+        return units.parse_whole(text, option, 1, MOST_CHUNKS)
+    except RigbenchError as error:
+        raise RigbenchError(error.what_happened, "use plain, chunked, or a number of chunks") from None
+
+
+CHECKPOINTING, CHUNKS = Reader(_read_checkpointing), Reader(_read_chunks)
+SWITCH = Reader(lambda text, option: one_of("off", "on").read(text, option) == "on")
+
+
+class RecipeOptions(Record, frozen=True, kw_only=True):
+    """What of a recipe was said on the command line."""
+
+    optimizer: Annotated[Optimizer | Absent, Option(one_of(*OPTIMIZERS), f"{', '.join(OPTIMIZERS)}.", "NAME")] = (
+        NOT_GIVEN
+    )
+    checkpoint_every: Annotated[
+        int | Absent,
+        Option(CHECKPOINTING, "Activation checkpointing; K: every K-th block.", "off|on|K", ("--checkpointing",)),
+    ] = NOT_GIVEN
+    precision: Annotated[
+        Precision | Literal["auto"] | Absent,
+        Option(
+            one_of("auto", *PRECISIONS),
+            f"auto, {', '.join(PRECISIONS)}. auto: bf16 where a GPU has it; on a CPU the faster of fp32 and bf16, "
+            "measured.",
+            "NAME",
+        ),
+    ] = NOT_GIVEN
+    compiled: Annotated[bool | Absent, Option(SWITCH, "torch.compile.", "off|on", ("--compile",))] = NOT_GIVEN
+    loss_chunks: Annotated[
+        int | Absent, Option(CHUNKS, "The loss at once, or in 8 or N chunks.", "plain|chunked|N", ("--loss",))
+    ] = NOT_GIVEN
+    strategy: Annotated[Strategy | Absent, Option(one_of(*STRATEGIES), f"{', '.join(STRATEGIES)}.", "NAME")] = NOT_GIVEN
+    accumulation: Annotated[
+        int | Absent, Option(whole(1, MOST_ACCUMULATION), "Micro-batches a step. Default: 1.", "N")
+    ] = NOT_GIVEN
+
+    @property
+    def said(self) -> dict[str, object]:
+        return {name: it for name in self.__struct_fields__ if not isinstance(it := getattr(self, name), Absent)}
+
+    def over(self, base: Recipe) -> Recipe:
+        """The base with what was said in its place."""
+        return msgspec.structs.replace(base, **self.said)
+
+    def allows(self, recipe: Recipe) -> bool:
+        """Whether a recipe is one of those that were asked for."""
+        return all(getattr(recipe, name) == value for name, value in self.said.items())
