@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import msgspec
 import typer
 
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
-from rigbench.core.options import Option
-from rigbench.core.record import Absent
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rigbench.core.options import Option
     from rigbench.document import Run
     from rigbench.job import Job
     from rigbench.store import Store
@@ -208,11 +206,15 @@ def callback(name: str, function: Callable[..., int]) -> Callable[..., NoReturn]
 
 
 def _is_record(annotation: Any) -> bool:
+    import msgspec
+
     return isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
 
 
 def _options(record: type) -> Iterator[tuple[str, Any, Option]]:
     """(field, its type, its option) of each field that is one."""
+    from rigbench.core.options import Option
+
     for field, annotation in typing.get_type_hints(record, include_extras=True).items():
         for option in getattr(annotation, "__metadata__", ()):
             if isinstance(option, Option):
@@ -221,6 +223,10 @@ def _options(record: type) -> Iterator[tuple[str, Any, Option]]:
 
 def _spoken(record: type) -> Iterator[inspect.Parameter]:
     """A record's options as typer's parameters."""
+    import msgspec
+
+    from rigbench.core.record import Absent
+
     defaults = {field.name: field.default for field in msgspec.structs.fields(record)}
     for field, kind, option in _options(record):
         default = defaults[field]
