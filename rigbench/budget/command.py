@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rigbench.command import Common, command
-from rigbench.core.options import HostWatts, Place, Price, PsuEfficiency, PsuWatts, RigProfile, Series, WallWatts
+from rigbench.core.typer_options import HostWatts, Place, Price, PsuEfficiency, PsuWatts, RigProfile, Series, WallWatts
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.command import Common, command, say
-from rigbench.core.options import TokenType
+from rigbench.core.typer_options import TokenType
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.command import Common, command
-from rigbench.core.options import Load
+from rigbench.core.typer_options import Load
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.command import Common, command
-from rigbench.core.options import (
+from rigbench.core.typer_options import (
     Flops,
     HostWatts,
     Place,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.command import Common, command
-from rigbench.core.options import Params, Series
+from rigbench.core.typer_options import Params, Series
 
 if TYPE_CHECKING:
     from rich.console import Console

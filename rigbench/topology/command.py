@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rigbench.command import Common, command
-from rigbench.core.options import Load
+from rigbench.core.typer_options import Load
 
 if TYPE_CHECKING:
     from rich.console import Console

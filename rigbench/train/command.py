@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.command import Common, command
-from rigbench.core.options import HostWatts, PsuEfficiency, PsuWatts, RigProfile, TokenType, WallWatts
+from rigbench.core.typer_options import HostWatts, PsuEfficiency, PsuWatts, RigProfile, TokenType, WallWatts
 from rigbench.model.asked import Asked
 from rigbench.model.options import takes_model
 
