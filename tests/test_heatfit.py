@@ -41,7 +41,7 @@ def one(steady: float, start: float, tau: float) -> Callable[[np.ndarray], np.nd
     [(40.0, 240.0, 2.0, 0.0), (100.0, 200.0, 1.0, 2.0)],
     ids=["6 time constants", "2 time constants and noise that lasts 2 s"],
 )
-def test_each_interval_holds_the_truth_in_930_to_970_of_1000_seeds(tau, seconds, hertz, memory):
+def test_each_90_percent_interval_holds_the_truth_in_872_to_928_of_1000_seeds(tau, seconds, hertz, memory):
     at = np.arange(int(seconds * hertz)) / hertz
     held = [0, 0, 0]
     for seed in range(SEEDS):
@@ -51,7 +51,7 @@ def test_each_interval_holds_the_truth_in_930_to_970_of_1000_seeds(tau, seconds,
         estimates = (found.steady_celsius, found.tau_seconds, found.start_celsius)
         for index, (estimate, truth) in enumerate(zip(estimates, (steady, tau, start), strict=True)):
             held[index] += isinstance(estimate, Estimate) and estimate.low <= truth <= estimate.high
-    assert all(930 <= count <= 970 for count in held), held
+    assert all(872 <= count <= 928 for count in held), held  # 900 and three deviations of a binomial
 
 
 def test_the_fit_agrees_with_a_search_over_all_three_parameters():
@@ -96,8 +96,8 @@ def test_a_card_that_is_already_warm_has_a_steady_temperature_and_no_time_consta
 def test_readings_that_are_all_the_same_are_known_to_half_a_degree_and_no_better():
     found = heatfit.fit(np.arange(0.0, 100.0), [70.0] * 100)
     assert isinstance(found.steady_celsius, Estimate)
-    assert found.steady_celsius.high - 70.0 == pytest.approx(0.44, abs=0.01)  # 1.96 / √2 / π
-    assert found.steady_celsius.low == pytest.approx(70.0 - 0.44, abs=0.01)
+    assert found.steady_celsius.high - 70.0 == pytest.approx(0.37, abs=0.01)  # 1.645 / √2 / π
+    assert found.steady_celsius.low == pytest.approx(70.0 - 0.37, abs=0.01)
 
 
 @pytest.mark.parametrize(

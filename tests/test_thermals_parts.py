@@ -13,7 +13,7 @@ from scripted_sensors import RIGS, cpu_only, series, telemetry
 
 from rigbench import store
 from rigbench.core import stats as trends
-from rigbench.core.estimate import Estimate
+from rigbench.core.estimate import Estimate, ratio
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Device
 from rigbench.document import Run
@@ -65,7 +65,7 @@ def facts(work: HeatLoad | Absent, ended: float) -> soak.Facts:
 
 
 def point(label: str, watts: float, rate: float, limit: float | None = None) -> PowerPoint:
-    rates = Estimate(value=rate, low=rate, high=rate, level=0.95, method="published", n=1)
+    rates = Estimate(value=rate, low=rate, high=rate, level=0.9, method="published", n=1)
     limits = () if limit is None else ((0, limit),)
     return PowerPoint(label=label, run_id=label, limits_watts=limits, watts=watts, flops_per_s=rates)
 
@@ -303,9 +303,9 @@ class Held:
     mean: int = 0
 
 
-def test_the_intervals_of_slopes_and_means_hold_the_truth_about_95_times_in_100():
+def test_the_intervals_of_slopes_and_means_hold_the_truth_about_90_times_in_100():
     held = Held()
-    for seed in range(300):
+    for seed in range(600):
         draw = random.Random(seed)
         values = [5.0 + 0.02 * i + draw.gauss(0, 1) for i in range(60)]
         slope = trends.slope([float(i) for i in range(60)], values)
@@ -315,12 +315,12 @@ def test_the_intervals_of_slopes_and_means_hold_the_truth_about_95_times_in_100(
         held.theil_sen += robust.low <= 0.02 <= robust.high
         mean = trends.mean([draw.gauss(7.0, 2.0) for _ in range(50)])
         held.mean += mean.low <= 7.0 <= mean.high
-    assert all(275 <= count <= 296 for count in vars(held).values()), held
+    assert all(518 <= count <= 562 for count in vars(held).values()), held  # 540 and three deviations of a binomial
 
 
 def test_a_ratio_of_what_may_be_zero_is_not_made_up():
-    one = Estimate(value=2.0, low=-1.0, high=5.0, level=0.95, method="m", n=3)
+    one = Estimate(value=2.0, low=-1.0, high=5.0, level=0.9, method="m", n=3)
     two = msgspec.structs.replace(one, low=1.0)
-    assert trends.ratio(one, two) == Absent("an interval reaches zero")
-    assert trends.ratio(Absent("gone"), two) == Absent("gone")
-    assert trends.ratio(two, two).value == 1.0
+    assert ratio(one, two) == Absent("an interval reaches zero")
+    assert ratio(Absent("gone"), two) == Absent("gone")
+    assert ratio(two, two).value == 1.0

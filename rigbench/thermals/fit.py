@@ -82,7 +82,7 @@ def fit(at_seconds: Sequence[float], celsius: Sequence[float], from_seconds: flo
     degrees = len(blocks.at) - PARAMETERS
     resolution = _resolution(readings)
     floor = (resolution / 1000) ** 2 * len(blocks.at)  # readings without any noise have no error to divide by
-    room = stats.student_t_quantile(0.975, degrees) ** 2 / degrees
+    room = stats.student_t_quantile((1 + stats.LEVEL) / 2, degrees) ** 2 / degrees
     tau, fine, error = zoomed(blocks, span, correlation, room, floor)
     common: dict[str, Any] = {
         "from_seconds": from_seconds,
@@ -181,8 +181,8 @@ def _flat(blocks: Blocks, correlation: float, readings: Array, resolution: float
     degrees = len(blocks.at) - 1
     variance = float(rest @ rest) / degrees / float(ones[0] @ ones[0])
     mean = float((ones[0] @ whitened(blocks.values, correlation)) / (ones[0] @ ones[0]))
-    hidden = 1.96 * rounding_bias(float(np.var(readings)), resolution) / math.sqrt(2)
-    half = math.hypot(stats.student_t_quantile(0.975, degrees) * math.sqrt(variance), hidden)
+    hidden = stats.NORMAL_90 * rounding_bias(float(np.var(readings)), resolution) / math.sqrt(2)
+    half = math.hypot(stats.student_t_quantile((1 + stats.LEVEL) / 2, degrees) * math.sqrt(variance), hidden)
     why = Absent("the temperature did not move more than its noise")
     steady = _estimate(blocks.level + mean, blocks.level + mean - half, blocks.level + mean + half, len(blocks.at))
     return HeatFit(steady_celsius=steady, tau_seconds=why, start_celsius=why, trend=False, **common)
@@ -236,7 +236,7 @@ def _hidden_by_rounding(blocks: Blocks, fine: Profile, readings: Array, resoluti
     jacobian = np.vstack([np.ones_like(decay), decay, amplitude * blocks.at / tau**2 * decay]).T
     shift = np.abs(np.linalg.lstsq(jacobian, plateau * bias / math.sqrt(2), rcond=None)[0])
     steady, start, tau_shift = shift[0], shift[0] + shift[1], shift[2]
-    return np.asarray(1.96 * np.array([steady, tau_shift, start]))
+    return np.asarray(stats.NORMAL_90 * np.array([steady, tau_shift, start]))
 
 
 def _bias_after(blocks: Blocks, fine: Profile, readings: Array, resolution: float) -> tuple[float, Array]:

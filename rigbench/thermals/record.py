@@ -38,7 +38,7 @@ class HeatFit(Record, frozen=True, kw_only=True):
 class Settled(Record, frozen=True, kw_only=True):
     """Has it stopped changing? `because` is the reason either way. `left` is what it may still change, of `what`.
 
-    It is °C for "temperature", a share for "throughput": the upper end of its 95 % interval.
+    It is °C for "temperature", a share for "throughput": the upper end of its 90 % interval.
     """
 
     settled: bool

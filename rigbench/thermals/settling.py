@@ -80,7 +80,7 @@ def _drift_beyond(at_seconds: Sequence[float], celsius: Sequence[float], fit: He
     """°C per second: how the later half of the readings leaves the fit, and what rounding could hide.
 
     Of a flat curve all readings are used. The first number is the upper end of its interval. A mean of rounded readings
-    may be off by their bias at either end of the time: 1.96·√2·bias over its length.
+    may be off by their bias at either end of the time: 1.64·√2·bias over its length.
     """
     flat = isinstance(fit.tau_seconds, Absent)
     from_half = fit.from_seconds if flat else (fit.from_seconds + fit.to_seconds) / 2
@@ -95,7 +95,7 @@ def _drift_beyond(at_seconds: Sequence[float], celsius: Sequence[float], fit: He
     drift = trends.slope(moments, rest)
     level = math.fsum(rest) / len(rest)
     variance = math.fsum((value - level) ** 2 for value in rest) / len(rest)
-    hidden = 1.96 * math.sqrt(2) * heatfit.rounding_bias(variance, fit.resolution_celsius)
+    hidden = trends.NORMAL_90 * math.sqrt(2) * heatfit.rounding_bias(variance, fit.resolution_celsius)
     return max(abs(drift.low), abs(drift.high)), hidden / (moments[-1] - moments[0])
 
 
