@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from rigbench.machine import copy_clock
+from rigbench.machine import cuda_cards
 from rigbench.machine import cuda_cards as cards
 
 FREE_BYTES = 64 << 20
@@ -33,13 +33,13 @@ class CardsOnCpu:
     def stream(self, index: int) -> None:
         return None
 
-    def clock(self, indices: Sequence[int]) -> copy_clock.Clock:
-        clock = copy_clock.HostClock()
+    def clock(self, indices: Sequence[int]) -> cuda_cards.Clock:
+        clock = cuda_cards.HostClock()
         clock.name = "device"
         return clock
 
-    def host_clock(self, index: int) -> copy_clock.Clock:
-        return copy_clock.HostClock()
+    def host_clock(self, index: int) -> cuda_cards.Clock:
+        return cuda_cards.HostClock()
 
     def may_access(self, one: int, other: int) -> bool:
         return (one, other) not in self.refused

@@ -18,7 +18,7 @@ from rigbench.bandwidth import probe as bandwidth
 from rigbench.bandwidth.record import BandwidthPart
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
-from rigbench.machine import affinity
+from rigbench.machine import placement
 from rigbench.machine.sysfs import RecordedSysfs, Sysfs, parse_cpu_list
 from rigbench.work import copies, gpu_copies
 from rigbench.work.workers import Report
@@ -327,20 +327,20 @@ def test_too_little_memory_for_arrays_beyond_the_cache_is_said(monkeypatch):
 
 @given(st.frozensets(st.integers(0, 300)))
 def test_a_cpu_list_reads_back_as_it_was_written(cpus):
-    assert parse_cpu_list(affinity.cpu_list(cpus)) == cpus
+    assert parse_cpu_list(placement.cpu_list(cpus)) == cpus
 
 
 def test_a_process_stays_near_with_all_its_threads_and_comes_back():
     """In a process of its own, so that no other test's threads are moved."""
     code = (
-        "import os, threading; from rigbench.machine import affinity; from rigbench.machine.sysfs import Sysfs\n"
+        "import os, threading; from rigbench.machine import placement; from rigbench.machine.sysfs import Sysfs\n"
         "halt = threading.Event(); other = threading.Thread(target=halt.wait); other.start()\n"
         "where = lambda: [sorted(os.sched_getaffinity(int(t))) for t in os.listdir('/proc/self/task')]\n"
         "before = where(); cpu = before[0][-1]\n"
-        "with affinity.near(Sysfs(), f'{cpu},9999') as near:\n"
+        "with placement.near(Sysfs(), f'{cpu},9999') as near:\n"
         "    assert (near, where()) == (str(cpu), [[cpu], [cpu]]), (near, where())\n"
         "assert where() == before\n"
-        "with affinity.near(Sysfs(), '9998-9999') as near:\n"
+        "with placement.near(Sysfs(), '9998-9999') as near:\n"
         "    assert near.reason == 'this process may use none of the CPUs 9998-9999'\n"
         "    assert where() == before\n"
         "halt.set()"
@@ -351,6 +351,6 @@ def test_a_process_stays_near_with_all_its_threads_and_comes_back():
 
 def test_cpus_that_are_not_known_move_nothing():
     before = os.sched_getaffinity(0)
-    with affinity.near(Sysfs(), Absent("not known")) as near:
+    with placement.near(Sysfs(), Absent("not known")) as near:
         assert near == Absent("not known")
         assert os.sched_getaffinity(0) == before

@@ -320,15 +320,15 @@ def place(rank: int, way: str) -> RankPlace:
 )
 def test_gloo_is_told_the_interface_that_leads_to_the_others(monkeypatch, master, towards, chosen):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    monkeypatch.setattr(stage.sockets, "interface_towards", lambda address, _: towards.get(address, Absent("no way")))
+    monkeypatch.setattr(stage.placement, "interface_towards", lambda address, _: towards.get(address, Absent("no way")))
     assert stage.interface(ranks.World(0, 2, 0, master, 29500)) == chosen
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
     assert stage.interface(ranks.World(0, 2, 0, master, 29500)) == {}
 
 
 def test_the_way_to_this_machine_is_its_loopback():
-    assert stage.sockets.interface_towards("127.0.0.1", 29500) == "lo"
-    assert isinstance(stage.sockets.interface_towards("no.such.host.invalid", 29500), Absent)
+    assert stage.placement.interface_towards("127.0.0.1", 29500) == "lo"
+    assert isinstance(stage.placement.interface_towards("no.such.host.invalid", 29500), Absent)
 
 
 def test_gpus_are_not_shared_by_ranks_unless_it_is_asked_for(monkeypatch):

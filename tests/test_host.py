@@ -9,8 +9,8 @@ import pytest
 from fakenvml.expand_sysfs import write
 
 from rigbench.core.record import Absent
-from rigbench.machine import cgroup, disks, host
-from rigbench.machine.cpu_sensors import CpuSensors
+from rigbench.machine import host
+from rigbench.machine.host_load import CpuSensors
 from rigbench.machine.record import Disk, NumaNode
 from rigbench.machine.sysfs import RecordedSysfs, Sysfs
 
@@ -63,7 +63,7 @@ def test_a_machine_that_tells_nothing_is_absent_everywhere() -> None:
         assert getattr(cpu, name) == Absent("not reported")
     assert memory.total_bytes == memory.usable_bytes == Absent("not reported")
     assert host.numa_nodes(recorded({})) == ()
-    assert disks.disks(recorded({})) == ()
+    assert host.disks(recorded({})) == ()
 
 
 def test_the_tightest_cgroup_v2_limit_on_the_way_up_decides() -> None:
@@ -79,8 +79,8 @@ def test_the_tightest_cgroup_v2_limit_on_the_way_up_decides() -> None:
             "sys/fs/cgroup/outer/memory.stat": f"anon {GIB}\ninactive_file {2 * GIB}",
         }
     )
-    assert cgroup.cpu_limit(sysfs) == 1.5
-    assert cgroup.memory_limit(sysfs, 64 * GIB) == (6 * GIB, GIB)
+    assert host.cpu_limit(sysfs) == 1.5
+    assert host.memory_limit(sysfs, 64 * GIB) == (6 * GIB, GIB)
 
 
 def test_a_hybrid_hierarchy_is_read_controller_by_controller() -> None:
@@ -102,8 +102,8 @@ def test_a_hybrid_hierarchy_is_read_controller_by_controller() -> None:
             "sys/fs/cgroup/memory/box/memory.stat": f"inactive_file 1\ntotal_inactive_file {GIB // 2}",
         }
     )
-    assert cgroup.cpu_limit(sysfs) == 0.5
-    assert cgroup.memory_limit(sysfs, 24 * GIB) == (4 * GIB, GIB // 2)
+    assert host.cpu_limit(sysfs) == 0.5
+    assert host.memory_limit(sysfs, 24 * GIB) == (4 * GIB, GIB // 2)
 
 
 def test_a_container_that_sees_only_its_own_part_of_the_hierarchy() -> None:
@@ -116,8 +116,8 @@ def test_a_container_that_sees_only_its_own_part_of_the_hierarchy() -> None:
             "sys/fs/cgroup/cpu.max": "400000 100000",
         }
     )
-    assert cgroup.memory_limit(sysfs, 24 * GIB)[0] == 2 * GIB
-    assert cgroup.cpu_limit(sysfs) == 4.0
+    assert host.memory_limit(sysfs, 24 * GIB)[0] == 2 * GIB
+    assert host.cpu_limit(sysfs) == 4.0
 
 
 @pytest.mark.parametrize("limit", [24 * GIB, 9223372036854771712, "max", "0", "-1", "rubbish"])
@@ -171,7 +171,7 @@ def test_disks_are_told_apart(tmp_path: Path) -> None:
         (tmp_path / "sys/block").mkdir(exist_ok=True)
         (tmp_path / "sys/block" / name).symlink_to(f"../devices/{place}")
     write(tmp_path, {f"sys/devices/{places['nvme0n1']}/device/model": "Samsung SSD 990 PRO 2TB"})
-    found = disks.disks(Sysfs(tmp_path))
+    found = host.disks(Sysfs(tmp_path))
     assert [(disk.name, disk.transport, disk.pci_bus_id) for disk in found] == [
         ("nvme0n1", "nvme", "0000:05:00.0"),
         ("sda", "sata", "0000:00:17.0"),
@@ -188,7 +188,7 @@ def test_a_multipath_nvme_disk_is_found_through_its_controller() -> None:
         "sys/class/nvme/nvme1": "sys/devices/pci0000:40/0000:40:01.1/0000:41:00.0/nvme/nvme1",
     }
     files = {f"{links['sys/block/nvme1n1']}/size": "8", f"{links['sys/class/nvme/nvme1']}/model": "x"}
-    assert disks.disks(recorded(files, links))[0].pci_bus_id == "0000:41:00.0"
+    assert host.disks(recorded(files, links))[0].pci_bus_id == "0000:41:00.0"
 
 
 def rapl(*packages: str) -> dict[str, str]:

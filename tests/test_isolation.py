@@ -11,45 +11,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rigbench.core.record import Absent
-from rigbench.machine import driver, isolation, pci, pci_config
+from rigbench.machine import host, pci, peers
 from rigbench.machine.record import Isolation
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs, Sysfs
 
-OFF = tuple(f"{name}-" for name in pci_config.ACS_BITS)
-REDIRECTING = tuple(f"{name}{'+' if name in ('SrcValid', 'ReqRedir') else '-'}" for name in pci_config.ACS_BITS)
-GROUPS = isolation.GROUPS
+OFF = tuple(f"{name}-" for name in pci.ACS_BITS)
+REDIRECTING = tuple(f"{name}{'+' if name in ('SrcValid', 'ReqRedir') else '-'}" for name in pci.ACS_BITS)
+GROUPS = peers.GROUPS
 
 
-@pytest.mark.parametrize("port_type", [*pci_config.PORT_TYPES.values()])
+@pytest.mark.parametrize("port_type", [*pci.PORT_TYPES.values()])
 @pytest.mark.parametrize("acs", [OFF, REDIRECTING])
 def test_a_composed_configuration_space_reads_back(port_type: str, acs: tuple[str, ...]) -> None:
-    content = pci_config.compose(port_type, acs)
-    assert (pci_config.parse_port_type(content), pci_config.parse_acs(content)) == (port_type, acs)
+    content = pci.compose_configuration(port_type, acs)
+    assert (pci.parse_port_type(content), pci.parse_acs(content)) == (port_type, acs)
 
 
 def test_what_was_not_recorded_is_not_read_back_as_off() -> None:
-    assert pci_config.parse_acs(pci_config.compose("Root Port", None)) == Absent("not reported")
-    assert pci_config.parse_port_type(pci_config.compose(None, OFF)) == Absent("no PCI Express capability")
+    assert pci.parse_acs(pci.compose_configuration("Root Port", None)) == Absent("not reported")
+    assert pci.parse_port_type(pci.compose_configuration(None, OFF)) == Absent("no PCI Express capability")
 
 
 def test_without_root_the_configuration_space_is_too_short(tmp_path: Path) -> None:
     (tmp_path / "config").write_bytes(bytes(64))
-    assert pci_config.read(Sysfs(tmp_path), "") == Absent("only root may read it")
+    assert pci.configuration(Sysfs(tmp_path), "") == Absent("only root may read it")
 
 
 @given(st.binary(max_size=600))
 def test_no_configuration_space_breaks_the_reader(content: bytes) -> None:
-    pci_config.parse_port_type(content)
-    pci_config.parse_acs(content)
+    pci.parse_port_type(content)
+    pci.parse_acs(content)
 
 
 def test_a_ring_of_capabilities_ends() -> None:
     content = bytearray(512)
     content[0x06], content[0x34], content[0x40:0x42] = 0x10, 0x40, bytes([0x01, 0x40])
     content[0x100:0x104] = (0x100 << 20 | 1).to_bytes(4, "little")
-    assert pci_config.parse_port_type(bytes(content)) == Absent("no PCI Express capability")
-    assert pci_config.parse_acs(bytes(content)) == Absent("no ACS capability")
+    assert pci.parse_port_type(bytes(content)) == Absent("no PCI Express capability")
+    assert pci.parse_acs(bytes(content)) == Absent("no ACS capability")
 
 
 def switched(acs: tuple[str, ...] | None, groups: tuple[int, int] | None) -> dict[str, dict[str, Any]]:
@@ -76,7 +76,7 @@ def found(tmp_path: Path, functions: dict[str, Any], **host: Any) -> Isolation:
     devices = pci.devices(sysfs)
     assert isinstance(devices, tuple)
     tree = {device.bus_id: device for device in devices}
-    return isolation.isolation(sysfs, tree, ["0000:03:00.0", "0000:04:00.0"])
+    return peers.isolation(sysfs, tree, ["0000:03:00.0", "0000:04:00.0"])
 
 
 def test_redirecting_ports_above_gpus_are_named(tmp_path: Path) -> None:
@@ -110,15 +110,15 @@ def test_the_iommus_mode_comes_back_from_a_recording(tmp_path: Path, recorded: s
 def test_the_gpus_own_groups_decide(tmp_path: Path) -> None:
     files = {f"{GROUPS}/1/type": "DMA", f"{GROUPS}/2/type": "identity", f"{GROUPS}/3/type": "identity"}
     sysfs = RecordedSysfs(files, {})
-    assert isolation.iommu_type(sysfs, [2, 3]) == "identity"
-    assert isolation.iommu_type(sysfs, [1, 2]) == "DMA"
-    assert isolation.iommu_type(sysfs, [Absent("none")]) == "DMA"
-    assert isolation.iommu_type(RecordedSysfs({}, {}, [GROUPS]), []) == "off"
+    assert peers.iommu_type(sysfs, [2, 3]) == "identity"
+    assert peers.iommu_type(sysfs, [1, 2]) == "DMA"
+    assert peers.iommu_type(sysfs, [Absent("none")]) == "DMA"
+    assert peers.iommu_type(RecordedSysfs({}, {}, [GROUPS]), []) == "off"
 
 
 def test_only_words_about_pci_are_kept_of_the_kernels_command_line() -> None:
     line = "BOOT_IMAGE=/vmlinuz root=UUID=1234 intel_iommu=on iommu=pt user=jane pci=realloc"
-    assert isolation.kernel_words(RecordedSysfs({"proc/cmdline": line}, {})) == (
+    assert peers.kernel_words(RecordedSysfs({"proc/cmdline": line}, {})) == (
         "intel_iommu=on",
         "iommu=pt",
         "pci=realloc",
@@ -128,16 +128,17 @@ def test_only_words_about_pci_are_kept_of_the_kernels_command_line() -> None:
 def test_the_drivers_flavour_and_its_orders() -> None:
     opened = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  595.71.05  Release Build"
     closed = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.90.07"
-    assert (driver.parse_flavour(opened), driver.parse_flavour(closed)) == ("open", "closed")
-    assert isinstance(driver.parse_flavour("?"), Absent)
+    assert (host.parse_flavour(opened), host.parse_flavour(closed)) == ("open", "closed")
+    assert isinstance(host.parse_flavour("?"), Absent)
     params = 'ResmanDebugLevel: 4294967295\nRegistryDwords: "ForceP2P=17"\nOther: 1'
-    assert driver.overrides(RecordedSysfs({"proc/driver/nvidia/params": params}, {})) == "ForceP2P=17"
-    assert driver.overrides(RecordedSysfs({"proc/driver/nvidia/params": 'RegistryDwords: ""'}, {})) == Absent("none")
+    assert host.driver_overrides(RecordedSysfs({"proc/driver/nvidia/params": params}, {})) == "ForceP2P=17"
+    nothing = RecordedSysfs({"proc/driver/nvidia/params": 'RegistryDwords: ""'}, {})
+    assert host.driver_overrides(nothing) == Absent("none")
 
 
 def test_what_a_capture_keeps_of_the_driver_comes_back(tmp_path: Path) -> None:
-    host = {"driver": "595.71.05", "driver_flavour": "closed", "driver_overrides": "ForceP2P=17", "cmdline": "iommu=pt"}
-    (tmp_path / "rig.json").write_text(json.dumps(host))
+    driver = {"driver": "595.71.05", "driver_flavour": "closed", "driver_overrides": "ForceP2P=17"}
+    (tmp_path / "rig.json").write_text(json.dumps(driver | {"cmdline": "iommu=pt"}))
     sysfs = Rig.replay(tmp_path).sysfs
-    assert (driver.flavour(sysfs), driver.overrides(sysfs)) == ("closed", "ForceP2P=17")
-    assert isolation.kernel_words(sysfs) == ("iommu=pt",)
+    assert (host.driver_flavour(sysfs), host.driver_overrides(sysfs)) == ("closed", "ForceP2P=17")
+    assert peers.kernel_words(sysfs) == ("iommu=pt",)

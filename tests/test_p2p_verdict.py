@@ -14,7 +14,7 @@ from rigbench.core import stats
 from rigbench.core.estimate import Timing
 from rigbench.core.explain import explanation
 from rigbench.core.record import Absent, Tally
-from rigbench.machine import nccl_log
+from rigbench.machine import peers
 from rigbench.machine.record import GpuPair, NcclChoice
 from rigbench.p2p import screen as render
 from rigbench.p2p import settings as p2p_settings
@@ -359,7 +359,7 @@ NCCL_IGNORE_DISABLED_P2P=1.
 
 def test_the_way_that_nccl_took_is_read_from_its_log():
     """Lines as TOPOLOGY facts and NCCL's source (2.13 to 2.30) have them; a receiver's are the sender's again."""
-    assert nccl_log.transports(LOG) == {
+    assert peers.nccl_transports(LOG) == {
         "NET/IB": 1,
         "NET/Socket": 1,
         "P2P/CUMEM": 2,
@@ -368,7 +368,7 @@ def test_the_way_that_nccl_took_is_read_from_its_log():
         "SHM/CE": 1,
         "SHM/direct": 2,
     }
-    assert nccl_log.transports("") == {}
+    assert peers.nccl_transports("") == {}
 
 
 def told(result: P2p) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rigbench.core.record import Absent
-from rigbench.machine import nccl, peers
+from rigbench.machine import peers
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.record import Isolation, NcclChoice
 from rigbench.machine.replay import ReplayedLibrary, parse_recording
@@ -34,18 +34,18 @@ UNKNOWN = Absent("not supported")
 def test_the_path_that_nccl_takes_by_default(
     label: str, code: int, gpus: int, vendor: str, transport: str, change: str | None
 ) -> None:
-    choice = nccl.choice(label, code, code, gpus, vendor)
+    choice = peers.nccl_choice(label, code, code, gpus, vendor)
     assert isinstance(choice, NcclChoice)
     assert (choice.transport, choice.source) == (transport, "predicted")
     assert isinstance(choice.change, Absent) if change is None else change in str(choice.change)
 
 
 def test_a_prediction_without_its_facts_is_conditional_or_absent() -> None:
-    unasked = nccl.choice("PIX", UNKNOWN, UNKNOWN, 8, UNKNOWN)
+    unasked = peers.nccl_choice("PIX", UNKNOWN, UNKNOWN, 8, UNKNOWN)
     assert isinstance(unasked, NcclChoice)
     assert unasked.transport == "P2P over PCIe, if the driver allows it"
-    assert isinstance(nccl.choice("PHB", 0, 0, 2, UNKNOWN), Absent)
-    assert isinstance(nccl.choice("n/a", 0, 0, 2, "AuthenticAMD"), Absent)
+    assert isinstance(peers.nccl_choice("PHB", 0, 0, 2, UNKNOWN), Absent)
+    assert isinstance(peers.nccl_choice("n/a", 0, 0, 2, "AuthenticAMD"), Absent)
 
 
 def test_the_direction_that_is_refused_decides() -> None:

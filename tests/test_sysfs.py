@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigbench.core.record import Absent
-from rigbench.machine import disks, driver, host, isolation, pci
+from rigbench.machine import host, pci, peers
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import READ_LIMIT_BYTES, RecordedSysfs, Sysfs, decode_text, parse_cpu_list, parse_int
@@ -144,12 +144,12 @@ READERS = (
     host.virtual_machine,
     host.kernel,
     host.process_peak_bytes,
-    disks.disks,
+    host.disks,
     pci.devices,
-    driver.flavour,
-    driver.overrides,
-    isolation.kernel_words,
-    lambda sysfs: isolation.iommu_type(sysfs, []),
+    host.driver_flavour,
+    host.driver_overrides,
+    peers.kernel_words,
+    lambda sysfs: peers.iommu_type(sysfs, []),
 )
 PATHS = st.sampled_from(
     [

@@ -12,8 +12,7 @@ from rigbench.bandwidth.record import Transfer
 from rigbench.core import units
 from rigbench.core.record import Absent
 from rigbench.machine import host
-from rigbench.machine.copy_clock import HostClock
-from rigbench.machine.cuda_cards import waited_for
+from rigbench.machine.cuda_cards import HostClock, waited_for
 from rigbench.machine.sysfs import Sysfs, parse_cpu_list
 from rigbench.work.copies import FLOAT_BYTES, TRIAD_FACTOR, VALUE_BYTES, Budget, Group, Move, fill, fill_triad, measure
 

@@ -12,7 +12,7 @@ from rigbench.bandwidth import host_copies
 from rigbench.bandwidth.record import BandwidthPart, Transfer
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Device, Record
-from rigbench.machine import affinity, host
+from rigbench.machine import host, placement
 from rigbench.machine.accelerator import choose_device, cuda_devices, open_accelerator
 from rigbench.machine.cuda_cards import CudaCards
 from rigbench.machine.sysfs import Sysfs
@@ -116,7 +116,7 @@ def _rows(
     limit = min(max(options.seconds / max(1, total), SHORTEST_ROW_SECONDS), LONGEST_ROW_SECONDS)
     budget = Budget(limit_seconds=limit, target_half_width=options.target_half_width, should_stop=report.should_stop)
     for group in groups:
-        with affinity.near(sysfs, group.cpus) as cpus:
+        with placement.near(sysfs, group.cpus) as cpus:
             if group is groups[0]:
                 stayed_on[0] = cpus
             report.progress(index / total, group.label)

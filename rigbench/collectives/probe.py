@@ -26,7 +26,7 @@ from rigbench.collectives.rows import collective, expected_seconds, of_flows, of
 from rigbench.collectives.timing import Together
 from rigbench.core.record import Absent, EndedBy, Record, Tally
 from rigbench.core.units import format_bytes
-from rigbench.machine import nccl_log, sockets
+from rigbench.machine import peers, placement
 from rigbench.store import now
 from rigbench.work.rank_device import free_bytes, kind_for, opened
 from rigbench.work.ranks import ARRIVE_SECONDS, World, join
@@ -182,9 +182,9 @@ class _Probe:
         """What the connections, or NCCL's log, tell of the ways that were taken."""
         log = Path(os.environ.get("NCCL_DEBUG_FILE", ""))
         if self.kind == "cpu":
-            self.places = self._places(sockets.peers(self.world.master_port))
+            self.places = self._places(placement.connections(self.world.master_port))
             return
-        found = nccl_log.transports(log.read_text(errors="replace")) if log.is_file() else {}
+        found = peers.nccl_transports(log.read_text(errors="replace")) if log.is_file() else {}
         self.places = self._places(Tally(found) if found else Absent("NCCL's log names no channel"))
 
     def _sizes(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from rigbench.core import units
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, RigbenchError
 from rigbench.core.record import Absent, Skipped
 from rigbench.job import Interrupted, Job
-from rigbench.machine import cuda_map, host, sockets
+from rigbench.machine import cuda_map, host, placement
 from rigbench.machine.record import RigId
 from rigbench.machine.rig import Rig
 from rigbench.store import now
@@ -242,9 +242,9 @@ def interface(world: World) -> dict[str, str]:
     """
     if "GLOO_SOCKET_IFNAME" in os.environ:
         return {}
-    found = sockets.interface_towards(world.master_address, world.master_port)
+    found = placement.interface_towards(world.master_address, world.master_port)
     if found == LOOPBACK and world.master_address not in LOOPBACK_NAMES:
-        found = sockets.interface_towards(ELSEWHERE, world.master_port)
+        found = placement.interface_towards(ELSEWHERE, world.master_port)
     return {} if isinstance(found, Absent) else {"GLOO_SOCKET_IFNAME": found}
 
 

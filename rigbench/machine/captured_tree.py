@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from rigbench.core.record import Absent
-from rigbench.machine import driver, host, isolation, pci, pci_config
+from rigbench.machine import host, pci, peers
 from rigbench.machine.recorders import RecordingSysfs
 from rigbench.machine.recording import RecordedFiles, RecordedFunction, RecordedHost, recorded_tree
 from rigbench.machine.redact import Redaction
@@ -66,7 +66,7 @@ def _host(sysfs: RecordingSysfs, redaction: Redaction) -> RecordedHost:
         for path, text in sysfs.texts.items()
         if isinstance(text, str) and (match := re.fullmatch(rf"{host.NODES}/node(\d+)/cpulist", path))
     }
-    flavour, overrides = driver.flavour(sysfs), driver.overrides(sysfs)
+    flavour, overrides = host.driver_flavour(sysfs), host.driver_overrides(sysfs)
     return RecordedHost(
         kernel=redaction.text(_text(sysfs, "proc/sys/kernel/osrelease")),
         cmdline=redaction.kernel_words(_text(sysfs, "proc/cmdline")),
@@ -90,9 +90,9 @@ def _described(known: RecordedHost) -> dict[str, Any]:
 
 def _iommu(sysfs: RecordingSysfs) -> str | None:
     """The kernel's word for how memory accesses go; "off" where there is no group, None where none was looked for."""
-    if sysfs.listings.get(isolation.GROUPS) == ():
+    if sysfs.listings.get(peers.GROUPS) == ():
         return "off"
-    kinds = {_text(sysfs, path) for path in sysfs.texts if re.fullmatch(rf"{isolation.GROUPS}/\d+/type", path)} - {""}
+    kinds = {_text(sysfs, path) for path in sysfs.texts if re.fullmatch(rf"{peers.GROUPS}/\d+/type", path)} - {""}
     return min(kinds, key=lambda kind: (kind == "identity", kind), default=None)
 
 
@@ -106,7 +106,7 @@ def _functions(sysfs: RecordingSysfs) -> dict[str, RecordedFunction] | None:
 def _function(sysfs: RecordingSysfs, bus_id: str) -> RecordedFunction:
     folder = f"{pci.DEVICES}/{bus_id}"
     root, parent = pci.parse_place(sysfs.places.get(folder, Absent("not read")), bus_id)
-    config = pci_config.read(sysfs, folder) if f"{folder}/config" in sysfs.contents else Absent("not read")
+    config = pci.configuration(sysfs, folder) if f"{folder}/config" in sysfs.contents else Absent("not read")
     port_type, acs = (config, config) if isinstance(config, Absent) else config
     group = pci.parse_group(sysfs.places.get(f"{folder}/iommu_group", Absent("not read")))
     bars = pci.parse_bars(sysfs.texts.get(f"{folder}/resource", Absent("not read")))
@@ -204,9 +204,9 @@ def _meaning(path: str) -> Meaning:
     name = path.rpartition("/")[2]
     if path.startswith(pci.DEVICES) and name == "resource":
         return lambda text: pci.parse_bars(text)
-    if path == f"{driver.FOLDER}/version":
-        return driver.parse_flavour
-    if path == f"{driver.FOLDER}/params":
+    if path == f"{host.NVIDIA_MODULE}/version":
+        return host.parse_flavour
+    if path == f"{host.NVIDIA_MODULE}/params":
         return lambda text: "\n".join(line for line in text.splitlines() if line.startswith("RegistryDwords"))
     if path == "proc/cpuinfo":
         return processors

@@ -1,19 +1,105 @@
-"""What may a probe of copies ask of CUDA cards: memory on them and beside them, streams, clocks, peers?"""
+"""Gives a probe of copies what it needs of CUDA cards: memory on them and beside them, streams, clocks, peers."""
 
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
-
-from rigbench.machine.copy_clock import Clock, DeviceClock, HostClock
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
 
 Copy = Callable[["torch.Tensor", "torch.Tensor"], object]
 CUDA_SUCCESS = 0
+# The first stream is held this long, so that the copies of a sample are all enqueued when it starts. Handing out two
+# copies and their waits takes Python some 50 µs; 400,000 cycles are 130 to 270 µs at 1.5 to 3 GHz.
+HOLD_CYCLES = 400_000
+
+
+class Lane(NamedTuple):
+    """One of the copies that run at once; `stream` is the CUDA stream that it runs on, None on a CPU."""
+
+    work: Callable[[], object]
+    stream: Any = None
+
+    def enter(self) -> None:
+        if self.stream is None:
+            self.work()
+            return
+        import torch
+
+        with torch.cuda.stream(self.stream):
+            self.work()
+
+
+class Clock(Protocol):
+    """Seconds that copies take which run at once. `name` says whose time it is."""
+
+    name: Literal["device", "host"]
+
+    def __call__(self, lanes: Sequence[Lane]) -> float: ...
+
+
+class HostClock:
+    """Wall time from before the first call until all is done; several lanes run on a thread each.
+
+    For copies that keep a host thread busy: those inside host memory, and those between a device and pageable memory,
+    which the driver carries over through a buffer of its own.
+    """
+
+    name: Literal["device", "host"] = "host"
+
+    def __init__(self, synchronize: Callable[[], object] = lambda: None) -> None:
+        self._synchronize = synchronize
+        self._threads = ThreadPoolExecutor(2)
+
+    def __call__(self, lanes: Sequence[Lane]) -> float:
+        self._synchronize()
+        start = time.perf_counter_ns()
+        if len(lanes) == 1:
+            lanes[0].enter()
+        else:
+            for done in [self._threads.submit(lane.enter) for lane in lanes]:
+                done.result()
+        self._synchronize()
+        return (time.perf_counter_ns() - start) / 1e9
+
+
+class DeviceClock:
+    """Events of the first lane's device, around everything: the other lanes wait for its start, its end for them.
+
+    CUDA events resolve about half a microsecond.
+    """
+
+    name: Literal["device", "host"] = "device"
+
+    def __init__(self, devices: Sequence[int]) -> None:
+        self._devices = devices
+
+    def __call__(self, lanes: Sequence[Lane]) -> float:
+        import torch
+
+        for device in self._devices:
+            torch.cuda.synchronize(device)
+        first = lanes[0].stream
+        with torch.cuda.stream(first):
+            torch.cuda._sleep(HOLD_CYCLES)  # type: ignore[no-untyped-call]
+            start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            start.record(first)
+        for lane in lanes[1:]:
+            lane.stream.wait_event(start)
+        for lane in lanes:
+            lane.enter()
+        for lane in lanes[1:]:
+            first.wait_stream(lane.stream)
+        end.record(first)
+        for device in self._devices:
+            torch.cuda.synchronize(device)
+        return float(start.elapsed_time(end)) / 1e3
 
 
 class Cards(Protocol):
@@ -101,28 +187,25 @@ class PlainPeerCopies:
     """Copies between GPUs by the driver alone (cuMemcpyPeerAsync), in a process that never enables peer access.
 
     torch enables it at its first copy between two GPUs and has no switch for it. The driver then stages each copy in
-    host memory, as it does for cards that have no peer access.
+    host memory, as it does for cards that have no peer access. RuntimeError: the driver refused a copy.
     """
 
     def __init__(self, devices: int) -> None:
-        """
-        Raises:
-            RuntimeError: the driver refused.
-            OSError: there is no driver library.
-        """
         self._driver = ctypes.CDLL("libcuda.so.1")
         self._driver.cuMemcpyPeerAsync.argtypes = [
             *(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p),
             *(ctypes.c_size_t, ctypes.c_void_p),
         ]
-        self._contexts = [self._primary_context(index) for index in range(devices)]
+        # The contexts that torch uses too; retained for as long as this process lives.
+        self._contexts = []
+        for index in range(devices):
+            device, context = ctypes.c_int(), ctypes.c_void_p()
+            self._must(self._driver.cuDeviceGet(ctypes.byref(device), index))
+            self._must(self._driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
+            self._contexts.append(context)
 
     def copy(self, destination: Any, source: Any) -> None:
-        """Enqueue a copy of equal sizes on the current stream of the source's device.
-
-        Raises:
-            RuntimeError: the driver refused.
-        """
+        """Enqueue a copy of equal sizes on the current stream of the source's device."""
         import torch
 
         stream = torch.cuda.current_stream(source.device).cuda_stream
@@ -132,13 +215,6 @@ class PlainPeerCopies:
             self._must(
                 self._driver.cuMemcpyPeerAsync(destination.data_ptr(), there, source.data_ptr(), here, size, stream)
             )
-
-    def _primary_context(self, index: int) -> ctypes.c_void_p:
-        """The context that torch uses too; retained, for as long as this process lives."""
-        device, context = ctypes.c_int(), ctypes.c_void_p()
-        self._must(self._driver.cuDeviceGet(ctypes.byref(device), index))
-        self._must(self._driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
-        return context
 
     def _must(self, code: int) -> None:
         if code != CUDA_SUCCESS:

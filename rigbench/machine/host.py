@@ -1,19 +1,24 @@
-"""What is the host: its processor, its memory, its NUMA nodes, and is it a virtual machine?"""
+"""Reads the host: processor, memory, NUMA nodes, disks, hypervisor, container limits, and the NVIDIA kernel module."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
 
 from rigbench.core.record import Absent
-from rigbench.machine import cgroup
-from rigbench.machine.record import Cpu, Memory, NumaNode, RigId
-from rigbench.machine.sysfs import Sysfs, parse_cpu_list
+from rigbench.machine.record import Cpu, Disk, Memory, NumaNode, RigId
+from rigbench.machine.sysfs import Sysfs, parse_cpu_list, parse_int
 
 CPUS = "sys/devices/system/cpu"
 NODES = "sys/devices/system/node"
-NOT_REPORTED = Absent("not reported")
+BLOCK = "sys/block"
+NVIDIA_MODULE = "proc/driver/nvidia"
+SECTOR_BYTES = 512  # /sys/block/*/size counts these, whatever the disk's own sectors are
+NOT_A_DISK = re.compile(r"(loop|ram|zram|dm-|md|nbd|sr|fd|zd)\d")
+PCI_BUS_ID = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+NOT_REPORTED, NO_LIMIT = Absent("not reported"), Absent("no limit")
 
 # The instructions that decide how fast fp32, bf16 and int8 matrix products can be (x86 flags, Arm features).
 INSTRUCTION_SETS = (
@@ -24,18 +29,19 @@ HYPERVISORS = ("QEMU", "KVM", "VMware", "VirtualBox", "Xen", "Amazon EC2", "Goog
 
 
 def cpu(sysfs: Sysfs) -> Cpu:
-    blocks = parse_cpuinfo(_text(sysfs, "proc/cpuinfo"))
+    blocks = parse_cpuinfo(sysfs.text("proc/cpuinfo"))
     first = blocks[0] if blocks else {}
-    online = parse_cpu_list(_text(sysfs, f"{CPUS}/online"))
+    online = parse_cpu_list(sysfs.text(f"{CPUS}/online"))
     logical = len(online) or sum("processor" in block for block in blocks) or NOT_REPORTED
-    allowed = re.search(r"^Cpus_allowed_list:\s*(\S+)", _text(sysfs, "proc/self/status"), re.MULTILINE)
+    allowed = re.search(r"^Cpus_allowed_list:\s*(\S+)", sysfs.text("proc/self/status"), re.MULTILINE)
     affinity = len(parse_cpu_list(allowed[1])) if allowed else NOT_REPORTED
-    quota = cgroup.cpu_limit(sysfs)
+    quota = cpu_limit(sysfs)
     limits = [float(limit) for limit in (logical, affinity, quota) if not isinstance(limit, Absent)]
     packages, cores = _packages_and_cores(sysfs, blocks, sorted(online))
+    present = set(f"{first.get('flags', '')} {first.get('Features', '')}".split())
     return Cpu(
-        model=_model(sysfs, first),
-        vendor=_known(first, "vendor_id", "CPU implementer"),
+        model=_first(first, "model name", "Model", "cpu") or sysfs.text("proc/device-tree/model") or NOT_REPORTED,
+        vendor=_first(first, "vendor_id", "CPU implementer") or NOT_REPORTED,
         architecture=_architecture(sysfs, first),
         logical_cpus=logical,
         physical_cores=cores,
@@ -45,14 +51,14 @@ def cpu(sysfs: Sysfs) -> Cpu:
         usable_cpus=min(limits, default=NOT_REPORTED),
         l2_bytes=_cache_bytes(sysfs, 2, sorted(online)),
         l3_bytes=_cache_bytes(sysfs, 3, sorted(online)),
-        instruction_sets=_instruction_sets(first),
+        instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in present),
     )
 
 
 def memory(sysfs: Sysfs) -> Memory:
-    meminfo = parse_meminfo(_text(sysfs, "proc/meminfo"))
+    meminfo = parse_meminfo(sysfs.text("proc/meminfo"))
     total, available = (meminfo.get(key, NOT_REPORTED) for key in ("MemTotal", "MemAvailable"))
-    limit, used = cgroup.memory_limit(sysfs, total)
+    limit, used = memory_limit(sysfs, total)
     left = NOT_REPORTED if isinstance(limit, Absent) or isinstance(used, Absent) else max(0, limit - used)
     return Memory(
         total_bytes=total,
@@ -65,11 +71,14 @@ def memory(sysfs: Sysfs) -> Memory:
 
 
 def numa_nodes(sysfs: Sysfs) -> tuple[NumaNode, ...]:
-    names = sysfs.list_dir(NODES)
-    numbers = (
-        [] if isinstance(names, Absent) else [int(name[4:]) for name in names if re.fullmatch(r"node\d{1,4}", name)]
-    )
-    return tuple(_numa_node(sysfs, number) for number in sorted(numbers))
+    numbers = sorted(int(name[4:]) for name in sysfs.names(NODES) if re.fullmatch(r"node\d{1,4}", name))
+    return tuple(_numa_node(sysfs, number) for number in numbers)
+
+
+def _numa_node(sysfs: Sysfs, number: int) -> NumaNode:
+    meminfo = parse_meminfo(re.sub(r"(?m)^Node \d+ ", "", sysfs.text(f"{NODES}/node{number}/meminfo")))
+    cpus = sysfs.text(f"{NODES}/node{number}/cpulist")
+    return NumaNode(number, cpus, memory_total_bytes=meminfo.get("MemTotal", NOT_REPORTED))
 
 
 def kernel(sysfs: Sysfs) -> str | Absent:
@@ -80,10 +89,10 @@ def virtual_machine(sysfs: Sysfs) -> str | Absent:
     """What machine this is a guest of; Absent on real hardware. A container is not a virtual machine."""
     if "microsoft" in str(kernel(sysfs)).lower():
         return "WSL2"
-    blocks = parse_cpuinfo(_text(sysfs, "proc/cpuinfo"))
+    blocks = parse_cpuinfo(sysfs.text("proc/cpuinfo"))
     flagged = bool(blocks) and "hypervisor" in blocks[0].get("flags", "").split()
-    names = [sysfs.read_text(f"sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name")]
-    maker = " ".join(name for name in names if isinstance(name, str) and name)
+    names = [sysfs.text(f"sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name")]
+    maker = " ".join(name for name in names if name)
     if flagged:
         return maker or "a hypervisor that gives no name"
     on_arm = blocks and "flags" not in blocks[0]  # Arm has no such flag: the firmware's name is all there is
@@ -102,11 +111,17 @@ def process_resident_bytes(sysfs: Sysfs, pid: int | None = None) -> int | Absent
     return _process_bytes(sysfs, pid, "VmRSS")
 
 
+def _process_bytes(sysfs: Sysfs, pid: int | None, key: str) -> int | Absent:
+    status = sysfs.read_text(f"proc/{'self' if pid is None else pid}/status")
+    return status if isinstance(status, Absent) else parse_meminfo(status).get(key, NOT_REPORTED)
+
+
 def rig_id(cpu: Cpu, memory: Memory, cards: Iterable[tuple[str | Absent, str | Absent]]) -> RigId:
     """The identity behind "the same rig". `cards` are (UUID, name), sorted, because their order may change at boot."""
-    known = sorted((uuid, _or_empty(name)) for uuid, name in cards if isinstance(uuid, str))
+    known = sorted((uuid, "" if isinstance(name, Absent) else name) for uuid, name in cards if isinstance(uuid, str))
+    model = "" if isinstance(cpu.model, Absent) else cpu.model
     gib = "" if isinstance(memory.total_bytes, Absent) else str(round(memory.total_bytes / (1 << 30)))
-    text = "\n".join([*(uuid for uuid, _ in known), _or_empty(cpu.model), gib])
+    text = "\n".join([*(uuid for uuid, _ in known), model, gib])
     return RigId(
         fingerprint=hashlib.sha256(text.encode()).hexdigest()[:12],
         cpu_model=cpu.model,
@@ -138,25 +153,13 @@ def parse_size(text: str) -> int | Absent:
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]] if match else NOT_REPORTED
 
 
-def _model(sysfs: Sysfs, block: dict[str, str]) -> str | Absent:
-    model = _known(block, "model name", "Model", "cpu")
-    if isinstance(model, Absent):
-        model = sysfs.read_text("proc/device-tree/model")  # Arm boards name themselves here
-    return model if isinstance(model, str) and model else NOT_REPORTED
-
-
 def _architecture(sysfs: Sysfs, block: dict[str, str]) -> str | Absent:
-    named = sysfs.read_text("proc/sys/kernel/arch")  # since Linux 6.1
-    if isinstance(named, str) and named:
+    named = sysfs.text("proc/sys/kernel/arch")  # since Linux 6.1
+    if named:
         return named
     if "lm" in block.get("flags", "").split():  # long mode: 64-bit x86
         return "x86_64"
     return "aarch64" if block.get("CPU architecture") == "8" else NOT_REPORTED
-
-
-def _instruction_sets(block: dict[str, str]) -> tuple[str, ...]:
-    present = set(f"{block.get('flags', '')} {block.get('Features', '')}".split())
-    return tuple(name for name in INSTRUCTION_SETS if name in present)
 
 
 def _packages_and_cores(
@@ -166,7 +169,7 @@ def _packages_and_cores(
     places = {(block.get("physical id", ""), block.get("core id", "")) for block in blocks}
     if not all(core for _, core in places):
         folders = [f"{CPUS}/cpu{number}/topology" for number in online]
-        places = {(_text(sysfs, f"{path}/physical_package_id"), _text(sysfs, f"{path}/core_id")) for path in folders}
+        places = {(sysfs.text(f"{path}/physical_package_id"), sysfs.text(f"{path}/core_id")) for path in folders}
     if not places or not all(core for _, core in places):
         return NOT_REPORTED, NOT_REPORTED
     return len({package for package, _ in places}), len(places)
@@ -178,47 +181,160 @@ def _cache_bytes(sysfs: Sysfs, level: int, online: Sequence[int]) -> int | Absen
     for number in online:
         if number in counted:
             continue
-        index = next((path for path in _cache_folders(sysfs, number) if sysfs.read_int(f"{path}/level") == level), None)
-        size = parse_size(_text(sysfs, f"{index}/size")) if index else NOT_REPORTED
+        folder = f"{CPUS}/cpu{number}/cache"  # index3 is L3, index2 is L2 on every CPU seen so far
+        caches = [f"{folder}/{name}" for name in reversed(sysfs.names(folder)) if name.startswith("index")]
+        cache = next((path for path in caches if sysfs.read_int(f"{path}/level") == level), None)
+        size = parse_size(sysfs.text(f"{cache}/size")) if cache else NOT_REPORTED
         if isinstance(size, Absent):
             return size
         total += size
-        counted |= parse_cpu_list(_text(sysfs, f"{index}/shared_cpu_list")) | {number}
+        counted |= parse_cpu_list(sysfs.text(f"{cache}/shared_cpu_list")) | {number}
     return total or NOT_REPORTED
 
 
-def _cache_folders(sysfs: Sysfs, number: int) -> list[str]:
-    """A CPU's caches, the largest first: index3 is L3, index2 is L2 on every CPU seen so far."""
-    folder = f"{CPUS}/cpu{number}/cache"
-    names = sysfs.list_dir(folder)
-    return (
-        []
-        if isinstance(names, Absent)
-        else [f"{folder}/{name}" for name in reversed(names) if name.startswith("index")]
+# The container's limits, in cgroup v1, v2 or both at once.
+def cpu_limit(sysfs: Sysfs) -> float | Absent:
+    """CPUs' worth of time that the tightest quota on the way up allows."""
+    limits = []
+    for folder in cgroup_folders(sysfs, "cpu"):
+        quota, _, period = sysfs.text(f"{folder}/cpu.max").partition(" ")
+        if not period:
+            quota, period = (sysfs.text(f"{folder}/cpu.cfs_{name}_us") for name in ("quota", "period"))
+        microseconds, of = parse_int(quota), parse_int(period)
+        if isinstance(microseconds, int) and isinstance(of, int) and microseconds > 0 and of > 0:
+            limits.append(microseconds / of)  # where there is none, v2 writes "max", v1 writes -1
+    return min(limits, default=NO_LIMIT)
+
+
+def memory_limit(sysfs: Sysfs, total_bytes: int | Absent) -> tuple[int | Absent, int | Absent]:
+    """(limit, what is used of it without the page cache that can be dropped), of the tightest group on the way up.
+
+    A limit at or above physical memory is no limit: v1 writes 2^63 rounded to a page where there is none.
+    """
+    ceiling = (1 << 62) if isinstance(total_bytes, Absent) else total_bytes
+    limits: list[tuple[int, str]] = []
+    for folder in cgroup_folders(sysfs, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            limit = sysfs.read_int(f"{folder}/{name}")
+            if not isinstance(limit, Absent) and 0 < limit < ceiling:
+                limits.append((limit, folder))
+    if not limits:
+        return NO_LIMIT, NO_LIMIT
+    limit, folder = min(limits)
+    used = sysfs.read_int(f"{folder}/memory.current")
+    if isinstance(used, Absent):
+        used = sysfs.read_int(f"{folder}/memory.usage_in_bytes")
+    if isinstance(used, Absent):
+        return limit, used
+    stat = dict(re.findall(r"^(\w+) (\d{1,18})$", sysfs.text(f"{folder}/memory.stat"), re.MULTILINE))
+    droppable = stat.get("total_inactive_file") or stat.get("inactive_file") or "0"  # total_ is v1's with its children
+    return limit, max(0, used - int(droppable))
+
+
+def cgroup_folders(sysfs: Sysfs, controller: str) -> Iterator[str]:
+    """The folders of this process's group for a controller, from its own up to the top that is visible here."""
+    groups = parse_groups(sysfs.text("proc/self/cgroup"))
+    for mount in parse_mounts(sysfs.text("proc/self/mountinfo")):
+        if controller in mount["controllers"].split(","):
+            group = groups.get(controller)
+        else:
+            group = groups.get("") if mount["kind"] == "cgroup2" else None
+        if group is None:
+            continue
+        path = PurePosixPath(_below(mount["root"], group))
+        yield from (f"{mount['point'].strip('/')}/{part}" for part in (path, *path.parents))
+
+
+def parse_groups(text: str) -> dict[str, str]:
+    """`/proc/self/cgroup` as {controller: group}; the v2 line `0::/group` is under ""."""
+    groups: dict[str, str] = {}
+    for line in text.splitlines():
+        _number, _, rest = line.partition(":")
+        controllers, separator, group = rest.partition(":")
+        if separator:
+            groups.update(dict.fromkeys(controllers.split(","), group))
+    return groups
+
+
+def parse_mounts(text: str) -> Iterator[dict[str, str]]:
+    """The cgroup mounts of `/proc/self/mountinfo` (proc(5)): fields 4 and 5 are the root within it and the point."""
+    for line in text.splitlines():
+        mount, _, filesystem = line.partition(" - ")
+        fields, kind = mount.split(), filesystem.split()
+        if len(fields) > 4 and len(kind) > 2 and kind[0] in ("cgroup", "cgroup2"):
+            controllers = kind[2] if kind[0] == "cgroup" else ""
+            root, point = (re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), it) for it in fields[3:5])
+            yield {"root": root, "point": point, "kind": kind[0], "controllers": controllers}
+
+
+def _below(root: str, group: str) -> str:
+    """A group's path under a mount that shows only the part below `root`; its top where the group lies outside."""
+    if root == "/":
+        return "" if ".." in group.split("/") else group.strip("/")
+    return group[len(root) :].strip("/") if f"{group}/".startswith(f"{root}/") else ""
+
+
+def disk_names(sysfs: Sysfs) -> tuple[str, ...]:
+    """Whole disks of this machine, which could feed a training run."""
+    return tuple(name for name in sysfs.names(BLOCK) if not NOT_A_DISK.match(name))
+
+
+def disks(sysfs: Sysfs) -> tuple[Disk, ...]:
+    return tuple(_disk(sysfs, name) for name in disk_names(sysfs))
+
+
+def _disk(sysfs: Sysfs, name: str) -> Disk:
+    path = sysfs.real_path(f"{BLOCK}/{name}")
+    transport = transport_of(name, "" if isinstance(path, Absent) else path)
+    sectors = sysfs.read_int(f"{BLOCK}/{name}/size")
+    rotational = sysfs.read_text(f"{BLOCK}/{name}/queue/rotational")
+    if transport == "virtio":
+        rotational = Absent("a virtual disk does not tell")
+    controller = re.match(r"nvme\d+", name)  # a multipath NVMe disk hangs elsewhere: its controller tells
+    paths = [path, sysfs.real_path(f"sys/class/nvme/{controller[0]}")] if controller else [path]
+    places = [PCI_BUS_ID.findall(candidate) for candidate in paths if isinstance(candidate, str)]
+    return Disk(
+        name=name,
+        model=sysfs.text(f"{BLOCK}/{name}/device/model") or NOT_REPORTED,
+        size_bytes=sectors if isinstance(sectors, Absent) else sectors * SECTOR_BYTES,
+        rotational=rotational if isinstance(rotational, Absent) else rotational == "1",
+        transport=transport,
+        pci_bus_id=next((place[-1] for place in places if place), Absent("not on a PCI bus")),
     )
 
 
-def _numa_node(sysfs: Sysfs, number: int) -> NumaNode:
-    text = re.sub(r"(?m)^Node \d+ ", "", _text(sysfs, f"{NODES}/node{number}/meminfo"))
-    return NumaNode(
-        node=number,
-        cpus=_text(sysfs, f"{NODES}/node{number}/cpulist"),
-        memory_total_bytes=parse_meminfo(text).get("MemTotal", NOT_REPORTED),
-    )
+def transport_of(name: str, path: str) -> str:
+    """How a disk is attached, from its name and where it hangs in the device tree."""
+    if name.startswith("nvme"):
+        return "nvme"
+    if name.startswith("mmcblk"):
+        return "mmc"
+    for part, transport in (("/usb", "usb"), ("/virtio", "virtio"), ("/ata", "sata"), ("/vmbus", "hyper-v")):
+        if part in path.lower():
+            return transport
+    return "scsi" if "/host" in path else "unknown"
 
 
-def _process_bytes(sysfs: Sysfs, pid: int | None, key: str) -> int | Absent:
-    status = sysfs.read_text(f"proc/{'self' if pid is None else pid}/status")
-    return status if isinstance(status, Absent) else parse_meminfo(status).get(key, NOT_REPORTED)
+def driver_flavour(sysfs: Sysfs) -> str | Absent:
+    """ "open" or "closed": the two builds of NVIDIA's kernel module differ in what they allow between GPUs."""
+    version = sysfs.read_text(f"{NVIDIA_MODULE}/version")
+    return version if isinstance(version, Absent) else parse_flavour(version)
 
 
-def _known(block: dict[str, str], *keys: str) -> str | Absent:
-    return next((block[key] for key in keys if block.get(key)), NOT_REPORTED)
+def parse_flavour(version: str) -> str | Absent:
+    if "Open Kernel Module" in version:
+        return "open"
+    return "closed" if "Kernel Module" in version else Absent("not told by this driver")
 
 
-def _or_empty(text: str | Absent) -> str:
-    return "" if isinstance(text, Absent) else text
+def driver_overrides(sysfs: Sysfs) -> str | Absent:
+    """The registry words that the module was given, such as `ForceP2P=17`."""
+    text = sysfs.read_text(f"{NVIDIA_MODULE}/params")
+    if isinstance(text, Absent):
+        return text
+    words = re.search(r'^RegistryDwords: "(.*)"$', text, re.MULTILINE)
+    return (words[1] if words else "") or Absent("none")
 
 
-def _text(sysfs: Sysfs, path: str) -> str:
-    return _or_empty(sysfs.read_text(path))
+def _first(block: dict[str, str], *keys: str) -> str:
+    return next((block[key] for key in keys if block.get(key)), "")

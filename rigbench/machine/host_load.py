@@ -1,4 +1,4 @@
-"""How busy is the host right now: its cores, its memory, its disks, and the processes that feed the GPUs?
+"""Reads how busy and how hot the host is: cores, memory, disks, CPU package energy, and the processes that feed GPUs.
 
 Counters become rates between two readings: the first reading has none. Formats are those of proc(5).
 """
@@ -12,24 +12,24 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from rigbench.core.record import Absent
-from rigbench.machine.disks import BLOCK, NOT_A_DISK, SECTOR_BYTES
-from rigbench.machine.host import parse_meminfo
+from rigbench.machine.host import SECTOR_BYTES, disk_names, parse_meminfo
 from rigbench.machine.sysfs import Sysfs
 
 AT_ITS_LIMIT = 0.95  # of a core's time
 FIRST = Absent("needs two readings")
 MOST_CHILDREN = 256  # of one process; a loader has a handful
+POWERCAP = "sys/class/powercap"
+HWMON = "sys/class/hwmon"
+PACKAGE = re.compile(r"intel-rapl:\d+")  # AMD's packages carry this name too
+CPU_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 
 
 class HostReading(NamedTuple):
-    """`busy_share` and `iowait_share` are of all cores' time; `cores_at_limit` counts those hardly ever idle.
+    """The names are those of HostTick."""
 
-    The names are those of HostTick.
-    """
-
-    busy_share: float | Absent
+    busy_share: float | Absent  # of all cores' time
     iowait_share: float | Absent
-    cores_at_limit: int | Absent
+    cores_at_limit: int | Absent  # hardly ever idle
     load_average: float | Absent
     memory_used_bytes: int | Absent
     swap_used_bytes: int | Absent
@@ -49,20 +49,17 @@ class HostLoad:
     """Reads the host again and again; each reading costs four small files."""
 
     def __init__(self, sysfs: Sysfs, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._sysfs = sysfs
-        self._clock = clock
+        self._sysfs, self._clock = sysfs, clock
         self._cores: dict[str, CoreTimes] = {}
-        self._disks: tuple[float, int, int] | None = None
-        names = sysfs.list_dir(BLOCK)
-        self._names = frozenset(() if isinstance(names, Absent) else (n for n in names if not NOT_A_DISK.match(n)))
+        self._transferred: tuple[float, int, int] | None = None  # when, bytes read, bytes written
+        self._disks = frozenset(disk_names(sysfs))
 
     def read(self) -> HostReading:
         memory, swap = self._memory()
-        reads, writes = self._disk_rates()
-        return HostReading(*self._core_shares(), self._load_average(), memory, swap, reads, writes)
+        return HostReading(*self._core_shares(), self._load_average(), memory, swap, *self._disk_rates())
 
     def memory_total_bytes(self) -> int | Absent:
-        return self._meminfo().get("MemTotal", Absent("not reported"))
+        return parse_meminfo(self._sysfs.text("proc/meminfo")).get("MemTotal", Absent("not reported"))
 
     def core_count(self) -> int | Absent:
         stat = self._sysfs.read_text("proc/stat")
@@ -87,13 +84,9 @@ class HostLoad:
         first = text.partition(" ")[0]
         return float(first) if re.fullmatch(r"\d{1,9}\.\d+", first) else Absent("not a number")
 
-    def _meminfo(self) -> dict[str, int]:
-        text = self._sysfs.read_text("proc/meminfo")
-        return {} if isinstance(text, Absent) else parse_meminfo(text)
-
     def _memory(self) -> tuple[int | Absent, int | Absent]:
         """Memory that could not be had by a new process, and swap in use."""
-        facts = self._meminfo()
+        facts = parse_meminfo(self._sysfs.text("proc/meminfo"))
         used, swap = (
             facts[total] - facts[free] if total in facts and free in facts else Absent("not reported")
             for total, free in (("MemTotal", "MemAvailable"), ("SwapTotal", "SwapFree"))
@@ -105,10 +98,10 @@ class HostLoad:
         text = self._sysfs.read_text("proc/diskstats")
         if isinstance(text, Absent):
             return text, text
-        if not self._names:
+        if not self._disks:
             return Absent("no disk of this machine's own"), Absent("no disk of this machine's own")
-        before, now = self._disks, (self._clock(), *parse_diskstats(text, self._names))
-        self._disks = now
+        before, now = self._transferred, (self._clock(), *parse_diskstats(text, self._disks))
+        self._transferred = now
         if before is None or now[0] <= before[0]:
             return FIRST, FIRST
         seconds = now[0] - before[0]
@@ -116,22 +109,18 @@ class HostLoad:
 
 
 class ProcessLoad(NamedTuple):
-    """A process with all its children: how many there are, how many cores they use, how many of them use a whole one.
-
-    A rate is Absent until there are two readings.
-    """
+    """A process with all its children. A rate is Absent until there are two readings."""
 
     children: int
-    cores: float | Absent
-    children_at_limit: int | Absent
+    cores: float | Absent  # in use
+    children_at_limit: int | Absent  # that use a whole core
 
 
 class ProcessLoads:
     """The processor time of processes and of their children, between one reading and the next."""
 
     def __init__(self, sysfs: Sysfs, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._sysfs = sysfs
-        self._clock = clock
+        self._sysfs, self._clock = sysfs, clock
         self._before: dict[int, int] = {}
         self._at: float | None = None
         self._ticks_per_second = os.sysconf("SC_CLK_TCK")
@@ -165,8 +154,7 @@ class ProcessLoads:
         to_ask = [pid]
         while to_ask and len(found) < MOST_CHILDREN:
             one = to_ask.pop()
-            text = self._sysfs.read_text(f"proc/{one}/task/{one}/children")
-            below = [] if isinstance(text, Absent) else [int(word) for word in text.split() if word.isdigit()]
+            below = [int(it) for it in self._sysfs.text(f"proc/{one}/task/{one}/children").split() if it.isdigit()]
             found += below
             to_ask += below
         return found[:MOST_CHILDREN]
@@ -174,6 +162,59 @@ class ProcessLoads:
     def _ticks(self, pid: int) -> int | Absent:
         text = self._sysfs.read_text(f"proc/{pid}/stat")
         return text if isinstance(text, Absent) else parse_process_ticks(text)
+
+
+class CpuSensors:
+    """How much energy the CPU packages have used, and how hot they are; a reading costs a file per package."""
+
+    def __init__(self, sysfs: Sysfs) -> None:
+        self._sysfs = sysfs
+        zones = [f"{POWERCAP}/{zone}" for zone in sysfs.names(POWERCAP) if PACKAGE.fullmatch(zone)]
+        self._packages = [_Package(sysfs, zone) for zone in zones if sysfs.text(f"{zone}/name").startswith("package")]
+        # The package sensor of a CPU chip is its first, temp1: Tctl on AMD, "Package id N" on Intel.
+        chips = [chip for chip in sysfs.names(HWMON) if sysfs.read_text(f"{HWMON}/{chip}/name") in CPU_CHIPS]
+        self._temperatures = [f"{HWMON}/{chip}/temp1_input" for chip in chips]
+
+    def energy_joules(self) -> float | Absent:
+        """Joules of all packages together since the first reading; the counters' wrap-around is undone."""
+        if not self._packages:
+            return Absent("no package energy counter")
+        total = 0.0
+        for package in self._packages:
+            joules = package.joules()
+            if isinstance(joules, Absent):
+                return joules
+            total += joules
+        return total
+
+    def temperature_celsius(self) -> float | Absent:
+        """The hottest package."""
+        readings = [self._sysfs.read_int(path) for path in self._temperatures]
+        degrees = [reading / 1000 for reading in readings if not isinstance(reading, Absent)]
+        return max(degrees, default=readings[0] if readings else Absent("no CPU temperature sensor"))
+
+
+class _Package:
+    """One energy counter, which starts again at 0 after `max_energy_range_uj`."""
+
+    def __init__(self, sysfs: Sysfs, zone: str) -> None:
+        self._sysfs, self._counter = sysfs, f"{zone}/energy_uj"
+        self._range = sysfs.read_int(f"{zone}/max_energy_range_uj")
+        self._last: int | None = None
+        self._microjoules = 0
+
+    def joules(self) -> float | Absent:
+        now = self._sysfs.read_int(self._counter)
+        if isinstance(now, Absent):
+            return Absent("no permission (energy_uj is for root)") if now.reason == "no permission" else now
+        step = 0 if self._last is None else now - self._last
+        if step < 0:
+            if isinstance(self._range, Absent):
+                return Absent("the energy counter went backwards")
+            step += self._range
+        self._last = now
+        self._microjoules += step
+        return self._microjoules / 1e6
 
 
 def parse_stat(text: str) -> dict[str, CoreTimes]:

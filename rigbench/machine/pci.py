@@ -1,4 +1,4 @@
-"""How are the cards wired: which bridge hangs under which, how fast is each link, and what lies between two of them?"""
+"""Reads the PCI tree: every function with its link, its place, its configuration space, and what lies between two."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 
 from rigbench.core.record import Absent
-from rigbench.machine import pci_config
 from rigbench.machine.record import PciDevice
 from rigbench.machine.sysfs import Sysfs
 
@@ -47,6 +46,25 @@ GENERATIONS = {
 }
 LINK_WIDTHS = (1, 2, 4, 8, 12, 16, 32)  # virtual machines show 0, 63 or 255
 
+# A PCI function's configuration space, of which only root sees more than the first 64 bytes (linux/pci_regs.h).
+ORDINARY_BYTES, CONVENTIONAL_BYTES = 64, 256
+STATUS, HAS_CAPABILITIES, FIRST_CAPABILITY = 0x06, 0x10, 0x34
+PCI_EXPRESS, ACS = 0x10, 0x0D
+MOST_CAPABILITIES = 48  # a broken chain may run in a ring
+
+PORT_TYPES = {
+    0x0: "Endpoint",
+    0x1: "Legacy Endpoint",
+    0x4: "Root Port",
+    0x5: "Upstream Port",
+    0x6: "Downstream Port",
+    0x7: "PCI-Express to PCI/PCI-X Bridge",
+    0x8: "PCI/PCI-X to PCI-Express Bridge",
+    0x9: "Root Complex Integrated Endpoint",
+    0xA: "Root Complex Event Collector",
+}
+ACS_BITS = ("SrcValid", "TransBlk", "ReqRedir", "CmpltRedir", "UpstreamFwd", "EgressCtrl", "DirectTrans")
+
 
 def devices(sysfs: Sysfs) -> tuple[PciDevice, ...] | Absent:
     """Every PCI function, in bus order, or why there is no PCI tree."""
@@ -61,7 +79,7 @@ def _device(sysfs: Sysfs, bus_id: str) -> PciDevice:
     root, parent = parse_place(sysfs.real_path(folder), bus_id)
     vendor, device, class_code = (_hex(sysfs.read_text(f"{folder}/{name}")) for name in ("vendor", "device", "class"))
     numa_node = sysfs.read_int(f"{folder}/numa_node")
-    config = pci_config.read(sysfs, folder) if class_code.startswith(BRIDGE) or is_card(class_code) else NO_CARD
+    config = configuration(sysfs, folder) if class_code.startswith(BRIDGE) or is_card(class_code) else NO_CARD
     port_type, acs = (config, config) if isinstance(config, Absent) else config
     speed = parse_link_speed(sysfs.read_text(f"{folder}/current_link_speed"))
     max_speed = parse_link_speed(sysfs.read_text(f"{folder}/max_link_speed"))
@@ -85,7 +103,7 @@ def _device(sysfs: Sysfs, bus_id: str) -> PciDevice:
         link_max_width_lanes=max_width,
         link_bytes_per_s=link_bytes_per_s(speed, width),
         link_max_bytes_per_s=link_bytes_per_s(max_speed, max_width),
-        local_cpus=_known(sysfs.read_text(f"{folder}/local_cpulist")),
+        local_cpus=sysfs.read_text(f"{folder}/local_cpulist") or NOT_REPORTED,
         port_type=port_type,
         acs=acs,
         iommu_group=parse_group(sysfs.real_path(f"{folder}/iommu_group")),
@@ -172,6 +190,58 @@ def link_bytes_per_s(transfers_per_s: float | Absent, lanes: int | Absent) -> fl
     return transfers_per_s * lanes * encoding / 8
 
 
+def configuration(sysfs: Sysfs, folder: str) -> tuple[str | Absent, tuple[str, ...] | Absent] | Absent:
+    """(port type, ACS bits) of a function's folder."""
+    content = sysfs.read_bytes(f"{folder}/config")
+    if isinstance(content, Absent):
+        return content
+    if len(content) <= ORDINARY_BYTES:
+        return Absent("only root may read it")
+    return parse_port_type(content), parse_acs(content)
+
+
+def parse_port_type(content: bytes) -> str | Absent:
+    """From the PCI Express capability, in lspci's words."""
+    place = _number(content, FIRST_CAPABILITY, 1) & 0xFC
+    for _ in range(MOST_CAPABILITIES if _number(content, STATUS, 2) & HAS_CAPABILITIES else 0):
+        if place < ORDINARY_BYTES:
+            break
+        if _number(content, place, 1) == PCI_EXPRESS:
+            kind = _number(content, place + 2, 2) >> 4 & 0xF
+            return PORT_TYPES.get(kind, Absent(f"unknown port type {kind}"))
+        place = _number(content, place + 1, 1) & 0xFC
+    return Absent("no PCI Express capability")
+
+
+def parse_acs(content: bytes) -> tuple[str, ...] | Absent:
+    """The ACS control register as lspci prints it: ("SrcValid+", "TransBlk-", …)."""
+    if len(content) <= CONVENTIONAL_BYTES:
+        return Absent("not reported")
+    place = CONVENTIONAL_BYTES
+    for _ in range(MOST_CAPABILITIES):
+        header = _number(content, place, 4)
+        if header & 0xFFFF == ACS:
+            control = _number(content, place + 6, 2)
+            return tuple(f"{name}{'+' if control >> bit & 1 else '-'}" for bit, name in enumerate(ACS_BITS))
+        place = header >> 20 & 0xFFC
+        if place < CONVENTIONAL_BYTES:
+            break
+    return Absent("no ACS capability")
+
+
+def compose_configuration(port_type: str | None, acs: tuple[str, ...] | None) -> bytes:
+    """A configuration space that says this and nothing else; as short as what was not recorded demands."""
+    content = bytearray(CONVENTIONAL_BYTES if acs is None else 2 * CONVENTIONAL_BYTES)
+    kind = next((number for number, name in PORT_TYPES.items() if name == port_type), None)
+    if kind is not None:
+        content[STATUS], content[FIRST_CAPABILITY] = HAS_CAPABILITIES, ORDINARY_BYTES
+        content[ORDINARY_BYTES : ORDINARY_BYTES + 4] = bytes([PCI_EXPRESS, 0, kind << 4 | 2, 0])
+    if acs:
+        control = sum(1 << bit for bit, name in enumerate(ACS_BITS) if f"{name}+" in acs)
+        content[CONVENTIONAL_BYTES : CONVENTIONAL_BYTES + 8] = bytes([ACS, 0, 1, 0, 0, 0, control, 0])
+    return bytes(content)
+
+
 def rdma_nics(sysfs: Sysfs, tree: Sequence[PciDevice]) -> tuple[str, ...]:
     """The network cards that the vendor's matrix lists: those that can reach GPU memory themselves."""
     return tuple(
@@ -215,10 +285,10 @@ def label(tree: Mapping[str, PciDevice], one: str, other: str) -> str | Absent:
     return "PIX" if all(len(path) - shared <= 2 for path in paths) else "PXB"
 
 
-def _known(text: str | Absent) -> str | Absent:
-    return text or NOT_REPORTED
-
-
 def _hex(text: str | Absent) -> str:
     """`0x10de` is "10de"; what is not such a number is "unknown"."""
     return text[2:].lower() if isinstance(text, str) and re.fullmatch(r"0x[0-9a-fA-F]{4,6}", text) else "unknown"
+
+
+def _number(content: bytes, place: int, size: int) -> int:
+    return int.from_bytes(content[place : place + size], "little")

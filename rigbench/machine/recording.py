@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from rigbench.core.errors import RigbenchError
-from rigbench.machine import pci_config
-from rigbench.machine.driver import FOLDER as DRIVER
-from rigbench.machine.isolation import GROUPS
+from rigbench.machine import pci
+from rigbench.machine.host import NVIDIA_MODULE as DRIVER
+from rigbench.machine.peers import GROUPS
 from rigbench.machine.sysfs import RecordedSysfs, parse_cpu_list
 
 MOST_CPUS = 8192  # as many as the kernel can have
@@ -134,7 +134,7 @@ def function_files(function: RecordedFunction, local_cpus: str = "") -> dict[str
         "local_cpulist": local_cpus,
         "resource": "" if function.bars is None else _resource(function.bars),
         "resource1_resize": function.bar1_resize,
-        "config": pci_config.compose(function.port_type, function.acs).decode("latin-1") if configured else "",
+        "config": pci.compose_configuration(function.port_type, function.acs).decode("latin-1") if configured else "",
     }
     return {name: text for name, text in texts.items() if text}
 

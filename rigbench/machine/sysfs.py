@@ -1,4 +1,4 @@
-"""What do the kernel's files say? The only place that opens one, under a root that tests and replays can move."""
+"""Reads the kernel's files, under a root that tests and replays can move; no other module opens one."""
 
 from __future__ import annotations
 
@@ -50,6 +50,16 @@ class Sysfs:
             return tuple(sorted(name for name in os.listdir(where) if _is_text(name)))
         except OSError as error:
             return _why(error)
+
+    def text(self, path: str) -> str:
+        """As `read_text`, and "" where there is none, for parsers to whom both are the same."""
+        text = self.read_text(path)
+        return "" if isinstance(text, Absent) else text
+
+    def names(self, path: str) -> tuple[str, ...]:
+        """As `list_dir`, and none where there is no directory."""
+        names = self.list_dir(path)
+        return () if isinstance(names, Absent) else names
 
     def real_path(self, path: str) -> str | Absent:
         """Where links lead, relative to the root."""

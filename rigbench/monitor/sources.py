@@ -15,8 +15,7 @@ import msgspec
 
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
-from rigbench.machine.cpu_sensors import CpuSensors
-from rigbench.machine.host_load import HostLoad
+from rigbench.machine.host_load import CpuSensors, HostLoad
 from rigbench.machine.readings import Reading
 from rigbench.machine.replay import ReplayedLibrary
 from rigbench.machine.rig import Rig

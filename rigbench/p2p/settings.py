@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rigbench.core.record import Absent, Tally
-from rigbench.machine import nccl
+from rigbench.machine.peers import nccl_level
 from rigbench.machine.record import GpuPair
 from rigbench.p2p.record import P2pArm
 
@@ -49,7 +49,7 @@ def others(first: Sequence[P2pArm], pairs: Sequence[GpuPair], version: Version |
     allowed = any(arm.access and all(arm.access.values()) for arm in first)
     refused = any(not answer for arm in first for answer in arm.access.values())
     if allowed and default and all(arm.right for arm in default) and not any(_uses_p2p(arm, pairs) for arm in default):
-        levels = [nccl.level(pair.label) for pair in pairs]
+        levels = [nccl_level(pair.label) for pair in pairs]
         level = "SYS" if "SYS" in levels or not levels else "PHB"
         yield Setting("P2P at any distance", {"NCCL_P2P_LEVEL": level})
     if refused and version and SHM_BY_ENGINE[0] <= version <= SHM_BY_ENGINE[1]:

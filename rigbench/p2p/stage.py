@@ -15,7 +15,7 @@ from rigbench.core import profiles, units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Tally
 from rigbench.job import Interrupted, Job
-from rigbench.machine import cuda_map, nccl_log
+from rigbench.machine import cuda_map, peers
 from rigbench.machine.record import GpuPair, Topology
 from rigbench.p2p import settings as p2p_settings
 from rigbench.p2p import verdict as findings
@@ -166,7 +166,7 @@ class _Trial:
             log = "\n".join(file.read_text(errors="replace") for file in sorted(Path(logs).iterdir()))
         told = [result for result in outcome.results if result is not None]
         names = self._named(told)
-        carried = Tally(nccl_log.transports(log)) if log else Absent("NCCL wrote no log")
+        carried = Tally(peers.nccl_transports(log)) if log else Absent("NCCL wrote no log")
         arm = assembled(setting, number, outcome, names, time.perf_counter() - began, carried)
         self._keep(
             arms=(*self.result.arms, arm),

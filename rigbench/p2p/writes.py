@@ -10,8 +10,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from rigbench.machine.copy_clock import Lane
-from rigbench.machine.cuda_cards import Cards, Copy
+from rigbench.machine.cuda_cards import Cards, Copy, Lane
 from rigbench.p2p.record import ValueCheck, Way
 from rigbench.p2p.values import Rounds, before_seed, filled_like, sent_seed
 from rigbench.work.copies import VALUE_BYTES

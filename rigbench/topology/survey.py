@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from rigbench.core.record import Absent
-from rigbench.machine import disks, driver, host, isolation, links, nvml_gpu, pci, peers
+from rigbench.machine import host, links, nvml_gpu, pci, peers
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.record import Disk, Gpu, GpuPair, Isolation, NumaNode, PciDevice, Topology
 from rigbench.machine.rig import Rig
@@ -32,11 +32,11 @@ def run(rig: Rig, match_profile: MatchProfile) -> Topology:
     listed, gpus_absent = _gpus(rig.nvml, tree)
     nodes = host.numa_nodes(rig.sysfs)
     gpus = tuple(_completed(gpu, rig, tree, nodes, match_profile) for gpu in listed)
-    drives = disks.disks(rig.sysfs)
+    drives = host.disks(rig.sysfs)
     matrix = _matrix(rig, tree, gpus)
     no_tree = (functions.reason,) if isinstance(functions, Absent) and not rig.notes else ()
     facts = _host_facts(rig)
-    apart = isolation.isolation(rig.sysfs, tree, [gpu.pci_bus_id for gpu in gpus if isinstance(gpu.pci_bus_id, str)])
+    apart = peers.isolation(rig.sysfs, tree, [gpu.pci_bus_id for gpu in gpus if isinstance(gpu.pci_bus_id, str)])
     return Topology(
         method=METHOD,
         started_at=started_at,
@@ -64,8 +64,8 @@ def _host_facts(rig: Rig) -> dict[str, Any]:
         "kernel": host.kernel(rig.sysfs),
         "driver_version": rig.nvml.driver_version(),
         "cuda_version": rig.nvml.cuda_driver_version(),
-        "driver_flavour": driver.flavour(rig.sysfs),
-        "driver_overrides": driver.overrides(rig.sysfs),
+        "driver_flavour": host.driver_flavour(rig.sysfs),
+        "driver_overrides": host.driver_overrides(rig.sysfs),
     }
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rigbench.bandwidth.record import CopyCheck, Transfer
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
-from rigbench.machine.copy_clock import Clock, Lane
+from rigbench.machine.cuda_cards import Clock, Lane
 from rigbench.work.timing import sample_until_tight
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rigbench.bandwidth.record import HostMemory, Transfer
 from rigbench.core import units
 from rigbench.core.record import Absent
-from rigbench.machine.copy_clock import Clock
-from rigbench.machine.cuda_cards import Cards, Copy, enqueued, waited_for
+from rigbench.machine.cuda_cards import Cards, Clock, Copy, enqueued, waited_for
 from rigbench.work.copies import FLOAT_BYTES, TRIAD_FACTOR, VALUE_BYTES, Budget, Group, Move, fill, fill_triad, measure
 
 if TYPE_CHECKING:

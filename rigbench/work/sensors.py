@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from rigbench.core.record import Absent, SensorSeries, Telemetry
-from rigbench.machine.cpu_sensors import CpuSensors
+from rigbench.machine.host_load import CpuSensors
 from rigbench.machine.readings import GpuSensors, Reading
 from rigbench.machine.rig import Rig
 from rigbench.work.throttle import throttle_share

@@ -16,8 +16,7 @@ from rigbench.bandwidth import verdict as findings
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent
 from rigbench.job import Job
-from rigbench.machine.copy_clock import Lane
-from rigbench.machine.cuda_cards import CudaCards, PlainPeerCopies, enqueued
+from rigbench.machine.cuda_cards import CudaCards, Lane, PlainPeerCopies, enqueued
 from rigbench.machine.rig import Rig
 from rigbench.work import copies, gpu_copies
 from rigbench.work.copies import Budget
