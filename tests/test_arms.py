@@ -20,7 +20,7 @@ from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.job import Interrupted, Job
 from rigbench.machine.record import GpuProcess
 from rigbench.machine.rig import Rig
-from rigbench.model.asked import Asked as AskedModel
+from rigbench.model.named import ModelOptions
 from rigbench.predict.cards import of_profile
 from rigbench.predict.memory import Predictor
 from rigbench.predict.record import Training
@@ -455,7 +455,7 @@ def on_4080(tmp_path_factory) -> Arms:
         }  # fmt: skip
         from rigbench.train import words as arm_words
 
-        arms.run(job, arm_words.asked(AskedModel(params="120M"), **words))
+        arms.run(job, arm_words.asked(ModelOptions(), **words))
         return job.run
 
 

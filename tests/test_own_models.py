@@ -11,7 +11,7 @@ from torch import nn
 from rigbench.core.errors import BAD_INPUT, NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.dataloader.factory import find_factory
-from rigbench.model.asked import Asked
+from rigbench.model.named import ModelOptions
 from rigbench.train import own_batches
 from rigbench.train import own_model_stage as stage
 from rigbench.train.own_batches import OwnBatches
@@ -319,7 +319,7 @@ class _Job:
 def test_a_model_is_tried_in_a_process_of_its_own(monkeypatch):
     monkeypatch.chdir(MODELS)
     job = _Job()
-    found = stage.tried(job, stage.options("tiny_vision:make", Asked(model="tiny_vision:make"), "cpu"))
+    found = stage.tried(job, stage.options("tiny_vision:make", ModelOptions(model="tiny_vision:make"), "cpu"))
     assert job.progress.said == "trying tiny_vision:make"
     assert (found.name, found.total_parameters) == ("tiny_vision:make", 20_234)
 
@@ -328,5 +328,5 @@ def test_a_death_in_that_process_is_one_line(monkeypatch, module, tmp_path):
     monkeypatch.chdir(tmp_path)
     name = module("import os\ndef make(): os._exit(7)")
     with pytest.raises(RigbenchError, match=r"--model own_\d+:make: .*; try it in a Python shell first") as caught:
-        stage.tried(_Job(), stage.options(name, Asked(), "cpu"))
+        stage.tried(_Job(), stage.options(name, ModelOptions(), "cpu"))
     assert caught.value.exit_code == NOTHING

@@ -14,9 +14,6 @@ class TokenType(StrEnum):
     uint32 = "uint32"
 
 
-Params = Annotated[
-    str, typer.Option(help="Model size: 5M, 15M, 30M, 60M, 120M in the series diy, or any other, like 90M.")
-]
 Flops = Annotated[str, typer.Option(help="The compute budget in FLOP, as 1.2e18 or 1.2EFLOP.")]
 Series = Annotated[str, typer.Option(help="The series of models: diy (GPT-2 style) or llama.")]
 Seq = Annotated[str | None, typer.Option(metavar="N", help="Tokens per sequence. Default: the series' own.")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.command import Common, command
-from rigbench.core.typer_options import Params, Series
+from rigbench.model.named import ModelOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 @command("device")
 def matmul(
     common: Common,
-    params: Params = "120M",
-    series: Series = "diy",
+    model: ModelOptions,
     dtypes: Annotated[
         str | None,
         typer.Option(
@@ -47,10 +46,10 @@ def matmul(
     Checked against float64, next to the datasheet.
     """
     from rigbench.matmul import stage
+    from rigbench.model import named
 
     options = stage.options(
-        params=params,
-        series=series,
+        model=named.choose(model),
         dtypes=dtypes,
         micro_batch=micro_batch,
         seconds=seconds,

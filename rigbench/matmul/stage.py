@@ -12,7 +12,7 @@ from rigbench.matmul.probe import DEFAULT_DTYPES, Options
 from rigbench.matmul.record import Ceiling, Matmul, MatmulPhase, MatmulShape
 from rigbench.matmul.times import times
 from rigbench.measurement import datasheet, isolated, of_device, stop_if
-from rigbench.model import shape
+from rigbench.model.record import Model
 from rigbench.work.products import DTYPES, Dtype
 
 PROBE = "rigbench.matmul.probe"
@@ -22,8 +22,7 @@ LARGEST_MICRO_BATCH = 1 << 16
 
 def options(
     *,
-    params: str,
-    series: str = "diy",
+    model: Model,
     dtypes: str | None = None,
     micro_batch: str | None = None,
     seconds: str | None = None,
@@ -35,7 +34,7 @@ def options(
         RigbenchError: any of the words is not what its option takes.
     """
     return Options(
-        model=shape.model_named(params, series),
+        model=model,
         device=device or "auto",
         dtypes=parse_dtypes(dtypes) if dtypes is not None else (),
         micro_batch=units.parse_whole(micro_batch, "--micro-batch", 1, LARGEST_MICRO_BATCH)

@@ -1,22 +1,25 @@
-"""Which model is meant? A size of a series, a published name or a shape in a file, and what options change of it."""
+"""Names a model: a size of a series, a published name or a shape in a file, and what options change of it."""
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from rigbench.core import profiles, units
 from rigbench.core.errors import RigbenchError
+from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, whole
 from rigbench.core.profiles import SeriesModel
+from rigbench.core.record import Absent, Record
 from rigbench.model import shape_file as shapes
-from rigbench.model.asked import Asked
 from rigbench.model.counts import total_parameters
 from rigbench.model.flops import describe
 from rigbench.model.record import Model, Shape
-from rigbench.model.shape import LARGEST_PARAMETERS, default_ffn_width, head_width, model_named
+from rigbench.model.shape import LARGEST_PARAMETERS, default_ffn_width, head_width, model_named, shape_for
 
+DEFAULT_SERIES, DEFAULT_SIZE = "diy", "120M"
 SHORTEST_SEQUENCE, LONGEST_SEQUENCE = 8, 1 << 20
 # What a shape may have, from and to: beyond any that was trained, so that a slip of the finger is one line.
 BOUNDS = {
@@ -28,69 +31,110 @@ BOUNDS = {
     "vocabulary": (2, 1 << 24),
     "sequence": (SHORTEST_SEQUENCE, LONGEST_SEQUENCE),
 }
-FIELD_OF = {"layers": "layers", "width": "width", "heads": "heads", "kv_heads": "kv_heads", "vocab": "vocabulary"}
-OPTION_OF = {"kv_heads": "--kv-heads"}
 
 
-def choose(asked: Asked, default: str | Model | None = None) -> Model:
-    """The model of a command that takes a shape. `default` may be a size of the series; None: its smallest model.
+def params_option(default: str) -> Option:
+    sizes = "Model size: 5M, 15M, 30M, 60M, 120M in the series diy, or any other, like 90M."
+    return Option(Reader(units.parse_parameters), f"{sizes} Default: {default}.", "SIZE")
+
+
+def _number(field: str) -> Reader:
+    return whole(*BOUNDS[field])
+
+
+class ModelOptions(Record, frozen=True, kw_only=True):
+    """Which model a command is for; `choose` makes a Model of it. A subclass may change a field's help."""
+
+    params: Annotated[int | Absent, params_option(DEFAULT_SIZE)] = NOT_GIVEN
+    series: Annotated[
+        str | Absent,
+        Option(TEXT, f"The series of models: diy (GPT-2 style) or llama. Default: {DEFAULT_SERIES}.", "NAME"),
+    ] = NOT_GIVEN
+    model: Annotated[
+        str | Absent,
+        Option(
+            TEXT,
+            "Instead of --params: a published model (`rigbench profiles` lists them) or a shape of your own.",
+            "NAME|FILE.toml",
+        ),
+    ] = NOT_GIVEN
+    layers: Annotated[int | Absent, Option(_number("layers"), "Other layers than the model's.", "N")] = NOT_GIVEN
+    width: Annotated[
+        int | Absent, Option(_number("width"), "Another width; heads and feed-forward width follow it.", "N")
+    ] = NOT_GIVEN
+    heads: Annotated[int | Absent, Option(_number("heads"), "Other heads. Default with --width: heads of 64.", "N")] = (
+        NOT_GIVEN
+    )
+    kv_heads: Annotated[int | Absent, Option(_number("kv_heads"), "Heads of keys and values.", "N")] = NOT_GIVEN
+    sequence: Annotated[
+        int | Absent,
+        Option(_number("sequence"), "Tokens per sequence. Default: the model's own.", "N", ("--seq",)),
+    ] = NOT_GIVEN
+    vocabulary: Annotated[
+        int | Absent,
+        Option(_number("vocabulary"), "Entries of the vocabulary. Default: the model's own.", "N", ("--vocab",)),
+    ] = NOT_GIVEN
+
+    @property
+    def series_name(self) -> str:
+        return DEFAULT_SERIES if isinstance(self.series, Absent) else self.series
+
+
+class SeriesOptions(ModelOptions, frozen=True, kw_only=True):
+    """The same for what asks for the largest model of a series."""
+
+    params: Annotated[int | Absent, params_option("the series' largest")] = NOT_GIVEN
+
+
+class ProgramOptions(ModelOptions, frozen=True, kw_only=True):
+    """The same where --model may also name a factory of the user's own."""
+
+    model: Annotated[
+        str | Absent,
+        Option(
+            TEXT,
+            "Instead of --params: a published model (`rigbench profiles` lists them), a shape of your own, or a "
+            "program of yours, as mynet:make.",
+            "NAME|FILE.toml|MODULE:FACTORY",
+        ),
+    ] = NOT_GIVEN
+
+
+def choose(options: ModelOptions, default: str | Model = DEFAULT_SIZE) -> Model:
+    """The model of a command that takes a shape. `default` may be a size of the series.
 
     Options for layers, width, heads, vocabulary and sequence change the model named, or else the default one. A model
     so changed goes by its true count, except where only its sequence is another.
-
-    Raises:
-        RigbenchError: a name that is not known, a file that holds no shape, options that contradict each other, values
-            out of bounds, heads that do not divide, or a program of the user's (`factory`), which has no shape.
     """
-    program = factory(asked)
+    program = factory(options)
     if program is not None:
         raise RigbenchError(
             f"--model {program} is a program, and this command works from a shape",
             "name a published model or a FILE.toml, or give --params; train-probe runs programs",
         )
-    return _changed(_base(asked, default), asked)
+    return _changed(_base(options, default), options)
 
 
-def factory(asked: Asked) -> str | None:
-    """ "package.module:factory" where that is what --model names.
-
-    Raises:
-        RigbenchError: it is not of that form, or an option contradicts it.
-    """
-    if asked.model is None or not _is_factory(asked.model):
+def factory(options: ModelOptions) -> str | None:
+    """ "package.module:factory" where that is what --model names. Options that a factory decides are refused."""
+    if isinstance(options.model, Absent):
         return None
-    spec = asked.model.strip()
+    spec = options.model.strip()
+    if ":" not in spec or spec.lower().endswith(".toml"):
+        return None
     module, _, name = spec.partition(":")
     if not all(part.isidentifier() for part in module.split(".")) or not name.isidentifier():
         dotted = module.removesuffix(".py").strip("./").replace("/", ".")
         fits = name.isidentifier() and all(part.isidentifier() for part in dotted.split("."))
         meant = f"{dotted}:{name}" if fits else "mynet:make"
         raise RigbenchError(f"--model {spec[:60]!r} is not package.module:factory", f"write it as {meant}")
-    for field in ("params", "series", *FIELD_OF):
-        if field != "vocab" and getattr(asked, field) is not None:
+    for field in ("params", "series", "layers", "width", "heads", "kv_heads"):
+        if not isinstance(getattr(options, field), Absent):
+            option = f"--{field.replace('_', '-')}"
             raise RigbenchError(
-                f"--model {spec} and {_option(field)} exclude each other",
-                f"the factory decides that; leave {_option(field)} out",
+                f"--model {spec} and {option} exclude each other", f"the factory decides that; leave {option} out"
             )
     return spec
-
-
-def vocabulary_and_sequence(asked: Asked) -> tuple[int, int]:
-    """--vocab and --seq for a program that is a language model; 0: not said.
-
-    Raises:
-        RigbenchError: either is not such a number.
-    """
-    vocabulary = 0 if asked.vocab is None else units.parse_whole(asked.vocab, "--vocab", *BOUNDS["vocabulary"])
-    return vocabulary, 0 if asked.seq is None else sequence(asked.seq)
-
-
-def sequence(text: str) -> int:
-    """
-    Raises:
-        RigbenchError: not a number of tokens that a sequence may have.
-    """
-    return units.parse_whole(text, "--seq", *BOUNDS["sequence"])
 
 
 def check_published() -> tuple[int, int]:
@@ -116,21 +160,17 @@ def check_published() -> tuple[int, int]:
     return exact, near
 
 
-def _base(asked: Asked, default: str | Model | None) -> Model:
-    if asked.model is None:
-        wish = default if asked.params is None else asked.params
-        if isinstance(wish, Model):
-            return wish
-        if wish is not None:
-            return model_named(wish, asked.series_name)
-        smallest = min(profiles.series(asked.series_name).models, key=lambda entry: total_parameters(entry.shape))
-        return describe(smallest.shape, smallest.name)
+def _base(options: ModelOptions, default: str | Model) -> Model:
+    if isinstance(options.model, Absent):
+        if not isinstance(options.params, Absent):
+            return shape_for(options.params, profiles.series(options.series_name))
+        return default if isinstance(default, Model) else model_named(default, options.series_name)
     for other in ("params", "series"):
-        if getattr(asked, other) is not None:
+        if not isinstance(getattr(options, other), Absent):
             raise RigbenchError(f"--model and --{other} exclude each other", "give the one that you mean")
-    if asked.model.strip().lower().endswith(".toml"):
-        return _from_file(Path(asked.model.strip()))
-    entry = published(asked.model)
+    if options.model.strip().lower().endswith(".toml"):
+        return _from_file(Path(options.model.strip()))
+    entry = published(options.model)
     return describe(entry.shape, entry.name)
 
 
@@ -171,10 +211,6 @@ def _key(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter not in " -_")
 
 
-def _is_factory(text: str) -> bool:
-    return ":" in text and not text.strip().lower().endswith(".toml")
-
-
 def _from_file(path: Path) -> Model:
     """A user's own shape; what such a file may say is in `profiles/files.py`, ShapeFile."""
     found = shapes.read_shape(path)
@@ -201,15 +237,10 @@ def _from_file(path: Path) -> Model:
     return describe(shape, found.name or path.stem)
 
 
-def _changed(model: Model, asked: Asked) -> Model:
-    said = {
-        field: units.parse_whole(getattr(asked, option), _option(option), *BOUNDS[field])
-        for option, field in FIELD_OF.items()
-        if getattr(asked, option) is not None
-    }
+def _changed(model: Model, options: ModelOptions) -> Model:
+    fields = ("layers", "width", "heads", "kv_heads", "vocabulary", "sequence")
+    said = {field: it for field in fields if not isinstance(it := getattr(options, field), Absent)}
     shape = msgspec.structs.replace(model.shape, **said)
-    if asked.seq is not None:
-        shape = msgspec.structs.replace(shape, sequence=sequence(asked.seq))
     if "width" in said:
         shape = msgspec.structs.replace(shape, ffn_width=default_ffn_width(shape.style, shape.width))
         if "heads" not in said:
@@ -263,7 +294,3 @@ def _check_size(shape: Shape, where: str) -> None:
         raise RigbenchError(
             f"{where} has {units.format_count(total)} parameters", f"give one of at most {LARGEST_PARAMETERS:,}"
         )
-
-
-def _option(field: str) -> str:
-    return OPTION_OF.get(field, f"--{field}")

@@ -11,12 +11,13 @@ import msgspec
 
 from rigbench.core import on, profiles, units
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.options import NOT_GIVEN
 from rigbench.core.profiles import Series
 from rigbench.core.record import Absent
 from rigbench.job import Job
 from rigbench.machine import host
 from rigbench.model import flops, named, shape
-from rigbench.model.asked import Asked
+from rigbench.model.named import ModelOptions
 from rigbench.model.record import Model
 from rigbench.predict import cards, inference
 from rigbench.predict.memory import METHOD, Predictor
@@ -46,7 +47,7 @@ class Question:
 
 
 def question(
-    model: Asked,
+    model: ModelOptions,
     on_name: str | None,
     optimizer: str | None,
     precision: str,
@@ -60,7 +61,7 @@ def question(
     """
     series = model.series_name
     largest = profiles.series(series).models[-1]
-    wanted = model if model.model is None else model._replace(series=None)
+    wanted = model if isinstance(model.model, Absent) else msgspec.structs.replace(model, series=NOT_GIVEN)
     chosen = named.choose(wanted, flops.describe(largest.shape, largest.name))
     if on_name is not None:
         on.rig(on_name)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.command import Common, command
-from rigbench.model.asked import Asked
-from rigbench.model.options import takes_model
+from rigbench.model.named import SeriesOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,10 +41,9 @@ class Strategy(StrEnum):
 
 
 @command("on")
-@takes_model("the series' largest")
 def capacity(
     common: Common,
-    asked: Asked,
+    model: SeriesOptions,
     optimizer: Annotated[
         Optimizer | None, typer.Option(help="Only this one. Default: adamw and adamw8bit.", show_default=False)
     ] = None,
@@ -70,7 +68,7 @@ def capacity(
     if cache_tokens is not None and not inference:
         raise RigbenchError("--context is the length of an inference's cache", "add --inference, or give --seq")
     question = fitting.question(
-        asked,
+        model,
         common.on,
         optimizer.value if optimizer else None,
         precision.value,

@@ -11,15 +11,12 @@ import typer
 
 from rigbench.command import Common, command
 from rigbench.core.typer_options import HostWatts, PsuEfficiency, PsuWatts, RigProfile, TokenType, WallWatts
-from rigbench.model.asked import Asked
-from rigbench.model.options import takes_model
+from rigbench.model.named import ProgramOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from rigbench.document import Run
-
-DEFAULT = "120M"
 
 
 class Arms(StrEnum):
@@ -44,10 +41,9 @@ class Switch(StrEnum):
 
 
 @command("device", "on")
-@takes_model(DEFAULT, programs=True)
 def train_probe(
     common: Common,
-    asked: Asked,
+    model: ProgramOptions,
     arms: Annotated[
         Arms,
         typer.Option(
@@ -118,7 +114,7 @@ def train_probe(
     at_wall, host = plans.declared(wall_watts, host_watts, psu_watts, psu_efficiency, rig_profile)
     world = world_from(os.environ)
     question = arm_words.asked(
-        asked,
+        model,
         arms=arms.value,
         cross=cross,
         optimizer=optimizer,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent
 from rigbench.job import Job
 from rigbench.measurement import stop_if
-from rigbench.model.asked import Asked
-from rigbench.model.named import vocabulary_and_sequence
+from rigbench.model.named import ModelOptions
 from rigbench.train.own_model_probe import Options
 from rigbench.train.record import OwnModel
 from rigbench.work import workers
@@ -16,13 +16,9 @@ from rigbench.work import workers
 LIMIT_SECONDS = 600.0  # a factory may load weights
 
 
-def options(name: str, asked: Asked, device: str | None) -> Options:
-    """`name` is what `named.factory(asked)` gave.
-
-    Raises:
-        RigbenchError: --vocab or --seq is no such number.
-    """
-    vocabulary, sequence = vocabulary_and_sequence(asked)
+def options(name: str, model: ModelOptions, device: str | None) -> Options:
+    """`name` is what `named.factory(model)` gave; 0: --vocab or --seq is not given."""
+    vocabulary, sequence = (0 if isinstance(it, Absent) else it for it in (model.vocabulary, model.sequence))
     return Options(name, os.getcwd(), vocabulary, sequence, device or "auto")
 
 

@@ -11,7 +11,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Energy, Figure, Skipped, Telemetry
 from rigbench.job import Job
 from rigbench.measurement import datasheet, isolated, of_device, stop_if
-from rigbench.model.asked import Asked as AskedModel
+from rigbench.model.named import ModelOptions
 from rigbench.train import own_model_stage as own_model
 from rigbench.train.options import SliceOptions
 from rigbench.train.own_model_probe import Options as TrialOptions
@@ -30,7 +30,7 @@ class Asked(NamedTuple):
 
 def asked(
     name: str,
-    model: AskedModel,
+    model: ModelOptions,
     shared: SliceOptions,
     decided: Mapping[str, object],
 ) -> Asked:

@@ -10,7 +10,7 @@ import msgspec
 from rigbench.core import on as profiles_on
 from rigbench.core.errors import RigbenchError
 from rigbench.model import named
-from rigbench.model.asked import Asked as AskedModel
+from rigbench.model.named import ModelOptions
 from rigbench.model.tokens import AskedDtype
 from rigbench.train import choices as arm_choices
 from rigbench.train import own_stage as train_own
@@ -21,11 +21,9 @@ from rigbench.train.record import Precision
 from rigbench.work import wall
 from rigbench.work.ranks import World
 
-DEFAULT_SIZE = "120M"
-
 
 def asked(
-    model: AskedModel,
+    model: ModelOptions,
     *,
     arms: Literal["auto", "usual", "one", "all"],
     cross: str | None,
@@ -94,7 +92,7 @@ def asked(
             shared, optimizer=base.optimizer, compiled=base.compiled, accumulation=base.accumulation
         )
         return train_own.asked(program, model, shared, decided)
-    shape = named.choose(model, DEFAULT_SIZE)
+    shape = named.choose(model)
     base = arm_choices.choice(
         optimizer=optimizer,
         checkpointing=checkpointing,
