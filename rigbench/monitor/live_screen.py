@@ -28,7 +28,7 @@ from rigbench.monitor.screen import (
     rhythm,
     word,
 )
-from rigbench.thermals.card_screen import REASONS
+from rigbench.work.throttle import REASONS
 
 if TYPE_CHECKING:
     from rich.console import Console

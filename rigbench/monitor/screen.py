@@ -20,7 +20,7 @@ from rigbench.monitor.record import (
     Watched,
     WatchedEnergy,
 )
-from rigbench.thermals.card_screen import REASONS
+from rigbench.work.throttle import REASONS
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,17 +9,8 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.core.screen import plus_minus, spark
 from rigbench.thermals.record import HeatCard, HeatFit, SteadyState, Thermals, Throttling
+from rigbench.work.throttle import REASONS
 
-REASONS = {
-    "applications_clocks": "clocks set by somebody",
-    "sw_power_cap": "power limit",
-    "hw_slowdown": "hardware slowdown",
-    "sync_boost": "sync boost",
-    "sw_thermal": "thermal slowdown by the driver",
-    "hw_thermal": "hardware thermal slowdown",
-    "hw_power_brake": "hardware power brake",
-    "display": "display clocks",
-}
 CURES = {
     "sw_thermal": "more air (space between cards, dust, case fans, fan curve)",
     "hw_slowdown": "too hot, or its power is cut: check cooling, then cables and power supply, before any long run",

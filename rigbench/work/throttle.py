@@ -18,6 +18,16 @@ THROTTLE_BITS = {
     0x80: "hw_power_brake",
     0x100: "display",
 }
+REASONS = {  # in words for people; idleness holds nothing down
+    "applications_clocks": "clocks set by somebody",
+    "sw_power_cap": "power limit",
+    "hw_slowdown": "hardware slowdown",
+    "sync_boost": "sync boost",
+    "sw_thermal": "thermal slowdown by the driver",
+    "hw_thermal": "hardware thermal slowdown",
+    "hw_power_brake": "hardware power brake",
+    "display": "display clocks",
+}
 
 
 def throttle_share(
