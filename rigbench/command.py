@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import sys
 import typing
@@ -102,7 +103,7 @@ class Common:
         rig = Rig.replay(self.replay) if self.replay else Rig.live()
         return Job(home, rig, self.command, make_progress(self.quiet))
 
-    def answer(self, work: Callable[[Job], object], show: Callable[[Run, Console], None]) -> int:
+    def answer(self, work: Callable[[Job], object], show: Callable[[Run, Console], None] | None = None) -> int:
         """Run a job, save it, show it, and say how it ended. Returns the exit code."""
         from rigbench.job import Interrupted
 
@@ -138,21 +139,49 @@ class Common:
             say(f"kept as {job.run.id}; `rigbench report {job.run.id}` shows it again")
         return FAULT if job.faults else _nothing_answered(job.run)
 
-    def show(self, run: Run, show: Callable[[Run, Console], None]) -> None:
+    def show(self, run: Run, show: Callable[[Run, Console], None] | None = None) -> None:
+        """On the screen, its rooms unless `show` shows more or less of it; or as JSON."""
         if self.json:
             from rigbench.store import encode
 
             sys.stdout.write(encode(run).decode())
         else:
-            show(run, self.console())
+            (show or show_rooms)(run, self.console())
+
+
+def show_rooms(run: Run, console: Console) -> None:
+    """What every probe found, by the screen of the feature that its record belongs to.
+
+    A feature whose screen has `show_run` shows its rooms itself, since they belong together.
+    """
+    from rigbench.core.record import Skipped
+    from rigbench.core.screen import skipped
+
+    shown: set[str] = set()
+    for name, room in run.rooms().items():
+        for result in room:
+            if isinstance(result, Skipped):
+                skipped(result.probe if result.probe == name else f"{name}, {result.probe}", result.reason, console)
+                continue
+            feature = type(result).__module__.rpartition(".")[0]
+            if feature in shown:
+                continue
+            if shown:
+                console.print()
+            screen = importlib.import_module(f"{feature}.screen")
+            if hasattr(screen, "show_run"):
+                screen.show_run(run, console)
+            else:
+                screen.show(result, console)
+            shown.add(feature)
 
 
 def _nothing_answered(run: Run) -> int:
     """3 where every probe that was asked for could not run; its reason is in the document and was shown."""
     from rigbench.core.record import Skipped
 
-    asked = run.rooms()
-    return NOTHING if asked and all(isinstance(room, Skipped) for room in asked) else FINE
+    results = [result for room in run.rooms().values() for result in room]
+    return NOTHING if results and all(isinstance(result, Skipped) for result in results) else FINE
 
 
 def say(line: str) -> None:

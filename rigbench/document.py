@@ -1,77 +1,59 @@
-"""What is in a run's file? One document, a room per probe."""
+"""A run's document, and with it the list of rooms: what probes and predictions put there."""
 
 from __future__ import annotations
-
-import msgspec
 
 from rigbench.backtest.record import Backtest
 from rigbench.bandwidth.record import Bandwidth
 from rigbench.budget.record import Budget
 from rigbench.collectives.record import Collectives
 from rigbench.core.finding import Finding, Unchecked
-from rigbench.core.record import Record, Skipped
+from rigbench.core.record import Absent, Record, Skipped
 from rigbench.dataloader.record import Dataloader
-from rigbench.machine.record import RigId, Software, Topology
+from rigbench.machine.record import RigId, Software
 from rigbench.matmul.record import Matmul
 from rigbench.p2p.record import P2p
 from rigbench.predict.record import Capacity
 from rigbench.thermals.record import Thermals
+from rigbench.topology.record import Topology
 from rigbench.train.record import Arms, OwnSlice, Slice
 
 SCHEMA = 1
-# What probes fill, in the order of a report.
-ROOMS = (
-    "topology",
-    "bandwidth",
-    "p2p",
-    "collectives",
-    "matmul",
-    "dataloader",
-    "thermals",
-    "slices",
-    "arms",
-    "own",
-    "budget",
-    "backtest",
-    "capacity",
-)
+NOT_ASKED = Absent("not asked for")
 
 
 class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader of the file meets it first
-    """One invocation's results. A room that was not asked for is not in the file; one that could not run is Skipped.
-
-    `findings` are worst first, `unchecked` the questions that the readings left open. `status` is "running" while
-    probes are under way, so a file found so was cut short.
-    """
+    """One invocation's results, a room per probe in the order of a report: its record, Skipped, or Absent."""
 
     schema: int = SCHEMA
     id: str
     started_at: str
     command: str
-    status: str
+    status: str  # "running" while probes are under way, so a file found so was cut short
     rig: RigId
     software: Software
-    topology: Topology | Skipped | msgspec.UnsetType = msgspec.UNSET
-    bandwidth: Bandwidth | Skipped | msgspec.UnsetType = msgspec.UNSET
-    p2p: P2p | Skipped | msgspec.UnsetType = msgspec.UNSET
-    collectives: Collectives | Skipped | msgspec.UnsetType = msgspec.UNSET
-    matmul: Matmul | Skipped | msgspec.UnsetType = msgspec.UNSET
-    dataloader: Dataloader | Skipped | msgspec.UnsetType = msgspec.UNSET
-    thermals: Thermals | Skipped | msgspec.UnsetType = msgspec.UNSET
+    topology: Topology | Skipped | Absent = NOT_ASKED
+    bandwidth: Bandwidth | Skipped | Absent = NOT_ASKED
+    p2p: P2p | Skipped | Absent = NOT_ASKED
+    collectives: Collectives | Skipped | Absent = NOT_ASKED
+    matmul: Matmul | Skipped | Absent = NOT_ASKED
+    dataloader: Dataloader | Skipped | Absent = NOT_ASKED
+    thermals: Thermals | Skipped | Absent = NOT_ASKED
     slices: tuple[Slice | Skipped, ...] = ()
-    arms: Arms | msgspec.UnsetType = msgspec.UNSET
-    own: OwnSlice | Skipped | msgspec.UnsetType = msgspec.UNSET
-    budget: Budget | Skipped | msgspec.UnsetType = msgspec.UNSET
-    backtest: Backtest | msgspec.UnsetType = msgspec.UNSET
-    capacity: Capacity | Skipped | msgspec.UnsetType = msgspec.UNSET
-    findings: tuple[Finding, ...] = ()
-    unchecked: tuple[Unchecked, ...] = ()
+    arms: Arms | Absent = NOT_ASKED
+    own: OwnSlice | Skipped | Absent = NOT_ASKED
+    budget: Budget | Skipped | Absent = NOT_ASKED
+    backtest: Backtest | Absent = NOT_ASKED
+    capacity: Capacity | Skipped | Absent = NOT_ASKED
+    findings: tuple[Finding, ...] = ()  # worst first
+    unchecked: tuple[Unchecked, ...] = ()  # questions that the readings left open
     warnings: tuple[str, ...] = ()
 
-    def rooms(self) -> tuple[Record, ...]:
-        """Every probe's result, or why it has none, in the order of a report."""
-        found: list[Record] = []
-        for name in ROOMS:
-            room = getattr(self, name)
-            found += room if isinstance(room, tuple) else [room] if room else []
-        return tuple(found)
+    def rooms(self) -> dict[str, tuple[Record, ...]]:
+        """What each room holds, or why it could not be measured; rooms that were not asked for are left out."""
+        held = {name: getattr(self, name) for name in ROOMS}
+        listed = {name: room if isinstance(room, tuple) else (room,) for name, room in held.items()}
+        return {name: room for name, room in listed.items() if room and not isinstance(room[0], Absent)}
+
+
+_fields = Run.__struct_fields__
+ROOMS = _fields[_fields.index("software") + 1 : _fields.index("findings")]

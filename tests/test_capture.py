@@ -24,13 +24,13 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine import capture
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.record import Topology
 from rigbench.machine.redact import Redaction
 from rigbench.machine.replay import ReplayedLibrary, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import Sysfs
 from rigbench.topology import screen as render
 from rigbench.topology import survey as topology
+from rigbench.topology.record import Topology
 
 RIGS = Path(__file__).parent / "rigs"
 ALL = sorted(path.parent.name for path in RIGS.glob("*/rig.json"))

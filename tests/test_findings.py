@@ -23,10 +23,11 @@ from rigbench.core.finding import Cost, Finding
 from rigbench.core.record import Absent
 from rigbench.document import Run
 from rigbench.machine.nvml_codes import REASONS
-from rigbench.machine.record import Gpu, GpuProcess, NumaNode, PciDevice, PciHop, RigId, Software, Topology
+from rigbench.machine.record import Gpu, GpuProcess, NumaNode, PciDevice, PciHop, RigId, Software
 from rigbench.machine.rig import Rig
 from rigbench.topology import diagnosis as survey
 from rigbench.topology import survey as probe
+from rigbench.topology.record import Topology
 from rigbench.topology.unchecked import unchecked
 from rigbench.topology.verdict import WORST_FIRST, diagnose
 from rigbench.train import verdict as slices

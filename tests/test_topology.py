@@ -19,13 +19,14 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine import pci
 from rigbench.machine.nvml import NO_DRIVER, Nvml
-from rigbench.machine.record import GpuProcess, PciDevice, Topology
+from rigbench.machine.record import GpuProcess, PciDevice
 from rigbench.machine.replay import ReplayedLibrary, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import Sysfs
 from rigbench.topology import gpus_screen as render_gpus
 from rigbench.topology import screen as render
 from rigbench.topology import survey as probe
+from rigbench.topology.record import Topology
 
 RIGS = Path(__file__).parent / "rigs"
 ALL = sorted(path.name for path in RIGS.iterdir() if (path / "rig.json").exists())

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rigbench.command import Common, command
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rigbench.document import Run
 
 
 @command()
@@ -49,15 +44,7 @@ def backtest(
     from rigbench.backtest import stage as backtesting
 
     tokens = units.parse_count(tokens_per_step, "--tokens-per-step") if tokens_per_step else None
-    return common.answer(lambda job: backtesting.run(job, run, log, model, tokens, pattern, columns), _show)
-
-
-def _show(run: Run, console: Console) -> None:
-    from rigbench.backtest import screen as render
-    from rigbench.backtest.record import Backtest
-
-    if isinstance(run.backtest, Backtest):
-        render.show(run.backtest, console)
+    return common.answer(lambda job: backtesting.run(job, run, log, model, tokens, pattern, columns))
 
 
 def _summary(common: Common) -> int:

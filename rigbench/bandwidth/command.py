@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rigbench.command import Common, command
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rigbench.document import Run
 
 
 @command("device")
@@ -26,11 +21,4 @@ def bandwidth(
     from rigbench.bandwidth import stage
 
     options = stage.options(seconds, largest, common.device)
-    return common.answer(lambda job: stage.run(job, options), _show)
-
-
-def _show(run: Run, console: Console) -> None:
-    from rigbench.bandwidth import screen as render
-
-    if run.bandwidth:
-        render.show(run.bandwidth, console)
+    return common.answer(lambda job: stage.run(job, options))

@@ -16,10 +16,10 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Device, Figure, Telemetry
 from rigbench.job import Interrupted, Job
 from rigbench.machine import cuda_map
-from rigbench.machine.record import Topology
 from rigbench.measurement import isolated, of_device, stop_if
 from rigbench.store import now
 from rigbench.topology import survey as topology_probe
+from rigbench.topology.record import Topology
 from rigbench.work import load as waking
 
 PROBE = "rigbench.bandwidth.probe"

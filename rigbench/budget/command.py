@@ -11,9 +11,6 @@ from rigbench.command import Common, command
 from rigbench.core.typer_options import HostWatts, Place, Price, PsuEfficiency, PsuWatts, RigProfile, Series, WallWatts
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rigbench.document import Run
     from rigbench.job import Job
 
 Text = str | None
@@ -105,16 +102,4 @@ def budget(
     def work(job: Job) -> None:
         runner.budget(job, question, plans.short_slices(question.models, common.device), common.device, rigs)
 
-    return common.answer(work, _show)
-
-
-def _show(run: Run, console: Console) -> None:
-    from rigbench.budget import screen as render
-    from rigbench.budget.record import Budget
-    from rigbench.train import screen as slices
-
-    for result in run.slices:
-        slices.show(result, console)
-        console.print()
-    if isinstance(run.budget, Budget):
-        render.show(run.budget, console)
+    return common.answer(work)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rigbench.command import Common, command
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rigbench.document import Run
 
 
 @command("device")
@@ -69,11 +64,4 @@ def collectives(
         return error.exit_code  # rank 0 says it
     if world and not leads:
         return stage.follow(asked, world)
-    return common.answer(lambda job: stage.run(job, asked, world), _show)
-
-
-def _show(run: Run, console: Console) -> None:
-    from rigbench.collectives import screen as render
-
-    if run.collectives:
-        render.show(run.collectives, console)
+    return common.answer(lambda job: stage.run(job, asked, world))

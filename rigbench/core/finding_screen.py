@@ -11,7 +11,7 @@ from rigbench.core.finding import Explanation, Finding, Unchecked
 from rigbench.core.record import Absent
 from rigbench.core.screen import counted, grid
 from rigbench.document import Run
-from rigbench.machine.record import Topology
+from rigbench.topology.record import Topology
 
 if TYPE_CHECKING:
     from rich.console import Console

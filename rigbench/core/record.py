@@ -22,19 +22,15 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=str.lo
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
-            _refuse_non_finite(f"{type(self).__name__}.{name}", getattr(self, name))
+            value = getattr(self, name)
+            if type(value) in (float, tuple, dict) and not _is_finite(value):
+                raise ValueError(f"{type(self).__name__}.{name} is {value}; a record holds finite numbers or Absent")
 
 
-def _refuse_non_finite(where: str, value: Any) -> None:
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{where} is {value}; a record holds finite numbers or Absent")
-    elif isinstance(value, tuple):
-        for item in value:
-            _refuse_non_finite(where, item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            _refuse_non_finite(where, item)
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, tuple | dict):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 class Absent(Record, frozen=True):

@@ -8,7 +8,8 @@ from typing import Literal, TypeVar
 from rigbench.core.explain import explanation
 from rigbench.core.finding import Cost, Finding, Severity
 from rigbench.core.record import Absent, Figure, Source
-from rigbench.machine.record import Gpu, GpuPair, Topology
+from rigbench.machine.record import Gpu, GpuPair
+from rigbench.topology.record import Topology
 
 T = TypeVar("T")
 OK = 0  # nvmlGpuP2PStatus_t

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rigbench.command import Common, command, say
 from rigbench.core.typer_options import TokenType
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rigbench.document import Run
 
 TokenizerOption = Annotated[
     str, typer.Option("--tokenizer", metavar="FILE|bytes", help="A tokenizer.json, or bytes (257 ids).")
@@ -78,14 +73,7 @@ def dataloader(
         device=common.device,
     )
     demand = stage.declared(tokens_per_second)
-    return common.answer(lambda job: stage.run(job, options, demand), _show)
-
-
-def _show(run: Run, console: Console) -> None:
-    from rigbench.dataloader import screen as render
-
-    if run.dataloader:
-        render.show(run.dataloader, console)
+    return common.answer(lambda job: stage.run(job, options, demand))
 
 
 @command()

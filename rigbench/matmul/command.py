@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rigbench.command import Common, command
 from rigbench.model.named import ModelOptions
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rigbench.document import Run
 
 
 @command("device")
@@ -56,11 +51,4 @@ def matmul(
         hot_seconds=hot_seconds,
         device=common.device,
     )
-    return common.answer(lambda job: stage.run(job, options), _show)
-
-
-def _show(run: Run, console: Console) -> None:
-    from rigbench.matmul import screen as render
-
-    if run.matmul:
-        render.show(run.matmul, console)
+    return common.answer(lambda job: stage.run(job, options))

@@ -9,9 +9,6 @@ import typer
 from rigbench.command import Common, command, say
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rigbench.document import Run
     from rigbench.job import Job
 
 
@@ -42,15 +39,8 @@ def p2p(
     def work(job: Job) -> None:
         verdicts.append(stage.run(job, asked).verdict)
 
-    code = common.answer(work, _show)
+    code = common.answer(work)
     if code == FINE and verdicts == ["inconclusive"]:
         say("inconclusive: nothing is known of P2P on this rig")
         return NOTHING
     return code
-
-
-def _show(run: Run, console: Console) -> None:
-    from rigbench.p2p import screen as render
-
-    if run.p2p:
-        render.show(run.p2p, console)

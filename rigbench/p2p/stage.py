@@ -16,7 +16,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Tally
 from rigbench.job import Interrupted, Job
 from rigbench.machine import cuda_map, peers
-from rigbench.machine.record import GpuPair, Topology
+from rigbench.machine.record import GpuPair
 from rigbench.p2p import settings as p2p_settings
 from rigbench.p2p import verdict as findings
 from rigbench.p2p.arms import assembled, renamed
@@ -26,6 +26,7 @@ from rigbench.p2p.settings import AS_IT_IS, OFF, Setting
 from rigbench.p2p.writes import pairs_of
 from rigbench.store import now
 from rigbench.topology import survey as topology_probe
+from rigbench.topology.record import Topology
 from rigbench.topology.verdict import worst_first
 from rigbench.work import ranks
 

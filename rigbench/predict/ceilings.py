@@ -185,7 +185,7 @@ def _loader_rate(loader: Dataloader | None, run: str) -> Figure | Absent:
 def _count(runs: Iterable[Run]) -> int:
     """Alike cards in the newest run that counted them."""
     for run in runs:
-        if isinstance(run.topology, Skipped) or run.topology is msgspec.UNSET:
+        if isinstance(run.topology, Skipped | Absent):
             continue
         gpus = getattr(run.topology, "gpus", ())
         if gpus:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rigbench.command import Common, command
 from rigbench.model.named import SeriesOptions
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rigbench.document import Run
 
 
 class Optimizer(StrEnum):
@@ -75,11 +70,4 @@ def capacity(
         strategy.value,
         (cache_tokens or "4096") if inference else None,
     )
-    return common.answer(lambda job: fitting.capacity(job, question), _show)
-
-
-def _show(run: Run, console: Console) -> None:
-    from rigbench.predict import screen as render
-
-    if run.capacity:
-        render.show(run.capacity, console)
+    return common.answer(lambda job: fitting.capacity(job, question))

@@ -10,9 +10,6 @@ import typer
 from rigbench.command import Common, command
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rigbench.document import Run
     from rigbench.job import Job
     from rigbench.thermals.live_screen import Display
 
@@ -52,7 +49,7 @@ def thermals(
             if display:
                 display.close()
 
-    return common.answer(work, _show)
+    return common.answer(work)
 
 
 def _display(common: Common) -> Display | None:
@@ -64,10 +61,3 @@ def _display(common: Common) -> Display | None:
     from rigbench.thermals.live_screen import Display
 
     return Display(Console(stderr=True))
-
-
-def _show(run: Run, console: Console) -> None:
-    from rigbench.thermals import screen as render
-
-    if run.thermals:
-        render.show(run.thermals, console)

@@ -64,7 +64,7 @@ def points_of(runs: Sequence[Run], like: Thermals) -> list[PowerPoint]:
     """The newest run of every label, of the same devices under the same load; `runs` newest first."""
     found: dict[str, PowerPoint] = {}
     for run in runs:
-        thermals = run.thermals
+        thermals = run.thermals if isinstance(run.thermals, Thermals) else None
         if not thermals or isinstance(thermals, Skipped) or isinstance(thermals.label, Absent):
             continue
         if thermals.label in found or _load_of(thermals) != _load_of(like):

@@ -8,7 +8,8 @@ from rigbench.core import units
 from rigbench.core.finding import Cost, Finding
 from rigbench.core.record import Absent
 from rigbench.core.verdict import cost, finding, label, merged, unique
-from rigbench.machine.record import Gpu, GpuProcess, Topology
+from rigbench.machine.record import Gpu, GpuProcess
+from rigbench.topology.record import Topology
 
 NVIDIA = "10de"
 RECORDED = "the recording"  # how the reasons of a recording's missing parts begin

@@ -8,9 +8,9 @@ from rigbench.core import profiles
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.document import Run
 from rigbench.job import Job
-from rigbench.machine.record import Topology
 from rigbench.p2p.record import P2p
 from rigbench.topology import survey as topology_probe
+from rigbench.topology.record import Topology
 
 
 def topology(job: Job, load: bool = False) -> Topology:

@@ -21,7 +21,8 @@ from rigbench.core.screen import (
     of_limit,
     size,
 )
-from rigbench.machine.record import Gpu, GpuProcess, PciHop, PciPath, Topology
+from rigbench.machine.record import Gpu, GpuProcess, PciHop, PciPath
+from rigbench.topology.record import Topology
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

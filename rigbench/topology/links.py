@@ -8,7 +8,8 @@ from rigbench.core import units
 from rigbench.core.finding import Cost, Finding, Severity
 from rigbench.core.record import Absent
 from rigbench.core.verdict import cost, finding, is_virtual, merged
-from rigbench.machine.record import Gpu, PciHop, PciPath, Topology
+from rigbench.machine.record import Gpu, PciHop, PciPath
+from rigbench.topology.record import Topology
 
 LEAST_SPLIT_LANES = 4  # boards split a slot into 8 and 8, or 8 and 4 and 4; less is a contact that fails
 THEORY = "PCIe generation, lanes and encoding, one way"

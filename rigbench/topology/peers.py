@@ -18,7 +18,8 @@ from rigbench.core.verdict import (
     over_pcie,
     pair_label,
 )
-from rigbench.machine.record import Gpu, GpuPair, NumaNode, Topology
+from rigbench.machine.record import Gpu, GpuPair, NumaNode
+from rigbench.topology.record import Topology
 
 NOT_MEASURED = "it depends on the traffic; compare copies of both kinds"
 CHIPSET_OR_POLICY, CARD_PROPERTY, NOT_OF_ONE_KIND = 1, 2, 5  # nvmlGpuP2PStatus_t

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from rigbench.core.record import Absent
 from rigbench.core.screen import Fact, counted, grid, if_known, known, line, mapped, missing, size
-from rigbench.machine.record import Cpu, Disk, Memory, NumaNode, Topology
+from rigbench.machine.record import Cpu, Disk, Memory, NumaNode
 from rigbench.topology import wiring_screen as wiring
 from rigbench.topology.gpus_screen import gpus
+from rigbench.topology.record import Topology
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

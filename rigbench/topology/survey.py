@@ -14,8 +14,9 @@ import msgspec
 from rigbench.core.record import Absent
 from rigbench.machine import host, links, nvml_gpu, pci, peers
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.record import Disk, Gpu, GpuPair, Isolation, NumaNode, PciDevice, Topology
+from rigbench.machine.record import Disk, Gpu, GpuPair, Isolation, NumaNode, PciDevice
 from rigbench.machine.rig import Rig
+from rigbench.topology.record import Topology
 
 METHOD = 2  # 2: path minimum, generation under load, P2P and what bears on it
 NIC_KIND, DRIVE_KIND = "NIC", "NVMe"

@@ -9,8 +9,9 @@ import msgspec
 from rigbench.core.finding import Unchecked
 from rigbench.core.record import Absent
 from rigbench.core.verdict import is_virtual, label, pair_label
-from rigbench.machine.record import Gpu, Topology
+from rigbench.machine.record import Gpu
 from rigbench.topology.peers import can_resize
+from rigbench.topology.record import Topology
 
 GUEST = Absent("in a virtual machine such readings cannot be trusted")
 Question = tuple[str, str, Absent]  # what, where, why not

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rigbench.core.finding import Finding, Severity
-from rigbench.machine.record import Topology
 from rigbench.topology import cards, links, peers
+from rigbench.topology.record import Topology
 
 DIAGNOSES = (
     cards.on_the_bus_without_driver,

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from rigbench.core.record import Absent
 from rigbench.core.screen import counted, gigabytes, grid, missing
-from rigbench.machine.record import GpuPair, NcclChoice, PciDevice, PciHop, Topology
+from rigbench.machine.record import GpuPair, NcclChoice, PciDevice, PciHop
 from rigbench.topology.gpus_screen import lanes
+from rigbench.topology.record import Topology
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

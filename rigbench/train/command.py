@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rigbench.command import Common, command
+from rigbench.command import Common, command, show_rooms
 from rigbench.core.typer_options import HostWatts, PsuEfficiency, PsuWatts, RigProfile, TokenType, WallWatts
 from rigbench.model.named import ProgramOptions
 
@@ -136,7 +136,7 @@ def train_probe(
         world=world,
     )
     if isinstance(question, train_own.Asked):
-        return common.answer(lambda job: train_own.run(job, question), _show)
+        return common.answer(lambda job: train_own.run(job, question))
     if world and world.rank:
         return train_ranks.follow(stage.options_of(question, question.base), world, common.store().home)
     return common.answer(lambda job: stage.run(job, question), _show)
@@ -144,18 +144,8 @@ def train_probe(
 
 def _show(run: Run, console: Console) -> None:
     from rigbench.core import finding_screen as findings
-    from rigbench.train import arms_screen as arms
-    from rigbench.train import own_screen as own
-    from rigbench.train import screen as slices
 
-    if run.own:
-        own.show(run.own, console)
-        return
-    if run.arms:
-        arms.show(run.arms, run.slices, console)
-        if run.findings:
-            console.print()
-            findings.show_findings(run, console)
-        return
-    for result in run.slices:
-        slices.show(result, console)
+    show_rooms(run, console)
+    if run.findings:
+        console.print()
+        findings.show_findings(run, console)

@@ -15,6 +15,23 @@ from rigbench.work import screen as power
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rigbench.document import Run
+
+
+def show_run(run: Run, console: Console) -> None:
+    """A slice of the user's program, the table of arms, or each slice."""
+    from rigbench.train import arms_screen, own_screen
+
+    if not isinstance(run.own, Absent | Skipped):
+        own_screen.show(run.own, console)
+    elif not isinstance(run.arms, Absent):
+        arms_screen.show(run.arms, run.slices, console)
+    else:
+        for number, result in enumerate(run.slices):
+            if number:
+                console.print()
+            show(result, console)
+
 
 def show(result: Slice | Skipped, console: Console) -> None:
     """The headline rate, then what stands behind it, a line each."""
