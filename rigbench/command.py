@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import sys
 import typing
@@ -146,34 +145,9 @@ class Common:
 
             sys.stdout.write(encode(run).decode())
         else:
+            from rigbench.document import show_rooms
+
             (show or show_rooms)(run, self.console())
-
-
-def show_rooms(run: Run, console: Console) -> None:
-    """What every probe found, by the screen of the feature that its record belongs to.
-
-    A feature whose screen has `show_run` shows its rooms itself, since they belong together.
-    """
-    from rigbench.core.record import Skipped
-    from rigbench.core.screen import skipped
-
-    shown: set[str] = set()
-    for name, room in run.rooms().items():
-        for result in room:
-            if isinstance(result, Skipped):
-                skipped(result.probe if result.probe == name else f"{name}, {result.probe}", result.reason, console)
-                continue
-            feature = type(result).__module__.rpartition(".")[0]
-            if feature in shown:
-                continue
-            if shown:
-                console.print()
-            screen = importlib.import_module(f"{feature}.screen")
-            if hasattr(screen, "show_run"):
-                screen.show_run(run, console)
-            else:
-                screen.show(result, console)
-            shown.add(feature)
 
 
 def _nothing_answered(run: Run) -> int:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from rigbench.command import show_rooms
 from rigbench.core import finding_screen as findings
 from rigbench.core import units
 from rigbench.core.record import Absent
 from rigbench.core.screen import printable, table
-from rigbench.document import Run
+from rigbench.document import Run, show_rooms
 from rigbench.train.record import Slice
 
 

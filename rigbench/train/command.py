@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rigbench.command import Common, command, show_rooms
+from rigbench.command import Common, command
 from rigbench.core.typer_options import HostWatts, PsuEfficiency, PsuWatts, RigProfile, TokenType, WallWatts
 from rigbench.model.named import ProgramOptions
 
@@ -144,6 +144,7 @@ def train_probe(
 
 def _show(run: Run, console: Console) -> None:
     from rigbench.core import finding_screen as findings
+    from rigbench.document import show_rooms
 
     show_rooms(run, console)
     if run.findings:
