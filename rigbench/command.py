@@ -145,7 +145,7 @@ class Common:
 
             sys.stdout.write(encode(run).decode())
         else:
-            from rigbench.document import show_rooms
+            from rigbench.core.screen import show_rooms
 
             (show or show_rooms)(run, self.console())
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING
-
 from rigbench.backtest.record import Backtest
 from rigbench.bandwidth.record import Bandwidth
 from rigbench.budget.record import Budget
@@ -19,9 +16,6 @@ from rigbench.predict.record import Capacity
 from rigbench.thermals.record import Thermals
 from rigbench.topology.record import Topology
 from rigbench.train.record import Arms, OwnSlice, Slice
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 SCHEMA = 1
 NOT_ASKED = Absent("not asked for")
@@ -63,29 +57,3 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
 
 _fields = Run.__struct_fields__
 ROOMS = _fields[_fields.index("software") + 1 : _fields.index("findings")]
-
-
-def show_rooms(run: Run, console: Console) -> None:
-    """What every probe found, by the screen of the feature that its record belongs to.
-
-    A feature whose screen has `show_run` shows its rooms itself, since they belong together.
-    """
-    from rigbench.core.screen import skipped
-
-    shown: set[str] = set()
-    for name, room in run.rooms().items():
-        for result in room:
-            if isinstance(result, Skipped):
-                skipped(result.probe if result.probe == name else f"{name}, {result.probe}", result.reason, console)
-                continue
-            feature = type(result).__module__.rpartition(".")[0]
-            if feature in shown:
-                continue
-            if shown:
-                console.print()
-            screen = importlib.import_module(f"{feature}.screen")
-            if hasattr(screen, "show_run"):
-                screen.show_run(run, console)
-            else:
-                screen.show(result, console)
-            shown.add(feature)

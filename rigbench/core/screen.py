@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent
+from rigbench.core.record import Absent, Record, Skipped
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -43,6 +44,34 @@ def skipped(name: str, reason: str, console: Console) -> None:
     from rich.text import Text
 
     console.print(Text(f"{name} skipped: {printable(reason)}", style="yellow"))
+
+
+class HasRooms(Protocol):
+    def rooms(self) -> dict[str, tuple[Record, ...]]: ...
+
+
+def show_rooms(run: HasRooms, console: Console) -> None:
+    """What every probe found, by the screen of the feature that its record belongs to.
+
+    A feature whose screen has `show_run` shows its rooms itself, since they belong together.
+    """
+    shown: set[str] = set()
+    for name, room in run.rooms().items():
+        for result in room:
+            if isinstance(result, Skipped):
+                skipped(result.probe if result.probe == name else f"{name}, {result.probe}", result.reason, console)
+                continue
+            feature = type(result).__module__.rpartition(".")[0]
+            if feature in shown:
+                continue
+            if shown:
+                console.print()
+            screen = importlib.import_module(f"{feature}.screen")
+            if hasattr(screen, "show_run"):
+                screen.show_run(run, console)
+            else:
+                screen.show(result, console)
+            shown.add(feature)
 
 
 def line(facts: Iterable[Fact], separator: str = ", ") -> str:

@@ -8,8 +8,8 @@ from rich.text import Text
 from rigbench.core import finding_screen as findings
 from rigbench.core import units
 from rigbench.core.record import Absent
-from rigbench.core.screen import printable, table
-from rigbench.document import Run, show_rooms
+from rigbench.core.screen import printable, show_rooms, table
+from rigbench.document import Run
 from rigbench.train.record import Slice
 
 

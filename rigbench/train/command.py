@@ -144,7 +144,7 @@ def train_probe(
 
 def _show(run: Run, console: Console) -> None:
     from rigbench.core import finding_screen as findings
-    from rigbench.document import show_rooms
+    from rigbench.core.screen import show_rooms
 
     show_rooms(run, console)
     if run.findings:
