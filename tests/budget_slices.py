@@ -7,24 +7,14 @@ import msgspec
 from rigbench.budget.comparable import StoredSlice
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Device, Energy
+from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model, Shape
-from rigbench.train.record import Arm, Data, Slice, Steps, Vram
+from rigbench.train.record import Data, Slice, Steps, Vram
 
 V, T = 50304, 1024
 CPU = Device(kind="cpu", name="Some CPU", uuid=Absent("a CPU has none"), threads=2, memory_total_bytes=2**34)
 GPU = Device(kind="cuda", name="Some GPU", uuid="GPU-1", threads=1, memory_total_bytes=2**34)
-ARM = Arm(
-    optimizer="adamw",
-    checkpointing="off",
-    precision="bf16",
-    precision_chosen_by="measured",
-    compiled=False,
-    strategy="single",
-    micro_batch=1,
-    micro_batch_chosen_by="default",
-    accumulation=1,
-    host_allocator="default",
-)
+RECIPE = Recipe(precision="bf16", micro_batch=1)
 
 
 def gpt2(name: str, layers: int, width: int, sequence: int = T) -> Model:
@@ -65,8 +55,8 @@ M5, M15, M30, M60, M120 = DIY = (
 
 
 def stored(model: Model, rate: float, run: str = "r1", within: float = 0.01, **changes: object) -> StoredSlice:
-    """A slice of five steps, the first of them warm-up, whose rate is known to ±`within`. Arm's fields may be given."""
-    arm = {key: changes.pop(key) for key in list(changes) if key in Arm.__struct_fields__}
+    """A slice of five steps, the first one warm-up, its rate known to ±`within`. Fields of its recipe may be given."""
+    recipe = {key: changes.pop(key) for key in list(changes) if key in Recipe.__struct_fields__}
     step = T / rate
     estimate = Estimate(
         value=rate, low=rate * (1 - within), high=rate * (1 + within), level=0.95, method="batch means", n=4
@@ -77,7 +67,10 @@ def stored(model: Model, rate: float, run: str = "r1", within: float = 0.01, **c
         "seconds": 30.0,
         "device": CPU,
         "model": model,
-        "arm": msgspec.structs.replace(ARM, **arm),
+        "recipe": msgspec.structs.replace(RECIPE, **recipe),
+        "precision_chosen_by": "measured",
+        "micro_batch_chosen_by": "default",
+        "host_allocator": "default",
         "data": Data(kind="generated", name="zipf", tokens=10**6, dtype="uint16", distribution="Zipf"),
         "precision_trials": (),
         "steps": Steps(*([(step,) * 5] * 5), ended_at_seconds=(1.0, 2.0, 3.0, 4.0, 5.0), loss=(10.0,) * 5),

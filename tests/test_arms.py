@@ -21,6 +21,7 @@ from rigbench.job import Interrupted, Job
 from rigbench.machine.record import GpuProcess
 from rigbench.machine.rig import Rig
 from rigbench.model.named import ModelOptions
+from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.predict.cards import of_profile
 from rigbench.predict.memory import Predictor
 from rigbench.predict.record import Training
@@ -30,11 +31,11 @@ from rigbench.train import choices as arm_choices
 from rigbench.train import stage as train
 from rigbench.train import table as arm_table
 from rigbench.train import verdict as findings
-from rigbench.train.record import ArmRow, Arms, Choice, Compile, Exchange, Vram
+from rigbench.train.record import ArmRow, Arms, Compile, Exchange, Vram
 from rigbench.train.steps import PARTS
 
 GIB = 2**30
-BASE = Choice(precision="bf16", micro_batch=1)
+BASE = Recipe(precision="bf16", micro_batch=1)
 SHAPE = """
 style = "gpt2"
 layers = 2
@@ -86,7 +87,7 @@ def slice_of(rate: float, gib: float = 1.0, model=M5, **changes):
     return stored(model, rate, **{**known, **changes}).slice
 
 
-def asked(mode: arm_choices.Mode = "usual", base: Choice = BASE, **changes) -> arm_choices.Asked:
+def asked(mode: arm_choices.Mode = "usual", base: Recipe = BASE, **changes) -> arm_choices.Asked:
     options = train.options(M5, train.shared(device="cpu"))
     return arm_choices.Asked(options=options, base=base, mode=mode, **changes)
 
@@ -153,16 +154,16 @@ def test_without_bitsandbytes_or_a_compiler_their_arms_are_left_out(monkeypatch)
 # ---- how they compare
 
 
-def table(rows: dict[str, tuple[Choice, object]], control: float = 1.0) -> tuple[Arms, list]:
+def table(rows: dict[str, tuple[Recipe, object]], control: float = 1.0) -> tuple[Arms, list]:
     slices, made = [], []
     for label, (choice, result) in rows.items():
         if isinstance(result, str):
-            row = ArmRow(label=label, choice=choice, outcome="skipped", slice=Absent("skipped"), reason=result)
+            row = ArmRow(label=label, recipe=choice, outcome="skipped", slice=Absent("skipped"), reason=result)
             made.append(row)
             continue
         slices.append(result)
         peak = arm_table.peak(result)
-        made.append(ArmRow(label=label, choice=choice, outcome="measured", slice=len(slices) - 1, peak_bytes=peak))
+        made.append(ArmRow(label=label, recipe=choice, outcome="measured", slice=len(slices) - 1, peak_bytes=peak))
     arms_table = Arms(
         method=1, started_at="2026-05-01T00:00:00Z", seconds=1.0, model=M5, on="here", rows=tuple(made),
         control=control, planned_steps=Figure(1000.0, "predicted", "20 tokens a parameter"),
@@ -170,7 +171,7 @@ def table(rows: dict[str, tuple[Choice, object]], control: float = 1.0) -> tuple
     return arm_table.compared(arms_table, slices), slices
 
 
-def changed(**changes) -> Choice:
+def changed(**changes) -> Recipe:
     return msgspec.structs.replace(BASE, **changes)
 
 
@@ -250,8 +251,8 @@ def scripted(monkeypatch, job, outcomes):
 def test_every_arm_runs_in_turn_and_the_base_arm_again_at_the_end(job, monkeypatch):
     ran = scripted(monkeypatch, job, [slice_of(1000), slice_of(800), slice_of(900), slice_of(700), slice_of(970)])
     arms.run(job, asked())
-    assert [(one.optimizer, one.checkpointing) for one in ran] == [
-        ("adamw", "off"), ("adamw", "on"), ("adamw8bit", "off"), ("adamw8bit", "on"), ("adamw", "off"),
+    assert [(one.recipe.optimizer, one.recipe.checkpoint_every) for one in ran] == [
+        ("adamw", 0), ("adamw", 1), ("adamw8bit", 0), ("adamw8bit", 1), ("adamw", 0),
     ]  # fmt: skip
     assert job.run.arms.control == pytest.approx(0.97)
     assert [row.outcome for row in job.run.arms.rows] == ["measured"] * 4
@@ -262,8 +263,8 @@ def test_what_the_base_arm_chose_for_itself_holds_for_all(job, monkeypatch):
     base = slice_of(1000, precision="fp32", micro_batch=2)
     ran = scripted(monkeypatch, job, [base, slice_of(800), slice_of(900), slice_of(700), base])
     arms.run(job, asked(base=msgspec.structs.replace(BASE, precision="auto", micro_batch=0)))
-    assert [one.precision for one in ran] == ["auto", "fp32", "fp32", "fp32", "fp32"]
-    assert [one.micro_batch for one in ran] == [1, 2, 2, 2, 2]
+    assert [one.recipe.precision for one in ran] == ["auto", "fp32", "fp32", "fp32", "fp32"]
+    assert [one.recipe.micro_batch for one in ran] == [1, 2, 2, 2, 2]
 
 
 def test_out_of_memory_in_one_arm_is_its_row_and_the_others_run(job, monkeypatch):
@@ -320,7 +321,7 @@ def test_an_arm_that_is_predicted_not_to_fit_is_left_out_with_its_shortfall(job,
     first, second = job.run.arms.rows
     assert (first.outcome, second.outcome) == ("skipped", "measured")
     assert re.fullmatch(r"predicted not to fit: .* more than the .* there, at micro-batch 1", first.reason)
-    assert [one.loss_chunks for one in ran] == [8]
+    assert [one.recipe.loss_chunks for one in ran] == [8]
 
 
 def test_a_gpu_in_use_is_refused_with_the_process_named(job, monkeypatch):
@@ -448,8 +449,7 @@ def on_4080(tmp_path_factory) -> Arms:
         patch.setenv("RIGBENCH_HOME", str(tmp_path_factory.mktemp("home")))
         job = Job(store.Store(tmp_path_factory.mktemp("runs")), Rig.live(), "train-probe", Silent())
         words = {
-            "arms": "usual", "cross": None, "optimizer": None, "checkpointing": None, "precision": "auto",
-            "compiled": None, "loss": None, "strategy": None, "accumulation": None, "micro_batch": None,
+            "arms": "usual", "cross": None, "choices": RecipeOptions(), "micro_batch": None,
             "seconds": None, "data": None, "data_dtype": "auto", "device": None, "on": "2xrtx-4080", "share": False,
             "host": arm_choices.cost.NO_HOST, "wall_watts": None,
         }  # fmt: skip
@@ -463,7 +463,7 @@ def test_arms_of_a_rig_that_is_not_here_are_all_predicted_and_say_so(on_4080):
     rows = on_4080.arms.rows
     assert {row.outcome for row in rows} == {"predicted"}
     assert on_4080.slices == ()
-    assert rows[0].choice.strategy == "ddp"  # two cards
+    assert rows[0].recipe.strategy == "ddp"  # two cards
     assert all(row.memory.fits and row.time.source == "predicted" for row in rows)
     saved = rows[0].memory.breakdown.optimizer_bytes - rows[2].memory.breakdown.optimizer_bytes
     assert saved / 2**20 == pytest.approx(708, abs=4)  # fp32 states less real bitsandbytes ones, 124M: PREDICTION.md

@@ -172,7 +172,7 @@ def test_a_gpu_goes_before_the_cpu_unless_asked_otherwise():
 
 
 def test_what_was_asked_for_wins_over_coverage():
-    slices = [stored(M5, 9000.0), stored(M30, 1500.0), stored(M5, 4000.0, checkpointing="on")]
+    slices = [stored(M5, 9000.0), stored(M30, 1500.0), stored(M5, 4000.0, checkpoint_every=1)]
     chosen = choose(DIY, slices, Wanted(checkpointing="on", device_kind="cpu"))
     assert [s.slice.tokens_per_s.value for s in chosen.slices] == [4000.0]
     assert chosen.left_out == tuple(
@@ -218,7 +218,7 @@ def test_a_loss_that_was_not_finite_in_the_warm_up_alone_is_no_reason():
 
 def test_of_two_micro_batches_the_faster_is_taken():
     chosen = choose(DIY, [stored(M5, 9000.0), stored(M5, 12000.0, micro_batch=4)])
-    assert [s.slice.arm.micro_batch for s in chosen.slices] == [4]
+    assert [s.slice.recipe.micro_batch for s in chosen.slices] == [4]
     assert chosen.left_out == ("1 slice of 5M: micro-batch 1 was slower than micro-batch 4",)
 
 
@@ -239,7 +239,7 @@ def test_with_nothing_stored_the_cure_is_a_slice_within_reach_of_all():
     [
         {"ranks": 2, "strategy": "ddp"},
         {"loss_chunks": 8},
-        {"checkpointing": "on", "checkpoint_every": 2},
+        {"checkpoint_every": 2},
         {"precision": "bf16-pure"},
         {"optimizer": "adamw8bit"},
     ],
@@ -253,14 +253,14 @@ def test_slices_that_were_trained_another_way_are_another_configuration(other):
 
 
 def test_a_configuration_says_what_is_not_the_plain_loop():
-    ways = {"ranks": 4, "strategy": "fsdp2", "loss_chunks": 8, "checkpointing": "on", "checkpoint_every": 2}
+    ways = {"ranks": 4, "strategy": "fsdp2", "loss_chunks": 8, "checkpoint_every": 2}
     slices = [stored(M5, 9000.0, device=GPU, compiled=True, **ways)]
     assert choose((M5,), slices).configuration.words == (
         "cuda (Some GPU), adamw, bf16, checkpointing every 2, loss in 8 chunks, compiled, fsdp2 on 4"
     )
 
 
-def test_one_and_unset_are_the_same_plain_way():
+def test_ways_said_in_full_are_the_same_plain_way():
     chosen = choose((M5, M120), [stored(M5, 9000.0), stored(M120, 400.0, "r2", loss_chunks=1, ranks=1)])
     assert len(chosen.slices) == 2
 

@@ -26,9 +26,8 @@ def on_gpu(uuid: str) -> Device:
 
 def test_mfu_is_of_the_datasheet_of_the_card_that_worked(job):
     result = stored(M5, 1000.0).slice
-    arm = msgspec.structs.replace(result.arm, precision="bf16")
     uuid = str(job.gpus[1].uuid)
-    result = msgspec.structs.replace(result, device=on_gpu(uuid), arm=arm, model_flops_per_s=20e12)
+    result = msgspec.structs.replace(result, device=on_gpu(uuid), model_flops_per_s=20e12)
     mfu = train._of_peak(job, result, result.model_flops_per_s)
     assert isinstance(mfu, Figure)
     assert mfu.value == pytest.approx(20 / 104.4)  # gpus.csv: 104.4 TFLOP/s bf16 with fp32 accumulate

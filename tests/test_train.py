@@ -9,12 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from recipes import changed
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
 from rigbench.model import flops, optim
 from rigbench.model.batches import Batches
 from rigbench.model.gpt import Decoder
+from rigbench.model.recipe import Recipe
 from rigbench.model.record import Shape
 from rigbench.model.tokens import zipf_tokens
 from rigbench.train import probe as train
@@ -26,6 +28,7 @@ SHAPE = Shape(
     tied_head=True, biases=True,
 )  # fmt: skip
 MODEL = flops.describe(SHAPE, "tiny")
+FP32 = Recipe(micro_batch=2, precision="fp32")
 
 
 class Listener(Report):
@@ -47,11 +50,11 @@ class Listener(Report):
 
 @pytest.fixture
 def options(tmp_path):
-    return train.Options(model=MODEL, cache=str(tmp_path), device="cpu", micro_batch=2, precision="fp32", seconds=0.6)
+    return train.Options(model=MODEL, cache=str(tmp_path), device="cpu", recipe=FP32, seconds=0.6)
 
 
 def slice_of(options, report=None, **changes) -> Slice:
-    return train.run(msgspec.structs.replace(options, **changes), report or Listener())
+    return train.run(changed(options, **changes), report or Listener())
 
 
 def test_every_figure_follows_from_the_raw_steps(options):
@@ -88,8 +91,8 @@ def test_the_model_learns_the_distribution_of_the_tokens(options):
 
 
 def test_checkpointing_does_more_work_for_the_same_model_flops(options):
-    result = slice_of(options, checkpointing="on")
-    assert result.arm.checkpointing == "on"
+    result = slice_of(options, checkpoint_every=1)
+    assert result.recipe.checkpoint_every == 1
     assert result.hardware_flops_per_s > result.model_flops_per_s
     assert slice_of(options).hardware_flops_per_s != result.hardware_flops_per_s
 
@@ -98,7 +101,7 @@ def test_precision_on_a_cpu_is_the_faster_of_the_two_measured(options):
     result = slice_of(options, precision="auto")
     assert {trial.precision for trial in result.precision_trials} == {"fp32", "bf16"}
     best = min(result.precision_trials, key=lambda trial: trial.timing.estimate.value)
-    assert result.arm.precision == best.precision
+    assert result.recipe.precision == best.precision
     assert all(trial.timing.seconds for trial in result.precision_trials)
 
 
@@ -182,7 +185,7 @@ def test_a_cpu_out_of_memory_is_told_from_other_errors(options, monkeypatch):
         {"precision": "bf16-pure"},
         {"precision": "fp16"},
         {"optimizer": "adamw-foreach"},
-        {"checkpointing": "on", "checkpoint_every": 2},
+        {"checkpoint_every": 2},
         {"loss_chunks": 4},
         {"accumulation": 3},
     ],
@@ -263,7 +266,7 @@ def test_a_default_micro_batch_that_does_not_fit_is_halved_and_said(options, mon
 
     monkeypatch.setattr(Decoder, "forward", forward)
     result = slice_of(options, micro_batch=0)
-    assert result.arm.micro_batch == 2
+    assert result.recipe.micro_batch == 2
     assert result.events[:2] == (
         "out of memory at micro-batch 8; went on with 4",
         "out of memory at micro-batch 4; went on with 2",

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from recipes import changed
 
 from rigbench import __main__
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
+from rigbench.model.recipe import Recipe
 from rigbench.train import own_model_probe as own_model
 from rigbench.train import own_probe as train_own
 from rigbench.work.workers import Report
@@ -45,7 +47,8 @@ def turns_nan():
 
 def options(name: str, folder: Path, **changes) -> train_own.Options:
     tried = own_model.run(own_model.Options(name, str(folder), device="cpu"), Report(io.BytesIO()))
-    return train_own.Options(model=tried, folder=str(folder), cache=str(folder), device="cpu", seconds=0.5, **changes)
+    told = train_own.Options(model=tried, folder=str(folder), cache=str(folder), device="cpu", seconds=0.5)
+    return changed(told, **changes)
 
 
 def trained(name: str, folder: Path, **changes):
@@ -74,7 +77,7 @@ def reference() -> torch.nn.Module:
 def test_a_language_model_alone_eats_rigbenchs_tokens(tmp_path):
     tried = own_model.run(own_model.Options("tiny_words:make", str(MODELS), device="cpu"), Report(io.BytesIO()))
     asked = train_own.Options(
-        model=tried, folder=str(MODELS), cache=str(tmp_path), device="cpu", seconds=0.5, micro_batch=2
+        model=tried, folder=str(MODELS), cache=str(tmp_path), device="cpu", seconds=0.5, recipe=Recipe(micro_batch=2)
     )
     found = train_own.run(asked, Report(io.BytesIO()))
     assert found.model.unit == "tokens"

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from recipes import changed
 from scripted_sensors import series, telemetry
 
 from rigbench import store
@@ -18,6 +19,7 @@ from rigbench.machine.rig import Rig
 from rigbench.model import flops, optim
 from rigbench.model.batches import Batches
 from rigbench.model.gpt import Decoder
+from rigbench.model.recipe import Recipe
 from rigbench.model.record import Shape
 from rigbench.model.tokens import zipf_tokens
 from rigbench.train import rank_steps
@@ -37,10 +39,11 @@ THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def options(folder: Path, strategy: str, **changes) -> train_ranks.Options:
-    return train_ranks.Options(
-        model=MODEL, cache=str(folder), device="cpu", precision="fp32", micro_batch=2, seconds=0.7, strategy=strategy,
-        host_name="anna", **changes,
-    )  # fmt: skip
+    recipe = Recipe(precision="fp32", micro_batch=2, strategy=strategy)
+    asked = train_ranks.Options(
+        model=MODEL, cache=str(folder), device="cpu", recipe=recipe, seconds=0.7, host_name="anna"
+    )
+    return changed(asked, **changes)
 
 
 def together(folder: Path, strategy: str, **changes) -> Slice:
@@ -85,7 +88,7 @@ def test_two_ranks_of_ddp_make_the_steps_of_one_rank_with_both_batches(ddp, fold
     seen = ddp.steps.loss[:4]  # a busy machine comes to fewer
     assert len(seen) >= 2
     assert seen == pytest.approx(losses_of_one_rank(folder, len(seen)), rel=1e-5)
-    assert (ddp.arm.strategy, ddp.arm.ranks, ddp.tokens_per_step) == ("ddp", 2, 2 * 2 * 32)
+    assert (ddp.recipe.strategy, ddp.recipe.ranks, ddp.tokens_per_step) == ("ddp", 2, 2 * 2 * 32)
     steady = ddp.steps.seconds[ddp.steady_from :]
     assert ddp.tokens_per_s.value == pytest.approx(128 * len(steady) / math.fsum(steady))
 

@@ -18,9 +18,9 @@ from rigbench.core import on, profiles, units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.profiles import RigProfile
 from rigbench.core.record import Absent, Figure
+from rigbench.model.recipe import Precision
 from rigbench.model.record import Model
 from rigbench.model.shape import model_named
-from rigbench.train.record import Precision
 
 DEFAULT_FLOPS = "1.2e18"
 HERE = "here"

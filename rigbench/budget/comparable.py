@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from rigbench.budget.record import Configuration
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
+from rigbench.model.recipe import Precision
 from rigbench.model.record import Model
-from rigbench.train.record import Precision, Slice
+from rigbench.train.record import Slice
 
 FEWEST_STEPS = 3  # of a slice that was cut short: fewer do not tell a rate from its noise
 MOST_LINES = 8
@@ -91,18 +94,19 @@ def choose(models: Sequence[Model], measured: Sequence[StoredSlice], wanted: Wan
 
 
 def configuration_of(result: Slice) -> Configuration:
-    arm = result.arm
+    recipe = result.recipe
+    assert recipe.precision != "auto"  # a slice's is chosen
     return Configuration(
         device=result.device,
-        optimizer=arm.optimizer,
-        checkpointing=arm.checkpointing,
-        precision=arm.precision,
-        compiled=arm.compiled,
-        strategy=arm.strategy,
-        host_allocator=arm.host_allocator,
-        checkpoint_every=arm.checkpoint_every,
-        loss_chunks=arm.loss_chunks,
-        ranks=arm.ranks,
+        optimizer=recipe.optimizer,
+        checkpointing="on" if recipe.checkpoint_every else "off",
+        precision=recipe.precision,
+        compiled=recipe.compiled,
+        strategy=recipe.strategy,
+        host_allocator=result.host_allocator,
+        checkpoint_every=recipe.checkpoint_every if recipe.checkpoint_every > 1 else msgspec.UNSET,
+        loss_chunks=recipe.loss_chunks if recipe.loss_chunks > 1 else msgspec.UNSET,
+        ranks=recipe.ranks if recipe.ranks > 1 else msgspec.UNSET,
     )
 
 
@@ -112,11 +116,11 @@ def family(model: Model) -> tuple[object, ...]:
 
 
 def _key(result: Slice) -> tuple[object, ...]:
-    device, arm = result.device, result.arm
+    device = result.device
     return (
         (device.kind, device.name, device.threads),
-        (arm.optimizer, arm.precision, arm.compiled, arm.strategy, arm.host_allocator),
-        (arm.checkpointed, arm.chunks, arm.world_size),
+        msgspec.structs.replace(result.recipe, micro_batch=0, accumulation=1),
+        result.host_allocator,
     )
 
 
@@ -142,8 +146,8 @@ def _fastest_batches(group: Sequence[StoredSlice]) -> tuple[list[StoredSlice], C
     """For each shape the micro-batch (and accumulation) that trained fastest, as the full run would choose it."""
     by_shape: dict[object, dict[tuple[int, int], list[StoredSlice]]] = defaultdict(lambda: defaultdict(list))
     for stored in group:
-        arm = stored.slice.arm
-        by_shape[stored.slice.model.shape][arm.micro_batch, arm.accumulation].append(stored)
+        recipe = stored.slice.recipe
+        by_shape[stored.slice.model.shape][recipe.micro_batch, recipe.accumulation].append(stored)
     kept: list[StoredSlice] = []
     left_out: Counter[str] = Counter()
     for batches in by_shape.values():

@@ -137,17 +137,17 @@ def _like_nearest(
 
 
 def _training_of(its: Slice) -> Training:
-    arm = its.arm
+    recipe = its.recipe
     return Training(
         model=its.model,
-        micro_batch=arm.micro_batch,
-        accumulation=arm.accumulation,
-        optimizer=arm.optimizer,  # type: ignore[arg-type]
-        checkpoint_every=arm.checkpointed,
-        precision=arm.precision,
-        loss_chunks=arm.chunks,
-        strategy=LIKE_DDP.get(arm.strategy, arm.strategy),  # type: ignore[arg-type]
-        ranks=arm.world_size,
+        micro_batch=recipe.micro_batch,
+        accumulation=recipe.accumulation,
+        optimizer=recipe.optimizer,
+        checkpoint_every=recipe.checkpoint_every,
+        precision=recipe.precision,  # type: ignore[arg-type]
+        loss_chunks=recipe.loss_chunks,
+        strategy=LIKE_DDP.get(recipe.strategy, recipe.strategy),  # type: ignore[arg-type]
+        ranks=recipe.ranks,
     )
 
 

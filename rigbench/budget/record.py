@@ -8,7 +8,8 @@ import msgspec
 
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Device, Figure, Record
-from rigbench.train.record import HostAllocator, Precision
+from rigbench.model.recipe import Precision
+from rigbench.train.record import HostAllocator
 from rigbench.work.record import Power
 
 AskedKind = Literal["flops", "tokens", "tokens per parameter", "hours", "kWh", "electricity", "rent"]

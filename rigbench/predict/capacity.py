@@ -18,13 +18,13 @@ from rigbench.job import Job
 from rigbench.machine import host
 from rigbench.model import flops, named, shape
 from rigbench.model.named import ModelOptions
+from rigbench.model.recipe import Precision
 from rigbench.model.record import Model
 from rigbench.predict import cards, inference
 from rigbench.predict.memory import METHOD, Predictor
 from rigbench.predict.record import Capacity, CapacityRow, Target, Training, VramPrediction
 from rigbench.predict.traces import Traces
 from rigbench.store import now
-from rigbench.train.record import Precision
 
 LOSS_CHUNKS = 8  # of the chunked loss
 CHECKPOINT_EVERY, CHUNKS = (0, 1), (1, LOSS_CHUNKS)

@@ -11,6 +11,7 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.job import Interrupted, Job
 from rigbench.machine import host
+from rigbench.model.recipe import Precision, Recipe
 from rigbench.predict import capacity as fitting
 from rigbench.predict import cards, ceilings, steptime
 from rigbench.predict.memory import Predictor
@@ -26,7 +27,7 @@ from rigbench.train import table as arm_table
 from rigbench.train import verdict as findings
 from rigbench.train.choices import Asked
 from rigbench.train.probe import DEFAULT_MICRO_BATCH, METHOD, Options
-from rigbench.train.record import ArmRow, Arms, Choice, MicroBatchSearch, Precision, Slice
+from rigbench.train.record import ArmRow, Arms, MicroBatchSearch, Slice
 
 # At most and at least so long, where several arms are to be compared: (usual arms, all arms).
 SHORTEST_SECONDS, LONGEST_SECONDS = {"usual": 12.0, "one": 25.0, "all": 4.0}, {"usual": 45.0, "one": 80.0, "all": 7.0}
@@ -70,27 +71,19 @@ def refuse_busy(job: Job, device: str) -> None:
             )
 
 
-def options_of(asked: Asked, arm: Choice) -> Options:
+def options_of(asked: Asked, arm: Recipe) -> Options:
     """The probe's options for an arm."""
     mode = "all" if asked.cross else asked.mode
     return msgspec.structs.replace(
         asked.options,
-        optimizer=arm.optimizer,
-        checkpointing="on" if arm.checkpoint_every else "off",
-        checkpoint_every=arm.checkpoint_every or 1,
-        precision=arm.precision,
-        compiled=arm.compiled,
-        loss_chunks=arm.loss_chunks,
-        strategy=arm.strategy,
-        accumulation=arm.accumulation,
-        micro_batch=arm.micro_batch,
+        recipe=arm,
         shortest_seconds=SHORTEST_SECONDS[mode],
         longest_seconds=LONGEST_SECONDS[mode],
         scaling=not asked.several,
     )
 
 
-def measure(job: Job, asked: Asked, arm: Choice) -> Slice | Skipped:
+def measure(job: Job, asked: Asked, arm: Recipe) -> Slice | Skipped:
     """One arm's slice, on one device or in ranks; kept in the job.
 
     Raises:
@@ -162,17 +155,17 @@ class Table:
             self.base = msgspec.structs.replace(self.base, precision=precision)
         else:
             self.base = msgspec.structs.replace(
-                self.base, precision=result.arm.precision, micro_batch=result.arm.micro_batch
+                self.base, precision=result.recipe.precision, micro_batch=result.recipe.micro_batch
             )
-        row = msgspec.structs.replace(self.rows[0], choice=self.base, label=arm_choices.words(self.base))
+        row = msgspec.structs.replace(self.rows[0], recipe=self.base, label=self.base.words)
         self.rows[0] = (
             row if isinstance(row.time, StepTime) else msgspec.structs.replace(row, time=self._time(self.base))
         )
 
-    def _add(self, arm: Choice) -> None:
+    def _add(self, arm: Recipe) -> None:
         """A row, measured or with the reason why not."""
         row = ArmRow(
-            label=arm_choices.label(arm, self.base), choice=arm, outcome="skipped", slice=Absent("it did not run")
+            label=arm_choices.label(arm, self.base), recipe=arm, outcome="skipped", slice=Absent("it did not run")
         )
         self.rows.append(row)
         reason = arm_choices.why_not(arm, self.base, self.kind, len(self.job.gpus))
@@ -188,7 +181,7 @@ class Table:
 
     def _measured(self, row: ArmRow) -> ArmRow:
         try:
-            result = measure(self.job, self.asked, row.choice)
+            result = measure(self.job, self.asked, row.recipe)
         except RigbenchError as error:
             if error.exit_code != NOTHING:
                 raise
@@ -210,13 +203,13 @@ class Table:
         found = self.job.run.slices[row.slice] if isinstance(row.slice, int) else None
         return found if isinstance(found, Slice) else None
 
-    def _memory(self, arm: Choice) -> VramPrediction | Absent:
+    def _memory(self, arm: Recipe) -> VramPrediction | Absent:
         if isinstance(self.target, Absent):
             return self.target
         self.job.progress.update(0.0, f"predicting memory: {arm_choices.label(arm, self.base)}")
         return predicted(self.predictor, self.target, arm, self.asked, ranks_of(arm, self.target, self.kind))
 
-    def _time(self, arm: Choice) -> StepTime | Absent:
+    def _time(self, arm: Recipe) -> StepTime | Absent:
         """A step by the ceilings that this rig's probes have measured, before it is run: what they do not explain."""
         if isinstance(self.ceilings, Absent) or isinstance(self.target, Absent):
             return self.ceilings if isinstance(self.ceilings, Absent) else Absent("its memory is not known")
@@ -256,10 +249,8 @@ class Table:
             arm = msgspec.structs.replace(self.base, micro_batch=size)
             return measure(self.job, replace(self.asked, mode="all"), arm)
 
-        self.search, precision = micro_batch.find(training, self.predictor, self.target, measured)
-        self.base = msgspec.structs.replace(
-            self.base, micro_batch=self.search.chosen, precision=precision or self.base.precision
-        )
+        self.search, found = micro_batch.find(training, self.predictor, self.target, measured)
+        self.base = msgspec.structs.replace(self.base, micro_batch=self.search.chosen, precision=found.precision)
 
     def _ask_when_eight_bits_pay(self) -> None:
         if isinstance(self.target, Absent) or not findings.has_eight_bit(self.rows):
@@ -310,7 +301,7 @@ class Table:
         self.job.keep(arms=table, findings=worst_first((*others, *found)))
 
 
-def predicted(predictor: Predictor, target: Target, arm: Choice, asked: Asked, ranks: int) -> VramPrediction | Absent:
+def predicted(predictor: Predictor, target: Target, arm: Recipe, asked: Asked, ranks: int) -> VramPrediction | Absent:
     """An arm's memory on each card, or that of all ranks where they share the host's."""
     precision = fitting.arm_precision(arm.precision, target)
     training = arm_choices.training(
@@ -326,7 +317,7 @@ def stored_ceilings(job: Job, kind: str) -> Ceilings | Absent:
     return Absent(f"only a {found.kind}'s are stored") if isinstance(found, Ceilings) and found.kind != kind else found
 
 
-def ranks_of(arm: Choice, target: Target, kind: str) -> int:
+def ranks_of(arm: Recipe, target: Target, kind: str) -> int:
     if arm.strategy == "single":
         return 1
     return train_ranks.CPU_RANKS if kind == "cpu" else target.count

@@ -283,7 +283,7 @@ def _notes(table: Arms, results: dict[str, Slice | None]) -> Iterator[tuple[str,
     yield "memory", f"what runs out first: {first.memory.deciding}"
     if isinstance(first.energy, Absent):
         yield "J/token", f"n/a ({first.energy.reason})"
-    if first.device.kind == "cpu" and any(row.choice.optimizer.endswith("8bit") for row in table.rows):
+    if first.device.kind == "cpu" and any(row.recipe.optimizer.endswith("8bit") for row in table.rows):
         yield "note", "8-bit AdamW's speed on a CPU says nothing about a GPU's"
     for label, result in results.items():
         for event in result.events[:MOST_EVENTS] if result else ():
@@ -300,7 +300,7 @@ def _where(table: Arms, results: dict[str, Slice | None]) -> str:
 
 def _setting(table: Arms, results: dict[str, Slice | None]) -> str:
     count = len(table.rows)
-    batch = table.rows[0].choice.micro_batch
+    batch = table.rows[0].recipe.micro_batch
     tokens = (
         f"micro-batch {batch} × {table.model.shape.sequence:,} tokens"
         if batch

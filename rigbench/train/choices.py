@@ -13,19 +13,16 @@ import msgspec
 
 from rigbench.core import units
 from rigbench.core.errors import RigbenchError
-from rigbench.model import optim
+from rigbench.model.recipe import LOSS_CHUNKS, STRATEGIES, Precision, Recipe
 from rigbench.model.record import Model
 from rigbench.predict.record import Training, VramPrediction
 from rigbench.train.probe import Options
-from rigbench.train.record import Choice, Factor, Precision
+from rigbench.train.record import Factor
 from rigbench.work import power as cost
 from rigbench.work import wall
 from rigbench.work.ranks import World
 
 Mode = Literal["usual", "one", "all"]
-STRATEGIES = ("single", "ddp", "fsdp2", "fsdp2-offload", "data-parallel", "accelerate")
-LOSS_CHUNKS = 8  # of the chunked loss, unless a number is given
-MOST_CHUNKS, MOST_ACCUMULATION = 1 << 10, 1 << 16
 FIELDS: dict[Factor, str] = {
     "optimizer": "optimizer",
     "checkpointing": "checkpoint_every",
@@ -54,7 +51,7 @@ class Asked:
     """`options` are what all arms share, `base` the arm that the others are compared with."""
 
     options: Options
-    base: Choice
+    base: Recipe
     mode: Mode = "one"
     cross: tuple[Factor, ...] = ()
     find_micro_batch: bool = False
@@ -68,39 +65,6 @@ class Asked:
     @property
     def several(self) -> bool:
         return self.mode != "one" or bool(self.cross) or self.find_micro_batch
-
-
-def choice(
-    *,
-    optimizer: str | None,
-    checkpointing: str | None,
-    precision: str,
-    compiled: bool,
-    loss: str | None,
-    strategy: str | None,
-    accumulation: str | None,
-    micro_batch: int,
-    layers: int,
-) -> Choice:
-    """The base arm.
-
-    Raises:
-        RigbenchError: a word is not what its option takes.
-    """
-    if optimizer is not None and optimizer not in optim.NAMES:
-        raise RigbenchError(f"--optimizer {optimizer!r} is not one of them", f"use {_list(optim.NAMES)}")
-    if strategy is not None and strategy not in STRATEGIES:
-        raise RigbenchError(f"--strategy {strategy!r} is not one of them", f"use {_list(STRATEGIES)}")
-    return Choice(
-        optimizer=optimizer or "adamw",
-        checkpoint_every=_checkpoint_every(checkpointing, layers),
-        precision=cast(Precision, precision),
-        compiled=compiled,
-        loss_chunks=_chunks(loss),
-        strategy=strategy or "single",
-        accumulation=units.parse_whole(accumulation, "--accumulation", 1, MOST_ACCUMULATION) if accumulation else 1,
-        micro_batch=micro_batch,
-    )
 
 
 def factors(text: str | None) -> tuple[Factor, ...]:
@@ -120,7 +84,7 @@ def factors(text: str | None) -> tuple[Factor, ...]:
     return cast(tuple[Factor, ...], tuple(names))
 
 
-def wanted(base: Choice, mode: Mode, cross: Sequence[Factor]) -> list[Choice]:
+def wanted(base: Recipe, mode: Mode, cross: Sequence[Factor]) -> list[Recipe]:
     """The arms to run, the base first and none twice."""
     if cross:
         return _unique([base, *_product(base, cross, VALUES)])
@@ -132,7 +96,7 @@ def wanted(base: Choice, mode: Mode, cross: Sequence[Factor]) -> list[Choice]:
     return _unique([base, *single])
 
 
-def _product(base: Choice, names: Sequence[Factor], values: dict[Factor, tuple[Any, ...]]) -> list[Choice]:
+def _product(base: Recipe, names: Sequence[Factor], values: dict[Factor, tuple[Any, ...]]) -> list[Recipe]:
     made = []
     for combination in itertools.product(*(values[name] for name in names)):
         arm = base
@@ -142,51 +106,23 @@ def _product(base: Choice, names: Sequence[Factor], values: dict[Factor, tuple[A
     return made
 
 
-def replaced(base: Choice, factor: Factor, value: Any) -> Choice:
+def replaced(base: Recipe, factor: Factor, value: Any) -> Recipe:
     return msgspec.structs.replace(base, **{FIELDS[factor]: value})
 
 
-def _unique(arms: Sequence[Choice]) -> list[Choice]:
+def _unique(arms: Sequence[Recipe]) -> list[Recipe]:
     return list(dict.fromkeys(arms))
 
 
-def label(arm: Choice, base: Choice) -> str:
+def label(arm: Recipe, base: Recipe) -> str:
     """In which choices an arm differs from the base arm; the base arm's own label names its choices."""
     if arm == base:
-        return words(base)
-    told = {
-        "optimizer": arm.optimizer,
-        "checkpointing": checkpoint_words(arm.checkpoint_every),
-        "precision": arm.precision,
-        "compile": "compiled" if arm.compiled else "eager",
-        "loss": f"loss in {arm.loss_chunks} chunks" if arm.loss_chunks > 1 else "plain loss",
-        "strategy": arm.strategy,
-        "accumulation": f"accumulation {arm.accumulation}",
-    }
-    return ", ".join(
-        told[factor] for factor, field in FIELDS.items() if getattr(arm, field) != getattr(base, field)
-    ) or (f"micro-batch {arm.micro_batch}" if arm.micro_batch else "the same")
+        return base.words
+    same = f"micro-batch {arm.micro_batch}" if arm.micro_batch else "the same"
+    return ", ".join(arm.differences(base).values()) or same
 
 
-def words(base: Choice) -> str:
-    """ "adamw, bf16": a base arm's choices, the plain ones unsaid."""
-    said = [base.optimizer, base.precision]
-    said += [checkpoint_words(base.checkpoint_every)] if base.checkpoint_every else []
-    said += ["compiled"] if base.compiled else []
-    said += [f"loss in {base.loss_chunks} chunks"] if base.loss_chunks > 1 else []
-    said += [base.strategy] if base.strategy != "single" else []
-    said += [f"accumulation {base.accumulation}"] if base.accumulation > 1 else []
-    return ", ".join(said)
-
-
-def checkpoint_words(every: int) -> str:
-    if every < 2:
-        return "checkpointing" if every else "no checkpointing"
-    ending = {1: "st", 2: "nd", 3: "rd"}.get(every % 10 if every % 100 not in (11, 12, 13) else 0, "th")
-    return f"checkpointing every {every}{ending}"
-
-
-def why_not(arm: Choice, base: Choice, kind: str, gpus: int) -> str:
+def why_not(arm: Recipe, base: Recipe, kind: str, gpus: int) -> str:
     """Why an arm cannot run on this kind of device, or with what is installed; "" where nothing speaks against it."""
     if kind == "cpu":
         if arm.precision == "fp16" != base.precision:
@@ -216,7 +152,7 @@ def shortfall(memory: VramPrediction) -> str:
     return f"predicted not to fit: {short} more than the {room} there, at micro-batch {memory.training.micro_batch}"
 
 
-def training(arm: Choice, model: Model, micro_batch: int, precision: Precision, ranks: int) -> Training:
+def training(arm: Recipe, model: Model, micro_batch: int, precision: Precision, ranks: int) -> Training:
     """As predictions take it. DataParallel and Accelerate are predicted as DDP, whose memory is alike on each card."""
     strategy = {"data-parallel": "ddp", "accelerate": "ddp"}.get(arm.strategy, arm.strategy)
     return Training(
@@ -230,28 +166,6 @@ def training(arm: Choice, model: Model, micro_batch: int, precision: Precision, 
         strategy=cast(Any, strategy),
         ranks=ranks,
     )
-
-
-def _checkpoint_every(text: str | None, layers: int) -> int:
-    if text in (None, "off"):
-        return 0
-    if text == "on":
-        return 1
-    try:
-        return units.parse_whole(str(text), "--checkpointing", 1, layers)
-    except RigbenchError as error:
-        raise RigbenchError(error.what_happened, f"use off, on, or K of 2 to {layers} for every K-th block") from None
-
-
-def _chunks(text: str | None) -> int:
-    if text in (None, "plain"):
-        return 1
-    if text == "chunked":
-        return LOSS_CHUNKS
-    try:
-        return units.parse_whole(str(text), "--loss", 1, MOST_CHUNKS)
-    except RigbenchError as error:
-        raise RigbenchError(error.what_happened, "use plain, chunked, or a number of chunks") from None
 
 
 def _list(names: Sequence[str]) -> str:

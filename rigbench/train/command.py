@@ -12,6 +12,7 @@ import typer
 from rigbench.command import Common, command
 from rigbench.core.typer_options import HostWatts, PsuEfficiency, PsuWatts, RigProfile, TokenType, WallWatts
 from rigbench.model.named import ProgramOptions
+from rigbench.model.recipe import RecipeOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,24 +27,11 @@ class Arms(StrEnum):
     all = "all"
 
 
-class Precision(StrEnum):
-    auto = "auto"
-    bf16 = "bf16"
-    bf16_pure = "bf16-pure"
-    fp16 = "fp16"
-    fp32 = "fp32"
-    tf32 = "tf32"
-
-
-class Switch(StrEnum):
-    off = "off"
-    on = "on"
-
-
 @command("device", "on")
 def train_probe(
     common: Common,
     model: ProgramOptions,
+    choices: RecipeOptions,
     arms: Annotated[
         Arms,
         typer.Option(
@@ -58,24 +46,6 @@ def train_probe(
             help="All combinations of: optimizer, checkpointing, precision, compile, loss, strategy, accumulation.",
         ),
     ] = None,
-    optimizer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="adamw, adamw-foreach, adamw8bit or paged-adamw8bit.")
-    ] = None,
-    checkpointing: Annotated[
-        str | None, typer.Option(metavar="off|on|K", help="Activation checkpointing; K: every K-th block.")
-    ] = None,
-    precision: Annotated[
-        Precision, typer.Option(help="auto: bf16 where a GPU has it; on a CPU the faster of fp32 and bf16, measured.")
-    ] = Precision.auto,
-    compiled: Annotated[Switch | None, typer.Option("--compile", help="torch.compile.", show_default=False)] = None,
-    loss: Annotated[
-        str | None, typer.Option(metavar="plain|chunked|N", help="The loss at once, or in 8 or N chunks.")
-    ] = None,
-    strategy: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="single, ddp, fsdp2, fsdp2-offload, data-parallel or accelerate."),
-    ] = None,
-    accumulation: Annotated[str | None, typer.Option(metavar="N", help="Micro-batches a step. Default: 1.")] = None,
     micro_batch: Annotated[
         str | None,
         typer.Option(
@@ -117,13 +87,7 @@ def train_probe(
         model,
         arms=arms.value,
         cross=cross,
-        optimizer=optimizer,
-        checkpointing=checkpointing,
-        precision=precision.value,
-        compiled=None if compiled is None else compiled is Switch.on,
-        loss=loss,
-        strategy=strategy,
-        accumulation=accumulation,
+        choices=choices,
         micro_batch=micro_batch,
         seconds=seconds,
         data=data,

@@ -10,6 +10,7 @@ from rigbench.core import on
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Figure
 from rigbench.job import Job
+from rigbench.model.recipe import Precision, Recipe
 from rigbench.predict import capacity as fitting
 from rigbench.predict import ceilings, steptime
 from rigbench.predict.memory import Predictor
@@ -20,7 +21,7 @@ from rigbench.train import eight_bit
 from rigbench.train import table as arm_table
 from rigbench.train import verdict as findings
 from rigbench.train.choices import Asked
-from rigbench.train.record import ArmRow, Arms, Choice, Precision
+from rigbench.train.record import ArmRow, Arms
 
 MICRO_BATCH = 8  # the default on a GPU
 
@@ -47,7 +48,7 @@ class Forecast:
         self.precision: Precision = fitting.arm_precision(asked.base.precision, self.place)
         several = rig.count > 1 and not asked.strategy_given
         base = msgspec.structs.replace(asked.base, precision=self.precision)
-        self.base: Choice = msgspec.structs.replace(base, strategy="ddp") if several else base
+        self.base: Recipe = msgspec.structs.replace(base, strategy="ddp") if several else base
         self._started_at, self._started = now(), time.perf_counter()
 
     def fill(self) -> None:
@@ -94,16 +95,16 @@ class Forecast:
             return found.value
         return int(min(MICRO_BATCH, 1 << (found.value.bit_length() - 1)))
 
-    def _training(self, arm: Choice) -> Training:
+    def _training(self, arm: Recipe) -> Training:
         precision = self.precision if arm.precision == "auto" else arm.precision
         ranks = 1 if arm.strategy == "single" else self.place.count
         model = self.asked.options.model
         return arm_choices.training(arm, model, arm.micro_batch or 1, precision, ranks)
 
-    def _row(self, arm: Choice) -> ArmRow:
+    def _row(self, arm: Recipe) -> ArmRow:
         row = ArmRow(
             label=arm_choices.label(arm, self.base),
-            choice=arm,
+            recipe=arm,
             outcome="skipped",
             slice=Absent("predicted: nothing was run"),
         )
@@ -117,7 +118,7 @@ class Forecast:
             return msgspec.structs.replace(row, reason=arm_choices.shortfall(memory))
         return msgspec.structs.replace(row, outcome="predicted", time=self._time(training, arm.compiled))
 
-    def _why_not(self, arm: Choice) -> str:
+    def _why_not(self, arm: Recipe) -> str:
         if arm.strategy in ("data-parallel", "accelerate"):
             return "predicted as ddp"
         return arm_choices.why_not(arm, self.base, self.place.kind, self.place.count)

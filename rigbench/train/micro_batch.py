@@ -10,10 +10,11 @@ import msgspec
 from rigbench.core import units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Skipped
+from rigbench.model.recipe import Recipe
 from rigbench.predict.memory import Predictor
 from rigbench.predict.record import Largest, Target, Training
 from rigbench.train import table as arm_table
-from rigbench.train.record import MemoryLine, MicroBatchSearch, MicroBatchTry, Precision, Slice
+from rigbench.train.record import MemoryLine, MicroBatchSearch, MicroBatchTry, Slice
 
 ENOUGH_BETTER = 1.01  # a larger micro-batch that brings less than this is not looked beyond
 PATIENCE = 2  # so many larger ones in a row that bring no more end the search
@@ -23,8 +24,8 @@ LARGEST = 1 << 16
 
 def find(
     training: Training, predictor: Predictor, target: Target, measure: Callable[[int], Slice | Skipped]
-) -> tuple[MicroBatchSearch, Precision | None]:
-    """Doubles the micro-batch, each in a process of its own, until rates rise no more; and the precision it chose.
+) -> tuple[MicroBatchSearch, Recipe]:
+    """Doubles the micro-batch, each in a process of its own, until rates rise no more; and its recipe.
 
     On a GPU the largest is tried as well, so that what was predicted is confirmed; where it runs out of memory, smaller
     ones are until one runs. On a CPU, where memory is plenty and slow, it is tried only where its steps are short.
@@ -53,7 +54,7 @@ def find(
         why=_why(chosen, best, slices, found, ended),
         line=_line(training, predictor, target, slices),
     )
-    return search, slices[chosen].arm.precision
+    return search, slices[chosen].recipe
 
 
 def _double(
@@ -149,7 +150,8 @@ def _line(training: Training, predictor: Predictor, target: Target, slices: dict
     peaks = [arm_table.peak(slices[size]) for size in (small, large)]
     if any(isinstance(peak, Absent) for peak in peaks):
         return Absent("no memory was read")
-    precision = slices[small].arm.precision
+    precision = slices[small].recipe.precision
+    assert precision != "auto"
     told = [
         predictor.predict(msgspec.structs.replace(training, micro_batch=size, precision=precision), target).process
         for size in (small, large)

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from rigbench.core.record import Record
+from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
 from rigbench.model.tokens import AskedDtype
-from rigbench.train.record import HostAllocator, Precision
+from rigbench.train.record import HostAllocator
 from rigbench.train.steps import LONGEST_SECONDS, SHORTEST_SECONDS, Patience
 
 
 class SliceOptions(Record, frozen=True, kw_only=True):
     """`seconds` 0: long enough for 16 steps, between the two bounds.
 
-    `micro_batch` 0: the device's default. `cache` is a folder for the generated token file; the runner names it, and
-    says how this process's memory is kept.
+    `recipe` may leave precision and micro-batch to be chosen. `cache` is a folder for the generated token file; the
+    runner names it, and says how this process's memory is kept.
     """
 
     cache: str = ""
     device: str = "auto"
     data: str = ""
     data_dtype: AskedDtype = "auto"
-    micro_batch: int = 0
-    accumulation: int = 1
-    precision: Literal["auto"] | Precision = "auto"
-    optimizer: str = "adamw"
-    compiled: bool = False
+    recipe: Recipe = Recipe()
     learning_rate: float = 3e-4
     clip_norm: float = 1.0
     seconds: float = 0.0
@@ -45,9 +40,4 @@ class DecoderOptions(SliceOptions, frozen=True, kw_only=True):
     """One arm of a decoder."""
 
     model: Model
-    checkpointing: Literal["off", "on"] = "off"
-    checkpoint_every: int = 1
-    loss_chunks: int = 1
-    strategy: str = "single"
-    ranks: int = 1
     scaling: bool = False  # whether one rank is also timed alone

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, EndedBy
@@ -13,14 +15,15 @@ from rigbench.machine import host
 from rigbench.machine.accelerator import Accelerator, choose_device, open_accelerator
 from rigbench.machine.sysfs import Sysfs
 from rigbench.model.batches import Batches
+from rigbench.model.recipe import Precision, Recipe
 from rigbench.model.tokens import open_tokens, zipf_tokens
 from rigbench.store import now
 from rigbench.train.options import SliceOptions
 from rigbench.train.own_batches import OwnBatches
 from rigbench.train.own_model import Own, load
-from rigbench.train.record import Arm, OwnModel, OwnSlice, Precision
+from rigbench.train.record import OwnModel, OwnSlice
 from rigbench.train.steps import StepLoop
-from rigbench.train.summary import shares
+from rigbench.train.summary import Chosen, shares
 from rigbench.train.training import is_out_of_memory, peaks, train
 from rigbench.work.workers import Report
 
@@ -60,89 +63,81 @@ def run(options: Options, report: Report) -> OwnSlice:
     own = load(options.model.name, options.folder, options.vocabulary, options.sequence)
     report.check()
     accelerator.reset_peak_memory()
-    arm = _arm(options, accelerator)
+    chosen = _chosen(options, accelerator)
     try:
         own.module.to(accelerator.torch_device)
-        with _source(own, options, arm, accelerator) as source:
-            return _slice(options, own, arm, accelerator, source, report, (started_at, started, built), before)
+        with _source(own, options, chosen.recipe, accelerator) as source:
+            return _slice(options, own, chosen, accelerator, source, report, (started_at, started, built), before)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
     raise RigbenchError(
-        f"{options.model.name} at micro-batch {arm.micro_batch} does not fit this device's memory",
+        f"{options.model.name} at micro-batch {chosen.recipe.micro_batch} does not fit this device's memory",
         "try a smaller --micro-batch",
         exit_code=NOTHING,
     )
 
 
-def _arm(options: Options, accelerator: Accelerator) -> Arm:
+def _chosen(options: Options, accelerator: Accelerator) -> Chosen:
     kind = accelerator.device.kind
     precision, chosen_by = _precision(options, kind)
-    return Arm(
-        optimizer=options.optimizer,
-        checkpointing="off",
-        precision=precision,
-        precision_chosen_by=chosen_by,
-        compiled=options.compiled,
-        strategy="single",
-        micro_batch=options.micro_batch or DEFAULT_MICRO_BATCH[kind],
-        micro_batch_chosen_by="--micro-batch" if options.micro_batch else f"default on {kind}",
-        accumulation=options.accumulation,
-        host_allocator=options.host_allocator,
-    )
+    micro_batch = options.recipe.micro_batch or DEFAULT_MICRO_BATCH[kind]
+    recipe = msgspec.structs.replace(options.recipe, precision=precision, micro_batch=micro_batch)
+    return Chosen(recipe, chosen_by, "--micro-batch" if options.recipe.micro_batch else f"default on {kind}")
 
 
 def _precision(options: Options, kind: str) -> tuple[Precision, str]:
     """bf16 autocast where a GPU has it, else what the weights have: a CPU's kernels for it are not for every layer."""
     import torch
 
-    if options.precision != "auto":
-        return options.precision, "--precision"
+    if options.recipe.precision != "auto":
+        return options.recipe.precision, "--precision"
     if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16", "the device multiplies bf16 natively"
     return "fp32", f"default on {kind}"
 
 
-def _source(own: Own, options: Options, arm: Arm, accelerator: Accelerator) -> Any:
+def _source(own: Own, options: Options, recipe: Recipe, accelerator: Accelerator) -> Any:
     """The user's batches, or rigbench's token data for a language model."""
     if own.batch:
-        return OwnBatches(own, arm.micro_batch, accelerator.torch_device, floats=_floats(arm))
+        return OwnBatches(own, recipe.micro_batch, accelerator.torch_device, floats=_floats(recipe))
     if options.data:
         tokens, data = open_tokens(Path(options.data), options.data_dtype, own.vocabulary, own.sequence)
     else:
         tokens, data = zipf_tokens(Path(options.cache), own.vocabulary)
     return Batches(
-        tokens, data.dtype, own.vocabulary, arm.micro_batch, own.sequence, accelerator.torch_device, data.name
+        tokens, data.dtype, own.vocabulary, recipe.micro_batch, own.sequence, accelerator.torch_device, data.name
     )
 
 
-def _floats(arm: Arm) -> torch.dtype | None:
+def _floats(recipe: Recipe) -> torch.dtype | None:
     """In pure bf16 the weights are, so what they meet must be."""
     import torch
 
-    return torch.bfloat16 if arm.precision == "bf16-pure" else None
+    return torch.bfloat16 if recipe.precision == "bf16-pure" else None
 
 
 def _slice(
     options: Options,
     own: Own,
-    arm: Arm,
+    chosen: Chosen,
     accelerator: Accelerator,
     source: Any,
     report: Report,
     began: tuple[str, float, float],
     before_model_bytes: int | Absent,
 ) -> OwnSlice:
-    if arm.precision == "bf16-pure":
+    recipe = chosen.recipe
+    if recipe.precision == "bf16-pure":
         import torch
 
         own.module.to(torch.bfloat16)
     kind = accelerator.device.kind
-    trained = train(own.module, arm, kind, options.learning_rate, options.clip_norm, called=own.losses)
+    trained = train(own.module, recipe, kind, options.learning_rate, options.clip_norm, called=own.losses)
     accelerator.synchronize()
     started_at, started, built = began
     setup_seconds = time.perf_counter() - built
-    items = arm.micro_batch * arm.accumulation * own.items_per_sample
+    items = recipe.micro_batch * recipe.accumulation * own.items_per_sample
     loop = StepLoop(accelerator, trained, source, items, options.patience, f"{own.unit}/s")
 
     def record(ended_by: EndedBy) -> OwnSlice:
@@ -156,7 +151,10 @@ def _slice(
             seconds=time.perf_counter() - started,
             device=accelerator.device,
             model=options.model,
-            arm=arm,
+            recipe=recipe,
+            precision_chosen_by=chosen.precision_chosen_by,
+            micro_batch_chosen_by=chosen.micro_batch_chosen_by,
+            host_allocator=options.host_allocator,
             steps=steps,
             steady_from=steady_from,
             ended_by=ended_by,

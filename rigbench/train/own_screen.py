@@ -32,16 +32,16 @@ def show(result: OwnSlice | Skipped, console: Console) -> None:
 
 
 def _lines(result: OwnSlice) -> Iterator[tuple[str, str]]:
-    model, arm = result.model, result.arm
+    model, recipe = result.model, result.recipe
     frozen = model.total_parameters - model.trainable_parameters
     parameters = f"{units.format_count(model.total_parameters)} parameters ({model.total_parameters:,})"
     yield "model", f"{parameters}{f', {frozen:,} of them frozen' if frozen else ''}; a batch is {model.batch}"
     if model.unused_parameters:
         yield "unused", f"{model.unused_parameters:,} parameters got no gradient in the trial step"
-    compiled = "compiled" if arm.compiled else "eager"
-    yield "arm", f"{arm.optimizer}, {arm.precision} (chosen by: {arm.precision_chosen_by}), {compiled}"
-    accumulated = f" × {arm.accumulation} accumulated" if arm.accumulation > 1 else ""
-    yield "batch", f"{arm.micro_batch} samples{accumulated} (micro-batch: {arm.micro_batch_chosen_by})"
+    compiled = "compiled" if recipe.compiled else "eager"
+    yield "arm", f"{recipe.optimizer}, {recipe.precision} (chosen by: {result.precision_chosen_by}), {compiled}"
+    accumulated = f" × {recipe.accumulation} accumulated" if recipe.accumulation > 1 else ""
+    yield "batch", f"{recipe.micro_batch} samples{accumulated} (micro-batch: {result.micro_batch_chosen_by})"
     yield "step", slices.step_words(result.step_seconds, result.step_share, result.outliers)
     if isinstance(result.model_flops_per_s, Absent):
         yield "compute", f"n/a ({result.model_flops_per_s.reason})"

@@ -65,7 +65,7 @@ def run(job: Job, asked: Asked) -> OwnSlice | Skipped:
     )
     with kernel_cache(options) as caches:
         variables = {**environment, **caches}
-        cold = _first_steps(job, options, variables) if options.compiled else None
+        cold = _first_steps(job, options, variables) if options.recipe.compiled else None
         job.progress.stage(f"train-probe {options.model.name}", (options.seconds or 30) + 10)
         limit = (options.seconds or options.longest_seconds) + MARGIN_SECONDS
         result, sensors, outcome = isolated(job, "rigbench.train.own_probe", options, OwnSlice, limit, variables)
@@ -102,7 +102,7 @@ def _complete(job: Job, result: OwnSlice, sensors: Telemetry) -> OwnSlice:
 def _mfu(job: Job, result: OwnSlice) -> Figure | Absent:
     if isinstance(result.model_flops_per_s, Absent):
         return result.model_flops_per_s
-    dtype = "bf16" if result.arm.precision == "bf16-pure" else result.arm.precision
+    dtype = "bf16" if result.recipe.precision == "bf16-pure" else result.recipe.precision
     peak = datasheet(job, result.device).get(dtype)
     if peak is None:
         return Absent(f"no datasheet peak for {result.device.name} in {dtype}")

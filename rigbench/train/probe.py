@@ -15,13 +15,14 @@ from rigbench.machine import host
 from rigbench.machine.accelerator import Accelerator, choose_device, open_accelerator
 from rigbench.machine.sysfs import Sysfs
 from rigbench.model.batches import Batches
+from rigbench.model.recipe import Precision
 from rigbench.model.tokens import open_tokens, zipf_tokens
 from rigbench.store import now
 from rigbench.train.options import DecoderOptions
 from rigbench.train.parallel import over_cards
-from rigbench.train.record import Arm, Precision, PrecisionTrial, Slice
+from rigbench.train.record import PrecisionTrial, Slice
 from rigbench.train.steps import StepLoop
-from rigbench.train.summary import Ground, Seen, sliced
+from rigbench.train.summary import Chosen, Ground, Seen, sliced
 from rigbench.train.training import autocast, decoder, is_out_of_memory, peaks, train
 from rigbench.work.timing import sample_until_tight
 from rigbench.work.workers import Report
@@ -56,15 +57,15 @@ def run(options: Options, report: Report) -> Slice:
     sysfs = Sysfs()
     accelerator = _open(options, sysfs)
     before_model = host.process_resident_bytes(sysfs)
-    arm, trials = _arm(options, accelerator, report)
+    chosen, trials = _chosen(options, accelerator, report)
     events: list[str] = []
     while True:
-        batches = Batches(
-            tokens, data.dtype, shape.vocabulary, arm.micro_batch, shape.sequence, accelerator.torch_device, data.name
-        )
+        recipe = chosen.recipe
+        count, device = recipe.micro_batch, accelerator.torch_device
+        batches = Batches(tokens, data.dtype, shape.vocabulary, count, shape.sequence, device, data.name)
         failed_in: list[str] = []
         try:
-            ground = Ground(arm, data, trials, before_model, started_at, started, events, failed_in)
+            ground = Ground(chosen, data, trials, before_model, started_at, started, events, failed_in)
             with batches:
                 return _slice(options, ground, accelerator, batches, report)
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -72,15 +73,15 @@ def run(options: Options, report: Report) -> Slice:
                 raise
         gc.collect()
         accelerator.empty_cache()
-        if options.micro_batch or arm.micro_batch == 1:
+        if options.recipe.micro_batch or recipe.micro_batch == 1:
             raise RigbenchError(
-                f"{options.model.name} at micro-batch {arm.micro_batch} does not fit this device's memory "
+                f"{options.model.name} at micro-batch {recipe.micro_batch} does not fit this device's memory "
                 f"(out of memory in {failed_in[-1]})",
                 "try a smaller --micro-batch, --checkpointing on, or a smaller model",
                 exit_code=NOTHING,
             )
-        events.append(f"out of memory at micro-batch {arm.micro_batch}; went on with {arm.micro_batch // 2}")
-        arm = msgspec.structs.replace(arm, micro_batch=arm.micro_batch // 2)
+        events.append(f"out of memory at micro-batch {recipe.micro_batch}; went on with {recipe.micro_batch // 2}")
+        chosen = chosen._replace(recipe=msgspec.structs.replace(recipe, micro_batch=recipe.micro_batch // 2))
 
 
 def _open(options: Options, sysfs: Sysfs) -> Accelerator:
@@ -100,24 +101,12 @@ def _open(options: Options, sysfs: Sysfs) -> Accelerator:
     return accelerator
 
 
-def _arm(options: Options, accelerator: Accelerator, report: Report) -> tuple[Arm, tuple[PrecisionTrial, ...]]:
+def _chosen(options: Options, accelerator: Accelerator, report: Report) -> tuple[Chosen, tuple[PrecisionTrial, ...]]:
     kind = accelerator.device.kind
     precision, chosen_by, trials = _choose_precision(options, accelerator, report)
-    arm = Arm(
-        optimizer=options.optimizer,
-        checkpointing=options.checkpointing,
-        precision=precision,
-        precision_chosen_by=chosen_by,
-        compiled=options.compiled,
-        strategy=options.strategy,
-        micro_batch=options.micro_batch or DEFAULT_MICRO_BATCH[kind],
-        micro_batch_chosen_by="--micro-batch" if options.micro_batch else f"default on {kind}",
-        accumulation=options.accumulation,
-        host_allocator=options.host_allocator,
-        checkpoint_every=options.checkpoint_every if options.checkpoint_every > 1 else msgspec.UNSET,
-        loss_chunks=options.loss_chunks if options.loss_chunks > 1 else msgspec.UNSET,
-    )
-    return arm, trials
+    micro_batch = options.recipe.micro_batch or DEFAULT_MICRO_BATCH[kind]
+    recipe = msgspec.structs.replace(options.recipe, precision=precision, micro_batch=micro_batch)
+    return Chosen(recipe, chosen_by, "--micro-batch" if options.recipe.micro_batch else f"default on {kind}"), trials
 
 
 def _choose_precision(
@@ -126,8 +115,8 @@ def _choose_precision(
     """bf16 autocast where a GPU has it; on a CPU whichever trains a one-block model of this width faster, measured."""
     import torch
 
-    if options.precision != "auto":
-        return options.precision, "--precision", ()
+    if options.recipe.precision != "auto":
+        return options.recipe.precision, "--precision", ()
     if accelerator.device.kind == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "the device multiplies bf16 natively", ()
@@ -171,15 +160,15 @@ def _slice(options: Options, ground: Ground, accelerator: Accelerator, batches: 
     report.progress(0.0, "building the model")
     built = time.perf_counter()
     accelerator.reset_peak_memory()
-    arm, kind = ground.arm, accelerator.device.kind
+    recipe, kind = ground.chosen.recipe, accelerator.device.kind
     ground.failed_in.append("building the model")
-    model = decoder(options.model, arm, accelerator.torch_device)
+    model = decoder(options.model, recipe, accelerator.torch_device)
     ground.failed_in.append("building the optimizer")
-    called = over_cards if arm.strategy == "data-parallel" else None
-    trained = train(model, arm, kind, options.learning_rate, options.clip_norm, called=called)
+    called = over_cards if recipe.strategy == "data-parallel" else None
+    trained = train(model, recipe, kind, options.learning_rate, options.clip_norm, called=called)
     accelerator.synchronize()
     setup_seconds = time.perf_counter() - built
-    tokens_per_step = arm.micro_batch * arm.accumulation * options.model.shape.sequence
+    tokens_per_step = recipe.micro_batch * recipe.accumulation * options.model.shape.sequence
     loop = StepLoop(accelerator, trained, batches, tokens_per_step, options.patience)
 
     def record(ended_by: EndedBy) -> Slice:

@@ -16,14 +16,15 @@ from rigbench.machine import host
 from rigbench.machine.accelerator import Accelerator
 from rigbench.machine.sysfs import Sysfs
 from rigbench.model.batches import Batches
+from rigbench.model.recipe import Precision, Recipe
 from rigbench.model.tokens import open_tokens, zipf_tokens
 from rigbench.store import now
 from rigbench.train import parallel
 from rigbench.train.options import DecoderOptions
 from rigbench.train.rank_steps import RankLoop, gathered, slowest, split, timed_pairs
-from rigbench.train.record import Arm, Precision, Slice, Steps, Vram
+from rigbench.train.record import Slice, Steps, Vram
 from rigbench.train.steps import StepLoop
-from rigbench.train.summary import Ground, Seen, sliced
+from rigbench.train.summary import Chosen, Ground, Seen, sliced
 from rigbench.train.training import Trained, decoder, is_out_of_memory, peaks, train
 from rigbench.work.rank_device import free_bytes, kind_for, opened
 from rigbench.work.ranks import World, join
@@ -68,10 +69,11 @@ def run(options: Options, report: Report, world: World) -> Slice:
     _refuse_beyond_memory(options, kind, world)
     before = host.process_resident_bytes(Sysfs())
     hosts = join(world, report, parallel.BACKENDS[kind], word=options.host_name or "here")
-    arm = _arm(options, kind, world.size)
-    ground = Ground(arm, data, (), before, started_at, started, [], ["starting"])
+    chosen = _chosen(options, kind, world.size)
+    micro_batch = chosen.recipe.micro_batch
+    ground = Ground(chosen, data, (), before, started_at, started, [], ["starting"])
     batches = Batches(
-        tokens, data.dtype, shape.vocabulary, arm.micro_batch, shape.sequence, accelerator.torch_device, data.name,
+        tokens, data.dtype, shape.vocabulary, micro_batch, shape.sequence, accelerator.torch_device, data.name,
         seed=1 + world.rank,
     )  # fmt: skip
     try:
@@ -81,7 +83,7 @@ def run(options: Options, report: Report, world: World) -> Slice:
         if not is_out_of_memory(error):
             raise
     raise RigbenchError(
-        f"{options.model.name} at micro-batch {arm.micro_batch} does not fit rank {world.rank}'s memory "
+        f"{options.model.name} at micro-batch {micro_batch} does not fit rank {world.rank}'s memory "
         f"(out of memory in {ground.failed_in[-1]})",
         "try a smaller --micro-batch, --strategy fsdp2, or a smaller model",
         exit_code=NOTHING,
@@ -94,12 +96,14 @@ def _refuse_beyond_memory(options: Options, kind: str, world: World) -> None:
     Raises:
         RigbenchError: the host has less to give.
     """
-    if kind == "cuda" and options.strategy != "fsdp2-offload":
+    if kind == "cuda" and options.recipe.strategy != "fsdp2-offload":
         return
     usable = host.memory(Sysfs()).usable_bytes
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    shares = world.size if options.strategy.startswith("fsdp2") else 1
-    each = LEAST_BYTES if options.precision != "bf16-pure" and not options.optimizer.endswith("8bit") else 8
+    shares = world.size if options.recipe.strategy.startswith("fsdp2") else 1
+    each = (
+        LEAST_BYTES if options.recipe.precision != "bf16-pure" and not options.recipe.optimizer.endswith("8bit") else 8
+    )
     needed = each * options.model.total_parameters * here // shares
     if isinstance(usable, Absent) or needed <= usable:
         return
@@ -111,31 +115,19 @@ def _refuse_beyond_memory(options: Options, kind: str, world: World) -> None:
     )
 
 
-def _arm(options: Options, kind: str, ranks: int) -> Arm:
+def _chosen(options: Options, kind: str, ranks: int) -> Chosen:
     precision, chosen_by = _precision(options, kind)
-    return Arm(
-        optimizer=options.optimizer,
-        checkpointing=options.checkpointing,
-        precision=precision,
-        precision_chosen_by=chosen_by,
-        compiled=options.compiled,
-        strategy=options.strategy,
-        micro_batch=options.micro_batch or DEFAULT_MICRO_BATCH[kind],
-        micro_batch_chosen_by="--micro-batch" if options.micro_batch else f"default on {kind}",
-        accumulation=options.accumulation,
-        host_allocator=options.host_allocator,
-        checkpoint_every=options.checkpoint_every if options.checkpoint_every > 1 else msgspec.UNSET,
-        loss_chunks=options.loss_chunks if options.loss_chunks > 1 else msgspec.UNSET,
-        ranks=ranks,
-    )
+    micro_batch = options.recipe.micro_batch or DEFAULT_MICRO_BATCH[kind]
+    recipe = msgspec.structs.replace(options.recipe, precision=precision, micro_batch=micro_batch, ranks=ranks)
+    return Chosen(recipe, chosen_by, "--micro-batch" if options.recipe.micro_batch else f"default on {kind}")
 
 
 def _precision(options: Options, kind: str) -> tuple[Precision, str]:
     """All ranks must choose alike, so none measures: bf16 where the GPU has it, fp32 on CPUs."""
     import torch
 
-    if options.precision != "auto":
-        return options.precision, "--precision"
+    if options.recipe.precision != "auto":
+        return options.recipe.precision, "--precision"
     if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16", "the device multiplies bf16 natively"
     return "fp32", f"default of ranks on {kind}"
@@ -159,12 +151,12 @@ class _Slicing:
         self._built = time.perf_counter()
 
     def run(self) -> Slice:
-        accelerator, arm = self.accelerator, self.ground.arm
+        accelerator, recipe = self.accelerator, self.ground.chosen.recipe
         accelerator.reset_peak_memory()
-        trained, self.apart = self._trained(arm.strategy)
+        trained, self.apart = self._trained(recipe)
         accelerator.synchronize()
         setup_seconds = time.perf_counter() - self._built
-        tokens = arm.micro_batch * arm.accumulation * arm.world_size * self.options.model.shape.sequence
+        tokens = recipe.micro_batch * recipe.accumulation * recipe.ranks * self.options.model.shape.sequence
         loop = RankLoop(accelerator, trained, self.batches, tokens, self.options.patience)
 
         def own(ended_by: EndedBy) -> Slice:
@@ -188,15 +180,15 @@ class _Slicing:
         self.report.partial(together)
         return self._scaled(together, loop, by_rank)
 
-    def _trained(self, strategy: str) -> tuple[Trained, parallel.Around | None]:
-        options, arm, accelerator = self.options, self.ground.arm, self.accelerator
+    def _trained(self, recipe: Recipe) -> tuple[Trained, parallel.Around | None]:
+        options, accelerator = self.options, self.accelerator
         self.ground.failed_in.append("building the model")
-        module: nn.Module = decoder(options.model, arm, accelerator.torch_device)
-        wrapped = parallel.wrap(module, strategy, accelerator.torch_device, options.clip_norm)
+        module: nn.Module = decoder(options.model, recipe, accelerator.torch_device)
+        wrapped = parallel.wrap(module, recipe.strategy, accelerator.torch_device, options.clip_norm)
         self.ground.failed_in.append("building the optimizer")
         trained = train(
             wrapped.module,
-            arm,
+            recipe,
             accelerator.device.kind,
             options.learning_rate,
             options.clip_norm,
@@ -245,7 +237,8 @@ class _Slicing:
         if needed > free:
             return f"one rank alone needs {needed / 2**30:.1f} GiB more, and {free / 2**30:.1f} GiB are free"
         try:
-            loop = StepLoop(self.accelerator, self._trained("single")[0], self.batches, 1, self.options.patience)
+            alone = msgspec.structs.replace(self.ground.chosen.recipe, strategy="single", ranks=1)
+            loop = StepLoop(self.accelerator, self._trained(alone)[0], self.batches, 1, self.options.patience)
             return tuple(loop.one_step() for _ in range(1 + ALONE_STEPS))[1:]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

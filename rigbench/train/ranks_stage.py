@@ -48,11 +48,11 @@ def run(
         RigbenchError: bad token data, no device for a rank, or it does not fit.
     """
     count = world.size if world else rank_count(job, asked.device)
-    job.progress.stage(f"train-probe {asked.model.name}, {asked.strategy}, {count} ranks", 40)
+    job.progress.stage(f"train-probe {asked.model.name}, {asked.recipe.strategy}, {count} ranks", 40)
     options, environment = _options(job, asked)
     with telemetry.Sampler(job.rig) as sampler:
         outcome = started(options, environment, world, count, job.progress.update)
-    result = _judged(job, outcome, asked.strategy)
+    result = _judged(job, outcome, asked.recipe.strategy)
     if isinstance(result, Slice):
         result = finished(job, result, sampler.record(), declared, wall_watts, _cards(job, result, count))
         if world and int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) < world.size:
@@ -68,7 +68,7 @@ def run(
 def alone(job: Job, result: Slice | Skipped) -> None:
     """Findings of a slice that is no row of a table."""
     if isinstance(result, Slice):
-        found = findings.exchange_bound(result, result.arm.strategy)
+        found = findings.exchange_bound(result, result.recipe.strategy)
         job.keep(findings=worst_first((*job.run.findings, *found)))
 
 
@@ -155,7 +155,7 @@ def _options(job: Job, asked: DecoderOptions) -> tuple[Options, Mapping[str, str
     Raises:
         RigbenchError: the optimizer cannot step shards.
     """
-    if asked.optimizer.endswith("8bit") and asked.strategy.startswith("fsdp2"):
+    if asked.recipe.optimizer.endswith("8bit") and asked.recipe.strategy.startswith("fsdp2"):
         cure = "use --strategy ddp, or --optimizer adamw"
         raise RigbenchError("bitsandbytes steps whole weights, and fsdp2 has shards", cure, NOTHING)
     allocator, environment = host_allocator(job, asked.device)

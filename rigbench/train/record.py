@@ -8,52 +8,12 @@ import msgspec
 
 from rigbench.core.estimate import Estimate, Timing
 from rigbench.core.record import Absent, Device, EndedBy, Energy, Figure, Record, Skipped, Telemetry
+from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
 from rigbench.predict.record import StepTime, VramPrediction
 from rigbench.work.record import Draw, Power
 
 HostAllocator = Literal["default", "keeps memory", "set by the user"]
-Precision = Literal["fp32", "bf16", "bf16-pure", "fp16", "tf32"]
-
-
-class Arm(Record, frozen=True):
-    """The choices of this slice, as a full run would make them.
-
-    `precision` "bf16" and "fp16" are autocast over fp32 weights (fp16 with a scaled loss), "bf16-pure" has weights,
-    gradients and moments in bf16. `checkpoint_every` k recomputes every k-th block where checkpointing is on (unset:
-    all); `loss_chunks` is into how many parts the sequence goes for head and loss (unset: 1); `ranks` that train
-    together (unset: 1), each with `micro_batch` sequences.
-
-    `host_allocator` "keeps memory": glibc was told not to give large blocks back to the system between steps, by the
-    variables in measure/workers.py; a CPU run without them spends a large part of its time in page faults.
-    """
-
-    optimizer: str
-    checkpointing: Literal["off", "on"]
-    precision: Precision
-    precision_chosen_by: str
-    compiled: bool
-    strategy: str
-    micro_batch: int
-    micro_batch_chosen_by: str
-    accumulation: int
-    host_allocator: HostAllocator
-    checkpoint_every: int | msgspec.UnsetType = msgspec.UNSET
-    loss_chunks: int | msgspec.UnsetType = msgspec.UNSET
-    ranks: int | msgspec.UnsetType = msgspec.UNSET
-
-    @property
-    def checkpointed(self) -> int:
-        """As models take it: 0 no block is recomputed, 1 all, k every k-th."""
-        return 0 if self.checkpointing == "off" else self.checkpoint_every or 1
-
-    @property
-    def chunks(self) -> int:
-        return self.loss_chunks or 1
-
-    @property
-    def world_size(self) -> int:
-        return self.ranks or 1
 
 
 class Data(Record, frozen=True):
@@ -153,6 +113,10 @@ class Slice(Record, frozen=True):
     seconds of that window, its interval by batch means; `step_seconds` is the median step with its own interval.
     `joules_per_token` and `model_flop_per_joule` cover what `energy` covers; `draws` are all that was read of the
     machine over the same window, `power` what they and what was declared come to at the wall.
+
+    Of the `recipe` precision and micro-batch are those that were chosen, ranks those that trained. `host_allocator`
+    "keeps memory": glibc was told not to give large blocks back to the system between steps, by the variables in
+    work/workers.py; a CPU run without them spends a large part of its time in page faults.
     """
 
     method: int
@@ -160,7 +124,10 @@ class Slice(Record, frozen=True):
     seconds: float
     device: Device
     model: Model
-    arm: Arm
+    recipe: Recipe
+    precision_chosen_by: str
+    micro_batch_chosen_by: str
+    host_allocator: HostAllocator
     data: Data
     precision_trials: tuple[PrecisionTrial, ...]
     steps: Steps
@@ -204,7 +171,10 @@ class OwnSlice(Record, frozen=True, kw_only=True):
     seconds: float
     device: Device
     model: OwnModel
-    arm: Arm
+    recipe: Recipe
+    precision_chosen_by: str
+    micro_batch_chosen_by: str
+    host_allocator: HostAllocator
     steps: Steps
     steady_from: int
     ended_by: EndedBy
@@ -252,24 +222,8 @@ class OwnModel(Record, frozen=True):
 Factor = Literal["optimizer", "checkpointing", "precision", "compile", "loss", "strategy", "accumulation"]
 
 
-class Choice(Record, frozen=True, kw_only=True):
-    """An arm as it was asked for. `checkpoint_every` 0: no block is recomputed; `precision` "auto": the base arm's.
-
-    `micro_batch` 0: the base arm's, or the device's default.
-    """
-
-    optimizer: str = "adamw"
-    checkpoint_every: int = 0
-    precision: Literal["auto"] | Precision = "auto"
-    compiled: bool = False
-    loss_chunks: int = 1
-    strategy: str = "single"
-    accumulation: int = 1
-    micro_batch: int = 0
-
-
 class ArmRow(Record, frozen=True, kw_only=True):
-    """One arm. `label` says in which of its choices it differs from the base arm.
+    """One arm. `label` says in which choices its recipe differs from the base arm.
 
     `slice` is the place of its slice among the run's; `reason` says why it has none. `speedup` is its tokens/s over the
     base arm's, with an interval that holds both arms' own and what the base arm's second run differed from its first.
@@ -277,7 +231,7 @@ class ArmRow(Record, frozen=True, kw_only=True):
     """
 
     label: str
-    choice: Choice
+    recipe: Recipe
     outcome: Literal["measured", "skipped", "predicted"]
     slice: int | Absent
     reason: str = ""

@@ -9,7 +9,8 @@ from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Device, Figure, Skipped
 from rigbench.core.screen import plus_minus
-from rigbench.train.record import Arm, OwnSlice, Slice, Vram
+from rigbench.model.recipe import Recipe
+from rigbench.train.record import OwnSlice, Slice, Vram
 from rigbench.work import screen as power
 
 if TYPE_CHECKING:
@@ -80,19 +81,19 @@ def interval_words(rate: Estimate, steady: int, result: Slice | OwnSlice) -> str
 
 
 def _lines(result: Slice) -> list[tuple[str, str]]:
-    model, arm = result.model, result.arm
+    model, recipe = result.model, result.recipe
     lines = [
         ("model", _model(result)),
         (
             "arm",
-            f"{arm.optimizer}, {arm.precision} (chosen by: {arm.precision_chosen_by}), checkpointing "
-            f"{_checkpointing(arm)}, {'compiled' if arm.compiled else 'eager'}, {_strategy(arm)}{_chunks(arm)}, "
-            f"host allocator: {arm.host_allocator}",
+            f"{recipe.optimizer}, {recipe.precision} (chosen by: {result.precision_chosen_by}), checkpointing "
+            f"{_checkpointing(recipe)}, {'compiled' if recipe.compiled else 'eager'}, "
+            f"{_strategy(recipe)}{_chunks(recipe)}, host allocator: {result.host_allocator}",
         ),
         (
             "batch",
-            f"{arm.micro_batch} × {model.shape.sequence:,} tokens{_times(arm)} a step (micro-batch: "
-            f"{arm.micro_batch_chosen_by})",
+            f"{recipe.micro_batch} × {model.shape.sequence:,} tokens{_times(recipe)} a step (micro-batch: "
+            f"{result.micro_batch_chosen_by})",
         ),
         ("step", step_words(result.step_seconds, result.step_share, result.outliers)),
         ("compute", _compute(result)),
@@ -126,22 +127,23 @@ def _trials(result: Slice) -> str:
     return "one block and head, forward and backward: " + ", ".join(parts)
 
 
-def _checkpointing(arm: Arm) -> str:
-    return f"every {arm.checkpoint_every} blocks" if arm.checkpoint_every else arm.checkpointing
+def _checkpointing(recipe: Recipe) -> str:
+    every = recipe.checkpoint_every
+    return f"every {every} blocks" if every > 1 else "on" if every else "off"
 
 
-def _strategy(arm: Arm) -> str:
-    return f"{arm.strategy} over {arm.ranks} ranks" if arm.ranks else arm.strategy
+def _strategy(recipe: Recipe) -> str:
+    return f"{recipe.strategy} over {recipe.ranks} ranks" if recipe.ranks > 1 else recipe.strategy
 
 
-def _chunks(arm: Arm) -> str:
-    return f", loss in {arm.loss_chunks} chunks" if arm.loss_chunks else ""
+def _chunks(recipe: Recipe) -> str:
+    return f", loss in {recipe.loss_chunks} chunks" if recipe.loss_chunks > 1 else ""
 
 
-def _times(arm: Arm) -> str:
+def _times(recipe: Recipe) -> str:
     """What multiplies a micro-batch to a step."""
-    accumulated = f" × {arm.accumulation} accumulated" if arm.accumulation > 1 else ""
-    return f"{accumulated} × {arm.ranks} ranks" if arm.ranks else accumulated
+    accumulated = f" × {recipe.accumulation} accumulated" if recipe.accumulation > 1 else ""
+    return f"{accumulated} × {recipe.ranks} ranks" if recipe.ranks > 1 else accumulated
 
 
 def _compiling(result: Slice) -> list[tuple[str, str]]:

@@ -8,7 +8,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -18,11 +17,12 @@ from rigbench.core.record import Absent, Energy, Figure, Skipped, Telemetry
 from rigbench.job import Job
 from rigbench.matmul.record import Matmul
 from rigbench.measurement import datasheet, isolated, of_device, stop_if
+from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
 from rigbench.model.tokens import AskedDtype
 from rigbench.train.options import SliceOptions
 from rigbench.train.probe import Options
-from rigbench.train.record import Compile, HostAllocator, OwnSlice, Precision, Slice
+from rigbench.train.record import Compile, HostAllocator, OwnSlice, Slice
 from rigbench.work import energy, wall, workers
 from rigbench.work import power as cost
 
@@ -30,12 +30,13 @@ MARGIN_SECONDS = 300.0  # beyond the slice's own seconds: loading torch, buildin
 COMPILE_SECONDS = 600.0
 SHORTEST = 1e-3  # seconds: three steps, the fewest that tell a steady one
 LARGEST_MICRO_BATCH = 1 << 16
+PLAIN = Recipe()
 
 
 def shared(
     *,
     micro_batch: str | None = None,
-    precision: Literal["auto"] | Precision = "auto",
+    recipe: Recipe = PLAIN,
     seconds: str | None = None,
     data: Path | None = None,
     data_dtype: AskedDtype = "auto",
@@ -50,8 +51,10 @@ def shared(
         device=device or "auto",
         data=str(data) if data else "",
         data_dtype=data_dtype,
-        micro_batch=units.parse_whole(micro_batch, "--micro-batch", 1, LARGEST_MICRO_BATCH) if micro_batch else 0,
-        precision=precision,
+        recipe=msgspec.structs.replace(
+            recipe,
+            micro_batch=units.parse_whole(micro_batch, "--micro-batch", 1, LARGEST_MICRO_BATCH) if micro_batch else 0,
+        ),
         seconds=units.parse_seconds(seconds, "--seconds") if seconds is not None else 0.0,
     )
 
@@ -74,7 +77,7 @@ def run(job: Job, options: Options, host: wall.Host = cost.NO_HOST, wall_watts: 
     allocator, environment = host_allocator(job, options.device)
     options = msgspec.structs.replace(options, cache=str(job.store.home / "cache"), host_allocator=allocator)
     with kernel_cache(options) as caches:
-        cold = _first_steps(job, options, {**environment, **caches}) if options.compiled else None
+        cold = _first_steps(job, options, {**environment, **caches}) if options.recipe.compiled else None
         seconds = options.seconds or min(30, options.longest_seconds)
         job.progress.stage(f"train-probe {options.model.name}", seconds + 10)
         limit = (options.seconds or options.longest_seconds) + MARGIN_SECONDS
@@ -95,7 +98,7 @@ def run(job: Job, options: Options, host: wall.Host = cost.NO_HOST, wall_watts: 
 @contextlib.contextmanager
 def kernel_cache(options: SliceOptions) -> Iterator[Mapping[str, str]]:
     """An empty folder for what torch.compile makes, so that its first process finds nothing and its second one all."""
-    if not options.compiled:
+    if not options.recipe.compiled:
         yield {}
         return
     with tempfile.TemporaryDirectory(prefix="rigbench-compile-") as folder:
@@ -183,19 +186,19 @@ def _of_peak(job: Job, result: Slice, flops_per_s: float) -> Figure | Absent:
     peak = datasheet(job, result.device).get(dtype)
     if peak is None:
         return Absent(f"no datasheet peak for {result.device.name} in {dtype}")
-    cards = result.arm.world_size
+    cards = result.recipe.ranks
     basis = f"of {peak.basis}" if cards == 1 else f"of {cards} cards, each {peak.basis}"
     return Figure(value=flops_per_s / peak.value / cards, source="measured", basis=basis)
 
 
 def _dtype(result: Slice) -> str:
     """What its matrices are multiplied in."""
-    return "bf16" if result.arm.precision == "bf16-pure" else result.arm.precision
+    return "bf16" if result.recipe.precision == "bf16-pure" else result.recipe.precision
 
 
 def _share_of_matmul(job: Job, result: Slice) -> Figure | Absent:
     """Of the fastest matmul in this precision on this device: this run's, else the newest stored one."""
-    precision, cards = _dtype(result), result.arm.world_size
+    precision, cards = _dtype(result), result.recipe.ranks
     if cards > 1 and result.device.kind == "cpu":
         return Absent("ranks share this CPU")
     for run in [job.run, *job.store.readable()[0]]:

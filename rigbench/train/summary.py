@@ -11,15 +11,24 @@ import msgspec
 from rigbench.core import stats
 from rigbench.core.record import Absent, Device, EndedBy
 from rigbench.model import flops
+from rigbench.model.recipe import Recipe
 from rigbench.train.options import DecoderOptions
-from rigbench.train.record import Arm, Data, Exchange, PrecisionTrial, Slice, Steps, Vram
+from rigbench.train.record import Data, Exchange, PrecisionTrial, Slice, Steps, Vram
 from rigbench.train.steps import PARTS, StepLoop
+
+
+class Chosen(NamedTuple):
+    """The recipe with nothing left to be chosen, and by whom."""
+
+    recipe: Recipe
+    precision_chosen_by: str
+    micro_batch_chosen_by: str
 
 
 class Ground(NamedTuple):
     """What is known before the first step."""
 
-    arm: Arm
+    chosen: Chosen
     data: Data
     trials: tuple[PrecisionTrial, ...]
     before_model_bytes: int | Absent
@@ -48,18 +57,21 @@ def sliced(
     method: int, options: DecoderOptions, ground: Ground, device: Device, seen: Seen, ended_by: EndedBy
 ) -> Slice:
     """Every figure follows from the raw steps."""
-    arm, shape, steps = ground.arm, options.model.shape, seen.steps
+    recipe, shape, steps = ground.chosen.recipe, options.model.shape, seen.steps
     steady = steps.seconds[seen.steady_from :]
-    tokens_per_step = arm.micro_batch * arm.accumulation * arm.world_size * shape.sequence
+    tokens_per_step = recipe.micro_batch * recipe.accumulation * recipe.ranks * shape.sequence
     rate = stats.rate_estimate(tokens_per_step, steady)
-    hardware_flop = flops.hardware_flop_per_token(shape, arm.checkpointed, arm.chunks)
+    hardware_flop = flops.hardware_flop_per_token(shape, recipe.checkpoint_every, recipe.loss_chunks)
     return Slice(
         method=method,
         started_at=ground.started_at,
         seconds=time.perf_counter() - ground.started,
         device=device,
         model=options.model,
-        arm=arm,
+        recipe=recipe,
+        precision_chosen_by=ground.chosen.precision_chosen_by,
+        micro_batch_chosen_by=ground.chosen.micro_batch_chosen_by,
+        host_allocator=options.host_allocator,
         data=ground.data,
         precision_trials=ground.trials,
         steps=steps,

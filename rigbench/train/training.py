@@ -1,4 +1,4 @@
-"""What is stepped in a training slice, and how? An arm's choices become a model, an optimizer, and what is around."""
+"""What is stepped in a training slice, and how? A recipe becomes a model, an optimizer, and what is around."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from rigbench.machine import host
 from rigbench.machine.accelerator import Accelerator
 from rigbench.machine.sysfs import Sysfs
 from rigbench.model import optim
+from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
-from rigbench.train.record import Arm, Vram
+from rigbench.train.record import Vram
 
 if TYPE_CHECKING:
     import torch
@@ -41,19 +42,19 @@ class Trained(NamedTuple):
     accumulation: int = 1
 
 
-def decoder(model: Model, arm: Arm, torch_device: str) -> nn.Module:
-    """The model of an arm on its device, in its weights' precision, not compiled and of one rank."""
+def decoder(model: Model, recipe: Recipe, torch_device: str) -> nn.Module:
+    """The model on its device, in its weights' precision, not compiled and of one rank."""
     import torch
 
     from rigbench.model.gpt import Decoder
 
-    built = Decoder(model.shape, checkpointing=arm.checkpointed, loss_chunks=arm.chunks)
-    return built.to(torch_device, torch.bfloat16 if arm.precision == "bf16-pure" else torch.float32)
+    built = Decoder(model.shape, checkpointing=recipe.checkpoint_every, loss_chunks=recipe.loss_chunks)
+    return built.to(torch_device, torch.bfloat16 if recipe.precision == "bf16-pure" else torch.float32)
 
 
 def train(
     module: nn.Module,
-    arm: Arm,
+    recipe: Recipe,
     kind: str,
     learning_rate: float,
     clip_norm: float,
@@ -62,7 +63,7 @@ def train(
     synchronised: Callable[[bool], AbstractContextManager[object]] | None = None,
     called: Callable[[Any], Callable[..., torch.Tensor]] | None = None,
 ) -> Trained:
-    """A module, wrapped for its ranks or bare, with optimizer, precision, compilation and clipping as the arm says.
+    """A module, wrapped for its ranks or bare, with optimizer, precision, compilation and clipping as the recipe says.
 
     `called` makes of the module, compiled or not, what gives a batch's loss.
 
@@ -72,17 +73,17 @@ def train(
     import torch
     from torch.nn.utils import clip_grad_norm_
 
-    set_matmul_precision(arm.precision, kind)
-    optimizer = optim.build(arm.optimizer, module, learning_rate=learning_rate)
-    stepped = compiled(module) if arm.compiled else module
+    set_matmul_precision(recipe.precision, kind)
+    optimizer = optim.build(recipe.optimizer, module, learning_rate=learning_rate)
+    stepped = compiled(module) if recipe.compiled else module
     return Trained(
         module=called(stepped) if called else stepped,
         optimizer=optimizer,
-        precision=lambda: autocast(arm.precision, kind),
+        precision=lambda: autocast(recipe.precision, kind),
         clip=clip or (lambda: clip_grad_norm_(module.parameters(), clip_norm)),
         synchronised=synchronised or (lambda last: contextlib.nullcontext()),
-        scaler=torch.amp.GradScaler(kind) if arm.precision == "fp16" else None,
-        accumulation=arm.accumulation,
+        scaler=torch.amp.GradScaler(kind) if recipe.precision == "fp16" else None,
+        accumulation=recipe.accumulation,
     )
 
 

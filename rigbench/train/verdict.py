@@ -87,9 +87,9 @@ def exchange_bound(result: Slice, label: str) -> Iterator[Finding]:
 def _gradients(result: Slice) -> str:
     """What crosses, and of whole gradients at what rate, had nothing else taken that time."""
     assert result.exchange
-    if result.arm.strategy.startswith("fsdp2"):
+    if result.recipe.strategy.startswith("fsdp2"):
         return "weights gathered and gradients scattered"
-    each = 2 if result.arm.precision == "bf16-pure" else 4
+    each = 2 if result.recipe.precision == "bf16-pure" else 4
     sent = each * result.model.total_parameters
     rate = units.format_bytes_per_s(sent / result.exchange.exposed_seconds)
     return f"{units.format_bytes(sent)} of gradients, {rate} if the link alone holds it up"
@@ -138,7 +138,7 @@ def eight_bit_saves_little(table: Arms, slices: Results) -> Iterator[Finding]:
 def has_eight_bit(rows: Sequence[ArmRow]) -> bool:
     """Whether an arm with 8-bit states was looked at beside the base arm, and saves little."""
     base = next((row for row in rows if isinstance(row.memory, VramPrediction)), None)
-    other = next((row for row in rows if row.choice.optimizer == "adamw8bit"), None)
+    other = next((row for row in rows if row.recipe.optimizer == "adamw8bit"), None)
     if base is None or other is None or not isinstance(base.memory, VramPrediction):
         return False
     if not isinstance(other.memory, VramPrediction):
@@ -226,11 +226,11 @@ def _slice(row: ArmRow, slices: Results) -> Slice | None:
 
 def _other(table: Arms, base: ArmRow, **changed: object) -> ArmRow | None:
     """The row that differs from the base row in these choices alone; None: in that choice, whatever its value."""
-    fields = base.choice.__struct_fields__
+    fields = base.recipe.__struct_fields__
     for row in table.rows:
-        differs = {name for name in fields if getattr(row.choice, name) != getattr(base.choice, name)}
+        differs = {name for name in fields if getattr(row.recipe, name) != getattr(base.recipe, name)}
         if differs == set(changed) and all(
-            value is None or getattr(row.choice, name) == value for name, value in changed.items()
+            value is None or getattr(row.recipe, name) == value for name, value in changed.items()
         ):
             return row
     return None

@@ -5,19 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from rigbench.core import on as profiles_on
 from rigbench.core.errors import RigbenchError
 from rigbench.model import named
 from rigbench.model.named import ModelOptions
+from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.model.tokens import AskedDtype
 from rigbench.train import choices as arm_choices
 from rigbench.train import own_stage as train_own
 from rigbench.train import ranks_stage as train_ranks
 from rigbench.train import stage as train
 from rigbench.train.choices import Asked
-from rigbench.train.record import Precision
 from rigbench.work import wall
 from rigbench.work.ranks import World
 
@@ -27,13 +25,7 @@ def asked(
     *,
     arms: Literal["auto", "usual", "one", "all"],
     cross: str | None,
-    optimizer: str | None,
-    checkpointing: str | None,
-    precision: Literal["auto"] | Precision,
-    compiled: bool | None,
-    loss: str | None,
-    strategy: str | None,
-    accumulation: str | None,
+    choices: RecipeOptions,
     micro_batch: str | None,
     seconds: str | None,
     data: Path | None,
@@ -58,7 +50,7 @@ def asked(
     find = micro_batch is not None and micro_batch.strip().lower() == "auto"
     shared = train.shared(
         micro_batch=None if find else micro_batch,
-        precision=precision,
+        recipe=choices.over(Recipe()),
         seconds=seconds,
         data=data,
         data_dtype=data_dtype,
@@ -69,47 +61,29 @@ def asked(
         decided = {
             "--arms": None if arms in ("auto", "one") else arms,
             "--cross": cross,
-            "--checkpointing": checkpointing,
-            "--loss": loss,
-            "--strategy": strategy,
+            "--checkpointing": choices.said.get("checkpoint_every"),
+            "--loss": choices.said.get("loss_chunks"),
+            "--strategy": choices.said.get("strategy"),
             "--micro-batch auto": find,
             "--on": on,
             "--wall-watts": wall_watts,
             "--host-watts": host.watts,
         }
-        base = arm_choices.choice(
-            optimizer=optimizer,
-            checkpointing=None,
-            precision=precision,
-            compiled=bool(compiled),
-            loss=None,
-            strategy=None,
-            accumulation=accumulation,
-            micro_batch=shared.micro_batch,
-            layers=1,
-        )
-        shared = msgspec.structs.replace(
-            shared, optimizer=base.optimizer, compiled=base.compiled, accumulation=base.accumulation
-        )
         return train_own.asked(program, model, shared, decided)
     shape = named.choose(model)
-    base = arm_choices.choice(
-        optimizer=optimizer,
-        checkpointing=checkpointing,
-        precision=precision,
-        compiled=bool(compiled),
-        loss=loss,
-        strategy=strategy,
-        accumulation=accumulation,
-        micro_batch=shared.micro_batch,
-        layers=shape.shape.layers,
-    )
+    base = shared.recipe
+    layers = shape.shape.layers
+    if base.checkpoint_every > layers:
+        raise RigbenchError(
+            f"--checkpointing '{base.checkpoint_every}' is not a whole number from 1 to {layers}",
+            f"use off, on, or K of 2 to {layers} for every K-th block",
+        )
     if world is not None:
         if arms not in ("auto", "one") or cross is not None or find or on is not None:
             raise RigbenchError("under torchrun one arm is trained at a time", "give --arms one and a --strategy")
         train_ranks.check(base.strategy)
-    named_choices = (optimizer, checkpointing, compiled, loss, strategy)
-    guessed: arm_choices.Mode = "one" if find or any(word is not None for word in named_choices) else "usual"
+    named_choices = choices.said.keys() - {"precision", "accumulation"}
+    guessed: arm_choices.Mode = "one" if find or named_choices else "usual"
     return Asked(
         options=train.options(shape, shared),
         base=base,
@@ -118,7 +92,7 @@ def asked(
         find_micro_batch=find,
         share=share,
         on=on,
-        strategy_given=strategy is not None,
+        strategy_given="strategy" in choices.said,
         world=world,
         host=host,
         wall_watts=wall_watts,

@@ -56,7 +56,7 @@ def train(home: Path, params: str, seconds: int) -> tuple[StepTime, Measured]:
     run = rigbench(home, "train-probe", "--params", params, "--seconds", str(seconds), *ARM)
     own = run.slices[0]
     assert isinstance(own, Slice)
-    of = Training(model=own.model, micro_batch=own.arm.micro_batch, precision="fp32")
+    of = Training(model=own.model, micro_batch=own.recipe.micro_batch, precision="fp32")
     return steptime.predict(of, of_this_machine(home), compiled=False), Measured(of, False, own.tokens_per_s, run.id)
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from rigbench.core import stats
 from rigbench.model import shape
+from rigbench.model.recipe import Recipe
 from rigbench.train import probe as train
 from rigbench.work.workers import Report
 
@@ -62,16 +63,15 @@ def test_a_slice_next_to_the_plain_loop(params, compiled, tmp_path, benchmark, c
         model=shape.model_named(params),
         cache=str(tmp_path),
         device="cpu",
-        micro_batch=1,
         seconds=8.0,
-        compiled=compiled,
+        recipe=Recipe(micro_batch=1, compiled=compiled),
     )
     ours, plain = [], []
 
     def pair() -> None:
         result = train.run(options, Report(io.BytesIO()))
         ours.append(result.tokens_per_s.value)
-        plain.append(plain_loop(options, len(result.steps.seconds), result.arm.precision))
+        plain.append(plain_loop(options, len(result.steps.seconds), result.recipe.precision))
 
     benchmark.pedantic(pair, rounds=PAIRS)
     ratio = stats.paired_ratio(ours, plain)

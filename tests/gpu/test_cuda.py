@@ -55,7 +55,7 @@ def test_matmul_is_right_and_below_its_datasheet():
 def test_a_slice_trains_and_counts_its_memory(tmp_path):
     options = train.Options(model=shape.model_named("15M"), cache=str(tmp_path), device="cuda:0", seconds=5.0)
     result = train.run(options, Report(io.BytesIO()))
-    assert result.arm.precision == "bf16"
+    assert result.recipe.precision == "bf16"
     assert result.steps.loss[-1] < result.steps.loss[0]
     assert result.memory.allocated_bytes > 16 * result.model.total_parameters
     assert result.memory.reserved_bytes >= result.memory.allocated_bytes

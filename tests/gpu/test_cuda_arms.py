@@ -44,7 +44,7 @@ def test_what_was_predicted_is_what_the_allocator_took(every_arm, capsys):
     """Arms that run eagerly; a compiled one takes less than is predicted, and offloaded shards live elsewhere."""
     off = []
     for row in every_arm["arms"]["rows"]:
-        if row["outcome"] != "measured" or row["choice"]["compiled"] or row["memory"]["type"] == "absent":
+        if row["outcome"] != "measured" or row["recipe"]["compiled"] or row["memory"]["type"] == "absent":
             continue
         peak = every_arm["slices"][row["slice"]]["memory"]["allocated_bytes"]
         ratio = row["memory"]["allocated_bytes"] / peak
@@ -73,7 +73,7 @@ def test_the_largest_micro_batch_is_predicted_and_confirmed(tmp_path):
 def test_ranks_on_several_gpus_tell_what_they_wait_for(strategy, tmp_path):
     words = ("--params", "15M", "--strategy", strategy, "--seconds", "5s", "--share")
     (found,) = rigbench(tmp_path, "train-probe", *words)["slices"]
-    assert found["arm"]["ranks"] == torch.cuda.device_count()
+    assert found["recipe"]["ranks"] == torch.cuda.device_count()
     assert found["exchange"]["exposed_seconds"] < found["step_seconds"]["value"]
 
 

@@ -37,7 +37,7 @@ def test_one_rank_under_torchrun_makes_the_steps_of_a_single_process(strategy, s
     found = slice_of(tmp_path, strategy, "--micro-batch", "4", torchrun=True)
     with capsys.disabled():
         print(f"{strategy:14} {found['tokens_per_s']['value']:12,.0f} of {single['tokens_per_s']['value']:12,.0f}")
-    assert (found["device"]["kind"], found["arm"]["ranks"]) == ("cuda", 1)
+    assert (found["device"]["kind"], found["recipe"]["ranks"]) == ("cuda", 1)
     both = min(8, len(found["steps"]["loss"]), len(single["steps"]["loss"]))
     assert found["steps"]["loss"][:both] == pytest.approx(single["steps"]["loss"][:both], rel=1e-3)
 
@@ -49,7 +49,7 @@ def test_ranks_on_several_gpus_tell_where_their_step_goes(strategy, tmp_path):
         pytest.importorskip("accelerate")
     found = slice_of(tmp_path, strategy)
     its, step = found["exchange"], found["step_seconds"]["value"]
-    assert found["arm"]["ranks"] == len(its["without_by_rank"]) == torch.cuda.device_count()
+    assert found["recipe"]["ranks"] == len(its["without_by_rank"]) == torch.cuda.device_count()
     parts = ("shared_seconds", "imbalance_seconds", "exposed_seconds", "unexplained_seconds")
     assert its["alone_seconds"]["value"] + sum(its[part] for part in parts) == pytest.approx(step)
     assert its["exposed_seconds"] < step
@@ -58,4 +58,4 @@ def test_ranks_on_several_gpus_tell_where_their_step_goes(strategy, tmp_path):
 @several
 def test_data_parallel_splits_one_batch_over_the_cards(tmp_path):
     found = slice_of(tmp_path, "data-parallel", "--micro-batch", "8")
-    assert found["arm"]["strategy"] == "data-parallel"
+    assert found["recipe"]["strategy"] == "data-parallel"
