@@ -1,22 +1,26 @@
-"""One run under way: the machine, the document so far, the file it is kept in, and the conditions it was made under."""
+"""One run under way: the machine, the document so far, the file it is kept in, and how a probe is run for it."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from rigbench import __version__, store
+from rigbench.core import profiles
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent
+from rigbench.core.record import Absent, Device, Figure, Record, Skipped, Telemetry
 from rigbench.document import Run
-from rigbench.machine import host
+from rigbench.machine import cuda_map, host
 from rigbench.machine.record import Gpu, Software
 from rigbench.machine.rig import Rig
+from rigbench.work import workers
+from rigbench.work.sensors import Sampler
+from rigbench.work.workers import Outcome
 
 # Variables that change how fast torch computes or how much memory it takes.
 CONDITIONS = (
@@ -35,6 +39,7 @@ CONDITIONS = (
     "THP_MEM_ALLOC_ENABLE",
     "TORCH_",
 )
+T = TypeVar("T", bound=Record)
 
 
 class Progress(Protocol):
@@ -74,6 +79,92 @@ class Job:
         """The driver's facts of every GPU, read when first asked for."""
         facts = self.rig.nvml.gpus()
         return () if isinstance(facts, Absent) else facts
+
+    @property
+    def visible_gpus(self) -> tuple[int, ...]:
+        """The driver's numbers of the GPUs that CUDA shows, in CUDA's order."""
+        environment = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")
+        return cuda_map.visible(self.gpus, *environment).indices
+
+    @cached_property
+    def stored(self) -> tuple[tuple[Run, ...], tuple[str, ...]]:
+        """The runs of every rig that were stored before, newest first; and a line per file that cannot be used."""
+        runs, unreadable = self.store.readable()
+        return tuple(run for run in runs if run.id != self.run.id), tuple(unreadable)
+
+    def history(self) -> list[Run]:
+        """This run as it stands, then those stored of the same rig, newest first."""
+        return [self.run, *(run for run in self.stored[0] if run.rig.fingerprint == self.run.rig.fingerprint)]
+
+    def datasheet(self, device: Device) -> dict[str, Figure]:
+        """Published peaks per dtype of this GPU, by PCI id or exact name; none for a CPU or an unknown card."""
+        gpu = next((gpu for gpu in self.gpus if device.kind == "cuda" and gpu.uuid == device.uuid), None)
+        if gpu is None:
+            return {}
+        facts = (gpu.pci_device_id, gpu.name, gpu.memory_total_bytes)
+        profile = profiles.match_gpu(*(None if isinstance(fact, Absent) else fact for fact in facts))  # type: ignore[arg-type]
+        return {} if isinstance(profile, Absent) else profiles.peaks(profile)
+
+    def isolated(
+        self,
+        probe: str,
+        options: Record,
+        result_type: type[T],
+        *,
+        limit_seconds: float,
+        environment: Mapping[str, str] | None = None,
+    ) -> tuple[Outcome[T], Telemetry]:
+        """Run a probe in a process of its own; the sensors are read here, in the parent, which is idle."""
+        with Sampler(self.rig) as sampler:
+            outcome = workers.call(
+                probe,
+                options,
+                result_type,
+                limit_seconds=limit_seconds,
+                on_progress=self.progress.update,
+                environment=environment,
+            )
+        return outcome, sampler.record()
+
+    def measure(
+        self,
+        probe: str,
+        options: Record,
+        result_type: type[T],
+        *,
+        limit_seconds: float,
+        environment: Mapping[str, str] | None = None,
+        room: str = "",
+        complete: Callable[[T], T] = lambda result: result,
+    ) -> T | Skipped:
+        """Run a probe in a process of its own and keep its record in a room of the document; "" keeps nothing.
+
+        The record gets the sensors' telemetry, and `complete` adds what else only the parent knows. A process that
+        died or hung is a fault; what it had handed over before is kept.
+
+        Raises:
+            Interrupted: the user said stop; what was measured is kept.
+            RigbenchError: the probe refused its options or its input.
+        """
+        outcome, telemetry = self.isolated(
+            probe, options, result_type, limit_seconds=limit_seconds, environment=environment
+        )
+        name = probe.removeprefix("rigbench.").partition(".")[0]
+        result: T | Skipped = Skipped(name, outcome.reason or "stopped before anything was measured")
+        broken = outcome.ended in ("died", "hung")
+        if broken:
+            self.faults.append(f"{name}: {outcome.reason}")
+        if outcome.result is not None:
+            facts = {"telemetry": telemetry, "events": (*getattr(outcome.result, "events", ()), outcome.reason)}
+            wanted = ("telemetry", "events") if broken else ("telemetry",)
+            facts = {field: facts[field] for field in wanted if field in result_type.__struct_fields__}
+            result = complete(msgspec.structs.replace(outcome.result, **facts))
+        if room:
+            filled = getattr(self.run, room)
+            self.keep(**{room: (*filled, result) if isinstance(filled, tuple) else result})
+        if outcome.ended == "interrupted":
+            raise Interrupted
+        return result
 
     def keep(self, **rooms: object) -> None:
         """Add to the document and save it. A disk that refuses is remembered, told at the end, and stops nothing."""

@@ -7,7 +7,7 @@ import sys
 import time
 
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Record
+from rigbench.core.record import Absent, Record, Telemetry
 
 
 class Options(Record, frozen=True):
@@ -18,6 +18,8 @@ class Options(Record, frozen=True):
 class Result(Record, frozen=True):
     steps: int
     note: str = ""
+    events: tuple[str, ...] = ()
+    telemetry: Telemetry | Absent = Absent("no sensor was read")
 
 
 def run(options: Options, report) -> Result:

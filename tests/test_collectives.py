@@ -331,23 +331,23 @@ def test_the_way_to_this_machine_is_its_loopback():
     assert isinstance(stage.placement.interface_towards("no.such.host.invalid", 29500), Absent)
 
 
-def test_gpus_are_not_shared_by_ranks_unless_it_is_asked_for(monkeypatch):
+def test_gpus_are_not_shared_by_ranks_unless_it_is_asked_for():
     class Job:
-        gpus = ()
+        visible_gpus = (0, 1)
 
-    monkeypatch.setattr(stage, "_visible", lambda job: (0, 1))
     with pytest.raises(RigbenchError, match="--ranks 3: there are 2 GPUs; use --ranks 2 or --device cpu"):
         stage.run(Job(), stage.options(ranks_here="3"), None)
 
 
-def test_a_single_gpu_is_no_group_and_says_what_can_be_measured(monkeypatch):
+def test_a_single_gpu_is_no_group_and_says_what_can_be_measured():
     kept = {}
 
     class Job:
+        visible_gpus = (0,)
+
         def keep(self, **rooms):
             kept.update(rooms)
 
-    monkeypatch.setattr(stage, "_visible", lambda job: (0,))
     skipped = stage.run(Job(), stage.options(), None)
     assert kept == {"collectives": skipped}
     assert skipped.reason.startswith("one GPU: a collective needs two; --device cpu measures two ranks on the CPU")

@@ -245,7 +245,7 @@ def test_training_eats_what_the_newest_slice_of_this_rig_on_this_kind_of_device_
     keep("20260102-000000-bbbb", stored(M15, 400.0, started_at="2026-01-02T00:00:00Z"), own)
     keep("20260103-000000-cccc", stored(M5, 9e6, started_at="2026-01-03T00:00:00Z"), "another")
     keep("20260104-000000-dddd", stored(M5, 8e6, started_at="2026-01-04T00:00:00Z", device=GPU), own)
-    found = stage._eaten(job, result([JSONL]))
+    found = stage._eaten(Job(home, Rig.live(), "dataloader", Silent()), result([JSONL]))
     assert (found.value, found.low, found.high) == pytest.approx((400.0, 396.0, 404.0))
     assert found.basis == "the slice 15M of run 20260102-000000-bbbb, on cpu"
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from rigbench import store
 from rigbench.core.errors import BAD_INPUT, NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.dataloader.factory import find_factory
+from rigbench.job import Job
+from rigbench.machine.rig import Rig
 from rigbench.model.named import ModelOptions
 from rigbench.train import own_batches
 from rigbench.train import own_model_stage as stage
@@ -303,30 +306,29 @@ def test_a_wrapped_module_gives_its_loss_in_the_same_way(example):
     assert own.losses(wrapped)(batch) == own.losses(own.module)(batch)
 
 
-class _Job:
-    """As much of a job as trying a model needs."""
+class Progress:
+    def stage(self, text, seconds):
+        self.said = text
 
-    class Progress:
-        def stage(self, text, seconds):
-            self.said = text
+    def update(self, share, text): ...
 
-        def update(self, share, text): ...
 
-    progress = Progress()
+@pytest.fixture
+def job(tmp_path):
+    return Job(store.Store(tmp_path / "home"), Rig.live(), "train-probe", Progress())
 
 
 @pytest.mark.slow
-def test_a_model_is_tried_in_a_process_of_its_own(monkeypatch):
+def test_a_model_is_tried_in_a_process_of_its_own(monkeypatch, job):
     monkeypatch.chdir(MODELS)
-    job = _Job()
     found = stage.tried(job, stage.options("tiny_vision:make", ModelOptions(model="tiny_vision:make"), "cpu"))
     assert job.progress.said == "trying tiny_vision:make"
     assert (found.name, found.total_parameters) == ("tiny_vision:make", 20_234)
 
 
-def test_a_death_in_that_process_is_one_line(monkeypatch, module, tmp_path):
+def test_a_death_in_that_process_is_one_line(monkeypatch, module, tmp_path, job):
     monkeypatch.chdir(tmp_path)
     name = module("import os\ndef make(): os._exit(7)")
     with pytest.raises(RigbenchError, match=r"--model own_\d+:make: .*; try it in a Python shell first") as caught:
-        stage.tried(_Job(), stage.options(name, ModelOptions(), "cpu"))
+        stage.tried(job, stage.options(name, ModelOptions(), "cpu"))
     assert caught.value.exit_code == NOTHING

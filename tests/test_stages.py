@@ -10,8 +10,8 @@ from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Device, Figure, SensorSeries, Telemetry
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
-from rigbench.measurement import of_device
 from rigbench.train import stage as train
+from rigbench.work.energy import of_device
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ def test_joules_per_token_and_flop_per_joule_are_those_of_the_steady_window(job)
     columns |= {"device": "GPU0", "uuid": "GPU-a", "power_watts": (250.0,) * 60, "throttle_share": {}}
     at = tuple(0.1 * tick for tick in range(60))
     sensors = Telemetry(period_seconds=0.1, at_seconds=at, series=(SensorSeries(**columns),))
-    done = train._complete(job, result, sensors)
+    done = train._complete(job, msgspec.structs.replace(result, telemetry=sensors))
     assert done.energy.watts == pytest.approx(250.0)
     assert done.joules_per_token == pytest.approx(250.0 / 1000.0)
     assert done.model_flop_per_joule == pytest.approx(1000.0 * M5.flop_per_token / 250.0)
-    idle = train._complete(job, result, msgspec.structs.replace(sensors, series=()))
+    idle = train._complete(job, msgspec.structs.replace(result, telemetry=msgspec.structs.replace(sensors, series=())))
     assert (idle.joules_per_token, idle.model_flop_per_joule) == (msgspec.UNSET, msgspec.UNSET)

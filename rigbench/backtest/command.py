@@ -57,7 +57,7 @@ def _summary(common: Common) -> int:
 
     job = common.job()
     job.progress.close()
-    tests = of_rig(job.store.readable()[0], job.run.rig.fingerprint)
+    tests = of_rig(job.history())
     if not tests:
         raise RigbenchError("no back-test of this rig is stored", "rigbench backtest RUN LOG makes one", NOTHING)
     found = coverage(tests)

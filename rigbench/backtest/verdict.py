@@ -115,9 +115,9 @@ def coverage(backtests: Sequence[Backtest]) -> Coverage:
     )
 
 
-def of_rig(runs: Sequence[Run], fingerprint: str) -> list[Backtest]:
-    """Every back-test stored for a rig, oldest first; those made another way are left out."""
-    found = [run.backtest for run in reversed(runs) if run.rig.fingerprint == fingerprint]
+def of_rig(runs: Sequence[Run]) -> list[Backtest]:
+    """Every back-test among a rig's runs, which are newest first; oldest first, without those made another way."""
+    found = [run.backtest for run in reversed(runs)]
     return [one for one in found if isinstance(one, Backtest) and one.method == METHOD]
 
 

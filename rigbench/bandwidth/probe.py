@@ -13,7 +13,7 @@ from rigbench.bandwidth.record import BandwidthPart, Transfer
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Device, Record
 from rigbench.machine import host, placement
-from rigbench.machine.accelerator import choose_device, cuda_devices, open_accelerator
+from rigbench.machine.accelerator import choose_device, cuda_devices, open_device
 from rigbench.machine.cuda_cards import CudaCards
 from rigbench.machine.sysfs import Sysfs
 from rigbench.work import gpu_copies
@@ -94,9 +94,7 @@ def _plan(options: Options) -> tuple[str, tuple[Device, ...], list[Group], list[
         return f"peers, access {'on' if options.peer_access else 'off'}", devices, groups, notes + refused
     device = choose_device(options.device)
     if device == "cpu":
-        cpu = host.cpu(sysfs)
-        model = cpu.model if isinstance(cpu.model, str) else f"{cpu.architecture} CPU"
-        accelerator = open_accelerator("cpu", model, host.memory(sysfs).total_bytes, Absent("nothing is flushed"))
+        accelerator = open_device("cpu", flushed=False)
         groups, notes = host_copies.plan(sysfs, accelerator.device.threads, options.largest_bytes)
         return "CPU", (accelerator.device,), groups, notes
     index = int(device.partition(":")[2])

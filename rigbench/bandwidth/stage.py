@@ -16,10 +16,10 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Device, Figure, Telemetry
 from rigbench.job import Interrupted, Job
 from rigbench.machine import cuda_map
-from rigbench.measurement import isolated, of_device, stop_if
 from rigbench.store import now
 from rigbench.topology import survey as topology_probe
 from rigbench.topology.record import Topology
+from rigbench.work import energy
 from rigbench.work import load as waking
 
 PROBE = "rigbench.bandwidth.probe"
@@ -70,7 +70,7 @@ class _Measuring:
 
     def __init__(self, job: Job, options: Options) -> None:
         self.job, self.started = job, time.perf_counter()
-        self.visible = () if options.device == "cpu" else _visible(job)
+        self.visible = () if options.device == "cpu" else job.visible_gpus
         topology = _awake(job) if self.visible else None
         self.gpus = topology.gpus if topology else ()
         self.seconds = options.seconds / _parts(options, len(self.visible))
@@ -103,19 +103,21 @@ class _Measuring:
         self.job.progress.stage(f"bandwidth {'' if name == 'auto' else name}".rstrip(), self.seconds + 5)
         limit = GRACE_SECONDS + TIMES_ITS_SECONDS * self.seconds
         began = time.perf_counter()
-        found, sensors, outcome = isolated(self.job, PROBE, options, BandwidthPart, limit)
-        empty = not isinstance(found, BandwidthPart) or not found.transfers
+        outcome, sensors = self.job.isolated(PROBE, options, BandwidthPart, limit_seconds=limit)
+        found = outcome.result
+        empty = found is None or not found.transfers
         if outcome.ended == "interrupted" and empty:
             raise Interrupted
-        if not isinstance(found, BandwidthPart):
+        if found is None:
             found = _nothing(name, time.perf_counter() - began, outcome.reason)
         found = self._completed(found, sensors)
         if outcome.ended != "finished":
             found = msgspec.structs.replace(found, ended=outcome.ended, reason=outcome.reason)
         if outcome.ended in ("died", "hung"):
-            self.job.faults[-1] = f"bandwidth {found.name}: {outcome.reason}"
+            self.job.faults.append(f"bandwidth {found.name}: {outcome.reason}")
         self._keep(found)
-        stop_if(outcome)
+        if outcome.ended == "interrupted":
+            raise Interrupted
         return found
 
     def without_peers(self, why: str) -> Bandwidth:
@@ -126,7 +128,7 @@ class _Measuring:
     def _completed(self, part: BandwidthPart, sensors: Telemetry) -> BandwidthPart:
         labels = _labels(part.devices, self.gpus)
         if part.devices and part.devices[0].kind == "cpu":
-            sensors = of_device(sensors, part.devices[0])
+            sensors = energy.of_device(sensors, part.devices[0])
         for line in _replays(part, sensors):
             self.job.warn(line)
         return msgspec.structs.replace(
@@ -145,12 +147,6 @@ class _Measuring:
         verdict = findings.verdict(result, judged)
         self.result = msgspec.structs.replace(result, judged=judged, verdict=verdict)
         self.job.keep(bandwidth=self.result)
-
-
-def _visible(job: Job) -> tuple[int, ...]:
-    """The driver's numbers of the GPUs that CUDA will show, in its order."""
-    environment = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")
-    return cuda_map.visible(job.gpus, *environment).indices
 
 
 def _awake(job: Job) -> Topology:

@@ -22,7 +22,6 @@ from rigbench.core.profiles import RigProfile
 from rigbench.core.record import Skipped
 from rigbench.dataloader import probe as probes_dataloader
 from rigbench.dataloader import stage as dataloader
-from rigbench.document import Run
 from rigbench.job import Job
 from rigbench.matmul import probe as probes_matmul
 from rigbench.matmul import stage as matmul
@@ -106,26 +105,23 @@ def _measured_first(
 
 
 def _here(job: Job, question: Question, device: str | None) -> Budget:
-    runs = [job.run, *(run for run in job.store.readable()[0] if run.id != job.run.id)]
-    own = [run for run in runs if run.rig.fingerprint == job.run.rig.fingerprint]
     slices = _stored_slices(job, device)
     question = replace(question, wanted=replace(question.wanted or Wanted(), method=probes_train.METHOD))
     try:
-        known, better = forecasting.here(question, slices, own)
+        known, better = forecasting.here(question, slices, job.history())
     except RigbenchError as error:
-        strangers = _of_other_rigs(job, runs)
+        strangers = _of_other_rigs(job)
         if error.exit_code != NOTHING or slices or not strangers:
             raise
         raise RigbenchError(f"no slice of this rig is stored ({strangers[0]})", error.what_to_do, NOTHING) from None
-    known = replace(known, left_out=_of_other_rigs(job, runs))
+    known = replace(known, left_out=_of_other_rigs(job))
     return plan(question, slices, store.now(), _history(job), better, known)
 
 
-def _of_other_rigs(job: Job, runs: Sequence[Run]) -> tuple[str, ...]:
+def _of_other_rigs(job: Job) -> tuple[str, ...]:
     """What is stored of other machines, which say nothing of this one."""
-    count = sum(
-        isinstance(item, Slice) for run in runs if run.rig.fingerprint != job.run.rig.fingerprint for item in run.slices
-    )
+    others = [run for run in job.stored[0] if run.rig.fingerprint != job.run.rig.fingerprint]
+    count = sum(isinstance(item, Slice) for run in others for item in run.slices)
     return (f"{count} slice{'' if count == 1 else 's'} of another rig",) if count else ()
 
 
@@ -156,24 +152,21 @@ def _slice(job: Job, options: probes_train.Options, question: Question) -> None:
 
 
 def _history(job: Job) -> Coverage | None:
-    tests = of_rig(job.store.readable()[0], job.run.rig.fingerprint)
+    tests = of_rig(job.history())
     return coverage(tests) if tests else None
 
 
 def _stored_slices(job: Job, device: str | None) -> list[StoredSlice]:
     """This run's own slices first, then those of earlier runs of this rig, newest first; one device kind if asked."""
-    earlier, unreadable = job.store.readable()
-    for line in unreadable:
+    for line in job.stored[1]:
         job.warn(line)
-    earlier = [run for run in earlier if run.rig.fingerprint == job.run.rig.fingerprint and run.id != job.run.id]
-    others = {str(run.software.torch) for run in earlier if run.slices} - {str(job.run.software.torch)}
+    others = {str(run.software.torch) for run in job.history() if run.slices} - {str(job.run.software.torch)}
     if others:
         job.warn(f"some stored slices were measured with torch {', '.join(sorted(others))}")
-    runs = [job.run, *earlier]
     kind = None if device in (None, "auto") else str(device).partition(":")[0]
     return [
         StoredSlice(run.id, item)
-        for run in runs
+        for run in job.history()
         for item in run.slices
         if isinstance(item, Slice) and kind in (None, item.device.kind)
     ]

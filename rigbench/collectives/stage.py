@@ -18,7 +18,7 @@ from rigbench.core import units
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, RigbenchError
 from rigbench.core.record import Absent, Skipped
 from rigbench.job import Interrupted, Job
-from rigbench.machine import cuda_map, host, placement
+from rigbench.machine import host, placement
 from rigbench.machine.record import RigId
 from rigbench.machine.rig import Rig
 from rigbench.store import now
@@ -131,7 +131,7 @@ def run(job: Job, asked: Asked, world: World | None) -> Collectives | Skipped:
         Interrupted: the user said stop; what was measured is saved.
         RigbenchError: the options cannot be met, or the port where the ranks are to meet is in use.
     """
-    gpus = 0 if asked.options.device == "cpu" else len(_visible(job))
+    gpus = 0 if asked.options.device == "cpu" else len(job.visible_gpus)
     count = world.size if world else asked.ranks_here or (gpus if gpus > 1 else 2)
     if not world and not asked.ranks_here and gpus == 1:
         why = "one GPU: a collective needs two; --device cpu measures two ranks on the CPU, --ranks 1 the GPU alone"
@@ -213,11 +213,6 @@ def _judged(outcome: RanksOutcome[Collectives], count: int) -> Collectives | Non
 def _kept(job: Job, result: Collectives | Skipped) -> Collectives | Skipped:
     job.keep(collectives=result)
     return result
-
-
-def _visible(job: Job) -> tuple[int, ...]:
-    environment = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")
-    return tuple(cuda_map.visible(job.gpus, *environment).indices)
 
 
 def _count(rig: Rig) -> int:

@@ -20,7 +20,7 @@ from rigbench.dataloader.samples import first_ids, written
 from rigbench.dataloader.sources import LoaderSource, OwnSource
 from rigbench.dataloader.sweeps import NOT_KNOWN, Stopped, Sweeper
 from rigbench.machine import host
-from rigbench.machine.accelerator import choose_device, open_accelerator
+from rigbench.machine.accelerator import open_device
 from rigbench.machine.sysfs import Sysfs
 from rigbench.model import text
 from rigbench.model.batches import Batches
@@ -94,8 +94,7 @@ class _Probe:
         self.options, self.report = options, report
         report.progress(0.0, "loading torch")
         cpu, memory = host.cpu(Sysfs()), host.memory(Sysfs())
-        name = cpu.model if isinstance(cpu.model, str) else f"{cpu.architecture} CPU"
-        self.accelerator = open_accelerator(choose_device(options.device), name, memory.total_bytes, cpu.l3_bytes)
+        self.accelerator = open_device(options.device)
         self.usable_cpus, self.usable_bytes = cpu.usable_cpus, memory.usable_bytes
         self.batch_bytes = 2 * 8 * options.micro_batch * options.sequence  # inputs and labels, int64
         self.data: LoadedData | None = None

@@ -17,10 +17,10 @@ from rigbench.dataloader.probe import Options
 from rigbench.dataloader.record import Bound, Dataloader, Gain, Headroom, Loading, LoadingPath, Sweep
 from rigbench.job import Job
 from rigbench.machine import host
-from rigbench.measurement import isolated, stop_if
 from rigbench.model.tokens import AskedDtype
 from rigbench.train.record import Slice
 
+PROBE = "rigbench.dataloader.probe"
 LONGEST_SEQUENCE, LARGEST_MICRO_BATCH = 1 << 20, 1 << 16
 MOST_WORKERS, MOST_DEFAULT_WORKERS = 256, 16
 MARGIN_SECONDS = 120.0  # beyond the rows' own seconds: loading torch, a slow factory, packing a sample
@@ -97,17 +97,25 @@ def run(job: Job, options: Options, declared: Figure | None) -> Dataloader | Ski
     limit = rows * (options.seconds + ROW_MARGIN_SECONDS) + MARGIN_SECONDS
     # A tokenizer's own threads would be forked into the workers, which it refuses with a warning.
     environment = {"TOKENIZERS_PARALLELISM": "false"}
-    result, sensors, outcome = isolated(job, "rigbench.dataloader.probe", options, Dataloader, limit, environment)
-    if isinstance(result, Dataloader):
+
+    def complete(result: Dataloader) -> Dataloader:
         demand = declared or _eaten(job, result)
-        result = completed(msgspec.structs.replace(result, telemetry=sensors, demand_tokens_per_s=demand))
+        result = completed(msgspec.structs.replace(result, demand_tokens_per_s=demand))
         from_disk = not isinstance(result.disk, Absent) or any(isinstance(one.cold, Loading) for one in result.sweeps)
         if from_disk and isinstance(host.virtual_machine(job.rig.sysfs), str):
             line = "this is a virtual machine: its disk may answer from the memory of its host"
             result = msgspec.structs.replace(result, notes=(*result.notes, line))
-    job.keep(dataloader=result)
-    stop_if(outcome)
-    return result
+        return result
+
+    return job.measure(
+        PROBE,
+        options,
+        Dataloader,
+        limit_seconds=limit,
+        environment=environment,
+        room="dataloader",
+        complete=complete,
+    )
 
 
 def default_workers(usable_cpus: float | Absent) -> tuple[int, ...]:
@@ -125,10 +133,9 @@ def _workers(words: str) -> tuple[int, ...]:
 
 def _eaten(job: Job, result: Dataloader) -> Figure | Absent:
     """Of the newest slice of this rig on the same kind of device: this run's own, else a stored one."""
-    runs = [job.run, *(run for run in job.store.readable()[0] if run.rig.fingerprint == job.run.rig.fingerprint)]
     found = [
         (item.started_at, run.id, item)
-        for run in runs
+        for run in job.history()
         for item in run.slices
         if isinstance(item, Slice) and item.device.kind == result.device.kind
     ]

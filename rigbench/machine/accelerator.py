@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Device
+from rigbench.machine import host
+from rigbench.machine.sysfs import Sysfs
 
 CPU_FLUSH_BYTES = 64 << 20  # more than most last-level caches; a larger cache is flushed by its own size
 
@@ -173,6 +175,21 @@ def choose_device(wanted: str | None) -> str:
             exit_code=NOTHING,
         )
     return f"cuda:{int(number or 0)}"
+
+
+def open_device(wanted: str | None = None, flushed: bool = True) -> Accelerator:
+    """What the user asked for (`choose_device`), opened; `flushed`: between timed repeats, the cache is written over.
+
+    Raises:
+        RigbenchError: no such device, or an unknown name.
+    """
+    device = choose_device(wanted)
+    if device != "cpu":
+        return CudaAccelerator(int(device.partition(":")[2]))
+    cpu = host.cpu(Sysfs())
+    name = cpu.model if isinstance(cpu.model, str) else f"{cpu.architecture} CPU"
+    cache = cpu.l3_bytes if flushed else Absent("nothing is flushed")
+    return CpuAccelerator(name, host.memory(Sysfs()).total_bytes, cache)
 
 
 def open_accelerator(

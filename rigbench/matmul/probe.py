@@ -10,7 +10,7 @@ from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, EndedBy, Record
 from rigbench.machine import host
-from rigbench.machine.accelerator import choose_device, open_accelerator
+from rigbench.machine.accelerator import open_device
 from rigbench.machine.sysfs import Sysfs
 from rigbench.matmul import ceilings
 from rigbench.matmul.fleet import Lane, alone_and_together
@@ -80,8 +80,7 @@ class _Probe:
         torch.manual_seed(0)
         self.options, self.report = options, report
         cpu, memory = host.cpu(Sysfs()), host.memory(Sysfs())
-        name = cpu.model if isinstance(cpu.model, str) else f"{cpu.architecture} CPU"
-        self.accelerator = open_accelerator(choose_device(options.device), name, memory.total_bytes, cpu.l3_bytes)
+        self.accelerator = open_device(options.device)
         self.kind = self.accelerator.device.kind
         self.dtypes, missing = products.offered(options.dtypes or DEFAULT_DTYPES[self.kind], self.accelerator)
         self.not_run = list(missing)
@@ -280,7 +279,7 @@ class _Probe:
         self.fleet = ceilings.fleet(ceiling, lanes)
 
     def _lane(self, ceiling: Ceiling, index: int) -> Lane:
-        accelerator = open_accelerator(f"cuda:{index}", "", Absent("not read"), Absent("not read"))
+        accelerator = open_device(f"cuda:{index}")
         dtype: Dtype = ceiling.dtype  # type: ignore[assignment]
         operands = Operands(dtype, accelerator.torch_device)
         product = operands.product(ceiling.m, ceiling.n, ceiling.k, rotate_bytes=self.rotate_bytes)

@@ -6,13 +6,13 @@ import msgspec
 
 from rigbench.core import units
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, SensorSeries, Skipped, Telemetry
+from rigbench.core.record import Absent, SensorSeries, Skipped
 from rigbench.job import Job
 from rigbench.matmul.probe import DEFAULT_DTYPES, Options
 from rigbench.matmul.record import Ceiling, Matmul, MatmulPhase, MatmulShape
 from rigbench.matmul.times import times
-from rigbench.measurement import datasheet, isolated, of_device, stop_if
 from rigbench.model.record import Model
+from rigbench.work.energy import of_device
 from rigbench.work.products import DTYPES, Dtype
 
 PROBE = "rigbench.matmul.probe"
@@ -71,13 +71,12 @@ def run(job: Job, options: Options) -> Matmul | Skipped:
     """
     seconds = _expected_seconds(job, options)
     job.progress.stage("matmul", seconds)
-    result, sensors, outcome = isolated(job, PROBE, options, Matmul, seconds + MARGIN_SECONDS)
-    if isinstance(result, Matmul):
-        result = _beside_sensors(_beside_datasheet(job, msgspec.structs.replace(result, telemetry=sensors)), sensors)
+
+    def complete(result: Matmul) -> Matmul:
         job.faults += wrong(result)
-    job.keep(matmul=result)
-    stop_if(outcome)
-    return result
+        return _beside_sensors(_beside_datasheet(job, result))
+
+    return job.measure(PROBE, options, Matmul, limit_seconds=seconds + MARGIN_SECONDS, room="matmul", complete=complete)
 
 
 def wrong(result: Matmul) -> list[str]:
@@ -103,7 +102,7 @@ def _expected_seconds(job: Job, options: Options) -> float:
 
 
 def _beside_datasheet(job: Job, result: Matmul) -> Matmul:
-    peaks = datasheet(job, result.device)
+    peaks = job.datasheet(result.device)
     if "fp8" in peaks:  # a figure of the tensor cores, whichever way partial sums are kept
         peaks["fp8-fast"] = peaks["fp8"]
 
@@ -127,8 +126,11 @@ def _beside_datasheet(job: Job, result: Matmul) -> Matmul:
     )
 
 
-def _beside_sensors(result: Matmul, sensors: Telemetry) -> Matmul:
+def _beside_sensors(result: Matmul) -> Matmul:
     """Each load's temperature, power and clock over its own seconds."""
+    sensors = result.telemetry
+    if isinstance(sensors, Absent):
+        return result
     own = of_device(sensors, result.device).series
 
     def read(phase: MatmulPhase | Absent, began: float) -> MatmulPhase | Absent:

@@ -12,7 +12,7 @@ from rigbench.bandwidth.record import Transfer
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Record
 from rigbench.core.units import format_bytes
-from rigbench.machine.accelerator import Accelerator, cuda_devices, open_accelerator
+from rigbench.machine.accelerator import Accelerator, cuda_devices, open_device
 from rigbench.machine.cuda_cards import Cards, CudaCards
 from rigbench.p2p import collectives as p2p_collectives
 from rigbench.p2p import writes as p2p_writes
@@ -64,7 +64,7 @@ def run(options: Options, report: Report, world: World) -> P2pRank:
             NOTHING,
         )
     device = f"cuda:{world.local_rank}"
-    accelerator = open_accelerator(device, "", NOT_A_CPU, NOT_A_CPU)
+    accelerator = open_device(device)
     join(world, report, "gloo")
     return measure(options, report, CudaCards(), TorchRanks(device, "nccl"), accelerator)
 

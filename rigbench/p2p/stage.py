@@ -63,9 +63,8 @@ def run(job: Job, asked: Asked) -> P2p:
         Interrupted: the user said stop; what was found is saved.
         RigbenchError: torch does not see the GPUs that the driver lists.
     """
-    visible = cuda_map.visible(job.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER"))
-    trial = _Trial(job, asked, visible.indices)
-    if len(visible.indices) < 2:
+    trial = _Trial(job, asked, job.visible_gpus)
+    if len(trial.names) < 2:
         trial.does_not_apply()
         return trial.result
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ from rigbench.core import stats, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Figure, SensorSeries, Telemetry
 from rigbench.document import Run
-from rigbench.machine import cuda_map
 from rigbench.machine.record import Gpu
 from rigbench.store import now
 from rigbench.thermals import knee as power_knee
@@ -42,14 +40,12 @@ class Lane(NamedTuple):
     limit: Limit | None
 
 
-def lanes(gpus: Sequence[Gpu], device: str | None) -> list[Lane]:
-    """The devices that an option names: all visible GPUs where none is named, the CPU where there is none.
+def lanes(gpus: Sequence[Gpu], order: Sequence[int], device: str | None) -> list[Lane]:
+    """The devices that an option names: all visible GPUs, in CUDA's order, where none is named, else the CPU.
 
     Raises:
         RigbenchError: the named device is not there, or is no device.
     """
-    environment = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")
-    order = cuda_map.visible(gpus, *environment).indices
     by_index = {gpu.index: gpu for gpu in gpus}
     visible = [
         Lane(f"GPU{index}", f"cuda:{place}", by_index[index], limit_of(by_index[index]))
@@ -201,5 +197,4 @@ def _power(result: Thermals, earlier: Sequence[Run], run: Run) -> PowerAdvice | 
     if isinstance(result.label, Absent):
         return Absent("no --label was given; runs at three or more power limits show where watts stop paying")
     this = msgspec.structs.replace(run, thermals=result)
-    alike = [it for it in earlier if it.rig.fingerprint == run.rig.fingerprint and it.id != run.id]
-    return power_knee.advice(power_knee.points_of([this, *alike], result))
+    return power_knee.advice(power_knee.points_of([this, *earlier], result))

@@ -9,7 +9,7 @@ from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Record
 from rigbench.machine import host
-from rigbench.machine.accelerator import Accelerator, choose_device, open_accelerator
+from rigbench.machine.accelerator import Accelerator, open_device
 from rigbench.machine.sysfs import Sysfs
 from rigbench.matmul.record import MatmulCheck
 from rigbench.thermals.record import HeatLoad
@@ -42,7 +42,7 @@ def run(options: Options, report: Report) -> HeatLoad:
         RigbenchError: no such device, or not even the smallest product fits.
     """
     report.progress(0.0, "loading torch")
-    accelerator = _open(options.device)
+    accelerator = open_device(options.device)
     kind = accelerator.device.kind
     report.progress(0.0, "choosing what heats most")
     dtype, trials = _choose(accelerator, options.size)
@@ -112,13 +112,6 @@ class _Soak:
 
     def _seconds_each(self) -> float:
         return max(stats.median(self.accelerator.timed(self.product.work, 3)), 1e-6)
-
-
-def _open(device: str) -> Accelerator:
-    sysfs = Sysfs()
-    cpu, memory = host.cpu(sysfs), host.memory(sysfs)
-    model = cpu.model if isinstance(cpu.model, str) else f"{cpu.architecture} CPU"
-    return open_accelerator(choose_device(device), model, memory.total_bytes, cpu.l3_bytes)
 
 
 def _choose(accelerator: Accelerator, size: int) -> tuple[Dtype, dict[str, float]]:

@@ -74,7 +74,7 @@ class _Soaking:
 
     def __init__(self, job: Job, asked: Options, watcher: Watcher | None) -> None:
         self.job, self.asked, self.watcher = job, asked, watcher
-        self.lanes = thermals_record.lanes(job.gpus, asked.device)
+        self.lanes = thermals_record.lanes(job.gpus, job.visible_gpus, asked.device)
         self.ended_by: HeatEndedBy | None = None
         self.because = ""
         self.interrupted = False
@@ -201,7 +201,7 @@ class _Soaking:
             label=self.asked.label,
             ambient=self.asked.ambient,
             ended=(ended_by, self.because or thermals_record.BECAUSE.get(ended_by, "")),
-            earlier=self.job.store.readable()[0] if final and isinstance(self.asked.label, str) else [],
+            earlier=self.job.history()[1:] if final and isinstance(self.asked.label, str) else [],
             run=self.job.run,
         )
 

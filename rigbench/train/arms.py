@@ -312,8 +312,7 @@ def predicted(predictor: Predictor, target: Target, arm: Recipe, asked: Asked, r
 
 def stored_ceilings(job: Job, kind: str) -> Ceilings | Absent:
     """Of this rig's stored probes, this run's own first."""
-    runs = [job.run, *(run for run in job.store.readable()[0] if run.rig.fingerprint == job.run.rig.fingerprint)]
-    found = ceilings.from_runs(runs)
+    found = ceilings.from_runs(job.history())
     return Absent(f"only a {found.kind}'s are stored") if isinstance(found, Ceilings) and found.kind != kind else found
 
 

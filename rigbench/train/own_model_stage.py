@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Absent
+from rigbench.core.record import Absent, Skipped
 from rigbench.job import Job
-from rigbench.measurement import stop_if
 from rigbench.model.named import ModelOptions
 from rigbench.train.own_model_probe import Options
 from rigbench.train.record import OwnModel
-from rigbench.work import workers
 
 LIMIT_SECONDS = 600.0  # a factory may load weights
 
@@ -29,16 +27,8 @@ def tried(job: Job, options: Options) -> OwnModel:
         RigbenchError: the factory or what it makes is not as the contract says, or the process that tried it died.
     """
     job.progress.stage(f"trying {options.name}", 10)
-    outcome = workers.call(
-        "rigbench.train.own_model_probe",
-        options,
-        OwnModel,
-        limit_seconds=LIMIT_SECONDS,
-        on_progress=job.progress.update,
-    )
-    stop_if(outcome)
-    if outcome.result is None:
-        raise RigbenchError(
-            f"--model {options.name}: {outcome.reason}", "try it in a Python shell first", exit_code=NOTHING
-        )
-    return outcome.result
+    result = job.measure("rigbench.train.own_model_probe", options, OwnModel, limit_seconds=LIMIT_SECONDS)
+    if isinstance(result, Skipped):
+        cure = "try it in a Python shell first"
+        raise RigbenchError(f"--model {options.name}: {result.reason}", cure, exit_code=NOTHING)
+    return result

@@ -12,7 +12,7 @@ from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, EndedBy
 from rigbench.machine import host
-from rigbench.machine.accelerator import Accelerator, choose_device, open_accelerator
+from rigbench.machine.accelerator import Accelerator, open_device
 from rigbench.machine.sysfs import Sysfs
 from rigbench.model.batches import Batches
 from rigbench.model.recipe import Precision, Recipe
@@ -54,9 +54,7 @@ def run(options: Options, report: Report) -> OwnSlice:
 
     torch.manual_seed(options.seed)
     sysfs = Sysfs()
-    cpu, memory = host.cpu(sysfs), host.memory(sysfs)
-    name = cpu.model if isinstance(cpu.model, str) else f"{cpu.architecture} CPU"
-    accelerator = open_accelerator(choose_device(options.device), name, memory.total_bytes, cpu.l3_bytes)
+    accelerator = open_device(options.device)
     before = host.process_resident_bytes(sysfs)
     report.progress(0.0, f"calling {options.model.name}")
     built = time.perf_counter()

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import msgspec
 
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, Energy, Figure, Skipped, Telemetry
+from rigbench.core.record import Absent, Energy, Figure, Skipped
 from rigbench.job import Job
-from rigbench.measurement import datasheet, isolated, of_device, stop_if
 from rigbench.model.named import ModelOptions
 from rigbench.train import own_model_stage as own_model
 from rigbench.train.options import SliceOptions
@@ -19,6 +18,8 @@ from rigbench.train.own_probe import Options
 from rigbench.train.record import Compile, OwnSlice
 from rigbench.train.stage import MARGIN_SECONDS, SHORTEST, beyond_a_step, host_allocator, kernel_cache
 from rigbench.work import energy
+
+PROBE = "rigbench.train.own_probe"
 
 
 class Asked(NamedTuple):
@@ -68,42 +69,43 @@ def run(job: Job, asked: Asked) -> OwnSlice | Skipped:
         cold = _first_steps(job, options, variables) if options.recipe.compiled else None
         job.progress.stage(f"train-probe {options.model.name}", (options.seconds or 30) + 10)
         limit = (options.seconds or options.longest_seconds) + MARGIN_SECONDS
-        result, sensors, outcome = isolated(job, "rigbench.train.own_probe", options, OwnSlice, limit, variables)
-    if isinstance(result, OwnSlice):
-        result = _complete(job, result, sensors)
-        if cold is not None:
-            result = msgspec.structs.replace(result, compile=Compile(cold, beyond_a_step(result)))
-        if outcome.ended in ("died", "hung"):
-            result = msgspec.structs.replace(result, events=(*result.events, outcome.reason))
-    job.keep(own=result)
-    stop_if(outcome)
-    return result
+
+        def complete(result: OwnSlice) -> OwnSlice:
+            if cold is not None:
+                result = msgspec.structs.replace(result, compile=Compile(cold, beyond_a_step(result)))
+            return _complete(job, result)
+
+        return job.measure(
+            PROBE, options, OwnSlice, limit_seconds=limit, environment=variables, room="own", complete=complete
+        )
 
 
 def _first_steps(job: Job, options: Options, variables: Mapping[str, str]) -> float:
     """Seconds that compiling took with nothing in the cache."""
     job.progress.stage(f"torch.compile {options.model.name}, nothing cached", 60)
     brief = msgspec.structs.replace(options, seconds=SHORTEST)
-    result, _, outcome = isolated(job, "rigbench.train.own_probe", brief, OwnSlice, MARGIN_SECONDS, variables)
-    stop_if(outcome)
+    result = job.measure(PROBE, brief, OwnSlice, limit_seconds=MARGIN_SECONDS, environment=variables)
     return beyond_a_step(result) if isinstance(result, OwnSlice) else 0.0
 
 
-def _complete(job: Job, result: OwnSlice, sensors: Telemetry) -> OwnSlice:
+def _complete(job: Job, result: OwnSlice) -> OwnSlice:
+    sensors = result.telemetry
+    if isinstance(sensors, Absent):
+        return result
     start = result.steps.ended_at_seconds[result.steady_from] - result.steps.seconds[result.steady_from]
     end = result.steps.ended_at_seconds[-1]
-    joules = energy.between(of_device(sensors, result.device), start, end)
+    joules = energy.between(energy.of_device(sensors, result.device), start, end)
     if isinstance(joules, Energy) and joules.joules > 0:
         result = msgspec.structs.replace(result, joules_per_item=joules.watts / result.items_per_s.value)
     draws = energy.draws(sensors, result.device, start, end)
-    return msgspec.structs.replace(result, telemetry=sensors, energy=joules, draws=draws, mfu=_mfu(job, result))
+    return msgspec.structs.replace(result, energy=joules, draws=draws, mfu=_mfu(job, result))
 
 
 def _mfu(job: Job, result: OwnSlice) -> Figure | Absent:
     if isinstance(result.model_flops_per_s, Absent):
         return result.model_flops_per_s
     dtype = "bf16" if result.recipe.precision == "bf16-pure" else result.recipe.precision
-    peak = datasheet(job, result.device).get(dtype)
+    peak = job.datasheet(result.device).get(dtype)
     if peak is None:
         return Absent(f"no datasheet peak for {result.device.name} in {dtype}")
     return Figure(value=result.model_flops_per_s / peak.value, source="measured", basis=f"of {peak.basis}")

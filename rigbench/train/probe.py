@@ -12,7 +12,7 @@ import msgspec
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, EndedBy
 from rigbench.machine import host
-from rigbench.machine.accelerator import Accelerator, choose_device, open_accelerator
+from rigbench.machine.accelerator import Accelerator, open_device
 from rigbench.machine.sysfs import Sysfs
 from rigbench.model.batches import Batches
 from rigbench.model.recipe import Precision
@@ -85,10 +85,8 @@ def run(options: Options, report: Report) -> Slice:
 
 
 def _open(options: Options, sysfs: Sysfs) -> Accelerator:
-    cpu, memory = host.cpu(sysfs), host.memory(sysfs)
-    model = cpu.model if isinstance(cpu.model, str) else f"{cpu.architecture} CPU"
-    accelerator = open_accelerator(choose_device(options.device), model, memory.total_bytes, cpu.l3_bytes)
-    usable = memory.usable_bytes
+    accelerator = open_device(options.device)
+    usable = host.memory(sysfs).usable_bytes
     # fp32 weights, gradients and two AdamW moments: below this nothing can be trained, so say it before paging starts
     needed = 16 * options.model.total_parameters
     if accelerator.device.kind == "cpu" and not isinstance(usable, Absent) and needed > usable:

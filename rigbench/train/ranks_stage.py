@@ -14,7 +14,7 @@ from rigbench.collectives.stage import interface
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
 from rigbench.core.record import Absent, Skipped
 from rigbench.job import Interrupted, Job
-from rigbench.machine import cuda_map, host
+from rigbench.machine import host
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import Sysfs
 from rigbench.store import Store
@@ -54,7 +54,8 @@ def run(
         outcome = started(options, environment, world, count, job.progress.update)
     result = _judged(job, outcome, asked.recipe.strategy)
     if isinstance(result, Slice):
-        result = finished(job, result, sampler.record(), declared, wall_watts, _cards(job, result, count))
+        result = msgspec.structs.replace(result, telemetry=sampler.record())
+        result = finished(job, result, declared, wall_watts, _cards(job, result, count))
         if world and int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) < world.size:
             result = of_many_hosts(result, wall_watts)
         if outcome.ended in ("died", "hung"):
@@ -99,9 +100,8 @@ def _cards(job: Job, result: Slice, count: int) -> tuple[str, ...]:
     """The UUIDs of this machine's GPUs that its ranks worked on; none on a CPU, or where that cannot be told."""
     if result.device.kind != "cuda":
         return ()
-    environment = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")
     uuids = {gpu.index: gpu.uuid for gpu in job.gpus}
-    found = [uuids[index] for index in cuda_map.visible(job.gpus, *environment).indices[:count]]
+    found = [uuids[index] for index in job.visible_gpus[:count]]
     return tuple(uuid for uuid in found if isinstance(uuid, str)) if result.device.uuid in found else ()
 
 
@@ -121,8 +121,7 @@ def rank_count(job: Job, device: str) -> int:
     """As many as there are GPUs to be seen, or two on a CPU."""
     if device.startswith("cpu") or not job.gpus:
         return CPU_RANKS
-    environment = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")
-    return max(1, len(cuda_map.visible(job.gpus, *environment).indices))
+    return max(1, len(job.visible_gpus))
 
 
 def started(

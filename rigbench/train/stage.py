@@ -13,10 +13,9 @@ import msgspec
 
 from rigbench.core import units
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Absent, Energy, Figure, Skipped, Telemetry
+from rigbench.core.record import Absent, Energy, Figure, Skipped
 from rigbench.job import Job
 from rigbench.matmul.record import Matmul
-from rigbench.measurement import datasheet, isolated, of_device, stop_if
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
 from rigbench.model.tokens import AskedDtype
@@ -26,6 +25,7 @@ from rigbench.train.record import Compile, HostAllocator, OwnSlice, Slice
 from rigbench.work import energy, wall, workers
 from rigbench.work import power as cost
 
+PROBE = "rigbench.train.probe"
 MARGIN_SECONDS = 300.0  # beyond the slice's own seconds: loading torch, building, a first step, one long last one
 COMPILE_SECONDS = 600.0
 SHORTEST = 1e-3  # seconds: three steps, the fewest that tell a steady one
@@ -81,18 +81,21 @@ def run(job: Job, options: Options, host: wall.Host = cost.NO_HOST, wall_watts: 
         seconds = options.seconds or min(30, options.longest_seconds)
         job.progress.stage(f"train-probe {options.model.name}", seconds + 10)
         limit = (options.seconds or options.longest_seconds) + MARGIN_SECONDS
-        result, sensors, outcome = isolated(
-            job, "rigbench.train.probe", options, Slice, limit, {**environment, **caches}
+
+        def complete(result: Slice) -> Slice:
+            if cold is not None:
+                result = msgspec.structs.replace(result, compile=Compile(cold, beyond_a_step(result)))
+            return finished(job, result, host, wall_watts)
+
+        return job.measure(
+            PROBE,
+            options,
+            Slice,
+            limit_seconds=limit,
+            environment={**environment, **caches},
+            room="slices",
+            complete=complete,
         )
-    if isinstance(result, Slice):
-        result = finished(job, result, sensors, host, wall_watts)
-        if cold is not None:
-            result = msgspec.structs.replace(result, compile=Compile(cold, beyond_a_step(result)))
-        if outcome.ended in ("died", "hung"):
-            result = msgspec.structs.replace(result, events=(*result.events, outcome.reason))
-    job.keep(slices=(*job.run.slices, result))
-    stop_if(outcome)
-    return result
 
 
 @contextlib.contextmanager
@@ -114,8 +117,7 @@ def _first_steps(job: Job, options: Options, environment: Mapping[str, str]) -> 
     """
     job.progress.stage(f"torch.compile {options.model.name}, nothing cached", 60)
     brief = msgspec.structs.replace(options, seconds=SHORTEST)
-    result, _, outcome = isolated(job, "rigbench.train.probe", brief, Slice, COMPILE_SECONDS, environment)
-    stop_if(outcome)
+    result = job.measure(PROBE, brief, Slice, limit_seconds=COMPILE_SECONDS, environment=environment)
     if isinstance(result, Skipped):
         raise RigbenchError(f"torch.compile: {result.reason}", "use --compile off", NOTHING)
     return beyond_a_step(result)
@@ -139,7 +141,6 @@ def host_allocator(job: Job, device: str) -> tuple[HostAllocator, Mapping[str, s
 def finished(
     job: Job,
     result: Slice,
-    sensors: Telemetry,
     host: wall.Host,
     wall_watts: float | None,
     cards: tuple[str, ...] = (),
@@ -148,13 +149,16 @@ def finished(
 
     `cards` are the UUIDs of those that worked; none: the record's device.
     """
-    return _with_power(_complete(job, result, sensors, cards), host, wall_watts)
+    return _with_power(_complete(job, result, cards), host, wall_watts)
 
 
-def _complete(job: Job, result: Slice, sensors: Telemetry, cards: tuple[str, ...] = ()) -> Slice:
+def _complete(job: Job, result: Slice, cards: tuple[str, ...] = ()) -> Slice:
+    sensors = result.telemetry
+    if isinstance(sensors, Absent):
+        return result
     start = result.steps.ended_at_seconds[result.steady_from] - result.steps.seconds[result.steady_from]
     end = result.steps.ended_at_seconds[-1]
-    joules = energy.between(of_device(sensors, result.device, cards), start, end)
+    joules = energy.between(energy.of_device(sensors, result.device, cards), start, end)
     if isinstance(joules, Energy) and joules.joules > 0:
         result = msgspec.structs.replace(
             result,
@@ -163,7 +167,6 @@ def _complete(job: Job, result: Slice, sensors: Telemetry, cards: tuple[str, ...
         )
     return msgspec.structs.replace(
         result,
-        telemetry=sensors,
         energy=joules,
         draws=energy.draws(sensors, result.device, start, end, cards),
         mfu=_of_peak(job, result, result.model_flops_per_s),
@@ -183,7 +186,7 @@ def _with_power(result: Slice, host: wall.Host, wall_watts: float | None) -> Sli
 def _of_peak(job: Job, result: Slice, flops_per_s: float) -> Figure | Absent:
     """A rate as a share of the datasheet's, of all ranks' cards together."""
     dtype = _dtype(result)
-    peak = datasheet(job, result.device).get(dtype)
+    peak = job.datasheet(result.device).get(dtype)
     if peak is None:
         return Absent(f"no datasheet peak for {result.device.name} in {dtype}")
     cards = result.recipe.ranks
@@ -197,11 +200,11 @@ def _dtype(result: Slice) -> str:
 
 
 def _share_of_matmul(job: Job, result: Slice) -> Figure | Absent:
-    """Of the fastest matmul in this precision on this device: this run's, else the newest stored one."""
+    """Of the fastest matmul in this precision on this device: this run's, else the newest stored one of this rig."""
     precision, cards = _dtype(result), result.recipe.ranks
     if cards > 1 and result.device.kind == "cpu":
         return Absent("ranks share this CPU")
-    for run in [job.run, *job.store.readable()[0]]:
+    for run in job.history():
         found = run.matmul
         if isinstance(found, Matmul) and found.device == result.device and precision in found.best_flops_per_s:
             best = found.best_flops_per_s[precision].value

@@ -44,6 +44,17 @@ def between(telemetry: Telemetry, start_seconds: float, end_seconds: float) -> E
     )
 
 
+def of_device(sensors: Telemetry, device: Device, cards: Collection[str] = ()) -> Telemetry:
+    """The series of the device that worked, or of these cards: an idle neighbour's watts are not this slice's."""
+    own_cards = cards or (device.uuid,)
+    own = tuple(
+        series
+        for series in sensors.series
+        if (series.device == "CPU" if device.kind == "cpu" else series.uuid in own_cards)
+    )
+    return msgspec.structs.replace(sensors, series=own)
+
+
 def draws(
     telemetry: Telemetry, device: Device, start_seconds: float, end_seconds: float, cards: Collection[str] = ()
 ) -> tuple[Draw, ...]:

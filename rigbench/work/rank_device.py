@@ -8,7 +8,7 @@ from typing import Literal
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine import host
-from rigbench.machine.accelerator import Accelerator, cuda_devices, open_accelerator
+from rigbench.machine.accelerator import Accelerator, cuda_devices, open_device
 from rigbench.machine.sysfs import Sysfs
 from rigbench.work.ranks import World
 
@@ -34,10 +34,8 @@ def kind_for(asked: str, world: World) -> Literal["cpu", "cuda"]:
 
 
 def opened(kind: Literal["cpu", "cuda"], world: World) -> Accelerator:
-    cpu, memory = host.cpu(Sysfs()), host.memory(Sysfs())
-    name = cpu.model if isinstance(cpu.model, str) else f"{cpu.architecture} CPU"
     device = "cpu" if kind == "cpu" else f"cuda:{world.local_rank % len(cuda_devices())}"
-    return open_accelerator(device, name, memory.total_bytes, Absent("nothing is flushed"))
+    return open_device(device, flushed=False)
 
 
 def free_bytes(accelerator: Accelerator) -> int:
