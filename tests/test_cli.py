@@ -80,7 +80,7 @@ REFUSED = {
     "train-probe --micro-batch 0": "--micro-batch '0' is not a whole number from 1",
     "train-probe --micro-batch 1.5": "is not a whole number",
     "train-probe --seq 3": "--seq '3' is not a whole number from 8",
-    "train-probe --precision fp8": "'fp8' is not one of 'auto', 'bf16', 'bf16-pure', 'fp16', 'fp32', 'tf32'",
+    "train-probe --precision fp8": "--precision 'fp8' is not one of them",
     "train-probe --checkpointing maybe": "--checkpointing 'maybe' is not a whole number from 1 to 12; use off, on",
     "train-probe --checkpointing 13": "--checkpointing '13' is not a whole number from 1 to 12",
     "train-probe --optimizer lion": "--optimizer 'lion' is not one of them; use adamw, adamw-foreach, adamw8bit or",
