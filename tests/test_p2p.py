@@ -18,10 +18,10 @@ import torch
 from p2p_on_cpu import FaultyCards
 
 from rigbench import __main__, store
-from rigbench.core import profiles
 from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Tally
+from rigbench.document import run_schema
 from rigbench.job import Interrupted, Job
 from rigbench.machine.accelerator import open_accelerator
 from rigbench.machine.rig import Rig
@@ -340,7 +340,7 @@ def test_json_is_valid_and_the_stored_run_is_shown_and_diagnosed_again(rigbench,
     monkeypatch.setenv("P2P_FAULT", "dropped write")
     code, out, _ = rigbench("p2p", "--times", "1", "--json")
     assert code == 1
-    jsonschema.validate(json.loads(out), json.loads(profiles.run_schema()))
+    jsonschema.validate(json.loads(out), json.loads(run_schema()))
     run = store.read(next(Path(os.environ["RIGBENCH_HOME"], "runs").iterdir()))
     assert store.encode(run).decode() == out
     assert [finding.code for finding in run.findings] == ["p2p-broken"]

@@ -148,7 +148,7 @@ def everything(job: Job, stages: Stages, question: Question) -> None:
 
 
 def _slice(job: Job, options: probes_train.Options, question: Question) -> None:
-    train.run(job, options, question.host, question.wall_watts)
+    train.run(job, options, question.watts)
 
 
 def _history(job: Job) -> Coverage | None:

@@ -47,7 +47,9 @@ def profiles(
     from rigbench.report import profiles_screen as render
 
     if what == "schema":
-        sys.stdout.write(data.run_schema())
+        from rigbench.document import run_schema
+
+        sys.stdout.write(run_schema())
     elif what == "check":
         from rigbench.model import named
 
