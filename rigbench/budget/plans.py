@@ -17,7 +17,7 @@ from rigbench.model import flops as model_flops
 from rigbench.model.record import Model
 from rigbench.p2p import stage as p2p
 from rigbench.store import now
-from rigbench.thermals import stage as thermals
+from rigbench.thermals import record as thermals
 from rigbench.train import probe as train
 from rigbench.work.record import WattOptions
 
@@ -65,7 +65,7 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None) -> Stage
         dataloader=dataloader.Options(
             device=device or "auto", workers=(0, 2) if quick else (), seconds=1.0 if quick else 2.0
         ),
-        thermals=None if quick else thermals.options("5", device, None, None),
+        thermals=None if quick else thermals.Options(minutes=5.0, device=device or "auto"),
     )
 
 
