@@ -22,6 +22,7 @@ from rigbench.document import run_schema
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
 from rigbench.matmul import probe as matmul
+from rigbench.model.recipe import Recipe
 from rigbench.p2p import stage as p2p
 from rigbench.train import probe as train
 from rigbench.work.record import WattOptions
@@ -48,7 +49,8 @@ def rigbench(monkeypatch, tmp_path, capsys):
 
 def stage(name: str, **changes) -> train.Options:
     model = next(model for model in series_models("tiny") if model.name == name)
-    return train.Options(model=model, device="cpu", precision="fp32", micro_batch=2, seconds=1.0, **changes)
+    recipe = Recipe(precision="fp32", micro_batch=2)
+    return train.Options(model=model, device="cpu", recipe=recipe, seconds=1.0, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ REFUSED = {
     "train-probe --micro-batch 1.5": "is not a whole number",
     "train-probe --seq 3": "--seq '3' is not a whole number from 8",
     "train-probe --precision fp8": "--precision 'fp8' is not one of them",
-    "train-probe --checkpointing maybe": "--checkpointing 'maybe' is not a whole number from 1 to 12; use off, on",
+    "train-probe --checkpointing maybe": "--checkpointing 'maybe' is neither off nor on nor a number of blocks; use off, on",
     "train-probe --checkpointing 13": "--checkpointing '13' is not a whole number from 1 to 12",
     "train-probe --optimizer lion": "--optimizer 'lion' is not one of them; use adamw, adamw-foreach, adamw8bit or",
     "train-probe --strategy pipeline": "--strategy 'pipeline' is not one of them; use single, ddp, fsdp2",
