@@ -84,7 +84,7 @@ REFUSED = {
     "train-probe --micro-batch 1.5": "is not a whole number",
     "train-probe --seq 3": "--seq '3' is not a whole number from 8",
     "train-probe --precision fp8": "--precision 'fp8' is not one of them",
-    "train-probe --checkpointing maybe": "--checkpointing 'maybe' is neither off nor on nor a number of blocks; use off, on",
+    "train-probe --checkpointing maybe": "--checkpointing 'maybe' is neither off nor on nor a number of",
     "train-probe --checkpointing 13": "--checkpointing '13' is not a whole number from 1 to 12",
     "train-probe --optimizer lion": "--optimizer 'lion' is not one of them; use adamw, adamw-foreach, adamw8bit or",
     "train-probe --strategy pipeline": "--strategy 'pipeline' is not one of them; use single, ddp, fsdp2",
