@@ -159,6 +159,7 @@ def screen(run: Path, home: Path, variables: dict[str, str], folder: str) -> str
 # ------------------------------------------------------------------------------------------------------------- folding
 
 STAMP = re.compile(r"\b\d{4}-\d\d-\d\dT[\d:]+Z|\b\d{8}-\d{6}-[0-9a-f]{4}\b")
+FINGERPRINT = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{12}\b")
 # A number as people read it, with what stands for its size: 1.2 GB/s and 980 MB/s are the same. Not the 0 of GPU0.
 NUMBER = re.compile(
     r"(?<![\w.-])(?:±\s?)?[<>]?-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
@@ -170,10 +171,11 @@ MANY = re.compile(r"#(?:s)?(?:\s#(?:s)?)+")
 # What a screen says only where times happened to be so, and shapes or bars that a search found.
 PASSING = re.compile(
     r"#×#×#|[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉]|faster than that|time was up|were not measured|no line:|is the slowest|differed by"
-    r"|^fastest|^least memory|^worth a choice"
+    r"|for information$|^fastest|^least memory|^worth a choice"
 )
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 ABSENT_HERE = re.compile(r"n/a(?: \(([^()]*(?:\([^()]*\))?[^()]*)\))?")
+PREFIXES = {*"kKMGTµmn"}  # of a unit that stands for itself, as in 5.4M
 WORD = re.compile(r"[^\W\d_][\w/.'’·-]*")
 
 
@@ -181,7 +183,7 @@ def plain(text: str) -> str:
     """Text without what varies: ids, times, numbers, and the prefixes of their units."""
     text = STAMP.sub("STAMP", text)
     text = NUMBER.sub(lambda it: f"# {it['unit']}" if it["unit"] else "#", text)
-    return re.sub(r"[ \t]+", " ", MANY.sub("#", text)).strip()
+    return re.sub(r"[ \t]+", " ", MANY.sub("#", FINGERPRINT.sub("RIG", text))).strip()
 
 
 def said(line: str) -> str:
@@ -190,7 +192,18 @@ def said(line: str) -> str:
     if PASSING.search(text):
         return ""
     text = ABSENT_HERE.sub(lambda it: "" if not it[1] or NOISY.search(it[1]) else it[0], text)
-    return " ".join(WORD.findall(text))
+    return " ".join(word for word in WORD.findall(text) if word not in PREFIXES)
+
+
+def without_passing_findings(lines: list[str]) -> list[str]:
+    """A finding is a block of lines up to an empty one; its first line ends with its code."""
+    kept, passing = [], False
+    for line in lines:
+        words = ESCAPE.sub("", line).split()
+        passing = bool(words) and (passing or words[-1] in FINDINGS_BY_SPEED)
+        if not passing:
+            kept.append(line)
+    return kept
 
 
 def without_repeats(lines: list[str]) -> list[str]:
@@ -209,7 +222,8 @@ def fold(raw: Path) -> dict[str, Any]:
         except ValueError:
             document = {"not JSON": plain(text).splitlines()}
         errors = [plain(line) for line in (raw / f"{name}.err").read_text().splitlines()]
-        shown = without_repeats([said(line) for line in (raw / f"{name}.screen").read_text().splitlines()])
+        screens = without_passing_findings((raw / f"{name}.screen").read_text().splitlines())
+        shown = without_repeats([said(line) for line in screens])
         coarse = {
             "exit": int((raw / f"{name}.exit").read_text()),
             "stderr": errors,
@@ -334,7 +348,7 @@ LABEL = ("label", "name", "operation", "way", "dtype", "code", "strategy")
 
 
 def rows(document: Any) -> list[str]:
-    """Every record with a label and a status, whatever they are called and wherever they stand."""
+    """Every record with a label and a status, whatever its type and wherever it stands."""
     found: list[str] = []
 
     def walk(value: Any) -> None:
@@ -343,14 +357,20 @@ def rows(document: Any) -> list[str]:
                 walk(item)
         elif isinstance(value, dict):
             label = next((value[name] for name in LABEL if isinstance(value.get(name), str)), None)
-            states = [plain(str(value[name])) for name in STATUS if isinstance(value.get(name), str | bool | int)]
-            if label and states:
-                found.append(" | ".join([label, *filter(None, states)]))
+            states = [state(value[name]) for name in STATUS if isinstance(value.get(name), str | int)]
+            if label and label not in FINDINGS_BY_SPEED and any(states):
+                found.append(" | ".join([plain(label), *filter(None, states)]))
             for item in value.values():
                 walk(item)
 
     walk(document)
     return found
+
+
+def state(value: str | int) -> str:
+    if isinstance(value, str):
+        return plain(value)
+    return {True: "right", False: "wrong"}[value] if isinstance(value, bool) else f"{value} wrong"
 
 
 def lines_of(folded: dict[str, Any]) -> list[str]:
