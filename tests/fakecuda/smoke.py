@@ -37,8 +37,8 @@ SMALL = "--params 5M --layers 2 --width 64 --vocab 512 --seq 32 --micro-batch 2 
 COMMANDS = {
     "bandwidth": "bandwidth --seconds 4s --largest 1MiB",
     "p2p": "p2p --times 1 --limit 3min",
-    "collectives": "collectives --max-bytes 64KiB --seconds 5s",
-    "matmul": "matmul --params 5M --micro-batch 1 --dtypes bf16,fp8 --seconds 16s --hot-seconds 2s",
+    "collectives": "collectives --sizes 8,1KiB,64KiB --seconds 15s",
+    "matmul": "matmul --params 5M --micro-batch 1 --dtypes bf16,fp8 --seconds 24s --hot-seconds 4s",
     "thermals": "thermals --minutes 0.1 --ambient 24",
     "arms": f"train-probe {SMALL} --arms all",
     "single": f"train-probe {SMALL} --strategy single",
@@ -171,11 +171,25 @@ MANY = re.compile(r"#(?:s)?(?:\s#(?:s)?)+")
 # What a screen says only where times happened to be so, and shapes or bars that a search found.
 PASSING = re.compile(
     r"#×#×#|[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉]|faster than that|time was up|were not measured|no line:|is the slowest|differed by"
-    r"|for information$|^fastest|^least memory|^worth a choice"
+    r"|burst|of load|of rest|^datasheet|^efficiency|own products|^layer +m|all at once|all devices at once|^stopped"
+    r"|^(?:(?:bf16|fp8) ?)+$|for information$|^fastest|^least memory|^worth a choice"
 )
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 ABSENT_HERE = re.compile(r"n/a(?: \(([^()]*(?:\([^()]*\))?[^()]*)\))?")
-PREFIXES = {*"kKMGTµmn"}  # of a unit that stands for itself, as in 5.4M
+UNITS = {
+    *"kKMGTµmn",
+    "B",
+    "C",
+    "W",
+    "J",
+    "Hz",
+    "FLOP/s",
+    "B/s",
+    "correct",
+    "one",
+    "sample",
+    "or",
+}  # by a number, or by none
 WORD = re.compile(r"[^\W\d_][\w/.'’·-]*")
 
 
@@ -192,7 +206,7 @@ def said(line: str) -> str:
     if PASSING.search(text):
         return ""
     text = ABSENT_HERE.sub(lambda it: "" if not it[1] or NOISY.search(it[1]) else it[0], text)
-    return " ".join(word for word in WORD.findall(text) if word not in PREFIXES)
+    return " ".join(word for word in WORD.findall(text) if word not in UNITS)
 
 
 def without_passing_findings(lines: list[str]) -> list[str]:
@@ -238,6 +252,7 @@ def fold(raw: Path) -> dict[str, Any]:
 NOISY = re.compile(
     r"noise|scatter|too few|too short|fewer than|time was up|not reached|no time|not measured|of a load|reaches zero"
     r"|on no line|no interval|not finished|could not be timed|moved by|no reading|too small|largest size|hardly ever"
+    r"|no datasheet peak for this device and dtype"  # so said, too, of a ceiling that was not measured
     r"|not settled|does not count|was not run again"
 )
 # Records that are measured through and through: their fields are listed, what is in them is not.
@@ -253,7 +268,12 @@ MEASURED = {
     "compile",
     "matmulshape",
 }
-INSTEAD = {"estimate", "matmulphase"}  # whole records that stand where a noisy reason may stand
+INSTEAD = {
+    "estimate",
+    "matmulphase",
+    "matmulfleet",
+    "alphabeta",
+}  # whole records that stand where a noisy reason may stand
 WHOLE_NUMBERS_VARY = {"ceiling", "heatload", "slice", "vram", "matmulfleet", "matmulcheck", "judged"}
 # Fields that say how a sampling went or which of several was fastest: they come and go with the machine's load. Then
 # those that belong to the machine, not to the answer.
@@ -321,6 +341,10 @@ def shape_of_list(items: list[Any], key: str) -> Any:
     return folded
 
 
+# What a command measures only if time is left.
+SOMETIMES = INSTEAD - {"estimate"} | {"matmullane", "matmulshape", "matmullook", "productrate", ""}
+
+
 def types(document: Any) -> dict[str, list[str]]:
     """Of every field of every record that is not just missing: which types were seen in it, all records together."""
     found: dict[str, set[str]] = {}
@@ -332,11 +356,12 @@ def types(document: Any) -> dict[str, list[str]]:
         elif isinstance(value, dict):
             for key, item in value.items():
                 kind = item.get("type", "mapping") if isinstance(item, dict) else type(item).__name__
-                if kind == "list":
+                if kind == "list" and value.get("type") not in MEASURED:
                     kinds = {it.get("type", "mapping") if isinstance(it, dict) else type(it).__name__ for it in item}
                     kind = f"list of {', '.join(sorted(kinds - {'absent'}))}" if kinds - {"absent"} else "absent"
-                if kind != "absent" and "type" in value:
-                    found.setdefault(f"{value['type']}.{key}", set()).add(kind)
+                owner = value.get("type", "")
+                if kind != "absent" and not {owner, kind.removeprefix("list of ")} & SOMETIMES:
+                    found.setdefault(f"{owner}.{key}", set()).add(kind)
                 walk(item)
 
     walk(document)
