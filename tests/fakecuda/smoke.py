@@ -38,7 +38,6 @@ COMMANDS = {
     "bandwidth": "bandwidth --seconds 4s --largest 1MiB",
     "p2p": "p2p --times 1 --limit 3min",
     "collectives": "collectives --sizes 8,1KiB,64KiB --seconds 15s",
-    "matmul": "matmul --params 5M --micro-batch 1 --dtypes bf16,fp8 --seconds 24s --hot-seconds 4s",
     "thermals": "thermals --minutes 0.1 --ambient 24",
     "arms": f"train-probe {SMALL} --arms all",
     "single": f"train-probe {SMALL} --strategy single",
@@ -49,6 +48,8 @@ COMMANDS = {
     "accelerate": f"train-probe {SMALL} --strategy accelerate",
     "budget": "budget --flops 1e15 --params 5M",
     "budget-stored": "budget --flops 1e15 --params 5M --plan",
+    # Last: whether it has time for a ceiling would decide what the others' steps are compared with.
+    "matmul": "matmul --params 5M --micro-batch 1 --dtypes bf16,fp8 --seconds 24s --hot-seconds 4s",
 }
 
 
@@ -122,10 +123,10 @@ def run_all(raw: Path, checkout: Path, built: Path, names: list[str]) -> None:
                     ).returncode
                 except subprocess.TimeoutExpired:
                     done = -1
-            (raw / f"{name}.exit").write_text(f"{done}\n")
             made = sorted(set(home.glob("runs/*.json")) - before)
             shown = "".join(screen(path, home, variables, folder) for path in made)
             (raw / f"{name}.screen").write_text(shown)
+            (raw / f"{name}.exit").write_text(f"{done}\n")  # last: with it, the command's files are whole
             tell(f"{name}: exit {done}, {time.monotonic() - began:.0f} s")
 
 
@@ -172,7 +173,10 @@ MANY = re.compile(r"#(?:s)?(?:\s#(?:s)?)+")
 PASSING = re.compile(
     r"#×#×#|[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉]|faster than that|time was up|were not measured|no line:|is the slowest|differed by"
     r"|burst|of load|of rest|^datasheet|^efficiency|own products|^layer +m|all at once|all devices at once|^stopped"
-    r"|^(?:(?:bf16|fp8) ?)+$|for information$|^fastest|^least memory|^worth a choice"
+    r"|^(?:(?:bf16|fp8) ?)+$|^# warnings?\b|for information$|^of matmul|^fastest|^least memory|^worth a choice"
+)
+SHARE_OF_MATMUL = re.compile(
+    r"\bof matmul\b|\bmatmul:? (?:#\s?%? of the fastest \w+ matmul of run STAMP|n/a \(no \w+ matmul was[^)]*\))"
 )
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 ABSENT_HERE = re.compile(r"n/a(?: \(([^()]*(?:\([^()]*\))?[^()]*)\))?")
@@ -205,6 +209,7 @@ def said(line: str) -> str:
     text = plain(ESCAPE.sub("", line))
     if PASSING.search(text):
         return ""
+    text = SHARE_OF_MATMUL.sub("", text)
     text = ABSENT_HERE.sub(lambda it: "" if not it[1] or NOISY.search(it[1]) else it[0], text)
     return " ".join(word for word in WORD.findall(text) if word not in UNITS)
 
@@ -220,6 +225,14 @@ def without_passing_findings(lines: list[str]) -> list[str]:
     return kept
 
 
+def without_passing(value: Any) -> Any:
+    """The document without those findings."""
+    if isinstance(value, list):
+        kept = [it for it in value if not (isinstance(it, dict) and it.get("code") in FINDINGS_BY_SPEED)]
+        return [without_passing(item) for item in kept]
+    return {key: without_passing(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
 def without_repeats(lines: list[str]) -> list[str]:
     """Empty lines, and lines like the one before, are left out."""
     return [line for line, before in zip(lines, ["", *lines], strict=False) if line and line != before]
@@ -232,7 +245,7 @@ def fold(raw: Path) -> dict[str, Any]:
             continue
         text = (raw / f"{name}.json").read_text()
         try:
-            document = json.loads(text) if text.strip() else None
+            document = without_passing(json.loads(text)) if text.strip() else None
         except ValueError:
             document = {"not JSON": plain(text).splitlines()}
         errors = [plain(line) for line in (raw / f"{name}.err").read_text().splitlines()]
@@ -252,6 +265,7 @@ def fold(raw: Path) -> dict[str, Any]:
 NOISY = re.compile(
     r"noise|scatter|too few|too short|fewer than|time was up|not reached|no time|not measured|of a load|reaches zero"
     r"|on no line|no interval|not finished|could not be timed|moved by|no reading|too small|largest size|hardly ever"
+    r"|no \w+ matmul was measured on this device"  # there was no time for its ceiling
     r"|no datasheet peak for this device and dtype"  # so said, too, of a ceiling that was not measured
     r"|not settled|does not count|was not run again"
 )
@@ -330,8 +344,6 @@ def shape_of_record(value: dict[str, Any]) -> Any:
 def shape_of_list(items: list[Any], key: str) -> Any:
     items = [item for item in items if not (isinstance(item, str) and NOISY.search(item))]
     folded = [shape(item, key) for item in items]
-    if key == "findings":
-        return [item for item, one in zip(folded, items, strict=True) if one["code"] not in FINDINGS_BY_SPEED]
     if all(isinstance(item, int | float) for item in items) and not WHO.search(key):
         return "numbers"
     if all(item == NUMBER_HERE or isinstance(item, int) for item in folded) and not WHO.search(key):
@@ -360,7 +372,11 @@ def types(document: Any) -> dict[str, list[str]]:
                     kinds = {it.get("type", "mapping") if isinstance(it, dict) else type(it).__name__ for it in item}
                     kind = f"list of {', '.join(sorted(kinds - {'absent'}))}" if kinds - {"absent"} else "absent"
                 owner = value.get("type", "")
-                if kind != "absent" and not {owner, kind.removeprefix("list of ")} & SOMETIMES:
+                if (
+                    key != "share_of_measured_matmul"
+                    and kind != "absent"
+                    and not {owner, kind.removeprefix("list of ")} & SOMETIMES
+                ):
                     found.setdefault(f"{owner}.{key}", set()).add(kind)
                 walk(item)
 
@@ -383,7 +399,7 @@ def rows(document: Any) -> list[str]:
         elif isinstance(value, dict):
             label = next((value[name] for name in LABEL if isinstance(value.get(name), str)), None)
             states = [state(value[name]) for name in STATUS if isinstance(value.get(name), str | int)]
-            if label and label not in FINDINGS_BY_SPEED and any(states):
+            if label and any(states):
                 found.append(" | ".join([plain(label), *filter(None, states)]))
             for item in value.values():
                 walk(item)
