@@ -1,6 +1,6 @@
 """What does every GPU command answer on two fake RTX 4080s? A record to compare before and after a change.
 
-python tests/fakecuda/smoke.py OUT.json                 runs the commands (about five minutes on two quiet cores)
+python tests/fakecuda/smoke.py OUT.json                 runs the commands (some five minutes of CPU time on two cores)
 python tests/fakecuda/smoke.py OUT.json --again RAW     folds what an earlier run kept with --raw RAW anew
 python tests/fakecuda/smoke.py --compare A.json B.json  what differs, as a unified diff; exit 1 if anything does
 
@@ -348,6 +348,8 @@ def shape_of_list(items: list[Any], key: str) -> Any:
         return "numbers"
     if all(item == NUMBER_HERE or isinstance(item, int) for item in folded) and not WHO.search(key):
         return "numbers"
+    if VARIES.search(key) and all(isinstance(item, str) for item in items):
+        return "strs"
     if all(isinstance(item, dict) and item.get("type") in MEASURED for item in items):
         return sorted({json.dumps(item) for item in folded})
     return folded
