@@ -28,8 +28,8 @@ from rigbench.thermals import probe as heat_load
 from rigbench.thermals import soak as thermals
 from rigbench.thermals import verdict
 from rigbench.thermals.record import HeatLoad, Options, Thermals
-from rigbench.work import crew
-from rigbench.work.workers import Report
+from rigbench.work import process
+from rigbench.work.process import Report
 
 TWO = (
     '0 nvmlDeviceGetUUID = 0 "GPU-a"',
@@ -170,7 +170,7 @@ def test_a_load_that_dies_keeps_its_windows_and_the_other_goes_on(soak, monkeypa
 
 
 def test_a_load_that_does_not_stop_is_ended(soak, monkeypatch):
-    monkeypatch.setattr(crew, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.3)
     monkeypatch.setenv("FAKE_HEAT", "cuda:0 deaf")
     card = Turning(TWO, ("0 nvmlDeviceGetTemperature/0 = 0 99",), count=1)
     job, result = soak(card.rig, seconds=60.0, watcher=card.watch)

@@ -27,7 +27,7 @@ from rigbench.train import ranks_probe as train_ranks
 from rigbench.train import ranks_stage as stage
 from rigbench.train import verdict as findings
 from rigbench.train.record import Slice, Steps
-from rigbench.work import ranks, workers
+from rigbench.work import process, ranks
 
 SHAPE = Shape(
     style="gpt2", layers=2, width=64, heads=2, kv_heads=2, ffn_width=256, vocabulary=512, sequence=32,
@@ -241,7 +241,7 @@ def four_cards(tmp_path, monkeypatch, ddp):
 
     monkeypatch.setattr(stage.telemetry, "Sampler", lambda rig: contextlib.nullcontext(Sampler(rig)))
     on_cards = msgspec.structs.replace(ddp, device=device)
-    outcome = ranks.RanksOutcome((on_cards, on_cards), "finished")
+    outcome = process.Outcome((on_cards, on_cards), "finished")
     monkeypatch.setattr(stage, "started", lambda *asked: outcome)
     return job
 
@@ -267,11 +267,11 @@ def test_a_following_rank_keeps_its_memory_as_the_reporting_one_does(folder, tmp
 
     def started(options, environment, *rest):
         told.append((options.host_allocator, options.cache, environment))
-        return ranks.RanksOutcome((None, None), "finished")
+        return process.Outcome((None, None), "finished")
 
     monkeypatch.setattr(stage, "started", started)
     assert stage.follow(options(folder, "ddp"), ranks.World(1, 2, 0, "10.0.0.1", 29400), tmp_path) == 0
-    assert told == [("keeps memory", str(tmp_path / "cache"), workers.KEEP_MEMORY)]
+    assert told == [("keeps memory", str(tmp_path / "cache"), process.KEEP_MEMORY)]
 
 
 def test_eight_bit_states_of_shards_are_refused_before_anything_starts(four_cards, folder):

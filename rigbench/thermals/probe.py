@@ -17,8 +17,8 @@ from rigbench.matmul.record import MatmulCheck
 from rigbench.thermals.record import HeatLoad
 from rigbench.thermals.record import LoadOptions as Options
 from rigbench.work import products
+from rigbench.work.process import Report
 from rigbench.work.products import Dtype, Operands, Product
-from rigbench.work.workers import Report
 
 # Tensor cores draw the most where a card has them; on a CPU the faster of the two is the busier.
 CANDIDATES: dict[str, tuple[Dtype, ...]] = {"cuda": ("bf16", "fp16", "fp32"), "cpu": ("bf16", "fp32")}

@@ -23,7 +23,7 @@ from rigbench.thermals import fit as heat_fit
 from rigbench.thermals import verdict
 from rigbench.thermals.record import METHOD, HeatEndedBy, HeatLoad, LoadOptions, Options, Thermals
 from rigbench.thermals.verdict import SAFE_CELSIUS, Soaked, too_hot
-from rigbench.work.crew import Crew
+from rigbench.work.process import Crew
 from rigbench.work.sensors import CPU, FASTEST_SECONDS, Sampler
 
 if TYPE_CHECKING:
@@ -163,9 +163,8 @@ class _Soak:
                     crew.listen(LISTEN_SECONDS)
                     self._watch(crew, watch)
                 except KeyboardInterrupt:
-                    if self.ended_by == "interrupted":
-                        raise
-                    self._end(crew, "interrupted", "Ctrl-C")
+                    self.ended_by, self.because = "interrupted", "Ctrl-C"
+                    crew.interrupt()
             watch.stop()
         result = self._record(crew, watch, final=True)
         job.faults += [line for line in self._faults(result, crew, watch) if line not in job.faults]
@@ -209,7 +208,7 @@ class _Soak:
             self.watcher(max(ended, default=0.0), self.seconds, self._curves(crew, watch))
 
     def _end(self, crew: Crew[HeatLoad], ended_by: HeatEndedBy, because: str) -> None:
-        if self.ended_by is None or ended_by == "interrupted":
+        if self.ended_by is None:
             self.ended_by, self.because = ended_by, because
         crew.stop()
 

@@ -26,7 +26,8 @@ from rigbench.train.record import Slice
 from rigbench.train.stage import MARGIN_SECONDS, finished, host_allocator
 from rigbench.work import ranks
 from rigbench.work import sensors as telemetry
-from rigbench.work.ranks import RanksOutcome, World
+from rigbench.work.process import Outcome
+from rigbench.work.ranks import World
 from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
 PROBE = "rigbench.train.ranks_probe"
@@ -125,7 +126,7 @@ def rank_count(job: Job, device: str) -> int:
 
 def started(
     options: Options, environment: Mapping[str, str], world: World | None, count: int, said: Said
-) -> RanksOutcome[Slice]:
+) -> Outcome[Slice]:
     """All ranks here, or the one that this process is."""
     limit = (options.seconds or options.longest_seconds) + MARGIN_SECONDS
     if world is not None:
@@ -166,7 +167,7 @@ def _shared(asked: DecoderOptions) -> dict[str, Any]:
     return {name: getattr(asked, name) for name in DecoderOptions.__struct_fields__}
 
 
-def _judged(job: Job, outcome: RanksOutcome[Slice], strategy: str) -> Slice | Skipped:
+def _judged(job: Job, outcome: Outcome[Slice], strategy: str) -> Slice | Skipped:
     """Rank 0's record of all, or what there is. A rank that died or hung is a fault, and named."""
     found = next((result for result in outcome.results if result), None)
     if outcome.ended in ("died", "hung"):

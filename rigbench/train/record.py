@@ -117,7 +117,7 @@ class Slice(Record, frozen=True):
 
     Of the `recipe` precision and micro-batch are those that were chosen, ranks those that trained. `host_allocator`
     "keeps memory": glibc was told not to give large blocks back to the system between steps, by the variables in
-    work/workers.py; a CPU run without them spends a large part of its time in page faults.
+    work/process.py; a CPU run without them spends a large part of its time in page faults.
     """
 
     method: int

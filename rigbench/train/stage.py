@@ -22,7 +22,7 @@ from rigbench.model.tokens import AskedDtype
 from rigbench.train.options import SliceOptions
 from rigbench.train.probe import Options
 from rigbench.train.record import Compile, HostAllocator, OwnSlice, Slice
-from rigbench.work import energy, workers
+from rigbench.work import energy, process
 from rigbench.work import power as cost
 from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
@@ -133,7 +133,7 @@ def host_allocator(job: Job, device: str) -> tuple[HostAllocator, Mapping[str, s
     if any(key.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for key in os.environ):
         return "set by the user", {}
     if device == "cpu" or not job.gpus:
-        return "keeps memory", workers.KEEP_MEMORY
+        return "keeps memory", process.KEEP_MEMORY
     return "default", {}
 
 
