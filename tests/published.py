@@ -19,9 +19,9 @@ import numpy as np
 from rigbench.core import profiles
 from rigbench.core.record import Absent
 from rigbench.model.flops import describe
-from rigbench.model.record import Shape
+from rigbench.model.recipe import Recipe
+from rigbench.model.record import Model, Shape
 from rigbench.predict import ceilings, steptime
-from rigbench.predict.record import Training
 
 FILE = Path(__file__).parent / "data" / "published_training.csv"
 SOURCE_ROWS, CARD_ROWS = 2.0, 3.0
@@ -154,15 +154,15 @@ def _published(row: Row) -> Published | str:
         return "fp8, which rigbench does not train in"
     if row["gpu"] not in gpus:
         return "no profile of the card"
-    training, compiled = _training(row), row["compile"] == "yes" or _hand_written(row)
-    card = ceilings.of_gpu(gpus[row["gpu"]], row["gpu"], training.ranks)
+    model, recipe = _trained(row)
+    card = ceilings.of_gpu(gpus[row["gpu"]], row["gpu"], recipe.ranks)
     assert not isinstance(card, Absent)
-    found = steptime.terms(training, card, compiled)
-    tokens = training.micro_batch * training.model.shape.sequence * training.accumulation
+    found = steptime.terms(model, recipe, card)
+    tokens = recipe.micro_batch * model.shape.sequence * recipe.accumulation
     terms = np.sum(list(found.parts.values()), axis=0) / tokens
     if any(word in row["model"] for word in UNFUSED) or row["framework"] == "HF Trainer":
-        shape = training.model.shape
-        moved = UNFUSED_BYTES[4 if training.precision == "fp32" else 2] * shape.layers * shape.heads * shape.sequence
+        shape = model.shape
+        moved = UNFUSED_BYTES[4 if recipe.precision == "fp32" else 2] * shape.layers * shape.heads * shape.sequence
         terms[4] += moved / card.memory_bytes_per_s.value
     seconds = 1 / float(row["tokens_per_s_per_gpu"])
     return Published(row["id"], _source(row), gpus[row["gpu"]].id, terms, _hand_written(row), seconds)
@@ -178,7 +178,7 @@ def _hand_written(row: Row) -> bool:
     return "llm.c" in row["framework"] or "CUDA" in row["framework"]
 
 
-def _training(row: Row) -> Training:
+def _trained(row: Row) -> tuple[Model, Recipe]:
     shape, ranks = _shape(row), int(row["gpu_count"])
     batch = int(row["micro_batch"] or UNSTATED_BATCH)
     accumulation = int(row["grad_accum"] or (1 if row["micro_batch"] else UNSTATED_ACCUMULATION))
@@ -189,8 +189,7 @@ def _training(row: Row) -> Training:
     every = 1 if whole else 2 if "selective" in checkpointing else 0
     sharded = "FSDP" in row["framework"] or ("DeepSpeed" in row["framework"] and float(row["params"]) > 2e9)
     strategy = "single" if ranks == 1 else "fsdp2" if sharded else "ddp"
-    return Training(
-        model=describe(shape, row["model"]),
+    recipe = Recipe(
         micro_batch=batch,
         accumulation=accumulation,
         checkpoint_every=every,
@@ -198,7 +197,9 @@ def _training(row: Row) -> Training:
         loss_chunks=int(chunks[1]) if chunks else 1,
         strategy=strategy,
         ranks=ranks,
+        compiled=row["compile"] == "yes" or _hand_written(row),
     )
+    return describe(shape, row["model"]), recipe
 
 
 def _precision(row: Row) -> Any:

@@ -1,4 +1,4 @@
-"""Options of training probes with other values in their place, a recipe's fields among them."""
+"""Recipes as tests need them, and records with other values in a recipe's fields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import msgspec
 from rigbench.model.recipe import Recipe
 
 
+def recipe(**choices: Any) -> Recipe:
+    """One sequence in bf16, unless said otherwise: complete, so that it can be predicted."""
+    return Recipe(**{"precision": "bf16", "micro_batch": 1, **choices})
+
+
 def changed(record: Any, **changes: object) -> Any:
     """The record, and of its recipe the fields that have these names."""
-    recipe = {name: changes.pop(name) for name in list(changes) if name in Recipe.__struct_fields__}
-    return msgspec.structs.replace(record, recipe=msgspec.structs.replace(record.recipe, **recipe), **changes)
+    own = {name: changes.pop(name) for name in list(changes) if name in Recipe.__struct_fields__}
+    return msgspec.structs.replace(record, recipe=msgspec.structs.replace(record.recipe, **own), **changes)

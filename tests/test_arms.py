@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from budget_slices import GPU, M5, stored
+from recipes import recipe
 
 from rigbench import __main__, store
 from rigbench.core import profiles
@@ -24,7 +25,6 @@ from rigbench.model.named import ModelOptions
 from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.predict.cards import of_profile
 from rigbench.predict.memory import Predictor
-from rigbench.predict.record import Training
 from rigbench.predict.traces import Traces
 from rigbench.train import arms, micro_batch
 from rigbench.train import choices as arm_choices
@@ -232,7 +232,7 @@ def scripted(monkeypatch, job, outcomes):
     answers = iter(outcomes)
     ran = []
 
-    def run(job, options, watts=None):
+    def run(job, options, host=None, wall_watts=None):
         ran.append(options)
         answer = next(answers)
         if isinstance(answer, tuple):  # a slice so far, and then Ctrl-C
@@ -312,11 +312,11 @@ def test_where_no_arm_could_be_measured_nothing_was_answered(job, monkeypatch):
 def test_an_arm_that_is_predicted_not_to_fit_is_left_out_with_its_shortfall(job, monkeypatch):
     """A card with room for the chunked loss and not for the plain one."""
     predictor, card = Predictor(Traces(None)), of_profile(profiles.gpu("rtx-3060"), "rtx-3060")
-    plain, chunked = (predictor.predict(Training(model=M5, loss_chunks=n), card).process.value for n in (1, 8))
+    plain, chunked = (predictor.predict(M5, recipe(loss_chunks=n), card).process.value for n in (1, 8))
     tight = msgspec.structs.replace(card, usable=Figure((plain + chunked) / 2, "declared", "test"))
     ran = scripted(monkeypatch, job, [slice_of(900)])
     monkeypatch.setattr(arms, "target_of", lambda job, device: tight)
-    monkeypatch.setattr(arms.fitting, "predictor", lambda job: predictor)
+    monkeypatch.setattr(arms.fitting, "predictor_of", lambda job: predictor)
     arms.run(job, asked("one", cross=("loss",)))
     first, second = job.run.arms.rows
     assert (first.outcome, second.outcome) == ("skipped", "measured")
@@ -355,7 +355,7 @@ def sized(rates: dict[int, float], gib_each: float = 0.5):
 
 def search(rates: dict[int, float]):
     card = of_profile(profiles.gpu("rtx-3090"), "rtx-3090")
-    return micro_batch.find(Training(model=M5), Predictor(Traces(None)), card, sized(rates))[0]
+    return micro_batch.find(M5, recipe(), Predictor(Traces(None)), card, sized(rates))[0]
 
 
 def test_the_fastest_micro_batch_is_often_not_the_largest():
@@ -451,7 +451,7 @@ def on_4080(tmp_path_factory) -> Arms:
         words = {
             "arms": "usual", "cross": None, "choices": RecipeOptions(), "micro_batch": None,
             "seconds": None, "data": None, "data_dtype": "auto", "device": None, "on": "2xrtx-4080", "share": False,
-            "watts": arm_choices.NOTHING_DECLARED,
+            "host": arm_choices.cost.NO_HOST, "wall_watts": None,
         }  # fmt: skip
         from rigbench.train import words as arm_words
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from recipes import recipe
 
 from rigbench.core import on
 from rigbench.core.errors import RigbenchError
@@ -16,7 +17,7 @@ from rigbench.core.estimate import Estimate
 from rigbench.model.shape import model_named
 from rigbench.predict import calibrate, ceilings, steptime
 from rigbench.predict.calibrate import Correction, Measured
-from rigbench.predict.record import Ceilings, StepTime, Training
+from rigbench.predict.record import Ceilings, StepTime
 
 NOISE = 0.01  # of a slice's own steady window, which its interval tells
 
@@ -28,15 +29,14 @@ def rig(text: str = "rtx-4090") -> Ceilings:
 
 
 def step(params: str, card: str = "rtx-4090", **choices: Any) -> StepTime:
-    of = Training(model=model_named(params), **{"micro_batch": 8, **choices})
-    return steptime.predict(of, rig(card), compiled=False)
+    return steptime.predict(model_named(params), recipe(**{"micro_batch": 8, **choices}), rig(card))
 
 
 def measured(predicted: StepTime, seconds: float, noise: float = NOISE) -> Measured:
     rate = predicted.tokens_per_step / seconds
     ends = 2.1 * noise  # Student t with 20 batches
     estimate = Estimate(rate, rate * math.exp(-ends), rate * math.exp(ends), 0.95, "batch means", 20)
-    return Measured(predicted.training, predicted.compiled, estimate, f"slice of {predicted.training.model.name}")
+    return Measured(estimate, f"slice of {predicted.model.name}")
 
 
 def corrected(slices: dict[str, float], target: str) -> StepTime:
@@ -178,14 +178,6 @@ def test_a_suggestion_needs_no_slice_to_begin_with() -> None:
     found = calibrate.suggest([step("5M"), step("30M")], nothing, step("30M"))
     assert found.candidate == 1
     assert found.half_width_then < 0.4 * found.half_width_now
-
-
-def test_what_no_part_explains_is_shown() -> None:
-    predicted = step("5M")
-    found = calibrate.account(predicted, measured(predicted, predicted.seconds.value + 0.002))
-    assert found.unexplained_seconds == pytest.approx(0.002)
-    assert found.measured_seconds.value == pytest.approx(predicted.seconds.value + 0.002)
-    assert found.run == "slice of 5M"
 
 
 def test_slices_of_another_card_are_refused() -> None:

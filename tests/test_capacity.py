@@ -12,20 +12,20 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recipes import recipe
 from rich.console import Console
 
 from rigbench import __main__
 from rigbench.command import Common
 from rigbench.core import profiles
 from rigbench.core.record import Absent, Figure
-from rigbench.document import run_schema
 from rigbench.machine.record import Gpu, Memory
 from rigbench.model import flops
 from rigbench.model.record import Shape
 from rigbench.predict import capacity as fitting
 from rigbench.predict import cards, inference, memory, room, traces
 from rigbench.predict import screen as render
-from rigbench.predict.record import Capacity, CapacityRow, Largest, Training
+from rigbench.predict.record import Capacity, CapacityRow, Largest
 
 TINY = Path(__file__).parent / "profiles"
 GIB = 1 << 30
@@ -75,7 +75,7 @@ def rigbench(monkeypatch, home, capsys):
 
 def capacity_of(out):
     document = json.loads(out)
-    jsonschema.validate(document, json.loads(run_schema()))
+    jsonschema.validate(document, json.loads(profiles.run_schema()))
     return document["capacity"]
 
 
@@ -95,7 +95,7 @@ def test_a_larger_card_fits_more_of_everything_and_every_figure_is_a_prediction(
     assert all(a <= b for a, b in zip(values(small), values(large), strict=True))
     assert values(small)[0] < values(large)[0]
     assert all(a <= b for a, b in zip(values(pair), values(large), strict=True))  # DDP adds buckets to each card
-    assert (small["strategy"], pair["strategy"]) == ("single", "ddp")
+    assert [it["rows"][0]["recipe"]["strategy"] for it in (small, pair)] == ["single", "ddp"]
     for capacity in found.values():
         assert len(capacity["rows"]) == 2
         for row in capacity["rows"]:
@@ -215,8 +215,8 @@ REFUSED = {
     "--on rtx-3090 --model mynet:make": "mynet:make is a program, and this command works from a shape",
     "--on rtx-3090 --heads 5": "--heads 5 does not divide the width of",
     "--on rtx-3090 --layers many": "--layers 'many' is not a whole number from 1 to 1,000",
-    "--on rtx-3090 --optimizer sgd": "'sgd' is not one of 'adamw', 'adamw-foreach', 'adamw8bit', 'paged-adamw8bit'",
-    "--on rtx-3090 --precision fp8": "'fp8' is not one of",
+    "--on rtx-3090 --optimizer sgd": "'sgd' is not one of them; use adamw, adamw-foreach, adamw8bit or paged-adamw8bit",
+    "--on rtx-3090 --precision fp8": "'fp8' is not one of them; use auto, bf16",
     "--on rtx-3090 --context 4096": "--context is the length of an inference's cache; add --inference",
     "--on rtx-3090 --inference --context 0": "--context '0' is not a whole number from 1",
     "--on rtx-3090 --inference --context 1e3": "--context '1e3' is not a whole number from 1",
@@ -253,19 +253,19 @@ def card(usable_bytes):
 @settings(max_examples=8, deadline=None)
 @given(st.integers(380 << 20, 2 * GIB), st.integers(0, GIB // 4), st.sampled_from([0, 1]))
 def test_more_memory_never_fits_less_of_a_model(predictor, usable, more, every):
-    training = Training(model=SMALL, checkpoint_every=every)
+    its = SMALL, recipe(checkpoint_every=every)
     for question in (predictor.largest_micro_batch, predictor.longest_sequence):
-        small, large = (question(training, card(size)) for size in (usable, usable + more))
+        small, large = (question(*its, card(size)) for size in (usable, usable + more))
         assert (0 if isinstance(small, Absent) else small.value) <= (0 if isinstance(large, Absent) else large.value)
 
 
 def test_the_largest_micro_batch_fits_and_one_more_does_not(predictor):
     target = card(3 * GIB)
     for every in (0, 1):
-        training = Training(model=SMALL, checkpoint_every=every)
-        largest = predictor.largest_micro_batch(training, target)
+        its = SMALL, recipe(checkpoint_every=every)
+        largest = predictor.largest_micro_batch(*its, target)
         fits, not_any_more = (
-            predictor.predict(msgspec.structs.replace(training, micro_batch=size), target)
+            predictor.predict(SMALL, msgspec.structs.replace(its[1], micro_batch=size), target)
             for size in (largest.value, largest.value + 1)
         )
         assert fits == largest.prediction
@@ -289,7 +289,7 @@ def test_two_wishes_for_one_card_are_the_series_own_and_a_quarter_apart():
     [("rtx-3090", "bf16"), ("t4", "fp16"), ("v100-pcie-32gb", "fp16"), ("gtx-1080-ti", "fp32")],
 )
 def test_the_precision_is_the_best_that_the_card_has(card_id, precision):
-    assert fitting.native_precision(cards.of_profile(profiles.gpu(card_id), card_id)) == precision
+    assert fitting.arm_precision("auto", cards.of_profile(profiles.gpu(card_id), card_id)) == precision
 
 
 def gpu(**facts):
@@ -335,7 +335,7 @@ def test_quantized_weights_shrink_only_the_blocks_matrices():
 
 def test_a_cpu_holds_more_than_is_live_as_measured_slices_did(predictor):
     target = cards.of_host(Memory(16 * GIB, 12 * GIB, 0, 0, 0, 12 * GIB))
-    prediction = predictor.predict(Training(model=SMALL, precision="fp32"), target)
+    prediction = predictor.predict(SMALL, recipe(precision="fp32"), target)
     live = prediction.allocated_bytes
     assert isinstance(prediction.reserved_bytes, Absent)
     assert (prediction.process.value, prediction.process.low, prediction.process.high) == tuple(
@@ -355,7 +355,7 @@ GB cards), less 279 MiB for CUDA context
  adamw      off            plain                          12                  none            4.5M
  adamw8bit  on             in 8 chunks          does not fit                  none            none
 
-  the peak at micro-batch 12 with adamw, checkpointing off, the plain loss:
+  the peak at micro-batch 12 with adamw, bf16:
   CUDA context                       279 MiB   41 %  ████████████████
   logits                             176 MiB   26 %  ██████████
   activations                        113 MiB   17 %  ███████
@@ -374,21 +374,17 @@ compiled runs
 
 def test_the_screen_shows_the_table_and_what_fills_the_memory(predictor, capsys):
     target = cards.of_profile(profiles.gpu("rtx-3060"), "rtx-3060")
-    prediction = predictor.predict(Training(model=SMALL, micro_batch=12), target)
+    prediction = predictor.predict(SMALL, recipe(micro_batch=12), target)
     largest = Largest(12, prediction, 5 << 20)
     rows = (
         CapacityRow(
-            optimizer="adamw",
-            checkpoint_every=0,
-            loss_chunks=1,
+            recipe=recipe(),
             micro_batch=largest,
             sequence=Absent("-"),
             model=Largest(4_500_000, prediction, Absent("-")),
         ),
         CapacityRow(
-            optimizer="adamw8bit",
-            checkpoint_every=1,
-            loss_chunks=8,
+            recipe=recipe(optimizer="adamw8bit", checkpoint_every=1, loss_chunks=8),
             micro_batch=Absent("-"),
             sequence=Absent("-"),
             model=Absent("-"),
@@ -401,8 +397,6 @@ def test_the_screen_shows_the_table_and_what_fills_the_memory(predictor, capsys)
         target=target,
         series="diy",
         model=SMALL,
-        precision="bf16",
-        strategy="single",
         rows=rows,
         would_fit=("it would fit elsewhere",),
     )

@@ -7,20 +7,23 @@ from dataclasses import replace
 import msgspec
 import pytest
 from budget_slices import CPU, GPU, M5, M15, M30, M60, M120, stored
+from recipes import recipe
 
 from rigbench.budget import forecasting, money, rigfacts, ways
 from rigbench.budget.comparable import Wanted
 from rigbench.budget.plan import Question, assemble, plan
+from rigbench.budget.record import Price
 from rigbench.core import on
 from rigbench.core.errors import BAD_INPUT, RigbenchError
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Figure, Price
+from rigbench.core.record import Absent, Figure
 from rigbench.document import Run
+from rigbench.model.recipe import Recipe
+from rigbench.model.record import Model
 from rigbench.predict import capacity as fitting
 from rigbench.predict import ceilings, steptime
-from rigbench.predict.record import Ceilings, Largest, Training
+from rigbench.predict.record import Ceilings, Largest
 from rigbench.thermals.record import HeatCard, HeatLoad, Thermals
-from rigbench.work.record import WattOptions
 
 US = Price(per_kwh=0.2, currency="USD", place="somewhere", date="2026-04", source="a test")
 
@@ -31,37 +34,37 @@ class Fits:
     def __init__(self, by_way: dict[tuple[int, int], int], on_cards: tuple[str, ...] = ()) -> None:
         self.by_way, self.on_cards, self.asked = by_way, on_cards, []
 
-    def largest_micro_batch(self, training: Training, target: object) -> Largest | Absent:
-        self.asked.append(training.model.name)
-        found = self.by_way.get((training.checkpoint_every, training.loss_chunks), 0)
+    def largest_micro_batch(self, model: Model, recipe: Recipe, target: object) -> Largest | Absent:
+        self.asked.append(model.name)
+        found = self.by_way.get((recipe.checkpoint_every, recipe.loss_chunks), 0)
         return Largest(found, None, Absent("not asked")) if found else Absent("not even one sequence fits")  # type: ignore[arg-type]
 
-    def least_bytes(self, training: Training) -> int:
+    def least_bytes(self, model: Model, recipe: Recipe) -> int:
         return 1 << 60  # so that nothing surely fits, and this is asked
 
-    def predict(self, training: Training, target: object) -> object:
+    def predict(self, model: Model, recipe: Recipe, target: object) -> object:
         return type("Prediction", (), {"short_bytes": 3 << 30})
 
-    def fits(self, training: Training, target: object) -> bool:
-        return target.name in self.on_cards or training.optimizer in self.on_cards  # type: ignore[attr-defined]
+    def fits(self, model: Model, recipe: Recipe, target: object) -> bool:
+        return target.name in self.on_cards or recipe.optimizer in self.on_cards  # type: ignore[attr-defined]
 
 
-def fitted(predictor: Fits, rig: str = "2xrtx-4080", **wanted: str) -> Training:
+def fitted(predictor: Fits, rig: str = "2xrtx-4080", **wanted: str) -> Recipe:
     return ways.fitted(predictor, (M5, M120, M60), on.rig(rig), Wanted(**wanted))  # type: ignore[arg-type]
 
 
 def test_one_micro_batch_that_fits_the_largest_model_is_taken_for_all():
     predictor = Fits({(0, 1): 13})
-    training = fitted(predictor)
-    assert (training.micro_batch, training.strategy, training.ranks, training.precision) == (13, "ddp", 2, "bf16")
+    its = fitted(predictor)
+    assert (its.micro_batch, its.strategy, its.ranks, its.precision) == (13, "ddp", 2, "bf16")
     assert predictor.asked == ["120M"]
     assert fitted(Fits({(0, 1): 500}), "h200").micro_batch == 32  # more than 32,768 tokens gain little
 
 
 def test_what_surely_fits_needs_no_recorded_step():
     class NeverAsked(Fits):
-        def least_bytes(self, training: Training) -> int:
-            return 12 * training.model.total_parameters
+        def least_bytes(self, model: Model, recipe: Recipe) -> int:
+            return 12 * model.total_parameters
 
     predictor = NeverAsked({})
     assert 4 <= fitted(predictor).micro_batch <= 13
@@ -100,9 +103,9 @@ def test_a_strategy_that_is_none_for_so_many_cards_is_refused(rig, strategy):
 
 @pytest.mark.parametrize(("tokens", "micro_batch", "accumulation"), [(26_624, 13, 1), (524_288, 13, 20), (8192, 4, 1)])
 def test_tokens_of_a_step_are_made_up_of_cards_micro_batches_and_accumulation(tokens, micro_batch, accumulation):
-    training = ways.batched(fitted(Fits({(0, 1): 13})), tokens)
-    assert (training.micro_batch, training.accumulation) == (micro_batch, accumulation)
-    made = steptime.tokens_per_step(training)
+    its = ways.batched(M120, fitted(Fits({(0, 1): 13})), tokens)
+    assert (its.micro_batch, its.accumulation) == (micro_batch, accumulation)
+    made = its.tokens_per_step(M120)
     assert made == pytest.approx(tokens, rel=0.05)
 
 
@@ -111,7 +114,7 @@ class JobWithoutAMachine:
 
 
 def elsewhere(monkeypatch, rig: str, question: Question, predictor: Fits | None = None) -> forecasting.Elsewhere:
-    monkeypatch.setattr(fitting, "predictor", lambda job: predictor or Fits({(0, 1): 13}))
+    monkeypatch.setattr(fitting, "predictor_of", lambda job: predictor or Fits({(0, 1): 13}))
     return forecasting.elsewhere(JobWithoutAMachine(), question, on.rig(rig))  # type: ignore[arg-type]
 
 
@@ -121,8 +124,7 @@ QUESTION = Question(1.2e18, "diy", (M5, M120), price=US)
 def test_rates_of_a_rig_elsewhere_are_the_step_models_own(monkeypatch):
     found = elsewhere(monkeypatch, "2xrtx-4080", QUESTION)
     limits = ceilings.from_rig(on.rig("2xrtx-4080"))
-    training = Training(model=M120, micro_batch=13, strategy="ddp", ranks=2)
-    step = steptime.predict(training, limits, compiled=True)
+    step = steptime.predict(M120, recipe(micro_batch=13, strategy="ddp", ranks=2, compiled=True), limits)
     assert found.forecasts[1].rate.tokens_per_s == step.tokens_per_s
     assert found.forecasts[1].tokens_per_step == 2 * 13 * 1024
     assert found.forecasts[1].batch == "13 × 1,024 tokens × 2 cards"
@@ -137,7 +139,7 @@ def test_two_cards_take_the_host_of_the_profile_with_the_same_cards(monkeypatch)
     assert power.watts.low == pytest.approx((0.6 * 640 + 90) / 0.9)
     assert power.watts.high == pytest.approx((640 + 90) / 0.9)
     assert "rig profile dual-rtx-4080, assumption" in power.split[1].watts.basis
-    declared = replace(QUESTION, watts=WattOptions(wall_watts=729.0))
+    declared = replace(QUESTION, wall_watts=729.0)
     assert elsewhere(monkeypatch, "2xrtx-4080", declared).machine.power.watts.value == 729.0
 
 
@@ -197,7 +199,7 @@ def cpu_limits() -> Ceilings:
 
 
 def predicted_rate(model) -> float:
-    return steptime.predict(Training(model=model, precision="bf16"), cpu_limits(), False).tokens_per_s.value
+    return steptime.predict(model, recipe(), cpu_limits()).tokens_per_s.value
 
 
 def test_sizes_not_measured_here_are_predicted_and_corrected_by_those_that_were(monkeypatch):

@@ -6,11 +6,12 @@ import msgspec
 import pytest
 import real_memory
 import torch
+from recipes import recipe
 
 from rigbench.model.gpt import Decoder
 from rigbench.model.record import Shape
 from rigbench.predict import allocator, loop, memory
-from rigbench.predict.traces import Recipe, Traces
+from rigbench.predict.traces import Step, Traces
 
 GPT2 = Shape(
     style="gpt2",
@@ -31,12 +32,12 @@ TRACES = Traces(None)
 
 
 def simulated(shape, precision, optimizer="adamw", checkpointing=0, chunks=1, accumulation=1, **strategy):
-    recipe = Recipe(shape, precision, checkpointing, chunks, accumulating=accumulation > 1, cuda=False)
+    step = Step(shape, precision, checkpointing, chunks, accumulating=accumulation > 1, cuda=False)
     if strategy.get("strategy") == "fsdp2":
-        recipe = msgspec.structs.replace(recipe, accumulating=False)
+        step = msgspec.structs.replace(step, accumulating=False)
     weights = memory.weights(shape, 2 if precision == "bf16-pure" else 4)
-    plan = loop.Plan(weights, optimizer, accumulation, **strategy)
-    script = loop.compose(TRACES.at(recipe, SEQUENCES), plan)
+    how = recipe(optimizer=optimizer, accumulation=accumulation, **strategy)
+    script = loop.compose(TRACES.at(step, SEQUENCES), weights, how)
     return allocator.replay(script.sizes, script.events)
 
 

@@ -6,13 +6,13 @@ import sys
 
 import msgspec
 import pytest
+from recipes import recipe
 
 from rigbench.core import profiles
 from rigbench.core.record import Absent
 from rigbench.model import shape as model_shape
 from rigbench.model.record import Shape
 from rigbench.predict import cards, inference, memory, states, traces
-from rigbench.predict.record import Training
 from rigbench.predict.script import NotPeriodic, Trace, between, stretch
 from rigbench.predict.trace import record
 
@@ -46,29 +46,29 @@ def changed(shape, **changes):
 
 @WAYS
 def test_a_stretched_trace_is_the_one_of_the_deep_model(shape, precision, every, chunks, accumulating, cuda):
-    recipe = traces.Recipe(shape, precision, every, chunks, accumulating, cuda)
+    step = traces.Step(shape, precision, every, chunks, accumulating, cuda)
     recorded = record(shape, 2, precision, every, chunks, accumulating, cuda)
     known = traces.Traces(None)
-    assert known.at(recipe, 2) == recorded
-    assert max(recipe.shape.layers for recipe, _ in known._short) < shape.layers
+    assert known.at(step, 2) == recorded
+    assert max(it.shape.layers for it, _ in known._short) < shape.layers
 
 
 @WAYS
 def test_a_larger_micro_batch_lies_on_the_line(shape, precision, every, chunks, accumulating, cuda):
     shape = changed(shape, layers=2)
-    recipe = traces.Recipe(shape, precision, every, chunks, accumulating, cuda)
-    assert traces.Traces(None).at(recipe, 37) == record(shape, 37, precision, every, chunks, accumulating, cuda)
+    step = traces.Step(shape, precision, every, chunks, accumulating, cuda)
+    assert traces.Traces(None).at(step, 37) == record(shape, 37, precision, every, chunks, accumulating, cuda)
 
 
 @pytest.mark.parametrize("chunks", [1, 2])
 def test_a_longer_sequence_and_another_width_lie_on_their_curves(chunks):
     shape = changed(GPT2, layers=1)
-    known, recipe = traces.Traces(None), traces.Recipe(shape, "bf16", 1, chunks, False, True)
-    assert known.at_sequence(recipe, 4096 + 128) == record(
+    known, step = traces.Traces(None), traces.Step(shape, "bf16", 1, chunks, False, True)
+    assert known.at_sequence(step, 4096 + 128) == record(
         changed(shape, sequence=4096 + 128), 1, "bf16", 1, chunks, False
     )
     wide = changed(shape, width=1600, heads=25, kv_heads=25, ffn_width=6400)
-    of_one = known.of_one_sequence(msgspec.structs.replace(recipe, shape=wide))
+    of_one = known.of_one_sequence(msgspec.structs.replace(step, shape=wide))
     assert of_one == record(wide, 1, "bf16", 1, chunks, False)
 
 
@@ -96,9 +96,9 @@ def test_what_does_not_repeat_is_refused_rather_than_guessed():
     ],
 )
 def test_gpt2_124m_takes_what_other_simulations_found(ways, allocated, reserved):
-    training = Training(model=model_shape.model_named("120M"), micro_batch=12, **ways)
+    model = model_shape.model_named("120M")
     card = cards.of_profile(profiles.gpu("rtx-4090"), "rtx-4090")
-    prediction = memory.Predictor(traces.Traces(None)).predict(training, card)
+    prediction = memory.Predictor(traces.Traces(None)).predict(model, recipe(micro_batch=12, **ways), card)
     assert prediction.source == "predicted"
     assert prediction.allocated_bytes / 2**20 == pytest.approx(allocated, rel=0.0005)
     if reserved:
@@ -169,7 +169,7 @@ def test_offloaded_shards_leave_only_gathered_layers_on_the_device():
     card = cards.of_profile(profiles.gpu("rtx-4090"), "2xrtx-4090", 2)
     predictor = memory.Predictor(traces.Traces(None))
     found = {
-        strategy: predictor.predict(Training(model=model, checkpoint_every=1, strategy=strategy, ranks=2), card)
+        strategy: predictor.predict(model, recipe(checkpoint_every=1, strategy=strategy, ranks=2), card)
         for strategy in ("ddp", "fsdp2", "fsdp2-offload")
     }
     ddp, fsdp, offload = (found[name].breakdown for name in found)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from recipes import recipe
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -16,11 +17,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from rigbench.model import optim
-from rigbench.model.flops import describe
+from rigbench.model.counts import total_parameters
 from rigbench.model.gpt import Decoder
+from rigbench.model.recipe import Recipe
 from rigbench.model.record import Shape
 from rigbench.predict import operations
-from rigbench.predict.record import Training
 
 # Operations of torch that move nothing: views, and storage that nobody has written yet.
 FREE = {
@@ -86,21 +87,17 @@ def shape(style: str, layers: int = 3, tied: bool = True, vocabulary: int = 3000
     )
 
 
-def training(of: Shape, **choices: Any) -> Training:
-    return Training(model=describe(of, "small"), micro_batch=2, **choices)
-
-
-def counted(of: Training, first: bool) -> Traffic:
+def counted(of: Shape, how: Recipe, first: bool) -> Traffic:
     """One micro-batch of the real decoder on fake tensors."""
     with FakeTensorMode():
-        model = Decoder(of.model.shape, of.checkpoint_every, of.loss_chunks)
-        as_on_a_gpu(model, of.precision == "bf16-pure")
+        model = Decoder(of, how.checkpoint_every, how.loss_chunks)
+        as_on_a_gpu(model, how.precision == "bf16-pure")
         if not first:
             for weight in model.parameters():
                 weight.grad = torch.zeros_like(weight)
         tokens = torch.zeros((2, 64), dtype=torch.int64)
         with Traffic() as traffic:
-            with torch.autocast("cpu", torch.bfloat16, enabled=of.precision == "bf16"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=how.precision == "bf16"):
                 loss = model(tokens, tokens)
             loss.backward()
     return traffic
@@ -132,8 +129,8 @@ def moved(found: Iterable[operations.Operation], kind: str) -> float:
 def test_eager_bytes_and_kernels_are_those_of_the_real_decoder(
     style: str, precision: str, every: int, chunks: int
 ) -> None:
-    of = training(shape(style), precision=precision, checkpoint_every=every, loss_chunks=chunks)
-    real, found = counted(of, first=False), operations.micro_step(of, compiled=False, first=False)
+    of, how = shape(style), recipe(micro_batch=2, precision=precision, checkpoint_every=every, loss_chunks=chunks)
+    real, found = counted(of, how, first=False), operations.micro_step(of, how, first=False)
     assert moved(found, "products") == pytest.approx(real.products, rel=2e-3)
     assert moved(found, "attention") == real.attention
     assert moved(found, "rest") == pytest.approx(real.rest, rel=2e-3)
@@ -141,16 +138,16 @@ def test_eager_bytes_and_kernels_are_those_of_the_real_decoder(
 
 
 def test_the_first_micro_batch_adds_no_gradients_up() -> None:
-    of = training(shape("gpt2"))
-    real, found = counted(of, first=True), operations.micro_step(of, compiled=False, first=True)
+    of, how = shape("gpt2"), recipe(micro_batch=2)
+    real, found = counted(of, how, first=True), operations.micro_step(of, how, first=True)
     assert moved(found, "rest") == pytest.approx(real.rest, rel=2e-3)
-    later = operations.micro_step(of, compiled=False, first=False)
-    assert moved(later, "rest") - moved(found, "rest") == 3 * 4 * of.model.total_parameters
+    later = operations.micro_step(of, how, first=False)
+    assert moved(later, "rest") - moved(found, "rest") == 3 * 4 * total_parameters(of)
 
 
 def test_an_untied_head_has_no_joined_gradients() -> None:
-    of = training(shape("gpt2", tied=False))
-    real, found = counted(of, first=False), operations.micro_step(of, compiled=False, first=False)
+    of, how = shape("gpt2", tied=False), recipe(micro_batch=2)
+    real, found = counted(of, how, first=False), operations.micro_step(of, how, first=False)
     assert moved(found, "rest") == pytest.approx(real.rest, rel=2e-3)
 
 
@@ -158,12 +155,12 @@ def test_an_untied_head_has_no_joined_gradients() -> None:
 @pytest.mark.parametrize("every", [0, 1, 2])
 def test_flop_is_that_of_torchs_counter_but_for_what_a_fused_causal_kernel_saves(style: str, every: int) -> None:
     """The counter multiplies all scores and 4 times backward; a fused kernel the causal half, and 5 times."""
-    of = training(shape(style, vocabulary=1000), checkpoint_every=every)
-    model = Decoder(of.model.shape, every)
+    of, how = shape(style, vocabulary=1000), recipe(micro_batch=2, checkpoint_every=every)
+    model = Decoder(of, every)
     tokens = torch.zeros((2, 64), dtype=torch.int64)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(tokens, tokens).backward()
-    found = operations.micro_step(of, compiled=False)
+    found = operations.micro_step(of, how)
     products = sum(it.times * it.flop for it in found if it.k)
     attention = sum(it.times * it.flop for it in found if not it.k)
     recomputed = sum(it.times * it.flop for it in found if it.part == "recomputation" and not it.k)
@@ -172,17 +169,17 @@ def test_flop_is_that_of_torchs_counter_but_for_what_a_fused_causal_kernel_saves
 
 
 def test_compiling_moves_fewer_bytes_and_multiplies_the_same() -> None:
-    of = training(shape("llama"))
-    eager, compiled = (operations.micro_step(of, compiled) for compiled in (False, True))
+    of = shape("llama")
+    eager, compiled = (operations.micro_step(of, recipe(micro_batch=2, compiled=it)) for it in (False, True))
     assert sum(it.times * it.flop for it in eager) == sum(it.times * it.flop for it in compiled)
     assert moved(compiled, "rest") < 0.6 * moved(eager, "rest")
     assert sum(it.times * it.kernels for it in compiled) < 0.6 * sum(it.times * it.kernels for it in eager)
 
 
 def test_a_fused_adamw_moves_seven_passes_and_eight_bits_fewer_bytes() -> None:
-    of = training(shape("gpt2"))
+    of, how = shape("gpt2"), recipe(micro_batch=2)
     with FakeTensorMode():
-        model = Decoder(of.model.shape)
+        model = Decoder(of)
         optimizer = optim.build("adamw", model)
         for weight in model.parameters():
             weight.grad = torch.zeros_like(weight)
@@ -198,15 +195,15 @@ def test_a_fused_adamw_moves_seven_passes_and_eight_bits_fewer_bytes() -> None:
 
         with Lists():
             optimizer.step()
-    clipping, adamw = operations.optimizer_step(of)
-    assert adamw.bytes == sum(seen) == 7 * 4 * of.model.total_parameters
-    assert clipping.bytes == 3 * 4 * of.model.total_parameters  # read for the norm; read and written when scaled
-    eight = operations.optimizer_step(training(shape("gpt2"), optimizer="adamw8bit"))[1]
+    clipping, adamw = operations.optimizer_step(of, how)
+    assert adamw.bytes == sum(seen) == 7 * 4 * total_parameters(of)
+    assert clipping.bytes == 3 * 4 * total_parameters(of)  # read for the norm; read and written when scaled
+    eight = operations.optimizer_step(of, recipe(micro_batch=2, optimizer="adamw8bit"))[1]
     assert eight.bytes < 0.6 * adamw.bytes
 
 
 def test_foreach_adamw_moves_what_its_eight_kernels_read_and_write() -> None:
-    of = training(shape("gpt2"), optimizer="adamw-foreach")
+    of, how = shape("gpt2"), recipe(micro_batch=2, optimizer="adamw-foreach")
     moved_by = dict[str, int]()
 
     class Lists(TorchDispatchMode):
@@ -221,23 +218,23 @@ def test_foreach_adamw_moves_what_its_eight_kernels_read_and_write() -> None:
             return result
 
     with FakeTensorMode():
-        model = Decoder(of.model.shape)
+        model = Decoder(of)
         optimizer = torch.optim.AdamW(model.parameters(), foreach=True)
         for weight in model.parameters():
             weight.grad = torch.zeros_like(weight)
         optimizer.step()  # makes the moments
         with Lists():
             optimizer.step()
-    assert operations.optimizer_step(of)[1].bytes == sum(moved_by.values()), moved_by
+    assert operations.optimizer_step(of, how)[1].bytes == sum(moved_by.values()), moved_by
 
 
 def test_a_shard_of_the_weights_is_a_share_of_the_optimizers_work() -> None:
-    whole, half = (operations.optimizer_step(training(shape("gpt2")), shards)[1] for shards in (1, 2))
+    whole, half = (operations.optimizer_step(shape("gpt2"), recipe(strategy="fsdp2", ranks=n))[1] for n in (1, 2))
     assert half.bytes == whole.bytes / 2
 
 
 def test_products_of_one_layer_are_as_wide_as_their_weights() -> None:
-    of = training(shape("llama"))
-    found = [it for it in operations.micro_step(of, compiled=False) if "qkv" in it.name and "forward" in it.name]
+    of, how = shape("llama"), recipe(micro_batch=2)
+    found = [it for it in operations.micro_step(of, how) if "qkv" in it.name and "forward" in it.name]
     assert [(it.m, it.n, it.k, it.times) for it in found] == [(128, (4 + 2 * 2) * 32, 128, 3)]
     assert prod((2, 128, 256, 128)) == found[0].flop

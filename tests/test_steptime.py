@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import published
 import pytest
+from recipes import recipe
 
 from rigbench.core import on
 from rigbench.core.errors import RigbenchError
@@ -18,7 +19,7 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure
 from rigbench.model.shape import model_named
 from rigbench.predict import ceilings, steptime
-from rigbench.predict.record import Ceilings, LinkCeiling, ProductRate, StepTime, Training
+from rigbench.predict.record import Ceilings, LinkCeiling, ProductRate, StepTime
 
 
 def rig(text: str) -> Ceilings:
@@ -27,12 +28,13 @@ def rig(text: str) -> Ceilings:
     return found
 
 
-def training(params: str = "120M", **choices: Any) -> Training:
-    return Training(model=model_named(params), **{"micro_batch": 16, **choices})
+def predict(card: str | Ceilings = "rtx-4080", params: str = "120M", **choices: Any) -> StepTime:
+    its = recipe(**{"micro_batch": 16, "compiled": True, **choices})
+    return steptime.predict(model_named(params), its, rig(card) if isinstance(card, str) else card)
 
 
-def predict(card: str = "rtx-4080", compiled: bool = True, **choices: Any) -> StepTime:
-    return steptime.predict(training(**choices), rig(card), compiled)
+def of_5m(ceilings: Ceilings) -> StepTime:
+    return predict(ceilings, "5M", micro_batch=1, precision="fp32", compiled=False)
 
 
 @pytest.fixture(scope="module")
@@ -139,27 +141,24 @@ def measured_cpu(**changes: Any) -> Ceilings:
 
 
 def test_on_a_processor_the_ceilings_alone_bound_the_rate() -> None:
-    of = training("5M", micro_batch=1, precision="fp32")
-    found = steptime.predict(of, measured_cpu(), compiled=False)
-    at_the_ceiling = 200e9 / of.model.flop_per_token
+    found = of_5m(measured_cpu())
+    at_the_ceiling = 200e9 / found.model.flop_per_token
     assert 0.2 * at_the_ceiling < found.tokens_per_s.value < at_the_ceiling
     assert found.part("launches") > 0
 
 
 def test_a_product_that_was_measured_slower_than_the_ceiling_takes_as_long_as_it_did() -> None:
-    of = training("5M", micro_batch=1, precision="fp32")
-    plain = steptime.predict(of, measured_cpu(), compiled=False)
-    head = ProductRate(1024, of.model.shape.vocabulary, of.model.shape.width, "fp32", 50e9)
-    slower = steptime.predict(of, measured_cpu(products=(head,)), compiled=False)
+    plain, shape = of_5m(measured_cpu()), model_named("5M").shape
+    head = ProductRate(1024, shape.vocabulary, shape.width, "fp32", 50e9)
+    slower = of_5m(measured_cpu(products=(head,)))
     flop = 2 * head.m * head.n * head.k
     more = slower.part("logits and loss") - plain.part("logits and loss")
     assert more == pytest.approx(steptime.CPU.peak * flop * (1 / 50e9 - 1 / 200e9), rel=1e-9)
 
 
 def test_a_loader_that_is_slower_than_the_step_makes_it_wait() -> None:
-    of = training("5M", micro_batch=1, precision="fp32")
     slow = measured_cpu(data_tokens_per_s=Figure(100.0, "measured", "test"))
-    found = steptime.predict(of, slow, compiled=False)
+    found = of_5m(slow)
     assert found.tokens_per_s.value == pytest.approx(100.0)
     assert found.part("data") > 0
 
@@ -175,9 +174,9 @@ import sys
 from rigbench.model.shape import model_named
 from rigbench.predict import calibrate, ceilings, steptime
 from rigbench.core import on
-from rigbench.predict.record import Training
-of = Training(model=model_named("120M"), micro_batch=8)
-steptime.predict(of, ceilings.from_rig(on.rig("rtx-4090")), True)
+from rigbench.model.recipe import Recipe
+recipe = Recipe(precision="bf16", micro_batch=8, compiled=True)
+steptime.predict(model_named("120M"), recipe, ceilings.from_rig(on.rig("rtx-4090")))
 print({name for name in ("torch", "numpy") if name in sys.modules})
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

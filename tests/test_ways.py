@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from recipes import recipe
 
 from rigbench.budget import ways
 from rigbench.core import on, profiles
 from rigbench.model import flops
+from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
 from rigbench.predict import cards
 from rigbench.predict.memory import Predictor
-from rigbench.predict.record import Largest, Target, Training
+from rigbench.predict.record import Largest, Target
 from rigbench.predict.traces import Traces
 
 
@@ -24,9 +26,8 @@ def target(words: str) -> Target:
     return cards.of_profile(profiles.gpu(rig.gpu), rig.name, rig.count)
 
 
-def trained(its: Model, cards_used: int = 1, **more: str) -> Training:
-    strategy = "ddp" if cards_used > 1 else "single"
-    return Training(model=its, strategy=strategy, ranks=cards_used, **more)  # type: ignore[arg-type]
+def on_cards(count: int, **more: str) -> Recipe:
+    return recipe(strategy="ddp" if count > 1 else "single", ranks=count, **more)
 
 
 @pytest.mark.slow
@@ -38,21 +39,21 @@ def trained(its: Model, cards_used: int = 1, **more: str) -> Training:
 def test_what_surely_fits_does_and_is_not_far_from_the_most(series, name, optimizer):
     predictor = Predictor(Traces(None))
     for words, count in (("rtx-3060", 1), ("2xrtx-4080", 2), ("rtx-4090", 1), ("h200", 1)):
-        training = trained(model(series, name), count, optimizer=optimizer)
-        sure = ways.micro_batch_that_surely_fits(predictor, training, target(words))
-        found = predictor.largest_micro_batch(training, target(words))
+        its = model(series, name), on_cards(count, optimizer=optimizer)
+        sure = ways.micro_batch_that_surely_fits(predictor, *its, target(words))
+        found = predictor.largest_micro_batch(*its, target(words))
         most = found.value if isinstance(found, Largest) else 0
         assert 0.8 * most - 1 <= sure <= most, words
 
 
 def test_what_surely_fits_on_two_4080s_is_a_little_less_than_the_recorded_steps_say():
     two = target("2xrtx-4080")
-    sure = ways.micro_batch_that_surely_fits(Predictor(Traces(None)), trained(model("diy", "120M"), 2), two)
+    sure = ways.micro_batch_that_surely_fits(Predictor(Traces(None)), model("diy", "120M"), on_cards(2), two)
     # the recorded step with DDP gives 13 sequences of the diy 120M on each card
     assert 10 <= sure <= 13
 
 
 @pytest.mark.parametrize("way", [{"precision": "fp32"}, {"strategy": "fsdp2"}])
 def test_where_the_closed_form_is_not_known_to_hold_it_says_nothing(way):
-    training = Training(model=model("diy", "5M"), **way)
-    assert ways.micro_batch_that_surely_fits(Predictor(Traces(None)), training, target("h200")) == 0
+    its = model("diy", "5M"), recipe(**way)
+    assert ways.micro_batch_that_surely_fits(Predictor(Traces(None)), *its, target("h200")) == 0

@@ -21,15 +21,15 @@ from rigbench.core.profiles import GpuProfile, RigProfile
 from rigbench.core.record import Absent, Device
 from rigbench.document import Run
 from rigbench.job import Job
+from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
 from rigbench.predict import calibrate, ceilings, steptime
 from rigbench.predict import capacity as fitting
 from rigbench.predict.calibrate import Correction, Measured
-from rigbench.predict.record import Ceilings, StepTime, Training
+from rigbench.predict.record import StepTime
 from rigbench.train.record import Slice
 
 SLICE_SECONDS = 60
-LIKE_DDP = {"accelerate": "ddp", "data-parallel": "ddp"}  # the same gradients go round
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,10 @@ def elsewhere(job: Job, question: Question, rig: RigProfile) -> Elsewhere:
         raise RigbenchError(f"{rig.name}: {limits.reason}", "name other hardware", exit_code=NOTHING)
     wanted = question.wanted or Wanted()
     ways.check_batch(question, rig)
-    base = ways.fitted(fitting.predictor(job), question.models, rig, wanted)
-    compiled = True if wanted.compiled is None else wanted.compiled
-    steps = []
-    for model in question.models:
-        training = ways.batched(msgspec.structs.replace(base, model=model), question.batch_tokens)
-        steps.append(steptime.predict(training, limits, compiled))
+    base = ways.fitted(fitting.predictor_of(job), question.models, rig, wanted)
+    steps = [
+        steptime.predict(model, ways.batched(model, base, question.batch_tokens), limits) for model in question.models
+    ]
     gpu = profiles.gpu(rig.gpu)
     known = Known(
         peak_flops_per_s=rigfacts.peak(rig.gpu, base.precision, rig.count),
@@ -65,11 +63,11 @@ def elsewhere(job: Job, question: Question, rig: RigProfile) -> Elsewhere:
         hot_basis="the published runs that the speed rests on were hot",
         rent=rigfacts.rent(rig.gpu),
         purchase=rigfacts.purchase(gpu, rig.count),
-        notes=(_fit_words(base), *_notes(steps)),
+        notes=(_fit_words(question.models, base), *_notes(steps)),
         next_slice=_next(question, steps, calibrate.calibrate([], [])),
     )
     machine = Machine(
-        configuration=_configuration(base, gpu, compiled),
+        configuration=_configuration(base, gpu),
         cards=rig.count,
         card=rigfacts.short(gpu),
         power=rigfacts.power(question, rig, gpu),
@@ -94,9 +92,9 @@ def here(question: Question, slices: Sequence[StoredSlice], runs: Sequence[Run])
         return known, {}
     measured = {stored.slice.model.shape for stored in chosen.slices}
     rates = {
-        step.training.model.name: _rate(found.correction.apply(step), chosen)
+        step.model.name: _rate(found.correction.apply(step), chosen)
         for step in found.steps
-        if step.training.model.shape not in measured
+        if step.model.shape not in measured
     }
     return known, rates
 
@@ -114,41 +112,20 @@ def _calibrated(models: Sequence[Model], chosen: Chosen, runs: Sequence[Run]) ->
     limits = ceilings.from_runs(runs)
     if isinstance(limits, Absent) or limits.kind != chosen.configuration.device.kind:
         return None
-    compiled = chosen.configuration.compiled
+    slices = [stored.slice for stored in chosen.slices]
     try:
-        known = [(_training_of(stored.slice), stored) for stored in chosen.slices]
-        predicted = [steptime.predict(training, limits, compiled) for training, _ in known]
-        measured = [
-            Measured(training, compiled, stored.slice.tokens_per_s, stored.run_id) for training, stored in known
-        ]
-        steps = tuple(_like_nearest(model, known, limits, compiled) for model in models)
+        predicted = [steptime.predict(it.model, it.recipe, limits) for it in slices]
+        measured = [Measured(stored.slice.tokens_per_s, stored.run_id) for stored in chosen.slices]
+        steps = tuple(steptime.predict(model, _nearest(model, slices).recipe, limits) for model in models)
         return _Calibrated(steps, calibrate.calibrate(predicted, measured))
     except RigbenchError:
         return None
 
 
-def _like_nearest(
-    model: Model, known: Sequence[tuple[Training, StoredSlice]], limits: Ceilings, compiled: bool
-) -> StepTime:
-    """As the slice nearest in size was trained."""
+def _nearest(model: Model, slices: Sequence[Slice]) -> Slice:
+    """The slice nearest in size."""
     size = model.flop_per_token
-    nearest = min(known, key=lambda it: max(it[0].model.flop_per_token / size, size / it[0].model.flop_per_token))[0]
-    return steptime.predict(msgspec.structs.replace(nearest, model=model), limits, compiled)
-
-
-def _training_of(its: Slice) -> Training:
-    recipe = its.recipe
-    return Training(
-        model=its.model,
-        micro_batch=recipe.micro_batch,
-        accumulation=recipe.accumulation,
-        optimizer=recipe.optimizer,
-        checkpoint_every=recipe.checkpoint_every,
-        precision=recipe.precision,  # type: ignore[arg-type]
-        loss_chunks=recipe.loss_chunks,
-        strategy=LIKE_DDP.get(recipe.strategy, recipe.strategy),  # type: ignore[arg-type]
-        ranks=recipe.ranks,
-    )
+    return min(slices, key=lambda it: max(it.model.flop_per_token / size, size / it.model.flop_per_token))
 
 
 def _rate(step: StepTime, chosen: Chosen) -> Rate:
@@ -161,7 +138,6 @@ def _rate(step: StepTime, chosen: Chosen) -> Rate:
 
 
 def _forecast(step: StepTime) -> Forecast:
-    training = step.training
     rate = Rate(
         tokens_per_s=step.tokens_per_s,
         source="predicted",
@@ -169,12 +145,12 @@ def _forecast(step: StepTime) -> Forecast:
         widened_by=(_interval_words(step),),
     )
     return Forecast(
-        model=training.model,
+        model=step.model,
         rate=rate,
         tokens_per_step=step.tokens_per_step,
-        batch=_batch_words(training),
-        optimizer=training.optimizer,
-        compiled=step.compiled,
+        batch=_batch_words(step.model, step.recipe),
+        optimizer=step.recipe.optimizer,
+        compiled=step.recipe.compiled,
     )
 
 
@@ -185,29 +161,30 @@ def _interval_words(step: StepTime) -> str:
     return f"a step takes {less} less to {more} more than predicted, as published runs left out of the fit did"
 
 
-def _batch_words(training: Training) -> str:
-    factors = [f"{training.micro_batch} × {training.model.shape.sequence:,} tokens"]
-    factors += [f"{training.accumulation} accumulated"] if training.accumulation > 1 else []
-    factors += [f"{training.ranks} cards"] if training.ranks > 1 else []
+def _batch_words(model: Model, recipe: Recipe) -> str:
+    factors = [f"{recipe.micro_batch} × {model.shape.sequence:,} tokens"]
+    factors += [f"{recipe.accumulation} accumulated"] if recipe.accumulation > 1 else []
+    factors += [f"{recipe.ranks} cards"] if recipe.ranks > 1 else []
     return " × ".join(factors)
 
 
-def _fit_words(training: Training) -> str:
+def _fit_words(models: Sequence[Model], recipe: Recipe) -> str:
     """ "120M, the largest, fits a card with 13 sequences at once; every model is trained with as many"."""
-    count = training.micro_batch
-    sequences = f"{count} sequence{'' if count == 1 else 's'} at once ({fitting.way_words(training)})"
-    return f"{training.model.name}, the largest, fits a card with {sequences}: every model is trained so"
+    count = recipe.micro_batch
+    sequences = f"{count} sequence{'' if count == 1 else 's'} at once ({recipe.words})"
+    largest = max(models, key=lambda model: model.total_parameters)
+    return f"{largest.name}, the largest, fits a card with {sequences}: every model is trained so"
 
 
 def _notes(steps: Sequence[StepTime]) -> tuple[str, ...]:
     notes: dict[str, list[str]] = {}
     for step in steps:
         for note in step.notes:
-            notes.setdefault(note, []).append(step.training.model.name)
+            notes.setdefault(note, []).append(step.model.name)
     return tuple(note if len(names) == len(steps) else f"{', '.join(names)}: {note}" for note, names in notes.items())
 
 
-def _configuration(training: Training, gpu: GpuProfile, compiled: bool) -> Configuration:
+def _configuration(recipe: Recipe, gpu: GpuProfile) -> Configuration:
     card = gpu.names[0]
     device = Device(
         kind="cuda",
@@ -218,15 +195,15 @@ def _configuration(training: Training, gpu: GpuProfile, compiled: bool) -> Confi
     )
     return Configuration(
         device=device,
-        optimizer=training.optimizer,
-        checkpointing="on" if training.checkpoint_every else "off",
-        precision=training.precision,
-        compiled=compiled,
-        strategy=training.strategy,
+        optimizer=recipe.optimizer,
+        checkpointing="on" if recipe.checkpoint_every else "off",
+        precision=recipe.precision,  # type: ignore[arg-type]
+        compiled=recipe.compiled,
+        strategy=recipe.strategy,
         host_allocator="default",
-        checkpoint_every=training.checkpoint_every or msgspec.UNSET,
-        loss_chunks=training.loss_chunks,
-        ranks=training.ranks,
+        checkpoint_every=recipe.checkpoint_every or msgspec.UNSET,
+        loss_chunks=recipe.loss_chunks,
+        ranks=recipe.ranks,
     )
 
 
@@ -239,8 +216,7 @@ def _next_here(question: Question, chosen: Chosen, found: _Calibrated | None) ->
     missing = [model for model in question.models if model.shape not in measured]
     model = missing[len(missing) // 2] if missing else question.models[-1]
     absent = Absent("run `rigbench matmul` and `rigbench bandwidth` first: they let a step be modelled")
-    like = msgspec.structs.replace(_training_of(chosen.slices[0].slice), model=model)
-    command = _command(question, like, chosen.configuration.compiled)
+    command = _command(question, model, chosen.slices[0].slice.recipe)
     return NextSlice(command, model.name, 0.0, absent, "a size that is not measured yet")
 
 
@@ -248,25 +224,25 @@ def _next(question: Question, steps: Sequence[StepTime], correction: Correction)
     """The slice that would narrow the rate of the largest model most, which most hours go to."""
     if not question.wants_next_slice:
         return None
-    target = max(steps, key=lambda step: step.training.model.flop_per_token)
+    target = max(steps, key=lambda step: step.model.flop_per_token)
     found = calibrate.suggest(steps, correction, target)
     best = steps[found.candidate]
     return NextSlice(
-        command=_command(question, best.training, best.compiled),
-        of=target.training.model.name,
+        command=_command(question, best.model, best.recipe),
+        of=target.model.name,
         half_width_now=found.half_width_now,
         half_width_then=found.half_width_then,
         basis="the step's model and what its slices have corrected so far",
     )
 
 
-def _command(question: Question, training: Training, compiled: bool) -> str:
+def _command(question: Question, model: Model, recipe: Recipe) -> str:
     """The one slice that trains so."""
-    words = ["rigbench train-probe", f"--params {training.model.name}"]
+    words = ["rigbench train-probe", f"--params {model.name}"]
     words += [f"--series {question.series_name}"] if question.series_name in profiles.series_names()[1:] else []
-    words += [f"--optimizer {training.optimizer}", f"--precision {training.precision}"]
-    words += [f"--compile {'on' if compiled else 'off'}"]
-    words += [f"--checkpointing {training.checkpoint_every}"] if training.checkpoint_every else []
-    words += [f"--loss {training.loss_chunks}"] if training.loss_chunks > 1 else []
-    words += [f"--strategy {training.strategy}"] if training.strategy != "single" else []
+    words += [f"--optimizer {recipe.optimizer}", f"--precision {recipe.precision}"]
+    words += [f"--compile {'on' if recipe.compiled else 'off'}"]
+    words += [f"--checkpointing {recipe.checkpoint_every}"] if recipe.checkpoint_every else []
+    words += [f"--loss {recipe.loss_chunks}"] if recipe.loss_chunks > 1 else []
+    words += [f"--strategy {recipe.strategy}"] if recipe.strategy != "single" else []
     return " ".join([*words, f"--seconds {SLICE_SECONDS}s"])

@@ -55,20 +55,19 @@ class Estimate(Record, frozen=True):
         return self._of(value, value * math.exp(-down), value * math.exp(up), method, other)
 
     def __rtruediv__(self, work: float) -> Estimate:
-        """Work over time, or time from a rate."""
-        return self.inverse() * work
-
-    __radd__, __rmul__ = __add__, __mul__
-
-    def inverse(self) -> Estimate:
-        """Time over rate, or rate over time: the ends change places.
+        """Work over time, or time from a rate: the ends change places.
 
         Raises:
             ValueError: the interval reaches zero.
         """
         if self.low <= 0:
             raise ValueError("the inverse of an interval that reaches zero")
-        return self._of(1 / self.value, 1 / self.high, 1 / self.low)
+        return self._of(work / self.value, work / self.high, work / self.low)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def inverse(self) -> Estimate:
+        return 1 / self
 
     def widened(self, factor: float) -> Estimate:
         """Both ends this many times as far from the middle, in logarithms."""

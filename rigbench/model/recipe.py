@@ -10,6 +10,7 @@ from rigbench.core import units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.options import NOT_GIVEN, Option, Reader, one_of, whole
 from rigbench.core.record import Absent, Record
+from rigbench.model.record import Model
 
 Optimizer = Literal["adamw", "adamw-foreach", "adamw8bit", "paged-adamw8bit"]
 Precision = Literal["bf16", "bf16-pure", "fp16", "fp32", "tf32"]
@@ -33,6 +34,19 @@ class Recipe(Record, frozen=True, kw_only=True):
     ranks: int = 1  # that train together, each with `micro_batch` sequences
     accumulation: int = 1  # micro-batches a step
     micro_batch: int = 0  # sequences at once; 0: the device's default, still to be chosen
+
+    @property
+    def replicated(self) -> bool:
+        """Whether every rank has the whole model, as DDP's, DataParallel's and Accelerate's have."""
+        return self.strategy in ("ddp", "data-parallel", "accelerate")
+
+    @property
+    def sharded(self) -> bool:
+        return self.strategy.startswith("fsdp2")
+
+    def tokens_per_step(self, model: Model) -> int:
+        """Of all ranks together."""
+        return self.micro_batch * model.shape.sequence * self.accumulation * self.ranks
 
     @property
     def choices(self) -> dict[str, str]:
@@ -71,9 +85,8 @@ def _read_checkpointing(text: str, option: str) -> int:
         return int(text == "on")
     try:
         return units.parse_whole(text, option, 1, MOST_BLOCKS)
-    except RigbenchError:
-        what = f"{option} {text[:40]!r} is neither off nor on nor a number of blocks"
-        raise RigbenchError(what, "use off, on, or K for every K-th block") from None
+    except RigbenchError as error:
+        raise RigbenchError(error.what_happened, "use off, on, or K for every K-th block") from None
 
 
 def _read_chunks(text: str, option: str) -> int:

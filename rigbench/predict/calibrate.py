@@ -22,7 +22,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.predict import matrices, steptime
 from rigbench.predict.matrices import dot
-from rigbench.predict.record import PartName, StepAccount, StepPart, StepTime, Training
+from rigbench.predict.record import PartName, StepPart, StepTime
 
 CONFIDENCE = steptime.CONFIDENCE
 # Parts that one cause makes slower or faster together.
@@ -49,10 +49,8 @@ ROUNDS = 4
 
 
 class Measured(NamedTuple):
-    """A slice that was run: what was trained and how fast, and the run that holds it."""
+    """How fast a slice was, and the run that holds it."""
 
-    training: Training
-    compiled: bool
     tokens_per_s: Estimate
     run: str
 
@@ -100,7 +98,7 @@ class Suggestion(NamedTuple):
 
 
 def calibrate(predicted: Sequence[StepTime], measured: Sequence[Measured]) -> Correction:
-    """predicted[i] is what `steptime.predict` says of measured[i].training. No slices: nothing is corrected.
+    """predicted[i] is what `steptime.predict` says of the slice measured[i]. No slices: nothing is corrected.
 
     Raises:
         RigbenchError: the slices are of different hardware.
@@ -170,13 +168,6 @@ def suggest(candidates: Sequence[StepTime], correction: Correction, target: Step
     return Suggestion(index, math.sinh(half[0]), math.sinh(half[1]))
 
 
-def account(predicted: StepTime, measured: Measured) -> StepAccount:
-    """The prediction beside what was measured, and the seconds that no part explains."""
-    rate, tokens = measured.tokens_per_s, predicted.tokens_per_step
-    seconds = Estimate(tokens / rate.value, tokens / rate.high, tokens / rate.low, rate.level, rate.method, rate.n)
-    return StepAccount(predicted, seconds, measured.run, seconds.value - predicted.seconds.value)
-
-
 def _slice(predicted: StepTime, measured: Measured) -> Slice:
     rate = measured.tokens_per_s
     own = UNTOLD_SPREAD
@@ -220,7 +211,7 @@ def _applied(correction: Correction, predicted: StepTime) -> StepTime:
         predicted,
         parts=parts,
         seconds=estimate,
-        tokens_per_s=steptime.rate(estimate, predicted.tokens_per_step),
+        tokens_per_s=predicted.tokens_per_step / estimate,
         basis=f"{predicted.basis}; corrected by slices {runs}",
         notes=(*predicted.notes, *_outside(correction, predicted)),
     )
@@ -236,21 +227,21 @@ def _outside(correction: Correction, predicted: StepTime) -> tuple[str, ...]:
 
 def _size_place(predicted: StepTime) -> float:
     """Logarithm of the model's FLOP a token, by which sizes are told apart."""
-    return math.log(predicted.training.model.flop_per_token)
+    return math.log(predicted.model.flop_per_token)
 
 
 def _place(predicted: StepTime) -> tuple[float, ...]:
     """Where a training lies: coordinates in e-folds; what is either one or the other is an e-fold apart."""
-    it = predicted.training
+    model, recipe = predicted.model, predicted.recipe
     return (
         _size_place(predicted),
-        math.log(it.micro_batch * it.model.shape.sequence),
-        float(predicted.compiled),
-        float(it.checkpoint_every > 0),
-        float(it.optimizer == "adamw"),
-        float(it.strategy == "single"),
-        float(it.model.shape.style == "llama"),
-        float(it.precision in ("bf16", "fp16")),
+        math.log(recipe.micro_batch * model.shape.sequence),
+        float(recipe.compiled),
+        float(recipe.checkpoint_every > 0),
+        float(recipe.optimizer == "adamw"),
+        float(recipe.strategy == "single"),
+        float(model.shape.style == "llama"),
+        float(recipe.precision in ("bf16", "fp16")),
     )
 
 

@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from math import prod
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
+from rigbench.model.recipe import Recipe
 from rigbench.predict import states
 from rigbench.predict.script import Piece, Script, Trace
-from rigbench.predict.states import Optimizer
-
-Strategy = Literal["single", "ddp", "fsdp2", "fsdp2-offload"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 STEPS = 2
 # DistributedDataParallel's defaults (torch/nn/parallel/distributed.py): one bucket for everything in the first step,
@@ -31,25 +28,18 @@ class Weight(NamedTuple):
     item_bytes: int
 
 
-class Plan(NamedTuple):
-    """What is around the recorded step. `workspace_bytes` is what a thread that multiplies matrices holds."""
+def compose(trace: Trace, weights: Sequence[Weight], recipe: Recipe, workspace_bytes: int = 0) -> Script:
+    """Everything that one rank's device allocates from building the model to the end of the second step.
 
-    weights: Sequence[Weight]
-    optimizer: Optimizer = "adamw"
-    accumulation: int = 1
-    workspace_bytes: int = 0
-    strategy: Strategy = "single"
-    ranks: int = 1
-
-
-def compose(trace: Trace, plan: Plan) -> Script:
-    """Everything that one rank's device allocates from building the model to the end of the second step."""
-    loop = (Ddp if plan.strategy == "ddp" else Fsdp if plan.strategy.startswith("fsdp2") else Loop)(trace, plan)
+    `workspace_bytes` is what a thread that multiplies matrices holds.
+    """
+    kind = Ddp if recipe.replicated else Fsdp if recipe.sharded else Loop
+    loop = kind(trace, weights, recipe, workspace_bytes)
     loop.place_weights()
     for step in range(STEPS):
         loop.begin_step(step)
         loop.micro_step("first", step == 0)
-        if plan.accumulation > 1:  # the third and later ones are like the second
+        if recipe.accumulation > 1:  # the third and later ones are like the second
             loop.micro_step("later", False)
         loop.optimize(step == 0)
         loop.free_gradients()
@@ -59,8 +49,9 @@ def compose(trace: Trace, plan: Plan) -> Script:
 class Loop:
     """One rank alone."""
 
-    def __init__(self, trace: Trace, plan: Plan) -> None:
-        self.trace, self.plan, self.script = trace, plan, Script()
+    def __init__(self, trace: Trace, weights: Sequence[Weight], recipe: Recipe, workspace_bytes: int) -> None:
+        self.trace, self.weights, self.recipe, self.workspace_bytes = trace, weights, recipe, workspace_bytes
+        self.script = Script()
         self._ids: dict[tuple[int, int], int] = {}
         self._gradients: dict[int, list[int]] = defaultdict(list)  # by layer
 
@@ -79,8 +70,8 @@ class Loop:
             micro, _, phase = piece.phase.partition(" ")
             if micro != name:
                 continue
-            if first_of_all and phase in ("batch", "backward start") and self.plan.workspace_bytes:
-                self.script.allocate(self.plan.workspace_bytes, "workspace")
+            if first_of_all and phase in ("batch", "backward start") and self.workspace_bytes:
+                self.script.allocate(self.workspace_bytes, "workspace")
             self._enter(phase, piece.layer)
             self._play_piece(index, piece)
             self._leave(phase, piece.layer)
@@ -88,14 +79,14 @@ class Loop:
     def optimize(self, first: bool) -> None:
         """The optimizer's step over its two groups of weights; the first one makes the states."""
         if first:
-            for size in states.shared_bytes(self.plan.optimizer):
+            for size in states.shared_bytes(self.recipe.optimizer):
                 self.script.allocate(size, "optimizer")
         for group in states.in_groups(self.optimizer_tensors()):
             if first:
                 for tensor in group:
-                    for size in states.states(self.plan.optimizer, tensor).device:
+                    for size in states.states(self.recipe.optimizer, tensor).device:
                         self.script.allocate(size, "optimizer")
-            sizes = states.temporary_bytes(self.plan.optimizer, group)
+            sizes = states.temporary_bytes(self.recipe.optimizer, group)
             self.script.free([self.script.allocate(size, "optimizer") for size in sizes])
 
     def free_gradients(self) -> None:
@@ -105,7 +96,7 @@ class Loop:
 
     def optimizer_tensors(self) -> list[states.Tensor]:
         """The weights as this rank's optimizer steps them."""
-        return [_tensor(weight, weight.dims) for weight in self.plan.weights]
+        return [_tensor(weight, weight.dims) for weight in self.weights]
 
     def _enter(self, phase: str, layer: int) -> None:
         return None
@@ -131,14 +122,14 @@ class Ddp(Loop):
 
     def place_weights(self) -> None:
         super().place_weights()
-        self._buckets = [self.script.allocate(sum(_bytes(weight) for weight in self.plan.weights), "communication")]
+        self._buckets = [self.script.allocate(sum(_bytes(weight) for weight in self.weights), "communication")]
 
     def begin_step(self, step: int) -> None:
         if step != 1:
             return
         self.script.free(self._buckets)
         size, limit = 0, FIRST_BUCKET_BYTES
-        for weight in reversed(self.plan.weights):
+        for weight in reversed(self.weights):
             size += _bytes(weight)
             if size >= limit:
                 self.script.allocate(size, "communication")
@@ -155,11 +146,11 @@ class Fsdp(Loop):
     model is built in host memory or on the meta device: whole weights are never on the device.
     """
 
-    def __init__(self, trace: Trace, plan: Plan) -> None:
-        super().__init__(trace, plan)
-        self._offload = plan.strategy == "fsdp2-offload"
+    def __init__(self, trace: Trace, weights: Sequence[Weight], recipe: Recipe, workspace_bytes: int) -> None:
+        super().__init__(trace, weights, recipe, workspace_bytes)
+        self._offload = recipe.strategy == "fsdp2-offload"
         self._groups: dict[int, list[Weight]] = defaultdict(list)
-        for weight in plan.weights:
+        for weight in weights:
             self._groups[weight.layer].append(weight)
         self._whole: dict[int, list[int]] = {}
         self._gathered: dict[int, int] = {}
@@ -167,14 +158,14 @@ class Fsdp(Loop):
 
     def place_weights(self) -> None:
         if not self._offload:
-            for weight in self.plan.weights:
-                self.script.allocate(_shard_bytes(weight, self.plan.ranks), "weights")
+            for weight in self.weights:
+                self.script.allocate(_shard_bytes(weight, self.recipe.ranks), "weights")
 
     def micro_step(self, name: str, first_of_all: bool) -> None:
         super().micro_step("first", first_of_all)  # whole gradients do not outlive a micro-step
 
     def optimizer_tensors(self) -> list[states.Tensor]:
-        return [_tensor(weight, _shard_dims(weight, self.plan.ranks)) for weight in self.plan.weights]
+        return [_tensor(weight, _shard_dims(weight, self.recipe.ranks)) for weight in self.weights]
 
     def optimize(self, first: bool) -> None:
         if not self._offload:
@@ -216,11 +207,11 @@ class Fsdp(Loop):
     def _gather(self, layer: int) -> None:
         if layer in self._gathered:
             return
-        size = sum(self.plan.ranks * _shard_bytes(weight, self.plan.ranks) for weight in self._groups[layer])
+        size = sum(self.recipe.ranks * _shard_bytes(weight, self.recipe.ranks) for weight in self._groups[layer])
         self._gathered[layer] = self.script.allocate(size, "communication")
 
     def _copy_out(self, layer: int, keep: bool) -> None:
-        sizes = [self.plan.ranks * _shard_bytes(weight, self.plan.ranks) for weight in self._groups[layer]]
+        sizes = [self.recipe.ranks * _shard_bytes(weight, self.recipe.ranks) for weight in self._groups[layer]]
         self._whole[layer] = [self.script.allocate(size, "weights") for size in sizes]
         if not keep:
             self._drop_gathered()
@@ -233,8 +224,8 @@ class Fsdp(Loop):
         """Whole gradients become this rank's shard, added to what earlier micro-steps left."""
         self.script.free(self._whole.pop(layer))
         self.script.free(self._reduced_from)
-        shard = sum(_shard_bytes(weight, self.plan.ranks) for weight in self._groups[layer])
-        self._reduced_from = [self.script.allocate(self.plan.ranks * shard, "communication")]
+        shard = sum(_shard_bytes(weight, self.recipe.ranks) for weight in self._groups[layer])
+        self._reduced_from = [self.script.allocate(self.recipe.ranks * shard, "communication")]
         self.script.free(self._gradients.pop(layer, []))
         made = self.script.allocate(shard, "gradients")
         if layer in self._shards or self._offload:  # added up, or moved to the host

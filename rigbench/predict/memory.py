@@ -15,14 +15,15 @@ import msgspec
 
 from rigbench.core.record import Absent, Figure
 from rigbench.model.counts import parameter_tensors, total_parameters
+from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model, Shape
 from rigbench.predict import allocator, cards, states
 from rigbench.predict.allocator import Peaks
-from rigbench.predict.loop import Plan, Weight, compose
-from rigbench.predict.record import Breakdown, Largest, Target, Training, VramPrediction
+from rigbench.predict.loop import Weight, compose
+from rigbench.predict.record import Breakdown, Largest, Target, VramPrediction
 from rigbench.predict.room import HOST_HELD, Case, most
 from rigbench.predict.script import NotPeriodic, Script, ScriptLine
-from rigbench.predict.traces import Recipe, Traces
+from rigbench.predict.traces import Step, Traces
 
 METHOD = 1
 BASIS = "the model's code on fake tensors, a replica of torch's allocator; eager, so an upper bound for compiled runs"
@@ -40,87 +41,86 @@ class Predictor:
     def __init__(self, traces: Traces) -> None:
         self.traces = traces
 
-    def predict(self, training: Training, target: Target) -> VramPrediction:
+    def predict(self, model: Model, recipe: Recipe, target: Target) -> VramPrediction:
         """A step's peak memory on the target, and whether there is room for it."""
-        return _prediction(training, target, self._case(training, target))
+        return _prediction(model, recipe, target, self._case(model, recipe, target))
 
-    def of_one_sequence(self, training: Training, target: Target) -> VramPrediction:
+    def of_one_sequence(self, model: Model, recipe: Recipe, target: Target) -> VramPrediction:
         """The same for one sequence, at less cost where many sizes are asked about."""
-        single = msgspec.structs.replace(training, micro_batch=1)
-        return _prediction(single, target, Case(self._script(single, target, "width"), target))
+        single = msgspec.structs.replace(recipe, micro_batch=1)
+        return _prediction(model, single, target, Case(self._script(model, single, target, "width"), target))
 
-    def least_bytes(self, training: Training) -> int:
+    def least_bytes(self, model: Model, recipe: Recipe) -> int:
         """Weights and states alone: no step takes less on each rank."""
-        if training.strategy == "fsdp2-offload":
+        if recipe.strategy == "fsdp2-offload":
             return 0
-        parameters = weights(training.model.shape, _item_bytes(training))
+        parameters = weights(model.shape, _item_bytes(recipe))
         tensors = [states.Tensor(prod(weight.dims), weight.item_bytes, len(weight.dims) >= 2) for weight in parameters]
         kept = sum(tensor.elements * tensor.item_bytes for tensor in tensors)
-        whole = kept + states.device_bytes(training.optimizer, tensors)
-        return whole // training.ranks if training.strategy == "fsdp2" else whole
+        whole = kept + states.device_bytes(recipe.optimizer, tensors)
+        return whole // recipe.ranks if recipe.strategy == "fsdp2" else whole
 
-    def fits(self, training: Training, target: Target) -> bool:
+    def fits(self, model: Model, recipe: Recipe, target: Target) -> bool:
         """Whether there is room for a step: `predict(…).fits` at less cost."""
-        return self._case(training, target).fits(cards.room_bytes(target))
+        return self._case(model, recipe, target).fits(cards.room_bytes(target))
 
-    def largest_micro_batch(self, training: Training, target: Target) -> Largest | Absent:
+    def largest_micro_batch(self, model: Model, recipe: Recipe, target: Target) -> Largest | Absent:
         """The most sequences that fit at once; Absent where not even one does."""
 
-        def at(n: int) -> Training:
-            return msgspec.structs.replace(training, micro_batch=n)
+        def at(n: int) -> tuple[Model, Recipe]:
+            return model, msgspec.structs.replace(recipe, micro_batch=n)
 
         scripts = self._along(at, MICRO_BATCHES, target)
         room = cards.room_bytes(target)
         found = most(lambda n: Case(scripts(n), target).fits(room), MOST_SEQUENCES)
         if not found:
             return Absent("not even one sequence fits")
-        largest = _prediction(at(found), target, Case(scripts(found), target))
+        largest = _prediction(*at(found), target, Case(scripts(found), target))
         return Largest(found, largest, Case(scripts(found + 1), target).short(room))
 
-    def longest_sequence(self, training: Training, target: Target) -> Largest | Absent:
+    def longest_sequence(self, model: Model, recipe: Recipe, target: Target) -> Largest | Absent:
         """The most tokens, in steps of 128, of a single sequence that fits."""
 
-        def at(n: int) -> Training:
-            return _at_sequence(training, n * SEQUENCE_STEP)
+        def at(n: int) -> tuple[Model, Recipe]:
+            return _at_sequence(model, n * SEQUENCE_STEP), msgspec.structs.replace(recipe, micro_batch=1)
 
         scripts = self._along(at, SEQUENCES, target)
         room = cards.room_bytes(target)
         found = most(lambda n: Case(scripts(n), target).fits(room), MOST_TOKENS // SEQUENCE_STEP)
         if not found:
             return Absent(f"not even {SEQUENCE_STEP} tokens fit")
-        longest = _prediction(at(found), target, Case(scripts(found), target))
+        longest = _prediction(*at(found), target, Case(scripts(found), target))
         return Largest(found * SEQUENCE_STEP, longest, Absent("not worked out"))
 
-    def largest_model(self, training: Training, models: Sequence[Model], target: Target) -> Largest | Absent:
+    def largest_model(self, models: Sequence[Model], recipe: Recipe, target: Target) -> Largest | Absent:
         """The largest of models, smallest first, of which one sequence fits."""
 
-        def at(index: int) -> Training:
-            return msgspec.structs.replace(training, model=models[index], micro_batch=1)
+        single = msgspec.structs.replace(recipe, micro_batch=1)
 
         def case(index: int) -> Case:
-            return Case(self._script(at(index), target, "width"), target)
+            return Case(self._script(models[index], single, target, "width"), target)
 
         room = cards.room_bytes(target)
 
         def fits(n: int) -> bool:
-            return self.least_bytes(at(n - 1)) <= room and case(n - 1).fits(room)
+            return self.least_bytes(models[n - 1], single) <= room and case(n - 1).fits(room)
 
         found = most(fits, len(models), start=1 + len(models) // 3) - 1
         if found < 0:
             return Absent(f"not even {models[0].name}, the smallest of the series")
-        largest = _prediction(at(found), target, case(found))
+        largest = _prediction(models[found], single, target, case(found))
         return Largest(models[found].total_parameters, largest, Absent("not worked out"))
 
     def _along(
-        self, training_at: Callable[[int], Training], points: tuple[int, int], target: Target
+        self, at: Callable[[int], tuple[Model, Recipe]], points: tuple[int, int], target: Target
     ) -> Callable[[int], Script]:
         """Loops along the line through two of them; where there is none, each on its own."""
         low, high = points
 
         def single(n: int) -> Script:
-            return self._script(training_at(n), target, "sequence" if points == SEQUENCES else "micro-batch")
+            return self._script(*at(n), target, "sequence" if points == SEQUENCES else "micro-batch")
 
-        if training_at(low).strategy != "single" and points == SEQUENCES:  # buckets and shards are cut by size
+        if at(low)[1].strategy != "single" and points == SEQUENCES:  # buckets and shards are cut by size
             return single
         try:
             line = ScriptLine(single(low), single(high), low, high)
@@ -128,29 +128,29 @@ class Predictor:
             return single
         return lambda n: line.at(n) if n >= low or points == SEQUENCES else single(n)
 
-    def _case(self, training: Training, target: Target) -> Case:
-        return Case(self._script(training, target), target)
+    def _case(self, model: Model, recipe: Recipe, target: Target) -> Case:
+        return Case(self._script(model, recipe, target), target)
 
-    def _script(self, training: Training, target: Target, along: str = "micro-batch") -> Script:
-        shape = training.model.shape
-        recipe = Recipe(
+    def _script(self, model: Model, recipe: Recipe, target: Target, along: str = "micro-batch") -> Script:
+        shape = model.shape
+        step = Step(
             shape=shape,
-            precision=_recorded_precision(training.precision),
-            checkpoint_every=training.checkpoint_every,
-            loss_chunks=training.loss_chunks,
-            accumulating=training.accumulation > 1 and not training.strategy.startswith("fsdp2"),
+            precision=_recorded_precision(recipe.precision),
+            checkpoint_every=recipe.checkpoint_every,
+            loss_chunks=recipe.loss_chunks,
+            accumulating=recipe.accumulation > 1 and not recipe.sharded,
             cuda=target.kind == "cuda",
         )
         if along == "width":
-            trace = self.traces.of_one_sequence(recipe)
+            trace = self.traces.of_one_sequence(step)
         elif along == "sequence":
-            trace = self.traces.at_sequence(recipe, shape.sequence)
+            trace = self.traces.at_sequence(step, shape.sequence)
         else:
-            trace = self.traces.at(recipe, training.micro_batch)
-        return compose(trace, _plan(training, target))
+            trace = self.traces.at(step, recipe.micro_batch)
+        return compose(trace, weights(shape, _item_bytes(recipe)), recipe, target.workspace_bytes)
 
 
-def _prediction(training: Training, target: Target, case: Case) -> VramPrediction:
+def _prediction(model: Model, recipe: Recipe, target: Target, case: Case) -> VramPrediction:
     room = cards.room_bytes(target)
     peaks, outside = case.peaks(room), cards.outside(target)
     on_gpu = target.kind == "cuda"
@@ -167,12 +167,13 @@ def _prediction(training: Training, target: Target, case: Case) -> VramPredictio
         method=METHOD,
         basis=process.basis,
         target=target,
-        training=training,
+        model=model,
+        recipe=recipe,
         allocated_bytes=peaks.allocated_bytes,
         reserved_bytes=reserved if on_gpu else Absent("host memory is not reserved in segments"),
         outside=outside,
         process=process,
-        host_bytes=_host_bytes(training),
+        host_bytes=_host_bytes(model, recipe),
         breakdown=_breakdown(case.script, peaks, reserved, round(outside.value)),
         room_bytes=room,
         fits=case.fits(room),
@@ -191,17 +192,6 @@ def _breakdown(script: Script, peaks: Peaks, reserved: int, outside: int) -> Bre
     return Breakdown(**parts, cache_bytes=reserved - live.total(), outside_bytes=outside)
 
 
-def _plan(training: Training, target: Target) -> Plan:
-    return Plan(
-        weights=weights(training.model.shape, _item_bytes(training)),
-        optimizer=training.optimizer,
-        accumulation=training.accumulation,
-        workspace_bytes=target.workspace_bytes,
-        strategy=training.strategy,
-        ranks=training.ranks,
-    )
-
-
 def weights(shape: Shape, item_bytes: int) -> tuple[Weight, ...]:
     """A decoder's parameters with the blocks that they belong to."""
     return tuple(
@@ -210,25 +200,22 @@ def weights(shape: Shape, item_bytes: int) -> tuple[Weight, ...]:
     )
 
 
-def _item_bytes(training: Training) -> int:
-    return 2 if training.precision == "bf16-pure" else 4
+def _item_bytes(recipe: Recipe) -> int:
+    return 2 if recipe.precision == "bf16-pure" else 4
 
 
-def _host_bytes(training: Training) -> int:
+def _host_bytes(model: Model, recipe: Recipe) -> int:
     """Paged states, or one rank's weights, gradients and states where they are offloaded."""
-    if training.strategy == "fsdp2-offload":
-        return -(-16 * total_parameters(training.model.shape) // training.ranks)
+    if recipe.strategy == "fsdp2-offload":
+        return -(-16 * total_parameters(model.shape) // recipe.ranks)
     tensors = [
-        states.Tensor(prod(weight.dims), weight.item_bytes, len(weight.dims) >= 2)
-        for weight in weights(training.model.shape, 4)
+        states.Tensor(prod(weight.dims), weight.item_bytes, len(weight.dims) >= 2) for weight in weights(model.shape, 4)
     ]
-    return states.paged_bytes(training.optimizer, tensors)
+    return states.paged_bytes(recipe.optimizer, tensors)
 
 
-def _at_sequence(training: Training, tokens: int) -> Training:
-    shape = msgspec.structs.replace(training.model.shape, sequence=tokens)
-    model = msgspec.structs.replace(training.model, shape=shape)
-    return msgspec.structs.replace(training, model=model, micro_batch=1)
+def _at_sequence(model: Model, tokens: int) -> Model:
+    return msgspec.structs.replace(model, shape=msgspec.structs.replace(model.shape, sequence=tokens))
 
 
 def _recorded_precision(precision: str) -> str:

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 from rigbench.model.counts import parameter_tensors, total_parameters
 from rigbench.model.gemms import step_gemms
+from rigbench.model.recipe import Recipe
 from rigbench.model.record import Shape
 from rigbench.predict import traffic
-from rigbench.predict.record import PartName, Training
+from rigbench.predict.record import PartName
 from rigbench.predict.traffic import FP32, ROPE_SHARE, Sizes
 
 INT64 = 8
@@ -42,20 +43,20 @@ class Operation(NamedTuple):
     k: int = 0
 
 
-def micro_step(training: Training, compiled: bool, first: bool = True) -> tuple[Operation, ...]:
+def micro_step(shape: Shape, recipe: Recipe, first: bool = True) -> tuple[Operation, ...]:
     """Forward, loss and backward of one micro-batch on one rank, recomputation included.
 
     The `first` of an optimizer step's micro-batches leaves its gradients, a later one adds to what is there.
     """
-    s, shape = traffic.sizes(training), training.model.shape
+    s = traffic.sizes(shape, recipe)
     layers = shape.layers
-    found = _products(training, s)
-    found += [_attention(training, s, forward=True), _attention(training, s, forward=False)]
-    block = traffic.fused_block(shape, s) if compiled else traffic.eager_block(shape, s)
+    found = _products(shape, recipe, s)
+    found += [_attention(shape, s, forward=True), _attention(shape, s, forward=False)]
+    block = traffic.fused_block(shape, s) if recipe.compiled else traffic.eager_block(shape, s)
     found += [Operation("memory traffic", name, layers, 0, size, kernels) for name, size, kernels in block]
-    found += _outside(shape, s, compiled)
-    found += _loss(s, training.loss_chunks, compiled)
-    found += _recomputed(training, s, compiled)
+    found += _outside(shape, s, recipe.compiled)
+    found += _loss(s, recipe)
+    found += _recomputed(shape, recipe, s)
     if not first:
         tensors = parameter_tensors(shape)
         size = 3 * s.weight * total_parameters(shape)
@@ -63,37 +64,37 @@ def micro_step(training: Training, compiled: bool, first: bool = True) -> tuple[
     return tuple(found)
 
 
-def optimizer_step(training: Training, shards: int = 1) -> tuple[Operation, ...]:
-    """Clipping and the optimizer, once per step, on a rank that holds 1/`shards` of the weights."""
-    s, shape = traffic.sizes(training), training.model.shape
+def optimizer_step(shape: Shape, recipe: Recipe) -> tuple[Operation, ...]:
+    """Clipping and the optimizer, once per step, on a rank that holds all weights or its shard of them."""
+    s = traffic.sizes(shape, recipe)
     tensors = parameter_tensors(shape)
-    count = total_parameters(shape) / shards
+    count = total_parameters(shape) / (recipe.ranks if recipe.sharded else 1)
     batches = -(-len(tensors) // TENSORS_A_KERNEL)
-    if training.optimizer == "adamw":
+    if recipe.optimizer == "adamw":
         size, kernels = FUSED_PASSES * s.weight * count, float(batches)
-    elif training.optimizer == "adamw-foreach":
+    elif recipe.optimizer == "adamw-foreach":
         size, kernels = FOREACH_PASSES * s.weight * count, float(FOREACH_KERNELS * batches)
     else:  # weight read and written, gradient read
         size, kernels = (3 * s.weight + STATES_8BIT_BYTES) * count, float(len(tensors))
     clip = Operation("optimizer", "clipping", 1, 0, CLIP_PASSES * s.weight * count, CLIP_KERNELS * batches)
-    return clip, Operation("optimizer", training.optimizer, 1, 0, size, kernels)
+    return clip, Operation("optimizer", recipe.optimizer, 1, 0, size, kernels)
 
 
-def gradient_bytes(training: Training) -> float:
+def gradient_bytes(shape: Shape, recipe: Recipe) -> float:
     """What DDP reduces: a gradient a weight, in the weight's own precision."""
-    return float(traffic.sizes(training).weight * total_parameters(training.model.shape))
+    return float(traffic.sizes(shape, recipe).weight * total_parameters(shape))
 
 
-def _products(training: Training, s: Sizes) -> list[Operation]:
+def _products(shape: Shape, recipe: Recipe, s: Sizes) -> list[Operation]:
     """Forward, data gradient and weight gradient of every linear layer; the head's with the loss."""
     found = []
-    for gemm in step_gemms(training.model.shape, training.micro_batch):
+    for gemm in step_gemms(shape, recipe.micro_batch):
         size = s.act * (gemm.m * gemm.n + gemm.m * gemm.k + gemm.n * gemm.k)
         name, times = f"{gemm.layer}, {gemm.product}", gemm.times
         part: PartName = "matmul"
         if gemm.layer.endswith("head"):
             times -= 1
-            chunks = training.loss_chunks  # each meets the whole table
+            chunks = recipe.loss_chunks  # each meets the whole table
             more = (chunks - 1) * s.act * s.V * s.d
             found.append(Operation("logits and loss", name, 1, gemm.flop, size + more, chunks, gemm.m, gemm.n, gemm.k))
         if times:
@@ -101,12 +102,11 @@ def _products(training: Training, s: Sizes) -> list[Operation]:
     return found
 
 
-def _attention(training: Training, s: Sizes, forward: bool) -> Operation:
+def _attention(shape: Shape, s: Sizes, forward: bool) -> Operation:
     """A fused kernel: each product of queries, keys and values counted over the causal half alone.
 
     Forward multiplies twice. Backward five times, since the scores are computed again (Dao 2022, arXiv 2205.14135).
     """
-    shape = training.model.shape
     scores = 2.0 * s.R * shape.sequence * s.d / 2
     inputs = s.R * s.act * (s.d + 2 * s.kv)
     sums = FP32 * s.R * shape.heads
@@ -135,12 +135,12 @@ def _outside(shape: Shape, s: Sizes, compiled: bool) -> list[Operation]:
     return [Operation("memory traffic", name, 1, 0, size, kernels) for name, size, kernels in found]
 
 
-def _loss(s: Sizes, chunks: int, compiled: bool) -> list[Operation]:
+def _loss(s: Sizes, recipe: Recipe) -> list[Operation]:
     """From the last norm's output to the logits' gradient. A chunked loss does its forward part twice."""
     logits, cast = s.R * s.V, s.act != s.weight
     weight_cast = s.V * s.d * (s.act + s.weight) if cast else 0
     input_cast = s.R * s.d * (s.act + s.weight) if cast else 0
-    if compiled:
+    if recipe.compiled:
         forward, kernels = 2.0 * logits * s.act, 2.0
         backward = 2.0 * logits * s.act
     else:
@@ -148,6 +148,7 @@ def _loss(s: Sizes, chunks: int, compiled: bool) -> list[Operation]:
         forward, kernels = 2.0 * logits * FP32 + to_fp32 + 12.0 * s.R, 3.0 if to_fp32 else 2.0
         backward = 4.0 * logits * FP32 + to_fp32 + 8.0 * s.R
     casts = 2 if cast else 0
+    chunks = recipe.loss_chunks
     again = 2 if chunks > 1 else 1
     weight_gradients = chunks * weight_cast + (chunks - 1) * 3 * s.V * s.d * s.weight
     size = again * (forward + input_cast + chunks * weight_cast) + backward + input_cast + weight_gradients
@@ -166,12 +167,12 @@ def _loss(s: Sizes, chunks: int, compiled: bool) -> list[Operation]:
     return found
 
 
-def _recomputed(training: Training, s: Sizes, compiled: bool) -> list[Operation]:
+def _recomputed(shape: Shape, recipe: Recipe, s: Sizes) -> list[Operation]:
     """Forward of every k-th block once more, but for its last product and what follows.
 
     torch stops as soon as the last tensor that was saved is back.
     """
-    shape, every = training.model.shape, training.checkpoint_every
+    every = recipe.checkpoint_every
     if not every:
         return []
     blocks = -(-shape.layers // every)
@@ -180,8 +181,8 @@ def _recomputed(training: Training, s: Sizes, compiled: bool) -> list[Operation]
         read_and_written = s.act * (s.R * outputs + s.R * inputs + outputs * inputs)
         flop = 2.0 * s.R * outputs * inputs
         found.append(Operation("recomputation", "product", blocks, flop, read_and_written, 1, s.R, outputs, inputs))
-    once = _attention(training, s, forward=True)
+    once = _attention(shape, s, forward=True)
     found.append(once._replace(part="recomputation", times=blocks))
-    size, kernels = (traffic.fused_forward if compiled else traffic.eager_forward)(shape, s)
+    size, kernels = (traffic.fused_forward if recipe.compiled else traffic.eager_forward)(shape, s)
     found.append(Operation("recomputation", "the rest of the block", blocks, 0, size, kernels))
     return found

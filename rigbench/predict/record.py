@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 from rigbench.core.estimate import Estimate
+from rigbench.core.options import NOT_GIVEN, Option, one_of, whole
 from rigbench.core.record import Absent, Figure, Record, Source
+from rigbench.model.recipe import OPTIMIZERS, PRECISIONS, Optimizer, Precision, Recipe, Strategy
 from rigbench.model.record import Model
 
 WeightFormat = Literal["bf16", "8-bit", "4-bit"]
+WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
+CAPACITY_STRATEGIES = ("single", "ddp", "fsdp2", "fsdp2-offload")
+LONGEST_CONTEXT = 1 << 20
+
+
+class Options(Record, frozen=True, kw_only=True):
+    """What `capacity` is asked, besides the model."""
+
+    optimizer: Annotated[
+        Optimizer | Absent,
+        Option(one_of(*OPTIMIZERS), f"Only one of {', '.join(OPTIMIZERS)}. Default: adamw and adamw8bit.", "NAME"),
+    ] = NOT_GIVEN
+    precision: Annotated[
+        Precision | Literal["auto"],
+        Option(
+            one_of("auto", *PRECISIONS),
+            f"{', '.join(PRECISIONS)}, or auto: bf16 autocast, or what the card has instead.",
+            "NAME",
+        ),
+    ] = "auto"
+    strategy: Annotated[
+        Strategy | Literal["auto"],
+        Option(
+            one_of("auto", *CAPACITY_STRATEGIES),
+            f"{', '.join(CAPACITY_STRATEGIES)}, or auto: DDP on several cards.",
+            "NAME",
+        ),
+    ] = "auto"
+    inference: Annotated[bool, Option(None, "Generating text instead: weights in bf16, 8-bit and 4-bit.")] = False
+    context_tokens: Annotated[
+        int | Absent,
+        Option(whole(1, LONGEST_CONTEXT), "Tokens in the cache, with --inference. Default: 4096.", "N", ("--context",)),
+    ] = NOT_GIVEN
 
 
 class Target(Record, frozen=True, kw_only=True):
@@ -28,24 +63,6 @@ class Target(Record, frozen=True, kw_only=True):
     context: Figure
     communication: Figure
     workspace_bytes: int
-
-
-class Training(Record, frozen=True, kw_only=True):
-    """What is trained and how. `checkpoint_every` 0: no block is recomputed, 1: all, k: every k-th.
-
-    `loss_chunks` 1 is the plain loss. `precision` "bf16" and "fp16" are autocast over fp32 weights, "bf16-pure" has
-    weights, gradients and AdamW's moments in bf16.
-    """
-
-    model: Model
-    micro_batch: int = 1
-    accumulation: int = 1
-    optimizer: Literal["adamw", "adamw-foreach", "adamw8bit", "paged-adamw8bit"] = "adamw"
-    checkpoint_every: int = 0
-    precision: Literal["bf16", "fp16", "bf16-pure", "fp32", "tf32"] = "bf16"
-    loss_chunks: int = 1
-    strategy: Literal["single", "ddp", "fsdp2", "fsdp2-offload"] = "single"
-    ranks: int = 1
 
 
 class Breakdown(Record, frozen=True):
@@ -86,7 +103,8 @@ class VramPrediction(Record, frozen=True, kw_only=True):
     source: Source = "predicted"
     basis: str
     target: Target
-    training: Training
+    model: Model
+    recipe: Recipe
     allocated_bytes: int
     reserved_bytes: int | Absent
     outside: Figure
@@ -109,14 +127,12 @@ class Largest(Record, frozen=True):
 
 
 class CapacityRow(Record, frozen=True, kw_only=True):
-    """One way of training: what fits that way. A model's `value` is its true parameter count."""
+    """What fits with one way of training."""
 
-    optimizer: str
-    checkpoint_every: int
-    loss_chunks: int
+    recipe: Recipe
     micro_batch: Largest | Absent
-    sequence: Largest | Absent
-    model: Largest | Absent
+    sequence: Largest | Absent  # of one sequence
+    model: Largest | Absent  # its value is the true count of parameters; trained with one sequence
 
 
 class InferenceRow(Record, frozen=True, kw_only=True):
@@ -148,10 +164,8 @@ class Capacity(Record, frozen=True, kw_only=True):
     target: Target
     series: str
     model: Model
-    precision: str
-    strategy: str
     rows: tuple[CapacityRow, ...] = ()
-    context_tokens: int = 0
+    context_tokens: int | Absent = Absent("training was asked about")  # of an inference's cache
     inference: tuple[InferenceRow, ...] = ()
     would_fit: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -229,8 +243,8 @@ class StepTime(Record, frozen=True, kw_only=True):
 
     method: int
     source: Source = "predicted"
-    training: Training
-    compiled: bool
+    model: Model
+    recipe: Recipe
     ceilings: Ceilings
     parts: tuple[StepPart, ...]
     seconds: Estimate
@@ -242,12 +256,3 @@ class StepTime(Record, frozen=True, kw_only=True):
     def part(self, name: PartName) -> float:
         """Seconds of that part, 0 where the step has none."""
         return sum(part.seconds for part in self.parts if part.name == name)
-
-
-class StepAccount(Record, frozen=True):
-    """A prediction beside what was measured: `unexplained_seconds` is the measured step less all predicted parts."""
-
-    predicted: StepTime
-    measured_seconds: Estimate
-    run: str
-    unexplained_seconds: float

@@ -1,15 +1,15 @@
-"""How does it look on a screen what fits, and what fills the memory?"""
+"""Shows what fits and what fills the memory."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from rigbench.core import units
-from rigbench.core.record import Absent, Skipped
-from rigbench.predict.record import Capacity, CapacityRow, Largest, Target, Training, VramPrediction
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from rigbench.core.record import Absent
+from rigbench.core.screen import table
+from rigbench.predict.record import Capacity, Largest, Target, VramPrediction
 
 BAR_CELLS = 40
 PARTS = {
@@ -23,16 +23,19 @@ PARTS = {
     "cache": "rounding and cached blocks",
     "outside": "context",
 }
+PRECISIONS = {"bf16": "bf16 autocast", "fp16": "fp16 autocast", "bf16-pure": "pure bf16"}
 
 
-def show(result: Capacity | Skipped, console: Console) -> None:
+def show(result: Capacity, console: Console) -> None:
     """The table of what fits, and the chart of what fills the memory."""
-    from rich.text import Text
-
-    if isinstance(result, Skipped):
-        console.print(Text(f"capacity skipped: {result.reason}", style="yellow"))
-        return
-    console.print(Text.assemble((f"what fits on {result.target.name}", "bold"), f", predicted: {_room(result)}"))
+    target = result.target
+    several = f"{target.count} cards, each " if target.count > 1 else ""
+    kind = "of host memory, now available" if target.kind == "cpu" else f"usable ({target.usable.basis})"
+    room = (
+        f"{several}{units.format_bytes(target.memory_bytes)}, {units.format_bytes(target.usable.value)} {kind}, "
+        f"less {units.format_bytes(target.context.value + target.communication.value)} for {_outside_words(target)}"
+    )
+    console.print(Text.assemble((f"what fits on {target.name}", "bold"), f", predicted: {room}"))
     if result.inference:
         _show_inference(result, console)
     else:
@@ -43,25 +46,19 @@ def show(result: Capacity | Skipped, console: Console) -> None:
 
 def chart(prediction: VramPrediction, console: Console) -> None:
     """The peak, part by part, largest first, as bars of the process's total."""
-    from rich.table import Table
-    from rich.text import Text
-
     parts = {name: size for name, size in prediction.breakdown.parts().items() if size > 0}
     total = sum(parts.values())
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(justify="right", no_wrap=True)
-    grid.add_column(justify="right", no_wrap=True)
-    grid.add_column(no_wrap=True)
+    for justify in ("left", "right", "right", "left"):
+        grid.add_column(justify=justify, no_wrap=True)
     for name, size in parts.items():
         label = PARTS[name]
         if name == "outside":
             label = _outside_words(prediction.target)
         elif name == "cache" and prediction.target.kind == "cpu":
             label = "freed and kept by the heap"
-        cells = round(BAR_CELLS * size / total)
-        share = units.format_share(size / total)
-        grid.add_row(f"  {label}", units.format_bytes(size), share, Text("█" * cells or "▏", style="cyan"))
+        cells = Text("█" * round(BAR_CELLS * size / total) or "▏", style="cyan")
+        grid.add_row(f"  {label}", units.format_bytes(size), units.format_share(size / total), cells)
     console.print(grid)
 
 
@@ -70,17 +67,16 @@ def prediction_line(prediction: VramPrediction) -> str:
     reserved = prediction.reserved_bytes
     process = prediction.process
     low, high = (process.value if isinstance(end, Absent) else end for end in (process.low, process.high))
-    named = [f"allocated {units.format_bytes(prediction.allocated_bytes)}"]
+    sizes = [f"allocated {units.format_bytes(prediction.allocated_bytes)}"]
     if not isinstance(reserved, Absent):
-        named.append(f"reserved {units.format_bytes(reserved)}")
-    named.append(f"{_outside_words(prediction.target)} {units.format_bytes(prediction.outside.value)}")
-    named.append(
-        f"process {units.format_bytes(process.value)} ({units.format_bytes(low)} to {units.format_bytes(high)})"
-    )
+        sizes.append(f"reserved {units.format_bytes(reserved)}")
+    sizes.append(f"{_outside_words(prediction.target)} {units.format_bytes(prediction.outside.value)}")
+    span = f"{units.format_bytes(low)} to {units.format_bytes(high)}"
+    sizes.append(f"process {units.format_bytes(process.value)} ({span})")
     retries = prediction.allocator_retries
     slow = f"; cached memory is given back {retries} times meanwhile: a slow fit" if retries else ""
     host = f"; in host memory {units.format_bytes(prediction.host_bytes)}" if prediction.host_bytes else ""
-    return f"{', '.join(named)}; what runs out first: {prediction.deciding}{host}{slow}"
+    return f"{', '.join(sizes)}; what runs out first: {prediction.deciding}{host}{slow}"
 
 
 def _outside_words(target: Target) -> str:
@@ -89,60 +85,47 @@ def _outside_words(target: Target) -> str:
     return "CUDA context and NCCL" if target.communication.value else "CUDA context"
 
 
-def _room(result: Capacity) -> str:
-    target = result.target
-    several = f"{target.count} cards, each " if target.count > 1 else ""
-    kind = "of host memory, now available" if target.kind == "cpu" else f"usable ({target.usable.basis})"
-    return (
-        f"{several}{units.format_bytes(target.memory_bytes)}, {units.format_bytes(target.usable.value)} {kind}, "
-        f"less {units.format_bytes(target.context.value + target.communication.value)} for {_outside_words(target)}"
-    )
-
-
 def _show_training(result: Capacity, console: Console) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    model = result.model
+    model, recipe = result.model, result.rows[0].recipe
+    precision = PRECISIONS.get(recipe.precision, recipe.precision)
     console.print(
         Text(
             f"  {model.name} ({units.format_count(model.total_parameters)} parameters), sequence "
-            f"{model.shape.sequence:,}, {_precision(result.precision)}, eager, {result.strategy}"
+            f"{model.shape.sequence:,}, {precision}, eager, {recipe.strategy}"
         )
     )
-    table = Table(box=None)
-    for name in ("optimizer", "checkpointing", "loss", f"micro-batch of {model.name}", "its longest sequence"):
-        table.add_column(name, justify="right" if name.startswith(("micro", "its")) else "left")
-    table.add_column(f"largest of {result.series}", justify="right")
+    columns = ["optimizer", "checkpointing", "loss", f">micro-batch of {model.name}", ">its longest sequence"]
+    rows = []
     for row in result.rows:
-        table.add_row(*_cells(row))
-    console.print(table)
+        chunks, every = row.recipe.loss_chunks, row.recipe.checkpoint_every
+        rows.append(
+            [
+                row.recipe.optimizer,
+                "off" if every == 0 else "on" if every == 1 else f"every {every}th block",
+                "plain" if chunks == 1 else f"in {chunks} chunks",
+                "does not fit" if isinstance(row.micro_batch, Absent) else _cell(row.micro_batch),
+                "none" if isinstance(row.sequence, Absent) else _cell(row.sequence),
+                "none" if isinstance(row.model, Absent) else units.format_count(row.model.value) + _slow(row.model),
+            ]
+        )
+    console.print(table([*columns, f">largest of {result.series}"], rows))
     shown = next((row.micro_batch for row in result.rows if isinstance(row.micro_batch, Largest)), None)
     if shown is None:
         return
     console.print()
-    way = shown.prediction.training
-    console.print(Text(f"  the peak at micro-batch {shown.value} with {_way(way)}:"))
+    console.print(Text(f"  the peak at micro-batch {shown.value} with {shown.prediction.recipe.words}:"))
     chart(shown.prediction, console)
-    console.print(Text(f"  {prediction_line(shown.prediction)}", style="dim"))
+    notes = [prediction_line(shown.prediction)]
     if any(_slow(cell) for row in result.rows for cell in (row.micro_batch, row.sequence, row.model)):
-        console.print(Text("  * fits only while torch gives cached memory back again and again: slow", style="dim"))
+        notes.append("* fits only while torch gives cached memory back again and again: slow")
     if not isinstance(shown.next_short_bytes, Absent):
-        console.print(Text(f"  one more lacks {units.format_bytes(shown.next_short_bytes)}", style="dim"))
-    console.print(Text("  longest sequence and largest model: at micro-batch 1", style="dim"))
-    console.print(Text(f"  {shown.prediction.basis}", style="dim"))
+        notes.append(f"one more lacks {units.format_bytes(shown.next_short_bytes)}")
+    for note in (*notes, "longest sequence and largest model: at micro-batch 1", shown.prediction.basis):
+        console.print(Text(f"  {note}", style="dim"))
 
 
-def _cells(row: CapacityRow) -> list[str]:
-    batch, sequence, model = row.micro_batch, row.sequence, row.model
-    return [
-        row.optimizer,
-        _checkpointing(row.checkpoint_every),
-        "plain" if row.loss_chunks == 1 else f"in {row.loss_chunks} chunks",
-        "does not fit" if isinstance(batch, Absent) else f"{batch.value:,}{_slow(batch)}",
-        "none" if isinstance(sequence, Absent) else f"{sequence.value:,}{_slow(sequence)}",
-        "none" if isinstance(model, Absent) else f"{units.format_count(model.value)}{_slow(model)}",
-    ]
+def _cell(largest: Largest) -> str:
+    return f"{largest.value:,}{_slow(largest)}"
 
 
 def _slow(largest: Largest | Absent) -> str:
@@ -151,9 +134,6 @@ def _slow(largest: Largest | Absent) -> str:
 
 
 def _show_inference(result: Capacity, console: Console) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     model = result.model
     console.print(
         Text(
@@ -161,36 +141,19 @@ def _show_inference(result: Capacity, console: Console) -> None:
             f"{result.context_tokens:,} tokens a sequence in bf16"
         )
     )
-    table = Table(box=None)
-    names = ("weights in", "weights", "cache", "prompt", "total", "sequences at once", "longest context")
-    for name in (*names, f"largest of {result.series}"):
-        table.add_column(name, justify="left" if name == "weights in" else "right")
+    columns = ["weights in", ">weights", ">cache", ">prompt", ">total", ">sequences at once", ">longest context"]
+    rows = []
     for row in result.inference:
+        sizes = (row.weights_bytes, row.cache_bytes, row.working_bytes, row.process.value)
         largest = row.largest_model
-        table.add_row(
-            row.weights,
-            units.format_bytes(row.weights_bytes),
-            units.format_bytes(row.cache_bytes),
-            units.format_bytes(row.working_bytes),
-            units.format_bytes(row.process.value),
-            f"{row.largest_batch:,}" if row.largest_batch else "does not fit",
-            f"{row.longest_context:,}" if row.longest_context else "none",
-            "none" if isinstance(largest, Absent) else units.format_count(largest.total_parameters),
+        rows.append(
+            [
+                row.weights,
+                *map(units.format_bytes, sizes),
+                f"{row.largest_batch:,}" if row.largest_batch else "does not fit",
+                f"{row.longest_context:,}" if row.longest_context else "none",
+                "none" if isinstance(largest, Absent) else units.format_count(largest.total_parameters),
+            ]
         )
-    console.print(table)
+    console.print(table([*columns, f">largest of {result.series}"], rows))
     console.print(Text(f"  {result.inference[0].process.basis}", style="dim"))
-
-
-def _way(training: Training) -> str:
-    checkpointing = _checkpointing(training.checkpoint_every)
-    loss = "the plain loss" if training.loss_chunks == 1 else f"the loss in {training.loss_chunks} chunks"
-    return f"{training.optimizer}, checkpointing {checkpointing}, {loss}"
-
-
-def _checkpointing(every: int) -> str:
-    return "off" if every == 0 else "on" if every == 1 else f"every {every}th block"
-
-
-def _precision(name: str) -> str:
-    words = {"bf16": "bf16 autocast", "fp16": "fp16 autocast", "bf16-pure": "pure bf16"}
-    return words.get(name, name)

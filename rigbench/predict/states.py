@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-Optimizer = Literal["adamw", "adamw-foreach", "adamw8bit", "paged-adamw8bit"]
-OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
+from rigbench.model.recipe import Optimizer
 
 STEP_BYTES = 4  # torch keeps a step counter per tensor, in fp32
 # bitsandbytes 0.45 to 0.50, optim/optimizer.py: tensors below 4096 elements keep 32-bit states; larger ones a byte per

@@ -19,9 +19,11 @@ from typing import NamedTuple
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure
+from rigbench.model.recipe import Recipe
+from rigbench.model.record import Model
 from rigbench.predict import operations
 from rigbench.predict.operations import Operation
-from rigbench.predict.record import Ceilings, PartName, StepPart, StepTime, Training
+from rigbench.predict.record import Ceilings, PartName, StepPart, StepTime
 
 METHOD = 1
 CONFIDENCE = 0.9
@@ -84,52 +86,35 @@ class Terms(NamedTuple):
     data_seconds: float
 
 
-def predict(training: Training, ceilings: Ceilings, compiled: bool) -> StepTime:
+def predict(model: Model, recipe: Recipe, ceilings: Ceilings) -> StepTime:
     """One optimizer step's seconds, every one of them in a named part, with a 90 % interval.
 
     Raises:
         RigbenchError: the device has no ceiling in that precision, or there are fewer cards than ranks.
     """
-    if training.ranks > max(1, ceilings.count) and ceilings.kind == "cuda":
+    if recipe.ranks > max(1, ceilings.count) and ceilings.kind == "cuda":
         raise RigbenchError(
-            f"{training.ranks} ranks on {ceilings.count} of {ceilings.name}", "ask for as many ranks as there are cards"
+            f"{recipe.ranks} ranks on {ceilings.count} of {ceilings.name}", "ask for as many ranks as there are cards"
         )
     constants, spread, basis = _constants(ceilings)
-    found = terms(training, ceilings, compiled)
+    found = terms(model, recipe, ceilings)
     parts = seconds_by_part(found, constants, ceilings.kind)
     total = sum(part.seconds for part in parts)
-    tokens = tokens_per_step(training)
-    low, high = (total * math.exp(end) for end in _widened(spread, training))
+    tokens = recipe.tokens_per_step(model)
+    low, high = (total * math.exp(end) for end in _widened(spread, recipe.micro_batch * model.shape.sequence))
     method = f"{basis}: ln(measured/predicted) from {spread[0]:+.2f} to {spread[1]:+.2f}"
     estimate = Estimate(total, low, high, CONFIDENCE, method, LEFT_OUT_SOURCES if "published" in basis else 0)
     return StepTime(
         method=METHOD,
-        training=training,
-        compiled=compiled,
+        model=model,
+        recipe=recipe,
         ceilings=ceilings,
         parts=parts,
         seconds=estimate,
         tokens_per_step=tokens,
-        tokens_per_s=rate(estimate, tokens),
+        tokens_per_s=tokens / estimate,
         basis=f"{ceilings.source} ceilings of {ceilings.name}; {basis}",
-        notes=_notes(training, ceilings, compiled, parts),
-    )
-
-
-def tokens_per_step(training: Training) -> int:
-    """Of all ranks together."""
-    return training.micro_batch * training.model.shape.sequence * training.accumulation * training.ranks
-
-
-def rate(seconds: Estimate, tokens: int) -> Estimate:
-    """Tokens per second from the seconds of a step; a slow step is the low end."""
-    return Estimate(
-        tokens / seconds.value,
-        tokens / seconds.high,
-        tokens / seconds.low,
-        seconds.level,
-        seconds.method,
-        seconds.n,
+        notes=_notes(recipe, ceilings, parts),
     )
 
 
@@ -146,32 +131,32 @@ def seconds_by_part(found: Terms, constants: Constants, kind: str) -> tuple[Step
     return tuple(StepPart(name, seconds[name]) for name in PARTS if seconds.get(name, 0.0) > 0)
 
 
-def terms(training: Training, ceilings: Ceilings, compiled: bool) -> Terms:
+def terms(model: Model, recipe: Recipe, ceilings: Ceilings) -> Terms:
     """What the constants are multiplied with.
 
     Raises:
         RigbenchError: the device has no ceiling in that precision.
     """
-    one = _Device(training, ceilings)
+    one = _Device(recipe, ceilings)
     parts: dict[PartName, list[float]] = {}
     kernels = 0.0
-    later = training.accumulation - 1
-    work = [(it, 1) for it in operations.micro_step(training, compiled, first=True)]
-    work += [(it, later) for it in operations.micro_step(training, compiled, first=False) if later]
-    work += [(it, 1) for it in operations.optimizer_step(training, _shards(training))]
+    later = recipe.accumulation - 1
+    work = [(it, 1) for it in operations.micro_step(model.shape, recipe, first=True)]
+    work += [(it, later) for it in operations.micro_step(model.shape, recipe, first=False) if later]
+    work += [(it, 1) for it in operations.optimizer_step(model.shape, recipe)]
     for operation, count in work:
         row = parts.setdefault(operation.part, [0.0] * len(Constants._fields))
-        for column, seconds in one.columns(operation, compiled):
+        for column, seconds in one.columns(operation, recipe.compiled):
             row[column] += count * operation.times * seconds
         kernels += count * operation.times * operation.kernels
-    communication = _communication_seconds(training, ceilings)
+    communication = _communication_seconds(model, recipe, ceilings)
     if communication:
         row = [0.0] * len(Constants._fields)
         row[Constants._fields.index("communication")] = communication
         parts["communication exposed"] = row
-    share = COMPILED_LAUNCH_SHARE if compiled else 1.0
+    share = COMPILED_LAUNCH_SHARE if recipe.compiled else 1.0
     data = ceilings.data_tokens_per_s
-    tokens = tokens_per_step(training) / training.ranks
+    tokens = recipe.tokens_per_step(model) / recipe.ranks
     return Terms(
         parts={name: tuple(row) for name, row in parts.items()},
         host_seconds=share * kernels * ceilings.launch_seconds.value,
@@ -182,15 +167,15 @@ def terms(training: Training, ceilings: Ceilings, compiled: bool) -> Terms:
 class _Device:
     """One rank's ceilings for one precision."""
 
-    def __init__(self, training: Training, ceilings: Ceilings) -> None:
-        self._peak = _peak(training.precision, ceilings)
+    def __init__(self, recipe: Recipe, ceilings: Ceilings) -> None:
+        self._peak = _peak(recipe.precision, ceilings)
         self._bandwidth = ceilings.memory_bytes_per_s.value
-        flop = MULTIPROCESSOR_FLOP if DTYPE[training.precision] != "fp32" else FP32_MULTIPROCESSOR_FLOP
+        flop = MULTIPROCESSOR_FLOP if DTYPE[recipe.precision] != "fp32" else FP32_MULTIPROCESSOR_FLOP
         feed, watts = ceilings.feed_hertz, ceilings.tdp_watts
         # A card that does not say is taken to be like Ampere's, 1024 FLOP a clock, and not to be held back by watts.
         self._feed = self._peak if isinstance(feed, Absent) else flop * feed.value
         self._watts = float("inf") if isinstance(watts, Absent) else watts.value
-        dtype = DTYPE[training.precision]
+        dtype = DTYPE[recipe.precision]
         self._products = {(it.m, it.n, it.k): it.flops_per_s for it in ceilings.products if it.dtype == dtype}
 
     def columns(self, operation: Operation, compiled: bool) -> list[tuple[int, float]]:
@@ -225,24 +210,20 @@ def _peak(precision: str, ceilings: Ceilings) -> float:
     return found.value
 
 
-def _shards(training: Training) -> int:
-    return training.ranks if training.strategy.startswith("fsdp2") else 1
-
-
-def _communication_seconds(training: Training, ceilings: Ceilings) -> float:
+def _communication_seconds(model: Model, recipe: Recipe, ceilings: Ceilings) -> float:
     """At the links' rate, as if nothing hid it. DDP reduces the gradients once; FSDP gathers every weight twice and
     scatters its gradient in every micro-step, each half an all_reduce of so many bytes.
     """
     link = ceilings.link
-    if training.ranks < 2 or isinstance(link, Absent):
+    if recipe.ranks < 2 or isinstance(link, Absent):
         return 0.0
-    gradients = operations.gradient_bytes(training)
-    if training.strategy == "ddp":
+    gradients = operations.gradient_bytes(model.shape, recipe)
+    if recipe.replicated:
         return link.latency_seconds.value + gradients / link.bytes_per_s.value
-    weights = WEIGHT_BYTES_SENT * training.model.total_parameters
-    layers = training.model.shape.layers
+    weights = WEIGHT_BYTES_SENT * model.total_parameters
+    layers = model.shape.layers
     each = 3 * layers * link.latency_seconds.value + (2 * weights + gradients) / 2 / link.bytes_per_s.value
-    return training.accumulation * each
+    return recipe.accumulation * each
 
 
 def _constants(ceilings: Ceilings) -> tuple[Constants, tuple[float, float], str]:
@@ -253,22 +234,21 @@ def _constants(ceilings: Ceilings) -> tuple[Constants, tuple[float, float], str]
     return PUBLISHED, LEFT_OUT, "constants fitted on published runs"
 
 
-def _widened(spread: tuple[float, float], training: Training) -> tuple[float, float]:
-    tokens = training.micro_batch * training.model.shape.sequence
+def _widened(spread: tuple[float, float], tokens: int) -> tuple[float, float]:
     low, high = FITTED_TOKENS
     beyond = max(0.0, math.log(low / tokens), math.log(tokens / high))
     return spread[0] - PER_E_FOLD_BEYOND * beyond, spread[1] + PER_E_FOLD_BEYOND * beyond
 
 
-def _notes(training: Training, ceilings: Ceilings, compiled: bool, parts: tuple[StepPart, ...]) -> tuple[str, ...]:
+def _notes(recipe: Recipe, ceilings: Ceilings, parts: tuple[StepPart, ...]) -> tuple[str, ...]:
     notes = []
     total = sum(part.seconds for part in parts)
     launches = sum(part.seconds for part in parts if part.name == "launches")
     if ceilings.kind == "cuda" and launches > 0.2 * total:
         notes.append("the host cannot keep up with so small a step: launches are an assumption, not fitted")
-    if isinstance(ceilings.link, Absent) and training.ranks > 1:
+    if isinstance(ceilings.link, Absent) and recipe.ranks > 1:
         notes.append(f"communication is left out: {ceilings.link.reason}")
-    if compiled and ceilings.kind == "cpu":
+    if recipe.compiled and ceilings.kind == "cpu":
         notes.append("compiled code on a processor was not measured")
     if not isinstance(ceilings.data_tokens_per_s, Figure):
         notes.append("data is taken to keep up")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
+from rigbench.model.recipe import Recipe
 from rigbench.model.record import Shape
-from rigbench.predict.record import Training
 
 HALF = ("bf16", "fp16", "bf16-pure")
 ROPE_SHARE = {"gpt2": 0.0, "neox": 0.25, "llama": 1.0}  # as model/gpt.py has it, which imports torch
@@ -33,15 +33,14 @@ class Sizes(NamedTuple):
     norm_biases: int
 
 
-def sizes(training: Training) -> Sizes:
-    shape = training.model.shape
-    act = 2 if training.precision in HALF else 4
-    own = 2 if training.precision == "bf16-pure" else 4
+def sizes(shape: Shape, recipe: Recipe) -> Sizes:
+    act = 2 if recipe.precision in HALF else 4
+    own = 2 if recipe.precision == "bf16-pure" else 4
     return Sizes(
         act=act,
         res=own,
         weight=own,
-        R=training.micro_batch * shape.sequence,
+        R=recipe.micro_batch * shape.sequence,
         d=shape.width,
         kv=shape.kv_heads * (shape.width // shape.heads),
         f=shape.ffn_width,

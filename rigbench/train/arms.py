@@ -92,8 +92,8 @@ def measure(job: Job, asked: Asked, arm: Recipe) -> Slice | Skipped:
     """
     options = options_of(asked, arm)
     if arm.strategy in ("single", "data-parallel"):
-        return train.run(job, options, asked.watts)
-    return train_ranks.run(job, options, asked.watts, asked.world)
+        return train.run(job, options, asked.host, asked.wall_watts)
+    return train_ranks.run(job, options, asked.host, asked.wall_watts, asked.world)
 
 
 def kind_of(job: Job, device: str) -> str:
@@ -117,7 +117,7 @@ class Table:
         self.job, self.asked = job, asked
         self.kind = kind_of(job, asked.options.device)
         self.target = target_of(job, asked.options.device)
-        self.predictor = fitting.predictor(job)
+        self.predictor = fitting.predictor_of(job)
         self.ceilings = stored_ceilings(job, self.kind)
         self.base = asked.base
         self.rows: list[ArmRow] = []
@@ -218,9 +218,9 @@ class Table:
         ranks = ranks_of(arm, self.target, self.kind)
         if ranks > 1 and self.kind == "cpu":
             return Absent("ranks share this CPU")
-        training = arm_choices.training(arm, self.asked.options.model, arm.micro_batch, arm.precision, ranks)
+        recipe = msgspec.structs.replace(arm, ranks=ranks)
         try:
-            return steptime.predict(training, self.ceilings, arm.compiled)
+            return steptime.predict(self.asked.options.model, recipe, self.ceilings)
         except RigbenchError as error:
             return Absent(str(error))
 
@@ -237,27 +237,26 @@ class Table:
     def _find_micro_batch(self) -> None:
         if isinstance(self.target, Absent):
             raise RigbenchError(f"--micro-batch auto: {self.target.reason}", "give a number", NOTHING)
-        training = arm_choices.training(
+        recipe = msgspec.structs.replace(
             self.base,
-            self.asked.options.model,
-            1,
-            fitting.arm_precision(self.base.precision, self.target),
-            ranks_of(self.base, self.target, self.kind),
+            micro_batch=1,
+            precision=fitting.arm_precision(self.base.precision, self.target),
+            ranks=ranks_of(self.base, self.target, self.kind),
         )
 
         def measured(size: int) -> Slice | Skipped:
             arm = msgspec.structs.replace(self.base, micro_batch=size)
             return measure(self.job, replace(self.asked, mode="all"), arm)
 
-        self.search, found = micro_batch.find(training, self.predictor, self.target, measured)
+        self.search, found = micro_batch.find(self.asked.options.model, recipe, self.predictor, self.target, measured)
         self.base = msgspec.structs.replace(self.base, micro_batch=self.search.chosen, precision=found.precision)
 
     def _ask_when_eight_bits_pay(self) -> None:
         if isinstance(self.target, Absent) or not findings.has_eight_bit(self.rows):
             return
         self.job.progress.update(1.0, "from which size 8-bit states pay")
-        training = next(row.memory.training for row in self.rows if isinstance(row.memory, VramPrediction))
-        self.eight_bit_from = eight_bit.pays_from(self.predictor, training, self.target)
+        known = next(row.memory for row in self.rows if isinstance(row.memory, VramPrediction))
+        self.eight_bit_from = eight_bit.pays_from(self.predictor, known.model, known.recipe, self.target)
 
     def _run_control(self) -> None:
         """The base arm once more: what it differs by is what the machine, not the arm, does to a rate."""
@@ -303,11 +302,13 @@ class Table:
 
 def predicted(predictor: Predictor, target: Target, arm: Recipe, asked: Asked, ranks: int) -> VramPrediction | Absent:
     """An arm's memory on each card, or that of all ranks where they share the host's."""
-    precision = fitting.arm_precision(arm.precision, target)
-    training = arm_choices.training(
-        arm, asked.options.model, arm.micro_batch or DEFAULT_MICRO_BATCH[target.kind], precision, ranks
+    recipe = msgspec.structs.replace(
+        arm,
+        micro_batch=arm.micro_batch or DEFAULT_MICRO_BATCH[target.kind],
+        precision=fitting.arm_precision(arm.precision, target),
+        ranks=ranks,
     )
-    return predictor.predict(training, target)
+    return predictor.predict(asked.options.model, recipe, target)
 
 
 def stored_ceilings(job: Job, kind: str) -> Ceilings | Absent:

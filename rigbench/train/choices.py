@@ -13,13 +13,13 @@ import msgspec
 
 from rigbench.core import units
 from rigbench.core.errors import RigbenchError
-from rigbench.model.recipe import LOSS_CHUNKS, STRATEGIES, Precision, Recipe
-from rigbench.model.record import Model
-from rigbench.predict.record import Training, VramPrediction
+from rigbench.model.recipe import LOSS_CHUNKS, STRATEGIES, Recipe
+from rigbench.predict.record import VramPrediction
 from rigbench.train.probe import Options
 from rigbench.train.record import Factor
+from rigbench.work import power as cost
+from rigbench.work import wall
 from rigbench.work.ranks import World
-from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
 Mode = Literal["usual", "one", "all"]
 FIELDS: dict[Factor, str] = {
@@ -58,7 +58,8 @@ class Asked:
     on: str | None = None
     strategy_given: bool = False
     world: World | None = None  # that torchrun has put this process into
-    watts: WattOptions = NOTHING_DECLARED
+    host: wall.Host = cost.NO_HOST
+    wall_watts: float | None = None
 
     @property
     def several(self) -> bool:
@@ -147,23 +148,7 @@ def why_not(arm: Recipe, base: Recipe, kind: str, gpus: int) -> str:
 def shortfall(memory: VramPrediction) -> str:
     """Why an arm that was predicted not to fit is left out."""
     short, room = (units.format_bytes(size) for size in (memory.short_bytes, memory.room_bytes))
-    return f"predicted not to fit: {short} more than the {room} there, at micro-batch {memory.training.micro_batch}"
-
-
-def training(arm: Recipe, model: Model, micro_batch: int, precision: Precision, ranks: int) -> Training:
-    """As predictions take it. DataParallel and Accelerate are predicted as DDP, whose memory is alike on each card."""
-    strategy = {"data-parallel": "ddp", "accelerate": "ddp"}.get(arm.strategy, arm.strategy)
-    return Training(
-        model=model,
-        micro_batch=micro_batch,
-        accumulation=arm.accumulation,
-        optimizer=cast(Any, arm.optimizer),
-        checkpoint_every=arm.checkpoint_every,
-        precision=precision,
-        loss_chunks=arm.loss_chunks,
-        strategy=cast(Any, strategy),
-        ranks=ranks,
-    )
+    return f"predicted not to fit: {short} more than the {room} there, at micro-batch {memory.recipe.micro_batch}"
 
 
 def _list(names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from rigbench.model.recipe import Precision, Recipe
 from rigbench.predict import capacity as fitting
 from rigbench.predict import ceilings, steptime
 from rigbench.predict.memory import Predictor
-from rigbench.predict.record import Ceilings, StepTime, Target, Training
+from rigbench.predict.record import Ceilings, StepTime, Target
 from rigbench.store import now
 from rigbench.train import choices as arm_choices
 from rigbench.train import eight_bit
@@ -44,7 +44,7 @@ class Forecast:
         rig = on.rig(name)
         self.place: Target = fitting.target(job, name)
         self.ceilings: Ceilings | Absent = ceilings.from_rig(rig)
-        self.predictor: Predictor = fitting.predictor(job)
+        self.predictor: Predictor = fitting.predictor_of(job)
         self.precision: Precision = fitting.arm_precision(asked.base.precision, self.place)
         several = rig.count > 1 and not asked.strategy_given
         base = msgspec.structs.replace(asked.base, precision=self.precision)
@@ -69,7 +69,7 @@ class Forecast:
         self.job.keep(arms=table, findings=findings.diagnose(table, ()))
 
     def _table(self, rows: tuple[ArmRow, ...]) -> Arms:
-        tokens = steptime.tokens_per_step(self._training(self.base))
+        tokens = self._resolved(self.base).tokens_per_step(self.asked.options.model)
         steps = arm_table.TOKENS_PER_PARAMETER * self.asked.options.model.total_parameters / tokens
         return Arms(
             method=steptime.METHOD,
@@ -79,7 +79,9 @@ class Forecast:
             on=self.place.name,
             rows=rows,
             planned_steps=Figure(steps, "predicted", arm_table.PLAN),
-            eight_bit_from=eight_bit.pays_from(self.predictor, self._training(self.base), self.place)
+            eight_bit_from=eight_bit.pays_from(
+                self.predictor, self.asked.options.model, self._resolved(self.base), self.place
+            )
             if findings.has_eight_bit(rows)
             else Absent("no arm has 8-bit states"),
         )
@@ -88,18 +90,17 @@ class Forecast:
         """What was asked for; for auto the largest that fits; else 8, or the largest power of two below that fits."""
         if self.base.micro_batch:
             return self.base.micro_batch
-        found = self.predictor.largest_micro_batch(self._training(self.base), self.place)
+        found = self.predictor.largest_micro_batch(self.asked.options.model, self._resolved(self.base), self.place)
         if isinstance(found, Absent):
             return 1
         if self.asked.find_micro_batch:
             return found.value
         return int(min(MICRO_BATCH, 1 << (found.value.bit_length() - 1)))
 
-    def _training(self, arm: Recipe) -> Training:
+    def _resolved(self, arm: Recipe) -> Recipe:
         precision = self.precision if arm.precision == "auto" else arm.precision
         ranks = 1 if arm.strategy == "single" else self.place.count
-        model = self.asked.options.model
-        return arm_choices.training(arm, model, arm.micro_batch or 1, precision, ranks)
+        return msgspec.structs.replace(arm, micro_batch=arm.micro_batch or 1, precision=precision, ranks=ranks)
 
     def _row(self, arm: Recipe) -> ArmRow:
         row = ArmRow(
@@ -111,22 +112,22 @@ class Forecast:
         reason = self._why_not(arm)
         if reason:
             return msgspec.structs.replace(row, reason=reason)
-        training = self._training(arm)
-        memory = self.predictor.predict(training, self.place)
+        recipe = self._resolved(arm)
+        memory = self.predictor.predict(self.asked.options.model, recipe, self.place)
         row = msgspec.structs.replace(row, memory=memory, peak_bytes=memory.process)
         if not memory.fits:
             return msgspec.structs.replace(row, reason=arm_choices.shortfall(memory))
-        return msgspec.structs.replace(row, outcome="predicted", time=self._time(training, arm.compiled))
+        return msgspec.structs.replace(row, outcome="predicted", time=self._time(recipe))
 
     def _why_not(self, arm: Recipe) -> str:
         if arm.strategy in ("data-parallel", "accelerate"):
             return "predicted as ddp"
         return arm_choices.why_not(arm, self.base, self.place.kind, self.place.count)
 
-    def _time(self, training: Training, compiled: bool) -> StepTime | Absent:
+    def _time(self, recipe: Recipe) -> StepTime | Absent:
         if isinstance(self.ceilings, Absent):
             return self.ceilings
         try:
-            return steptime.predict(training, self.ceilings, compiled)
+            return steptime.predict(self.asked.options.model, recipe, self.ceilings)
         except RigbenchError as error:
             return Absent(str(error))

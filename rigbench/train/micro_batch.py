@@ -11,8 +11,9 @@ from rigbench.core import units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Skipped
 from rigbench.model.recipe import Recipe
+from rigbench.model.record import Model
 from rigbench.predict.memory import Predictor
-from rigbench.predict.record import Largest, Target, Training
+from rigbench.predict.record import Largest, Target
 from rigbench.train import table as arm_table
 from rigbench.train.record import MemoryLine, MicroBatchSearch, MicroBatchTry, Slice
 
@@ -23,7 +24,7 @@ LARGEST = 1 << 16
 
 
 def find(
-    training: Training, predictor: Predictor, target: Target, measure: Callable[[int], Slice | Skipped]
+    model: Model, recipe: Recipe, predictor: Predictor, target: Target, measure: Callable[[int], Slice | Skipped]
 ) -> tuple[MicroBatchSearch, Recipe]:
     """Doubles the micro-batch, each in a process of its own, until rates rise no more; and its recipe.
 
@@ -33,7 +34,7 @@ def find(
     Raises:
         RigbenchError: not even one sequence fits, or none could be measured (exit 3).
     """
-    found = predictor.largest_micro_batch(training, target)
+    found = predictor.largest_micro_batch(model, recipe, target)
     if isinstance(found, Absent):
         raise RigbenchError(f"--micro-batch auto: {found.reason}", "choose a smaller model", NOTHING)
     tries: dict[int, MicroBatchTry] = {}
@@ -52,7 +53,7 @@ def find(
         largest=largest,
         chosen=chosen,
         why=_why(chosen, best, slices, found, ended),
-        line=_line(training, predictor, target, slices),
+        line=_line(model, recipe, predictor, target, slices),
     )
     return search, slices[chosen].recipe
 
@@ -140,7 +141,9 @@ def _why(chosen: int, best: int, slices: dict[int, Slice], largest: Largest, end
     return f"{chosen} at {rate}{same}, and larger ones bring no more ({gains}){tail}"
 
 
-def _line(training: Training, predictor: Predictor, target: Target, slices: dict[int, Slice]) -> MemoryLine | Absent:
+def _line(
+    model: Model, recipe: Recipe, predictor: Predictor, target: Target, slices: dict[int, Slice]
+) -> MemoryLine | Absent:
     """Through the two largest sizes that are twice each other, from 2 on: one sequence alone takes other operations."""
     sizes = sorted(size for size in slices if size >= 2)
     pairs = [(small, large) for small, large in pairwise(sizes) if large >= 2 * small]
@@ -151,11 +154,8 @@ def _line(training: Training, predictor: Predictor, target: Target, slices: dict
     if any(isinstance(peak, Absent) for peak in peaks):
         return Absent("no memory was read")
     precision = slices[small].recipe.precision
-    assert precision != "auto"
-    told = [
-        predictor.predict(msgspec.structs.replace(training, micro_batch=size, precision=precision), target).process
-        for size in (small, large)
-    ]
+    recipes = (msgspec.structs.replace(recipe, micro_batch=size, precision=precision) for size in (small, large))
+    told = [predictor.predict(model, it, target).process for it in recipes]
     measured_slope, measured_at_0 = _through(small, large, *(peak.value for peak in peaks))  # type: ignore[union-attr]
     predicted_slope, predicted_at_0 = _through(small, large, *(one.value for one in told))
     return MemoryLine(small, large, measured_slope, measured_at_0, predicted_slope, predicted_at_0)

@@ -105,7 +105,7 @@ def logits_dominate(table: Arms, slices: Results) -> Iterator[Finding]:
     vocabulary = table.model.shape.vocabulary
     evidence = (
         f"{units.format_bytes(logits)} of {units.format_bytes(total)} predicted at micro-batch "
-        f"{row.memory.training.micro_batch} are logits over {vocabulary:,} tokens, in fp32 several times"
+        f"{row.memory.recipe.micro_batch} are logits over {vocabulary:,} tokens, in fp32 several times"
     )
     chunked = _other(table, row, loss_chunks=None)
     saved: Cost | str = "an arm with --loss chunked tells how much"

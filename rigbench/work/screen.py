@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rigbench.core import units
-from rigbench.work.record import Power, PsuHeadroom
+from rigbench.work.record import Power
 
 
 def lines(power: Power) -> Iterator[tuple[str, str]]:
     """(label, text) of each line; a part's source stands beside it."""
     watts = power.watts
     yield "power", f"{units.format_watts(watts.value)} ({power.covers}), {watts.source}: {watts.basis}"
-    for part in power.split:
+    for part in power.split or ():
         yield "", f"{part.name} {units.format_watts(part.watts.value)}, {part.watts.source}: {part.watts.basis}"
-    if isinstance(power.psu, PsuHeadroom):
+    if power.psu:
         psu = power.psu
         rating, peak = psu.rating_watts, psu.peak_watts
         yield (

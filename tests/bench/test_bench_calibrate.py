@@ -21,7 +21,7 @@ import pytest
 from rigbench.document import Run
 from rigbench.predict import calibrate, ceilings, steptime
 from rigbench.predict.calibrate import Measured
-from rigbench.predict.record import Ceilings, StepTime, Training
+from rigbench.predict.record import Ceilings, StepTime
 from rigbench.train.record import Slice
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
@@ -56,8 +56,7 @@ def train(home: Path, params: str, seconds: int) -> tuple[StepTime, Measured]:
     run = rigbench(home, "train-probe", "--params", params, "--seconds", str(seconds), *ARM)
     own = run.slices[0]
     assert isinstance(own, Slice)
-    of = Training(model=own.model, micro_batch=own.recipe.micro_batch, precision="fp32")
-    return steptime.predict(of, of_this_machine(home), compiled=False), Measured(of, False, own.tokens_per_s, run.id)
+    return steptime.predict(own.model, own.recipe, of_this_machine(home)), Measured(own.tokens_per_s, run.id)
 
 
 def middle(slices: list[tuple[StepTime, Measured]]) -> tuple[StepTime, Measured]:
@@ -80,11 +79,11 @@ def test_a_minute_of_slices_predicts_a_larger_model_and_a_longer_run(tmp_path: P
     correction = calibrate.calibrate([predicted for predicted, _ in by_size], [own for _, own in by_size])
     print(f"\nload {os.getloadavg()[0]:.1f}; scale {correction.scale:.2f}, widened {correction.widening:.2f} times")
     for predicted, own in slices:
-        left = calibrate.account(predicted, own)
+        left = predicted.tokens_per_step / own.tokens_per_s.value - predicted.seconds.value
         print(
-            f"slice {own.training.model.name:<4} {own.tokens_per_s.value:6.0f} tokens/s"
+            f"slice {predicted.model.name:<4} {own.tokens_per_s.value:6.0f} tokens/s"
             f" ±{own.tokens_per_s.half_width:.0%}, plain prediction {predicted.tokens_per_s.value:6.0f},"
-            f" {left.unexplained_seconds:+.2f} s a step unexplained"
+            f" {left:+.2f} s a step unexplained"
         )
     failed = []
     for target in TARGETS:

@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from recipes import recipe
 
 from rigbench.core import profiles
 from rigbench.core.record import Absent
 from rigbench.machine.nvml import Nvml
 from rigbench.model import shape
 from rigbench.predict import cards, memory, traces
-from rigbench.predict.record import Training
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,9 +29,9 @@ MEASURE = """
 import json, sys, msgspec, torch
 from rigbench.model import optim
 from rigbench.model.gpt import Decoder
-from rigbench.predict.record import Training
-way = msgspec.json.decode(sys.argv[1], type=Training)
-shape = way.model.shape
+from rigbench.model.recipe import Recipe
+from rigbench.model.record import Shape
+shape, way = msgspec.json.decode(sys.argv[1], type=tuple[Shape, Recipe])
 model = Decoder(shape, way.checkpoint_every, way.loss_chunks).cuda()
 if way.precision == "bf16-pure":
     model = model.bfloat16()
@@ -83,8 +83,8 @@ def target():
     return cards.of_gpus(gpus, None if isinstance(known, Absent) else profiles.gpu(known))
 
 
-def measured(training):
-    words = [sys.executable, "-c", MEASURE, msgspec.json.encode(training).decode()]
+def measured(model, how):
+    words = [sys.executable, "-c", MEASURE, msgspec.json.encode((model.shape, how)).decode()]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(done.stderr.strip().splitlines()[-1])  # such as bitsandbytes without a library for this CUDA
@@ -96,9 +96,9 @@ def measured(training):
     "way", WAYS, ids=lambda way: " ".join(f"{key}={value}" for key, value in way.items()) or "plain"
 )
 def test_the_prediction_is_within_3_percent_and_not_below_by_more_than_1(target, params, series, micro_batch, way):
-    training = Training(model=shape.model_named(params, series), micro_batch=micro_batch, **way)
-    predicted = memory.Predictor(traces.Traces(None)).predict(training, target)
-    allocated, reserved, outside, total = measured(training)
+    model, how = shape.model_named(params, series), recipe(micro_batch=micro_batch, **way)
+    predicted = memory.Predictor(traces.Traces(None)).predict(model, how, target)
+    allocated, reserved, outside, total = measured(model, how)
     ratios = predicted.allocated_bytes / allocated, predicted.reserved_bytes / reserved
     mib = [size / 2**20 for size in (allocated, predicted.allocated_bytes, reserved, predicted.reserved_bytes)]
     line = f"| {params} | {way} | " + " | ".join(f"{size:,.0f}" for size in mib)
@@ -112,5 +112,5 @@ def test_the_prediction_is_within_3_percent_and_not_below_by_more_than_1(target,
 
 
 def test_the_context_lies_in_its_interval(target):
-    _, _, outside, _ = measured(Training(model=shape.model_named("15M")))
+    _, _, outside, _ = measured(shape.model_named("15M"), recipe())
     assert target.context.low <= outside <= target.context.high
