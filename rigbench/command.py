@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rigbench.core.options import Option
     from rigbench.document import Run
+    from rigbench.index import Index
     from rigbench.job import Job
     from rigbench.store import Store
 
@@ -60,6 +61,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         None,
     ),
 }
+MANY_RUNS, SECONDS_A_RUN = 500, 0.001  # from how many on a bar is worth it, and about what one takes
 EVERYWHERE = ("json", "quiet", "home")
 
 
@@ -84,6 +86,23 @@ class Common:
         from rigbench.store import Store, default_home
 
         return Store(self.home or default_home())
+
+    def index(self) -> Index:
+        """The index of the stored runs, with a bar where many must be read."""
+        from rigbench.core.progress import make_progress
+
+        progress = make_progress(self.quiet)
+
+        def tell(done: int, of: int) -> None:
+            if of > MANY_RUNS:
+                if done == 1:
+                    progress.stage(f"reading {of:,} stored runs", of * SECONDS_A_RUN)
+                progress.update(done / of, f"{done:,}")
+
+        try:
+            return self.store().index(tell)
+        finally:
+            progress.close()
 
     def console(self) -> Console:
         from rich.console import Console

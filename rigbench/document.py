@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from rigbench.backtest.record import Backtest
 from rigbench.bandwidth.record import Bandwidth
 from rigbench.budget.record import Budget
@@ -57,3 +59,8 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
 
 _fields = Run.__struct_fields__
 ROOMS = _fields[_fields.index("software") + 1 : _fields.index("findings")]
+
+
+def run_schema() -> str:
+    """The JSON Schema of a stored run."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Run)), indent=2).decode() + "\n"

@@ -18,9 +18,9 @@ from rigbench.document import Run
 from rigbench.machine import cuda_map, host
 from rigbench.machine.record import Gpu, Software
 from rigbench.machine.rig import Rig
-from rigbench.work import workers
+from rigbench.work import process
+from rigbench.work.process import Outcome
 from rigbench.work.sensors import Sampler
-from rigbench.work.workers import Outcome
 
 # Variables that change how fast torch computes or how much memory it takes.
 CONDITIONS = (
@@ -116,7 +116,7 @@ class Job:
     ) -> tuple[Outcome[T], Telemetry]:
         """Run a probe in a process of its own; the sensors are read here, in the parent, which is idle."""
         with Sampler(self.rig) as sampler:
-            outcome = workers.call(
+            outcome = process.call(
                 probe,
                 options,
                 result_type,

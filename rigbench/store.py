@@ -7,16 +7,19 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Record
 from rigbench.document import SCHEMA, Run
+
+if TYPE_CHECKING:
+    from rigbench.index import Index
 
 
 def default_home() -> Path:
@@ -102,6 +105,12 @@ class Store:
         what = f"{len(matches)} runs start with {wanted!r}" if matches else f"no stored run is called {wanted!r}"
         raise RigbenchError(what, "`rigbench report --list` shows them; a file's path works too")
 
+    def index(self, progress: Callable[[int, int], None] = lambda done, of: None) -> Index:
+        """What is asked for often of every stored run; `progress(done, of)` is told of runs that are read anew."""
+        from rigbench.index import Index
+
+        return Index(self.runs, read, progress)
+
     def readable(self) -> tuple[list[Run], list[str]]:
         """Every stored run, newest first; and a line per file that could not be read."""
         found: list[Run] = []
@@ -130,6 +139,10 @@ def read(path: Path) -> Run:
         raise RigbenchError(
             f"cannot read {path} ({reason(error)})", "give a run's id or the path of its file"
         ) from None
+    with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+        run = msgspec.json.decode(raw, type=Run)
+        if run.schema == SCHEMA:
+            return run
     try:
         document: Any = json.loads(raw)
     except (ValueError, RecursionError):

@@ -5,8 +5,8 @@ import signal
 import time
 
 from rigbench.core.record import Absent, Device
-from rigbench.thermals.probe import Options
 from rigbench.thermals.record import HeatLoad
+from rigbench.thermals.record import LoadOptions as Options
 
 __all__ = ["Options", "run"]
 

@@ -232,7 +232,7 @@ def scripted(monkeypatch, job, outcomes):
     answers = iter(outcomes)
     ran = []
 
-    def run(job, options, host=None, wall_watts=None):
+    def run(job, options, watts=None):
         ran.append(options)
         answer = next(answers)
         if isinstance(answer, tuple):  # a slice so far, and then Ctrl-C
@@ -451,7 +451,7 @@ def on_4080(tmp_path_factory) -> Arms:
         words = {
             "arms": "usual", "cross": None, "choices": RecipeOptions(), "micro_batch": None,
             "seconds": None, "data": None, "data_dtype": "auto", "device": None, "on": "2xrtx-4080", "share": False,
-            "host": arm_choices.cost.NO_HOST, "wall_watts": None,
+            "watts": arm_choices.NOTHING_DECLARED,
         }  # fmt: skip
         from rigbench.train import words as arm_words
 

@@ -21,7 +21,7 @@ from rigbench.core.record import Absent
 from rigbench.machine import placement
 from rigbench.machine.sysfs import RecordedSysfs, Sysfs, parse_cpu_list
 from rigbench.work import copies, gpu_copies
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 KIB, MIB = 1 << 10, 1 << 20
 

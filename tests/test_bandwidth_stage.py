@@ -38,7 +38,7 @@ FINE = {
 
 def scripted_job(home: Path, patch: pytest.MonkeyPatch) -> Job:
     """Two recorded RTX 4080 SUPER at gen 4 x8, whose links were read awake; probes run from a script."""
-    patch.setenv("PYTHONPATH", str(TESTS))
+    patch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
     patch.setattr(stage, "PROBE", "fake_bandwidth")
     patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     job = Job(store.Store(home), Rig.replay(TESTS / "rigs" / "dual-rtx4080s-x8x8"), "bandwidth", Silent())
@@ -362,7 +362,7 @@ def test_a_card_that_is_not_there_is_exit_code_3(rigbench, tmp_path):
 
 
 def test_the_command_measures_this_cpu_stores_it_and_shows_it_again(rigbench, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
     monkeypatch.setattr(stage, "PROBE", "small_bandwidth")
     code, out, _ = rigbench("bandwidth", "--device", "cpu", "--seconds", "1s", "--largest", "1MiB", "--quiet")
     assert code == 0

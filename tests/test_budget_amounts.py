@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from rigbench.budget import amounts, money, overheads
 from rigbench.budget.plan import Question, plan
-from rigbench.budget.record import Budget, Price
+from rigbench.budget.record import Budget
 from rigbench.core.errors import BAD_INPUT, NOTHING, RigbenchError
-from rigbench.core.record import Absent
+from rigbench.core.record import Absent, Price
+from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
 NOW = "2026-05-02T00:00:00Z"
 RATES = dict(zip(DIY, (9000.0, 4000.0, 2000.0, 900.0, 400.0), strict=True))
@@ -24,7 +25,7 @@ NOTHING_ON_TOP = overheads.Asked(0.0, 0.0, 0.0, None, 0.0, 1e15, 0.0)
 
 def ask(amount: float, **more: object) -> Budget:
     models = more.pop("models", DIY)
-    fields: dict[str, object] = {"wall_watts": 500.0, "price": US, **more}
+    fields: dict[str, object] = {"watts": WattOptions(wall_watts=500.0), "price": US, **more}
     return plan(Question(amount, "diy", models, **fields), MEASURED, NOW)  # type: ignore[arg-type]
 
 
@@ -90,7 +91,7 @@ def test_less_than_the_fixed_part_buys_nothing_and_says_so():
 
 def test_kwh_and_money_without_watts_or_a_price_are_refused_with_the_option():
     with pytest.raises(RigbenchError, match="give --wall-watts W") as refused:
-        ask(35.0, kind="kWh", wall_watts=None)
+        ask(35.0, kind="kWh", watts=NOTHING_DECLARED)
     assert refused.value.exit_code == BAD_INPUT
     with pytest.raises(RigbenchError, match="give --price"):
         ask(35.0, kind="electricity", price=Absent("no electricity price known; give --price P"))

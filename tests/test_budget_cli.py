@@ -16,7 +16,7 @@ from budget_slices import stored
 from rigbench import __main__, store
 from rigbench.budget import asking
 from rigbench.budget.plans import series_models
-from rigbench.core import profiles
+from rigbench.document import run_schema
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
 
@@ -135,7 +135,7 @@ def test_rigs_stand_beside_each_other_in_the_order_asked(rigbench):
     )
     assert (code, err) == (0, "")
     document = json.loads(out)
-    jsonschema.validate(document, json.loads(profiles.run_schema()))
+    jsonschema.validate(document, json.loads(run_schema()))
     budget = document["budget"]
     rigs = [budget, *budget["others"]]
     assert [one["rig"] for one in rigs] == ["rtx-3090", "2xrtx-4080", "h200"]

@@ -10,10 +10,11 @@ from budget_slices import GPU, M5, M15, M120, energy, stored
 from rigbench.budget import money, overheads, sanity
 from rigbench.budget.forecast import Forecast, Known, Machine, hot
 from rigbench.budget.plan import Question, assemble, plan
-from rigbench.budget.record import Budget, Configuration, Price, Rate
+from rigbench.budget.record import Budget, Configuration, Rate
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Figure
+from rigbench.core.record import Absent, Figure, Price
 from rigbench.train.record import Compile
+from rigbench.work.record import WattOptions
 
 NOW = "2026-05-02T00:00:00Z"
 US = Price(per_kwh=0.2, currency="USD", place="somewhere", date="2026-04", source="a test")
@@ -144,12 +145,13 @@ def test_slices_of_minutes_are_not_known_to_be_hot():
 
 
 RENT = money.RentPrice(1.5, "USD", "--rent")
+AT_500_W = WattOptions(wall_watts=500.0)
 RIG = money.RigPrice(Figure(2400.0, "declared", "--purchase"), "USD")
 
 
 def test_rent_share_of_the_price_and_break_even_are_as_on_paper():
     nothing = overheads.Asked(0.0, 0.0, 0.0, None, 0.0, 1e18, 0.0)
-    budget = ask(nothing, wall_watts=500.0, price=US, rent=RENT, purchase=RIG, lifetime_hours=10_000.0)
+    budget = ask(nothing, watts=AT_500_W, price=US, rent=RENT, purchase=RIG, lifetime_hours=10_000.0)
     assert budget.rent.money.value == pytest.approx(10 * 2 * 1.5)
     assert "2 × 1.50 USD an hour" in budget.rent.money.basis
     assert budget.purchase.money.value == pytest.approx(2400 / 10_000 * 10)
@@ -216,7 +218,7 @@ def test_the_share_of_the_peak_and_flop_per_joule_are_of_exact_flop():
     budget = ask(overheads.Asked(0.0, 0.0, 0.0, None, 0.0, 1e18, 0.0))
     assert budget.sanity.share.value == pytest.approx(budget.series_flop_exact / 36000 / 195e12)
     slices = [stored(M15, 4000.0, device=GPU, energy=energy(300.0))]
-    own = plan(Question(1e16, "15M", (M15,), price=US, wall_watts=450.0), slices, NOW)
+    own = plan(Question(1e16, "15M", (M15,), price=US, watts=WattOptions(wall_watts=450.0)), slices, NOW)
     joules = own.whole.hours.value * 3600 * 450
     assert own.sanity.flop_per_joule.value == pytest.approx(own.series_flop_exact / joules)
     assert isinstance(own.sanity.share, Absent)

@@ -10,15 +10,13 @@ from budget_slices import DIY, GPU, M5, M15, M30, M60, M120, energy, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigbench.budget import plans
 from rigbench.budget.plan import Question, plan
-from rigbench.budget.record import Budget, Price
+from rigbench.budget.record import Budget
 from rigbench.core.errors import BAD_INPUT, RigbenchError
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Figure, SensorSeries, Telemetry
+from rigbench.core.record import Absent, Figure, Price, SensorSeries, Telemetry
 from rigbench.work import power as cost
-from rigbench.work import wall
-from rigbench.work.record import Power
+from rigbench.work.record import NO_RATING, Power, WattOptions
 
 NOW = "2026-05-02T00:00:00Z"
 RATES = {M5: 9000.0, M15: 4000.0, M30: 2000.0, M60: 900.0, M120: 400.0}
@@ -88,7 +86,7 @@ def test_more_flop_take_more_hours_and_intervals_hold_their_values(flops: float,
 
 
 def test_a_plan_survives_its_file():
-    budget = ask(wall_watts=100.0, price=US)
+    budget = ask(watts=WattOptions(wall_watts=100.0), price=US)
     assert msgspec.json.decode(msgspec.json.encode(budget), type=Budget) == budget
 
 
@@ -118,11 +116,7 @@ def test_a_predicted_model_is_said_with_the_slice_that_would_narrow_it():
     assert budget.warnings[-1].endswith("rigbench train-probe --params 30M would narrow this most")
 
 
-def host(watts: float) -> wall.Host:
-    return wall.Host(watts=Figure(value=watts, source="declared", basis="--host-watts"))
-
-
-HOST_60 = host(60.0)
+HOST_60 = WattOptions(host_watts=60.0)
 HOURS = Estimate(value=10.0, low=9.0, high=12.0, level=0.95, method="", n=1)
 
 
@@ -131,7 +125,7 @@ def slices_at(*watts: float, covers: str = "GPUs only"):
 
 
 def test_declared_wall_watts_are_the_bill():
-    power = cost.power([], wall_watts=729.0)
+    power = cost.power([], WattOptions(wall_watts=729.0))
     kwh = cost.kwh(HOURS, power)
     assert isinstance(kwh, Figure)
     assert (kwh.low, kwh.value, kwh.high) == pytest.approx((9 * 0.729, 7.29, 12 * 0.729))
@@ -157,7 +151,7 @@ def test_gpu_watts_alone_are_kwh_but_not_the_bill():
 
 
 def test_host_watts_and_the_power_supply_take_readings_to_the_wall():
-    power = cost.power(slices_at(300.0), host=HOST_60)
+    power = cost.power(slices_at(300.0), HOST_60)
     assert isinstance(power, Power)
     assert power.covers == "wall"
     assert power.watts.value == pytest.approx(400.0)
@@ -168,7 +162,7 @@ def test_host_watts_and_the_power_supply_take_readings_to_the_wall():
         "power supply": 40.0,
     }
     assert [part.watts.source for part in power.split] == ["measured", "declared", "predicted"]
-    assert power.psu is msgspec.UNSET
+    assert power.psu == NO_RATING
 
 
 def watched(*watts: float):
@@ -186,51 +180,23 @@ def watched(*watts: float):
     ("rating", "said"), [(1000.0, ""), (700.0, "94 % of the power supply's 700 W"), (600.0, "more than")]
 )
 def test_a_power_supply_without_a_tenth_of_headroom_at_the_sampled_peak_is_warned_of(rating, said):
-    host = wall.Host(
-        watts=HOST_60.watts,
-        psu_watts=Figure(value=rating, source="declared", basis="--psu-watts"),
-        psu_efficiency=Figure(value=0.92, source="declared", basis="--psu-efficiency"),
-    )
-    power = cost.power([watched(250.0, 300.0, 280.0)], host=host)
+    declared = WattOptions(host_watts=60.0, psu_watts=rating, psu_efficiency=0.92)
+    power = cost.power([watched(250.0, 300.0, 280.0)], declared)
     assert power.psu.peak_watts.value == 2 * 300 + 60  # both cards at the same tick, and the host
     assert power.watts.value == pytest.approx((300 + 60) / 0.92)
-    warnings = wall.warnings(power.psu)
-    assert len(warnings) == bool(said)
-    assert said in "".join(warnings)
-
-
-def test_an_efficiency_that_no_supply_has_is_refused():
-    bad = Figure(value=92.0, source="declared", basis="--psu-efficiency")
-    with pytest.raises(RigbenchError, match=r"not between 0\.5 and 1"):
-        cost.power([], host=wall.Host(psu_efficiency=bad))
-
-
-def test_a_rig_profile_lends_its_host_and_power_supply_where_none_is_declared():
-    asked = plans.question("1e18", "diy", False, None, None, None, None, "900", None, "dual-rtx-4080")
-    assert asked.host.watts.value == 90
-    assert asked.host.watts.basis.startswith("rig profile dual-rtx-4080, assumption")
-    assert (asked.host.psu_watts.value, asked.host.psu_watts.basis) == (900.0, "--psu-watts")
-    with pytest.raises(RigbenchError, match="no rig or GPU profile"):
-        plans.question("1e18", "diy", False, None, None, None, None, None, None, "nonesuch")
+    assert len(power.warnings) == bool(said)
+    assert said in "".join(power.warnings)
 
 
 def test_without_watts_or_without_a_price_nothing_is_invented():
     assert cost.power(slices_at()) == cost.NO_WATTS
-    assert cost.power([], host=HOST_60) == cost.HOST_ALONE
+    assert cost.power([], HOST_60) == cost.HOST_ALONE
     assert cost.kwh(HOURS, cost.NO_WATTS) == cost.NO_WATTS
-    budget = ask(wall_watts=100.0)
+    budget = ask(watts=WattOptions(wall_watts=100.0))
     assert isinstance(budget.series_kwh, Figure)
     assert budget.series_money == cost.NO_PRICE
 
 
-@pytest.mark.parametrize("watts", [{"wall_watts": 0.0}, {"host": host(-5.0)}, {"wall_watts": math.nan}])
-def test_watts_that_are_none_are_refused(watts):
-    with pytest.raises(RigbenchError, match="is not a power"):
-        cost.power([], **watts)
-
-
-def test_contradictory_watts_and_free_electricity_are_refused():
-    with pytest.raises(RigbenchError, match="not both"):
-        cost.power([], wall_watts=1.0, host=HOST_60)
+def test_free_electricity_is_refused():
     with pytest.raises(RigbenchError, match="is not a price"):
         ask(price=msgspec.structs.replace(US, per_kwh=0.0))

@@ -13,14 +13,14 @@ from rich.console import Console
 from rigbench.budget import money, overheads
 from rigbench.budget.forecast import Forecast, Known, Machine
 from rigbench.budget.plan import Question, assemble, plan
-from rigbench.budget.record import Budget, Configuration, NextSlice, Price, Rate, Refused
+from rigbench.budget.record import Budget, Configuration, NextSlice, Rate, Refused
 from rigbench.budget.screen import show
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Figure
+from rigbench.core.record import Absent, Figure, Price
 from rigbench.work import power as cost
-from rigbench.work import wall
-from rigbench.work.record import PowerPart
+from rigbench.work.record import PowerPart, WattOptions
 
+AT_95_W, AT_100_W = WattOptions(wall_watts=95.0), WattOptions(wall_watts=100.0)
 US = Price(per_kwh=0.1872, currency="USD", place="US residential average", date="2026-04", source="EIA")
 HERE = """\
 1.2 EFLOP for the series diy with equal tokens (846.7M tokens each): 1,070 h (963 to 1,270 h), 101
@@ -134,7 +134,7 @@ rests on    datasheet of 2xsome-card, published training runs
 interval    90 %: of published runs
 power       756 W (wall), predicted: (GPUs + host) / 0.90, the parts below
             GPUs 600 W, predicted: a test's word
-            host 80.0 W, declared: a profile
+            host 80.0 W, declared: --host-watts
             power supply 75.6 W, predicted: 0.90 efficiency, assumed: 80 PLUS Gold at half load, 115
             V
 price       0.1872 USD/kWh, US residential average, 2026-04 (EIA)
@@ -171,7 +171,7 @@ def test_the_whole_screen_of_this_rig():
         stored(M120, 400.0, "r3"),
         stored(M5, 5.0, precision="fp32"),
     ]
-    budget = plan(Question(1.2e18, "diy", DIY, wall_watts=95.0, price=US), slices, "2026-05-02T00:00:00Z")
+    budget = plan(Question(1.2e18, "diy", DIY, watts=AT_95_W, price=US), slices, "2026-05-02T00:00:00Z")
     assert screen(budget) == HERE
 
 
@@ -192,7 +192,7 @@ def card(name: str, its_rate: float, cards: int, rent: money.RentPrice | Absent 
         configuration=configuration,
         cards=cards,
         card="Some Card",
-        power=cost.at_wall([PowerPart("GPUs", watts)], wall.Host(watts=Figure(80.0, "declared", "a profile"))),
+        power=cost.at_wall([PowerPart("GPUs", watts)], WattOptions(host_watts=80.0)),
         name=name,
         known=Known(
             Figure(100e12 * cards, "datasheet", f"{cards} × Some Card, bf16"),
@@ -225,7 +225,7 @@ def test_the_whole_screen_of_rigs_elsewhere_side_by_side():
 
 def test_what_hours_buy_is_said_as_flop_and_tokens_and_not_as_hours():
     nothing = overheads.Asked(0.0, 0.0, 0.0, None, 0.0, 1e18, 0.0)
-    question = Question(48.0, "120M", (M120,), kind="hours", wall_watts=100.0, overheads=nothing, hot_over_cold=1.0)
+    question = Question(48.0, "120M", (M120,), kind="hours", watts=AT_100_W, overheads=nothing, hot_over_cold=1.0)
     first = screen(plan(question, [stored(M120, 400.0)], "now"), 200).splitlines()[0]
     # 48 h at 400 tokens/s are 69.12M tokens, and 6 · 124,475,904 of that 51.6 PFLOP
     assert first.startswith("48 h buy 51.6 PFLOP (")
@@ -240,7 +240,7 @@ def test_where_hours_are_all_that_is_known_nothing_is_promised_after_them():
 
 
 def test_money_that_is_asked_for_is_not_answered_with_money():
-    question = Question(10.0, "120M", (M120,), kind="electricity", wall_watts=100.0, price=US)
+    question = Question(10.0, "120M", (M120,), kind="electricity", watts=AT_100_W, price=US)
     first = screen(plan(question, [stored(M120, 400.0)], "now"), 200).splitlines()[0]
     assert first.startswith("10.00 USD of electricity buy ")
     assert first.count("USD") == 1
@@ -273,7 +273,9 @@ def test_gpu_watts_are_shown_as_not_the_bill():
 @pytest.mark.parametrize("width", [30, 60, 80, 120])
 def test_a_narrow_terminal_eats_no_digit(width: int):
     budget = plan(
-        Question(1.2e18, "diy", DIY, wall_watts=95.0, price=US), [stored(M15, 4000.0), stored(M60, 900.0)], "now"
+        Question(1.2e18, "diy", DIY, watts=AT_95_W, price=US),
+        [stored(M15, 4000.0), stored(M60, 900.0)],
+        "now",
     )
     assert "…" not in screen(budget, width)
 
@@ -284,7 +286,7 @@ def test_names_with_brackets_are_shown_as_they_are():
 
 
 def test_a_budget_of_the_first_method_is_shown_without_what_it_lacks():
-    budget = plan(Question(1.2e18, "diy", DIY, wall_watts=95.0, price=US), [stored(M30, 2000.0)], "now")
+    budget = plan(Question(1.2e18, "diy", DIY, watts=AT_95_W, price=US), [stored(M30, 2000.0)], "now")
     later = ("asked", "overheads", "whole", "written", "rent", "purchase", "break_even", "sanity", "laws")
     old = msgspec.structs.replace(budget, **dict.fromkeys(later, msgspec.UNSET))
     text = screen(old)

@@ -19,6 +19,7 @@ from rigbench import __main__
 from rigbench.command import Common
 from rigbench.core import profiles
 from rigbench.core.record import Absent, Figure
+from rigbench.document import run_schema
 from rigbench.machine.record import Gpu, Memory
 from rigbench.model import flops
 from rigbench.model.record import Shape
@@ -75,7 +76,7 @@ def rigbench(monkeypatch, home, capsys):
 
 def capacity_of(out):
     document = json.loads(out)
-    jsonschema.validate(document, json.loads(profiles.run_schema()))
+    jsonschema.validate(document, json.loads(run_schema()))
     return document["capacity"]
 
 

@@ -16,14 +16,16 @@ from rigbench.bandwidth import stage as bandwidth
 from rigbench.budget import runner
 from rigbench.budget.plans import question, series_models
 from rigbench.collectives import stage as collectives
-from rigbench.core import profiles
 from rigbench.core.progress import Silent
 from rigbench.dataloader import probe as dataloader
+from rigbench.document import run_schema
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
 from rigbench.matmul import probe as matmul
+from rigbench.model.recipe import Recipe
 from rigbench.p2p import stage as p2p
 from rigbench.train import probe as train
+from rigbench.work.record import WattOptions
 
 TINY = Path(__file__).parent / "profiles"
 RIGS = Path(__file__).parent / "rigs"
@@ -47,7 +49,8 @@ def rigbench(monkeypatch, tmp_path, capsys):
 
 def stage(name: str, **changes) -> train.Options:
     model = next(model for model in series_models("tiny") if model.name == name)
-    return train.Options(model=model, device="cpu", precision="fp32", micro_batch=2, seconds=1.0, **changes)
+    recipe = Recipe(precision="fp32", micro_batch=2)
+    return train.Options(model=model, device="cpu", recipe=recipe, seconds=1.0, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def measured(tmp_path_factory) -> store.Store:
             slices=(stage("small", data=str(home.home)), stage("small"), stage("large")),
         )
         job = Job(home, Rig.live(), "run", Silent())
-        runner.everything(job, stages, question("1e12", "tiny", False, "100", None, "0.25 EUR", None))
+        runner.everything(job, stages, question("1e12", "tiny", False, WattOptions(wall_watts=100.0), "0.25 EUR", None))
         job.finish("finished")
     return home
 
@@ -80,8 +83,8 @@ REFUSED = {
     "train-probe --micro-batch 0": "--micro-batch '0' is not a whole number from 1",
     "train-probe --micro-batch 1.5": "is not a whole number",
     "train-probe --seq 3": "--seq '3' is not a whole number from 8",
-    "train-probe --precision fp8": "'fp8' is not one of 'auto', 'bf16', 'bf16-pure', 'fp16', 'fp32', 'tf32'",
-    "train-probe --checkpointing maybe": "--checkpointing 'maybe' is not a whole number from 1 to 12; use off, on",
+    "train-probe --precision fp8": "--precision 'fp8' is not one of them",
+    "train-probe --checkpointing maybe": "--checkpointing 'maybe' is neither off nor on nor a number of",
     "train-probe --checkpointing 13": "--checkpointing '13' is not a whole number from 1 to 12",
     "train-probe --optimizer lion": "--optimizer 'lion' is not one of them; use adamw, adamw-foreach, adamw8bit or",
     "train-probe --strategy pipeline": "--strategy 'pipeline' is not one of them; use single, ddp, fsdp2",
@@ -148,7 +151,7 @@ def test_json_is_the_stored_document_and_nothing_else(rigbench, tmp_path, words)
     assert (code, err) == (0, "")
     stored = next((tmp_path / "home" / "runs").glob("*.json"))
     assert out == stored.read_text()
-    jsonschema.validate(json.loads(out), json.loads(profiles.run_schema()))
+    jsonschema.validate(json.loads(out), json.loads(run_schema()))
 
 
 def test_the_home_option_works_before_and_after_the_command(rigbench, tmp_path):
@@ -203,7 +206,7 @@ def test_a_defect_of_ours_is_one_line_with_exit_code_4(rigbench, monkeypatch):
 def test_a_whole_run_measures_trains_and_budgets_in_one_record(measured, rigbench):
     code, out, _ = rigbench("report", "--json", "--home", str(measured.home))
     document = json.loads(out)
-    jsonschema.validate(document, json.loads(profiles.run_schema()))
+    jsonschema.validate(document, json.loads(run_schema()))
     assert (code, document["status"]) == (0, "finished")
     skipped, *slices = document["slices"]
     assert skipped["type"] == "skipped"

@@ -1,6 +1,7 @@
 """Are collectives timed, checked and fitted as they really were, every fault a result, and bad options refused?"""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -36,7 +37,7 @@ def nothing_of_torchrun(monkeypatch):
 @pytest.fixture
 def rigbench(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
 
     def call(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["rigbench", *words])

@@ -22,7 +22,7 @@ from rigbench.dataloader import probe as dataloader
 from rigbench.dataloader.datasets import JsonlWindow
 from rigbench.dataloader.record import Dataloader, Loading
 from rigbench.dataloader.sources import LoaderSource, count_tokens
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 T = 32
 TEXTS = [f"line {number} of a text" for number in range(300)]

@@ -12,13 +12,13 @@ from budget_slices import CPU, GPU, M5, M15, stored
 from rich.console import Console
 
 from rigbench import __main__, store
-from rigbench.core import profiles
 from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Figure
 from rigbench.dataloader import screen as render
 from rigbench.dataloader import stage
 from rigbench.dataloader.record import Dataloader, DiskReads, LoadedData, Loading, Sweep
+from rigbench.document import run_schema
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
 
@@ -291,7 +291,7 @@ def test_the_command_loads_stores_and_prints_its_document(rigbench, tmp_path):
     assert (code, err) == (0, "")
     assert out == next((tmp_path / "home" / "runs").glob("*.json")).read_text()
     document = json.loads(out)
-    jsonschema.validate(document, json.loads(profiles.run_schema()))
+    jsonschema.validate(document, json.loads(run_schema()))
     first = document["dataloader"]["headrooms"][0]
     assert (first["path"], first["io_bound"]) == ("memory map", "no")
     code, out, err = rigbench("report")

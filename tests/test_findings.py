@@ -21,7 +21,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.explain import explanation, explanations
 from rigbench.core.finding import Cost, Finding
 from rigbench.core.record import Absent
-from rigbench.document import Run
+from rigbench.document import Run, run_schema
 from rigbench.machine.nvml_codes import REASONS
 from rigbench.machine.record import Gpu, GpuProcess, NumaNode, PciDevice, PciHop, RigId, Software
 from rigbench.machine.rig import Rig
@@ -419,7 +419,7 @@ def test_doctor_is_the_stored_document_in_json(rigbench: Rigbench, tmp_path: Pat
     assert (code, err) == (0, "")
     assert [item["code"] for item in document["findings"]] == list(DUAL_4080)
     assert document["unchecked"]
-    jsonschema.validate(document, json.loads(profiles.run_schema()))
+    jsonschema.validate(document, json.loads(run_schema()))
     assert out == next((tmp_path / "home" / "runs").glob("*.json")).read_text()
 
 

@@ -12,11 +12,10 @@ from recipes import recipe
 from rigbench.budget import forecasting, money, rigfacts, ways
 from rigbench.budget.comparable import Wanted
 from rigbench.budget.plan import Question, assemble, plan
-from rigbench.budget.record import Price
 from rigbench.core import on
 from rigbench.core.errors import BAD_INPUT, RigbenchError
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Figure
+from rigbench.core.record import Absent, Figure, Price
 from rigbench.document import Run
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
@@ -24,6 +23,7 @@ from rigbench.predict import capacity as fitting
 from rigbench.predict import ceilings, steptime
 from rigbench.predict.record import Ceilings, Largest
 from rigbench.thermals.record import HeatCard, HeatLoad, Thermals
+from rigbench.work.record import WattOptions
 
 US = Price(per_kwh=0.2, currency="USD", place="somewhere", date="2026-04", source="a test")
 
@@ -139,7 +139,7 @@ def test_two_cards_take_the_host_of_the_profile_with_the_same_cards(monkeypatch)
     assert power.watts.low == pytest.approx((0.6 * 640 + 90) / 0.9)
     assert power.watts.high == pytest.approx((640 + 90) / 0.9)
     assert "rig profile dual-rtx-4080, assumption" in power.split[1].watts.basis
-    declared = replace(QUESTION, wall_watts=729.0)
+    declared = replace(QUESTION, watts=WattOptions(wall_watts=729.0))
     assert elsewhere(monkeypatch, "2xrtx-4080", declared).machine.power.watts.value == 729.0
 
 

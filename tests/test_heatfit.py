@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
-from rigbench.thermals import fit as heatfit
-from rigbench.thermals import settling
+from rigbench.thermals import fit as heat_fit
 from rigbench.thermals.record import HeatFit
 
 SEEDS = 1000
@@ -47,7 +46,7 @@ def test_each_90_percent_interval_holds_the_truth_in_872_to_928_of_1000_seeds(ta
     for seed in range(SEEDS):
         draw = np.random.default_rng(SEEDS + seed)
         steady, start = draw.uniform(65.0, 85.0), draw.uniform(35.0, 46.0)
-        found = heatfit.fit(at, readings(one(steady, start, tau), at, seed, noise=0.5, memory=memory))
+        found = heat_fit.fit(at, readings(one(steady, start, tau), at, seed, noise=0.5, memory=memory))
         estimates = (found.steady_celsius, found.tau_seconds, found.start_celsius)
         for index, (estimate, truth) in enumerate(zip(estimates, (steady, tau, start), strict=True)):
             held[index] += isinstance(estimate, Estimate) and estimate.low <= truth <= estimate.high
@@ -70,7 +69,7 @@ def test_the_fit_agrees_with_a_search_over_all_three_parameters():
             best = nearest
         else:
             step = [it / 2 for it in step]
-    found = heatfit.fit(at, values)
+    found = heat_fit.fit(at, values)
     assert isinstance(found.tau_seconds, Estimate)
     estimates = (found.steady_celsius, found.start_celsius, found.tau_seconds)
     for estimate, searched in zip(estimates, best, strict=True):  # whitening weighs readings a little otherwise
@@ -80,21 +79,21 @@ def test_the_fit_agrees_with_a_search_over_all_three_parameters():
 
 def test_a_curve_that_has_not_bent_yet_gives_no_steady_temperature_but_a_bound():
     at = np.arange(0.0, 40.0, 0.5)
-    found = heatfit.fit(at, readings(one(90.0, 40.0, 200.0), at, seed=1, noise=0.5))
+    found = heat_fit.fit(at, readings(one(90.0, 40.0, 200.0), at, seed=1, noise=0.5))
     assert isinstance(found.steady_celsius, Absent)
     assert "the curve has not bent enough in 40 s: T∞ is at least" in found.steady_celsius.reason
 
 
 def test_a_card_that_is_already_warm_has_a_steady_temperature_and_no_time_constant():
     at = np.arange(0.0, 300.0)
-    found = heatfit.best_fit(at, readings(lambda t: 71.3 + 0 * t, at, seed=2, noise=0.5))
+    found = heat_fit.best_fit(at, readings(lambda t: 71.3 + 0 * t, at, seed=2, noise=0.5))
     assert isinstance(found.steady_celsius, Estimate)
     assert found.steady_celsius.low <= 71.3 <= found.steady_celsius.high
     assert found.tau_seconds == Absent("the temperature did not move more than its noise")
 
 
 def test_readings_that_are_all_the_same_are_known_to_half_a_degree_and_no_better():
-    found = heatfit.fit(np.arange(0.0, 100.0), [70.0] * 100)
+    found = heat_fit.fit(np.arange(0.0, 100.0), [70.0] * 100)
     assert isinstance(found.steady_celsius, Estimate)
     assert found.steady_celsius.high - 70.0 == pytest.approx(0.37, abs=0.01)  # 1.645 / √2 / π
     assert found.steady_celsius.low == pytest.approx(70.0 - 0.37, abs=0.01)
@@ -104,7 +103,7 @@ def test_readings_that_are_all_the_same_are_known_to_half_a_degree_and_no_better
     ("count", "reason"), [(0, "0 readings are too few for a fit"), (23, "23 readings are too few for a fit")]
 )
 def test_too_few_readings_are_refused(count, reason):
-    found = heatfit.best_fit([float(i) for i in range(count)], [60.0] * count)
+    found = heat_fit.best_fit([float(i) for i in range(count)], [60.0] * count)
     assert isinstance(found, Absent)
     assert reason in found.reason
 
@@ -113,16 +112,16 @@ def test_too_few_readings_are_refused(count, reason):
 @given(st.lists(st.integers(-50, 120), min_size=24, max_size=60), st.sampled_from([0.0, 0.1, 1.0]))
 def test_no_readings_whatever_break_the_fit(values, step):
     at = [index * step for index in range(len(values))]
-    found = heatfit.best_fit(at, [float(value) for value in values])
-    settled = settling.temperature(at, [float(value) for value in values], found)
+    found = heat_fit.best_fit(at, [float(value) for value in values])
+    settled = heat_fit.settled(at, [float(value) for value in values], found)
     assert isinstance(found, HeatFit | Absent)
     assert settled.because
 
 
 def test_a_die_and_a_case_are_told_apart_and_the_later_curve_is_the_case():
     at = np.arange(0.0, 900.0, 0.5)
-    found = heatfit.best_fit(at, readings(lambda t: 75 - 20 * np.exp(-t / 8) - 14 * np.exp(-t / 150), at, 5, 0.5))
-    assert heatfit.fit(at, readings(lambda t: 75 - 20 * np.exp(-t / 8) - 14 * np.exp(-t / 150), at, 5, 0.5)).trend
+    found = heat_fit.best_fit(at, readings(lambda t: 75 - 20 * np.exp(-t / 8) - 14 * np.exp(-t / 150), at, 5, 0.5))
+    assert heat_fit.fit(at, readings(lambda t: 75 - 20 * np.exp(-t / 8) - 14 * np.exp(-t / 150), at, 5, 0.5)).trend
     assert found.from_seconds > 0
     assert not found.trend
     assert found.tau_seconds.low <= 150 <= found.tau_seconds.high
@@ -134,8 +133,8 @@ def settled_after(truth: Callable[[np.ndarray], np.ndarray], seed: int, noise: f
     values = readings(truth, at, seed, noise)
     for seconds in range(40, int(until), 20):
         count = seconds * 2
-        found = heatfit.best_fit(at[:count], values[:count])
-        if settling.temperature(list(at[:count]), list(values[:count]), found).settled:
+        found = heat_fit.best_fit(at[:count], values[:count])
+        if heat_fit.settled(list(at[:count]), list(values[:count]), found).settled:
             return float(seconds)
     return None
 
@@ -163,6 +162,6 @@ def test_a_die_that_is_warm_before_its_case_is_not_called_settled(case_celsius, 
 def test_a_card_held_at_its_target_does_not_head_beyond_it():
     at = np.arange(0.0, 300.0)
     climb = np.minimum(one(95.0, 41.0, 60.0)(at), 84.0)
-    found = heatfit.best_fit(at, np.round(climb + 0.3 * np.random.default_rng(0).standard_normal(300)))
+    found = heat_fit.best_fit(at, np.round(climb + 0.3 * np.random.default_rng(0).standard_normal(300)))
     assert isinstance(found.steady_celsius, Estimate)
     assert found.steady_celsius.low <= 84.0 <= found.steady_celsius.high

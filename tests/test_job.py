@@ -20,7 +20,7 @@ RIG = Path(__file__).parent / "rigs" / "dual-rtx4080s-x8x8"
 
 @pytest.fixture
 def job(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     return Job(store.Store(tmp_path), Rig.replay(RIG), "train-probe", Silent())
 
 

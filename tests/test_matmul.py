@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import sys
 import threading
 from pathlib import Path
@@ -28,8 +29,8 @@ from rigbench.matmul.times import times
 from rigbench.model import flops, gemms, shape
 from rigbench.model.gpt import Decoder
 from rigbench.work import products
+from rigbench.work.process import Report
 from rigbench.work.products import ARITHMETIC, Operands
-from rigbench.work.workers import Report
 
 TESTS = Path(__file__).parent
 GOOD = MatmulCheck(rows=8, columns=512, largest_error_over_bound=0.1, correct=True)
@@ -370,7 +371,7 @@ def test_two_devices_are_loaded_in_turn_then_together_and_the_slowest_is_named()
 def rigbench(monkeypatch, tmp_path, capsys):
     """Run a command in this process: (exit code, standard output, standard error)."""
     monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
 
     def call(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["rigbench", *words])

@@ -18,10 +18,10 @@ import torch
 from p2p_on_cpu import FaultyCards
 
 from rigbench import __main__, store
-from rigbench.core import profiles
 from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Tally
+from rigbench.document import run_schema
 from rigbench.job import Interrupted, Job
 from rigbench.machine.accelerator import open_accelerator
 from rigbench.machine.rig import Rig
@@ -37,8 +37,8 @@ from rigbench.p2p.stage import Asked
 from rigbench.p2p.values import filled_like, sent_seed
 from rigbench.p2p.writes import Writes
 from rigbench.topology import diagnosis as survey
-from rigbench.work.ranks import RanksOutcome, World
-from rigbench.work.workers import Report
+from rigbench.work.process import Outcome, Report
+from rigbench.work.ranks import World
 
 RIGS = Path(__file__).parent / "rigs"
 DUAL = RIGS / "dual-rtx4080s-x8x8"
@@ -149,7 +149,7 @@ def test_every_fault_makes_the_arm_wrong_and_the_pair_broken(kind):
 
     def arm(setting: Setting, kind: str) -> P2pArm:
         found = probe.measure(options, Report(io.BytesIO()), FaultyCards(kind), OneOfTwo(kind), accelerator)
-        outcome = RanksOutcome((found,), "finished")
+        outcome = Outcome((found,), "finished")
         return assembled(setting, 0, outcome, {"cuda:0": "GPU0", "cuda:1": "GPU1"}, 1.0, Absent("no log"))
 
     off, on = arm(OFF, ""), arm(AS_IT_IS, kind)
@@ -190,7 +190,7 @@ KNOWN: dict[str, object] = {}  # arms that were run for real, by what makes them
 @pytest.fixture
 def rig(monkeypatch, tmp_path) -> Path:
     """Two cards whose driver allows P2P, with the probe that has memory for cards and processes for ranks."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(stage, "PROBE", "p2p_on_cpu")
@@ -340,7 +340,7 @@ def test_json_is_valid_and_the_stored_run_is_shown_and_diagnosed_again(rigbench,
     monkeypatch.setenv("P2P_FAULT", "dropped write")
     code, out, _ = rigbench("p2p", "--times", "1", "--json")
     assert code == 1
-    jsonschema.validate(json.loads(out), json.loads(profiles.run_schema()))
+    jsonschema.validate(json.loads(out), json.loads(run_schema()))
     run = store.read(next(Path(os.environ["RIGBENCH_HOME"], "runs").iterdir()))
     assert store.encode(run).decode() == out
     assert [finding.code for finding in run.findings] == ["p2p-broken"]

@@ -10,6 +10,7 @@ from rigbench.core import profile_files as files
 from rigbench.core import profiles
 from rigbench.core.errors import BAD_INPUT, RigbenchError
 from rigbench.core.record import Absent, Figure
+from rigbench.document import run_schema
 
 GIB, MIB = 1 << 30, 1 << 20
 
@@ -292,4 +293,4 @@ def test_any_profile_can_be_had_as_json(name):
 
 
 def test_the_schema_of_a_run_is_a_json_schema():
-    jsonschema.Draft202012Validator.check_schema(json.loads(profiles.run_schema()))
+    jsonschema.Draft202012Validator.check_schema(json.loads(run_schema()))

@@ -20,7 +20,7 @@ from rigbench.work.ranks import World, world_from
 
 @pytest.fixture(autouse=True)
 def the_fake_probe_can_be_found(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
 
 
 def call(act: str, world_size: int = 2, limit_seconds: float = 60.0, who: int = 1, **more):

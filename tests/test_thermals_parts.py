@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -15,14 +16,14 @@ from rigbench import store
 from rigbench.core import stats as trends
 from rigbench.core.estimate import Estimate, ratio
 from rigbench.core.progress import Silent
-from rigbench.core.record import Absent, Device
+from rigbench.core.record import Absent, Device, SensorSeries
 from rigbench.document import Run
 from rigbench.job import Job
+from rigbench.machine.record import Gpu
 from rigbench.machine.rig import Rig
-from rigbench.thermals import knee as power_knee
-from rigbench.thermals import loads as thermals_record
+from rigbench.thermals import fit as heat_fit
 from rigbench.thermals import screen as render
-from rigbench.thermals import settling, soak, throttled
+from rigbench.thermals import verdict
 from rigbench.thermals.record import HeatLoad, PowerAdvice, PowerPoint, Thermals
 from rigbench.work.frozen import frozen
 
@@ -60,8 +61,12 @@ def load(rates: list[float], seconds: float = 0.5) -> HeatLoad:
     )
 
 
-def facts(work: HeatLoad | Absent, ended: float) -> soak.Facts:
-    return soak.Facts("GPU0", "a card", None, work, 100.0, ended, Absent("not declared"))
+def soaked(
+    work: HeatLoad | Absent, ended: float, at_seconds: Sequence[float], own: SensorSeries, gpu: Gpu | None = None
+) -> verdict.Soaked:
+    """A card's load from moment 100 on, and its sensors."""
+    sensors = telemetry(at_seconds, own)
+    return verdict.Soaked("GPU0", "a card", gpu, work, 100.0, ended, Absent("not declared"), "", sensors, own)
 
 
 def point(label: str, watts: float, rate: float, limit: float | None = None) -> PowerPoint:
@@ -78,11 +83,10 @@ def farthest_from_the_chord() -> int:
 
 
 def test_the_knee_of_a_published_sweep_is_where_its_curve_bends():
-    found = power_knee.advice([point(f"{watts}W", watts, rate, watts) for watts, rate in A5000.items()])
+    found = verdict.advice([point(f"{watts}W", watts, rate, watts) for watts, rate in A5000.items()])
     assert isinstance(found, PowerAdvice)
     assert found.knee == f"{farthest_from_the_chord()}W" == "170W"
     assert found.plateau == ("160W", "170W", "180W", "190W")  # 2.35, 2.39, 2.36 and 2.34 images a joule
-    assert found.advised == "190W"
     assert found.sentence == (
         "most work per joule at 170W, a plateau within 3 % of it: 160W to 190W; "
         "190W gives 93 % of the throughput of 230W for 83 % of its watts"
@@ -91,14 +95,14 @@ def test_the_knee_of_a_published_sweep_is_where_its_curve_bends():
 
 
 def test_a_sweep_that_still_rises_at_its_end_says_so():
-    found = power_knee.advice([point(f"{watts}W", watts, rate, watts) for watts, rate in A5000.items() if watts <= 160])
+    found = verdict.advice([point(f"{watts}W", watts, rate, watts) for watts, rate in A5000.items() if watts <= 160])
     assert isinstance(found, PowerAdvice)
     assert found.sentence.endswith("that is the highest of the sweep, the knee may lie beyond")
 
 
 @pytest.mark.parametrize(("count", "missing"), [(0, 3), (1, 2), (2, 1)])
 def test_fewer_than_three_labels_say_how_many_are_missing(count, missing):
-    found = power_knee.advice([point(f"{watts}W", watts, 100.0) for watts in (100, 200)[:count]])
+    found = verdict.advice([point(f"{watts}W", watts, 100.0) for watts in (100, 200)[:count]])
     assert isinstance(found, Absent)
     assert f"{missing} more needed" in found.reason
 
@@ -109,13 +113,10 @@ def labelled(run: Run, label: str, limit: float, watts: float, rate: float, name
     own = series(power_watts=tuple(watts + 0.1 * (i % 7) for i in range(121)))
     gpu = Rig.replay(RIGS / "dual-rtx4080s-x8x8").nvml.gpu(1)
     gpu = msgspec.structs.replace(gpu, power_limit_watts=limit)
-    known = soak.Facts("GPU1", "a card", gpu, load([rate] * 120), 100.0, 160.0, Absent("not declared"))
-    card = soak.card(known, telemetry(ticks, own), own)
+    card = verdict.card(soaked(load([rate] * 120), 160.0, ticks, own, gpu))
     result = Thermals(
         method=1,
-        started_at="",
         seconds=60.0,
-        planned_seconds=60.0,
         replayed=False,
         label=label,
         ambient_celsius=Absent("not declared"),
@@ -124,7 +125,6 @@ def labelled(run: Run, label: str, limit: float, watts: float, rate: float, name
         spread_celsius=Absent("one device"),
         ended_by="time limit",
         ended_because="",
-        period_achieved_seconds=0.5,
         telemetry=telemetry(ticks, own),
         power=Absent("not looked for"),
         notes=(),
@@ -145,7 +145,7 @@ def test_a_sweep_is_the_newest_run_of_each_label_of_this_rig(tmp_path):
     for run in (*runs, labelled(stranger, "170W", 170.0, 169.0, 300e12, "5")):
         job.store.save(run)
     now = labelled(job.run, "320W", 320.0, 315.0, 97e12, "6")
-    advice = thermals_record._power(now.thermals, job.history()[1:], now)
+    advice = verdict.power(now.thermals, now, job.history()[1:])
     assert isinstance(advice, PowerAdvice)
     assert [(it.label, it.run_id) for it in advice.points] == [
         ("150W", "2"),
@@ -179,13 +179,13 @@ def test_runs_under_another_load_are_not_compared(tmp_path):
     card = other.thermals.cards[0]
     fp32 = msgspec.structs.replace(card, load=msgspec.structs.replace(card.load, dtype="fp32"))
     other = msgspec.structs.replace(other, thermals=msgspec.structs.replace(other.thermals, cards=(fp32,)))
-    advice = thermals_record._power(now.thermals, [other], now)
+    advice = verdict.power(now.thermals, now, [other])
     assert isinstance(advice, Absent)
     assert advice.reason.startswith("1 labelled run of this rig with watts and throughput, 2 more needed")
 
 
 def test_labels_at_one_and_the_same_limit_get_no_command():
-    found = power_knee.advice([point(str(i), 200.0 + i, 100.0 + i, 320.0) for i in range(3)])
+    found = verdict.advice([point(str(i), 200.0 + i, 100.0 + i, 320.0) for i in range(3)])
     assert isinstance(found, PowerAdvice)
     assert found.commands == ()
 
@@ -195,7 +195,8 @@ def test_heat_costs_what_windows_with_its_bit_lack():
     ticks = [100.0 + 0.5 * i for i in range(81)]
     bits = tuple(0x24 if at > 120.0 else 0x4 for at in ticks)
     clocks = tuple(2.2e9 if at > 120.0 else 2.5e9 for at in ticks)
-    found = throttled.reasons(ticks, series(throttle_bits=bits, sm_clock_hertz=clocks), load(rates), 100.0, 140.0)
+    own = series(throttle_bits=bits, sm_clock_hertz=clocks)
+    found = verdict.throttling(soaked(load(rates), 140.0, ticks, own))
     assert [(it.reason, it.severity) for it in found] == [("sw_thermal", "warning"), ("sw_power_cap", "information")]
     heat, cap = found
     assert heat.first_seconds == 20.5
@@ -212,12 +213,12 @@ def test_heat_costs_what_windows_with_its_bit_lack():
 )
 def test_each_reason_has_its_severity_and_idleness_none(bit, severity):
     ticks = [100.0, 101.0, 102.0]
-    found = throttled.reasons(ticks, series(throttle_bits=(1, bit | 1, bit)), Absent("none"), 100.0, 102.0)
+    found = verdict.throttling(soaked(Absent("none"), 102.0, ticks, series(throttle_bits=(1, bit | 1, bit))))
     assert [(it.bit, it.severity, it.share) for it in found] == [(bit, severity, 2 / 3)]
 
 
 def test_ticks_before_the_load_are_not_counted():
-    found = throttled.reasons([99.0, 101.0], series(throttle_bits=(0x80, 0)), Absent("none"), 100.0, 102.0)
+    found = verdict.throttling(soaked(Absent("none"), 102.0, [99.0, 101.0], series(throttle_bits=(0x80, 0))))
     assert found == ()
 
 
@@ -254,7 +255,7 @@ def test_throughput_falls_by_the_degree_and_follows_the_clock():
     clocks = tuple(2.5e9 * (1 - 0.002 * (value - 40.0)) for value in celsius)
     rates = [100e12 * clock / 2.5e9 * draw.gauss(1, 0.002) for clock in clocks[1:]]
     own = series(temperature_celsius=celsius, sm_clock_hertz=clocks, power_watts=(300.0,) * 241)
-    card = soak.card(facts(load(rates), 220.0), telemetry(ticks, own), own)
+    card = verdict.card(soaked(load(rates), 220.0, ticks, own))
     level = sorted(rates)[120] / 100e12
     assert isinstance(card.per_celsius, Estimate)
     assert card.per_celsius.low <= -0.002 / level <= card.per_celsius.high
@@ -272,13 +273,13 @@ def test_throughput_falls_by_the_degree_and_follows_the_clock():
 def test_a_temperature_that_hardly_moved_tells_no_slope():
     ticks = [100.0 + 0.5 * i for i in range(121)]
     own = series(temperature_celsius=(70.0, *moving(0.01, 70.0)[:120]), power_watts=(300.0,) * 121)
-    card = soak.card(facts(load([1e14] * 120), 160.0), telemetry(ticks, own), own)
+    card = verdict.card(soaked(load([1e14] * 120), 160.0, ticks, own))
     assert card.per_celsius == Absent("the temperature moved by 0 °C only")
 
 
 def test_a_short_load_has_neither_cold_nor_hot():
     own = series()
-    card = soak.card(facts(load([1e14] * 8), 104.0), telemetry([100.0, 104.0], own), own)
+    card = verdict.card(soaked(load([1e14] * 8), 104.0, [100.0, 104.0], own))
     assert card.hot == Absent("4.0 s of load are too short to tell cold from hot")
     assert card.hot_over_cold == card.hot
     assert card.flop_per_joule == card.hot
@@ -287,13 +288,13 @@ def test_a_short_load_has_neither_cold_nor_hot():
 def test_throughput_that_holds_is_settled_and_one_that_drifts_is_not():
     draw = random.Random(1)
     at = [0.5 * (i + 1) for i in range(240)]
-    steady = settling.throughput(at, [1e12 * draw.gauss(1, 0.01) for _ in at])
+    steady = heat_fit.throughput_settled(at, [1e12 * draw.gauss(1, 0.01) for _ in at])
     assert steady.settled
-    falling = settling.throughput(at, [1e12 * (1 - 0.05 * moment / 120) * draw.gauss(1, 0.01) for moment in at])
+    falling = heat_fit.throughput_settled(at, [1e12 * (1 - 0.05 * moment / 120) * draw.gauss(1, 0.01) for moment in at])
     assert not falling.settled
     assert falling.left == pytest.approx(0.05, abs=0.03)
-    assert not settling.throughput(at[:20], [1e12] * 20).settled
-    assert not settling.throughput([], []).settled
+    assert not heat_fit.throughput_settled(at[:20], [1e12] * 20).settled
+    assert not heat_fit.throughput_settled([], []).settled
 
 
 @dataclass

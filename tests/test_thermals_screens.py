@@ -15,14 +15,14 @@ from rich.console import Console
 from rigbench import __main__, store
 from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Silent
-from rigbench.core.record import Absent
+from rigbench.core.record import Absent, Figure
 from rigbench.core.screen import spark
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
-from rigbench.thermals import live_screen as thermals_live
+from rigbench.thermals import live as thermals_live
 from rigbench.thermals import screen as render
-from rigbench.thermals import stage as thermals
-from rigbench.thermals.record import Thermals
+from rigbench.thermals import soak as thermals
+from rigbench.thermals.record import Options, Thermals
 
 HERE = Path(__file__).parent
 RECORDINGS = {
@@ -49,9 +49,9 @@ def rigbench(monkeypatch, tmp_path, capsys):
     return call
 
 
-def replayed(folder: Path, home: Path, ambient: str | None = None) -> Thermals:
+def replayed(folder: Path, home: Path, **options: object) -> Thermals:
     job = Job(store.Store(home), Rig.replay(folder), "thermals", Silent())
-    result = thermals.run(job, thermals.options("10", None, None, ambient))
+    result = thermals.run(job, Options(**options))
     assert isinstance(result, Thermals)
     return result
 
@@ -116,12 +116,12 @@ def test_heat_is_a_warning_with_its_cost_and_its_beginning(tmp_path):
 
 
 def test_the_room_is_taken_off_where_it_is_declared(tmp_path):
-    card = replayed(RECORDINGS["power-cap"], tmp_path, ambient="24").cards[0]
+    result = replayed(RECORDINGS["power-cap"], tmp_path, ambient=Figure(24.0, "declared", "--ambient"))
+    card = result.cards[0]
     assert isinstance(card.rise_over_ambient_celsius, Estimate)
     assert card.rise_over_ambient_celsius.value == pytest.approx(card.fit.steady_celsius.value - 24)
     assert card.rise_over_ambient_celsius.high == pytest.approx(card.fit.steady_celsius.high - 24)
-    text = screen(replayed(RECORDINGS["power-cap"], tmp_path, ambient="24"), 100)
-    assert "  rise     44.3 °C (44.2 to 44.3) over the room's 24 °C (--ambient)\n" in text
+    assert "  rise     44.3 °C (44.2 to 44.3) over the room's 24 °C (--ambient)\n" in screen(result, 100)
 
 
 def test_a_recording_without_a_sequence_says_so(tmp_path):

@@ -21,7 +21,7 @@ from rigbench.model.record import Shape
 from rigbench.model.tokens import zipf_tokens
 from rigbench.train import probe as train
 from rigbench.train.record import Slice
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 SHAPE = Shape(
     style="gpt2", layers=2, width=64, heads=2, kv_heads=2, ffn_width=256, vocabulary=512, sequence=32,

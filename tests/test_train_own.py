@@ -16,7 +16,7 @@ from rigbench.core.record import Absent
 from rigbench.model.recipe import Recipe
 from rigbench.train import own_model_probe as own_model
 from rigbench.train import own_probe as train_own
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 MODELS = Path(__file__).parent / "models"
 BREAKS = """

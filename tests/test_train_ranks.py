@@ -27,8 +27,7 @@ from rigbench.train import ranks_probe as train_ranks
 from rigbench.train import ranks_stage as stage
 from rigbench.train import verdict as findings
 from rigbench.train.record import Slice, Steps
-from rigbench.work import power as cost
-from rigbench.work import ranks, workers
+from rigbench.work import process, ranks
 
 SHAPE = Shape(
     style="gpt2", layers=2, width=64, heads=2, kv_heads=2, ffn_width=256, vocabulary=512, sequence=32,
@@ -242,13 +241,13 @@ def four_cards(tmp_path, monkeypatch, ddp):
 
     monkeypatch.setattr(stage.telemetry, "Sampler", lambda rig: contextlib.nullcontext(Sampler(rig)))
     on_cards = msgspec.structs.replace(ddp, device=device)
-    outcome = ranks.RanksOutcome((on_cards, on_cards), "finished")
+    outcome = process.Outcome((on_cards, on_cards), "finished")
     monkeypatch.setattr(stage, "started", lambda *asked: outcome)
     return job
 
 
 def test_joules_are_those_of_every_card_that_a_rank_worked_on(four_cards, folder):
-    found = stage.run(four_cards, options(folder, "ddp"), cost.NO_HOST, None)
+    found = stage.run(four_cards, options(folder, "ddp"))
     assert found.energy.watts == pytest.approx(220.0)
     assert found.joules_per_token == pytest.approx(220.0 / found.tokens_per_s.value)
     assert {draw.name: draw.watts for draw in found.draws} == pytest.approx({"GPUs": 220.0, "other GPUs": 20.0})
@@ -256,7 +255,7 @@ def test_joules_are_those_of_every_card_that_a_rank_worked_on(four_cards, folder
 
 def test_one_hosts_joules_are_not_told_of_several_hosts_tokens(four_cards, folder, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    found = stage.run(four_cards, options(folder, "ddp"), cost.NO_HOST, None, ranks.World(0, 2, 0, "10.0.0.1", 29400))
+    found = stage.run(four_cards, options(folder, "ddp"), world=ranks.World(0, 2, 0, "10.0.0.1", 29400))
     assert found.energy == Absent("the sensors of this host alone were read, and ranks ran on others too")
     assert (found.joules_per_token, found.draws, found.power) == (msgspec.UNSET,) * 3
 
@@ -268,17 +267,17 @@ def test_a_following_rank_keeps_its_memory_as_the_reporting_one_does(folder, tmp
 
     def started(options, environment, *rest):
         told.append((options.host_allocator, options.cache, environment))
-        return ranks.RanksOutcome((None, None), "finished")
+        return process.Outcome((None, None), "finished")
 
     monkeypatch.setattr(stage, "started", started)
     assert stage.follow(options(folder, "ddp"), ranks.World(1, 2, 0, "10.0.0.1", 29400), tmp_path) == 0
-    assert told == [("keeps memory", str(tmp_path / "cache"), workers.KEEP_MEMORY)]
+    assert told == [("keeps memory", str(tmp_path / "cache"), process.KEEP_MEMORY)]
 
 
 def test_eight_bit_states_of_shards_are_refused_before_anything_starts(four_cards, folder):
     asked = options(folder, "fsdp2", optimizer="adamw8bit")
     with pytest.raises(RigbenchError, match="bitsandbytes steps whole weights, and fsdp2 has shards") as caught:
-        stage.run(four_cards, asked, cost.NO_HOST, None)
+        stage.run(four_cards, asked)
     assert caught.value.exit_code == 3
 
 

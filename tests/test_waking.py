@@ -15,7 +15,7 @@ from rigbench.machine.rig import Rig
 from rigbench.topology import diagnosis as survey
 from rigbench.work import load as waking
 from rigbench.work.copy_load import CopyLoad
-from rigbench.work.workers import Outcome
+from rigbench.work.process import Outcome
 
 RIG = Path(__file__).parent / "rigs" / "dual-rtx4080s-x8x8"
 
@@ -46,7 +46,7 @@ def test_generations_come_from_the_load_and_everything_else_from_rest(live, monk
     def copy(probe, options, result_type, *, limit_seconds, on_progress):
         cards.working = True
         on_progress(0.1, "copying")
-        return Outcome(CopyLoad(2, 1.0), "finished")
+        return Outcome((CopyLoad(2, 1.0),), "finished")
 
     joined = waking._Load.join
 
@@ -54,7 +54,7 @@ def test_generations_come_from_the_load_and_everything_else_from_rest(live, monk
         joined(load)
         cards.working = False
 
-    monkeypatch.setattr(waking.workers, "call", copy)
+    monkeypatch.setattr(waking.process, "call", copy)
     monkeypatch.setattr(waking._Load, "join", join)
     job = Job(store.Store(tmp_path), rig, "topology", Silent())
     gpu = survey.topology(job, load=True).gpus[0]
@@ -66,13 +66,13 @@ def test_cards_that_cannot_be_kept_busy_leave_the_reason(live, monkeypatch, tmp_
     def refuse(*_, **__):
         raise RigbenchError("this torch is a CPU build", "install a CUDA build of torch")
 
-    monkeypatch.setattr(waking.workers, "call", refuse)
+    monkeypatch.setattr(waking.process, "call", refuse)
     job = Job(store.Store(tmp_path), live[1], "topology", Silent())
     awake = survey.topology(job, load=True).gpus[0].link_generation_awake
     assert awake == Absent("the cards could not be kept busy (this torch is a CPU build)")
 
 
 def test_a_machine_without_a_driver_starts_no_load(monkeypatch):
-    monkeypatch.setattr(waking.workers, "call", lambda *_, **__: pytest.fail("a load was started"))
+    monkeypatch.setattr(waking.process, "call", lambda *_, **__: pytest.fail("a load was started"))
     rig = Rig(Rig.live().sysfs, Nvml(Absent("no driver")))
     assert waking.under_load(rig, lambda busy: None) == Absent("no driver")

@@ -14,15 +14,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scripted_sensors import series, telemetry
 
-from rigbench.budget import plans
+from rigbench.command import _read
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Figure
 from rigbench.train import screen as render
 from rigbench.train.record import Slice
 from rigbench.train.stage import _with_power
 from rigbench.work import power as cost
-from rigbench.work import wall
-from rigbench.work.record import Draw, Power, PowerPart
+from rigbench.work.record import NO_RATING, NOTHING_DECLARED, Draw, Power, PowerPart, WattOptions
 
 LOST = Absent("GPU is lost")
 
@@ -31,12 +30,13 @@ def declared(value: float, option: str) -> Figure:
     return Figure(value=value, source="declared", basis=option)
 
 
-def host(watts: float | None = None, psu: float | None = None, efficiency: float | None = None) -> wall.Host:
-    return wall.Host(
-        watts=None if watts is None else declared(watts, "--host-watts"),
-        psu_watts=None if psu is None else declared(psu, "--psu-watts"),
-        psu_efficiency=None if efficiency is None else declared(efficiency, "--psu-efficiency"),
-    )
+def host(watts: float | None = None, psu: float | None = None, efficiency: float | None = None) -> WattOptions:
+    words = {"host_watts": watts, "psu_watts": psu, "psu_efficiency": efficiency}
+    return WattOptions(**{name: value for name, value in words.items() if value is not None})
+
+
+def at_meter(watts: float, said: WattOptions = NOTHING_DECLARED) -> WattOptions:
+    return msgspec.structs.replace(said, wall_watts=watts)
 
 
 def draw(name: str, watts: float | Absent) -> Draw:
@@ -57,7 +57,7 @@ def parts_of(power: Power | Absent) -> dict[str, tuple[float, str]]:
 
 def test_gpus_idle_gpus_package_rest_and_loss_add_up_to_the_wall():
     draws = draw("GPUs", 300.0), draw("other GPUs", 25.0), draw("CPU package", 55.0)
-    power = cost.power([sliced(*draws)], None, host(110.0, efficiency=0.87))
+    power = cost.power([sliced(*draws)], host(110.0, efficiency=0.87))
     assert parts_of(power) == {
         "GPUs": (300.0, "measured"),
         "other GPUs": (25.0, "measured"),
@@ -85,7 +85,7 @@ def test_whatever_the_parts_are_their_sum_is_the_walls(
 ):
     read = {"other GPUs": others, "CPU package": package}
     draws = [draw(name, watts) for name, watts in read.items() if watts is not None]
-    power = cost.power([sliced(*draws, gpu_watts=gpus)], None, host(rest, efficiency=efficiency))
+    power = cost.power([sliced(*draws, gpu_watts=gpus)], host(rest, efficiency=efficiency))
     assert isinstance(power, Power)
     assert math.fsum(part.watts.value for part in power.split or ()) == pytest.approx(power.watts.value)
     behind = gpus + (others or 0.0) + max(rest, package or 0.0)
@@ -98,7 +98,7 @@ def test_several_slices_are_a_mean_with_least_and_most_and_the_host_does_not_var
         sliced(draw("CPU package", 50.0), gpu_watts=280.0),
         sliced(draw("CPU package", 60.0), gpu_watts=320.0),
     ]
-    power = cost.power(both, None, host(100.0, efficiency=0.8))
+    power = cost.power(both, host(100.0, efficiency=0.8))
     assert isinstance(power, Power)
     assert (power.watts.low, power.watts.value, power.watts.high) == pytest.approx((475.0, 500.0, 525.0))
     assert power.split
@@ -108,16 +108,14 @@ def test_several_slices_are_a_mean_with_least_and_most_and_the_host_does_not_var
 
 
 def test_a_package_above_what_was_declared_for_the_host_is_said():
-    power = cost.power([sliced(draw("CPU package", 150.0))], None, host(90.0))
+    power = cost.power([sliced(draw("CPU package", 150.0))], host(90.0))
     assert isinstance(power, Power)
     assert power.warnings == ("the CPU package alone drew 150 W, more than the 90.0 W declared for the whole host",)
     assert power.watts.value == pytest.approx((300 + 150) / 0.9)
 
 
 def test_another_gpu_that_was_not_read_is_said_and_a_package_that_was_not_is_within_the_host():
-    power = cost.power(
-        [sliced(draw("other GPUs", LOST), draw("CPU package", Absent("no permission")))], None, host(90.0)
-    )
+    power = cost.power([sliced(draw("other GPUs", LOST), draw("CPU package", Absent("no permission")))], host(90.0))
     assert isinstance(power, Power)
     assert power.warnings == ("the watts of the other GPUs are not read (GPU is lost): they are not in the sum",)
     assert set(parts_of(power)) == {"GPUs", "host", "power supply"}
@@ -125,12 +123,12 @@ def test_another_gpu_that_was_not_read_is_said_and_a_package_that_was_not_is_wit
 
 def test_on_a_cpu_the_hosts_watts_are_all_there_is_whether_its_package_is_read_or_not():
     unread = sliced(draw("CPU package", Absent("no package energy counter")), gpu_watts=None, device=CPU)
-    assert parts_of(cost.power([unread], None, host(81.0))) == {
+    assert parts_of(cost.power([unread], host(81.0))) == {
         "host": (81.0, "declared"),
         "power supply": (9.0, "predicted"),
     }
     read = sliced(device=CPU, energy=energy(50.0, "CPU package only"))
-    assert parts_of(cost.power([read], None, host(81.0))) == {
+    assert parts_of(cost.power([read], host(81.0))) == {
         "CPU package": (50.0, "measured"),
         "rest of the host": (31.0, "declared"),
         "power supply": (9.0, "predicted"),
@@ -138,13 +136,13 @@ def test_on_a_cpu_the_hosts_watts_are_all_there_is_whether_its_package_is_read_o
 
 
 def test_a_gpu_without_a_reading_gets_no_watts_from_the_host_alone():
-    assert cost.power([sliced(gpu_watts=None)], None, host(90.0)) == cost.HOST_ALONE
+    assert cost.power([sliced(gpu_watts=None)], host(90.0)) == cost.HOST_ALONE
     assert cost.power([sliced(gpu_watts=None)]) == cost.NO_WATTS
 
 
 def test_watts_declared_at_the_wall_are_taken_apart():
     draws = draw("GPUs", 300.0), draw("CPU package", 60.0)
-    power = cost.power([sliced(*draws)], 500.0, host(efficiency=0.9))
+    power = cost.power([sliced(*draws)], at_meter(500.0, host(efficiency=0.9)))
     assert isinstance(power, Power)
     assert power.watts == declared(500.0, "--wall-watts")
     assert parts_of(power) == {
@@ -153,24 +151,23 @@ def test_watts_declared_at_the_wall_are_taken_apart():
         "power supply": (50.0, "predicted"),
         "everything else": (90.0, "predicted"),
     }
-    without = cost.power([sliced(*draws)], 500.0)
+    without = cost.power([sliced(*draws)], at_meter(500.0))
     assert parts_of(without)["everything else"] == (
         140.0,
         "predicted",
     )  # the supply's loss is not known, so it is in it
-    assert cost.power([], 500.0) == Power(watts=declared(500.0, "--wall-watts"), covers="wall")
+    assert cost.power([], at_meter(500.0)) == Power(watts=declared(500.0, "--wall-watts"), covers="wall")
 
 
 def test_parts_above_what_was_declared_at_the_wall_are_said():
-    power = cost.power([sliced()], 250.0)
+    power = cost.power([sliced()], at_meter(250.0))
     assert isinstance(power, Power)
     assert power.warnings == ("the parts that are known come to 300 W, more than the 250 W declared at the wall",)
     assert power.watts.value == 250.0
 
 
 def test_watts_that_are_stated_at_the_wall_have_no_loss_of_their_own():
-    asked = plans.declared(None, None, None, None, "single-h200")[1]
-    power = cost.power([sliced(gpu_watts=700.0)], None, asked)
+    power = cost.power([sliced(gpu_watts=700.0)], typed(rig_profile="single-h200"))
     assert parts_of(power) == {"GPUs": (700.0, "measured"), "host": (575.0, "declared")}
     assert isinstance(power, Power)
     assert power.watts.value == pytest.approx(1275.0)
@@ -183,19 +180,19 @@ def with_ticks(**columns: Any) -> Slice:
 
 def test_the_peak_is_the_higher_of_now_and_average_and_a_lost_tick_hides_no_other():
     ticks = with_ticks(power_watts=(300.0, 310.0, LOST), power_instant_watts=(280.0, 345.0, LOST))
-    found = wall.headroom([ticks], host(55.0, psu=500.0))
+    found = cost.headroom([ticks], host(55.0, psu=500.0))
     assert not isinstance(found, Absent)
     assert (found.peak_watts.value, found.share) == (400.0, 0.8)
     assert found.peak_watts.basis == "highest tick of the sensors + host 55 W"
     stuck = with_ticks(power_watts=(300.0, 310.0, 305.0), power_instant_watts=(27.0, 27.0, 27.0))
-    found = wall.headroom([stuck], host(psu=500.0))
+    found = cost.headroom([stuck], host(psu=500.0))
     assert not isinstance(found, Absent)
     assert found.peak_watts == Figure(310.0, "measured", "highest tick of the sensors, without the host")
 
 
 def test_the_supply_is_held_against_what_is_behind_it_with_the_wall_declared_too():
     ticks = with_ticks(power_watts=(290.0, 350.0, 300.0))
-    power = cost.power([ticks], 500.0, host(psu=450.0, efficiency=0.9))
+    power = cost.power([ticks], at_meter(500.0, host(psu=450.0, efficiency=0.9)))
     assert isinstance(power, Power)
     assert power.psu
     assert power.psu.peak_watts.value == pytest.approx(350 + 500 * 0.9 - 300)
@@ -207,44 +204,56 @@ def test_the_supply_is_held_against_what_is_behind_it_with_the_wall_declared_too
 
 def test_on_a_cpu_the_supply_is_held_against_what_is_declared():
     slow = sliced(gpu_watts=None, device=CPU, telemetry=telemetry((0.0, 1.0), series("CPU")))
-    power = cost.power([slow], None, host(90.0, psu=450.0))
+    power = cost.power([slow], host(90.0, psu=450.0))
     assert isinstance(power, Power)
     assert power.psu
     assert power.psu.peak_watts == Figure(90.0, "declared", "host 90 W: no sensor tells a peak")
-    assert wall.headroom([slow], host(90.0)) == Absent("the power supply's rating is not known; give --psu-watts W")
+    assert cost.headroom([slow], host(90.0)) == NO_RATING
+
+
+def typed(**words: str) -> WattOptions:
+    """The options as typed on a command line."""
+    said: WattOptions = _read(WattOptions, dict.fromkeys(WattOptions.__struct_fields__) | words)
+    return said
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("0", None, None, None, None), "--wall-watts '0' is zero"),
-        ((None, "-5", None, None, None), "--host-watts '-5' is negative"),
-        ((None, None, "1kW", None, None), "--psu-watts '1kW' has a unit that I do not know"),
-        ((None, None, None, "92", None), "--psu-efficiency '92' is above the sensible range"),
-        ((None, None, None, "0.5", None), "--psu-efficiency 0.5 is not between 0.5 and 1"),
-        (("500", "90", None, None, None), "--wall-watts covers the host already"),
-        ((None, None, None, None, "nonesuch"), "no rig or GPU profile 'nonesuch' for --rig-profile"),
+        ({"wall_watts": "0"}, "--wall-watts '0' is zero"),
+        ({"wall_watts": "nan"}, "--wall-watts 'nan' is not a number"),
+        ({"host_watts": "-5"}, "--host-watts '-5' is negative"),
+        ({"psu_watts": "1kW"}, "--psu-watts '1kW' has a unit that I do not know"),
+        ({"psu_efficiency": "92"}, "--psu-efficiency '92' is above the sensible range"),
+        ({"psu_efficiency": "0.49"}, "--psu-efficiency '0.49' is below the sensible range"),
+        ({"wall_watts": "500", "host_watts": "90"}, "--wall-watts covers the host already"),
+        ({"rig_profile": "nonesuch"}, "no rig or GPU profile 'nonesuch' for --rig-profile"),
     ],
 )
-def test_declarations_that_cannot_be_are_refused_before_anything_is_measured(words: tuple[Any, ...], said: str):
+def test_declarations_that_cannot_be_are_refused_before_anything_is_measured(words: dict[str, str], said: str):
     with pytest.raises(RigbenchError) as refused:
-        plans.declared(*words)
+        typed(**words)
     assert said in str(refused.value)
-    with pytest.raises(RigbenchError):
-        plans.question("1e18", "diy", False, words[0], words[1], None, None, *words[2:])
+
+
+def test_a_rig_profile_lends_its_host_and_power_supply_where_none_is_declared():
+    found = typed(psu_watts="900", rig_profile="dual-rtx-4080")
+    assert isinstance(found.host, Figure)
+    assert found.host.value == 90
+    assert found.host.basis.startswith("rig profile dual-rtx-4080, assumption")
+    assert found.supply == Figure(900.0, "declared", "--psu-watts")
 
 
 def test_a_wall_meter_beside_a_profile_keeps_the_profiles_supply():
-    at_wall, asked = plans.declared("600", None, None, None, "dual-rtx-4080")
-    assert at_wall == 600.0
-    assert asked.psu_watts is not None
-    assert (asked.psu_watts.value, asked.efficiency.value) == (1200.0, 0.9)
+    found = typed(wall_watts="600", rig_profile="dual-rtx-4080")
+    assert isinstance(found.supply, Figure)
+    assert (found.wall_watts, found.supply.value, found.efficiency.value) == (600.0, 1200.0, 0.9)
 
 
 def test_a_slice_shows_its_joules_and_the_walls_parts_and_survives_its_file():
     measured = sliced(draw("GPUs", 300.0), draw("CPU package", 55.0))
     measured = msgspec.structs.replace(measured, joules_per_token=0.3, model_flop_per_joule=2.5e9)
-    done = _with_power(measured, host(90.0, psu=400.0, efficiency=0.9), None)
+    done = _with_power(measured, host(90.0, psu=400.0, efficiency=0.9))
     assert msgspec.json.decode(msgspec.json.encode(done), type=Slice) == done
     out = io.StringIO()
     render.show(done, Console(file=out, width=200, color_system=None))
@@ -263,7 +272,7 @@ def test_a_slice_shows_its_joules_and_the_walls_parts_and_survives_its_file():
 
 def test_a_slice_without_watts_says_what_would_tell_them():
     bare = sliced(draw("CPU package", Absent("no package energy counter")), gpu_watts=None, device=CPU)
-    assert _with_power(bare, host(), None) == bare
+    assert _with_power(bare, host()) == bare
     out = io.StringIO()
     render.show(bare, Console(file=out, width=200, color_system=None))
     assert "energy  n/a (no sensor; --host-watts W or --wall-watts W declares watts)" in out.getvalue().replace(
@@ -272,7 +281,7 @@ def test_a_slice_without_watts_says_what_would_tell_them():
 
 
 def test_parts_of_a_mean_are_read_only_where_they_were_read():
-    parts, missing = wall.read_beside([sliced(draw("other GPUs", 20.0)), sliced(draw("other GPUs", LOST))])
+    parts, missing = cost.read_beside([sliced(draw("other GPUs", 20.0)), sliced(draw("other GPUs", LOST))])
     assert [part.name for part in parts] == ["GPUs", "other GPUs"]
     assert parts[1] == PowerPart("other GPUs", Figure(20.0, "measured", "other GPUs read beside 1 slice", 20.0, 20.0))
     assert missing == ()

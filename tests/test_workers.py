@@ -13,17 +13,17 @@ import pytest
 from fake_probe import Options, Result
 
 from rigbench.core.errors import RigbenchError
-from rigbench.work import workers
+from rigbench.work import process
 
 
 @pytest.fixture(autouse=True)
 def the_fake_probe_can_be_found(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
 
 
 def call(act: str, limit_seconds: float = 30.0, pid_file: Path | None = None, **more):
     options = Options(act=act, pid_file=str(pid_file or ""))
-    return workers.call("fake_probe", options, Result, limit_seconds=limit_seconds, **more)
+    return process.call("fake_probe", options, Result, limit_seconds=limit_seconds, **more)
 
 
 def gone(pid_file: Path) -> bool:
@@ -40,13 +40,13 @@ def gone(pid_file: Path) -> bool:
 def test_a_result_comes_back_with_its_progress_whatever_the_probe_prints():
     said = []
     outcome = call("finish", on_progress=lambda share, text: said.append((share, text)))
-    assert outcome == workers.Outcome(Result(steps=7), "finished")
+    assert outcome == process.Outcome((Result(steps=7),), "finished")
     assert said == [(0.5, "half way")]
 
 
 def test_a_refusal_in_the_middle_of_the_work_keeps_what_was_measured():
     outcome = call("refuse midway")
-    assert outcome == workers.Outcome(Result(steps=3, note="so far"), "died", "the file shrank; give another")
+    assert outcome == process.Outcome((Result(steps=3, note="so far"),), "died", "the file shrank; give another", (0,))
 
 
 def test_a_refusal_arrives_with_its_cure_and_exit_code():
@@ -83,21 +83,21 @@ def interrupt_after(seconds: float) -> None:
 def test_ctrl_c_lets_the_probe_hand_over_what_it_measured():
     interrupt_after(1.0)
     outcome = call("wait")
-    assert outcome == workers.Outcome(Result(steps=5, note="stopped"), "interrupted")
+    assert outcome == process.Outcome((Result(steps=5, note="stopped"),), "interrupted")
 
 
 def test_ctrl_c_before_anything_was_measured_ends_at_once():
     interrupt_after(1.0)
     started = time.monotonic()
-    assert call("early stop") == workers.Outcome(None, "interrupted")
+    assert call("early stop") == process.Outcome((None,), "interrupted")
     assert time.monotonic() - started < 10
 
 
 def test_a_parent_that_is_killed_leaves_no_process_behind(tmp_path):
     pid_file = tmp_path / "pids"
     code = (
-        "from fake_probe import Options, Result; from rigbench.work import workers;"
-        f"workers.call('fake_probe', Options(act='wait', pid_file={str(pid_file)!r}), Result, limit_seconds=60)"
+        "from fake_probe import Options, Result; from rigbench.work import process;"
+        f"process.call('fake_probe', Options(act='wait', pid_file={str(pid_file)!r}), Result, limit_seconds=60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])
     while not (pid_file.exists() and pid_file.read_text()):

@@ -18,7 +18,7 @@ from rigbench.machine.cuda_cards import CudaCards
 from rigbench.machine.sysfs import Sysfs
 from rigbench.work import gpu_copies
 from rigbench.work.copies import Budget, Group
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 METHOD = 1
 LONGEST_ROW_SECONDS, SHORTEST_ROW_SECONDS = 4.0, 0.15

@@ -13,14 +13,15 @@ from typing import TypeVar, cast
 from rigbench.budget import money, overheads, plans
 from rigbench.budget.comparable import Wanted
 from rigbench.budget.plan import NOT_DECLARED, Question
-from rigbench.budget.record import AskedKind, Price, Split
+from rigbench.budget.record import AskedKind, Split
 from rigbench.core import on, profiles, units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.profiles import RigProfile
-from rigbench.core.record import Absent, Figure
+from rigbench.core.record import Absent, Figure, Price
 from rigbench.model.recipe import Precision
 from rigbench.model.record import Model
 from rigbench.model.shape import model_named
+from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
 DEFAULT_FLOPS = "1.2e18"
 HERE = "here"
@@ -58,13 +59,8 @@ class Words:
     precision: str | None = None
     strategy: str | None = None
     checkpointing: str | None = None
-    wall_watts: str | None = None
-    host_watts: str | None = None
     price: str | None = None
     place: str | None = None
-    psu_watts: str | None = None
-    psu_efficiency: str | None = None
-    rig_profile: str | None = None
     rent: str | None = None
     purchase: str | None = None
     lifetime: str | None = None
@@ -83,7 +79,7 @@ class Words:
 WORDS = tuple(field.name for field in fields(Words))
 
 
-def budget(words: Words) -> tuple[Question, tuple[RigProfile | None, ...]]:
+def budget(words: Words, watts: WattOptions = NOTHING_DECLARED) -> tuple[Question, tuple[RigProfile | None, ...]]:
     """The question, and the rigs in the order asked; None stands for this one, and no rig for this one alone.
 
     Raises:
@@ -91,22 +87,18 @@ def budget(words: Words) -> tuple[Question, tuple[RigProfile | None, ...]]:
     """
     models, name = _models(words)
     price = plans.electricity(words.price, words.place)
-    at_wall, host = plans.declared(
-        words.wall_watts, words.host_watts, words.psu_watts, words.psu_efficiency, words.rig_profile
-    )
     kind, amount, declared_hours = _amount(words, price)
     if words.split and (len(models) == 1 or kind in ("tokens", "tokens per parameter")):
         why = "one model" if len(models) == 1 else "models whose tokens are told"
         raise RigbenchError(f"--split shares a budget out, and this is about {why}", "leave --split out")
-    rigs = _rigs(words)
+    rigs = _rigs(words, watts)
     question = Question(
         amount=amount,
         series_name=name,
         models=models,
         exact=words.exact_flops,
         wanted=_wanted(words),
-        wall_watts=at_wall,
-        host=host,
+        watts=watts,
         price=price,
         kind=kind,
         split=SPLITS[words.split],
@@ -205,7 +197,7 @@ def _wanted(words: Words) -> Wanted:
     )
 
 
-def _rigs(words: Words) -> tuple[RigProfile | None, ...]:
+def _rigs(words: Words, watts: WattOptions) -> tuple[RigProfile | None, ...]:
     if words.on is None:
         return ()
     names = [name.strip() for name in words.on.split(",") if name.strip()]
@@ -214,7 +206,8 @@ def _rigs(words: Words) -> tuple[RigProfile | None, ...]:
     if len(set(names)) < len(names):
         raise RigbenchError(f"--on {words.on[:60]!r} names a rig twice", "name each once")
     for option in ("wall_watts", "host_watts", "purchase", "rig_profile"):
-        if len(names) > 1 and getattr(words, option) is not None:
+        given = words.purchase is not None if option == "purchase" else not isinstance(getattr(watts, option), Absent)
+        if len(names) > 1 and given:
             shown = f"--{option.replace('_', '-')}"
             raise RigbenchError(f"{shown} is of one rig, and --on names {len(names)}", "ask about one at a time")
     return tuple(None if name == HERE else on.rig(name) for name in names)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rigbench.command import Common, command
-from rigbench.core.typer_options import HostWatts, Place, Price, PsuEfficiency, PsuWatts, RigProfile, Series, WallWatts
+from rigbench.core.typer_options import Place, Price, Series
+from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
 if TYPE_CHECKING:
     from rigbench.job import Job
@@ -67,13 +68,8 @@ def budget(
         bool | None, typer.Option("--compile/--no-compile", help="Likewise. Default with --on: compiled.")
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Also say which slice would narrow the interval most.")] = False,
-    wall_watts: WallWatts = None,
-    host_watts: HostWatts = None,
     price: Price = None,
     place: Place = None,
-    psu_watts: PsuWatts = None,
-    psu_efficiency: PsuEfficiency = None,
-    rig_profile: RigProfile = None,
     rent: Annotated[Text, _option("'1.50 USD'", "Rent of one card for an hour. Default: of prices.toml.")] = None,
     purchase: Annotated[Text, _option("'2400 USD'", "What the rig cost. Default: the cards' launch price.")] = None,
     lifetime: Annotated[Text, _option("T", "How long the rig will work in all. Default: 3 years.")] = None,
@@ -88,6 +84,7 @@ def budget(
     hot_over_cold: Annotated[
         Text, _option("SHARE", "Throughput once hot, as 0.97. Default: as `thermals` measured it.")
     ] = None,
+    watts: WattOptions = NOTHING_DECLARED,
 ) -> int:
     """Hours, kWh and money of a training run, with intervals: on this rig, or --on others (several: A,B,C).
 
@@ -97,7 +94,7 @@ def budget(
 
     words = {name: value for name, value in locals().items() if name in asking.WORDS}
     words |= {"split": split and split.value, "checkpointing": checkpointing and checkpointing.value, "on": common.on}
-    question, rigs = asking.budget(asking.Words(**words))
+    question, rigs = asking.budget(asking.Words(**words), watts)
 
     def work(job: Job) -> None:
         runner.budget(job, question, plans.short_slices(question.models, common.device), common.device, rigs)

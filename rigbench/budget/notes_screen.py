@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rigbench.budget.record import Budget, NextSlice, PlanRow, Price, ScalingLaws
+from rigbench.budget.record import Budget, NextSlice, PlanRow, ScalingLaws
 from rigbench.budget.tables_screen import span
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Figure
+from rigbench.core.record import Absent, Figure, Price
 from rigbench.work import screen as power
 
 MOST_RESTS = 6

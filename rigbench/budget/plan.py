@@ -12,14 +12,13 @@ from rigbench.backtest.record import Coverage
 from rigbench.budget import amounts, laws, money, overheads, remarks, sanity, spans
 from rigbench.budget.comparable import StoredSlice, Wanted, choose
 from rigbench.budget.forecast import NOTHING_KNOWN, Forecast, Known, Machine, from_slices
-from rigbench.budget.record import AskedFor, AskedKind, Budget, PlanRow, Price, Rate, Rent, Split, Sum
+from rigbench.budget.record import AskedFor, AskedKind, Budget, PlanRow, Rate, Rent, Split, Sum
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Figure
+from rigbench.core.record import Absent, Figure, Price
 from rigbench.model.record import Model
 from rigbench.work import power as cost
-from rigbench.work import wall
-from rigbench.work.record import Power
+from rigbench.work.record import NOTHING_DECLARED, Power, WattOptions
 
 METHOD = 2
 NOT_DECLARED = Absent("not declared")
@@ -37,8 +36,7 @@ class Question:
     models: tuple[Model, ...]
     exact: bool = False
     wanted: Wanted | None = None
-    wall_watts: float | None = None
-    host: wall.Host = cost.NO_HOST
+    watts: WattOptions = NOTHING_DECLARED
     price: Price | Absent = cost.NO_PRICE
     kind: AskedKind = "flops"
     split: Split = "equal tokens"
@@ -71,7 +69,7 @@ def plan(
     check(question)
     chosen = choose(question.models, measured, question.wanted)
     device = chosen.configuration.device
-    power = cost.power([stored.slice for stored in chosen.slices], question.wall_watts, question.host)
+    power = cost.power([stored.slice for stored in chosen.slices], question.watts)
     machine = Machine(
         configuration=chosen.configuration,
         cards=chosen.configuration.ranks or 1,
@@ -127,7 +125,7 @@ def assemble(question: Question, machine: Machine, forecasts: Sequence[Forecast]
         left_out=(*machine.left_out, *machine.known.left_out),
         warnings=(
             *remarks.warnings(series, alone, whole.hours, machine),
-            *(() if isinstance(power, Absent) else power.warnings or ()),
+            *(() if isinstance(power, Absent) else power.warnings),
         ),
         rig=machine.name or msgspec.UNSET,
         asked=AskedFor(question.kind, question.amount, question.split, flop, currency, question.declared_hours),
@@ -182,7 +180,6 @@ def check(question: Question) -> None:
         flop = amounts.flop_of(question.models, tokens, question.exact)
         for model, count in zip(question.models, tokens, strict=True):
             _refuse_less_than_a_step(question, flop, model.name, count, model.shape.sequence)
-    cost.power((), question.wall_watts, question.host)
 
 
 def _amount(question: Question, machine: Machine, forecasts: Sequence[Forecast]) -> tuple[Estimate, tuple[float, ...]]:

@@ -6,22 +6,20 @@ from collections.abc import Sequence
 
 from rigbench.bandwidth import stage as bandwidth
 from rigbench.budget.plan import Question
-from rigbench.budget.record import Price
 from rigbench.budget.runner import Stages
 from rigbench.collectives import stage as collectives
-from rigbench.core import on, profiles, units
+from rigbench.core import profiles, units
 from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Absent, Figure
+from rigbench.core.record import Absent, Price
 from rigbench.dataloader import probe as dataloader
 from rigbench.matmul import probe as matmul
 from rigbench.model import flops as model_flops
 from rigbench.model.record import Model
 from rigbench.p2p import stage as p2p
 from rigbench.store import now
-from rigbench.thermals import stage as thermals
+from rigbench.thermals import record as thermals
 from rigbench.train import probe as train
-from rigbench.work import power as cost
-from rigbench.work import wall
+from rigbench.work.record import WattOptions
 
 # Sizes and seconds of the short slices: the smallest, a middle and the largest model show how efficiency rises with
 # size, and the middle one is the check on interpolating between the other two.
@@ -30,30 +28,19 @@ QUICK_MATMUL_SECONDS = 18.0
 
 
 def question(
-    flops: str,
-    series: str,
-    exact: bool,
-    wall_watts: str | None,
-    host_watts: str | None,
-    price: str | None,
-    place: str | None,
-    psu_watts: str | None = None,
-    psu_efficiency: str | None = None,
-    rig_profile: str | None = None,
+    flops: str, series: str, exact: bool, watts: WattOptions, price: str | None, place: str | None
 ) -> Question:
     """A budget's question.
 
     Raises:
         RigbenchError: any of the words is not what its option takes.
     """
-    at_wall, host = declared(wall_watts, host_watts, psu_watts, psu_efficiency, rig_profile)
     return Question(
         amount=units.parse_flops(flops, "--flops"),
         series_name=series,
         models=series_models(series),
         exact=exact,
-        wall_watts=at_wall,
-        host=host,
+        watts=watts,
         price=electricity(price, place),
     )
 
@@ -78,7 +65,7 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None) -> Stage
         dataloader=dataloader.Options(
             device=device or "auto", workers=(0, 2) if quick else (), seconds=1.0 if quick else 2.0
         ),
-        thermals=None if quick else thermals.options("5", device, None, None),
+        thermals=None if quick else thermals.Options(minutes=5.0, device=device or "auto"),
     )
 
 
@@ -93,53 +80,6 @@ def short_slices(models: Sequence[Model], device: str | None) -> tuple[train.Opt
     return tuple(
         train.Options(model=model, device=device or "auto", seconds=seconds)
         for model, seconds in zip(picked, QUICK_SECONDS, strict=False)
-    )
-
-
-def _watts(text: str | None, option: str) -> float | None:
-    return units.parse_number(text, option, low=0.1, high=1e6) if text is not None else None
-
-
-def declared(
-    wall_watts: str | None,
-    host_watts: str | None,
-    psu_watts: str | None,
-    psu_efficiency: str | None,
-    rig_profile: str | None,
-) -> tuple[float | None, wall.Host]:
-    """What is declared of the machine's watts: at the wall, or of the host and its power supply.
-
-    Raises:
-        RigbenchError: any of the words is not what its option takes, or they contradict each other.
-    """
-    at_wall = _watts(wall_watts, "--wall-watts")
-    host = _host(host_watts, psu_watts, psu_efficiency, rig_profile)
-    cost.power((), at_wall, host)
-    return at_wall, host
-
-
-def _host(watts: str | None, psu_watts: str | None, efficiency: str | None, rig_profile: str | None) -> wall.Host:
-    """As declared; what was not, from the rig profile that was named.
-
-    Raises:
-        RigbenchError: any of the words is not what its option takes.
-    """
-
-    def figure(value: float | None, option: str, name: str) -> Figure | None:
-        if value is not None:
-            return Figure(value=value, source="declared", basis=option)
-        stated = getattr(profile, name) if profile else None
-        if stated is None or isinstance(stated, Absent):
-            return None
-        basis = f"rig profile {rig_profile}, {getattr(profile, name + '_basis')}"
-        return Figure(value=float(stated), source="declared", basis=basis)
-
-    profile = on.rig(rig_profile, "--rig-profile") if rig_profile else None
-    share = units.parse_number(efficiency, "--psu-efficiency", low=0.5, high=1.0) if efficiency is not None else None
-    return wall.Host(
-        watts=figure(_watts(watts, "--host-watts"), "--host-watts", "host_watts"),
-        psu_watts=figure(_watts(psu_watts, "--psu-watts"), "--psu-watts", "psu_watts"),
-        psu_efficiency=figure(share, "--psu-efficiency", "psu_efficiency"),
     )
 
 

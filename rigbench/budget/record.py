@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Device, Figure, Record
+from rigbench.core.record import Absent, Device, Figure, Price, Record
 from rigbench.model.recipe import Precision
 from rigbench.train.record import HostAllocator
 from rigbench.work.record import Power
@@ -84,16 +84,6 @@ class PlanRow(Record, frozen=True):
     tokens_per_step: int | msgspec.UnsetType = msgspec.UNSET
     batch: str | msgspec.UnsetType = msgspec.UNSET
     losses: tuple[LawLoss, ...] | msgspec.UnsetType = msgspec.UNSET
-
-
-class Price(Record, frozen=True):
-    """Electricity, with place and date beside it: there is no silent price."""
-
-    per_kwh: float
-    currency: str
-    place: str
-    date: str
-    source: str
 
 
 class AskedFor(Record, frozen=True):

@@ -18,7 +18,6 @@ from rigbench.document import Run
 from rigbench.predict import steptime
 from rigbench.thermals.record import Thermals
 from rigbench.work import power as cost
-from rigbench.work import wall
 from rigbench.work.record import Power, PowerPart
 
 # Cards that train draw most of their limit, small models less: 0.85 of it, between six tenths and all. Assumed.
@@ -61,8 +60,8 @@ def _times(count: int) -> str:
 
 def power(question: Question, rig: RigProfile, gpu: GpuProfile) -> Power | Absent:
     """Cards at an assumed share of their limit, and the host of the rig's profile or of one with the same cards."""
-    if question.wall_watts is not None:
-        return cost.power((), question.wall_watts, question.host)
+    if not isinstance(question.watts.wall_watts, Absent):
+        return cost.power((), question.watts)
     limit = gpu.figure("power_limit_watts", 1.0)
     if isinstance(limit, Absent):
         return limit
@@ -70,29 +69,14 @@ def power(question: Question, rig: RigProfile, gpu: GpuProfile) -> Power | Absen
     middle, least, most = WATTS_SHARE
     basis = f"{_times(rig.count)}{limit.value:g} W power limit × {middle:g}, assumed ({least:g} to {most:g})"
     figure = Figure(value, "predicted", basis, low, high)
-    host = question.host if question.host.watts else _twins_host(question, rig)
-    if host.watts is None:
+    declared = question.watts
+    if isinstance(declared.host, Absent):  # that of this rig's profile, else of the profile with as many of these cards
+        alike = (one for one in profiles.rigs() if (one.gpu, one.count) == (rig.gpu, rig.count))
+        twin = rig if not isinstance(rig.host_watts, Absent) else next(alike, rig)
+        declared = msgspec.structs.replace(declared, rig_profile=twin)
+    if isinstance(declared.host, Absent):
         return Power(watts=figure, covers="GPUs only")
-    return cost.at_wall([PowerPart("GPUs", figure)], host)
-
-
-def _twins_host(question: Question, rig: RigProfile) -> wall.Host:
-    """The host of this rig's profile, else of the profile with as many of the same cards."""
-    twin = rig
-    if isinstance(rig.host_watts, Absent):
-        twin = next((one for one in profiles.rigs() if (one.gpu, one.count) == (rig.gpu, rig.count)), rig)
-
-    def figure(name: str) -> Figure | None:
-        value = getattr(twin, name)
-        if isinstance(value, Absent):
-            return None
-        return Figure(float(value), "declared", f"rig profile {twin.name}, {getattr(twin, name + '_basis')}")
-
-    return wall.Host(
-        watts=figure("host_watts"),
-        psu_watts=question.host.psu_watts or figure("psu_watts"),
-        psu_efficiency=question.host.psu_efficiency or figure("psu_efficiency"),
-    )
+    return cost.at_wall([PowerPart("GPUs", figure)], declared)
 
 
 def rent(gpu: str) -> money.RentPrice | Absent:

@@ -26,7 +26,8 @@ from rigbench.job import Job
 from rigbench.matmul import probe as probes_matmul
 from rigbench.matmul import stage as matmul
 from rigbench.p2p import stage as p2p
-from rigbench.thermals import stage as thermals
+from rigbench.thermals import soak as thermals
+from rigbench.thermals.record import Options as ThermalsOptions
 from rigbench.topology import diagnosis as survey
 from rigbench.train import probe as probes_train
 from rigbench.train import stage as train
@@ -43,7 +44,7 @@ class Stages:
     matmul: probes_matmul.Options
     slices: tuple[probes_train.Options, ...]
     dataloader: probes_dataloader.Options
-    thermals: thermals.Options | None
+    thermals: ThermalsOptions | None
 
 
 def budget(
@@ -148,7 +149,7 @@ def everything(job: Job, stages: Stages, question: Question) -> None:
 
 
 def _slice(job: Job, options: probes_train.Options, question: Question) -> None:
-    train.run(job, options, question.host, question.wall_watts)
+    train.run(job, options, question.watts)
 
 
 def _history(job: Job) -> Coverage | None:

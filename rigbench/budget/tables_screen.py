@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from rigbench.budget.record import Budget, PlanRow, Price
+from rigbench.budget.record import Budget, PlanRow
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Figure
+from rigbench.core.record import Absent, Figure, Price
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -28,9 +28,8 @@ from rigbench.core.record import Absent, EndedBy, Record, Tally
 from rigbench.core.units import format_bytes
 from rigbench.machine import peers, placement
 from rigbench.store import now
-from rigbench.work.rank_device import free_bytes, kind_for, opened
-from rigbench.work.ranks import ARRIVE_SECONDS, World, join
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
+from rigbench.work.ranks import ARRIVE_SECONDS, World, free_bytes, join, kind_for, opened
 
 METHOD = 1
 SECONDS = {"cpu": 40.0, "cuda": 60.0}

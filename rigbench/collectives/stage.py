@@ -24,8 +24,8 @@ from rigbench.machine.rig import Rig
 from rigbench.store import now
 from rigbench.work import ranks
 from rigbench.work import sensors as telemetry
-from rigbench.work.rank_device import SEVERAL_ON_ONE_GPU
-from rigbench.work.ranks import RanksOutcome, World
+from rigbench.work.process import Outcome
+from rigbench.work.ranks import SEVERAL_ON_ONE_GPU, World
 
 PROBE = "rigbench.collectives.probe"
 LEAST_BYTES, MOST_BYTES, MOST_SIZES = 4, 1 << 36, 64
@@ -173,7 +173,7 @@ def follow(asked: Asked, world: World) -> int:
 
 def started(
     asked: Asked, world: World | None, count: int, identity: RigId, on_progress: Progress
-) -> RanksOutcome[Collectives]:
+) -> Outcome[Collectives]:
     """All ranks here, or the one that this process is."""
     options = msgspec.structs.replace(asked.options, fingerprint=identity.fingerprint)
     with tempfile.TemporaryDirectory(prefix="rigbench-nccl-") as folder:
@@ -201,7 +201,7 @@ def started(
         )
 
 
-def _judged(outcome: RanksOutcome[Collectives], count: int) -> Collectives | None:
+def _judged(outcome: Outcome[Collectives], count: int) -> Collectives | None:
     """What the ranks found, with the verdict; None where the user said stop before there was anything."""
     found = next((result for result in outcome.results if result), None)
     if found is None and outcome.ended == "interrupted":

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from rigbench.collectives.record import RankCheck
 from rigbench.core.estimate import Timing
 from rigbench.machine.accelerator import Accelerator
+from rigbench.work.process import Report
 from rigbench.work.timing import sample_until_tight
-from rigbench.work.workers import Report
 
 MOST_SAMPLES = 100  # those of every rank are stored
 

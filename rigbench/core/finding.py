@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from rigbench.core.record import Absent, Figure, Record
 
 Severity = Literal["fault", "warning", "information"]
+WORST_FIRST: tuple[Severity, ...] = get_args(Severity)
 
 
 class Cost(Record, frozen=True):

@@ -7,12 +7,10 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from rigbench.budget.record import Price
 from rigbench.core import profile_files as files
 from rigbench.core.errors import RigbenchError
 from rigbench.core.profile_files import CloudPrice, Electricity, GpuProfile, Prices, RigProfile, Series, SeriesModel
-from rigbench.core.record import Absent, Figure
-from rigbench.document import Run
+from rigbench.core.record import Absent, Figure, Price
 
 __all__ = [
     "CloudPrice",
@@ -36,7 +34,6 @@ __all__ = [
     "peaks",
     "prices",
     "rigs",
-    "run_schema",
     "series",
     "series_names",
 ]
@@ -221,11 +218,6 @@ def named(what: str) -> GpuProfile | RigProfile | Series | SeriesModel | Electri
         raise RigbenchError(f"no profile {what!r}", "`rigbench profiles` lists them")
     found: GpuProfile | RigProfile | Series | SeriesModel | Electricity = entries[what]
     return found
-
-
-def run_schema() -> str:
-    """The JSON Schema of a stored run."""
-    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Run)), indent=2).decode() + "\n"
 
 
 def _all_series() -> dict[str, Series]:

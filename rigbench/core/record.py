@@ -64,6 +64,22 @@ class Figure(Record, frozen=True):
     low: float | Absent = Absent(reason="no interval")
     high: float | Absent = Absent(reason="no interval")
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Low and high; the value where there is no interval."""
+        low, high = (self.value if isinstance(end, Absent) else end for end in (self.low, self.high))
+        return low, high
+
+
+class Price(Record, frozen=True):
+    """Electricity, with place and date beside it: there is no silent price."""
+
+    per_kwh: float
+    currency: str
+    place: str
+    date: str
+    source: str
+
 
 class Device(Record, frozen=True):
     """What did the work. `kind` is "cpu" or "cuda"; a CPU result says cpu in every output.

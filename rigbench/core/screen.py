@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
@@ -15,6 +15,8 @@ from rigbench.core.record import Absent, Record, Skipped
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.live import Live
+    from rich.text import Text
 
 T = TypeVar("T")
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -147,6 +149,7 @@ def plus_minus(estimate: Estimate) -> str:
     return f"{units.format_plus_minus(estimate.half_width)}{covers}"
 
 
+SEVERITY_STYLES = {"fault": "bold red", "warning": "yellow", "information": ""}
 EIGHTHS = " ▏▎▍▌▋▊▉"
 SHORTEST, LONGEST = 6, 24
 GAP = 2
@@ -228,3 +231,30 @@ def _level(value: float, low: float, high: float) -> str:
     if high - low <= 1e-9 * max(abs(high), abs(low)):
         return LEVELS[len(LEVELS) // 2]
     return LEVELS[min(len(LEVELS) - 1, int((value - low) / (high - low) * len(LEVELS)))]
+
+
+class LivePicture:
+    """A picture on a terminal, drawn over itself; leaves nothing behind when closed."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def draw(self, text: Text) -> None:
+        from rich.live import Live
+
+        if self._live is None:
+            self._live = Live(console=self.console, transient=True, auto_refresh=False, vertical_overflow="crop")
+            self._live.start()
+        self._live.update(text, refresh=True)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None

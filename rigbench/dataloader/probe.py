@@ -27,7 +27,7 @@ from rigbench.model.batches import Batches
 from rigbench.model.tokenizer import Tokenizer, open_tokenizer
 from rigbench.model.tokens import ITEM_BYTES, AskedDtype, Dtype, open_tokens, read_sidecar, zipf_tokens
 from rigbench.store import now
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 METHOD = 1
 ZIPF_VOCABULARY = 50304

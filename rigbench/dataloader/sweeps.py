@@ -15,7 +15,7 @@ from rigbench.dataloader.page_cache import cached_share
 from rigbench.dataloader.record import Loading, LoadingPath, Sweep
 from rigbench.dataloader.sources import LoaderSource, NoSharedMemory, OwnSource
 from rigbench.machine.accelerator import Accelerator
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 NO_GPU = Absent("no CUDA device to pin memory for")
 NOT_KNOWN = Absent("what it reads is not known")

@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.command import Common, command
-from rigbench.core.typer_options import (
-    Flops,
-    HostWatts,
-    Place,
-    Price,
-    PsuEfficiency,
-    PsuWatts,
-    RigProfile,
-    Series,
-    WallWatts,
-)
+from rigbench.core.typer_options import Flops, Place, Price, Series
+from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
 if TYPE_CHECKING:
     from rigbench.job import Job
@@ -31,21 +22,15 @@ def run(
     ] = False,
     flops: Flops = "1.2e18",
     series: Series = "diy",
-    wall_watts: WallWatts = None,
-    host_watts: HostWatts = None,
     price: Price = None,
     place: Place = None,
-    psu_watts: PsuWatts = None,
-    psu_efficiency: PsuEfficiency = None,
-    rig_profile: RigProfile = None,
+    watts: WattOptions = NOTHING_DECLARED,
 ) -> int:
     """Every probe, one record: the rig, its copies, matmuls and training slices, and what a budget will cost."""
     from rigbench.budget import plans, runner
     from rigbench.report import screen as render
 
-    question = plans.question(
-        flops, series, False, wall_watts, host_watts, price, place, psu_watts, psu_efficiency, rig_profile
-    )
+    question = plans.question(flops, series, False, watts, price, place)
 
     def work(job: Job) -> None:
         runner.everything(job, plans.whole_run(question.models, quick, common.device), question)

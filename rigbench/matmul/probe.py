@@ -21,9 +21,9 @@ from rigbench.model.gemms import Gemm, step_gemms
 from rigbench.model.record import Model
 from rigbench.store import now
 from rigbench.work import products
+from rigbench.work.process import Report
 from rigbench.work.products import ARITHMETIC, Dtype, Operands
 from rigbench.work.timing import sample_until_tight
-from rigbench.work.workers import Report
 
 METHOD = 2
 DEFAULT_DTYPES: dict[str, tuple[Dtype, ...]] = {

@@ -85,8 +85,9 @@ def _read_checkpointing(text: str, option: str) -> int:
         return int(text == "on")
     try:
         return units.parse_whole(text, option, 1, MOST_BLOCKS)
-    except RigbenchError as error:
-        raise RigbenchError(error.what_happened, "use off, on, or K for every K-th block") from None
+    except RigbenchError:
+        what = f"{option} {text[:40]!r} is neither off nor on nor a number of blocks"
+        raise RigbenchError(what, "use off, on, or K for every K-th block") from None
 
 
 def _read_chunks(text: str, option: str) -> int:

@@ -10,7 +10,7 @@ from rigbench.bandwidth.record import Transfer
 from rigbench.core.record import Absent, Tally
 from rigbench.p2p.record import P2pArm, P2pRank, ValueCheck
 from rigbench.p2p.settings import Setting
-from rigbench.work.ranks import RanksOutcome
+from rigbench.work.process import Outcome
 
 NOT_REACHED = "the start of its processes"
 
@@ -18,7 +18,7 @@ NOT_REACHED = "the start of its processes"
 def assembled(
     setting: Setting,
     number: int,
-    outcome: RanksOutcome[P2pRank],
+    outcome: Outcome[P2pRank],
     names: Mapping[str, str],
     seconds: float,
     transports: Tally | Absent,

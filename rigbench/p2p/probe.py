@@ -21,8 +21,8 @@ from rigbench.p2p.record import P2pRank, ReduceTimes, ValueCheck
 from rigbench.p2p.writes import Writes
 from rigbench.work import gpu_copies
 from rigbench.work.copies import Budget, Group
+from rigbench.work.process import Report
 from rigbench.work.ranks import World, join
-from rigbench.work.workers import Report
 
 METHOD = 1
 MIB = 1 << 20
@@ -150,7 +150,7 @@ class _Arm:
 
     def _announce(self, at: str, devices: Sequence[int], share_to_next_meeting: float = 0.0) -> None:
         """Progress is by meetings, so that the rank with the least is the one that the others wait for."""
-        self.report.partial(self.record(at, devices))
+        self.report.partial(self.record(at, devices), at_once=True)
         meetings = len(self.exchanges) + MEETINGS_BETWEEN + len(self.options.reduce_sizes)
         self.report.progress((self.meetings + share_to_next_meeting) / (meetings + 1), at)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rigbench.command import Common, command
+from rigbench.command import Common, command, say
 
 
 @command()
@@ -27,10 +27,10 @@ def report(
         return FINE
     if common.json:
         raise RigbenchError("--list and --json exclude each other", "the runs are files in " + str(home.runs))
-    runs, unreadable = home.readable()
-    render.show_list(runs, common.console())
-    for line in unreadable:
-        sys.stderr.write(f"{line}\n")
+    index = common.index()
+    render.show_list(index.entries(), common.console())
+    for line in index.unreadable():
+        say(f"not used: {line}")
     return FINE
 
 
@@ -47,7 +47,9 @@ def profiles(
     from rigbench.report import profiles_screen as render
 
     if what == "schema":
-        sys.stdout.write(data.run_schema())
+        from rigbench.document import run_schema
+
+        sys.stdout.write(run_schema())
     elif what == "check":
         from rigbench.model import named
 

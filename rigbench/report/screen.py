@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterable
+
 from rich.console import Console
 from rich.text import Text
 
 from rigbench.core import finding_screen as findings
 from rigbench.core import units
 from rigbench.core.record import Absent
-from rigbench.core.screen import printable, show_rooms, table
+from rigbench.core.screen import printable, show_rooms
 from rigbench.document import Run
-from rigbench.train.record import Slice
+from rigbench.index import Entry
 
 
 def show(run: Run, console: Console) -> None:
@@ -26,16 +29,22 @@ def show(run: Run, console: Console) -> None:
         console.print(Text(f"warning: {printable(warning)}", style="yellow"))
 
 
-def show_list(runs: list[Run], console: Console) -> None:
-    """A line per stored run, newest first."""
-    rows = [(run.id, run.command, run.status, run.rig.fingerprint, _holds(run)) for run in runs]
-    console.print(table(("run", "command", "status", "rig", "what it holds"), rows))
-
-
-def _holds(run: Run) -> str:
-    rooms = [name for name in run.rooms() if name != "slices"]
-    slices = [item for item in run.slices if isinstance(item, Slice)]
-    return ", ".join(rooms + [f"{item.model.name} {units.format_rate(item.tokens_per_s.value)}" for item in slices])
+def show_list(entries: Iterable[Entry], console: Console) -> None:
+    """A line per stored run, newest first. Lines are laid out here, since ten thousand take a rich table seconds."""
+    rows = [("run", "command", "status", "rig", "what it holds")]
+    for entry in entries:
+        slices = [f"{it.slice.model.name} {units.format_rate(it.slice.tokens_per_s.value)}" for it in entry.slices]
+        rooms = [name for name in entry.rooms if name != "slices"]
+        rows.append((entry.id, entry.command, entry.status, entry.rig, ", ".join(rooms + slices)))
+    widths = [max(len(row[column]) for row in rows) + 2 for column in range(4)]
+    edge = sum(widths)
+    room = max(20, console.width - edge)
+    for row in rows:
+        first = "".join(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True))
+        last = textwrap.wrap(row[4], room) if len(row[4]) > room else [row[4]]
+        console.out(
+            printable(first + last[0]).rstrip(), *(" " * edge + line for line in last[1:]), sep="\n", highlight=False
+        )
 
 
 def _rig(run: Run) -> str:

@@ -1,47 +1,80 @@
-"""Where is a temperature heading, how fast, and how sure is that? T(t) = T∞ − (T∞ − T₀)·e^(−t/τ), fitted.
+"""Fits T(t) = T∞ − (T∞ − T₀)·e^(−t/τ) to a load's temperature, and tells whether the load has settled.
 
-Intervals are profile likelihoods (Seber and Wild, Nonlinear Regression, §5.9.3), since those of short records are
-lopsided: all values of a parameter with which the squared error can come within s²·t² of the least. What rounding to
-whole degrees hides behind too little noise is added.
+For a fixed τ the curve is linear in T∞ and T₀, so that τ is the only one to search (variable projection: Golub and
+Pereyra 1973). Neighbouring readings resemble each other, so blocks of them are fitted, whitened by the correlation of
+neighbours. Intervals are profile likelihoods (Seber and Wild, Nonlinear Regression, §5.9.3), since those of short
+records are lopsided: all values of a parameter with which the squared error can come within s²·t² of the least. What
+rounding to whole degrees hides behind too little noise is added.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, NamedTuple
 
-from rigbench.core import stats
+import numpy as np
+
+from rigbench.core import stats, units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
-from rigbench.thermals.curve import (
-    LONGEST_SHARE,
-    SHORTEST_SHARE,
-    Blocks,
-    Profile,
-    blocks_of,
-    decay_of,
-    explained,
-    left_over,
-    rich_columns,
-    whitened,
-    zoomed,
-)
-from rigbench.thermals.record import HeatFit
+from rigbench.thermals.record import HeatFit, Settled
 
-if TYPE_CHECKING:
-    import numpy as np
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
-    Array = np.ndarray[Any, np.dtype[np.float64]]
-
-FEWEST_READINGS = 24
+FEWEST_READINGS, MOST_BLOCKS = 24, 120
 PARAMETERS, RICH_PARAMETERS = 3, 5
-TREND_P = 0.01
-NOISE_SECONDS = 5.0  # a sensor forgets its own noise in less; what stays longer is the temperature's
-FLAT_P = 0.001
-LEAST_STEPS = 1.5  # of the sensor: a smaller rise tells no time constant
+TAUS, ZOOMS = 24, 6  # values of tau looked at together, over narrower and narrower ranges
+SHORTEST_SHARE, LONGEST_SHARE = 1 / 200, 30.0  # of the record, the taus that are looked at
 STARTS = (0.0, 0.125, 0.25, 0.375, 0.5)  # of the record: where the fit may begin once the die is through
+TREND_P, FLAT_P = 0.01, 0.001
+NOISE_SECONDS = 5.0  # a sensor forgets its own noise in less; what stays longer is the temperature's
+LEAST_STEPS = 1.5  # of the sensor: a smaller rise tells no time constant
 METHOD = "profile likelihood, blocks whitened by AR(1)"
+
+LEAST_SECONDS, AHEAD_SECONDS = 60.0, 300.0
+TIME_CONSTANTS = 3.0
+WITHIN_CELSIUS, WITHIN_SHARE, TOO_WILD_SHARE = 1.0, 0.02, 0.5
+
+
+class Blocks(NamedTuple):
+    """Means of contiguous readings."""
+
+    at: Array  # moments from the first reading
+    values: Array  # less `level`
+    level: float
+    readings_each: float
+    spacing: float
+    correlation: float = 0.0  # of neighbours' noise
+
+    def whitened(self, rows: Array) -> Array:
+        """Rows of block values with the correlation of neighbours removed, the first one kept (Prais and Winsten)."""
+        out = np.empty_like(rows)
+        out[..., 0] = rows[..., 0] * math.sqrt(1 - self.correlation**2)
+        out[..., 1:] = rows[..., 1:] - self.correlation * rows[..., :-1]
+        return out
+
+    def decay(self, taus: Array) -> Array:
+        """[tau, block]: the mean of e^(−t/τ) over the readings of each block, evenly spaced as they are."""
+        x, m = self.spacing / (2 * taus), self.readings_each
+        within = np.sinh(m * x) / (m * np.sinh(x))
+        return np.asarray(np.exp(-self.at[None, :] / taus[:, None]) * within[:, None])
+
+
+class Profile(NamedTuple):
+    """For each tau: the least squared error, T∞ and the amplitude, and unit variances of T∞ and T₀."""
+
+    taus: Array
+    errors: Array
+    steady: Array
+    amplitude: Array
+    variance_steady: Array
+    variance_start: Array
+    best: int
+
+    @property
+    def tau(self) -> float:
+        return float(self.taus[self.best])
 
 
 def best_fit(at_seconds: Sequence[float], celsius: Sequence[float]) -> HeatFit | Absent:
@@ -51,14 +84,12 @@ def best_fit(at_seconds: Sequence[float], celsius: Sequence[float]) -> HeatFit |
     exponential, which a later part has forgotten.
     """
     n = len(at_seconds)
-    whole: HeatFit | Absent | None = None
+    whole = fit(at_seconds, celsius, at_seconds[0] if n else 0.0)
     for share in STARTS:
         first = int(share * n)
-        found = fit(at_seconds[first:], celsius[first:], at_seconds[first] if n else 0.0)
-        if not isinstance(found, Absent) and not found.trend:
+        found = fit(at_seconds[first:], celsius[first:], at_seconds[first]) if first else whole
+        if isinstance(found, HeatFit) and not found.trend:
             return found
-        whole = found if whole is None else whole
-    assert whole is not None
     return whole
 
 
@@ -67,63 +98,117 @@ def fit(at_seconds: Sequence[float], celsius: Sequence[float], from_seconds: flo
 
     A parameter that the record does not pin down from both sides is Absent, with what it does tell.
     """
-    import numpy as np
-
-    if len(at_seconds) < FEWEST_READINGS:
-        return Absent(f"{len(at_seconds)} readings are too few for a fit ({FEWEST_READINGS} are needed)")
-    at = np.asarray(at_seconds, dtype=float) - from_seconds
-    readings = np.asarray(celsius, dtype=float)
+    n = len(at_seconds)
+    if n < FEWEST_READINGS:
+        return Absent(f"{n} readings are too few for a fit ({FEWEST_READINGS} are needed)")
+    at, readings = np.asarray(at_seconds, dtype=float) - from_seconds, np.asarray(celsius, dtype=float)
     span = float(at[-1] - at[0])
     if span <= 0:
         return Absent("all readings are of one moment")
-    blocks = blocks_of(at, readings)
-    tau, _, plain_error = zoomed(blocks, span, 0.0, 0.0, zooms=3)
-    correlation = _correlation(blocks, tau)
-    degrees = len(blocks.at) - PARAMETERS
-    resolution = _resolution(readings)
-    floor = (resolution / 1000) ** 2 * len(blocks.at)  # readings without any noise have no error to divide by
+    blocks = _blocks(at, readings)
+    first, without_memory = _zoomed(blocks, span, room=0.0, zooms=3)
+    blocks = blocks._replace(correlation=_correlation(blocks, first.tau))
+    count, degrees = len(blocks.at), len(blocks.at) - PARAMETERS
+    steps = np.diff(np.unique(readings))  # where all readings are the same: a degree if they are whole, else a tenth
+    resolution = float(steps.min()) if len(steps) else 1.0 if float(readings[0]).is_integer() else 0.1
+    floor = (resolution / 1000) ** 2 * count  # readings without any noise have no error to divide by
     room = stats.student_t_quantile((1 + stats.LEVEL) / 2, degrees) ** 2 / degrees
-    tau, fine, error = zoomed(blocks, span, correlation, room, floor)
-    common: dict[str, Any] = {
+    profile, error = _zoomed(blocks, span, room, floor)
+    facts: dict[str, Any] = {
         "from_seconds": from_seconds,
         "to_seconds": from_seconds + float(at[-1]),
-        "points": len(blocks.at),
-        "residual_celsius": math.sqrt(error / len(blocks.at)),
+        "residual_celsius": math.sqrt(error / count),
         "resolution_celsius": resolution,
-        "correlation": correlation,
     }
-    if _is_flat(blocks, correlation, error, degrees):
-        return _flat(blocks, correlation, readings, resolution, common)
-    unseen = len(blocks.at) * _bias_after(blocks, fine, readings, resolution)[0] ** 2 / 2
-    trend = _misfit_p(blocks, tau, correlation, floor + unseen) < TREND_P
-    trend = trend or _is_no_noise(math.sqrt(plain_error / len(blocks.at)), correlation, blocks, resolution)
+    flat = _flat(blocks, error, readings, resolution)
+    if flat is not None:
+        why = Absent("the temperature did not move more than its noise")
+        return HeatFit(steady_celsius=flat, tau_seconds=why, start_celsius=why, trend=False, **facts)
+    bias, hidden = _hidden_by_rounding(blocks, profile, readings, resolution)
+    # What is left is a trend if a second exponential takes it away, or if it is more than rounding and stays too long
+    # to be noise, as of a card held at its target.
+    components, residuals = _rich_model(blocks, profile.tau)
+    rich = float(residuals @ residuals) + floor + count * bias**2 / 2
+    plain = rich + float(np.sum(components[PARAMETERS:] ** 2))
+    stays = math.exp(-blocks.readings_each * blocks.spacing / NOISE_SECONDS) + 0.1
+    no_noise = math.sqrt(without_memory / count) > resolution / 2 and blocks.correlation > stays
+    facts["trend"] = no_noise or _f_tail_two(plain, rich, count - RICH_PARAMETERS) < TREND_P
     allowed = error * (1 + room) - floor
-    unbounded = fine.errors[-1] <= allowed and fine.taus[-1] > 0.99 * LONGEST_SHARE * span
-    too_fast = fine.errors[0] <= allowed and fine.taus[0] < 1.01 * SHORTEST_SHARE * span
-    kept = _estimates(blocks, fine, allowed, _hidden_by_rounding(blocks, fine, readings, resolution))
-    steady, taus_kept, start = kept
-    if unbounded:
-        least = f"T∞ is at least {steady.low:.1f} °C, tau at least {taus_kept.low:.0f} s"
+    steady, tau, start = _estimates(blocks, profile, allowed, hidden)
+    rise = abs(steady.value - start.value)
+    if profile.errors[-1] <= allowed and profile.taus[-1] > 0.99 * LONGEST_SHARE * span:
+        least = f"T∞ is at least {steady.low:.1f} °C, tau at least {tau.low:.0f} s"
         why = Absent(f"the curve has not bent enough in {span:.0f} s: {least}")
-        return HeatFit(steady_celsius=why, tau_seconds=why, start_celsius=start, trend=trend, **common)
-    if abs(steady.value - start.value) < LEAST_STEPS * resolution:
-        why = Absent(f"it moved by {abs(steady.value - start.value):.1f} °C only, hardly a step of the sensor")
-        return HeatFit(steady_celsius=steady, tau_seconds=why, start_celsius=why, trend=trend, **common)
-    if too_fast:
+        return HeatFit(steady_celsius=why, tau_seconds=why, start_celsius=start, **facts)
+    if rise < LEAST_STEPS * resolution:
+        why = Absent(f"it moved by {rise:.1f} °C only, hardly a step of the sensor")
+        return HeatFit(steady_celsius=steady, tau_seconds=why, start_celsius=why, **facts)
+    if profile.errors[0] <= allowed and profile.taus[0] < 1.01 * SHORTEST_SHARE * span:
         why = Absent(f"it rose faster than readings {blocks.spacing:.2g} s apart can tell")
-        return HeatFit(steady_celsius=steady, tau_seconds=why, start_celsius=why, trend=trend, **common)
-    return HeatFit(steady_celsius=steady, tau_seconds=taus_kept, start_celsius=start, trend=trend, **common)
+        return HeatFit(steady_celsius=steady, tau_seconds=why, start_celsius=why, **facts)
+    return HeatFit(steady_celsius=steady, tau_seconds=tau, start_celsius=start, **facts)
 
 
-def curve(found: HeatFit, at_seconds: float) -> float | None:
-    """The fitted temperature at a moment; None where the fit has no whole curve."""
-    if isinstance(found.steady_celsius, Absent):
-        return None
-    steady = found.steady_celsius.value
-    if isinstance(found.tau_seconds, Absent) or isinstance(found.start_celsius, Absent):
-        return steady
-    decay = math.exp(-(at_seconds - found.from_seconds) / found.tau_seconds.value)
-    return steady - (steady - found.start_celsius.value) * decay
+def _blocks(at: Array, readings: Array) -> Blocks:
+    n = len(at)
+    count = min(MOST_BLOCKS, n)
+    edges = np.arange(count) * n // count
+    sizes = np.diff(np.append(edges, n))
+    level = float(readings.mean())
+    return Blocks(
+        at=np.add.reduceat(at, edges) / sizes,
+        values=np.add.reduceat(readings - level, edges) / sizes,
+        level=level,
+        readings_each=n / count,
+        spacing=float(at[-1] - at[0]) / (n - 1),
+    )
+
+
+def _zoomed(blocks: Blocks, span: float, room: float, floor: float = 0.0, zooms: int = ZOOMS) -> tuple[Profile, float]:
+    """The profile over the taus whose error is within `room` of the least, and that error.
+
+    Each look is at the taus between the neighbours of what the last one left. With no room it closes in on the best.
+    """
+    low, high = SHORTEST_SHARE * span, LONGEST_SHARE * span
+    for _ in range(zooms):
+        profile = _profile(blocks, np.exp(np.linspace(math.log(low), math.log(high), TAUS)))
+        error = float(profile.errors[profile.best]) + floor
+        inside = np.flatnonzero(profile.errors + floor <= error * (1 + room))
+        first, last = max(0, int(inside[0]) - 1), min(TAUS - 1, int(inside[-1]) + 1)
+        if last - first > TAUS // 2:
+            break
+        low, high = float(profile.taus[first]), float(profile.taus[last])
+    return profile, error
+
+
+def _profile(blocks: Blocks, taus: Array) -> Profile:
+    """Two-column least squares for every tau at once, from the sums of products."""
+    ones, values = blocks.whitened(np.ones_like(blocks.at)), blocks.whitened(blocks.values)
+    decay = blocks.whitened(blocks.decay(taus))
+    oo, ov, vv = ones @ ones, ones @ values, values @ values
+    od, dd, dv = decay @ ones, np.einsum("ij,ij->i", decay, decay), decay @ values
+    determinant = oo * dd - od**2
+    steady = (dd * ov - od * dv) / determinant
+    amplitude = (oo * dv - od * ov) / determinant
+    errors = np.maximum(vv - steady * ov - amplitude * dv, 0.0)
+    return Profile(
+        taus=taus,
+        errors=errors,
+        steady=steady,
+        amplitude=amplitude,
+        variance_steady=dd / determinant,
+        variance_start=(oo + dd - 2 * od) / determinant,
+        best=int(np.argmin(errors)),
+    )
+
+
+def _rich_model(blocks: Blocks, tau: float) -> tuple[Array, Array]:
+    """The values along the curve, its derivative by τ, and a slower and a faster exponential; and what these leave."""
+    decay = blocks.decay(np.array([tau, 3 * tau, tau / 3]))
+    columns = np.vstack([np.ones_like(blocks.at), decay[0], blocks.at / tau * decay[0], decay[1], decay[2]])
+    basis, values = np.linalg.qr(blocks.whitened(columns).T)[0], blocks.whitened(blocks.values)
+    components = basis.T @ values
+    return components, values - basis @ components
 
 
 def _correlation(blocks: Blocks, tau: float) -> float:
@@ -132,7 +217,7 @@ def _correlation(blocks: Blocks, tau: float) -> float:
     A fitted curve takes low frequencies out of the residuals, which lowers their correlation by about (p·(1+ρ) + 2ρ)/n
     (Kendall 1954 for p = 1); that is put back.
     """
-    residuals = left_over(rich_columns(blocks, tau), blocks.values)
+    _, residuals = _rich_model(blocks, tau)
     n, total = len(residuals), float(residuals @ residuals)
     if total <= 0:
         return 0.0
@@ -141,28 +226,18 @@ def _correlation(blocks: Blocks, tau: float) -> float:
     return min(0.95, max(-0.3, corrected))
 
 
-def _misfit_p(blocks: Blocks, tau: float, correlation: float, floor: float) -> float:
-    """The chance of residuals this far from noise if one exponential were the truth: an F test of two more."""
-    columns = whitened(rich_columns(blocks, tau), correlation)
-    values = whitened(blocks.values, correlation)
-    along = explained(columns, values) ** 2
-    rich = max(0.0, float(values @ values - along.sum()))
-    plain = rich + float(along[PARAMETERS:].sum())
-    return _f_tail_two(plain + floor, rich + floor, len(values) - RICH_PARAMETERS)
-
-
-def _is_no_noise(residual: float, correlation: float, blocks: Blocks, resolution: float) -> bool:
-    """Whether what is left is more than rounding and stays too long to be noise, as of a card held at its target."""
-    most = math.exp(-blocks.readings_each * blocks.spacing / NOISE_SECONDS) + 0.1
-    return residual > resolution / 2 and correlation > most
-
-
-def _is_flat(blocks: Blocks, correlation: float, error: float, degrees: int) -> bool:
-    import numpy as np
-
-    ones = whitened(np.ones((1, len(blocks.at))), correlation)
-    flat = left_over(ones, whitened(blocks.values, correlation))
-    return _f_tail_two(float(flat @ flat), error, degrees) > FLAT_P
+def _flat(blocks: Blocks, error: float, readings: Array, resolution: float) -> Estimate | None:
+    """The mean, where no rise can be told from noise; None where one can."""
+    n, ones, values = len(blocks.at), blocks.whitened(np.ones_like(blocks.at)), blocks.whitened(blocks.values)
+    weight = float(ones @ ones)
+    mean = float(ones @ values) / weight
+    squares = float(np.sum((values - mean * ones) ** 2))
+    if _f_tail_two(squares, error, n - PARAMETERS) <= FLAT_P:
+        return None
+    hidden = stats.NORMAL_90 * rounding_bias(float(np.var(readings)), resolution) / math.sqrt(2)
+    half = stats.student_t_quantile((1 + stats.LEVEL) / 2, n - 1) * math.sqrt(squares / (n - 1) / weight)
+    half, middle = math.hypot(half, hidden), blocks.level + mean
+    return Estimate(middle, middle - half, middle + half, stats.LEVEL, METHOD, n)
 
 
 def _f_tail_two(restricted: float, full: float, degrees: int) -> float:
@@ -172,84 +247,57 @@ def _f_tail_two(restricted: float, full: float, degrees: int) -> float:
     return float(max(1.0, restricted / full) ** (-degrees / 2))
 
 
-def _flat(blocks: Blocks, correlation: float, readings: Array, resolution: float, common: dict[str, Any]) -> HeatFit:
-    """No rise that could be told from noise: a mean with its interval, and no tau."""
-    import numpy as np
-
-    ones = whitened(np.ones((1, len(blocks.at))), correlation)
-    rest = left_over(ones, whitened(blocks.values, correlation))
-    degrees = len(blocks.at) - 1
-    variance = float(rest @ rest) / degrees / float(ones[0] @ ones[0])
-    mean = float((ones[0] @ whitened(blocks.values, correlation)) / (ones[0] @ ones[0]))
-    hidden = stats.NORMAL_90 * rounding_bias(float(np.var(readings)), resolution) / math.sqrt(2)
-    half = math.hypot(stats.student_t_quantile((1 + stats.LEVEL) / 2, degrees) * math.sqrt(variance), hidden)
-    why = Absent("the temperature did not move more than its noise")
-    steady = _estimate(blocks.level + mean, blocks.level + mean - half, blocks.level + mean + half, len(blocks.at))
-    return HeatFit(steady_celsius=steady, tau_seconds=why, start_celsius=why, trend=False, **common)
-
-
-def _estimates(blocks: Blocks, fine: Profile, allowed: float, hidden: Array) -> tuple[Estimate, Estimate, Estimate]:
+def _estimates(blocks: Blocks, profile: Profile, allowed: float, hidden: Array) -> tuple[Estimate, Estimate, Estimate]:
     """(T∞, tau, T₀), each over all taus that are still possible."""
-    import numpy as np
+    room = np.sqrt(np.maximum(allowed - profile.errors, 0.0))
+    possible = profile.errors <= allowed
+    possible[profile.best] = True
 
-    n, level = len(blocks.at), blocks.level
-    best = int(np.argmin(fine.errors))
-    room = np.sqrt(np.maximum(allowed - fine.errors, 0.0))
-    possible = fine.errors <= allowed
-    possible[best] = True
-    start = fine.steady + fine.amplitude
-    spans = []
-    for values, variances in ((fine.steady, fine.variance_steady), (start, fine.variance_start)):
+    def linear(values: Array, variances: Array) -> tuple[float, float, float]:
         half = room * np.sqrt(variances)
-        spans.append((values[best], (values - half)[possible].min(), (values + half)[possible].max()))
-    tau = float(fine.taus[best])
-    spans.insert(1, (tau, _crossing(fine, allowed, best, -1), _crossing(fine, allowed, best, +1)))
+        return (
+            float(values[profile.best]),
+            float((values - half)[possible].min()),
+            float((values + half)[possible].max()),
+        )
+
+    def crossing(step: int) -> float:
+        """The tau at which the error rises above what is allowed, between two of the grid."""
+        place = profile.best
+        while 0 <= place + step < TAUS and profile.errors[place + step] <= allowed:
+            place += step
+        if not 0 <= place + step < TAUS:
+            return float(profile.taus[place])
+        inside, outside = float(profile.errors[place]), float(profile.errors[place + step])
+        share = min(1.0, max(0.0, (allowed - inside) / (outside - inside))) if outside > inside else 0.0
+        return float(profile.taus[place] * (profile.taus[place + step] / profile.taus[place]) ** share)
+
+    spans = (
+        linear(profile.steady, profile.variance_steady),
+        (profile.tau, crossing(-1), crossing(+1)),
+        linear(profile.steady + profile.amplitude, profile.variance_start),
+    )
     found = []
-    for (value, low, high), unseen, offset in zip(spans, hidden, (level, 0.0, level), strict=True):
-        below, above = math.hypot(value - low, unseen), math.hypot(high - value, unseen)
-        found.append(_estimate(offset + value, offset + value - below, offset + value + above, n))
+    for (value, low, high), unseen, offset in zip(spans, hidden, (blocks.level, 0.0, blocks.level), strict=True):
+        low, high = value - math.hypot(value - low, unseen), value + math.hypot(high - value, unseen)
+        found.append(Estimate(value, low, high, stats.LEVEL, METHOD, len(blocks.at)) + offset)
     return found[0], found[1], found[2]
 
 
-def _crossing(fine: Profile, allowed: float, best: int, step: int) -> float:
-    """The tau at which the error rises above what is allowed, between two of the grid."""
-    place = best
-    while 0 <= place + step < len(fine.taus) and fine.errors[place + step] <= allowed:
-        place += step
-    following = place + step
-    if not 0 <= following < len(fine.taus):
-        return float(fine.taus[place])
-    inside, outside = float(fine.errors[place]), float(fine.errors[following])
-    share = (allowed - inside) / (outside - inside) if outside > inside else 0.0
-    share = min(1.0, max(0.0, share))
-    return float(fine.taus[place] * (fine.taus[following] / fine.taus[place]) ** share)
+def _hidden_by_rounding(blocks: Blocks, profile: Profile, readings: Array, resolution: float) -> tuple[float, Array]:
+    """What rounding leaves in a mean on the plateau, where no slope averages it out, and what it may hide there.
 
-
-def _hidden_by_rounding(blocks: Blocks, fine: Profile, readings: Array, resolution: float) -> Array:
-    """Half widths in (T∞, tau, T₀) of what rounding may hide on the plateau, where no slope averages it out."""
-    import numpy as np
-
-    bias, plateau = _bias_after(blocks, fine, readings, resolution)
-    best = int(np.argmin(fine.errors))
-    tau, amplitude = float(fine.taus[best]), float(fine.amplitude[best])
-    decay = decay_of(blocks, np.array([tau]))[0]
-    jacobian = np.vstack([np.ones_like(decay), decay, amplitude * blocks.at / tau**2 * decay]).T
-    shift = np.abs(np.linalg.lstsq(jacobian, plateau * bias / math.sqrt(2), rcond=None)[0])
-    steady, start, tau_shift = shift[0], shift[0] + shift[1], shift[2]
-    return np.asarray(stats.NORMAL_90 * np.array([steady, tau_shift, start]))
-
-
-def _bias_after(blocks: Blocks, fine: Profile, readings: Array, resolution: float) -> tuple[float, Array]:
-    """What rounding leaves in a mean on the plateau, and which blocks are on it: less than half a step to go."""
-    import numpy as np
-
-    best = int(np.argmin(fine.errors))
-    to_go = np.abs(fine.amplitude[best] * decay_of(blocks, fine.taus[best : best + 1])[0])
-    plateau = to_go < resolution / 2
+    The plateau is where less than half a step is to go. The second are half widths in (T∞, tau, T₀).
+    """
+    decay, amplitude = blocks.decay(np.array([profile.tau]))[0], float(profile.amplitude[profile.best])
+    plateau = np.abs(amplitude * decay) < resolution / 2
     if not plateau.any():
-        return 0.0, plateau
-    from_reading = int(np.argmax(plateau) * blocks.readings_each)
-    return rounding_bias(float(np.var(readings[from_reading:])), resolution), plateau
+        return 0.0, np.zeros(PARAMETERS)
+    on_plateau = readings[int(np.argmax(plateau) * blocks.readings_each) :]
+    bias = rounding_bias(float(np.var(on_plateau)), resolution)
+    jacobian = np.vstack([np.ones_like(decay), decay, amplitude * blocks.at / profile.tau**2 * decay]).T
+    steady, amplitude, tau = np.abs(np.linalg.lstsq(jacobian, plateau * bias / math.sqrt(2), rcond=None)[0])
+    return bias, stats.NORMAL_90 * np.array([steady, tau, steady + amplitude])
 
 
 def rounding_bias(variance: float, resolution: float) -> float:
@@ -258,21 +306,79 @@ def rounding_bias(variance: float, resolution: float) -> float:
     Noise of deviation σ leaves (q/π)·e^(−2π²σ²/q²) of a step q (Gray and Stockham 1993; Sheppard's correction gives σ²
     = variance − q²/12).
     """
-    if resolution <= 0:
-        return 0.0
-    own = max(0.0, variance - resolution**2 / 12)
-    return resolution / math.pi * math.exp(-2 * math.pi**2 * own / resolution**2)
+    noise = max(0.0, variance - resolution**2 / 12)
+    return resolution / math.pi * math.exp(-2 * math.pi**2 * noise / resolution**2)
 
 
-def _resolution(readings: Array) -> float:
-    """The smallest step between two readings; where all are the same, a degree if they are whole, else a tenth."""
-    import numpy as np
+def settled(at_seconds: Sequence[float], celsius: Sequence[float], found: HeatFit | Absent) -> Settled:
+    """Whether a temperature has stopped changing, of readings from the beginning of a load and their fit.
 
-    steps = np.diff(np.unique(readings))
-    if len(steps):
-        return float(steps.min())
-    return 1.0 if float(readings[0]).is_integer() else 0.1
+    A curve that has seen only its fast part looks settled long before its slow one is: so the curve must be one
+    exponential, seen for several of its time constants, and what the fit leaves over must not drift by more than is
+    allowed, until as long again has passed, and for five minutes at the least.
+    """
+    if isinstance(found, Absent):
+        return _not_settled(found.reason)
+    steady, tau = found.steady_celsius, found.tau_seconds
+    if isinstance(steady, Absent):
+        return _not_settled(steady.reason)
+    if found.to_seconds < LEAST_SECONDS:
+        return _not_settled(f"{found.to_seconds:.0f} s of load are too few to tell; it takes {LEAST_SECONDS:.0f} s")
+    if found.trend:
+        return _not_settled("the curve is no single exponential yet (the case warms slower than the die)")
+    to_go, window, from_half = 0.0, found.to_seconds - found.from_seconds, found.from_seconds
+    if isinstance(tau, Estimate):
+        if window < TIME_CONSTANTS * tau.high:
+            constants = f"{window:.0f} s are {window / tau.value:.1f} time constants"
+            return _not_settled(f"{constants}; {TIME_CONSTANTS:g} are needed")
+        to_go = abs(steady.value - _curve(found, steady.value, found.from_seconds)) * math.exp(-window / tau.high)
+        from_half += window / 2  # of a flat curve all readings are used
+    ahead = max(AHEAD_SECONDS, found.to_seconds)
+    rest = [
+        (at, value - _curve(found, steady.value, at))
+        for at, value in zip(at_seconds, celsius, strict=True)
+        if at >= from_half
+    ]
+    drift = hidden = math.inf
+    if len(rest) >= stats.BATCHES:
+        moments, left_over = [at for at, _ in rest], [value for _, value in rest]
+        slope = stats.slope(moments, left_over)
+        drift = max(abs(slope.low), abs(slope.high))
+        # A mean of rounded readings may be off by their bias at either end of the time.
+        bias = rounding_bias(float(np.var(left_over)), found.resolution_celsius)
+        hidden = stats.NORMAL_90 * math.sqrt(2) * bias / (moments[-1] - moments[0])
+    left = to_go + math.hypot(steady.high - steady.value, ahead * drift, AHEAD_SECONDS * hidden)
+    change = f"{left:.1f} °C in the next {units.format_seconds(ahead)}"
+    return _within("temperature", left, WITHIN_CELSIUS, change)
 
 
-def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
-    return Estimate(value=float(value), low=float(low), high=float(high), level=stats.LEVEL, method=METHOD, n=n)
+def throughput_settled(elapsed_seconds: Sequence[float], rates: Sequence[float]) -> Settled:
+    """Whether a rate per window of work has stopped changing: where no temperature can be read."""
+    elapsed, half = elapsed_seconds[-1] if elapsed_seconds else 0.0, len(rates) // 2
+    if elapsed < LEAST_SECONDS or half < 2 * stats.BATCHES:
+        why = f"{units.format_seconds(elapsed)} of load are too few to tell; it takes {LEAST_SECONDS:.0f} s"
+        return _not_settled(why, "throughput")
+    drift = stats.slope(elapsed_seconds[half:], rates[half:])
+    left = max(abs(drift.low), abs(drift.high)) * elapsed / (math.fsum(rates[half:]) / len(rates[half:]))
+    if left >= TOO_WILD_SHARE:
+        why = "it swings too much to tell: what else runs here?"
+        return Settled(settled=False, what="throughput", because=why, left=left)
+    change = f"{units.format_share(left)} in as long again ({units.format_seconds(elapsed)})"
+    return _within("throughput", left, WITHIN_SHARE, change)
+
+
+def _curve(found: HeatFit, steady: float, at_seconds: float) -> float:
+    """The fitted temperature at a moment; the steady one where there is no time constant."""
+    tau, start = found.tau_seconds, found.start_celsius
+    if isinstance(tau, Absent) or isinstance(start, Absent):
+        return steady
+    return steady - (steady - start.value) * math.exp(-(at_seconds - found.from_seconds) / tau.value)
+
+
+def _within(what: Literal["temperature", "throughput"], left: float, most: float, change: str) -> Settled:
+    because = f"it may change by at most {change}" if left <= most else f"it may still change by {change}"
+    return Settled(settled=left <= most, what=what, because=because, left=left)
+
+
+def _not_settled(why: str, what: Literal["temperature", "throughput"] = "temperature") -> Settled:
+    return Settled(settled=False, what=what, because=why, left=Absent(why))

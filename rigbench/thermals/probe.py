@@ -1,23 +1,25 @@
-"""How is one device kept as busy as it can be? The same large matrix product again and again, its results checked."""
+"""Keeps one device as busy as it can be: the same large matrix product again and again, its results checked."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+import torch
+
 from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Record
+from rigbench.core.record import Absent
 from rigbench.machine import host
 from rigbench.machine.accelerator import Accelerator, open_device
 from rigbench.machine.sysfs import Sysfs
 from rigbench.matmul.record import MatmulCheck
 from rigbench.thermals.record import HeatLoad
+from rigbench.thermals.record import LoadOptions as Options
 from rigbench.work import products
+from rigbench.work.process import Report
 from rigbench.work.products import Dtype, Operands, Product
-from rigbench.work.workers import Report
 
-METHOD = 1
 # Tensor cores draw the most where a card has them; on a CPU the faster of the two is the busier.
 CANDIDATES: dict[str, tuple[Dtype, ...]] = {"cuda": ("bf16", "fp16", "fp32"), "cpu": ("bf16", "fp32")}
 SIZES = {"cuda": (8192, 4096, 2048), "cpu": (2048, 1024, 512)}
@@ -25,14 +27,6 @@ SHARE_OF_MEMORY = 0.25
 WINDOW_SECONDS = 0.5  # a window of throughput: as long as sensors take to tell a change
 LONGEST_PRODUCT_SECONDS = 0.2  # so that a window holds a few
 TELL_EVERY_SECONDS, CHECK_EVERY_SECONDS = 1.0, 30.0
-
-
-class Options(Record, frozen=True):
-    """`size` 0: the largest of the device's sizes that fits and does not take too long."""
-
-    seconds: float
-    device: str = "auto"
-    size: int = 0
 
 
 def run(options: Options, report: Report) -> HeatLoad:
@@ -69,8 +63,8 @@ class _Soak:
 
     def run(self, limit_seconds: float, report: Report, clock: Callable[[], float]) -> None:
         self.check()
-        each = self._seconds_each()
-        count = max(1, round(products.SAMPLE_SECONDS / each))
+        each = stats.median(self.accelerator.timed(self.product.work, 3))
+        count = max(1, round(products.SAMPLE_SECONDS / max(each, 1e-6)))
         self.began = told = checked = clock()
         while (now := clock()) - self.began < limit_seconds and not report.should_stop():
             samples = products.sustain(
@@ -110,17 +104,15 @@ class _Soak:
             trials=self.trials,
         )
 
-    def _seconds_each(self) -> float:
-        return max(stats.median(self.accelerator.timed(self.product.work, 3)), 1e-6)
 
-
-def _choose(accelerator: Accelerator, size: int) -> tuple[Dtype, dict[str, float]]:
+def _choose(accelerator: Accelerator, size: int | Absent) -> tuple[Dtype, dict[str, float]]:
     """The first that a GPU has natively; on a CPU the fastest, with the seconds of one product of each."""
     kind = accelerator.device.kind
     usable = [dtype for dtype in CANDIDATES[kind] if not products.unavailable(dtype, accelerator)]
     if kind == "cuda":
         return usable[0], {}
-    side = min(size or SIZES[kind][-1], SIZES[kind][-1])
+    smallest = SIZES[kind][-1]
+    side = smallest if isinstance(size, Absent) else min(size, smallest)
     trials: dict[str, float] = {}
     for dtype in usable:
         product = Operands(dtype, accelerator.torch_device).product(side, side, side)
@@ -128,14 +120,17 @@ def _choose(accelerator: Accelerator, size: int) -> tuple[Dtype, dict[str, float
     return min(usable, key=lambda dtype: trials[dtype]), trials
 
 
-def _largest(dtype: Dtype, accelerator: Accelerator, size: int) -> Product:
+def _largest(dtype: Dtype, accelerator: Accelerator, size: int | Absent) -> Product:
     """The largest square product that fits a quarter of the memory and whose one run is short."""
-    import torch
-
     operands = Operands(dtype, accelerator.torch_device)
-    sides = (size,) if size else SIZES[accelerator.device.kind]
+    sides = SIZES[accelerator.device.kind] if isinstance(size, Absent) else (size,)
+    if accelerator.device.kind == "cuda":
+        free = float(torch.cuda.mem_get_info()[0])
+    else:
+        usable = host.memory(Sysfs()).usable_bytes
+        free = usable if isinstance(usable, int) else float("inf")
     for side in sides:
-        if not size and operands.bytes_for(side, side, side) > SHARE_OF_MEMORY * _free_bytes(accelerator):
+        if isinstance(size, Absent) and operands.bytes_for(side, side, side) > SHARE_OF_MEMORY * free:
             continue
         try:
             product = operands.product(side, side, side)
@@ -150,12 +145,3 @@ def _largest(dtype: Dtype, accelerator: Accelerator, size: int) -> Product:
         "end the program that holds it",
         exit_code=NOTHING,
     )
-
-
-def _free_bytes(accelerator: Accelerator) -> float:
-    import torch
-
-    if accelerator.device.kind == "cuda":
-        return float(torch.cuda.mem_get_info()[0])
-    usable = host.memory(Sysfs()).usable_bytes
-    return usable if isinstance(usable, int) else float("inf")

@@ -1,59 +1,88 @@
-"""What did sustained load do: to the temperature, to the throughput, and what held the clocks down?"""
+"""What a heat soak is told, and what it did: to the temperature, to the throughput, and what held the clocks down."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
+from rigbench.core import units
+from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
+from rigbench.core.finding import Severity
+from rigbench.core.options import Option, Reader, number
 from rigbench.core.record import Absent, Device, Figure, Record, Telemetry
 from rigbench.matmul.record import MatmulCheck, MatmulPhase
+
+METHOD = 1
+LONGEST_LABEL = 40
 
 HeatEndedBy = Literal[
     "settled", "time limit", "safety stop", "interrupted", "worker died", "sensors silent", "recording ended"
 ]
-ThrottleSeverity = Literal["information", "warning", "fault"]
+
+
+def _label(text: str, option: str) -> str:
+    label = text.strip()
+    if not label or len(label) > LONGEST_LABEL or not label.isprintable():
+        raise RigbenchError(f"{option} {text[:50]!r} is no label", "give a short word, like 250W")
+    return label
+
+
+def _room(text: str, option: str) -> Figure:
+    return Figure(units.parse_number(text, option, 1.0, 60.0), "declared", option)
+
+
+class Options(Record, frozen=True, kw_only=True):
+    minutes: Annotated[
+        float, Option(number(0.1, 120.0), "At most this long; it ends as soon as it is settled.", "N")
+    ] = 10.0
+    label: Annotated[
+        str | Absent,
+        Option(
+            Reader(_label),
+            "Keep it under a label, like 250W: three or more of them, at power limits that you set, "
+            "show where watts stop paying.",
+            "NAME",
+        ),
+    ] = Absent("no --label was given")
+    ambient: Annotated[
+        Figure | Absent,
+        Option(Reader(_room), "The room's temperature: results are told as rise over it too.", "CELSIUS"),
+    ] = Absent("the room's temperature was not declared; --ambient does it")
+    device: str = "auto"  # all GPUs, else the CPU; or one device in torch's words
+
+
+class LoadOptions(Record, frozen=True):
+    """What the load of one device is told."""
+
+    seconds: float
+    device: str = "auto"
+    size: int | Absent = Absent("the largest that fits and does not take too long")
 
 
 class HeatFit(Record, frozen=True, kw_only=True):
-    """T(t) = steady − (steady − start)·e^(−t/tau), t from `from_seconds` after the load began to `to_seconds`.
-
-    `trend` says that the residuals are not noise: one exponential does not describe the curve, as while the die is
-    warm and the case is not. `points` blocks of readings were fitted, the noise of neighbours having `correlation`.
-    `resolution_celsius` is the smallest step between readings.
-    """
+    """T(t) = steady − (steady − start)·e^(−t/tau), t from `from_seconds` after the load began to `to_seconds`."""
 
     from_seconds: float
     to_seconds: float
-    points: int
     steady_celsius: Estimate | Absent
     tau_seconds: Estimate | Absent
     start_celsius: Estimate | Absent
-    residual_celsius: float
-    resolution_celsius: float
-    correlation: float
-    trend: bool
+    residual_celsius: float  # root of the mean square that the fit leaves
+    resolution_celsius: float  # the smallest step between readings
+    trend: bool  # the residuals are no noise: not one exponential, as while the die is warm and the case is not
 
 
 class Settled(Record, frozen=True, kw_only=True):
-    """Has it stopped changing? `because` is the reason either way. `left` is what it may still change, of `what`.
-
-    It is °C for "temperature", a share for "throughput": the upper end of its 90 % interval.
-    """
+    """Has it stopped changing?"""
 
     settled: bool
     what: Literal["temperature", "throughput", "nothing"]
-    because: str
-    left: float | Absent
+    because: str  # the reason, either way
+    left: float | Absent  # what it may still change, in °C or as a share: the upper end of its 90 % interval
 
 
 class HeatLoad(Record, frozen=True, kw_only=True):
-    """What kept one device busy: C[m,n] = A[m,k] @ B[k,n] without a gap. Moments are of the monotonic clock.
-
-    Window i ended at `ended_at_seconds[i]`, took `seconds[i]` of the device's own time and did `products[i]` products.
-    `checks` are of products at the beginning, now and then, and at the end. `trials` are the seconds of one product in
-    each dtype that was tried.
-    """
+    """What kept one device busy: C[m,n] = A[m,k] @ B[k,n] without a gap. Moments are of the monotonic clock."""
 
     device: Device
     dtype: str
@@ -61,35 +90,42 @@ class HeatLoad(Record, frozen=True, kw_only=True):
     n: int
     k: int
     began_at_seconds: float
-    ended_at_seconds: tuple[float, ...]
-    products: tuple[int, ...]
-    seconds: tuple[float, ...]
-    checks: tuple[MatmulCheck, ...]
-    trials: dict[str, float]
+    ended_at_seconds: tuple[float, ...]  # of each window of work
+    products: tuple[int, ...]  # done in each window
+    seconds: tuple[float, ...]  # of the device's own time, in each window
+    checks: tuple[MatmulCheck, ...]  # of products at the beginning, now and then, and at the end
+    trials: dict[str, float]  # seconds of one product in each dtype that was tried
 
     @property
     def flop(self) -> int:
         """Of one product."""
         return 2 * self.m * self.n * self.k
 
+    @property
+    def flops_per_s(self) -> list[float]:
+        """Of each window."""
+        return [self.flop * count / took for count, took in zip(self.products, self.seconds, strict=True)]
+
+    @property
+    def elapsed_seconds(self) -> list[float]:
+        """When each window ended, since the load began."""
+        return [at - self.began_at_seconds for at in self.ended_at_seconds]
+
 
 class Throttling(Record, frozen=True, kw_only=True):
-    """One reason for held-down clocks: of the ticks under load, `share` had its bit, the first `first_seconds` in.
-
-    `clock_ratio` and `throughput_ratio` compare ticks with the bit to ticks without: what it costs, if anything.
-    """
+    """One reason for held-down clocks."""
 
     reason: str
     bit: int
-    severity: ThrottleSeverity
-    share: float
-    first_seconds: float
-    clock_ratio: float | Absent
+    severity: Severity
+    share: float  # of the ticks under load
+    first_seconds: float  # since the load began
+    clock_ratio: float | Absent  # of ticks with the bit to ticks without
     throughput_ratio: float | Absent
 
 
 class SteadyState(Record, frozen=True, kw_only=True):
-    """Means over the last part of the load, in seconds since it began. `watts` is energy over time where counted."""
+    """Means over the last part of the load, in seconds since it began."""
 
     from_seconds: float
     to_seconds: float
@@ -97,16 +133,12 @@ class SteadyState(Record, frozen=True, kw_only=True):
     memory_temperature_celsius: float | Absent
     fan_share: float | Absent
     sm_clock_hertz: float | Absent
-    watts: Estimate | Absent
+    watts: Estimate | Absent  # energy over time
     watts_method: Literal["counter", "integrated"] | Absent
 
 
 class HeatCard(Record, frozen=True, kw_only=True):
-    """One device under sustained load. Limits are the card's own, as its driver tells them.
-
-    `per_celsius` and `per_clock` are relative changes of throughput: per degree, and per relative change of the clock
-    (1: throughput follows the clock), over this load, in which temperature, clock and time moved together.
-    """
+    """One device under sustained load. Limits are the card's own, as its driver tells them."""
 
     name: str
     device_name: str
@@ -119,8 +151,9 @@ class HeatCard(Record, frozen=True, kw_only=True):
     cold: MatmulPhase | Absent
     hot: MatmulPhase | Absent
     hot_over_cold: Estimate | Absent
+    # Relative changes of throughput over this load, in which temperature, clock and time moved together.
     per_celsius: Estimate | Absent
-    per_clock: Estimate | Absent
+    per_clock: Estimate | Absent  # 1: throughput follows the clock
     throttling: tuple[Throttling, ...]
     steady: SteadyState | Absent
     flop_per_joule: Estimate | Absent
@@ -129,59 +162,47 @@ class HeatCard(Record, frozen=True, kw_only=True):
     target_celsius: float | Absent
     power_limit_watts: float | Absent
     power_limit_min_watts: float | Absent
-    missing: dict[str, str]
+    missing: dict[str, str]  # sensors, and why they do not answer
     notes: tuple[str, ...]
     faults: tuple[str, ...]
 
 
 class PowerPoint(Record, frozen=True, kw_only=True):
-    """One labelled run: all its cards together. `limits_watts` holds the index and power limit of each card."""
+    """One labelled run: all its cards together."""
 
     label: str
     run_id: str
-    limits_watts: tuple[tuple[int, float], ...]
+    limits_watts: tuple[tuple[int, float], ...]  # index and power limit of each card
     watts: float
     flops_per_s: Estimate
 
 
 class PowerAdvice(Record, frozen=True, kw_only=True):
-    """Where more watts stop paying. `knee` is the label with the most work per joule, `plateau` the labels near it.
-
-    `advised` is the fastest of the plateau; `commands` would set it and are never run by rigbench.
-    """
+    """Where more watts stop paying."""
 
     points: tuple[PowerPoint, ...]
-    knee: str
-    plateau: tuple[str, ...]
-    advised: str
+    knee: str  # the label with the most work per joule
+    plateau: tuple[str, ...]  # the labels near it
     sentence: str
-    commands: tuple[str, ...]
+    commands: tuple[str, ...]  # would set the fastest of the plateau; rigbench never runs them
 
 
 class Thermals(Record, frozen=True, kw_only=True):
     """All devices under the same sustained load at once.
 
-    `spread_celsius` is the hottest card's steady temperature over the coolest's. A replayed rig runs no load: its clock
-    is scripted, a step of the recording taken as one period.
+    A replayed rig runs no load: its clock is scripted, a step of the recording taken as one period.
     """
 
     method: int
-    started_at: str
     seconds: float
-    planned_seconds: float
     replayed: bool
     label: str | Absent
     ambient_celsius: Figure | Absent
     cards: tuple[HeatCard, ...]
     hottest: str | Absent
-    spread_celsius: float | Absent
+    spread_celsius: float | Absent  # the hottest card's steady temperature over the coolest's
     ended_by: HeatEndedBy
     ended_because: str
-    period_achieved_seconds: float | Absent
     telemetry: Telemetry
     power: PowerAdvice | Absent
     notes: tuple[str, ...]
-
-
-# Per device, what it is of, and its moments and values so far: what a live display draws. Not stored.
-Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]

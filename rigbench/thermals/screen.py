@@ -1,103 +1,257 @@
-"""How does a heat soak look on a screen: the verdict, then each device's heat, speed, and what held it down?"""
+"""Shows a heat soak: the verdict, each device's heat, speed and charts, what held it down, where watts stop paying."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
 
 from rigbench.core import units
-from rigbench.core.record import Absent, Skipped
-from rigbench.thermals import card_screen as thermals_card
-from rigbench.thermals.record import HeatCard, PowerAdvice, Thermals
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Telemetry
+from rigbench.core.screen import SEVERITY_STYLES, plus_minus, printable, spark
+from rigbench.thermals.record import HeatCard, HeatFit, PowerAdvice, SteadyState, Thermals, Throttling
+from rigbench.work.throttle import REASONS
 
 LABEL = 10  # columns
+CHART_ENDS = 17  # columns for a chart's first and last value and unit
+CHARTS = {  # unit, scale, and the least range that is drawn at full height: noise is no news
+    "temperature_celsius": ("°C", 1.0, 2.0),
+    "sm_clock_hertz": ("MHz", 1e-6, 50.0),
+    "power_watts": ("W", 1.0, 20.0),
+}
+LEAST_RATE_RANGE = 0.05
+CURES = {
+    "sw_thermal": "more air (space between cards, dust, case fans, fan curve)",
+    "hw_slowdown": "too hot, or its power is cut: check cooling, then cables and power supply, before any long run",
+    "hw_thermal": "its cooling fails: check fans, paste, pads and airflow before any long run",
+    "hw_power_brake": "its power is cut from outside: check power supply, cables and connectors before any long run",
+}
+
+Row = tuple[str, str, str]  # label, text, style
 
 
-def show(result: Thermals | Skipped, console: Console) -> None:
+def show(result: Thermals, console: Console) -> None:
     """One screen for two cards: what their owner needs to know, worst first."""
-    from rich.text import Text
 
-    if isinstance(result, Skipped):
-        console.print(Text(f"thermals skipped: {result.reason}", style="yellow"))
-        return
-    _tell(_what(result), "italic", console)
-    _tell(_verdict(result), "bold", console)
+    def wrapped(text: str, style: str) -> None:
+        for line in textwrap.wrap(printable(text), console.width, subsequent_indent="    "):
+            console.print(Text(line, style=style))
+
+    wrapped(_what(result), "italic")
+    wrapped(_verdict(result), "bold")
     for card in result.cards:
-        console.print(Text.assemble((card.name, "bold"), f"  {card.device_name}"))
+        console.print(Text.assemble((card.name, "bold"), f"  {printable(card.device_name)}"))
         room = max(20, console.width - LABEL - 1)
-        for label, text, style in thermals_card.rows(result, card, room):
-            for index, line in enumerate(textwrap.wrap(text, room)):
+        for label, text, style in _rows(result, card, room):
+            for index, line in enumerate(textwrap.wrap(printable(text), room)):
                 head = f"  {'' if index else label}".ljust(LABEL)
                 console.print(Text.assemble((head, "dim"), " ", (line, style)))
     for note in result.notes:
-        _tell(f"  note: {note}", "yellow", console)
-    for line, style in _power(result):
-        _tell(line, style, console)
-
-
-def _tell(text: str, style: str, console: Console) -> None:
-    """A line, and where it is too long more of them, indented."""
-    from rich.text import Text
-
-    for line in textwrap.wrap(text, console.width, subsequent_indent="    "):
-        console.print(Text(line, style=style))
+        wrapped(f"  note: {note}", "yellow")
+    if isinstance(result.power, PowerAdvice):
+        for text, style in _advice(result.power):
+            wrapped(text, style)
+    elif not result.replayed:
+        wrapped(f"power advice: n/a ({result.power.reason})", "dim")
 
 
 def _what(result: Thermals) -> str:
     if result.replayed:
         steps = len(result.telemetry.at_seconds)
-        step = thermals_card.moment(result.telemetry.period_seconds)
-        readings = f"{steps} readings, taken as {step} apart" if steps > 1 else "one reading"
+        each = moment(result.telemetry.period_seconds)
+        readings = f"{steps} readings, taken as {each} apart" if steps > 1 else "one reading"
         return f"thermals of a recording: {readings}; no load was run, so no throughput"
     loads = [card.load for card in result.cards if not isinstance(card.load, Absent)]
     if not loads:
         return "thermals: no device was loaded"
     devices = f"{len(loads)} GPUs at once" if len(loads) > 1 else loads[0].device.kind
     product = f"{loads[0].dtype} {loads[0].m}×{loads[0].n}×{loads[0].k}"
-    named = "" if isinstance(result.label, Absent) else f", label {result.label}"
+    label = "" if isinstance(result.label, Absent) else f", label {result.label}"
     longest = max(card.loaded_seconds for card in result.cards)
-    return f"thermals on {devices}: {product} products for {units.format_seconds(longest)}{named}"
+    return f"thermals on {devices}: {product} products for {units.format_seconds(longest)}{label}"
 
 
 def _verdict(result: Thermals) -> str:
     """Whether it is over, and which card is the one to look at."""
     if not result.cards:
         return f"nothing was measured: {result.ended_because}"
-    said = ""
+    text = ""
     for severity in ("fault", "warning"):
-        whose_fault = [card.name for card in result.cards if severity in _severities(card)]
-        said += f"{severity.upper()} on {', '.join(whose_fault)}; " if whose_fault else ""
-    open_cards = [card.name for card in result.cards if not card.settled.settled]
+        names = [
+            card.name
+            for card in result.cards
+            if any(it.severity == severity for it in card.throttling) or (card.faults and severity == "fault")
+        ]
+        text += f"{severity.upper()} on {', '.join(names)}; " if names else ""
+    unsettled = [card.name for card in result.cards if not card.settled.settled]
     if result.ended_by in ("safety stop", "sensors silent", "worker died", "interrupted"):
-        said += f"{result.ended_by.upper()}: {result.ended_because}"
-    elif open_cards:
-        whose = f" ({', '.join(open_cards)})" if len(open_cards) < len(result.cards) else ""
-        said += f"not settled{whose}"
+        text += f"{result.ended_by.upper()}: {result.ended_because}"
+    elif unsettled:
+        text += "not settled" + (f" ({', '.join(unsettled)})" if len(unsettled) < len(result.cards) else "")
     else:
-        on = {card.settled.what for card in result.cards}
-        said += f"settled{', in throughput: no temperature can be read' if on == {'throughput'} else ''}"
+        blind = {card.settled.what for card in result.cards} == {"throughput"}
+        text += f"settled{', in throughput: no temperature can be read' if blind else ''}"
     if isinstance(result.hottest, Absent) or isinstance(result.spread_celsius, Absent):
-        return said
+        return text
     if result.spread_celsius < 1:
-        return f"{said}; all within 1 °C of each other"
+        return f"{text}; all within 1 °C of each other"
     coolest = "the other" if len(result.cards) == 2 else "the coolest"
-    return f"{said}; {result.hottest} is the hottest, {result.spread_celsius:.0f} °C above {coolest}"
+    return f"{text}; {result.hottest} is the hottest, {result.spread_celsius:.0f} °C above {coolest}"
 
 
-def _severities(card: HeatCard) -> set[str]:
-    return {it.severity for it in card.throttling} | ({"fault"} if card.faults else set())
+def _rows(result: Thermals, card: HeatCard, width: int) -> Iterator[Row]:
+    """Every line about a card, worst first; charts are `width` columns wide."""
+    for fault in card.faults:
+        yield "FAULT", fault, SEVERITY_STYLES["fault"]
+    for held in card.throttling:
+        yield _held(held, card)
+    yield from _heat(result, card)
+    if isinstance(card.steady, SteadyState) and (steady := _steady(card, card.steady)):
+        yield "steady", steady, ""
+    yield from _speed(card)
+    yield from _charts(result.telemetry, card, width)
+    if card.missing:
+        reasons: dict[str, list[str]] = {}
+        for sensor, reason in card.missing.items():
+            reasons.setdefault(reason, []).append(sensor)
+        yield "missing", "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items()), "dim"
+    for note in card.notes:
+        yield "note", note, "yellow"
 
 
-def _power(result: Thermals) -> Iterator[tuple[str, str]]:
-    if isinstance(result.power, Absent):
-        if not result.replayed:
-            yield f"power advice: n/a ({result.power.reason})", "dim"
+def _held(held: Throttling, card: HeatCard) -> Row:
+    name = f"{REASONS.get(held.reason, held.reason)} ({held.bit:#x})"
+    text = f"{name} {units.format_share(held.share)} of the time, first after {moment(held.first_seconds)}"
+    lower = [
+        f"{what} {units.format_share(1 - ratio)} lower"
+        for what, ratio in (("clock", held.clock_ratio), ("throughput", held.throughput_ratio))
+        if isinstance(ratio, float) and ratio < 0.995
+    ]
+    text += f": {', '.join(lower)} meanwhile" if lower else ""
+    if held.severity == "information":
+        return "held", f"{text}; normal under load" if held.reason == "sw_power_cap" else text, ""
+    cure = CURES.get(held.reason, "") + (_cap(card) if held.reason == "sw_thermal" else "")
+    label = held.severity.upper() if held.severity == "fault" else held.severity
+    return label, f"{text}; cure: {cure}", SEVERITY_STYLES[held.severity]
+
+
+def moment(seconds: float) -> str:
+    """ "3 s", "1 min 40 s"; a fraction of a second only where it is one."""
+    whole = seconds < 59.5 and (seconds >= 10 or seconds == int(seconds))
+    return f"{seconds:.0f} s" if whole else units.format_seconds(seconds)
+
+
+def _cap(card: HeatCard) -> str:
+    """A power limit near what the card draws when it is held: as fast, and the fans rest."""
+    if isinstance(card.steady, Absent) or isinstance(card.steady.watts, Absent) or isinstance(card.index, Absent):
+        return ""
+    watts, lowest = round(card.steady.watts.value / 5) * 5, card.power_limit_min_watts
+    if isinstance(lowest, float) and watts < lowest:
+        return ""
+    return f", or about the watts that it can cool: sudo nvidia-smi -i {card.index} -pl {watts:g}"
+
+
+def _heat(result: Thermals, card: HeatCard) -> Iterator[Row]:
+    if isinstance(card.fit, HeatFit):
+        around = f"; peak {card.peak_celsius:.0f} °C" if isinstance(card.peak_celsius, float) else ""
+        for what, limit in (("target", card.target_celsius), ("slows down at", card.slowdown_celsius)):
+            around += f", {what} {limit:.0f}" if isinstance(limit, float) else ""
+        yield "heat", _fit(card, card.fit) + around, ""
+    rise = card.rise_over_ambient_celsius
+    if isinstance(rise, Estimate) and not isinstance(result.ambient_celsius, Absent):
+        room = f"the room's {result.ambient_celsius.value:g} °C ({result.ambient_celsius.basis})"
+        yield "rise", f"{rise.value:.1f} °C ({rise.low:.1f} to {rise.high:.1f}) over {room}", ""
+    verdict = f"yes, the {card.settled.what}" if card.settled.settled else "no"
+    yield "settled", f"{verdict}: {card.settled.because}", ""
+
+
+def _fit(card: HeatCard, fit: HeatFit) -> str:
+    steady, tau, target = fit.steady_celsius, fit.tau_seconds, card.target_celsius
+    if isinstance(steady, Absent):
+        return f"T∞ n/a ({steady.reason})"
+    text = f"T∞ {steady.value:.1f} °C ({steady.low:.1f} to {steady.high:.1f})"
+    if isinstance(tau, Estimate):
+        text += f", tau {units.format_seconds(tau.value)} ({tau.low:.0f} to {tau.high:.0f})"
+    else:
+        text += f", tau n/a ({tau.reason})"
+    if fit.trend:
+        text += ", but the residuals show a trend"
+    if fit.from_seconds > 0:
+        text += f", from {units.format_seconds(fit.from_seconds)} on"
+    # A card at its target heads nowhere else: it slows down to stay there.
+    held = any(it.reason == "sw_thermal" for it in card.throttling)
+    if held and isinstance(target, float) and abs(steady.value - target) <= 1.0:
+        text += ", its target: held there by slowing down"
+    return text
+
+
+def _steady(card: HeatCard, steady: SteadyState) -> str:
+    parts = []
+    if isinstance(steady.temperature_celsius, float):
+        parts.append(f"{steady.temperature_celsius:.1f} °C")
+    if isinstance(steady.memory_temperature_celsius, float):
+        parts.append(f"memory {steady.memory_temperature_celsius:.0f} °C")
+    if isinstance(steady.fan_share, float):
+        parts.append(f"fan {units.format_share(steady.fan_share)}")
+    if isinstance(steady.watts, Estimate):
+        limit = card.power_limit_watts
+        of = f" of {units.format_watts(limit)}" if isinstance(limit, float) else ""
+        parts.append(f"{units.format_watts(steady.watts.value)}{of} ({steady.watts_method})")
+    if isinstance(steady.sm_clock_hertz, float):
+        parts.append(f"{steady.sm_clock_hertz / 1e6:,.0f} MHz")
+    return f"last {moment(steady.to_seconds - steady.from_seconds)}: {', '.join(parts)}" if parts else ""
+
+
+def _speed(card: HeatCard) -> Iterator[Row]:
+    if isinstance(card.load, Absent):
         return
-    yield from _advice(result.power)
+    if isinstance(card.hot, Absent):
+        yield "speed", f"n/a ({card.hot.reason})", "dim"
+        return
+    rate, change = card.hot.flops_per_s, card.hot_over_cold
+    text = f"hot {units.format_flops_per_s(rate.value)} {plus_minus(rate)}"
+    if isinstance(change, Estimate):
+        text += f", {change.value:.3f} of cold ({change.low:.3f} to {change.high:.3f})"
+    if isinstance(card.flop_per_joule, Estimate):
+        text += f", {units.format_flop(card.flop_per_joule.value)} per joule"
+    yield "speed", text, ""
+    slopes = [
+        f"{scale * it.value:+.2f} % {what} ({scale * it.low:+.2f} to {scale * it.high:+.2f})"
+        for what, scale, it in (("per °C", 100.0, card.per_celsius), ("per % of clock", 1.0, card.per_clock))
+        if isinstance(it, Estimate)
+    ]
+    if slopes:
+        yield "", f"throughput over this load: {', '.join(slopes)}", "dim"
+
+
+def _charts(sensors: Telemetry, card: HeatCard, width: int) -> Iterator[Row]:
+    series = next((it for it in sensors.series if it.device == card.name), None)
+    if series is None:
+        return
+    began = sensors.at_seconds[0] if sensors.at_seconds else 0.0
+    ended = began + card.loaded_seconds
+    if not isinstance(card.load, Absent):
+        began, ended = card.load.began_at_seconds, card.load.ended_at_seconds[-1]
+
+    def chart(points: list[tuple[float, float]], unit: str, least: float) -> Iterator[Row]:
+        if len(points) > 1:
+            first, last = (units.format_significant(value) for value in (points[0][1], points[-1][1]))
+            line = spark(points, max(8, width - CHART_ENDS), began, ended, least)
+            yield unit, f"{first:>6} {line} {last}", ""
+
+    for name, (unit, scale, least) in CHARTS.items():
+        column = getattr(series, name)
+        ticks = [] if isinstance(column, Absent) else zip(sensors.at_seconds, column, strict=True)
+        points = [(at, value * scale) for at, value in ticks if began <= at <= ended and not isinstance(value, Absent)]
+        yield from chart(points, unit, least)
+    if not isinstance(card.load, Absent):
+        rates = card.load.flops_per_s
+        unit, scale = ("TFLOP/s", 1e-12) if max(rates, default=0.0) >= 1e12 else ("GFLOP/s", 1e-9)
+        points = [(at, rate * scale) for at, rate in zip(card.load.ended_at_seconds, rates, strict=True)]
+        yield from chart(points, unit, LEAST_RATE_RANGE * points[-1][1])
 
 
 def _advice(advice: PowerAdvice) -> Iterator[tuple[str, str]]:
@@ -106,9 +260,8 @@ def _advice(advice: PowerAdvice) -> Iterator[tuple[str, str]]:
     for point in advice.points:
         per_watt = point.flops_per_s.value / point.watts
         mark = "  knee" if point.label == advice.knee else "  plateau" if point.label in advice.plateau else ""
-        rate = units.format_flops_per_s(point.flops_per_s.value)
+        rate, watts = units.format_flops_per_s(point.flops_per_s.value), units.format_watts(point.watts)
         share = units.format_share(per_watt / best)
-        watts = units.format_watts(point.watts)
         yield f"  {point.label:<8} {watts:>8}  {rate:>14}  {units.format_flop(per_watt)} per joule, {share}{mark}", ""
     yield f"  {advice.sentence}", ""
     for command in advice.commands:

@@ -1,268 +1,367 @@
-"""What did a soak do to one device? Its sensors, its load and its limits in, one record out."""
+"""Runs a heat soak: every device busy at once, watched tick by tick, ended when it is settled or must end."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import math
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from rigbench.core import stats
-from rigbench.core.estimate import Estimate, ratio
-from rigbench.core.record import Absent, Column, Figure, SensorSeries, Telemetry
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent, SensorSeries, Skipped, Telemetry
+from rigbench.job import Interrupted, Job
+from rigbench.machine.nvml_answers import number
+from rigbench.machine.readings import LOST, Reading
 from rigbench.machine.record import Gpu
-from rigbench.matmul.record import MatmulPhase
-from rigbench.thermals import fit as heatfit
-from rigbench.thermals import settling, throttled
-from rigbench.thermals.record import HeatCard, HeatFit, HeatLoad, Settled, SteadyState
-from rigbench.thermals.watch import too_hot
-from rigbench.work import energy
-from rigbench.work.frozen import frozen
+from rigbench.machine.replay import ReplayedLibrary
+from rigbench.machine.rig import Rig
+from rigbench.thermals import fit as heat_fit
+from rigbench.thermals import verdict
+from rigbench.thermals.record import METHOD, HeatEndedBy, HeatLoad, LoadOptions, Options, Thermals
+from rigbench.thermals.verdict import SAFE_CELSIUS, Soaked, too_hot
+from rigbench.work.process import Crew
+from rigbench.work.sensors import CPU, FASTEST_SECONDS, Sampler
 
-COLD_SECONDS, HOT_SHARE = 3.0, 1 / 3  # of a load: its first seconds, its last third
-LEAST_HOT_SECONDS = 10.0
-FEWEST_WINDOWS = 3
-POINTS = 60  # into which windows are gathered before throughput is held against temperature or clock
-LEAST_RANGE_CELSIUS, LEAST_RANGE_CLOCK = 5.0, 0.01
-SENSORS = {
-    "temperature_celsius": "temperature",
-    "power_watts": "power",
-    "sm_clock_hertz": "clock",
-    "fan_share": "fan",
-    "throttle_bits": "throttle reasons",
-}
-NO_LOAD = Absent("a replayed rig runs no load")
+if TYPE_CHECKING:
+    from rigbench.thermals.live import Curves
+
+PROBE = "rigbench.thermals.probe"
+MARGIN_SECONDS = 180.0  # beyond the soak's own seconds: loading torch on every card, a first product
+MOST_TICKS = 14_400  # kept of one soak: 24 minutes at 10 Hz; the longest one is still watched twice a second
+LISTEN_SECONDS, LOOK_SECONDS, KEEP_SECONDS = 0.25, 5.0, 15.0
+LOOKS_IN_A_ROW = 2  # among many looks one is settled by luck
+SILENT_SECONDS = 10.0
+MARGIN_EVERY_SECONDS = 0.5
+SLOWER_THAN_PLANNED = 1.5  # times the period: below that a tick is merely late
+REPLAYED_TICK_SECONDS = 1.0
+BECAUSE: dict[str, str] = {"time limit": "the time was up", "worker died": "every load ended before its time"}
+
+Watcher = Callable[[float, float, "Curves"], None]  # seconds so far, seconds planned, what to draw
 
 
-class Facts(NamedTuple):
-    """What is known of a device beside its readings. `began` and `ended` bound its load, on the monotonic clock."""
+class Lane(NamedTuple):
+    """A device to be loaded: torch's name for it, and what the driver knows of it, None for the CPU."""
 
     name: str
-    device_name: str
+    device: str
     gpu: Gpu | None
-    load: HeatLoad | Absent
-    began: float
-    ended: float
-    ambient: Figure | Absent
-    lost: str = ""
 
 
-def card(facts: Facts, sensors: Telemetry, series: SensorSeries) -> HeatCard:
-    """Everything that one device's soak tells."""
-    at, celsius = _column(facts, sensors, series.temperature_celsius)
-    absent = series.temperature_celsius if isinstance(series.temperature_celsius, Absent) else None
-    fit = absent or heatfit.best_fit(at, celsius)
-    cold, hot = _phase(facts, sensors, series, cold=True), _phase(facts, sensors, series, cold=False)
-    steady = _steady(facts, sensors, series)
-    watts = steady if isinstance(steady, Absent) else steady.watts
-    seconds = facts.ended - facts.began
-    gpu = facts.gpu
-    unknown = Absent("not a GPU")
-    return HeatCard(
-        name=facts.name,
-        device_name=facts.device_name,
-        index=gpu.index if gpu else unknown,
-        load=facts.load,
-        loaded_seconds=seconds,
-        fit=fit,
-        settled=_settled(facts, at, celsius, fit),
-        rise_over_ambient_celsius=_rise(fit, facts.ambient),
-        cold=cold,
-        hot=hot,
-        hot_over_cold=ratio(_rate(hot), _rate(cold)),
-        per_celsius=_per_celsius(facts, at, celsius, absent),
-        per_clock=_per_clock(facts, sensors, series),
-        throttling=throttled.reasons(sensors.at_seconds, series, facts.load, facts.began, facts.ended),
-        steady=steady,
-        flop_per_joule=ratio(_rate(hot), watts),
-        peak_celsius=max(celsius) if celsius else (absent or Absent("no reading under load")),
-        slowdown_celsius=gpu.slowdown_celsius if gpu else unknown,
-        target_celsius=gpu.target_celsius if gpu else unknown,
-        power_limit_watts=gpu.power_limit_watts if gpu else unknown,
-        power_limit_min_watts=gpu.power_limit_min_watts if gpu else unknown,
-        missing=_missing(series),
-        notes=tuple(_notes(facts, sensors, series)),
-        faults=tuple(_faults(facts)),
-    )
+def lanes(gpus: Sequence[Gpu], order: Sequence[int], device: str) -> list[Lane]:
+    """The devices that an option names: for "auto" all visible GPUs, in CUDA's order, the CPU where there is none.
+
+    Raises:
+        RigbenchError: the named device is not there, or is no device.
+    """
+    by_index = {gpu.index: gpu for gpu in gpus}
+    visible = [Lane(f"GPU{index}", f"cuda:{place}", by_index[index]) for place, index in enumerate(order)]
+    if device == "cpu" or (device == "auto" and not visible):
+        return [Lane(CPU, "cpu", None)]
+    if device == "auto":
+        return visible
+    kind, _, place = device.partition(":")
+    if kind != "cuda" or (place and not place.isdigit()):
+        raise RigbenchError(f"--device {device!r} is not a device", "use cpu, cuda or cuda:N")
+    if int(place or 0) >= len(visible):
+        why = f"--device {device}: the driver shows {len(visible)} GPUs"
+        raise RigbenchError(why, "use --device cpu, or a GPU that `rigbench topology` lists", exit_code=NOTHING)
+    return [visible[int(place or 0)]]
 
 
-def windows(load: HeatLoad, began: float) -> tuple[list[float], list[float]]:
-    """(moments since the load began at which windows ended, their FLOP/s)."""
-    rates = [load.flop * count / took for count, took in zip(load.products, load.seconds, strict=True)]
-    return [at - began for at in load.ended_at_seconds], rates
+class HeatWatch(Sampler):
+    """A sampler that keeps the last readings at hand, and says which cards must not go on.
+
+    The margin of a card that tells no degrees is asked on the sampler's thread, as all of the driver is.
+    """
+
+    def __init__(
+        self,
+        rig: Rig,
+        gpus: Mapping[str, Gpu],
+        period_seconds: float,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        super().__init__(rig, period_seconds, [gpu.index for gpu in gpus.values()], clock)
+        self._rig, self._cards = rig, gpus
+        self._heard = clock()
+        self._margin_at: dict[str, float] = {}
+        self.curves: dict[str, dict[str, list[tuple[float, float]]]] = {}  # moments and readings so far
+        self.too_hot: dict[str, str] = {}  # which card, and why
+        self.lost: dict[str, str] = {}
+
+    def tick(self) -> None:
+        super().tick()
+        at, readings = self._ticks[-1]
+        for name, reading in readings.items():
+            curves = self.curves.setdefault(name, {"temperature": [], "clock": [], "power": []})
+            answers = (reading.temperature_celsius, reading.sm_clock_hertz, reading.power_watts)
+            for curve, answer in zip(curves.values(), answers, strict=True):
+                if not isinstance(answer, Absent):
+                    curve.append((at, answer))
+            if any(isinstance(answer, Absent) and answer.reason == LOST for answer in answers):
+                self.lost.setdefault(name, LOST)
+            if name in self._cards and name not in self.too_hot:
+                hot = self._too_hot(name, at, reading)
+                if hot:
+                    self.too_hot[name] = hot
+        self._heard = self._clock()
+
+    def silent_seconds(self) -> float:
+        """Since a tick was whole: a driver that hangs answers no more."""
+        return self._clock() - self._heard
+
+    def _too_hot(self, name: str, at: float, reading: Reading) -> str:
+        gpu = self._cards[name]
+        if not isinstance(gpu.slowdown_celsius, Absent):
+            return too_hot(reading.temperature_celsius, gpu.slowdown_celsius)
+        least = gpu.slowdown_at_margin_celsius
+        if isinstance(least, Absent) or at - self._margin_at.get(name, -1e9) < MARGIN_EVERY_SECONDS:
+            return ""
+        self._margin_at[name] = at
+        margin = number(self._rig.nvml.ask(gpu.index, "nvmlDeviceGetMarginTemperature"))
+        if isinstance(margin, Absent) or margin > least + SAFE_CELSIUS:
+            return ""
+        return f"its margin was {margin:g} °C, and it slows down at {least:g}"
 
 
-def _column(facts: Facts, sensors: Telemetry, column: Column) -> tuple[list[float], list[float]]:
-    """(moments since the load began, readings) of the answered ticks under load."""
-    if isinstance(column, Absent):
-        return [], []
-    pairs = [
-        (at - facts.began, value)
-        for at, value in zip(sensors.at_seconds, column, strict=True)
-        if facts.began <= at <= facts.ended and not isinstance(value, Absent)
+def run(job: Job, options: Options, watcher: Watcher | None = None) -> Thermals | Skipped:
+    """The soak; of a replayed rig its recorded sequences instead, without a load.
+
+    Raises:
+        Interrupted: the user said stop; what was sampled is summarised and saved.
+        RigbenchError: no such device, or a recording without a driver.
+    """
+    return _replayed(job, options) if job.rig.replayed else _Soak(job, options, watcher).run()
+
+
+class _Soak:
+    """A soak under way."""
+
+    def __init__(self, job: Job, options: Options, watcher: Watcher | None) -> None:
+        self.job, self.options, self.watcher = job, options, watcher
+        self.lanes = lanes(job.gpus, job.visible_gpus, options.device)
+        self.seconds = 60.0 * options.minutes
+        self.ended_by: HeatEndedBy | None = None
+        self.because = ""
+        self.looks = 0  # in a row, at which every device was settled
+        self.looked = self.kept = self.started = time.perf_counter()
+
+    def run(self) -> Thermals | Skipped:
+        job = self.job
+        if self.watcher is None:
+            job.progress.stage("thermals", self.seconds + 10)
+        loads = {lane.name: LoadOptions(seconds=self.seconds, device=lane.device) for lane in self.lanes}
+        gpus = {lane.name: lane.gpu for lane in self.lanes if lane.gpu}
+        watch = HeatWatch(job.rig, gpus, max(FASTEST_SECONDS, self.seconds / MOST_TICKS))
+        with watch, Crew(PROBE, loads, HeatLoad, self.seconds + MARGIN_SECONDS, self._progress) as crew:
+            while crew.working():
+                try:
+                    crew.listen(LISTEN_SECONDS)
+                    self._watch(crew, watch)
+                except KeyboardInterrupt:
+                    self.ended_by, self.because = "interrupted", "Ctrl-C"
+                    crew.interrupt()
+            watch.stop()
+        result = self._record(crew, watch, final=True)
+        job.faults += [line for line in self._faults(result, crew, watch) if line not in job.faults]
+        interrupted = self.ended_by == "interrupted"
+        if not result.cards and not interrupted:
+            reasons = [self.because, *(outcome.reason for outcome in crew.outcomes.values())]
+            why = "; ".join(reason for reason in reasons if reason)
+            skipped = Skipped("thermals", why or "stopped before anything was measured")
+            job.keep(thermals=skipped)
+            return skipped
+        if result.cards:
+            job.keep(thermals=result)
+        if interrupted:
+            raise Interrupted
+        return result
+
+    def _watch(self, crew: Crew[HeatLoad], watch: HeatWatch) -> None:
+        """What must end the soak, then what may; then what it looks like."""
+        for name, why in dict(watch.lost).items():  # the sampler adds to it meanwhile
+            if name in crew.working():
+                crew.stop(name)
+                self.because = self.because or f"{name}: {why}"
+        loaded = [name for name in crew.working() if name in crew.latest]
+        for name, why in dict(watch.too_hot).items():
+            self._end(crew, "safety stop", f"{name}: {why}")
+        silent = watch.silent_seconds()
+        if loaded and any(lane.gpu for lane in self.lanes) and silent > SILENT_SECONDS:
+            why = f"the sensors have not answered for {silent:.0f} s, and without them no card may be heated"
+            self._end(crew, "sensors silent", why)
+        now = time.perf_counter()
+        if now - self.looked >= LOOK_SECONDS and loaded:
+            self.looked = now
+            self.looks = self.looks + 1 if all(_settled(crew.latest[name], watch, name) for name in loaded) else 0
+            if self.looks >= LOOKS_IN_A_ROW:
+                self._end(crew, "settled", "every device is settled")
+        if now - self.kept >= KEEP_SECONDS and crew.latest:
+            self.kept = now
+            self.job.keep(thermals=self._record(crew, watch))
+        if self.watcher:
+            ended = [load.elapsed_seconds[-1] for load in crew.latest.values() if load.ended_at_seconds]
+            self.watcher(max(ended, default=0.0), self.seconds, self._curves(crew, watch))
+
+    def _end(self, crew: Crew[HeatLoad], ended_by: HeatEndedBy, because: str) -> None:
+        if self.ended_by is None:
+            self.ended_by, self.because = ended_by, because
+        crew.stop()
+
+    def _curves(self, crew: Crew[HeatLoad], watch: HeatWatch) -> Curves:
+        curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        for lane in self.lanes:
+            curves[lane.name] = dict(watch.curves.get(lane.name, {}))
+            if lane.name in crew.latest:
+                load = crew.latest[lane.name]
+                curves[lane.name]["throughput"] = list(zip(load.ended_at_seconds, load.flops_per_s, strict=True))
+        return curves
+
+    def _progress(self, share: float, text: str) -> None:
+        if self.watcher is None:
+            self.job.progress.update(share, text)
+
+    def _record(self, crew: Crew[HeatLoad], watch: HeatWatch, final: bool = False) -> Thermals:
+        """The soak as it stands. A card whose load never began has no place in it."""
+        outcomes, sensors = crew.outcomes.values(), watch.record()
+        died = bool(outcomes) and all(outcome.ended in ("died", "hung") for outcome in outcomes)
+        ended_by = self.ended_by or ("worker died" if died else "time limit")
+        soaked = []
+        for lane in self.lanes:
+            load, series = crew.latest.get(lane.name), _series(sensors, lane)
+            if load is None or series is None or not load.ended_at_seconds:
+                continue
+            began, ended = load.began_at_seconds, load.ended_at_seconds[-1]
+            lost = watch.lost.get(lane.name, "")
+            device, ambient = load.device.name, self.options.ambient
+            soaked.append(Soaked(lane.name, device, lane.gpu, load, began, ended, ambient, lost, sensors, series))
+        result = _thermals(
+            self.options,
+            soaked,
+            sensors,
+            seconds=time.perf_counter() - self.started,
+            replayed=False,
+            ended_by=ended_by,
+            ended_because=self.because or BECAUSE.get(ended_by, ""),
+            power=Absent("not looked for"),
+            notes=_notes(sensors, self.lanes),
+        )
+        if not final:
+            return result
+        earlier = self.job.history()[1:] if isinstance(result.label, str) else []
+        return msgspec.structs.replace(result, power=verdict.power(result, self.job.run, earlier))
+
+    def _faults(self, result: Thermals, crew: Crew[HeatLoad], watch: HeatWatch) -> list[str]:
+        """What its cards tell and why it had to end; then who was lost or ended before its time."""
+        told = {card.name for card in result.cards if card.faults}
+        early = {name: why for name, why in watch.lost.items() if name not in {card.name for card in result.cards}}
+        return [
+            *verdict.faults(result),
+            *(f"thermals {name}: {why} before its load began" for name, why in early.items()),
+            *(
+                f"thermals {name}: its load {outcome.ended}: {outcome.reason}"
+                for name, outcome in crew.outcomes.items()
+                if outcome.ended in ("died", "hung") and name not in told | set(early)
+            ),
+        ]
+
+
+def _settled(load: HeatLoad, watch: HeatWatch, name: str) -> bool:
+    readings = [
+        (at - load.began_at_seconds, value)
+        for at, value in watch.curves.get(name, {}).get("temperature", [])
+        if at >= load.began_at_seconds
     ]
-    return [at for at, _ in pairs], [value for _, value in pairs]
+    at, celsius = [at for at, _ in readings], [value for _, value in readings]
+    return verdict.settled(load, at, celsius, heat_fit.best_fit(at, celsius)).settled
 
 
-def _settled(facts: Facts, at: list[float], celsius: list[float], fit: HeatFit | Absent) -> Settled:
-    if celsius:
-        return settling.temperature(at, celsius, fit)
-    if not isinstance(facts.load, Absent):
-        return settling.throughput(*windows(facts.load, facts.began))
-    why = "neither temperature nor throughput can be read"
-    return Settled(settled=False, what="nothing", because=why, left=Absent(why))
+def _series(sensors: Telemetry, lane: Lane) -> SensorSeries | None:
+    return next((series for series in sensors.series if series.device == lane.name), None)
 
 
-def _rise(fit: HeatFit | Absent, ambient: Figure | Absent) -> Estimate | Absent:
-    """T∞ less the declared room; the room's own error is not in the interval."""
-    if isinstance(ambient, Absent):
-        return ambient
-    steady = fit if isinstance(fit, Absent) else fit.steady_celsius
-    if isinstance(steady, Absent):
-        return steady
-    less = {name: getattr(steady, name) - ambient.value for name in ("value", "low", "high")}
-    return msgspec.structs.replace(steady, **less)
-
-
-def _phase(facts: Facts, sensors: Telemetry, series: SensorSeries, *, cold: bool) -> MatmulPhase | Absent:
-    """The first seconds of the load, or its last third, with the sensors' means over it."""
-    if isinstance(facts.load, Absent):
-        return facts.load
-    at, _ = windows(facts.load, facts.began)
-    elapsed = at[-1] if at else 0.0
-    if elapsed < LEAST_HOT_SECONDS:
-        return Absent(f"{elapsed:.1f} s of load are too short to tell cold from hot")
-    chosen = [i for i, end in enumerate(at) if (end <= COLD_SECONDS if cold else end > (1 - HOT_SHARE) * elapsed)]
-    chosen = chosen if len(chosen) >= FEWEST_WINDOWS else list(range(len(at)))[slice(3) if cold else slice(-3, None)]
-    first, last = chosen[0], chosen[-1]
-    seconds = [facts.load.seconds[i] / facts.load.products[i] for i in chosen]
-    start = at[first - 1] if first else 0.0
-    return MatmulPhase(
-        from_seconds=start,
-        to_seconds=at[last],
-        flops_per_s=stats.rate_estimate(facts.load.flop, seconds),
-        temperature_celsius=_mean(facts, sensors, series.temperature_celsius, start, at[last]),
-        power_watts=_mean(facts, sensors, series.power_watts, start, at[last]),
-        sm_clock_hertz=_mean(facts, sensors, series.sm_clock_hertz, start, at[last]),
+def _thermals(options: Options, soaked: Sequence[Soaked], sensors: Telemetry, **facts: Any) -> Thermals:
+    cards = tuple(map(verdict.card, soaked))
+    hottest, spread = verdict.hottest(cards)
+    return Thermals(
+        method=METHOD,
+        label=options.label,
+        ambient_celsius=options.ambient,
+        cards=cards,
+        hottest=hottest,
+        spread_celsius=spread,
+        telemetry=sensors,
+        **facts,
     )
 
 
-def _rate(phase: MatmulPhase | Absent) -> Estimate | Absent:
-    return phase if isinstance(phase, Absent) else phase.flops_per_s
+def _notes(sensors: Telemetry, lanes: Sequence[Lane]) -> tuple[str, ...]:
+    """What of the watching was not as planned."""
+    notes = []
+    planned = sensors.period_seconds
+    steps = [later - earlier for earlier, later in itertools.pairwise(sensors.at_seconds)]
+    if steps and stats.median(steps) >= SLOWER_THAN_PLANNED * planned:
+        slow = stats.median(steps)
+        notes.append(f"telemetry was slower than asked: every {slow:.2g} s instead of {planned:.2g} s")
+    for lane in lanes:
+        if lane.gpu is None:
+            continue
+        series = _series(sensors, lane)
+        blind = series is None or isinstance(series.temperature_celsius, Absent)
+        limits = (lane.gpu.slowdown_celsius, lane.gpu.slowdown_at_margin_celsius)
+        if blind or all(isinstance(limit, Absent) for limit in limits):
+            what = "tells no temperature" if blind else "tells no slowdown limit"
+            notes.append(f"{lane.name} {what}: only the card itself could have stopped this load, rigbench not")
+    return tuple(notes)
 
 
-def _mean(facts: Facts, sensors: Telemetry, column: Column, start: float, end: float) -> float | Absent:
-    if isinstance(column, Absent):
-        return column
-    at, values = _column(facts, sensors, column)
-    inside = [value for moment, value in zip(at, values, strict=True) if start <= moment <= end]
-    return math.fsum(inside) / len(inside) if inside else Absent("no reading fell into it")
+def _replayed(job: Job, options: Options) -> Thermals:
+    """What a soak of a recorded rig would have shown: a step of each sequence a tick, on a scripted clock.
 
-
-def _steady(facts: Facts, sensors: Telemetry, series: SensorSeries) -> SteadyState | Absent:
-    seconds = facts.ended - facts.began
-    if seconds < LEAST_HOT_SECONDS:
-        return Absent(f"{seconds:.1f} s of load are too short for a steady state")
-    start = (1 - HOT_SHARE) * seconds
-    means = {
-        name: _mean(facts, sensors, getattr(series, name), start, seconds)
-        for name in ("temperature_celsius", "memory_temperature_celsius", "fan_share", "sm_clock_hertz")
-    }
-    watts, method = _watts(facts, sensors, series, start, seconds)
-    return SteadyState(from_seconds=start, to_seconds=seconds, watts=watts, watts_method=method, **means)  # type: ignore[arg-type]
-
-
-def _watts(
-    facts: Facts, sensors: Telemetry, series: SensorSeries, start: float, end: float
-) -> tuple[Estimate | Absent, str | Absent]:
-    """Joules over seconds; its interval is that of the power readings, where there are any."""
-    own = msgspec.structs.replace(sensors, series=(series,))
-    used = energy.between(own, facts.began + start, facts.began + end)
-    if isinstance(used, Absent):
-        return used, used
-    at, power = _column(facts, sensors, series.power_watts)
-    inside = [value for moment, value in zip(at, power, strict=True) if start <= moment <= end]
-    spread = stats.mean(inside) if len(inside) >= stats.BATCHES else None
-    half = (spread.high - spread.low) / 2 if spread else 0.0
-    watts = Estimate(
-        value=used.watts,
-        low=max(used.watts - half, 1e-3),
-        high=used.watts + half,
-        level=spread.level if spread else 0.0,
-        method=f"energy over time ({used.method}), interval of the power readings' batch means",
-        n=spread.n if spread else 1,
+    Every card of the recording, awake where that was recorded.
+    """
+    driver = job.rig.load if job.rig.load.absent is None else job.rig.nvml
+    library = driver.library
+    if driver.absent is not None or not isinstance(library, ReplayedLibrary):
+        reason = driver.absent.reason if driver.absent else "its driver cannot be replayed"
+        raise RigbenchError(f"the recording has no sensors ({reason})", "capture the rig again", exit_code=NOTHING)
+    moment = 0.0
+    sampler = Sampler(dataclasses.replace(job.rig, nvml=driver), REPLAYED_TICK_SECONDS, clock=lambda: moment)
+    sampler.tick()
+    steps = max((len(library.recorded(scope, key)) for scope, key, _ in library.log if scope != "sys"), default=1)
+    for _ in range(1, steps):
+        moment += REPLAYED_TICK_SECONDS
+        sampler.tick()
+    sensors = sampler.record()
+    soaked = []
+    for gpu in job.gpus:
+        lane = Lane(f"GPU{gpu.index}", "", gpu)
+        series = _series(sensors, lane)
+        if series is None:
+            continue
+        column = series.temperature_celsius if isinstance(series.temperature_celsius, tuple) else ()
+        answers = zip(sensors.at_seconds, column, strict=False)
+        lost_at = next((at for at, answer in answers if answer == Absent(LOST)), None)
+        ended, lost = (moment, "") if lost_at is None else (lost_at, LOST)
+        name = gpu.name if isinstance(gpu.name, str) else "unknown GPU"
+        load, ambient = verdict.NO_LOAD, options.ambient
+        soaked.append(Soaked(lane.name, name, gpu, load, 0.0, ended, ambient, lost, sensors, series))
+    still = () if steps > 1 else ("the recording holds no sequence: nothing moves in it",)
+    result = _thermals(
+        options,
+        soaked,
+        sensors,
+        seconds=moment,
+        replayed=True,
+        ended_by="recording ended",
+        ended_because="the recording ended",
+        power=verdict.NO_LOAD,
+        notes=(*job.rig.notes, *still),
     )
-    return watts, used.method
-
-
-def _per_celsius(facts: Facts, at: list[float], celsius: list[float], absent: Absent | None) -> Estimate | Absent:
-    if isinstance(facts.load, Absent) or absent:
-        return facts.load if isinstance(facts.load, Absent) else absent or NO_LOAD
-    pairs = _beside(facts, at, celsius)
-    moved = max(celsius, default=0.0) - min(celsius, default=0.0)
-    if moved < LEAST_RANGE_CELSIUS or len(pairs) < stats.BATCHES:
-        return Absent(f"the temperature moved by {moved:.0f} °C only")
-    level = stats.median([rate for _, rate in pairs])
-    return stats.theil_sen([(x, rate / level) for x, rate in pairs])
-
-
-def _per_clock(facts: Facts, sensors: Telemetry, series: SensorSeries) -> Estimate | Absent:
-    if isinstance(facts.load, Absent) or isinstance(series.sm_clock_hertz, Absent):
-        return facts.load if isinstance(facts.load, Absent) else series.sm_clock_hertz  # type: ignore[return-value]
-    at, clocks = _column(facts, sensors, series.sm_clock_hertz)
-    pairs = _beside(facts, at, clocks)
-    usual = stats.median(clocks) if clocks else 0.0
-    moved = (max(x for x, _ in pairs) - min(x for x, _ in pairs)) / usual if pairs and usual else 0.0
-    if moved < LEAST_RANGE_CLOCK or len(pairs) < stats.BATCHES:
-        return Absent(f"the clock moved by {moved:.1%} only")
-    level = stats.median([rate for _, rate in pairs])
-    return stats.theil_sen([(x / usual, rate / level) for x, rate in pairs])
-
-
-def _beside(facts: Facts, at: list[float], values: list[float]) -> list[tuple[float, float]]:
-    """(mean reading, throughput) of as many contiguous pieces of the load."""
-    assert not isinstance(facts.load, Absent)
-    ended, _ = windows(facts.load, facts.began)
-    count = min(POINTS, len(ended) // FEWEST_WINDOWS)
-    edges = [index * len(ended) // count for index in range(count + 1)] if count else []
-    found = []
-    for first, last in itertools.pairwise(edges):
-        start, end = ended[first - 1] if first else 0.0, ended[last - 1]
-        inside = [value for moment, value in zip(at, values, strict=True) if start <= moment <= end]
-        if inside:
-            work = facts.load.flop * sum(facts.load.products[first:last])
-            found.append((math.fsum(inside) / len(inside), work / math.fsum(facts.load.seconds[first:last])))
-    return found
-
-
-def _missing(series: SensorSeries) -> dict[str, str]:
-    columns = {said: getattr(series, name) for name, said in SENSORS.items()}
-    if isinstance(series.power_watts, Absent):  # counted energy tells watts too
-        columns["power"] = series.energy_joules
-    return {said: column.reason for said, column in columns.items() if isinstance(column, Absent)}
-
-
-def _notes(facts: Facts, sensors: Telemetry, series: SensorSeries) -> list[str]:
-    found = frozen(sensors.at_seconds, series, facts.began, facts.ended)
-    limit = facts.gpu.slowdown_celsius if facts.gpu else Absent("not a GPU")
-    if isinstance(limit, Absent):
-        return found
-    at, celsius = _column(facts, sensors, series.temperature_celsius)
-    hot = [(moment, value) for moment, value in zip(at, celsius, strict=True) if too_hot(value, limit)]
-    if hot and isinstance(facts.load, Absent):
-        found.append(f"a live soak would have been stopped after {hot[0][0]:.0f} s, at {hot[0][1]:.0f} °C")
-    return found
-
-
-def _faults(facts: Facts) -> list[str]:
-    found = []
-    if facts.lost:
-        found.append(f"{facts.lost} after {facts.ended - facts.began:.0f} s of load; what it told before is kept")
-    if not isinstance(facts.load, Absent):
-        wrong = [check for check in facts.load.checks if not check.correct]
-        if wrong:
-            worst = max(check.largest_error_over_bound for check in wrong)
-            count = f"{len(wrong)} of {len(facts.load.checks)} checked products were wrong"
-            found.append(f"{count}, by up to {worst:.2g} times what rounding allows")
-    return found
+    job.faults += verdict.faults(result)
+    job.keep(thermals=result)
+    return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rigbench.core.finding import Finding, Severity
+from rigbench.core.finding import WORST_FIRST, Finding
 from rigbench.topology import cards, links, peers
 from rigbench.topology.record import Topology
 
@@ -34,7 +34,6 @@ DIAGNOSES = (
     cards.not_listed,
     peers.virtual_machine,
 )
-WORST_FIRST: tuple[Severity, ...] = ("fault", "warning", "information")
 
 
 def diagnose(topology: Topology) -> tuple[Finding, ...]:

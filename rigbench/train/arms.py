@@ -92,8 +92,8 @@ def measure(job: Job, asked: Asked, arm: Recipe) -> Slice | Skipped:
     """
     options = options_of(asked, arm)
     if arm.strategy in ("single", "data-parallel"):
-        return train.run(job, options, asked.host, asked.wall_watts)
-    return train_ranks.run(job, options, asked.host, asked.wall_watts, asked.world)
+        return train.run(job, options, asked.watts)
+    return train_ranks.run(job, options, asked.watts, asked.world)
 
 
 def kind_of(job: Job, device: str) -> str:

@@ -17,9 +17,8 @@ from rigbench.model.recipe import LOSS_CHUNKS, STRATEGIES, Recipe
 from rigbench.predict.record import VramPrediction
 from rigbench.train.probe import Options
 from rigbench.train.record import Factor
-from rigbench.work import power as cost
-from rigbench.work import wall
 from rigbench.work.ranks import World
+from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
 Mode = Literal["usual", "one", "all"]
 FIELDS: dict[Factor, str] = {
@@ -58,8 +57,7 @@ class Asked:
     on: str | None = None
     strategy_given: bool = False
     world: World | None = None  # that torchrun has put this process into
-    host: wall.Host = cost.NO_HOST
-    wall_watts: float | None = None
+    watts: WattOptions = NOTHING_DECLARED
 
     @property
     def several(self) -> bool:

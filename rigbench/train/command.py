@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.command import Common, command
-from rigbench.core.typer_options import HostWatts, PsuEfficiency, PsuWatts, RigProfile, TokenType, WallWatts
+from rigbench.core.typer_options import TokenType
 from rigbench.model.named import ProgramOptions
 from rigbench.model.recipe import RecipeOptions
+from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,25 +64,19 @@ def train_probe(
         TokenType, typer.Option(help="The type of an id in --data. auto: as it was packed, else uint16.")
     ] = TokenType.auto,
     share: Annotated[bool, typer.Option("--share", help="Measure though another process uses the GPU.")] = False,
-    wall_watts: WallWatts = None,
-    host_watts: HostWatts = None,
-    psu_watts: PsuWatts = None,
-    psu_efficiency: PsuEfficiency = None,
-    rig_profile: RigProfile = None,
+    watts: WattOptions = NOTHING_DECLARED,
 ) -> int:
     """Train slices of a model, each choice of a full run an arm: tokens/s, memory, energy, and which is best.
 
     With --on NAME everything is predicted for hardware that is not here. On several machines: torchrun --nnodes 2 …
     -m rigbench train-probe --strategy ddp; rank 0 reports.
     """
-    from rigbench.budget import plans
     from rigbench.train import arms as stage
     from rigbench.train import own_stage as train_own
     from rigbench.train import ranks_stage as train_ranks
     from rigbench.train import words as arm_words
     from rigbench.work.ranks import world_from
 
-    at_wall, host = plans.declared(wall_watts, host_watts, psu_watts, psu_efficiency, rig_profile)
     world = world_from(os.environ)
     question = arm_words.asked(
         model,
@@ -95,8 +90,7 @@ def train_probe(
         device=common.device,
         on=common.on,
         share=share,
-        host=host,
-        wall_watts=at_wall,
+        watts=watts,
         world=world,
     )
     if isinstance(question, train_own.Asked):

@@ -8,7 +8,7 @@ from rigbench.core.record import Absent, Record
 from rigbench.machine.accelerator import choose_device
 from rigbench.train.own_model import Own, Trial, load, trial
 from rigbench.train.record import OwnModel
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 if TYPE_CHECKING:
     from torch import nn

@@ -25,7 +25,7 @@ from rigbench.train.record import OwnModel, OwnSlice
 from rigbench.train.steps import StepLoop
 from rigbench.train.summary import Chosen, shares
 from rigbench.train.training import is_out_of_memory, peaks, train
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 if TYPE_CHECKING:
     import torch

@@ -24,8 +24,8 @@ from rigbench.train.record import PrecisionTrial, Slice
 from rigbench.train.steps import StepLoop
 from rigbench.train.summary import Chosen, Ground, Seen, sliced
 from rigbench.train.training import autocast, decoder, is_out_of_memory, peaks, train
+from rigbench.work.process import Report
 from rigbench.work.timing import sample_until_tight
-from rigbench.work.workers import Report
 
 METHOD = 1
 DEFAULT_MICRO_BATCH = {"cpu": 1, "cuda": 8}

@@ -13,7 +13,7 @@ from rigbench.core.record import Absent, EndedBy
 from rigbench.train.parallel import Around
 from rigbench.train.record import Exchange, Steps
 from rigbench.train.steps import PARTS, Patience, StepLoop
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 FEWEST_PAIRS, PAIRS, PAIRS_SHARE = 3, 8, 0.3  # at most, and of the slice's own time
 ENDED: tuple[EndedBy | None, ...] = (None, "interval", "time limit", "interrupted")

@@ -26,9 +26,8 @@ from rigbench.train.record import Slice, Steps, Vram
 from rigbench.train.steps import StepLoop
 from rigbench.train.summary import Chosen, Ground, Seen, sliced
 from rigbench.train.training import Trained, decoder, is_out_of_memory, peaks, train
-from rigbench.work.rank_device import free_bytes, kind_for, opened
-from rigbench.work.ranks import World, join
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
+from rigbench.work.ranks import World, free_bytes, join, kind_for, opened
 
 if TYPE_CHECKING:
     from torch import nn

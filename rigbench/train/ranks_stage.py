@@ -24,10 +24,11 @@ from rigbench.train.options import DecoderOptions
 from rigbench.train.ranks_probe import Options
 from rigbench.train.record import Slice
 from rigbench.train.stage import MARGIN_SECONDS, finished, host_allocator
-from rigbench.work import power as cost
-from rigbench.work import ranks, wall
+from rigbench.work import ranks
 from rigbench.work import sensors as telemetry
-from rigbench.work.ranks import RanksOutcome, World
+from rigbench.work.process import Outcome
+from rigbench.work.ranks import World
+from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
 PROBE = "rigbench.train.ranks_probe"
 CPU_RANKS = 2  # that share this machine's threads, where no GPU is
@@ -37,8 +38,7 @@ Said = Callable[[float, str], None]
 def run(
     job: Job,
     asked: DecoderOptions,
-    declared: wall.Host = cost.NO_HOST,
-    wall_watts: float | None = None,
+    watts: WattOptions = NOTHING_DECLARED,
     world: World | None = None,
 ) -> Slice | Skipped:
     """The slice of all ranks, sensors read beside those of this machine; kept in the job.
@@ -55,9 +55,9 @@ def run(
     result = _judged(job, outcome, asked.recipe.strategy)
     if isinstance(result, Slice):
         result = msgspec.structs.replace(result, telemetry=sampler.record())
-        result = finished(job, result, declared, wall_watts, _cards(job, result, count))
+        result = finished(job, result, watts, _cards(job, result, count))
         if world and int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) < world.size:
-            result = of_many_hosts(result, wall_watts)
+            result = of_many_hosts(result, watts)
         if outcome.ended in ("died", "hung"):
             result = msgspec.structs.replace(result, events=(*result.events, outcome.reason))
     job.keep(slices=(*job.run.slices, result))
@@ -105,7 +105,7 @@ def _cards(job: Job, result: Slice, count: int) -> tuple[str, ...]:
     return tuple(uuid for uuid in found if isinstance(uuid, str)) if result.device.uuid in found else ()
 
 
-def of_many_hosts(result: Slice, wall_watts: float | None) -> Slice:
+def of_many_hosts(result: Slice, watts: WattOptions) -> Slice:
     """Without joules of one host for the tokens of several; watts that were declared at the wall are the user's."""
     return msgspec.structs.replace(
         result,
@@ -113,7 +113,7 @@ def of_many_hosts(result: Slice, wall_watts: float | None) -> Slice:
         joules_per_token=msgspec.UNSET,
         model_flop_per_joule=msgspec.UNSET,
         draws=msgspec.UNSET,
-        power=result.power if wall_watts is not None else msgspec.UNSET,
+        power=result.power if not isinstance(watts.wall_watts, Absent) else msgspec.UNSET,
     )
 
 
@@ -126,7 +126,7 @@ def rank_count(job: Job, device: str) -> int:
 
 def started(
     options: Options, environment: Mapping[str, str], world: World | None, count: int, said: Said
-) -> RanksOutcome[Slice]:
+) -> Outcome[Slice]:
     """All ranks here, or the one that this process is."""
     limit = (options.seconds or options.longest_seconds) + MARGIN_SECONDS
     if world is not None:
@@ -167,7 +167,7 @@ def _shared(asked: DecoderOptions) -> dict[str, Any]:
     return {name: getattr(asked, name) for name in DecoderOptions.__struct_fields__}
 
 
-def _judged(job: Job, outcome: RanksOutcome[Slice], strategy: str) -> Slice | Skipped:
+def _judged(job: Job, outcome: Outcome[Slice], strategy: str) -> Slice | Skipped:
     """Rank 0's record of all, or what there is. A rank that died or hung is a fault, and named."""
     found = next((result for result in outcome.results if result), None)
     if outcome.ended in ("died", "hung"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -116,7 +117,7 @@ class Slice(Record, frozen=True):
 
     Of the `recipe` precision and micro-batch are those that were chosen, ranks those that trained. `host_allocator`
     "keeps memory": glibc was told not to give large blocks back to the system between steps, by the variables in
-    work/workers.py; a CPU run without them spends a large part of its time in page faults.
+    work/process.py; a CPU run without them spends a large part of its time in page faults.
     """
 
     method: int
@@ -158,6 +159,34 @@ class Slice(Record, frozen=True):
 
 
 SliceResult = Slice | Skipped
+IN_THE_FILE = Absent("in the run's file")
+
+
+class StoredSlice(msgspec.Struct, frozen=True, array_like=True):
+    """A slice and the run that holds it, without its raw samples: what thousands of runs are looked through for."""
+
+    run_id: str
+    slice: Slice
+    steady_steps: int
+    early_seconds: float  # of all steps before the steady ones
+    is_finite: bool  # whether every steady step's loss was
+
+    @classmethod
+    def of(cls, run_id: str, whole: Slice) -> StoredSlice:
+        steps, steady = whole.steps, whole.steady_from
+        return cls(
+            run_id=run_id,
+            slice=msgspec.structs.replace(
+                whole,
+                steps=Steps((), (), (), (), (), (), ()),
+                telemetry=IN_THE_FILE,
+                precision_trials=(),
+                exchange=msgspec.UNSET,
+            ),
+            steady_steps=len(steps.seconds) - steady,
+            early_seconds=math.fsum(steps.seconds[:steady]),
+            is_finite=not any(isinstance(loss, Absent) for loss in steps.loss[steady:]),
+        )
 
 
 class OwnSlice(Record, frozen=True, kw_only=True):

@@ -255,5 +255,5 @@ def _at_the_wall(result: Slice) -> Iterator[tuple[str, str]]:
     flop = units.format_flop(result.model_flops_per_s / watts)
     yield "wall", f"{text}; {joules} J a token, {flop} a joule at the wall"
     yield from rest
-    for warning in result.power.warnings or ():
+    for warning in result.power.warnings:
         yield "warning", warning

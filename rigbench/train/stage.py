@@ -22,8 +22,9 @@ from rigbench.model.tokens import AskedDtype
 from rigbench.train.options import SliceOptions
 from rigbench.train.probe import Options
 from rigbench.train.record import Compile, HostAllocator, OwnSlice, Slice
-from rigbench.work import energy, wall, workers
+from rigbench.work import energy, process
 from rigbench.work import power as cost
+from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
 PROBE = "rigbench.train.probe"
 MARGIN_SECONDS = 300.0  # beyond the slice's own seconds: loading torch, building, a first step, one long last one
@@ -65,10 +66,8 @@ def options(model: Model, common: SliceOptions) -> Options:
     return Options(model=model, **named)
 
 
-def run(job: Job, options: Options, host: wall.Host = cost.NO_HOST, wall_watts: float | None = None) -> Slice | Skipped:
+def run(job: Job, options: Options, watts: WattOptions = NOTHING_DECLARED) -> Slice | Skipped:
     """One slice in its own process, sensors read beside it, compared with datasheet and measured matmul.
-
-    `host` and `wall_watts` are what is declared of the machine's watts.
 
     Raises:
         Interrupted: the user said stop; the steps so far are saved.
@@ -85,7 +84,7 @@ def run(job: Job, options: Options, host: wall.Host = cost.NO_HOST, wall_watts: 
         def complete(result: Slice) -> Slice:
             if cold is not None:
                 result = msgspec.structs.replace(result, compile=Compile(cold, beyond_a_step(result)))
-            return finished(job, result, host, wall_watts)
+            return finished(job, result, watts)
 
         return job.measure(
             PROBE,
@@ -134,22 +133,21 @@ def host_allocator(job: Job, device: str) -> tuple[HostAllocator, Mapping[str, s
     if any(key.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for key in os.environ):
         return "set by the user", {}
     if device == "cpu" or not job.gpus:
-        return "keeps memory", workers.KEEP_MEMORY
+        return "keeps memory", process.KEEP_MEMORY
     return "default", {}
 
 
 def finished(
     job: Job,
     result: Slice,
-    host: wall.Host,
-    wall_watts: float | None,
+    watts: WattOptions,
     cards: tuple[str, ...] = (),
 ) -> Slice:
     """With what only the parent knows: joules, watts at the wall, shares of datasheet and measured matmul.
 
     `cards` are the UUIDs of those that worked; none: the record's device.
     """
-    return _with_power(_complete(job, result, cards), host, wall_watts)
+    return _with_power(_complete(job, result, cards), watts)
 
 
 def _complete(job: Job, result: Slice, cards: tuple[str, ...] = ()) -> Slice:
@@ -175,9 +173,9 @@ def _complete(job: Job, result: Slice, cards: tuple[str, ...] = ()) -> Slice:
     )
 
 
-def _with_power(result: Slice, host: wall.Host, wall_watts: float | None) -> Slice:
+def _with_power(result: Slice, watts: WattOptions) -> Slice:
     """The watts at the wall, where enough is read and declared for them."""
-    power = cost.power([result], wall_watts, host)
+    power = cost.power([result], watts)
     if isinstance(power, Absent) or power.covers != "wall":
         return result
     return msgspec.structs.replace(result, power=power)

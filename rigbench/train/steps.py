@@ -15,8 +15,8 @@ from rigbench.core.record import Absent, EndedBy
 from rigbench.machine.accelerator import Accelerator
 from rigbench.train.record import Steps
 from rigbench.train.training import Trained
+from rigbench.work.process import Report
 from rigbench.work.timing import StepWatch
-from rigbench.work.workers import Report
 
 if TYPE_CHECKING:
     import torch

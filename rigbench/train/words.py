@@ -7,6 +7,7 @@ from typing import Literal
 
 from rigbench.core import on as profiles_on
 from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
 from rigbench.model import named
 from rigbench.model.named import ModelOptions
 from rigbench.model.recipe import Recipe, RecipeOptions
@@ -16,8 +17,8 @@ from rigbench.train import own_stage as train_own
 from rigbench.train import ranks_stage as train_ranks
 from rigbench.train import stage as train
 from rigbench.train.choices import Asked
-from rigbench.work import wall
 from rigbench.work.ranks import World
+from rigbench.work.record import WattOptions
 
 
 def asked(
@@ -33,8 +34,7 @@ def asked(
     device: str | None,
     on: str | None,
     share: bool,
-    host: wall.Host,
-    wall_watts: float | None,
+    watts: WattOptions,
     world: World | None = None,
 ) -> Asked | train_own.Asked:
     """One arm or several of a decoder, or a slice of a program of the user's.
@@ -66,8 +66,8 @@ def asked(
             "--strategy": choices.said.get("strategy"),
             "--micro-batch auto": find,
             "--on": on,
-            "--wall-watts": wall_watts,
-            "--host-watts": host.watts,
+            "--wall-watts": None if isinstance(watts.wall_watts, Absent) else watts.wall_watts,
+            "--host-watts": None if isinstance(watts.host, Absent) else watts.host,
         }
         return train_own.asked(program, model, shared, decided)
     shape = named.choose(model)
@@ -94,8 +94,7 @@ def asked(
         on=on,
         strategy_given="strategy" in choices.said,
         world=world,
-        host=host,
-        wall_watts=wall_watts,
+        watts=watts,
     )
 
 

@@ -9,7 +9,7 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Record
 
 if TYPE_CHECKING:
-    from rigbench.work.workers import Report
+    from rigbench.work.process import Report
 
 METHOD = 1
 COPY_BYTES = 64 << 20

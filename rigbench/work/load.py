@@ -13,7 +13,7 @@ from rigbench.machine.nvml import Nvml
 from rigbench.machine.recorders import RecordingLibrary
 from rigbench.machine.replay import Recording, ReplayedLibrary
 from rigbench.machine.rig import Rig
-from rigbench.work import copy_load, workers
+from rigbench.work import copy_load, process
 from rigbench.work.sensors import FASTEST_SECONDS, Sampler
 
 AWAKE_AFTER_SECONDS = 0.5  # links take up to about 0.2 s of load to wake
@@ -71,7 +71,7 @@ class _Load:
 
     def _work(self) -> None:
         try:
-            outcome = workers.call(
+            outcome = process.call(
                 "rigbench.work.copy_load",
                 copy_load.Options(seconds=self._seconds),
                 copy_load.CopyLoad,

@@ -1,111 +1,146 @@
-"""What do these hours cost in kWh and in money, and does that cover the whole machine?"""
+"""The watts of a run, at the wall where enough is known: read, declared and split by part; their kWh and money."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
-import msgspec
-
-from rigbench.budget.record import Price
-from rigbench.core.errors import RigbenchError
+from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Energy, Figure
+from rigbench.core.record import Absent, Column, Energy, Figure, Price
 from rigbench.train.record import Slice
-from rigbench.work import wall
-from rigbench.work.record import Power, PowerPart, PsuHeadroom
+from rigbench.work.record import NO_RATING, NOTHING_DECLARED, Power, PowerPart, PsuHeadroom, WattOptions
 
-NO_HOST = wall.Host()
-NO_WATTS = Absent(reason="no watt reading on this machine and none declared; give --wall-watts W")
-HOST_ALONE = Absent(reason="no watt reading to add --host-watts to; give --wall-watts W")
-NO_PRICE = Absent(reason="no electricity price known; give --price P")
+NO_WATTS = Absent("no watt reading on this machine and none declared; give --wall-watts W")
+HOST_ALONE = Absent("no watt reading to add --host-watts to; give --wall-watts W")
+NO_PRICE = Absent("no electricity price known; give --price P")
+# Sensors average over tens of milliseconds and more; what a supply must bear lasts single ones: a tenth is kept free.
+LEAST_HEADROOM = 0.10
+GPUS, OTHER_GPUS, PACKAGE, SUPPLY = "GPUs", "other GPUs", "CPU package", "power supply"
 
 
-def power(slices: Sequence[Slice], wall_watts: float | None = None, host: wall.Host = NO_HOST) -> Power | Absent:
-    """The watts of a run, and what they cover: declared at the wall, or read beside these slices.
+def power(slices: Sequence[Slice], declared: WattOptions = NOTHING_DECLARED) -> Power | Absent:
+    """The watts of a run: declared at the wall, or read beside these slices.
 
-    The host's watts are everything but the GPUs, behind the power supply. Only with them do readings become watts at
-    the wall; a slice on the CPU needs no reading then.
-
-    Raises:
-        RigbenchError: watts that are not a positive number, or both options at once.
+    Only with the host's watts do readings become watts at the wall; a slice on the CPU needs no reading then.
     """
-    if wall_watts is not None and host.watts and host.watts.basis == "--host-watts":
-        raise RigbenchError("--wall-watts covers the host already", "give --wall-watts or --host-watts, not both")
-    wall.check(host)
-    read, unread = wall.read_beside(slices)
-    found = wall.headroom(slices, host, read, wall_watts)
-    psu = msgspec.UNSET if isinstance(found, Absent) else found
-    if wall_watts is not None:
-        _check("--wall-watts", wall_watts)
-        declared = Figure(value=wall_watts, source="declared", basis="--wall-watts")
-        return _power(declared, "wall", *wall.taken_apart(declared, read, host), psu)
-    readings = [result.energy for result in slices if isinstance(result.energy, Energy)]
+    read, unread = read_beside(slices)
+    psu, host = headroom(slices, declared, read), declared.host
+    if not isinstance(declared.wall_watts, Absent):
+        meter = Figure(declared.wall_watts, "declared", "--wall-watts")
+        return _power(meter, "wall", *_taken_apart(meter, read, declared), psu)
+    covered = [result.energy.covers for result in slices if isinstance(result.energy, Energy)]
     on_cpu = bool(slices) and all(result.device.kind == "cpu" for result in slices)
-    if not readings and not (on_cpu and host.watts):
-        return HOST_ALONE if host.watts else NO_WATTS
-    if host.watts is None:
-        own = readings[0].covers
-        watts = next(part.watts for part in read if part.name == own.removesuffix(" only"))
-        return _power(watts, own, (), (), psu)
-    return at_wall(read, host, unread, psu)
+    if isinstance(host, Absent):
+        if not covered:
+            return NO_WATTS
+        watts = next(part.watts for part in read if part.name == covered[0].removesuffix(" only"))
+        return _power(watts, covered[0], (), (), psu)
+    return at_wall(read, declared, unread, psu) if covered or on_cpu else HOST_ALONE
 
 
 def at_wall(
     read: Sequence[PowerPart],
-    host: wall.Host,
+    declared: WattOptions,
     unread: tuple[str, ...] = (),
-    psu: PsuHeadroom | msgspec.UnsetType = msgspec.UNSET,
+    psu: PsuHeadroom | Absent = NO_RATING,
 ) -> Power:
-    """Parts behind the power supply and a host whose watts are known, brought to the wall."""
-    parts, said = wall.split(read, host)
-    behind = " + ".join(part.name for part in parts if part.name != wall.SUPPLY)
-    low, high = (_end(parts, side, host.efficiency.value) for side in ("low", "high"))
-    value = math.fsum(one.watts.value for one in parts)
-    basis = f"({behind}) / {host.efficiency.value:.2f}, the parts below"
-    figure = Figure(value=value, source="predicted", basis=basis, low=low, high=high)
-    return _power(figure, "wall", parts, (*said, *unread), psu)
+    """Parts behind the power supply and a host whose watts are known, brought to the wall.
 
-
-def _power(
-    watts: Figure,
-    covers: Literal["wall", "GPUs only", "CPU package only"],
-    parts: tuple[PowerPart, ...],
-    said: tuple[str, ...],
-    psu: PsuHeadroom | msgspec.UnsetType,
-) -> Power:
-    said = (*said, *(wall.warnings(psu) if psu else ()))
-    return Power(watts=watts, covers=covers, split=parts or msgspec.UNSET, psu=psu, warnings=said or msgspec.UNSET)
-
-
-def _end(parts: Sequence[PowerPart], side: str, efficiency: float) -> float:
-    """The least or the most at the wall: lows and highs of the GPUs add, nothing is assumed to cancel.
-
-    The host's declared watts are one number, however its CPU package's share of them varied.
+    Lows and highs of the GPUs add, nothing is assumed to cancel; the host's declared watts are one number, however its
+    CPU package's share of them varied.
     """
-    total = 0.0
-    for part in parts:
-        end = Absent("the host's") if part.name == wall.PACKAGE else getattr(part.watts, side)
-        if part.name != wall.SUPPLY:
-            total += part.watts.value if isinstance(end, Absent) else end
-    return total / efficiency
+    host, efficiency = declared.host, declared.efficiency
+    assert isinstance(host, Figure)
+    package = next((part.watts for part in read if part.name == PACKAGE), None)
+    parts, contradictions = list(read), list(unread)
+    if package is None:
+        parts.append(PowerPart("host", host))
+    elif package.value <= host.value:
+        basis = f"{units.format_watts(host.value)} ({host.basis}) less the CPU package"
+        parts.append(PowerPart("rest of the host", Figure(host.value - package.value, "declared", basis)))
+    else:
+        drawn, said = units.format_watts(package.value), units.format_watts(host.value)
+        contradictions.insert(
+            0, f"the CPU package alone drew {drawn}, more than the {said} declared for the whole host"
+        )
+    low, high = (
+        math.fsum(part.watts.value if part.name == PACKAGE else part.watts.ends[side] for part in parts)
+        / efficiency.value
+        for side in (0, 1)
+    )
+    basis = f"({' + '.join(part.name for part in parts)}) / {efficiency.value:.2f}, the parts below"
+    behind = _sum(parts)
+    parts += _loss(behind / efficiency.value - behind, efficiency)
+    watts = Figure(_sum(parts), "predicted", basis, low, high)
+    return _power(watts, "wall", tuple(parts), tuple(contradictions), psu)
+
+
+def read_beside(slices: Sequence[Slice]) -> tuple[tuple[PowerPart, ...], tuple[str, ...]]:
+    """What sensors read of each part, the mean over slices with least and most; and which part was not read.
+
+    A slice's own device is told by its energy, the rest of the machine by its draws.
+    """
+    watts: dict[str, list[float]] = {GPUS: [], OTHER_GPUS: [], PACKAGE: []}
+    unread: dict[str, str] = {}
+    for item in slices:
+        own = item.energy.covers.removesuffix(" only") if isinstance(item.energy, Energy) else None
+        if isinstance(item.energy, Energy) and own:
+            watts[own].append(item.energy.watts)
+        for draw in item.draws or ():
+            if draw.name == own:
+                continue
+            if isinstance(draw.watts, Absent):
+                unread[draw.name] = draw.watts.reason
+            else:
+                watts[draw.name].append(draw.watts)
+    parts = []
+    for name, values in watts.items():
+        if values:
+            beside = f"{name} read beside {len(values)} slice{'s' if len(values) > 1 else ''}"
+            mean = math.fsum(values) / len(values)
+            parts.append(PowerPart(name, Figure(mean, "measured", beside, min(values), max(values))))
+    # A package that is not read is within the host's watts; a GPU that is not read is nowhere.
+    missing = tuple(
+        f"the watts of the {name} are not read ({why}): they are not in the sum"
+        for name, why in unread.items()
+        if name != PACKAGE and not watts[name]
+    )
+    return tuple(parts), missing
+
+
+def headroom(slices: Sequence[Slice], declared: WattOptions, read: Sequence[PowerPart] = ()) -> PsuHeadroom | Absent:
+    """The highest draw behind the supply, next to its rating, which is of what it delivers.
+
+    The GPUs' highest tick and the host as declared; with the wall declared instead, the rest of its watts.
+    """
+    rating, host = declared.supply, declared.host
+    if isinstance(rating, Absent):
+        return NO_RATING
+    peaks = [peak for result in slices if (peak := _peak(result)) is not None]
+    gpus = _sum(part for part in read if part.name != PACKAGE)
+    rest, whose = (0.0, "") if isinstance(host, Absent) else (host.value, "host")
+    if not isinstance(declared.wall_watts, Absent):
+        rest, whose = max(0.0, declared.wall_watts * declared.efficiency.value - gpus), "the rest of the wall's watts"
+    if not peaks and (gpus or not rest):
+        return Absent("no watt reading")
+    terms = [f"highest tick of the sensors{'' if rest else ', without the host'}"] if peaks else []
+    terms += [f"{whose} {rest:.4g} W"] if rest else []
+    basis = " + ".join(terms) if peaks else f"{terms[0]}: no sensor tells a peak"
+    peak = max(peaks, default=0.0) + rest
+    return PsuHeadroom(rating, Figure(peak, "measured" if peaks else "declared", basis), peak / rating.value)
 
 
 def kwh(hours: Estimate, power: Power | Absent) -> Figure | Absent:
     """Energy of these hours; its interval is that of the hours and, where there is one, of the watts."""
     if isinstance(power, Absent):
         return power
-    watts = power.watts
-    low = watts.value if isinstance(watts.low, Absent) else watts.low
-    high = watts.value if isinstance(watts.high, Absent) else watts.high
+    watts, (low, high) = power.watts, power.watts.ends
     bill = "" if power.covers == "wall" else f", {power.covers}, not the bill"
+    basis = f"hours × {watts.value:.4g} W {watts.source}{bill}"
     return Figure(
-        value=hours.value * watts.value / 1000,
-        source="predicted",
-        basis=f"hours × {watts.value:.4g} W {watts.source}{bill}",
-        low=hours.low * low / 1000,
-        high=hours.high * high / 1000,
+        hours.value * watts.value / 1000, "predicted", basis, hours.low * low / 1000, hours.high * high / 1000
     )
 
 
@@ -116,19 +151,78 @@ def money(energy: Figure | Absent, power: Power | Absent, price: Price | Absent)
     if isinstance(power, Absent):
         return power
     if power.covers != "wall":
-        return Absent(reason=f"the watts cover {power.covers}, not the wall; give --host-watts W or --wall-watts W")
+        return Absent(f"the watts cover {power.covers}, not the wall; give --host-watts W or --wall-watts W")
     if isinstance(price, Absent):
         return price
-    low, high = (side if isinstance(side, Absent) else side * price.per_kwh for side in (energy.low, energy.high))
-    return Figure(
-        value=energy.value * price.per_kwh,
-        source="predicted",
-        basis=f"{price.per_kwh:.4g} {price.currency}/kWh, {price.place}, {price.date}",
-        low=low,
-        high=high,
-    )
+    basis = f"{price.per_kwh:.4g} {price.currency}/kWh, {price.place}, {price.date}"
+    value, low, high = (amount * price.per_kwh for amount in (energy.value, *energy.ends))
+    return Figure(value, "predicted", basis, low, high)
 
 
-def _check(option: str, watts: float) -> None:
-    if not (math.isfinite(watts) and watts > 0):
-        raise RigbenchError(f"{option} {watts:g} is not a power", f"give {option} in watts, above zero")
+def _power(
+    watts: Figure,
+    covers: Literal["wall", "GPUs only", "CPU package only"],
+    parts: tuple[PowerPart, ...],
+    contradictions: tuple[str, ...],
+    psu: PsuHeadroom | Absent,
+) -> Power:
+    """With a warning of a supply that has too little left at the peak."""
+    if isinstance(psu, PsuHeadroom) and psu.share > 1 - LEAST_HEADROOM:
+        what = "more than" if psu.share > 1 else f"{units.format_share(psu.share)} of"
+        peak, rating = (units.format_watts(figure.value) for figure in (psu.peak_watts, psu.rating_watts))
+        contradictions += (
+            f"the sampled peak of {peak} is {what} the power supply's {rating}, and single milliseconds draw more: "
+            "expect it to switch off",
+        )
+    return Power(watts, covers, parts, psu, contradictions)
+
+
+def _taken_apart(
+    meter: Figure, read: Sequence[PowerPart], declared: WattOptions
+) -> tuple[tuple[PowerPart, ...], tuple[str, ...]]:
+    """The parts of watts that were declared at the wall: what sensors read, the supply's loss, and what is left.
+
+    The loss is told apart only where the supply's efficiency is stated.
+    """
+    if not read:
+        return (), ()
+    efficiency = declared.efficiency
+    loss = _loss(meter.value * (1 - efficiency.value), efficiency) if efficiency.source == "declared" else ()
+    parts = (*read, *loss)
+    rest = meter.value - _sum(parts)
+    if rest < 0:
+        known, wall = units.format_watts(_sum(parts)), units.format_watts(meter.value)
+        return parts, (f"the parts that are known come to {known}, more than the {wall} declared at the wall",)
+    return (
+        *parts,
+        PowerPart("everything else", Figure(rest, "predicted", "the wall's watts less the parts above")),
+    ), ()
+
+
+def _loss(watts: float, efficiency: Figure) -> tuple[PowerPart, ...]:
+    """Nothing where the efficiency is 1: the host's watts are then stated at the wall."""
+    if efficiency.value == 1:
+        return ()
+    whose = efficiency.basis if efficiency.source == "predicted" else f"{efficiency.source}: {efficiency.basis}"
+    return (PowerPart(SUPPLY, Figure(watts, "predicted", f"{efficiency.value:.2f} efficiency, {whose}")),)
+
+
+def _sum(parts: Iterable[PowerPart]) -> float:
+    return math.fsum(part.watts.value for part in parts)
+
+
+def _peak(result: Slice) -> float | None:
+    """The highest sum over devices of one tick's watts, of those now and those averaged whichever are more."""
+    if isinstance(result.telemetry, Absent):
+        return None
+    sums = []
+    for tick in range(len(result.telemetry.at_seconds)):
+        answers = [_at(tick, series.power_instant_watts, series.power_watts) for series in result.telemetry.series]
+        if any(answers):
+            sums.append(math.fsum(max(watts) for watts in answers if watts))
+    return max(sums, default=None)
+
+
+def _at(tick: int, *columns: Column) -> list[float]:
+    readings = [column[tick] for column in columns if not isinstance(column, Absent)]
+    return [reading for reading in readings if not isinstance(reading, Absent)]

@@ -1,13 +1,16 @@
-"""How are child processes started, heard until all have answered or one is lost, and ended without a trace?
+"""Runs probes in child processes: starts them, hears them until they have answered or are lost, and ends them all.
 
 A child is a probe in a new session. It reads its options as the first line of standard input and writes one JSON
 object a line: progress, partial results, the result. Standard input stays open: "stop" asks it to end with what it
 has, "ping" whether it still runs at all, and its end (the parent is gone, however it died) makes it end at once.
+
+The parent never imports torch. Ctrl-C keeps what a child has handed over, and kill -9 on the parent leaves none behind.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import queue
 import signal
@@ -16,37 +19,178 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from types import ModuleType
+from typing import IO, Any, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Record
 
-GRACE_SECONDS = 30.0  # how long a stopped probe may take to finish its step and hand over what it has
-LAST_GRACE_SECONDS = 5.0  # the same, once another of its group has already ended
-GONE_WITHIN_SECONDS = 10.0
+STOP_SECONDS = 1.0  # after Ctrl-C: for a probe to hand over what it has; the step under way is dropped
+GRACE_SECONDS = 30.0  # where it is not the user who ends a probe, it may finish its step
+LAST_GRACE_SECONDS = 5.0  # for the others of a group, once one of them has ended early
+GONE_SECONDS, GONE_AT_ONCE_SECONDS = 10.0, 0.5  # how long the end of killed processes is waited for
 WAKE_SECONDS = 1.0  # for the others to be lost too, or to answer a ping
+TIMES_TO_TELL = 100  # handing over what there is so far takes a hundredth of the time at most
+STOPPING = "rigbench: stopping; keeping what was measured …\n"
 NEVER_A_CONSEQUENCE = (signal.SIGKILL, signal.SIGBUS, signal.SIGSEGV, signal.SIGILL)  # of another process's death
+# A training step on a CPU allocates and frees hundreds of megabytes. glibc returns such blocks to the system at once,
+# and the next step faults them in again, page by page: 40 % of the time on a virtual machine. These two variables
+# (mallopt(3)) make it keep them, as a GPU's caching allocator does.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+
 T = TypeVar("T", bound=Record)
 EndedHow = Literal["finished", "interrupted", "died", "hung"]
-Lines = queue.SimpleQueue[tuple[int, bytes]]
+OnProgress = Callable[[float, str], None]
+
+
+class Outcome(msgspec.Struct, Generic[T], frozen=True):
+    """How a probe's process, or the ranks of a group, ended."""
+
+    results: tuple[T | None, ...]  # by rank: whole when finished, and what there was otherwise (None: nothing)
+    ended: EndedHow
+    reason: str = ""
+    dead_ranks: tuple[int, ...] = ()  # those that died, never arrived or hung, as far as can be told
+
+    @property
+    def result(self) -> T | None:
+        """The first rank's that handed anything over."""
+        return next((result for result in self.results if result is not None), None)
+
+
+def call(
+    probe: str,
+    options: Record,
+    result_type: type[T],
+    *,
+    limit_seconds: float,
+    on_progress: OnProgress = lambda share, text: None,
+    environment: Mapping[str, str] | None = None,
+) -> Outcome[T]:
+    """Run `probe.run(options, report)` in its own process; `probe` is a module's dotted name.
+
+    `environment` is set in that process besides what is inherited.
+
+    Raises:
+        RigbenchError: the probe refused its options or its input.
+    """
+    return attend([Child(probe, options, environment or {})], result_type, limit_seconds, on_progress)
+
+
+class Report:
+    """What a probe in a child may tell its parent, and ask of it."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out, self._lock, self._stop = out, threading.RLock(), threading.Event()
+        self._held: Record | Callable[[], Record] | None = None
+        self._next_at = 0.0
+
+    def progress(self, share: float, text: str) -> None:
+        self._send({"progress": [min(1.0, max(0.0, share)), text]})
+
+    def partial(self, record: Record | Callable[[], Record], at_once: bool = False) -> None:
+        """Hand over what there is so far: it becomes the result should this process die, or be too slow to stop.
+
+        Not so often that it costs anything: what comes too soon is held back, until there is more of it or the parent
+        says stop. `at_once` for what tells where a process died.
+        """
+        with self._lock:
+            self._held = record
+            if at_once or time.perf_counter() >= self._next_at:
+                self._hand_over()
+
+    def should_stop(self) -> bool:
+        return self._stop.is_set()
+
+    def check(self) -> None:
+        """Leave at once if told to stop, where nothing has been measured yet.
+
+        Raises:
+            KeyboardInterrupt: told to stop.
+        """
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+
+    def missing(self, ranks: Sequence[int], reason: str) -> None:
+        """Of this process's group, these never came: there is nothing to wait for."""
+        self._send({"missing": {"ranks": list(ranks), "reason": reason}})
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            held, self._held = self._held, None
+            if held is not None:
+                began = time.perf_counter()
+                self._send({"partial": held() if callable(held) else held})
+                now = time.perf_counter()
+                self._next_at = now + TIMES_TO_TELL * (now - began)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        line = msgspec.json.encode(message) + b"\n"
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            self._out.write(line)
+            self._out.flush()
+
+    def _listen(self, orders: IO[bytes]) -> None:
+        for order in orders:
+            if order.strip() == b"stop":
+                self._stop.set()
+                with contextlib.suppress(Exception):  # the probe's own thread may be in the middle of its lists
+                    self._hand_over()
+            elif order.strip() == b"ping":
+                self._send({"pong": True})
+        os.killpg(0, signal.SIGKILL)  # the parent is gone: so are we, and whatever the probe started
+
+
+def _run(module: ModuleType, options: Any, report: Report) -> Record:
+    return module.run(options, report)  # type: ignore[no-any-return]
+
+
+def serve(probe: str, run: Callable[[ModuleType, Any, Report], Record] = _run) -> NoReturn:
+    """The child's side: options in, result out, and then wait until the parent ends it.
+
+    It waits because others of its group may still need what it offers them.
+    """
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not end up between our lines
+    orders = os.fdopen(os.dup(0), "rb")
+    sys.stdin = open(os.devnull)  # noqa: SIM115, a forked child closes its stdin, and would wait for the thread that reads orders
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    report = Report(out)
+    module = importlib.import_module(probe)
+    options = msgspec.json.decode(orders.readline(), type=module.Options)
+    threading.Thread(target=report._listen, args=(orders,), daemon=True).start()
+    try:
+        report._send({"result": run(module, options, report)})
+    except RigbenchError as error:
+        facts = ("what_happened", "what_to_do", "exit_code")
+        report._send({"error": {name: getattr(error, name) for name in facts}})
+    except KeyboardInterrupt:
+        report._send({"stopped": True})
+    except Exception:  # noqa: BLE001 - the child's boundary; the parent quotes the last line
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    while True:
+        signal.pause()
 
 
 class Child:
-    """A process under way: its pipes, and what it wrote to standard error. `name` is said of it; "" if it is alone."""
+    """A process under way: its pipes, and what it writes to standard error."""
 
     def __init__(
-        self, probe: str, server: str, options: Record, environment: Mapping[str, str], name: str = ""
+        self, probe: str, options: Record, environment: Mapping[str, str], name: str = "", server: str = "process"
     ) -> None:
-        self.name, self._killed = name, False
+        """`name` says which of several it is; rigbench.work.SERVER.serve runs the probe there."""
+        self.name = name
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, closed by kill
         package_root = str(Path(__file__).resolve().parents[2])
-        code = "import sys; sys.path.append(sys.argv[1]); from rigbench.work import SERVER; SERVER.serve(sys.argv[2])"
+        code = f"import sys; sys.path.append(sys.argv[1]); from rigbench.work.{server} import serve; serve(sys.argv[2])"
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code.replace("SERVER", server), package_root, probe],
+            [sys.executable, "-P", "-c", code, package_root, probe],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -61,11 +205,8 @@ class Child:
             self._process.stdin.write(line + b"\n")
             self._process.stdin.flush()
 
-    def hear(self, index: int, lines: Lines) -> None:
-        """From now on put its lines into the queue, under this index; b"" once there are no more."""
-        threading.Thread(target=self._pump, args=(index, lines), daemon=True).start()
-
-    def _pump(self, index: int, lines: Lines) -> None:
+    def pump(self, index: int, lines: queue.SimpleQueue[tuple[int, bytes]]) -> None:
+        """Put its lines into the queue, under this index; b"" once there are no more."""
         assert self._process.stdout
         with contextlib.suppress(ValueError, OSError):
             for line in self._process.stdout:
@@ -73,36 +214,31 @@ class Child:
         lines.put((index, b""))
 
     def kill(self) -> None:
-        """End its whole process group, and wait until it is gone. Once is enough.
-
-        A process that hangs inside a driver cannot be ended before the driver lets go: it is not waited for.
-        """
-        if self._killed:
+        """End its whole process group."""
+        if self._process.stdin and self._process.stdin.closed:
             return
-        self._killed = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         for pipe in (self._process.stdin, self._process.stdout, self._stderr):
             if pipe:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+    def wait(self, seconds: float) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(GONE_WITHIN_SECONDS)
+            self._process.wait(seconds)
 
     @property
     def ended_alone(self) -> bool:
         """Whether it was ended in a way that no other process's death explains."""
         return -self._process.wait() in NEVER_A_CONSEQUENCE
 
-    def epitaph(self) -> str:
-        """Who it was, how it ended, and the last line that it wrote."""
-        return f"{self.name}: {self._last_words()}" if self.name else self._last_words()
-
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """How it ended, and the last line that it wrote."""
         code = self._process.wait()
         self._stderr.seek(0)
-        said = self._stderr.read()[-4000:].decode(errors="replace").strip().splitlines()
-        last = f": {said[-1]}" if said else ""
+        lines = self._stderr.read()[-4000:].decode(errors="replace").strip().splitlines()
+        last = f": {lines[-1]}" if lines else ""
         if code == -signal.SIGKILL:
             return f"its process was killed, as the system does when memory runs out{last}"
         if code == -signal.SIGBUS:
@@ -112,157 +248,194 @@ class Child:
         return f"its process ended with code {code}{last}"
 
 
-class Ending(msgspec.Struct, Generic[T], frozen=True):
-    """How it went with all children: what each handed over last, and which of them (by index) were to blame."""
+def end(children: Sequence[Child], within_seconds: float = GONE_SECONDS) -> None:
+    """Kill all children and wait until they are gone.
 
-    results: tuple[T | None, ...]
-    ended: EndedHow
-    blamed: tuple[int, ...] = ()
-    reason: str = ""
+    A process that hangs inside a driver cannot be ended before the driver lets go: it is not waited for.
+    """
+    for child in children:
+        child.kill()
+    until = time.monotonic() + within_seconds
+    for child in children:
+        child.wait(max(0.0, until - time.monotonic()))
+
+
+class Hearing(Generic[T]):
+    """The messages of children under way: how far each has come, and what it has handed over so far."""
+
+    def __init__(self, children: Sequence[Child], result_type: type[T], on_progress: OnProgress) -> None:
+        self.children, self._result_type, self.on_progress = children, result_type, on_progress
+        self.marks: list[tuple[float, str]] = [(-1.0, "its start")] * len(children)
+        self.answered: set[int] = set()
+        self._handed: list[bytes | T | None] = [None] * len(children)
+        self._lines: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
+        for index, child in enumerate(children):
+            threading.Thread(target=child.pump, args=(index, self._lines), daemon=True).start()
+
+    def latest(self, index: int) -> T | None:
+        """What a child has handed over last; decoded only here, for there may be much of it."""
+        handed = self._handed[index]
+        if isinstance(handed, bytes):
+            handed = self._handed[index] = msgspec.json.decode(handed, type=self._result_type)
+        return handed
+
+    def next(self, seconds: float) -> tuple[int, str, Any] | None:
+        """The next message: (child, its kind, what it says), noted here; None where there is none in that time.
+
+        The kind is "lost" where a child ends before it has answered.
+        """
+        try:
+            index, line = self._lines.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return None
+        if not line:
+            return index, "" if index in self.answered else "lost", None
+        ((kind, body),) = msgspec.json.decode(line, type=dict[str, msgspec.Raw]).items()
+        said: Any = None
+        if kind not in ("partial", "result"):
+            said = msgspec.json.decode(body)
+        elif index not in self.answered:
+            self._handed[index] = bytes(body)
+        if kind in ("result", "stopped"):
+            self.answered.add(index)
+        if kind == "progress":
+            self.marks[index] = tuple(said)
+            if index == 0:
+                self.on_progress(*said)
+        return index, kind, said
+
+    def refusal(self, index: int, said: dict[str, Any]) -> str:
+        """Why a probe gave up in the middle of its work: what it measured before is kept.
+
+        Raises:
+            RigbenchError: it refused its options or its input before it had measured anything.
+        """
+        error = RigbenchError(**said)
+        if self._handed[index] is None:
+            raise error
+        return str(error)
 
 
 def attend(
     children: Sequence[Child],
     result_type: type[T],
     limit_seconds: float,
-    on_progress: Callable[[float, str], None],
-) -> Ending[T]:
+    on_progress: OnProgress,
+    quiet: bool = False,
+) -> Outcome[T]:
     """Listen until every child has handed over its result, one is lost, or the time is up; then end them all.
 
-    Progress is passed on as the first child tells it. Ctrl-C asks all of them to end with what they have.
+    Progress is passed on as the first child tells it. Ctrl-C asks all of them to end with what they have, and is
+    answered by a line at once (not if `quiet`); a second one ends them without waiting.
 
     Raises:
         RigbenchError: a probe refused its options or its input, before it had measured anything.
     """
+    group = _Group(children, result_type, limit_seconds, on_progress, quiet)
     try:
-        return _Attendance(children, result_type, limit_seconds, on_progress).end()
+        outcome = group.run()
+        end(children, GONE_AT_ONCE_SECONDS if group.interrupted else GONE_SECONDS)
+    except KeyboardInterrupt:
+        return group.outcome("interrupted", "it was ended at once")
     finally:
-        for child in children:
-            child.kill()
+        end(children, GONE_AT_ONCE_SECONDS)
+    return outcome
 
 
-class _Attendance(Generic[T]):
-    """Children under way, and what they said so far."""
+class _Group(Hearing[T]):
+    """Children that share a fate: one that is lost or hangs is the end of all."""
 
     def __init__(
         self,
         children: Sequence[Child],
         result_type: type[T],
         limit_seconds: float,
-        on_progress: Callable[[float, str], None],
+        on_progress: OnProgress,
+        quiet: bool,
     ) -> None:
-        self.children, self.result_type, self.on_progress = children, result_type, on_progress
-        self.limit_seconds = limit_seconds
+        super().__init__(children, result_type, on_progress)
+        self.limit_seconds, self.quiet = limit_seconds, quiet
         self.deadline = time.monotonic() + limit_seconds
-        self.best: list[T | None] = [None] * len(children)
-        self.marks: list[tuple[float, str]] = [(-1.0, "its start")] * len(children)
-        self.done: set[int] = set()
         self.interrupted = False
-        self.refusal = ""
-        self.lines: Lines = queue.SimpleQueue()
 
-    def end(self) -> Ending[T]:
-        for index, child in enumerate(self.children):
-            child.hear(index, self.lines)
-        while len(self.done) < len(self.children):
+    def outcome(self, ended: EndedHow, reason: str = "", blamed: tuple[int, ...] = ()) -> Outcome[T]:
+        results = [self.latest(index) for index in range(len(self.children))]
+        if ended == "interrupted":  # what was handed over in case of a death was ended by the user after all
+            results = [
+                msgspec.structs.replace(result, ended_by=ended)  # type: ignore[type-var]
+                if getattr(result, "ended_by", "") == "worker died"
+                else result
+                for result in results
+            ]
+        return Outcome(tuple(results), ended, reason, blamed)
+
+    def run(self) -> Outcome[T]:
+        while len(self.answered) < len(self.children):
             try:
-                index, line = self.lines.get(timeout=max(0.0, self.deadline - time.monotonic()))
-                if not line and index not in self.done:
-                    return self._lost(index)
-                missing = self._take(index, line)
-            except queue.Empty:
-                return self._out_of_time()
+                message = self.next(self.deadline - time.monotonic())
             except KeyboardInterrupt:
                 if self.interrupted:
                     raise
                 self._stop()
                 continue
-            if self.refusal:
-                return self._ending("died", (index,), self.refusal)
-            if missing is not None:
-                return self._ending("hung", tuple(missing["ranks"]), missing["reason"])
-        return self._ending("interrupted" if self.interrupted else "finished")
-
-    def _ending(self, ended: EndedHow, blamed: tuple[int, ...] = (), reason: str = "") -> Ending[T]:
-        return Ending(tuple(self.best), ended, blamed, reason)
-
-    def _take(self, index: int, line: bytes) -> dict[str, Any] | None:
-        """Note what a child said. Not None: it tells which of its group never came."""
-        if not line:
-            return None
-        message = msgspec.json.decode(line)
-        if "progress" in message:
-            share, text = self.marks[index] = tuple(message["progress"])
-            if index == 0:
-                self.on_progress(share, text)
-        elif "error" in message:
-            error = RigbenchError(**message["error"])
-            if self.best[index] is None:
-                raise error
-            self.refusal = str(error)  # in the middle of its work: what was measured before is kept
-        elif "partial" in message:
-            self.best[index] = msgspec.convert(message["partial"], self.result_type)
-        elif "result" in message:
-            self.best[index] = msgspec.convert(message["result"], self.result_type)
-            self._is_done(index)
-        elif "stopped" in message:
-            self.interrupted = True
-            self._is_done(index)
-        elif "missing" in message:
-            return dict(message["missing"])
-        return None
-
-    def _is_done(self, index: int) -> None:
-        self.done.add(index)
-        if self.interrupted:
-            self.deadline = min(self.deadline, time.monotonic() + LAST_GRACE_SECONDS)
+            if message is None:
+                return self._out_of_time()
+            index, kind, said = message
+            if kind == "lost":
+                return self._lost(index)
+            if kind == "error":
+                return self.outcome("died", self.refusal(index, said), (index,))
+            if kind == "missing":
+                return self.outcome("hung", said["reason"], tuple(said["ranks"]))
+            self.interrupted = self.interrupted or kind == "stopped"
+            if self.interrupted and kind in ("result", "stopped"):
+                self.deadline = min(self.deadline, time.monotonic() + LAST_GRACE_SECONDS)
+        return self.outcome("interrupted" if self.interrupted else "finished")
 
     def _stop(self) -> None:
         self.interrupted = True
+        if not self.quiet:
+            sys.stderr.write(STOPPING)
         for child in self.children:
             child.tell(b"stop")
-        self.deadline = min(self.deadline, time.monotonic() + GRACE_SECONDS)
+        self.deadline = min(self.deadline, time.monotonic() + STOP_SECONDS)
 
-    def _lost(self, index: int) -> Ending[T]:
+    def _lost(self, index: int) -> Outcome[T]:
         """One has died. Others may have died with it, or die of it: a moment tells which, and brings what they have."""
         lost = [index]
-        for other, line in self._heard_within(WAKE_SECONDS if len(self.children) > 1 else 0.0):
-            if not line and other not in self.done:
+        for other, kind, _ in self._within(WAKE_SECONDS if len(self.children) > 1 else 0.0):
+            if kind == "lost":
                 lost.append(other)
-            elif line.startswith(b'{"partial"'):
-                self._take(other, line)
         blamed = tuple(it for it in lost if self.children[it].ended_alone) or (index,)
-        reason = "; ".join(self.children[it].epitaph() for it in blamed)
-        return self._ending("interrupted" if self.interrupted else "died", blamed, reason)
+        words = [(self.children[it].name, self.children[it].last_words()) for it in blamed]
+        reason = "; ".join(f"{name}: {last}" if name else last for name, last in words)
+        return self.outcome("interrupted" if self.interrupted else "died", reason, blamed)
 
-    def _heard_within(self, seconds: float) -> Iterator[tuple[int, bytes]]:
+    def _within(self, seconds: float) -> Iterator[tuple[int, str, Any]]:
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            try:
-                yield self.lines.get(timeout=left)
-            except queue.Empty:
-                return
+        while (left := until - time.monotonic()) > 0 and (message := self.next(left)) is not None:
+            yield message
 
-    def _out_of_time(self) -> Ending[T]:
+    def _out_of_time(self) -> Outcome[T]:
         if self.interrupted:
-            return self._ending("interrupted", (), "it did not stop in time and was ended")
+            return self.outcome("interrupted", "it did not stop in time and was ended")
         reason = f"no answer within {self.limit_seconds:.0f} s; its processes were ended"
         if len(self.children) == 1:
-            return self._ending("hung", (), reason)
+            return self.outcome("hung", reason)
         silent = self._silent()
         blamed = silent or self._behind()
         if not blamed:
-            return self._ending("hung", (), f"{reason}; all of them had come to {self.marks[0][1]}")
+            return self.outcome("hung", f"{reason}; all of them had come to {self.marks[0][1]}")
         where = ", ".join(f"{self.children[it].name} at {self.marks[it][1]}" for it in blamed)
         what = "no longer runs at all" if silent else "came no further"
-        return self._ending("hung", blamed, f"{reason}; {what}: {where}")
+        return self.outcome("hung", f"{reason}; {what}: {where}", blamed)
 
     def _silent(self) -> tuple[int, ...]:
         """Those that do not even answer a ping: stopped, or stuck where no thread of theirs can run."""
-        waiting = set(range(len(self.children))) - self.done
+        waiting = set(range(len(self.children))) - self.answered
         for index in waiting:
             self.children[index].tell(b"ping")
-        for index, _ in self._heard_within(WAKE_SECONDS):
+        for index, _, _ in self._within(WAKE_SECONDS):
             waiting.discard(index)
             if not waiting:
                 break
@@ -270,6 +443,106 @@ class _Attendance(Generic[T]):
 
     def _behind(self) -> tuple[int, ...]:
         """Those that came less far than others; none where all came equally far."""
-        shares = {it: 2.0 if it in self.done else self.marks[it][0] for it in range(len(self.children))}
+        shares = {it: 2.0 if it in self.answered else self.marks[it][0] for it in range(len(self.children))}
         least = min(shares.values())
         return () if least == max(shares.values()) else tuple(it for it, share in shares.items() if share == least)
+
+
+class Crew(Generic[T]):
+    """Probes at work at once, each for itself: one that dies or hangs ends alone, and keeps what it handed over.
+
+    A process per name, begun when the crew is entered and gone when it is left. `latest` is what each has handed over
+    so far, `outcomes` how those that have ended did. `clock` is in seconds.
+    """
+
+    def __init__(
+        self,
+        probe: str,
+        options: Mapping[str, Record],
+        result_type: type[T],
+        limit_seconds: float,
+        on_progress: OnProgress = lambda share, text: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.outcomes: dict[str, Outcome[T]] = {}
+        self._probe, self._options, self._result_type = probe, options, result_type
+        self._limit_seconds, self._on_progress, self._clock = limit_seconds, on_progress, clock
+        self._names = list(options)
+        self._children: dict[str, Child] = {}
+        self._deadlines: dict[str, float] = {}
+        self._stopped: dict[str, EndedHow] = {}  # those told to stop, and how one that does not is said to have ended
+        self._at_once = False
+
+    def __enter__(self) -> Crew[T]:
+        for name in self._names:
+            self._children[name] = Child(self._probe, self._options[name], {}, name)
+            self._deadlines[name] = self._clock() + self._limit_seconds
+        self._hearing = Hearing(list(self._children.values()), self._result_type, self._on_progress)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        end(list(self._children.values()), GONE_AT_ONCE_SECONDS if self._at_once else GONE_SECONDS)
+
+    @property
+    def latest(self) -> dict[str, T]:
+        handed = {name: self._hearing.latest(index) for index, name in enumerate(self._names)}
+        return {name: result for name, result in handed.items() if result is not None}
+
+    def working(self) -> list[str]:
+        return [name for name in self._names if name not in self.outcomes]
+
+    def stop(self, name: str | None = None) -> None:
+        """Tell one, or all, to end with what they have; half a minute later they are ended."""
+        for one in self.working() if name is None else [name]:
+            if one not in self._stopped:
+                self._stop(one, "hung", GRACE_SECONDS)
+
+    def interrupt(self) -> None:
+        """The user said stop: all end with what they have, and a second later, or if it is said again, are ended."""
+        if self._at_once:
+            for name in self.working():
+                self._end(name, "interrupted", "it was ended at once")
+            return
+        self._at_once = True
+        sys.stderr.write(STOPPING)
+        for name in self.working():
+            self._stop(name, "interrupted", STOP_SECONDS)
+
+    def _stop(self, name: str, otherwise: EndedHow, seconds: float) -> None:
+        self._stopped[name] = otherwise
+        self._children[name].tell(b"stop")
+        self._deadlines[name] = min(self._deadlines[name], self._clock() + seconds)
+
+    def listen(self, seconds: float) -> None:
+        """Note what they say, for a time or until the last has ended.
+
+        Raises:
+            RigbenchError: a probe refused its options.
+        """
+        until = self._clock() + seconds
+        while self.working() and (left := until - self._clock()) > 0:
+            message = self._hearing.next(left)
+            if message is None:
+                break
+            index, kind, said = message
+            name = self._names[index]
+            if name in self.outcomes:
+                continue
+            if kind == "lost":
+                self._end(name, "died", self._children[name].last_words())
+            elif kind == "error":
+                self._end(name, "died", self._hearing.refusal(index, said))
+            elif kind == "result":
+                self._end(name, "finished")
+            elif kind == "stopped":
+                self._end(name, "interrupted")
+        for name in self.working():
+            if self._clock() > self._deadlines[name]:
+                stopped = self._stopped.get(name)
+                reason = "it did not stop when told to" if stopped else "it took far longer than planned"
+                self._end(name, stopped or "hung", f"{reason}; its processes were ended")
+
+    def _end(self, name: str, ended: EndedHow, reason: str = "") -> None:
+        """A child waits to be ended once it has answered, holding its device's memory meanwhile."""
+        self.outcomes[name] = Outcome((self._hearing.latest(self._names.index(name)),), ended, reason)
+        end([self._children[name]], GONE_AT_ONCE_SECONDS if self._at_once else GONE_SECONDS)

@@ -1,4 +1,4 @@
-"""How does a probe run in the ranks of one torch.distributed group, here or as one of torchrun's?
+"""Runs a probe in the ranks of one torch.distributed group, started here or by torchrun.
 
 Every rank is a process of its own, started and heard by a parent that never imports torch. A rank that dies, never
 arrives or hangs ends the whole group, and what was measured is kept.
@@ -12,18 +12,23 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import msgspec
 
-from rigbench.core.errors import RigbenchError
-from rigbench.core.record import Record
-from rigbench.work.process import Child, EndedHow, attend
-from rigbench.work.workers import Report, serve_with
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent, Record
+from rigbench.machine import host
+from rigbench.machine.accelerator import Accelerator, cuda_devices, open_device
+from rigbench.machine.sysfs import Sysfs
+from rigbench.work import process
+from rigbench.work.process import Child, OnProgress, Outcome, Report, attend
 
 ARRIVE_SECONDS = 120.0  # for every rank to load torch and find the others
 PORTS_TRIED = 4
 TAKEN = "address already in use"
+HERE = "127.0.0.1"
+SEVERAL_ON_ONE_GPU = "NCCL_MULTI_RANK_GPU_ENABLE"  # of NCCL 2.30 and later
 T = TypeVar("T", bound=Record)
 
 
@@ -48,18 +53,6 @@ class World(msgspec.Struct, frozen=True):
         }
 
 
-class RanksOutcome(msgspec.Struct, Generic[T], frozen=True):
-    """How the ranks ended. `results` by rank: whole when finished, else what there was (None: nothing).
-
-    `dead_ranks` are those that died, never arrived or hung, as far as can be told.
-    """
-
-    results: tuple[T | None, ...]
-    ended: EndedHow
-    dead_ranks: tuple[int, ...] = ()
-    reason: str = ""
-
-
 def call(
     probe: str,
     options: Record,
@@ -67,11 +60,11 @@ def call(
     *,
     world_size: int,
     limit_seconds: float,
-    on_progress: Callable[[float, str], None] = lambda share, text: None,
+    on_progress: OnProgress = lambda share, text: None,
     environment: Mapping[str, str] | None = None,
-    rank_environment: Callable[[int], Mapping[str, str]] | None = None,
+    rank_environment: Callable[[int], Mapping[str, str]] = lambda rank: {},
     master_port: int | None = None,
-) -> RanksOutcome[T]:
+) -> Outcome[T]:
     """Run `probe.run(options, report, world)` in `world_size` processes of this machine.
 
     Progress is that of rank 0. Without `master_port` a free port is chosen, and another one if it is taken before the
@@ -82,27 +75,20 @@ def call(
     """
     if master_port is not None and not is_free(master_port):
         raise port_in_use(master_port)
-
-    def start(rank: int, port: int) -> Child:
-        world = World(rank, world_size, rank, "127.0.0.1", port)
-        own = {**(environment or {}), **(rank_environment(rank) if rank_environment else {})}
-        place = {**world.environment, "TORCHELASTIC_USE_AGENT_STORE": "False"}  # whatever torchrun may have set here
-        return Child(probe, "ranks", options, {**own, **place}, name=f"rank {rank}")
-
-    tries_left = 1 if master_port is not None else PORTS_TRIED
-    while True:
-        tries_left -= 1
+    for _ in range(1 if master_port is not None else PORTS_TRIED):
         port = master_port or free_port()
         with contextlib.ExitStack() as started:
             children = []
             for rank in range(world_size):
-                children.append(start(rank, port))
+                place = World(rank, world_size, rank, HERE, port).environment
+                place["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # whatever torchrun may have set here
+                own = {**(environment or {}), **rank_environment(rank), **place}
+                children.append(Child(probe, options, own, f"rank {rank}", "ranks"))
                 started.callback(children[-1].kill)
-            ending = attend(children, result_type, limit_seconds, on_progress)
-        if TAKEN not in ending.reason.lower() or ending.results[0]:
-            return RanksOutcome(ending.results, ending.ended, ending.blamed, ending.reason)
-        if not tries_left:
-            raise port_in_use(port)
+            outcome = attend(children, result_type, limit_seconds, on_progress)
+        if TAKEN not in outcome.reason.lower() or outcome.results[0]:
+            return outcome
+    raise port_in_use(port)
 
 
 def call_as(
@@ -112,9 +98,9 @@ def call_as(
     world: World,
     *,
     limit_seconds: float,
-    on_progress: Callable[[float, str], None] = lambda share, text: None,
+    on_progress: OnProgress = lambda share, text: None,
     environment: Mapping[str, str] | None = None,
-) -> RanksOutcome[T]:
+) -> Outcome[T]:
     """Run the probe as one rank of a group whose other ranks are started elsewhere, on this machine or another.
 
     `results` holds this rank's own alone, at its place.
@@ -122,15 +108,15 @@ def call_as(
     Raises:
         RigbenchError: the rank refused its options or its input, or the port where all are to meet is in use here.
     """
-    child = Child(probe, "ranks", options, {**(environment or {}), **world.environment})
-    ending = attend([child], result_type, limit_seconds, on_progress)
-    if TAKEN in ending.reason.lower() and not any(ending.results):
+    child = Child(probe, options, {**(environment or {}), **world.environment}, server="ranks")
+    outcome = attend([child], result_type, limit_seconds, on_progress, quiet=world.rank > 0)
+    if TAKEN in outcome.reason.lower() and not outcome.result:
         raise port_in_use(world.master_port)
-    results = tuple(ending.results[0] if rank == world.rank else None for rank in range(world.size))
-    blamed = ending.blamed
-    if ending.ended == "died":  # where it failed rather than was ended, another rank's death may be the cause
+    blamed = outcome.dead_ranks
+    if outcome.ended == "died":  # where it failed rather than was ended, another rank's death may be the cause
         blamed = (world.rank,) if child.ended_alone else ()
-    return RanksOutcome(results, ending.ended, blamed, ending.reason)
+    results = tuple(outcome.result if rank == world.rank else None for rank in range(world.size))
+    return Outcome(results, outcome.ended, outcome.reason, blamed)
 
 
 def world_from(variables: Mapping[str, str]) -> World | None:
@@ -157,7 +143,7 @@ def world_from(variables: Mapping[str, str]) -> World | None:
 def free_port() -> int:
     """A port of this machine that nobody listens on now."""
     with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
+        trial.bind((HERE, 0))
         return int(trial.getsockname()[1])
 
 
@@ -207,11 +193,18 @@ def join(
 
 
 def _store(world: World, report: Report, arrive_seconds: float) -> Any:
-    """The table that the ranks meet at: rank 0 keeps it, or torchrun's agent where that says so (as torch does)."""
+    """The table that the ranks meet at: rank 0 keeps it, or torchrun's agent where that says so (as torch does).
+
+    Of ranks on one machine it is not to be reached from another: torch itself would listen on every interface.
+    """
     import torch.distributed as dist
 
     kept_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     keeper = world.rank == 0 and not kept_by_agent
+    listening: dict[str, Any] = {}
+    if keeper and world.master_address == HERE:
+        with socket.create_server((HERE, world.master_port)) as server:
+            listening = {"master_listen_fd": server.detach()}  # torch closes it
     try:
         store = dist.TCPStore(  # type: ignore[attr-defined]
             world.master_address,
@@ -220,6 +213,7 @@ def _store(world: World, report: Report, arrive_seconds: float) -> Any:
             is_master=keeper,
             timeout=timedelta(seconds=arrive_seconds),
             wait_for_workers=False,
+            **listening,
         )
     except (dist.DistStoreError, dist.DistNetworkError) as error:
         if keeper or "timed out" not in str(error).lower():
@@ -236,8 +230,41 @@ def _never_came(report: Report, ranks: list[int], arrive_seconds: float) -> NoRe
         time.sleep(1.0)
 
 
-def serve(probe: str) -> None:
-    """A rank's side: read the options, run the probe in its world, send the result. Never returns."""
+def kind_for(asked: str, world: World) -> Literal["cpu", "cuda"]:
+    """Whether there is a GPU for this rank; `asked` is "auto", "cpu" or "cuda".
+
+    Raises:
+        RigbenchError: there is none, and GPUs were asked for.
+    """
+    count = 0 if asked == "cpu" else len(cuda_devices())
+    if count and (world.local_rank < count or os.environ.get(SEVERAL_ON_ONE_GPU) == "1"):
+        return "cuda"
+    if asked != "cuda":
+        return "cpu"
+    raise RigbenchError(
+        f"rank {world.rank} has no GPU: torch sees {count} CUDA devices",
+        f"start fewer ranks, use --device cpu, or let NCCL 2.30 put several on one with {SEVERAL_ON_ONE_GPU}=1",
+        exit_code=NOTHING,
+    )
+
+
+def opened(kind: Literal["cpu", "cuda"], world: World) -> Accelerator:
+    device = "cpu" if kind == "cpu" else f"cuda:{world.local_rank % len(cuda_devices())}"
+    return open_device(device, flushed=False)
+
+
+def free_bytes(accelerator: Accelerator) -> int:
+    """Memory that this rank's buffers may take."""
+    import torch
+
+    if accelerator.device.kind == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    usable = host.memory(Sysfs()).usable_bytes
+    return (1 << 30) if isinstance(usable, Absent) else usable
+
+
+def serve(probe: str) -> NoReturn:
+    """A rank's side: read the options, run the probe in its world, send the result."""
     world = world_from(os.environ)
     assert world
-    serve_with(probe, lambda module, options, report: module.run(options, report, world))
+    process.serve(probe, lambda module, options, report: module.run(options, report, world))

@@ -1,14 +1,81 @@
-"""What did the parts of the machine draw beside a piece of work, and what of that is on the bill?"""
+"""What the machine's parts draw beside a piece of work, what is declared of them, and what of that is on the bill."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-import msgspec
-
+from rigbench.core import on
+from rigbench.core.errors import RigbenchError
+from rigbench.core.options import NOT_GIVEN, Option, Reader, number
+from rigbench.core.profile_files import RigProfile
 from rigbench.core.record import Absent, Figure, Record
 
 DrawName = Literal["GPUs", "other GPUs", "CPU package"]
+NO_RATING = Absent("the power supply's rating is not known; give --psu-watts W")
+# 80 PLUS Gold asks for 0.90 at half load (0.87 at full, 115 V): sensors read behind the supply, the meter before it.
+ASSUMED_EFFICIENCY = Figure(value=0.90, source="predicted", basis="assumed: 80 PLUS Gold at half load, 115 V")
+
+
+class WattOptions(Record, frozen=True, kw_only=True):
+    """What is declared of the machine's watts. What is not is the rig profile's, where one is named."""
+
+    wall_watts: Annotated[
+        float | Absent,
+        Option(number(0.1, 1e6), "The whole machine's watts at the wall while training, declared by you.", "W"),
+    ] = NOT_GIVEN
+    host_watts: Annotated[
+        float | Absent,
+        Option(number(0.1, 1e6), "Watts of everything but the GPUs, added to the GPU watts measured.", "W"),
+    ] = NOT_GIVEN
+    psu_watts: Annotated[
+        float | Absent,
+        Option(number(0.1, 1e6), "The power supply's rating, to tell how much of it is used at the peak.", "W"),
+    ] = NOT_GIVEN
+    psu_efficiency: Annotated[
+        float | Absent,
+        Option(number(0.5, 1.0), "The power supply's efficiency, as 0.92. Default: 0.90, assumed.", "SHARE"),
+    ] = NOT_GIVEN
+    rig_profile: Annotated[
+        RigProfile | Absent,
+        Option(
+            Reader(on.rig, lambda profile: str(profile.name)),
+            "Take host watts and power supply from a rig profile, where not declared.",
+            "NAME",
+        ),
+    ] = NOT_GIVEN
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.wall_watts, Absent) and not isinstance(self.host_watts, Absent):
+            raise RigbenchError("--wall-watts covers the host already", "give --wall-watts or --host-watts, not both")
+
+    @property
+    def host(self) -> Figure | Absent:
+        """Everything but the GPUs, the CPU included, behind the power supply."""
+        return self._figure("host_watts")
+
+    @property
+    def supply(self) -> Figure | Absent:
+        return self._figure("psu_watts")
+
+    @property
+    def efficiency(self) -> Figure:
+        stated = self._figure("psu_efficiency")
+        return ASSUMED_EFFICIENCY if isinstance(stated, Absent) else stated
+
+    def _figure(self, name: str) -> Figure | Absent:
+        value, profile = getattr(self, name), self.rig_profile
+        if not isinstance(value, Absent):
+            return Figure(value, "declared", f"--{name.replace('_', '-')}")
+        stated = profile if isinstance(profile, Absent) else getattr(profile, name)
+        if isinstance(stated, Absent):
+            return stated
+        assert isinstance(profile, RigProfile)
+        basis = f"rig profile {profile.name}, {getattr(profile, name + '_basis')}"
+        return Figure(float(stated), "declared", basis)
+
+
+NOTHING_DECLARED = WattOptions()
 
 
 class Draw(Record, frozen=True):
@@ -38,14 +105,10 @@ class PsuHeadroom(Record, frozen=True):
 
 
 class Power(Record, frozen=True):
-    """The watts that the kWh rest on, and what they cover.
-
-    `split` adds up to the wall's watts, where they were put together from parts or taken apart; `psu` is the supply's
-    headroom; `warnings` say where what is read contradicts what is declared.
-    """
+    """The watts that the kWh rest on, and what they cover."""
 
     watts: Figure
     covers: Literal["wall", "GPUs only", "CPU package only"]
-    split: tuple[PowerPart, ...] | msgspec.UnsetType = msgspec.UNSET
-    psu: PsuHeadroom | msgspec.UnsetType = msgspec.UNSET
-    warnings: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    split: tuple[PowerPart, ...] = ()  # adds up to the wall's watts, where they were put together or taken apart
+    psu: PsuHeadroom | Absent = NO_RATING
+    warnings: tuple[str, ...] = ()  # where what is read contradicts what is declared

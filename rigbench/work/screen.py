@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rigbench.core import units
-from rigbench.work.record import Power
+from rigbench.work.record import Power, PsuHeadroom
 
 
 def lines(power: Power) -> Iterator[tuple[str, str]]:
     """(label, text) of each line; a part's source stands beside it."""
     watts = power.watts
     yield "power", f"{units.format_watts(watts.value)} ({power.covers}), {watts.source}: {watts.basis}"
-    for part in power.split or ():
+    for part in power.split:
         yield "", f"{part.name} {units.format_watts(part.watts.value)}, {part.watts.source}: {part.watts.basis}"
-    if power.psu:
+    if isinstance(power.psu, PsuHeadroom):
         psu = power.psu
         rating, peak = psu.rating_watts, psu.peak_watts
         yield (

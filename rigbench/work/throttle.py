@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rigbench.core.record import Absent
 
 # nvml.h, nvmlClocksEventReason*: why clocks are held down.
+IDLE = "gpu_idle"
 THROTTLE_BITS = {
-    0x1: "gpu_idle",
+    0x1: IDLE,
     0x2: "applications_clocks",
     0x4: "sw_power_cap",
     0x8: "hw_slowdown",

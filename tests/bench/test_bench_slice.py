@@ -19,7 +19,7 @@ from rigbench.core import stats
 from rigbench.model import shape
 from rigbench.model.recipe import Recipe
 from rigbench.train import probe as train
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
 PAIRS = 5

@@ -11,7 +11,7 @@ from rigbench.machine.nvml import Nvml
 from rigbench.matmul import probe as matmul
 from rigbench.model import shape
 from rigbench.train import probe as train
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 pytestmark = [
     pytest.mark.gpu,

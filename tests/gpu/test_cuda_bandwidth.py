@@ -20,7 +20,7 @@ from rigbench.machine.cuda_cards import CudaCards, Lane, PlainPeerCopies, enqueu
 from rigbench.machine.rig import Rig
 from rigbench.work import copies, gpu_copies
 from rigbench.work.copies import Budget
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,7 +8,7 @@ import torch
 from rigbench.collectives import stage
 from rigbench.collectives import verdict as findings
 from rigbench.core.record import Absent, Tally
-from rigbench.work.rank_device import SEVERAL_ON_ONE_GPU
+from rigbench.work.ranks import SEVERAL_ON_ONE_GPU
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,7 +12,7 @@ import torch
 from rigbench.dataloader import probe as dataloader
 from rigbench.dataloader.record import Loading
 from rigbench.model.batches import Batches
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 pytestmark = [
     pytest.mark.gpu,

@@ -18,8 +18,8 @@ from rigbench.machine.accelerator import CudaAccelerator
 from rigbench.matmul import probe as matmul
 from rigbench.model import shape
 from rigbench.work import products
+from rigbench.work.process import Report
 from rigbench.work.products import DTYPES, Operands
-from rigbench.work.workers import Report
 
 pytestmark = [
     pytest.mark.gpu,

@@ -40,7 +40,7 @@ def test_a_write_that_the_device_never_made_is_seen():
 
 @pytest.mark.skipif(NCCL < (2, 30, 3), reason=f"NCCL {NCCL} refuses two ranks on one GPU")
 def test_two_ranks_of_nccl_on_one_gpu_agree(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     outcome = ranks.call(
         "p2p_on_one_gpu",
         Options(devices=2, peer_access=True),

@@ -13,7 +13,7 @@ from rigbench.machine.rig import Rig
 from rigbench.thermals import probe as heat_load
 from rigbench.thermals import stage as thermals
 from rigbench.thermals.record import HeatFit
-from rigbench.work.workers import Report
+from rigbench.work.process import Report
 
 pytestmark = [
     pytest.mark.gpu,

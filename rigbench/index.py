@@ -1,0 +1,156 @@
+"""What of every stored run is asked for often, in one SQLite file beside the runs, so that thousands cost little.
+
+The runs' files are the truth. The index is a copy of a few of their fields, kept by file name, size and time of change;
+what is missing or old in it is read again, and a file that is no index of this version is made anew. Where it cannot
+be written (a full disk, a folder of somebody else's) everything still works, only slower.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rigbench import __version__
+from rigbench.backtest.record import Backtest
+from rigbench.core.errors import RigbenchError
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Record
+from rigbench.document import SCHEMA, Run
+from rigbench.train.record import Slice, StoredSlice
+
+WAIT_SECONDS = 2.0  # for another rigbench that writes the index
+KEEP_EVERY = 500  # runs read anew, so that an interrupted rebuild goes on where it stopped
+TABLE = "CREATE TABLE runs (name TEXT PRIMARY KEY, size INTEGER, changed INTEGER, rig TEXT, entry BLOB, unread TEXT)"
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One stored run without raw samples."""
+
+    id: str
+    started_at: str
+    command: str
+    status: str
+    rig: str  # its fingerprint
+    torch: str
+    rooms: tuple[str, ...]
+    metrics: dict[str, tuple[float, float, float, int]]  # middle, ends of the interval, samples of each headline
+    slices: tuple[StoredSlice, ...] = ()
+    backtest: Backtest | None = None
+
+
+def entry_of(run: Run) -> Entry:
+    rooms = run.rooms()
+    slices = tuple(StoredSlice.of(run.id, item) for item in rooms.get("slices", ()) if isinstance(item, Slice))
+    backtest = run.backtest if isinstance(run.backtest, Backtest) else None
+    metrics = {f"{name}.{path}": it for name, room in rooms.items() for path, it in _headlines(name, room)}
+    return Entry(
+        id=run.id,
+        started_at=run.started_at,
+        command=run.command,
+        status=run.status,
+        rig=run.rig.fingerprint,
+        torch=str(run.software.torch),
+        rooms=tuple(rooms),
+        metrics={path: (it.value, it.low, it.high, it.n) for path, it in metrics.items()},
+        slices=slices,
+        backtest=backtest,
+    )
+
+
+def _headlines(name: str, room: tuple[Record, ...]) -> Iterator[tuple[str, Estimate]]:
+    """The estimates that stand in a room's record itself, or in a mapping of it."""
+    for record in room:
+        for field in record.__struct_fields__:
+            value = getattr(record, field)
+            model = f"{record.model.name}." if isinstance(record, Slice) else ""
+            if isinstance(value, Estimate):
+                yield f"{model}{field}", value
+            elif isinstance(value, Mapping):
+                yield from ((f"{model}{field}.{key}", it) for key, it in value.items() if isinstance(it, Estimate))
+
+
+class Index:
+    """The index of one folder of runs, brought up to date when it is opened."""
+
+    def __init__(self, runs: Path, read: Callable[[Path], Run], progress: Callable[[int, int], None]) -> None:
+        self._database = _open(runs.parent / "index.sqlite")
+        self._follow(runs, read, progress)
+
+    def entries(self, rig: str | None = None) -> Iterator[Entry]:
+        """Newest first; of one rig where it is named."""
+        where, values = ("AND rig = ?", (rig,)) if rig else ("", ())
+        rows = self._database.execute(f"SELECT entry FROM runs WHERE unread = '' {where} ORDER BY name DESC", values)
+        for (entry,) in rows:
+            yield msgspec.json.decode(entry, type=Entry)
+
+    def unreadable(self) -> list[str]:
+        return [
+            why for (why,) in self._database.execute("SELECT unread FROM runs WHERE unread <> '' ORDER BY name DESC")
+        ]
+
+    def _follow(self, runs: Path, read: Callable[[Path], Run], progress: Callable[[int, int], None]) -> None:
+        """Read what is new or changed, forget what is gone."""
+        known = {
+            name: (size, changed)
+            for name, size, changed in self._database.execute("SELECT name, size, changed FROM runs")
+        }
+        files: dict[str, tuple[int, int]] = {}
+        with contextlib.suppress(OSError), os.scandir(runs) as found:
+            for file in found:
+                if file.name.endswith(".json") and file.name[:1].isdigit():
+                    status = file.stat()
+                    files[file.name] = status.st_size, status.st_mtime_ns
+        new = [name for name, facts in files.items() if known.get(name) != facts]
+        for number, name in enumerate(new):
+            try:
+                run, unread = read(runs / name), ""
+            except RigbenchError as error:
+                run, unread = None, error.what_happened
+            row = (run.rig.fingerprint, msgspec.json.encode(entry_of(run))) if run else ("", b"")
+            self._database.execute(
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)", (name, *files[name], *row, unread)
+            )
+            if number % KEEP_EVERY == KEEP_EVERY - 1:
+                self._database.commit()
+            progress(number + 1, len(new))
+        self._database.executemany("DELETE FROM runs WHERE name = ?", [(name,) for name in known.keys() - files.keys()])
+        with contextlib.suppress(sqlite3.Error):  # a disk that is full: what was read holds until the end
+            self._database.commit()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The index file, made anew where it is none of this version; in memory where the disk will not have it."""
+    for attempt in (str(path), str(path), ":memory:"):
+        try:
+            database = sqlite3.connect(attempt, timeout=WAIT_SECONDS)
+            database.execute("PRAGMA synchronous = OFF")  # the runs' files are synced; an index is made again
+            if database.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                database.execute("DROP TABLE IF EXISTS runs")
+                database.execute(TABLE)
+                database.execute(f"PRAGMA user_version = {VERSION}")
+                database.commit()
+            database.execute("SELECT name, size, changed, rig, entry, unread FROM runs LIMIT 1").fetchall()
+            return database
+        except sqlite3.OperationalError:  # no permission, no space, a lock that stays
+            continue
+        except sqlite3.DatabaseError:  # not an index: begin again
+            with contextlib.suppress(OSError):
+                path.unlink()
+    raise AssertionError("a database in memory can be opened")
+
+
+def _version() -> int:
+    """Changes with whatever an entry is made of."""
+    parts: list[Any] = [__version__, SCHEMA, TABLE]
+    parts += [record.__struct_fields__ for record in (Entry, StoredSlice, Slice, Backtest, Estimate)]
+    return zlib.crc32(repr(parts).encode()) & 0x7FFFFFFF
+
+
+VERSION = _version()
