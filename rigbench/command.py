@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from rigbench.core.options import Option
     from rigbench.document import Run
-    from rigbench.index import Index
     from rigbench.job import Job
     from rigbench.store import Store
 
@@ -61,7 +60,6 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         None,
     ),
 }
-MANY_RUNS, SECONDS_A_RUN = 500, 0.001  # from how many on a bar is worth it, and about what one takes
 EVERYWHERE = ("json", "quiet", "home")
 
 
@@ -86,23 +84,6 @@ class Common:
         from rigbench.store import Store, default_home
 
         return Store(self.home or default_home())
-
-    def index(self) -> Index:
-        """The index of the stored runs, with a bar where many must be read."""
-        from rigbench.core.progress import make_progress
-
-        progress = make_progress(self.quiet)
-
-        def tell(done: int, of: int) -> None:
-            if of > MANY_RUNS:
-                if done == 1:
-                    progress.stage(f"reading {of:,} stored runs", of * SECONDS_A_RUN)
-                progress.update(done / of, f"{done:,}")
-
-        try:
-            return self.store().index(tell)
-        finally:
-            progress.close()
 
     def console(self) -> Console:
         from rich.console import Console
@@ -254,8 +235,10 @@ def _spoken(record: type) -> Iterator[inspect.Parameter]:
         default = defaults[field]
         declared: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
         if option.read is not None:
-            shown = option.read.show(default) if default not in ("", ()) and not isinstance(default, Absent) else False
-            kind, default, declared["show_default"] = str | None, None, shown
+            declared["show_default"] = False  # typer would put a text of ours in parentheses
+            if default not in ("", ()) and not isinstance(default, Absent):
+                declared["help"] += f"  [default: {option.read.show(default)}]"
+            kind, default = str | None, None
         elif isinstance(default, Absent):
             kind, default = kind | None, None
         names = option.names or ("--" + field.replace("_", "-"),)

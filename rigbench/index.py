@@ -21,13 +21,15 @@ from rigbench import __version__
 from rigbench.backtest.record import Backtest
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
+from rigbench.core.progress import Progress
 from rigbench.core.record import Record
 from rigbench.document import SCHEMA, Run
 from rigbench.train.record import Slice, StoredSlice
 
 WAIT_SECONDS = 2.0  # for another rigbench that writes the index
+MANY, SECONDS_A_RUN = 500, 0.001  # from how many on it is told how far reading is, and about what one takes
 KEEP_EVERY = 500  # runs read anew, so that an interrupted rebuild goes on where it stopped
-TABLE = "CREATE TABLE runs (name TEXT PRIMARY KEY, size INTEGER, changed INTEGER, rig TEXT, entry BLOB, unread TEXT)"
+COLUMNS = "name TEXT PRIMARY KEY, size INTEGER, changed INTEGER, rig TEXT, slices INTEGER, entry BLOB, unread TEXT"
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -79,7 +81,7 @@ def _headlines(name: str, room: tuple[Record, ...]) -> Iterator[tuple[str, Estim
 class Index:
     """The index of one folder of runs, brought up to date when it is opened."""
 
-    def __init__(self, runs: Path, read: Callable[[Path], Run], progress: Callable[[int, int], None]) -> None:
+    def __init__(self, runs: Path, read: Callable[[Path], Run], progress: Progress) -> None:
         self._database = _open(runs.parent / "index.sqlite")
         self._follow(runs, read, progress)
 
@@ -90,12 +92,16 @@ class Index:
         for (entry,) in rows:
             yield msgspec.json.decode(entry, type=Entry)
 
+    def slices_of_other_rigs(self, rig: str) -> int:
+        query = "SELECT coalesce(sum(slices), 0) FROM runs WHERE rig <> ?"
+        return int(self._database.execute(query, (rig,)).fetchone()[0])
+
     def unreadable(self) -> list[str]:
         return [
             why for (why,) in self._database.execute("SELECT unread FROM runs WHERE unread <> '' ORDER BY name DESC")
         ]
 
-    def _follow(self, runs: Path, read: Callable[[Path], Run], progress: Callable[[int, int], None]) -> None:
+    def _follow(self, runs: Path, read: Callable[[Path], Run], progress: Progress) -> None:
         """Read what is new or changed, forget what is gone."""
         known = {
             name: (size, changed)
@@ -108,18 +114,24 @@ class Index:
                     status = file.stat()
                     files[file.name] = status.st_size, status.st_mtime_ns
         new = [name for name, facts in files.items() if known.get(name) != facts]
+        if len(new) > MANY:
+            progress.stage(f"reading {len(new):,} stored runs", len(new) * SECONDS_A_RUN)
         for number, name in enumerate(new):
             try:
                 run, unread = read(runs / name), ""
             except RigbenchError as error:
                 run, unread = None, error.what_happened
-            row = (run.rig.fingerprint, msgspec.json.encode(entry_of(run))) if run else ("", b"")
+            row: tuple[object, ...] = ("", 0, b"")
+            if run:
+                entry = entry_of(run)
+                row = run.rig.fingerprint, len(entry.slices), msgspec.json.encode(entry)
             self._database.execute(
-                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)", (name, *files[name], *row, unread)
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", (name, *files[name], *row, unread)
             )
             if number % KEEP_EVERY == KEEP_EVERY - 1:
                 self._database.commit()
-            progress(number + 1, len(new))
+            if len(new) > MANY:
+                progress.update((number + 1) / len(new), f"{number + 1:,}")
         self._database.executemany("DELETE FROM runs WHERE name = ?", [(name,) for name in known.keys() - files.keys()])
         with contextlib.suppress(sqlite3.Error):  # a disk that is full: what was read holds until the end
             self._database.commit()
@@ -133,10 +145,10 @@ def _open(path: Path) -> sqlite3.Connection:
             database.execute("PRAGMA synchronous = OFF")  # the runs' files are synced; an index is made again
             if database.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                 database.execute("DROP TABLE IF EXISTS runs")
-                database.execute(TABLE)
+                database.execute(f"CREATE TABLE runs ({COLUMNS})")
                 database.execute(f"PRAGMA user_version = {VERSION}")
                 database.commit()
-            database.execute("SELECT name, size, changed, rig, entry, unread FROM runs LIMIT 1").fetchall()
+            database.execute("SELECT name, size, changed, rig, slices, entry, unread FROM runs LIMIT 1").fetchall()
             return database
         except sqlite3.OperationalError:  # no permission, no space, a lock that stays
             continue
@@ -148,7 +160,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 def _version() -> int:
     """Changes with whatever an entry is made of."""
-    parts: list[Any] = [__version__, SCHEMA, TABLE]
+    parts: list[Any] = [__version__, SCHEMA, COLUMNS]
     parts += [record.__struct_fields__ for record in (Entry, StoredSlice, Slice, Backtest, Estimate)]
     return zlib.crc32(repr(parts).encode()) & 0x7FFFFFFF
 

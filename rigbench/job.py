@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from rigbench import __version__, store
 from rigbench.core import profiles
 from rigbench.core.errors import RigbenchError
+from rigbench.core.progress import Progress
 from rigbench.core.record import Absent, Device, Figure, Record, Skipped, Telemetry
 from rigbench.document import Run
+from rigbench.index import Entry, Index
 from rigbench.machine import cuda_map, host
 from rigbench.machine.record import Gpu, Software
 from rigbench.machine.rig import Rig
+from rigbench.train.record import Slice, StoredSlice
 from rigbench.work import process
 from rigbench.work.process import Outcome
 from rigbench.work.sensors import Sampler
@@ -40,16 +44,6 @@ CONDITIONS = (
     "TORCH_",
 )
 T = TypeVar("T", bound=Record)
-
-
-class Progress(Protocol):
-    """Where the stages tell how far they are."""
-
-    def stage(self, text: str, weight_seconds: float) -> None: ...
-
-    def update(self, share: float, text: str) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Interrupted(Exception):
@@ -85,6 +79,30 @@ class Job:
         """The driver's numbers of the GPUs that CUDA shows, in CUDA's order."""
         environment = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")
         return cuda_map.visible(self.gpus, *environment).indices
+
+    @cached_property
+    def index(self) -> Index:
+        """Of all runs that are stored, read once."""
+        return self.store.index(self.progress)
+
+    @cached_property
+    def earlier(self) -> tuple[Entry, ...]:
+        """The stored runs of this rig, newest first: the one notion of the same rig is its fingerprint."""
+        return tuple(entry for entry in self.index.entries(self.run.rig.fingerprint) if entry.id != self.run.id)
+
+    def slices(self) -> list[StoredSlice]:
+        """This run's slices, then those of earlier runs of this rig, newest first, without their raw samples."""
+        here = [StoredSlice.of(self.run.id, item) for item in self.run.slices if isinstance(item, Slice)]
+        return [*here, *(stored for entry in self.earlier for stored in entry.slices)]
+
+    def holding(self, room: str) -> Iterator[Run]:
+        """This run if it holds the room, then those stored of this rig that do, newest first, each read when needed."""
+        if room in self.run.rooms():
+            yield self.run
+        for entry in self.earlier:
+            if room in entry.rooms:
+                with contextlib.suppress(RigbenchError):  # gone since
+                    yield self.store.load(entry.id)
 
     @cached_property
     def stored(self) -> tuple[tuple[Run, ...], tuple[str, ...]]:

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.progress import SILENT, Progress
 from rigbench.core.record import Record
 from rigbench.document import SCHEMA, Run
 
@@ -105,11 +106,19 @@ class Store:
         what = f"{len(matches)} runs start with {wanted!r}" if matches else f"no stored run is called {wanted!r}"
         raise RigbenchError(what, "`rigbench report --list` shows them; a file's path works too")
 
-    def index(self, progress: Callable[[int, int], None] = lambda done, of: None) -> Index:
-        """What is asked for often of every stored run; `progress(done, of)` is told of runs that are read anew."""
+    def index(self, progress: Progress = SILENT) -> Index:
+        """What is asked for often of every stored run; many that must be read anew are a stage of the progress."""
         from rigbench.index import Index
 
         return Index(self.runs, read, progress)
+
+    def load(self, run_id: str) -> Run:
+        """A stored run of exactly this id.
+
+        Raises:
+            RigbenchError: it cannot be read any more.
+        """
+        return read(self.runs / f"{run_id}.json")
 
     def readable(self) -> tuple[list[Run], list[str]]:
         """Every stored run, newest first; and a line per file that could not be read."""

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Protocol
 
 TOLD_AFTER_SECONDS = 1.0  # a stage shorter than this needs no bar
 LINE_EVERY_SECONDS = 15.0  # without a terminal, a long stage gives a sign of life this often
+
+
+class Progress(Protocol):
+    """Where the stages tell how far they are."""
+
+    def stage(self, text: str, weight_seconds: float) -> None: ...
+
+    def update(self, share: float, text: str) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Silent:
@@ -20,6 +31,9 @@ class Silent:
 
     def close(self) -> None:
         return None
+
+
+SILENT = Silent()
 
 
 class Lines:
@@ -76,5 +90,5 @@ class Bar:
 
 def make_progress(quiet: bool) -> Silent | Lines | Bar:
     if quiet:
-        return Silent()
+        return SILENT
     return Bar() if sys.stderr.isatty() else Lines()

@@ -13,8 +13,8 @@ from typing import IO, NamedTuple
 
 from rigbench import __version__
 from rigbench.core.errors import RigbenchError
+from rigbench.core.progress import Progress
 from rigbench.core.record import Absent
-from rigbench.job import Progress
 from rigbench.model import text
 from rigbench.model.record import Packed
 from rigbench.model.tokenizer import Tokenizer, open_tokenizer

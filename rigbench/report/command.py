@@ -19,6 +19,7 @@ def report(
     """Show a stored run again."""
     from rigbench import store
     from rigbench.core.errors import FINE, RigbenchError
+    from rigbench.core.progress import make_progress
     from rigbench.report import screen as render
 
     home = common.store()
@@ -27,7 +28,9 @@ def report(
         return FINE
     if common.json:
         raise RigbenchError("--list and --json exclude each other", "the runs are files in " + str(home.runs))
-    index = common.index()
+    progress = make_progress(common.quiet)
+    index = home.index(progress)
+    progress.close()
     render.show_list(index.entries(), common.console())
     for line in index.unreadable():
         say(f"not used: {line}")
