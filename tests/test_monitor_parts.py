@@ -23,24 +23,22 @@ from rigbench.machine.nvml import Nvml
 from rigbench.machine.replay import Answer, ReplayedLibrary, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs
-from rigbench.monitor import recording, sources
-from rigbench.monitor.options import Asked
+from rigbench.monitor import readings, recording
+from rigbench.monitor.readings import SlowBeat
 from rigbench.monitor.record import (
     Gone,
     GpuTick,
     HostTick,
     MonitorCard,
     MonitorHeader,
-    MonitorMissing,
     MonitorTick,
+    Options,
     Watched,
     WatchedEnergy,
 )
-from rigbench.monitor.slow import SlowBeat
 from rigbench.monitor.summary import Fold
 from rigbench.monitor.tallies import EnergyTally, Stillness, Tally
-from rigbench.monitor.verdict import hints
-from rigbench.monitor.windows import CardWindow, HostWindow, Window
+from rigbench.monitor.verdict import CardWindow, HostWindow, Window, hints
 
 GIB = 1 << 30
 N = 61
@@ -79,7 +77,7 @@ def test_one_card_at_99_and_the_other_at_10_is_an_imbalance_with_its_evidence():
         "GPU1 holds 14 GiB of 16 GiB",
         "GPU0 holds 14 GiB of 16 GiB",
     )
-    assert "rigbench collectives" in hint.next
+    assert "rigbench collectives" in hint.cure
 
 
 def test_a_single_low_sample_or_cards_that_take_turns_are_no_imbalance():
@@ -119,8 +117,8 @@ def test_a_card_that_spins_in_a_collective_is_busy_and_draws_little():
 def test_a_model_in_memory_that_is_often_without_work_hints_at_its_data(busy: object, host: dict, cause: str):
     (hint,) = hints(window(card("GPU0", busy), card("GPU1", busy), **host))
     assert (hint.code, hint.where) == ("data-starvation", ("GPU0", "GPU1"))
-    assert cause in hint.sentence
-    assert hint.next.startswith("rigbench dataloader")
+    assert cause in hint.title
+    assert hint.cure.startswith("rigbench dataloader")
     assert any("CPU" in text and "disks read" in text for text in hint.evidence)
 
 
@@ -136,16 +134,16 @@ def test_the_sawtooth_is_counted():
 def test_workers_at_their_limit_are_a_cause_on_a_host_of_many_cores():
     starved = card("GPU0", 0.4, workers_full=4.0)
     (hint,) = hints(window(starved, cpu=0.05))
-    assert "its worker processes are at their limit" in hint.sentence
+    assert "its worker processes are at their limit" in hint.title
 
 
 def test_without_a_busy_host_it_is_only_said_that_the_card_waits():
     (hint,) = hints(window(card("GPU0", 0.4)))
     assert hint.code == "gpu-waits"
-    assert "the host does little" in hint.sentence
+    assert "the host does little" in hint.title
     unread = HostWindow(*[[NOTHING] * N] * 4)
     (hint,) = hints(window(card("GPU0", 0.4))._replace(host=unread))
-    assert "the host's load cannot be read" in hint.sentence
+    assert "the host's load cannot be read" in hint.title
 
 
 def test_memory_held_by_an_idle_process_is_told_and_an_empty_idle_card_is_not():
@@ -177,11 +175,16 @@ def header(interval: float = 1.0) -> MonitorHeader:
         replayed=False,
         core_count=16,
         host_memory_total_bytes=64 * GIB,
+        gpu_count=1,
     )
 
 
-def tick(at: float, **readings: float) -> MonitorTick:
+def tick(at: float, **readings: object) -> MonitorTick:
     return MonitorTick(at, {"GPU0": GpuTick(**readings)}, HostTick(busy_share=0.5))  # type: ignore[arg-type]
+
+
+def silent(at: float, reason: str) -> MonitorTick:
+    return tick(at, **dict.fromkeys(GpuTick.__struct_fields__, Absent(reason)))
 
 
 def test_shares_means_and_joules_are_those_of_all_the_time():
@@ -252,18 +255,14 @@ def test_a_power_that_stands_still_while_the_card_works_is_frozen():
 
 def test_a_card_that_is_lost_stays_gone_and_one_that_missed_a_tick_does_not():
     fold = Fold(header())
-    names = GpuTick.__struct_fields__
     fold.add(tick(0.0, power_watts=100.0))
-    fold.add(MonitorMissing(1.0, "GPU0", dict.fromkeys(names, "driver timed out")))
-    fold.add(tick(1.0))
+    fold.add(silent(1.0, "driver timed out"))
     assert fold.record().gpus[0].gone == Gone(1.0, "driver timed out")
-    fold.add(MonitorMissing(2.0, "GPU0", {}))
     fold.add(tick(2.0, power_watts=100.0))
     (gpu,) = fold.record().gpus
     assert (gpu.gone, gpu.unanswered_ticks) == (Absent("not gone"), 1)
-    fold.add(MonitorMissing(3.0, "GPU0", dict.fromkeys(names, "GPU is lost")))
-    fold.add(tick(3.0))
-    fold.add(tick(4.0))
+    fold.add(silent(3.0, "GPU is lost"))
+    fold.add(silent(4.0, "GPU is lost"))
     record = fold.record()
     assert record.gpus[0].gone == Gone(3.0, "GPU is lost")
     assert record.at_fault
@@ -272,15 +271,13 @@ def test_a_card_that_is_lost_stays_gone_and_one_that_missed_a_tick_does_not():
 
 def test_a_card_that_never_tells_anything_is_silent_and_not_gone():
     fold = Fold(header())
-    fold.add(MonitorMissing(0.0, "GPU0", dict.fromkeys(GpuTick.__struct_fields__, "not supported")))
-    fold.add(tick(0.0))
+    fold.add(silent(0.0, "not supported"))
     record = fold.record()
     assert record.gpus[0].gone == Absent("not gone")
     assert record.gpus[0].power_watts == Absent("not supported")
     assert not record.at_fault
     lost = Fold(header())
-    lost.add(MonitorMissing(0.0, "GPU0", dict.fromkeys(GpuTick.__struct_fields__, "GPU is lost")))
-    lost.add(tick(0.0))
+    lost.add(silent(0.0, "GPU is lost"))
     assert lost.record().gpus[0].gone == Gone(0.0, "GPU is lost")
 
 
@@ -396,10 +393,10 @@ class HangingLibrary(ReplayedLibrary):
 
 
 def test_a_driver_that_hangs_holds_up_neither_the_host_nor_the_end(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sources, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(readings, "SILENT_SECONDS", 0.3)
     library = HangingLibrary("sys nvmlDeviceGetCount_v2 = 0 1\n0 nvmlDeviceGetPowerUsage = 0 200000")
     machine = Rig(RecordedSysfs(STAT, {}), Nvml(library))
-    events = sources.live(machine, Asked(0.1, 1.2, False, None, False), lambda: False)
+    events = readings.live(machine, Options(interval=0.1, seconds=1.2), lambda: False)
     first = next(events)
     assert isinstance(first, MonitorHeader)
     fold = Fold(first)
@@ -418,7 +415,7 @@ def test_a_driver_that_hangs_holds_up_neither_the_host_nor_the_end(monkeypatch: 
 def test_a_driver_that_goes_away_is_told_and_the_host_goes_on():
     text = ["sys nvmlDeviceGetCount_v2 = 0 2", "* nvmlDeviceGetTemperature/0 = 0 50 ; 0 51 ; 9"]
     machine = rig(*text[1:], count=2, files=STAT)
-    events = list(sources.replayed(machine, rig(*text[1:], count=2), Asked(1.0, None, False, None, False)))
+    events = list(readings.replayed(machine, rig(*text[1:], count=2), Options()))
     fold = Fold(events[0])  # type: ignore[arg-type]
     for event in events[1:]:
         fold.add(event)
@@ -428,10 +425,10 @@ def test_a_driver_that_goes_away_is_told_and_the_host_goes_on():
 
 
 def test_without_a_driver_the_host_is_watched_and_the_reason_told():
-    events = list(sources.live(cpu_only(STAT), Asked(0.1, 0.2, False, None, False), lambda: False))
+    events = list(readings.live(cpu_only(STAT), Options(interval=0.1, seconds=0.2), lambda: False))
     header_event, *rest = events
     assert isinstance(header_event, MonitorHeader)
-    assert header_event.gpus_absent == Absent("no driver")
+    assert header_event.gpu_count == Absent("no driver")
     assert sum(isinstance(event, MonitorTick) for event in rest) == 3
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from test_monitor import MOVING
 
 from rigbench.core.record import Absent
-from rigbench.monitor import live_screen as monitor_live
+from rigbench.monitor import live as monitor_live
 from rigbench.monitor.record import (
     GpuSlow,
     GpuTick,
@@ -25,7 +25,6 @@ from rigbench.monitor.record import (
     Monitor,
     MonitorCard,
     MonitorHeader,
-    MonitorMissing,
     MonitorProcess,
     MonitorSlow,
     MonitorTick,
@@ -46,6 +45,7 @@ def watched(gpus: int = 2, seconds: int = 65) -> tuple[Monitor, dict[str, list[t
             replayed=False,
             core_count=16,
             host_memory_total_bytes=64 * GIB,
+            gpu_count=gpus,
         )
     )
     names = [f"GPU{index}" for index in range(gpus)]
@@ -70,7 +70,6 @@ def watched(gpus: int = 2, seconds: int = 65) -> tuple[Monitor, dict[str, list[t
         children_at_limit=1,
     )
     fold.add(MonitorSlow(0.0, {name: GpuSlow(1.2e9, 3e8, (process,)) for name in names}))
-    fold.add(MonitorMissing(0.0, names[-1], {"fan_share": "not supported"}))
     for second in range(seconds):
         ticks = {
             name: GpuTick(
@@ -80,7 +79,7 @@ def watched(gpus: int = 2, seconds: int = 65) -> tuple[Monitor, dict[str, list[t
                 temperature_celsius=60.0 + second / 10,
                 sm_clock_hertz=2.55e9,
                 throttle_bits=0x4 if name == names[0] else 0,
-                **({} if name == names[-1] else {"fan_share": 0.45}),
+                fan_share=Absent("not supported") if name == names[-1] else 0.45,
             )
             for name in names
         }
@@ -107,15 +106,15 @@ def test_the_whole_picture_at_80_columns():
 watching for 1 min 4 s, every 1 s; Ctrl-C ends it with a summary
 GPU0 NVIDIA GeForce RTX 4080 SUPER
   busy   99 %  █████████████████████████████████████████████████████████████
-  now    14 GiB of 16 GiB, 319 of 320 W, 66 °C, 2,550 MHz, fan 45 %
+  now    14 GiB of 16 GiB, 319 W of 320 W, 66 °C, 2,550 MHz, fan 45 %
   held   now: power limit; power limit 100 % of the time
-  PCIe   in 1.20 GB/s, out 300 MB/s (20 ms each 5 s)
+  PCIe   in 1.20 GB/s, out 300 MB/s; 20 ms of every 5 s
   in use python 4242: 13 GiB, 3.9 cores, 4 children
 GPU1 NVIDIA GeForce RTX 4080 SUPER
   busy   10 %  ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁
-  now    14 GiB of 16 GiB, 120 of 320 W, 66 °C, 2,550 MHz; n/a: fan
+  now    14 GiB of 16 GiB, 120 W of 320 W, 66 °C, 2,550 MHz; n/a: fan
   held   clocks free all the time
-  PCIe   in 1.20 GB/s, out 300 MB/s (20 ms each 5 s)
+  PCIe   in 1.20 GB/s, out 300 MB/s; 20 ms of every 5 s
   in use python 4242: 13 GiB, 3.9 cores, 4 children
 host
   now    CPU 31 % busy of 16 cores, 2 at their limit, load 5.2, 22 GiB of 64
@@ -142,7 +141,7 @@ def test_a_picture_fits_whatever_the_terminal_is(width: int, height: int, gpus: 
 def test_eight_cards_on_a_low_terminal_take_a_line_each():
     lines = frame(80, 24, gpus=8).splitlines()
     assert [line.split()[0] for line in lines[1:9]] == [f"GPU{index}" for index in range(8)]
-    assert lines[1] == "GPU0 99 %, 14 GiB of 16 GiB, 319 of 320 W, 66 °C, 2,550 MHz, fan 45 %, power lim"
+    assert lines[1] == "GPU0 99 %, 14 GiB of 16 GiB, 319 W of 320 W, 66 °C, 2,550 MHz, fan 45 %, power l"
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
@@ -176,7 +175,7 @@ def test_without_a_gpu_the_picture_says_why():
             replayed=False,
             core_count=2,
             host_memory_total_bytes=GIB,
-            gpus_absent=Absent("no NVIDIA driver found"),
+            gpu_count=Absent("no NVIDIA driver found"),
         )
     )
     fold.add(MonitorTick(0.0, {}, HostTick(load_average=1.0)))

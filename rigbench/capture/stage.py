@@ -10,8 +10,8 @@ from rigbench.core.record import Absent
 from rigbench.machine import capture
 from rigbench.machine.replay import Recording
 from rigbench.machine.rig import Rig
-from rigbench.monitor.options import SLOW_SECONDS
-from rigbench.monitor.slow import SlowBeat
+from rigbench.monitor.readings import SlowBeat
+from rigbench.monitor.record import SLOW_SECONDS
 from rigbench.topology import survey as topology
 from rigbench.work import load as waking
 from rigbench.work.sensors import Sampler

@@ -4,68 +4,66 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from rigbench.command import Common, command, say
+from rigbench.core.errors import FAULT, FINE, INTERRUPTED, RigbenchError
+from rigbench.core.record import Absent
+from rigbench.monitor.record import Options
 
 if TYPE_CHECKING:
-    from rigbench.monitor.live_screen import Display, Lines
+    from rigbench.monitor.live import Display, Lines
     from rigbench.monitor.record import Monitor
     from rigbench.monitor.summary import Fold
 
 
 @command("replay")
-def monitor(
-    common: Common,
-    seconds: Annotated[
-        str | None, typer.Option(metavar="N", help="So long, as 45, 10min or 8h. Default: forever, until Ctrl-C.")
-    ] = None,
-    interval: Annotated[str, typer.Option(metavar="1s", help="Between two readings; 0.1s to 1h.")] = "1s",
-    record: Annotated[
-        Path | None, typer.Option("--record", metavar="FILE", help="Write every reading, a JSON document a line.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of --record.")] = False,
-    once: Annotated[bool, typer.Option("--once", help="One look, over one interval; with --json for scripts.")] = False,
-    recorded: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="The summary of what --record wrote.")
-    ] = None,
-) -> int:
+def monitor(common: Common, options: Options) -> int:
     """Watch the GPUs beside your own training: load, memory, watts, heat, throttling, imbalance, starvation.
 
     Runs until Ctrl-C, in constant memory, and changes nothing. The end asked for is exit code 0, also by Ctrl-C; a
     --seconds that is cut short is 130, a GPU lost midway or a hint of a fault is 1.
     """
-    from rigbench.core.errors import FAULT, FINE, INTERRUPTED, RigbenchError
-    from rigbench.monitor import loop, options
+    from rigbench.monitor import loop
 
-    if recorded is not None:
-        if common.replay or seconds or record or once or force or interval != "1s":
+    if not isinstance(options.recorded, Absent):
+        if common.replay or options != Options(recorded=options.recorded):
             raise RigbenchError("--from FILE is a watch that is over", "give it alone, or with --json")
-        found = loop.summary(recorded)
-        _show(common, found)
-        return FAULT if found.at_fault else FINE
-    asked = options.asked(seconds, interval, once, record, force)
-    display = _display(common, once)
+        result = loop.summary(Path(options.recorded))
+        _show(common, result)
+        return FAULT if result.at_fault else FINE
+    if options.once and not isinstance(options.seconds, Absent):
+        raise RigbenchError("--once and --seconds exclude each other", "--once looks for one --interval")
+    if options.force and isinstance(options.record, Absent):
+        raise RigbenchError("--force is for --record FILE", "name the file that may be replaced")
+    if not isinstance(options.seconds, Absent) and options.seconds < options.interval:
+        what = f"--seconds {options.seconds:g} is shorter than --interval {options.interval:g}s"
+        raise RigbenchError(what, "give at least one interval")
+    display = _display(common, options.once)
+
+    def show(fold: Fold) -> None:
+        if display:
+            result = fold.record()
+            display(result, {gpu.device: fold.chart(gpu.device) for gpu in result.gpus})
+
     try:
-        found, trouble = loop.watch(asked, common.replay, _shown(display))
+        result, trouble = loop.watch(options, common.replay, show)
     except BrokenPipeError:  # the reader of our lines went away, as `| head` does: that is an end like any other
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINE
     finally:
         if display:
             display.close()
-    _show(common, found)
+    _show(common, result)
     if trouble:
         raise trouble
-    if record and not common.quiet:
-        say(f"recorded in {record}; `rigbench monitor --from {record}` tells this again")
-    if found.at_fault:
+    if isinstance(options.record, str) and not common.quiet:
+        say(f"recorded in {options.record}; `rigbench monitor --from {options.record}` tells this again")
+    if result.at_fault:
         return FAULT
-    return INTERRUPTED if found.ended_by == "stopped by the user" and asked.length_seconds is not None else FINE
+    cut_short = result.ended_by == "stopped by the user" and not isinstance(options.length_seconds, Absent)
+    return INTERRUPTED if cut_short else FINE
 
 
 def _display(common: Common, once: bool) -> Display | Lines | None:
@@ -74,34 +72,20 @@ def _display(common: Common, once: bool) -> Display | Lines | None:
         return None
     from rich.console import Console
 
-    from rigbench.monitor.live_screen import Display, Lines
+    from rigbench.monitor.live import Display, Lines
 
     console = Console(highlight=False)
     if console.is_terminal and not console.is_dumb_terminal:
         return Display(console)
-    return Lines(_line)
+    return Lines(lambda text: print(text, end="", flush=True))
 
 
-def _line(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _shown(display: Display | Lines | None) -> Callable[[Fold], None]:
-    def shown(fold: Fold) -> None:
-        if display:
-            found = fold.record()
-            display(found, {gpu.device: fold.chart(gpu.device) for gpu in found.gpus})
-
-    return shown
-
-
-def _show(common: Common, found: Monitor) -> None:
+def _show(common: Common, result: Monitor) -> None:
     if common.json:
         from rigbench.store import encode
 
-        sys.stdout.write(encode(found).decode())
+        sys.stdout.write(encode(result).decode())
         return
-    from rigbench.monitor import screen as render
+    from rigbench.monitor import screen
 
-    render.show(found, common.console())
+    screen.show(result, common.console())

@@ -1,37 +1,80 @@
-"""What was seen while watching a rig at work: a line per event as it is recorded, and the summary that they add up to?
+"""What is watched and how: options, a line per event as it is recorded, and the summary that the events add up to.
 
 A recording (`rigbench monitor --record FILE`) is one JSON document per line: a MonitorHeader, then MonitorCard,
-MonitorMissing, MonitorTick and MonitorSlow in the order in which they happened, then a MonitorEnd. Moments are seconds
-since the header.
+MonitorTick and MonitorSlow in the order in which they happened, then a MonitorEnd. Moments are seconds since the
+header.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-import msgspec
-
+from rigbench.core import units
+from rigbench.core.errors import RigbenchError
+from rigbench.core.finding import Finding
+from rigbench.core.options import TEXT, Option, Reader
 from rigbench.core.record import Absent, Record
 
 FORMAT = 1  # of a recording
 METHOD = 1
+FASTEST_SECONDS, SLOWEST_SECONDS = 0.1, 3600.0  # sensors themselves move at about 10 Hz
+SLOW_SECONDS = 5.0
+FOREVER = Absent("until the user says stop")
+NOT_READ = Absent("not read yet")
+NOT_GONE = Absent("not gone")
+NO_FILE = Absent("no file was named")
 
 MonitorEndedBy = Literal["time is up", "one look", "stopped by the user", "recording ended", "cut short"]
-HintSeverity = Literal["fault", "warning", "information"]
-NOT_GONE = Absent("not gone")
+
+
+def _seconds(text: str, option: str) -> float | Absent:
+    return FOREVER if text == "forever" else units.parse_seconds(text, option)
+
+
+def _interval(text: str, option: str) -> float:
+    period = units.parse_seconds(text, option)
+    if not FASTEST_SECONDS <= period <= SLOWEST_SECONDS:
+        why = "sensors move ten times a second" if period < FASTEST_SECONDS else "nothing would be seen"
+        raise RigbenchError(f"{option} {text!r}: {why}", "give 0.1s to 1h")
+    return period
+
+
+class Options(Record, frozen=True, kw_only=True):
+    seconds: Annotated[
+        float | Absent,
+        Option(Reader(_seconds), "So long, as 45, 10min or 8h. Default: forever, until Ctrl-C.", "N"),
+    ] = FOREVER
+    interval: Annotated[
+        float, Option(Reader(_interval, lambda seconds: f"{seconds:g}s"), "Between two readings; 0.1s to 1h.", "1s")
+    ] = 1.0
+    record: Annotated[str | Absent, Option(TEXT, "Write every reading, a JSON document a line.", "FILE")] = NO_FILE
+    force: Annotated[bool, Option(None, "Replace the file of --record.")] = False
+    once: Annotated[bool, Option(None, "One look, over one interval; with --json for scripts.")] = False
+    recorded: Annotated[str | Absent, Option(TEXT, "The summary of what --record wrote.", "FILE", ("--from",))] = (
+        NO_FILE
+    )
+
+    @property
+    def slow_seconds(self) -> float:
+        return max(SLOW_SECONDS, self.interval)
+
+    @property
+    def length_seconds(self) -> float | Absent:
+        """One look is two readings, an interval apart, so that rates are known."""
+        return self.interval if self.once else self.seconds
 
 
 class MonitorHeader(Record, frozen=True, kw_only=True):
-    """How it is watched. `slow_seconds` is the rhythm of MonitorSlow; `gpus_absent` says why no GPU is seen."""
+    """How it is watched."""
 
     rigbench_monitor: int = FORMAT
     started_at: str
     interval_seconds: float
-    slow_seconds: float
+    slow_seconds: float  # the rhythm of MonitorSlow
     replayed: bool
     core_count: int | Absent
     host_memory_total_bytes: int | Absent
-    gpus_absent: Absent | msgspec.UnsetType = msgspec.UNSET
+    gpu_count: int | Absent  # or why no GPU is seen
     notes: tuple[str, ...] = ()
 
 
@@ -46,41 +89,33 @@ class MonitorCard(Record, frozen=True, kw_only=True):
     power_limit_watts: float | Absent
 
 
-class MonitorMissing(Record, frozen=True):
-    """From here on these readings of a device are not answered, and why: an empty mapping means that all are."""
+class GpuTick(Record, frozen=True, kw_only=True):
+    """One GPU at one tick."""
 
-    at_seconds: float
-    device: str
-    reasons: dict[str, str]
-
-
-class GpuTick(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """One GPU at one tick. A reading that is not there is missing by the last MonitorMissing's reason."""
-
-    utilisation_share: float | msgspec.UnsetType = msgspec.UNSET
-    memory_used_bytes: int | msgspec.UnsetType = msgspec.UNSET
-    power_watts: float | msgspec.UnsetType = msgspec.UNSET
-    temperature_celsius: float | msgspec.UnsetType = msgspec.UNSET
-    sm_clock_hertz: float | msgspec.UnsetType = msgspec.UNSET
-    fan_share: float | msgspec.UnsetType = msgspec.UNSET
-    throttle_bits: int | msgspec.UnsetType = msgspec.UNSET
-    energy_joules: float | msgspec.UnsetType = msgspec.UNSET
-    pcie_replays: int | msgspec.UnsetType = msgspec.UNSET
+    utilisation_share: float | Absent = NOT_READ
+    memory_used_bytes: int | Absent = NOT_READ
+    power_watts: float | Absent = NOT_READ
+    temperature_celsius: float | Absent = NOT_READ
+    sm_clock_hertz: float | Absent = NOT_READ
+    fan_share: float | Absent = NOT_READ
+    throttle_bits: int | Absent = NOT_READ
+    energy_joules: float | Absent = NOT_READ
+    pcie_replays: int | Absent = NOT_READ
 
 
-class HostTick(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """The host at one tick, as GpuTick. Disk rates are of this machine's own disks, not of network storage."""
+class HostTick(Record, frozen=True, kw_only=True):
+    """The host at one tick. Disk rates are of this machine's own disks, not of network storage."""
 
-    busy_share: float | msgspec.UnsetType = msgspec.UNSET
-    iowait_share: float | msgspec.UnsetType = msgspec.UNSET
-    cores_at_limit: int | msgspec.UnsetType = msgspec.UNSET
-    load_average: float | msgspec.UnsetType = msgspec.UNSET
-    memory_used_bytes: int | msgspec.UnsetType = msgspec.UNSET
-    swap_used_bytes: int | msgspec.UnsetType = msgspec.UNSET
-    disk_read_bytes_per_s: float | msgspec.UnsetType = msgspec.UNSET
-    disk_write_bytes_per_s: float | msgspec.UnsetType = msgspec.UNSET
-    temperature_celsius: float | msgspec.UnsetType = msgspec.UNSET
-    energy_joules: float | msgspec.UnsetType = msgspec.UNSET
+    busy_share: float | Absent = NOT_READ
+    iowait_share: float | Absent = NOT_READ
+    cores_at_limit: int | Absent = NOT_READ
+    load_average: float | Absent = NOT_READ
+    memory_used_bytes: int | Absent = NOT_READ
+    swap_used_bytes: int | Absent = NOT_READ
+    disk_read_bytes_per_s: float | Absent = NOT_READ
+    disk_write_bytes_per_s: float | Absent = NOT_READ
+    temperature_celsius: float | Absent = NOT_READ
+    energy_joules: float | Absent = NOT_READ
 
 
 class MonitorTick(Record, frozen=True):
@@ -90,15 +125,15 @@ class MonitorTick(Record, frozen=True):
 
 
 class MonitorProcess(Record, frozen=True, kw_only=True):
-    """A process on a GPU. `cores` is what it and its children use of the CPU, `children_at_limit` how many use one."""
+    """A process on a GPU."""
 
     pid: int
     kind: str
     name: str | Absent
     memory_bytes: int | Absent
     children: int | Absent
-    cores: float | Absent
-    children_at_limit: int | Absent
+    cores: float | Absent  # of the CPU, that it and its children use
+    children_at_limit: int | Absent  # how many of them use a whole core
 
 
 class GpuSlow(Record, frozen=True):
@@ -121,55 +156,51 @@ class MonitorEnd(Record, frozen=True):
     ended_by: MonitorEndedBy
 
 
-MonitorEvent = MonitorHeader | MonitorCard | MonitorMissing | MonitorTick | MonitorSlow | MonitorEnd
+MonitorEvent = MonitorHeader | MonitorCard | MonitorTick | MonitorSlow | MonitorEnd
 
 
 class Watched(Record, frozen=True):
-    """A reading over all of the time: its last value, then mean, least and most of `n` answered ticks."""
+    """A reading over all of the time."""
 
     now: float | Absent
     mean: float
     low: float
     high: float
-    n: int
+    n: int  # answered ticks
 
 
 class Gone(Record, frozen=True):
-    """Since when a GPU answers nothing, and the driver's reason."""
+    """A GPU that answers nothing any more, and the driver's reason."""
 
     since_seconds: float
     reason: str
 
 
 class WatchedEnergy(Record, frozen=True):
-    """Joules since the first tick. "counter": the device's own; "integrated": its power over the ticks."""
+    """Joules since the first tick."""
 
     joules: float
     seconds: float
-    method: Literal["counter", "integrated"]
+    method: Literal["counter", "integrated"]  # the device's own, or its power over the ticks
 
 
 class MonitorGpu(Record, frozen=True, kw_only=True):
-    """One GPU since the start. `throttle_share` is of `throttle_ticks` answered ones, per reason; idleness is one.
-
-    `busy` is the share of time in which any kernel ran, not how much of the card it filled. `frozen` says which sensor
-    stands still though the card works.
-    """
+    """One GPU since the start."""
 
     device: str
     name: str | Absent
     uuid: str | Absent
     memory_total_bytes: int | Absent
     power_limit_watts: float | Absent
-    utilisation_share: Watched | Absent
+    utilisation_share: Watched | Absent  # of time in which any kernel ran, not how much of the card it filled
     memory_used_bytes: Watched | Absent
     power_watts: Watched | Absent
     temperature_celsius: Watched | Absent
     sm_clock_hertz: Watched | Absent
     fan_share: Watched | Absent
     throttle_now: tuple[str, ...]
-    throttle_share: dict[str, float]
-    throttle_ticks: int
+    throttle_share: dict[str, float]  # per reason, of which idleness is one
+    throttle_ticks: int  # that were answered
     energy: WatchedEnergy | Absent
     to_gpu_bytes_per_s: Watched | Absent
     from_gpu_bytes_per_s: Watched | Absent
@@ -177,11 +208,11 @@ class MonitorGpu(Record, frozen=True, kw_only=True):
     processes: tuple[MonitorProcess, ...] | Absent
     gone: Gone | Absent = NOT_GONE
     unanswered_ticks: int = 0
-    frozen: str | Absent = Absent("its readings move")
+    frozen: str | Absent = Absent("its readings move")  # which sensor stands still though the card works
 
 
 class MonitorHost(Record, frozen=True, kw_only=True):
-    """The host beside them. `package_energy` is of the CPU package alone."""
+    """The host beside them."""
 
     core_count: int | Absent
     memory_total_bytes: int | Absent
@@ -194,50 +225,35 @@ class MonitorHost(Record, frozen=True, kw_only=True):
     disk_read_bytes_per_s: Watched | Absent
     disk_write_bytes_per_s: Watched | Absent
     temperature_celsius: Watched | Absent
-    package_energy: WatchedEnergy | Absent
-
-
-class LiveHint(Record, frozen=True):
-    """What a window of readings suggests, what was seen, and the next command to run. A hint is not a measurement."""
-
-    code: str
-    severity: HintSeverity
-    where: tuple[str, ...]
-    sentence: str
-    evidence: tuple[str, ...]
-    next: str
+    package_energy: WatchedEnergy | Absent  # of the CPU package alone
 
 
 class MonitorHint(Record, frozen=True):
-    """A hint over all of the time: held at `held_looks` of `looks`. The evidence is that of its last window."""
+    """What a window of readings suggests, over all of the time. A hint is not a measurement."""
 
-    hint: LiveHint
+    hint: Finding  # with the evidence of its last window
     first_seconds: float
     last_seconds: float
     held_looks: int
-    looks: int
+    looks: int  # in all
     holds_now: bool
 
 
 class Monitor(Record, frozen=True, kw_only=True):
-    """The summary. Hints rest on the last `window_seconds`, shares and means on all of the time.
-
-    `late_ticks` were missed because reading took longer than the interval. PCIe traffic is sampled: 20 ms of every
-    `slow_seconds`.
-    """
+    """The summary."""
 
     method: int
     started_at: str
     seconds: float
     interval_seconds: float
-    slow_seconds: float
-    window_seconds: float
+    slow_seconds: float  # PCIe traffic is sampled: 20 ms of each of these
+    window_seconds: float  # what hints rest on; shares and means are of all of the time
     ticks: int
-    late_ticks: int
+    late_ticks: int  # missed because reading took longer than the interval
     replayed: bool
     ended_by: MonitorEndedBy | Literal["still watching"]
     gpus: tuple[MonitorGpu, ...]
-    gpus_absent: Absent | msgspec.UnsetType = msgspec.UNSET
+    gpu_count: int | Absent
     host: MonitorHost
     hints: tuple[MonitorHint, ...]
     notes: tuple[str, ...] = ()

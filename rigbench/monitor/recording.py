@@ -1,4 +1,4 @@
-"""How is a watch written down line by line, and how is it read back, whatever happened to the file meanwhile?"""
+"""Writes a watch down line by line, and reads it back whatever happened to the file meanwhile."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from rigbench.monitor.record import FORMAT, MonitorEvent, MonitorHeader
 from rigbench.store import reason
 
 LONGEST_LINE_BYTES = 4 << 20
+CURE = "give a file of monitor --record"
+UPDATE = "update: pip install -U rigbench"
 
 
 class Recorder:
@@ -77,12 +79,12 @@ def read(path: Path) -> Iterator[MonitorEvent | None]:
     """
     try:
         with path.open("rb") as file:
-            yield from _lines(path, iter(lambda: file.readline(LONGEST_LINE_BYTES), b""))
+            yield from _events(path, iter(lambda: file.readline(LONGEST_LINE_BYTES), b""))
     except OSError as error:
-        raise RigbenchError(f"cannot read {path} ({reason(error)})", "give a file of monitor --record") from None
+        raise RigbenchError(f"cannot read {path} ({reason(error)})", CURE) from None
 
 
-def _lines(path: Path, lines: Iterator[bytes]) -> Iterator[MonitorEvent | None]:
+def _events(path: Path, lines: Iterator[bytes]) -> Iterator[MonitorEvent | None]:
     decoder = msgspec.json.Decoder(MonitorEvent)
     number = 0
     for number, line in enumerate(lines, start=1):
@@ -95,16 +97,15 @@ def _lines(path: Path, lines: Iterator[bytes]) -> Iterator[MonitorEvent | None]:
             raise _not_understood(path, number, line, error) from None
         if isinstance(event, MonitorHeader) != (number == 1):
             what = "is no recording of monitor" if number == 1 else f"has a second header in line {number}"
-            raise RigbenchError(f"{path} {what}", "give a file of monitor --record")
+            raise RigbenchError(f"{path} {what}", CURE)
         if isinstance(event, MonitorHeader) and event.rigbench_monitor > FORMAT:
-            raise RigbenchError(f"{path} was written by a newer rigbench", "update: pip install -U rigbench")
+            raise RigbenchError(f"{path} was written by a newer rigbench", UPDATE)
         yield event
     if not number:
-        raise RigbenchError(f"{path} is empty", "give a file of monitor --record")
+        raise RigbenchError(f"{path} is empty", CURE)
 
 
 def _not_understood(path: Path, number: int, line: bytes, error: Exception) -> RigbenchError:
-    cure = "give a file of monitor --record"
     if number > 1:
         words = " ".join(str(error).split())[:120]
         return RigbenchError(f"{path} line {number} is damaged ({words})", "cut the file before that line")
@@ -112,5 +113,5 @@ def _not_understood(path: Path, number: int, line: bytes, error: Exception) -> R
         raw = msgspec.json.decode(line)
         version = raw.get("rigbench_monitor") if isinstance(raw, dict) else None
         if isinstance(version, int) and version > FORMAT:
-            return RigbenchError(f"{path} was written by a newer rigbench", "update: pip install -U rigbench")
-    return RigbenchError(f"{path} is no recording of monitor", cure)
+            return RigbenchError(f"{path} was written by a newer rigbench", UPDATE)
+    return RigbenchError(f"{path} is no recording of monitor", CURE)

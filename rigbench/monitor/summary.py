@@ -1,25 +1,25 @@
-"""What do the events of a watch add up to so far, in memory that does not grow?"""
+"""Adds the events of a watch up to a summary, in memory that does not grow."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from rigbench.core.finding import WORST_FIRST, Finding
 from rigbench.core.record import Absent
 from rigbench.machine.nvml_codes import REASONS
 from rigbench.machine.readings import LOST
-from rigbench.monitor import verdict as live
 from rigbench.monitor.record import (
     METHOD,
     NOT_GONE,
+    NOT_READ,
     Gone,
-    GpuSlow,
     GpuTick,
     HostTick,
-    LiveHint,
     Monitor,
     MonitorCard,
     MonitorEnd,
@@ -29,12 +29,12 @@ from rigbench.monitor.record import (
     MonitorHeader,
     MonitorHint,
     MonitorHost,
-    MonitorMissing,
+    MonitorProcess,
     MonitorSlow,
     MonitorTick,
 )
-from rigbench.monitor.tallies import NOT_READ, EnergyTally, Stillness, Tally
-from rigbench.monitor.windows import FEWEST, CardWindow, HostWindow, Window
+from rigbench.monitor.tallies import EnergyTally, Stillness, Tally
+from rigbench.monitor.verdict import FEWEST, LEAST_SECONDS, WINDOW_SECONDS, CardWindow, HostWindow, Window, hints
 from rigbench.work.throttle import decode_throttle
 
 LOOK_SECONDS = 5.0  # how often the window is looked at
@@ -43,9 +43,9 @@ LATE = 1.5  # intervals between two ticks: one or more between them were missed
 WORKS = 0.1  # utilisation
 GPU_TALLIES = tuple(name for name in GpuTick.__struct_fields__ if name not in ("throttle_bits", "energy_joules"))
 HOST_TALLIES = tuple(name for name in HostTick.__struct_fields__ if name != "energy_joules")
-CPU = "CPU"
 NOT_SEEN = Absent("not listed yet")
 NOT_SUPPORTED = REASONS[3]  # what a card never told is not why it is silent
+TOO_SHORT = "too short for hints: they rest on 30 s and 20 readings at least"
 
 
 class Fold:
@@ -54,30 +54,30 @@ class Fold:
     def __init__(self, header: MonitorHeader) -> None:
         self.header = header
         period = header.interval_seconds
-        self.window_seconds = max(live.WINDOW_SECONDS, FEWEST * period)
+        self.window_seconds = max(WINDOW_SECONDS, FEWEST * period)
         room = min(MOST_IN_WINDOW, math.ceil(self.window_seconds / period) + 1)
         self._window: deque[MonitorTick] = deque(maxlen=room)
         self._cards: dict[str, _Card] = {}
-        self._missing: dict[str, dict[str, str]] = {}
         self._host = {name: Tally() for name in HOST_TALLIES}
         self._package = EnergyTally(period)
-        self._hints: dict[tuple[str, tuple[str, ...]], _Held] = {}
+        self._hints: dict[tuple[str, tuple[str, ...]], MonitorHint] = {}
         self._looks, self._looked = 0, 0.0
         self.ticks = self.late_ticks = 0
         self.at_seconds = 0.0
-        self.hints_now: tuple[LiveHint, ...] = ()
+        self.hints_now: tuple[Finding, ...] = ()
         self.ended_by: MonitorEndedBy | None = None
 
     def add(self, event: MonitorEvent) -> None:
         if isinstance(event, MonitorCard):
             self._card(event.device).facts = event
-        elif isinstance(event, MonitorMissing):
-            self._missing[event.device] = event.reasons
         elif isinstance(event, MonitorTick):
             self._tick(event)
         elif isinstance(event, MonitorSlow):
             for device, slow in event.gpus.items():
-                self._card(device).slow(slow)
+                card = self._card(device)
+                card.to_gpu.add(slow.to_gpu_bytes_per_s)
+                card.from_gpu.add(slow.from_gpu_bytes_per_s)
+                card.processes = slow.processes
         elif isinstance(event, MonitorEnd):
             self.ended_by = event.ended_by
 
@@ -85,62 +85,49 @@ class Fold:
         return self._cards.setdefault(device, _Card(device, self.header.interval_seconds))
 
     def _tick(self, tick: MonitorTick) -> None:
-        if self.ticks and tick.at_seconds - self.at_seconds > LATE * self.header.interval_seconds:
-            self.late_ticks += round((tick.at_seconds - self.at_seconds) / self.header.interval_seconds) - 1
+        at, period = tick.at_seconds, self.header.interval_seconds
+        if self.ticks and at - self.at_seconds > LATE * period:
+            self.late_ticks += round((at - self.at_seconds) / period) - 1
         self.ticks += 1
-        self.at_seconds = tick.at_seconds
+        self.at_seconds = at
         for device, readings in tick.gpus.items():
-            self._card(device).tick(tick.at_seconds, self._values(device, readings))
-        host = self._values(CPU, tick.host)
+            self._card(device).tick(at, readings)
         for name, tally in self._host.items():
-            tally.add(host[name])
-        self._package.add(tick.at_seconds, host["energy_joules"], Absent("a CPU package counts energy, not power"))
+            tally.add(getattr(tick.host, name))
+        self._package.add(at, tick.host.energy_joules, Absent("a CPU package counts energy, not power"))
         self._window.append(tick)
-        if tick.at_seconds - self._looked >= LOOK_SECONDS:
-            self._looked = tick.at_seconds
+        if at - self._looked >= LOOK_SECONDS:
+            self._looked = at
             self._look()
 
-    def _values(self, device: str, readings: GpuTick | HostTick) -> dict[str, Any]:
-        """Every reading, or why there is none."""
-        reasons = self._missing.get(device, {})
-        return {
-            name: Absent(reasons.get(name, NOT_READ.reason)) if value is msgspec.UNSET else value
-            for name in readings.__struct_fields__
-            for value in (getattr(readings, name),)
-        }
-
     def _look(self) -> None:
-        window = self._view()
-        if round(window.seconds) < live.LEAST_SECONDS or window.ticks < FEWEST:
-            return
-        self._looks += 1
-        self.hints_now = live.hints(window)
-        for hint in self.hints_now:
-            held = self._hints.setdefault((hint.code, hint.where), _Held(hint, self.at_seconds))
-            held.hint, held.last, held.looks = hint, self.at_seconds, held.looks + 1
-
-    def _view(self) -> Window:
-        """The last window as columns, an entry per tick."""
         ticks = [tick for tick in self._window if self.at_seconds - tick.at_seconds <= self.window_seconds]
+        seconds = ticks[-1].at_seconds - ticks[0].at_seconds
+        if round(seconds) < LEAST_SECONDS or len(ticks) < FEWEST:
+            return
         cards = tuple(
-            self._cards[device].view([tick.gpus.get(device, GpuTick()) for tick in ticks]) for device in self._cards
+            card.window([tick.gpus.get(device, GpuTick()) for tick in ticks]) for device, card in self._cards.items()
         )
-        columns = [
-            [_or_absent(getattr(tick.host, name)) for tick in ticks]
-            for name in ("busy_share", "iowait_share", "cores_at_limit", "disk_read_bytes_per_s")
-        ]
-        seconds = ticks[-1].at_seconds - ticks[0].at_seconds if ticks else 0.0
-        return Window(seconds, len(ticks), cards, HostWindow(*columns))
+        names = ("busy_share", "iowait_share", "cores_at_limit", "disk_read_bytes_per_s")
+        host = HostWindow(*([getattr(tick.host, name) for tick in ticks] for name in names))
+        self._looks += 1
+        self.hints_now = hints(Window(seconds, len(ticks), cards, host))
+        for hint in self.hints_now:
+            before = self._hints.get((hint.code, hint.where))
+            first, held = (before.first_seconds, before.held_looks) if before else (self.at_seconds, 0)
+            self._hints[hint.code, hint.where] = MonitorHint(hint, first, self.at_seconds, held + 1, self._looks, True)
 
     def chart(self, device: str) -> list[tuple[float, float]]:
         """Utilisation over the window, for a small picture."""
-        points = ((tick.at_seconds, tick.gpus[device]) for tick in self._window if device in tick.gpus)
-        return [(at, one.utilisation_share) for at, one in points if isinstance(one.utilisation_share, int | float)]
+        points = (
+            (tick.at_seconds, tick.gpus[device].utilisation_share) for tick in self._window if device in tick.gpus
+        )
+        return [(at, share) for at, share in points if not isinstance(share, Absent)]
 
-    def record(self, notes: tuple[str, ...] = ()) -> Monitor:
+    def record(self, notes: Sequence[str] = ()) -> Monitor:
+        """Hints are worst first, then those that held longest."""
         header = self.header
-        short = "too short for hints: they rest on 30 s and 20 readings at least"
-        own = (*header.notes, *((short,) if self.ended_by and not self._looks else ()), *notes)
+        held = sorted(self._hints.values(), key=lambda it: (WORST_FIRST.index(it.hint.severity), -it.held_looks))
         return Monitor(
             method=METHOD,
             started_at=header.started_at,
@@ -152,33 +139,19 @@ class Fold:
             late_ticks=self.late_ticks,
             replayed=header.replayed,
             ended_by=self.ended_by or "still watching",
+            gpu_count=header.gpu_count,
             gpus=tuple(card.record() for card in self._cards.values()),
-            gpus_absent=header.gpus_absent,
             host=MonitorHost(
                 core_count=header.core_count,
                 memory_total_bytes=header.host_memory_total_bytes,
                 package_energy=self._package.record(),
                 **{name: tally.record() for name, tally in self._host.items()},
             ),
-            hints=self._held_hints(),
-            notes=own,
+            hints=tuple(
+                msgspec.structs.replace(it, looks=self._looks, holds_now=it.hint in self.hints_now) for it in held
+            ),
+            notes=(*header.notes, *([TOO_SHORT] if self.ended_by and not self._looks else []), *notes),
         )
-
-    def _held_hints(self) -> tuple[MonitorHint, ...]:
-        """Worst first, then those that held longest."""
-        order = ("fault", "warning", "information")
-        held = sorted(self._hints.values(), key=lambda one: (order.index(one.hint.severity), -one.looks))
-        return tuple(
-            MonitorHint(one.hint, one.first, one.last, one.looks, self._looks, one.hint in self.hints_now)
-            for one in held
-        )
-
-
-class _Held:
-    """A hint's last words, and how long it has held."""
-
-    def __init__(self, hint: LiveHint, at: float) -> None:
-        self.hint, self.first, self.last, self.looks = hint, at, at, 0
 
 
 class _Card:
@@ -187,62 +160,54 @@ class _Card:
     def __init__(self, device: str, period_seconds: float) -> None:
         self.device = device
         self.facts: MonitorCard | None = None
+        self.to_gpu, self.from_gpu = Tally(), Tally()
+        self.processes: tuple[MonitorProcess, ...] | Absent = NOT_READ
         self._tallies = {name: Tally() for name in GPU_TALLIES}
-        self._to, self._from = Tally(), Tally()
         self._energy, self._still = EnergyTally(period_seconds), Stillness()
         self._throttled: dict[str, int] = {}
         self._throttle_now: tuple[str, ...] = ()
         self._throttle_ticks = self._unanswered = 0
         self._answered = False
-        self._gone: Gone | None = None
-        self._processes: Any = NOT_READ
+        self._gone: Gone | Absent = NOT_GONE
 
-    def tick(self, at: float, values: dict[str, Any]) -> None:
+    def tick(self, at: float, readings: GpuTick) -> None:
         for name, tally in self._tallies.items():
-            tally.add(values[name])
-        self._energy.add(at, values["energy_joules"], values["power_watts"])
-        busy = values["utilisation_share"]
-        self._still.add(at, values["power_watts"], isinstance(busy, Absent) or busy >= WORKS)
-        bits = values["throttle_bits"]
+            tally.add(getattr(readings, name))
+        watts, busy, bits = readings.power_watts, readings.utilisation_share, readings.throttle_bits
+        self._energy.add(at, readings.energy_joules, watts)
+        self._still.add(at, watts, isinstance(busy, Absent) or busy >= WORKS)
         self._throttle_now = () if isinstance(bits, Absent) else decode_throttle(bits)
         self._throttle_ticks += not isinstance(bits, Absent)
         for reason in self._throttle_now:
             self._throttled[reason] = self._throttled.get(reason, 0) + 1
-        self._notice_silence(at, values)
-
-    def _notice_silence(self, at: float, values: dict[str, Any]) -> None:
-        """Gone is a card that is lost, or that answered and does so no more; one that never tells is only silent."""
-        reasons = [value.reason for value in values.values() if isinstance(value, Absent)]
+        # Gone is a card that is lost, or that answered and does so no more; one that never tells is only silent.
+        values = [getattr(readings, name) for name in readings.__struct_fields__]
+        reasons = [value.reason for value in values if isinstance(value, Absent)]
         answers = len(reasons) < len(values)
         self._answered = self._answered or answers
         self._unanswered += not answers
         if LOST not in reasons and (answers or not self._answered):
-            self._gone = None
-            return
-        telling = [reason for reason in reasons if reason != NOT_SUPPORTED] or reasons
-        why = LOST if LOST in reasons else max(telling, key=telling.count)
-        self._gone = self._gone or Gone(at, why)
+            self._gone = NOT_GONE
+        elif isinstance(self._gone, Absent):
+            telling = [reason for reason in reasons if reason != NOT_SUPPORTED] or reasons
+            self._gone = Gone(at, LOST if LOST in reasons else max(telling, key=telling.count))
 
-    def slow(self, slow: GpuSlow) -> None:
-        self._to.add(slow.to_gpu_bytes_per_s)
-        self._from.add(slow.from_gpu_bytes_per_s)
-        self._processes = slow.processes
-
-    def view(self, ticks: list[GpuTick]) -> CardWindow:
+    def window(self, ticks: Sequence[GpuTick]) -> CardWindow:
+        """Its last readings as columns."""
         limit = self._fact("power_limit_watts")
-        watts = [_or_absent(tick.power_watts) for tick in ticks]
-        bits = [decode_throttle(tick.throttle_bits) for tick in ticks if isinstance(tick.throttle_bits, int)]
+        bits = [decode_throttle(tick.throttle_bits) for tick in ticks if not isinstance(tick.throttle_bits, Absent)]
         reasons = [reason for reading in bits for reason in reading]
-        processes = () if isinstance(self._processes, Absent) else self._processes
+        processes = () if isinstance(self.processes, Absent) else self.processes
         full = [one.children_at_limit for one in processes if not isinstance(one.children_at_limit, Absent)]
         return CardWindow(
             device=self.device,
             name=self._fact("name"),
             memory_total_bytes=self._fact("memory_total_bytes"),
-            utilisation=[_or_absent(tick.utilisation_share) for tick in ticks],
-            memory_used_bytes=[_or_absent(tick.memory_used_bytes) for tick in ticks],
+            utilisation=[tick.utilisation_share for tick in ticks],
+            memory_used_bytes=[tick.memory_used_bytes for tick in ticks],
             power_share=[
-                one if isinstance(one, Absent) else limit if isinstance(limit, Absent) else one / limit for one in watts
+                watts if isinstance(watts, Absent) else limit if isinstance(limit, Absent) else watts / limit
+                for watts in (tick.power_watts for tick in ticks)
             ],
             throttle_share={reason: reasons.count(reason) / len(bits) for reason in dict.fromkeys(reasons)},
             processes=tuple(f"{one.name if isinstance(one.name, str) else 'a process'} {one.pid}" for one in processes),
@@ -253,25 +218,21 @@ class _Card:
         return NOT_SEEN if self.facts is None else getattr(self.facts, name)
 
     def record(self) -> MonitorGpu:
-        told = {name: tally.record() for name, tally in self._tallies.items()}
+        facts = {name: self._fact(name) for name in ("name", "uuid", "memory_total_bytes", "power_limit_watts")}
         replays = self._tallies["pcie_replays"].now
         return MonitorGpu(
             device=self.device,
-            **{name: self._fact(name) for name in ("name", "uuid", "memory_total_bytes", "power_limit_watts")},
-            **{name: it for name, it in told.items() if name != "pcie_replays"},  # type: ignore[arg-type]
+            **facts,
+            **{name: tally.record() for name, tally in self._tallies.items() if name != "pcie_replays"},  # type: ignore[arg-type]
             throttle_now=self._throttle_now,
             throttle_share={name: count / self._throttle_ticks for name, count in self._throttled.items()},
             throttle_ticks=self._throttle_ticks,
             energy=self._energy.record(),
-            to_gpu_bytes_per_s=self._to.record(),
-            from_gpu_bytes_per_s=self._from.record(),
+            to_gpu_bytes_per_s=self.to_gpu.record(),
+            from_gpu_bytes_per_s=self.from_gpu.record(),
             pcie_replays=replays if isinstance(replays, Absent) else round(replays),
-            processes=self._processes,
-            gone=self._gone or NOT_GONE,
+            processes=self.processes,
+            gone=self._gone,
             unanswered_ticks=self._unanswered,
             frozen=self._still.sentence or Absent("its readings move"),
         )
-
-
-def _or_absent(value: Any) -> Any:
-    return NOT_READ if value is msgspec.UNSET else value

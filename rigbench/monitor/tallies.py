@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from rigbench.core.record import Absent
-from rigbench.monitor.record import Watched, WatchedEnergy
+from rigbench.monitor.record import NOT_READ, Watched, WatchedEnergy
 from rigbench.work.frozen import LEAST_SECONDS, LEAST_TICKS
 
-NOT_READ = Absent("not read yet")
 GAP_TICKS = 3.0  # a longer gap between two readings of power is not bridged
 
 

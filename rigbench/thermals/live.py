@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+from rich.text import Text
 
 from rigbench.core import units
 from rigbench.core.screen import LivePicture, spark
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]  # per device and reading, moments and values so far
 
@@ -30,8 +28,6 @@ class Display(LivePicture):
 
 def frame(elapsed_seconds: float, planned_seconds: float, curves: Curves, width: int) -> Text:
     """One picture: a line per reading of each device, its last value and how it came there."""
-    from rich.text import Text
-
     if not elapsed_seconds:
         return Text("soak: loading torch"[:width])
     head = f"soak {units.format_seconds(elapsed_seconds)} of at most {units.format_seconds(planned_seconds)}"

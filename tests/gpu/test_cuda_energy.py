@@ -7,12 +7,12 @@ import time
 import msgspec
 import pytest
 import torch
+from rigbench.monitor.options import Asked
 
 from rigbench.core.record import Absent, Energy
 from rigbench.machine.accelerator import CudaAccelerator
 from rigbench.machine.rig import Rig
 from rigbench.monitor import loop
-from rigbench.monitor.options import Asked
 from rigbench.work import energy
 from rigbench.work.sensors import Sampler
 

@@ -1,0 +1,286 @@
+"""Makes a watch's events: from this machine's sensors as they move, or from a recorded rig's sequences.
+
+Driver calls are made on threads of their own, so that a driver that hangs holds up neither the host's readings nor the
+screen. The slow beat has its own thread because nvmlDeviceGetPcieThroughput measures for 20 ms each time it is asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent
+from rigbench.machine import nvml_gpu
+from rigbench.machine.host_load import CpuSensors, HostLoad, ProcessLoads
+from rigbench.machine.nvml_answers import over
+from rigbench.machine.readings import LOST, Reading
+from rigbench.machine.replay import ReplayedLibrary
+from rigbench.machine.rig import Rig
+from rigbench.monitor.record import (
+    GpuSlow,
+    GpuTick,
+    HostTick,
+    MonitorCard,
+    MonitorEvent,
+    MonitorHeader,
+    MonitorProcess,
+    MonitorSlow,
+    MonitorTick,
+    Options,
+)
+from rigbench.store import now
+from rigbench.work.sensors import CPU, NO_ANSWER, Sampler
+
+POLL_SECONDS = 0.05
+SILENT_SECONDS, SILENT_TICKS = 3.0, 2.5  # without a whole reading the driver does not answer
+LAST_SLOW_SECONDS = 2.0  # one look waits so long for the slow beat's first reading
+# nvml.h, nvmlPcieUtilCounter_t: as the card sees it. The answer is in KB/s, over 20 ms.
+TRANSMITTED, RECEIVED = 0, 1
+BYTES_PER_KB = 1000
+
+
+class Beat(Sampler):
+    """A sampler that keeps its last reading alone."""
+
+    latest: tuple[float, dict[str, Reading]] | None = None
+
+    def tick(self) -> None:
+        super().tick()
+        self.latest = self._ticks.pop()
+
+
+class Host:
+    """The host's own readings, which no driver can hold up."""
+
+    def __init__(self, rig: Rig, clock: Callable[[], float]) -> None:
+        self.load, self._sensors = HostLoad(rig.sysfs, clock), CpuSensors(rig.sysfs)
+
+    def read(self) -> HostTick:
+        celsius, joules = self._sensors.temperature_celsius(), self._sensors.energy_joules()
+        return HostTick(**self.load.read()._asdict(), temperature_celsius=celsius, energy_joules=joules)
+
+
+class SlowReading(NamedTuple):
+    cards: tuple[dict[str, Any], ...]  # facts of those that are new or have changed, as keywords of MonitorCard
+    gpus: dict[str, GpuSlow]
+
+
+class SlowBeat:
+    """Reads PCIe traffic, the processes on each GPU, and what a card is: on a thread of its own, or by `read_once`.
+
+    `facts` is who is asked what a card is, where that is not the rig itself.
+    """
+
+    def __init__(
+        self,
+        rig: Rig,
+        period_seconds: float,
+        facts: Rig | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._rig, self._facts = rig, facts or rig
+        self._period = period_seconds
+        self._loads = ProcessLoads(rig.sysfs, clock)
+        self._known: dict[str, dict[str, Any]] = {}
+        self._lost: set[int] = set()
+        self._fresh: SlowReading | None = None
+        self._read_some = threading.Event()
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="rigbench-slow-beat", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def first(self, seconds: float) -> None:
+        """Waits for the first reading, or so long."""
+        self._read_some.wait(seconds)
+
+    def take(self) -> SlowReading | None:
+        """What was read since the last time."""
+        with self._lock:
+            fresh, self._fresh = self._fresh, None
+        return fresh
+
+    def events(self, at: float) -> Iterator[MonitorCard | MonitorSlow]:
+        """What was read since the last time: cards that are new or changed, then traffic and processes."""
+        reading = self.take()
+        if reading is None:
+            return
+        for card in reading.cards:
+            yield MonitorCard(at_seconds=at, **card)
+        if reading.gpus:
+            yield MonitorSlow(at, reading.gpus)
+
+    def read_once(self) -> None:
+        count = self._rig.nvml.gpu_count() if self._rig.nvml.absent is None else 0
+        indices = [] if isinstance(count, Absent) else range(count)
+        cards = tuple(card for index in indices for card in self._changed(index))
+        gpus = self._slow(indices)
+        with self._lock:
+            before = self._fresh.cards if self._fresh else ()
+            self._fresh = SlowReading((*before, *cards), gpus)
+        self._read_some.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self.read_once()
+            self._stopped.wait(self._period)
+
+    def _changed(self, index: int) -> list[dict[str, Any]]:
+        device, nvml = f"GPU{index}", self._facts.nvml
+        if device not in self._known:
+            total, _ = nvml.memory_bytes(index)
+            self._known[device] = {
+                "device": device,
+                "name": nvml.name(index),
+                "uuid": nvml.uuid(index),
+                "memory_total_bytes": total,
+                "power_limit_watts": Absent("not asked yet"),
+            }
+        limit = over(nvml.ask(index, "nvmlDeviceGetEnforcedPowerLimit"), 1000)
+        before = self._known[device]["power_limit_watts"]
+        if limit == before or (isinstance(limit, Absent) and not isinstance(before, Absent)):
+            return []  # a card that is lost keeps the limit that it had
+        self._known[device] |= {"power_limit_watts": limit}
+        return [dict(self._known[device])]
+
+    def _slow(self, indices: Sequence[int]) -> dict[str, GpuSlow]:
+        nvml = self._rig.nvml
+        listed = {index: Absent(LOST) if index in self._lost else nvml_gpu.processes(nvml, index) for index in indices}
+        loads = self._loads.read([one.pid for it in listed.values() if not isinstance(it, Absent) for one in it])
+        gpus = {}
+        for index, found in listed.items():
+            processes: tuple[MonitorProcess, ...] | Absent
+            if isinstance(found, Absent):
+                processes = found
+            else:
+                processes = ()
+                for one in found:
+                    load = loads[one.pid]
+                    children, cores, at_limit = (load, load, load) if isinstance(load, Absent) else load
+                    process = MonitorProcess(
+                        pid=one.pid,
+                        kind=one.kind,
+                        name=self._rig.sysfs.read_text(f"proc/{one.pid}/comm"),
+                        memory_bytes=one.memory_bytes,
+                        children=children,
+                        cores=cores,
+                        children_at_limit=at_limit,
+                    )
+                    processes = (*processes, process)
+            gpus[f"GPU{index}"] = GpuSlow(self._traffic(index, RECEIVED), self._traffic(index, TRANSMITTED), processes)
+        return gpus
+
+    def _traffic(self, index: int, counter: int) -> float | Absent:
+        if index in self._lost:
+            return Absent(LOST)
+        rate = over(self._rig.nvml.ask(index, "nvmlDeviceGetPcieThroughput", counter), 1)
+        if isinstance(rate, Absent):
+            if rate.reason == LOST:
+                self._lost.add(index)
+            return rate
+        return rate * BYTES_PER_KB
+
+
+def live(rig: Rig, options: Options, stopped: Callable[[], bool]) -> Generator[MonitorEvent, None, None]:
+    """This machine, a tick per interval, until the time is up or the user says stop."""
+    started, period = time.perf_counter(), options.interval
+    host, beat = Host(rig, time.perf_counter), Beat(rig, period)
+    yield _header(rig, options, host, options.slow_seconds)
+    slow = SlowBeat(rig, options.slow_seconds)
+    beat.start()
+    slow.start()
+    due = heard = started
+    gpus: dict[str, GpuTick] = {}
+    try:
+        while not stopped():
+            newest, moment = beat.latest, time.perf_counter()
+            if newest is not None and newest[0] > heard:
+                at = heard = newest[0]
+                gpus = _gpus(newest[1])
+            elif moment - heard > max(SILENT_SECONDS, SILENT_TICKS * period) and moment >= due:
+                at = moment
+                silent = GpuTick(**dict.fromkeys(GpuTick.__struct_fields__, NO_ANSWER))
+                gpus = dict.fromkeys(gpus, silent)
+            else:
+                time.sleep(min(POLL_SECONDS, period / 4))
+                continue
+            due = at + period
+            elapsed = max(0.0, at - started)
+            yield from slow.events(elapsed)
+            yield MonitorTick(elapsed, gpus, host.read())
+            if not isinstance(options.length_seconds, Absent) and at - started >= options.length_seconds - period / 4:
+                break
+        if options.once:
+            slow.first(LAST_SLOW_SECONDS)
+            yield from slow.events(time.perf_counter() - started)
+    finally:
+        slow.stop()
+        beat.stop()
+
+
+def replayed(rig: Rig, facts: Rig, options: Options) -> Generator[MonitorEvent, None, None]:
+    """A recorded rig, one step of each sequence per tick, on a clock that moves when told.
+
+    `facts` is the same recording opened once more: what a card is must not take a step of what it reads.
+
+    Raises:
+        RigbenchError: the recording holds no driver.
+    """
+    driver = rig.load if rig.load.absent is None else rig.nvml
+    library = driver.library
+    if driver.absent is not None or not isinstance(library, ReplayedLibrary):
+        reason = driver.absent.reason if driver.absent else "its driver cannot be replayed"
+        raise RigbenchError(f"the recording has no sensors ({reason})", "capture the rig again", exit_code=NOTHING)
+    moment, period = 0.0, options.interval
+    host = Host(rig, lambda: moment)
+    playing = dataclasses.replace(rig, nvml=driver)
+    beat = Beat(playing, max(0.1, period), clock=lambda: moment)
+    cards = dataclasses.replace(facts, nvml=facts.load if facts.load.absent is None else facts.nvml)
+    slow = SlowBeat(playing, period, facts=cards)
+    yield _header(facts, options, host, period, rig.notes)
+    tick, steps = 0, 1
+    while tick < steps:
+        moment = tick * period
+        if not isinstance(options.length_seconds, Absent) and moment > options.length_seconds:
+            break
+        slow.read_once()
+        yield from slow.events(moment)
+        beat.tick()
+        assert beat.latest is not None
+        yield MonitorTick(moment, _gpus(beat.latest[1]), host.read())
+        if not tick:
+            steps = max(
+                (len(library.recorded(scope, key)) for scope, key, _ in library.log if scope != "sys"), default=1
+            )
+        library.log.clear()
+        tick += 1
+
+
+def _header(rig: Rig, options: Options, host: Host, slow_seconds: float, notes: tuple[str, ...] = ()) -> MonitorHeader:
+    count = rig.nvml.gpu_count()
+    return MonitorHeader(
+        started_at=now(),
+        interval_seconds=options.interval,
+        slow_seconds=slow_seconds,
+        replayed=rig.replayed,
+        core_count=host.load.core_count(),
+        host_memory_total_bytes=host.load.memory_total_bytes(),
+        gpu_count=count or Absent("the driver lists no GPU"),
+        notes=notes,
+    )
+
+
+def _gpus(readings: dict[str, Reading]) -> dict[str, GpuTick]:
+    return {
+        device: GpuTick(**{name: getattr(reading, name) for name in GpuTick.__struct_fields__})
+        for device, reading in readings.items()
+        if device != CPU
+    }
