@@ -83,7 +83,7 @@ def test_student_t_refuses_what_has_no_quantile(p, df):
         stats.student_t_quantile(p, df)
 
 
-# Ranks (from 1) of the 95 % interval of a median: Conover, Practical Nonparametric Statistics; exact binomial coverage.
+# Ranks (from 1) of the interval of a median: Conover, Practical Nonparametric Statistics; exact binomial coverage.
 @pytest.mark.parametrize(
     ("n", "low_rank", "confidence"), [(6, 1, 0.96875), (9, 2, 0.9609375), (10, 2, 0.978515625), (20, 6, 0.9586105)]
 )
@@ -95,12 +95,12 @@ def test_the_medians_interval_is_that_of_the_binomial_tables(n, low_rank, confid
 
 
 def test_the_medians_coverage_is_exact_by_whole_number_arithmetic():
-    for n in range(6, 400, 7):
+    for n in range(5, 400, 7):
         estimate = stats.median_estimate([float(i) for i in range(n)])
         rank = int(estimate.low)
         outside = 2 * sum(math.comb(n, i) for i in range(rank + 1))
         assert estimate.level == pytest.approx(1 - outside / 2**n, rel=1e-9)
-        assert 1 - (outside + 2 * math.comb(n, rank + 1)) / 2**n < 0.95
+        assert 1 - (outside + 2 * math.comb(n, rank + 1)) / 2**n < 0.90
 
 
 def test_few_samples_admit_how_little_their_range_covers():
@@ -118,13 +118,13 @@ def test_a_rate_is_total_work_over_total_time_and_not_the_median():
 
 def test_a_rates_interval_is_students_where_batches_are_single_samples():
     seconds = [2.0, 2.1, 1.9, 2.2, 1.8]
-    half = 2.776445 * statistics.stdev(seconds) / math.sqrt(5)
+    half = 2.131847 * statistics.stdev(seconds) / math.sqrt(5)
     estimate = stats.rate_estimate(10, seconds)
-    assert (estimate.value, estimate.n, estimate.level) == (pytest.approx(5.0), 5, 0.95)
+    assert (estimate.value, estimate.n, estimate.level) == (pytest.approx(5.0), 5, 0.90)
     assert (estimate.low, estimate.high) == pytest.approx((10 / (2 + half), 10 / (2 - half)), rel=1e-6)
 
 
-@pytest.mark.parametrize(("correlation", "least", "most"), [(0.0, 0.92, 0.98), (0.5, 0.88, 0.98), (0.8, 0.86, 0.98)])
+@pytest.mark.parametrize(("correlation", "least", "most"), [(0.0, 0.86, 0.94), (0.5, 0.83, 0.93), (0.8, 0.80, 0.93)])
 def test_the_rates_interval_holds_the_truth_as_often_as_it_says(correlation, least, most):
     estimates = [stats.rate_estimate(1, noise(seed, 200, correlation)) for seed in range(500)]
     assert least <= sum(e.low <= 1 <= e.high for e in estimates) / 500 <= most
@@ -155,7 +155,7 @@ def test_no_time_and_no_samples_are_refused():
 def test_a_paired_ratio_is_a_paired_t_test_on_logarithms():
     a, b = [1.1, 2.3, 3.2, 4.1, 5.6], [1.0, 2.0, 3.0, 4.0, 5.0]
     logs = [math.log(x / y) for x, y in zip(a, b, strict=True)]
-    half = 2.776445 * statistics.stdev(logs) / math.sqrt(5)
+    half = 2.131847 * statistics.stdev(logs) / math.sqrt(5)
     estimate = stats.paired_ratio(a, b)
     assert estimate.value == pytest.approx(statistics.geometric_mean(x / y for x, y in zip(a, b, strict=True)))
     middle = statistics.fmean(logs)

@@ -244,7 +244,7 @@ def test_stopping_when_tight_still_holds_the_true_rate_most_of_the_time():
         noisy, watch = wobble(0.03, seed=seed), StepWatch(0.02, 300.0, 0.0)
         watched(watch, (noisy(n) for n in range(400)))
         held += watch.rate(1).low <= 1.0 <= watch.rate(1).high
-    assert held / 150 >= 0.88
+    assert 0.78 <= held / 150 <= 0.96
 
 
 @settings(max_examples=60)
