@@ -1,3 +1,3 @@
-"""rigbench: is this rig healthy, what can it train, how long will it take, and what will it cost?"""
+"""rigbench measures a GPU rig, finds what holds it back, and predicts what a training run will take and cost."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""What do all commands share? Their common options, one way to run and show a job, and one way to end."""
+"""What all commands share: their common options, one way to run and show a job, and one way to end."""
 
 from __future__ import annotations
 

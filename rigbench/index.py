@@ -1,4 +1,4 @@
-"""What of every stored run is asked for often, in one SQLite file beside the runs, so that thousands cost little.
+"""The index of stored runs: one SQLite file beside them, so that thousands of runs cost little.
 
 The runs' files are the truth. The index is a copy of a few of their fields, kept by file name, size and time of change;
 what is missing or old in it is read again, and a file that is no index of this version is made anew. Where it cannot

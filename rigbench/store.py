@@ -1,4 +1,4 @@
-"""Where are the runs, and how do they get to disk and back without losing one?"""
+"""The folder of stored runs: writing a run whole or not at all, finding it, reading it."""
 
 from __future__ import annotations
 

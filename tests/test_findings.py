@@ -18,8 +18,7 @@ from rigbench import __main__
 from rigbench.core import finding_screen as render
 from rigbench.core import profiles
 from rigbench.core.errors import RigbenchError
-from rigbench.core.explain import explanation, explanations
-from rigbench.core.finding import Cost, Finding
+from rigbench.core.finding import Cost, Finding, explanation, explanations
 from rigbench.core.record import Absent
 from rigbench.document import Run, run_schema
 from rigbench.machine.nvml_codes import REASONS

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rigbench.core import stats
 from rigbench.core.estimate import Timing
-from rigbench.core.explain import explanation
+from rigbench.core.finding import explanation
 from rigbench.core.record import Absent, Tally
 from rigbench.machine import peers
 from rigbench.machine.record import GpuPair, NcclChoice

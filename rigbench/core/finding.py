@@ -1,9 +1,16 @@
-"""What is wrong with this rig, or worth knowing: the evidence, its cost, its cure, and what could not be checked?"""
+"""Findings: what is wrong or worth knowing, its evidence, cost and cure; open questions; what each code means."""
 
 from __future__ import annotations
 
+import difflib
+import functools
+from collections.abc import Mapping
+from importlib import resources
 from typing import Literal, get_args
 
+import msgspec
+
+from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Figure, Record
 
 Severity = Literal["fault", "warning", "information"]
@@ -57,3 +64,27 @@ class Explanation(Record, frozen=True):
     costs: str
     cure: str
     sources: tuple[str, ...]
+
+
+FILE = "explanations.toml"
+
+
+@functools.cache
+def explanations() -> Mapping[str, Explanation]:
+    text = resources.files(__package__).joinpath(FILE).read_bytes()
+    table = msgspec.toml.decode(text, type=dict[str, dict[str, str | list[str]]])
+    return {code: msgspec.convert(entry | {"code": code}, Explanation) for code, entry in table.items()}
+
+
+def explanation(code: str) -> Explanation:
+    """One code's.
+
+    Raises:
+        RigbenchError: there is no such code; the nearest are named.
+    """
+    table = explanations()
+    if code in table:
+        return table[code]
+    near = difflib.get_close_matches(code.lower().replace("_", "-").replace(" ", "-"), table, cutoff=0.4)
+    cure = f"did you mean {' or '.join(near)}?" if near else "`rigbench explain` lists them all"
+    raise RigbenchError(f"no finding has the code {code!r}", cure)

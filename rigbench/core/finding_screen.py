@@ -1,4 +1,4 @@
-"""What do findings look like on a screen: worst first, each with evidence, cost and cure; and a code's explanation?"""
+"""Shows findings, worst first, each with evidence, cost and cure; and what a code means."""
 
 from __future__ import annotations
 

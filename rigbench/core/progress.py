@@ -1,4 +1,4 @@
-"""How far is it? A live bar on a terminal, a line per stage elsewhere, nothing when quiet; always on standard error."""
+"""Tells how far work is: a live bar on a terminal, a line per stage elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is every result made of: figures with a source, readings that may be missing, samples that are kept?"""
+"""What every result is made of: records, figures with a source, readings that may be missing, telemetry."""
 
 from __future__ import annotations
 

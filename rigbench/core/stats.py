@@ -1,4 +1,4 @@
-"""What do these samples say: a middle, how sure, since when steady, drifting or not?
+"""Statistics of samples: middles and rates with intervals, outliers, where the steady part begins, drift, slopes.
 
 Pure functions of sequences of finite floats, in the order in which they were measured. The unit of a result is that of
 its samples unless said otherwise. Every function raises ValueError where there are no samples.

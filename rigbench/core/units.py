@@ -1,4 +1,4 @@
-"""What quantity did the user mean, and how is a number shown to people?
+"""Quantities: read as people type them, shown as people read them.
 
 The only place where units are parsed or printed; everywhere else quantities are SI, with the unit in the name.
 """

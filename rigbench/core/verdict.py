@@ -1,12 +1,11 @@
-"""How is a finding made, and how do equal ones of several cards become one?"""
+"""Makes findings, and joins equal ones of several cards."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeVar
 
-from rigbench.core.explain import explanation
-from rigbench.core.finding import Cost, Finding, Severity
+from rigbench.core.finding import Cost, Finding, Severity, explanation
 from rigbench.core.record import Absent, Figure, Source
 from rigbench.machine.record import Gpu, GpuPair
 from rigbench.topology.record import Topology

@@ -48,7 +48,7 @@ def explain(
     code: Annotated[str | None, typer.Argument(help="A finding's code. Default: list all.")] = None,
 ) -> int:
     """What a finding means, how rigbench knows, what it costs, what to do, and where that is from."""
-    from rigbench.core import explain as table
+    from rigbench.core import finding as table
     from rigbench.core import finding_screen as render
     from rigbench.core.errors import FINE
 
