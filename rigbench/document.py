@@ -40,9 +40,8 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     matmul: Matmul | Skipped | Absent = NOT_ASKED
     dataloader: Dataloader | Skipped | Absent = NOT_ASKED
     thermals: Thermals | Skipped | Absent = NOT_ASKED
-    slices: tuple[Slice | Skipped, ...] = ()
+    slices: tuple[Slice | OwnSlice | Skipped, ...] = ()
     arms: Arms | Absent = NOT_ASKED
-    own: OwnSlice | Skipped | Absent = NOT_ASKED
     budget: Budget | Skipped | Absent = NOT_ASKED
     backtest: Backtest | Absent = NOT_ASKED
     capacity: Capacity | Skipped | Absent = NOT_ASKED

@@ -3,8 +3,8 @@
 import os
 import time
 
-from rigbench.train import ranks_probe as train_ranks
-from rigbench.train.ranks_probe import Options
+from rigbench.train import probe as train
+from rigbench.train.record import Options
 
 __all__ = ["Options", "run"]
 
@@ -12,7 +12,7 @@ __all__ = ["Options", "run"]
 def run(options, report, world):
     if world.rank == 1:
         _break(os.environ["BROKEN"])
-    return train_ranks.run(options, report, world)
+    return train.run(options, report, world)
 
 
 def _break(how):

@@ -26,13 +26,9 @@ from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.predict.cards import of_profile
 from rigbench.predict.memory import Predictor
 from rigbench.predict.traces import Traces
-from rigbench.train import arms, micro_batch
-from rigbench.train import choices as arm_choices
-from rigbench.train import stage as train
-from rigbench.train import table as arm_table
-from rigbench.train import verdict as findings
-from rigbench.train.record import ArmRow, Arms, Compile, Exchange, Vram
-from rigbench.train.steps import PARTS
+from rigbench.train import arms, micro_batch, plan, verdict
+from rigbench.train import slices as runs
+from rigbench.train.record import PARTS, ArmRow, Arms, Compile, Exchange, Options, ProbeOptions, Vram
 
 GIB = 2**30
 BASE = Recipe(precision="bf16", micro_batch=1)
@@ -87,22 +83,21 @@ def slice_of(rate: float, gib: float = 1.0, model=M5, **changes):
     return stored(model, rate, **{**known, **changes}).slice
 
 
-def asked(mode: arm_choices.Mode = "usual", base: Recipe = BASE, **changes) -> arm_choices.Asked:
-    options = train.options(M5, train.shared(device="cpu"))
-    return arm_choices.Asked(options=options, base=base, mode=mode, **changes)
+def asked(mode: plan.Mode = "usual", base: Recipe = BASE, **changes) -> plan.Plan:
+    return plan.Plan(options=Options(model=M5, device="cpu"), base=base, mode=mode, **changes)
 
 
 # ---- which arms there are
 
 
 def test_the_usual_arms_answer_the_usual_question():
-    labels = [arm_choices.label(arm, BASE) for arm in arm_choices.wanted(BASE, "usual", ())]
+    labels = [plan.label(arm, BASE) for arm in plan.recipes(BASE, "usual", ())]
     assert labels == ["adamw, bf16", "checkpointing", "adamw8bit", "adamw8bit, checkpointing"]
 
 
 def test_all_arms_vary_one_choice_at_a_time_and_none_comes_twice():
-    found = arm_choices.wanted(BASE, "all", ())
-    assert [arm_choices.label(arm, BASE) for arm in found] == [
+    found = plan.recipes(BASE, "all", ())
+    assert [plan.label(arm, BASE) for arm in found] == [
         "adamw, bf16", "adamw8bit", "paged-adamw8bit", "checkpointing", "checkpointing every 2nd", "bf16-pure", "fp16",
         "fp32", "tf32", "compiled", "loss in 8 chunks", "ddp", "fsdp2", "fsdp2-offload", "data-parallel", "accelerate",
         "accumulation 4",
@@ -112,13 +107,13 @@ def test_all_arms_vary_one_choice_at_a_time_and_none_comes_twice():
 
 
 def test_a_cross_takes_every_combination():
-    found = arm_choices.wanted(BASE, "one", ("compile", "loss"))
+    found = plan.recipes(BASE, "one", ("compile", "loss"))
     assert {(arm.compiled, arm.loss_chunks) for arm in found} == {(False, 1), (False, 8), (True, 1), (True, 8)}
 
 
 def test_a_base_arm_that_is_not_plain_is_varied_back_to_plain():
     base = msgspec.structs.replace(BASE, checkpoint_every=3, compiled=True)
-    labels = [arm_choices.label(arm, base) for arm in arm_choices.wanted(base, "all", ())]
+    labels = [plan.label(arm, base) for arm in plan.recipes(base, "all", ())]
     assert labels[0] == "adamw, bf16, checkpointing every 3rd, compiled"
     assert {"no checkpointing", "checkpointing", "checkpointing every 2nd", "eager"} <= set(labels)
 
@@ -138,8 +133,8 @@ def test_a_base_arm_that_is_not_plain_is_varied_back_to_plain():
 )
 def test_what_cannot_run_here_is_known_before_anything_is_busy(changed, kind, gpus, reason):
     arm = msgspec.structs.replace(BASE, **changed)
-    assert arm_choices.why_not(arm, BASE, kind, gpus).startswith(reason)
-    assert bool(arm_choices.why_not(arm, BASE, kind, gpus)) == bool(reason)
+    assert plan.why_not(arm, BASE, kind, gpus).startswith(reason)
+    assert bool(plan.why_not(arm, BASE, kind, gpus)) == bool(reason)
 
 
 def test_without_bitsandbytes_or_a_compiler_their_arms_are_left_out(monkeypatch):
@@ -147,8 +142,8 @@ def test_without_bitsandbytes_or_a_compiler_their_arms_are_left_out(monkeypatch)
     monkeypatch.setattr("shutil.which", lambda name: None)
     eight = msgspec.structs.replace(BASE, optimizer="adamw8bit")
     compiled = msgspec.structs.replace(BASE, compiled=True)
-    assert arm_choices.why_not(eight, BASE, "cpu", 0) == "bitsandbytes is not installed: pip install bitsandbytes"
-    assert arm_choices.why_not(compiled, BASE, "cpu", 0).endswith("install g++")
+    assert plan.why_not(eight, BASE, "cpu", 0) == "bitsandbytes is not installed: pip install bitsandbytes"
+    assert plan.why_not(compiled, BASE, "cpu", 0).endswith("install g++")
 
 
 # ---- how they compare
@@ -162,13 +157,13 @@ def table(rows: dict[str, tuple[Recipe, object]], control: float = 1.0) -> tuple
             made.append(row)
             continue
         slices.append(result)
-        peak = arm_table.peak(result)
+        peak = verdict.peak(result)
         made.append(ArmRow(label=label, recipe=choice, outcome="measured", slice=len(slices) - 1, peak_bytes=peak))
     arms_table = Arms(
         method=1, started_at="2026-05-01T00:00:00Z", seconds=1.0, model=M5, on="here", rows=tuple(made),
         control=control, planned_steps=Figure(1000.0, "predicted", "20 tokens a parameter"),
     )  # fmt: skip
-    return arm_table.compared(arms_table, slices), slices
+    return verdict.compared(arms_table, slices), slices
 
 
 def changed(**changes) -> Recipe:
@@ -176,10 +171,11 @@ def changed(**changes) -> Recipe:
 
 
 def test_a_speedup_allows_for_both_arms_and_for_what_the_control_differed_by():
-    found = arm_table.speedup(estimate(120, 0.03), estimate(100, 0.04), control=1.12)
+    found = verdict.speedup(estimate(120, 0.03), estimate(100, 0.04), control=1.12)
     assert found.value == pytest.approx(1.2)
-    width = math.sqrt(0.03**2 + 0.04**2 + math.log(1.12) ** 2)
-    assert (found.low, found.high) == pytest.approx((1.2 * math.exp(-width), 1.2 * math.exp(width)))
+    down = math.hypot(math.log(0.97), math.log(1.04), math.log(1.12))
+    up = math.hypot(math.log(1.03), math.log(0.96), math.log(1.12))
+    assert (found.low, found.high) == pytest.approx((1.2 * math.exp(-down), 1.2 * math.exp(up)))
 
 
 def test_the_best_and_the_front_are_named():
@@ -199,8 +195,8 @@ def test_the_best_and_the_front_are_named():
 
 def test_the_peak_that_decides_is_the_devices_own():
     on_gpu = stored(M5, 1.0, device=GPU, memory=Vram(5, 7 * GIB, 9 * GIB, GIB, 0, 2, deciding="reserved plus context"))
-    assert arm_table.peak(on_gpu.slice).value == 8 * GIB
-    assert arm_table.peak(slice_of(1.0, 3.0)).value == 3 * GIB
+    assert verdict.peak(on_gpu.slice).value == 8 * GIB
+    assert verdict.peak(slice_of(1.0, 3.0)).value == 3 * GIB
 
 
 def test_a_gpus_table_shows_its_memory_four_ways_with_what_runs_out_first():
@@ -218,21 +214,21 @@ def test_a_gpus_table_shows_its_memory_four_ways_with_what_runs_out_first():
     shown = [line.rstrip() for line in out.getvalue().splitlines()]
     start = shown.index("memory, four ways")
     assert shown[start + 1 : start + 3] == [
-        "arm   allocated  reserved  context  process                   what runs out first",
-        "base      5 GiB     6 GiB  512 MiB    2 GiB  reserved plus context, on the device",
+        " arm   allocated  reserved  context  process                   what runs out first",
+        " base      5 GiB     6 GiB  512 MiB    2 GiB  reserved plus context, on the device",
     ]
-    assert any(line.startswith("base  1.02 s") and line.endswith("3") for line in shown)  # the retries
+    assert any(line.startswith(" base  1.02 s") and line.endswith("3") for line in shown)  # the retries
 
 
 # ---- planned, run and kept
 
 
 def scripted(monkeypatch, job, outcomes):
-    """`train.run` answers from a list: a slice to keep, or what it raises."""
+    """`slices.run` answers from a list: a slice to keep, or what it raises."""
     answers = iter(outcomes)
     ran = []
 
-    def run(job, options, watts=None):
+    def run(job, options, watts=None, world=None):
         ran.append(options)
         answer = next(answers)
         if isinstance(answer, tuple):  # a slice so far, and then Ctrl-C
@@ -243,7 +239,7 @@ def scripted(monkeypatch, job, outcomes):
         job.keep(slices=(*job.run.slices, answer))
         return answer
 
-    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(runs, "run", run)
     monkeypatch.setattr(arms, "target_of", lambda job, device: Absent("not asked"))
     return ran
 
@@ -316,7 +312,7 @@ def test_an_arm_that_is_predicted_not_to_fit_is_left_out_with_its_shortfall(job,
     tight = msgspec.structs.replace(card, usable=Figure((plain + chunked) / 2, "declared", "test"))
     ran = scripted(monkeypatch, job, [slice_of(900)])
     monkeypatch.setattr(arms, "target_of", lambda job, device: tight)
-    monkeypatch.setattr(arms.fitting, "predictor_of", lambda job: predictor)
+    monkeypatch.setattr(arms.capacity, "predictor_of", lambda job: predictor)
     arms.run(job, asked("one", cross=("loss",)))
     first, second = job.run.arms.rows
     assert (first.outcome, second.outcome) == ("skipped", "measured")
@@ -381,8 +377,8 @@ def test_the_largest_that_was_predicted_is_run_and_where_it_fails_smaller_ones_a
 # ---- what is found
 
 
-def codes(found: Arms, slices) -> dict[str, findings.Finding]:
-    return {item.code: item for item in findings.diagnose(found, slices)}
+def codes(found: Arms, slices) -> dict[str, verdict.Finding]:
+    return {item.code: item for item in verdict.diagnose(found, slices)}
 
 
 def test_a_loss_that_is_not_a_number_is_named_with_its_step():
@@ -410,7 +406,11 @@ def test_a_host_that_is_busy_all_the_step_is_launch_bound():
 
 def test_communication_that_nothing_hides_is_named():
     none = Absent("not timed alone")
-    waits = Exchange("in turn", ("anna", "bert"), (1.0,), (0.5,), 0.512, (0.5, 0.5), none, none, 0.0, 0.0, none)
+    waits = Exchange(
+        method="in turn", hosts=("anna", "bert"), exposed=estimate(0.512, 0.1), alone_seconds=none, shared_seconds=none,
+        imbalance_seconds=0.0, unexplained_seconds=0.0, efficiency=none, steps_by_rank=(), with_samples=(),
+        without_samples=(), alone_samples=(),
+    )  # fmt: skip
     found, slices = table({"base": (BASE, msgspec.structs.replace(slice_of(1000), exchange=waits))})
     finding = codes(found, slices)["communication-bound"]
     assert finding.cost.possible.value == pytest.approx(2000)  # a step of 1.024 s, half of it exposed
@@ -448,14 +448,7 @@ def on_4080(tmp_path_factory) -> Arms:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RIGBENCH_HOME", str(tmp_path_factory.mktemp("home")))
         job = Job(store.Store(tmp_path_factory.mktemp("runs")), Rig.live(), "train-probe", Silent())
-        words = {
-            "arms": "usual", "cross": None, "choices": RecipeOptions(), "micro_batch": None,
-            "seconds": None, "data": None, "data_dtype": "auto", "device": None, "on": "2xrtx-4080", "share": False,
-            "watts": arm_choices.NOTHING_DECLARED,
-        }  # fmt: skip
-        from rigbench.train import words as arm_words
-
-        arms.run(job, arm_words.asked(ModelOptions(), **words))
+        arms.run(job, plan.of(ModelOptions(), RecipeOptions(), ProbeOptions(arms="usual"), on="2xrtx-4080"))
         return job.run
 
 
@@ -490,7 +483,7 @@ def test_arms_really_run_compare_and_are_shown_again(rigbench, tmp_path):
     rows = document["arms"]["rows"]
     assert [row["outcome"] for row in rows] == ["measured", "measured"]
     assert len(document["slices"]) == 3
-    measured = [document["slices"][row["slice"]]["tokens_per_s"]["value"] for row in rows]
+    measured = [document["slices"][row["slice"]]["items_per_s"]["value"] for row in rows]
     assert rows[1]["speedup"]["value"] == pytest.approx(measured[1] / measured[0])
     assert rows[0]["memory"]["process"]["value"] > 0
     code, again, _ = rigbench("report")

@@ -71,7 +71,7 @@ def test_slices_of_one_run_count_as_one_run():
 
 def test_a_slice_of_one_step_has_no_interval_of_its_own_so_one_is_assumed():
     one_step = Estimate(value=400.0, low=400.0, high=400.0, level=0.0, method="one sample", n=1)
-    its = rate_of(M120, stored(M120, 400.0, tokens_per_s=one_step))
+    its = rate_of(M120, stored(M120, 400.0, items_per_s=one_step))
     assert log_sides(its) == pytest.approx((math.hypot(0.05, 0.30),) * 2)
     assert its.widened_by[1] == "±30 % within a slice too short for an interval is assumed"
 

@@ -217,7 +217,7 @@ def test_a_whole_run_measures_trains_and_budgets_in_one_record(measured, rigbenc
     for result in slices:
         row = next(row for row in budget["series"] if row["model"] == result["model"]["name"])
         assert row["tokens"] == pytest.approx(tokens)
-        assert row["hours"]["value"] == pytest.approx(tokens / result["tokens_per_s"]["value"] / 3600)
+        assert row["hours"]["value"] == pytest.approx(tokens / result["items_per_s"]["value"] / 3600)
     hours = sum(row["hours"]["value"] for row in budget["series"])
     assert budget["series_kwh"]["value"] == pytest.approx(hours * 0.1)
     assert budget["series_money"]["value"] == pytest.approx(hours * 0.1 * 0.25)

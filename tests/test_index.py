@@ -58,7 +58,7 @@ def test_an_entry_says_what_the_run_says(home):
         assert stored.steady_steps == len(whole.steps.seconds[whole.steady_from :])
         assert stored.early_seconds == pytest.approx(sum(whole.steps.seconds[: whole.steady_from]))
         assert stored.is_finite
-        middle, low, high, n = entry.metrics[f"slices.{whole.model.name}.tokens_per_s"]
+        middle, low, high, n = entry.metrics[f"slices.{whole.model.name}.items_per_s"]
         assert (middle, low, high, n) == (*msgspec.structs.astuple(whole.tokens_per_s)[:3], whole.tokens_per_s.n)
     assert {path.partition(".")[0] for path in entry.metrics} == {"matmul", "slices", "budget"}
 

@@ -15,12 +15,10 @@ from rigbench.dataloader.factory import find_factory
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
 from rigbench.model.named import ModelOptions
-from rigbench.train import own_batches
-from rigbench.train import own_model_stage as stage
-from rigbench.train.own_batches import OwnBatches
-from rigbench.train.own_model import load, trial
-from rigbench.train.own_model_probe import described
-from rigbench.train.record import OwnModel
+from rigbench.model.recipe import RecipeOptions
+from rigbench.train import plan, slices
+from rigbench.train.own import OwnBatches, drawn, load, tried
+from rigbench.train.record import OwnModel, ProbeOptions, TrialOptions
 
 MODELS = Path(__file__).parent / "models"
 HEAD = """
@@ -65,7 +63,7 @@ def example(monkeypatch):
 
 def test_a_vision_model_is_counted_as_by_hand(example):
     own = example("tiny_vision:make")
-    found = described(own, trial(own, "cpu", 2))
+    found = tried(own, "cpu", 2)
     # A k x k convolution from a to b channels over p pixels: 2·k²·a·b·p forward, as much for the weights' gradient,
     # and for the input's, which an image does not need.
     first, second, head = 2 * 9 * 3 * 32 * 32**2, 2 * 9 * 32 * 64 * 16**2, 2 * 64 * 10
@@ -78,7 +76,7 @@ def test_a_vision_model_is_counted_as_by_hand(example):
 
 def test_a_few_shot_model_eats_episodes_by_name_and_returns_a_dict(example):
     own = example("few_shot:make")
-    found = described(own, trial(own, "cpu", 2))
+    found = tried(own, "cpu", 2)
     # 5 x 2 shots and 5 x 3 queries through 64 -> 128 -> 32; the first layer's input needs no gradient.
     assert found.flop_per_item == 25 * (2 * 2 * 64 * 128 + 3 * 2 * 128 * 32)
     with OwnBatches(own, 3, "cpu") as source:
@@ -89,7 +87,7 @@ def test_a_few_shot_model_eats_episodes_by_name_and_returns_a_dict(example):
 
 def test_a_language_model_says_its_vocabulary_and_ties_count_once(example):
     own = example("tiny_words:make")
-    found = described(own, trial(own, "cpu", 2))
+    found = tried(own, "cpu", 2)
     assert (own.vocabulary, own.sequence, own.batch) == (300, 16, None)
     assert found.total_parameters == 300 * 8
     assert found.flop_per_item == 3 * 2 * 8 * 300  # a token's head; a look-up multiplies nothing
@@ -107,7 +105,7 @@ def test_attention_is_counted_though_its_fused_kernel_is_not(loaded):
         "def make(): return Attend(), lambda n: torch.randn(n, 16, 8)\n"
     )
     # 2·8·8 a token forward, once more for the weights; two products of 2·16·8 a token forward, twice that backward.
-    assert trial(own, "cpu", 2).flop == 2 * 16 * (2 * 2 * 8 * 8 + 3 * 2 * 2 * 16 * 8)
+    assert tried(own, "cpu", 2).flop_per_item == 16 * (2 * 2 * 8 * 8 + 3 * 2 * 2 * 16 * 8)
 
 
 def test_training_a_users_model_lowers_its_loss(example):
@@ -146,7 +144,7 @@ GOOD = {
 @pytest.mark.parametrize("ahead", [False, True])
 def test_what_the_contract_allows_trains(loaded, source, ahead):
     own = loaded(source)
-    trial(own, "cpu", 2)
+    tried(own, "cpu", 2)
     assert all(weight.grad is None for weight in own.module.parameters())
     with OwnBatches(own, 3, "cpu", ahead=ahead) as batches:
         for _ in range(5):
@@ -218,7 +216,7 @@ BAD = {
 @pytest.mark.parametrize("source", BAD)
 def test_a_bad_model_is_one_line_with_its_place_and_cure(loaded, source):
     with pytest.raises(RigbenchError, match=BAD[source]) as caught:
-        trial(loaded(source), "cpu", 2)
+        tried(loaded(source), "cpu", 2)
     assert caught.value.exit_code == BAD_INPUT
     assert caught.value.what_to_do
     assert "\n" not in str(caught.value)
@@ -242,7 +240,7 @@ def test_vocabulary_and_sequence_may_be_given_but_not_beyond_the_model_nor_to_wh
     said = words.replace("return Lm()", "net = Lm(); net.vocabulary, net.sequence = 50, 8; return net")
     assert load(module(said), str(tmp_path), sequence=4).sequence == 4
     with pytest.raises(RigbenchError, match=r"TypeError: .*; mend the model, which is called with tokens and targets"):
-        trial(load(module("def make(): return Net()"), str(tmp_path), 50, 8), "cpu", 2)
+        tried(load(module("def make(): return Net()"), str(tmp_path), 50, 8), "cpu", 2)
     with pytest.raises(RigbenchError, match="--vocab 51 is beyond the model's vocabulary of 50"):
         load(module(said), str(tmp_path), vocabulary=51)
     with pytest.raises(RigbenchError, match=r"--seq: own_\d*:make makes batches of its own; leave --seq out"):
@@ -252,7 +250,7 @@ def test_vocabulary_and_sequence_may_be_given_but_not_beyond_the_model_nor_to_wh
 def test_running_out_of_memory_is_no_fault_of_the_code(loaded):
     source = "def make(): return Net(), lambda n: torch.empty(n, 1 << 50)"
     with pytest.raises(RigbenchError, match=r"batch\(2\) ran out of memory") as caught:
-        trial(loaded(source), "cpu", 2)
+        tried(loaded(source), "cpu", 2)
     assert caught.value.exit_code == NOTHING
 
 
@@ -275,20 +273,20 @@ def test_flop_that_torch_does_not_count_are_absent_with_the_reason(loaded):
     recurrent = "class Lstm(Net):\n def __init__(self): super().__init__(); self.cell = nn.LSTM(4, 4)\n"
     recurrent += " def forward(self, x): return self.cell(x)[0].mean()\ndef make(): return Lstm(), batch"
     own = loaded(recurrent)
-    found = described(own, trial(own, "cpu", 2))
+    found = tried(own, "cpu", 2)
     assert found.flop_per_item == Absent("torch's counter does not see nn.LSTM")
     assert found.unused_parameters == 5  # the line that Net has and this one does not use
     plain = (
         "class Dot(Net):\n def forward(self, x): return (self.line.weight * x).mean()\ndef make(): return Dot(), batch"
     )
     own = loaded(plain)
-    assert isinstance(described(own, trial(own, "cpu", 2)).flop_per_item, Absent)
+    assert isinstance(tried(own, "cpu", 2).flop_per_item, Absent)
 
 
 def test_what_a_step_raised_later_is_explained_with_its_place(loaded):
     own = loaded("class Odd(Net):\n def forward(self, x): raise KeyError('mask')\ndef make(): return Odd(), batch")
     with pytest.raises(KeyError) as caught:
-        own.losses(own.module)(own_batches.drawn(own, 1))
+        own.losses(own.module)(drawn(own, 1))
     explained = str(own.explained("the forward pass", caught.value))
     stem = own.name.removesuffix(":make")
     assert (
@@ -302,7 +300,7 @@ def test_a_wrapped_module_gives_its_loss_in_the_same_way(example):
     wrapped = nn.Sequential()
     wrapped.forward = own.module.forward
     torch.manual_seed(0)
-    batch = own_batches.drawn(own, 2)
+    batch = drawn(own, 2)
     assert own.losses(wrapped)(batch) == own.losses(own.module)(batch)
 
 
@@ -321,7 +319,8 @@ def job(tmp_path):
 @pytest.mark.slow
 def test_a_model_is_tried_in_a_process_of_its_own(monkeypatch, job):
     monkeypatch.chdir(MODELS)
-    found = stage.tried(job, stage.options("tiny_vision:make", ModelOptions(model="tiny_vision:make"), "cpu"))
+    made = plan.of(ModelOptions(model="tiny_vision:make"), RecipeOptions(), ProbeOptions(), device="cpu")
+    found = slices.tried(job, made.trial)
     assert job.progress.said == "trying tiny_vision:make"
     assert (found.name, found.total_parameters) == ("tiny_vision:make", 20_234)
 
@@ -330,5 +329,5 @@ def test_a_death_in_that_process_is_one_line(monkeypatch, module, tmp_path, job)
     monkeypatch.chdir(tmp_path)
     name = module("import os\ndef make(): os._exit(7)")
     with pytest.raises(RigbenchError, match=r"--model own_\d+:make: .*; try it in a Python shell first") as caught:
-        stage.tried(job, stage.options(name, ModelOptions(), "cpu"))
+        slices.tried(job, TrialOptions(name, str(tmp_path), device="cpu"))
     assert caught.value.exit_code == NOTHING

@@ -65,7 +65,7 @@ def test_a_rank_apart_does_all_of_its_own_work_and_waits_for_nobody(both):
 @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="several GPUs")
 def test_data_parallel_needs_several_gpus():
     with pytest.raises(RigbenchError, match="DataParallel needs several GPUs in one process") as caught:
-        parallel.over_cards(torch.nn.Linear(2, 2))
+        parallel.wrap(torch.nn.Linear(2, 2), "data-parallel", "cpu", 1.0)
     assert caught.value.exit_code == NOTHING
 
 

@@ -10,8 +10,9 @@ from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Device, Figure, SensorSeries, Telemetry
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
-from rigbench.train import stage as train
+from rigbench.train import slices as train
 from rigbench.work.energy import of_device
+from rigbench.work.record import NOTHING_DECLARED
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_every_dtype_of_the_matmul_probe_may_have_a_peak():
     assert {"bf16", "fp32"} <= profiles.peaks("rtx-4080-super").keys()
 
 
-def test_joules_per_token_and_flop_per_joule_are_those_of_the_steady_window(job):
+def test_joules_per_item_and_flop_per_joule_are_those_of_the_steady_window(job):
     result = stored(M5, 1000.0).slice
     result = msgspec.structs.replace(result, device=on_gpu("GPU-a"))
     nothing = Absent("not asked")
@@ -72,9 +73,11 @@ def test_joules_per_token_and_flop_per_joule_are_those_of_the_steady_window(job)
     columns |= {"device": "GPU0", "uuid": "GPU-a", "power_watts": (250.0,) * 60, "throttle_share": {}}
     at = tuple(0.1 * tick for tick in range(60))
     sensors = Telemetry(period_seconds=0.1, at_seconds=at, series=(SensorSeries(**columns),))
-    done = train._complete(job, msgspec.structs.replace(result, telemetry=sensors))
+    done = train.completed(job, msgspec.structs.replace(result, telemetry=sensors), NOTHING_DECLARED)
     assert done.energy.watts == pytest.approx(250.0)
-    assert done.joules_per_token == pytest.approx(250.0 / 1000.0)
+    assert done.joules_per_item == pytest.approx(250.0 / 1000.0)
     assert done.model_flop_per_joule == pytest.approx(1000.0 * M5.flop_per_token / 250.0)
-    idle = train._complete(job, msgspec.structs.replace(result, telemetry=msgspec.structs.replace(sensors, series=())))
-    assert (idle.joules_per_token, idle.model_flop_per_joule) == (msgspec.UNSET, msgspec.UNSET)
+    bare = msgspec.structs.replace(result, telemetry=msgspec.structs.replace(sensors, series=()))
+    idle = train.completed(job, bare, NOTHING_DECLARED)
+    assert isinstance(idle.energy, Absent)
+    assert (idle.joules_per_item, idle.model_flop_per_joule) == (idle.energy,) * 2

@@ -20,7 +20,7 @@ from rigbench.model.recipe import Recipe
 from rigbench.model.record import Shape
 from rigbench.model.tokens import zipf_tokens
 from rigbench.train import probe as train
-from rigbench.train.record import Slice
+from rigbench.train.record import DEFAULT_MICRO_BATCH, Options, Slice
 from rigbench.work.process import Report
 
 SHAPE = Shape(
@@ -42,7 +42,7 @@ class Listener(Report):
         self.said.append(text)
 
     def partial(self, record) -> None:
-        self.partials.append(record)
+        self.partials.append(record())
 
     def should_stop(self) -> bool:
         return sum(text.startswith("step") for text in self.said) >= self.stop_after
@@ -50,7 +50,7 @@ class Listener(Report):
 
 @pytest.fixture
 def options(tmp_path):
-    return train.Options(model=MODEL, cache=str(tmp_path), device="cpu", recipe=FP32, seconds=0.6)
+    return Options(model=MODEL, cache=str(tmp_path), device="cpu", recipe=FP32, seconds=0.6)
 
 
 def slice_of(options, report=None, **changes) -> Slice:
@@ -118,8 +118,7 @@ def test_told_to_stop_before_the_first_step_leaves_at_once(options):
         slice_of(options, report)
 
 
-def test_partial_results_are_handed_over_while_it_runs(options, monkeypatch):
-    monkeypatch.setattr("rigbench.train.steps.PARTIAL_EVERY_SECONDS", 0.1)
+def test_partial_results_are_handed_over_while_it_runs(options):
     report = Listener()
     slice_of(options, report, seconds=2.0)
     assert report.partials
@@ -256,7 +255,7 @@ def test_a_bitsandbytes_without_kernels_for_this_cuda_is_quoted_in_one_line(opti
 
 
 def test_a_default_micro_batch_that_does_not_fit_is_halved_and_said(options, monkeypatch):
-    monkeypatch.setitem(train.DEFAULT_MICRO_BATCH, "cpu", 8)
+    monkeypatch.setitem(DEFAULT_MICRO_BATCH, "cpu", 8)
     whole = Decoder.forward
 
     def forward(self, tokens, targets):

@@ -14,8 +14,9 @@ from rigbench import __main__
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
 from rigbench.model.recipe import Recipe
-from rigbench.train import own_model_probe as own_model
-from rigbench.train import own_probe as train_own
+from rigbench.train import own
+from rigbench.train import probe as train
+from rigbench.train.record import Options, TrialOptions
 from rigbench.work.process import Report
 
 MODELS = Path(__file__).parent / "models"
@@ -45,14 +46,14 @@ def turns_nan():
 """
 
 
-def options(name: str, folder: Path, **changes) -> train_own.Options:
-    tried = own_model.run(own_model.Options(name, str(folder), device="cpu"), Report(io.BytesIO()))
-    told = train_own.Options(model=tried, folder=str(folder), cache=str(folder), device="cpu", seconds=0.5)
+def options(name: str, folder: Path, **changes) -> Options:
+    tried = own.run(TrialOptions(name, str(folder), device="cpu"), Report(io.BytesIO()))
+    told = Options(model=tried, folder=str(folder), cache=str(folder), device="cpu", seconds=0.5)
     return changed(told, **changes)
 
 
 def trained(name: str, folder: Path, **changes):
-    return train_own.run(options(name, folder, **changes), Report(io.BytesIO()))
+    return train.run(options(name, folder, **changes), Report(io.BytesIO()))
 
 
 def test_a_vision_net_is_counted_in_samples():
@@ -75,11 +76,11 @@ def reference() -> torch.nn.Module:
 
 
 def test_a_language_model_alone_eats_rigbenchs_tokens(tmp_path):
-    tried = own_model.run(own_model.Options("tiny_words:make", str(MODELS), device="cpu"), Report(io.BytesIO()))
-    asked = train_own.Options(
+    tried = own.run(TrialOptions("tiny_words:make", str(MODELS), device="cpu"), Report(io.BytesIO()))
+    asked = Options(
         model=tried, folder=str(MODELS), cache=str(tmp_path), device="cpu", seconds=0.5, recipe=Recipe(micro_batch=2)
     )
-    found = train_own.run(asked, Report(io.BytesIO()))
+    found = train.run(asked, Report(io.BytesIO()))
     assert found.model.unit == "tokens"
     assert found.items_per_step == 2 * tried.items_per_sample
 
@@ -111,4 +112,4 @@ def test_the_command_tries_trains_stores_and_shows(monkeypatch, tmp_path, capsys
     assert shown.startswith("few_shot:make on cpu (")
     assert " samples/s " in shown
     document = json.loads(next((tmp_path / "runs").glob("*.json")).read_text())
-    assert document["own"]["model"]["name"] == "few_shot:make"
+    assert document["slices"][0]["model"]["name"] == "few_shot:make"

@@ -22,12 +22,13 @@ from rigbench.model.gpt import Decoder
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Shape
 from rigbench.model.tokens import zipf_tokens
-from rigbench.train import rank_steps
-from rigbench.train import ranks_probe as train_ranks
-from rigbench.train import ranks_stage as stage
+from rigbench.train import parallel
+from rigbench.train import probe as train
+from rigbench.train import slices as stage
 from rigbench.train import verdict as findings
-from rigbench.train.record import Slice, Steps
+from rigbench.train.record import Options, Slice, Steps
 from rigbench.work import process, ranks
+from rigbench.work.process import Outcome
 
 SHAPE = Shape(
     style="gpt2", layers=2, width=64, heads=2, kv_heads=2, ffn_width=256, vocabulary=512, sequence=32,
@@ -37,17 +38,15 @@ MODEL = flops.describe(SHAPE, "tiny")
 THREAD = {"OMP_NUM_THREADS": "1"}
 
 
-def options(folder: Path, strategy: str, **changes) -> train_ranks.Options:
+def options(folder: Path, strategy: str, **changes) -> Options:
     recipe = Recipe(precision="fp32", micro_batch=2, strategy=strategy)
-    asked = train_ranks.Options(
-        model=MODEL, cache=str(folder), device="cpu", recipe=recipe, seconds=0.7, host_name="anna"
-    )
+    asked = Options(model=MODEL, cache=str(folder), device="cpu", recipe=recipe, seconds=0.7, host_name="anna")
     return changed(asked, **changes)
 
 
 def together(folder: Path, strategy: str, **changes) -> Slice:
     asked = options(folder, strategy, **changes)
-    outcome = ranks.call("rigbench.train.ranks_probe", asked, Slice, world_size=2, limit_seconds=60, environment=THREAD)
+    outcome = ranks.call("rigbench.train.probe", asked, Slice, world_size=2, limit_seconds=60, environment=THREAD)
     assert outcome.ended == "finished", outcome.reason
     first, second = outcome.results
     assert first.steps.seconds == second.steps.seconds  # both tell of all ranks
@@ -95,15 +94,14 @@ def test_two_ranks_of_ddp_make_the_steps_of_one_rank_with_both_batches(ddp, fold
 def test_where_the_loss_of_rate_goes_adds_up(ddp):
     exchange = ddp.exchange
     assert exchange.hosts == ("anna", "anna")
-    assert len(exchange.with_seconds) == len(exchange.without_seconds) >= 3
-    assert exchange.with_seconds == tuple(map(max, *exchange.with_samples))
-    assert exchange.without_seconds == tuple(map(max, *exchange.without_samples))
+    with_it, without = (list(map(max, *by)) for by in (exchange.with_samples, exchange.without_samples))
+    assert len(with_it) == len(without) >= 3
     assert ddp.steps.seconds == tuple(map(max, *exchange.steps_by_rank))
     assert len(exchange.alone_samples) == 4
-    differences = sorted(a - b for a, b in zip(exchange.with_seconds, exchange.without_seconds, strict=True))
-    assert differences[0] <= exchange.exposed_seconds <= differences[-1]
+    differences = sorted(a - b for a, b in zip(with_it, without, strict=True))
+    assert differences[0] <= exchange.exposed.value <= differences[-1]
     step, alone = ddp.step_seconds.value, exchange.alone_seconds.value
-    lost = exchange.shared_seconds + exchange.imbalance_seconds + exchange.exposed_seconds
+    lost = exchange.shared_seconds + exchange.imbalance_seconds + exchange.exposed.value
     assert alone + lost + exchange.unexplained_seconds == pytest.approx(step)
     assert exchange.efficiency == pytest.approx(alone / step)
     assert exchange.imbalance_seconds >= 0
@@ -162,7 +160,7 @@ def steps(seconds: tuple[float, ...], forward: tuple[float, ...], loss) -> Steps
 
 
 def test_a_step_is_that_of_its_slowest_rank():
-    found = rank_steps.slowest(
+    found = parallel.slowest(
         [
             steps((1.0, 3.0, 1.0), (0.1, 0.3, 0.1), (4.0, 3.0, 2.0)),
             steps((2.0, 1.0, 1.5), (0.2, 0.1, 0.15), (5.0, Absent("nan"), 3.0)),
@@ -177,9 +175,7 @@ def test_a_step_of_all_ranks_is_taken_apart_and_its_parts_add_up():
     """By hand: differences 0.3, 0.5, 0.4; ranks alone with their work 1.0, 1.0, 1.2; one of them alone 0.9."""
     without = [(1.0, 1.0, 1.0), (1.0, 1.1, 1.0), (1.2, 1.1, 1.2)]
     together = [(1.5, 1.6, 1.5), (1.4, 1.5, 1.6), (1.5, 1.5, 1.4)]
-    found = rank_steps.split("by hand", 1.7, ("a", "b", "c"), together, without, (0.8, 0.9, 1.0, 0.9))
-    assert found.with_seconds == (1.5, 1.6, 1.6)
-    assert found.without_seconds == (1.2, 1.1, 1.2)
+    found = parallel.split(1.7, ("a", "b", "c"), (), together, without, (0.8, 0.9, 1.0, 0.9))
     assert (found.exposed.low, found.exposed.high) == pytest.approx((0.3, 0.5))
     parts = (0.9, 0.1, 0.2, 0.4, 0.1)
     assert parts == pytest.approx(
@@ -187,7 +183,7 @@ def test_a_step_of_all_ranks_is_taken_apart_and_its_parts_add_up():
             found.alone_seconds.value,
             found.shared_seconds,
             found.imbalance_seconds,
-            found.exposed_seconds,
+            found.exposed.value,
             found.unexplained_seconds,
         )
     )
@@ -195,18 +191,18 @@ def test_a_step_of_all_ranks_is_taken_apart_and_its_parts_add_up():
 
 
 def test_a_host_without_memory_for_its_ranks_says_so_before_they_meet(folder, monkeypatch):
-    memory = train_ranks.host.memory(train_ranks.Sysfs())
+    memory = train.host.memory(train.Sysfs())
     little = msgspec.structs.replace(memory, usable_bytes=3_000_000)
-    monkeypatch.setattr(train_ranks.host, "memory", lambda sysfs: little)
+    monkeypatch.setattr(train.host, "memory", lambda sysfs: little)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     said = r"tiny over 2 ranks of this host needs at least 0\.0 GiB .* has 0\.0 GiB to give; .*--strategy fsdp2"
     with pytest.raises(RigbenchError, match=said) as caught:
-        train_ranks._refuse_beyond_memory(options(folder, "ddp"), "cpu", ranks.World(0, 2, 0, "", 1))
+        train.refuse_beyond_memory(options(folder, "ddp"), "cpu", ranks.World(0, 2, 0, "", 1))
     assert caught.value.exit_code == 3
     assert 16 * MODEL.total_parameters < 3_000_000 < 2 * 16 * MODEL.total_parameters
-    train_ranks._refuse_beyond_memory(options(folder, "fsdp2"), "cpu", ranks.World(0, 2, 0, "", 1))  # shards fit
+    train.refuse_beyond_memory(options(folder, "fsdp2"), "cpu", ranks.World(0, 2, 0, "", 1))  # shards fit
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # the other rank is elsewhere
-    train_ranks._refuse_beyond_memory(options(folder, "ddp"), "cpu", ranks.World(0, 2, 0, "", 1))
+    train.refuse_beyond_memory(options(folder, "ddp"), "cpu", ranks.World(0, 2, 0, "", 1))
 
 
 class Silent:
@@ -239,9 +235,9 @@ def four_cards(tmp_path, monkeypatch, ddp):
         def record(self):
             return telemetry(at, *read)
 
-    monkeypatch.setattr(stage.telemetry, "Sampler", lambda rig: contextlib.nullcontext(Sampler(rig)))
+    monkeypatch.setattr(stage, "Sampler", lambda rig: contextlib.nullcontext(Sampler(rig)))
     on_cards = msgspec.structs.replace(ddp, device=device)
-    outcome = process.Outcome((on_cards, on_cards), "finished")
+    outcome = Outcome((on_cards, on_cards), "finished")
     monkeypatch.setattr(stage, "started", lambda *asked: outcome)
     return job
 
@@ -249,7 +245,7 @@ def four_cards(tmp_path, monkeypatch, ddp):
 def test_joules_are_those_of_every_card_that_a_rank_worked_on(four_cards, folder):
     found = stage.run(four_cards, options(folder, "ddp"))
     assert found.energy.watts == pytest.approx(220.0)
-    assert found.joules_per_token == pytest.approx(220.0 / found.tokens_per_s.value)
+    assert found.joules_per_item == pytest.approx(220.0 / found.tokens_per_s.value)
     assert {draw.name: draw.watts for draw in found.draws} == pytest.approx({"GPUs": 220.0, "other GPUs": 20.0})
 
 
@@ -257,7 +253,7 @@ def test_one_hosts_joules_are_not_told_of_several_hosts_tokens(four_cards, folde
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     found = stage.run(four_cards, options(folder, "ddp"), world=ranks.World(0, 2, 0, "10.0.0.1", 29400))
     assert found.energy == Absent("the sensors of this host alone were read, and ranks ran on others too")
-    assert (found.joules_per_token, found.draws, found.power) == (msgspec.UNSET,) * 3
+    assert (found.joules_per_item, found.draws, found.power) == (found.energy, (), found.energy)
 
 
 def test_a_following_rank_keeps_its_memory_as_the_reporting_one_does(folder, tmp_path, monkeypatch):
@@ -265,9 +261,9 @@ def test_a_following_rank_keeps_its_memory_as_the_reporting_one_does(folder, tmp
         monkeypatch.delenv(name)
     told = []
 
-    def started(options, environment, *rest):
+    def started(job, options, environment, *rest):
         told.append((options.host_allocator, options.cache, environment))
-        return process.Outcome((None, None), "finished")
+        return Outcome((None, None), "finished")
 
     monkeypatch.setattr(stage, "started", started)
     assert stage.follow(options(folder, "ddp"), ranks.World(1, 2, 0, "10.0.0.1", 29400), tmp_path) == 0
@@ -285,6 +281,6 @@ def test_an_exchange_that_cannot_be_told_from_none_is_not_called_a_bottleneck(dd
     step = ddp.step_seconds.value
     for low, codes in ((0.2 * step, ["communication-bound"]), (-0.1 * step, [])):
         exposed = msgspec.structs.replace(ddp.exchange.exposed, value=0.5 * step, low=low, high=0.8 * step)
-        waits = msgspec.structs.replace(ddp.exchange, exposed=exposed, exposed_seconds=0.5 * step)
+        waits = msgspec.structs.replace(ddp.exchange, exposed=exposed)
         found = findings.exchange_bound(msgspec.structs.replace(ddp, exchange=waits), "ddp")
         assert [one.code for one in found] == codes

@@ -19,7 +19,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Figure
 from rigbench.train import screen as render
 from rigbench.train.record import Slice
-from rigbench.train.stage import _with_power
+from rigbench.train.slices import at_wall
 from rigbench.work import power as cost
 from rigbench.work.record import NO_RATING, NOTHING_DECLARED, Draw, Power, PowerPart, WattOptions
 
@@ -252,8 +252,8 @@ def test_a_wall_meter_beside_a_profile_keeps_the_profiles_supply():
 
 def test_a_slice_shows_its_joules_and_the_walls_parts_and_survives_its_file():
     measured = sliced(draw("GPUs", 300.0), draw("CPU package", 55.0))
-    measured = msgspec.structs.replace(measured, joules_per_token=0.3, model_flop_per_joule=2.5e9)
-    done = _with_power(measured, host(90.0, psu=400.0, efficiency=0.9))
+    measured = msgspec.structs.replace(measured, joules_per_item=0.3, model_flop_per_joule=2.5e9)
+    done = at_wall(measured, host(90.0, psu=400.0, efficiency=0.9))
     assert msgspec.json.decode(msgspec.json.encode(done), type=Slice) == done
     out = io.StringIO()
     render.show(done, Console(file=out, width=200, color_system=None))
@@ -272,7 +272,7 @@ def test_a_slice_shows_its_joules_and_the_walls_parts_and_survives_its_file():
 
 def test_a_slice_without_watts_says_what_would_tell_them():
     bare = sliced(draw("CPU package", Absent("no package energy counter")), gpu_watts=None, device=CPU)
-    assert _with_power(bare, host()) == bare
+    assert at_wall(bare, host()) == bare
     out = io.StringIO()
     render.show(bare, Console(file=out, width=200, color_system=None))
     assert "energy  n/a (no sensor; --host-watts W or --wall-watts W declares watts)" in out.getvalue().replace(

@@ -16,6 +16,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure
 from rigbench.model.record import Model
+from rigbench.train.record import Compile
 from rigbench.work.record import Power
 
 HOUR = 3600.0
@@ -116,7 +117,7 @@ def _from_slices(
     words = f"{tokens:,} tokens, as the slices had"
     if batch_tokens is not None:
         tokens, words = batch_tokens, f"{batch_tokens:,} tokens (--batch-tokens; the rate is of {tokens:,})"
-    compiles = [stored.slice.compile.cold_seconds for stored in like if stored.slice.compile]
+    compiles = [stored.slice.compile.cold_seconds for stored in like if isinstance(stored.slice.compile, Compile)]
     starts = [_startup(stored) for stored in like]
     return Forecast(
         model=model,
@@ -159,5 +160,5 @@ def _startup(stored: StoredSlice) -> float:
     """Seconds before the first step, and what the steps before the steady window took beyond steady ones."""
     its = stored.slice
     before = its.steps.seconds[: its.steady_from]
-    compiling = its.compile.cold_seconds if its.compile else 0.0
+    compiling = its.compile.cold_seconds if isinstance(its.compile, Compile) else 0.0
     return its.setup_seconds + max(0.0, math.fsum(before) - len(before) * its.step_seconds.value - compiling)

@@ -18,7 +18,7 @@ from rigbench.model.record import Model
 from rigbench.p2p import stage as p2p
 from rigbench.store import now
 from rigbench.thermals import record as thermals
-from rigbench.train import probe as train
+from rigbench.train.record import Options as SliceOptions
 from rigbench.work.record import WattOptions
 
 # Sizes and seconds of the short slices: the smallest, a middle and the largest model show how efficiency rises with
@@ -61,7 +61,7 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None) -> Stage
         ),
         slices=short_slices(models, device)
         if quick
-        else tuple(train.Options(model=model, device=device or "auto") for model in models),
+        else tuple(SliceOptions(model=model, device=device or "auto") for model in models),
         dataloader=dataloader.Options(
             device=device or "auto", workers=(0, 2) if quick else (), seconds=1.0 if quick else 2.0
         ),
@@ -74,11 +74,11 @@ def _kind(device: str | None) -> str | None:
     return device.partition(":")[0] if device else None
 
 
-def short_slices(models: Sequence[Model], device: str | None) -> tuple[train.Options, ...]:
+def short_slices(models: Sequence[Model], device: str | None) -> tuple[SliceOptions, ...]:
     """A short slice of the smallest, the middle and the largest model of a series."""
     picked = (models[0], models[len(models) // 2], models[-1])[: len(models)]
     return tuple(
-        train.Options(model=model, device=device or "auto", seconds=seconds)
+        SliceOptions(model=model, device=device or "auto", seconds=seconds)
         for model, seconds in zip(picked, QUICK_SECONDS, strict=False)
     )
 

@@ -29,8 +29,8 @@ from rigbench.p2p import stage as p2p
 from rigbench.thermals import soak as thermals
 from rigbench.thermals.record import Options as ThermalsOptions
 from rigbench.topology import diagnosis as survey
-from rigbench.train import probe as probes_train
-from rigbench.train import stage as train
+from rigbench.train import record as probes_train
+from rigbench.train import slices as train
 from rigbench.train.record import Slice
 
 

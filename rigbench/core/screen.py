@@ -14,7 +14,7 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Record, Skipped
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, JustifyMethod, RenderableType
     from rich.live import Live
     from rich.text import Text
 
@@ -35,7 +35,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
 
     made = Table(title=Text(title) if title else None, title_justify="left", box=None)
     for heading in columns:
-        made.add_column(Text(heading.removeprefix(">")), justify="right" if heading.startswith(">") else "left")
+        justify: JustifyMethod = "right" if heading.startswith(">") else "left"
+        made.add_column(Text(heading.removeprefix(">")), justify=justify, overflow="fold")
     for row in rows:
         made.add_row(*(Text(printable(cell)) for cell in row))
     return made

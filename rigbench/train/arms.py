@@ -1,55 +1,48 @@
-"""How do the ways of training one model compare here? Each arm planned by prediction, run in a clean process, kept."""
+"""Compares the arms of a model: each planned by prediction, then run in a clean process, or predicted for --on."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from math import prod
 
 import msgspec
 
+from rigbench.core import on, profiles, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.job import Interrupted, Job
 from rigbench.machine import host
-from rigbench.model.recipe import Precision, Recipe
-from rigbench.predict import capacity as fitting
-from rigbench.predict import cards, ceilings, steptime
-from rigbench.predict.memory import Predictor
+from rigbench.model.recipe import Recipe
+from rigbench.model.record import Model
+from rigbench.predict import capacity, cards, ceilings, states, steptime
+from rigbench.predict.memory import Predictor, weights
 from rigbench.predict.record import Ceilings, StepTime, Target, VramPrediction
 from rigbench.store import now
 from rigbench.topology.verdict import worst_first
-from rigbench.train import choices as arm_choices
-from rigbench.train import eight_bit, micro_batch
-from rigbench.train import forecast as arm_forecast
-from rigbench.train import ranks_stage as train_ranks
-from rigbench.train import stage as train
-from rigbench.train import table as arm_table
-from rigbench.train import verdict as findings
-from rigbench.train.choices import Asked
-from rigbench.train.probe import DEFAULT_MICRO_BATCH, METHOD, Options
-from rigbench.train.record import ArmRow, Arms, MicroBatchSearch, Slice
+from rigbench.train import micro_batch, slices, verdict
+from rigbench.train.plan import Mode, Plan, label, recipes, why_not
+from rigbench.train.record import DEFAULT_MICRO_BATCH, METHOD, AnySlice, ArmRow, Arms, MicroBatchSearch, Slice
 
-# At most and at least so long, where several arms are to be compared: (usual arms, all arms).
-SHORTEST_SECONDS, LONGEST_SECONDS = {"usual": 12.0, "one": 25.0, "all": 4.0}, {"usual": 45.0, "one": 80.0, "all": 7.0}
+SAVED_SHARE = 0.10  # of the peak: from where on 8-bit states pay
+MOST_PARAMETERS = 20_000_000_000
 
 
-def run(job: Job, asked: Asked) -> None:
+def run(job: Job, plan: Plan) -> None:
     """One arm as a slice, or several as a table; kept in the job after each.
 
     Raises:
         Interrupted: the user said stop; what was measured is saved.
-        RigbenchError: a GPU is in use, bad input, or not one arm could be measured (exit 3).
+        RigbenchError: no profile of that name, a GPU is in use, bad input, or not one arm could be measured (exit 3).
     """
-    if asked.on is not None:
-        arm_forecast.run(job, asked)
+    if plan.on is None and not plan.share:
+        refuse_busy(job, plan.options.device)
+    if plan.on is not None or plan.several:
+        Table(job, plan).fill()
         return
-    if not asked.share:
-        refuse_busy(job, asked.options.device)
-    if not asked.several:
-        result = measure(job, asked, asked.base)
-        train_ranks.alone(job, result)
-        return
-    Table(job, asked).fill()
+    result = slices.run(job, plan.options_of(plan.base), plan.watts, plan.world)
+    if isinstance(result, Slice):
+        slow = verdict.exchange_bound(result, result.recipe.strategy)
+        job.keep(findings=worst_first((*job.run.findings, *slow)))
 
 
 def refuse_busy(job: Job, device: str) -> None:
@@ -57,9 +50,7 @@ def refuse_busy(job: Job, device: str) -> None:
     Raises:
         RigbenchError: another process computes on a GPU that would be measured.
     """
-    if device == "cpu":
-        return
-    for gpu in job.gpus:
+    for gpu in () if device == "cpu" else job.gpus:
         listed = gpu.processes if isinstance(gpu.processes, tuple) else ()
         others = [process for process in listed if process.kind != "graphics"]
         if others:
@@ -71,31 +62,6 @@ def refuse_busy(job: Job, device: str) -> None:
             )
 
 
-def options_of(asked: Asked, arm: Recipe) -> Options:
-    """The probe's options for an arm."""
-    mode = "all" if asked.cross else asked.mode
-    return msgspec.structs.replace(
-        asked.options,
-        recipe=arm,
-        shortest_seconds=SHORTEST_SECONDS[mode],
-        longest_seconds=LONGEST_SECONDS[mode],
-        scaling=not asked.several,
-    )
-
-
-def measure(job: Job, asked: Asked, arm: Recipe) -> Slice | Skipped:
-    """One arm's slice, on one device or in ranks; kept in the job.
-
-    Raises:
-        Interrupted: the user said stop; the steps so far are saved.
-        RigbenchError: bad input, or it cannot run here.
-    """
-    options = options_of(asked, arm)
-    if arm.strategy in ("single", "data-parallel"):
-        return train.run(job, options, asked.watts)
-    return train_ranks.run(job, options, asked.watts, asked.world)
-
-
 def kind_of(job: Job, device: str) -> str:
     return "cpu" if device.startswith("cpu") or not job.gpus else "cuda"
 
@@ -105,83 +71,181 @@ def target_of(job: Job, device: str) -> Target | Absent:
     try:
         if kind_of(job, device) == "cpu":
             return cards.of_host(host.memory(job.rig.sysfs))
-        return fitting.target(job, None)
+        return capacity.target(job, None)
     except (ValueError, RigbenchError) as error:
         return Absent(str(error))
 
 
-class Table:
-    """The arms of one model, filled row by row."""
+def stored_ceilings(job: Job, kind: str) -> Ceilings | Absent:
+    """Of this rig's stored probes, this run's own first."""
+    its = ceilings.from_runs(job.history())
+    return Absent(f"only a {its.kind}'s are stored") if isinstance(its, Ceilings) and its.kind != kind else its
 
-    def __init__(self, job: Job, asked: Asked) -> None:
-        self.job, self.asked = job, asked
-        self.kind = kind_of(job, asked.options.device)
-        self.target = target_of(job, asked.options.device)
-        self.predictor = fitting.predictor_of(job)
-        self.ceilings = stored_ceilings(job, self.kind)
-        self.base = asked.base
+
+class Table:
+    """The arms of one model, filled row by row: measured here, or predicted for the hardware of --on."""
+
+    def __init__(self, job: Job, plan: Plan) -> None:
+        self.job, self.plan, self.model, self.base = job, plan, plan.model, plan.base
+        self.predictor = capacity.predictor_of(job)
+        device = plan.options.device
+        self.target: Target | Absent
+        if plan.on is None:
+            self.kind, self.count = kind_of(job, device), slices.rank_count(job, device)
+            self.target, self.ceilings = target_of(job, device), stored_ceilings(job, self.kind)
+        else:
+            rig, target = on.rig(plan.on), capacity.target(job, plan.on)
+            self.kind, self.count = target.kind, target.count
+            self.target, self.ceilings = target, ceilings.from_rig(rig)
+            several = rig.count > 1 and not plan.strategy_given
+            self.base = msgspec.structs.replace(
+                plan.base,
+                precision=capacity.arm_precision(plan.base.precision, target),
+                strategy="ddp" if several else plan.base.strategy,
+            )
+        self.base = self._among_ranks(self.base)
         self.rows: list[ArmRow] = []
-        self.search: MicroBatchSearch | None = None
+        self.search: MicroBatchSearch | Absent = Absent("not searched for")
         self.control: float | Absent = Absent("the base arm was not run again")
         self.eight_bit_from: Figure | Absent = Absent("not asked")
         self._started_at, self._started = now(), time.perf_counter()
 
     def fill(self) -> None:
+        if self.plan.on is not None:
+            self.job.progress.stage(f"train-probe {self.model.name} on {self.plan.on}, predicted", 10)
         try:
             self._fill()
-            self._ask_when_eight_bits_pay()
         finally:
             self._keep()
-        if not any(row.outcome == "measured" for row in self.rows):
+        if any(row.outcome != "skipped" for row in self.rows):
+            return
+        if self.plan.on is None:
             raise RigbenchError(f"not one arm could be measured: {self.rows[0].reason}", "", NOTHING)
+        raise RigbenchError(
+            f"no arm of {self.model.name} can be trained on {self.plan.on}: {self.rows[0].reason}",
+            f"`rigbench capacity --on {self.plan.on}` tells what fits",
+            NOTHING,
+        )
 
     def _fill(self) -> None:
-        if self.asked.find_micro_batch:
+        if self.plan.find_micro_batch:
             self._find_micro_batch()
         elif not self.base.micro_batch:
             self.base = msgspec.structs.replace(self.base, micro_batch=self._default_micro_batch())
         self._add(self.base)
-        self._resolve()
-        for arm in arm_choices.wanted(self.base, self.asked.mode, self.asked.cross)[1:]:
-            self._add(arm)
-        if len(self.rows) > 1 and self.rows[0].outcome == "measured":
+        if self.plan.on is None:
+            self._resolve()
+        for recipe in recipes(self.base, self.plan.mode, self.plan.cross)[1:]:
+            self._add(self._among_ranks(recipe))
+        if self.plan.on is None and len(self.rows) > 1 and self.rows[0].outcome == "measured":
             self._run_control()
+        known = next((row.memory for row in self.rows if isinstance(row.memory, VramPrediction)), None)
+        if known and not isinstance(self.target, Absent) and verdict.saves_little(self.rows):
+            self.job.progress.update(1.0, "from which size 8-bit states pay")
+            self.eight_bit_from = eight_bit_pays_from(self.predictor, self.model, known.recipe, self.target)
+
+    def _among_ranks(self, recipe: Recipe) -> Recipe:
+        one = recipe.strategy in ("single", "data-parallel")
+        return msgspec.structs.replace(recipe, ranks=1 if one else self.count)
+
+    def _find_micro_batch(self) -> None:
+        if isinstance(self.target, Absent):
+            raise RigbenchError(f"--micro-batch auto: {self.target.reason}", "give a number", NOTHING)
+        recipe = self._predictable(msgspec.structs.replace(self.base, micro_batch=1), self.target)
+        if self.plan.on is not None:
+            largest = self.predictor.largest_micro_batch(self.model, recipe, self.target)
+            size = 1 if isinstance(largest, Absent) else largest.value
+            self.base = msgspec.structs.replace(self.base, micro_batch=size)
+            return
+
+        def measured(size: int) -> AnySlice | Skipped:
+            return self._run(msgspec.structs.replace(self.base, micro_batch=size), "all")
+
+        self.search, fastest = micro_batch.find(self.model, recipe, self.predictor, self.target, measured)
+        self.base = msgspec.structs.replace(self.base, micro_batch=self.search.chosen, precision=fastest.precision)
+
+    def _default_micro_batch(self) -> int:
+        """The device's default, or the largest power of two below it that is predicted to fit."""
+        size = DEFAULT_MICRO_BATCH[self.kind]
+        while size > 1:
+            memory = self._memory(msgspec.structs.replace(self.base, micro_batch=size))
+            if isinstance(memory, Absent) or memory.fits:
+                break
+            size //= 2
+        return size
 
     def _resolve(self) -> None:
         """What the base arm's slice chose for itself holds for all."""
         result = self._slice(self.rows[0])
-        if result is None:
-            precision: Precision = "bf16" if self.base.precision == "auto" else self.base.precision
-            self.base = msgspec.structs.replace(self.base, precision=precision)
-        else:
-            self.base = msgspec.structs.replace(
-                self.base, precision=result.recipe.precision, micro_batch=result.recipe.micro_batch
-            )
+        if result is not None:
+            precision, size = result.recipe.precision, result.recipe.micro_batch
+            self.base = msgspec.structs.replace(self.base, precision=precision, micro_batch=size)
+        elif self.base.precision == "auto":
+            self.base = msgspec.structs.replace(self.base, precision="bf16")
         row = msgspec.structs.replace(self.rows[0], recipe=self.base, label=self.base.words)
         self.rows[0] = (
             row if isinstance(row.time, StepTime) else msgspec.structs.replace(row, time=self._time(self.base))
         )
 
-    def _add(self, arm: Recipe) -> None:
-        """A row, measured or with the reason why not."""
-        row = ArmRow(
-            label=arm_choices.label(arm, self.base), recipe=arm, outcome="skipped", slice=Absent("it did not run")
-        )
+    def _add(self, recipe: Recipe) -> None:
+        """A row, measured or predicted, or with the reason why not."""
+        row = ArmRow(label=label(recipe, self.base), recipe=recipe, outcome="skipped", slice=Absent("it did not run"))
         self.rows.append(row)
-        reason = arm_choices.why_not(arm, self.base, self.kind, len(self.job.gpus))
+        reason = why_not(recipe, self.base, self.kind, self.count if self.plan.on else len(self.job.gpus))
+        if self.plan.on is not None and recipe.strategy in ("data-parallel", "accelerate"):
+            reason = "predicted as ddp"
+        if not reason:
+            self.job.progress.update(0.0, f"predicting memory: {row.label}")
+            memory = self._memory(recipe)
+            row = msgspec.structs.replace(row, memory=memory, time=self._time(recipe))
+            if isinstance(memory, VramPrediction) and not memory.fits:
+                short, room = (units.format_bytes(size) for size in (memory.short_bytes, memory.room_bytes))
+                at = f"at micro-batch {memory.recipe.micro_batch}"
+                reason = f"predicted not to fit: {short} more than the {room} there, {at}"
         if reason:
             self.rows[-1] = msgspec.structs.replace(row, reason=reason)
             return
-        row = msgspec.structs.replace(row, memory=self._memory(arm), time=self._time(arm))
-        if isinstance(row.memory, VramPrediction) and not row.memory.fits:
-            self.rows[-1] = msgspec.structs.replace(row, reason=arm_choices.shortfall(row.memory))
-            return
-        self.rows[-1] = self._measured(row)
+        if self.plan.on is None:
+            self.rows[-1] = self._measured(row)
+        elif isinstance(row.memory, VramPrediction):
+            self.rows[-1] = msgspec.structs.replace(row, outcome="predicted", peak_bytes=row.memory.process)
         self._keep()
+
+    def _memory(self, recipe: Recipe) -> VramPrediction | Absent:
+        """On each card, or of all ranks where they share the host's."""
+        if isinstance(self.target, Absent):
+            return self.target
+        return self.predictor.predict(self.model, self._predictable(recipe, self.target), self.target)
+
+    def _predictable(self, recipe: Recipe, target: Target) -> Recipe:
+        """With nothing left to be chosen; DataParallel's cards are predicted as ranks."""
+        return msgspec.structs.replace(
+            recipe,
+            micro_batch=recipe.micro_batch or DEFAULT_MICRO_BATCH[self.kind],
+            precision=capacity.arm_precision(recipe.precision, target),
+            ranks=1 if recipe.strategy == "single" else self.count,
+        )
+
+    def _time(self, recipe: Recipe) -> StepTime | Absent:
+        """A step by the ceilings that this rig's probes have measured, before it is run: what they do not explain."""
+        if isinstance(self.ceilings, Absent):
+            return self.ceilings
+        if recipe.precision == "auto":
+            return Absent("its precision is still to be chosen")
+        recipe = msgspec.structs.replace(recipe, ranks=1 if recipe.strategy == "single" else self.count)
+        if recipe.ranks > 1 and self.kind == "cpu":
+            return Absent("ranks share this CPU")
+        try:
+            return steptime.predict(self.model, recipe, self.ceilings)
+        except RigbenchError as error:
+            return Absent(str(error))
+
+    def _run(self, recipe: Recipe, mode: Mode | None = None) -> AnySlice | Skipped:
+        return slices.run(self.job, self.plan.options_of(recipe, mode), self.plan.watts, self.plan.world)
 
     def _measured(self, row: ArmRow) -> ArmRow:
         try:
-            result = measure(self.job, self.asked, row.recipe)
+            result = self._run(row.recipe)
         except RigbenchError as error:
             if error.exit_code != NOTHING:
                 raise
@@ -192,71 +256,15 @@ class Table:
             raise
         return self._with_slice(row, result)
 
-    def _with_slice(self, row: ArmRow, result: Slice | Skipped) -> ArmRow:
+    def _with_slice(self, row: ArmRow, result: AnySlice | Skipped) -> ArmRow:
         if isinstance(result, Skipped):
             return msgspec.structs.replace(row, reason=result.reason)
         place = len(self.job.run.slices) - 1
-        peak = arm_table.peak(result)
-        return msgspec.structs.replace(row, outcome="measured", slice=place, peak_bytes=peak)
+        return msgspec.structs.replace(row, outcome="measured", slice=place, peak_bytes=verdict.peak(result))
 
     def _slice(self, row: ArmRow) -> Slice | None:
-        found = self.job.run.slices[row.slice] if isinstance(row.slice, int) else None
-        return found if isinstance(found, Slice) else None
-
-    def _memory(self, arm: Recipe) -> VramPrediction | Absent:
-        if isinstance(self.target, Absent):
-            return self.target
-        self.job.progress.update(0.0, f"predicting memory: {arm_choices.label(arm, self.base)}")
-        return predicted(self.predictor, self.target, arm, self.asked, ranks_of(arm, self.target, self.kind))
-
-    def _time(self, arm: Recipe) -> StepTime | Absent:
-        """A step by the ceilings that this rig's probes have measured, before it is run: what they do not explain."""
-        if isinstance(self.ceilings, Absent) or isinstance(self.target, Absent):
-            return self.ceilings if isinstance(self.ceilings, Absent) else Absent("its memory is not known")
-        if arm.precision == "auto":
-            return Absent("its precision is still to be chosen")
-        ranks = ranks_of(arm, self.target, self.kind)
-        if ranks > 1 and self.kind == "cpu":
-            return Absent("ranks share this CPU")
-        recipe = msgspec.structs.replace(arm, ranks=ranks)
-        try:
-            return steptime.predict(self.asked.options.model, recipe, self.ceilings)
-        except RigbenchError as error:
-            return Absent(str(error))
-
-    def _default_micro_batch(self) -> int:
-        """The device's default, or the largest power of two below it that is predicted to fit."""
-        wish = DEFAULT_MICRO_BATCH[self.kind]
-        while wish > 1:
-            memory = self._memory(msgspec.structs.replace(self.base, micro_batch=wish))
-            if isinstance(memory, Absent) or memory.fits:
-                break
-            wish //= 2
-        return wish
-
-    def _find_micro_batch(self) -> None:
-        if isinstance(self.target, Absent):
-            raise RigbenchError(f"--micro-batch auto: {self.target.reason}", "give a number", NOTHING)
-        recipe = msgspec.structs.replace(
-            self.base,
-            micro_batch=1,
-            precision=fitting.arm_precision(self.base.precision, self.target),
-            ranks=ranks_of(self.base, self.target, self.kind),
-        )
-
-        def measured(size: int) -> Slice | Skipped:
-            arm = msgspec.structs.replace(self.base, micro_batch=size)
-            return measure(self.job, replace(self.asked, mode="all"), arm)
-
-        self.search, found = micro_batch.find(self.asked.options.model, recipe, self.predictor, self.target, measured)
-        self.base = msgspec.structs.replace(self.base, micro_batch=self.search.chosen, precision=found.precision)
-
-    def _ask_when_eight_bits_pay(self) -> None:
-        if isinstance(self.target, Absent) or not findings.has_eight_bit(self.rows):
-            return
-        self.job.progress.update(1.0, "from which size 8-bit states pay")
-        known = next(row.memory for row in self.rows if isinstance(row.memory, VramPrediction))
-        self.eight_bit_from = eight_bit.pays_from(self.predictor, known.model, known.recipe, self.target)
+        result = self.job.run.slices[row.slice] if isinstance(row.slice, int) else None
+        return result if isinstance(result, Slice) else None
 
     def _run_control(self) -> None:
         """The base arm once more: what it differs by is what the machine, not the arm, does to a rate."""
@@ -264,7 +272,7 @@ class Table:
         assert first
         self.job.progress.update(0.0, "the base arm once more")
         try:
-            again = measure(self.job, self.asked, self.base)
+            again = self._run(self.base)
         except RigbenchError as error:
             self.control = Absent(str(error))
             return
@@ -272,52 +280,53 @@ class Table:
             self.control = again.tokens_per_s.value / first.tokens_per_s.value
 
     def _keep(self) -> None:
-        if not self.rows:
+        """Store what there is; of predictions only what is an answer."""
+        if not self.rows or (self.plan.on is not None and all(row.outcome == "skipped" for row in self.rows)):
             return
-        parameters = self.asked.options.model.total_parameters
-        base = self._slice(self.rows[0])
+        base, planned = self._slice(self.rows[0]), verdict.TOKENS_PER_PARAMETER * self.model.total_parameters
+        tokens = base.items_per_step if base else self.base.tokens_per_step(self.model) if self.plan.on else 0
         table = Arms(
-            method=METHOD,
+            method=METHOD if self.plan.on is None else steptime.METHOD,
             started_at=self._started_at,
             seconds=time.perf_counter() - self._started,
-            model=self.asked.options.model,
-            on="here",
+            model=self.model,
+            on="here" if self.plan.on is None or isinstance(self.target, Absent) else self.target.name,
             rows=tuple(self.rows),
             control=self.control,
-            planned_steps=Figure(
-                arm_table.TOKENS_PER_PARAMETER * parameters / base.tokens_per_step,
-                "predicted",
-                arm_table.PLAN,
-            )
-            if base
+            planned_steps=Figure(planned / tokens, "predicted", verdict.PLAN)
+            if tokens
             else Absent("the base arm was not measured"),
             eight_bit_from=self.eight_bit_from,
-            micro_batch=self.search or msgspec.UNSET,
+            micro_batch=self.search,
         )
-        table = arm_table.compared(table, self.job.run.slices)
-        found = findings.diagnose(table, self.job.run.slices)
-        others = [item for item in self.job.run.findings if item.code not in findings.CODES]
-        self.job.keep(arms=table, findings=worst_first((*others, *found)))
+        table = verdict.compared(table, self.job.run.slices)
+        others = [item for item in self.job.run.findings if item.code not in verdict.DIAGNOSES]
+        self.job.keep(arms=table, findings=worst_first((*others, *verdict.diagnose(table, self.job.run.slices))))
 
 
-def predicted(predictor: Predictor, target: Target, arm: Recipe, asked: Asked, ranks: int) -> VramPrediction | Absent:
-    """An arm's memory on each card, or that of all ranks where they share the host's."""
-    recipe = msgspec.structs.replace(
-        arm,
-        micro_batch=arm.micro_batch or DEFAULT_MICRO_BATCH[target.kind],
-        precision=fitting.arm_precision(arm.precision, target),
-        ranks=ranks,
-    )
-    return predictor.predict(asked.options.model, recipe, target)
+def eight_bit_pays_from(predictor: Predictor, model: Model, recipe: Recipe, target: Target) -> Figure | Absent:
+    """Parameters of the smallest model of the series, at one sequence, whose peak 8-bit states cut by a tenth.
 
+    States are counted exactly, peaks predicted; the share grows with the size, so that sizes are halved between.
+    """
+    series = profiles.series("llama" if model.shape.style == "llama" else "diy")
+    models = [
+        capacity.with_sequence(other, model.shape.sequence)
+        for other in capacity.sizes(series)
+        if model.total_parameters < other.total_parameters <= MOST_PARAMETERS
+    ]
+    plain = msgspec.structs.replace(recipe, optimizer="adamw")
+    item_bytes = 2 if recipe.precision == "bf16-pure" else 4
 
-def stored_ceilings(job: Job, kind: str) -> Ceilings | Absent:
-    """Of this rig's stored probes, this run's own first."""
-    found = ceilings.from_runs(job.history())
-    return Absent(f"only a {found.kind}'s are stored") if isinstance(found, Ceilings) and found.kind != kind else found
+    def pays(other: Model) -> bool:
+        its = [states.Tensor(prod(it.dims), item_bytes, len(it.dims) >= 2) for it in weights(other.shape, item_bytes)]
+        full, eight = (states.device_bytes(name, its) for name in ("adamw", "adamw8bit"))
+        return full - eight >= SAVED_SHARE * predictor.of_one_sequence(other, plain, target).process.value
 
-
-def ranks_of(arm: Recipe, target: Target, kind: str) -> int:
-    if arm.strategy == "single":
-        return 1
-    return train_ranks.CPU_RANKS if kind == "cpu" else target.count
+    low, high = 0, len(models)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if pays(models[middle]) else (middle + 1, high)
+    if low == len(models):
+        return Absent("at no size up to 20B")
+    return Figure(float(models[low].total_parameters), "predicted", f"the series {series.name}, one sequence at a time")

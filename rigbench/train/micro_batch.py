@@ -1,4 +1,4 @@
-"""Which micro-batch is the largest that fits, and which is the fastest? Predicted first, then run to be sure."""
+"""Searches the largest micro-batch that fits and the fastest: predicted first, then run to be sure."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ import msgspec
 
 from rigbench.core import units
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Absent, Skipped
+from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
 from rigbench.predict.memory import Predictor
-from rigbench.predict.record import Largest, Target
-from rigbench.train import table as arm_table
-from rigbench.train.record import MemoryLine, MicroBatchSearch, MicroBatchTry, Slice
+from rigbench.predict.record import Target
+from rigbench.train import verdict
+from rigbench.train.record import AnySlice, MemoryLine, MicroBatchSearch, MicroBatchTry
 
 ENOUGH_BETTER = 1.01  # a larger micro-batch that brings less than this is not looked beyond
 PATIENCE = 2  # so many larger ones in a row that bring no more end the search
 LONGEST_STEP_SECONDS = 12.0  # a size whose steps would take longer is not tried
-LARGEST = 1 << 16
 
 
 def find(
-    model: Model, recipe: Recipe, predictor: Predictor, target: Target, measure: Callable[[int], Slice | Skipped]
+    model: Model, recipe: Recipe, predictor: Predictor, target: Target, measure: Callable[[int], AnySlice | Skipped]
 ) -> tuple[MicroBatchSearch, Recipe]:
-    """Doubles the micro-batch, each in a process of its own, until rates rise no more; and its recipe.
+    """Doubles the micro-batch, each in a process of its own, until rates rise no more; and the fastest's recipe.
 
     On a GPU the largest is tried as well, so that what was predicted is confirmed; where it runs out of memory, smaller
     ones are until one runs. On a CPU, where memory is plenty and slow, it is tried only where its steps are short.
@@ -34,115 +33,100 @@ def find(
     Raises:
         RigbenchError: not even one sequence fits, or none could be measured (exit 3).
     """
-    found = predictor.largest_micro_batch(model, recipe, target)
-    if isinstance(found, Absent):
-        raise RigbenchError(f"--micro-batch auto: {found.reason}", "choose a smaller model", NOTHING)
-    tries: dict[int, MicroBatchTry] = {}
-    slices: dict[int, Slice] = {}
-    ended = _double(found.value, measure, tries, slices)
-    largest = _confirm(found.value, measure, tries, slices, target.kind)
+    predicted = predictor.largest_micro_batch(model, recipe, target)
+    if isinstance(predicted, Absent):
+        raise RigbenchError(f"--micro-batch auto: {predicted.reason}", "choose a smaller model", NOTHING)
+    sizes = _Sizes(measure)
+    ended = sizes.double(predicted.value)
+    largest = sizes.confirm(predicted.value, target.kind)
+    slices = sizes.slices
     if not slices:
         raise RigbenchError("--micro-batch auto: not one size could be measured", "give a number", NOTHING)
-    best = max(slices, key=lambda size: (slices[size].tokens_per_s.value, -size))
-    chosen = min(
-        size for size, it in slices.items() if it.tokens_per_s.value * ENOUGH_BETTER >= slices[best].tokens_per_s.value
-    )
+    rates = {size: slices[size].items_per_s.value for size in sorted(slices)}
+    best = max(rates, key=lambda size: (rates[size], -size))
+    chosen = min(size for size, rate in rates.items() if rate * ENOUGH_BETTER >= rates[best])
     search = MicroBatchSearch(
-        tries=tuple(tries[size] for size in sorted(tries)),
-        largest_predicted=found.value,
+        tries=tuple(sizes.tries[size] for size in sorted(sizes.tries)),
+        largest_predicted=predicted.value,
         largest=largest,
         chosen=chosen,
-        why=_why(chosen, best, slices, found, ended),
+        why=_why(chosen, best, rates, predicted.value, ended),
         line=_line(model, recipe, predictor, target, slices),
     )
     return search, slices[chosen].recipe
 
 
-def _double(
-    most: int,
-    measure: Callable[[int], Slice | Skipped],
-    tries: dict[int, MicroBatchTry],
-    slices: dict[int, Slice],
-) -> str:
-    """Try 1, 2, 4 and so on; says what ended it."""
-    size, best, worse = 1, 0.0, 0
-    while size <= most:
-        result = _try(size, measure, tries, slices)
-        if result is None:
-            return f"{size} ran out of memory"
-        rate = result.tokens_per_s.value
-        worse = 0 if rate > ENOUGH_BETTER * best else worse + 1
-        best = max(best, rate)
-        if worse == PATIENCE:
-            return "larger ones brought no more"
-        if 2 * result.step_seconds.value > LONGEST_STEP_SECONDS:
-            return f"a step of {2 * size} would take over {units.format_seconds(LONGEST_STEP_SECONDS)}"
-        size *= 2
-    return ""
+class _Sizes:
+    """What was tried, each size once."""
+
+    def __init__(self, measure: Callable[[int], AnySlice | Skipped]) -> None:
+        self.measure = measure
+        self.tries: dict[int, MicroBatchTry] = {}
+        self.slices: dict[int, AnySlice] = {}
+
+    def run(self, size: int) -> AnySlice | None:
+        """None where it ran out of memory or died of it."""
+        if size in self.tries:
+            return self.slices.get(size)
+        try:
+            result = self.measure(size)
+        except RigbenchError as error:
+            if error.exit_code != NOTHING:
+                raise
+            result = Skipped("train", str(error))
+        if isinstance(result, Skipped):
+            gone = Absent(result.reason)
+            self.tries[size] = MicroBatchTry(size, gone, gone, gone, "out of memory")
+            return None
+        peak, retries = verdict.peak(result), result.memory.allocator_retries
+        size_bytes = peak if isinstance(peak, Absent) else round(peak.value)
+        self.tries[size] = MicroBatchTry(size, result.items_per_s, size_bytes, retries, result.ended_by)
+        self.slices[size] = result
+        return result
+
+    def double(self, most: int) -> str:
+        """Try 1, 2, 4 and so on; says what ended it."""
+        size, best, worse = 1, 0.0, 0
+        while size <= most:
+            result = self.run(size)
+            if result is None:
+                return f"{size} ran out of memory"
+            rate = result.items_per_s.value
+            worse = 0 if rate > ENOUGH_BETTER * best else worse + 1
+            best = max(best, rate)
+            if worse == PATIENCE:
+                return "larger ones brought no more"
+            if 2 * result.step_seconds.value > LONGEST_STEP_SECONDS:
+                return f"a step of {2 * size} would take over {units.format_seconds(LONGEST_STEP_SECONDS)}"
+            size *= 2
+        return ""
+
+    def confirm(self, predicted: int, kind: str) -> int | Absent:
+        """Run the largest that was predicted, and where it does not run the next smaller ones."""
+        step = max((it.step_seconds.value / size for size, it in self.slices.items()), default=0.0) * predicted
+        if kind == "cpu" and step > LONGEST_STEP_SECONDS:
+            return Absent(f"a step of {predicted} would take {units.format_seconds(step)} on this CPU")
+        size = predicted
+        while size:
+            if self.run(size):
+                return size
+            size = size * 15 // 16
+        return Absent("none ran")
 
 
-def _confirm(
-    predicted: int,
-    measure: Callable[[int], Slice | Skipped],
-    tries: dict[int, MicroBatchTry],
-    slices: dict[int, Slice],
-    kind: str,
-) -> int | Absent:
-    """Run the largest that was predicted, and where it does not run the next smaller ones."""
-    step = max((it.step_seconds.value / size for size, it in slices.items()), default=0.0) * predicted
-    if kind == "cpu" and step > LONGEST_STEP_SECONDS:
-        return Absent(f"a step of {predicted} would take {units.format_seconds(step)} on this CPU")
-    size = predicted
-    while size:
-        if size in slices or _try(size, measure, tries, slices):
-            return size
-        size = size * 15 // 16
-    return Absent("none ran")
-
-
-def _try(
-    size: int,
-    measure: Callable[[int], Slice | Skipped],
-    tries: dict[int, MicroBatchTry],
-    slices: dict[int, Slice],
-) -> Slice | None:
-    """Run one size; None where it ran out of memory or died of it."""
-    if size in tries:
-        return slices.get(size)
-    try:
-        result = measure(size)
-    except RigbenchError as error:
-        if error.exit_code != NOTHING:
-            raise
-        result = Skipped("train", str(error))
-    if isinstance(result, Skipped):
-        gone = Absent(result.reason)
-        tries[size] = MicroBatchTry(size, gone, gone, gone, "out of memory")
-        return None
-    peak = arm_table.peak(result)
-    size_bytes = peak if isinstance(peak, Absent) else round(peak.value)
-    retries = result.memory.allocator_retries
-    tries[size] = MicroBatchTry(size, result.tokens_per_s, size_bytes, retries, result.ended_by)
-    slices[size] = result
-    return result
-
-
-def _why(chosen: int, best: int, slices: dict[int, Slice], largest: Largest, ended: str) -> str:
-    rate = units.format_rate(slices[chosen].tokens_per_s.value)
-    if chosen == largest.value:
+def _why(chosen: int, best: int, rates: dict[int, float], largest: int, ended: str) -> str:
+    rate = units.format_rate(rates[chosen])
+    if chosen == largest:
         return f"{chosen}, the largest that fits, is also the fastest: {rate}"
-    beyond = [size for size in slices if size > chosen]
-    if not beyond:
+    gains = ", ".join(f"{size}: {it / rates[chosen] - 1:+.1%}" for size, it in rates.items() if size > chosen)
+    if not gains:
         return f"{chosen} is the largest that was tried: {ended}"
-    rates = {size: slices[size].tokens_per_s.value / slices[chosen].tokens_per_s.value for size in sorted(beyond)}
-    gains = ", ".join(f"{size}: {ratio - 1:+.1%}" for size, ratio in rates.items())
-    tail = f"; {ended}" if ended else ""
     same = f" (within 1 % of {best})" if best != chosen else ""
-    return f"{chosen} at {rate}{same}, and larger ones bring no more ({gains}){tail}"
+    return f"{chosen} at {rate}{same}, and larger ones bring no more ({gains}){f'; {ended}' if ended else ''}"
 
 
 def _line(
-    model: Model, recipe: Recipe, predictor: Predictor, target: Target, slices: dict[int, Slice]
+    model: Model, recipe: Recipe, predictor: Predictor, target: Target, slices: dict[int, AnySlice]
 ) -> MemoryLine | Absent:
     """Through the two largest sizes that are twice each other, from 2 on: one sequence alone takes other operations."""
     sizes = sorted(size for size in slices if size >= 2)
@@ -150,15 +134,16 @@ def _line(
     if not pairs:
         return Absent("fewer than two sizes were measured")
     small, large = pairs[-1]
-    peaks = [arm_table.peak(slices[size]) for size in (small, large)]
-    if any(isinstance(peak, Absent) for peak in peaks):
+    peaks = [peak for size in pairs[-1] if isinstance(peak := verdict.peak(slices[size]), Figure)]
+    if len(peaks) < 2:
         return Absent("no memory was read")
     precision = slices[small].recipe.precision
-    recipes = (msgspec.structs.replace(recipe, micro_batch=size, precision=precision) for size in (small, large))
-    told = [predictor.predict(model, it, target).process for it in recipes]
-    measured_slope, measured_at_0 = _through(small, large, *(peak.value for peak in peaks))  # type: ignore[union-attr]
-    predicted_slope, predicted_at_0 = _through(small, large, *(one.value for one in told))
-    return MemoryLine(small, large, measured_slope, measured_at_0, predicted_slope, predicted_at_0)
+    same = (msgspec.structs.replace(recipe, micro_batch=size, precision=precision) for size in pairs[-1])
+    predictions = [predictor.predict(model, it, target).process for it in same]
+    (slope, at_0), (predicted_slope, predicted_at_0) = (
+        _through(small, large, *(it.value for it in ends)) for ends in (peaks, predictions)
+    )
+    return MemoryLine(small, large, slope, at_0, predicted_slope, predicted_at_0)
 
 
 def _through(x0: int, x1: int, y0: float, y1: float) -> tuple[float, float]:

@@ -1,37 +1,33 @@
-"""How is a model trained by several ranks together, or by several cards of one process?"""
+"""Wraps a model among its ranks, and tells what of their steps is exchange."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, TypeVar
 
+import msgspec
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from rigbench.core.record import Absent, EndedBy, Record
+from rigbench.train.record import PARTS, Exchange, Options, Steps
+from rigbench.train.steps import Around, StepLoop, Wrapped
+from rigbench.work.process import Report
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # gloo beside NCCL for shards that live in host memory
-
-
-Around = Callable[[], AbstractContextManager[object]]
-
-
-class Wrapped(NamedTuple):
-    """`module(*batch)` gives this rank's mean loss. `synchronised(False)` around a micro-step keeps gradients here.
-
-    The optimizer is built on `module`'s parameters, which may be shards. `clip` takes the norm over all of them.
-    `apart` around whole steps makes each rank do all of its own work, the optimizer's too, and exchange neither
-    gradients nor weights; None where this torch cannot leave the exchange out. What is learnt in there is worthless.
-    """
-
-    module: nn.Module
-    synchronised: Callable[[bool], AbstractContextManager[object]]
-    clip: Callable[[], object]
-    apart: Around | None = contextlib.nullcontext
+EXCHANGE_METHOD = (
+    "steps with and without exchange of gradients and weights in turn, in the same ranks; then rank 0 alone"
+)
+FEWEST_PAIRS, PAIRS, PAIRS_SHARE = 3, 8, 0.3  # at most, and of the slice's own time
+ENDED: tuple[EndedBy | None, ...] = (None, "interval", "time limit", "interrupted")
+T = TypeVar("T")
 
 
 def wrap(module: nn.Module, strategy: str, torch_device: str, clip_norm: float) -> Wrapped:
@@ -40,47 +36,65 @@ def wrap(module: nn.Module, strategy: str, torch_device: str, clip_norm: float) 
     "ddp" is DistributedDataParallel in its defaults: all ranks hold everything, gradients are averaged in buckets while
     the backward pass goes on. "fsdp2" is `fully_shard` of every block and of the rest, in the precision of the weights
     (autocast is around it): each rank holds its share, and gathers a block when it is needed; "fsdp2-offload" keeps the
-    shares in host memory. "accelerate" is Hugging Face's wrapper of ddp. "single" changes nothing.
+    shares in host memory. "accelerate" is Hugging Face's wrapper of ddp. "data-parallel" is `nn.DataParallel` over all
+    cards of this one process: one batch split, one thread a card, the losses averaged. "single" changes nothing.
 
     Raises:
-        RigbenchError: there is no such strategy, or its package is missing (exit 3).
+        RigbenchError: its package is missing, or there is only one card (exit 3).
     """
     return _WRAPPERS[strategy](module, torch_device, clip_norm)
 
 
-def _clip(module: nn.Module, clip_norm: float) -> object:
-    from torch.nn.utils import clip_grad_norm_
-
-    return clip_grad_norm_(module.parameters(), clip_norm)
-
-
 def _single(module: nn.Module, torch_device: str, clip_norm: float) -> Wrapped:
-    return Wrapped(module, lambda last: contextlib.nullcontext(), partial(_clip, module, clip_norm))
+    return Wrapped(module, lambda: clip_grad_norm_(module.parameters(), clip_norm))
+
+
+def _data_parallel(module: nn.Module, torch_device: str, clip_norm: float) -> Wrapped:
+    if torch.cuda.device_count() < 2:
+        raise RigbenchError("DataParallel needs several GPUs in one process", "use --strategy single", NOTHING)
+
+    def called(stepped: Any) -> Callable[..., torch.Tensor]:
+        over_cards = nn.DataParallel(stepped)
+        return lambda *batch: over_cards(*batch).mean()
+
+    return _single(module, torch_device, clip_norm)._replace(called=called)
 
 
 def _ddp(module: nn.Module, torch_device: str, clip_norm: float) -> Wrapped:
-    from torch.nn.parallel import DistributedDataParallel
+    ranks = nn.parallel.DistributedDataParallel(module, device_ids=None if torch_device == "cpu" else [torch_device])
+    return _averaged(ranks, ranks.no_sync, clip_norm)
 
-    devices = None if torch_device == "cpu" else [torch_device]
-    wrapped = DistributedDataParallel(module, device_ids=devices)
+
+def _accelerate(module: nn.Module, torch_device: str, clip_norm: float) -> Wrapped:
+    try:
+        from accelerate import Accelerator
+    except ImportError:
+        raise RigbenchError(
+            "accelerate is not installed", "pip install 'rigbench[accelerate]'", exit_code=NOTHING
+        ) from None
+    accelerator = Accelerator(cpu=torch_device == "cpu", mixed_precision="no")
+    ranks = accelerator.prepare_model(module)
+    return _averaged(ranks, lambda: accelerator.no_sync(ranks), clip_norm)
+
+
+def _averaged(ranks: nn.Module, without_exchange: Around, clip_norm: float) -> Wrapped:
     return Wrapped(
-        wrapped,
-        lambda last: contextlib.nullcontext() if last else wrapped.no_sync(),
-        partial(_clip, wrapped, clip_norm),
-        wrapped.no_sync,
+        ranks,
+        lambda: clip_grad_norm_(ranks.parameters(), clip_norm),
+        lambda last: contextlib.nullcontext() if last else without_exchange(),
+        without_exchange,
     )
 
 
 def _sharded(module: Any, torch_device: str, clip_norm: float, offload: bool = False) -> Wrapped:
-    import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
-    mesh = init_device_mesh(torch_device.partition(":")[0], (torch.distributed.get_world_size(),))
+    mesh = init_device_mesh(torch_device.partition(":")[0], (dist.get_world_size(),))
     policy = CPUOffloadPolicy(pin_memory=torch_device != "cpu") if offload else OffloadPolicy()
-    for block in module.blocks:
-        fully_shard(block, mesh=mesh, offload_policy=policy)
-    fully_shard(module, mesh=mesh, offload_policy=policy)
+    parts = (*module.blocks, module)
+    for part in parts:
+        fully_shard(part, mesh=mesh, offload_policy=policy)
 
     @contextlib.contextmanager
     def synchronised(last: bool) -> Any:
@@ -88,9 +102,6 @@ def _sharded(module: Any, torch_device: str, clip_norm: float, offload: bool = F
         yield
         module.set_requires_gradient_sync(True)
 
-    parts = (module, *module.blocks)
-    if not hasattr(module, "set_custom_all_gather"):  # an older torch
-        return Wrapped(module, synchronised, partial(_clip, module, clip_norm), None)
     wires = _Wires()
 
     @contextlib.contextmanager
@@ -104,12 +115,16 @@ def _sharded(module: Any, torch_device: str, clip_norm: float, offload: bool = F
         finally:
             wires.cut = False
 
-    return Wrapped(
-        module,
-        synchronised,
-        lambda: _clip_own(module, clip_norm) if wires.cut else _clip(module, clip_norm),
-        apart,
-    )
+    def clip() -> None:
+        if not wires.cut:
+            clip_grad_norm_(module.parameters(), clip_norm)
+            return
+        # By the norm of this rank's shares alone: that of all is one more exchange.
+        own: list[Any] = [weight.grad.to_local() for weight in module.parameters() if weight.grad is not None]
+        torch._foreach_mul_(own, torch.clamp(clip_norm / (get_total_norm(own) + 1e-6), max=1.0))
+
+    can_be_cut = hasattr(module, "set_custom_all_gather")  # not in an older torch
+    return Wrapped(module, clip, synchronised, apart if can_be_cut else None)
 
 
 class _Wires:
@@ -125,8 +140,6 @@ class _Wire:
         self.wires = wires
 
     def allocate(self, size: Any, *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        import torch
-
         return torch.empty(*size, dtype=dtype, device=device)
 
 
@@ -136,8 +149,6 @@ class _Gather(_Wire):
     def __call__(
         self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, group: Any, async_op: bool = False
     ) -> Any:
-        import torch.distributed as dist
-
         if not self.wires.cut:
             gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # the name before 2.13
             return gather(output_tensor, input_tensor, group=group, async_op=async_op)
@@ -153,8 +164,6 @@ class _Scatter(_Wire):
     def __call__(
         self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, group: Any, op: Any, async_op: bool = False
     ) -> Any:
-        import torch.distributed as dist
-
         if not self.wires.cut:
             scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
             return scatter(output_tensor, input_tensor, op=op, group=group, async_op=async_op)
@@ -162,34 +171,9 @@ class _Scatter(_Wire):
         return None
 
 
-def _clip_own(module: nn.Module, clip_norm: float) -> None:
-    """By the norm of this rank's shares alone: that of all is one more exchange."""
-    import torch
-    from torch.nn.utils import get_total_norm
-
-    own: list[Any] = [weight.grad.to_local() for weight in module.parameters() if weight.grad is not None]  # type: ignore[attr-defined]
-    torch._foreach_mul_(own, torch.clamp(clip_norm / (get_total_norm(own) + 1e-6), max=1.0))
-
-
-def _accelerate(module: nn.Module, torch_device: str, clip_norm: float) -> Wrapped:
-    try:
-        from accelerate import Accelerator
-    except ImportError:
-        raise RigbenchError(
-            "accelerate is not installed", "pip install 'rigbench[accelerate]'", exit_code=NOTHING
-        ) from None
-    accelerator = Accelerator(cpu=torch_device == "cpu", mixed_precision="no")
-    wrapped = accelerator.prepare_model(module)
-    return Wrapped(
-        wrapped,
-        lambda last: contextlib.nullcontext() if last else accelerator.no_sync(wrapped),
-        partial(_clip, wrapped, clip_norm),
-        lambda: accelerator.no_sync(wrapped),
-    )
-
-
 _WRAPPERS: dict[str, Callable[[Any, str, float], Wrapped]] = {
     "single": _single,
+    "data-parallel": _data_parallel,
     "ddp": _ddp,
     "fsdp2": _sharded,
     "fsdp2-offload": partial(_sharded, offload=True),
@@ -197,16 +181,122 @@ _WRAPPERS: dict[str, Callable[[Any, str, float], Wrapped]] = {
 }
 
 
-def over_cards(module: nn.Module) -> Callable[..., torch.Tensor]:
-    """`nn.DataParallel` over all cards of this process: one batch split, one thread a card, the losses averaged.
+class RankLoop(StepLoop):
+    """All ranks make as many steps: rank 0 says when its rate is tight, any rank that it was told to stop.
 
-    Raises:
-        RigbenchError: there is only one card.
+    It also says how far they are: ranks that have made as many steps must tell the same, for the one that has come
+    less far than others is blamed where they hang.
     """
-    import torch
-    from torch import nn
 
-    if torch.cuda.device_count() < 2:
-        raise RigbenchError("DataParallel needs several GPUs in one process", "use --strategy single", NOTHING)
-    parallel = nn.DataParallel(module)
-    return lambda *batch: parallel(*batch).mean()
+    share = 0.0  # of the time, as rank 0 sees it
+
+    def run(self, report: Report, record: Callable[[EndedBy], Record]) -> EndedBy:
+        return super().run(_Together(report, self), record)
+
+    def agree(self, ended: EndedBy | None, chunk: int) -> tuple[EndedBy | None, int]:
+        leads = dist.get_rank() == 0
+        own = ENDED.index(ended) if leads or ended == "interrupted" else 0
+        passed = (time.perf_counter() - self.watch.clock_start) / self.watch.limit_seconds
+        led = [chunk, int(1e6 * passed)] if leads else [0, 0]
+        word = torch.tensor([own, *led], device=self.accelerator.torch_device)
+        dist.all_reduce(word, dist.ReduceOp.MAX)
+        said, size, millionths = word.tolist()
+        self.share = millionths / 1e6
+        return ENDED[said], max(1, size)
+
+
+class _Together(Report):
+    """A report whose progress is that of all ranks."""
+
+    def __init__(self, report: Report, loop: RankLoop) -> None:
+        self._report, self._loop = report, loop
+
+    def progress(self, share: float, text: str) -> None:
+        self._report.progress(self._loop.share, text)
+
+    def partial(self, record: Record | Callable[[], Record], at_once: bool = False) -> None:
+        self._report.partial(record, at_once)
+
+    def should_stop(self) -> bool:
+        return self._report.should_stop()
+
+
+def gathered(own: T) -> list[T]:
+    """Every rank's value, by rank."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, own)
+    return values
+
+
+def slowest(ranks: Sequence[Steps]) -> Steps:
+    """Each step as its slowest rank saw it; the loss is the mean of all, where each is a number."""
+    seconds = list(zip(*(one.seconds for one in ranks), strict=True))
+    by = [max(range(len(ranks)), key=lambda rank: its[rank]) for its in seconds]
+
+    def of(name: str) -> tuple[float, ...]:
+        return tuple(getattr(ranks[rank], name)[index] for index, rank in enumerate(by))
+
+    def mean(losses: Sequence[Any]) -> Any:
+        missing = [loss for loss in losses if not isinstance(loss, float)]
+        return missing[0] if missing else sum(losses) / len(losses)
+
+    return msgspec.structs.replace(
+        ranks[0],
+        **{name: of(name) for name in ("seconds", *(f"{part}_seconds" for part in PARTS))},
+        loss=tuple(map(mean, zip(*(one.loss for one in ranks), strict=True))),
+    )
+
+
+def timed_pairs(loop: StepLoop, options: Options, apart: Around) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Seconds of steps with and without the exchange of gradients and weights, in turn: as many on every rank."""
+
+    def from_a_common_start() -> float:
+        """From when all ranks are there, so that one that was late does not count as waited for."""
+        loop.accelerator.synchronize()
+        dist.barrier()
+        return loop.one_step()
+
+    step = loop.columns().seconds[-1]
+    allowed = PAIRS_SHARE * (options.seconds or options.shortest_seconds)
+    pairs = gathered(max(FEWEST_PAIRS, min(PAIRS, int(allowed / (2 * step)))))[0]
+    with_it, without = [], []
+    for _ in range(1 + pairs):
+        with apart():
+            without.append(from_a_common_start())
+        with_it.append(from_a_common_start())
+    return tuple(with_it[1:]), tuple(
+        without[1:]
+    )  # the first of its kind, and what follows it, may build what others find
+
+
+def split(
+    step_seconds: float,
+    hosts: tuple[str, ...],
+    steps_by_rank: Sequence[tuple[float, ...]],
+    with_samples: Sequence[tuple[float, ...]],
+    without_samples: Sequence[tuple[float, ...]],
+    alone: tuple[float, ...] | Absent,
+) -> Exchange:
+    """Where a step of all ranks goes, from seconds by rank and step; the parts add up to `step_seconds`.
+
+    Each step in turn is that of its slowest rank; `alone` are rank 0's while the others waited.
+    """
+    with_all, without_all = ([max(its) for its in zip(*by, strict=True)] for by in (with_samples, without_samples))
+    exposed = stats.median_estimate([a - b for a, b in zip(with_all, without_all, strict=True)])
+    by_rank = [stats.median(its) for its in without_samples]
+    middle, slow = stats.median(by_rank), max(by_rank)
+    one = alone if isinstance(alone, Absent) else stats.median_estimate(alone)
+    return Exchange(
+        method=EXCHANGE_METHOD,
+        hosts=hosts,
+        exposed=exposed,
+        alone_seconds=one,
+        shared_seconds=one if isinstance(one, Absent) else middle - one.value,
+        imbalance_seconds=slow - middle,
+        efficiency=one if isinstance(one, Absent) else one.value / step_seconds,
+        unexplained_seconds=step_seconds - slow - exposed.value,
+        steps_by_rank=tuple(steps_by_rank),
+        with_samples=tuple(with_samples),
+        without_samples=tuple(without_samples),
+        alone_samples=() if isinstance(alone, Absent) else alone,
+    )

@@ -1,179 +1,385 @@
-"""How fast does this rig train the model? A calibrated slice of the full run: loader, forward, backward, clip, step."""
+"""Trains a slice: a decoder or a program of the user's, in one process or as one of several ranks."""
 
 from __future__ import annotations
 
 import gc
+import math
+import os
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+import torch
 
+from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, EndedBy
 from rigbench.machine import host
 from rigbench.machine.accelerator import Accelerator, open_device
 from rigbench.machine.sysfs import Sysfs
+from rigbench.model import flops
 from rigbench.model.batches import Batches
-from rigbench.model.recipe import Precision
+from rigbench.model.gpt import Decoder
+from rigbench.model.recipe import Recipe
+from rigbench.model.record import Model
 from rigbench.model.tokens import open_tokens, zipf_tokens
 from rigbench.store import now
-from rigbench.train.options import DecoderOptions
-from rigbench.train.parallel import over_cards
-from rigbench.train.record import PrecisionTrial, Slice
-from rigbench.train.steps import StepLoop
-from rigbench.train.summary import Chosen, Ground, Seen, sliced
-from rigbench.train.training import autocast, decoder, is_out_of_memory, peaks, train
+from rigbench.train import own as programs
+from rigbench.train import parallel
+from rigbench.train.record import (
+    DEFAULT_MICRO_BATCH,
+    OWN_MICRO_BATCH,
+    PARTS,
+    AnySlice,
+    Options,
+    OwnModel,
+    OwnSlice,
+    PrecisionTrial,
+    Slice,
+    Steps,
+    Vram,
+)
+from rigbench.train.steps import StepLoop, Trained, autocast, is_out_of_memory, stepped
 from rigbench.work.process import Report
+from rigbench.work.ranks import World, free_bytes, join, kind_for, opened
 from rigbench.work.timing import sample_until_tight
 
-METHOD = 1
-DEFAULT_MICRO_BATCH = {"cpu": 1, "cuda": 8}
-TRIAL_SECONDS = 3.0  # for each candidate
+TRIAL_SECONDS = 3.0  # for each candidate precision
 TRIAL_TOKENS = 256  # enough rows that the matrix products dominate, few enough to decide in a second or two
+LEAST_BYTES = 16  # a parameter: fp32 weight, gradient and two AdamW moments
+ALONE_STEPS = 4  # of rank 0 while the others wait, after one to warm up
+MOST_EVENTS = 100
 
 
-class Options(DecoderOptions, frozen=True, kw_only=True):
-    """One arm on one device."""
-
-
-def run(options: Options, report: Report) -> Slice:
-    """One slice on one device, in this process, which must be fresh.
+def run(options: Options, report: Report, world: World | None = None) -> AnySlice:
+    """One slice in this process, which must be fresh; of several ranks, all come to the record of all of them.
 
     Raises:
-        RigbenchError: bad token data (exit 2), no such device or a model that does not fit (exit 3).
+        RigbenchError: bad token data or a program not as the contract says (exit 2), no such device or a model that
+            does not fit (exit 3).
     """
-    started_at, started = now(), time.perf_counter()
-    report.progress(0.0, "token data")
-    shape = options.model.shape
-    if options.data:
-        tokens, data = open_tokens(Path(options.data), options.data_dtype, shape.vocabulary, shape.sequence)
-    else:
-        tokens, data = zipf_tokens(Path(options.cache), shape.vocabulary)
-    report.progress(0.0, "loading torch")
-    import torch
-
-    torch.manual_seed(options.seed)
-    sysfs = Sysfs()
-    accelerator = _open(options, sysfs)
-    before_model = host.process_resident_bytes(sysfs)
-    chosen, trials = _chosen(options, accelerator, report)
-    events: list[str] = []
-    while True:
-        recipe = chosen.recipe
-        count, device = recipe.micro_batch, accelerator.torch_device
-        batches = Batches(tokens, data.dtype, shape.vocabulary, count, shape.sequence, device, data.name)
-        failed_in: list[str] = []
-        try:
-            ground = Ground(chosen, data, trials, before_model, started_at, started, events, failed_in)
-            with batches:
-                return _slice(options, ground, accelerator, batches, report)
-        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            if not is_out_of_memory(error):
-                raise
-        gc.collect()
-        accelerator.empty_cache()
-        if options.recipe.micro_batch or recipe.micro_batch == 1:
-            raise RigbenchError(
-                f"{options.model.name} at micro-batch {recipe.micro_batch} does not fit this device's memory "
-                f"(out of memory in {failed_in[-1]})",
-                "try a smaller --micro-batch, --checkpointing on, or a smaller model",
-                exit_code=NOTHING,
-            )
-        events.append(f"out of memory at micro-batch {recipe.micro_batch}; went on with {recipe.micro_batch // 2}")
-        chosen = chosen._replace(recipe=msgspec.structs.replace(recipe, micro_batch=recipe.micro_batch // 2))
+    return _Slicing(options, report, world).run()
 
 
-def _open(options: Options, sysfs: Sysfs) -> Accelerator:
-    accelerator = open_device(options.device)
-    usable = host.memory(sysfs).usable_bytes
-    # fp32 weights, gradients and two AdamW moments: below this nothing can be trained, so say it before paging starts
-    needed = 16 * options.model.total_parameters
-    if accelerator.device.kind == "cpu" and not isinstance(usable, Absent) and needed > usable:
-        raise RigbenchError(
-            f"{options.model.name} needs at least {needed / 2**30:.1f} GiB for weights, gradients and AdamW states, "
-            f"and this host has {usable / 2**30:.1f} GiB to give",
-            "choose a smaller model",
+class _Slicing:
+    """Tokens, device, recipe, model and steps, in this order; all of it is there before the next begins."""
+
+    def __init__(self, options: Options, report: Report, world: World | None) -> None:
+        self.options, self.report, self.world, self.model = options, report, world, options.model
+        self.started_at, self.started = now(), time.perf_counter()
+        self.events: list[str] = []
+        self.now_in = "starting"
+        its = options.model
+        self.vocabulary, self.sequence = (
+            (its.vocabulary, its.items_per_sample)
+            if isinstance(its, OwnModel)
+            else (its.shape.vocabulary, its.shape.sequence)
+        )
+        report.progress(0.0, "token data")
+        self.tokens = self._tokens()
+        torch.manual_seed(options.seed)
+        self.accelerator = self._opened()
+        self.device, self.kind = self.accelerator.torch_device, self.accelerator.device.kind
+        self.before_model_bytes = host.process_resident_bytes(Sysfs())
+        self.hosts = join(world, report, parallel.BACKENDS[self.kind], word=options.host_name) if world else ()
+        self.own: programs.Own | None = None
+        self.built = time.perf_counter()
+        if isinstance(self.model, OwnModel):
+            report.progress(0.0, f"calling {self.model.name}")
+            self.own = programs.load(self.model.name, options.folder, options.vocabulary, options.sequence)
+            report.check()
+        self.precision_trials: tuple[PrecisionTrial, ...] = ()
+        self.recipe, self.chosen_by = self._recipe()
+
+    def _tokens(self) -> Any:
+        """Ids and what is known of them; None for a program that makes its own batches."""
+        if isinstance(self.vocabulary, Absent):
+            return None
+        if self.options.data:
+            return open_tokens(Path(self.options.data), self.options.data_dtype, self.vocabulary, self.sequence)
+        return zipf_tokens(Path(self.options.cache), self.vocabulary)
+
+    def _opened(self) -> Accelerator:
+        if self.world is None:
+            accelerator = open_device(self.options.device)
+        else:
+            accelerator = opened(kind_for(self.options.device.partition(":")[0], self.world), self.world)
+        refuse_beyond_memory(self.options, accelerator.device.kind, self.world)
+        return accelerator
+
+    def _recipe(self) -> tuple[Recipe, dict[str, str]]:
+        """With nothing left to be chosen, and by whom precision and micro-batch were."""
+        recipe = self.options.recipe
+        precision, precision_by = self._precision(recipe)
+        defaults = OWN_MICRO_BATCH if self.own else DEFAULT_MICRO_BATCH
+        micro_batch_by = "--micro-batch" if recipe.micro_batch else f"default on {self.kind}"
+        chosen = msgspec.structs.replace(
+            recipe,
+            precision=precision,
+            micro_batch=recipe.micro_batch or defaults[self.kind],
+            ranks=self.world.size if self.world else 1,
+        )
+        return chosen, {"precision_chosen_by": precision_by, "micro_batch_chosen_by": micro_batch_by}
+
+    def _precision(self, recipe: Recipe) -> tuple[str, str]:
+        """bf16 autocast where a GPU has it; on a CPU whichever trains a one-block model of this width faster, measured.
+
+        All ranks must choose alike, so none of them measures; nor is a program of the user's measured, as a CPU's
+        kernels for bf16 are not for every layer.
+        """
+        if recipe.precision != "auto":
+            return recipe.precision, "--precision"
+        if self.kind == "cuda":
+            if torch.cuda.is_bf16_supported(including_emulation=False):
+                return "bf16", "the device multiplies bf16 natively"
+            return "fp32", "the device does not multiply bf16"
+        if self.world or self.own:
+            return "fp32", f"default {'of ranks ' if self.world else ''}on cpu"
+        self.report.progress(0.0, "fp32 or bf16: measuring which is faster here")
+        self.precision_trials = (self._trial("fp32"), self._trial("bf16"))
+        fastest = min(self.precision_trials, key=lambda trial: trial.timing.estimate.value)
+        return fastest.precision, "measured on one block of this model"
+
+    def _trial(self, precision: Literal["fp32", "bf16"]) -> PrecisionTrial:
+        assert isinstance(self.model, Model)
+        shape = msgspec.structs.replace(self.model.shape, layers=1)
+        model = Decoder(shape).to(self.device)
+        block = torch.randint(shape.vocabulary, (1, min(shape.sequence, TRIAL_TOKENS) + 1), device=self.device)
+
+        def work(_: int) -> None:
+            with autocast(precision, self.kind):
+                loss = model(block[:, :-1], block[:, 1:])
+            loss.backward()
+
+        timing = sample_until_tight(
+            lambda count: self.accelerator.timed(work, count),
+            time.perf_counter,
+            target_half_width=0.05,
+            limit_seconds=TRIAL_SECONDS,
+            should_stop=self.report.should_stop,
+        )
+        return PrecisionTrial(precision=precision, timing=timing)
+
+    def run(self) -> AnySlice:
+        """A decoder's default micro-batch that does not fit one process is halved, and said."""
+        while True:
+            try:
+                with self._source() as source:
+                    return self._slice(source)
+            except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+                if not is_out_of_memory(error):
+                    raise
+            gc.collect()
+            self.accelerator.empty_cache()
+            count = self.recipe.micro_batch
+            if self.options.recipe.micro_batch or count == 1 or self.own or self.world:
+                raise self._does_not_fit(count)
+            self.events.append(f"out of memory at micro-batch {count}; went on with {count // 2}")
+            self.recipe = msgspec.structs.replace(self.recipe, micro_batch=count // 2)
+
+    def _does_not_fit(self, micro_batch: int) -> RigbenchError:
+        whose, cure = "this device's", "--checkpointing on, or a smaller model"
+        if self.world:
+            whose, cure = f"rank {self.world.rank}'s", "--strategy fsdp2, or a smaller model"
+        return RigbenchError(
+            f"{self.model.name} at micro-batch {micro_batch} does not fit {whose} memory "
+            f"(out of memory in {self.now_in})",
+            "try a smaller --micro-batch" if self.own else f"try a smaller --micro-batch, {cure}",
             exit_code=NOTHING,
         )
-    return accelerator
+
+    def _source(self) -> Any:
+        """The user's batches, or rigbench's token data."""
+        if self.own and self.own.batch:
+            # In pure bf16 the weights are, so what they meet must be.
+            floats = torch.bfloat16 if self.recipe.precision == "bf16-pure" else None
+            return programs.OwnBatches(self.own, self.recipe.micro_batch, self.device, floats=floats)
+        assert isinstance(self.vocabulary, int)
+        tokens, data = self.tokens
+        count, seed = self.recipe.micro_batch, 1 + (self.world.rank if self.world else 0)
+        return Batches(tokens, data.dtype, self.vocabulary, count, self.sequence, self.device, data.name, seed=seed)
+
+    def _slice(self, source: Any) -> AnySlice:
+        """Build the model, step it, and make the record; also at any moment before, should this process die."""
+        self.report.check()
+        self.report.progress(0.0, "building the model")
+        if not self.own:
+            self.built = time.perf_counter()
+        self.accelerator.reset_peak_memory()
+        trained, recipe = self._trained(self.recipe), self.recipe
+        self.accelerator.synchronize()
+        self.setup_seconds = time.perf_counter() - self.built
+        self.items = recipe.micro_batch * recipe.accumulation * recipe.ranks * self.sequence
+        made = parallel.RankLoop if self.world else StepLoop
+        loop = made(
+            self.accelerator, trained, source, self.options, self.items, self.own.unit if self.own else "tokens"
+        )
+
+        def record(ended_by: EndedBy) -> AnySlice:
+            """As this process sees it."""
+            return self._record(loop.columns(), loop.watch.steady_from, loop.events, self._peaks(), ended_by)
+
+        try:
+            ended_by = loop.run(self.report, record)
+        except Exception as error:
+            if self.own and not is_out_of_memory(error) and not isinstance(error, RigbenchError):
+                raise self.own.explained(loop.now_in, error) from None
+            raise
+        finally:
+            self.now_in = loop.now_in
+        return self._of_all_ranks(loop, ended_by) if isinstance(loop, parallel.RankLoop) else record(ended_by)
+
+    def _trained(self, recipe: Recipe) -> Trained:
+        self.now_in = "building the model"
+        weights = torch.bfloat16 if recipe.precision == "bf16-pure" else None
+        if self.own:
+            module = self.own.module.to(self.device, weights)
+        else:
+            assert isinstance(self.model, Model)
+            built = Decoder(self.model.shape, checkpointing=recipe.checkpoint_every, loss_chunks=recipe.loss_chunks)
+            module = built.to(self.device, weights or torch.float32)
+        wrapped = parallel.wrap(module, recipe.strategy, self.device, self.options.clip_norm)
+        self.now_in = "building the optimizer"
+        if self.own:
+            wrapped = wrapped._replace(called=self.own.losses)
+        return stepped(wrapped, recipe, self.kind, self.options.learning_rate)
+
+    def _record(self, steps: Steps, steady_from: int, events: list[str], memory: Vram, ended_by: EndedBy) -> AnySlice:
+        """Every figure follows from the raw steps."""
+        model, recipe, steady = self.model, self.recipe, steps.seconds[steady_from:]
+        rate = stats.rate_estimate(self.items, steady)
+        flop = model.flop_per_item if isinstance(model, OwnModel) else model.flop_per_token
+        shares = {name: math.fsum(getattr(steps, f"{name}_seconds")[steady_from:]) for name in PARTS}
+        facts: dict[str, Any] = {
+            "started_at": self.started_at,
+            "seconds": time.perf_counter() - self.started,
+            "device": self.accelerator.device,
+            "model": model,
+            "recipe": recipe,
+            **self.chosen_by,
+            "host_allocator": self.options.host_allocator,
+            "steps": steps,
+            "steady_from": steady_from,
+            "ended_by": ended_by,
+            "target_half_width": self.options.target_half_width,
+            "items_per_step": self.items,
+            "items_per_s": rate,
+            "step_seconds": stats.median_estimate(steady),
+            "outliers": len(stats.outliers(steady)),
+            "step_share": {name: seconds / math.fsum(steady) for name, seconds in shares.items()},
+            "model_flops_per_s": flop if isinstance(flop, Absent) else rate.value * flop,
+            "setup_seconds": self.setup_seconds,
+            "memory": memory,
+            "events": (*self.events, *events)[:MOST_EVENTS],
+        }
+        if isinstance(model, OwnModel):
+            return OwnSlice(**facts)
+        hardware_flop = flops.hardware_flop_per_token(model.shape, recipe.checkpoint_every, recipe.loss_chunks)
+        return Slice(
+            **facts,
+            data=self.tokens[1],
+            precision_trials=self.precision_trials,
+            hardware_flops_per_s=rate.value * hardware_flop,
+        )
+
+    def _peaks(self) -> Vram:
+        """Peak memory since the accelerator's count was reset, and of this process."""
+        device, on_gpu = self.accelerator, self.kind == "cuda"
+        return Vram(
+            allocated_bytes=device.allocated_peak_bytes(),
+            reserved_bytes=device.reserved_peak_bytes(),
+            process_bytes=host.process_peak_bytes(Sysfs()),
+            context_bytes=device.used_outside_allocator_bytes(),
+            before_model_bytes=self.before_model_bytes,
+            allocator_retries=device.allocator_retries(),
+            deciding="reserved plus context, on the device" if on_gpu else "process, in host memory",
+        )
+
+    def _of_all_ranks(self, loop: parallel.RankLoop, ended_by: EndedBy) -> AnySlice:
+        """The slowest rank's steps and the largest peaks; then what they wait for each other, and rank 0 alone."""
+        every = parallel.gathered((loop.columns(), self._peaks()))
+        by_rank = [columns for columns, _ in every]
+        steps = parallel.slowest(by_rank)
+        steady_from = 1 + stats.steady_start(steps.seconds[1:]) if len(steps.seconds) > 1 else 0
+        memory = _largest([peak for _, peak in every])
+        together = self._record(steps, steady_from, loop.events, memory, ended_by)
+        if ended_by == "interrupted":
+            return together
+        self.report.partial(together)
+        self.report.progress(0.9, "steps without exchange")
+        apart = loop.trained.wrapped.apart
+        if apart is None:
+            event = "exchange not measured: this torch cannot leave out that of fully_shard"
+            return msgspec.structs.replace(together, events=(*together.events, event))
+        pairs = parallel.gathered(parallel.timed_pairs(loop, self.options, apart))
+        exchange = parallel.split(
+            together.step_seconds.value,
+            self.hosts,
+            [one.seconds for one in by_rank],
+            [with_one for with_one, _ in pairs],
+            [without_one for _, without_one in pairs],
+            self._alone(loop),
+        )
+        return msgspec.structs.replace(together, exchange=exchange)
+
+    def _alone(self, loop: StepLoop) -> tuple[float, ...] | Absent:
+        """Rank 0's steps of the whole model while the others wait; the same on every rank."""
+        if not self.options.scaling:
+            return Absent("not asked for in a table of arms; `--arms one` times one rank alone")
+        self.report.progress(0.95, "one rank alone")
+        leads = self.world is not None and self.world.rank == 0
+        seconds = parallel.gathered(self._steps_alone(loop) if leads else ())[0]
+        return Absent(seconds) if isinstance(seconds, str) else seconds
+
+    def _steps_alone(self, loop: StepLoop) -> tuple[float, ...] | str:
+        """Beside what this rank holds of the model already."""
+        needed, free = LEAST_BYTES * self.model.total_parameters, free_bytes(self.accelerator)
+        if needed > free:
+            return f"one rank alone needs {needed / 2**30:.1f} GiB more, and {free / 2**30:.1f} GiB are free"
+        recipe = msgspec.structs.replace(self.recipe, strategy="single", ranks=1)
+        try:
+            alone = StepLoop(self.accelerator, self._trained(recipe), loop.source, self.options, 1)
+            return tuple(alone.one_step() for _ in range(1 + ALONE_STEPS))[1:]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return "one rank alone ran out of memory"
 
 
-def _chosen(options: Options, accelerator: Accelerator, report: Report) -> tuple[Chosen, tuple[PrecisionTrial, ...]]:
-    kind = accelerator.device.kind
-    precision, chosen_by, trials = _choose_precision(options, accelerator, report)
-    micro_batch = options.recipe.micro_batch or DEFAULT_MICRO_BATCH[kind]
-    recipe = msgspec.structs.replace(options.recipe, precision=precision, micro_batch=micro_batch)
-    return Chosen(recipe, chosen_by, "--micro-batch" if options.recipe.micro_batch else f"default on {kind}"), trials
+def refuse_beyond_memory(options: Options, kind: str, world: World | None) -> None:
+    """Weights, gradients and moments of all ranks of this host: below that it would page, or the system ends a rank.
 
-
-def _choose_precision(
-    options: Options, accelerator: Accelerator, report: Report
-) -> tuple[Precision, str, tuple[PrecisionTrial, ...]]:
-    """bf16 autocast where a GPU has it; on a CPU whichever trains a one-block model of this width faster, measured."""
-    import torch
-
-    if options.recipe.precision != "auto":
-        return options.recipe.precision, "--precision", ()
-    if accelerator.device.kind == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16", "the device multiplies bf16 natively", ()
-        return "fp32", "the device does not multiply bf16", ()
-    report.progress(0.0, "fp32 or bf16: measuring which is faster here")
-    trials = tuple(_trial(name, options, accelerator, report) for name in ("fp32", "bf16"))
-    fastest = min(trials, key=lambda trial: trial.timing.estimate.value)
-    return fastest.precision, "measured on one block of this model", trials
-
-
-def _trial(
-    precision: Literal["fp32", "bf16"], options: Options, accelerator: Accelerator, report: Report
-) -> PrecisionTrial:
-    import torch
-
-    from rigbench.model.gpt import Decoder
-
-    shape = msgspec.structs.replace(options.model.shape, layers=1)
-    model = Decoder(shape).to(accelerator.torch_device)
-    length = min(shape.sequence, TRIAL_TOKENS)
-    block = torch.randint(shape.vocabulary, (1, length + 1), device=accelerator.torch_device)
-
-    def work(_: int) -> None:
-        with autocast(precision, accelerator.device.kind):
-            loss = model(block[:, :-1], block[:, 1:])
-        loss.backward()
-
-    timing = sample_until_tight(
-        lambda count: accelerator.timed(work, count),
-        time.perf_counter,
-        target_half_width=0.05,
-        limit_seconds=TRIAL_SECONDS,
-        should_stop=report.should_stop,
+    Raises:
+        RigbenchError: the host has less to give.
+    """
+    recipe, model = options.recipe, options.model
+    if isinstance(model, OwnModel) or (kind == "cuda" and recipe.strategy != "fsdp2-offload"):
+        return
+    usable = host.memory(Sysfs()).usable_bytes
+    size = world.size if world else 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", size)) if world else 1
+    shares = size if recipe.strategy.startswith("fsdp2") else 1
+    each = 8 if recipe.precision == "bf16-pure" or recipe.optimizer.endswith("8bit") else LEAST_BYTES
+    needed = each * model.total_parameters * here // shares
+    if isinstance(usable, Absent) or needed <= usable:
+        return
+    over = f" over {here} ranks of this host" if world else ""
+    raise RigbenchError(
+        f"{model.name}{over} needs at least {needed / 2**30:.1f} GiB for weights, gradients and optimizer states, and "
+        f"this host has {usable / 2**30:.1f} GiB to give",
+        "choose a smaller model, or --strategy fsdp2" if world and shares == 1 else "choose a smaller model",
+        exit_code=NOTHING,
     )
-    return PrecisionTrial(precision=precision, timing=timing)
 
 
-def _slice(options: Options, ground: Ground, accelerator: Accelerator, batches: Batches, report: Report) -> Slice:
-    """Build the model, step it, and make the record; also at any moment before, should this process die."""
-    report.check()
-    report.progress(0.0, "building the model")
-    built = time.perf_counter()
-    accelerator.reset_peak_memory()
-    recipe, kind = ground.chosen.recipe, accelerator.device.kind
-    ground.failed_in.append("building the model")
-    model = decoder(options.model, recipe, accelerator.torch_device)
-    ground.failed_in.append("building the optimizer")
-    called = over_cards if recipe.strategy == "data-parallel" else None
-    trained = train(model, recipe, kind, options.learning_rate, options.clip_norm, called=called)
-    accelerator.synchronize()
-    setup_seconds = time.perf_counter() - built
-    tokens_per_step = recipe.micro_batch * recipe.accumulation * options.model.shape.sequence
-    loop = StepLoop(accelerator, trained, batches, tokens_per_step, options.patience)
+def _largest(peaks: list[Vram]) -> Vram:
+    """Of all ranks the peaks of the one that took most of each."""
+    first = peaks[0]
 
-    def record(ended_by: EndedBy) -> Slice:
-        seen = Seen.of(loop, peaks(accelerator, ground.before_model_bytes), setup_seconds)
-        return sliced(METHOD, options, ground, accelerator.device, seen, ended_by)
+    def most(name: str) -> Any:
+        known = [getattr(one, name) for one in peaks if not isinstance(getattr(one, name), Absent)]
+        return max(known, default=getattr(first, name))
 
-    try:
-        return record(loop.run(report, lambda: report.partial(record("worker died"))))
-    finally:
-        ground.failed_in.append(loop.now_in)
+    named = {name: most(name) for name in Vram.__struct_fields__ if name != "deciding"}
+    return Vram(**named, deciding=f"{first.deciding}, of the rank that takes most")

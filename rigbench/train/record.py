@@ -1,27 +1,148 @@
-"""How fast did this rig train a model, in a calibrated slice of a full run?"""
+"""A training slice, a short run that tells how fast this rig trains a model; slices compared as arms; their options."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal, cast, get_args
 
 import msgspec
 
+from rigbench.core import units
+from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate, Timing
-from rigbench.core.record import Absent, Device, EndedBy, Energy, Figure, Record, Skipped, Telemetry
+from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, seconds
+from rigbench.core.record import Absent, Device, EndedBy, Energy, Figure, Record, Telemetry
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
 from rigbench.predict.record import StepTime, VramPrediction
 from rigbench.work.record import Draw, Power
 
+METHOD = 1
+IdType = Literal["auto", "uint16", "uint32"]
+Factor = Literal["optimizer", "checkpointing", "precision", "compile", "loss", "strategy", "accumulation"]
+FACTORS: tuple[Factor, ...] = get_args(Factor)
+LARGEST_MICRO_BATCH = 1 << 16
+# "keeps memory": glibc was told not to give large blocks back to the system between steps, by the variables in
+# work/process.py; a CPU run without them spends a large part of its time in page faults.
 HostAllocator = Literal["default", "keeps memory", "set by the user"]
+DEFAULT_MICRO_BATCH = {"cpu": 1, "cuda": 8}
+OWN_MICRO_BATCH = {"cpu": 4, "cuda": 32}  # samples of a program of the user's
+PARTS = ("data", "forward", "backward", "optimizer")  # of a step
+# Where no time limit is given: 16 steps' worth, within these bounds.
+WORTH_STEPS, SHORTEST_SECONDS, LONGEST_SECONDS = 16, 25.0, 80.0
+NOT_COMPARED, NO_SENSOR = Absent("not compared"), Absent("no sensor was read beside this slice")
+
+
+class OwnModel(Record, frozen=True):
+    """A program of the user's, tried once and not yet trained. Tied weights count once."""
+
+    name: str  # as they named it (package.module:factory)
+    unit: Literal["tokens", "samples"]  # what its speed is counted in, an item: a language model's is a token
+    items_per_sample: int  # of a language model the tokens of a sequence
+    vocabulary: int | Absent
+    batch: str  # the shapes and types of what it ate
+    total_parameters: int
+    trainable_parameters: int
+    unused_parameters: int  # that can be trained, and got no gradient
+    flop_per_item: float | Absent  # as torch counted in a forward and backward pass of `trial_samples`
+    flop_basis: str
+    trial_samples: int
+    loss: float  # of the untrained model
+
+
+class Options(Record, frozen=True, kw_only=True):
+    """What the process of a slice is told."""
+
+    model: Model | OwnModel
+    recipe: Recipe = Recipe()  # precision and micro-batch may be left to be chosen
+    device: str = "auto"
+    data: str = ""  # a file of token ids; none: generated ones
+    data_dtype: IdType = "auto"
+    cache: str = ""  # a folder for the generated token file
+    seconds: float = 0.0  # 0: long enough for 16 steps, between the two bounds
+    shortest_seconds: float = SHORTEST_SECONDS
+    longest_seconds: float = LONGEST_SECONDS
+    target_half_width: float = 0.01
+    learning_rate: float = 3e-4
+    clip_norm: float = 1.0
+    seed: int = 0
+    host_allocator: HostAllocator = "default"  # how the runner has set this process's memory
+    scaling: bool = False  # whether one of several ranks is also timed alone
+    host_name: str = "here"  # of a rank's host
+    folder: str = ""  # where the command was typed, to import a program of the user's from
+    vocabulary: int = 0  # given for a language model of the user's; 0: as its module says
+    sequence: int = 0
+
+    @property
+    def most_seconds(self) -> float:
+        return self.seconds or self.longest_seconds
+
+
+class TrialOptions(Record, frozen=True):
+    """What the process is told that tries a program of the user's; as in Options."""
+
+    name: str
+    folder: str
+    vocabulary: int = 0
+    sequence: int = 0
+    device: str = "auto"
+    seed: int = 0
+
+
+def _read_factors(text: str, option: str) -> tuple[Factor, ...]:
+    names = [name.strip().lower() for name in text.split(",")]
+    for name in names:
+        if name not in FACTORS:
+            listed = f"{', '.join(FACTORS[:-1])} or {FACTORS[-1]}"
+            raise RigbenchError(f"{option}: no factor {name!r}", f"use {listed}, with commas between")
+        if names.count(name) > 1:
+            raise RigbenchError(f"{option} names {name} twice", "name each factor once")
+    return cast(tuple[Factor, ...], tuple(names))
+
+
+def _read_micro_batch(text: str, option: str) -> int | Literal["auto"]:
+    if text.strip().lower() == "auto":
+        return "auto"
+    return units.parse_whole(text, option, 1, LARGEST_MICRO_BATCH)
+
+
+class ProbeOptions(Record, frozen=True, kw_only=True):
+    """What train-probe is told beside the model and the recipe."""
+
+    arms: Annotated[
+        Literal["auto", "usual", "one", "all"],
+        Option(
+            None,
+            "usual: AdamW and AdamW8bit, checkpointing off and on. all: one choice at a time. one: just the arm that "
+            "the options name. auto: one where an option names a choice, else usual.",
+        ),
+    ] = "auto"
+    cross: Annotated[
+        tuple[Factor, ...], Option(Reader(_read_factors), f"All combinations of: {', '.join(FACTORS)}.", "A,B")
+    ] = ()
+    micro_batch: Annotated[
+        int | Literal["auto"] | Absent,
+        Option(
+            Reader(_read_micro_batch),
+            "Sequences at once. auto: the largest that fits and the fastest. Default: 1 on a CPU, 8 on a GPU.",
+            "N|auto",
+        ),
+    ] = NOT_GIVEN
+    seconds: Annotated[
+        float | Absent, Option(seconds(), "At most this long, each arm. Default: 16 steps' worth, within bounds.")
+    ] = NOT_GIVEN
+    data: Annotated[str, Option(TEXT, "Token ids. Default: a generated, Zipf-distributed file.", "FILE.bin")] = ""
+    data_dtype: Annotated[IdType, Option(None, "The type of an id in --data. auto: as it was packed, else uint16.")] = (
+        "auto"
+    )
+    share: Annotated[bool, Option(None, "Measure though another process uses the GPU.")] = False
 
 
 class Data(Record, frozen=True):
-    """Where the tokens came from. `name` is a file's base name, never its folder."""
+    """Where the tokens came from."""
 
     kind: Literal["file", "generated"]
-    name: str
+    name: str  # a file's base name, never its folder
     tokens: int
     dtype: Literal["uint16", "uint32"]
     distribution: str
@@ -37,9 +158,8 @@ class PrecisionTrial(Record, frozen=True):
 class Steps(Record, frozen=True):
     """Every step of the slice, warm-up included, in order; one entry per step in each column.
 
-    The parts are seconds inside the step; what they do not explain is `seconds` less their sum. `ended_at_seconds` is
-    the monotonic clock at the end of each step. `loss` is Absent where it was not finite. Of several ranks a step and
-    its parts are those of the slowest. `enqueue_seconds` is how long a GPU's host took to hand the step over.
+    The parts are seconds inside the step; what they do not explain is `seconds` less their sum. Of several ranks a step
+    and its parts are those of the slowest.
     """
 
     seconds: tuple[float, ...]
@@ -47,52 +167,38 @@ class Steps(Record, frozen=True):
     forward_seconds: tuple[float, ...]
     backward_seconds: tuple[float, ...]
     optimizer_seconds: tuple[float, ...]
-    ended_at_seconds: tuple[float, ...]
-    loss: tuple[float | Absent, ...]
-    enqueue_seconds: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
+    ended_at_seconds: tuple[float, ...]  # on the monotonic clock
+    loss: tuple[float | Absent, ...]  # Absent where it was not finite
+    enqueue_seconds: tuple[float, ...] = ()  # how long a GPU's host took to hand the step over
 
 
-class Exchange(Record, frozen=True):
+class Exchange(Record, frozen=True, kw_only=True):
     """What the ranks of a slice wait for each other's gradients and weights in a step, and what a step loses to it.
 
-    `with_seconds` and `without_seconds` are steps in turn, with and without the exchange, each of the slowest rank;
-    `exposed_seconds` is the median of their differences, `exposed` that with its interval. `without_by_rank` are the
-    median steps without it of each rank; `alone_seconds` is rank 0's, of the whole model, while all others waited. The
-    slice's median step is then that alone, what is `shared` (memory, power, cores; of shards also what handling them
-    costs, less what the optimizer saves), what the slowest rank takes longer than the middle one (`imbalance`), what is
-    exposed, and what stays `unexplained`: steps in turn begin together, and those of the slice as they come.
-    `efficiency` is the rate of all over that many times the one rank's.
-
-    Raw seconds, by rank and step: `steps_by_rank` of the slice, `with_samples` and `without_samples` of the steps in
-    turn; `alone_samples` of rank 0.
+    The slice's median step is one rank's alone, what is shared, imbalance, what is exposed, and what stays unexplained:
+    steps in turn begin together, and those of the slice as they come.
     """
 
     method: str
-    hosts: tuple[str, ...]
-    with_seconds: tuple[float, ...]
-    without_seconds: tuple[float, ...]
-    exposed_seconds: float
-    without_by_rank: tuple[float, ...]
-    alone_seconds: Estimate | Absent
-    shared_seconds: float | Absent
-    imbalance_seconds: float
+    hosts: tuple[str, ...]  # by rank
+    exposed: Estimate  # the median difference between steps in turn with and without exchange, each of the slowest rank
+    alone_seconds: Estimate | Absent  # rank 0's step of the whole model, while all others waited
+    shared_seconds: float | Absent  # memory, power, cores; of shards also handling them, less what the optimizer saves
+    imbalance_seconds: float  # what the slowest rank takes longer than the middle one
     unexplained_seconds: float
-    efficiency: float | Absent
-    exposed: Estimate | msgspec.UnsetType = msgspec.UNSET
-    steps_by_rank: tuple[tuple[float, ...], ...] = ()
-    with_samples: tuple[tuple[float, ...], ...] = ()
-    without_samples: tuple[tuple[float, ...], ...] = ()
-    alone_samples: tuple[float, ...] = ()
+    efficiency: float | Absent  # the rate of all over that many times the one rank's
+    # Raw seconds by rank and step, the last one rank 0's.
+    steps_by_rank: tuple[tuple[float, ...], ...]
+    with_samples: tuple[tuple[float, ...], ...]
+    without_samples: tuple[tuple[float, ...], ...]
+    alone_samples: tuple[float, ...]
 
 
 class Compile(Record, frozen=True):
-    """What `torch.compile` took before the first step was done, beyond a later step's seconds.
+    """What `torch.compile` took before the first step was done, beyond a later step's seconds."""
 
-    `cold_seconds` with an empty cache of compiled kernels, `warm_seconds` in a new process that found them there.
-    """
-
-    cold_seconds: float
-    warm_seconds: float | Absent
+    cold_seconds: float  # with an empty cache of compiled kernels
+    warm_seconds: float | Absent  # in a new process that found them there
 
 
 class Vram(Record, frozen=True):
@@ -107,58 +213,71 @@ class Vram(Record, frozen=True):
     deciding: str
 
 
-class Slice(Record, frozen=True):
-    """A short training run whose steady window predicts a long one.
+class AnySlice(Record, frozen=True, kw_only=True):
+    """A short training run whose steady window predicts a long one, whatever it trains: an item is one of its unit."""
 
-    `steady_from` is the index of the first step of the steady window. `tokens_per_s` is total tokens over total
-    seconds of that window, its interval by batch means; `step_seconds` is the median step with its own interval.
-    `joules_per_token` and `model_flop_per_joule` cover what `energy` covers; `draws` are all that was read of the
-    machine over the same window, `power` what they and what was declared come to at the wall.
-
-    Of the `recipe` precision and micro-batch are those that were chosen, ranks those that trained. `host_allocator`
-    "keeps memory": glibc was told not to give large blocks back to the system between steps, by the variables in
-    work/process.py; a CPU run without them spends a large part of its time in page faults.
-    """
-
-    method: int
+    method: int = METHOD
     started_at: str
     seconds: float
     device: Device
-    model: Model
-    recipe: Recipe
+    model: Model | OwnModel
+    recipe: Recipe  # precision and micro-batch as they were chosen, and as many ranks as trained
     precision_chosen_by: str
     micro_batch_chosen_by: str
     host_allocator: HostAllocator
-    data: Data
-    precision_trials: tuple[PrecisionTrial, ...]
     steps: Steps
-    steady_from: int
+    steady_from: int  # the index of the first step of the steady window
     ended_by: EndedBy
     target_half_width: float
-    tokens_per_step: int
-    tokens_per_s: Estimate
-    step_seconds: Estimate
+    items_per_step: int
+    items_per_s: Estimate  # total items over total seconds of the steady window, the interval by batch means
+    step_seconds: Estimate  # the median step
     outliers: int
     step_share: dict[str, float]
-    model_flops_per_s: float
-    hardware_flops_per_s: float
-    mfu: Figure | Absent
-    share_of_measured_matmul: Figure | Absent
+    model_flops_per_s: float | Absent
+    mfu: Figure | Absent = NOT_COMPARED
     setup_seconds: float
     memory: Vram
-    energy: Energy | Absent
-    telemetry: Telemetry | Absent
+    # What the sensors and the user say, of the steady window: what did the work, each part, and all at the wall.
+    energy: Energy | Absent = NO_SENSOR
+    telemetry: Telemetry | Absent = NO_SENSOR
+    joules_per_item: float | Absent = NO_SENSOR  # of what `energy` covers
+    model_flop_per_joule: float | Absent = NO_SENSOR
+    draws: tuple[Draw, ...] = ()
+    power: Power | Absent = Absent("neither read nor declared in full")
+    compile: Compile | Absent = Absent("not compiled")
     events: tuple[str, ...] = ()
-    joules_per_token: float | msgspec.UnsetType = msgspec.UNSET
-    model_flop_per_joule: float | msgspec.UnsetType = msgspec.UNSET
-    draws: tuple[Draw, ...] | msgspec.UnsetType = msgspec.UNSET
-    power: Power | msgspec.UnsetType = msgspec.UNSET
-    hfu: Figure | Absent | msgspec.UnsetType = msgspec.UNSET
-    compile: Compile | msgspec.UnsetType = msgspec.UNSET
-    exchange: Exchange | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def unit(self) -> Literal["tokens", "samples"]:
+        return self.model.unit if isinstance(self.model, OwnModel) else "tokens"
+
+    @property
+    def steady_seconds(self) -> tuple[float, ...]:
+        return self.steps.seconds[self.steady_from :]
 
 
-SliceResult = Slice | Skipped
+class Slice(AnySlice, frozen=True, kw_only=True):
+    """Of a decoder, counted in tokens."""
+
+    model: Model
+    model_flops_per_s: float
+    data: Data
+    precision_trials: tuple[PrecisionTrial, ...] = ()
+    hardware_flops_per_s: float  # with what is recomputed
+    hfu: Figure | Absent = NOT_COMPARED
+    share_of_measured_matmul: Figure | Absent = NOT_COMPARED
+    exchange: Exchange | Absent = Absent("one rank")
+
+    @property
+    def tokens_per_s(self) -> Estimate:
+        return self.items_per_s
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.items_per_step
+
+
 IN_THE_FILE = Absent("in the run's file")
 
 
@@ -181,7 +300,7 @@ class StoredSlice(msgspec.Struct, frozen=True, array_like=True):
                 steps=Steps((), (), (), (), (), (), ()),
                 telemetry=IN_THE_FILE,
                 precision_trials=(),
-                exchange=msgspec.UNSET,
+                exchange=IN_THE_FILE,
             ),
             steady_steps=len(steps.seconds) - steady,
             early_seconds=math.fsum(steps.seconds[:steady]),
@@ -189,84 +308,24 @@ class StoredSlice(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
-class OwnSlice(Record, frozen=True, kw_only=True):
-    """A short training run of the user's own model. Everything is as in a `Slice`, counted in the model's own unit.
+class OwnSlice(AnySlice, frozen=True, kw_only=True):
+    """Of a program of the user's, counted in its own unit; no `model_flops_per_s` where torch could not count."""
 
-    `items_per_s` are samples, or tokens of a language model; `model_flops_per_s` is Absent where torch could not count.
-    """
-
-    method: int
-    started_at: str
-    seconds: float
-    device: Device
     model: OwnModel
-    recipe: Recipe
-    precision_chosen_by: str
-    micro_batch_chosen_by: str
-    host_allocator: HostAllocator
-    steps: Steps
-    steady_from: int
-    ended_by: EndedBy
-    target_half_width: float
-    items_per_step: int
-    items_per_s: Estimate
-    step_seconds: Estimate
-    outliers: int
-    step_share: dict[str, float]
-    model_flops_per_s: float | Absent
-    mfu: Figure | Absent
-    setup_seconds: float
-    memory: Vram
-    energy: Energy | Absent
-    telemetry: Telemetry | Absent
-    events: tuple[str, ...] = ()
-    joules_per_item: float | msgspec.UnsetType = msgspec.UNSET
-    draws: tuple[Draw, ...] | msgspec.UnsetType = msgspec.UNSET
-    compile: Compile | msgspec.UnsetType = msgspec.UNSET
-
-
-class OwnModel(Record, frozen=True):
-    """A program of the user's, `name` as they named it (package.module:factory), tried once and not yet trained.
-
-    An item is what its speed is counted in: a token of a language model, which has `items_per_sample` in a sequence
-    and a `vocabulary`, else a sample. Tied weights count once; `unused_parameters` can be trained and got no gradient.
-    `flop_per_item` is what torch counted in a forward and backward pass of `trial_samples`, as `flop_basis` says;
-    `loss` was that of the untrained model. `batch` says what it ate.
-    """
-
-    name: str
-    unit: Literal["tokens", "samples"]
-    items_per_sample: int
-    vocabulary: int | Absent
-    batch: str
-    total_parameters: int
-    trainable_parameters: int
-    unused_parameters: int
-    flop_per_item: float | Absent
-    flop_basis: str
-    trial_samples: int
-    loss: float
-
-
-Factor = Literal["optimizer", "checkpointing", "precision", "compile", "loss", "strategy", "accumulation"]
 
 
 class ArmRow(Record, frozen=True, kw_only=True):
-    """One arm. `label` says in which choices its recipe differs from the base arm.
+    """One arm: what its recipe came to, measured or predicted."""
 
-    `slice` is the place of its slice among the run's; `reason` says why it has none. `speedup` is its tokens/s over the
-    base arm's, with an interval that holds both arms' own and what the base arm's second run differed from its first.
-    `peak_bytes` is what decides out-of-memory. `memory` and `time` were predicted before it ran.
-    """
-
-    label: str
+    label: str  # the choices in which it differs from the base arm
     recipe: Recipe
     outcome: Literal["measured", "skipped", "predicted"]
-    slice: int | Absent
-    reason: str = ""
+    slice: int | Absent  # the place of its slice among the run's
+    reason: str = ""  # why it has none
+    # Its rate over the base arm's, the interval of both arms and of what the base arm's second run differed by.
     speedup: Estimate | Absent = Absent("nothing to compare with")
-    peak_bytes: Figure | Absent = Absent("not measured")
-    memory: VramPrediction | Absent = Absent("not predicted")
+    peak_bytes: Figure | Absent = Absent("not measured")  # what decides out-of-memory
+    memory: VramPrediction | Absent = Absent("not predicted")  # before it ran, as `time`
     time: StepTime | Absent = Absent("not predicted")
 
 
@@ -292,27 +351,18 @@ class MemoryLine(Record, frozen=True):
 
 
 class MicroBatchSearch(Record, frozen=True, kw_only=True):
-    """`--micro-batch auto`: the largest that fits, and the fastest, which is often smaller.
-
-    `largest_predicted` was predicted, `largest` is what ran (Absent where the search ended before it was tried);
-    `chosen` is the fastest, and `why` says in a sentence why no other.
-    """
+    """`--micro-batch auto`: the largest that fits, and the fastest, which is often smaller."""
 
     tries: tuple[MicroBatchTry, ...]
     largest_predicted: int | Absent
-    largest: int | Absent
-    chosen: int
-    why: str
+    largest: int | Absent  # that ran; Absent where the search ended before it was tried
+    chosen: int  # the fastest
+    why: str  # no other
     line: MemoryLine | Absent
 
 
 class Arms(Record, frozen=True, kw_only=True):
-    """The arms of one model on one device. `rows[0]` is the base arm.
-
-    `control` is the base arm's second run over its first, at the end: what the machine's drift and the spread between
-    processes come to. `pareto` are the labels of arms that no other one beats in both speed and memory.
-    `eight_bit_from` is the number of parameters from which on 8-bit states would save a tenth of the peak.
-    """
+    """The arms of one model on one device; `rows[0]` is the base arm."""
 
     method: int
     started_at: str
@@ -320,10 +370,11 @@ class Arms(Record, frozen=True, kw_only=True):
     model: Model
     on: str
     rows: tuple[ArmRow, ...]
+    # The base arm's second run over its first, at the end: the machine's drift and the spread between processes.
     control: float | Absent = Absent("the base arm was not run again")
     fastest: str | Absent = Absent("nothing was measured")
     least_memory: str | Absent = Absent("nothing was measured")
-    pareto: tuple[str, ...] = ()
+    pareto: tuple[str, ...] = ()  # labels of arms that no other one beats in both speed and memory
     planned_steps: Figure | Absent = Absent("no plan")
-    eight_bit_from: Figure | Absent = Absent("not asked")
-    micro_batch: MicroBatchSearch | msgspec.UnsetType = msgspec.UNSET
+    eight_bit_from: Figure | Absent = Absent("not asked")  # parameters from which 8-bit states save a tenth of the peak
+    micro_batch: MicroBatchSearch | Absent = Absent("not searched for")

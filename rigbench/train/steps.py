@@ -1,31 +1,32 @@
-"""What does each step of a training slice take, part by part? The loop itself, and the columns it fills."""
+"""Steps a module with its optimizer, and keeps what every part of every step took."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import msgspec
+import torch
+from torch import nn
 
-from rigbench.core.record import Absent, EndedBy
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent, EndedBy, Record
 from rigbench.machine.accelerator import Accelerator
-from rigbench.train.record import Steps
-from rigbench.train.training import Trained
+from rigbench.model import optim
+from rigbench.model.recipe import Recipe
+from rigbench.train.record import PARTS, WORTH_STEPS, Options, Steps
 from rigbench.work.process import Report
 from rigbench.work.timing import StepWatch
 
-if TYPE_CHECKING:
-    import torch
-
-PARTS = ("data", "forward", "backward", "optimizer")
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}  # over fp32 weights
 SYNCHRONISE_EVERY_SECONDS = 0.25  # on a GPU the host runs ahead in between; on a CPU a mark costs nothing
-PARTIAL_EVERY_SECONDS = 5.0
-# Where no time limit is asked for: 16 steps' worth, within these bounds.
-WORTH_STEPS, SHORTEST_SECONDS, LONGEST_SECONDS = 16, 25.0, 80.0
+Around = Callable[[], AbstractContextManager[object]]
 
 
 class Source(Protocol):
@@ -34,13 +35,67 @@ class Source(Protocol):
     def next(self) -> Sequence[Any]: ...
 
 
-class Patience(NamedTuple):
-    """How long a slice may take. `seconds` 0: 16 steps' worth, between the two others."""
+class Wrapped(NamedTuple):
+    """A module among its ranks, or by itself."""
 
-    seconds: float = 0.0
-    shortest_seconds: float = SHORTEST_SECONDS
-    longest_seconds: float = LONGEST_SECONDS
-    target_half_width: float = 0.01
+    module: nn.Module  # gives this rank's mean loss; its parameters, which may be shards, are stepped
+    clip: Callable[[], object]  # the gradients to a norm, taken over all of them
+    # Around a micro-step's forward and backward pass: all but the last of a step keep their gradients here.
+    synchronised: Callable[[bool], AbstractContextManager[object]] = lambda last: contextlib.nullcontext()
+    # Around whole steps: each rank does all of its own work, the optimizer's too, and exchanges neither gradients nor
+    # weights, and what it learns is worthless. None where this torch cannot leave the exchange out.
+    apart: Around | None = contextlib.nullcontext
+    # Makes of the module, compiled or not, what gives a batch's loss.
+    called: Callable[[Any], Callable[..., torch.Tensor]] = lambda module: module
+
+
+class Trained(NamedTuple):
+    """A module with its optimizer and all that is around a step of it."""
+
+    wrapped: Wrapped
+    loss: Callable[..., torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    precision: Around  # around a forward pass
+    scaler: torch.amp.GradScaler | None  # of the loss of an fp16 run
+    accumulation: int  # micro-steps a step
+
+
+def stepped(wrapped: Wrapped, recipe: Recipe, kind: str, learning_rate: float) -> Trained:
+    """With optimizer, precision and compilation as the recipe says.
+
+    Raises:
+        RigbenchError: this kind of device has no such precision, optimizer or compiler.
+    """
+    if recipe.precision == "tf32" and kind != "cuda":
+        raise RigbenchError("a CPU has no tf32", "use --precision fp32 or bf16", NOTHING)
+    # fp32 products go through tensor cores where that is the recipe, and not where it is not.
+    torch.set_float32_matmul_precision("high" if recipe.precision == "tf32" else "highest")
+    optimizer = optim.build(recipe.optimizer, wrapped.module, learning_rate=learning_rate)
+    module: Any = wrapped.module
+    if recipe.compiled:
+        if not torch.cuda.is_available() and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+            raise RigbenchError("torch.compile needs a C++ compiler on a CPU", "install g++, or --compile off", NOTHING)
+        module = torch.compile(module)
+    return Trained(
+        wrapped=wrapped,
+        loss=wrapped.called(module),
+        optimizer=optimizer,
+        precision=lambda: autocast(recipe.precision, kind),
+        scaler=torch.amp.GradScaler(kind) if recipe.precision == "fp16" else None,
+        accumulation=recipe.accumulation,
+    )
+
+
+def autocast(precision: str, kind: str) -> AbstractContextManager[object]:
+    """Autocast over fp32 weights, or nothing."""
+    return torch.autocast(kind, dtype=AUTOCAST[precision]) if precision in AUTOCAST else contextlib.nullcontext()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation was refused: GPUs say so by type, a CPU in words (c10/core/CPUAllocator.cpp)."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 class StepLoop:
@@ -55,14 +110,13 @@ class StepLoop:
         accelerator: Accelerator,
         trained: Trained,
         source: Source,
+        options: Options,
         items_per_step: int,
-        patience: Patience,
-        unit: str = "tokens/s",
+        unit: str = "tokens",
     ) -> None:
-        self.accelerator, self.trained, self.source, self.patience = accelerator, trained, source, patience
+        self.accelerator, self.trained, self.source, self.options = accelerator, trained, source, options
         self.items_per_step, self.unit = items_per_step, unit
-        limit = patience.seconds or patience.longest_seconds
-        self.watch = StepWatch(patience.target_half_width, limit, time.perf_counter())
+        self.watch = StepWatch(options.target_half_width, options.most_seconds, time.perf_counter())
         self.events: list[str] = []
         self.now_in = "the first step"
         self._seconds: list[float] = []
@@ -71,13 +125,13 @@ class StepLoop:
         self._ended: list[float] = []
         self._loss: list[float | Absent] = []
 
-    def run(self, report: Report, partial: Callable[[], None]) -> EndedBy:
-        """Step until the rate is tight, the time is up, or we are told to stop; `partial` is called now and then."""
+    def run(self, report: Report, record: Callable[[EndedBy], Record]) -> EndedBy:
+        """Step until the rate is tight, the time is up, or we are told to stop; `record` makes what is handed over."""
         gc.collect()
         gc.freeze()
         gc.disable()
         try:
-            return self._run(report, partial)
+            return self._run(report, record)
         finally:
             gc.enable()
 
@@ -91,7 +145,7 @@ class StepLoop:
             optimizer_seconds=optimizer,
             ended_at_seconds=tuple(self._ended),
             loss=tuple(self._loss),
-            enqueue_seconds=tuple(self._enqueue) if self.accelerator.device.kind == "cuda" else msgspec.UNSET,
+            enqueue_seconds=tuple(self._enqueue) if self.accelerator.device.kind == "cuda" else (),
         )
 
     def one_step(self) -> float:
@@ -105,9 +159,9 @@ class StepLoop:
         """Whether to end, and how many steps to make before that is asked again; of several ranks, together."""
         return ended, chunk
 
-    def _run(self, report: Report, partial: Callable[[], None]) -> EndedBy:
-        watch, chunk = self.watch, 1
-        watch.clock_start = last_partial = time.perf_counter()
+    def _run(self, report: Report, record: Callable[[EndedBy], Record]) -> EndedBy:
+        options, watch, chunk = self.options, self.watch, 1
+        watch.clock_start = time.perf_counter()
         while True:
             marks, losses = [self.accelerator.mark()], []
             for _ in range(chunk):
@@ -119,18 +173,20 @@ class StepLoop:
             self.accelerator.synchronize()
             clock = time.perf_counter()
             verdict = self._keep(marks, losses, clock)
-            if not self.patience.seconds and len(self._seconds) == 2:
-                worth = max(self.patience.shortest_seconds, WORTH_STEPS * self._seconds[-1])
-                watch.limit_seconds = min(self.patience.longest_seconds, worth)
+            if not options.seconds and len(self._seconds) == 2:
+                worth = max(options.shortest_seconds, WORTH_STEPS * self._seconds[-1])
+                watch.limit_seconds = min(options.longest_seconds, worth)
             if len(self._seconds) >= 3:
                 chunk = max(1, int(SYNCHRONISE_EVERY_SECONDS / max(self._seconds[-1], 1e-4)))
             ended, chunk = self.agree("interrupted" if report.should_stop() else verdict, chunk)
             if ended:
                 return ended
-            report.progress((clock - watch.clock_start) / watch.limit_seconds, self._said())
-            if clock - last_partial > PARTIAL_EVERY_SECONDS:
-                partial()
-                last_partial = time.perf_counter()
+            rate = self.watch.rate(self.items_per_step).value
+            report.progress(
+                (clock - watch.clock_start) / watch.limit_seconds,
+                f"step {len(self._seconds)}, {rate:,.0f} {self.unit}/s",
+            )
+            report.partial(lambda: record("worker died"))
 
     def _step(self) -> tuple[list[Any], torch.Tensor]:
         """A mark after each part of each micro-step, and after the optimizer."""
@@ -139,10 +195,10 @@ class StepLoop:
             self.now_in = "loading a batch"
             batch = self.source.next()
             marks.append(self.accelerator.mark())
-            with trained.synchronised(micro_step == micro_steps - 1):
+            with trained.wrapped.synchronised(micro_step == micro_steps - 1):
                 self.now_in = "the forward pass"
                 with trained.precision():
-                    loss = trained.module(*batch)
+                    loss = trained.loss(*batch)
                 if micro_steps > 1:
                     loss = loss / micro_steps
                 marks.append(self.accelerator.mark())
@@ -158,11 +214,11 @@ class StepLoop:
     def _optimize(self) -> None:
         optimizer, scaler = self.trained.optimizer, self.trained.scaler
         if scaler is None:
-            self.trained.clip()
+            self.trained.wrapped.clip()
             optimizer.step()
         else:
             scaler.unscale_(optimizer)
-            self.trained.clip()
+            self.trained.wrapped.clip()
             scaler.step(optimizer)
             scaler.update()
         optimizer.zero_grad(set_to_none=True)
@@ -172,7 +228,7 @@ class StepLoop:
         between = [self.accelerator.seconds_between(start, end) for start, end in pairwise(marks)]
         ended, verdict = clock - math.fsum(between), None
         each = 3 * self.trained.accumulation + 1  # data, forward, backward of each micro-step, and the optimizer
-        for index, loss in enumerate(losses):
+        for index, loss in enumerate(map(float, losses)):
             parts = between[each * index : each * (index + 1)]
             step = math.fsum(parts)
             ended += step
@@ -181,17 +237,8 @@ class StepLoop:
                 column.append(seconds)
             self._seconds.append(step)
             self._ended.append(ended)
-            self._keep_loss(float(loss))
+            if not math.isfinite(loss):
+                self.events.append(f"the loss was {loss} at step {len(self._loss)}")
+            self._loss.append(loss if math.isfinite(loss) else Absent(f"not finite ({loss})"))
             verdict = self.watch.add(step, ended) or verdict
         return verdict
-
-    def _keep_loss(self, loss: float) -> None:
-        if math.isfinite(loss):
-            self._loss.append(loss)
-            return
-        self.events.append(f"the loss was {loss} at step {len(self._loss)}")
-        self._loss.append(Absent(f"not finite ({loss})"))
-
-    def _said(self) -> str:
-        rate = self.watch.rate(self.items_per_step)
-        return f"step {len(self._seconds)}, {rate.value:,.0f} {self.unit}"

@@ -1,19 +1,25 @@
-"""What holds a training slice back, and which choices pay on this rig? From the arms of a run."""
+"""Compares arms: which is faster by more than noise, which is worth choosing, and what holds a slice back."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
+
 from rigbench.core import units
+from rigbench.core.estimate import Estimate
 from rigbench.core.finding import Cost, Finding
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.core.verdict import cost, finding
-from rigbench.predict.record import VramPrediction
-from rigbench.train.record import ArmRow, Arms, Slice
+from rigbench.predict.record import StepTime, VramPrediction
+from rigbench.train.record import AnySlice, ArmRow, Arms, Compile, Exchange, Slice
 
-Results = Sequence[Slice | Skipped]
+Results = Sequence[AnySlice | Skipped]
 
+TOKENS_PER_PARAMETER = 20.0  # Hoffmann 2022, rounded: how long the full run is taken to be
+PLAN = f"{TOKENS_PER_PARAMETER:g} tokens a parameter"
+METHOD = "ratio of two rates; their intervals and the base arm's second run over its first, added as squares"
 LOGITS_SHARE = 0.4  # of the peak, from where on they and nothing else decide the micro-batch
 LITTLE_SAVED = 0.10  # of the peak
 DATA_SHARE = 0.05  # of the step: what a loader that keeps up takes is a tenth of that
@@ -21,28 +27,89 @@ COMMUNICATION_SHARE = 0.15
 ENQUEUE_SHARE = 0.9  # of the step the host was busy handing kernels over
 
 
+def compared(table: Arms, slices: Results) -> Arms:
+    """The table with speedups over the base arm, the best for speed and for memory, and the pareto front."""
+    rates = {row.label: rate for row in table.rows if (rate := _rate(row, slices))}
+    first = table.rows[0]
+    if first.outcome == "measured":
+        base = rates[first.label]
+        faster = (
+            msgspec.structs.replace(row, speedup=speedup(rates[row.label], base, table.control))
+            if row.outcome == "measured"
+            else row
+            for row in table.rows
+        )
+        table = msgspec.structs.replace(table, rows=tuple(faster))
+    sizes = {row.label: row.peak_bytes.value for row in table.rows if isinstance(row.peak_bytes, Figure)}
+    sized = [label for label in rates if label in sizes]
+
+    def beaten(label: str) -> bool:
+        """By one that is at least as good in both, and better in one."""
+        rate, size = rates[label].value, sizes[label]
+        points = ((rates[other].value, sizes[other]) for other in sized)
+        return any(it >= rate and that <= size and (it > rate or that < size) for it, that in points)
+
+    if not rates:
+        return table
+    return msgspec.structs.replace(
+        table,
+        fastest=max(rates, key=lambda label: rates[label].value),
+        least_memory=min(sized, key=lambda label: sizes[label]) if sized else Absent("no memory was read"),
+        pareto=tuple(label for label in sized if not beaten(label)),
+    )
+
+
+def speedup(rate: Estimate, base: Estimate, control: float | Absent) -> Estimate:
+    """rate/base; `control` tells what equal arms differ by in two processes."""
+    if rate is base:
+        return Estimate(1.0, 1.0, 1.0, base.level, METHOD, base.n)
+    spread = 0.0 if isinstance(control, Absent) else abs(math.log(control))
+    equal = Estimate(1.0, math.exp(-spread), math.exp(spread), base.level, METHOD, base.n)
+    return msgspec.structs.replace(rate / base * equal, method=METHOD)
+
+
+def peak(result: AnySlice) -> Figure | Absent:
+    """What decides out-of-memory: a GPU's reserved memory and context, a CPU's process."""
+    memory = result.memory
+    if result.device.kind == "cpu":
+        size, context = memory.process_bytes, 0
+    else:
+        size, context = memory.reserved_bytes, 0 if isinstance(memory.context_bytes, Absent) else memory.context_bytes
+    return size if isinstance(size, Absent) else Figure(float(size + context), "measured", memory.deciding)
+
+
+def _rate(row: ArmRow, slices: Results) -> Estimate | None:
+    """Measured, or predicted for a rig that is not here."""
+    result = _slice(row, slices)
+    if result:
+        return result.tokens_per_s
+    return row.time.tokens_per_s if row.outcome == "predicted" and isinstance(row.time, StepTime) else None
+
+
+def _slice(row: ArmRow, slices: Results) -> Slice | None:
+    result = slices[row.slice] if isinstance(row.slice, int) else None
+    return result if isinstance(result, Slice) else None
+
+
 def diagnose(table: Arms, slices: Results) -> tuple[Finding, ...]:
     """Every finding of a table of arms."""
-    return tuple(item for diagnosis in DIAGNOSES for item in diagnosis(table, slices))
+    return tuple(item for diagnosis in DIAGNOSES.values() for item in diagnosis(table, slices))
 
 
 def loss_not_finite(table: Arms, slices: Results) -> Iterator[Finding]:
     for row in table.rows:
         result = _slice(row, slices)
-        if result is None:
-            continue
-        steps = [index for index, loss in enumerate(result.steps.loss) if isinstance(loss, Absent)]
+        losses = result.steps.loss if result else ()
+        steps = [index for index, loss in enumerate(losses) if isinstance(loss, Absent)]
         if steps:
-            evidence = f"first at step {steps[0]}, in {len(steps)} of {len(result.steps.loss)} steps"
+            evidence = f"first at step {steps[0]}, in {len(steps)} of {len(losses)} steps"
             yield finding("loss-not-finite", "warning", [evidence], [row.label], "its rate is real")
 
 
 def data_bound(table: Arms, slices: Results) -> Iterator[Finding]:
     row, result = table.rows[0], _slice(table.rows[0], slices)
-    if result is None:
-        return
-    share = result.step_share.get("data", 0.0)
-    if share > DATA_SHARE:
+    share = result.step_share.get("data", 0.0) if result else 0.0
+    if result and share > DATA_SHARE:
         waited = f"{units.format_share(share)} of the step is spent in waiting for batches"
         yield finding("data-bound", "warning", [waited], [row.label], _faster(result, share), ["rigbench dataloader"])
 
@@ -51,8 +118,7 @@ def launch_bound(table: Arms, slices: Results) -> Iterator[Finding]:
     row, result = table.rows[0], _slice(table.rows[0], slices)
     if result is None or not result.steps.enqueue_seconds:
         return
-    steady = slice(result.steady_from, None)
-    share = math.fsum(result.steps.enqueue_seconds[steady]) / math.fsum(result.steps.seconds[steady])
+    share = math.fsum(result.steps.enqueue_seconds[result.steady_from :]) / math.fsum(result.steady_seconds)
     if share >= ENQUEUE_SHARE:
         evidence = f"the host was handing kernels over for {units.format_share(min(1.0, share))} of the step"
         yield finding("launch-bound", "warning", [evidence], [row.label], "a compiled arm tells how much")
@@ -67,32 +133,21 @@ def communication_bound(table: Arms, slices: Results) -> Iterator[Finding]:
 
 def exchange_bound(result: Slice, label: str) -> Iterator[Finding]:
     """Where more of the step than that is exchange that no computing hides."""
-    if not result.exchange:
+    its, step = result.exchange, result.step_seconds.value
+    if not isinstance(its, Exchange) or its.exposed.low <= 0 or its.exposed.value <= COMMUNICATION_SHARE * step:
         return
-    share = result.exchange.exposed_seconds / result.step_seconds.value
-    told_from_none = not result.exchange.exposed or result.exchange.exposed.low > 0
-    if share <= COMMUNICATION_SHARE or not told_from_none:
-        return
-    exposed = units.format_seconds(result.exchange.exposed_seconds)
-    evidence = [
-        f"{exposed} of a step of {units.format_seconds(result.step_seconds.value)} ({units.format_share(share)})"
-    ]
-    hosts = sorted(set(result.exchange.hosts))
+    share, exposed = its.exposed.value / step, units.format_seconds(its.exposed.value)
+    evidence = [f"{exposed} of a step of {units.format_seconds(step)} ({units.format_share(share)})"]
+    hosts = sorted(set(its.hosts))
     if len(hosts) > 1:
-        evidence.append(f"it crosses between the hosts {' and '.join(hosts)}: {_gradients(result)}")
-    cost_of_it = _faster(result, min(share, 0.99))
-    yield finding("communication-bound", "warning", evidence, [label], cost_of_it, ["rigbench collectives"])
-
-
-def _gradients(result: Slice) -> str:
-    """What crosses, and of whole gradients at what rate, had nothing else taken that time."""
-    assert result.exchange
-    if result.recipe.strategy.startswith("fsdp2"):
-        return "weights gathered and gradients scattered"
-    each = 2 if result.recipe.precision == "bf16-pure" else 4
-    sent = each * result.model.total_parameters
-    rate = units.format_bytes_per_s(sent / result.exchange.exposed_seconds)
-    return f"{units.format_bytes(sent)} of gradients, {rate} if the link alone holds it up"
+        crossing = "weights gathered and gradients scattered"
+        if not result.recipe.strategy.startswith("fsdp2"):
+            sent = (2 if result.recipe.precision == "bf16-pure" else 4) * result.model.total_parameters
+            rate = units.format_bytes_per_s(sent / its.exposed.value)
+            crossing = f"{units.format_bytes(sent)} of gradients, {rate} if the link alone holds it up"
+        evidence.append(f"it crosses between the hosts {' and '.join(hosts)}: {crossing}")
+    lost = _faster(result, min(share, 0.99))
+    yield finding("communication-bound", "warning", evidence, [label], lost, ["rigbench collectives"])
 
 
 def logits_dominate(table: Arms, slices: Results) -> Iterator[Finding]:
@@ -102,10 +157,10 @@ def logits_dominate(table: Arms, slices: Results) -> Iterator[Finding]:
     logits, total = row.memory.breakdown.logits_bytes, row.memory.process.value
     if logits < LOGITS_SHARE * total:
         return
-    vocabulary = table.model.shape.vocabulary
     evidence = (
         f"{units.format_bytes(logits)} of {units.format_bytes(total)} predicted at micro-batch "
-        f"{row.memory.recipe.micro_batch} are logits over {vocabulary:,} tokens, in fp32 several times"
+        f"{row.memory.recipe.micro_batch} are logits over {table.model.shape.vocabulary:,} tokens, in fp32 several "
+        "times"
     )
     chunked = _other(table, row, loss_chunks=None)
     saved: Cost | str = "an arm with --loss chunked tells how much"
@@ -117,12 +172,11 @@ def logits_dominate(table: Arms, slices: Results) -> Iterator[Finding]:
 
 
 def eight_bit_saves_little(table: Arms, slices: Results) -> Iterator[Finding]:
-    row = table.rows[0]
-    other = _other(table, row, optimizer="adamw8bit")
-    if other is None or not isinstance(row.memory, VramPrediction) or not isinstance(other.memory, VramPrediction):
+    other, base = _other(table, table.rows[0], optimizer="adamw8bit"), table.rows[0].memory
+    if other is None or not isinstance(base, VramPrediction) or not isinstance(other.memory, VramPrediction):
         return
-    full, less = row.memory.breakdown.optimizer_bytes, other.memory.breakdown.optimizer_bytes
-    total = row.memory.process.value
+    full, less = base.breakdown.optimizer_bytes, other.memory.breakdown.optimizer_bytes
+    total = base.process.value
     if full - less >= LITTLE_SAVED * total:
         return
     evidence = [
@@ -135,40 +189,39 @@ def eight_bit_saves_little(table: Arms, slices: Results) -> Iterator[Finding]:
     yield finding("eight-bit-saves-little", "information", evidence, [other.label], "nothing is lost by either")
 
 
-def has_eight_bit(rows: Sequence[ArmRow]) -> bool:
+def saves_little(rows: Sequence[ArmRow]) -> bool:
     """Whether an arm with 8-bit states was looked at beside the base arm, and saves little."""
-    base = next((row for row in rows if isinstance(row.memory, VramPrediction)), None)
-    other = next((row for row in rows if row.recipe.optimizer == "adamw8bit"), None)
-    if base is None or other is None or not isinstance(base.memory, VramPrediction):
+    base = next((row.memory for row in rows if isinstance(row.memory, VramPrediction)), None)
+    other = next((row.memory for row in rows if row.recipe.optimizer == "adamw8bit"), None)
+    if base is None or not isinstance(other, VramPrediction):
         return False
-    if not isinstance(other.memory, VramPrediction):
-        return False
-    saved = base.memory.breakdown.optimizer_bytes - other.memory.breakdown.optimizer_bytes
-    return saved < LITTLE_SAVED * base.memory.process.value
+    return base.breakdown.optimizer_bytes - other.breakdown.optimizer_bytes < LITTLE_SAVED * base.process.value
 
 
 def checkpointing_trades(table: Arms, slices: Results) -> Iterator[Finding]:
     row = table.rows[0]
-    other = _other(table, row, checkpoint_every=1)
-    if other is None or isinstance(other.speedup, Absent):
+    other, result = _other(table, row, checkpoint_every=1), _slice(row, slices)
+    if other is None or result is None or isinstance(other.speedup, Absent):
         return
-    plain, saved = _peak(row), _peak(other)
+    plain, saved = (
+        it.peak_bytes
+        if isinstance(it.peak_bytes, Figure)
+        else it.memory.process
+        if isinstance(it.memory, VramPrediction)
+        else None
+        for it in (row, other)
+    )
     if plain is None or saved is None:
-        return
-    result = _slice(row, slices)
-    if result is None:
         return
     evidence = [f"{units.format_bytes(saved.value)} instead of {units.format_bytes(plain.value)} ({saved.source})"]
     freed = plain.value - saved.value
     gained = units.format_bytes(freed) if freed > 0 else "no memory of the process"
-    if other.speedup.low <= 1 <= other.speedup.high:
-        unclear = f"no difference in speed that noise leaves to be seen, for {gained}"
-        yield finding("checkpointing-trades", "information", evidence, [other.label], unclear)
-        return
-    now = result.tokens_per_s.value
-    text = f"{units.format_share(1 - other.speedup.value)} of the speed for {gained}"
-    taken = cost(text, "tokens/s", now * other.speedup.value, now, "both arms", "measured")
-    yield finding("checkpointing-trades", "information", evidence, [other.label], taken)
+    traded: Cost | str = f"no difference in speed that noise leaves to be seen, for {gained}"
+    if not other.speedup.low <= 1 <= other.speedup.high:
+        now = result.tokens_per_s.value
+        text = f"{units.format_share(1 - other.speedup.value)} of the speed for {gained}"
+        traded = cost(text, "tokens/s", now * other.speedup.value, now, "both arms", "measured")
+    yield finding("checkpointing-trades", "information", evidence, [other.label], traded)
 
 
 def compile_pays(table: Arms, slices: Results) -> Iterator[Finding]:
@@ -176,59 +229,43 @@ def compile_pays(table: Arms, slices: Results) -> Iterator[Finding]:
     row = table.rows[0]
     other = _other(table, row, compiled=True)
     plain, compiled = _slice(row, slices), other and _slice(other, slices)
-    if plain is None or not compiled or not compiled.compile or other is None:
+    if plain is None or not compiled or not isinstance(compiled.compile, Compile) or other is None:
         return
     saved = _mean_step(plain) - _mean_step(compiled)
-    cold = compiled.compile.cold_seconds
-    told = f"compiling took {units.format_seconds(cold)}"
-    if not isinstance(compiled.compile.warm_seconds, Absent):
-        told += f", with a warm cache {units.format_seconds(compiled.compile.warm_seconds)}"
-    no_cost = "a choice, not a fault"
+    cold, warm = compiled.compile.cold_seconds, compiled.compile.warm_seconds
+    took = f"compiling took {units.format_seconds(cold)}"
+    if not isinstance(warm, Absent):
+        took += f", with a warm cache {units.format_seconds(warm)}"
     if saved <= 0:
-        evidence = [f"{told}; its steps are no shorter, so it does not pay"]
-        yield finding("compile-pays", "information", evidence, [other.label], no_cost)
-        return
-    even = math.ceil(cold / saved)
-    evidence = [f"{told}; a step is {units.format_seconds(saved)} shorter: break-even after {even:,} steps"]
-    planned = table.planned_steps
-    if isinstance(planned, Figure):
-        pays = "pays" if planned.value > even else "does not pay"
-        evidence.append(f"it {pays} over the {planned.value:,.0f} steps of {planned.basis}")
-    yield finding("compile-pays", "information", evidence, [other.label], no_cost)
+        evidence = [f"{took}; its steps are no shorter, so it does not pay"]
+    else:
+        even = math.ceil(cold / saved)
+        evidence = [f"{took}; a step is {units.format_seconds(saved)} shorter: break-even after {even:,} steps"]
+        planned = table.planned_steps
+        if isinstance(planned, Figure):
+            pays = "pays" if planned.value > even else "does not pay"
+            evidence.append(f"it {pays} over the {planned.value:,.0f} steps of {planned.basis}")
+    yield finding("compile-pays", "information", evidence, [other.label], "a choice, not a fault")
 
 
-DIAGNOSES: tuple[Callable[[Arms, Results], Iterator[Finding]], ...] = (
-    loss_not_finite,
-    data_bound,
-    communication_bound,
-    launch_bound,
-    logits_dominate,
-    eight_bit_saves_little,
-    checkpointing_trades,
-    compile_pays,
-)
-CODES = (
-    "loss-not-finite",
-    "data-bound",
-    "communication-bound",
-    "launch-bound",
-    "logits-dominate",
-    "eight-bit-saves-little",
-    "checkpointing-trades",
-    "compile-pays",
-)
-
-
-def _slice(row: ArmRow, slices: Results) -> Slice | None:
-    found = slices[row.slice] if isinstance(row.slice, int) else None
-    return found if isinstance(found, Slice) else None
+DIAGNOSES: dict[str, Callable[[Arms, Results], Iterator[Finding]]] = {
+    "loss-not-finite": loss_not_finite,
+    "data-bound": data_bound,
+    "communication-bound": communication_bound,
+    "launch-bound": launch_bound,
+    "logits-dominate": logits_dominate,
+    "eight-bit-saves-little": eight_bit_saves_little,
+    "checkpointing-trades": checkpointing_trades,
+    "compile-pays": compile_pays,
+}
 
 
 def _other(table: Arms, base: ArmRow, **changed: object) -> ArmRow | None:
     """The row that differs from the base row in these choices alone; None: in that choice, whatever its value."""
-    fields = base.recipe.__struct_fields__
     for row in table.rows:
-        differs = {name for name in fields if getattr(row.recipe, name) != getattr(base.recipe, name)}
+        differs = {
+            name for name in base.recipe.__struct_fields__ if getattr(row.recipe, name) != getattr(base.recipe, name)
+        }
         if differs == set(changed) and all(
             value is None or getattr(row.recipe, name) == value for name, value in changed.items()
         ):
@@ -236,15 +273,8 @@ def _other(table: Arms, base: ArmRow, **changed: object) -> ArmRow | None:
     return None
 
 
-def _peak(row: ArmRow) -> Figure | None:
-    if isinstance(row.peak_bytes, Figure):
-        return row.peak_bytes
-    return row.memory.process if isinstance(row.memory, VramPrediction) else None
-
-
 def _mean_step(result: Slice) -> float:
-    steady = result.steps.seconds[result.steady_from :]
-    return math.fsum(steady) / len(steady)
+    return math.fsum(result.steady_seconds) / len(result.steady_seconds)
 
 
 def _faster(result: Slice, share: float) -> Cost:

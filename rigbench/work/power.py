@@ -9,7 +9,7 @@ from typing import Literal
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Column, Energy, Figure, Price
-from rigbench.train.record import Slice
+from rigbench.train.record import AnySlice
 from rigbench.work.record import NO_RATING, NOTHING_DECLARED, Power, PowerPart, PsuHeadroom, WattOptions
 
 NO_WATTS = Absent("no watt reading on this machine and none declared; give --wall-watts W")
@@ -20,7 +20,7 @@ LEAST_HEADROOM = 0.10
 GPUS, OTHER_GPUS, PACKAGE, SUPPLY = "GPUs", "other GPUs", "CPU package", "power supply"
 
 
-def power(slices: Sequence[Slice], declared: WattOptions = NOTHING_DECLARED) -> Power | Absent:
+def power(slices: Sequence[AnySlice], declared: WattOptions = NOTHING_DECLARED) -> Power | Absent:
     """The watts of a run: declared at the wall, or read beside these slices.
 
     Only with the host's watts do readings become watts at the wall; a slice on the CPU needs no reading then.
@@ -77,7 +77,7 @@ def at_wall(
     return _power(watts, "wall", tuple(parts), tuple(contradictions), psu)
 
 
-def read_beside(slices: Sequence[Slice]) -> tuple[tuple[PowerPart, ...], tuple[str, ...]]:
+def read_beside(slices: Sequence[AnySlice]) -> tuple[tuple[PowerPart, ...], tuple[str, ...]]:
     """What sensors read of each part, the mean over slices with least and most; and which part was not read.
 
     A slice's own device is told by its energy, the rest of the machine by its draws.
@@ -88,7 +88,7 @@ def read_beside(slices: Sequence[Slice]) -> tuple[tuple[PowerPart, ...], tuple[s
         own = item.energy.covers.removesuffix(" only") if isinstance(item.energy, Energy) else None
         if isinstance(item.energy, Energy) and own:
             watts[own].append(item.energy.watts)
-        for draw in item.draws or ():
+        for draw in item.draws:
             if draw.name == own:
                 continue
             if isinstance(draw.watts, Absent):
@@ -110,7 +110,7 @@ def read_beside(slices: Sequence[Slice]) -> tuple[tuple[PowerPart, ...], tuple[s
     return tuple(parts), missing
 
 
-def headroom(slices: Sequence[Slice], declared: WattOptions, read: Sequence[PowerPart] = ()) -> PsuHeadroom | Absent:
+def headroom(slices: Sequence[AnySlice], declared: WattOptions, read: Sequence[PowerPart] = ()) -> PsuHeadroom | Absent:
     """The highest draw behind the supply, next to its rating, which is of what it delivers.
 
     The GPUs' highest tick and the host as declared; with the wall declared instead, the rest of its watts.
@@ -211,7 +211,7 @@ def _sum(parts: Iterable[PowerPart]) -> float:
     return math.fsum(part.watts.value for part in parts)
 
 
-def _peak(result: Slice) -> float | None:
+def _peak(result: AnySlice) -> float | None:
     """The highest sum over devices of one tick's watts, of those now and those averaged whichever are more."""
     if isinstance(result.telemetry, Absent):
         return None

@@ -98,7 +98,7 @@ def test_the_same_slice_in_fresh_processes(tmp_path, benchmark, capsys):
             "one",
         ]
         done = subprocess.run([*command, "--json", "--home", str(tmp_path)], capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)["slices"][0]["tokens_per_s"]["value"]
+        return json.loads(done.stdout)["slices"][0]["items_per_s"]["value"]
 
     first, second = [], []
 

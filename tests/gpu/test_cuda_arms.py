@@ -32,7 +32,7 @@ def every_arm(tmp_path_factory) -> dict:
 def test_every_arm_is_measured_or_says_why_not(every_arm, capsys):
     rows = every_arm["arms"]["rows"]
     for row in rows:
-        rate = every_arm["slices"][row["slice"]]["tokens_per_s"]["value"] if row["outcome"] == "measured" else 0
+        rate = every_arm["slices"][row["slice"]]["items_per_s"]["value"] if row["outcome"] == "measured" else 0
         with capsys.disabled():
             print(f"{row['label']:32} {row['outcome']:9} {rate:12,.0f} tokens/s  {row['reason']}")
     allowed = ONE_CARD_SKIPS if torch.cuda.device_count() == 1 else {"accelerate"}
@@ -74,12 +74,12 @@ def test_ranks_on_several_gpus_tell_what_they_wait_for(strategy, tmp_path):
     words = ("--params", "15M", "--strategy", strategy, "--seconds", "5s", "--share")
     (found,) = rigbench(tmp_path, "train-probe", *words)["slices"]
     assert found["recipe"]["ranks"] == torch.cuda.device_count()
-    assert found["exchange"]["exposed_seconds"] < found["step_seconds"]["value"]
+    assert found["exchange"]["exposed"]["value"] < found["step_seconds"]["value"]
 
 
 def test_a_program_of_the_users_trains_on_the_gpu(tmp_path, monkeypatch):
     from pathlib import Path
 
     monkeypatch.chdir(Path(__file__).parents[1] / "models")
-    own = rigbench(tmp_path, "train-probe", "--model", "tiny_vision:make", "--seconds", "4s")["own"]
+    own = rigbench(tmp_path, "train-probe", "--model", "tiny_vision:make", "--seconds", "4s")["slices"][0]
     assert (own["device"]["kind"], own["model"]["unit"]) == ("cuda", "samples")

@@ -1,0 +1,360 @@
+"""Loads a program of the user's, feeds it batches, and tries one micro-step; every mistake in it is one line."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
+from torch.utils.flop_counter import FlopCounterMode
+
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent
+from rigbench.dataloader.factory import find_factory, raised
+from rigbench.dataloader.sources import tensors_in
+from rigbench.machine.accelerator import choose_device
+from rigbench.model.batches import AHEAD
+from rigbench.train.record import OwnModel
+from rigbench.train.record import TrialOptions as Options
+from rigbench.train.steps import is_out_of_memory
+from rigbench.work.process import Report
+
+TRIAL_SAMPLES = 2  # one would do, but a norm over a batch of one has nothing to divide by
+BASIS = (
+    "counted by torch in a forward and backward pass of {samples} samples, what is recomputed too, attention unfused"
+)
+
+
+def run(options: Options, report: Report) -> OwnModel:
+    """Load it and try it, before anything is measured with it.
+
+    Raises:
+        RigbenchError: the factory or what it makes is not as the contract says (exit 2), or it ran out of memory (3).
+    """
+    torch.manual_seed(options.seed)
+    device = choose_device(options.device)
+    if device != "cpu":
+        torch.cuda.set_device(device)
+    report.progress(0.3, f"calling {options.name}")
+    own = load(options.name, options.folder, options.vocabulary, options.sequence)
+    report.check()
+    report.progress(0.6, "one trial step")
+    return tried(own, device, TRIAL_SAMPLES)
+
+
+class Own(NamedTuple):
+    """The user's module on the CPU, and how batches for it are made."""
+
+    name: str
+    folder: str
+    module: nn.Module
+    batch: Callable[[int], Any] | None  # theirs; None: a language model, which eats rigbench's own token data
+    vocabulary: int  # its ids are below this
+    sequence: int
+
+    @property
+    def unit(self) -> Literal["tokens", "samples"]:
+        return "samples" if self.batch else "tokens"
+
+    @property
+    def items_per_sample(self) -> int:
+        return 1 if self.batch else self.sequence
+
+    def losses(self, module: Callable[..., Any]) -> Callable[..., torch.Tensor]:
+        """The module, as it is or wrapped for ranks or compiled, as a function from what its source gives to the loss.
+
+        Its source is an `OwnBatches`, or for a language model a `Batches`.
+        """
+        if not self.batch:
+            return lambda tokens, targets: loss_of(module(tokens, targets))
+
+        def called(batch: Any) -> Any:
+            if isinstance(batch, dict):
+                return loss_of(module(**batch))
+            return loss_of(module(*batch) if isinstance(batch, (tuple, list)) else module(batch))
+
+        return called
+
+    def explained(self, doing: str, error: BaseException, cure: str = "mend the model") -> RigbenchError:
+        """What the user's own code raised, in one line with its place."""
+        if is_out_of_memory(error):
+            return RigbenchError(f"--model {self.name}: {doing} ran out of memory", "try a smaller model", NOTHING)
+        return RigbenchError(f"--model {self.name}: {doing} raised {raised(error, self.folder)}", cure)
+
+    @contextmanager
+    def blamed(self, doing: str, cure: str = "mend the model") -> Iterator[None]:
+        """What the user's own code raises in here is explained."""
+        try:
+            yield
+        except RigbenchError:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code
+            raise self.explained(doing, error, cure) from None
+
+
+def load(name: str, folder: str, vocabulary: int = 0, sequence: int = 0) -> Own:
+    """Call the user's factory, `package.module:factory`, importable from the folder the command was typed in.
+
+    It takes no arguments and returns a pair: a `torch.nn.Module`, and a function that makes n samples as a tensor, a
+    tuple, list or dict of tensors, on the CPU, whose first tensor is n long. The module is called with them (a dict's
+    by name) and returns the loss, or what has it as `loss`. A module alone is a language model: it is called with
+    tokens and targets, int64 [B, T], and has `vocabulary` and `sequence`, or is given them.
+
+    Raises:
+        RigbenchError: it is not there, raises, or returns anything else.
+    """
+    factory: Any = find_factory(name, folder, "--model")
+    if isinstance(factory, nn.Module):
+        raise RigbenchError(f"--model {name} is a module, not a function that makes one", "write def make(): return it")
+    needed = _unmet(factory, 0)
+    if needed:
+        raise RigbenchError(f"--model {name} needs arguments ({needed})", "a factory takes none: give them defaults")
+    own = Own(name, folder, nn.Module(), None, 0, 0)
+    with own.blamed("it", "mend the factory"):
+        made = factory()
+    if isinstance(made, nn.Module):
+        own = _language_model(own._replace(module=made), vocabulary, sequence)
+    elif isinstance(made, (tuple, list)) and len(made) == 2 and isinstance(made[0], nn.Module) and callable(made[1]):
+        if vocabulary or sequence:
+            option = "--vocab" if vocabulary else "--seq"
+            raise RigbenchError(f"{option}: {name} makes batches of its own", f"leave {option} out")
+        own = own._replace(module=made[0], batch=made[1])
+        if _unmet(own.batch, 1):
+            raise RigbenchError(f"--model {name}: batch must take one number", "write def batch(n): return n samples")
+    else:
+        cure = "return (module, batch), or a language model alone: a module called with tokens and targets"
+        raise RigbenchError(f"--model {name}: the factory returned {what(made)}", cure)
+    weights = list(own.module.parameters())
+    if any(is_lazy(weight) for weight in weights):
+        raise RigbenchError(
+            f"--model {own.name}: it has lazy layers, whose weights do not exist yet",
+            "call the module once on a batch before the factory returns it",
+        )
+    if not any(weight.requires_grad for weight in weights):
+        raise RigbenchError(f"--model {own.name}: it has no parameter that can be trained", "unfreeze some")
+    return own
+
+
+def _language_model(own: Own, vocabulary: int, sequence: int) -> Own:
+    sizes = {"vocabulary": vocabulary, "sequence": sequence}
+    for field, option in (("vocabulary", "--vocab"), ("sequence", "--seq")):
+        has = getattr(own.module, field, None)
+        known = has if isinstance(has, int) and has > 1 else 0
+        if sizes[field] > known > 0:
+            raise RigbenchError(f"{option} {sizes[field]:,} is beyond the model's {field} of {known:,}", "give no more")
+        sizes[field] = sizes[field] or known
+        if not sizes[field]:
+            raise RigbenchError(
+                f"--model {own.name} returned a module alone, a language model, and its {field} is not known",
+                f"give {option}, set module.{field}, or return (module, batch)",
+            )
+    return own._replace(vocabulary=sizes["vocabulary"], sequence=sizes["sequence"])
+
+
+def _unmet(function: Any, given: int) -> str:
+    """What keeps a function from being called with so many values, in words; empty where it can be."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some builtins do not tell
+        return ""
+    try:
+        signature.bind(*[0] * given)
+    except TypeError as error:
+        kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        parameters = signature.parameters.items()
+        names = [name for name, it in parameters if it.default is it.empty and it.kind not in kinds]
+        return ", ".join(names[given:]) or str(error)
+    return ""
+
+
+def tried(own: Own, device: str, samples: int) -> OwnModel:
+    """One micro-step of the untrained model in the precision of its weights, and what it tells.
+
+    Attention is taken apart into products, as torch's counter sees those and misses fused kernels.
+
+    Raises:
+        RigbenchError: anything that would not train, said in one line.
+    """
+    with own.blamed(f"moving the module to {device}"):
+        own.module.to(device)
+    if own.batch:
+        batch: tuple[Any, ...] = (each(drawn(own, samples), lambda tensor: tensor.to(device)),)
+    else:
+        ids = torch.randint(own.vocabulary, (samples, own.sequence + 1), device=device)
+        batch = (ids[:, :-1], ids[:, 1:])
+    outputs: list[Any] = []
+
+    def keep(*parts: Any, **named: Any) -> Any:
+        outputs.append(own.module(*parts, **named))
+        return outputs[-1]
+
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        with own.blamed(
+            "its forward pass",
+            "mend the model" if own.batch else "mend the model, which is called with tokens and targets",
+        ):
+            loss = own.losses(keep)(*batch)
+            value = _checked_loss(own.name, outputs[-1], loss)  # a GPU's errors come to light here
+        with own.blamed("its backward pass"):
+            loss.backward()  # type: ignore[no-untyped-call]
+            if device != "cpu":
+                torch.cuda.synchronize(device)
+    weights = list(own.module.parameters())
+    trainable = [weight for weight in weights if weight.requires_grad]
+    unused = sum(weight.numel() for weight in trainable if weight.grad is None)
+    own.module.zero_grad(set_to_none=True)
+    # torch's counter passes over fused recurrent layers, as over kernels of the user's.
+    recurrent = next((type(part).__name__ for part in own.module.modules() if isinstance(part, nn.RNNBase)), None)
+    flop: float | Absent = counter.get_total_flops() / (samples * own.items_per_sample)
+    if recurrent:
+        flop = Absent(f"torch's counter does not see nn.{recurrent}")
+    return OwnModel(
+        name=own.name,
+        unit=own.unit,
+        items_per_sample=own.items_per_sample,
+        vocabulary=own.vocabulary or Absent("it makes its own batches"),
+        batch=", ".join(shape_words(tensor) for tensor in tensors_in(batch)),
+        total_parameters=sum(weight.numel() for weight in weights),
+        trainable_parameters=sum(weight.numel() for weight in trainable),
+        unused_parameters=unused,
+        flop_per_item=flop or Absent("torch's counter saw no product and no convolution"),
+        flop_basis=BASIS.format(samples=samples),
+        trial_samples=samples,
+        loss=value,
+    )
+
+
+def loss_of(output: Any) -> Any:
+    """The loss in what a module returned: itself, its `loss`, or its entry of that name; None where it has none."""
+    if isinstance(output, torch.Tensor):
+        return output
+    return output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+
+
+def _checked_loss(name: str, output: Any, loss: Any) -> float:
+    where = f"--model {name}: its forward pass returned"
+    if not isinstance(loss, torch.Tensor):
+        extra = f", whose loss is {what(loss)}" if loss is not None else ""
+        cure = "return the loss, a tensor of one number, or an object or a dict that has it as loss"
+        raise RigbenchError(f"{where} {what(output)}{extra}, and no loss", cure)
+    if loss.dim():
+        raise RigbenchError(f"{where} a loss of {shape_words(loss)}, not one number", "take its mean()")
+    if not loss.requires_grad:
+        raise RigbenchError(
+            f"{where} a loss that no gradient flows from", "do not detach it, take .item() of it or use no_grad"
+        )
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise RigbenchError(f"{where} a loss of {value} before any step", "mend the model, or its batches")
+    return value
+
+
+class OwnBatches:
+    """The user's batches on the device, each in a tuple of its own, as `Own.losses` takes it.
+
+    For a GPU a thread makes the next ones, in pinned memory; on a CPU they are made when asked for, as their own making
+    would take the cores that train. `floats` is what floating-point tensors are cast to. Close it (or use `with`) to
+    end the thread.
+    """
+
+    def __init__(
+        self, own: Own, micro_batch: int, device: str, *, floats: torch.dtype | None = None, ahead: bool | None = None
+    ) -> None:
+        self.own, self.micro_batch, self.device, self.floats = own, micro_batch, device, floats
+        self._on_gpu = device != "cpu"
+        self._pool: ThreadPoolExecutor | None = None
+        self._ahead: deque[Future[Any]] = deque()
+        if self._on_gpu if ahead is None else ahead:
+            self._pool = ThreadPoolExecutor(1, "own-batches", initializer=self._choose_device)
+            self._ahead.extend(self._pool.submit(self._made) for _ in range(AHEAD))
+
+    def __enter__(self) -> OwnBatches:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def next(self) -> tuple[Any]:
+        """The next batch, on its way to the device.
+
+        Raises:
+            RigbenchError: the user's function raises, or gives anything but that many samples.
+        """
+        if self._pool is None:
+            batch = self._made()
+        else:
+            batch = self._ahead.popleft().result()
+            self._ahead.append(self._pool.submit(self._made))
+        return (each(batch, lambda tensor: tensor.to(self.device, non_blocking=True)),)
+
+    def _made(self) -> Any:
+        """In host memory; on a GPU's rig pinned, which torch frees only when the copy out of it is done."""
+        batch = drawn(self.own, self.micro_batch)
+        if self.floats is not None:
+            batch = each(batch, lambda tensor: tensor.to(self.floats) if tensor.is_floating_point() else tensor)
+        return each(batch, lambda tensor: tensor.pin_memory()) if self._on_gpu else batch
+
+    def _choose_device(self) -> None:
+        """Pinning makes a context on the thread's own device, which is the first unless said."""
+        if self._on_gpu:
+            torch.cuda.set_device(self.device)
+
+
+def drawn(own: Own, samples: int) -> Any:
+    """A batch of the user's, on the CPU.
+
+    Raises:
+        RigbenchError: their function raises, or gives anything but that many samples.
+    """
+    assert own.batch is not None
+    with own.blamed(f"batch({samples})", "mend the function"):
+        batch = own.batch(samples)
+    where = f"--model {own.name}: batch({samples}) returned"
+    tensors = list(tensors_in(batch))
+    if not tensors:
+        raise RigbenchError(f"{where} {what(batch)}, with no tensor in it", "return tensors: one, or a tuple or dict")
+    elsewhere = next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), None)
+    if elsewhere:
+        raise RigbenchError(f"{where} a tensor on {elsewhere}", "return tensors on the CPU; they are moved for you")
+    if not tensors[0].dim() or len(tensors[0]) != samples:
+        first = "make the first dimension of a batch's first tensor the number of samples asked for"
+        raise RigbenchError(f"{where} a first tensor of {shape_words(tensors[0])}, not {samples} samples", first)
+    return batch
+
+
+def each(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The same batch with every tensor changed."""
+    if isinstance(batch, torch.Tensor):
+        return change(batch)
+    if isinstance(batch, dict):
+        return {key: each(value, change) for key, value in batch.items()}
+    return tuple(each(value, change) for value in batch) if isinstance(batch, (tuple, list)) else batch
+
+
+def shape_words(tensor: torch.Tensor) -> str:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return f"{kind} {'×'.join(map(str, tensor.shape)) or 'of one number'}"
+
+
+def what(thing: object) -> str:
+    if thing is None:
+        return "nothing (None)"
+    if isinstance(thing, torch.Tensor):
+        return f"a tensor, {shape_words(thing)}"
+    if isinstance(thing, (tuple, list)):
+        kinds = ", ".join(type(item).__name__ for item in thing[:4])
+        return f"a {type(thing).__name__} of {len(thing)} ({kinds})" if thing else f"an empty {type(thing).__name__}"
+    article = "an" if type(thing).__name__[0].lower() in "aeiou" else "a"
+    return f"{article} {type(thing).__name__}"

@@ -1,0 +1,206 @@
+"""Plans which arms of a model are trained: what the options ask for, and why an arm cannot run here."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from rigbench.core import on as rigs
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent
+from rigbench.model import named
+from rigbench.model.named import ModelOptions
+from rigbench.model.recipe import LOSS_CHUNKS, STRATEGIES, Recipe, RecipeOptions
+from rigbench.model.record import Model
+from rigbench.train.record import Factor, Options, OwnModel, ProbeOptions, TrialOptions
+from rigbench.work.ranks import World
+from rigbench.work.record import NOTHING_DECLARED, WattOptions
+
+Mode = Literal["usual", "one", "all"]
+ONE_PROCESS = ("single", "data-parallel")
+# The fields that --cross names, and what it and `--arms all` go through, the plain choice first.
+VALUES: dict[Factor, tuple[str, tuple[Any, ...]]] = {
+    "optimizer": ("optimizer", ("adamw", "adamw8bit", "paged-adamw8bit")),
+    "checkpointing": ("checkpoint_every", (0, 1, 2)),
+    "precision": ("precision", ("bf16", "bf16-pure", "fp16", "fp32", "tf32")),
+    "compile": ("compiled", (False, True)),
+    "loss": ("loss_chunks", (1, LOSS_CHUNKS)),
+    "strategy": ("strategy", STRATEGIES),
+    "accumulation": ("accumulation", (1, 4)),
+}
+USUAL = {"optimizer": ("adamw", "adamw8bit"), "checkpoint_every": (0, 1)}
+# At least and at most so long, where several arms are to be compared.
+SHORTEST_SECONDS, LONGEST_SECONDS = {"usual": 12.0, "one": 25.0, "all": 4.0}, {"usual": 45.0, "one": 80.0, "all": 7.0}
+
+
+class Program(NamedTuple):
+    """A slice of a program of the user's, whose facts are known once it was tried."""
+
+    trial: TrialOptions
+    facts: dict[str, Any]
+
+    def options(self, model: OwnModel) -> Options:
+        its = self.trial
+        return Options(model=model, folder=its.folder, vocabulary=its.vocabulary, sequence=its.sequence, **self.facts)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arms of one decoder."""
+
+    options: Options  # what all arms share
+    base: Recipe  # that the others are compared with
+    mode: Mode = "one"
+    cross: tuple[Factor, ...] = ()
+    find_micro_batch: bool = False
+    share: bool = False
+    on: str | None = None
+    strategy_given: bool = False
+    world: World | None = None  # that torchrun has put this process into
+    watts: WattOptions = NOTHING_DECLARED
+
+    @property
+    def model(self) -> Model:
+        assert isinstance(self.options.model, Model)
+        return self.options.model
+
+    @property
+    def several(self) -> bool:
+        return self.mode != "one" or bool(self.cross) or self.find_micro_batch
+
+    def options_of(self, recipe: Recipe, mode: Mode | None = None) -> Options:
+        """What the process of an arm is told."""
+        mode = mode or ("all" if self.cross else self.mode)
+        return msgspec.structs.replace(
+            self.options,
+            recipe=recipe,
+            shortest_seconds=SHORTEST_SECONDS[mode],
+            longest_seconds=LONGEST_SECONDS[mode],
+            scaling=not self.several,
+        )
+
+
+def of(
+    model: ModelOptions,
+    choices: RecipeOptions,
+    options: ProbeOptions,
+    watts: WattOptions = NOTHING_DECLARED,
+    *,
+    device: str | None = None,
+    on: str | None = None,
+    world: World | None = None,
+) -> Plan | Program:
+    """One arm or several of a decoder, or a slice of a program of the user's.
+
+    Raises:
+        RigbenchError: options that contradict each other, or are not for a program.
+    """
+    if options.cross and options.arms != "auto":
+        raise RigbenchError(f"--cross and --arms {options.arms} exclude each other", "give one of them")
+    if on is not None:
+        rigs.rig(on)
+        given = {"--seconds": not isinstance(options.seconds, Absent), "--data": options.data, "--share": options.share}
+        for option in (option for option, value in given.items() if value):
+            raise RigbenchError(f"--on and {option} exclude each other", "--on predicts; nothing is measured")
+    find, micro_batch = options.micro_batch == "auto", options.micro_batch
+    base = choices.over(Recipe(micro_batch=micro_batch if isinstance(micro_batch, int) else 0))
+    facts: dict[str, Any] = {
+        "recipe": base,
+        "device": device or "auto",
+        "data": options.data,
+        "data_dtype": options.data_dtype,
+        "seconds": 0.0 if isinstance(options.seconds, Absent) else options.seconds,
+    }
+    program = named.factory(model)
+    if program is not None:
+        decided = {
+            "--arms": options.arms not in ("auto", "one"),
+            "--cross": options.cross,
+            "--checkpointing": "checkpoint_every" in choices.said,
+            "--loss": "loss_chunks" in choices.said,
+            "--strategy": "strategy" in choices.said,
+            "--micro-batch auto": find,
+            "--on": on,
+            "--wall-watts": not isinstance(watts.wall_watts, Absent),
+            "--host-watts": not isinstance(watts.host, Absent),
+        }
+        for option in (option for option, value in decided.items() if value):
+            raise RigbenchError(f"{option} is not for a program, and --model {program} is one", f"leave {option} out")
+        vocabulary, sequence = (0 if isinstance(it, Absent) else it for it in (model.vocabulary, model.sequence))
+        return Program(TrialOptions(program, os.getcwd(), vocabulary, sequence, device or "auto"), facts)
+    decoder = named.choose(model)
+    if base.checkpoint_every > decoder.shape.layers:
+        raise RigbenchError(
+            f"--checkpointing '{base.checkpoint_every}' is not a whole number from 1 to {decoder.shape.layers}",
+            f"use off, on, or K of 2 to {decoder.shape.layers} for every K-th block",
+        )
+    if world is not None:
+        if options.arms not in ("auto", "one") or options.cross or find or on is not None:
+            raise RigbenchError("under torchrun one arm is trained at a time", "give --arms one and a --strategy")
+        if base.strategy in ONE_PROCESS:
+            what = f"--strategy {base.strategy} is one process's, and torchrun has started several"
+            raise RigbenchError(what, "use --strategy ddp or fsdp2", exit_code=NOTHING)
+    guessed: Mode = "one" if find or choices.said.keys() - {"precision", "accumulation"} else "usual"
+    return Plan(
+        options=Options(model=decoder, **facts),
+        base=base,
+        mode=guessed if options.arms == "auto" else options.arms,
+        cross=options.cross,
+        find_micro_batch=find,
+        share=options.share,
+        on=on,
+        strategy_given="strategy" in choices.said,
+        world=world,
+        watts=watts,
+    )
+
+
+def recipes(base: Recipe, mode: Mode, cross: Sequence[Factor]) -> list[Recipe]:
+    """Of the arms to run, the base first and none twice."""
+    values = dict(VALUES[factor] for factor in cross) if cross else USUAL
+    if mode == "one" and not cross:
+        changes: list[dict[str, Any]] = []
+    elif mode == "all":
+        changes = [{field: value} for field, several in VALUES.values() for value in several]
+    else:
+        changes = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+    return list(dict.fromkeys([base, *(msgspec.structs.replace(base, **change) for change in changes)]))
+
+
+def label(arm: Recipe, base: Recipe) -> str:
+    """In which choices an arm differs from the base arm; the base arm's own label names its choices."""
+    if arm == base:
+        return base.words
+    same = f"micro-batch {arm.micro_batch}" if arm.micro_batch else "the same"
+    return ", ".join(arm.differences(base).values()) or same
+
+
+def why_not(arm: Recipe, base: Recipe, kind: str, gpus: int) -> str:
+    """Why an arm cannot run on this kind of device, or with what is installed; "" where nothing speaks against it."""
+    if kind == "cpu":
+        if arm.precision == "fp16" != base.precision:
+            return "a CPU emulates fp16, tens of times slower; `--arms one --precision fp16` measures it"
+        if arm.precision == "tf32":
+            return "a CPU has no tf32"
+        if arm.optimizer.startswith("paged"):
+            return "paged states move between a GPU and the host, and here a CPU trains"
+        if arm.strategy == "data-parallel":
+            return "DataParallel splits batches over GPUs, and here a CPU trains"
+        if arm.compiled and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+            return "torch.compile needs a C++ compiler on a CPU: install g++"
+    elif gpus < 2 and arm.strategy in ("ddp", "fsdp2", "data-parallel", "accelerate"):
+        return f"{arm.strategy} is for several GPUs, and here is one"
+    if arm.optimizer.endswith("8bit") and arm.strategy.startswith("fsdp2"):
+        return "bitsandbytes steps whole weights, and fsdp2 has shards"
+    if arm.optimizer.endswith("8bit") and importlib.util.find_spec("bitsandbytes") is None:
+        return "bitsandbytes is not installed: pip install bitsandbytes"
+    if arm.strategy == "accelerate" and importlib.util.find_spec("accelerate") is None:
+        return "accelerate is not installed: pip install 'rigbench[accelerate]'"
+    return ""

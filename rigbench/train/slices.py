@@ -1,0 +1,289 @@
+"""Runs a slice for a command, in one process or in ranks, and completes it with what only the parent knows."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from rigbench.collectives.stage import interface
+from rigbench.core.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
+from rigbench.core.progress import Silent
+from rigbench.core.record import Absent, Figure, Skipped
+from rigbench.job import Interrupted, Job
+from rigbench.machine import host
+from rigbench.machine.rig import Rig
+from rigbench.machine.sysfs import Sysfs
+from rigbench.matmul.record import Matmul
+from rigbench.store import Store
+from rigbench.train.record import AnySlice, Compile, Options, OwnModel, OwnSlice, Slice, TrialOptions
+from rigbench.work import energy, power, process, ranks
+from rigbench.work.process import Outcome
+from rigbench.work.ranks import World
+from rigbench.work.record import NOTHING_DECLARED, WattOptions
+from rigbench.work.sensors import Sampler
+
+PROBE, TRIAL = "rigbench.train.probe", "rigbench.train.own"
+MARGIN_SECONDS = 300.0  # beyond the slice's own seconds: loading torch, building, a first step, one long last one
+COMPILE_SECONDS = TRIAL_SECONDS = 600.0  # at most; a program's factory may load weights
+SHORTEST = 1e-3  # seconds: three steps, the fewest that tell a steady one
+ONE_PROCESS = ("single", "data-parallel")
+CPU_RANKS = 2  # that share this machine's threads, where no GPU is
+T = TypeVar("T", bound=AnySlice)
+
+
+def run(
+    job: Job, options: Options, watts: WattOptions = NOTHING_DECLARED, world: World | None = None
+) -> AnySlice | Skipped:
+    """One slice, sensors read beside it, compared with datasheet and measured matmul; kept in the job.
+
+    Raises:
+        Interrupted: the user said stop; the steps so far are saved.
+        RigbenchError: bad token data, no device for a rank, or a model that does not fit.
+    """
+    options, environment = prepared(job, options)
+    if options.recipe.strategy not in ONE_PROCESS:
+        return _in_ranks(job, options, environment, watts, world)
+    made = OwnSlice if isinstance(options.model, OwnModel) else Slice
+    with _kernel_cache(options) as caches:
+        environment = {**environment, **caches}
+        cold_seconds = _first_steps(job, options, made, environment) if options.recipe.compiled else None
+        job.progress.stage(
+            f"train-probe {options.model.name}", (options.seconds or min(30, options.longest_seconds)) + 10
+        )
+
+        def complete(result: AnySlice) -> AnySlice:
+            if cold_seconds is not None:
+                result = msgspec.structs.replace(result, compile=Compile(cold_seconds, beyond_a_step(result)))
+            return completed(job, result, watts)
+
+        return job.measure(
+            PROBE,
+            options,
+            made,
+            limit_seconds=options.most_seconds + MARGIN_SECONDS,
+            environment=environment,
+            room="slices",
+            complete=complete,
+        )
+
+
+def prepared(job: Job, options: Options) -> tuple[Options, Mapping[str, str]]:
+    """With what the runner says, and the variables that go with it: memory as the user set it, else kept on a CPU.
+
+    Raises:
+        RigbenchError: the optimizer cannot step shards.
+    """
+    recipe = options.recipe
+    if recipe.optimizer.endswith("8bit") and recipe.strategy.startswith("fsdp2"):
+        cure = "use --strategy ddp, or --optimizer adamw"
+        raise RigbenchError("bitsandbytes steps whole weights, and fsdp2 has shards", cure, NOTHING)
+    options = msgspec.structs.replace(options, cache=str(job.store.home / "cache"), host_name=socket.gethostname())
+    if any(key.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for key in os.environ):
+        return msgspec.structs.replace(options, host_allocator="set by the user"), {}
+    if options.device == "cpu" or not job.gpus:
+        return msgspec.structs.replace(options, host_allocator="keeps memory"), process.KEEP_MEMORY
+    return options, {}
+
+
+@contextlib.contextmanager
+def _kernel_cache(options: Options) -> Iterator[Mapping[str, str]]:
+    """An empty folder for what torch.compile makes, so that its first process finds nothing and its second one all."""
+    if not options.recipe.compiled:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="rigbench-compile-") as folder:
+        yield {"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": os.path.join(folder, "triton")}
+
+
+def _first_steps(job: Job, options: Options, made: type[AnySlice], environment: Mapping[str, str]) -> float:
+    """Seconds that compiling took with nothing in the cache: a few steps in a process of their own.
+
+    Raises:
+        RigbenchError: it cannot be compiled, or does not fit.
+    """
+    job.progress.stage(f"torch.compile {options.model.name}, nothing cached", 60)
+    brief = msgspec.structs.replace(options, seconds=SHORTEST)
+    result = job.measure(PROBE, brief, made, limit_seconds=COMPILE_SECONDS, environment=environment)
+    if isinstance(result, Skipped):
+        raise RigbenchError(f"torch.compile: {result.reason}", "use --compile off", NOTHING)
+    return beyond_a_step(result)
+
+
+def beyond_a_step(result: AnySlice) -> float:
+    """What the steps before the steady ones took beyond as many steady ones."""
+    early = result.steps.seconds[: result.steady_from]
+    return max(0.0, math.fsum(early) - len(early) * result.step_seconds.value)
+
+
+def tried(job: Job, options: TrialOptions) -> OwnModel:
+    """A program of the user's, tried in a process of its own, so that a mistake in it costs seconds.
+
+    Raises:
+        Interrupted: the user said stop.
+        RigbenchError: it is not as the contract says, or the process that tried it died.
+    """
+    job.progress.stage(f"trying {options.name}", 10)
+    result = job.measure(TRIAL, options, OwnModel, limit_seconds=TRIAL_SECONDS)
+    if isinstance(result, Skipped):
+        cure = "try it in a Python shell first"
+        raise RigbenchError(f"--model {options.name}: {result.reason}", cure, exit_code=NOTHING)
+    return result
+
+
+def _in_ranks(
+    job: Job, options: Options, environment: Mapping[str, str], watts: WattOptions, world: World | None
+) -> AnySlice | Skipped:
+    """The slice of all ranks: all of this machine's, or this process as one of torchrun's."""
+    count, strategy = world.size if world else rank_count(job, options.device), options.recipe.strategy
+    job.progress.stage(f"train-probe {options.model.name}, {strategy}, {count} ranks", 40)
+    with Sampler(job.rig) as sampler:
+        outcome = started(job, options, environment, world, count)
+    if outcome.ended in ("died", "hung"):
+        blamed = f" (rank {', '.join(map(str, outcome.dead_ranks))})" if outcome.dead_ranks else ""
+        job.faults.append(f"train {strategy}: {outcome.reason}{blamed}")
+    if outcome.result is None and outcome.ended == "interrupted":
+        raise Interrupted
+    result: Slice | Skipped = outcome.result or Skipped("train", outcome.reason or "no rank came to a step")
+    if isinstance(result, Slice):
+        result = msgspec.structs.replace(result, telemetry=sampler.record())
+        result = completed(job, result, watts, _cards(job, result, count))
+        if world and int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) < world.size:
+            result = _of_many_hosts(result, watts)
+        if outcome.ended in ("died", "hung"):
+            result = msgspec.structs.replace(result, events=(*result.events, outcome.reason))
+    job.keep(slices=(*job.run.slices, result))
+    if outcome.ended == "interrupted" or (isinstance(result, Slice) and result.ended_by == "interrupted"):
+        raise Interrupted
+    return result
+
+
+def rank_count(job: Job, device: str) -> int:
+    """As many as there are GPUs to be seen, or two on a CPU."""
+    return CPU_RANKS if device.startswith("cpu") or not job.gpus else max(1, len(job.visible_gpus))
+
+
+def started(
+    job: Job, options: Options, environment: Mapping[str, str], world: World | None, count: int
+) -> Outcome[Slice]:
+    """All ranks here, or the one that this process is."""
+    limit, told = options.most_seconds + MARGIN_SECONDS, job.progress.update
+    if world is not None:
+        own = {**environment, **interface(world)}
+        return ranks.call_as(PROBE, options, Slice, world, limit_seconds=limit, on_progress=told, environment=own)
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = host.cpu(Sysfs()).usable_cpus
+        usable = int((os.cpu_count() or 1) if isinstance(cores, Absent) else cores)
+        environment = {**environment, "OMP_NUM_THREADS": str(max(1, usable // count))}
+    return ranks.call(
+        PROBE, options, Slice, world_size=count, limit_seconds=limit, on_progress=told, environment=environment
+    )
+
+
+def follow(options: Options, world: World, home: Path) -> int:
+    """A rank beside the one that reports: the same work, nothing said and nothing stored. Returns the exit code.
+
+    Raises:
+        RigbenchError: this rank's own: there is no device for it, say.
+    """
+    job = Job(Store(home), Rig.live(), "train-probe", Silent())
+    outcome = started(job, *prepared(job, options), world, world.size)
+    if outcome.ended == "interrupted":
+        return INTERRUPTED
+    return FAULT if outcome.ended in ("died", "hung") else FINE
+
+
+def _cards(job: Job, result: Slice, count: int) -> tuple[str, ...]:
+    """The UUIDs of this machine's GPUs that its ranks worked on; none on a CPU, or where that cannot be told."""
+    if result.device.kind != "cuda":
+        return ()
+    uuids = {gpu.index: gpu.uuid for gpu in job.gpus}
+    worked = [uuids[index] for index in job.visible_gpus[:count]]
+    return tuple(uuid for uuid in worked if isinstance(uuid, str)) if result.device.uuid in worked else ()
+
+
+def _of_many_hosts(result: Slice, watts: WattOptions) -> Slice:
+    """Without joules of one host for the tokens of several; watts that were declared at the wall are the user's."""
+    alone = Absent("the sensors of this host alone were read, and ranks ran on others too")
+    declared = not isinstance(watts.wall_watts, Absent)
+    return msgspec.structs.replace(
+        result,
+        energy=alone,
+        joules_per_item=alone,
+        model_flop_per_joule=alone,
+        draws=(),
+        power=result.power if declared else alone,
+    )
+
+
+def completed(job: Job, result: T, watts: WattOptions, cards: tuple[str, ...] = ()) -> T:
+    """With joules, watts at the wall, and shares of the datasheet and of the measured matmul.
+
+    `cards` are the UUIDs of those that worked; none: the record's device.
+    """
+    if isinstance(result.telemetry, Absent):
+        return result
+    start = result.steps.ended_at_seconds[result.steady_from] - result.steps.seconds[result.steady_from]
+    end = result.steps.ended_at_seconds[-1]
+    joules = energy.between(energy.of_device(result.telemetry, result.device, cards), start, end)
+    drawn = joules if isinstance(joules, Absent) else joules.watts or Absent("no joules were counted")
+    flops = result.model_flops_per_s
+    joules_per_item, flop_per_joule = drawn, drawn
+    if not isinstance(drawn, Absent):
+        joules_per_item = drawn / result.items_per_s.value
+        flop_per_joule = flops if isinstance(flops, Absent) else flops / drawn
+    facts: dict[str, object] = {
+        "energy": joules,
+        "joules_per_item": joules_per_item,
+        "model_flop_per_joule": flop_per_joule,
+        "draws": energy.draws(result.telemetry, result.device, start, end, cards),
+        "mfu": _of_peak(job, result, flops),
+    }
+    if isinstance(result, Slice):
+        facts["hfu"] = _of_peak(job, result, result.hardware_flops_per_s)
+        facts["share_of_measured_matmul"] = _of_matmul(job, result)
+    return at_wall(msgspec.structs.replace(result, **facts), watts)
+
+
+def at_wall(result: T, watts: WattOptions) -> T:
+    """With the watts at the wall, where enough is read and declared for them."""
+    its = power.power([result], watts)
+    return result if isinstance(its, Absent) or its.covers != "wall" else msgspec.structs.replace(result, power=its)
+
+
+def _of_peak(job: Job, result: AnySlice, flops_per_s: float | Absent) -> Figure | Absent:
+    """A rate as a share of the datasheet's, of all ranks' cards together."""
+    if isinstance(flops_per_s, Absent):
+        return flops_per_s
+    dtype, cards = _dtype(result), result.recipe.ranks
+    peak = job.datasheet(result.device).get(dtype)
+    if peak is None:
+        return Absent(f"no datasheet peak for {result.device.name} in {dtype}")
+    basis = f"of {peak.basis}" if cards == 1 else f"of {cards} cards, each {peak.basis}"
+    return Figure(value=flops_per_s / peak.value / cards, source="measured", basis=basis)
+
+
+def _of_matmul(job: Job, result: Slice) -> Figure | Absent:
+    """Of the fastest matmul in this precision on this device: this run's, else the newest stored one of this rig."""
+    dtype, cards = _dtype(result), result.recipe.ranks
+    if cards > 1 and result.device.kind == "cpu":
+        return Absent("ranks share this CPU")
+    for run in job.history():
+        matmul = run.matmul
+        if isinstance(matmul, Matmul) and matmul.device == result.device and dtype in matmul.best_flops_per_s:
+            best = matmul.best_flops_per_s[dtype].value
+            basis = f"of the fastest {dtype} matmul of run {run.id}"
+            return Figure(value=result.model_flops_per_s / best / cards, source="measured", basis=basis)
+    return Absent(f"no {dtype} matmul was measured on this device; run `rigbench matmul`")
+
+
+def _dtype(result: AnySlice) -> str:
+    """What its matrices are multiplied in."""
+    return "bf16" if result.recipe.precision == "bf16-pure" else result.recipe.precision
