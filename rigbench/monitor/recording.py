@@ -16,7 +16,6 @@ from rigbench.store import reason
 
 LONGEST_LINE_BYTES = 4 << 20
 CURE = "give a file of monitor --record"
-UPDATE = "update: pip install -U rigbench"
 
 
 class Recorder:
@@ -88,30 +87,30 @@ def _events(path: Path, lines: Iterator[bytes]) -> Iterator[MonitorEvent | None]
     decoder = msgspec.json.Decoder(MonitorEvent)
     number = 0
     for number, line in enumerate(lines, start=1):
+        event, words = None, ""
         try:
             event = decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-            if number > 1 and not line.endswith(b"\n"):
-                yield None
-                return
-            raise _not_understood(path, number, line, error) from None
-        if isinstance(event, MonitorHeader) != (number == 1):
-            what = "is no recording of monitor" if number == 1 else f"has a second header in line {number}"
-            raise RigbenchError(f"{path} {what}", CURE)
-        if isinstance(event, MonitorHeader) and event.rigbench_monitor > FORMAT:
-            raise RigbenchError(f"{path} was written by a newer rigbench", UPDATE)
+        except (msgspec.DecodeError, ValueError) as error:
+            words = " ".join(str(error).split())[:120]
+        if number == 1 and _format(line) > FORMAT:
+            raise RigbenchError(f"{path} was written by a newer rigbench", "update: pip install -U rigbench")
+        if number == 1 and not isinstance(event, MonitorHeader):
+            raise RigbenchError(f"{path} is no recording of monitor", CURE)
+        if number > 1 and isinstance(event, MonitorHeader):
+            raise RigbenchError(f"{path} has a second header in line {number}", CURE)
+        if event is None and line.endswith(b"\n"):
+            raise RigbenchError(f"{path} line {number} is damaged ({words})", "cut the file before that line")
         yield event
+        if event is None:
+            return
     if not number:
         raise RigbenchError(f"{path} is empty", CURE)
 
 
-def _not_understood(path: Path, number: int, line: bytes, error: Exception) -> RigbenchError:
-    if number > 1:
-        words = " ".join(str(error).split())[:120]
-        return RigbenchError(f"{path} line {number} is damaged ({words})", "cut the file before that line")
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-        raw = msgspec.json.decode(line)
-        version = raw.get("rigbench_monitor") if isinstance(raw, dict) else None
-        if isinstance(version, int) and version > FORMAT:
-            return RigbenchError(f"{path} was written by a newer rigbench", UPDATE)
-    return RigbenchError(f"{path} is no recording of monitor", CURE)
+def _format(line: bytes) -> int:
+    """Of a header, which a newer rigbench may have written in other fields; else 0."""
+    try:
+        version = msgspec.json.decode(line)["rigbench_monitor"]
+    except (msgspec.DecodeError, ValueError, LookupError, TypeError):
+        return 0
+    return version if isinstance(version, int) else 0

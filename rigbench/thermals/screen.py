@@ -11,7 +11,7 @@ from rich.text import Text
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Telemetry
-from rigbench.core.screen import SEVERITY_STYLES, plus_minus, printable, spark
+from rigbench.core.screen import SEVERITY_STYLES, Fact, known, mapped, of_limit, plus_minus, printable, spark
 from rigbench.thermals.record import HeatCard, HeatFit, PowerAdvice, SteadyState, Thermals, Throttling
 from rigbench.work.throttle import REASONS
 
@@ -189,20 +189,17 @@ def _fit(card: HeatCard, fit: HeatFit) -> str:
 
 
 def _steady(card: HeatCard, steady: SteadyState) -> str:
-    parts = []
-    if isinstance(steady.temperature_celsius, float):
-        parts.append(f"{steady.temperature_celsius:.1f} °C")
-    if isinstance(steady.memory_temperature_celsius, float):
-        parts.append(f"memory {steady.memory_temperature_celsius:.0f} °C")
-    if isinstance(steady.fan_share, float):
-        parts.append(f"fan {units.format_share(steady.fan_share)}")
-    if isinstance(steady.watts, Estimate):
-        limit = card.power_limit_watts
-        of = f" of {units.format_watts(limit)}" if isinstance(limit, float) else ""
-        parts.append(f"{units.format_watts(steady.watts.value)}{of} ({steady.watts_method})")
-    if isinstance(steady.sm_clock_hertz, float):
-        parts.append(f"{steady.sm_clock_hertz / 1e6:,.0f} MHz")
-    return f"last {moment(steady.to_seconds - steady.from_seconds)}: {', '.join(parts)}" if parts else ""
+    watts = steady.watts if isinstance(steady.watts, Absent) else steady.watts.value
+    power = of_limit(watts, card.power_limit_watts, units.format_watts)
+    facts: list[Fact] = [
+        ("temperature", mapped(steady.temperature_celsius, lambda celsius: f"{celsius:.1f} °C")),
+        ("memory", mapped(steady.memory_temperature_celsius, lambda celsius: f"memory {celsius:.0f} °C")),
+        ("fan", mapped(steady.fan_share, lambda share: f"fan {units.format_share(share)}")),
+        ("power", mapped(power, lambda text: f"{text} ({steady.watts_method})")),
+        ("clock", mapped(steady.sm_clock_hertz, lambda hertz: f"{hertz / 1e6:,.0f} MHz")),
+    ]
+    text = known(facts)
+    return f"last {moment(steady.to_seconds - steady.from_seconds)}: {text}" if text else ""
 
 
 def _speed(card: HeatCard) -> Iterator[Row]:

@@ -151,13 +151,14 @@ class _Soak:
         self.looked = self.kept = self.started = time.perf_counter()
 
     def run(self) -> Thermals | Skipped:
-        job = self.job
+        job, progress = self.job, lambda share, text: None
         if self.watcher is None:
             job.progress.stage("thermals", self.seconds + 10)
+            progress = job.progress.update
         loads = {lane.name: LoadOptions(seconds=self.seconds, device=lane.device) for lane in self.lanes}
         gpus = {lane.name: lane.gpu for lane in self.lanes if lane.gpu}
         watch = HeatWatch(job.rig, gpus, max(FASTEST_SECONDS, self.seconds / MOST_TICKS))
-        with watch, Crew(PROBE, loads, HeatLoad, self.seconds + MARGIN_SECONDS, self._progress) as crew:
+        with watch, Crew(PROBE, loads, HeatLoad, self.seconds + MARGIN_SECONDS, progress) as crew:
             while crew.working():
                 try:
                     crew.listen(LISTEN_SECONDS)
@@ -220,10 +221,6 @@ class _Soak:
                 load = crew.latest[lane.name]
                 curves[lane.name]["throughput"] = list(zip(load.ended_at_seconds, load.flops_per_s, strict=True))
         return curves
-
-    def _progress(self, share: float, text: str) -> None:
-        if self.watcher is None:
-            self.job.progress.update(share, text)
 
     def _record(self, crew: Crew[HeatLoad], watch: HeatWatch, final: bool = False) -> Thermals:
         """The soak as it stands. A card whose load never began has no place in it."""

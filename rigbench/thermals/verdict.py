@@ -109,6 +109,9 @@ def card(soaked: Soaked) -> HeatCard:
     cold, hot = _phase(soaked, cold=True), _phase(soaked, cold=False)
     cold_rate, hot_rate = (phase if isinstance(phase, Absent) else phase.flops_per_s for phase in (cold, hot))
     steady = _steady(soaked)
+    columns = {name: getattr(series, field) for field, name in SENSORS.items()}
+    if isinstance(series.power_watts, Absent):  # counted energy tells watts too
+        columns["power"] = series.energy_joules
     return HeatCard(
         name=soaked.name,
         device_name=soaked.device_name,
@@ -131,7 +134,7 @@ def card(soaked: Soaked) -> HeatCard:
         target_celsius=gpu.target_celsius if gpu else NOT_A_GPU,
         power_limit_watts=gpu.power_limit_watts if gpu else NOT_A_GPU,
         power_limit_min_watts=gpu.power_limit_min_watts if gpu else NOT_A_GPU,
-        missing=_missing(series),
+        missing={name: column.reason for name, column in columns.items() if isinstance(column, Absent)},
         notes=tuple(_notes(soaked, at, celsius)),
         faults=tuple(_faults(soaked)),
     )
@@ -302,13 +305,6 @@ def _throughput_ratio(load: HeatLoad | Absent, ticks: Sequence[tuple[float, bool
     if min(count) < FEWEST:
         return NOTHING_TO_COMPARE
     return (work[1] / seconds[1]) / (work[0] / seconds[0])
-
-
-def _missing(series: SensorSeries) -> dict[str, str]:
-    columns = {name: getattr(series, field) for field, name in SENSORS.items()}
-    if isinstance(series.power_watts, Absent):  # counted energy tells watts too
-        columns["power"] = series.energy_joules
-    return {name: column.reason for name, column in columns.items() if isinstance(column, Absent)}
 
 
 def _notes(soaked: Soaked, at: Sequence[float], celsius: Sequence[float]) -> list[str]:
