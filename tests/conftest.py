@@ -1,12 +1,16 @@
-"""What do several test files need? The driver library that is built once for all of them."""
+"""What several test files need: a command run in this process, and the driver library that is built once for all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from fakenvml import library
+
+from rigbench import __main__
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +27,20 @@ def fake_driver(built_driver: library.FakeDriver) -> Iterator[library.FakeDriver
     yield built_driver
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def rigbench(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command with a home of its own: (exit code, standard output, standard error)."""
+    monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rigbench", *words])
+        code = __main__._run()
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call

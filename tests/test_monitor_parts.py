@@ -167,7 +167,7 @@ def test_nothing_is_told_of_a_short_window_or_of_readings_that_are_missing():
     assert told(window(card("GPU0", 0.99), card("GPU1", gone))) == []
 
 
-def header(interval: float = 1.0) -> MonitorHeader:
+def header(interval: float = 1.0, gpu_count: int | Absent = 1) -> MonitorHeader:
     return MonitorHeader(
         started_at="2026-01-01T00:00:00Z",
         interval_seconds=interval,
@@ -175,7 +175,7 @@ def header(interval: float = 1.0) -> MonitorHeader:
         replayed=False,
         core_count=16,
         host_memory_total_bytes=64 * GIB,
-        gpu_count=1,
+        gpu_count=gpu_count,
     )
 
 

@@ -15,6 +15,7 @@ import pytest
 from fakenvml.library import FakeDriver
 from rich.console import Console
 from test_monitor import MOVING
+from test_monitor_parts import header
 
 from rigbench.core.record import Absent
 from rigbench.monitor import live as monitor_live
@@ -24,7 +25,6 @@ from rigbench.monitor.record import (
     HostTick,
     Monitor,
     MonitorCard,
-    MonitorHeader,
     MonitorProcess,
     MonitorSlow,
     MonitorTick,
@@ -37,17 +37,7 @@ GIB = 1 << 30
 
 def watched(gpus: int = 2, seconds: int = 65) -> tuple[Monitor, dict[str, list[tuple[float, float]]]]:
     """Cards of which the last does little, the first is at its power limit."""
-    fold = Fold(
-        MonitorHeader(
-            started_at="2026-01-01T00:00:00Z",
-            interval_seconds=1.0,
-            slow_seconds=5.0,
-            replayed=False,
-            core_count=16,
-            host_memory_total_bytes=64 * GIB,
-            gpu_count=gpus,
-        )
-    )
+    fold = Fold(header(gpu_count=gpus))
     names = [f"GPU{index}" for index in range(gpus)]
     for name in names:
         fold.add(
@@ -167,17 +157,7 @@ def test_lines_tell_a_hint_when_it_comes_and_when_it_goes():
 
 
 def test_without_a_gpu_the_picture_says_why():
-    fold = Fold(
-        MonitorHeader(
-            started_at="",
-            interval_seconds=1.0,
-            slow_seconds=5.0,
-            replayed=False,
-            core_count=2,
-            host_memory_total_bytes=GIB,
-            gpu_count=Absent("no NVIDIA driver found"),
-        )
-    )
+    fold = Fold(header(gpu_count=Absent("no NVIDIA driver found")))
     fold.add(MonitorTick(0.0, {}, HostTick(load_average=1.0)))
     assert monitor_live.frame(fold.record(), {}, 40, 24).plain.splitlines()[:2] == [
         "watching for 0 s, every 1 s; Ctrl-C ends",

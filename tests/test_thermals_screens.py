@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import sys
 from pathlib import Path
 
 import msgspec
@@ -12,7 +11,7 @@ import pytest
 from heat import record as scripted
 from rich.console import Console
 
-from rigbench import __main__, store
+from rigbench import store
 from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Figure
@@ -35,18 +34,6 @@ FAULTS = {
     "power-brake": "rigbench: fault: thermals GPU1: held down by hw_power_brake (0x80) 13 % of the time\n",
     "lost-midway": "rigbench: fault: thermals GPU1: GPU is lost after 120 s of load; what it told before is kept\n",
 }
-
-
-@pytest.fixture
-def rigbench(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rigbench", *words])
-        code = __main__._run()
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def replayed(folder: Path, home: Path, **options: object) -> Thermals:

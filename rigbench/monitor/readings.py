@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine import nvml_gpu
-from rigbench.machine.host_load import CpuSensors, HostLoad, ProcessLoads
+from rigbench.machine.host_load import CpuSensors, HostLoad, ProcessLoad, ProcessLoads
 from rigbench.machine.nvml_answers import over
 from rigbench.machine.readings import LOST, Reading
+from rigbench.machine.record import GpuProcess
 from rigbench.machine.replay import ReplayedLibrary
 from rigbench.machine.rig import Rig
 from rigbench.monitor.record import (
@@ -155,28 +156,28 @@ class SlowBeat:
         nvml = self._rig.nvml
         listed = {index: Absent(LOST) if index in self._lost else nvml_gpu.processes(nvml, index) for index in indices}
         loads = self._loads.read([one.pid for it in listed.values() if not isinstance(it, Absent) for one in it])
-        gpus = {}
-        for index, found in listed.items():
-            processes: tuple[MonitorProcess, ...] | Absent
-            if isinstance(found, Absent):
-                processes = found
-            else:
-                processes = ()
-                for one in found:
-                    load = loads[one.pid]
-                    children, cores, at_limit = (load, load, load) if isinstance(load, Absent) else load
-                    process = MonitorProcess(
-                        pid=one.pid,
-                        kind=one.kind,
-                        name=self._rig.sysfs.read_text(f"proc/{one.pid}/comm"),
-                        memory_bytes=one.memory_bytes,
-                        children=children,
-                        cores=cores,
-                        children_at_limit=at_limit,
-                    )
-                    processes = (*processes, process)
-            gpus[f"GPU{index}"] = GpuSlow(self._traffic(index, RECEIVED), self._traffic(index, TRANSMITTED), processes)
-        return gpus
+        return {
+            f"GPU{index}": GpuSlow(
+                to_gpu_bytes_per_s=self._traffic(index, RECEIVED),
+                from_gpu_bytes_per_s=self._traffic(index, TRANSMITTED),
+                processes=found
+                if isinstance(found, Absent)
+                else tuple(self._process(it, loads[it.pid]) for it in found),
+            )
+            for index, found in listed.items()
+        }
+
+    def _process(self, process: GpuProcess, load: ProcessLoad | Absent) -> MonitorProcess:
+        children, cores, at_limit = (load, load, load) if isinstance(load, Absent) else load
+        return MonitorProcess(
+            pid=process.pid,
+            kind=process.kind,
+            name=self._rig.sysfs.read_text(f"proc/{process.pid}/comm"),
+            memory_bytes=process.memory_bytes,
+            children=children,
+            cores=cores,
+            children_at_limit=at_limit,
+        )
 
     def _traffic(self, index: int, counter: int) -> float | Absent:
         if index in self._lost:
