@@ -23,7 +23,7 @@ from rigbench.job import Job
 from rigbench.machine.rig import Rig
 from rigbench.matmul import probe as matmul
 from rigbench.model.recipe import Recipe
-from rigbench.p2p import stage as p2p
+from rigbench.p2p import record as p2p
 from rigbench.train import probe as train
 from rigbench.work.record import WattOptions
 
@@ -61,7 +61,7 @@ def measured(tmp_path_factory) -> store.Store:
         patch.setenv("RIGBENCH_PROFILES", str(TINY))
         stages = runner.Stages(
             bandwidth=bandwidth.options("2s", "1MiB", "cpu"),
-            p2p=p2p.options("1", None),
+            p2p=p2p.Options(times=1),
             collectives=collectives.options(seconds="2s", device="cpu", operations="all_reduce", max_bytes="64KiB"),
             dataloader=dataloader.Options(device="cpu", workers=(0,), seconds=0.2, sequence=64),
             thermals=None,

@@ -25,17 +25,11 @@ from rigbench.document import run_schema
 from rigbench.job import Interrupted, Job
 from rigbench.machine.accelerator import open_accelerator
 from rigbench.machine.rig import Rig
-from rigbench.p2p import collectives as p2p_collectives
-from rigbench.p2p import probe, stage
-from rigbench.p2p import writes as p2p_writes
-from rigbench.p2p.arms import assembled
-from rigbench.p2p.collectives import Exchange
-from rigbench.p2p.pairs import pair_verdict
-from rigbench.p2p.record import P2p, P2pArm
-from rigbench.p2p.settings import AS_IT_IS, OFF, Setting
-from rigbench.p2p.stage import Asked
-from rigbench.p2p.values import filled_like, sent_seed
-from rigbench.p2p.writes import Writes
+from rigbench.p2p import checks, command, probe
+from rigbench.p2p.arms import AS_IT_IS, OFF, Setting, assembled
+from rigbench.p2p.checks import Exchange, Writes, filled_like, sent_seed
+from rigbench.p2p.record import ArmOptions, Options, P2p, P2pArm
+from rigbench.p2p.verdict import pair_verdict
 from rigbench.topology import diagnosis as survey
 from rigbench.work.process import Outcome, Report
 from rigbench.work.ranks import World
@@ -61,7 +55,7 @@ FOUND = {
 @pytest.mark.parametrize("kind", FOUND)
 def test_each_fault_of_a_write_is_seen_and_told_apart(kind, by):
     cards = FaultyCards(kind)
-    (check,) = p2p_writes.perform(cards, cards.copy, Writes(THERE, by, 64 << 10), rounds=3)
+    (check,) = checks.check_writes(cards, cards.copy, Writes(THERE, by, 64 << 10), rounds=3)
     assert tuple(getattr(check, name) for name in COUNTS) == FOUND[kind]
     assert check.correct == (kind == "")
     assert (check.sources, check.destination, check.both_ways) == (("cuda:0",), "cuda:1", False)
@@ -69,23 +63,23 @@ def test_each_fault_of_a_write_is_seen_and_told_apart(kind, by):
 
 def test_the_first_wrong_byte_is_that_of_the_first_wrong_value():
     cards = FaultyCards("flipped bit")
-    (check,) = p2p_writes.perform(cards, cards.copy, Writes(THERE, "copy engine", 64 << 10), rounds=1)
+    (check,) = checks.check_writes(cards, cards.copy, Writes(THERE, "copy engine", 64 << 10), rounds=1)
     assert check.first_wrong_byte == 64 * 1024 - 8
 
 
 def test_writes_that_cross_each_other_are_judged_each_at_its_end():
     """Turned back both ways, each card's landing holds what it sent itself."""
     cards = FaultyCards("mirrored write")
-    found = list(p2p_writes.perform(cards, cards.copy, Writes(BOTH, "copy engine", 64 << 10), rounds=3))
+    found = list(checks.check_writes(cards, cards.copy, Writes(BOTH, "copy engine", 64 << 10), rounds=3))
     assert [(check.sources, check.destination) for check in found] == [(("cuda:0",), "cuda:1"), (("cuda:1",), "cuda:0")]
     for check in found:
         assert tuple(getattr(check, name) for name in COUNTS) == (3, 3, 3 * VALUES, 0, 0, 3 * VALUES, 0)
 
 
 def test_every_direction_size_and_kind_of_write_is_planned():
-    planned = p2p_writes.plan([(0, 1)], ("copy engine", "kernel"), (8, 4096))
+    planned = checks.planned_writes((0, 1), ("copy engine", "kernel"), (8, 4096))
     assert len(planned) == 2 * 2 * 3
-    assert p2p_writes.checks_of(planned) == 2 * 2 * 4
+    assert sum(len(writes.ways) for writes in planned) == 2 * 2 * 4
     assert {writes.ways for writes in planned} == {THERE, ((1, 0),), BOTH}
 
 
@@ -125,14 +119,14 @@ class OneOfTwo:
 @pytest.mark.parametrize("exchange", [Exchange(4096), Exchange(4096, (0, 1)), Exchange(4), Exchange(4, (0, 1))])
 def test_a_collective_is_checked_by_value_in_every_round(exchange):
     values = exchange.size_bytes // 4
-    right = p2p_collectives.perform(OneOfTwo(), exchange, rounds=3)
+    right = checks.check_exchange(OneOfTwo(), exchange, rounds=3)
     assert right.correct
     assert right.checked == 3
-    nothing = p2p_collectives.perform(OneOfTwo("nothing"), exchange, rounds=3)
+    nothing = checks.check_exchange(OneOfTwo("nothing"), exchange, rounds=3)
     assert (nothing.wrong, nothing.wrong_values, nothing.unchanged_values) == (3, 3 * values, 3 * values)
-    off = p2p_collectives.perform(OneOfTwo("off by one"), exchange, rounds=3)
+    off = checks.check_exchange(OneOfTwo("off by one"), exchange, rounds=3)
     assert (off.wrong, off.wrong_values, off.first_wrong_byte) == (3, 3, exchange.size_bytes - 4)
-    earlier = p2p_collectives.perform(OneOfTwo("earlier"), exchange, rounds=3)
+    earlier = checks.check_exchange(OneOfTwo("earlier"), exchange, rounds=3)
     assert (earlier.wrong, earlier.wrong_values, earlier.earlier_values) == (2, 2 * values, 2 * values)
 
 
@@ -142,7 +136,7 @@ FAULTS = ["dropped write", "mirrored write", "stale write", "flipped bit", "stra
 @pytest.mark.parametrize("kind", FAULTS)
 def test_every_fault_makes_the_arm_wrong_and_the_pair_broken(kind):
     """The whole probe as rank 0 of two; what rank 1 would tell is left out."""
-    options = probe.Options(
+    options = ArmOptions(
         2, True, rounds=3, write_sizes=(65536,), reduce_sizes=(4096,), copy_bytes=4096, row_seconds=0.01
     )
     accelerator = open_accelerator("cpu", "", Absent("none"), Absent("none"))
@@ -160,13 +154,13 @@ def test_every_fault_makes_the_arm_wrong_and_the_pair_broken(kind):
 
 
 def test_what_a_rank_sent_itself_is_no_answer():
-    own = p2p_collectives.perform(OneOfTwo("own"), Exchange(4096, (0, 1)), rounds=1)
+    own = checks.check_exchange(OneOfTwo("own"), Exchange(4096, (0, 1)), rounds=1)
     assert (own.wrong_values, own.returned_values) == (1024, 1024)
 
 
 def test_sums_of_sixteen_ranks_are_exact_in_float32():
     like = torch.empty(4096, dtype=torch.float32)
-    total = p2p_collectives._summed(like, 0, range(16))
+    total = checks.summed(like, 0, range(16))
     whole = sum(filled_like(like, sent_seed(0, rank)).to(torch.int64) for rank in range(16))
     assert torch.equal(total.to(torch.int64), whole)
     assert int(whole.abs().max()) < 2**24
@@ -174,13 +168,13 @@ def test_sums_of_sixteen_ranks_are_exact_in_float32():
 
 def test_sums_in_place_stay_finite_for_any_number_of_ranks():
     for count in (2, 3, 4, 8, 16):
-        assert 6.0 * float(count) ** p2p_collectives._repeats(count) < torch.finfo(torch.float32).max
+        assert 6.0 * float(count) ** checks.repeats_in_place(count) < torch.finfo(torch.float32).max
 
 
 def test_gpus_that_torch_does_not_see_are_refused_before_anything_starts(monkeypatch):
     monkeypatch.setattr(probe, "cuda_devices", tuple)
     with pytest.raises(RigbenchError, match="the driver lists 2 GPUs, torch sees 0; install a CUDA build") as caught:
-        probe.run(probe.Options(devices=2, peer_access=True), Report(io.BytesIO()), World(0, 2, 0, "127.0.0.1", 1))
+        probe.run(ArmOptions(devices=2, peer_access=True), Report(io.BytesIO()), World(0, 2, 0, "127.0.0.1", 1))
     assert caught.value.exit_code == 3
 
 
@@ -193,8 +187,8 @@ def rig(monkeypatch, tmp_path) -> Path:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(stage, "PROBE", "p2p_on_cpu")
-    real = stage.ranks.call
+    monkeypatch.setattr(command, "PROBE", "p2p_on_cpu")
+    real = command.ranks.call
 
     def call(*words, environment, limit_seconds, **more):
         on = environment.get("NCCL_P2P_DISABLE") != "1"
@@ -205,7 +199,7 @@ def rig(monkeypatch, tmp_path) -> Path:
             KNOWN[key] = real(*words, environment=environment, limit_seconds=limit, **more)
         return KNOWN[key]
 
-    monkeypatch.setattr(stage.ranks, "call", call)
+    monkeypatch.setattr(command.ranks, "call", call)
     folder = tmp_path / "rig"
     shutil.copytree(DUAL, folder)
     recording = folder / "nvml.txt"
@@ -217,7 +211,7 @@ def rig(monkeypatch, tmp_path) -> Path:
 
 def trial(rig: Path, progress: object = None, limit_seconds: float = 110.0, times: int = 1) -> tuple[P2p, Job]:
     job = Job(store.Store(rig.parent / "kept"), Rig.replay(rig), "p2p", progress or Silent())
-    return stage.run(job, Asked(times, limit_seconds)), job
+    return command.run(job, Options(times=times, limit_seconds=limit_seconds)), job
 
 
 def test_ranks_that_exchange_the_right_bytes_work_by_every_setting(rig):

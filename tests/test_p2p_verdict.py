@@ -16,11 +16,11 @@ from rigbench.core.finding import explanation
 from rigbench.core.record import Absent, Tally
 from rigbench.machine import peers
 from rigbench.machine.record import GpuPair, NcclChoice
+from rigbench.p2p import arms as p2p_arms
 from rigbench.p2p import screen as render
-from rigbench.p2p import settings as p2p_settings
 from rigbench.p2p import verdict as findings
+from rigbench.p2p.arms import AS_IT_IS, OFF, Setting
 from rigbench.p2p.record import P2p, P2pArm, ReduceTimes, ValueCheck
-from rigbench.p2p.settings import AS_IT_IS, OFF, Setting
 
 REPLACE = msgspec.structs.replace
 MIB16 = 16 << 20
@@ -93,7 +93,6 @@ def answer(*arms: P2pArm, known: tuple[GpuPair, ...] = (pair(),), inherited: dic
     names = tuple(sorted({name for found in arms for way in found.access for name in way.split()})) or ("GPU0", "GPU1")
     result = P2p(
         method=1,
-        started_at="2026-11-21T05:00:00+00:00",
         seconds=40.0,
         verdict="inconclusive",
         reason="",
@@ -218,7 +217,7 @@ def test_a_ratio_is_that_of_rounds_that_took_turns_with_the_spread_between_them(
     result = answer(*turns(off=(3e-3, 3.3e-3, 3.15e-3), default=(1e-3, 1.05e-3, 1.1e-3)))
     ratio = next(item for item in result.speeds if item.what == "all_reduce")
     logs = [math.log(3.0), math.log(3.3 / 1.05), math.log(3.15 / 1.1)]
-    half = 4.302652729911275 * statistics.stdev(logs) / math.sqrt(3)  # t(0.975, 2), from a table
+    half = 2.919985580353726 * statistics.stdev(logs) / math.sqrt(3)  # t(0.95, 2), from a table
     assert ratio.ratio.value == pytest.approx(math.exp(statistics.mean(logs)))
     assert ratio.ratio.low == pytest.approx(math.exp(statistics.mean(logs) - half), rel=1e-5)
     assert ratio.ratio.high == pytest.approx(math.exp(statistics.mean(logs) + half), rel=1e-5)
@@ -249,8 +248,8 @@ def test_the_setting_that_is_surely_fastest_is_advised():
     assert advised(*turns(off=FAST[:1], default=SLOW[:1])) == nothing  # one round has no interval
     environment, reason = advised(*turns(off=FAST, default=SLOW))
     assert environment == {"NCCL_P2P_DISABLE": "1"}
-    # Ratios 2, 2 and 2.01: the mean of the logarithms is that of 2.0033, their deviation 0.00288, t(0.975, 2) 4.303.
-    assert reason == "P2P off is 2.00 times as fast as P2P as it is in all_reduce (1.99 to 2.02)"
+    # Ratios 2, 2 and 2.01: the mean of the logarithms is that of 2.0033, their deviation 0.00288, t(0.95, 2) 2.920.
+    assert reason == "P2P off is 2.00 times as fast as P2P as it is in all_reduce (1.99 to 2.01)"
     assert advised(*turns(off=SLOW, default=SLOW, far=FAST))[0] == {"NCCL_P2P_LEVEL": "PHB"}
     assert advised(*turns(off=(1.5e-3,) * 3, default=SLOW, far=FAST))[0] == {"NCCL_P2P_LEVEL": "PHB"}
 
@@ -285,7 +284,7 @@ def test_what_this_shell_sets_otherwise_is_told():
 
 
 def names_of(arms: list[P2pArm], *pairs: GpuPair, version: str | Absent = "2.29.7") -> list[tuple[str, dict[str, str]]]:
-    others = p2p_settings.others(arms, pairs, p2p_settings.parse_version(version))
+    others = p2p_arms.others(arms, pairs, p2p_arms.parse_version(version))
     return [(setting.name, setting.environment) for setting in others]
 
 
@@ -311,20 +310,20 @@ def test_other_settings_are_tried_where_nccl_and_its_version_leave_something_to_
 
 
 def test_where_p2p_off_fails_other_ways_through_the_host_are_tried():
-    names = [setting.environment for setting in p2p_settings.rescues((2, 23, 0))]
+    names = [setting.environment for setting in p2p_arms.rescues((2, 23, 0))]
     assert names == [
         {"NCCL_P2P_DISABLE": "1", "NCCL_CUMEM_HOST_ENABLE": "0"},
         {"NCCL_P2P_DISABLE": "1", "NCCL_SHM_DISABLE": "1"},
     ]
-    assert [setting.environment for setting in p2p_settings.rescues((2, 22, 3))] == names[1:]
-    assert [setting.environment for setting in p2p_settings.rescues(None)] == names[1:]
+    assert [setting.environment for setting in p2p_arms.rescues((2, 22, 3))] == names[1:]
+    assert [setting.environment for setting in p2p_arms.rescues(None)] == names[1:]
 
 
 def test_an_arm_runs_without_what_the_shell_sets():
     shell = {"NCCL_P2P_LEVEL": "SYS", "NCCL_P2P_DISABLE": "0", "NCCL_IB_HCA": "mlx5", "NCCL_SHM_DISABLE": ""}
-    inherited = p2p_settings.inherited(shell)
+    inherited = p2p_arms.inherited(shell)
     assert inherited == {"NCCL_P2P_LEVEL": "SYS", "NCCL_P2P_DISABLE": "0"}
-    assert p2p_settings.environment(OFF, inherited, "/tmp/%p.log") == {
+    assert p2p_arms.environment(OFF, inherited, "/tmp/%p.log") == {
         "NCCL_P2P_LEVEL": "",
         "NCCL_P2P_DISABLE": "1",
         "NCCL_DEBUG": "INFO",
@@ -338,7 +337,7 @@ def test_an_arm_runs_without_what_the_shell_sets():
     [("2.29.7", (2, 29, 7)), ("2.30.7.rc1", (2, 30, 7)), ("2.29", None), ("two", None), (Absent("none"), None)],
 )
 def test_a_version_is_three_numbers(text, version):
-    assert p2p_settings.parse_version(text) == version
+    assert p2p_arms.parse_version(text) == version
 
 
 LOG = """\
@@ -401,7 +400,7 @@ P2P between GPU0 and GPU1: works
   2 × NVIDIA GeForce RTX 4090; NCCL 2.29.7
 
   to set   export NCCL_P2P_LEVEL=PHB
-  because  P2P at any distance is 2.00 times as fast as P2P as it is in all_reduce (1.99 to 2.02)
+  because  P2P at any distance is 2.00 times as fast as P2P as it is in all_reduce (1.99 to 2.01)
   note     this shell sets NCCL_P2P_LEVEL=SYS, which is not advised
 
 GPU0 and GPU1: works
@@ -415,7 +414,7 @@ GPU0 and GPU1: works
 speed against P2P off, settings in turns
  what        each    setting           GB/s  P2P off  times as fast  interval      faster
  all_reduce  16 MiB  P2P as it is      8.35     8.35           1.00  1.00 to 1.00  ambiguous
- all_reduce  16 MiB  P2P at any        16.8     8.35           2.00  1.99 to 2.02  P2P at any
+ all_reduce  16 MiB  P2P at any        16.8     8.35           2.00  1.99 to 2.01  P2P at any
                      distance                                                      distance
 
 every try, in order

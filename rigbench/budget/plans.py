@@ -15,7 +15,7 @@ from rigbench.dataloader import probe as dataloader
 from rigbench.matmul import probe as matmul
 from rigbench.model import flops as model_flops
 from rigbench.model.record import Model
-from rigbench.p2p import stage as p2p
+from rigbench.p2p import record as p2p
 from rigbench.store import now
 from rigbench.thermals import record as thermals
 from rigbench.train.record import Options as SliceOptions
@@ -54,7 +54,7 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None) -> Stage
     """Quick: short looks, three short slices and no soak. In full: longer ones, a slice of every model, a soak."""
     return Stages(
         bandwidth=bandwidth.options("10s" if quick else "60s", "256MiB" if quick else "512MiB", device),
-        p2p=p2p.options("1" if quick else "3", None),
+        p2p=p2p.Options(times=1 if quick else 3),
         collectives=collectives.options(seconds="8s" if quick else None, device=_kind(device)),
         matmul=matmul.Options(
             model=models[-1], device=device or "auto", seconds=QUICK_MATMUL_SECONDS if quick else 0.0

@@ -25,7 +25,8 @@ from rigbench.dataloader import stage as dataloader
 from rigbench.job import Job
 from rigbench.matmul import probe as probes_matmul
 from rigbench.matmul import stage as matmul
-from rigbench.p2p import stage as p2p
+from rigbench.p2p import command as p2p
+from rigbench.p2p.record import Options as P2pOptions
 from rigbench.thermals import soak as thermals
 from rigbench.thermals.record import Options as ThermalsOptions
 from rigbench.topology import diagnosis as survey
@@ -39,7 +40,7 @@ class Stages:
     """What `everything` measures. None: left out, because it would take too long."""
 
     bandwidth: probes_bandwidth.Options
-    p2p: p2p.Asked
+    p2p: P2pOptions
     collectives: collectives.Asked
     matmul: probes_matmul.Options
     slices: tuple[probes_train.Options, ...]

@@ -57,7 +57,7 @@ def seconds(low: float = 0.0, high: float = float("inf"), usual: str = "") -> Re
     def read(text: str, option: str) -> float:
         value = units.parse_seconds(text, option)
         if not low <= value <= high:
-            between = f"{units.format_seconds(low)} and {units.format_seconds(high)}"
+            between = " and ".join(units.format_seconds(end).replace(".00 ", " ") for end in (low, high))
             raise RigbenchError(f"{option} {text!r} is not between {between}", usual)
         return value
 

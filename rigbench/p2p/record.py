@@ -1,40 +1,67 @@
-"""Do GPUs really write each other's memory, is that faster than going through the host, and which setting is best?"""
+"""What a P2P measurement is told, what each try of a setting found, and the verdict, the speeds and the advice."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from rigbench.bandwidth.record import Transfer
 from rigbench.core.estimate import Estimate, Timing
+from rigbench.core.options import NOT_GIVEN, Option, seconds, whole
 from rigbench.core.record import Absent, Device, Record, Tally
 from rigbench.machine.record import GpuPair
 
+METHOD = 1
+MIB = 1 << 20
 P2pVerdict = Literal["works", "broken", "not available", "inconclusive", "not applicable"]
 Way = Literal["copy engine", "kernel", "send/recv", "all_reduce"]
+
+
+class Options(Record, frozen=True, kw_only=True):
+    times: Annotated[int, Option(whole(1, 20), "How often each setting is tried; intervals need two or more.", "N")] = 3
+    limit_seconds: Annotated[
+        float | Absent,
+        Option(
+            seconds(5.0, 3600.0, "2 minutes are usual: 120s"),
+            "One try counts as hung after this. Default: 2 min, and 3 s for every pair.",
+            "TIME",
+            ("--limit",),
+        ),
+    ] = NOT_GIVEN
+
+
+class ArmOptions(Record, frozen=True):
+    """What the ranks of one arm are told."""
+
+    devices: int
+    peer_access: bool  # copies go from GPU to GPU as torch makes them, else through the host as the driver does
+    copies: bool = True  # off where another arm with the same access has made them
+    rounds: int = 5
+    write_sizes: tuple[int, ...] = (8, 4096, 16 * MIB)
+    reduce_sizes: tuple[int, ...] = (4, 16 * MIB)
+    copy_bytes: int = 64 * MIB
+    row_seconds: float = 0.4  # for one timed thing: a copy one way, or an all_reduce of one size
+    target_half_width: float = 0.01
 
 
 class ValueCheck(Record, frozen=True, kw_only=True):
     """Bytes that one device sent and others received, read back where they arrived by the device that holds them.
 
     Each value is compared with what the receiving device itself worked out from index, round and sender; beforehand
-    every destination held something else. `sources` are all that took part in an all_reduce. `checked` counts the
-    rounds, `wrong` those with any wrong value. Of the `wrong_values`, `unchanged_values` still held what was there
-    before (nothing arrived) and `earlier_values` those of the round before. `returned_values` were found in the
-    sender's own memory (a mirrored write), `strayed_values` changed where nothing was to be written.
+    every destination held something else.
     """
 
     way: Way
-    sources: tuple[str, ...]
+    sources: tuple[str, ...]  # all that took part in an all_reduce
     destination: str
     both_ways: bool
     size_bytes: int
-    checked: int
-    wrong: int = 0
+    checked: int  # rounds
+    wrong: int = 0  # rounds with any wrong value
     wrong_values: int = 0
-    unchanged_values: int = 0
-    earlier_values: int = 0
-    returned_values: int = 0
-    strayed_values: int = 0
+    unchanged_values: int = 0  # of the wrong ones: still what was there before, so nothing arrived
+    earlier_values: int = 0  # of the wrong ones: those of the round before
+    returned_values: int = 0  # found in the sender's own memory: a mirrored write
+    strayed_values: int = 0  # changed where nothing was to be written
     first_wrong_byte: int | Absent = Absent("every value was right")
 
     @property
@@ -43,62 +70,49 @@ class ValueCheck(Record, frozen=True, kw_only=True):
 
 
 class ReduceTimes(Record, frozen=True):
-    """One rank's share in repeated all_reduces of one size: its own seconds, warm-up included, in order.
-
-    Rank 0 decides when there is enough, so `timing` is Absent on the others.
-    """
+    """One rank's share in repeated all_reduces of one size."""
 
     rank: int
     size_bytes: int
-    seconds: tuple[float, ...]
-    timing: Timing | Absent
+    seconds: tuple[float, ...]  # its own, warm-up included, in order
+    timing: Timing | Absent  # rank 0's, which decides when there is enough
 
 
 class P2pRank(Record, frozen=True, kw_only=True):
-    """What one process of an arm found. Copies are made by rank 0, which sees all devices; the others wait meanwhile.
-
-    `at` is the step under way when this was handed over, "" at the end, and `at_devices` those it was about, empty
-    for all; `meetings` counts how often it came to meet the others, who then do the same steps. `access` maps
-    "cuda:0 cuda:1" to the driver's permission. `steps` is how many checks the plan holds.
-    """
+    """What one process of an arm found. Rank 0, which sees all devices, makes the copies; the others wait meanwhile."""
 
     rank: int
-    pid: int
     device: Device
     nccl_version: str | Absent
-    access: dict[str, bool]
-    steps: int
+    access: dict[str, bool]  # "cuda:0 cuda:1": whether the driver permits it
+    steps: int  # checks that the plan holds
     checks: tuple[ValueCheck, ...]
     copies: tuple[Transfer, ...]
     reduces: tuple[ReduceTimes, ...]
-    meetings: int = 0
-    at: str = ""
-    at_devices: tuple[str, ...] = ()
+    meetings: int  # how often it came to meet the others, who then do the same steps
+    at: str  # the step under way when this was handed over, "" at the end
+    at_devices: tuple[str, ...]  # those that the step is about, empty for all
 
 
 class P2pArm(Record, frozen=True, kw_only=True):
-    """One setting, tried once, in processes of its own: `control` where P2P was off.
-
-    `environment` is what was set besides what is usual. `checks` are those of all ranks; devices are named as the rest
-    of rigbench names its GPUs. `transports` counts NCCL's channels by the transport that its log names.
-    """
+    """One setting, tried once, in processes of its own. Devices are named as the rest of rigbench names its GPUs."""
 
     setting: str
-    environment: dict[str, str]
+    environment: dict[str, str]  # what was set besides what is usual
     round: int
-    control: bool
+    control: bool  # P2P was off
     ended: Literal["finished", "interrupted", "died", "hung"]
     reason: str
     dead_ranks: tuple[int, ...]
-    at: str
+    at: str  # the step that was not finished, "" where all were
     at_devices: tuple[str, ...]
     seconds: float
-    access: dict[str, bool]
+    access: dict[str, bool]  # as of P2pRank, and so are steps, checks, copies and reduces, of all ranks
     steps: int
     checks: tuple[ValueCheck, ...]
     copies: tuple[Transfer, ...]
     reduces: tuple[ReduceTimes, ...]
-    transports: Tally | Absent
+    transports: Tally | Absent  # NCCL's channels by the transport that its log names
 
     @property
     def wrong(self) -> tuple[ValueCheck, ...]:
@@ -120,21 +134,17 @@ class P2pArm(Record, frozen=True, kw_only=True):
 
 
 class PairVerdict(Record, frozen=True):
-    """What holds for two GPUs. `facts` is how the rig describes them: label, driver's codes, what bears on them."""
+    """What holds for two GPUs."""
 
     pair: tuple[str, str]
     verdict: P2pVerdict
     reason: str
     evidence: tuple[str, ...]
-    access: bool | Absent
-    facts: GpuPair | Absent
+    facts: GpuPair | Absent  # how the rig describes them: label, driver's codes, what bears on them
 
 
 class SpeedRatio(Record, frozen=True):
-    """How many times as fast one setting is as another, by the medians of processes that took turns.
-
-    `faster` names the setting, "ambiguous" where the interval contains 1.
-    """
+    """How many times as fast one setting is as another, by the medians of processes that took turns."""
 
     what: str
     setting: str
@@ -143,30 +153,25 @@ class SpeedRatio(Record, frozen=True):
     bytes_per_s: float
     against_bytes_per_s: float
     ratio: Estimate
-    faster: str
+    faster: str  # the setting, "ambiguous" where the interval contains 1
 
 
 class P2pAdvice(Record, frozen=True):
-    """What to put into the environment of a training run on this rig; nothing, where the defaults are best.
-
-    `inherited` are NCCL's variables of this shell that bear on it; the arms ran without them.
-    """
+    """What to put into the environment of a training run on this rig; nothing, where the defaults are best."""
 
     environment: dict[str, str]
     reason: str
     notes: tuple[str, ...]
-    inherited: dict[str, str]
 
 
 class P2p(Record, frozen=True, kw_only=True):
-    """The verdict, what it rests on, and what to set. `devices` are in CUDA's order, named as elsewhere."""
+    """The verdict, what it rests on, and what to set."""
 
     method: int
-    started_at: str
     seconds: float
     verdict: P2pVerdict
     reason: str
-    devices: tuple[str, ...]
+    devices: tuple[str, ...]  # in CUDA's order
     device_names: tuple[str, ...]
     nccl_version: str | Absent
     pairs: tuple[PairVerdict, ...]

@@ -6,7 +6,7 @@ from rigbench.core.record import Absent
 from rigbench.machine.accelerator import open_accelerator
 from rigbench.machine.cuda_cards import CudaCards, PlainPeerCopies, enqueued
 from rigbench.p2p import probe as p2p
-from rigbench.p2p.collectives import TorchRanks
+from rigbench.p2p.checks import TorchRanks
 from rigbench.work import ranks
 
 Options = p2p.Options

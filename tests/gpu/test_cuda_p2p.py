@@ -11,10 +11,10 @@ from rigbench import store
 from rigbench.core.progress import Silent
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
-from rigbench.p2p import stage
-from rigbench.p2p import writes as p2p_writes
+from rigbench.p2p import command
+from rigbench.p2p.checks import Writes, check_writes
+from rigbench.p2p.record import Options as P2pOptions
 from rigbench.p2p.record import P2pRank
-from rigbench.p2p.writes import Writes
 from rigbench.work import ranks
 
 CUDA = torch.cuda.is_available()
@@ -29,12 +29,12 @@ def test_writes_on_the_device_are_checked_by_it(ways, by, peer_access):
     cards = OneCard()
     copy = cards.peer_copy(2, peer_access)
     for size in (8, 4096, 16 << 20):
-        for check in p2p_writes.perform(cards, copy, Writes(ways, by, size), rounds=3):
+        for check in check_writes(cards, copy, Writes(ways, by, size), rounds=3):
             assert (check.checked, check.wrong, check.wrong_values, check.strayed_values) == (3, 0, 0, 0)
 
 
 def test_a_write_that_the_device_never_made_is_seen():
-    (check,) = p2p_writes.perform(OneCard(), lambda to, of: None, Writes(THERE, "copy engine", 16 << 20), rounds=2)
+    (check,) = check_writes(OneCard(), lambda to, of: None, Writes(THERE, "copy engine", 16 << 20), rounds=2)
     assert (check.wrong, check.unchanged_values) == (2, 2 * (2 << 20))
 
 
@@ -59,7 +59,7 @@ def test_two_ranks_of_nccl_on_one_gpu_agree(monkeypatch):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
 def test_two_gpus_get_a_verdict(tmp_path):
     job = Job(store.Store(tmp_path), Rig.live(), "p2p", Silent())
-    result = stage.run(job, stage.Asked(2, None))
+    result = command.run(job, P2pOptions(times=2))
     assert result.verdict in ("works", "not available"), result.reason
     assert all(arm.right for arm in result.arms)
     assert os.environ.get("NCCL_P2P_DISABLE") or any(ratio.what == "all_reduce" for ratio in result.speeds)
@@ -67,6 +67,6 @@ def test_two_gpus_get_a_verdict(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.device_count() != 1, reason="not one GPU")
 def test_one_gpu_is_no_pair(tmp_path):
-    result = stage.run(Job(store.Store(tmp_path), Rig.live(), "p2p", Silent()), stage.Asked(1, None))
+    result = command.run(Job(store.Store(tmp_path), Rig.live(), "p2p", Silent()), P2pOptions(times=1))
     assert result.verdict == "not applicable"
     assert result.reason.startswith("fewer than two GPUs: this machine has one (")
