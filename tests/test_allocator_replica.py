@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from rigbench.core.record import Absent, Figure
 from rigbench.predict.allocator import Allocator, OutOfMemory, live_at, replay
+from rigbench.predict.loop import Script
+from rigbench.predict.memory import Case, most
 from rigbench.predict.record import Target
-from rigbench.predict.room import Case, most
-from rigbench.predict.script import Script
 
 MIB = 1 << 20
 NOTHING = Figure(0.0, "predicted", "none")

@@ -24,7 +24,7 @@ from rigbench.machine.record import Gpu, Memory
 from rigbench.model import flops
 from rigbench.model.record import Shape
 from rigbench.predict import capacity as fitting
-from rigbench.predict import cards, inference, memory, room, traces
+from rigbench.predict import cards, inference, memory, traces
 from rigbench.predict import screen as render
 from rigbench.predict.record import Capacity, CapacityRow, Largest
 
@@ -343,7 +343,7 @@ def test_a_cpu_holds_more_than_is_live_as_measured_slices_did(predictor):
         pytest.approx(share * live + process * 2**20, abs=1)
         for share, process in zip((1.7, 1.0, 2.0), (400, 300, 600), strict=True)
     )
-    assert room.HOST_HELD == (1.0, 1.7, 2.0)
+    assert memory.HOST_HELD == (1.0, 1.7, 2.0)
 
 
 # By hand: logits are 12 bytes x 5,000 x 12 x 256 tokens, AdamW's states 8 bytes x 4,504,832 and a step per tensor, and

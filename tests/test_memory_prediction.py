@@ -10,7 +10,7 @@ from recipes import recipe
 
 from rigbench.model.gpt import Decoder
 from rigbench.model.record import Shape
-from rigbench.predict import allocator, loop, memory
+from rigbench.predict import allocator, loop
 from rigbench.predict.traces import Step, Traces
 
 GPT2 = Shape(
@@ -35,7 +35,7 @@ def simulated(shape, precision, optimizer="adamw", checkpointing=0, chunks=1, ac
     step = Step(shape, precision, checkpointing, chunks, accumulating=accumulation > 1, cuda=False)
     if strategy.get("strategy") == "fsdp2":
         step = msgspec.structs.replace(step, accumulating=False)
-    weights = memory.weights(shape, 2 if precision == "bf16-pure" else 4)
+    weights = loop.weights_of(shape, 2 if precision == "bf16-pure" else 4)
     how = recipe(optimizer=optimizer, accumulation=accumulation, **strategy)
     script = loop.compose(TRACES.at(step, SEQUENCES), weights, how)
     return allocator.replay(script.sizes, script.events)

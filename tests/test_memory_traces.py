@@ -12,9 +12,10 @@ from rigbench.core import profiles
 from rigbench.core.record import Absent
 from rigbench.model import shape as model_shape
 from rigbench.model.record import Shape
-from rigbench.predict import cards, inference, memory, states, traces
-from rigbench.predict.script import NotPeriodic, Trace, between, stretch
+from rigbench.predict import cards, inference, memory, traces
+from rigbench.predict.loop import device_bytes, paged_bytes, weights_of
 from rigbench.predict.trace import record
+from rigbench.predict.traces import NotPeriodic, Trace, between, stretch
 
 GPT2 = Shape(
     style="gpt2",
@@ -141,11 +142,7 @@ def test_states_and_quantized_weights_take_what_bitsandbytes_takes():
     words = [sys.executable, "-c", IN_BITSANDBYTES, msgspec.json.encode(GPT2).decode()]
     done = subprocess.run(words, capture_output=True, text=True, check=True)  # alone: its overrides are process-wide
     real_states, four_bits, eight_bits = json.loads(done.stdout)
-    tensors = [
-        states.Tensor(weight.dims[0] * (weight.dims[1] if len(weight.dims) > 1 else 1), 4, len(weight.dims) > 1)
-        for weight in memory.weights(GPT2, 4)
-    ]
-    assert states.device_bytes("adamw8bit", tensors) == real_states
+    assert device_bytes("adamw8bit", weights_of(GPT2, 4)) == real_states
     assert inference.weight_bytes("4-bit", "blocks.0.mlp.up.weight", (64, 100)) == four_bits
     assert inference.weight_bytes("8-bit", "blocks.0.mlp.up.weight", (64, 100)) == eight_bits
 
@@ -153,15 +150,11 @@ def test_states_and_quantized_weights_take_what_bitsandbytes_takes():
 # Published with bitsandbytes' formula: bytes saved against AdamW's 8 a parameter.
 @pytest.mark.parametrize(("params", "saved_mib"), [("15M", 88), ("124M", 708)])
 def test_eight_bit_states_save_little_in_small_models(params, saved_mib):
-    shape = model_shape.model_named(params).shape
-    tensors = [
-        states.Tensor(weight.dims[0] * (weight.dims[1] if len(weight.dims) > 1 else 1), 4, len(weight.dims) > 1)
-        for weight in memory.weights(shape, 4)
-    ]
-    full, small = (states.device_bytes(name, tensors) for name in ("adamw", "adamw8bit"))
+    weights = weights_of(model_shape.model_named(params).shape, 4)
+    full, small = (device_bytes(name, weights) for name in ("adamw", "adamw8bit"))
     assert (full - small) / 2**20 == pytest.approx(saved_mib, rel=0.08)
-    paged = states.device_bytes("paged-adamw8bit", tensors)
-    assert paged + states.paged_bytes("paged-adamw8bit", tensors) == small
+    paged = device_bytes("paged-adamw8bit", weights)
+    assert paged + paged_bytes("paged-adamw8bit", weights) == small
 
 
 def test_offloaded_shards_leave_only_gathered_layers_on_the_device():

@@ -41,6 +41,11 @@ class Recipe(Record, frozen=True, kw_only=True):
         return self.strategy in ("ddp", "data-parallel", "accelerate")
 
     @property
+    def weight_bytes(self) -> int:
+        """Of each weight, gradient and moment."""
+        return 2 if self.precision == "bf16-pure" else 4
+
+    @property
     def sharded(self) -> bool:
         return self.strategy.startswith("fsdp2")
 

@@ -1,4 +1,4 @@
-"""What do slices measured on this rig teach the prediction, and how sure is it then?
+"""Corrects predicted steps by slices measured on this rig, and says how sure they are then.
 
 ln(measured / predicted) of a step is taken to be: the rig's scale, shared by all; a factor of each group of parts,
 which counts by the group's share of the step; a discrepancy that alike trainings share (5M and 15M more than 5M and
@@ -20,11 +20,8 @@ import msgspec
 from rigbench.core import stats
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
-from rigbench.predict import matrices, steptime
-from rigbench.predict.matrices import dot
 from rigbench.predict.record import PartName, StepPart, StepTime
 
-CONFIDENCE = steptime.CONFIDENCE
 # Parts that one cause makes slower or faster together.
 GROUPS: dict[PartName, int] = {
     "matmul": 0,
@@ -44,7 +41,6 @@ GROUP_SPREAD, DISCREPANCY_SPREAD, PROCESS_SPREAD = 0.20, 0.03, 0.025
 UNTOLD_SPREAD = 0.2  # of a slice of one step, which has no interval
 LENGTH = 1.5  # e-folds of model size or micro-batch over which the discrepancy forgets
 PRIOR_FREEDOM = 20.0  # the stated spreads count for as much as so many leave-one-out errors
-NORMAL_95 = 1.6449  # ends of a 90 % interval, in standard deviations
 ROUNDS = 4
 
 
@@ -56,37 +52,65 @@ class Measured(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """One slice as the correction sees it: predicted seconds by group, its place, what was measured and how sure."""
+    """One slice as the correction sees it."""
 
-    groups: tuple[float, ...]
+    groups: tuple[float, ...]  # predicted seconds by group of parts
     place: tuple[float, ...]
-    log_seconds: float
-    variance: float
+    log_seconds: float  # as measured
+    variance: float  # of that
     run: str
 
 
 class Correction(NamedTuple):
-    """What the slices say of this rig; made by `calibrate`. Without slices it changes nothing.
-
-    `scale` is measured over predicted seconds as all of it agrees; `group_factors` what each group of parts differs by
-    from that; `left_out` are ln(measured / predicted) of each slice by the others alone (by the plain prediction where
-    there is one only). `widening` is what the leave-one-out errors made of the stated spreads.
-    """
+    """What the slices say of this rig; made by `calibrate`. Without slices it changes nothing."""
 
     slices: tuple[Slice, ...]
     rig_spread: float
-    scale: float
-    group_factors: tuple[float, ...]
-    left_out: tuple[float, ...]
-    widening: float
+    scale: float  # measured over predicted seconds, as all of it agrees
+    group_factors: tuple[float, ...]  # what each group of parts differs by from that
+    left_out: tuple[float, ...]  # ln(measured / predicted) of each slice by the others alone, of a single one by none
+    widening: float  # what the leave-one-out errors made of the stated spreads
     weights: tuple[float, ...]
-    inverse: tuple[tuple[float, ...], ...]
+    inverse: tuple[tuple[float, ...], ...]  # of the slices' covariances
 
     def apply(self, predicted: StepTime) -> StepTime:
         """The same step with corrected parts and the interval that the slices support."""
         if not self.slices:
             return predicted
-        return _applied(self, predicted)
+        place = _place(predicted)
+        near = sum(weight * _alike(place, it.place) for weight, it in zip(self.weights, self.slices, strict=True))
+        common = self.scale * math.exp(DISCREPANCY_SPREAD**2 * near)
+        parts = tuple(
+            StepPart(part.name, part.seconds * common * self.group_factors[GROUPS[part.name]])
+            for part in predicted.parts
+        )
+        total = sum(part.seconds for part in parts)
+        half = self._half_width(_variance(self, predicted, predicted) + PROCESS_SPREAD**2)
+        seconds = Estimate(
+            value=total,
+            low=total * math.exp(-half),
+            high=total * math.exp(half),
+            level=stats.LEVEL,
+            method=f"corrected by {len(self.slices)} slices, Student t, widened {self.widening:.2f} times by"
+            " leave-one-out errors",
+            n=len(self.slices),
+        )
+        sizes = [it.place[0] for it in self.slices]
+        away = max(min(sizes) - place[0], place[0] - max(sizes))
+        outside = () if away < 0.1 else (f"{math.exp(away):.1f} times outside of the sizes that were measured",)
+        return msgspec.structs.replace(
+            predicted,
+            parts=parts,
+            seconds=seconds,
+            tokens_per_s=predicted.tokens_per_step / seconds,
+            basis=f"{predicted.basis}; corrected by slices {', '.join(dict.fromkeys(it.run for it in self.slices))}",
+            notes=(*predicted.notes, *outside),
+        )
+
+    def _half_width(self, variance: float, more: int = 0) -> float:
+        """Of the interval of a logarithm, with so many slices more than there are."""
+        quantile = stats.student_t_quantile((1 + stats.LEVEL) / 2, PRIOR_FREEDOM + len(self.slices) + more)
+        return quantile * (self.widening * math.sqrt(variance))
 
 
 class Suggestion(NamedTuple):
@@ -103,9 +127,9 @@ def calibrate(predicted: Sequence[StepTime], measured: Sequence[Measured]) -> Co
     Raises:
         RigbenchError: the slices are of different hardware.
     """
-    if len({it.ceilings.name for it in predicted}) > 1:
-        names = ", ".join(sorted({it.ceilings.name for it in predicted}))
-        raise RigbenchError(f"slices of {names} cannot correct each other", "give slices of one rig")
+    names = sorted({it.ceilings.name for it in predicted})
+    if len(names) > 1:
+        raise RigbenchError(f"slices of {', '.join(names)} cannot correct each other", "give slices of one rig")
     slices = tuple(_slice(step, its) for step, its in zip(predicted, measured, strict=True))
     if not slices:
         return Correction((), 0.0, 1.0, (1.0,) * GROUP_COUNT, (), 1.0, (), ())
@@ -113,12 +137,13 @@ def calibrate(predicted: Sequence[StepTime], measured: Sequence[Measured]) -> Co
     factors, scale = [0.0] * GROUP_COUNT, 0.0
     for _ in range(ROUNDS):  # shares change as the groups' factors do
         shares = [_shares(it.groups, factors) for it in slices]
-        inverse = matrices.inverse(_covariances(slices, shares, rig_spread))
-        beyond = [
-            it.log_seconds - _log_seconds(it.groups, factors) + dot(share, factors)
-            for it, share in zip(slices, shares, strict=True)
-        ]
-        weights = [dot(row, beyond) for row in inverse]
+        both = list(zip(shares, slices, strict=True))
+        covariances = [[_covariance(rig_spread, a, x.place, b, y.place) for b, y in both] for a, x in both]
+        for index, it in enumerate(slices):  # what each differs by from process to process and is itself unsure of
+            covariances[index][index] += it.variance
+        inverse = _inverse(covariances)
+        beyond = [it.log_seconds - _log_seconds(it.groups, factors) + _dot(share, factors) for share, it in both]
+        weights = [_dot(row, beyond) for row in inverse]
         scale = rig_spread**2 * sum(weights)
         factors = [
             GROUP_SPREAD**2 * sum(weight * share[group] for weight, share in zip(weights, shares, strict=True))
@@ -138,34 +163,17 @@ def calibrate(predicted: Sequence[StepTime], measured: Sequence[Measured]) -> Co
     )
 
 
-def _covariances(slices: Sequence[Slice], shares: Sequence[Sequence[float]], rig_spread: float) -> list[list[float]]:
-    """Of the slices' logarithms, with what each differs by from process to process and is itself unsure of."""
-    both = list(zip(shares, slices, strict=True))
-    found = [[_covariance(rig_spread, a, x.place, b, y.place) for b, y in both] for a, x in both]
-    for index, it in enumerate(slices):
-        found[index][index] += it.variance
-    return found
-
-
 def suggest(candidates: Sequence[StepTime], correction: Correction, target: StepTime) -> Suggestion:
-    """Which of the candidates, run as a slice, would narrow the target's interval most.
-
-    Raises:
-        ValueError: there are no candidates.
-    """
+    """Which of the candidates, run as a slice, would narrow the target's interval most."""
     own = correction._replace(rig_spread=correction.rig_spread or _spread(target))
-    freedom, noise = PRIOR_FREEDOM + len(own.slices), PROCESS_SPREAD**2
+    noise = PROCESS_SPREAD**2
     now = _variance(own, target, target) + noise
-    then = []
-    for candidate in candidates:
-        seen = _variance(own, candidate, candidate) + noise
-        then.append(now - _variance(own, target, candidate) ** 2 / seen)
-    index = min(range(len(candidates)), key=then.__getitem__)
-    half = [
-        own.widening * stats.student_t_quantile((1 + CONFIDENCE) / 2, freedom + more) * math.sqrt(variance)
-        for more, variance in ((0, now), (1, then[index]))
+    then = [
+        now - _variance(own, target, candidate) ** 2 / (_variance(own, candidate, candidate) + noise)
+        for candidate in candidates
     ]
-    return Suggestion(index, math.sinh(half[0]), math.sinh(half[1]))
+    index = min(range(len(candidates)), key=then.__getitem__)
+    return Suggestion(index, math.sinh(own._half_width(now)), math.sinh(own._half_width(then[index], more=1)))
 
 
 def _slice(predicted: StepTime, measured: Measured) -> Slice:
@@ -183,58 +191,11 @@ def _slice(predicted: StepTime, measured: Measured) -> Slice:
     )
 
 
-def _applied(correction: Correction, predicted: StepTime) -> StepTime:
-    place = _place(predicted)
-    discrepancy = DISCREPANCY_SPREAD**2 * sum(
-        weight * _alike(place, it.place) for weight, it in zip(correction.weights, correction.slices, strict=True)
-    )
-    common = correction.scale * math.exp(discrepancy)
-    parts = tuple(
-        StepPart(part.name, part.seconds * common * correction.group_factors[GROUPS[part.name]])
-        for part in predicted.parts
-    )
-    total = sum(part.seconds for part in parts)
-    freedom = PRIOR_FREEDOM + len(correction.slices)
-    deviation = correction.widening * math.sqrt(_variance(correction, predicted, predicted) + PROCESS_SPREAD**2)
-    half = stats.student_t_quantile((1 + CONFIDENCE) / 2, freedom) * deviation
-    runs = ", ".join(dict.fromkeys(it.run for it in correction.slices))
-    estimate = Estimate(
-        value=total,
-        low=total * math.exp(-half),
-        high=total * math.exp(half),
-        level=CONFIDENCE,
-        method=f"corrected by {len(correction.slices)} slices, Student t, widened {correction.widening:.2f} times by"
-        " leave-one-out errors",
-        n=len(correction.slices),
-    )
-    return msgspec.structs.replace(
-        predicted,
-        parts=parts,
-        seconds=estimate,
-        tokens_per_s=predicted.tokens_per_step / estimate,
-        basis=f"{predicted.basis}; corrected by slices {runs}",
-        notes=(*predicted.notes, *_outside(correction, predicted)),
-    )
-
-
-def _outside(correction: Correction, predicted: StepTime) -> tuple[str, ...]:
-    sizes = [it.place[0] for it in correction.slices]
-    away = max(min(sizes) - _size_place(predicted), _size_place(predicted) - max(sizes))
-    if away < 0.1:
-        return ()
-    return (f"{math.exp(away):.1f} times outside of the sizes that were measured",)
-
-
-def _size_place(predicted: StepTime) -> float:
-    """Logarithm of the model's FLOP a token, by which sizes are told apart."""
-    return math.log(predicted.model.flop_per_token)
-
-
 def _place(predicted: StepTime) -> tuple[float, ...]:
     """Where a training lies: coordinates in e-folds; what is either one or the other is an e-fold apart."""
     model, recipe = predicted.model, predicted.recipe
     return (
-        _size_place(predicted),
+        math.log(model.flop_per_token),  # by which sizes are told apart
         math.log(recipe.micro_batch * model.shape.sequence),
         float(recipe.compiled),
         float(recipe.checkpoint_every > 0),
@@ -246,15 +207,15 @@ def _place(predicted: StepTime) -> tuple[float, ...]:
 
 
 def _groups(predicted: StepTime) -> tuple[float, ...]:
-    found = [0.0] * GROUP_COUNT
+    seconds = [0.0] * GROUP_COUNT
     for part in predicted.parts:
-        found[GROUPS[part.name]] += part.seconds
-    return tuple(found)
+        seconds[GROUPS[part.name]] += part.seconds
+    return tuple(seconds)
 
 
 def _spread(predicted: StepTime) -> float:
     """Standard deviation of the plain prediction's logarithm."""
-    return math.log(predicted.seconds.high / predicted.seconds.low) / 2 / NORMAL_95
+    return math.log(predicted.seconds.high / predicted.seconds.low) / 2 / stats.NORMAL_90
 
 
 def _log_seconds(groups: Sequence[float], factors: Sequence[float]) -> float:
@@ -274,7 +235,7 @@ def _alike(a: Sequence[float], b: Sequence[float]) -> float:
 def _covariance(
     rig_spread: float, a: Sequence[float], place_a: Sequence[float], b: Sequence[float], place_b: Sequence[float]
 ) -> float:
-    return rig_spread**2 + GROUP_SPREAD**2 * dot(a, b) + DISCREPANCY_SPREAD**2 * _alike(place_a, place_b)
+    return rig_spread**2 + GROUP_SPREAD**2 * _dot(a, b) + DISCREPANCY_SPREAD**2 * _alike(place_a, place_b)
 
 
 def _variance(correction: Correction, a: StepTime, b: StepTime) -> float:
@@ -285,4 +246,21 @@ def _variance(correction: Correction, a: StepTime, b: StepTime) -> float:
     seen = [(_shares(it.groups, logs), it.place) for it in correction.slices]
     to_a = [_covariance(correction.rig_spread, share_a, place_a, *its) for its in seen]
     to_b = [_covariance(correction.rig_spread, share_b, place_b, *its) for its in seen]
-    return before - sum(value * dot(row, to_b) for value, row in zip(to_a, correction.inverse, strict=True))
+    return before - sum(value * _dot(row, to_b) for value, row in zip(to_a, correction.inverse, strict=True))
+
+
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def _inverse(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Of a positive definite matrix, by Gauss and Jordan with pivots on the diagonal; numpy takes longer to load."""
+    n = len(matrix)
+    rows = [[*row, *(float(i == j) for j in range(n))] for i, row in enumerate(matrix)]
+    for i in range(n):
+        pivot = rows[i][i]
+        rows[i] = [value / pivot for value in rows[i]]
+        for j in range(n):
+            if j != i and (factor := rows[j][i]):
+                rows[j] = [value - factor * own for value, own in zip(rows[j], rows[i], strict=True)]
+    return [row[n:] for row in rows]

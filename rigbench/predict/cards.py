@@ -104,18 +104,14 @@ def of_host(memory: Memory) -> Target:
 def outside(target: Target) -> Figure:
     """Context and NCCL together."""
     parts = (target.context, target.communication)
-    low, high = (
-        sum(part.value if isinstance(end, Absent) else end for part, end in ends)
-        for ends in ([(part, part.low) for part in parts], [(part, part.high) for part in parts])
-    )
+    low, high = map(sum, zip(*(part.ends for part in parts), strict=True))
     basis = "; ".join(part.basis for part in parts if part.value)
     return Figure(sum(part.value for part in parts), "predicted", basis, low, high)
 
 
 def room_bytes(target: Target) -> int:
     """What is left for tensors, the high end of context and NCCL taken off, so that "it fits" can be relied on."""
-    end = outside(target).high
-    return max(0, int(target.usable.value - (0.0 if isinstance(end, Absent) else end)))
+    return max(0, int(target.usable.value - outside(target).ends[1]))
 
 
 def usable(size_gib: float) -> Figure:

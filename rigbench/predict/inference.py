@@ -9,9 +9,9 @@ from rigbench.core.record import Absent, Figure
 from rigbench.model.counts import parameter_tensors
 from rigbench.model.record import Model, Shape
 from rigbench.predict import allocator, cards
+from rigbench.predict.loop import Script
+from rigbench.predict.memory import most
 from rigbench.predict.record import InferenceRow, Target, WeightFormat
-from rigbench.predict.room import most
-from rigbench.predict.script import Script
 from rigbench.predict.traces import Traces
 
 BASIS = "weights, cache, one block reading the whole prompt, logits of its last token; a replica of torch's allocator"
@@ -57,7 +57,7 @@ def row(
         weights_bytes=sum(weight_bytes(weights, name, dims) for name, dims in parameter_tensors(shape)),
         cache_bytes=cache_bytes(shape, tokens),
         working_bytes=_working_bytes(shape, tokens, traces),
-        process=_total(reserved, outside),
+        process=Figure(reserved + outside.value, "predicted", BASIS, *(reserved + end for end in outside.ends)),
         fits=reserved <= room,
         short_bytes=max(0, reserved - room),
         largest_batch=most(lambda n: needed(shape, n, tokens) <= room, MOST_SEQUENCES),
@@ -82,8 +82,3 @@ def _script(shape: Shape, weights: WeightFormat, sequences: int, tokens: int, ta
 def _working_bytes(shape: Shape, tokens: int, traces: Traces) -> int:
     """Prompts are read one after another; the last token's logits are kept in fp32."""
     return traces.block(shape, tokens) + 4 * shape.vocabulary
-
-
-def _total(reserved: int, outside: Figure) -> Figure:
-    low, high = (outside.value if isinstance(end, Absent) else end for end in (outside.low, outside.high))
-    return Figure(reserved + outside.value, "predicted", BASIS, reserved + low, reserved + high)

@@ -1,4 +1,4 @@
-"""What does a whole training loop allocate? A recorded step, played twice, with optimizer, buckets or shards around it.
+"""Plays a recorded step as the allocations of a whole training loop, with optimizer, buckets or shards around it.
 
 Two optimizer steps suffice: the first makes the states, the second meets them, and every later one is like it.
 """
@@ -6,26 +6,125 @@ Two optimizer steps suffice: the first makes the states, the second meets them, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import NamedTuple
 
-from rigbench.model.recipe import Recipe
-from rigbench.predict import states
-from rigbench.predict.script import Piece, Script, Trace
+from rigbench.model.counts import parameter_tensors
+from rigbench.model.recipe import Optimizer, Recipe
+from rigbench.model.record import Shape
+from rigbench.predict.traces import NotPeriodic, Piece, Trace
 
 STEPS = 2
 # DistributedDataParallel's defaults (torch/nn/parallel/distributed.py): one bucket for everything in the first step,
 # then, in the order in which gradients were ready, a first bucket of 1 MiB and further ones of 25 MiB.
 FIRST_BUCKET_BYTES, BUCKET_BYTES = 1 << 20, 25 << 20
+STEP_BYTES = 4  # torch keeps a step counter per tensor, in fp32
+# bitsandbytes 0.45 to 0.50, optim/optimizer.py: tensors below 4096 elements keep 32-bit states; larger ones a byte per
+# element and state, a scale in fp32 per block of 256, and share two code books of 256 fp32 values. Its paged form
+# keeps the states of tensors from 100,000 elements in memory that the driver moves between host and device.
+SMALL_ELEMENTS, BLOCK_ELEMENTS, CODE_BOOK_BYTES = 4096, 256, 1024
+PAGED_ELEMENTS = 100_000
+
+
+class Script:
+    """A whole loop's allocations, as the allocator replica takes them: `n` makes storage n, `~n` frees it."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.kinds: list[str] = []
+        self.events: list[int] = []
+
+    def allocate(self, size: int, kind: str) -> int:
+        self.sizes.append(size)
+        self.kinds.append(kind)
+        self.events.append(len(self.sizes) - 1)
+        return len(self.sizes) - 1
+
+    def free(self, storages: Iterable[int]) -> None:
+        self.events += [~storage for storage in storages]
+
+
+class ScriptLine:
+    """A loop's allocations along the line in some number: the same events, every size base + slope·x.
+
+    Raises:
+        NotPeriodic: the two scripts differ in more than sizes, or a size is no line with whole coefficients.
+    """
+
+    def __init__(self, low: Script, high: Script, x_low: int, x_high: int) -> None:
+        if low.events != high.events or low.kinds != high.kinds:
+            raise NotPeriodic("the loops have different events")
+        rises = [divmod(large - small, x_high - x_low) for small, large in zip(low.sizes, high.sizes, strict=True)]
+        if any(rest for _, rest in rises):
+            raise NotPeriodic("the loops' sizes are no line")
+        self._script = low
+        self._slopes = [slope for slope, _ in rises]
+        self._bases = [size - slope * x_low for size, slope in zip(low.sizes, self._slopes, strict=True)]
+
+    def at(self, x: int) -> Script:
+        script = Script()
+        script.sizes = [base + slope * x for base, slope in zip(self._bases, self._slopes, strict=True)]
+        script.kinds, script.events = self._script.kinds, self._script.events
+        return script
 
 
 class Weight(NamedTuple):
-    """A parameter: the block it belongs to (-1: none), its shape, and the bytes of an element."""
+    """A parameter, or one rank's shard of it."""
 
-    layer: int
+    layer: int  # the block that it belongs to; -1: none
     dims: tuple[int, ...]
     item_bytes: int
+
+    @property
+    def elements(self) -> int:
+        return prod(self.dims)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.elements * self.item_bytes
+
+    def shard(self, ranks: int) -> Weight:
+        return self._replace(dims=(-(-self.dims[0] // ranks), *self.dims[1:]))
+
+
+def weights_of(shape: Shape, item_bytes: int) -> tuple[Weight, ...]:
+    """A decoder's parameters with the blocks that they belong to."""
+    return tuple(
+        Weight(int(name.split(".")[1]) if name.startswith("blocks.") else -1, dims, item_bytes)
+        for name, dims in parameter_tensors(shape)
+    )
+
+
+def states(optimizer: Optimizer, weight: Weight) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What the first step leaves behind for a weight, in the order in which it is made.
+
+    Bytes on the device, a number for each storage, and in pageable memory.
+    """
+    n, moment = weight.elements, weight.size_bytes
+    if optimizer in ("adamw", "adamw-foreach"):
+        return ((STEP_BYTES, moment, moment) if optimizer == "adamw" else (moment, moment)), ()
+    if n < SMALL_ELEMENTS:
+        return (4 * n, 4 * n), ()
+    scales = 4 * -(-n // BLOCK_ELEMENTS)
+    if optimizer == "paged-adamw8bit" and n >= PAGED_ELEMENTS:
+        return (scales, scales), (n, n)
+    return (n, n, scales, scales), ()
+
+
+def code_books(optimizer: Optimizer) -> tuple[int, ...]:
+    """The bytes of both code books of 8-bit states, which all weights share."""
+    return (CODE_BOOK_BYTES, CODE_BOOK_BYTES) if optimizer.endswith("8bit") else ()
+
+
+def device_bytes(optimizer: Optimizer, weights: Sequence[Weight]) -> int:
+    """All states on the device, without the allocator's rounding."""
+    return sum(code_books(optimizer)) + sum(sum(states(optimizer, weight)[0]) for weight in weights)
+
+
+def paged_bytes(optimizer: Optimizer, weights: Sequence[Weight]) -> int:
+    """States that the driver moves to the host when the device is full; outside torch's own counts."""
+    return sum(sum(states(optimizer, weight)[1]) for weight in weights)
 
 
 def compose(trace: Trace, weights: Sequence[Weight], recipe: Recipe, workspace_bytes: int = 0) -> Script:
@@ -78,25 +177,27 @@ class Loop:
 
     def optimize(self, first: bool) -> None:
         """The optimizer's step over its two groups of weights; the first one makes the states."""
-        if first:
-            for size in states.shared_bytes(self.recipe.optimizer):
-                self.script.allocate(size, "optimizer")
-        for group in states.in_groups(self.optimizer_tensors()):
-            if first:
-                for tensor in group:
-                    for size in states.states(self.recipe.optimizer, tensor).device:
-                        self.script.allocate(size, "optimizer")
-            sizes = states.temporary_bytes(self.recipe.optimizer, group)
-            self.script.free([self.script.allocate(size, "optimizer") for size in sizes])
+        optimizer, weights = self.recipe.optimizer, self.stepped_weights()
+        for size in code_books(optimizer) if first else ():
+            self.script.allocate(size, "optimizer")
+        for matrices in (True, False):  # matrices decay, others do not: groups of their own, as in model/optim.py
+            group = [weight for weight in weights if (len(weight.dims) >= 2) == matrices]
+            for weight in group if first else ():
+                for size in states(optimizer, weight)[0]:
+                    self.script.allocate(size, "optimizer")
+            # foreach takes the roots of all second moments at once; all else is in place, as the fused kernels are
+            # (torch/optim/adamw.py, _multi_tensor_adam).
+            roots = [weight.size_bytes for weight in group] if optimizer == "adamw-foreach" else []
+            self.script.free([self.script.allocate(size, "optimizer") for size in roots])
 
     def free_gradients(self) -> None:
         for storages in self._gradients.values():
             self.script.free(storages)
         self._gradients.clear()
 
-    def optimizer_tensors(self) -> list[states.Tensor]:
+    def stepped_weights(self) -> Sequence[Weight]:
         """The weights as this rank's optimizer steps them."""
-        return [_tensor(weight, weight.dims) for weight in self.weights]
+        return self.weights
 
     def _enter(self, phase: str, layer: int) -> None:
         return None
@@ -122,7 +223,7 @@ class Ddp(Loop):
 
     def place_weights(self) -> None:
         super().place_weights()
-        self._buckets = [self.script.allocate(sum(_bytes(weight) for weight in self.weights), "communication")]
+        self._buckets = [self.script.allocate(sum(weight.size_bytes for weight in self.weights), "communication")]
 
     def begin_step(self, step: int) -> None:
         if step != 1:
@@ -130,7 +231,7 @@ class Ddp(Loop):
         self.script.free(self._buckets)
         size, limit = 0, FIRST_BUCKET_BYTES
         for weight in reversed(self.weights):
-            size += _bytes(weight)
+            size += weight.size_bytes
             if size >= limit:
                 self.script.allocate(size, "communication")
                 size, limit = 0, BUCKET_BYTES
@@ -149,47 +250,45 @@ class Fsdp(Loop):
     def __init__(self, trace: Trace, weights: Sequence[Weight], recipe: Recipe, workspace_bytes: int) -> None:
         super().__init__(trace, weights, recipe, workspace_bytes)
         self._offload = recipe.strategy == "fsdp2-offload"
-        self._groups: dict[int, list[Weight]] = defaultdict(list)
-        for weight in weights:
-            self._groups[weight.layer].append(weight)
+        self._shards = [weight.shard(recipe.ranks) for weight in weights]
+        self._sizes: dict[int, list[int]] = defaultdict(list)  # of the shards of each layer
+        for shard in self._shards:
+            self._sizes[shard.layer].append(shard.size_bytes)
         self._whole: dict[int, list[int]] = {}
         self._gathered: dict[int, int] = {}
+        self._reduced: dict[int, int] = {}
         self._reduced_from: list[int] = []
 
     def place_weights(self) -> None:
-        if not self._offload:
-            for weight in self.weights:
-                self.script.allocate(_shard_bytes(weight, self.recipe.ranks), "weights")
+        for shard in self._shards if not self._offload else ():
+            self.script.allocate(shard.size_bytes, "weights")
 
     def micro_step(self, name: str, first_of_all: bool) -> None:
         super().micro_step("first", first_of_all)  # whole gradients do not outlive a micro-step
 
-    def optimizer_tensors(self) -> list[states.Tensor]:
-        return [_tensor(weight, _shard_dims(weight, self.recipe.ranks)) for weight in self.weights]
+    def stepped_weights(self) -> Sequence[Weight]:
+        return self._shards
 
     def optimize(self, first: bool) -> None:
         if not self._offload:
             super().optimize(first)
 
     def free_gradients(self) -> None:
-        self.script.free(self._shards.values())
-        self._shards.clear()
-
-    def begin_step(self, step: int) -> None:
-        self._shards: dict[int, int] = {}
+        self.script.free(self._reduced.values())
+        self._reduced.clear()
 
     def _enter(self, phase: str, layer: int) -> None:
         if phase == "batch":
             self._gather(-1)
-            self._copy_out(-1, keep=True)
+            self._copy_out(-1)
         elif phase == "forward":
             self._gather(layer)
             self._drop_gathered(except_for=layer)
-            self._copy_out(layer, keep=True)
+            self._copy_out(layer)
         elif phase == "backward":
-            if layer not in self._gathered or layer == len(self._groups) - 2:
+            if layer not in self._gathered or layer == len(self._sizes) - 2:
                 self._gather(layer)
-            self._copy_out(layer, keep=False)
+            self._copy_out(layer)
             self._drop_gathered()
             if layer > 0:
                 self._gather(layer - 1)
@@ -205,16 +304,13 @@ class Fsdp(Loop):
             self._reduced_from = []
 
     def _gather(self, layer: int) -> None:
-        if layer in self._gathered:
-            return
-        size = sum(self.recipe.ranks * _shard_bytes(weight, self.recipe.ranks) for weight in self._groups[layer])
-        self._gathered[layer] = self.script.allocate(size, "communication")
+        if layer not in self._gathered:
+            size = self.recipe.ranks * sum(self._sizes[layer])
+            self._gathered[layer] = self.script.allocate(size, "communication")
 
-    def _copy_out(self, layer: int, keep: bool) -> None:
-        sizes = [self.recipe.ranks * _shard_bytes(weight, self.recipe.ranks) for weight in self._groups[layer]]
+    def _copy_out(self, layer: int) -> None:
+        sizes = [self.recipe.ranks * size for size in self._sizes[layer]]
         self._whole[layer] = [self.script.allocate(size, "weights") for size in sizes]
-        if not keep:
-            self._drop_gathered()
 
     def _drop_gathered(self, except_for: int | None = None) -> None:
         for layer in [layer for layer in self._gathered if layer != except_for]:
@@ -224,27 +320,11 @@ class Fsdp(Loop):
         """Whole gradients become this rank's shard, added to what earlier micro-steps left."""
         self.script.free(self._whole.pop(layer))
         self.script.free(self._reduced_from)
-        shard = sum(_shard_bytes(weight, self.recipe.ranks) for weight in self._groups[layer])
+        shard = sum(self._sizes[layer])
         self._reduced_from = [self.script.allocate(self.recipe.ranks * shard, "communication")]
         self.script.free(self._gradients.pop(layer, []))
         made = self.script.allocate(shard, "gradients")
-        if layer in self._shards or self._offload:  # added up, or moved to the host
+        if layer in self._reduced or self._offload:  # added up, or moved to the host
             self.script.free([made])
         else:
-            self._shards[layer] = made
-
-
-def _bytes(weight: Weight) -> int:
-    return prod(weight.dims) * weight.item_bytes
-
-
-def _tensor(weight: Weight, dims: tuple[int, ...]) -> states.Tensor:
-    return states.Tensor(prod(dims), weight.item_bytes, matrix=len(dims) >= 2)
-
-
-def _shard_dims(weight: Weight, ranks: int) -> tuple[int, ...]:
-    return (-(-weight.dims[0] // ranks), *weight.dims[1:])
-
-
-def _shard_bytes(weight: Weight, ranks: int) -> int:
-    return prod(_shard_dims(weight, ranks)) * weight.item_bytes
+            self._reduced[layer] = made

@@ -1,29 +1,29 @@
-"""How much memory will a training step take, on a card that need not be here?
+"""Predicts the memory of a training step, on a card that need not be here, and what fits into it.
 
 The real model code is recorded on fake tensors at a few layers and two micro-batches (trace.py), stretched to the
-model's depth and along the line in micro-batch or sequence, played as a whole loop with its optimizer (loop.py), and
-replayed through a replica of torch's allocator (allocator.py). What lies outside the allocator comes from cards.py.
+model's depth and along the line in micro-batch or sequence (traces.py), played as a whole loop with its optimizer
+(loop.py), and replayed through a replica of torch's allocator (allocator.py). What lies outside the allocator comes
+from cards.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from math import prod
+from functools import cached_property
 
 import msgspec
 
 from rigbench.core.record import Absent, Figure
-from rigbench.model.counts import parameter_tensors, total_parameters
+from rigbench.model.counts import total_parameters
 from rigbench.model.recipe import Recipe
-from rigbench.model.record import Model, Shape
-from rigbench.predict import allocator, cards, states
-from rigbench.predict.allocator import Peaks
-from rigbench.predict.loop import Weight, compose
+from rigbench.model.record import Model
+from rigbench.predict import allocator, cards
+from rigbench.predict.allocator import OutOfMemory, Peaks
+from rigbench.predict.loop import Script, ScriptLine, compose, device_bytes, paged_bytes, weights_of
 from rigbench.predict.record import Breakdown, Largest, Target, VramPrediction
-from rigbench.predict.room import HOST_HELD, Case, most
-from rigbench.predict.script import NotPeriodic, Script, ScriptLine
-from rigbench.predict.traces import Step, Traces
+from rigbench.predict.traces import NotPeriodic, Step, Traces
 
 METHOD = 1
 BASIS = "the model's code on fake tensors, a replica of torch's allocator; eager, so an upper bound for compiled runs"
@@ -32,7 +32,13 @@ BASIS_CPU = "the model's code on fake tensors, what is live at its peak; the hea
 MICRO_BATCHES = (2, 3)  # loops are a line in the micro-batch from 2 on: one sequence alone takes other operations
 SEQUENCE_STEP = 128  # and in the sequence from tile to tile of flash attention's
 SEQUENCES = (4, 8)  # in such steps
+KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "workspace", "communication")
 GPU_DECIDES, CPU_DECIDES = "reserved and context, on the device", "tensors and process, in host memory"
+ROOM_STEP_BYTES = 32 << 20  # how finely the least room that a step needs is told
+# What a CPU process holds at its peak, as a multiple of what is live: glibc's heap keeps freed blocks and fits new ones
+# badly between them. Three slices (5M and 15M, micro-batch 4 and 8, fp32 and bf16) held 1.5, 1.6 and 2.0 times.
+HOST_HELD = (1.0, 1.7, 2.0)
+MOST_WASTE = 2  # no loop's reserved memory comes near twice what is live: that much room needs no replay
 
 
 class Predictor:
@@ -43,7 +49,7 @@ class Predictor:
 
     def predict(self, model: Model, recipe: Recipe, target: Target) -> VramPrediction:
         """A step's peak memory on the target, and whether there is room for it."""
-        return _prediction(model, recipe, target, self._case(model, recipe, target))
+        return _prediction(model, recipe, target, Case(self._script(model, recipe, target), target))
 
     def of_one_sequence(self, model: Model, recipe: Recipe, target: Target) -> VramPrediction:
         """The same for one sequence, at less cost where many sizes are asked about."""
@@ -54,15 +60,13 @@ class Predictor:
         """Weights and states alone: no step takes less on each rank."""
         if recipe.strategy == "fsdp2-offload":
             return 0
-        parameters = weights(model.shape, _item_bytes(recipe))
-        tensors = [states.Tensor(prod(weight.dims), weight.item_bytes, len(weight.dims) >= 2) for weight in parameters]
-        kept = sum(tensor.elements * tensor.item_bytes for tensor in tensors)
-        whole = kept + states.device_bytes(recipe.optimizer, tensors)
+        weights = weights_of(model.shape, recipe.weight_bytes)
+        whole = sum(weight.size_bytes for weight in weights) + device_bytes(recipe.optimizer, weights)
         return whole // recipe.ranks if recipe.strategy == "fsdp2" else whole
 
     def fits(self, model: Model, recipe: Recipe, target: Target) -> bool:
         """Whether there is room for a step: `predict(…).fits` at less cost."""
-        return self._case(model, recipe, target).fits(cards.room_bytes(target))
+        return Case(self._script(model, recipe, target), target).fits(cards.room_bytes(target))
 
     def largest_micro_batch(self, model: Model, recipe: Recipe, target: Target) -> Largest | Absent:
         """The most sequences that fit at once; Absent where not even one does."""
@@ -82,7 +86,8 @@ class Predictor:
         """The most tokens, in steps of 128, of a single sequence that fits."""
 
         def at(n: int) -> tuple[Model, Recipe]:
-            return _at_sequence(model, n * SEQUENCE_STEP), msgspec.structs.replace(recipe, micro_batch=1)
+            shape = msgspec.structs.replace(model.shape, sequence=n * SEQUENCE_STEP)
+            return msgspec.structs.replace(model, shape=shape), msgspec.structs.replace(recipe, micro_batch=1)
 
         scripts = self._along(at, SEQUENCES, target)
         room = cards.room_bytes(target)
@@ -94,7 +99,6 @@ class Predictor:
 
     def largest_model(self, models: Sequence[Model], recipe: Recipe, target: Target) -> Largest | Absent:
         """The largest of models, smallest first, of which one sequence fits."""
-
         single = msgspec.structs.replace(recipe, micro_batch=1)
 
         def case(index: int) -> Case:
@@ -128,14 +132,12 @@ class Predictor:
             return single
         return lambda n: line.at(n) if n >= low or points == SEQUENCES else single(n)
 
-    def _case(self, model: Model, recipe: Recipe, target: Target) -> Case:
-        return Case(self._script(model, recipe, target), target)
-
     def _script(self, model: Model, recipe: Recipe, target: Target, along: str = "micro-batch") -> Script:
         shape = model.shape
         step = Step(
             shape=shape,
-            precision=_recorded_precision(recipe.precision),
+            # fp16 takes what bf16 takes, tf32 what fp32 does.
+            precision={"fp16": "bf16", "tf32": "fp32"}.get(recipe.precision, recipe.precision),
             checkpoint_every=recipe.checkpoint_every,
             loss_chunks=recipe.loss_chunks,
             accumulating=recipe.accumulation > 1 and not recipe.sharded,
@@ -147,7 +149,7 @@ class Predictor:
             trace = self.traces.at_sequence(step, shape.sequence)
         else:
             trace = self.traces.at(step, recipe.micro_batch)
-        return compose(trace, weights(shape, _item_bytes(recipe)), recipe, target.workspace_bytes)
+        return compose(trace, weights_of(shape, recipe.weight_bytes), recipe, target.workspace_bytes)
 
 
 def _prediction(model: Model, recipe: Recipe, target: Target, case: Case) -> VramPrediction:
@@ -156,25 +158,31 @@ def _prediction(model: Model, recipe: Recipe, target: Target, case: Case) -> Vra
     on_gpu = target.kind == "cuda"
     held = [peaks.reserved_bytes] * 3 if on_gpu else [round(share * peaks.allocated_bytes) for share in HOST_HELD]
     low, reserved, high = held
-    process = Figure(
-        reserved + outside.value,
-        "predicted",
-        BASIS if on_gpu else BASIS_CPU,
-        low + _or(outside.low, outside.value),
-        high + _or(outside.high, outside.value),
-    )
+    basis = BASIS if on_gpu else BASIS_CPU
+    ends = (held + beyond for held, beyond in zip((low, high), outside.ends, strict=True))
+    live: Counter[str] = Counter()
+    for storage in allocator.live_at(case.script.events, peaks.peak_at):
+        live[case.script.kinds[storage]] += case.script.sizes[storage]
+    if recipe.strategy == "fsdp2-offload":  # one rank's weights, gradients and states
+        host_bytes = -(-16 * total_parameters(model.shape) // recipe.ranks)
+    else:
+        host_bytes = paged_bytes(recipe.optimizer, weights_of(model.shape, recipe.weight_bytes))
     return VramPrediction(
         method=METHOD,
-        basis=process.basis,
+        basis=basis,
         target=target,
         model=model,
         recipe=recipe,
         allocated_bytes=peaks.allocated_bytes,
         reserved_bytes=reserved if on_gpu else Absent("host memory is not reserved in segments"),
         outside=outside,
-        process=process,
-        host_bytes=_host_bytes(model, recipe),
-        breakdown=_breakdown(case.script, peaks, reserved, round(outside.value)),
+        process=Figure(reserved + outside.value, "predicted", basis, *ends),
+        host_bytes=host_bytes,
+        breakdown=Breakdown(
+            **{f"{kind}_bytes": live[kind] for kind in KINDS},
+            cache_bytes=reserved - live.total(),
+            outside_bytes=round(outside.value),
+        ),
         room_bytes=room,
         fits=case.fits(room),
         short_bytes=case.short(room),
@@ -183,45 +191,79 @@ def _prediction(model: Model, recipe: Recipe, target: Target, case: Case) -> Vra
     )
 
 
-def _breakdown(script: Script, peaks: Peaks, reserved: int, outside: int) -> Breakdown:
-    live: Counter[str] = Counter()
-    for storage in allocator.live_at(script.events, peaks.peak_at):
-        live[script.kinds[storage]] += script.sizes[storage]
-    kinds = ("weights", "gradients", "optimizer", "activations", "logits", "workspace", "communication")
-    parts = {f"{kind}_bytes": live[kind] for kind in kinds}
-    return Breakdown(**parts, cache_bytes=reserved - live.total(), outside_bytes=outside)
+class Case:
+    """One loop's allocations on a target: its peaks, and whether they fit into so much room."""
+
+    def __init__(self, script: Script, target: Target) -> None:
+        self.script, self.on_gpu = script, target.kind == "cuda"
+        # The allocator rounds too little to need less than what is live; the bounds of the least room that suffices.
+        self._too_little, self._enough = self.live.allocated_bytes - 1, -1
+
+    @cached_property
+    def live(self) -> Peaks:
+        live = peak = peak_at = 0
+        for position, event in enumerate(self.script.events):
+            live += self.script.sizes[event] if event >= 0 else -self.script.sizes[~event]
+            if live > peak:
+                peak, peak_at = live, position
+        return Peaks(peak, peak, 0, peak_at)
+
+    @cached_property
+    def unlimited(self) -> Peaks:
+        """With as much room as it likes: through the allocator on a GPU, by the usual share on a CPU."""
+        if self.on_gpu:
+            return allocator.replay(self.script.sizes, self.script.events)
+        return self.live._replace(reserved_bytes=round(HOST_HELD[2] * self.live.allocated_bytes))
+
+    def fits(self, room: int) -> bool:
+        """Whether it runs in so much room. What counts is the least room in which it was found to run, searched on a
+        path that does not depend on `room`: so more room never fits less."""
+        live = self.live.allocated_bytes
+        if room < live:
+            return False
+        return room >= MOST_WASTE * live or room >= self.needed_bytes(room)
+
+    def short(self, room: int) -> int:
+        """The bytes that are missing, 0 where it fits."""
+        return 0 if self.fits(room) else max(1, self.needed_bytes() - room)
+
+    def peaks(self, room: int) -> Peaks:
+        """In so much room, in which it fits, or with as much as it likes."""
+        if not self.fits(room) or room >= self.unlimited.reserved_bytes:
+            return self.unlimited
+        for limit in (room, self._enough):
+            with contextlib.suppress(OutOfMemory):
+                return allocator.replay(self.script.sizes, self.script.events, limit)
+        return self.unlimited
+
+    def needed_bytes(self, room: int | None = None) -> int:
+        """The least room known to be enough, searched until it is told from `room`, else to 32 MiB."""
+        if self._enough < 0:
+            self._enough = self.unlimited.reserved_bytes
+        while self.on_gpu and self._enough - self._too_little > ROOM_STEP_BYTES:
+            if room is not None and not self._too_little < room < self._enough:
+                break
+            middle = (self._enough + self._too_little) // 2
+            try:
+                allocator.replay(self.script.sizes, self.script.events, middle)
+            except OutOfMemory:
+                self._too_little = middle
+            else:
+                self._enough = middle
+        return self._enough
 
 
-def weights(shape: Shape, item_bytes: int) -> tuple[Weight, ...]:
-    """A decoder's parameters with the blocks that they belong to."""
-    return tuple(
-        Weight(int(name.split(".")[1]) if name.startswith("blocks.") else -1, dims, item_bytes)
-        for name, dims in parameter_tensors(shape)
-    )
+def most(fits: Callable[[int], bool], limit: int, start: int = 1) -> int:
+    """The largest n up to `limit` that fits, 0 where none does: doubled from `start` until it does not, then halved.
 
-
-def _item_bytes(recipe: Recipe) -> int:
-    return 2 if recipe.precision == "bf16-pure" else 4
-
-
-def _host_bytes(model: Model, recipe: Recipe) -> int:
-    """Paged states, or one rank's weights, gradients and states where they are offloaded."""
-    if recipe.strategy == "fsdp2-offload":
-        return -(-16 * total_parameters(model.shape) // recipe.ranks)
-    tensors = [
-        states.Tensor(prod(weight.dims), weight.item_bytes, len(weight.dims) >= 2) for weight in weights(model.shape, 4)
-    ]
-    return states.paged_bytes(recipe.optimizer, tensors)
-
-
-def _at_sequence(model: Model, tokens: int) -> Model:
-    return msgspec.structs.replace(model, shape=msgspec.structs.replace(model.shape, sequence=tokens))
-
-
-def _recorded_precision(precision: str) -> str:
-    """fp16 takes what bf16 takes, tf32 what fp32 does."""
-    return {"fp16": "bf16", "tf32": "fp32"}.get(precision, precision)
-
-
-def _or(value: float | Absent, default: float) -> float:
-    return default if isinstance(value, Absent) else value
+    The path is the same for every card as far as its answers are, so one that fits more at each n gets no less.
+    """
+    start = min(start, limit)
+    low, high = (start, 2 * start) if fits(start) else (0, start)
+    while start <= low < high <= limit and fits(high):
+        low, high = high, 2 * high
+    high = min(high, limit + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,24 +1,24 @@
-"""What does a training step do: which products, how many bytes to and from memory, how many kernels?
+"""Counts what a training step does: its products, the bytes to and from memory, the kernels.
 
 Closed forms of what the decoder of model/gpt.py does, operation by operation: an operation reads its inputs and writes
 its outputs once. Eager counts equal those of the real code under a dispatch mode (tests/test_operations.py). Compiled
 counts assume that whatever is not a product is fused as torch's inductor does it: norms with the casts and residuals
-around them, the loss without its fp32 copies.
+around them, the loss without its fp32 copies, each tensor that enters or leaves a product passing memory once.
 """
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 from rigbench.model.counts import parameter_tensors, total_parameters
 from rigbench.model.gemms import step_gemms
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Shape
-from rigbench.predict import traffic
 from rigbench.predict.record import PartName
-from rigbench.predict.traffic import FP32, ROPE_SHARE, Sizes
 
-INT64 = 8
+FP32, INT64 = 4, 8
+ROPE_SHARE = {"gpt2": 0.0, "neox": 0.25, "llama": 1.0}  # as model/gpt.py has it, which imports torch
 
 # How often an optimizer step reads or writes a number per parameter. Fused AdamW reads weight, gradient and two moments
 # and writes three of them; foreach does so in eight kernels (torch/optim/adam.py, _multi_tensor_adam: decay, lerp of
@@ -30,7 +30,7 @@ FOREACH_KERNELS, CLIP_KERNELS, TENSORS_A_KERNEL = 8, 4, 48
 
 
 class Operation(NamedTuple):
-    """`times` of the same operation. `m, n, k` are a product's, 0 otherwise; flop, bytes and kernels are of one."""
+    """`times` of the same operation; flop, bytes and kernels are of one."""
 
     part: PartName
     name: str
@@ -38,9 +38,64 @@ class Operation(NamedTuple):
     flop: float
     bytes: float
     kernels: float
-    m: int = 0
+    m: int = 0  # of a product, 0 otherwise
     n: int = 0
     k: int = 0
+
+
+class Pointwise(NamedTuple):
+    """Work of one block that is neither product nor attention, forward and backward."""
+
+    name: str
+    bytes: float
+    kernels: float
+    again_bytes: float = 0  # what of it a recomputed block repeats: the forward pass up to the last product
+    again_kernels: float = 0
+
+
+class Sizes(NamedTuple):
+    """Bytes of an element of the activations, of the residual stream, and of a weight; and the shape's dimensions."""
+
+    act: int
+    res: int
+    weight: int
+    R: int  # rows: tokens of a micro-batch
+    d: int
+    kv: int
+    f: int
+    gates: int
+    V: int
+    biases: int
+    norm_biases: int
+    rotated: int  # half of a head's elements that carry a rotation
+
+    @property
+    def casts(self) -> int:
+        """Bytes of casting a number between weights and activations, 0 where they are of one precision."""
+        return self.act + self.weight if self.act != self.weight else 0
+
+    @property
+    def linears(self) -> list[tuple[int, int]]:
+        """(outputs, inputs) of a block's layers: qkv, attention out, up, down."""
+        return [(self.d + 2 * self.kv, self.d), (self.d, self.d), (self.gates * self.f, self.d), (self.d, self.f)]
+
+
+def sizes(shape: Shape, recipe: Recipe) -> Sizes:
+    head = shape.width // shape.heads
+    return Sizes(
+        act=2 if recipe.precision in ("bf16", "fp16", "bf16-pure") else 4,
+        res=recipe.weight_bytes,
+        weight=recipe.weight_bytes,
+        R=recipe.micro_batch * shape.sequence,
+        d=shape.width,
+        kv=shape.kv_heads * head,
+        f=shape.ffn_width,
+        gates=2 if shape.style == "llama" else 1,
+        V=shape.vocabulary,
+        biases=int(shape.biases),
+        norm_biases=int(shape.biases and shape.style != "llama"),
+        rotated=int(head * ROPE_SHARE[shape.style]) // 2,
+    )
 
 
 def micro_step(shape: Shape, recipe: Recipe, first: bool = True) -> tuple[Operation, ...]:
@@ -48,58 +103,50 @@ def micro_step(shape: Shape, recipe: Recipe, first: bool = True) -> tuple[Operat
 
     The `first` of an optimizer step's micro-batches leaves its gradients, a later one adds to what is there.
     """
-    s = traffic.sizes(shape, recipe)
-    layers = shape.layers
-    found = _products(shape, recipe, s)
-    found += [_attention(shape, s, forward=True), _attention(shape, s, forward=False)]
-    block = traffic.fused_block(shape, s) if recipe.compiled else traffic.eager_block(shape, s)
-    found += [Operation("memory traffic", name, layers, 0, size, kernels) for name, size, kernels in block]
-    found += _outside(shape, s, recipe.compiled)
-    found += _loss(s, recipe)
-    found += _recomputed(shape, recipe, s)
+    s, layers, compiled = sizes(shape, recipe), shape.layers, recipe.compiled
+    work = _products(shape, recipe, s)
+    work += [_attention(shape, s, forward=True), _attention(shape, s, forward=False)]
+    block = _fused_block(s) if compiled else _eager_block(shape, s)
+    work += [Operation("memory traffic", it.name, layers, 0, it.bytes, it.kernels) for it in block]
+    work += _outside(shape, s, compiled)
+    work += _loss(s, recipe)
+    if recipe.checkpoint_every:
+        work += _recomputed(shape, -(-layers // recipe.checkpoint_every), s, block)
     if not first:
-        tensors = parameter_tensors(shape)
         size = 3 * s.weight * total_parameters(shape)
-        found.append(Operation("memory traffic", "gradients added up", 1, 0, size, len(tensors)))
-    return tuple(found)
+        work.append(Operation("memory traffic", "gradients added up", 1, 0, size, len(parameter_tensors(shape))))
+    return tuple(work)
 
 
 def optimizer_step(shape: Shape, recipe: Recipe) -> tuple[Operation, ...]:
     """Clipping and the optimizer, once per step, on a rank that holds all weights or its shard of them."""
-    s = traffic.sizes(shape, recipe)
-    tensors = parameter_tensors(shape)
+    weight, tensors = recipe.weight_bytes, parameter_tensors(shape)
     count = total_parameters(shape) / (recipe.ranks if recipe.sharded else 1)
     batches = -(-len(tensors) // TENSORS_A_KERNEL)
     if recipe.optimizer == "adamw":
-        size, kernels = FUSED_PASSES * s.weight * count, float(batches)
+        size, kernels = FUSED_PASSES * weight * count, float(batches)
     elif recipe.optimizer == "adamw-foreach":
-        size, kernels = FOREACH_PASSES * s.weight * count, float(FOREACH_KERNELS * batches)
+        size, kernels = FOREACH_PASSES * weight * count, float(FOREACH_KERNELS * batches)
     else:  # weight read and written, gradient read
-        size, kernels = (3 * s.weight + STATES_8BIT_BYTES) * count, float(len(tensors))
-    clip = Operation("optimizer", "clipping", 1, 0, CLIP_PASSES * s.weight * count, CLIP_KERNELS * batches)
+        size, kernels = (3 * weight + STATES_8BIT_BYTES) * count, float(len(tensors))
+    clip = Operation("optimizer", "clipping", 1, 0, CLIP_PASSES * weight * count, CLIP_KERNELS * batches)
     return clip, Operation("optimizer", recipe.optimizer, 1, 0, size, kernels)
-
-
-def gradient_bytes(shape: Shape, recipe: Recipe) -> float:
-    """What DDP reduces: a gradient a weight, in the weight's own precision."""
-    return float(traffic.sizes(shape, recipe).weight * total_parameters(shape))
 
 
 def _products(shape: Shape, recipe: Recipe, s: Sizes) -> list[Operation]:
     """Forward, data gradient and weight gradient of every linear layer; the head's with the loss."""
-    found = []
+    work = []
     for gemm in step_gemms(shape, recipe.micro_batch):
         size = s.act * (gemm.m * gemm.n + gemm.m * gemm.k + gemm.n * gemm.k)
-        name, times = f"{gemm.layer}, {gemm.product}", gemm.times
-        part: PartName = "matmul"
+        name, times, product = f"{gemm.layer}, {gemm.product}", gemm.times, (gemm.m, gemm.n, gemm.k)
         if gemm.layer.endswith("head"):
             times -= 1
             chunks = recipe.loss_chunks  # each meets the whole table
             more = (chunks - 1) * s.act * s.V * s.d
-            found.append(Operation("logits and loss", name, 1, gemm.flop, size + more, chunks, gemm.m, gemm.n, gemm.k))
+            work.append(Operation("logits and loss", name, 1, gemm.flop, size + more, chunks, *product))
         if times:
-            found.append(Operation(part, name, times, gemm.flop, size, 1, gemm.m, gemm.n, gemm.k))
-    return found
+            work.append(Operation("matmul", name, times, gemm.flop, size, 1, *product))
+    return work
 
 
 def _attention(shape: Shape, s: Sizes, forward: bool) -> Operation:
@@ -117,29 +164,84 @@ def _attention(shape: Shape, s: Sizes, forward: bool) -> Operation:
     return Operation("attention", "attention, backward", shape.layers, 5 * scores, size, 1)
 
 
+def _eager_block(shape: Shape, s: Sizes) -> list[Pointwise]:
+    """Every operation by itself."""
+    weights = sum(outputs * inputs for outputs, inputs in s.linears)
+    outputs = sum(outputs for outputs, _ in s.linears)
+    rows = s.R * s.d
+    forward, whole = _norm(s)
+    work = [
+        Pointwise("norms", 2 * whole, 4, 2 * forward, 2),
+        Pointwise("residuals", rows * 2 * (2 * s.res + s.act) + 6 * rows * s.res, 4, rows * (2 * s.res + s.act), 1),
+    ]
+    if s.casts:  # the two norms' outputs and the branches' results, forth and back
+        moved = s.casts * (weights + s.biases * outputs)
+        work.append(Pointwise("casts of activations", 6 * rows * s.casts, 6, 2 * rows * s.casts, 2))
+        work.append(Pointwise("casts of weights", 2 * moved, 8 + 8 * s.biases, moved, 4 + 4 * s.biases))
+    if s.biases:  # added within the product, summed up in the backward pass
+        work.append(Pointwise("biases", s.act * (outputs * s.R + 2 * outputs), 4))
+    work.append(Pointwise("gradients of q, k, v joined", 2 * s.R * s.act * (s.d + 2 * s.kv), 1))
+    if s.rotated:
+        # Four products, a sum, a difference and a join forward; backward seven and the slices' gradients, each.
+        size = again = 0
+        for width in (s.d, s.kv):
+            turned = s.R * (width // (s.d // shape.heads)) * s.rotated * s.act
+            products = 4 * (2 * turned + shape.sequence * s.rotated * s.act)
+            once = products + 6 * turned + 2 * s.R * width * s.act
+            again += once
+            size += once + products + 8 * turned + 10 * s.R * width * s.act
+        work.append(Pointwise("rotary positions", size, 2 * (7 + 12), again, 2 * 7))
+    pass_bytes = s.R * s.f * s.act
+    passes, kernels, passes_again, kernels_again = (18, 6, 5, 2) if s.gates == 2 else (5, 2, 2, 1)
+    work.append(Pointwise("activation", passes * pass_bytes, kernels, passes_again * pass_bytes, kernels_again))
+    return work
+
+
+def _fused_block(s: Sizes) -> list[Pointwise]:
+    """As inductor fuses pointwise work."""
+    rows, weights = s.R * s.d, sum(prod(dims) for dims in s.linears)
+    forward, backward = 2 * rows * (2 * s.res + 2 * s.act), 2 * rows * (3 * s.res + 2 * s.act)
+    work = [Pointwise("norms and residuals", forward + backward, 6, forward, 8)]  # kernels: of all that is repeated
+    if s.casts:
+        work.append(Pointwise("casts of weights", 2 * s.casts * weights, 8, s.casts * weights))
+    if s.biases:
+        work.append(Pointwise("biases", s.act * sum(outputs for outputs, _ in s.linears) * s.R, 4))
+    if s.rotated:
+        turned = 2 * s.R * s.act * (s.d + s.kv)
+        work.append(Pointwise("rotary positions", 2 * turned, 2, turned))
+    # Up and gate read, their product written; backward three read, two written.
+    passes, again = (8, 3) if s.gates == 2 else (5, 2)
+    work.append(Pointwise("activation", passes * s.R * s.f * s.act, 2, again * s.R * s.f * s.act))
+    return work
+
+
+def _norm(s: Sizes) -> tuple[int, int]:
+    """Bytes of a LayerNorm forward, and of both passes; torch's fused RMSNorm is taken to move as much.
+
+    Mean and deviation of a row are in fp32.
+    """
+    vector = (1 + s.norm_biases) * s.d * s.weight
+    forward = 2 * s.R * s.d * s.res + 2 * FP32 * s.R + vector
+    return forward, forward + 3 * s.R * s.d * s.res + 2 * FP32 * s.R + 2 * vector
+
+
 def _outside(shape: Shape, s: Sizes, compiled: bool) -> list[Operation]:
     """Tables of tokens and positions, the last norm, and the head's casts but not the loss."""
     rows, table = s.R * s.d, s.V * s.d * s.weight
-    forward = 2 * rows * s.weight + INT64 * s.R
-    backward = rows * s.weight + INT64 * s.R + table
-    found: list[tuple[str, float, float]] = [("token table", forward + backward, 2)]
+    work: list[tuple[str, float, float]] = [("token table", 3 * rows * s.weight + 2 * INT64 * s.R + table, 2)]
     if shape.tied_head:
-        found.append(("gradients of the table joined", 3 * table, 1))
+        work.append(("gradients of the table joined", 3 * table, 1))
     if shape.style == "gpt2" and not compiled:
-        positions = shape.sequence * s.d * s.weight
-        found.append(("positions", 2 * rows * s.res + positions + rows * s.res + 3 * positions, 3))
-    elif s.act != s.weight and not compiled and ROPE_SHARE[shape.style]:
-        half = int(s.d // shape.heads * ROPE_SHARE[shape.style]) // 2
-        found.append(("tables of rotations", 2 * shape.sequence * half * (s.act + s.weight), 2))
-    found += traffic.norms(s, 1)
-    return [Operation("memory traffic", name, 1, 0, size, kernels) for name, size, kernels in found]
+        work.append(("positions", 3 * rows * s.res + 4 * shape.sequence * s.d * s.weight, 3))
+    elif s.casts and not compiled and s.rotated:
+        work.append(("tables of rotations", 2 * shape.sequence * s.rotated * s.casts, 2))
+    work.append(("norms", _norm(s)[1], 2))
+    return [Operation("memory traffic", name, 1, 0, size, kernels) for name, size, kernels in work]
 
 
 def _loss(s: Sizes, recipe: Recipe) -> list[Operation]:
     """From the last norm's output to the logits' gradient. A chunked loss does its forward part twice."""
-    logits, cast = s.R * s.V, s.act != s.weight
-    weight_cast = s.V * s.d * (s.act + s.weight) if cast else 0
-    input_cast = s.R * s.d * (s.act + s.weight) if cast else 0
+    logits, weight_cast, input_cast = s.R * s.V, s.V * s.d * s.casts, s.R * s.d * s.casts
     if recipe.compiled:
         forward, kernels = 2.0 * logits * s.act, 2.0
         backward = 2.0 * logits * s.act
@@ -147,42 +249,34 @@ def _loss(s: Sizes, recipe: Recipe) -> list[Operation]:
         to_fp32 = logits * (s.act + FP32) if s.act != FP32 else 0
         forward, kernels = 2.0 * logits * FP32 + to_fp32 + 12.0 * s.R, 3.0 if to_fp32 else 2.0
         backward = 4.0 * logits * FP32 + to_fp32 + 8.0 * s.R
-    casts = 2 if cast else 0
+    casts = 2 if s.casts else 0
     chunks = recipe.loss_chunks
     again = 2 if chunks > 1 else 1
     weight_gradients = chunks * weight_cast + (chunks - 1) * 3 * s.V * s.d * s.weight
     size = again * (forward + input_cast + chunks * weight_cast) + backward + input_cast + weight_gradients
-    found = [
-        Operation(
-            "logits and loss", "loss and casts", 1, 0, size, chunks * (again * (kernels + casts) + kernels + casts)
-        )
-    ]
+    kernels = chunks * (again + 1) * (kernels + casts)
+    work = [Operation("logits and loss", "loss and casts", 1, 0, size, kernels)]
     if chunks > 1:
         flop = 2.0 * logits * s.d
         product = s.act * (logits + s.V * s.d * chunks + s.R * s.d)
         vectors = (1 + s.norm_biases) * s.d * s.weight
         norm = 2 * s.R * s.d * s.res + 2 * FP32 * s.R + chunks * vectors
-        found.append(Operation("recomputation", "logits once more", 1, flop, product, chunks, s.R // chunks, s.V, s.d))
-        found.append(Operation("recomputation", "last norm once more", 1, 0, norm, chunks))
-    return found
+        work.append(Operation("recomputation", "logits once more", 1, flop, product, chunks, s.R // chunks, s.V, s.d))
+        work.append(Operation("recomputation", "last norm once more", 1, 0, norm, chunks))
+    return work
 
 
-def _recomputed(shape: Shape, recipe: Recipe, s: Sizes) -> list[Operation]:
-    """Forward of every k-th block once more, but for its last product and what follows.
+def _recomputed(shape: Shape, blocks: int, s: Sizes, block: list[Pointwise]) -> list[Operation]:
+    """Forward of so many blocks once more, but for the last product of each and what follows.
 
     torch stops as soon as the last tensor that was saved is back.
     """
-    every = recipe.checkpoint_every
-    if not every:
-        return []
-    blocks = -(-shape.layers // every)
-    found = []
-    for outputs, inputs in traffic.linears(shape, s)[:3]:
-        read_and_written = s.act * (s.R * outputs + s.R * inputs + outputs * inputs)
+    work = []
+    for outputs, inputs in s.linears[:3]:
+        size = s.act * (s.R * outputs + s.R * inputs + outputs * inputs)
         flop = 2.0 * s.R * outputs * inputs
-        found.append(Operation("recomputation", "product", blocks, flop, read_and_written, 1, s.R, outputs, inputs))
-    once = _attention(shape, s, forward=True)
-    found.append(once._replace(part="recomputation", times=blocks))
-    size, kernels = (traffic.fused_forward if recipe.compiled else traffic.eager_forward)(shape, s)
-    found.append(Operation("recomputation", "the rest of the block", blocks, 0, size, kernels))
-    return found
+        work.append(Operation("recomputation", "product", blocks, flop, size, 1, s.R, outputs, inputs))
+    work.append(_attention(shape, s, forward=True)._replace(part="recomputation", times=blocks))
+    rest, kernels = sum(it.again_bytes for it in block), sum(it.again_kernels for it in block)
+    work.append(Operation("recomputation", "the rest of the block", blocks, 0, rest, kernels))
+    return work

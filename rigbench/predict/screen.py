@@ -66,7 +66,7 @@ def prediction_line(prediction: VramPrediction) -> str:
     """The four numbers, the deciding one named."""
     reserved = prediction.reserved_bytes
     process = prediction.process
-    low, high = (process.value if isinstance(end, Absent) else end for end in (process.low, process.high))
+    low, high = process.ends
     sizes = [f"allocated {units.format_bytes(prediction.allocated_bytes)}"]
     if not isinstance(reserved, Absent):
         sizes.append(f"reserved {units.format_bytes(reserved)}")

@@ -16,6 +16,7 @@ import math
 from operator import mul
 from typing import NamedTuple
 
+from rigbench.core import stats
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure
@@ -26,7 +27,6 @@ from rigbench.predict.operations import Operation
 from rigbench.predict.record import Ceilings, PartName, StepPart, StepTime
 
 METHOD = 1
-CONFIDENCE = 0.9
 MULTIPROCESSOR_FLOP = 1024  # a clock, of half precision: so that the term is FLOP over Ampere's professional rate
 FP32_MULTIPROCESSOR_FLOP = 256
 PICO = 1e-12
@@ -103,7 +103,7 @@ def predict(model: Model, recipe: Recipe, ceilings: Ceilings) -> StepTime:
     tokens = recipe.tokens_per_step(model)
     low, high = (total * math.exp(end) for end in _widened(spread, recipe.micro_batch * model.shape.sequence))
     method = f"{basis}: ln(measured/predicted) from {spread[0]:+.2f} to {spread[1]:+.2f}"
-    estimate = Estimate(total, low, high, CONFIDENCE, method, LEFT_OUT_SOURCES if "published" in basis else 0)
+    estimate = Estimate(total, low, high, stats.LEVEL, method, LEFT_OUT_SOURCES if "published" in basis else 0)
     return StepTime(
         method=METHOD,
         model=model,
@@ -217,7 +217,7 @@ def _communication_seconds(model: Model, recipe: Recipe, ceilings: Ceilings) -> 
     link = ceilings.link
     if recipe.ranks < 2 or isinstance(link, Absent):
         return 0.0
-    gradients = operations.gradient_bytes(model.shape, recipe)
+    gradients = recipe.weight_bytes * model.total_parameters
     if recipe.replicated:
         return link.latency_seconds.value + gradients / link.bytes_per_s.value
     weights = WEIGHT_BYTES_SENT * model.total_parameters

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from rigbench.model.gpt import Block, Decoder, rope_tables
 from rigbench.model.record import Shape
-from rigbench.predict.script import Piece, Trace, in_order
+from rigbench.predict.traces import Piece, Trace, in_order
 
 OUTSIDE = -1  # the layer of what belongs to none
 DTYPES = {"fp16": torch.float16}

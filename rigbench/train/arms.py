@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from math import prod
 
 import msgspec
 
@@ -14,8 +13,9 @@ from rigbench.job import Interrupted, Job
 from rigbench.machine import host
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
-from rigbench.predict import capacity, cards, ceilings, states, steptime
-from rigbench.predict.memory import Predictor, weights
+from rigbench.predict import capacity, cards, ceilings, steptime
+from rigbench.predict.loop import device_bytes, weights_of
+from rigbench.predict.memory import Predictor
 from rigbench.predict.record import Ceilings, StepTime, Target, VramPrediction
 from rigbench.store import now
 from rigbench.topology.verdict import worst_first
@@ -316,11 +316,10 @@ def eight_bit_pays_from(predictor: Predictor, model: Model, recipe: Recipe, targ
         if model.total_parameters < other.total_parameters <= MOST_PARAMETERS
     ]
     plain = msgspec.structs.replace(recipe, optimizer="adamw")
-    item_bytes = 2 if recipe.precision == "bf16-pure" else 4
 
     def pays(other: Model) -> bool:
-        its = [states.Tensor(prod(it.dims), item_bytes, len(it.dims) >= 2) for it in weights(other.shape, item_bytes)]
-        full, eight = (states.device_bytes(name, its) for name in ("adamw", "adamw8bit"))
+        weights = weights_of(other.shape, recipe.weight_bytes)
+        full, eight = device_bytes("adamw", weights), device_bytes("adamw8bit", weights)
         return full - eight >= SAVED_SHARE * predictor.of_one_sequence(other, plain, target).process.value
 
     low, high = 0, len(models)
