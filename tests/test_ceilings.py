@@ -18,13 +18,15 @@ from rigbench.matmul.record import Matmul
 from rigbench.predict import ceilings
 from rigbench.predict.record import Ceilings
 
-STORED = Path(__file__).parent / "runs" / "schema-1.json"
+REPORT = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
+NOT_ASKED = Absent("not asked for")
 
 
 def stored(**rooms: Any) -> Run:
     """A run of a CPU whose matrix products were measured, with the rooms that a test gives it."""
-    run = msgspec.json.decode(STORED.read_bytes(), type=Run)
-    return msgspec.structs.replace(run, slices=(), **rooms)
+    run = msgspec.json.decode(REPORT.read_bytes(), type=Run)
+    others = dict.fromkeys(("bandwidth", "collectives", "dataloader"), NOT_ASKED)
+    return msgspec.structs.replace(run, **{"slices": (), **others, **rooms})
 
 
 def bandwidth(device: Device, **gb_per_s: float) -> Bandwidth:
@@ -55,9 +57,9 @@ def bandwidth(device: Device, **gb_per_s: float) -> Bandwidth:
 
 
 def on_a_4090(**changes: Any) -> Matmul:
-    run = msgspec.json.decode(STORED.read_bytes(), type=Run)
-    assert isinstance(run.matmul, Matmul)
-    return msgspec.structs.replace(run.matmul, device=card(), **changes)
+    matmul = stored().matmul
+    assert isinstance(matmul, Matmul)
+    return msgspec.structs.replace(matmul, device=card(), **changes)
 
 
 def card() -> Device:
@@ -73,19 +75,19 @@ def known(runs: list[Run]) -> Ceilings:
 def test_a_cpu_is_what_its_probes_measured() -> None:
     cpu = fake_bandwidth.cpu()
     found = known([stored(bandwidth=bandwidth(cpu, node_0=19.0, all_nodes=21.0))])
-    raw = json.loads(STORED.read_text())["matmul"]["best_flops_per_s"]
+    raw = json.loads(REPORT.read_text())["matmul"]["best_flops_per_s"]
     assert {dtype: figure.value for dtype, figure in found.matmul_flops_per_s.items()} == {
         dtype: rate["value"] for dtype, rate in raw.items()
     }
     assert found.memory_bytes_per_s.value == 21e9
     assert (found.kind, found.source, found.count) == ("cpu", "measured", 1)
     assert all(figure.source == "measured" for figure in found.matmul_flops_per_s.values())
-    assert found.matmul_flops_per_s["fp32"].basis.startswith("best of a few shapes, cold, run ")
+    assert found.matmul_flops_per_s["fp32"].basis.startswith("sustained ceiling, run ")
 
 
 def test_the_newest_run_that_has_measured_it_counts() -> None:
     cpu = fake_bandwidth.cpu()
-    new = stored(bandwidth=bandwidth(cpu, node_0=30.0), matmul=msgspec.UNSET, id="new")
+    new = stored(bandwidth=bandwidth(cpu, node_0=30.0), matmul=NOT_ASKED, id="new")
     old = stored(bandwidth=bandwidth(cpu, node_0=10.0), id="old")
     found = known([new, old])
     assert found.memory_bytes_per_s.value == 30e9
@@ -118,7 +120,7 @@ def test_what_no_probe_measured_of_a_gpu_comes_from_its_datasheet() -> None:
 
 
 def test_a_gpu_whose_products_were_not_measured_has_its_datasheets_peaks() -> None:
-    found = known([stored(matmul=msgspec.UNSET, bandwidth=bandwidth(card(), **{"cuda:0": 900.0}))])
+    found = known([stored(matmul=NOT_ASKED, bandwidth=bandwidth(card(), **{"cuda:0": 900.0}))])
     assert found.source == "datasheet"
     assert found.matmul_flops_per_s["bf16"].value == pytest.approx(165.2e12)
 
@@ -126,7 +128,7 @@ def test_a_gpu_whose_products_were_not_measured_has_its_datasheets_peaks() -> No
 @pytest.mark.parametrize(
     ("rooms", "reason"),
     [
-        ({"matmul": msgspec.UNSET}, "no stored run has measured matrix products; run `rigbench matmul`"),
+        ({"matmul": NOT_ASKED}, "no stored run has measured matrix products; run `rigbench matmul`"),
         ({}, "the memory's bandwidth is not known (no stored run has measured bandwidth); run `rigbench bandwidth`"),
     ],
 )

@@ -21,7 +21,7 @@ from rigbench.dataloader import probe as dataloader
 from rigbench.document import run_schema
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
-from rigbench.matmul import probe as matmul
+from rigbench.matmul.record import ProbeOptions as MatmulOptions
 from rigbench.model.recipe import Recipe
 from rigbench.p2p import record as p2p
 from rigbench.train import probe as train
@@ -65,7 +65,7 @@ def measured(tmp_path_factory) -> store.Store:
             collectives=collectives.options(seconds="2s", device="cpu", operations="all_reduce", max_bytes="64KiB"),
             dataloader=dataloader.Options(device="cpu", workers=(0,), seconds=0.2, sequence=64),
             thermals=None,
-            matmul=matmul.Options(model=series_models("tiny")[0], device="cpu", seconds=4.0),
+            matmul=MatmulOptions(model=series_models("tiny")[0], device="cpu", seconds=4.0),
             slices=(stage("small", data=str(home.home)), stage("small"), stage("large")),
         )
         job = Job(home, Rig.live(), "run", Silent())

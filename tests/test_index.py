@@ -60,7 +60,7 @@ def test_an_entry_says_what_the_run_says(home):
         assert stored.is_finite
         middle, low, high, n = entry.metrics[f"slices.{whole.model.name}.items_per_s"]
         assert (middle, low, high, n) == (*msgspec.structs.astuple(whole.tokens_per_s)[:3], whole.tokens_per_s.n)
-    assert {path.partition(".")[0] for path in entry.metrics} == {"matmul", "slices", "budget"}
+    assert {path.partition(".")[0] for path in entry.metrics} == {"slices", "budget"}
 
 
 def test_files_are_read_once_and_again_only_when_they_change(home):

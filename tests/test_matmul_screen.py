@@ -86,10 +86,8 @@ def product(dtype: str, layer: str, kind: str, flops_per_s: float, check: Matmul
         k=768,
         dtype=dtype,
         purpose=layer,
-        flop=flop,
         timing=timing,
         flops_per_s=estimate(flops_per_s),
-        share_of_datasheet=0.5,
         check=check,
         product=kind,
         layout="nt",
@@ -141,7 +139,6 @@ RESULT = Matmul(
         n=8448,
         k=8192,
         lanes=(lane(0, 153e12, 150e12), lane(1, 152e12, 135e12)),
-        slowest="cuda:1",
     ),
 )
 

@@ -1,7 +1,7 @@
 """The matmul probe on a device that multiplies wrongly: one element in a thousand of every product is off."""
 
 from rigbench.matmul import probe as matmul
-from rigbench.matmul.probe import Options
+from rigbench.matmul.record import ProbeOptions as Options
 
 __all__ = ["Options", "run"]
 

@@ -10,9 +10,10 @@ from rigbench.budget.runner import Stages
 from rigbench.collectives import stage as collectives
 from rigbench.core import profiles, units
 from rigbench.core.errors import RigbenchError
+from rigbench.core.options import NOT_GIVEN
 from rigbench.core.record import Absent, Price
 from rigbench.dataloader import probe as dataloader
-from rigbench.matmul import probe as matmul
+from rigbench.matmul.record import ProbeOptions as MatmulOptions
 from rigbench.model import flops as model_flops
 from rigbench.model.record import Model
 from rigbench.p2p import record as p2p
@@ -56,8 +57,8 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None) -> Stage
         bandwidth=bandwidth.options("10s" if quick else "60s", "256MiB" if quick else "512MiB", device),
         p2p=p2p.Options(times=1 if quick else 3),
         collectives=collectives.options(seconds="8s" if quick else None, device=_kind(device)),
-        matmul=matmul.Options(
-            model=models[-1], device=device or "auto", seconds=QUICK_MATMUL_SECONDS if quick else 0.0
+        matmul=MatmulOptions(
+            model=models[-1], device=device or "auto", seconds=QUICK_MATMUL_SECONDS if quick else NOT_GIVEN
         ),
         slices=short_slices(models, device)
         if quick

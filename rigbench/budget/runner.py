@@ -23,8 +23,8 @@ from rigbench.core.record import Skipped
 from rigbench.dataloader import probe as probes_dataloader
 from rigbench.dataloader import stage as dataloader
 from rigbench.job import Job
-from rigbench.matmul import probe as probes_matmul
-from rigbench.matmul import stage as matmul
+from rigbench.matmul import command as matmul
+from rigbench.matmul.record import ProbeOptions as MatmulOptions
 from rigbench.p2p import command as p2p
 from rigbench.p2p.record import Options as P2pOptions
 from rigbench.thermals import soak as thermals
@@ -42,7 +42,7 @@ class Stages:
     bandwidth: probes_bandwidth.Options
     p2p: P2pOptions
     collectives: collectives.Asked
-    matmul: probes_matmul.Options
+    matmul: MatmulOptions
     slices: tuple[probes_train.Options, ...]
     dataloader: probes_dataloader.Options
     thermals: ThermalsOptions | None

@@ -12,7 +12,6 @@ from rigbench.collectives.record import Collective, CollectiveName, CollectiveSi
 from rigbench.collectives.timing import Times, Together, both
 from rigbench.core import stats
 from rigbench.core.record import Absent
-from rigbench.matmul.ceilings import inverse
 
 NOT_SUPPORTED = ("not support", "not implemented", "unsupported")
 B = TypeVar("B")
@@ -54,8 +53,8 @@ def of_size(
         size_bytes=size_bytes,
         rank_seconds=times.rank_seconds,
         timing=times.timing,
-        algorithm_bytes_per_s=inverse(times.timing.estimate, size_bytes),
-        bus_bytes_per_s=inverse(times.timing.estimate, bus) if bus else Absent("one rank has no bus"),
+        algorithm_bytes_per_s=size_bytes / times.timing.estimate,
+        bus_bytes_per_s=bus / times.timing.estimate if bus else Absent("one rank has no bus"),
         check=check,
     )
 
@@ -79,7 +78,7 @@ def of_flows(
         size_bytes=size_bytes,
         rank_seconds=times.rank_seconds,
         timing=times.timing,
-        bytes_per_s=tuple(inverse(stats.median_estimate(_slower(times, flow)), size_bytes) for flow in flows),
+        bytes_per_s=tuple(size_bytes / stats.median_estimate(_slower(times, flow)) for flow in flows),
         check=check,
     )
 

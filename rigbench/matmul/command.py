@@ -1,54 +1,51 @@
-"""The command matmul."""
+"""The command matmul, and its order of work."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import msgspec
 
 from rigbench.command import Common, command
+from rigbench.matmul.record import Matmul, Options, ProbeOptions
 from rigbench.model.named import ModelOptions
+
+if TYPE_CHECKING:
+    from rigbench.core.record import Skipped
+    from rigbench.job import Job
+
+PROBE = "rigbench.matmul.probe"
+MARGIN_SECONDS = 300.0  # beyond the probe's own limit: loading torch, one long product, devices that take turns
 
 
 @command("device")
-def matmul(
-    common: Common,
-    model: ModelOptions,
-    dtypes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="bf16,fp32",
-            help="all, or some of bf16, fp16, fp16-acc16 (fp16 sums too), tf32, fp32, fp8, fp8-fast. "
-            "Default: bf16,fp32 on a CPU; bf16,fp16,tf32,fp32,fp8 on a GPU.",
-        ),
-    ] = None,
-    micro_batch: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N", help="Sequences a step, for the model's own products. Default: 1 on a CPU, 8 on a GPU."
-        ),
-    ] = None,
-    seconds: Annotated[
-        str | None, typer.Option(metavar="TIME", help="For everything. Default: 42s a dtype on a CPU, 36s on a GPU.")
-    ] = None,
-    hot_seconds: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="Sustained load of each dtype's fastest shape. Default: 10s, 20s on a GPU."),
-    ] = None,
-) -> int:
+def matmul(common: Common, model: ModelOptions, options: Options) -> int:
     """How fast this device multiplies matrices: the ceiling, cold and hot, and the model's own products.
 
     Checked against float64, next to the datasheet.
     """
-    from rigbench.matmul import stage
     from rigbench.model import named
 
-    options = stage.options(
-        model=named.choose(model),
-        dtypes=dtypes,
-        micro_batch=micro_batch,
-        seconds=seconds,
-        hot_seconds=hot_seconds,
-        device=common.device,
-    )
-    return common.answer(lambda job: stage.run(job, options))
+    given = msgspec.structs.asdict(options)
+    probe_options = ProbeOptions(model=named.choose(model), device=common.device or "auto", **given)
+    return common.answer(lambda job: run(job, probe_options))
+
+
+def run(job: Job, options: ProbeOptions) -> Matmul | Skipped:
+    """The probe in its own process; a wrong product is a fault, and datasheet and sensors stand beside the result.
+
+    Raises:
+        Interrupted: the user said stop; what was measured is saved.
+        RigbenchError: the options cannot be met.
+    """
+    from rigbench.matmul import verdict
+
+    kind = "cuda" if job.gpus and options.device != "cpu" else "cpu"  # the probe alone knows what the device offers
+    seconds = options.times(kind, len(options.dtypes_on(kind))).total
+    job.progress.stage("matmul", seconds)
+
+    def complete(result: Matmul) -> Matmul:
+        job.faults += verdict.wrong(result)
+        return verdict.beside_sensors(verdict.beside_datasheet(result, job.datasheet(result.device)))
+
+    return job.measure(PROBE, options, Matmul, limit_seconds=seconds + MARGIN_SECONDS, room="matmul", complete=complete)

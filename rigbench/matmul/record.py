@@ -1,45 +1,139 @@
-"""How fast did this device multiply matrices?"""
+"""What the matmul probe is told, and how fast it found a device to multiply matrices."""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Literal, NamedTuple, get_args
 
-import msgspec
-
+from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate, Timing
+from rigbench.core.options import NOT_GIVEN, Option, Reader, seconds, whole
 from rigbench.core.record import Absent, Device, EndedBy, Figure, Record, Telemetry
 from rigbench.model.record import Model
 
+METHOD = 2
+Dtype = Literal["bf16", "fp16", "fp16-acc16", "tf32", "fp32", "fp8", "fp8-fast"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+DEFAULT_DTYPES: dict[str, tuple[Dtype, ...]] = {
+    "cpu": ("bf16", "fp32"),
+    "cuda": ("bf16", "fp16", "tf32", "fp32", "fp8"),
+}
+LARGEST_MICRO_BATCH = 1 << 16
+HOT_SECONDS = {"cpu": 10.0, "cuda": 20.0}
+REST_SECONDS = {"cpu": 2.0, "cuda": 5.0}
+OTHER_SECONDS = {"cpu": 32.0, "cuda": 16.0}  # a dtype, beside its load
+MOST_HOT_SHARE, SEARCH_SHARE = 0.25, 0.35  # of a dtype's time where it is given; of what load and rest leave of it
+
+
+def read_dtypes(text: str, option: str) -> tuple[Dtype, ...]:
+    """ "bf16,fp32", each once, or "all"."""
+    words = [word.strip().lower() for word in text.split(",") if word.strip()]
+    if words == ["all"]:
+        return DTYPES
+    unknown = [word for word in words if word not in DTYPES]
+    if unknown or not words:
+        what = f"knows no {unknown[0]!r}" if unknown else f"{text!r} names none"
+        raise RigbenchError(f"{option} {what}", f"use all, or some of {', '.join(DTYPES)}, as in bf16,fp32")
+    return tuple(dtype for word in dict.fromkeys(words) for dtype in DTYPES if dtype == word)
+
+
+class Options(Record, frozen=True, kw_only=True):
+    """What the command is told; what is not given is the device's default."""
+
+    dtypes: Annotated[
+        tuple[Dtype, ...] | Absent,
+        Option(
+            Reader(read_dtypes),
+            "all, or some of bf16, fp16, fp16-acc16 (fp16 sums too), tf32, fp32, fp8, fp8-fast. "
+            "Default: bf16,fp32 on a CPU; bf16,fp16,tf32,fp32,fp8 on a GPU.",
+            "bf16,fp32",
+        ),
+    ] = NOT_GIVEN
+    micro_batch: Annotated[
+        int | Absent,
+        Option(
+            whole(1, LARGEST_MICRO_BATCH),
+            "Sequences a step, for the model's own products. Default: 1 on a CPU, 8 on a GPU.",
+            "N",
+        ),
+    ] = NOT_GIVEN
+    seconds: Annotated[
+        float | Absent,
+        Option(seconds(), "For everything. Default: 42s a dtype on a CPU, 36s on a GPU.", "TIME"),
+    ] = NOT_GIVEN
+    hot_seconds: Annotated[
+        float | Absent,
+        Option(seconds(), "Sustained load of each dtype's fastest shape. Default: 10s, 20s on a GPU.", "TIME"),
+    ] = NOT_GIVEN
+
+
+class Times(NamedTuple):
+    """Seconds of everything, and of each dtype's load and the rest before it."""
+
+    total: float
+    hot: float
+    rest: float
+
+    def search(self, seconds: float) -> float:
+        """Of a dtype's share of the time."""
+        return SEARCH_SHARE * max(seconds - self.hot - self.rest, 0.2 * seconds)
+
+
+class ProbeOptions(Options, frozen=True, kw_only=True):
+    """What the probe is told."""
+
+    model: Model  # lends its own layers' shapes
+    device: str = "auto"
+    target_half_width: float = 0.01  # of the time of each of the model's products
+
+    def dtypes_on(self, kind: str) -> tuple[Dtype, ...]:
+        """Those that were given, else the defaults on a kind of device."""
+        return DEFAULT_DTYPES[kind] if isinstance(self.dtypes, Absent) else self.dtypes
+
+    def times(self, kind: str, dtypes: int) -> Times:
+        """How the time is divided on a kind of device that multiplies so many dtypes.
+
+        Raises:
+            RigbenchError: the loads alone would take up the time that was given.
+        """
+        hot = HOT_SECONDS[kind] if isinstance(self.hot_seconds, Absent) else self.hot_seconds
+        rest = REST_SECONDS[kind]
+        if isinstance(self.seconds, Absent):
+            return Times(dtypes * (OTHER_SECONDS[kind] + hot), hot, min(rest, 0.2 * hot))
+        if isinstance(self.hot_seconds, Absent):
+            hot = min(hot, MOST_HOT_SHARE * self.seconds / dtypes)
+        if dtypes * hot > 0.8 * self.seconds:
+            raise RigbenchError(
+                f"--hot-seconds {hot:g} for {dtypes} dtype{'s' * (dtypes > 1)} does not fit into --seconds "
+                f"{self.seconds:g}",
+                f"give --seconds {math.ceil(2 * dtypes * hot)} or more{', or fewer --dtypes' * (dtypes > 1)}",
+            )
+        return Times(self.seconds, hot, min(rest, 0.2 * hot))
+
 
 class MatmulCheck(Record, frozen=True):
-    """Sampled rows and columns compared with a float64 product: the largest error, as a multiple of what it may be."""
+    """Sampled rows and columns of a product, compared with float64."""
 
     rows: int
     columns: int
-    largest_error_over_bound: float
+    largest_error_over_bound: float  # the largest error, as a multiple of what it may be
     correct: bool
 
 
-class MatmulShape(Record, frozen=True):
-    """C[m,n] = A[m,k] @ B[k,n], 2·m·n·k FLOP a sample. `purpose` is the layer of the model.
-
-    `layout` says which operand lies transposed in memory ("nt": B, "tn": A), `times_per_step` how often one micro-batch
-    does this product. METHOD 1 told neither, and measured squares too (purpose "square").
-    """
+class MatmulShape(Record, frozen=True, kw_only=True):
+    """One of the model's own products: C[m,n] = A[m,k] @ B[k,n]."""
 
     m: int
     n: int
     k: int
     dtype: str
-    purpose: str
-    flop: int
+    purpose: str  # the layer of the model
+    product: Literal["forward", "data gradient", "weight gradient"]
+    layout: Literal["nn", "nt", "tn"]  # which operand lies transposed in memory: "nt" B, "tn" A
+    times_per_step: int  # how often one micro-batch does it
     timing: Timing
     flops_per_s: Estimate
-    share_of_datasheet: float | Absent
     check: MatmulCheck
-    product: Literal["forward", "data gradient", "weight gradient"] | msgspec.UnsetType = msgspec.UNSET
-    layout: Literal["nn", "nt", "tn"] | msgspec.UnsetType = msgspec.UNSET
-    times_per_step: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class MatmulLook(Record, frozen=True):
@@ -49,6 +143,15 @@ class MatmulLook(Record, frozen=True):
     n: int
     k: int
     seconds: tuple[float, ...]
+
+    @property
+    def dims(self) -> tuple[int, int, int]:
+        return self.m, self.n, self.k
+
+    @property
+    def flop(self) -> int:
+        """Of one product."""
+        return 2 * self.m * self.n * self.k
 
 
 class MatmulPhase(Record, frozen=True):
@@ -63,31 +166,39 @@ class MatmulPhase(Record, frozen=True):
 
 
 class Ceiling(Record, frozen=True, kw_only=True):
-    """The fastest shape of one dtype: found by a search, then measured anew under a sustained load.
-
-    `accumulate` is the type of the inner sum. `looks` are the search's evaluations in order, which ended as
-    `search_ended_by` says. After `rest_seconds` of idling the load began at `began_at_seconds` (monotonic clock); its
-    samples follow each other without a gap, `products_per_sample` products each. `burst` is its beginning, `hot` its
-    last third, `hot_over_burst` their ratio, whose interval is of this one load. `checks`: before the load, after it.
-    """
+    """The fastest shape of one dtype: found by a search, then measured anew under a sustained load."""
 
     dtype: str
-    accumulate: str
+    accumulate: str  # the type of the inner sum
     m: int
     n: int
     k: int
-    looks: tuple[MatmulLook, ...]
+    looks: tuple[MatmulLook, ...]  # the search's evaluations, in order
     search_seconds: float
     search_ended_by: EndedBy
-    rest_seconds: float
-    began_at_seconds: float
+    rest_seconds: float  # of idling before the load
+    began_at_seconds: float  # of the load, on the monotonic clock
     products_per_sample: int
-    seconds: tuple[float, ...]
-    burst: MatmulPhase | Absent
-    hot: MatmulPhase | Absent
-    hot_over_burst: Estimate | Absent
+    seconds: tuple[float, ...]  # of the load's samples, which follow each other without a gap
+    burst: MatmulPhase | Absent  # the load's beginning
+    hot: MatmulPhase | Absent  # its last third
+    hot_over_burst: Estimate | Absent  # the interval is of this one load
     share_of_datasheet: float | Absent
-    checks: tuple[MatmulCheck, ...]
+    checks: tuple[MatmulCheck, ...]  # before the load, after it
+
+    @property
+    def dims(self) -> tuple[int, int, int]:
+        return self.m, self.n, self.k
+
+    @property
+    def flop(self) -> int:
+        """Of one product."""
+        return 2 * self.m * self.n * self.k
+
+    @property
+    def searched_seconds(self) -> list[float]:
+        """What the search's looks at this shape took, a product each."""
+        return [second for look in self.looks if look.dims == self.dims for second in look.seconds]
 
 
 class GemmStep(Record, frozen=True, kw_only=True):
@@ -101,7 +212,7 @@ class GemmStep(Record, frozen=True, kw_only=True):
 
 
 class MatmulLane(Record, frozen=True, kw_only=True):
-    """One device of several under the same load: alone, then beside all the others. `check` is of its last product."""
+    """One device of several under the same load: alone, then beside all the others."""
 
     device: Device
     name: str
@@ -110,38 +221,36 @@ class MatmulLane(Record, frozen=True, kw_only=True):
     together_seconds: tuple[float, ...]
     alone_flops_per_s: Estimate
     together_flops_per_s: Estimate
-    check: MatmulCheck
+    check: MatmulCheck  # of its last product
 
 
 class MatmulFleet(Record, frozen=True, kw_only=True):
-    """All devices on one shape. `slowest` is the lane that sets the pace of training in step."""
+    """All devices on one shape."""
 
     dtype: str
     m: int
     n: int
     k: int
     lanes: tuple[MatmulLane, ...]
-    slowest: str
+
+    @property
+    def slowest(self) -> MatmulLane:
+        """The one that was slowest beside all the others: it sets the pace of training in step."""
+        return min(self.lanes, key=lambda lane: lane.together_flops_per_s.value)
 
 
-class Matmul(Record, frozen=True):
-    """`best_flops_per_s` is per dtype the ceiling under sustained load.
-
-    Before METHOD 2 it was the highest of a few shapes, measured cold and short, and there were no `ceilings`, no
-    `steps` and no `fleet`.
-    """
-
+class Matmul(Record, frozen=True, kw_only=True):
     method: int
     started_at: str
     seconds: float
     device: Device
     datasheet_flops_per_s: dict[str, Figure]
-    shapes: tuple[MatmulShape, ...]
-    best_flops_per_s: dict[str, Estimate]
+    model: Model
+    shapes: tuple[MatmulShape, ...]  # the model's own products
+    ceilings: tuple[Ceiling, ...]
+    best_flops_per_s: dict[str, Estimate]  # by dtype, the ceiling under sustained load
+    steps: tuple[GemmStep, ...]
+    fleet: MatmulFleet | Absent
     ended_by: EndedBy
     telemetry: Telemetry | Absent
     not_run: tuple[str, ...] = ()
-    model: Model | msgspec.UnsetType = msgspec.UNSET
-    ceilings: tuple[Ceiling, ...] | msgspec.UnsetType = msgspec.UNSET
-    steps: tuple[GemmStep, ...] | msgspec.UnsetType = msgspec.UNSET
-    fleet: MatmulFleet | Absent | msgspec.UnsetType = msgspec.UNSET

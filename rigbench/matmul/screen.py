@@ -1,60 +1,49 @@
-"""How does the matmul probe look on a screen?"""
+"""Shows each dtype's ceiling cold and hot, efficiency over size, the model's own products, and all devices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
-from rigbench.core import screen as bars
-from rigbench.core import screen as facts
+from rich.console import Console
+from rich.text import Text
+
 from rigbench.core import stats, units
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Figure, Skipped
-from rigbench.core.screen import plus_minus
-from rigbench.matmul import method1_screen as matmul_method1
+from rigbench.core.record import Absent, Figure
+from rigbench.core.screen import bars, grid, plus_minus, table
 from rigbench.matmul.record import Ceiling, GemmStep, Matmul, MatmulFleet, MatmulPhase, MatmulShape
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-SURE, CLEARLY = 0.9, 1.25
+CLEARLY = 1.25
 NARROW = 76  # columns below which tables become lines
-NO_DATASHEET = "no datasheet peak for this device and dtype"
 PASSES = ("forward", "data gradient", "weight gradient")
 
 
-def show(result: Matmul | Skipped, console: Console) -> None:
-    """The ceiling of each dtype cold and hot, efficiency over size, the model's own products, and all devices."""
-    from rich.text import Text
-
-    if isinstance(result, Skipped):
-        console.print(Text(f"matmul skipped: {result.reason}", style="yellow"))
-        return
-    if not result.ceilings:
-        matmul_method1.show(result, console)
-        return
+def show(result: Matmul, console: Console) -> None:
     device = result.device
     threads = f", {device.threads} threads" if device.kind == "cpu" else ""
     console.print(Text(f"matmul on {device.kind} ({device.name}{threads})", style="italic"))
     for ceiling in result.ceilings:
         _show_ceiling(ceiling, result, console)
     _show_sizes(result.ceilings, console)
-    for step in result.steps or ():
+    for step in result.steps:
         own = [it for it in result.shapes if it.dtype == step.dtype]
         if own:
             _show_step(step, own, result, console)
-    if isinstance(result.fleet, MatmulFleet):
-        _show_fleet(result.fleet, console)
-    elif isinstance(result.fleet, Absent):
+    if isinstance(result.fleet, Absent):
         console.print(Text(f"  all devices at once: n/a ({result.fleet.reason})", style="dim"))
-    if result.not_run:
-        console.print(facts.grid([("not run", line) for line in _grouped(result.not_run)]), style="dim")
+    else:
+        _show_fleet(result.fleet, console)
+    reasons: dict[str, list[str]] = {}
+    for line in result.not_run:
+        what, _, why = line.partition(": ")
+        reasons.setdefault(why, []).append(what)
+    if reasons:
+        rows = [("not run", f"{'; '.join(whats)}: {why}") for why, whats in reasons.items()]
+        console.print(grid(rows), style="dim")
 
 
 def _show_ceiling(ceiling: Ceiling, result: Matmul, console: Console) -> None:
     """What it sustains hot, next to the datasheet, then how that was found."""
-    from rich.text import Text
-
     hot, burst, rows = ceiling.hot, ceiling.burst, list[tuple[str, str]]()
     if isinstance(hot, Absent):
         console.print(Text(f"  {ceiling.dtype}  n/a ({hot.reason})", style="bold"))
@@ -67,8 +56,9 @@ def _show_ceiling(ceiling: Ceiling, result: Matmul, console: Console) -> None:
         first, rest = units.format_seconds(burst.to_seconds), units.format_seconds(ceiling.rest_seconds)
         rows.append(("  burst", f"{_rate(burst.flops_per_s)}, the first {first} after {rest} of rest{_sensors(burst)}"))
     if not isinstance(ceiling.hot_over_burst, Absent):
-        rows.append(("  hot/burst", _ratio(ceiling.hot_over_burst)))
-    shapes = len({(look.m, look.n, look.k) for look in ceiling.looks})
+        ratio = ceiling.hot_over_burst
+        rows.append(("  hot/burst", f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"))
+    shapes = len({look.dims for look in ceiling.looks})
     rows.append(
         (
             "  shape",
@@ -78,7 +68,7 @@ def _show_ceiling(ceiling: Ceiling, result: Matmul, console: Console) -> None:
         )
     )
     rows += _faster(ceiling, result.shapes)
-    console.print(facts.grid(rows))
+    console.print(grid(rows))
 
 
 def _faster(ceiling: Ceiling, shapes: Iterable[MatmulShape]) -> list[tuple[str, str]]:
@@ -88,16 +78,14 @@ def _faster(ceiling: Ceiling, shapes: Iterable[MatmulShape]) -> list[tuple[str, 
     """
     if isinstance(ceiling.hot, Absent):
         return []
-    dims = (ceiling.m, ceiling.n, ceiling.k)
-    own = [second for look in ceiling.looks if (look.m, look.n, look.k) == dims for second in look.seconds]
-    searched = 2 * ceiling.m * ceiling.n * ceiling.k / stats.median(own)
-    found = [(searched / CLEARLY, searched, "this shape in the search")]
+    searched = ceiling.flop / stats.median(ceiling.searched_seconds)
+    rivals = [(searched / CLEARLY, searched, "this shape in the search")]
     for it in shapes:
         if it.dtype == ceiling.dtype and it.check.correct:
             rate = it.flops_per_s
-            low = rate.low if rate.level > SURE else rate.value / CLEARLY
-            found.append((low, rate.value, f"{it.purpose} {it.product}"))
-    low, value, what = max(found)
+            low = rate.low if rate.level >= stats.LEVEL else rate.value / CLEARLY
+            rivals.append((low, rate.value, f"{it.purpose} {it.product}"))
+    low, value, what = max(rivals)
     if low <= ceiling.hot.flops_per_s.high:
         return []
     why = "the device throttles under load, or something else used it meanwhile"
@@ -107,7 +95,7 @@ def _faster(ceiling: Ceiling, shapes: Iterable[MatmulShape]) -> list[tuple[str, 
 def _roof(ceiling: Ceiling, peaks: dict[str, Figure]) -> str:
     peak = peaks.get(ceiling.dtype)
     if peak is None or isinstance(ceiling.share_of_datasheet, Absent):
-        return f"unknown ({NO_DATASHEET})"
+        return "unknown (no datasheet peak for this device and dtype)"
     share = units.format_share(ceiling.share_of_datasheet)
     return f"{share} of {units.format_flops_per_s(peak.value)} ({peak.basis})"
 
@@ -132,10 +120,6 @@ def _rate(rate: Estimate) -> str:
     return f"{units.format_flops_per_s(rate.value)} {plus_minus(rate)}"
 
 
-def _ratio(ratio: Estimate) -> str:
-    return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
-
-
 def _show_sizes(ceilings: Iterable[Ceiling], console: Console) -> None:
     """Cubes of the search, as a share of the sustained ceiling: what small products lose."""
     columns: dict[str, dict[str, float]] = {}
@@ -148,24 +132,50 @@ def _show_sizes(ceilings: Iterable[Ceiling], console: Console) -> None:
             if look.m == look.n == look.k:
                 cubes.setdefault(look.m, []).extend(look.seconds)
         top = ceiling.hot.flops_per_s.value
-        columns[ceiling.dtype] = {str(size): 2 * size**3 / stats.median(own) / top for size, own in cubes.items()}
+        columns[ceiling.dtype] = {str(size): 2 * size**3 / stats.median(each) / top for size, each in cubes.items()}
         sizes |= set(cubes)
     if columns:
         labels = [str(size) for size in sorted(sizes)]
-        bars.bars("efficiency over size (cubes, share of the hot ceiling)", labels, columns, console)
+        bars("efficiency over size (cubes, share of the hot ceiling)", labels, columns, console)
 
 
-def _show_step(step: GemmStep, shapes: list[MatmulShape], result: Matmul, console: Console) -> None:
+def _show_step(step: GemmStep, shapes: Sequence[MatmulShape], result: Matmul, console: Console) -> None:
     """A line a layer: its three products' rates, and what they take of a step."""
-    from rich.text import Text
-
-    name = result.model.name if result.model else "the model"
     tokens = f"{step.micro_batch} × {step.sequence:,} tokens"
-    console.print(Text(f"{name}'s own products in {step.dtype}, micro-batch {tokens}", style="bold"))
-    layers = list(dict.fromkeys(shape.purpose for shape in shapes))
-    by_layer = [[shape for shape in shapes if shape.purpose == layer] for layer in layers]
-    (_lines if console.width < NARROW else _table)(by_layer, console)
-    console.print(facts.grid([("all", _whole_step(step, result.best_flops_per_s.get(step.dtype)))]))
+    title = f"{result.model.name}'s own products in {step.dtype}, micro-batch {tokens}"
+    console.print(Text(title, style="bold"))
+    layers: dict[str, dict[str, MatmulShape]] = {}
+    for shape in shapes:
+        layers.setdefault(shape.purpose, {})[shape.product] = shape
+    if console.width < NARROW:
+        console.print(grid((layer, _line(passes)) for layer, passes in layers.items()))
+    else:
+        headings = ("layer", ">m×n×k forward", ">times", *(f">{name}" for name in PASSES), ">a step")
+        console.print(table(headings, (_row(layer, passes) for layer, passes in layers.items())))
+    console.print(grid([("all", _whole_step(step, result.best_flops_per_s.get(step.dtype)))]))
+
+
+def _row(layer: str, passes: dict[str, MatmulShape]) -> list[str]:
+    first, forward = next(iter(passes.values())), passes.get("forward")
+    return [
+        layer,
+        f"{forward.m}×{forward.n}×{forward.k}" if forward else "n/a",
+        str(first.times_per_step),
+        *(_speed(passes[name]) if name in passes else "n/a" for name in PASSES),
+        _per_step(passes) or "n/a",
+    ]
+
+
+def _line(passes: dict[str, MatmulShape]) -> str:
+    rates = ", ".join(f"{name} {_speed(shape)}" for name, shape in passes.items())
+    taken = _per_step(passes)
+    return f"×{next(iter(passes.values())).times_per_step}, {rates}{f'; {taken} a step' if taken else ''}"
+
+
+def _per_step(passes: dict[str, MatmulShape]) -> str:
+    """What a layer's products take of a step; empty where one was not measured."""
+    seconds = sum(shape.times_per_step * shape.timing.estimate.value for shape in passes.values())
+    return units.format_seconds(seconds) if len(passes) == len(PASSES) else ""
 
 
 def _whole_step(step: GemmStep, best: Estimate | None) -> str:
@@ -179,45 +189,11 @@ def _whole_step(step: GemmStep, best: Estimate | None) -> str:
     )
 
 
-def _table(layers: list[list[MatmulShape]], console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(box=None)
-    for heading in ("layer", "m×n×k forward", "times", *PASSES, "a step"):
-        table.add_column(heading, justify="left" if heading == "layer" else "right")
-    for own in layers:
-        by_pass = {shape.product: shape for shape in own}
-        first = by_pass.get("forward")
-        table.add_row(
-            own[0].purpose,
-            f"{first.m}×{first.n}×{first.k}" if first else "n/a",
-            str(own[0].times_per_step or ""),
-            *(_speed(by_pass[name]) if name in by_pass else "n/a" for name in PASSES),
-            units.format_seconds(_per_step(own)) if len(own) == len(PASSES) else "n/a",
-        )
-    console.print(table)
-
-
-def _lines(layers: list[list[MatmulShape]], console: Console) -> None:
-    rows = []
-    for own in layers:
-        rates = ", ".join(f"{shape.product or 'product'} {_speed(shape)}" for shape in own)
-        taken = f"; {units.format_seconds(_per_step(own))} a step" if len(own) == len(PASSES) else ""
-        rows.append((own[0].purpose, f"×{own[0].times_per_step}, {rates}{taken}"))
-    console.print(facts.grid(rows))
-
-
-def _per_step(shapes: list[MatmulShape]) -> float:
-    return sum((shape.times_per_step or 0) * shape.timing.estimate.value for shape in shapes)
-
-
 def _speed(shape: MatmulShape) -> str:
     return units.format_flops_per_s(shape.flops_per_s.value) if shape.check.correct else "WRONG"
 
 
 def _show_fleet(fleet: MatmulFleet, console: Console) -> None:
-    from rich.text import Text
-
     console.print(Text(f"all {len(fleet.lanes)} GPUs on {fleet.dtype} {fleet.m}×{fleet.n}×{fleet.k}", style="bold"))
     rows = []
     for lane in fleet.lanes:
@@ -225,18 +201,9 @@ def _show_fleet(fleet: MatmulFleet, console: Console) -> None:
         right = "correct" if lane.check.correct else "WRONG RESULT"
         share = units.format_share(together.value / alone.value)
         rows.append((lane.name, f"alone {_rate(alone)}, all at once {_rate(together)}, {share} of alone; {right}"))
-    rates = {lane.name: lane.together_flops_per_s.value for lane in fleet.lanes}
-    others = [rate for name, rate in rates.items() if name != fleet.slowest]
-    behind = units.format_share(1 - rates[fleet.slowest] / (sum(others) / len(others)))
-    total = units.format_flops_per_s(sum(rates.values()))
-    rows.append(("all", f"{total}; {fleet.slowest} is the slowest, {behind} behind the others, and sets the pace"))
-    console.print(facts.grid(rows))
-
-
-def _grouped(lines: Iterable[str]) -> list[str]:
-    """Lines of the same reason as one."""
-    groups: dict[str, list[str]] = {}
-    for line in lines:
-        what, _, why = line.partition(": ")
-        groups.setdefault(why, []).append(what)
-    return [f"{'; '.join(whats)}: {why}" for why, whats in groups.items()]
+    total, slowest = sum(lane.together_flops_per_s.value for lane in fleet.lanes), fleet.slowest
+    rate = slowest.together_flops_per_s.value
+    behind = units.format_share(1 - rate / ((total - rate) / (len(fleet.lanes) - 1)))
+    pace = f"{slowest.name} is the slowest, {behind} behind the others, and sets the pace"
+    rows.append(("all", f"{units.format_flops_per_s(total)}; {pace}"))
+    console.print(grid(rows))

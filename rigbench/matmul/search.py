@@ -1,4 +1,4 @@
-"""Which m × n × k does this device multiply fastest, without trying them all?"""
+"""Searches the m × n × k that a device multiplies fastest, without trying them all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from rigbench.core import stats
 from rigbench.core.record import EndedBy
+from rigbench.matmul.record import MatmulLook
 from rigbench.work.timing import never
 
 FINAL_SHARE = 0.25  # of the looks and of the time: kept for looking again at the leaders
@@ -31,13 +32,6 @@ class Dims(NamedTuple):
         return 2 * self.m * self.n * self.k
 
 
-class Look(NamedTuple):
-    """One evaluation: the seconds of a product, a few times."""
-
-    dims: Dims
-    seconds: tuple[float, ...]
-
-
 class Found(NamedTuple):
     """`best` has the highest pooled rate among the shapes that were looked at again.
 
@@ -47,12 +41,8 @@ class Found(NamedTuple):
     """
 
     best: Dims
-    looks: tuple[Look, ...]
+    looks: tuple[MatmulLook, ...]
     ended_by: EndedBy
-
-
-def anything(_: Dims) -> bool:
-    return True
 
 
 def search(
@@ -64,7 +54,7 @@ def search(
     limit_seconds: float = math.inf,
     clock: Callable[[], float] = lambda: 0.0,
     should_stop: Callable[[], bool] = never,
-    allowed: Callable[[Dims], bool] = anything,
+    allowed: Callable[[Dims], bool] = lambda dims: True,
 ) -> Found:
     """Coarse to fine, over dimensions that are multiples of `unit` up to `limit`.
 
@@ -104,7 +94,7 @@ class _Search:
         final = min(max(FEWEST_FINAL_LOOKS, math.ceil(FINAL_SHARE * most_looks)), most_looks // 2)
         self.looks_until, self.seconds_until = most_looks - final, (1 - FINAL_SHARE) * limit_seconds
         self.started = clock()
-        self.looks: list[Look] = []
+        self.looks: list[MatmulLook] = []
         self.walls: list[float] = []  # what each look took on the clock, warm-up and all
         self.seconds: dict[Dims, list[float]] = {}
         self.rates: dict[Dims, float] = {}
@@ -198,7 +188,7 @@ class _Search:
         if not seconds:
             raise ValueError("evaluate(dims) returned no seconds")
         self.walls.append(self.clock() - before)
-        self.looks.append(Look(dims, seconds))
+        self.looks.append(MatmulLook(*dims, seconds))
         self.seconds.setdefault(dims, []).extend(seconds)
         self.rates[dims] = dims.flop / stats.median(self.seconds[dims])
 
@@ -210,7 +200,7 @@ class _Search:
     def _work_seconds(self, dims: Dims) -> float:
         """The quickest product of the last look, scaled by FLOP, as many times: one that was disturbed bars nothing."""
         last = self.looks[-1]
-        return len(last.seconds) * min(last.seconds) * dims.flop / last.dims.flop
+        return len(last.seconds) * min(last.seconds) * dims.flop / last.flop
 
     def _looks_left(self) -> float:
         recent = self.walls[-5:]
@@ -218,8 +208,8 @@ class _Search:
         by_time = time_left / (math.fsum(recent) / len(recent)) if any(recent) else math.inf
         return max(0.0, min(self.looks_until - len(self.looks), by_time))
 
-    def _dims(self, m: int, n: int, k: int) -> Dims:
-        return Dims(m * self.unit, n * self.unit, k * self.unit)
+    def _dims(self, *sides: int) -> Dims:
+        return Dims(*(side * self.unit for side in sides))
 
     def _ranked(self) -> list[Dims]:
         return sorted(self.rates, key=lambda dims: self.rates[dims], reverse=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-import msgspec
-
 from rigbench.bandwidth.record import Bandwidth
 from rigbench.collectives.record import Collectives
 from rigbench.core import profiles
@@ -127,10 +125,9 @@ def _datasheet(device: Device, count: int) -> Ceilings | Absent:
 
 
 def _measured_rates(matmul: Matmul, run: str) -> dict[str, Figure]:
-    """The sustained ceiling by dtype; of the first METHOD the best of a few short shapes."""
-    words = "sustained ceiling" if matmul.method > 1 else "best of a few shapes, cold"
+    """The sustained ceiling by dtype."""
     return {
-        dtype: _figure(rate, f"{words}, run {run}")
+        dtype: _figure(rate, f"sustained ceiling, run {run}")
         for dtype, rate in matmul.best_flops_per_s.items()
         if dtype in DTYPES
     }
@@ -138,9 +135,7 @@ def _measured_rates(matmul: Matmul, run: str) -> dict[str, Figure]:
 
 def _products(matmul: Matmul) -> tuple[ProductRate, ...]:
     return tuple(
-        ProductRate(shape.m, shape.n, shape.k, shape.dtype, shape.flops_per_s.value)
-        for shape in matmul.shapes
-        if shape.layout is not msgspec.UNSET
+        ProductRate(shape.m, shape.n, shape.k, shape.dtype, shape.flops_per_s.value) for shape in matmul.shapes
     )
 
 

@@ -13,12 +13,12 @@ from rigbench.core.record import Absent
 from rigbench.machine import host
 from rigbench.machine.accelerator import Accelerator, open_device
 from rigbench.machine.sysfs import Sysfs
-from rigbench.matmul.record import MatmulCheck
+from rigbench.matmul.record import Dtype, MatmulCheck
 from rigbench.thermals.record import HeatLoad
 from rigbench.thermals.record import LoadOptions as Options
 from rigbench.work import products
 from rigbench.work.process import Report
-from rigbench.work.products import Dtype, Operands, Product
+from rigbench.work.products import Operands, Product
 
 # Tensor cores draw the most where a card has them; on a CPU the faster of the two is the busier.
 CANDIDATES: dict[str, tuple[Dtype, ...]] = {"cuda": ("bf16", "fp16", "fp32"), "cpu": ("bf16", "fp32")}

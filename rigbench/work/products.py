@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 from rigbench.core.record import Absent
 from rigbench.machine.accelerator import Accelerator
-from rigbench.matmul.record import MatmulCheck
+from rigbench.matmul.record import Dtype, MatmulCheck
 from rigbench.model.gemms import Layout
 from rigbench.work.timing import never
 
 if TYPE_CHECKING:
     import torch
 
-Dtype = Literal["bf16", "fp16", "fp16-acc16", "tf32", "fp32", "fp8", "fp8-fast"]
-DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 CHECKED_ROWS, CHECKED_COLUMNS = 8, 512
 FP32_ROUNDOFF = 2.0**-24
 ADDED_AT_ONCE = 8  # products that a tensor core sums before it rounds: 8 of fp16 on the oldest, more since

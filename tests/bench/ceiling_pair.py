@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from rigbench.core import stats
 from rigbench.core.estimate import Estimate
 from rigbench.machine.accelerator import Accelerator
+from rigbench.matmul.record import Dtype
 from rigbench.matmul.search import Dims, search
 from rigbench.work import products
-from rigbench.work.products import Dtype, Operands
+from rigbench.work.products import Operands
 
 
 @dataclass(frozen=True)

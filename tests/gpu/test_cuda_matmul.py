@@ -16,10 +16,11 @@ from ceiling_pair import compare
 from rigbench.core.record import Absent
 from rigbench.machine.accelerator import CudaAccelerator
 from rigbench.matmul import probe as matmul
+from rigbench.matmul.record import DTYPES
 from rigbench.model import shape
 from rigbench.work import products
 from rigbench.work.process import Report
-from rigbench.work.products import DTYPES, Operands
+from rigbench.work.products import Operands
 
 pytestmark = [
     pytest.mark.gpu,

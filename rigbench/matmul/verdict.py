@@ -1,0 +1,136 @@
+"""Judges timed products: the phases of a load, a whole step, wrong results, shares of the datasheet, the sensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+from itertools import accumulate
+from operator import add
+
+import msgspec
+
+from rigbench.core import stats
+from rigbench.core.estimate import ratio
+from rigbench.core.record import Absent, Figure, SensorSeries
+from rigbench.matmul.record import Ceiling, GemmStep, Matmul, MatmulCheck, MatmulPhase, MatmulShape
+from rigbench.model.gemms import Gemm
+from rigbench.work.energy import of_device
+
+BURST_SECONDS, BURST_SHARE, HOT_SHARE = 2.0, 0.2, 1 / 3  # of a load: its first seconds, at most a fifth; its last third
+FEWEST_SAMPLES = 3
+NOT_READ = Absent("not read beside this load")
+
+
+def loaded(ceiling: Ceiling, seconds: Sequence[float], planned_seconds: float) -> Ceiling:
+    """A ceiling with a load's samples, which followed each other without a gap.
+
+    A load that ended before nine tenths of its plan has no hot part: it was interrupted.
+    """
+    total = math.fsum(seconds)
+    work = float(ceiling.flop * ceiling.products_per_sample)
+    burst = _phase(seconds, 0.0, min(BURST_SECONDS, BURST_SHARE * planned_seconds), work)
+    hot: MatmulPhase | Absent = Absent(f"interrupted after {total:.1f} of {planned_seconds:.1f} s of load")
+    if total >= 0.9 * planned_seconds:
+        hot = _phase(seconds, (1 - HOT_SHARE) * total, total, work)
+    rates = [phase if isinstance(phase, Absent) else phase.flops_per_s for phase in (hot, burst)]
+    return msgspec.structs.replace(ceiling, seconds=tuple(seconds), burst=burst, hot=hot, hot_over_burst=ratio(*rates))
+
+
+def _phase(seconds: Sequence[float], start: float, end: float, work_per_sample: float) -> MatmulPhase | Absent:
+    """The samples that lie between two moments of a load; the first or last three where fewer do."""
+    ends = list(accumulate(seconds))
+    inside = [i for i, ended in enumerate(ends) if ended - seconds[i] >= start - 1e-9 and ended <= end + 1e-9]
+    if len(inside) < FEWEST_SAMPLES:
+        whole = range(len(seconds))
+        inside = list(whole[:FEWEST_SAMPLES] if start == 0 else whole[-FEWEST_SAMPLES:])
+    if len(inside) < FEWEST_SAMPLES:
+        return Absent(f"{len(inside)} samples of a load are too few")
+    first, last = inside[0], inside[-1]
+    return MatmulPhase(
+        from_seconds=max(0.0, ends[first] - seconds[first]),
+        to_seconds=ends[last],
+        flops_per_s=stats.rate_estimate(work_per_sample, seconds[first : last + 1]),
+        temperature_celsius=NOT_READ,
+        power_watts=NOT_READ,
+        sm_clock_hertz=NOT_READ,
+    )
+
+
+def step(dtype: str, micro_batch: int, sequence: int, gemms: Sequence[Gemm], done: Sequence[MatmulShape]) -> GemmStep:
+    """All products of a micro-batch: each one's median times its count, as if all erred the same way."""
+    return GemmStep(
+        dtype=dtype,
+        micro_batch=micro_batch,
+        sequence=sequence,
+        flop=sum(gemm.flop * gemm.times for gemm in gemms),
+        seconds=reduce(add, (shape.timing.estimate * shape.times_per_step for shape in done))
+        if len(done) == len(gemms)
+        else Absent(f"{len(gemms) - len(done)} of its {len(gemms)} products were not measured"),
+    )
+
+
+def wrong(result: Matmul) -> list[str]:
+    """A line for every product whose result is not what float64 says."""
+    checks: list[tuple[str, MatmulCheck]] = [(f"{it.dtype} {it.m}×{it.n}×{it.k}", it.check) for it in result.shapes]
+    for ceiling in result.ceilings:
+        name = f"{ceiling.dtype} {ceiling.m}×{ceiling.n}×{ceiling.k}"
+        moments = (f"{name} before the load", f"{name} after {sum(ceiling.seconds):.0f} s of load")
+        checks += zip(moments, ceiling.checks, strict=False)
+    if not isinstance(result.fleet, Absent):
+        checks += [(f"{result.fleet.dtype} on {lane.name}", lane.check) for lane in result.fleet.lanes]
+    return [
+        f"matmul {what} gave a wrong result, {check.largest_error_over_bound:.2g} times the error that rounding allows"
+        for what, check in checks
+        if not check.correct
+    ]
+
+
+def beside_datasheet(result: Matmul, peaks: dict[str, Figure]) -> Matmul:
+    """With each ceiling's share of the published peak."""
+    if "fp8" in peaks:  # a figure of the tensor cores, whichever way partial sums are kept
+        peaks = {**peaks, "fp8-fast": peaks["fp8"]}
+
+    def beside(ceiling: Ceiling) -> Ceiling:
+        if isinstance(ceiling.hot, Absent) or ceiling.dtype not in peaks:
+            return ceiling
+        share = ceiling.hot.flops_per_s.value / peaks[ceiling.dtype].value
+        return msgspec.structs.replace(ceiling, share_of_datasheet=share)
+
+    return msgspec.structs.replace(
+        result, ceilings=tuple(beside(it) for it in result.ceilings), datasheet_flops_per_s=peaks
+    )
+
+
+def beside_sensors(result: Matmul) -> Matmul:
+    """With each load's temperature, power and clock over its own seconds."""
+    sensors = result.telemetry
+    series = () if isinstance(sensors, Absent) else of_device(sensors, result.device).series
+    if isinstance(sensors, Absent) or not series:
+        return result
+
+    def read(phase: MatmulPhase | Absent, began: float) -> MatmulPhase | Absent:
+        if isinstance(phase, Absent):
+            return phase
+        start, end = began + phase.from_seconds, began + phase.to_seconds
+        window = [index for index, at in enumerate(sensors.at_seconds) if start <= at <= end]
+        names = ("temperature_celsius", "power_watts", "sm_clock_hertz")
+        return msgspec.structs.replace(phase, **{name: _mean(series[0], name, window) for name in names})
+
+    return msgspec.structs.replace(
+        result,
+        ceilings=tuple(
+            msgspec.structs.replace(
+                it, burst=read(it.burst, it.began_at_seconds), hot=read(it.hot, it.began_at_seconds)
+            )
+            for it in result.ceilings
+        ),
+    )
+
+
+def _mean(series: SensorSeries, name: str, window: Sequence[int]) -> float | Absent:
+    column = getattr(series, name)
+    if isinstance(column, Absent):
+        return column
+    readings = [column[index] for index in window if not isinstance(column[index], Absent)]
+    return sum(readings) / len(readings) if readings else Absent("no reading fell into it")
