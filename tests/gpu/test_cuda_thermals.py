@@ -11,8 +11,8 @@ from rigbench.core.progress import Silent
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
 from rigbench.thermals import probe as heat_load
-from rigbench.thermals import stage as thermals
-from rigbench.thermals.record import HeatFit
+from rigbench.thermals import soak as thermals
+from rigbench.thermals.record import HeatFit, Options
 from rigbench.work.process import Report
 
 pytestmark = [
@@ -32,7 +32,7 @@ def test_the_load_keeps_tensor_cores_busy_without_a_gap():
 
 def test_a_soak_warms_every_card_and_tells_watts_and_clocks(tmp_path):
     job = Job(store.Store(tmp_path), Rig.live(), "thermals", Silent())
-    result = thermals.run(job, thermals.options("0.75", None, None, "24"))
+    result = thermals.run(job, Options(minutes=0.75))
     assert len(result.cards) == torch.cuda.device_count()
     for card in result.cards:
         assert isinstance(card.fit, HeatFit)
