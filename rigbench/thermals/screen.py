@@ -179,7 +179,7 @@ def _fit(card: HeatCard, fit: HeatFit) -> str:
         text += f", tau n/a ({tau.reason})"
     if fit.trend:
         text += ", but the residuals show a trend"
-    if fit.from_seconds > 0:
+    if fit.from_seconds >= 1:
         text += f", from {units.format_seconds(fit.from_seconds)} on"
     # A card at its target heads nowhere else: it slows down to stay there.
     held = any(it.reason == "sw_thermal" for it in card.throttling)
