@@ -99,7 +99,7 @@ class Common:
 
         home = self.store()
         home.check_writable()
-        rig = Rig.replay(self.replay) if self.replay else Rig.live()
+        rig = Rig.replay(self.replay) if self.replay else Rig.live(ask_driver=not self.on and self.device != "cpu")
         return Job(home, rig, self.command, make_progress(self.quiet))
 
     def answer(self, work: Callable[[Job], object], show: Callable[[Run, Console], None] | None = None) -> int:

@@ -58,7 +58,10 @@ class Job:
         self.trouble: RigbenchError | None = None
         self.faults: list[str] = []
         count = rig.nvml.gpu_count()
-        cards = [(rig.nvml.uuid(i), rig.nvml.name(i)) for i in range(0 if isinstance(count, Absent) else count)]
+        cards = [
+            (rig.nvml.reading(i, "uuid"), rig.nvml.reading(i, "name"))
+            for i in range(0 if isinstance(count, Absent) else count)
+        ]
         self.run = Run(
             id=store.new_run_id(),
             started_at=store.now(),
@@ -198,6 +201,8 @@ class Job:
             self.run = msgspec.structs.replace(self.run, warnings=(*self.run.warnings, line))
 
     def finish(self, status: str) -> None:
+        if self.rig.nvml.trouble:
+            self.warn(f"{self.rig.nvml.trouble.reason}; no GPU was read from then on (see dmesg, or restart)")
         self.keep(status=status)
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 
 from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.replay import ReplayedLibrary, parse_recording
+from rigbench.machine.replay import ReplayedDriver, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs
 from rigbench.work.sensors import Sampler
@@ -20,7 +20,7 @@ NOT_SUPPORTED, LOST = Absent("not supported"), Absent("GPU is lost")
 
 def rig(*lines: str, count: int = 1, files: dict[str, str] | None = None) -> Rig:
     text = "\n".join([f"sys nvmlDeviceGetCount_v2 = 0 {count}", *lines])
-    return Rig(RecordedSysfs(files or {}, {}), Nvml(ReplayedLibrary(parse_recording(text))))
+    return Rig(RecordedSysfs(files or {}, {}), Nvml(ReplayedDriver(parse_recording(text))))
 
 
 def cpu_only(files: dict[str, str]) -> Rig:
@@ -28,13 +28,13 @@ def cpu_only(files: dict[str, str]) -> Rig:
 
 
 def replayed(text: str) -> Rig:
-    return Rig(RecordedSysfs({}, {}), Nvml(ReplayedLibrary(parse_recording(text))))
+    return Rig(RecordedSysfs({}, {}), Nvml(ReplayedDriver(parse_recording(text))))
 
 
 def asked(machine: Rig) -> list[tuple[str, str]]:
     """The calls since the last time, (whose, which)."""
-    library = machine.nvml.library
-    assert isinstance(library, ReplayedLibrary)
+    library = machine.nvml.driver
+    assert isinstance(library, ReplayedDriver)
     calls = [(scope, key) for scope, key, _ in library.log]
     library.log.clear()
     return calls

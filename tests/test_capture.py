@@ -25,7 +25,7 @@ from rigbench.core.record import Absent
 from rigbench.machine import capture
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.redact import Redaction
-from rigbench.machine.replay import ReplayedLibrary, parse_recording
+from rigbench.machine.replay import ReplayedDriver, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import Sysfs
 from rigbench.topology import screen as render
@@ -130,7 +130,7 @@ def live(tmp_path: Path) -> Rig:
     """A rig of real files and a driver, full of things that are nobody's business."""
     expand_recording(RIGS / "dual-rtx4080s-x8x8", tmp_path / "root")
     write(tmp_path / "root", LIVE_FILES)
-    return Rig(Sysfs(tmp_path / "root"), Nvml(ReplayedLibrary(parse_recording(SECRETIVE))))
+    return Rig(Sysfs(tmp_path / "root"), Nvml(ReplayedDriver(parse_recording(SECRETIVE))))
 
 
 def test_a_live_rig_and_its_capture_show_the_same_screen(live: Rig, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_sequences_are_kept_whole_from_a_replay_and_as_read_from_a_machine() -> 
         SECRETIVE
         + "0 nvmlDeviceGetCurrPcieLinkGeneration = 0 1 ; 0 1 ; 0 4\n0 nvmlDeviceGetTemperature/0 = 0 40 ; 15\n"
     )
-    library = ReplayedLibrary(parse_recording(lines))
+    library = ReplayedDriver(parse_recording(lines))
     replayed = parse_recording(recorded(Rig(Sysfs(Path("/nowhere")), Nvml(library), replayed=True)).files["nvml.txt"])
     assert [answer.values for answer in replayed["0", "nvmlDeviceGetCurrPcieLinkGeneration"]] == [(1,), (1,), (4,)]
     assert [answer.code for answer in replayed["0", "nvmlDeviceGetTemperature/0"]] == [0, 15]
@@ -200,11 +200,10 @@ def test_sequences_are_kept_whole_from_a_replay_and_as_read_from_a_machine() -> 
 class _Opaque:
     """A driver library that does not tell that it is a replay."""
 
-    def __init__(self, recording: Any) -> None:
-        self._library = ReplayedLibrary(recording)
+    trouble = None
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._library, name)
+    def __init__(self, recording: Any) -> None:
+        self.ask = ReplayedDriver(recording).ask
 
 
 @pytest.mark.parametrize("missing", ["rig.json", "pci.json", "nvml.txt"])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pynvml
 import pytest
 from fakenvml import library
 from fakenvml.library import FakeDriver, calls_in
 
 from rigbench.core.record import Absent
+from rigbench.machine.driver_child import Library
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.record import Gpu
 
@@ -40,7 +42,7 @@ def busy(tmp_path: Path) -> Path:
 
 
 def open_driver(driver: FakeDriver, recording: Path, log: Path | None = None) -> Nvml:
-    return Nvml(driver.open(recording, log))
+    return Nvml(Library(driver.open(recording, log)))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -67,14 +69,14 @@ def test_processes_parts_and_sequences_come_through_both(fake_driver: FakeDriver
         assert isinstance(gpu.mig_devices, tuple)
         assert [device.name for device in gpu.mig_devices] == ["NVIDIA H100 MIG 1g.10gb"]
         assert (gpu.margin_celsius, gpu.memory_temperature_celsius, gpu.temperature_celsius) == (-3.0, 55.0, 43.0)
-        rest = [nvml.temperature_celsius(0) for _ in range(4)]
+        rest = [nvml.reading(0, "temperature_celsius") for _ in range(4)]
         assert rest == [44.0, 61.0, Absent("GPU is lost"), Absent("GPU is lost")]
 
 
 def test_sequences_can_follow_the_clock(fake_driver: FakeDriver, busy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = open_driver(fake_driver, busy)
     monkeypatch.setenv("FAKE_NVML_TICK_MS", "600000")
-    assert [nvml.temperature_celsius(0) for _ in range(3)] == [43.0, 43.0, 43.0]
+    assert [nvml.reading(0, "temperature_celsius") for _ in range(3)] == [43.0, 43.0, 43.0]
 
 
 def test_no_recording_is_a_driver_that_is_not_loaded(fake_driver: FakeDriver, tmp_path: Path) -> None:
@@ -90,9 +92,7 @@ def test_every_name_of_pynvml_is_there_and_no_setter_is_allowed(
     opened = fake_driver.open(busy, tmp_path / "log")
     assert len(names) > 350
     assert [name for name in names if not hasattr(opened, name)] == []
-    nvml = Nvml(opened)
-    setting = nvml.call("nvmlDeviceSetPowerManagementLimit", nvml.handle(0), 100_000)
-    assert setting == Absent("no permission")
+    assert Nvml(Library(opened)).ask(0, "nvmlDeviceSetPowerManagementLimit/100000") == [Absent("no permission")]
     assert calls_in(tmp_path / "log")[-1] == ("?", "nvmlDeviceSetPowerManagementLimit", 4)
 
 
@@ -110,6 +110,36 @@ def test_names_that_a_driver_does_not_export_are_a_reason_or_found_under_their_o
     assert gpu.memory_used_bytes == 1077936128  # the older call counts what the driver reserves
     assert gpu.power_watts == 21.4
     assert gpu.margin_celsius == Absent("function not found in this driver")
+
+
+def test_temperature_survives_a_pynvml_without_the_new_call(
+    fake_driver: FakeDriver, busy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(pynvml, "nvmlDeviceGetTemperatureV")
+    assert open_driver(fake_driver, busy).reading(0, "temperature_celsius") == 43.0
+
+
+def test_a_call_that_this_pynvml_lacks_is_a_reason(
+    fake_driver: FakeDriver, busy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(pynvml, "nvmlDeviceGetUtilizationRates")
+    reason = Absent("function not found in this pynvml")
+    assert open_driver(fake_driver, busy).reading(0, "utilisation_share") == reason
+
+
+def test_bytes_from_an_old_pynvml_are_text(
+    fake_driver: FakeDriver, busy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda _handle: b"NVIDIA Tesla P100")
+    assert open_driver(fake_driver, busy).gpu(0).name == "NVIDIA Tesla P100"
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda _handle: b"\xff")
+    assert open_driver(fake_driver, busy).gpu(0).name == Absent("not text")
+
+
+def test_pynvmls_other_word_for_a_missing_function_is_a_reason(fake_driver: FakeDriver, busy: Path) -> None:
+    busy.write_text(ONE_BUSY_GPU + "0 nvmlDeviceGetComputeRunningProcesses_v3 = 13\n")
+    [answer] = open_driver(fake_driver, busy).ask(0, "nvmlDeviceGetComputeRunningProcesses")
+    assert answer == Absent("function not found in this driver")
 
 
 def test_a_whole_process_finds_the_library_and_reads_the_rig(fake_driver: FakeDriver, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.finding import Cost, Finding, explanation, explanations
 from rigbench.core.record import Absent
 from rigbench.document import Run, run_schema
-from rigbench.machine.nvml_codes import REASONS
+from rigbench.machine.readings import REASONS
 from rigbench.machine.record import Gpu, GpuProcess, NumaNode, PciDevice, PciHop, RigId, Software
 from rigbench.machine.rig import Rig
 from rigbench.topology import diagnosis as survey
@@ -108,7 +108,7 @@ def below_a_switch(topology: Topology) -> Topology:
 def without_driver(topology: Topology, reason: str) -> Topology:
     blank: dict[str, Any] = dict.fromkeys(Gpu.__struct_fields__, Absent("no driver"))
     gpus = [Gpu(**blank | {"index": gpu.index, "pci_bus_id": gpu.pci_bus_id}) for gpu in topology.gpus]
-    return REPLACE(topology, gpus=tuple(gpus), gpus_absent=Absent(reason), pairs=())
+    return REPLACE(topology, gpus=tuple(gpus), driver_gpus=Absent(reason), pairs=())
 
 
 def with_card_on_the_bus(topology: Topology) -> Topology:

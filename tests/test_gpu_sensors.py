@@ -70,9 +70,9 @@ def test_what_the_card_refused_at_first_is_not_asked_again() -> None:
     assert ("1", "nvmlDeviceGetFieldValues/82/0") in asked(machine)
     sampler.tick()
     everything = (
-        "nvmlDeviceGetFieldValues/186/0",
         "nvmlDeviceGetTotalEnergyConsumption",
         "nvmlDeviceGetPowerUsage",
+        "nvmlDeviceGetFieldValues/186/0",
         "nvmlDeviceGetCurrentClocksEventReasons",
         "nvmlDeviceGetClockInfo/1",
         "nvmlDeviceGetClockInfo/2",

@@ -240,7 +240,7 @@ def test_the_same_rig_is_the_same_after_its_gpus_changed_order() -> None:
 
     rig = Rig.replay(Path(__file__).parent / "rigs" / "dual-rtx4080s-x8x8")
     cpu, memory = host.cpu(rig.sysfs), host.memory(rig.sysfs)
-    gpus = [(rig.nvml.uuid(index), rig.nvml.name(index)) for index in (0, 1)]
+    gpus = [(rig.nvml.reading(index, "uuid"), rig.nvml.reading(index, "name")) for index in (0, 1)]
     same = host.rig_id(cpu, memory, gpus)
     assert same == host.rig_id(cpu, memory, reversed(gpus))
     assert len(same.fingerprint) == 12

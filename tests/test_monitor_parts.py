@@ -20,7 +20,7 @@ from rigbench.machine.host_load import (
     parse_stat,
 )
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.replay import Answer, ReplayedLibrary, parse_recording
+from rigbench.machine.replay import Answer, ReplayedDriver, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs
 from rigbench.monitor import readings, recording
@@ -377,24 +377,24 @@ def test_the_slow_beat_reads_traffic_in_bytes_and_tells_a_card_once():
     assert (lost.cards, lost.gpus["GPU0"].processes) == ((), Absent("GPU is lost"))
 
 
-class HangingLibrary(ReplayedLibrary):
+class HangingDriver(ReplayedDriver):
     """The third time GPU 0's power is asked, the driver does not come back until it is let go."""
 
     def __init__(self, text: str) -> None:
         super().__init__(parse_recording(text))
         self.let_go, self.asked = threading.Event(), 0
 
-    def ask(self, scope: str, key: str) -> Answer:
+    def answer(self, scope: str, key: str) -> Answer:
         if key == "nvmlDeviceGetPowerUsage":
             self.asked += 1
             if self.asked >= 3:
                 self.let_go.wait(20)
-        return super().ask(scope, key)
+        return super().answer(scope, key)
 
 
 def test_a_driver_that_hangs_holds_up_neither_the_host_nor_the_end(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(readings, "SILENT_SECONDS", 0.3)
-    library = HangingLibrary("sys nvmlDeviceGetCount_v2 = 0 1\n0 nvmlDeviceGetPowerUsage = 0 200000")
+    library = HangingDriver("sys nvmlDeviceGetCount_v2 = 0 1\n0 nvmlDeviceGetPowerUsage = 0 200000")
     machine = Rig(RecordedSysfs(STAT, {}), Nvml(library))
     events = readings.live(machine, Options(interval=0.1, seconds=1.2), lambda: False)
     first = next(events)

@@ -7,15 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pynvml
 import pytest
 from two_gpus import library, replay
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
-from rigbench.machine import nvml as seam
+from rigbench.machine import driver
 from rigbench.machine.nvml import NO_DRIVER, Nvml
-from rigbench.machine.nvml_codes import REASONS
+from rigbench.machine.readings import REASONS
 from rigbench.machine.replay import parse_recording
 
 RIGS = Path(__file__).parent / "rigs"
@@ -30,17 +29,17 @@ def test_versions_are_the_drivers_own() -> None:
 
 
 def test_without_a_driver_the_reason_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seam, "LIBRARY", "libno-such-driver.so.1")
+    monkeypatch.setattr(driver, "LIBRARY", "libno-such-driver.so.1")
     nvml = Nvml.live()
     assert nvml.absent == Absent(NO_DRIVER)
-    assert nvml.gpus() == nvml.driver_version() == nvml.throttle_bits(0) == Absent(NO_DRIVER)
+    assert nvml.gpus() == nvml.driver_version() == nvml.reading(0, "throttle_bits") == Absent(NO_DRIVER)
     assert nvml.nvlinks(2) == {}
 
 
-def test_without_a_driver_pynvml_is_not_imported() -> None:
+def test_without_a_library_no_child_is_started_and_pynvml_is_not_imported() -> None:
     code = (
-        "import sys, rigbench.machine.nvml as seam; seam.LIBRARY = 'libno-such-driver.so.1'; "
-        "assert seam.Nvml.live().absent; assert 'pynvml' not in sys.modules"
+        "import sys; from rigbench.machine import driver, nvml; driver.LIBRARY = 'libno-such-driver.so.1'; "
+        "driver.subprocess.Popen = None; assert nvml.Nvml.live().absent; assert 'pynvml' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -64,20 +63,21 @@ def test_one_lost_gpu_does_not_hide_the_others() -> None:
 
 def test_a_gpu_lost_midway_keeps_the_readings_before() -> None:
     nvml = replay("0 nvmlDeviceGetTemperature/0 = 0 60 ; 0 61 ; 15")
-    assert [nvml.temperature_celsius(0) for _ in range(4)] == [60.0, 61.0, Absent("GPU is lost"), Absent("GPU is lost")]
-    assert nvml.temperature_celsius(1) == 43.0
+    lost = Absent("GPU is lost")
+    assert [nvml.reading(0, "temperature_celsius") for _ in range(4)] == [60.0, 61.0, lost, lost]
+    assert nvml.reading(1, "temperature_celsius") == 43.0
 
 
 # What rigbench asks about one GPU, and the recorded call behind it.
 QUESTIONS: dict[str, Callable[[Nvml, int], object]] = {
     "nvmlDeviceGetName": lambda nvml, index: nvml.gpu(index).name,
-    "nvmlDeviceGetUUID": lambda nvml, index: nvml.uuid(index),
+    "nvmlDeviceGetUUID": lambda nvml, index: nvml.reading(index, "uuid"),
     "nvmlDeviceGetPciInfo_v3": lambda nvml, index: nvml.gpu(index).pci_bus_id,
     "nvmlDeviceGetCudaComputeCapability": lambda nvml, index: nvml.gpu(index).compute_capability,
     "nvmlDeviceGetBAR1MemoryInfo": lambda nvml, index: nvml.gpu(index).bar1_total_bytes,
-    "nvmlDeviceGetTemperature/0": lambda nvml, index: nvml.temperature_celsius(index),
-    "nvmlDeviceGetPowerUsage": lambda nvml, index: nvml.power_watts(index),
-    "nvmlDeviceGetUtilizationRates": lambda nvml, index: nvml.utilisation_share(index),
+    "nvmlDeviceGetTemperature/0": lambda nvml, index: nvml.reading(index, "temperature_celsius"),
+    "nvmlDeviceGetPowerUsage": lambda nvml, index: nvml.gpu(index).power_watts,
+    "nvmlDeviceGetUtilizationRates": lambda nvml, index: nvml.reading(index, "utilisation_share"),
     "nvmlDeviceGetEnforcedPowerLimit": lambda nvml, index: nvml.gpu(index).power_limit_watts,
     "nvmlDeviceGetPerformanceState": lambda nvml, index: nvml.gpu(index).performance_state,
     "nvmlDeviceGetCurrPcieLinkWidth": lambda nvml, index: nvml.gpu(index).link_width_now_lanes,
@@ -87,7 +87,7 @@ QUESTIONS: dict[str, Callable[[Nvml, int], object]] = {
 @pytest.mark.parametrize("call", QUESTIONS)
 def test_every_return_code_is_a_reason_and_hides_no_other_gpu(call: str) -> None:
     for code in CODES:
-        nvml = replay(f"0 {call} = {code}")
+        nvml = replay(f"0 {call} = {code}", f"0 nvmlDeviceGetFieldValues/186/0 = {code}")  # which tells power too
         answer = QUESTIONS[call](nvml, 0)
         expected = REASONS.get(code, f"driver error {code}")
         assert isinstance(answer, Absent)
@@ -102,45 +102,31 @@ def test_recorded_values_of_the_wrong_kind_are_a_reason(call: str) -> None:
 
 
 def test_memory_leaves_out_what_the_driver_reserves_and_falls_back() -> None:
-    assert replay().memory_bytes(0) == (17171480576, 624951296)
-    assert replay("* nvmlDeviceGetMemoryInfo_v2 = 13").memory_bytes(0) == (17171480576, 1077936128)
+    names = "memory_total_bytes", "memory_used_bytes"
+    assert [*replay().readings(0, *names).values()] == [17171480576, 624951296]
+    assert [*replay("* nvmlDeviceGetMemoryInfo_v2 = 13").readings(0, *names).values()] == [17171480576, 1077936128]
 
 
 def test_a_unified_memory_part_tells_no_memory() -> None:
     nvml = replay("* nvmlDeviceGetMemoryInfo_v2 = 3", "* nvmlDeviceGetMemoryInfo = 3")
-    assert nvml.memory_bytes(0) == (Absent("not supported"), Absent("not supported"))
+    assert {*nvml.readings(0, "memory_total_bytes", "memory_used_bytes").values()} == {NOT_SUPPORTED}
 
 
 def test_power_is_the_instant_reading_where_there_is_one() -> None:
-    assert replay("* nvmlDeviceGetFieldValues/186/0 = 0 1 27740").power_watts(0) == 27.74
-    assert replay().power_watts(0) == 25.92
-    assert replay("* nvmlDeviceGetPowerUsage = 0 0").power_watts(0) == Absent("not reported")
+    assert replay("* nvmlDeviceGetFieldValues/186/0 = 0 1 27740").gpu(0).power_watts == 27.74
+    assert replay().gpu(0).power_watts == 25.92
+    assert replay("* nvmlDeviceGetPowerUsage = 0 0").gpu(0).power_watts == Absent("not reported")
 
 
 def test_throttle_reasons_are_found_under_their_old_name() -> None:
     nvml = replay("* nvmlDeviceGetCurrentClocksEventReasons = 13", "* nvmlDeviceGetCurrentClocksThrottleReasons = 0 32")
-    assert nvml.throttle_bits(0) == 32
+    assert nvml.reading(0, "throttle_bits") == 32
 
 
 def test_a_lost_gpu_is_not_asked_twice() -> None:
     nvml = replay("0 nvmlDeviceGetCurrentClocksEventReasons = 15")
-    assert nvml.throttle_bits(0) == Absent("GPU is lost")
+    assert nvml.reading(0, "throttle_bits") == Absent("GPU is lost")
     assert not [key for _, key, _ in library(nvml).log if "Throttle" in key]
-
-
-def test_temperature_survives_a_driver_without_the_new_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(pynvml, "nvmlDeviceGetTemperatureV")
-    assert replay().temperature_celsius(0) == 43.0
-
-
-def test_a_call_that_this_pynvml_lacks_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(pynvml, "nvmlDeviceGetUtilizationRates")
-    assert replay().utilisation_share(0) == Absent("function not found in this pynvml")
-
-
-def test_bytes_from_an_old_pynvml_are_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda _handle: b"NVIDIA Tesla P100")
-    assert replay().gpu(0).name == "NVIDIA Tesla P100"
 
 
 def test_a_name_with_an_escape_sequence_reaches_no_terminal() -> None:
@@ -218,14 +204,8 @@ def test_text_with_the_formats_own_signs_is_kept() -> None:
     assert recording["0", "nvmlDeviceGetName"][0].values == ("A ; B = C",)
 
 
-def test_pynvmls_other_word_for_a_missing_function_is_a_reason() -> None:
-    nvml = replay("* nvmlDeviceGetComputeRunningProcesses_v3 = 13")
-    answer = nvml.ask(0, "nvmlDeviceGetComputeRunningProcesses")
-    assert answer == Absent("function not found in this driver")
-
-
 def test_the_reason_of_a_call_that_the_driver_knows_is_told() -> None:
     nvml = replay("* nvmlDeviceGetCurrentClocksEventReasons = 13", "* nvmlDeviceGetCurrentClocksThrottleReasons = 3")
-    assert nvml.throttle_bits(0) == NOT_SUPPORTED
+    assert nvml.reading(0, "throttle_bits") == NOT_SUPPORTED
     nvml = replay("* nvmlDeviceGetCurrentClocksEventReasons = 26", "* nvmlDeviceGetCurrentClocksThrottleReasons = 13")
-    assert nvml.throttle_bits(0) == Absent("deprecated in this driver")
+    assert nvml.reading(0, "throttle_bits") == Absent("deprecated in this driver")

@@ -83,12 +83,6 @@ def test_a_drive_behind_its_controllers_own_bus_hangs_below_the_controller() -> 
     assert pci.parse_place("elsewhere", "0000:01:00.0") == ("unknown", Absent("not in the device tree"))
 
 
-def test_base_address_registers_are_measured() -> None:
-    text = "0x00000000a0000000 0x00000000a0ffffff 0x40200\n0x0000004000000000 0x00000043ffffffff 0x14220c\n0x0 0x0 0x0"
-    assert pci.parse_bars(text) == {"0": 16 << 20, "1": 16 << 30}
-    assert pci.parse_bars("garbage\n0x5 0x1") == pci.parse_bars(Absent("no permission")) == {}
-
-
 def test_the_sizes_that_a_card_could_have_are_powers_of_two() -> None:
     assert pci.parse_resize("0000000000007fc0") == tuple(1 << power for power in range(26, 35))
     assert pci.parse_resize("0") == pci.parse_resize("x") == NOT_REPORTED

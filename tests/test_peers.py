@@ -10,7 +10,7 @@ from rigbench.core.record import Absent
 from rigbench.machine import peers
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.record import Isolation, NcclChoice
-from rigbench.machine.replay import ReplayedLibrary, parse_recording
+from rigbench.machine.replay import ReplayedDriver, parse_recording
 
 RIGS = Path(__file__).parent / "rigs"
 UNKNOWN = Absent("not supported")
@@ -50,9 +50,9 @@ def test_a_prediction_without_its_facts_is_conditional_or_absent() -> None:
 
 def test_the_direction_that_is_refused_decides() -> None:
     text = (RIGS / "dual-rtx4080s-x8x8" / "nvml.txt").read_text() + "0 nvmlDeviceGetP2PStatus/1/0 = 0 0\n"
-    nvml = Nvml(ReplayedLibrary(parse_recording(text)))
+    nvml = Nvml(ReplayedDriver(parse_recording(text)))
     assert peers.worse(nvml, 0, 1, peers.READ) == 1
-    lost = Nvml(ReplayedLibrary(parse_recording(text + "1 nvmlDeviceGetHandleByIndex_v2 = 15\n")))
+    lost = Nvml(ReplayedDriver(parse_recording(text + "1 nvmlDeviceGetHandleByIndex_v2 = 15\n")))
     assert peers.worse(lost, 0, 1, peers.READ) == Absent("GPU is lost")
 
 

@@ -22,7 +22,7 @@ from scripted_sensors import (
 from rigbench.core.record import Absent, Telemetry
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.readings import Reading
-from rigbench.machine.replay import Answer, ReplayedLibrary, parse_recording
+from rigbench.machine.replay import Answer, ReplayedDriver, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs
 from rigbench.work import energy
@@ -150,23 +150,23 @@ def test_before_the_first_tick_every_column_says_that_nothing_was_read() -> None
     assert Sampler(cpu_only({})).record().series[0].temperature_celsius == Absent("no sensor was read")
 
 
-class HangingLibrary(ReplayedLibrary):
+class HangingDriver(ReplayedDriver):
     """GPU 1's fan is asked, and the driver does not come back until it is let go."""
 
     def __init__(self, text: str) -> None:
         super().__init__(parse_recording(text))
         self.let_go, self.reached = threading.Event(), threading.Event()
 
-    def ask(self, scope: str, key: str) -> Answer:
+    def answer(self, scope: str, key: str) -> Answer:
         if (scope, key) == ("1", "nvmlDeviceGetFanSpeed"):
             self.reached.set()
             self.let_go.wait(10)
-        return super().ask(scope, key)
+        return super().answer(scope, key)
 
 
 def test_a_driver_call_that_hangs_holds_up_nothing_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rigbench.work.sensors.STOP_WITHIN_SECONDS", 0.05)
-    library = HangingLibrary("sys nvmlDeviceGetCount_v2 = 0 3\n* nvmlDeviceGetPowerUsage = 0 100000")
+    library = HangingDriver("sys nvmlDeviceGetCount_v2 = 0 3\n* nvmlDeviceGetPowerUsage = 0 100000")
     moments = iter((100.0, 100.0))
     sampler = Sampler(Rig(RecordedSysfs({}, {}), Nvml(library)), 1.0, clock=lambda: next(moments, 105.0))
     sampler.start()

@@ -20,7 +20,7 @@ from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.document import Run
 from rigbench.job import Interrupted, Job
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.replay import ReplayedLibrary, parse_recording
+from rigbench.machine.replay import ReplayedDriver, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs
 from rigbench.thermals import fit as heat_fit
@@ -87,7 +87,7 @@ def test_all_gpus_are_loaded_at_once_and_each_has_its_own_readings(soak):
     assert msgspec.json.decode(msgspec.json.encode(result), type=Thermals) == result
 
 
-class Turning(ReplayedLibrary):
+class Turning(ReplayedDriver):
     """Some answers are others once the load is under way, which its watcher tells it."""
 
     def __init__(self, lines: tuple[str, ...], later: tuple[str, ...], count: int) -> None:
@@ -95,11 +95,11 @@ class Turning(ReplayedLibrary):
         self.later = parse_recording("\n".join(later))
         self.turned = False
 
-    def ask(self, scope, key):
+    def answer(self, scope, key):
         if self.turned and (scope, key) in self.later:
-            self._recording[scope, key] = self.later.pop((scope, key))
+            self.recording[scope, key] = self.later.pop((scope, key))
             self._calls_so_far[scope, key] = 0
-        return super().ask(scope, key)
+        return super().answer(scope, key)
 
     @property
     def rig(self) -> Rig:
@@ -184,10 +184,10 @@ class Silence(Turning):
 
     let_go = threading.Event()
 
-    def ask(self, scope, key):
+    def answer(self, scope, key):
         if self.turned and key == "nvmlDeviceGetPowerUsage":
             self.let_go.wait(60)
-        return super().ask(scope, key)
+        return super().answer(scope, key)
 
 
 def test_no_card_is_heated_while_the_sensors_are_silent(soak, monkeypatch):
@@ -201,11 +201,11 @@ def test_no_card_is_heated_while_the_sensors_are_silent(soak, monkeypatch):
     assert result.cards[0].loaded_seconds < 50
 
 
-class Slow(ReplayedLibrary):
-    def ask(self, scope, key):
+class Slow(ReplayedDriver):
+    def answer(self, scope, key):
         if key == "nvmlDeviceGetPowerUsage":
             time.sleep(0.25)
-        return super().ask(scope, key)
+        return super().answer(scope, key)
 
 
 def test_telemetry_slower_than_asked_is_said(soak):

@@ -20,7 +20,7 @@ from rigbench.core.record import Absent
 from rigbench.machine import pci
 from rigbench.machine.nvml import NO_DRIVER, Nvml
 from rigbench.machine.record import GpuProcess, PciDevice
-from rigbench.machine.replay import ReplayedLibrary, parse_recording
+from rigbench.machine.replay import ReplayedDriver, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import Sysfs
 from rigbench.topology import gpus_screen as render_gpus
@@ -194,7 +194,7 @@ def test_a_recording_without_a_driver_shows_the_cards_of_its_tree(tmp_path: Path
         ("0000:01:00.0", "rtx-4080-super", Absent("no driver")),
         ("0000:03:00.0", "rtx-4080-super", Absent("no driver")),
     ]
-    assert found.gpus_absent == Absent("the recording has no nvml.txt")
+    assert found.driver_gpus == Absent("the recording has no nvml.txt")
     assert found.matrix["GPU0"] == ("X", "PHB")
     assert "the recording has no nvml.txt: GPUs are those of the PCI tree" in found.warnings
 
@@ -345,7 +345,7 @@ def test_markup_in_a_name_is_printed_as_it_is(tmp_path: Path) -> None:
 
 def test_a_lost_gpu_leaves_the_screen_of_the_others(tmp_path: Path) -> None:
     text = (RIGS / "dual-rtx4080s-x8x8" / "nvml.txt").read_text() + "0 nvmlDeviceGetHandleByIndex_v2 = 15\n"
-    rig = Rig(Rig.replay(RIGS / "dual-rtx4080s-x8x8").sysfs, Nvml(ReplayedLibrary(parse_recording(text))))
+    rig = Rig(Rig.replay(RIGS / "dual-rtx4080s-x8x8").sysfs, Nvml(ReplayedDriver(parse_recording(text))))
     lines = screen(read(rig))
     assert "GPU0    a card that tells nothing" in lines
     assert "n/a (GPU is lost): name, memory, bus id" in lines

@@ -24,11 +24,11 @@ class Cards:
     """A driver whose links wake while the copy probe runs: the idle recording at rest, the other one under load."""
 
     def __init__(self) -> None:
-        self.rest, self.busy = (Nvml.replay(RIG / name).library for name in ("nvml.txt", "load.nvml.txt"))
-        self.working = False
+        self.rest, self.busy = (Nvml.replay(RIG / name).driver for name in ("nvml.txt", "load.nvml.txt"))
+        self.working, self.trouble = False, None
 
-    def __getattr__(self, name: str):
-        return getattr(self.busy if self.working else self.rest, name)
+    def ask(self, scope: str, *calls: str):
+        return (self.busy if self.working else self.rest).ask(scope, *calls)
 
 
 @pytest.fixture

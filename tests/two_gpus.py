@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.replay import ReplayedLibrary, parse_recording
+from rigbench.machine.replay import ReplayedDriver, parse_recording
 
 TWO_GPUS = """# fakenvml 1
 sys nvmlDeviceGetCount_v2 = 0 2
@@ -24,9 +24,9 @@ sys nvmlSystemGetCudaDriverVersion_v2 = 0 13020
 
 def replay(*lines: str, base: str = TWO_GPUS) -> Nvml:
     """The two-GPU recording with some of its lines replaced."""
-    return Nvml(ReplayedLibrary(parse_recording(base + "\n".join(lines))))
+    return Nvml(ReplayedDriver(parse_recording(base + "\n".join(lines))))
 
 
-def library(nvml: Nvml) -> ReplayedLibrary:
-    assert isinstance(nvml._library, ReplayedLibrary)
-    return nvml._library
+def library(nvml: Nvml) -> ReplayedDriver:
+    assert isinstance(nvml.driver, ReplayedDriver)
+    return nvml.driver

@@ -8,7 +8,7 @@ from rigbench.capture.record import CaptureSummary
 from rigbench.core import profiles
 from rigbench.core.record import Absent
 from rigbench.machine import capture
-from rigbench.machine.replay import Recording
+from rigbench.machine.replay import Recording, ReplayedDriver
 from rigbench.machine.rig import Rig
 from rigbench.monitor.readings import SlowBeat
 from rigbench.monitor.record import SLOW_SECONDS
@@ -30,7 +30,8 @@ def run(folder: Path, replayed: Path | None, load: bool, force: bool) -> Capture
 
     def read_busy(rig: Rig) -> Recording | Absent:
         if replayed:
-            return capture.recording_at(replayed / LOAD_FILE) or Absent("the recording holds none")
+            driver = rig.load.driver
+            return driver.recording if isinstance(driver, ReplayedDriver) else Absent("the recording holds none")
         return waking.under_load(rig, read_everything) if load else Absent("not asked for")
 
     captured = capture.record(rig, read_everything, read_busy)

@@ -163,7 +163,7 @@ def follow(asked: Asked, world: World) -> int:
         RigbenchError: this rank's own: there is no GPU for it, say.
     """
     rig = Rig.live()
-    uuids = [(rig.nvml.uuid(index), rig.nvml.name(index)) for index in range(_count(rig))]
+    uuids = [(rig.nvml.reading(it, "uuid"), rig.nvml.reading(it, "name")) for it in range(_count(rig))]
     identity = host.rig_id(host.cpu(rig.sysfs), host.memory(rig.sysfs), uuids)
     result = _judged(started(asked, world, world.size, identity, lambda share, text: None), world.size)
     if result is None or result.verdict == "interrupted":

@@ -158,13 +158,13 @@ def choose_device(wanted: str | None) -> str:
     Raises:
         RigbenchError: no such device, or an unknown name.
     """
+    if wanted == "cpu":  # without a look at any GPU: its driver may be the reason for asking so
+        return "cpu"
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted in (None, "", "auto"):
         return "cuda:0" if count else "cpu"
-    if wanted == "cpu":
-        return "cpu"
     kind, _, number = str(wanted).partition(":")
     if kind != "cuda" or (number and not number.isdigit()):
         raise RigbenchError(f"--device {wanted!r} is not a device", "use cpu, cuda or cuda:N")

@@ -1,8 +1,6 @@
-"""How is a rig recorded? Whatever rigbench reads of it passes two recorders and becomes the files of a capture.
+"""Records a rig: whatever rigbench reads of it passes two recorders and becomes the files of a capture.
 
-`rig.json`, `pci.json` and `nvml.txt` say what they can in the terms of the format. `files.json` holds the rest of what
-was read: the texts that a replay would not give back from those three. So a replay answers what the machine answered,
-and capturing the replay gives the same bytes.
+A replay answers what the machine answered, and capturing the replay gives the same bytes.
 """
 
 from __future__ import annotations
@@ -19,72 +17,47 @@ from typing import Any, NamedTuple
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
-from rigbench.machine import captured_tree
+from rigbench.machine import recorded_tree
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.recorders import RecordingLibrary, RecordingSysfs
 from rigbench.machine.redact import Redaction
-from rigbench.machine.replay import Answer, Recording, parse_recording
+from rigbench.machine.replay import Recording, RecordingDriver, as_text
 from rigbench.machine.rig import Rig
 
-FORMAT = 1
 FILES = ("rig.json", "pci.json", "nvml.txt", "load.nvml.txt", "files.json")
 HOST_NAME = "proc/sys/kernel/hostname"
-HEADER = "# a rig as rigbench read it: scope, call = code, values; what stands between semicolons was read in turn\n"
 
 
 class Captured(NamedTuple):
-    """The files by name; how often each kind of secret was replaced; what was read but not kept; why no load."""
-
-    files: dict[str, str]
-    redacted: dict[str, int]
-    left_out: tuple[str, ...]
+    files: dict[str, str]  # their texts by name
+    redacted: dict[str, int]  # how often each kind of secret was replaced
+    left_out: tuple[str, ...]  # what was read and is not kept
     no_load: Absent | None
 
 
 def record(rig: Rig, read: Callable[[Rig], object], read_busy: Callable[[Rig], Recording | Absent]) -> Captured:
     """`read` is handed the rig behind recorders and reads what there is at rest; then `read_busy` at work."""
-    sysfs, library = RecordingSysfs(rig.sysfs), RecordingLibrary(rig.nvml.library)
-    nvml = rig.nvml if isinstance(rig.nvml.library, Absent) else Nvml(library)
+    sysfs, nvml, at_rest = recorded_tree.RecordingSysfs(rig.sysfs), rig.nvml, None
+    if not isinstance(rig.nvml.driver, Absent):
+        at_rest = RecordingDriver(rig.nvml.driver)
+        nvml = Nvml(at_rest)
     read(dataclasses.replace(rig, sysfs=sysfs, nvml=nvml))
-    driver, at_rest, busy = nvml.driver_version(), library.recording(), read_busy(rig)
-    host_name = "" if rig.replayed else rig.sysfs.read_text(HOST_NAME)
-    redaction = Redaction(host_name if isinstance(host_name, str) else "")
+    version = nvml.driver_version()
+    recording, busy = at_rest.recording() if at_rest else None, read_busy(rig)
+    redaction = Redaction("" if rig.replayed else rig.sysfs.text(HOST_NAME))
     files = dict[str, str]()
-    if not isinstance(rig.nvml.library, Absent):
-        files["nvml.txt"] = as_text(redaction.recording(at_rest))
+    if recording is not None:
+        files["nvml.txt"] = as_text(redaction.recording(recording))
     if not isinstance(busy, Absent):
         files["load.nvml.txt"] = as_text(redaction.recording(busy))
-    host, functions, more = captured_tree.describe(sysfs, redaction)
-    known = {"rigbench_capture": FORMAT, "driver": "" if isinstance(driver, Absent) else driver}
-    files["rig.json"] = as_json(known | host | {"redacted": True})
-    if functions is not None:
-        files["pci.json"] = as_json(functions)
-    if more:
-        files["files.json"] = as_json(more)
+    rig_json, pci_json, more = recorded_tree.describe(sysfs, redaction)
+    known = {"rigbench_capture": recorded_tree.FORMAT, "driver": "" if isinstance(version, Absent) else version}
+    documents = {"rig.json": known | rig_json | {"redacted": True}, "pci.json": pci_json, "files.json": more or None}
+    files |= {name: _as_json(document) for name, document in documents.items() if document is not None}
     counts = dict(sorted(redaction.counts.items()))
-    return Captured(files, counts, captured_tree.left_out(sysfs), busy if isinstance(busy, Absent) else None)
+    return Captured(files, counts, sysfs.left_out(), busy if isinstance(busy, Absent) else None)
 
 
-def recording_at(path: Path) -> Recording | None:
-    """A recording that another capture holds; None where there is none.
-
-    Raises:
-        RigbenchError: it is none.
-    """
-    if not path.is_file():
-        return None
-    try:
-        return parse_recording(path.read_text(encoding="utf-8"), path.name)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RigbenchError(f"{path} cannot be read as a recording: {error}", "capture the rig again") from error
-
-
-def as_text(recording: Mapping[tuple[str, str], list[Answer]]) -> str:
-    lines = (f"{scope} {key} = {' ; '.join(map(_answer, answers))}" for (scope, key), answers in recording.items())
-    return HEADER + "".join(f"{line}\n" for line in lines)
-
-
-def as_json(document: Any) -> str:
+def _as_json(document: Any) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -143,8 +116,3 @@ def _is_capture(folder: Path) -> bool:
         return re.search(rb'"rigbench_capture"\s*:', (folder / "rig.json").read_bytes()) is not None
     except OSError:
         return False
-
-
-def _answer(answer: Answer) -> str:
-    values = (f'"{value}"' if isinstance(value, str) else str(value) for value in answer.values)
-    return " ".join([str(answer.code), *values])

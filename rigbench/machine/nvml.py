@@ -1,55 +1,54 @@
-"""What does the NVIDIA driver say? Every answer is a value or the reason there is none; nothing here raises.
-
-`import pynvml` takes longer than all of `rigbench topology` without a GPU, so the library is looked for first.
-"""
+"""Reads GPUs through the NVIDIA driver. Every answer is a value or the reason why there is none; nothing raises."""
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-from collections.abc import Iterator, Sequence
+import struct
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
-from rigbench.machine import nvml_gpu
-from rigbench.machine.nvml_answers import bus_id_of, field_value, member, number, over, positive, text
-from rigbench.machine.nvml_codes import CURES, NOT_KNOWN, REASONS, TRY_THE_OTHER_CALL
-from rigbench.machine.record import Gpu
-from rigbench.machine.sysfs import decode_text
+from rigbench.machine.driver import Driver, DriverProcess, is_installed
+from rigbench.machine.driver_child import HANDLE, INIT, LIBRARY, NO_LIBRARY, NOT_AVAILABLE
+from rigbench.machine.readings import POWER_NOW, REASONS, SENSORS, Answers, Sensor, Values
+from rigbench.machine.record import Gpu, GpuProcess, MigDevice
 
-LIBRARY = "libnvidia-ml.so.1"
 NO_DRIVER = f"no NVIDIA driver found ({LIBRARY}); install it, or replay a capture with --replay DIR"
-
-POWER_INSTANT_FIELD = 186  # milliwatts; nvmlDeviceGetPowerUsage is a 1 s average on most cards since Ampere
-MEMORY_INFO_V2 = 0x2000028  # nvml.h, nvmlMemory_v2: sizeof(structure) | 2 << 24
-MOST_GPUS = 64  # in one system; a damaged recording may say four billion
-SM_CLOCK = 1
-GPU_SENSOR = 0
+CURES = {
+    4: "no permission to open the NVIDIA driver; check /dev/nvidiactl, or the container's device access",
+    9: "the NVIDIA driver's kernel module is not loaded; load it (modprobe nvidia) or reinstall the driver",
+    NO_LIBRARY: NO_DRIVER,
+    13: "the NVIDIA driver is too old for this pynvml; update the driver",
+    18: "the NVIDIA driver and its library differ in version; restart after the update",
+}
+MOST_GPUS, MOST_MIG_DEVICES, MOST_NVLINKS = 64, 16, 18  # a damaged recording may say four billion
 NVLINK_REMOTE_IS_SWITCH = 2
 ANCESTORS = {0: "PIX", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
+PROCESS_KINDS = ("compute", "graphics", "MPS")
+ECC_COUNTS = ("ecc_corrected_errors", "ecc_uncorrected_errors", "ecc_uncorrected_errors_since_load")
+WORKING_STATE = 2  # GeForce cards compute in P2, others in P0
+AWAKE_READINGS = 3  # a link that was asleep may take a reading or two to show that it woke
+FIELDS = "nvmlDeviceGetFieldValues"
 
 
 class Nvml:
-    """The driver, live or recorded. `absent` says why there is none; then every call answers so too."""
+    """The driver, live or recorded, or why there is none: then every answer is that reason.
 
-    def __init__(self, library: Any | Absent) -> None:
-        self.absent: Absent | None = library if isinstance(library, Absent) else None
-        self._library = library
-        self._handles: dict[int, Any] = {}
-        if self.absent is None:
-            import pynvml
+    Nothing is asked before the first answer is wanted.
+    """
 
-            self._pynvml: Any = pynvml
-            self.absent = self._initialise()
+    def __init__(self, driver: Driver | Absent) -> None:
+        self.driver = driver
+        self._initialised = False
+        self._refusal: Absent | None = None
+        self._opened: set[int] = set()
 
     @classmethod
     def live(cls) -> Nvml:
-        try:
-            return cls(ctypes.CDLL(LIBRARY))
-        except OSError:
-            return cls(Absent(NO_DRIVER))
+        return cls(DriverProcess() if is_installed() else Absent(NO_DRIVER))
 
     @classmethod
     def replay(cls, path: Path) -> Nvml:
@@ -58,88 +57,84 @@ class Nvml:
         Raises:
             RigbenchError: the file cannot be read, or is not a recording.
         """
-        from rigbench.machine.replay import ReplayedLibrary, parse_recording
+        from rigbench.machine.replay import ReplayedDriver, parse_recording
 
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RigbenchError(f"{path} cannot be read as a recording: {error}", "capture the rig again") from error
-        return cls(ReplayedLibrary(parse_recording(text, path.name)))
-
-    def call(self, name: str, *arguments: Any) -> Any | Absent:
-        """One pynvml function: what it returns, or why it does not."""
-        return self.absent if self.absent is not None else self._call(name, arguments)
+        return cls(ReplayedDriver(parse_recording(text, path.name)))
 
     @property
-    def library(self) -> Any | Absent:
-        """What answers the calls, or why there is nothing that could."""
-        return self._library
+    def trouble(self) -> Absent | None:
+        """Why the driver, which is there, answers no more: a call hung or crashed."""
+        return None if isinstance(self.driver, Absent) else self.driver.trouble
 
-    def _initialise(self) -> Absent | None:
-        answer = self._call("nvmlInit", ())
-        if not isinstance(answer, Absent):
-            return None
-        cure = next((CURES[code] for code in CURES if REASONS[code] == answer.reason), None)
-        return Absent(cure or f"the NVIDIA driver did not start ({answer.reason}); see dmesg, or restart")
+    @property
+    def absent(self) -> Absent | None:
+        """Why there is no driver to ask; looks for one at first."""
+        if isinstance(self.driver, Absent):
+            return self.driver
+        if not self._initialised:
+            [answer] = self.driver.ask("sys", INIT)
+            self._refusal = answer if isinstance(answer, Absent) else _why_not_started(answer[0])
+            self._initialised = True
+        return self._refusal or self.driver.trouble
 
-    def _call(self, name: str, arguments: tuple[Any, ...]) -> Any | Absent:
-        if self._pynvml.nvmlLib is not self._library:  # pynvml holds one library for the process: make it ours
-            self._pynvml.nvmlLib = self._library
-            self._pynvml._nvmlGetFunctionPointer_cache.clear()
-        function = getattr(self._pynvml, name, None)
-        if function is None:
-            return Absent("function not found in this pynvml")
-        try:
-            answer = function(*arguments)
-        except self._pynvml.NVMLError as error:
-            return Absent(REASONS.get(error.value, f"driver error {error.value}"))
-        except getattr(self._pynvml, "NVMLLibraryMismatchError", ()):  # how some calls say "function not found"
-            return Absent(REASONS[13])
-        except UnicodeDecodeError:
-            return Absent("not text")
-        if isinstance(answer, str | bytes):  # old pynvml hands over bytes
-            return decode_text(answer.encode() if isinstance(answer, str) else answer)
-        return answer
+    def ask(self, scope: int | str, *calls: str) -> list[Values | Absent]:
+        """Of each call its values, or why it has none. `scope` is a GPU's index, "sys", or a part's number as text."""
+        absent = self._open(scope)
+        return [absent] * len(calls) if absent else self._ask(str(scope), *calls)
 
-    def ask(self, index: int, name: str, *arguments: Any) -> Any | Absent:
-        """A call about one GPU."""
-        handle = self.handle(index)
-        return handle if isinstance(handle, Absent) else self.call(name, handle, *arguments)
-
-    def handle(self, index: int) -> Any | Absent:
-        if index not in self._handles:
-            handle = self.call("nvmlDeviceGetHandleByIndex", index)
+    def _open(self, scope: int | str) -> Absent | None:
+        absent = self.absent
+        if absent is None and isinstance(scope, int) and scope not in self._opened:
+            [handle] = self._ask(str(scope), HANDLE)
             if isinstance(handle, Absent):
                 return handle
-            self._handles[index] = handle
-        return self._handles[index]
+            self._opened.add(scope)
+        return absent
 
-    def field(self, index: int, field_id: int) -> int | float | Absent:
-        """One of nvml.h's NVML_FI_DEV_ values, by its number."""
-        return self.fields(index, [field_id])[0]
+    def _ask(self, scope: str, *calls: str) -> list[Values | Absent]:
+        assert not isinstance(self.driver, Absent)
+        answers: list[Values | Absent] = []
+        for call, answer in zip(calls, self.driver.ask(scope, *calls), strict=True):
+            if isinstance(answer, Absent):
+                answers.append(answer)
+                continue
+            code, values = answer
+            if code:
+                answers.append(Absent(REASONS.get(code, f"driver error {code}")))
+            else:
+                answers.append(_field(values) if call.startswith(FIELDS) else values)
+        return answers
 
-    def fields(self, index: int, field_ids: Sequence[int]) -> tuple[int | float | Absent, ...]:
-        """Several of them in one call; each has a return code of its own."""
-        answers = self.ask(index, "nvmlDeviceGetFieldValues", list(field_ids))
-        if isinstance(answers, Absent):
-            return (answers,) * len(field_ids)
-        reasons = [REASONS.get(field.nvmlReturn, f"driver error {field.nvmlReturn}") for field in answers]
-        return tuple(
-            Absent(reason) if field.nvmlReturn else field_value(field)
-            for field, reason in zip(answers, reasons, strict=True)
-        )
+    def number(self, scope: int | str, call: str) -> int | Absent:
+        """The first value of a call."""
+        [values] = self.ask(scope, call)
+        number: int | Absent = values if isinstance(values, Absent) else Sensor((call,), int).of(values)
+        return number
+
+    def reading(self, scope: int | str, name: str) -> Any | Absent:
+        """One of SENSORS, in SI units."""
+        return self.readings(scope, name)[name]
+
+    def readings(self, scope: int | str, *names: str) -> dict[str, Any]:
+        answers = Answers(self, scope, (SENSORS[name].calls[0] for name in names))
+        return {name: answers.value(SENSORS[name])[0] for name in names}
 
     def driver_version(self) -> str | Absent:
-        version = text(self.call("nvmlSystemGetDriverVersion"))
-        return version if isinstance(version, Absent) else version.split(" ")[0]  # drivers 600 and up add a remark
+        [values] = self.ask("sys", "nvmlSystemGetDriverVersion")
+        version = values if isinstance(values, Absent) else SENSORS["name"].of(values)
+        return version if isinstance(version, Absent) else str(version).split(" ")[0]  # drivers 600 and up add a remark
 
     def cuda_driver_version(self) -> str | Absent:
         """The newest CUDA that the driver serves, e.g. "13.2"."""
-        version = number(self.call("nvmlSystemGetCudaDriverVersion_v2"))
+        version = self.number("sys", "nvmlSystemGetCudaDriverVersion_v2")
         return version if isinstance(version, Absent) else f"{version // 1000}.{version % 1000 // 10}"
 
     def gpu_count(self) -> int | Absent:
-        count = number(self.call("nvmlDeviceGetCount"))
+        count = self.number("sys", "nvmlDeviceGetCount_v2")
         return count if isinstance(count, Absent) or 0 <= count <= MOST_GPUS else Absent(f"says {count} GPUs")
 
     def gpus(self) -> tuple[Gpu, ...] | Absent:
@@ -148,100 +143,115 @@ class Nvml:
         return count if isinstance(count, Absent) else tuple(self.gpu(index) for index in range(count))
 
     def gpu(self, index: int) -> Gpu:
-        return nvml_gpu.read_gpu(self, index)
-
-    def uuid(self, index: int) -> str | Absent:
-        return text(self.ask(index, "nvmlDeviceGetUUID"))
-
-    def name(self, index: int) -> str | Absent:
-        return text(self.ask(index, "nvmlDeviceGetName"))
-
-    def memory_bytes(self, index: int) -> tuple[int | Absent, int | Absent]:
-        """(total, used). v2 keeps what the driver reserves out of "used"; unified-memory parts answer neither."""
-        info = self.first(index, ("nvmlDeviceGetMemoryInfo", MEMORY_INFO_V2), ("nvmlDeviceGetMemoryInfo",))
-        return positive(member(info, "total")), number(member(info, "used"))
-
-    def temperature_celsius(self, index: int) -> float | Absent:
-        names = "nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature"
-        return over(self.first(index, *((name, GPU_SENSOR) for name in names)), 1)
-
-    def power_watts(self, index: int) -> float | Absent:
-        """Power now where the card tells it, else its running average."""
-        instant = self.field(index, POWER_INSTANT_FIELD)
-        if not isinstance(instant, Absent) and instant > 0:
-            return instant / 1000
-        return over(positive(self.ask(index, "nvmlDeviceGetPowerUsage")), 1000)
-
-    def utilisation_share(self, index: int) -> float | Absent:
-        return over(member(self.ask(index, "nvmlDeviceGetUtilizationRates"), "gpu"), 100)
-
-    def throttle_bits(self, index: int) -> int | Absent:
-        """Why clocks are held down, bit by bit (renamed from Throttle to Event in driver 535)."""
-        return number(
-            self.first(
-                index, ("nvmlDeviceGetCurrentClocksEventReasons",), ("nvmlDeviceGetCurrentClocksThrottleReasons",)
-            )
+        """A card that does not tell a fact gives its reason in that field and no other."""
+        sensors = {name: SENSORS[name] for name in Gpu.__struct_fields__ if name in SENSORS}
+        sensors["power_watts"] = POWER_NOW
+        counts = {name: sensors.pop(name) for name in ECC_COUNTS}
+        answers = Answers(self, index, (sensor.calls[0] for sensor in sensors.values()))
+        facts = {name: answers.value(sensor)[0] for name, sensor in sensors.items()}
+        ecc = facts["ecc_enabled"]  # cards without ECC memory are not asked for its counts
+        for name, sensor in counts.items():
+            facts[name] = answers.value(sensor)[0] if ecc is True else ecc or Absent("ECC is off")
+        window, memory = facts["bar1_total_bytes"], facts["memory_total_bytes"]
+        missing = next((size for size in (window, memory) if isinstance(size, Absent)), None)
+        return Gpu(
+            index=index,
+            profile=Absent("not looked up"),
+            numa_node=Absent("not in the PCI tree"),
+            cpu_affinity=Absent("not in the PCI tree"),
+            link_generation_awake=Absent("not read under load"),
+            bar1_covers_memory=missing or window >= memory,
+            processes=self.processes(index),
+            mig_devices=self._mig_devices(index) if facts["mig_enabled"] is True else (),
+            **facts,
         )
+
+    def processes(self, index: int) -> tuple[GpuProcess, ...] | Absent:
+        """Every process that the driver lists once, by its first kind; the reason where it lists none of any kind."""
+        found: dict[int, GpuProcess] = {}
+        listed = self.readings(index, *(f"{kind}_processes" for kind in PROCESS_KINDS))
+        for kind, processes in zip(PROCESS_KINDS, listed.values(), strict=True):
+            for pid, used in () if isinstance(processes, Absent) else processes:
+                found.setdefault(pid, GpuProcess(pid, kind, Absent("not looked up"), used))
+        silent = listed["compute_processes"]
+        return silent if isinstance(silent, Absent) and not found else tuple(found.values())
+
+    def _mig_devices(self, index: int) -> tuple[MigDevice, ...] | Absent:
+        count = self.number(index, "nvmlDeviceGetMaxMigDeviceCount")
+        if isinstance(count, Absent):
+            return count
+        devices = []
+        for place in range(min(count, MOST_MIG_DEVICES)):
+            part = self.number(index, f"nvmlDeviceGetMigDeviceHandleByIndex/{place}")
+            if not isinstance(part, Absent):  # places that hold no device answer "not found"
+                memory = self.number(str(part), "nvmlDeviceGetMemoryInfo")
+                facts = self.readings(str(part), "uuid", "name")
+                devices.append(MigDevice(index=place, **facts, memory_total_bytes=memory))
+        return tuple(devices)
+
+    def generation_awake(self, index: int) -> int | Absent:
+        """The best link generation of a few readings, of a driver that is asked while its cards work."""
+        generations: list[int] = []
+        for _ in range(AWAKE_READINGS):
+            generation = self.reading(index, "link_generation_now")
+            if isinstance(generation, Absent):
+                return generation
+            generations.append(generation)
+        state = self.reading(index, "performance_state")
+        if not isinstance(state, Absent) and state > WORKING_STATE:
+            return Absent(f"the load left it in P{state}")
+        return max(generations)
 
     def common_ancestor(self, index: int, other: int) -> str | Absent:
         """What the driver says lies between two GPUs, in the vendor tool's label."""
-        handle = self.handle(other)
-        level = handle if isinstance(handle, Absent) else self.ask(index, "nvmlDeviceGetTopologyCommonAncestor", handle)
+        level = self._open(other) or self.number(index, f"nvmlDeviceGetTopologyCommonAncestor/{other}")
         return level if isinstance(level, Absent) else ANCESTORS.get(level, Absent(f"unknown level {level}"))
 
     def p2p_code(self, index: int, other: int, capability: int) -> int | Absent:
-        """nvmlGpuP2PStatus_t for 0 read, 1 write, 2 NVLink, 3 atomics, 4 PCIe: 0 is OK.
-
-        The numbers are passed as they are: pynvml's NVML_P2P_CAPS_INDEX_READ is a tuple by a stray comma.
-        """
-        handle = self.handle(other)
-        answer = handle if isinstance(handle, Absent) else self.ask(index, "nvmlDeviceGetP2PStatus", handle, capability)
-        return number(answer)
+        """nvmlGpuP2PStatus_t for 0 read, 1 write, 2 NVLink, 3 atomics: 0 is OK."""
+        return self._open(other) or self.number(index, f"nvmlDeviceGetP2PStatus/{other}/{capability}")
 
     def nvlinks(self, count: int) -> dict[tuple[int, int], int]:
         """Active NVLinks between pairs of GPUs, both ways round; through switches, the fewer of the two sides."""
-        by_bus_id = {bus_id: index for index in range(count) if isinstance(bus_id := self.pci_ids(index)[0], str)}
-        links: dict[tuple[int, int], int] = {}
-        to_switch: dict[int, int] = {}
+        by_bus_id = {self.reading(index, "pci_bus_id"): index for index in range(count)}
+        links: Counter[tuple[int, int]] = Counter()
+        to_switch: Counter[int] = Counter()
         for index in range(count):
             for remote in self._active_links(index):
                 if remote == "switch":
-                    to_switch[index] = to_switch.get(index, 0) + 1
+                    to_switch[index] += 1
                 elif remote in by_bus_id:
-                    pair = index, by_bus_id[remote]
-                    links[pair] = links.get(pair, 0) + 1
-        for pair in itertools.permutations(to_switch, 2):
-            links[pair] = min(to_switch[pair[0]], to_switch[pair[1]])
-        return links
+                    links[index, by_bus_id[remote]] += 1
+        for one, other in itertools.permutations(to_switch, 2):
+            links[one, other] = min(to_switch[one], to_switch[other])
+        return dict(links)
 
     def _active_links(self, index: int) -> Iterator[str]:
         """For each active NVLink: "switch", or the bus id of the GPU at its other end."""
-        for link in range(int(getattr(self._pynvml, "NVML_NVLINK_MAX_LINKS", 18)) if self.absent is None else 0):
-            state = self.ask(index, "nvmlDeviceGetNvLinkState", link)
+        for link in range(MOST_NVLINKS):
+            state = self.number(index, f"nvmlDeviceGetNvLinkState/{link}")
             if isinstance(state, Absent) and link == 0:
                 return  # a card without NVLink says so at once
             if state != 1:
                 continue
-            if self.ask(index, "nvmlDeviceGetNvLinkRemoteDeviceType", link) == NVLINK_REMOTE_IS_SWITCH:
+            if self.number(index, f"nvmlDeviceGetNvLinkRemoteDeviceType/{link}") == NVLINK_REMOTE_IS_SWITCH:
                 yield "switch"
                 continue
-            yield str(bus_id_of(self.ask(index, "nvmlDeviceGetNvLinkRemotePciInfo", link)))
+            [remote] = self.ask(index, f"nvmlDeviceGetNvLinkRemotePciInfo_v2/{link}")
+            if not isinstance(remote, Absent):
+                yield SENSORS["pci_bus_id"].of(remote)
 
-    def pci_ids(self, index: int) -> tuple[str | Absent, str | Absent]:
-        """(bus id as sysfs writes it, device id as four hex digits)."""
-        info = self.ask(index, "nvmlDeviceGetPciInfo")
-        device = number(member(info, "pciDeviceId"))
-        return bus_id_of(info), device if isinstance(device, Absent) else f"{device >> 16 & 0xFFFF:04x}"
 
-    def first(self, index: int, *calls: tuple[Any, ...]) -> Any | Absent:
-        """The first of several names or versions of one call that this driver answers.
+def _why_not_started(code: int) -> Absent | None:
+    reason = REASONS.get(code, f"driver error {code}")
+    cure = f"the NVIDIA driver did not start ({reason}); see dmesg, or restart"
+    return Absent(CURES.get(code, cure)) if code else None
 
-        Where it answers none, its reason for one that it knows.
-        """
-        refusals = []
-        for name, *arguments in calls:
-            answer = self.ask(index, name, *arguments)
-            if not isinstance(answer, Absent) or answer.reason not in TRY_THE_OTHER_CALL:
-                return answer
-            refusals.append(answer)
-        return next((refusal for refusal in refusals if refusal.reason not in NOT_KNOWN), refusals[0])
+
+def _field(values: Values) -> Values:
+    """A field's number by its nvmlValueType_t, which a recording holds as 64 bits of any sign."""
+    kind, value = values if len(values) == 2 else ("", "")
+    if not isinstance(kind, int) or not isinstance(value, int):
+        return ()
+    formats = {0: "<d", 1: "<I", 4: "<q", 5: "<i", 6: "<H"}
+    return struct.unpack_from(formats.get(kind, "<Q"), (value & NOT_AVAILABLE).to_bytes(8, "little"))

@@ -97,8 +97,6 @@ def _device(sysfs: Sysfs, bus_id: str) -> PciDevice:
         numa_node=numa_node if isinstance(numa_node, int) and numa_node >= 0 else NOT_REPORTED,
         link_generation=link_generation(speed),
         link_max_generation=link_generation(max_speed),
-        link_transfers_per_s=speed,
-        link_max_transfers_per_s=max_speed,
         link_width_lanes=width,
         link_max_width_lanes=max_width,
         link_bytes_per_s=link_bytes_per_s(speed, width),
@@ -107,7 +105,6 @@ def _device(sysfs: Sysfs, bus_id: str) -> PciDevice:
         port_type=port_type,
         acs=acs,
         iommu_group=parse_group(sysfs.real_path(f"{folder}/iommu_group")),
-        bar_bytes=parse_bars(sysfs.read_text(f"{folder}/resource")) if is_card(class_code) else {},
         bar1_possible_bytes=parse_resize(sysfs.read_text(f"{folder}/resource1_resize")),
     )
 
@@ -121,17 +118,6 @@ def parse_group(real_path: str | Absent) -> int | Absent:
     """`sys/kernel/iommu_groups/17` is 17."""
     name = "" if isinstance(real_path, Absent) else real_path.rpartition("/")[2]
     return int(name) if re.fullmatch(r"\d{1,6}", name) else Absent("in no IOMMU group")
-
-
-def parse_bars(text: str | Absent) -> dict[str, int]:
-    """The first six lines of `resource`, start and end, as the sizes of the base address registers in use."""
-    sizes = {}
-    for number, line in enumerate([] if isinstance(text, Absent) else text.splitlines()[:6]):
-        match = re.match(r"0x([0-9a-fA-F]{1,16}) 0x([0-9a-fA-F]{1,16})", line)
-        start, end = (int(match[1], 16), int(match[2], 16)) if match else (0, 0)
-        if end > start and end - start < 1 << 62:
-            sizes[str(number)] = end - start + 1
-    return sizes
 
 
 def parse_resize(text: str | Absent) -> tuple[int, ...] | Absent:

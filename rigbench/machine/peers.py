@@ -22,7 +22,7 @@ REDIRECTS = {"ReqRedir+", "CmpltRedir+"}  # SrcValid+ alone is harmless
 MODES = {"DMA": "translating", "DMA-FQ": "translating", "identity": "passthrough", "blocked": "translating"}
 KERNEL_WORDS = ("iommu", "intel_iommu", "amd_iommu", "pcie_acs_override", "pci", "pcie_aspm", "pcie_ports")
 
-READ, WRITE, NVLINK, ATOMICS, PCIE = range(5)  # nvml.h, nvmlGpuP2PCapsIndex_t
+READ, WRITE, NVLINK, ATOMICS = range(4)  # nvml.h, nvmlGpuP2PCapsIndex_t
 OK = 0
 # nvmlGpuP2PStatus_t, and what each was seen to mean (driver source 595.45, p2p_caps.c, and published rigs).
 MEANINGS = {
@@ -104,7 +104,7 @@ def pairs(
     found = []
     for one, other in itertools.combinations(gpus, 2):
         place = one.index, other.index
-        codes = {which: worse(nvml, *place, which) for which in (READ, WRITE, ATOMICS, NVLINK, PCIE)}
+        codes = {which: worse(nvml, *place, which) for which in (READ, WRITE, ATOMICS, NVLINK)}
         label = labels.get(place, "n/a")
         found.append(
             GpuPair(
@@ -117,7 +117,6 @@ def pairs(
                 write_code=codes[WRITE],
                 atomics_code=codes[ATOMICS],
                 nvlink_code=codes[NVLINK],
-                pcie_code=codes[PCIE],
                 facts=(*pair_facts(one, other, codes[READ], codes[WRITE]), *rig_facts),
                 nccl=nccl_choice(label, codes[READ], codes[WRITE], len(gpus), cpu_vendor),
             )

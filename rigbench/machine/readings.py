@@ -1,35 +1,183 @@
-"""What does one GPU say right now, asked again and again at the least cost?
+"""The table of what a GPU can tell: for each reading the calls that give it, the best first, and their unit.
 
-The first reading finds out what the card tells and under which name; later ones ask nothing that it refused. A GPU that
-is lost is asked nothing more. nvmlDeviceGetPcieThroughput has no place here: it takes 20 ms to answer.
+A call is named as a recording names it, with its arguments. A renamed one stands beside its older name.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rigbench.core.record import Absent
-from rigbench.machine.nvml import GPU_SENSOR, MEMORY_INFO_V2, POWER_INSTANT_FIELD, SM_CLOCK, Nvml
-from rigbench.machine.nvml_codes import NOT_KNOWN, REASONS, TRY_THE_OTHER_CALL
-from rigbench.machine.nvml_gpu import MEMORY_TEMPERATURE_FIELD
+from rigbench.machine.driver_child import NOT_AVAILABLE, NOT_IN_PYNVML, NOT_TEXT
+from rigbench.machine.sysfs import decode_text
 
-POWER_AVERAGE_FIELD = 185  # nvml.h, NVML_FI_DEV_POWER_AVERAGE: milliwatts over the last second
-MEMORY_CLOCK = 2
-GA100 = (8, 0)
-NOT_REPORTED = Absent("not reported")
+if TYPE_CHECKING:
+    from rigbench.machine.nvml import Nvml
+
+# nvml.h, nvmlReturn_t. Numbers newer than this table are told as they are.
+REASONS = {
+    NOT_IN_PYNVML: "function not found in this pynvml",
+    NOT_TEXT: "not text",
+    1: "driver library not initialised",
+    2: "invalid argument",
+    3: "not supported",
+    4: "no permission",
+    6: "not found",
+    7: "answer too long",
+    8: "external power cable not attached",
+    9: "driver not loaded",
+    10: "driver timed out",
+    11: "interrupt problem",
+    12: "driver library not found",
+    13: "function not found in this driver",
+    14: "corrupted infoROM",
+    15: "GPU is lost",
+    16: "GPU needs a reset",
+    17: "blocked by the operating system",
+    18: "driver and library versions differ",
+    19: "in use",
+    20: "driver out of memory",
+    21: "no data",
+    22: "not supported with vGPU ECC",
+    23: "insufficient resources",
+    24: "frequency not supported",
+    25: "structure version not known to this driver",
+    26: "deprecated in this driver",
+    27: "not ready",
+    28: "GPU not found",
+    29: "invalid state",
+    30: "reset type not supported",
+    999: "unknown driver error",
+}
+# A renamed or versioned call is worth another try after these; after any other answer it is not.
+NOT_KNOWN = {REASONS[code] for code in (13, 25, 26, NOT_IN_PYNVML)}
+TRY_THE_OTHER_CALL = {REASONS[2], REASONS[3]} | NOT_KNOWN
 LOST = REASONS[15]
+NOT_REPORTED = Absent("not reported")
+WRONG_KIND = Absent(REASONS[999])
 
-Value = float | int | Absent
-Source = int | tuple[Any, ...]  # one of nvml.h's NVML_FI_DEV_ fields, or a call and its arguments
-Answers = dict[Source, Any]
+Value = Any  # float, int, bool, str, tuple or Absent
+Values = tuple[int | str, ...]
 
-POWER: Source = ("nvmlDeviceGetPowerUsage",)
+
+class Sensor(NamedTuple):
+    calls: tuple[str, ...]  # the best first
+    unit: Callable[[Any], Value]
+    place: int | None = 0  # among the values of an answer; None takes them all
+
+    def of(self, values: Values) -> Value:
+        """From an answer's values, which may be damaged in a recording."""
+        try:
+            value = self.unit(values if self.place is None else values[self.place])
+        except (AttributeError, IndexError, TypeError, ValueError):
+            return WRONG_KIND
+        return Absent("not a number") if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _sensor(unit: Callable[[Any], Value], *calls: str, place: int | None = 0) -> Sensor:
+    return Sensor(tuple(f"nvmlDeviceGet{call}" for call in calls), unit, place)
+
+
+def _text(answer: str) -> str | Absent:
+    return decode_text(answer.encode(errors="replace")) or Absent("empty answer")
+
+
+def _bus_id(answer: str) -> str | Absent:
+    """`0000:01:00.0`, as sysfs writes it; NVML writes an eight-digit domain."""
+    match = re.fullmatch(r"([0-9a-fA-F]{4,8}):([0-9a-fA-F]{2}):([0-9a-fA-F]{2})(?:\.[0-7])?", answer)
+    return f"{int(match[1], 16):04x}:{match[2]}:{match[3]}.0".lower() if match else WRONG_KIND
+
+
+def _processes(answer: tuple[int, ...]) -> tuple[tuple[int, int | Absent], ...]:
+    """Of each its id and its memory."""
+    pairs = zip(answer[::2], answer[1::2], strict=True)
+    return tuple((int(pid), NOT_REPORTED if used == NOT_AVAILABLE else int(used)) for pid, used in pairs)
+
+
+def _switch(answer: int) -> bool:
+    """nvmlEnableState_t: 0 is off."""
+    return bool(int(answer))
+
+
+def _over(divisor: int) -> Callable[[Any], float]:
+    return lambda answer: float(answer / divisor)
+
+
+def _positive(unit: Callable[[Any], Value]) -> Callable[[Any], Value]:
+    """A reading whose 0 means that there is none: link widths in a virtual machine, the power of a running card."""
+    return lambda answer: unit(answer) if answer > 0 else NOT_REPORTED
+
+
+_watts, _lanes, _degrees = _positive(_over(1000)), _positive(int), _positive(float)
+USAGE, AVERAGE, INSTANT = (f"nvmlDeviceGet{call}" for call in ("PowerUsage", "FieldValues/185/0", "FieldValues/186/0"))
+COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
+
+SENSORS = {
+    # What moves while a GPU works; the names are those of the columns of SensorSeries. nvmlDeviceGetPowerUsage is an
+    # average over a second since Ampere, and the power now on GA100 and before (nvml.h): see OLDER_POWER.
+    "energy_joules": _sensor(_over(1000), "TotalEnergyConsumption"),
+    "power_watts": Sensor((USAGE, AVERAGE, INSTANT), _watts),
+    "power_instant_watts": Sensor((INSTANT,), _watts),
+    "throttle_bits": _sensor(int, "CurrentClocksEventReasons", "CurrentClocksThrottleReasons"),  # since driver 535
+    "sm_clock_hertz": _sensor(lambda megahertz: megahertz * 1e6, "ClockInfo/1"),
+    "memory_clock_hertz": _sensor(lambda megahertz: megahertz * 1e6, "ClockInfo/2"),
+    "temperature_celsius": _sensor(float, "Temperature/0"),
+    "memory_temperature_celsius": _sensor(_degrees, "FieldValues/82/0"),
+    "fan_share": _sensor(_over(100), "FanSpeed", "FanSpeed_v2/0"),  # of the first fan; 0 is a fan at rest
+    "utilisation_share": _sensor(_over(100), "UtilizationRates"),
+    # v2 keeps what the driver reserves out of "used", the last value; unified-memory parts answer neither.
+    "memory_used_bytes": _sensor(int, "MemoryInfo_v2", "MemoryInfo", place=-1),
+    "pcie_replays": _sensor(int, "PcieReplayCounter"),
+    # Facts of a card; the names are those of Gpu.
+    "name": _sensor(_text, "Name"),
+    "uuid": _sensor(_text, "UUID"),
+    "pci_bus_id": _sensor(_bus_id, "PciInfo_v3"),
+    "pci_device_id": _sensor(lambda both: f"{both >> 16 & 0xFFFF:04x}", "PciInfo_v3", place=1),
+    "memory_total_bytes": _sensor(_positive(int), "MemoryInfo_v2", "MemoryInfo"),
+    "compute_capability": _sensor(lambda both: f"{both[0]:d}.{both[1]:d}", "CudaComputeCapability", place=None),
+    "bar1_total_bytes": _sensor(int, "BAR1MemoryInfo"),
+    "link_generation_now": _sensor(_lanes, "CurrPcieLinkGeneration"),
+    "link_generation_max": _sensor(_lanes, "MaxPcieLinkGeneration"),
+    "link_width_now_lanes": _sensor(_lanes, "CurrPcieLinkWidth"),
+    "link_width_max_lanes": _sensor(_lanes, "MaxPcieLinkWidth"),
+    "performance_state": _sensor(lambda state: state if 0 <= state <= 15 else Absent("unknown"), "PerformanceState"),
+    "slowdown_celsius": _sensor(_degrees, "TemperatureThreshold/1"),
+    "target_celsius": _sensor(_degrees, "TemperatureThreshold/5"),
+    "margin_celsius": _sensor(float, "MarginTemperature"),
+    "slowdown_at_margin_celsius": _sensor(float, "FieldValues/194/0"),
+    "power_limit_watts": _sensor(_over(1000), "EnforcedPowerLimit"),
+    "power_limit_default_watts": _sensor(_over(1000), "PowerManagementDefaultLimit"),
+    "power_limit_min_watts": _sensor(_over(1000), "PowerManagementLimitConstraints"),
+    "power_limit_max_watts": _sensor(_over(1000), "PowerManagementLimitConstraints", place=1),
+    "persistence": _sensor(_switch, "PersistenceMode"),
+    "compute_mode": _sensor(lambda mode: COMPUTE_MODES.get(mode, f"mode {mode}"), "ComputeMode"),
+    "display_active": _sensor(_switch, "DisplayActive"),
+    "mig_enabled": _sensor(_switch, "MigMode"),
+    "ecc_enabled": _sensor(_switch, "EccMode"),
+    "ecc_corrected_errors": _sensor(int, "TotalEccErrors/0/1"),
+    "ecc_uncorrected_errors": _sensor(int, "TotalEccErrors/1/1"),
+    "ecc_uncorrected_errors_since_load": _sensor(int, "TotalEccErrors/1/0"),
+    "remapped_rows_corrected": _sensor(int, "RemappedRows"),
+    "remapped_rows_uncorrected": _sensor(int, "RemappedRows", place=1),
+    "row_remap_pending": _sensor(_switch, "RemappedRows", place=2),
+    "row_remap_failed": _sensor(_switch, "RemappedRows", place=3),
+    "compute_processes": _sensor(_processes, "ComputeRunningProcesses_v3", "ComputeRunningProcesses_v2", place=None),
+    "graphics_processes": _sensor(_processes, "GraphicsRunningProcesses_v3", "GraphicsRunningProcesses_v2", place=None),
+    "MPS_processes": _sensor(_processes, "MPSComputeRunningProcesses_v3", "MPSComputeRunningProcesses_v2", place=None),
+    # PCIe traffic as the card sees it, over the 20 ms that the call takes: it has no place among what moves.
+    "from_gpu_bytes_per_s": _sensor(lambda kilobytes: kilobytes * 1000.0, "PcieThroughput/0"),
+    "to_gpu_bytes_per_s": _sensor(lambda kilobytes: kilobytes * 1000.0, "PcieThroughput/1"),
+}
+POWER_NOW = Sensor((INSTANT, USAGE), _watts)  # where the card tells it, else its running average
+OLDER_POWER = {"power_watts": Sensor((AVERAGE, USAGE, INSTANT), _watts), "power_instant_watts": POWER_NOW}
+GA100 = (8, 0)
 
 
 class Reading(NamedTuple):
-    """One device at one tick. The names are those of the columns of SensorSeries."""
+    """What one device says at one moment. The names are those of the columns of SensorSeries."""
 
     energy_joules: float | Absent
     power_watts: float | Absent
@@ -45,121 +193,72 @@ class Reading(NamedTuple):
     pcie_replays: int | Absent
 
 
-class Sensor(NamedTuple):
-    sources: tuple[Source, ...]  # the best first
-    convert: Callable[[Any], Value]
+class Answers:
+    """What one GPU answers at one moment: each call is made once, and none after one that found the GPU lost."""
+
+    def __init__(self, nvml: Nvml, scope: int | str, calls: Iterable[str]) -> None:
+        """`calls` are made at once."""
+        self._nvml, self._scope = nvml, scope
+        self.lost: Absent | None = None
+        calls = tuple(dict.fromkeys(calls))
+        self._answers: dict[str, Values | Absent] = {}
+        for call, answer in zip(calls, nvml.ask(scope, *calls), strict=True):
+            self._note(call, answer)
+
+    def value(self, sensor: Sensor) -> tuple[Value, tuple[str, ...]]:
+        """A reading, or why there is none, by the first call that answers; and the calls worth making from now on."""
+        refusals: list[Absent] = []
+        for call in sensor.calls:
+            if call not in self._answers:
+                self._note(call, self._nvml.ask(self._scope, call)[0])
+            answer = self._answers[call]
+            value = answer if isinstance(answer, Absent) else sensor.of(answer)
+            if not isinstance(value, Absent):
+                return value, (call,)
+            refusals.append(value)
+            if value != NOT_REPORTED and value.reason not in TRY_THE_OTHER_CALL:
+                return value, sensor.calls
+        # A call that the driver knows tells more than one that it does not, and "not supported" tells little.
+        why = max(refusals, key=lambda refusal: (refusal.reason not in NOT_KNOWN, refusal.reason != REASONS[3]))
+        return why, sensor.calls if NOT_REPORTED in refusals else ()
+
+    def _note(self, call: str, answer: Values | Absent) -> None:
+        self._answers[call] = self.lost or answer
+        if isinstance(answer, Absent) and answer.reason == LOST:
+            self.lost = self.lost or answer
 
 
 class GpuSensors:
-    """One GPU's sensors. Nothing is asked before the first `read`."""
+    """One GPU's sensors, read again and again at the least cost.
+
+    The first reading finds out what the card tells and under which name; later ones ask nothing that it refused, and
+    everything else at once. A GPU that is lost is asked nothing more. Nothing is asked before the first `read`.
+    """
 
     def __init__(self, nvml: Nvml, index: int) -> None:
-        self._nvml = nvml
-        self._index = index
-        self._lost: Absent | None = None
+        self._nvml, self._index = nvml, index
         self._sensors: dict[str, Sensor] = {}
-        self._settled: dict[str, Source | Absent] = {}  # the source that answers, or why none ever will
+        self._settled: set[str] = set()  # sensors of which the call that answers is known
+        self._refused: dict[str, Absent] = {}  # those that never will answer, and why
+        self._lost: Absent | None = None
 
     def read(self) -> Reading:
         if not self._sensors:
-            self._sensors = sensors_of(self._nvml.ask(self._index, "nvmlDeviceGetCudaComputeCapability"))
-        answers = self._fields()
-        values: dict[str, Any] = {name: self._value(name, answers) for name in Reading._fields}
+            capability = self._nvml.reading(self._index, "compute_capability")
+            older = isinstance(capability, str) and tuple(map(int, capability.split("."))) <= GA100
+            self._sensors = {name: SENSORS[name] for name in Reading._fields} | (OLDER_POWER if older else {})
+        values: dict[str, Any] = dict.fromkeys(Reading._fields, self._lost) | self._refused
+        if self._lost is None:
+            answers = Answers(self._nvml, self._index, (sensor.calls[0] for sensor in self._sensors.values()))
+            for name, sensor in list(self._sensors.items()):
+                values[name], calls = answers.value(sensor)
+                if name in self._settled:
+                    continue
+                if not calls:
+                    self._refused[name] = values[name]
+                    del self._sensors[name]
+                elif not isinstance(values[name], Absent):
+                    self._sensors[name] = sensor._replace(calls=calls)
+                    self._settled.add(name)
+            self._lost = answers.lost
         return Reading(**values)
-
-    def _fields(self) -> Answers:
-        """All fields that are still of interest, in one call."""
-        ids = sorted(
-            {source for name in self._sensors for source in self._of_interest(name) if isinstance(source, int)}
-        )
-        if not ids:
-            return {}
-        found = (self._lost,) * len(ids) if self._lost else self._nvml.fields(self._index, ids)
-        return {source: self._noted(answer) for source, answer in zip(ids, found, strict=True)}
-
-    def _of_interest(self, name: str) -> tuple[Source, ...]:
-        settled = self._settled.get(name)
-        if settled is None:
-            return self._sensors[name].sources
-        return () if isinstance(settled, Absent) else (settled,)
-
-    def _value(self, name: str, answers: Answers) -> Value:
-        settled, sensor = self._settled.get(name), self._sensors[name]
-        if settled is None:
-            return self._settle(name, sensor, answers)
-        return settled if isinstance(settled, Absent) else self._ask(sensor, settled, answers)
-
-    def _settle(self, name: str, sensor: Sensor, answers: Answers) -> Value:
-        """The first source that answers is kept; where all say that they never will, so is that."""
-        refusals: list[Absent] = []
-        for source in sensor.sources:
-            value = self._ask(sensor, source, answers)
-            if not isinstance(value, Absent):
-                self._settled[name] = source
-                return value
-            refusals.append(value)
-            if value != NOT_REPORTED and value.reason not in TRY_THE_OTHER_CALL:
-                return value
-        why = next((refusal for refusal in refusals if refusal.reason not in NOT_KNOWN), refusals[0])
-        if NOT_REPORTED not in refusals:
-            self._settled[name] = why
-        return why
-
-    def _ask(self, sensor: Sensor, source: Source, answers: Answers) -> Value:
-        if source not in answers and isinstance(source, tuple):
-            answers[source] = self._lost or self._noted(self._nvml.ask(self._index, *source))
-        answer = answers[source]
-        return answer if isinstance(answer, Absent) else sensor.convert(answer)
-
-    def _noted(self, answer: Any) -> Any:
-        if isinstance(answer, Absent) and answer.reason == LOST:
-            self._lost = answer
-        return answer
-
-
-def sensors_of(compute_capability: tuple[int, int] | Absent) -> dict[str, Sensor]:
-    """How each reading is asked for.
-
-    nvmlDeviceGetPowerUsage is an average over 1 s since Ampere; on GA100 and before, it is the power now (nvml.h).
-    """
-    old = not isinstance(compute_capability, Absent) and tuple(compute_capability) <= GA100
-    average = (POWER_AVERAGE_FIELD, POWER) if old else (POWER, POWER_AVERAGE_FIELD)
-    return {
-        "energy_joules": Sensor((("nvmlDeviceGetTotalEnergyConsumption",),), _over(1000)),
-        "power_watts": Sensor((*average, POWER_INSTANT_FIELD), _positive_over(1000)),
-        "power_instant_watts": Sensor(
-            (POWER_INSTANT_FIELD, POWER) if old else (POWER_INSTANT_FIELD,), _positive_over(1000)
-        ),
-        "throttle_bits": Sensor(
-            (("nvmlDeviceGetCurrentClocksEventReasons",), ("nvmlDeviceGetCurrentClocksThrottleReasons",)), int
-        ),
-        "sm_clock_hertz": Sensor((("nvmlDeviceGetClockInfo", SM_CLOCK),), _hertz),
-        "memory_clock_hertz": Sensor((("nvmlDeviceGetClockInfo", MEMORY_CLOCK),), _hertz),
-        "temperature_celsius": Sensor(
-            (("nvmlDeviceGetTemperatureV", GPU_SENSOR), ("nvmlDeviceGetTemperature", GPU_SENSOR)), float
-        ),
-        "memory_temperature_celsius": Sensor((MEMORY_TEMPERATURE_FIELD,), _positive_over(1)),
-        "fan_share": Sensor((("nvmlDeviceGetFanSpeed",), ("nvmlDeviceGetFanSpeed_v2", 0)), _over(100)),
-        "utilisation_share": Sensor((("nvmlDeviceGetUtilizationRates",),), lambda rates: float(rates.gpu / 100)),
-        "memory_used_bytes": Sensor(
-            (("nvmlDeviceGetMemoryInfo", MEMORY_INFO_V2), ("nvmlDeviceGetMemoryInfo",)), lambda info: int(info.used)
-        ),
-        "pcie_replays": Sensor((("nvmlDeviceGetPcieReplayCounter",),), int),
-    }
-
-
-def _over(divisor: int) -> Callable[[Any], float | Absent]:
-    def convert(answer: Any) -> float | Absent:
-        value = float(answer) / divisor
-        return value if math.isfinite(value) else Absent("not a number")
-
-    return convert
-
-
-def _positive_over(divisor: int) -> Callable[[Any], float | Absent]:
-    """A reading whose 0 means that there is none: a running card draws power."""
-    return lambda answer: _over(divisor)(answer) if answer > 0 else NOT_REPORTED
-
-
-def _hertz(megahertz: int) -> float:
-    return megahertz * 1e6

@@ -134,9 +134,7 @@ class Gpu(Record, frozen=True):
     link_width_max_lanes: int | Absent
     performance_state: int | Absent
     numa_node: int | Absent
-    vbios_version: str | Absent
     link_generation_awake: int | Absent
-    link_generation_card_max: int | Absent
     bar1_covers_memory: bool | Absent
     cpu_affinity: str | Absent
     utilisation_share: float | Absent
@@ -144,14 +142,9 @@ class Gpu(Record, frozen=True):
     fan_share: float | Absent
     memory_temperature_celsius: float | Absent
     target_celsius: float | Absent
-    max_celsius: float | Absent
     slowdown_celsius: float | Absent
-    shutdown_celsius: float | Absent
     margin_celsius: float | Absent
-    max_at_margin_celsius: float | Absent
-    memory_max_at_margin_celsius: float | Absent
     slowdown_at_margin_celsius: float | Absent
-    shutdown_at_margin_celsius: float | Absent
     power_limit_min_watts: float | Absent
     power_limit_max_watts: float | Absent
     persistence: bool | Absent
@@ -191,8 +184,6 @@ class PciDevice(Record, frozen=True):
     numa_node: int | Absent
     link_generation: int | Absent
     link_max_generation: int | Absent
-    link_transfers_per_s: float | Absent
-    link_max_transfers_per_s: float | Absent
     link_width_lanes: int | Absent
     link_max_width_lanes: int | Absent
     link_bytes_per_s: float | Absent
@@ -201,7 +192,6 @@ class PciDevice(Record, frozen=True):
     port_type: str | Absent
     acs: tuple[str, ...] | Absent
     iommu_group: int | Absent
-    bar_bytes: dict[str, int]
     bar1_possible_bytes: tuple[int, ...] | Absent
 
 
@@ -273,7 +263,6 @@ class GpuPair(Record, frozen=True):
     write_code: int | Absent
     atomics_code: int | Absent
     nvlink_code: int | Absent
-    pcie_code: int | Absent
     facts: tuple[str, ...]
     nccl: NcclChoice | Absent
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from rigbench.machine.replay import SUCCESS, Answer, Recording
+from rigbench.machine.driver import Answer
+from rigbench.machine.replay import SUCCESS, Recording
 
 UUID = re.compile(r"\b(GPU|MIG)-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 ADDRESS = re.compile(r"(?<![0-9a-fA-F:])[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5,19}(?![0-9a-fA-F:])")  # InfiniBand has 20

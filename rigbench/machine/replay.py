@@ -1,38 +1,33 @@
-"""What would the driver library answer on a recorded rig? A stand-in for libnvidia-ml in plain Python.
+"""Reads, plays and makes recordings of the driver: `nvml.txt`, a line for each call with its answers in turn.
 
-pynvml calls `library.nvmlDeviceGetName(handle, buffer, length)` with ctypes objects. One rule serves every call: plain
-numbers name it (`nvmlDeviceGetClockInfo/1`), what is passed by reference receives the recorded values in order.
+    0 nvmlDeviceGetTemperature/0 = 0 43 ; 0 44 ; 15
+
+The scope ("sys", a GPU's index, a part's number, or "*" for every GPU without a line of its own), the call with its
+arguments, and for each answer the driver's return code with the values.
 """
 
 from __future__ import annotations
 
-import ctypes
 import re
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
+from rigbench.machine.driver import Answer, Driver
+from rigbench.machine.driver_child import HANDLE, INIT
 
-SUCCESS, UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND, INSUFFICIENT_SIZE, UNKNOWN = 0, 1, 2, 3, 6, 7, 999
-HANDLE_STRIDE = 256  # device i is the address (i + 1) * 256: never null, never dereferenced
+SUCCESS, INVALID_ARGUMENT, NOT_SUPPORTED, UNKNOWN = 0, 2, 3, 999
+COUNT = "nvmlDeviceGetCount_v2"
 
 LINE = re.compile(r"(?P<scope>sys|\*|\d{1,4})\s+(?P<key>nvml[\w/]+)\s+=\s+(?P<answers>.*)")
 TOKEN = re.compile(r'"(?P<text>[^"]*)"|(?P<word>[^\s"]+)')
 NUMBER = re.compile(r"-?\d{1,20}|0[xX][0-9a-fA-F]{1,16}")
-
-
-class Answer(NamedTuple):
-    code: int
-    values: tuple[int | str, ...]
-
+HEADER = "# a rig as rigbench read it: scope, call = code, values; what stands between semicolons was read in turn\n"
 
 Recording = dict[tuple[str, str], list[Answer]]
 
 
 def parse_recording(text: str, name: str = "nvml.txt") -> Recording:
-    """The lines of a recording: `0 nvmlDeviceGetTemperature/0 = 0 43 ; 15` is 43 once, then "GPU is lost".
-
+    """
     Raises:
         RigbenchError: a line that is not one of ours, with its number.
     """
@@ -52,204 +47,101 @@ def _answers(text: str) -> list[Answer]:
     """`0 43 ; 0 44 ; 15` is three answers; nothing where one of them has no return code."""
     groups: list[list[int | str]] = [[]]
     for token in TOKEN.finditer(text):
-        if token["word"] == ";":
+        word = token["word"]
+        if word == ";":
             groups.append([])
+        elif word is not None and NUMBER.fullmatch(word):
+            groups[-1].append(int(word, 16 if "x" in word.lower() else 10))
         else:
-            groups[-1].append(_value(token))
+            groups[-1].append(token["text"] if word is None else word)
     if not all(group and isinstance(group[0], int) for group in groups):
         return []
     return [Answer(int(group[0]), tuple(group[1:])) for group in groups]
 
 
-def _value(token: re.Match[str]) -> int | str:
-    if token["text"] is not None:
-        return token["text"]
-    word = token["word"]
-    return int(word, 16 if "x" in word.lower() else 10) if NUMBER.fullmatch(word) else word
+def as_text(recording: Recording) -> str:
+    lines = [HEADER]
+    for (scope, key), answers in recording.items():
+        told = (" ".join([str(code), *map(_quoted, values)]) for code, values in answers)
+        lines.append(f"{scope} {key} = {' ; '.join(told)}\n")
+    return "".join(lines)
 
 
-class ReplayedLibrary:
-    """Put in `pynvml.nvmlLib`. A call that was not recorded is "not supported"; sequences advance a step a call."""
+def _quoted(value: int | str) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return '"' + "".join(letter if letter.isprintable() and letter != '"' else "?" for letter in value) + '"'
+
+
+class ReplayedDriver:
+    """A recorded one. A call that was not recorded is "not supported"; sequences advance a step a call."""
+
+    trouble = None
 
     def __init__(self, recording: Recording) -> None:
-        self._recording = recording
+        self.recording = recording
         self._calls_so_far: dict[tuple[str, str], int] = {}
-        self._opened = 0
         self.log: list[tuple[str, str, int]] = []
 
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("nvml"):
-            raise AttributeError(name)
-        function = partial(self._call, name)
-        self.__dict__[name] = function
-        return function
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        if name.startswith("nvmlInit"):
-            return self._open(name)
-        if name == "nvmlErrorString":
-            return b"recorded error"
-        if self._opened <= 0:
-            return UNINITIALIZED
-        if name == "nvmlShutdown":
-            self._opened -= 1
-            return SUCCESS
-        try:
-            return self._answer(name, arguments)
-        except (TypeError, ValueError, IndexError, OverflowError):
-            return UNKNOWN  # the recording holds values of the wrong kind for this call
-
-    def _open(self, name: str) -> int:
-        code = self.ask("sys", name).code if ("sys", name) in self._recording else SUCCESS
-        self._opened += code == SUCCESS
-        return code
-
-    def ask(self, scope: str, key: str) -> Answer:
-        """The next recorded answer of a call; its last one for ever after."""
-        answers = self._recording.get((scope, key))
-        if answers is None and scope != "sys":
-            answers = self._recording.get(("*", key))
-        step = self._calls_so_far.get((scope, key), 0)
-        self._calls_so_far[scope, key] = step + 1
-        answer = answers[min(step, len(answers) - 1)] if answers else Answer(NOT_SUPPORTED, ())
-        self.log.append((scope, key, answer.code))
-        return answer
-
-    def _answer(self, name: str, arguments: tuple[Any, ...]) -> int:
-        if name == "nvmlDeviceGetHandleByIndex_v2":
-            return self._handle_by_index(*arguments)
-        if name in ("nvmlDeviceGetHandleByUUID", "nvmlDeviceGetHandleByPciBusId_v2"):
-            return self._handle_by_name(name, *arguments)
-        if name == "nvmlDeviceGetFieldValues":
-            return self._field_values(*arguments)
-        if "RunningProcesses" in name:
-            return self._processes(name, *arguments)
-        scope, numbers, outputs, buffer = sort_arguments(arguments, _scope)
-        code, values = self.ask(scope, name_of(name, numbers, outputs, buffer))
-        if code != SUCCESS:
-            return code
-        if buffer is not None:
-            buffer.value = str(values[0]).encode()
-        elif name == "nvmlDeviceGetMigDeviceHandleByIndex":
-            _point(arguments[-1], int(values[0]))  # a part's own lines have a scope of its own
-        elif outputs:
-            _fill(outputs, values)
-        return SUCCESS
+    def ask(self, scope: str, *keys: str) -> list[Answer | Absent]:
+        return [self.answer(scope, key) for key in keys]
 
     def recorded(self, scope: str, key: str) -> list[Answer]:
         """All answers of a call, wherever its sequence stands."""
-        shared = self._recording.get(("*", key), []) if scope != "sys" else []
-        return self._recording.get((scope, key), shared)
+        shared = self.recording.get(("*", key), []) if scope != "sys" else []
+        return self.recording.get((scope, key), shared)
 
-    def _handle_by_index(self, index: Any, output: Any) -> int:
-        code, values = self.ask("sys", "nvmlDeviceGetCount_v2")
-        if code != SUCCESS or index.value >= int(values[0]):
-            return code or INVALID_ARGUMENT
-        if (str(index.value), "nvmlDeviceGetHandleByIndex_v2") in self._recording:
-            code = self.ask(str(index.value), "nvmlDeviceGetHandleByIndex_v2").code
-        if code == SUCCESS:
-            _point(output, index.value)
-        return code
+    def answer(self, scope: str, key: str) -> Answer:
+        """The next recorded answer; the last one for ever after."""
+        answers = self.recorded(scope, key)
+        if not answers and key in (INIT, HANDLE):  # only their failures are recorded
+            return Answer(SUCCESS if key == INIT or self._is_listed(scope) else INVALID_ARGUMENT, ())
+        step = self._calls_so_far.get((scope, key), 0)
+        self._calls_so_far[scope, key] = step + 1
+        answer = answers[min(step, len(answers) - 1)] if answers else Answer(NOT_SUPPORTED, ())
+        if any(isinstance(value, int) and not -(1 << 63) <= value < 1 << 64 for value in answer.values):
+            answer = Answer(UNKNOWN, ())
+        self.log.append((scope, key, answer.code))
+        return answer
 
-    def _handle_by_name(self, call: str, wanted: Any, output: Any) -> int:
-        getter = "nvmlDeviceGetUUID" if call.endswith("UUID") else "nvmlDeviceGetPciInfo_v3"
-        ending = getattr(wanted, "value", wanted).decode().lower()[-12:]
-        for index in range(int(self.ask("sys", "nvmlDeviceGetCount_v2").values[0])):
-            code, values = self.ask(str(index), getter)
-            if code == SUCCESS and str(values[0]).lower().endswith(ending):
-                _point(output, index)
-                return SUCCESS
-        return NOT_FOUND
-
-    def _processes(self, name: str, handle: Any, count: Any, room: Any) -> int:
-        """`0 pid bytes pid bytes`: pynvml asks for the number first, then with an array to fill."""
-        code, values = self.ask(_scope(handle), name)
-        if code != SUCCESS:
-            return code
-        places, count._obj.value = count._obj.value, len(values) // 2
-        if values and (room is None or places < len(values) // 2):
-            return INSUFFICIENT_SIZE
-        for index, (pid, used) in enumerate(zip(values[::2], values[1::2], strict=True)):
-            room[index].pid, room[index].usedGpuMemory = pid, used
-        return SUCCESS
-
-    def _field_values(self, handle: Any, _count: Any, output: Any) -> int:
-        for field in output._obj:
-            field.nvmlReturn, values = self.ask(
-                _scope(handle), f"nvmlDeviceGetFieldValues/{field.fieldId}/{field.scopeId}"
-            )
-            if field.nvmlReturn == SUCCESS:
-                field.valueType, field.value.ullVal = int(values[0]), int(values[1])
-        return SUCCESS
+    def _is_listed(self, scope: str) -> bool:
+        counts = [answer.values[0] for answer in self.recorded("sys", COUNT) if answer.values]
+        return any(isinstance(count, int) and int(scope) < count for count in counts)
 
 
-def sort_arguments(arguments: tuple[Any, ...], scope_of: Callable[[Any], str]) -> tuple[str, list[Any], list[Any], Any]:
-    """A call's arguments as (whose it is, the numbers in its name, what receives values, a text buffer)."""
-    scope, numbers, outputs, buffer = "sys", [], [], None
-    for argument in arguments:
-        if hasattr(argument, "_obj"):  # byref() keeps its target here
-            outputs.append(argument._obj)
-        elif argument is None:
-            outputs.append(None)
-        elif isinstance(argument, ctypes.Array) and argument._type_ is ctypes.c_char:
-            buffer = argument
-        elif isinstance(argument, ctypes.Array):
-            outputs.append(argument)
-        elif not isinstance(argument, ctypes._Pointer):
-            numbers.append(getattr(argument, "value", argument))
-        elif scope == "sys":
-            scope = scope_of(argument)
-        else:
-            numbers.append(scope_of(argument))
-    return scope, numbers, outputs, buffer
+class RecordingDriver:
+    """Passes every call on to another driver and keeps its answers.
+
+    Of a replayed driver the whole recorded sequence of a call is kept, however often it was asked.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._answers: Recording = {}
+
+    @property
+    def trouble(self) -> Absent | None:
+        return self._driver.trouble
+
+    def ask(self, scope: str, *keys: str) -> list[Answer | Absent]:
+        answers = self._driver.ask(scope, *keys)
+        for key, answer in zip(keys, answers, strict=True):
+            if isinstance(answer, Absent):
+                continue
+            code, values = answer
+            if code >= 0 and not (key in (INIT, HANDLE) and code == SUCCESS):  # below 0 pynvml is to blame
+                self._answers.setdefault((scope, key), []).append(Answer(code, values))
+        return answers
+
+    def recording(self) -> Recording:
+        """What was asked so far. A sequence ends where its last answer begins to repeat."""
+        if isinstance(self._driver, ReplayedDriver):
+            return {call: self._driver.recorded(*call) or answers[:1] for call, answers in self._answers.items()}
+        return {call: _without_repeats(answers) for call, answers in self._answers.items()}
 
 
-def name_of(name: str, numbers: list[Any], outputs: list[Any], buffer: Any) -> str:
-    """What a call is recorded as: its function and the numbers that say which of its readings is meant."""
-    if name == "nvmlDeviceGetTemperatureV":  # recorded under the name that every driver has had
-        name, numbers = "nvmlDeviceGetTemperature", [outputs[0].sensorType]
-    elif name.startswith("nvmlDeviceSet"):
-        numbers = []  # a setter's value is no part of its name
-    elif buffer is not None:
-        numbers = numbers[:-1]  # the room in the buffer
-    elif "Affinity" in name:
-        numbers = numbers[1:]  # the words in the mask
-    return "/".join([name, *map(str, numbers)])
-
-
-def _scope(handle: Any) -> str:
-    return str((ctypes.cast(handle, ctypes.c_void_p).value or 0) // HANDLE_STRIDE - 1)
-
-
-def _point(output: Any, index: int) -> None:
-    ctypes.c_void_p.from_buffer(output._obj).value = (index + 1) * HANDLE_STRIDE
-
-
-def _fill(outputs: list[Any], values: tuple[int | str, ...]) -> None:
-    target = outputs[0]
-    if isinstance(target, ctypes.Array):
-        for index, value in enumerate(values[: len(target)]):
-            target[index] = int(value)
-    elif isinstance(target, ctypes.Structure):
-        _fill_structure(target, values)
-    elif len(values) < len(outputs):
-        raise ValueError("fewer values recorded than the call returns")
-    else:
-        for output, value in zip(outputs, values, strict=False):
-            output.value = value
-
-
-def _fill_structure(target: Any, values: tuple[int | str, ...]) -> None:
-    kind = type(target).__name__
-    if "Pci" in kind:
-        domain, bus, device = (int(part, 16) for part in re.split("[:.]", str(values[0]))[:3])
-        target.domain, target.bus, target.device = domain, bus, device
-        target.busId, target.busIdLegacy = str(values[0]).encode(), str(values[0])[-12:].encode()
-        target.pciDeviceId, target.pciSubSystemId = values[1], values[2]
-        return
-    skipped = {"version", "sensorType"} if "Memory_v2" in kind else {"version", "sensorType", "reserved"}
-    names = [field[0] for field in target._fields_ if field[0] not in skipped]
-    if not values:
-        raise ValueError("no values recorded")
-    for name, value in zip(names, values, strict=False):
-        setattr(target, name, value)
+def _without_repeats(answers: list[Answer]) -> list[Answer]:
+    last = len(answers)
+    while last > 1 and answers[last - 2] == answers[-1]:
+        last -= 1
+    return answers[:last]

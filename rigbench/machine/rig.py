@@ -1,4 +1,4 @@
-"""Which machine are we asking? The live one or a recorded one, as one object that every probe is handed."""
+"""The machine that is asked, live or recorded, as one object that every probe is handed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.recording import recorded_sysfs
+from rigbench.machine.recorded_tree import recorded_sysfs
 from rigbench.machine.sysfs import Sysfs
 
 
@@ -26,8 +26,9 @@ class Rig:
     load: Nvml = field(default_factory=lambda: Nvml(Absent("not read under load; --load does it")))
 
     @classmethod
-    def live(cls) -> Rig:
-        return cls(Sysfs(), Nvml.live())
+    def live(cls, ask_driver: bool = True) -> Rig:
+        """This machine; its driver is asked when its first answer is wanted, or not at all."""
+        return cls(Sysfs(), Nvml.live() if ask_driver else Nvml(Absent("not asked")))
 
     @classmethod
     def replay(cls, folder: Path) -> Rig:

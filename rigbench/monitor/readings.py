@@ -14,12 +14,10 @@ from typing import Any, NamedTuple
 
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
-from rigbench.machine import nvml_gpu
 from rigbench.machine.host_load import CpuSensors, HostLoad, ProcessLoad, ProcessLoads
-from rigbench.machine.nvml_answers import over
 from rigbench.machine.readings import LOST, Reading
 from rigbench.machine.record import GpuProcess
-from rigbench.machine.replay import ReplayedLibrary
+from rigbench.machine.replay import ReplayedDriver
 from rigbench.machine.rig import Rig
 from rigbench.monitor.record import (
     GpuSlow,
@@ -39,9 +37,6 @@ from rigbench.work.sensors import CPU, NO_ANSWER, Sampler
 POLL_SECONDS = 0.05
 SILENT_SECONDS, SILENT_TICKS = 3.0, 2.5  # without a whole reading the driver does not answer
 LAST_SLOW_SECONDS = 2.0  # one look waits so long for the slow beat's first reading
-# nvml.h, nvmlPcieUtilCounter_t: as the card sees it. The answer is in KB/s, over 20 ms.
-TRANSMITTED, RECEIVED = 0, 1
-BYTES_PER_KB = 1000
 
 
 class Beat(Sampler):
@@ -137,15 +132,9 @@ class SlowBeat:
     def _changed(self, index: int) -> list[dict[str, Any]]:
         device, nvml = f"GPU{index}", self._facts.nvml
         if device not in self._known:
-            total, _ = nvml.memory_bytes(index)
-            self._known[device] = {
-                "device": device,
-                "name": nvml.name(index),
-                "uuid": nvml.uuid(index),
-                "memory_total_bytes": total,
-                "power_limit_watts": Absent("not asked yet"),
-            }
-        limit = over(nvml.ask(index, "nvmlDeviceGetEnforcedPowerLimit"), 1000)
+            facts = nvml.readings(index, "name", "uuid", "memory_total_bytes")
+            self._known[device] = {"device": device, **facts, "power_limit_watts": Absent("not asked yet")}
+        limit = nvml.reading(index, "power_limit_watts")
         before = self._known[device]["power_limit_watts"]
         if limit == before or (isinstance(limit, Absent) and not isinstance(before, Absent)):
             return []  # a card that is lost keeps the limit that it had
@@ -154,12 +143,12 @@ class SlowBeat:
 
     def _slow(self, indices: Sequence[int]) -> dict[str, GpuSlow]:
         nvml = self._rig.nvml
-        listed = {index: Absent(LOST) if index in self._lost else nvml_gpu.processes(nvml, index) for index in indices}
+        listed = {index: Absent(LOST) if index in self._lost else nvml.processes(index) for index in indices}
         loads = self._loads.read([one.pid for it in listed.values() if not isinstance(it, Absent) for one in it])
         return {
             f"GPU{index}": GpuSlow(
-                to_gpu_bytes_per_s=self._traffic(index, RECEIVED),
-                from_gpu_bytes_per_s=self._traffic(index, TRANSMITTED),
+                to_gpu_bytes_per_s=self._traffic(index, "to_gpu_bytes_per_s"),
+                from_gpu_bytes_per_s=self._traffic(index, "from_gpu_bytes_per_s"),
                 processes=found
                 if isinstance(found, Absent)
                 else tuple(self._process(it, loads[it.pid]) for it in found),
@@ -179,23 +168,21 @@ class SlowBeat:
             children_at_limit=at_limit,
         )
 
-    def _traffic(self, index: int, counter: int) -> float | Absent:
+    def _traffic(self, index: int, direction: str) -> float | Absent:
         if index in self._lost:
             return Absent(LOST)
-        rate = over(self._rig.nvml.ask(index, "nvmlDeviceGetPcieThroughput", counter), 1)
-        if isinstance(rate, Absent):
-            if rate.reason == LOST:
-                self._lost.add(index)
-            return rate
-        return rate * BYTES_PER_KB
+        rate: float | Absent = self._rig.nvml.reading(index, direction)
+        if isinstance(rate, Absent) and rate.reason == LOST:
+            self._lost.add(index)
+        return rate
 
 
 def live(rig: Rig, options: Options, stopped: Callable[[], bool]) -> Generator[MonitorEvent, None, None]:
     """This machine, a tick per interval, until the time is up or the user says stop."""
-    started, period = time.perf_counter(), options.interval
+    period = options.interval
     host, beat = Host(rig, time.perf_counter), Beat(rig, period)
     yield _header(rig, options, host, options.slow_seconds)
-    slow = SlowBeat(rig, options.slow_seconds)
+    slow, started = SlowBeat(rig, options.slow_seconds), time.perf_counter()  # the driver has been found by now
     beat.start()
     slow.start()
     due = heard = started
@@ -236,8 +223,8 @@ def replayed(rig: Rig, facts: Rig, options: Options) -> Generator[MonitorEvent, 
         RigbenchError: the recording holds no driver.
     """
     driver = rig.load if rig.load.absent is None else rig.nvml
-    library = driver.library
-    if driver.absent is not None or not isinstance(library, ReplayedLibrary):
+    library = driver.driver
+    if driver.absent is not None or not isinstance(library, ReplayedDriver):
         reason = driver.absent.reason if driver.absent else "its driver cannot be replayed"
         raise RigbenchError(f"the recording has no sensors ({reason})", "capture the rig again", exit_code=NOTHING)
     moment, period = 0.0, options.interval

@@ -11,8 +11,7 @@ import msgspec
 
 from rigbench.core.finding import WORST_FIRST, Finding
 from rigbench.core.record import Absent
-from rigbench.machine.nvml_codes import REASONS
-from rigbench.machine.readings import LOST
+from rigbench.machine.readings import LOST, REASONS
 from rigbench.monitor.record import (
     METHOD,
     NOT_GONE,

@@ -14,10 +14,9 @@ from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, SensorSeries, Skipped, Telemetry
 from rigbench.job import Interrupted, Job
-from rigbench.machine.nvml_answers import number
 from rigbench.machine.readings import LOST, Reading
 from rigbench.machine.record import Gpu
-from rigbench.machine.replay import ReplayedLibrary
+from rigbench.machine.replay import ReplayedDriver
 from rigbench.machine.rig import Rig
 from rigbench.thermals import fit as heat_fit
 from rigbench.thermals import verdict
@@ -108,7 +107,8 @@ class HeatWatch(Sampler):
                 hot = self._too_hot(name, at, reading)
                 if hot:
                     self.too_hot[name] = hot
-        self._heard = self._clock()
+        if self._rig.nvml.trouble is None:
+            self._heard = self._clock()
 
     def silent_seconds(self) -> float:
         """Since a tick was whole: a driver that hangs answers no more."""
@@ -122,7 +122,7 @@ class HeatWatch(Sampler):
         if isinstance(least, Absent) or at - self._margin_at.get(name, -1e9) < MARGIN_EVERY_SECONDS:
             return ""
         self._margin_at[name] = at
-        margin = number(self._rig.nvml.ask(gpu.index, "nvmlDeviceGetMarginTemperature"))
+        margin = self._rig.nvml.reading(gpu.index, "margin_celsius")
         if isinstance(margin, Absent) or margin > least + SAFE_CELSIUS:
             return ""
         return f"its margin was {margin:g} °C, and it slows down at {least:g}"
@@ -322,8 +322,8 @@ def _replayed(job: Job, options: Options) -> Thermals:
     Every card of the recording, awake where that was recorded.
     """
     driver = job.rig.load if job.rig.load.absent is None else job.rig.nvml
-    library = driver.library
-    if driver.absent is not None or not isinstance(library, ReplayedLibrary):
+    library = driver.driver
+    if driver.absent is not None or not isinstance(library, ReplayedDriver):
         reason = driver.absent.reason if driver.absent else "its driver cannot be replayed"
         raise RigbenchError(f"the recording has no sensors ({reason})", "capture the rig again", exit_code=NOTHING)
     moment = 0.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from rigbench.core import units
 from rigbench.core.finding import Cost, Finding
 from rigbench.core.record import Absent
@@ -40,7 +38,7 @@ KERNEL_LOG = "sudo dmesg | grep -iE 'nvrm|xid'"
 
 def on_the_bus_without_driver(topology: Topology) -> list[Finding]:
     """Nothing of the kind can be said of a recording in which the driver was not recorded."""
-    why = topology.gpus_absent
+    why = topology.driver_gpus
     if not isinstance(why, Absent) or why.reason.startswith(RECORDED) or not topology.gpus:
         return []
     evidence = [f"the PCI tree shows {gpu.pci_bus_id} (10de:{gpu.pci_device_id})" for gpu in topology.gpus]
@@ -79,7 +77,7 @@ def _reasons(gpu: Gpu) -> set[str]:
 
 def not_listed(topology: Topology) -> list[Finding]:
     """NVIDIA cards on the bus beside those of the driver; a container is often given only some."""
-    if topology.gpus_absent is not msgspec.UNSET:
+    if isinstance(topology.driver_gpus, Absent):
         return []
     listed = {gpu.pci_bus_id for gpu in topology.gpus}
     if any(isinstance(bus_id, Absent) for bus_id in listed):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def gpus(topology: Topology) -> RenderableType | None:
     from rich.console import Group
 
-    absent = topology.gpus_absent
+    absent = topology.driver_gpus
     why = [grid([("driver", f"n/a ({absent.reason})")])] if isinstance(absent, Absent) else []
     paths = {path.label: path for path in topology.paths}
     topics = {gpu.index: _topics(gpu, paths.get(f"GPU{gpu.index}")) for gpu in topology.gpus}

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from rigbench.core.record import Absent, Record
 from rigbench.machine.record import Cpu, Disk, Gpu, GpuPair, Isolation, Memory, NumaNode, PciDevice, PciPath
 
 
 class Topology(Record, frozen=True):
-    """The rig as sysfs and the driver tell it.
-
-    `matrix` is {label: row} over GPUs and RDMA network cards, in the vendor tool's labels; `matrix_bus_ids` says which
-    card a label stands for. `gpus_absent` is why the driver lists no GPU; `gpus` may then still hold those that the PCI
-    tree shows. `driver_version` and `cuda_version` are the driver's own, `driver_flavour` is "open" or "closed",
-    `driver_overrides` the registry words that its module was given. `paths` are the ways to GPUs, NVMe drives and
-    network cards, `pairs` every two GPUs.
-    """
+    """The rig as sysfs and the driver report it."""
 
     method: int
     started_at: str
@@ -27,16 +18,16 @@ class Topology(Record, frozen=True):
     numa_nodes: tuple[NumaNode, ...]
     pci: tuple[PciDevice, ...]
     disks: tuple[Disk, ...]
-    gpus: tuple[Gpu, ...]
-    matrix: dict[str, tuple[str, ...]]
-    matrix_bus_ids: dict[str, str]
+    driver_gpus: int | Absent  # how many GPUs the driver lists, or why it lists none
+    gpus: tuple[Gpu, ...]  # those of the driver, else those that the PCI tree shows
+    matrix: dict[str, tuple[str, ...]]  # {label: row} over GPUs and RDMA network cards, in the vendor tool's labels
+    matrix_bus_ids: dict[str, str]  # which card a label stands for
     driver_version: str | Absent
-    cuda_version: str | Absent
+    cuda_version: str | Absent  # the newest that the driver serves
     kernel: str | Absent
-    driver_flavour: str | Absent
-    driver_overrides: str | Absent
+    driver_flavour: str | Absent  # "open" or "closed"
+    driver_overrides: str | Absent  # the registry words that its module was given
     isolation: Isolation
-    paths: tuple[PciPath, ...]
-    pairs: tuple[GpuPair, ...]
-    gpus_absent: Absent | msgspec.UnsetType = msgspec.UNSET
+    paths: tuple[PciPath, ...]  # to GPUs, NVMe drives and network cards
+    pairs: tuple[GpuPair, ...]  # every two GPUs
     warnings: tuple[str, ...] = ()

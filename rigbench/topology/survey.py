@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from rigbench.core.record import Absent
-from rigbench.machine import host, links, nvml_gpu, pci, peers
+from rigbench.machine import host, links, pci, peers
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.record import Disk, Gpu, GpuPair, Isolation, NumaNode, PciDevice
 from rigbench.machine.rig import Rig
@@ -30,7 +30,7 @@ def run(rig: Rig, match_profile: MatchProfile) -> Topology:
     started_at, start = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     functions = pci.devices(rig.sysfs)
     tree = {} if isinstance(functions, Absent) else {function.bus_id: function for function in functions}
-    listed, gpus_absent = _gpus(rig.nvml, tree)
+    driver_gpus, listed = _gpus(rig.nvml, tree)
     nodes = host.numa_nodes(rig.sysfs)
     gpus = tuple(_completed(gpu, rig, tree, nodes, match_profile) for gpu in listed)
     drives = host.disks(rig.sysfs)
@@ -44,13 +44,13 @@ def run(rig: Rig, match_profile: MatchProfile) -> Topology:
         numa_nodes=nodes,
         pci=tuple(_named(function, gpus, drives) for function in tree.values()),
         disks=drives,
+        driver_gpus=driver_gpus,
         gpus=gpus,
         matrix=matrix.rows(),
         matrix_bus_ids={label: bus_id for label, bus_id in matrix.cards.items() if isinstance(bus_id, str)},
         isolation=apart,
         paths=links.paths(tree, _cards(tree, gpus, drives, matrix.cards)),
         pairs=_pairs(rig.nvml, gpus, matrix, apart, facts),
-        gpus_absent=msgspec.UNSET if gpus_absent is None else gpus_absent,
         warnings=(*rig.notes, *no_tree, *matrix.differences()),
         seconds=time.perf_counter() - start,
         **facts,
@@ -81,14 +81,14 @@ def _pairs(
     return peers.pairs(nvml, gpus, labels, by_driver, facts["cpu"].vendor, common)
 
 
-def _gpus(nvml: Nvml, tree: Mapping[str, PciDevice]) -> tuple[tuple[Gpu, ...], Absent | None]:
-    """The driver's GPUs, or those of the PCI tree and why the driver lists none."""
+def _gpus(nvml: Nvml, tree: Mapping[str, PciDevice]) -> tuple[int | Absent, tuple[Gpu, ...]]:
+    """How many GPUs the driver lists, and what it says of them; or why it lists none, and those of the PCI tree."""
     listed = nvml.gpus()
     if isinstance(listed, tuple) and listed:
-        return listed, None
+        return len(listed), listed
     why = listed if isinstance(listed, Absent) else Absent("the NVIDIA driver lists no GPU")
     in_tree = [function for function in tree.values() if function.kind == "GPU" and function.vendor_id == pci.NVIDIA]
-    return tuple(_without_driver(index, function) for index, function in enumerate(in_tree)), why
+    return why, tuple(_without_driver(index, function) for index, function in enumerate(in_tree))
 
 
 def _completed(
@@ -105,7 +105,7 @@ def _completed(
         profile=match(_or_none(gpu.pci_device_id), _or_none(gpu.name), _or_none(gpu.memory_total_bytes)),
         numa_node=function.numa_node if function else Absent("not in the PCI tree"),
         cpu_affinity=_affinity(function, nodes) if function else Absent("not in the PCI tree"),
-        link_generation_awake=nvml_gpu.generation_awake(rig.load, gpu.index),
+        link_generation_awake=rig.load.generation_awake(gpu.index),
         processes=named if isinstance(gpu.processes, tuple) else gpu.processes,
     )
 

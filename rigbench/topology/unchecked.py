@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import msgspec
-
 from rigbench.core.finding import Unchecked
 from rigbench.core.record import Absent
 from rigbench.core.verdict import is_virtual, label, pair_label
@@ -29,8 +27,8 @@ def unchecked(topology: Topology) -> tuple[Unchecked, ...]:
 
 def _questions(topology: Topology) -> Iterator[Question]:
     if not topology.gpus:
-        absent = topology.gpus_absent
-        yield "GPUs", "", Absent("there is none") if absent is msgspec.UNSET else absent
+        absent = topology.driver_gpus
+        yield "GPUs", "", absent if isinstance(absent, Absent) else Absent("there is none")
         return
     yield from _links(topology)
     for gpu in topology.gpus:

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.recorders import RecordingLibrary
-from rigbench.machine.replay import Recording, ReplayedLibrary
+from rigbench.machine.replay import Recording, RecordingDriver, ReplayedDriver
 from rigbench.machine.rig import Rig
 from rigbench.work import copy_load, process
 from rigbench.work.sensors import FASTEST_SECONDS, Sampler
@@ -26,12 +25,12 @@ def awake(rig: Rig, read: Callable[[Rig], object]) -> Rig:
     recording = under_load(rig, read)
     if isinstance(recording, Absent):
         return dataclasses.replace(rig, load=Nvml(recording))
-    return dataclasses.replace(rig, load=Nvml(ReplayedLibrary(recording)))
+    return dataclasses.replace(rig, load=Nvml(ReplayedDriver(recording)))
 
 
 def under_load(rig: Rig, read: Callable[[Rig], object]) -> Recording | Absent:
     """What the driver answers to `read`, and to a second of sensor ticks, while every card copies."""
-    if isinstance(rig.nvml.library, Absent) or rig.nvml.absent is not None:
+    if isinstance(rig.nvml.driver, Absent) or rig.nvml.absent is not None:
         return rig.nvml.absent or Absent("no driver")
     if not rig.nvml.gpu_count():
         return Absent("the NVIDIA driver lists no GPU")
@@ -40,15 +39,15 @@ def under_load(rig: Rig, read: Callable[[Rig], object]) -> Recording | Absent:
     if refusal:
         return Absent(f"the cards could not be kept busy ({refusal})")
     time.sleep(AWAKE_AFTER_SECONDS)
-    library = RecordingLibrary(rig.nvml.library)
-    busy = dataclasses.replace(rig, nvml=Nvml(library))
+    driver = RecordingDriver(rig.nvml.driver)
+    busy = dataclasses.replace(rig, nvml=Nvml(driver))
     read(busy)
     sampler = Sampler(busy)
     for _ in range(TICKS_UNDER_LOAD):
         sampler.tick()
         time.sleep(FASTEST_SECONDS)
     load.join()
-    return library.recording()
+    return driver.recording()
 
 
 class _Load:

@@ -121,7 +121,7 @@ class Sampler:
             if isinstance(count, Absent):
                 return {}
             indices = range(count) if self._asked_for is None else self._asked_for
-            self._uuids = {f"GPU{index}": self._nvml.uuid(index) for index in indices}
+            self._uuids = {f"GPU{index}": self._nvml.reading(index, "uuid") for index in indices}
             self._gpus = {f"GPU{index}": GpuSensors(self._nvml, index) for index in indices}
         return self._gpus
 

@@ -9,6 +9,7 @@
  * double quotes. Several answers are handed out one per call, and the last one for ever after; with
  * FAKE_NVML_TICK_MS=n, one per n milliseconds since nvmlInit. A call without a line is NOT_SUPPORTED, as on a GeForce.
  * FAKE_NVML_FAULT="0 nvmlDeviceGetName 15 3" makes that call, from the fourth time on, answer 15 (GPU lost).
+ * Code 7777 never returns, 8888 crashes.
  * FAKE_NVML_LOG=path gets a line per call, `0 nvmlDeviceGetName -> 0`, so that a test sees what was asked.
  *
  * library.py builds it, with a stub for every other name that pynvml knows. -DCHECK_AGAINST_NVML_H compiles the same
@@ -16,12 +17,14 @@
  */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <time.h>
+#include <unistd.h>
 
 typedef unsigned u32;
 typedef unsigned long long u64;
@@ -176,6 +179,8 @@ static nvmlReturn_t faulted(const char *scope, const char *key, nvmlReturn_t cod
     int code_of_it, after = 0;
     if (!fault || sscanf(fault, "%15s %159s %d %d", scope_of_it, key_of_it, &code_of_it, &after) < 3) return code;
     if (strcmp(scope, scope_of_it) || strcmp(key, key_of_it) || fault_calls++ < after) return code;
+    while (code_of_it == 7777) pause();
+    if (code_of_it == 8888) raise(SIGSEGV);
     return (nvmlReturn_t)code_of_it;
 }
 
