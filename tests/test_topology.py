@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ RIGS = Path(__file__).parent / "rigs"
 ALL = sorted(path.name for path in RIGS.iterdir() if (path / "rig.json").exists())
 WITH_MATRIX = [name for name in ALL if (RIGS / name / "expected.json").exists()]
 NOT_REPORTED = Absent("not reported")
-SLACK = 2  # machines that run tests are busy
 
 
 def match_profile(device_id: str | None, name: str | None, _memory_bytes: int | None) -> str | Absent:
@@ -323,19 +321,6 @@ def test_processes_are_told_with_what_is_known_of_them(tmp_path: Path) -> None:
     assert "compute process 4242 (name n/a (not recorded)), 1 GiB" in screen(read(Rig.replay(tmp_path)))
 
 
-def test_eight_gpus_are_read_quickly_and_without_torch() -> None:
-    code = (
-        "import sys, time; start = time.perf_counter()\n"
-        "from pathlib import Path; from rigbench.machine.rig import Rig; "
-        "from rigbench.topology import survey as topology\n"
-        f"topology.run(Rig.replay(Path({str(RIGS / 'wrx90-2switch-flat')!r})), lambda *_: topology.Absent('none'))\n"
-        "assert 'torch' not in sys.modules; print(time.perf_counter() - start)"
-    )
-    times = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)]
-    times += [float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)]
-    assert min(times) < 0.4 * SLACK
-
-
 def test_markup_in_a_name_is_printed_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "nvml.txt").write_text(
         'sys nvmlDeviceGetCount_v2 = 0 1\n0 nvmlDeviceGetName = 0 "[bold]RTX[/nonsense]"\n'
@@ -352,18 +337,18 @@ def test_a_lost_gpu_leaves_the_screen_of_the_others(tmp_path: Path) -> None:
     assert "GPU1    NVIDIA GeForce RTX 4080 SUPER, 16 GiB, 0000:03:00.0" in lines
 
 
-def test_topology_is_quick_and_loads_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    "rig", ["Rig.live(ask_driver=False)", f"Rig.replay(Path({str(RIGS / 'wrx90-2switch-flat')!r}))"]
+)
+def test_a_topology_loads_nothing_heavy(rig: str) -> None:
     code = (
-        "import sys; from rigbench.machine.rig import Rig; from rigbench.topology import survey as topology; "
-        "from rigbench.core.record import Absent; from rigbench.machine.nvml import Nvml; "
-        "from rigbench.machine.sysfs import Sysfs; "
-        "topology.run(Rig(Sysfs(), Nvml(Absent('no driver'))), lambda *facts: Absent('none')); "
+        "import sys; from pathlib import Path; from rigbench.machine.rig import Rig; "
+        "from rigbench.topology import survey as topology; from rigbench.core.record import Absent; "
+        f"topology.run({rig}, lambda *facts: Absent('none')); "
         "print(sorted({'torch', 'numpy', 'pynvml', 'rich', 'psutil'} & sys.modules.keys()))"
     )
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
-    assert time.perf_counter() - start < 2.0
 
 
 if (
