@@ -29,13 +29,13 @@ from rigbench.topology import survey as probe
 from rigbench.topology.record import Topology
 from rigbench.topology.unchecked import unchecked
 from rigbench.topology.verdict import WORST_FIRST, diagnose
-from rigbench.train import verdict as slices
 
 RIGS = Path(__file__).parent / "rigs"
 DUAL = "dual-rtx4080s-x8x8"
 REPLACE = msgspec.structs.replace
 MEASURED = {"p2p-broken", "p2p-control-fails", "p2p-slower", "nccl-default-slower"}  # by arms: test_p2p_verdict.py
-MEASURED |= set(slices.CODES)  # by arms of training: test_arms.py
+MEASURED |= {"loss-not-finite", "data-bound", "communication-bound", "launch-bound"}  # by training: test_arms.py
+MEASURED |= {"logits-dominate", "eight-bit-saves-little", "checkpointing-trades", "compile-pays"}
 
 # Every recording's exact findings, and the facts in it that justify them; none may hold a warning.
 DUAL_4080 = {
