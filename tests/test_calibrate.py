@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from recipes import recipe
 
-from rigbench.core import on
+from rigbench.core import profiles
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.model.shape import model_named
@@ -23,7 +23,7 @@ NOISE = 0.01  # of a slice's own steady window, which its interval tells
 
 
 def rig(text: str = "rtx-4090") -> Ceilings:
-    found = ceilings.from_rig(on.rig(text))
+    found = ceilings.from_rig(profiles.rig_named(text))
     assert isinstance(found, Ceilings)
     return found
 

@@ -23,6 +23,7 @@ from rigbench.document import run_schema
 from rigbench.machine.record import Gpu, Memory
 from rigbench.model import flops
 from rigbench.model.record import Shape
+from rigbench.model.shape import series
 from rigbench.predict import capacity as fitting
 from rigbench.predict import cards, inference, memory, traces
 from rigbench.predict import screen as render
@@ -277,7 +278,7 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not(predictor):
 
 
 def test_two_wishes_for_one_card_are_the_series_own_and_a_quarter_apart():
-    found = fitting.sizes(profiles.series("diy"))
+    found = fitting.sizes(series("diy"))
     totals = [model.total_parameters for model in found]
     assert {model.name for model in found} >= {"5M", "15M", "30M", "60M", "120M"}
     assert all(a < b for a, b in itertools.pairwise(totals))

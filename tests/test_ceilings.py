@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from rigbench.bandwidth.record import Bandwidth, BandwidthPart
-from rigbench.core import on
+from rigbench.core import profiles
 from rigbench.core.record import Absent, Device
 from rigbench.document import Run
 from rigbench.matmul.record import Matmul
@@ -111,7 +111,7 @@ def test_a_gpus_own_memory_counts_and_not_its_hosts() -> None:
 
 def test_what_no_probe_measured_of_a_gpu_comes_from_its_datasheet() -> None:
     found = known([stored(matmul=on_a_4090())])
-    datasheet = ceilings.from_rig(on.rig("rtx-4090"))
+    datasheet = ceilings.from_rig(profiles.rig_named("rtx-4090"))
     assert isinstance(datasheet, Ceilings)
     assert found.memory_bytes_per_s == datasheet.memory_bytes_per_s
     assert found.memory_bytes_per_s.source == "datasheet"
@@ -141,7 +141,7 @@ def test_without_runs_nothing_is_known() -> None:
 
 
 def test_a_rig_profile_has_every_figure_from_its_datasheet() -> None:
-    found = ceilings.from_rig(on.rig("dual-rtx-4080"))
+    found = ceilings.from_rig(profiles.rig_named("dual-rtx-4080"))
     assert isinstance(found, Ceilings)
     assert (found.count, found.source, found.rests_on) == (2, "datasheet", ("profile rtx-4080",))
     assert found.matmul_flops_per_s["bf16"].value == pytest.approx(97.5e12, rel=2e-3)  # half of the headline

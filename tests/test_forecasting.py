@@ -12,7 +12,7 @@ from recipes import recipe
 from rigbench.budget import forecasting, money, rigfacts, ways
 from rigbench.budget.comparable import Wanted
 from rigbench.budget.plan import Question, assemble, plan
-from rigbench.core import on
+from rigbench.core import profiles
 from rigbench.core.errors import BAD_INPUT, RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Price
@@ -50,7 +50,7 @@ class Fits:
 
 
 def fitted(predictor: Fits, rig: str = "2xrtx-4080", **wanted: str) -> Recipe:
-    return ways.fitted(predictor, (M5, M120, M60), on.rig(rig), Wanted(**wanted))  # type: ignore[arg-type]
+    return ways.fitted(predictor, (M5, M120, M60), profiles.rig_named(rig), Wanted(**wanted))  # type: ignore[arg-type]
 
 
 def test_one_micro_batch_that_fits_the_largest_model_is_taken_for_all():
@@ -115,7 +115,7 @@ class JobWithoutAMachine:
 
 def elsewhere(monkeypatch, rig: str, question: Question, predictor: Fits | None = None) -> forecasting.Elsewhere:
     monkeypatch.setattr(fitting, "predictor_of", lambda job: predictor or Fits({(0, 1): 13}))
-    return forecasting.elsewhere(JobWithoutAMachine(), question, on.rig(rig))  # type: ignore[arg-type]
+    return forecasting.elsewhere(JobWithoutAMachine(), question, profiles.rig_named(rig))  # type: ignore[arg-type]
 
 
 QUESTION = Question(1.2e18, "diy", (M5, M120), price=US)
@@ -123,7 +123,7 @@ QUESTION = Question(1.2e18, "diy", (M5, M120), price=US)
 
 def test_rates_of_a_rig_elsewhere_are_the_step_models_own(monkeypatch):
     found = elsewhere(monkeypatch, "2xrtx-4080", QUESTION)
-    limits = ceilings.from_rig(on.rig("2xrtx-4080"))
+    limits = ceilings.from_rig(profiles.rig_named("2xrtx-4080"))
     step = steptime.predict(M120, recipe(micro_batch=13, strategy="ddp", ranks=2, compiled=True), limits)
     assert found.forecasts[1].rate.tokens_per_s == step.tokens_per_s
     assert found.forecasts[1].tokens_per_step == 2 * 13 * 1024

@@ -7,11 +7,12 @@ import typer
 from typer.testing import CliRunner
 
 from rigbench import command
-from rigbench.core import profiles
 from rigbench.core.errors import BAD_INPUT, RigbenchError
 from rigbench.model import named
 from rigbench.model.named import ModelOptions, ProgramOptions, SeriesOptions
 from rigbench.model.record import Model
+from rigbench.model.shape import models
+from rigbench.report.profiles import check_published
 
 SHAPE = """
 style = "llama"
@@ -85,17 +86,15 @@ def test_a_published_model_is_found_by_any_spelling_and_has_its_true_count(wish,
 
 
 def test_every_published_model_can_be_named_and_no_two_go_by_one_name():
-    names = [name for model in profiles.models() for name in (model.name, *model.also)]
+    names = [name for model in models() for name in (model.name, *model.also)]
     assert len({named._key(name) for name in names}) == len(names)
-    assert {named.choose(ModelOptions(model=name)).name for name in names} == {
-        model.name for model in profiles.models()
-    }
+    assert {named.choose(ModelOptions(model=name)).name for name in names} == {model.name for model in models()}
 
 
 def test_the_shapes_of_all_published_models_have_the_counts_published():
-    assert named.check_published() == (15, 26)  # the 26 of Chinchilla lack its relative positions, up to 8 %
-    assert len(profiles.models()) == 41
-    assert {model.name.split("-")[0] for model in profiles.models() if model.published_within} == {"chinchilla"}
+    assert check_published() == (15, 26)  # the 26 of Chinchilla lack its relative positions, up to 8 %
+    assert len(models()) == 41
+    assert {model.name.split("-")[0] for model in models() if model.published_within} == {"chinchilla"}
 
 
 def test_a_published_count_that_its_shape_does_not_have_is_found(tmp_path, monkeypatch):
@@ -108,7 +107,7 @@ def test_a_published_count_that_its_shape_does_not_have_is_found(tmp_path, monke
     with pytest.raises(
         RigbenchError, match="wrong is said to have 124,439,809 parameters, and its shape has 124,439,808"
     ):
-        named.check_published()
+        check_published()
 
 
 def test_sizes_of_a_series_are_meant_as_ever():

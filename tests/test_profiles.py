@@ -6,11 +6,12 @@ import re
 import jsonschema
 import pytest
 
-from rigbench.core import profile_files as files
 from rigbench.core import profiles
 from rigbench.core.errors import BAD_INPUT, RigbenchError
 from rigbench.core.record import Absent, Figure
 from rigbench.document import run_schema
+from rigbench.model import shape
+from rigbench.report import profiles as report
 
 GIB, MIB = 1 << 30, 1 << 20
 
@@ -41,7 +42,7 @@ def a_gpu(**changes):
 
 
 def test_every_shipped_profile_is_well_formed():
-    assert profiles.check() == (
+    assert report.check() == (
         "profiles are well formed: 47 GPUs, 2 series (diy, llama), 41 published models, "
         "11 electricity prices, 30 cloud prices, 13 rigs"
     )
@@ -225,7 +226,7 @@ def test_two_profiles_of_one_name_are_told_apart_by_memory_or_not_at_all(own_fol
     (own_folder / "more").mkdir()
     twins = own_folder / "more" / "gpus.toml"
     twins.write_text(a_gpu() + a_gpu(id='"twin"'))
-    assert {gpu.id for gpu in files.read(twins, files.GpuFile).gpu} == {"my-card", "twin"}
+    assert {gpu.id for gpu in profiles._read(twins, profiles.GpuFile).gpu} == {"my-card", "twin"}
 
 
 @pytest.mark.parametrize(
@@ -268,19 +269,19 @@ def test_an_impossible_shape_is_refused(own_folder, model, complaint):
         '[shape]\nstyle = "llama"\nvocabulary = 100\nsequence = 10\ntied_head = true\nbiases = false\n'
     )
     with pytest.raises(RigbenchError, match=complaint):
-        profiles.series("mine")
+        shape.series("mine")
 
 
 def test_unreadable_and_missing_places_get_one_line(own_folder, monkeypatch):
     (own_folder / "gpus.toml").mkdir()
-    with pytest.raises(RigbenchError, match="cannot read the profile"):
+    with pytest.raises(RigbenchError, match="cannot read it"):
         profiles.gpus()
     monkeypatch.setenv("RIGBENCH_PROFILES", str(own_folder / "nowhere"))
     with pytest.raises(RigbenchError, match="is not a folder"):
         profiles.gpus()
 
 
-@pytest.mark.parametrize("question", [profiles.gpu, profiles.series, profiles.as_json])
+@pytest.mark.parametrize("question", [profiles.gpu, shape.series, report.as_json])
 def test_an_unknown_name_is_refused(question):
     with pytest.raises(RigbenchError, match="'rtx-9090'"):
         question("rtx-9090")
@@ -288,8 +289,8 @@ def test_an_unknown_name_is_refused(question):
 
 @pytest.mark.parametrize("name", ["rtx-4090", "diy", "pythia-160m", "eu-27"])
 def test_any_profile_can_be_had_as_json(name):
-    assert json.loads(profiles.as_json(name)).get("id", json.loads(profiles.as_json(name)).get("name")) == name
-    assert set(json.loads(profiles.as_json())) == {"gpus", "series", "models", "prices", "rigs"}
+    assert json.loads(report.as_json(name)).get("id", json.loads(report.as_json(name)).get("name")) == name
+    assert set(json.loads(report.as_json())) == {"gpus", "series", "models", "prices", "rigs"}
 
 
 def test_the_schema_of_a_run_is_a_json_schema():

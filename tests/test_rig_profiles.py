@@ -2,9 +2,10 @@
 
 import pytest
 
-from rigbench.core import on, profiles
+from rigbench.core import profiles
 from rigbench.core.errors import BAD_INPUT, RigbenchError
 from rigbench.core.record import Absent
+from rigbench.report.profiles import check
 
 RIG = """name = "mine"
 about = "my rig"
@@ -33,7 +34,7 @@ def test_a_shipped_rig_is_whole_and_its_power_supply_carries_it(rig):
     assert not isinstance(rig.host_memory_gib, Absent)
     assert rig.host_watts_basis.startswith("assumption") or "data sheet" in rig.host_watts_basis
     assert rig.name not in {gpu.id for gpu in profiles.gpus()}
-    assert on.rig(rig.name) == rig
+    assert profiles.rig_named(rig.name) == rig
 
 
 @pytest.mark.parametrize(
@@ -50,12 +51,12 @@ def test_a_shipped_rig_is_whole_and_its_power_supply_carries_it(rig):
     ],
 )
 def test_hardware_is_named_as_people_name_it(words, gpu, count):
-    rig = on.rig(words)
+    rig = profiles.rig_named(words)
     assert (rig.gpu, rig.count) == (gpu, count)
 
 
 def test_of_mere_cards_the_host_is_not_known():
-    assert on.rig("2xrtx-4080").host_watts == Absent("not stated")
+    assert profiles.rig_named("2xrtx-4080").host_watts == Absent("not stated")
 
 
 @pytest.mark.parametrize(
@@ -75,15 +76,15 @@ def test_of_mere_cards_the_host_is_not_known():
 )
 def test_unknown_hardware_is_refused_with_what_comes_near(words, complaint):
     with pytest.raises(RigbenchError) as refusal:
-        on.rig(words)
+        profiles.rig_named(words)
     assert complaint in str(refusal.value)
     assert refusal.value.exit_code == BAD_INPUT
 
 
 def test_a_rig_of_ones_own_adds_to_the_shipped_ones(own_folder):
     (own_folder / "mine.toml").write_text(RIG)
-    assert on.rig("mine").host_watts == 120
-    assert isinstance(on.rig("mine").psu_watts, Absent)
+    assert profiles.rig_named("mine").host_watts == 120
+    assert isinstance(profiles.rig_named("mine").psu_watts, Absent)
     assert len(profiles.rigs()) == 14
 
 
@@ -102,6 +103,6 @@ def test_a_rig_of_ones_own_adds_to_the_shipped_ones(own_folder):
 def test_a_malformed_rig_is_named_with_a_cure(own_folder, text, complaint):
     (own_folder / "mine.toml").write_text(text)
     with pytest.raises(RigbenchError, match=complaint) as refusal:
-        profiles.check()
+        check()
     assert refusal.value.what_to_do
     assert refusal.value.exit_code == BAD_INPUT

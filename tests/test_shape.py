@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigbench.core import profiles
 from rigbench.core.errors import BAD_INPUT, RigbenchError
 from rigbench.model.counts import (
     matmul_parameters,
@@ -16,7 +15,7 @@ from rigbench.model.counts import (
 )
 from rigbench.model.gpt import Decoder
 from rigbench.model.record import Shape
-from rigbench.model.shape import model_named, shape_for
+from rigbench.model.shape import model_named, models, series, shape_for
 
 SMALLEST = {"diy": 1_693_376, "llama": 1_663_264}
 
@@ -104,12 +103,12 @@ PYTHIA = {
 
 @pytest.mark.parametrize(("name", "published"), PYTHIA.items())
 def test_pythia_has_its_published_totals_with_and_without_embeddings(name, published):
-    shape = next(model.shape for model in profiles.models() if model.name == name)
+    shape = next(model.shape for model in models() if model.name == name)
     assert (total_parameters(shape), non_embedding_parameters(shape)) == published
 
 
 def test_every_published_model_but_chinchilla_has_its_authors_total():
-    exact = [model for model in profiles.models() if not model.name.startswith("chinchilla")]
+    exact = [model for model in models() if not model.name.startswith("chinchilla")]
     assert len(exact) == 15
     for model in exact:
         assert total_parameters(model.shape) == model.published_parameters, model.name
@@ -118,7 +117,7 @@ def test_every_published_model_but_chinchilla_has_its_authors_total():
 def test_chinchillas_shapes_have_their_published_totals_once_relative_positions_are_added():
     # Table A9 prints millions. Its models encode relative positions with one more d x d matrix a layer
     # (Transformer-XL, Dai 2019), which the stand-ins here lack: without it they are 4 to 8 % smaller.
-    table = [model for model in profiles.models() if model.name.startswith("chinchilla")]
+    table = [model for model in models() if model.name.startswith("chinchilla")]
     assert len(table) == 26
     for model in table:
         ours = total_parameters(model.shape)
@@ -158,21 +157,21 @@ def test_any_other_size_gets_the_nearest_sensible_shape(params, layers, width):
     assert (model.shape.layers, model.shape.width) == (layers, width)
 
 
-@pytest.mark.parametrize("series", ["diy", "llama"])
+@pytest.mark.parametrize("name", ["diy", "llama"])
 @given(data=st.data())
 @settings(max_examples=80, deadline=None)
-def test_a_larger_wish_never_gives_a_smaller_model(series, data):
-    wish = st.floats(SMALLEST[series], 1e11).map(int) | st.integers(SMALLEST[series], 200_000_000)
+def test_a_larger_wish_never_gives_a_smaller_model(name, data):
+    wish = st.floats(SMALLEST[name], 1e11).map(int) | st.integers(SMALLEST[name], 200_000_000)
     less, more = sorted((data.draw(wish), data.draw(wish)))
-    profile = profiles.series(series)
+    profile = series(name)
     assert shape_for(less, profile).total_parameters <= shape_for(more, profile).total_parameters
 
 
-@pytest.mark.parametrize("series", ["diy", "llama"])
+@pytest.mark.parametrize("name", ["diy", "llama"])
 @given(wish=st.floats(7.0, 11.0).map(lambda exponent: int(10**exponent)))
 @settings(max_examples=60, deadline=None)
-def test_every_shape_is_sensible_and_near_the_wish(series, wish):
-    model = shape_for(wish, profiles.series(series))
+def test_every_shape_is_sensible_and_near_the_wish(name, wish):
+    model = shape_for(wish, series(name))
     shape = model.shape
     assert shape.layers >= 4
     assert shape.width % shape.heads == 0
@@ -182,20 +181,20 @@ def test_every_shape_is_sensible_and_near_the_wish(series, wish):
     assert model.total_parameters == pytest.approx(wish, rel=0.2 if wish < 40e6 else 0.08)
 
 
-@pytest.mark.parametrize("series", ["diy", "llama"])
-def test_the_smallest_shape_is_named_where_a_wish_is_below_it(series):
-    profile = profiles.series(series)
-    assert shape_for(SMALLEST[series], profile).total_parameters == SMALLEST[series]
+@pytest.mark.parametrize("name", ["diy", "llama"])
+def test_the_smallest_shape_is_named_where_a_wish_is_below_it(name):
+    profile = series(name)
+    assert shape_for(SMALLEST[name], profile).total_parameters == SMALLEST[name]
     with pytest.raises(
-        RigbenchError, match=rf"4 layers of width 32.*50,304; give at least {SMALLEST[series]:,}"
+        RigbenchError, match=rf"4 layers of width 32.*50,304; give at least {SMALLEST[name]:,}"
     ) as refusal:
-        shape_for(SMALLEST[series] - 1, profile)
+        shape_for(SMALLEST[name] - 1, profile)
     assert refusal.value.exit_code == BAD_INPUT
 
 
 def test_more_than_100b_is_refused():
     with pytest.raises(RigbenchError, match="100,000,000,000"):
-        shape_for(100_000_000_001, profiles.series("diy"))
+        shape_for(100_000_000_001, series("diy"))
 
 
 def test_another_sequence_changes_the_position_table_alone():

@@ -13,7 +13,7 @@ import published
 import pytest
 from recipes import recipe
 
-from rigbench.core import on
+from rigbench.core import profiles
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure
@@ -23,7 +23,7 @@ from rigbench.predict.record import Ceilings, LinkCeiling, ProductRate, StepTime
 
 
 def rig(text: str) -> Ceilings:
-    found = ceilings.from_rig(on.rig(text))
+    found = ceilings.from_rig(profiles.rig_named(text))
     assert isinstance(found, Ceilings)
     return found
 
@@ -173,10 +173,10 @@ def test_a_prediction_needs_no_torch() -> None:
 import sys
 from rigbench.model.shape import model_named
 from rigbench.predict import calibrate, ceilings, steptime
-from rigbench.core import on
+from rigbench.core import profiles
 from rigbench.model.recipe import Recipe
 recipe = Recipe(precision="bf16", micro_batch=8, compiled=True)
-steptime.predict(model_named("120M"), recipe, ceilings.from_rig(on.rig("rtx-4090")))
+steptime.predict(model_named("120M"), recipe, ceilings.from_rig(profiles.rig_named("rtx-4090")))
 print({name for name in ("torch", "numpy") if name in sys.modules})
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -6,23 +6,22 @@ import pytest
 from recipes import recipe
 
 from rigbench.budget import ways
-from rigbench.core import on, profiles
-from rigbench.model import flops
+from rigbench.core import profiles
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
+from rigbench.model.shape import series
 from rigbench.predict import cards
 from rigbench.predict.memory import Predictor
 from rigbench.predict.record import Largest, Target
 from rigbench.predict.traces import Traces
 
 
-def model(series: str, name: str) -> Model:
-    entry = next(it for it in profiles.series(series).models if it.name == name)
-    return flops.describe(entry.shape, entry.name)
+def model(of: str, name: str) -> Model:
+    return next(it.model for it in series(of).models if it.name == name)
 
 
 def target(words: str) -> Target:
-    rig = on.rig(words)
+    rig = profiles.rig_named(words)
     return cards.of_profile(profiles.gpu(rig.gpu), rig.name, rig.count)
 
 
@@ -32,14 +31,14 @@ def on_cards(count: int, **more: str) -> Recipe:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("series", "name"),
+    ("of", "name"),
     [*(("diy", name) for name in ("5M", "15M", "60M", "120M")), *(("llama", name) for name in ("150M", "350M", "1B"))],
 )
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
-def test_what_surely_fits_does_and_is_not_far_from_the_most(series, name, optimizer):
+def test_what_surely_fits_does_and_is_not_far_from_the_most(of, name, optimizer):
     predictor = Predictor(Traces(None))
     for words, count in (("rtx-3060", 1), ("2xrtx-4080", 2), ("rtx-4090", 1), ("h200", 1)):
-        its = model(series, name), on_cards(count, optimizer=optimizer)
+        its = model(of, name), on_cards(count, optimizer=optimizer)
         sure = ways.micro_batch_that_surely_fits(predictor, *its, target(words))
         found = predictor.largest_micro_batch(*its, target(words))
         most = found.value if isinstance(found, Largest) else 0

@@ -14,13 +14,13 @@ from rigbench.budget import money, overheads, plans
 from rigbench.budget.comparable import Wanted
 from rigbench.budget.plan import NOT_DECLARED, Question
 from rigbench.budget.record import AskedKind, Split
-from rigbench.core import on, profiles, units
+from rigbench.core import profiles, units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.profiles import RigProfile
 from rigbench.core.record import Absent, Figure, Price
 from rigbench.model.recipe import Precision
 from rigbench.model.record import Model
-from rigbench.model.shape import model_named
+from rigbench.model.shape import model_named, series
 from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
 DEFAULT_FLOPS = "1.2e18"
@@ -117,7 +117,7 @@ def budget(words: Words, watts: WattOptions = NOTHING_DECLARED) -> tuple[Questio
 def _models(words: Words) -> tuple[tuple[Model, ...], str]:
     if words.params is None:
         return plans.series_models(words.series), words.series
-    profiles.series(words.series)
+    series(words.series)
     parts = [part.strip() for part in words.params.split(",") if part.strip()]
     if not 1 <= len(parts) <= MOST_MODELS:
         raise RigbenchError(f"--params {words.params[:40]!r} is {len(parts)} models", f"give 1 to {MOST_MODELS}")
@@ -210,7 +210,7 @@ def _rigs(words: Words, watts: WattOptions) -> tuple[RigProfile | None, ...]:
         if len(names) > 1 and given:
             shown = f"--{option.replace('_', '-')}"
             raise RigbenchError(f"{shown} is of one rig, and --on names {len(names)}", "ask about one at a time")
-    return tuple(None if name == HERE else on.rig(name) for name in names)
+    return tuple(None if name == HERE else profiles.rig_named(name) for name in names)
 
 
 def _overheads(words: Words) -> overheads.Asked:

@@ -23,6 +23,7 @@ from rigbench.document import Run
 from rigbench.job import Job
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
+from rigbench.model.shape import series_names
 from rigbench.predict import calibrate, ceilings, steptime
 from rigbench.predict import capacity as fitting
 from rigbench.predict.calibrate import Correction, Measured
@@ -239,7 +240,7 @@ def _next(question: Question, steps: Sequence[StepTime], correction: Correction)
 def _command(question: Question, model: Model, recipe: Recipe) -> str:
     """The one slice that trains so."""
     words = ["rigbench train-probe", f"--params {model.name}"]
-    words += [f"--series {question.series_name}"] if question.series_name in profiles.series_names()[1:] else []
+    words += [f"--series {question.series_name}"] if question.series_name in series_names()[1:] else []
     words += [f"--optimizer {recipe.optimizer}", f"--precision {recipe.precision}"]
     words += [f"--compile {'on' if recipe.compiled else 'off'}"]
     words += [f"--checkpointing {recipe.checkpoint_every}"] if recipe.checkpoint_every else []

@@ -14,8 +14,8 @@ from rigbench.core.options import NOT_GIVEN
 from rigbench.core.record import Absent, Price
 from rigbench.dataloader import probe as dataloader
 from rigbench.matmul.record import ProbeOptions as MatmulOptions
-from rigbench.model import flops as model_flops
 from rigbench.model.record import Model
+from rigbench.model.shape import series
 from rigbench.p2p import record as p2p
 from rigbench.store import now
 from rigbench.thermals import record as thermals
@@ -48,7 +48,7 @@ def question(
 
 def series_models(name: str) -> tuple[Model, ...]:
     """The models of a series profile, smallest first, with true counts."""
-    return tuple(model_flops.describe(entry.shape, entry.name) for entry in profiles.series(name).models)
+    return tuple(entry.model for entry in series(name).models)
 
 
 def whole_run(models: Sequence[Model], quick: bool, device: str | None) -> Stages:

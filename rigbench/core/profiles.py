@@ -1,58 +1,218 @@
-"""What is known without measuring? Datasheets, series, published models and prices, each with its source."""
+"""Reads what is known without measuring: datasheets of GPUs, rigs and prices, each with its source."""
 
 from __future__ import annotations
 
+import difflib
+import functools
+import os
+import re
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from rigbench.core import profile_files as files
 from rigbench.core.errors import RigbenchError
-from rigbench.core.profile_files import CloudPrice, Electricity, GpuProfile, Prices, RigProfile, Series, SeriesModel
 from rigbench.core.record import Absent, Figure, Price
 
-__all__ = [
-    "CloudPrice",
-    "Electricity",
-    "GpuProfile",
-    "Prices",
-    "RigProfile",
-    "Series",
-    "SeriesModel",
-    "as_json",
-    "check",
-    "electricity",
-    "families",
-    "gpu",
-    "gpus",
-    "match_gpu",
-    "memory_bandwidth",
-    "models",
-    "named",
-    "peak",
-    "peaks",
-    "prices",
-    "rigs",
-    "series",
-    "series_names",
-]
-
+USER_FOLDER = "RIGBENCH_PROFILES"
+HOW_TO_ADD = f"the head of the shipped gpus.toml says how to add one ({USER_FOLDER} names a folder of your own)"
+NOT_STATED = Absent("not stated")
+LARGEST = 1e15  # TOML writes infinities; a datasheet does not
+LARGEST_FILE_BYTES = 1 << 20
 GIB = 1 << 30
-HOW_TO_ADD = f"the head of the shipped gpus.toml says how to add one ({files.USER_FOLDER} names a folder of your own)"
 # A card shows less than its nominal memory: ECC takes 1/16, the firmware some more; never as much as a tenth.
 LEAST_VISIBLE, MOST_VISIBLE = 0.9, 1.02
+MOST_CARDS = 1024
 
 Dtype = Literal["bf16", "fp16", "fp16-acc16", "tf32", "fp8", "fp32"]
 DTYPES: tuple[Dtype, ...] = ("bf16", "fp16", "fp16-acc16", "tf32", "fp8", "fp32")
+Count = Annotated[int, msgspec.Meta(gt=0, lt=int(LARGEST))]
+Amount = Annotated[float, msgspec.Meta(gt=0, lt=LARGEST)]
+AmountOrZero = Annotated[float, msgspec.Meta(ge=0, lt=LARGEST)]
+PciId = Annotated[str, msgspec.Meta(pattern="^[0-9A-F]{4}$")]
+Currency = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+File = TypeVar("File", bound="Profile")
 Entry = TypeVar("Entry")
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of what a profile file may hold: a misspelt key is an error."""
+
+
+class GpuProfile(Profile, frozen=True, kw_only=True):
+    """A datasheet. Figures are published unless listed in `derived` or `weak`; weak ones are never used.
+
+    Rates are dense; bf16, fp16, tf32 and fp8 accumulate in fp32. `memory_gib` are the sizes that share these figures.
+    """
+
+    id: Text
+    names: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
+    pci_device_ids: tuple[PciId, ...] = ()
+    architecture: Text
+    compute_capability: Text
+    memory_gib: Annotated[tuple[Amount, ...], msgspec.Meta(min_length=1)]
+    same_name_memory_gib: tuple[Amount, ...] = ()
+    memory_total_mib_seen: Count | Absent = NOT_STATED
+    memory_bandwidth_gb_per_s: Amount
+    multiprocessors: Count | Absent = NOT_STATED
+    boost_clock_mhz: Amount | Absent = NOT_STATED
+    bf16_tflop_per_s: Amount | Absent = NOT_STATED
+    fp16_tflop_per_s: Amount | Absent = NOT_STATED
+    fp16_accumulate_tflop_per_s: Amount | Absent = NOT_STATED
+    tf32_tflop_per_s: Amount | Absent = NOT_STATED
+    fp8_tflop_per_s: Amount | Absent = NOT_STATED
+    fp32_tflop_per_s: Amount
+    power_limit_watts: Amount | Absent = NOT_STATED
+    pcie_generation: Count
+    pcie_lanes: Count
+    nvlink_gb_per_s_per_direction: AmountOrZero
+    p2p_over_pcie: Text
+    temperature_target_celsius: Amount | Absent = NOT_STATED
+    temperature_max_operating_celsius: Amount | Absent = NOT_STATED
+    temperature_slowdown_celsius: Amount | Absent = NOT_STATED
+    temperature_shutdown_celsius: Amount | Absent = NOT_STATED
+    launch_price_usd: Amount | Absent = NOT_STATED
+    launch_price_kind: str = ""
+    derived: tuple[str, ...] = ()
+    weak: tuple[str, ...] = ()
+    peak_basis: Text
+    sources: tuple[str, ...] = ()
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        for name in (*self.derived, *self.weak):
+            if not isinstance(getattr(self, name, None), int | float):
+                raise ValueError(f"{self.id}: `derived` and `weak` list figures of this card, and {name!r} is none")
+
+    def figure(self, name: str, factor: float) -> Figure | Absent:
+        """One of the numbers above in SI units, saying whether it is published or derived; weak ones are Absent."""
+        value = getattr(self, name)
+        if isinstance(value, Absent):
+            return Absent(f"no {name} in the profile {self.id}")
+        if name in self.weak:
+            return Absent(f"the profile {self.id} has only a weak source for {name}")
+        standing = "derived" if name in self.derived else "published"
+        return Figure(value=value * factor, source="datasheet", basis=f"{self.names[0]}, {standing}")
+
+
+class Electricity(Profile, frozen=True, kw_only=True):
+    id: Text
+    default: bool = False
+    per_kwh: Amount
+    currency: Currency
+    place: Text
+    date: Text
+    source: Text
+    notes: str = ""
+
+
+class CloudPrice(Profile, frozen=True, kw_only=True):
+    """`gpu` is a profile's id; per GPU-hour, on demand."""
+
+    gpu: Text
+    provider: Text
+    per_gpu_hour: Amount
+    currency: Currency
+    date: Text | Absent = Absent("the page bears no date")
+    source: Text
+
+
+class Prices(Profile, frozen=True):
+    electricity: tuple[Electricity, ...] = ()
+    cloud: tuple[CloudPrice, ...] = ()
+
+
+class GpuFile(Profile, frozen=True):
+    """gpus.toml. Each card's `sources` are keys of the file's own."""
+
+    sources: dict[str, Text] = {}
+    gpu: tuple[GpuProfile, ...] = ()
+
+    def __post_init__(self) -> None:
+        for gpu in self.gpu:
+            for key in gpu.sources:
+                if key not in self.sources:
+                    raise ValueError(f"{gpu.id}: no source {key!r} under [sources]")
+
+
+class RigProfile(Profile, frozen=True, kw_only=True):
+    """A machine that one may not have: `count` cards of a GPU profile, and the host around them.
+
+    `host_watts` is everything but the GPUs, behind the power supply; each figure says what it rests on: a source, or
+    "assumption".
+    """
+
+    name: Text
+    about: Text
+    gpu: Text
+    count: Annotated[int, msgspec.Meta(gt=0, le=1024)] = 1
+    host_watts: Amount | Absent = NOT_STATED
+    host_watts_basis: str = ""
+    psu_watts: Amount | Absent = NOT_STATED
+    psu_watts_basis: str = ""
+    psu_efficiency: Annotated[float, msgspec.Meta(gt=0.5, le=1)] | Absent = NOT_STATED
+    psu_efficiency_basis: str = ""
+    host_memory_gib: Amount | Absent = NOT_STATED
+    host_memory_basis: str = ""
+
+    def __post_init__(self) -> None:
+        based = ("host_watts", "psu_watts", "psu_efficiency", "host_memory")
+        for name in based:
+            value = getattr(self, "host_memory_gib" if name == "host_memory" else name)
+            if isinstance(value, Absent) == bool(getattr(self, f"{name}_basis")):
+                raise ValueError(f'{self.name}: {name} and {name}_basis go together (a source, or "assumption")')
+
+
+def each(pattern: str, kind: type[File]) -> list[File]:
+    """The shipped files that match, as "series/*.toml", then the user's own."""
+    return [_read(path, kind) for folder in folders() for path in sorted(folder.glob(pattern))]
+
+
+def folders() -> list[Path]:
+    """The shipped profiles, inside the wheel or beside the package in a source checkout; then the user's.
+
+    Raises:
+        RigbenchError: the folder that the user named is none.
+    """
+    package = Path(__file__).resolve().parents[1]
+    shipped = package / "_profiles"
+    found = [shipped if shipped.is_dir() else package.parent / "profiles"]
+    if named := os.environ.get(USER_FOLDER):
+        if not Path(named).is_dir():
+            raise RigbenchError(
+                f"{USER_FOLDER}={named} is not a folder", "name one that holds a gpus.toml, or unset it"
+            )
+        found.append(Path(named))
+    return found
+
+
+@functools.cache
+def _read(path: Path, kind: type[File]) -> File:
+    cure = "mend it there (tables count from 0); the shipped profiles show the form"
+    return read_toml(path, kind, f"the profile {path}", "check its permissions", cure)
+
+
+def read_toml(path: Path, kind: type[File], where: str, unreadable: str, misfit: str) -> File:
+    """One file, checked. `where` begins each refusal; `unreadable` and `misfit` are cures."""
+    try:
+        with path.open("rb") as file:
+            raw = tomllib.loads(file.read(LARGEST_FILE_BYTES).decode())
+    except OSError as error:
+        raise RigbenchError(f"{where}: cannot read it ({error.strerror})", unreadable) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RigbenchError(f"{where} is not TOML: {error}", "mend that line") from error
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise RigbenchError(f"{where}: {error}", misfit) from error
 
 
 def gpus() -> tuple[GpuProfile, ...]:
     """Every datasheet; one of the user's replaces a shipped one of the same id."""
-    return tuple(
-        _by_name((gpu.id, gpu) for file in files.each("gpus.toml", files.GpuFile) for gpu in file.gpu).values()
-    )
+    return tuple(by_name((gpu.id, gpu) for file in each("gpus.toml", GpuFile) for gpu in file.gpu).values())
 
 
 def gpu(profile_id: str) -> GpuProfile:
@@ -61,36 +221,12 @@ def gpu(profile_id: str) -> GpuProfile:
     Raises:
         RigbenchError: there is none of that id.
     """
-    return _one("GPU profile", profile_id, {gpu.id: gpu for gpu in gpus()})
-
-
-def series_names() -> tuple[str, ...]:
-    return tuple(_all_series())
-
-
-def series(name: str) -> Series:
-    """One series by name.
-
-    Raises:
-        RigbenchError: there is none of that name.
-    """
-    return _one("series", name, _all_series())
-
-
-def families() -> tuple[Series, ...]:
-    """Published models, family by family; one of the user's replaces a shipped one of the same name."""
-    found = [family.series() for file in files.each("models.toml", files.ModelsFile) for family in file.family]
-    return tuple(_by_name((family.name, family) for family in found).values())
-
-
-def models() -> tuple[SeriesModel, ...]:
-    """Published models with the totals their authors give."""
-    return tuple(_by_name((model.name, model) for family in families() for model in family.models).values())
+    return one("GPU profile", profile_id, {gpu.id: gpu for gpu in gpus()})
 
 
 def prices() -> Prices:
-    found = files.each("prices.toml", Prices)
-    electricity = _by_name((entry.id, entry) for file in found for entry in file.electricity)
+    found = each("prices.toml", Prices)
+    electricity = by_name((entry.id, entry) for file in found for entry in file.electricity)
     return Prices(electricity=tuple(electricity.values()), cloud=tuple(rent for file in found for rent in file.cloud))
 
 
@@ -104,7 +240,7 @@ def electricity(place: str | None = None) -> Price | Absent:
     if place is None:
         default = next((entry for entry in reversed(entries.values()) if entry.default), None)
         return Absent("no electricity price is marked default in prices.toml") if default is None else _price(default)
-    return _price(_one("electricity price", place, entries))
+    return _price(one("electricity price", place, entries))
 
 
 def rigs() -> tuple[RigProfile, ...]:
@@ -113,7 +249,7 @@ def rigs() -> tuple[RigProfile, ...]:
     Raises:
         RigbenchError: a rig's GPU has no profile.
     """
-    found = tuple(_by_name((rig.name, rig) for rig in files.each_rig()).values())
+    found = tuple(by_name((rig.name, rig) for rig in each("rigs/*.toml", RigProfile)).values())
     known = {gpu.id for gpu in gpus()}
     for rig in found:
         if rig.gpu not in known:
@@ -168,60 +304,36 @@ def memory_bandwidth(profile_id: str) -> Figure | Absent:
     return gpu(profile_id).figure("memory_bandwidth_gb_per_s", 1e9)
 
 
-def check() -> str:
-    """Reads every profile, shipped and the user's own; one line on what there is.
+def rig_named(text: str, option: str = "--on") -> RigProfile:
+    """A rig profile by name, or cards by a GPU profile's id or the maker's name, "2x" in front for several.
+
+    Of mere cards the host is not known: its watts and memory are Absent.
 
     Raises:
-        RigbenchError: the first thing that is wrong.
+        RigbenchError: nothing has that name, or the number of cards is none.
     """
-    ids = {gpu.id for gpu in gpus()}
-    for rent in prices().cloud:
-        if rent.gpu not in ids:
-            raise RigbenchError(
-                f"prices.toml rents out {rent.gpu!r}, which has no GPU profile", "use an id of gpus.toml"
-            )
-    electricity()
-    counts = (
-        f"{len(ids)} GPUs",
-        f"{len(series_names())} series ({', '.join(series_names())})",
-        f"{len(models())} published models",
-        f"{len(prices().electricity)} electricity prices",
-        f"{len(prices().cloud)} cloud prices",
-        f"{len(rigs())} rigs",
-    )
-    return f"profiles are well formed: {', '.join(counts)}"
+    word = "-".join(text.strip().lower().split())
+    named = {rig.name: rig for rig in rigs()}
+    if word in named:
+        return named[word]
+    match = re.fullmatch(r"(\d{1,9})-?[x×]-?(.+)", word)
+    count, card = (int(match[1]), match[2]) if match else (1, word)
+    cards = {gpu.id: gpu for gpu in gpus()}
+    by_maker = {"-".join(name.lower().split()): gpu for gpu in cards.values() for name in gpu.names}
+    prefixes = ("", "nvidia-", "nvidia-geforce-", "nvidia-geforce-rtx-", "nvidia-rtx-")  # "4090", "a6000"
+    keys = (f"{prefix}{card}" for prefix in prefixes)
+    gpu = cards.get(card) or next((by_maker[key] for key in keys if key in by_maker), None)
+    if gpu is None:
+        raise RigbenchError(f"no rig or GPU profile {text[:60]!r} for {option}", _nearest(card, [*named, *cards]))
+    if not 1 <= count <= MOST_CARDS:
+        raise RigbenchError(f"{option} {text[:60]!r} is {count:,} cards", f"give 1 to {MOST_CARDS:,}")
+    name = f"{count}x{gpu.id}" if count > 1 else gpu.id
+    return RigProfile(name=name, about=f"{count} {gpu.names[0]}", gpu=gpu.id, count=count)
 
 
-def as_json(what: str | None = None) -> str:
-    """Every profile, or the one of that name, as indented JSON.
-
-    Raises:
-        RigbenchError: nothing has that name.
-    """
-    everything = {"gpus": gpus(), "series": _all_series(), "models": models(), "prices": prices(), "rigs": rigs()}
-    found = everything if what is None else named(what)
-    return msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n"
-
-
-def named(what: str) -> GpuProfile | RigProfile | Series | SeriesModel | Electricity:
-    """The GPU, rig, series, model or electricity price of that name.
-
-    Raises:
-        RigbenchError: nothing has that name.
-    """
-    entries: dict[str, Any] = {entry.id: entry for entry in prices().electricity}
-    entries |= {model.name: model for model in models()}
-    entries |= _all_series()
-    entries |= {rig.name: rig for rig in rigs()}
-    entries |= {gpu.id: gpu for gpu in gpus()}
-    if what not in entries:
-        raise RigbenchError(f"no profile {what!r}", "`rigbench profiles` lists them")
-    found: GpuProfile | RigProfile | Series | SeriesModel | Electricity = entries[what]
-    return found
-
-
-def _all_series() -> dict[str, Series]:
-    return {file.name: file.series() for file in files.each_series()}
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6) or [name for name in known if word and word in name]
+    return f"did you mean {' or '.join(near[:3])}?" if near else "`rigbench profiles` lists them"
 
 
 def _price(entry: Electricity) -> Price:
@@ -236,12 +348,12 @@ def _ids(found: Sequence[GpuProfile]) -> str:
     return " or ".join(gpu.id for gpu in found)
 
 
-def _by_name(pairs: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:
-    """The last one of a name counts: the user's after the shipped."""
+def by_name(pairs: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:
+    """The last one of a name counts: the user's after the shipped one."""
     return dict(pairs)
 
 
-def _one(kind: str, name: str, entries: Mapping[str, Entry]) -> Entry:
+def one(kind: str, name: str, entries: Mapping[str, Entry]) -> Entry:
     if name not in entries:
         listed = f"there are {', '.join(entries)}" if len(entries) < 15 else "`rigbench profiles` lists them"
         raise RigbenchError(f"no {kind} {name!r}", listed)

@@ -8,16 +8,26 @@ from typing import Annotated
 
 import msgspec
 
-from rigbench.core import profiles, units
+from rigbench.core import units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, whole
-from rigbench.core.profiles import SeriesModel
+from rigbench.core.profiles import Count, Profile, Text, read_toml
 from rigbench.core.record import Absent, Record
-from rigbench.model import shape_file as shapes
 from rigbench.model.counts import total_parameters
 from rigbench.model.flops import describe
 from rigbench.model.record import Model, Shape
-from rigbench.model.shape import LARGEST_PARAMETERS, default_ffn_width, head_width, model_named, shape_for
+from rigbench.model.shape import (
+    LARGEST_PARAMETERS,
+    SeriesModel,
+    Style,
+    default_ffn_width,
+    head_width,
+    model_named,
+    models,
+    series,
+    shape_for,
+    shape_of,
+)
 
 DEFAULT_SERIES, DEFAULT_SIZE = "diy", "120M"
 SHORTEST_SEQUENCE, LONGEST_SEQUENCE = 8, 1 << 20
@@ -100,6 +110,26 @@ class ProgramOptions(ModelOptions, frozen=True, kw_only=True):
     ] = NOT_GIVEN
 
 
+class ShapeFile(Profile, frozen=True, kw_only=True):
+    """A decoder of the user's own, as `--model FILE.toml` reads it.
+
+    `kv_heads` is `heads` unless stated; `ffn_width` four widths, or 8/3 for llama; `biases` as the style has them;
+    `name` the file's.
+    """
+
+    style: Style
+    layers: Count
+    width: Count
+    heads: Count
+    vocabulary: Count
+    sequence: Count
+    name: Text | None = None
+    kv_heads: Count | None = None
+    ffn_width: Count | None = None
+    tied_head: bool = True
+    biases: bool | None = None
+
+
 def choose(options: ModelOptions, default: str | Model = DEFAULT_SIZE) -> Model:
     """The model of a command that takes a shape. `default` may be a size of the series.
 
@@ -137,41 +167,17 @@ def factory(options: ModelOptions) -> str | None:
     return spec
 
 
-def check_published() -> tuple[int, int]:
-    """Count every published model's shape: how many have exactly their authors' total, and how many come as near as
-    their family says (`published_within`).
-
-    Raises:
-        RigbenchError: the first whose count is another.
-    """
-    exact = near = 0
-    for entry in profiles.models():
-        published = entry.published_parameters
-        if not isinstance(published, int):
-            continue
-        ours = total_parameters(entry.shape)
-        if abs(ours - published) > entry.published_within * published:
-            raise RigbenchError(
-                f"models.toml: {entry.name} is said to have {published:,} parameters, and its shape has {ours:,}",
-                "mend its shape or its published_parameters (published_within of the family allows a share)",
-            )
-        exact += ours == published
-        near += ours != published
-    return exact, near
-
-
 def _base(options: ModelOptions, default: str | Model) -> Model:
     if isinstance(options.model, Absent):
         if not isinstance(options.params, Absent):
-            return shape_for(options.params, profiles.series(options.series_name))
+            return shape_for(options.params, series(options.series_name))
         return default if isinstance(default, Model) else model_named(default, options.series_name)
     for other in ("params", "series"):
         if not isinstance(getattr(options, other), Absent):
             raise RigbenchError(f"--model and --{other} exclude each other", "give the one that you mean")
     if options.model.strip().lower().endswith(".toml"):
         return _from_file(Path(options.model.strip()))
-    entry = published(options.model)
-    return describe(entry.shape, entry.name)
+    return published(options.model).model
 
 
 def published(text: str) -> SeriesModel:
@@ -180,7 +186,7 @@ def published(text: str) -> SeriesModel:
     Raises:
         RigbenchError: there is none of that name; the nearest names are said.
     """
-    known = {_key(name): entry for entry in profiles.models() for name in (entry.name, *entry.also)}
+    known = {_key(name): entry for entry in models() for name in (entry.name, *entry.also)}
     if _key(text) in known:
         return known[_key(text)]
     raise RigbenchError(f"--model {text[:60]!r}: no published model has that name", _meant(text.strip(), known))
@@ -212,21 +218,12 @@ def _key(name: str) -> str:
 
 
 def _from_file(path: Path) -> Model:
-    """A user's own shape; what such a file may say is in `profiles/files.py`, ShapeFile."""
-    found = shapes.read_shape(path)
     where = f"--model {path}"
-    shape = Shape(
-        style=found.style,
-        layers=found.layers,
-        width=found.width,
-        heads=found.heads,
-        kv_heads=found.heads if found.kv_heads is None else found.kv_heads,
-        ffn_width=default_ffn_width(found.style, found.width) if found.ffn_width is None else found.ffn_width,
-        vocabulary=found.vocabulary,
-        sequence=found.sequence,
-        tied_head=found.tied_head,
-        biases=found.style != "llama" if found.biases is None else found.biases,
-    )
+    fields = msgspec.structs.fields(ShapeFile)
+    needed, others = ([field.name for field in fields if field.required == wanted] for wanted in (True, False))
+    form = f"it needs {', '.join(needed)}, and may have {', '.join(others)}"
+    written = read_toml(path, ShapeFile, where, "give the path of a FILE.toml", form)
+    shape = shape_of(**{field.name: getattr(written, field.name) for field in fields if field.name != "name"})
     for field, (low, high) in BOUNDS.items():
         if not low <= getattr(shape, field) <= high:
             raise RigbenchError(
@@ -234,7 +231,7 @@ def _from_file(path: Path) -> Model:
             )
     _check_division(shape, f"{where}: heads = {shape.heads}", f"{where}: kv_heads = {shape.kv_heads}")
     _check_size(shape, where)
-    return describe(shape, found.name or path.stem)
+    return describe(shape, written.name or path.stem)
 
 
 def _changed(model: Model, options: ModelOptions) -> Model:

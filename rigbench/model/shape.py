@@ -1,4 +1,4 @@
-"""Which model is meant by "90M"? The nearest sensible shape of a series."""
+"""Reads series of models and published models, and finds the shape of a series that is nearest to a size."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import functools
 import math
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from rigbench.core import profiles, units
+import msgspec
+
+from rigbench.core import units
 from rigbench.core.errors import RigbenchError
-from rigbench.core.profiles import Series
+from rigbench.core.profiles import NOT_STATED, Count, Profile, Text, by_name, each, one
+from rigbench.core.record import Absent
 from rigbench.model.counts import total_parameters
 from rigbench.model.flops import describe
 from rigbench.model.record import Model, Shape
 
+Style = Literal["gpt2", "neox", "llama"]
 FEWEST_LAYERS = 4
 HEAD, SMALL_HEAD, SMALL_WIDTH = 64, 32, 256  # heads of 64; of 32 below width 256
 # Widths step finely while small and coarsely when large, as published shapes do: (up to this width, in steps of).
@@ -26,6 +30,165 @@ LARGE_WIDTH, LARGE_ASPECT = 4096, 128.0
 LARGEST_PARAMETERS = 100_000_000_000
 
 
+class SeriesModel(Profile, frozen=True):
+    """One size of a series, or one published model with its authors' own total."""
+
+    name: Text
+    shape: Shape
+    published_parameters: int | Absent
+    also: tuple[str, ...] = ()  # other names that it goes by
+    published_within: float = 0.0  # the share of that total by which the shape's own count may differ
+
+    @property
+    def model(self) -> Model:
+        return describe(self.shape, self.name)
+
+
+class Series(Profile, frozen=True):
+    """Models that differ in size alone."""
+
+    name: Text
+    about: Text
+    source: Text
+    models: tuple[SeriesModel, ...]
+
+
+class Common(Profile, frozen=True):
+    style: Style
+    vocabulary: Count
+    sequence: Count
+    tied_head: bool
+    biases: bool
+
+
+class Size(Profile, frozen=True, kw_only=True):
+    name: Text
+    layers: Count
+    width: Count
+    heads: Count
+    kv_heads: Count | None = None
+    ffn_width: Count | None = None
+    vocabulary: Count | None = None
+    published_parameters: Count | Absent = NOT_STATED
+    also: tuple[Text, ...] = ()
+
+
+class SeriesFile(Profile, frozen=True):
+    """A series as written: what its models share, and a line a model."""
+
+    name: Text
+    about: Text
+    source: Text
+    shape: Common
+    models: Annotated[tuple[Size, ...], msgspec.Meta(min_length=1)]
+    published_within: Annotated[float, msgspec.Meta(ge=0, lt=0.5)] = 0.0
+
+    def __post_init__(self) -> None:
+        for size in self.models:
+            if size.width % size.heads or size.heads % (size.kv_heads or size.heads):
+                raise ValueError(f"{size.name}: heads must divide the width, and kv_heads the heads")
+            if self.shape.style == "llama" and size.ffn_width is None:
+                raise ValueError(f"{size.name}: a llama's ffn_width must be stated")
+
+    def series(self) -> Series:
+        shared = self.shape
+        models = tuple(
+            SeriesModel(
+                size.name,
+                shape_of(
+                    shared.style,
+                    size.layers,
+                    size.width,
+                    size.heads,
+                    size.vocabulary or shared.vocabulary,
+                    shared.sequence,
+                    kv_heads=size.kv_heads,
+                    ffn_width=size.ffn_width,
+                    tied_head=shared.tied_head,
+                    biases=shared.biases,
+                ),
+                size.published_parameters,
+                size.also,
+                self.published_within,
+            )
+            for size in self.models
+        )
+        return Series(name=self.name, about=self.about, source=self.source, models=models)
+
+
+class ModelsFile(Profile, frozen=True):
+    family: tuple[SeriesFile, ...] = ()
+
+
+def all_series() -> dict[str, Series]:
+    return by_name((file.name, file.series()) for file in each("series/*.toml", SeriesFile))
+
+
+def series_names() -> tuple[str, ...]:
+    return tuple(all_series())
+
+
+def series(name: str) -> Series:
+    """One series by name.
+
+    Raises:
+        RigbenchError: there is none of that name.
+    """
+    return one("series", name, all_series())
+
+
+def families() -> tuple[Series, ...]:
+    """Published models, family by family; one of the user's replaces a shipped one of the same name."""
+    written = (family.series() for file in each("models.toml", ModelsFile) for family in file.family)
+    return tuple(by_name((family.name, family) for family in written).values())
+
+
+def models() -> tuple[SeriesModel, ...]:
+    """Published models with the totals their authors give."""
+    return tuple(by_name((model.name, model) for family in families() for model in family.models).values())
+
+
+def shape_of(
+    style: Style,
+    layers: int,
+    width: int,
+    heads: int,
+    vocabulary: int,
+    sequence: int,
+    *,
+    kv_heads: int | None = None,
+    ffn_width: int | None = None,
+    tied_head: bool = True,
+    biases: bool | None = None,
+) -> Shape:
+    """A shape with what is usual in the place of None: as many key-value heads as heads, biases as the style has."""
+    return Shape(
+        style=style,
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=heads if kv_heads is None else kv_heads,
+        ffn_width=default_ffn_width(style, width) if ffn_width is None else ffn_width,
+        vocabulary=vocabulary,
+        sequence=sequence,
+        tied_head=tied_head,
+        biases=style != "llama" if biases is None else biases,
+    )
+
+
+def head_width(width: int) -> int:
+    """The width of a head, unless it is given."""
+    return SMALL_HEAD if width < SMALL_WIDTH else HEAD
+
+
+def default_ffn_width(style: str, width: int) -> int:
+    """Four widths; 8/3 for SwiGLU, whose third matrix makes up for it (Shazeer 2020), in multiples of 128 or 32."""
+    if style != "llama":
+        return 4 * width
+    multiple = 32 if width < SMALL_WIDTH else 128
+    return round(width * 8 / 3 / multiple) * multiple
+
+
 class Rung(NamedTuple):
     """A shape that may be chosen, for any wish from `low` to `high` parameters or nearer to them than to the next."""
 
@@ -35,21 +198,13 @@ class Rung(NamedTuple):
     shape: Shape
 
 
-def model_named(text: str, series: str = "diy", option: str = "--params") -> Model:
-    """The model that the user typed: a name of the series, or a number of parameters in any form units takes.
-
-    Raises:
-        RigbenchError: not a number of parameters, or none that the series can have.
-    """
-    return shape_for(units.parse_parameters(text, option), profiles.series(series), option)
+def model_named(text: str, name: str = "diy", option: str = "--params") -> Model:
+    """A name of the series, or a number of parameters in any form that units takes."""
+    return shape_for(units.parse_parameters(text, option), series(name), option)
 
 
 def shape_for(parameters: int, series: Series, option: str = "--params") -> Model:
-    """The nearest sensible shape of a series, by total count; a larger wish never gives a smaller model.
-
-    Raises:
-        RigbenchError: the wish is below the smallest such shape or above 100B.
-    """
+    """The nearest sensible shape of a series, by total count; a larger wish never gives a smaller model."""
     ladder = _ladder(series)
     smallest = ladder[0]
     if parameters < smallest.low:
@@ -61,7 +216,12 @@ def shape_for(parameters: int, series: Series, option: str = "--params") -> Mode
         )
     if parameters > LARGEST_PARAMETERS:
         raise RigbenchError(f"{option} {parameters:,} is above {LARGEST_PARAMETERS:,}", "give fewer parameters")
-    rung = min(ladder, key=lambda rung: _distance(rung, parameters))
+
+    def distance(rung: Rung) -> float:
+        """How far the wish lies outside of a rung's interval, as a ratio's logarithm."""
+        return max(0.0, math.log(rung.low / parameters), math.log(parameters / rung.high))
+
+    rung = min(ladder, key=distance)
     return describe(rung.shape, rung.name)
 
 
@@ -71,27 +231,38 @@ def _ladder(series: Series) -> tuple[Rung, ...]:
 
     A model of the series owns the interval from its nominal size to its true one, and what lies between is left out.
     """
-    own = [_own_rung(model.name, model.shape) for model in series.models]
+    own = []
+    for model in series.models:
+        true = total_parameters(model.shape)
+        try:
+            nominal = units.parse_parameters(model.name)
+        except RigbenchError:  # a user's series may use other names
+            nominal = true
+        own.append(Rung(min(true, nominal), max(true, nominal), model.name, model.shape))
     free = (rung for rung in _free_rungs(series) if not any(its.low <= rung.low <= its.high for its in own))
     return tuple(sorted([*own, *free], key=lambda rung: rung.low))
 
 
-def _own_rung(name: str, shape: Shape) -> Rung:
-    true = total_parameters(shape)
-    try:
-        nominal = units.parse_parameters(name)
-    except RigbenchError:  # a user's series may use other names
-        nominal = true
-    return Rung(min(true, nominal), max(true, nominal), name, shape)
-
-
 def _free_rungs(series: Series) -> Iterator[Rung]:
-    curve = _aspect_curve(series)
+    # Width per layer against the logarithm of the width, from the series' own models on to GPT-3's.
+    own = {model.shape.width: model.shape.width / model.shape.layers for model in series.models}
+    beyond = {LARGE_WIDTH: LARGE_ASPECT} if max(own) < LARGE_WIDTH else {}
+    curve = [(math.log(width), aspect) for width, aspect in sorted((own | beyond).items())]
+    like = series.models[0].shape
     for width in _widths():
-        layers = width / _interpolate(curve, width)
+        layers = width / _interpolate(curve, math.log(width))
         fewest = max(FEWEST_LAYERS, math.ceil(layers / ASPECT_TOLERANCE))
         for count in range(fewest, max(fewest, math.floor(layers * ASPECT_TOLERANCE)) + 1):
-            shape = _scaled(series.models[0].shape, count, width)
+            shape = shape_of(
+                like.style,
+                count,
+                width,
+                width // head_width(width),
+                like.vocabulary,
+                like.sequence,
+                tied_head=like.tied_head,
+                biases=like.biases,
+            )
             true = total_parameters(shape)
             if true > LARGEST_PARAMETERS:
                 return
@@ -105,51 +276,9 @@ def _widths() -> Iterator[int]:
         start = end
 
 
-def _scaled(like: Shape, layers: int, width: int) -> Shape:
-    heads = width // head_width(width)
-    return Shape(
-        style=like.style,
-        layers=layers,
-        width=width,
-        heads=heads,
-        kv_heads=heads,
-        ffn_width=default_ffn_width(like.style, width),
-        vocabulary=like.vocabulary,
-        sequence=like.sequence,
-        tied_head=like.tied_head,
-        biases=like.biases,
-    )
-
-
-def head_width(width: int) -> int:
-    """What a head has where nobody says."""
-    return SMALL_HEAD if width < SMALL_WIDTH else HEAD
-
-
-def default_ffn_width(style: str, width: int) -> int:
-    """Four widths; 8/3 for SwiGLU, whose third matrix makes up for it (Shazeer 2020), in multiples of 128 or 32."""
-    if style != "llama":
-        return 4 * width
-    multiple = 32 if width < SMALL_WIDTH else 128
-    return round(width * 8 / 3 / multiple) * multiple
-
-
-def _aspect_curve(series: Series) -> list[tuple[float, float]]:
-    """Width per layer against the logarithm of the width, from the series' own models on to GPT-3's."""
-    own = {model.shape.width: model.shape.width / model.shape.layers for model in series.models}
-    beyond = {LARGE_WIDTH: LARGE_ASPECT} if max(own) < LARGE_WIDTH else {}
-    return [(math.log(width), aspect) for width, aspect in sorted((own | beyond).items())]
-
-
-def _interpolate(curve: list[tuple[float, float]], width: int) -> float:
-    x = math.log(width)
+def _interpolate(curve: list[tuple[float, float]], x: float) -> float:
     after = bisect_left(curve, (x, 0.0))
     if after in (0, len(curve)):
         return curve[min(after, len(curve) - 1)][1]
     (x0, y0), (x1, y1) = curve[after - 1], curve[after]
     return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
-
-
-def _distance(rung: Rung, parameters: int) -> float:
-    """How far a wish lies outside a rung's interval, as a ratio's logarithm."""
-    return max(0.0, math.log(rung.low / parameters), math.log(parameters / rung.high))

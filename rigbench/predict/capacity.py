@@ -9,16 +9,16 @@ from typing import Literal
 
 import msgspec
 
-from rigbench.core import on, profiles, units
+from rigbench.core import profiles, units
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.profile_files import GpuProfile
-from rigbench.core.profiles import Series
+from rigbench.core.profiles import GpuProfile
 from rigbench.core.record import Absent
 from rigbench.job import Job
 from rigbench.machine import host
 from rigbench.model import flops, shape
 from rigbench.model.recipe import LOSS_CHUNKS, Optimizer, Precision, Recipe, Strategy
 from rigbench.model.record import Model
+from rigbench.model.shape import Series
 from rigbench.predict import cards, inference
 from rigbench.predict.memory import METHOD, Predictor
 from rigbench.predict.record import WEIGHT_FORMATS, Capacity, CapacityRow, Options, Target
@@ -86,7 +86,7 @@ def target(job: Job, on_name: str | None) -> Target:
         RigbenchError: no profile of that name, or the machine does not tell its memory.
     """
     if on_name is not None:
-        rig = on.rig(on_name)
+        rig = profiles.rig_named(on_name)
         return cards.of_profile(profiles.gpu(rig.gpu), rig.name, rig.count)
     try:
         if not job.gpus:
@@ -113,7 +113,7 @@ def arm_precision(precision: Precision | Literal["auto"], place: Target) -> Prec
 
 def sizes(series: Series) -> tuple[Model, ...]:
     """Models of a series from its smallest to 100B: its own, and sensible shapes a quarter apart beyond and between."""
-    own = [flops.describe(entry.shape, entry.name) for entry in series.models]
+    own = [entry.model for entry in series.models]
     smallest = min(model.total_parameters for model in own)
     wishes = [round(factor * 10**power) for power in range(6, 11) for factor in PREFERRED]
     wishes = [wish for wish in (*wishes, shape.LARGEST_PARAMETERS) if wish > smallest]

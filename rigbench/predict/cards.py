@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from rigbench.core.profile_files import GpuProfile
+from rigbench.core.profiles import GpuProfile
 from rigbench.core.record import Absent, Figure
 from rigbench.machine.record import Gpu, Memory
 from rigbench.predict.record import Target

@@ -9,7 +9,7 @@ from rigbench.bandwidth.record import Bandwidth
 from rigbench.collectives.record import Collectives
 from rigbench.core import profiles
 from rigbench.core.estimate import Estimate
-from rigbench.core.profile_files import GpuProfile, RigProfile
+from rigbench.core.profiles import GpuProfile, RigProfile
 from rigbench.core.record import Absent, Device, Figure, Skipped
 from rigbench.dataloader.record import Dataloader
 from rigbench.document import Run

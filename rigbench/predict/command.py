@@ -15,20 +15,19 @@ def capacity(common: Common, model: SeriesOptions, options: Options) -> int:
     """
     import msgspec
 
-    from rigbench.core import on, profiles
+    from rigbench.core import profiles
     from rigbench.core.errors import RigbenchError
     from rigbench.core.options import NOT_GIVEN
     from rigbench.core.record import Absent
-    from rigbench.model import flops, named
+    from rigbench.model import named, shape
     from rigbench.predict.capacity import predicted
 
     if options.context_tokens is not NOT_GIVEN and not options.inference:
         raise RigbenchError("--context is the length of an inference's cache", "add --inference, or give --seq")
-    series = profiles.series(model.series_name)
+    series = shape.series(model.series_name)
     if not isinstance(model.model, Absent):  # the series beside it is the one whose largest model is wanted
         model = msgspec.structs.replace(model, series=NOT_GIVEN)
-    largest = series.models[-1]
-    chosen = named.choose(model, flops.describe(largest.shape, largest.name))
+    chosen = named.choose(model, series.models[-1].model)
     if common.on is not None:
-        on.rig(common.on)
+        profiles.rig_named(common.on)
     return common.answer(lambda job: predicted(job, chosen, series, options, common.on))

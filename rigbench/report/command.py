@@ -45,8 +45,8 @@ def profiles(
     ] = None,
 ) -> int:
     """List and check the profiles: GPU datasheets, series of models, prices; print the JSON Schema of a run."""
-    from rigbench.core import profiles as data
     from rigbench.core.errors import FINE
+    from rigbench.report import profiles as data
     from rigbench.report import profiles_screen as render
 
     if what == "schema":
@@ -54,10 +54,8 @@ def profiles(
 
         sys.stdout.write(run_schema())
     elif what == "check":
-        from rigbench.model import named
-
         common.console().print(data.check())
-        exact, near = named.check_published()
+        exact, near = data.check_published()
         common.console().print(
             f"counted again: {exact} published models have exactly the parameters that their authors state, "
             f"{near} come as near as their family says"

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from rigbench.core import profiles, units
 from rigbench.core.record import Absent, Figure
+from rigbench.model import shape
+from rigbench.report.profiles import named
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +41,8 @@ def show_all(console: Console) -> None:
         table.add_row(rig.name, f"{rig.count}x {rig.gpu}", _watts(rig.host_watts), _watts(rig.psu_watts), rig.about)
     console.print(table)
     console.print()
-    for name in profiles.series_names():
-        series = profiles.series(name)
+    for name in shape.series_names():
+        series = shape.series(name)
         sizes = ", ".join(model.name for model in series.models)
         console.print(Text.assemble((f"series {name}", "bold"), f": {sizes}. {series.about}"))
     console.print()
@@ -62,17 +64,17 @@ def _show_models(console: Console) -> None:
 
     names = ("name", "layers", "width", "heads", "vocabulary", "sequence", "parameters published")
     console.print(Text("Published models, for --model", style="italic"))
-    for family in profiles.families():
+    for family in shape.families():
         console.print(Text(family.about))
         table = Table(box=None)
         for name in names:
             table.add_column(name, justify="left" if name == "name" else "right")
         for model in family.models:
-            shape, published = model.shape, model.published_parameters
-            heads = f"{shape.heads}" if shape.kv_heads == shape.heads else f"{shape.heads}/{shape.kv_heads}"
-            numbers = (f"{number:,}" for number in (shape.vocabulary, shape.sequence))
+            its, published = model.shape, model.published_parameters
+            heads = f"{its.heads}" if its.kv_heads == its.heads else f"{its.heads}/{its.kv_heads}"
+            numbers = (f"{number:,}" for number in (its.vocabulary, its.sequence))
             total = f"{published:,}" if isinstance(published, int) else "n/a"
-            table.add_row(model.name, str(shape.layers), str(shape.width), heads, *numbers, total)
+            table.add_row(model.name, str(its.layers), str(its.width), heads, *numbers, total)
         console.print(table)
 
 
@@ -87,7 +89,7 @@ def show_one(what: str, console: Console) -> None:
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
-    for name, value in msgspec.to_builtins(profiles.named(what)).items():
+    for name, value in msgspec.to_builtins(named(what)).items():
         grid.add_row(Text(name, style="dim"), Text(_words(value)))
     console.print(grid)
 

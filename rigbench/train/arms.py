@@ -6,11 +6,12 @@ import time
 
 import msgspec
 
-from rigbench.core import on, profiles, units
+from rigbench.core import profiles, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.job import Interrupted, Job
 from rigbench.machine import host
+from rigbench.model import shape
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
 from rigbench.predict import capacity, cards, ceilings, steptime
@@ -94,7 +95,7 @@ class Table:
             self.kind, self.count = kind_of(job, device), slices.rank_count(job, device)
             self.target, self.ceilings = target_of(job, device), stored_ceilings(job, self.kind)
         else:
-            rig, target = on.rig(plan.on), capacity.target(job, plan.on)
+            rig, target = profiles.rig_named(plan.on), capacity.target(job, plan.on)
             self.kind, self.count = target.kind, target.count
             self.target, self.ceilings = target, ceilings.from_rig(rig)
             several = rig.count > 1 and not plan.strategy_given
@@ -309,7 +310,7 @@ def eight_bit_pays_from(predictor: Predictor, model: Model, recipe: Recipe, targ
 
     States are counted exactly, peaks predicted; the share grows with the size, so that sizes are halved between.
     """
-    series = profiles.series("llama" if model.shape.style == "llama" else "diy")
+    series = shape.series("llama" if model.shape.style == "llama" else "diy")
     models = [
         capacity.with_sequence(other, model.shape.sequence)
         for other in capacity.sizes(series)

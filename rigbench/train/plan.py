@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from rigbench.core import on as rigs
+from rigbench.core import profiles
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.model import named
@@ -105,7 +105,7 @@ def of(
     if options.cross and options.arms != "auto":
         raise RigbenchError(f"--cross and --arms {options.arms} exclude each other", "give one of them")
     if on is not None:
-        rigs.rig(on)
+        profiles.rig_named(on)
         given = {"--seconds": not isinstance(options.seconds, Absent), "--data": options.data, "--share": options.share}
         for option in (option for option, value in given.items() if value):
             raise RigbenchError(f"--on and {option} exclude each other", "--on predicts; nothing is measured")

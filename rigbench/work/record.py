@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from rigbench.core import on
+from rigbench.core import profiles
 from rigbench.core.errors import RigbenchError
 from rigbench.core.options import NOT_GIVEN, Option, Reader, number
-from rigbench.core.profile_files import RigProfile
+from rigbench.core.profiles import RigProfile
 from rigbench.core.record import Absent, Figure, Record
 
 DrawName = Literal["GPUs", "other GPUs", "CPU package"]
@@ -38,7 +38,7 @@ class WattOptions(Record, frozen=True, kw_only=True):
     rig_profile: Annotated[
         RigProfile | Absent,
         Option(
-            Reader(on.rig, lambda profile: str(profile.name)),
+            Reader(profiles.rig_named, lambda profile: str(profile.name)),
             "Take host watts and power supply from a rig profile, where not declared.",
             "NAME",
         ),

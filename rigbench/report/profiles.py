@@ -1,0 +1,80 @@
+"""Looks a profile up by its name, and checks them all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from rigbench.core import profiles
+from rigbench.core.errors import RigbenchError
+from rigbench.core.profiles import Electricity, GpuProfile, RigProfile
+from rigbench.model import shape
+from rigbench.model.counts import total_parameters
+from rigbench.model.shape import Series, SeriesModel
+
+
+def check() -> str:
+    """Reads every profile, shipped and the user's own; one line on what there is. The first that is wrong is said."""
+    ids = {gpu.id for gpu in profiles.gpus()}
+    for rent in profiles.prices().cloud:
+        if rent.gpu not in ids:
+            raise RigbenchError(
+                f"prices.toml rents out {rent.gpu!r}, which has no GPU profile", "use an id of gpus.toml"
+            )
+    profiles.electricity()
+    names = shape.series_names()
+    counts = (
+        f"{len(ids)} GPUs",
+        f"{len(names)} series ({', '.join(names)})",
+        f"{len(shape.models())} published models",
+        f"{len(profiles.prices().electricity)} electricity prices",
+        f"{len(profiles.prices().cloud)} cloud prices",
+        f"{len(profiles.rigs())} rigs",
+    )
+    return f"profiles are well formed: {', '.join(counts)}"
+
+
+def check_published() -> tuple[int, int]:
+    """Counts every published model's shape: how many have exactly their authors' total, and how many come as near as
+    their family says (`published_within`). The first whose count is another is refused.
+    """
+    exact = near = 0
+    for entry in shape.models():
+        published = entry.published_parameters
+        if not isinstance(published, int):
+            continue
+        ours = total_parameters(entry.shape)
+        if abs(ours - published) > entry.published_within * published:
+            raise RigbenchError(
+                f"models.toml: {entry.name} is said to have {published:,} parameters, and its shape has {ours:,}",
+                "mend its shape or its published_parameters (published_within of the family allows a share)",
+            )
+        exact += ours == published
+        near += ours != published
+    return exact, near
+
+
+def as_json(what: str | None = None) -> str:
+    """Every profile, or the one of that name, as indented JSON."""
+    everything = {
+        "gpus": profiles.gpus(),
+        "series": shape.all_series(),
+        "models": shape.models(),
+        "prices": profiles.prices(),
+        "rigs": profiles.rigs(),
+    }
+    return msgspec.json.format(msgspec.json.encode(named(what) if what else everything), indent=2).decode() + "\n"
+
+
+def named(what: str) -> GpuProfile | RigProfile | Series | SeriesModel | Electricity:
+    """The GPU, rig, series, model or electricity price of that name."""
+    entries: dict[str, Any] = {entry.id: entry for entry in profiles.prices().electricity}
+    entries |= {model.name: model for model in shape.models()}
+    entries |= shape.all_series()
+    entries |= {rig.name: rig for rig in profiles.rigs()}
+    entries |= {gpu.id: gpu for gpu in profiles.gpus()}
+    if what not in entries:
+        raise RigbenchError(f"no profile {what!r}", "`rigbench profiles` lists them")
+    entry: GpuProfile | RigProfile | Series | SeriesModel | Electricity = entries[what]
+    return entry
