@@ -42,7 +42,7 @@ class Listener(Report):
         self.said.append(text)
 
     def partial(self, record) -> None:
-        self.partials.append(record())
+        self.partials += [record()] if record else []
 
     def should_stop(self) -> bool:
         return sum(text.startswith("step") for text in self.said) >= self.stop_after

@@ -56,11 +56,11 @@ class HasRooms(Protocol):
 def show_rooms(run: HasRooms, console: Console) -> None:
     """What every probe found, by the screen of the feature that its record belongs to.
 
-    A feature whose screen has `show_run` shows its rooms itself, since they belong together.
+    A feature whose screen has `show_run` shows its rooms itself, since they belong together, with what it skipped.
     """
     shown: set[str] = set()
     for name, room in run.rooms().items():
-        for result in room:
+        for result in [result for result in room if not isinstance(result, Skipped)] or room:
             if isinstance(result, Skipped):
                 skipped(result.probe if result.probe == name else f"{name}, {result.probe}", result.reason, console)
                 continue

@@ -214,7 +214,7 @@ class _Together(Report):
     def progress(self, share: float, text: str) -> None:
         self._report.progress(self._loop.share, text)
 
-    def partial(self, record: Record | Callable[[], Record], at_once: bool = False) -> None:
+    def partial(self, record: Record | Callable[[], Record] | None, at_once: bool = False) -> None:
         self._report.partial(record, at_once)
 
     def should_stop(self) -> bool:

@@ -170,6 +170,7 @@ class _Slicing:
             except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
                 if not is_out_of_memory(error):
                     raise
+            self.report.partial(None)  # which would keep the model alive
             gc.collect()
             self.accelerator.empty_cache()
             count = self.recipe.micro_batch

@@ -92,11 +92,11 @@ class Report:
     def progress(self, share: float, text: str) -> None:
         self._send({"progress": [min(1.0, max(0.0, share)), text]})
 
-    def partial(self, record: Record | Callable[[], Record], at_once: bool = False) -> None:
+    def partial(self, record: Record | Callable[[], Record] | None, at_once: bool = False) -> None:
         """Hand over what there is so far: it becomes the result should this process die, or be too slow to stop.
 
         Not so often that it costs anything: what comes too soon is held back, until there is more of it or the parent
-        says stop. `at_once` for what tells where a process died.
+        says stop. `at_once` for what tells where a process died. None: what is held back counts no more.
         """
         with self._lock:
             self._held = record
