@@ -104,6 +104,10 @@ class ReplayedDriver:
         self.log.append((scope, key, answer.code))
         return answer
 
+    def steps(self) -> int:
+        """The length of the longest sequence of what was asked of GPUs so far."""
+        return max((len(self.recorded(scope, key)) for scope, key, _ in self.log if scope != "sys"), default=1)
+
     def _is_listed(self, scope: str) -> bool:
         counts = [answer.values[0] for answer in self.recorded("sys", COUNT) if answer.values]
         return any(isinstance(count, int) and int(scope) < count for count in counts)

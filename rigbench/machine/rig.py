@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rigbench.core.errors import RigbenchError
+from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.recorded_tree import recorded_sysfs
+from rigbench.machine.replay import ReplayedDriver
 from rigbench.machine.sysfs import Sysfs
 
 
@@ -51,3 +52,15 @@ class Rig:
         busy = Nvml.replay(load) if load.is_file() else Nvml(Absent("the recording has no load.nvml.txt"))
         notes = tuple(note for name, note in missing.items() if not parts[name])
         return cls(recorded_sysfs(folder), nvml, replayed=True, notes=notes, load=busy)
+
+    def awake(self) -> tuple[Rig, ReplayedDriver]:
+        """A recorded rig with the driver as it was under load, where that was recorded; and that driver.
+
+        Raises:
+            RigbenchError: the recording holds no driver.
+        """
+        nvml = self.load if self.load.absent is None else self.nvml
+        if nvml.absent is not None or not isinstance(nvml.driver, ReplayedDriver):
+            reason = nvml.absent.reason if nvml.absent else "its driver cannot be replayed"
+            raise RigbenchError(f"the recording has no sensors ({reason})", "capture the rig again", exit_code=NOTHING)
+        return replace(self, nvml=nvml), nvml.driver

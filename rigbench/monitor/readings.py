@@ -6,18 +6,15 @@ screen. The slow beat has its own thread because nvmlDeviceGetPcieThroughput mea
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine.host_load import CpuSensors, HostLoad, ProcessLoad, ProcessLoads
 from rigbench.machine.readings import LOST, Reading
 from rigbench.machine.record import GpuProcess
-from rigbench.machine.replay import ReplayedDriver
 from rigbench.machine.rig import Rig
 from rigbench.monitor.record import (
     GpuSlow,
@@ -222,17 +219,11 @@ def replayed(rig: Rig, facts: Rig, options: Options) -> Generator[MonitorEvent, 
     Raises:
         RigbenchError: the recording holds no driver.
     """
-    driver = rig.load if rig.load.absent is None else rig.nvml
-    library = driver.driver
-    if driver.absent is not None or not isinstance(library, ReplayedDriver):
-        reason = driver.absent.reason if driver.absent else "its driver cannot be replayed"
-        raise RigbenchError(f"the recording has no sensors ({reason})", "capture the rig again", exit_code=NOTHING)
+    playing, driver = rig.awake()
     moment, period = 0.0, options.interval
     host = Host(rig, lambda: moment)
-    playing = dataclasses.replace(rig, nvml=driver)
     beat = Beat(playing, max(0.1, period), clock=lambda: moment)
-    cards = dataclasses.replace(facts, nvml=facts.load if facts.load.absent is None else facts.nvml)
-    slow = SlowBeat(playing, period, facts=cards)
+    slow = SlowBeat(playing, period, facts=facts.awake()[0])
     yield _header(facts, options, host, period, rig.notes)
     tick, steps = 0, 1
     while tick < steps:
@@ -245,10 +236,8 @@ def replayed(rig: Rig, facts: Rig, options: Options) -> Generator[MonitorEvent, 
         assert beat.latest is not None
         yield MonitorTick(moment, _gpus(beat.latest[1]), host.read())
         if not tick:
-            steps = max(
-                (len(library.recorded(scope, key)) for scope, key, _ in library.log if scope != "sys"), default=1
-            )
-        library.log.clear()
+            steps = driver.steps()
+        driver.log.clear()
         tick += 1
 
 

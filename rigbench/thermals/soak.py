@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,6 @@ from rigbench.core.record import Absent, SensorSeries, Skipped, Telemetry
 from rigbench.job import Interrupted, Job
 from rigbench.machine.readings import LOST, Reading
 from rigbench.machine.record import Gpu
-from rigbench.machine.replay import ReplayedDriver
 from rigbench.machine.rig import Rig
 from rigbench.thermals import fit as heat_fit
 from rigbench.thermals import verdict
@@ -321,15 +319,11 @@ def _replayed(job: Job, options: Options) -> Thermals:
 
     Every card of the recording, awake where that was recorded.
     """
-    driver = job.rig.load if job.rig.load.absent is None else job.rig.nvml
-    library = driver.driver
-    if driver.absent is not None or not isinstance(library, ReplayedDriver):
-        reason = driver.absent.reason if driver.absent else "its driver cannot be replayed"
-        raise RigbenchError(f"the recording has no sensors ({reason})", "capture the rig again", exit_code=NOTHING)
+    rig, driver = job.rig.awake()
     moment = 0.0
-    sampler = Sampler(dataclasses.replace(job.rig, nvml=driver), REPLAYED_TICK_SECONDS, clock=lambda: moment)
+    sampler = Sampler(rig, REPLAYED_TICK_SECONDS, clock=lambda: moment)
     sampler.tick()
-    steps = max((len(library.recorded(scope, key)) for scope, key, _ in library.log if scope != "sys"), default=1)
+    steps = driver.steps()
     for _ in range(1, steps):
         moment += REPLAYED_TICK_SECONDS
         sampler.tick()
