@@ -1,37 +1,101 @@
-"""The command line's entry, and its last line of defence: no traceback reaches a user."""
+"""The command line's entry, and its last line of defence: no traceback reaches a user, and Ctrl-C always ends it."""
 
 from __future__ import annotations
 
+# No more is imported here: until main has set its handlers, Ctrl-C is a traceback.
+import io
 import os
 import signal
 import sys
-import tempfile
-import traceback
-from types import FrameType
-from typing import NoReturn
 
-from rigbench.core.errors import INTERNAL, INTERRUPTED, RigbenchError
+from rigbench.core.errors import FINE, INTERNAL, INTERRUPTED, RigbenchError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE_SECONDS = 1.0
+_answered: list[int] = []  # the signals whose handler has run
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Run the command line and exit with the contract's code."""
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    for number in SIGNALS:  # SIGINT too where it is ignored, as in what a script starts in the background
+        signal.signal(number, _interrupt)
+    code = INTERRUPTED
     try:
+        _watch()
+        _open_streams()
         code = _run()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = FINE
+    except KeyboardInterrupt:  # once more, while the first one was being answered
+        pass
+    if code == INTERRUPTED:
+        os._exit(code)  # at once: no thread that hangs is waited for, and children end as their parent is gone
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)  # all is said: no traceback from Python's own end
     sys.exit(code)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    _answered.append(number)
+    raise KeyboardInterrupt
+
+
+def _watch() -> None:
+    """Hear signals on a thread as well, for the main one may not answer, or may lose the answer.
+
+    No handler runs while it is in a call that never returns, as into a driver that hangs: then the end is here. And a
+    library may swallow the exception, as one that is being imported: then it is raised again.
+    """
+    import _thread
+    import threading
+    import time
+
+    from rigbench.core import progress
+
+    hear, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+
+    def listen() -> None:
+        heard = 0
+        while os.read(hear, 1):
+            time.sleep(PATIENCE_SECONDS)
+            if progress.stopping or signal.getsignal(signal.SIGINT) is not _interrupt:
+                continue  # somebody sees to it
+            if len(_answered) == heard:
+                os.write(2, b"rigbench: interrupted\n")
+                os._exit(INTERRUPTED)
+            heard = len(_answered)
+            _thread.interrupt_main()
+
+    threading.Thread(target=listen, name="rigbench-signals", daemon=True).start()
+
+
+def _open_streams() -> None:
+    """Standard streams that take whatever is written: one that was closed is the null device, for a file that is
+    opened later would get its number; what an encoding lacks becomes a question mark."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _run() -> int:
-    import typer
-
-    from rigbench.cli import app
-
     try:
-        return int(app(standalone_mode=False, prog_name="rigbench") or 0)
+        import typer
+
+        from rigbench.cli import app
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    try:
+        return int(app() or FINE)
+    except typer.Exit as error:
+        return error.exit_code
     except RigbenchError as error:
         _say(str(error))
         return error.exit_code
@@ -50,6 +114,9 @@ def _run() -> int:
 
 
 def _internal(error: Exception) -> str:
+    import tempfile
+    import traceback
+
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
     with tempfile.NamedTemporaryFile("w", prefix="rigbench-", suffix=".txt", delete=False) as file:
@@ -60,10 +127,6 @@ def _internal(error: Exception) -> str:
 
 def _say(line: str) -> None:
     sys.stderr.write("rigbench: " + " ".join(line.split()) + "\n")
-
-
-def _as_interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any, NamedTuple
 
 import typer
@@ -60,6 +61,12 @@ class Commands(TyperGroup):
         single = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
         single.command(name=entry.name)(command.callback(entry.name, function))
         return typer.main.get_command(single)
+
+    def main(self, *_: Any, **__: Any) -> Any:
+        """Without typer's answers to Ctrl-C, a broken pipe and a wrong option: rigbench.__main__ gives its own."""
+        self._main_shell_completion({}, "rigbench")
+        with self.make_context("rigbench", sys.argv[1:]) as context:
+            return self.invoke(context)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):

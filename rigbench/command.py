@@ -88,8 +88,12 @@ class Common:
     def console(self) -> Console:
         from rich.console import Console
 
+        class Screen(Console):
+            def on_broken_pipe(self) -> None:
+                raise BrokenPipeError  # the reader went away, as `| head` does: rich would call that a failure
+
         width = None if sys.stdout.isatty() else 100
-        return Console(highlight=False, soft_wrap=False, width=width)
+        return Screen(highlight=False, soft_wrap=False, width=width)
 
     def job(self) -> Job:
         """A job that measures and is kept. The store is tried first, before the machine is made busy."""
@@ -104,6 +108,7 @@ class Common:
 
     def answer(self, work: Callable[[Job], object], show: Callable[[Run, Console], None] | None = None) -> int:
         """Run a job, save it, show it, and say how it ended. Returns the exit code."""
+        from rigbench.core import progress
         from rigbench.job import Interrupted
 
         job = self.job()
@@ -111,7 +116,7 @@ class Common:
         try:
             work(job)
         except (Interrupted, KeyboardInterrupt):
-            interrupted = True
+            progress.stopping = interrupted = True
         except RigbenchError:
             job.progress.close()
             if job.measured:
@@ -121,7 +126,7 @@ class Common:
         finally:
             job.progress.close()
         if interrupted and not job.measured:
-            say("interrupted before anything was measured")
+            say("interrupted" if self.on or self.replay else "interrupted before anything was measured")
             return INTERRUPTED
         job.finish("interrupted" if interrupted else "finished")
         self.show(job.run, show)

@@ -8,6 +8,14 @@ from typing import Protocol
 
 TOLD_AFTER_SECONDS = 1.0  # a stage shorter than this needs no bar
 LINE_EVERY_SECONDS = 15.0  # without a terminal, a long stage gives a sign of life this often
+stopping = False  # the work is being ended in good order, as the user said stop
+
+
+def say_stopping() -> None:
+    """The answer to Ctrl-C, of whoever ends the work and keeps what there is."""
+    global stopping
+    stopping = True
+    sys.stderr.write("rigbench: stopping; keeping what was measured …\n")
 
 
 class Progress(Protocol):

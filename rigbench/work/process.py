@@ -27,6 +27,7 @@ from typing import IO, Any, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
 
+from rigbench.core import progress
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Record
 
@@ -35,8 +36,8 @@ GRACE_SECONDS = 30.0  # where it is not the user who ends a probe, it may finish
 LAST_GRACE_SECONDS = 5.0  # for the others of a group, once one of them has ended early
 GONE_SECONDS, GONE_AT_ONCE_SECONDS = 10.0, 0.5  # how long the end of killed processes is waited for
 WAKE_SECONDS = 1.0  # for the others to be lost too, or to answer a ping
-TIMES_TO_TELL = 100  # handing over what there is so far takes a hundredth of the time at most
-STOPPING = "rigbench: stopping; keeping what was measured …\n"
+# Handing over what there is so far takes a hundredth of the time at most, and is done once a second.
+TIMES_TO_TELL, TELL_SECONDS = 100, 1.0
 NEVER_A_CONSEQUENCE = (signal.SIGKILL, signal.SIGBUS, signal.SIGSEGV, signal.SIGILL)  # of another process's death
 # A training step on a CPU allocates and frees hundreds of megabytes. glibc returns such blocks to the system at once,
 # and the next step faults them in again, page by page: 40 % of the time on a virtual machine. These two variables
@@ -126,7 +127,7 @@ class Report:
                 began = time.perf_counter()
                 self._send({"partial": held() if callable(held) else held})
                 now = time.perf_counter()
-                self._next_at = now + TIMES_TO_TELL * (now - began)
+                self._next_at = now + max(TELL_SECONDS, TIMES_TO_TELL * (now - began))
 
     def _send(self, message: dict[str, Any]) -> None:
         line = msgspec.json.encode(message) + b"\n"
@@ -395,7 +396,7 @@ class _Group(Hearing[T]):
     def _stop(self) -> None:
         self.interrupted = True
         if not self.quiet:
-            sys.stderr.write(STOPPING)
+            progress.say_stopping()
         for child in self.children:
             child.tell(b"stop")
         self.deadline = min(self.deadline, time.monotonic() + STOP_SECONDS)
@@ -504,7 +505,7 @@ class Crew(Generic[T]):
                 self._end(name, "interrupted", "it was ended at once")
             return
         self._at_once = True
-        sys.stderr.write(STOPPING)
+        progress.say_stopping()
         for name in self.working():
             self._stop(name, "interrupted", STOP_SECONDS)
 

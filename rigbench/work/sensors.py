@@ -14,7 +14,7 @@ from rigbench.machine.rig import Rig
 from rigbench.work.throttle import throttle_share
 
 FASTEST_SECONDS = 0.1  # sensors themselves move at about 10 Hz
-STOP_WITHIN_SECONDS = 2.0  # a driver call that hangs must not hang us
+STOP_WITHIN_SECONDS = 0.8  # a driver call that hangs must not hang us
 
 CPU = "CPU"
 DERIVED_FROM_ENERGY = Absent("a CPU package counts energy, not power")
