@@ -172,18 +172,22 @@ class Job:
         )
         name = probe.removeprefix("rigbench.").partition(".")[0]
         result: T | Skipped = Skipped(name, outcome.reason or "stopped before anything was measured")
-        broken = outcome.ended in ("died", "hung")
+        interrupted, broken = outcome.ended == "interrupted", outcome.ended in ("died", "hung")
         if broken:
             self.faults.append(f"{name}: {outcome.reason}")
         if outcome.result is not None:
             facts = {"telemetry": telemetry, "events": (*getattr(outcome.result, "events", ()), outcome.reason)}
             wanted = ("telemetry", "events") if broken else ("telemetry",)
             facts = {field: facts[field] for field in wanted if field in result_type.__struct_fields__}
-            result = complete(msgspec.structs.replace(outcome.result, **facts))
+            result = msgspec.structs.replace(outcome.result, **facts)
+            try:
+                result = complete(result)
+            except KeyboardInterrupt:
+                interrupted = True
         if room:
             filled = getattr(self.run, room)
             self.keep(**{room: (*filled, result) if isinstance(filled, tuple) else result})
-        if outcome.ended == "interrupted":
+        if interrupted:
             raise Interrupted
         return result
 

@@ -1,8 +1,9 @@
-"""What several test files need: a command run in this process, and the driver library that is built once for all."""
+"""What several test files need: Ctrl-C, a command run in this process, the driver library built once for all."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from fakenvml import library
 
 from rigbench import __main__
+
+# What a shell starts in the background inherits an ignored SIGINT, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,10 @@ def run(options: Options, report) -> Result:
             time.sleep(0.01)
     if options.act == "finish":
         return Result(steps=7)
+    if options.act == "hold back":
+        for steps in range(1001):
+            report.partial(lambda: Result(steps=steps, note="handed over when told to stop"))  # noqa: B023
+        time.sleep(60)
     report.partial(Result(steps=3, note="so far"))
     if options.act == "refuse midway":
         raise RigbenchError("the file shrank", "give another")

@@ -1,5 +1,7 @@
 """Does a probe in its own process finish, fail, die, hang and stop, and leave nothing behind?"""
 
+import io
+import json
 import os
 import signal
 import subprocess
@@ -91,6 +93,35 @@ def test_ctrl_c_before_anything_was_measured_ends_at_once():
     started = time.monotonic()
     assert call("early stop") == process.Outcome((None,), "interrupted")
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("presses", [(1.0,), (1.0, 1.2)])
+def test_a_probe_that_does_not_stop_is_ended_and_what_it_sent_is_kept(presses, capfd, tmp_path):
+    for seconds in presses:
+        interrupt_after(seconds)
+    pid_file = tmp_path / "pids"
+    outcome = call("hang", pid_file=pid_file)
+    reason = "it did not stop in time and was ended" if len(presses) == 1 else "it was ended at once"
+    assert outcome == process.Outcome((Result(steps=3, note="so far"),), "interrupted", reason)
+    assert capfd.readouterr().err == "rigbench: stopping; keeping what was measured …\n"
+    assert gone(pid_file)
+
+
+def test_what_was_held_back_is_sent_when_the_parent_says_stop():
+    interrupt_after(1.5)
+    outcome = call("hold back")
+    assert outcome.ended == "interrupted"
+    assert outcome.result == Result(steps=1000, note="handed over when told to stop")
+
+
+def test_partial_results_are_sent_once_a_second_but_those_that_must_arrive():
+    out = io.BytesIO()
+    report = process.Report(out)
+    for step in range(1000):
+        report.partial(Result(steps=step))
+    assert [json.loads(line)["partial"]["steps"] for line in out.getvalue().splitlines()] == [0]
+    report.partial(Result(steps=1000), at_once=True)
+    assert json.loads(out.getvalue().splitlines()[-1])["partial"]["steps"] == 1000
 
 
 def test_a_parent_that_is_killed_leaves_no_process_behind(tmp_path):
