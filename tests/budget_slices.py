@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import msgspec
 
-from rigbench.budget.comparable import StoredSlice
+from rigbench.budget import forecast
+from rigbench.budget.plan import Request, assemble
+from rigbench.budget.record import Budget, Options
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Device, Energy
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model, Shape
-from rigbench.train.record import Data, Slice, Steps, Vram
+from rigbench.train.record import Data, Slice, Steps, StoredSlice, Vram
 
 V, T = 50304, 1024
 CPU = Device(kind="cpu", name="Some CPU", uuid=Absent("a CPU has none"), threads=2, memory_total_bytes=2**34)
@@ -55,11 +60,15 @@ M5, M15, M30, M60, M120 = DIY = (
 
 
 def stored(model: Model, rate: float, run: str = "r1", within: float = 0.01, **changes: object) -> StoredSlice:
+    return StoredSlice.of(run, whole(model, rate, run, within, **changes))
+
+
+def whole(model: Model, rate: float, run: str = "r1", within: float = 0.01, **changes: object) -> Slice:
     """A slice of five steps, the first one warm-up, its rate known to ±`within`. Fields of its recipe may be given."""
     recipe = {key: changes.pop(key) for key in list(changes) if key in Recipe.__struct_fields__}
     step = T / rate
     estimate = Estimate(
-        value=rate, low=rate * (1 - within), high=rate * (1 + within), level=0.95, method="batch means", n=4
+        value=rate, low=rate * (1 - within), high=rate * (1 + within), level=0.90, method="batch means", n=4
     )
     fields: dict[str, object] = {
         "method": 1,
@@ -91,8 +100,29 @@ def stored(model: Model, rate: float, run: str = "r1", within: float = 0.01, **c
         "energy": Absent("no sensor"),
         "telemetry": Absent("no sensor"),
     }
-    return StoredSlice(run, Slice(**{**fields, **changes}))  # type: ignore[arg-type]
+    return Slice(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 def energy(watts: float, covers: str = "GPUs only") -> Energy:
     return Energy(joules=watts * 10, window_seconds=10.0, covers=covers, method="counter")  # type: ignore[arg-type]
+
+
+def request(amount: float, models: tuple[Model, ...] = DIY, name: str = "diy", **more: object) -> Request:
+    """`more` are fields of the request, or of its options."""
+    fields = {key: more.pop(key) for key in list(more) if key in Request._fields}
+    return Request(models, name, amount, options=Options(**more), **fields)  # type: ignore[arg-type]
+
+
+def plan(asked: Request, slices: Sequence[StoredSlice], **known: Any) -> Budget:
+    """The budget of this rig; `known` is what else is stored of it."""
+    return assemble(asked, *forecast.here(asked, slices, **known), "2026-05-02T00:00:00Z")
+
+
+NOTHING_ON_TOP: dict[str, Any] = {
+    "compile_time": 0.0,
+    "warm_up": 0.0,
+    "eval_every": 0.0,
+    "write_every": 0.0,
+    "disk_speed": 1e18,
+    "restarts_per_day": 0.0,
+}

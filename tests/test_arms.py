@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from budget_slices import GPU, M5, stored
+from budget_slices import GPU, M5, stored, whole
 from recipes import recipe
 
 from rigbench import __main__, store
@@ -80,7 +80,7 @@ def memory(process_gib: float) -> Vram:
 
 def slice_of(rate: float, gib: float = 1.0, model=M5, **changes):
     known = {"memory": memory(gib), "step_share": {"data": 0.01, "forward": 0.3}}
-    return stored(model, rate, **{**known, **changes}).slice
+    return whole(model, rate, **{**known, **changes})
 
 
 def asked(mode: plan.Mode = "usual", base: Recipe = BASE, **changes) -> plan.Plan:

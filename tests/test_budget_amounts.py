@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from budget_slices import DIY, M5, M60, M120, stored
+from budget_slices import DIY, M60, M120, NOTHING_ON_TOP, plan, request, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigbench.budget import amounts, money, overheads
-from rigbench.budget.plan import Question, plan
-from rigbench.budget.record import Budget
+from rigbench.budget.record import Budget, CardPrice
 from rigbench.core.errors import BAD_INPUT, NOTHING, RigbenchError
 from rigbench.core.record import Absent, Price
 from rigbench.work.record import NOTHING_DECLARED, WattOptions
@@ -20,13 +18,12 @@ NOW = "2026-05-02T00:00:00Z"
 RATES = dict(zip(DIY, (9000.0, 4000.0, 2000.0, 900.0, 400.0), strict=True))
 MEASURED = [stored(model, value) for model, value in RATES.items()]
 US = Price(per_kwh=0.1872, currency="USD", place="US residential average", date="2026-04", source="EIA")
-NOTHING_ON_TOP = overheads.Asked(0.0, 0.0, 0.0, None, 0.0, 1e15, 0.0)
 
 
 def ask(amount: float, **more: object) -> Budget:
     models = more.pop("models", DIY)
     fields: dict[str, object] = {"watts": WattOptions(wall_watts=500.0), "price": US, **more}
-    return plan(Question(amount, "diy", models, **fields), MEASURED, NOW)  # type: ignore[arg-type]
+    return plan(request(amount, models, **fields), MEASURED)  # type: ignore[arg-type]
 
 
 def test_equal_flop_gives_each_model_a_fifth_and_compute_optimal_the_same_tokens_per_parameter():
@@ -52,7 +49,7 @@ def test_tokens_and_tokens_per_parameter_are_flop_in_other_words():
 @pytest.mark.parametrize("kind", ["hours", "kWh", "electricity", "rent"])
 @pytest.mark.parametrize("split", ["equal tokens", "equal FLOP", "compute-optimal"])
 def test_what_hours_kwh_or_money_buy_takes_just_that(kind, split):
-    rent = money.RentPrice(1.5, "USD", "--rent")
+    rent = CardPrice(1.5, "USD", "--rent")
     budget = ask(300.0, kind=kind, split=split, rent=rent)
     taken = {
         "hours": budget.whole.hours,
@@ -65,7 +62,7 @@ def test_what_hours_kwh_or_money_buy_takes_just_that(kind, split):
 
 @pytest.mark.parametrize(("kind", "end"), [("hours", "low"), ("hours", "high")])
 def test_the_ends_of_what_hours_buy_are_the_flop_that_take_them_at_worst_and_at_best(kind, end):
-    flop = getattr(ask(300.0, kind=kind).asked.flops, end)
+    flop = getattr(ask(300.0, kind=kind).goal.flops, end)
     hours = ask(flop).whole.hours
     assert {"low": hours.high, "high": hours.low}[end] == pytest.approx(300.0, rel=1e-6)
 
@@ -73,19 +70,19 @@ def test_the_ends_of_what_hours_buy_are_the_flop_that_take_them_at_worst_and_at_
 @settings(deadline=None, max_examples=30)
 @given(st.floats(min_value=10.0, max_value=1e5), st.floats(min_value=1.1, max_value=100.0))
 def test_more_hours_buy_more_flop(hours: float, times: float):
-    less, more = ask(hours, kind="hours").asked.flops, ask(hours * times, kind="hours").asked.flops
+    less, more = ask(hours, kind="hours").goal.flops, ask(hours * times, kind="hours").goal.flops
     assert less.value < more.value
     assert less.low <= less.value <= less.high
 
 
 def test_without_overheads_a_day_buys_the_rate_times_a_day():
-    budget = ask(24.0, kind="hours", models=(M120,), overheads=NOTHING_ON_TOP)
+    budget = ask(24.0, kind="hours", models=(M120,), **NOTHING_ON_TOP)
     assert budget.series[0].tokens == pytest.approx(400 * 86400, rel=1e-6)
 
 
 def test_less_than_the_fixed_part_buys_nothing_and_says_so():
     with pytest.raises(RigbenchError, match=r"0\.001 hours do not even cover compilation, warm-up") as refused:
-        ask(0.001, kind="hours", overheads=overheads.Asked(warmup_seconds=600.0))
+        ask(0.001, kind="hours", warm_up=600.0)
     assert refused.value.exit_code == NOTHING
 
 
@@ -99,13 +96,8 @@ def test_kwh_and_money_without_watts_or_a_price_are_refused_with_the_option():
         ask(35.0, kind="rent")
 
 
-def test_a_forward_question_is_needed_to_tell_tokens():
-    with pytest.raises(ValueError, match="do not tell the tokens"):
-        amounts.forward((M5,), "hours", 1.0, "equal tokens", exact=False)
-
-
 def test_exact_flop_are_divided_by_the_exact_count_in_every_split():
-    budget = ask(1.2e18, exact=True, split="equal FLOP")
+    budget = ask(1.2e18, exact_flops=True, split="equal FLOP")
     assert [row.flop_exact for row in budget.series] == pytest.approx([0.24e18] * 5)
     assert math.isclose(budget.series_flop_exact, 1.2e18)
 

@@ -11,14 +11,19 @@ from pathlib import Path
 import jsonschema
 import msgspec
 import pytest
-from budget_slices import stored
+from budget_slices import whole
 
 from rigbench import __main__, store
-from rigbench.budget import asking
-from rigbench.budget.plans import series_models
+from rigbench.budget import command, plan
+from rigbench.budget.record import Options, PriceOptions
+from rigbench.command import _read
+from rigbench.core.record import Absent
 from rigbench.document import run_schema
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
+from rigbench.model.recipe import RecipeOptions
+from rigbench.model.record import Model
+from rigbench.work.record import NOTHING_DECLARED
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -52,6 +57,10 @@ REFUSED = {
     "--tokens 1B --tokens-per-param 20": "--tokens and --tokens-per-param exclude each other",
     "--kwh 35 --money 10": "--kwh and --money exclude each other",
     "--hours 48 --kwh 35": "--hours and --kwh exclude each other",
+    "--flops nan": "--flops 'nan' is not a number",
+    "--flops 0": "--flops '0' is zero",
+    "--flops -1": "is negative",
+    "--flops inf": "--flops",
     "--hours 0": "--hours '0h' is zero",
     "--hours -3": "is negative",
     "--kwh 0": "--kwh '0' is zero",
@@ -72,16 +81,16 @@ REFUSED = {
     "--params 12apples": "unit that I do not know",
     "--split equal-flops --params 5M": "--split shares a budget out, and this is about one model",
     "--split equal-tokens --tokens 1B": "--split shares a budget out, and this is about models whose tokens are told",
-    "--split half": "'half' is not one of 'equal-tokens', 'equal-flops', 'compute-optimal'",
+    "--split half": "--split 'half' is not one of them; use equal-tokens, equal-flops or compute-optimal",
     "--on nonesuch": "no rig or GPU profile 'nonesuch' for --on",
     "--on ,": "names 0 rigs",
     "--on h200,h200": "names a rig twice",
     "--on h200,rtx-3090 --wall-watts 500": "--wall-watts is of one rig, and --on names 2",
     "--on h200,rtx-3090 --purchase 2400USD": "--purchase is of one rig",
     "--on h200 --device cpu": "--on and --device exclude each other",
-    "--optimizer sgd": "--optimizer 'sgd' is none that a slice has",
-    "--precision fp4": "there are bf16, fp16",
-    "--strategy pipeline": "there are single, ddp",
+    "--optimizer sgd": "--optimizer 'sgd' is not one of them; use adamw, adamw-foreach",
+    "--precision fp4": "use auto, bf16, bf16-pure",
+    "--strategy pipeline": "use single, ddp",
     "--eval-every -1": "--eval-every '-1' is negative",
     "--restarts-per-day 1000": "above the sensible range",
     "--keep-checkpoints 0": "--keep-checkpoints '0' is not a whole number",
@@ -101,26 +110,30 @@ def test_bad_input_gets_one_line_and_exit_code_2(rigbench, typed):
     assert REFUSED[typed] in err
 
 
+def typed(**words: str) -> plan.Request:
+    """What the command makes of its options as typed."""
+    options = _read(Options, dict.fromkeys(Options.__struct_fields__) | {"series": None, "plan": False} | words)
+    return plan.request(options, RecipeOptions(), NOTHING_DECLARED, PriceOptions().electricity)
+
+
 def test_a_rent_may_be_written_by_the_hour_and_sizes_swept():
-    words = asking.Words(rent="1.5USD/h", params="5M,60M", money="10", hours=None)
-    question, rigs = asking.budget(words)
-    assert (question.rent.per_gpu_hour, question.rent.currency) == (1.5, "USD")
-    assert (question.kind, question.amount) == ("rent", 10.0)
-    assert ([model.name for model in question.models], question.series_name) == (["5M", "60M"], "5M, 60M")
-    assert rigs == ()
+    asked = typed(rent="1.5USD/h", params="5M,60M", money="10")
+    assert (asked.options.rent.per_hour, asked.options.rent.currency) == (1.5, "USD")
+    assert (asked.kind, asked.amount) == ("rent", 10.0)
+    assert ([model.name for model in asked.models], asked.name) == (["5M", "60M"], "5M, 60M")
 
 
 @pytest.mark.parametrize(("text", "hours"), [("48", 48.0), ("48h", 48.0), ("2 days", 48.0), ("90min", 1.5)])
 def test_hours_alone_are_the_budget_and_beside_flop_they_are_judged(text, hours):
-    alone = asking.budget(asking.Words(hours=text))[0]
+    alone = typed(hours=text)
     assert (alone.kind, alone.amount) == ("hours", hours)
-    beside = asking.budget(asking.Words(hours=text, flops="1.2e18"))[0]
+    beside = typed(hours=text, flops="1.2e18")
     assert (beside.kind, beside.amount, beside.declared_hours) == ("flops", 1.2e18, hours)
 
 
 def test_everyday_names_of_cards_are_understood():
-    rigs = asking.budget(asking.Words(on="h200, 2x4080,dual-rtx-3090,here,RTX A6000"))[1]
-    assert [rig and (rig.name, rig.count) for rig in rigs] == [
+    rigs = command._rigs("h200, 2x4080,dual-rtx-3090,here,RTX A6000", Options(), NOTHING_DECLARED)
+    assert [None if isinstance(rig, Absent) else (rig.name, rig.count) for rig in rigs] == [
         ("h200", 1),
         ("2xrtx-4080", 2),
         ("dual-rtx-3090", 2),
@@ -156,7 +169,7 @@ def test_rigs_stand_beside_each_other_in_the_order_asked(rigbench):
 
 
 def test_a_rig_that_cannot_answer_does_not_hide_the_others(rigbench):
-    words = ("budget", "-q", "--flops", "1e13", "--series", "tiny", "--no-compile", "--on", "here,rtx-4090")
+    words = ("budget", "-q", "--flops", "1e13", "--series", "tiny", "--compile", "off", "--on", "here,rtx-4090")
     code, out, _ = rigbench(*words)
     assert code == 0
     assert "this rig: no answer (no slice of this rig is stored; run rigbench train-probe" in out
@@ -190,6 +203,10 @@ def test_a_rig_elsewhere_is_answered_without_torch_where_its_models_surely_fit(r
     assert "on 2xrtx-4080: cuda" in done.stdout
 
 
+def tiny_models() -> tuple[Model, ...]:
+    return typed(series="tiny", flops="1e13").models
+
+
 class Silent:
     def stage(self, text: str, weight_seconds: float) -> None: ...
     def update(self, share: float, text: str) -> None: ...
@@ -208,9 +225,9 @@ def test_slices_of_another_rig_and_of_another_method_are_refused_and_said(rigben
     home = store.Store(tmp_path / "home")
     with monkeypatch.context() as patch:
         patch.setenv("RIGBENCH_PROFILES", str(PROFILES))
-        _, middle, large = series_models("tiny")
-    keep(home, (stored(middle, 9e5).slice, stored(large, 1e5, method=0).slice))
-    keep(home, (stored(large, 5e4).slice,), stranger=True)
+        _, middle, large = tiny_models()
+    keep(home, (whole(middle, 9e5), whole(large, 1e5, method=0)))
+    keep(home, (whole(large, 5e4),), stranger=True)
     code, out, err = rigbench("budget", "-q", "--flops", "1e13", "--series", "tiny", "--on", "here")
     flat = " ".join(out.split())
     assert code == 0, err
@@ -222,7 +239,7 @@ def test_only_another_rigs_slices_are_no_answer_and_said(rigbench, tmp_path, mon
     home = store.Store(tmp_path / "home")
     with monkeypatch.context() as patch:
         patch.setenv("RIGBENCH_PROFILES", str(PROFILES))
-        keep(home, (stored(series_models("tiny")[0], 9e5).slice,), stranger=True)
+        keep(home, (whole(tiny_models()[0], 9e5),), stranger=True)
     code, out, err = rigbench("budget", "-q", "--flops", "1e13", "--series", "tiny", "--on", "here")
     assert (code, out) == (3, "")
     assert "no slice of this rig is stored (1 slice of another rig)" in err

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+import msgspec
 import pytest
-from budget_slices import GPU, M5, M15, M120, energy, stored
+from budget_slices import GPU, M5, M15, M120, NOTHING_ON_TOP, energy, plan, request, stored
 
-from rigbench.budget import money, overheads, sanity
-from rigbench.budget.forecast import Forecast, Known, Machine, hot
-from rigbench.budget.plan import Question, assemble, plan
-from rigbench.budget.record import Budget, Configuration, Rate
+from rigbench.budget import money
+from rigbench.budget.forecast import hot_extra
+from rigbench.budget.plan import Forecast, Machine, assemble, checkpoint_bytes, sanity
+from rigbench.budget.record import Budget, CardPrice, Configuration, Rate, RigPrice, Sum
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Price
+from rigbench.model.recipe import Recipe
 from rigbench.train.record import Compile
-from rigbench.work.record import WattOptions
+from rigbench.work.record import Power, WattOptions
 
-NOW = "2026-05-02T00:00:00Z"
 US = Price(per_kwh=0.2, currency="USD", place="somewhere", date="2026-04", source="a test")
-CONFIGURATION = Configuration(
-    device=GPU,
-    optimizer="adamw",
-    checkpointing="off",
-    precision="bf16",
-    compiled=True,
-    strategy="ddp",
-    host_allocator="default",
-    ranks=2,
-)
+CONFIGURATION = Configuration(GPU, Recipe(precision="bf16", compiled=True, strategy="ddp", ranks=2), "default")
 PEAK = Figure(195e12, "datasheet", "2 × Some GPU, bf16")
 MACHINE = Machine(
     configuration=CONFIGURATION,
@@ -35,7 +25,9 @@ MACHINE = Machine(
     card="RTX 4080",
     power=Absent("not read"),
     name="2xrtx-4080",
-    known=Known(PEAK, hot_extra=(0.0, 0.0, 0.0), hot_basis="hot already"),
+    peak_flops_per_s=PEAK,
+    hot_extra=Estimate(0.0, 0.0, 0.0, 1.0, "", 0),
+    hot_basis="hot already",
 )
 
 
@@ -45,12 +37,11 @@ def estimate(value: float, down: float = 0.9, up: float = 1.25) -> Estimate:
 
 def forecast(model=M120, rate: float = 100_000.0, **more: object) -> Forecast:
     its = Rate(tokens_per_s=estimate(rate), source="predicted", rests_on=("a test",), widened_by=())
-    return Forecast(model, its, 10_000, "10 × 1,000 tokens", "adamw", compiled=True, **more)  # type: ignore[arg-type]
+    return Forecast(model, its, 10_000, "10 × 1,000 tokens", **more)  # type: ignore[arg-type]
 
 
-def ask(declared: overheads.Asked, tokens: float = 3.6e9, **more: object) -> Budget:
-    question = Question(tokens, "120M", (M120,), kind="tokens", overheads=declared, **more)  # type: ignore[arg-type]
-    return assemble(question, MACHINE, [forecast()], NOW)
+def ask(tokens: float = 3.6e9, **more: object) -> Budget:
+    return assemble(request(tokens, (M120,), "120M", kind="tokens", **more), MACHINE, [forecast()], "now")
 
 
 def hours(budget: Budget) -> dict[str, float]:
@@ -58,17 +49,16 @@ def hours(budget: Budget) -> dict[str, float]:
 
 
 def test_every_overhead_is_worked_out_as_on_paper():
-    declared = overheads.Asked(
-        compile_seconds=90.0,
-        warmup_seconds=18.0,
-        eval_every_steps=1000.0,
+    budget = ask(
+        compile_time=90.0,
+        warm_up=18.0,
+        eval_every=1000.0,
         eval_tokens=1e6,
-        checkpoint_every_steps=500.0,
-        disk_bytes_per_s=1e9,
+        write_every=500.0,
+        disk_speed=1e9,
         restarts_per_day=0.5,
         keep_checkpoints=3,
     )
-    budget = ask(declared)
     # 3.6e9 tokens at 1e5 tokens/s are 10 h and 360,000 steps: 360 evaluations, 720 checkpoints and the last
     size = 12 * 124_475_904
     found = hours(budget)
@@ -88,7 +78,7 @@ def test_every_overhead_is_worked_out_as_on_paper():
 
 
 def test_what_is_not_declared_is_assumed_and_says_so_with_its_option():
-    budget = ask(overheads.Asked())
+    budget = ask()
     options = {
         "compile": "assumed (--compile-time)",
         "warm-up": "assumed (--warm-up)",
@@ -103,21 +93,19 @@ def test_what_is_not_declared_is_assumed_and_says_so_with_its_option():
 
 
 def test_none_of_it_can_be_asked_for():
-    nothing = overheads.Asked(0.0, 0.0, 0.0, None, 0.0, 1e18, 0.0)
-    assert ask(nothing).whole.hours.value == pytest.approx(10.0, rel=1e-9)
-    assert hours(ask(replace(nothing, checkpoint_every_steps=0.0)))["checkpoints"] < 1e-9
+    assert ask(**NOTHING_ON_TOP).whole.hours.value == pytest.approx(10.0, rel=1e-9)
+    assert hours(ask(**NOTHING_ON_TOP))["checkpoints"] < 1e-9
 
 
 def test_eight_bit_moments_make_a_smaller_checkpoint():
-    eight = replace(forecast(), optimizer="adamw8bit")
-    assert overheads.checkpoint_bytes(forecast()) == 12 * 124_475_904
-    assert overheads.checkpoint_bytes(eight) == pytest.approx(6.03125 * 124_475_904, abs=1)
+    assert checkpoint_bytes(M120, Recipe()) == 12 * 124_475_904
+    assert checkpoint_bytes(M120, Recipe(optimizer="adamw8bit")) == pytest.approx(6.03125 * 124_475_904, abs=1)
 
 
 def test_measured_compile_and_start_up_go_before_assumptions():
     compiled = Compile(cold_seconds=40.0, warm_seconds=10.0)
     result = stored(M120, 400.0, compiled=True, compile=compiled, setup_seconds=7.0)
-    budget = plan(Question(1e15, "120M", (M120,)), [result], NOW)
+    budget = plan(request(1e15, (M120,), "120M"), [result])
     rows = {one.name: one.hours for one in budget.overheads}
     assert rows["compile"].value == pytest.approx(40 / 3600)
     assert rows["compile"].basis == "40.0 s a model, measured beside the slices"
@@ -126,32 +114,31 @@ def test_measured_compile_and_start_up_go_before_assumptions():
 
 
 def test_hot_over_cold_lengthens_the_run_by_its_inverse():
-    extra, words = hot(Estimate(0.8, 0.75, 0.9, 0.95, "batch means", 9), "thermals of run r9")
-    assert extra == pytest.approx((0.25, 1 / 0.9 - 1, 1 / 3))
-    assert words == "hot over cold 0.800, thermals of run r9"
-    declared = ask(overheads.Asked(), hot_over_cold=0.8)
+    extra = hot_extra(Estimate(0.8, 0.75, 0.9, 0.9, "batch means", 9))
+    assert (extra.value, extra.low, extra.high) == pytest.approx((0.25, 1 / 0.9 - 1, 1 / 3))
+    declared = ask(hot_over_cold=0.8)
     assert hours(declared)["hot steady state"] == pytest.approx(2.5)
     assert declared.overheads[0].hours.basis == "hot over cold 0.8 (--hot-over-cold)"
-    known = Known(PEAK, *hot(Estimate(1.02, 1.0, 1.05, 0.95, "", 9), "x"))
-    assert known.hot_extra == (0.0, 0.0, 0.0)  # faster when hot is no saving to plan with
+    faster = hot_extra(Estimate(1.02, 1.0, 1.05, 0.9, "", 9))
+    assert (faster.value, faster.low, faster.high) == (0.0, 0.0, 0.0)  # no saving to plan with
 
 
 def test_slices_of_minutes_are_not_known_to_be_hot():
-    budget = plan(Question(1e15, "5M", (M5,)), [stored(M5, 9000.0)], NOW)
+    budget = plan(request(1e15, (M5,), "5M"), [stored(M5, 9000.0)])
     heat = budget.overheads[0].hours
     assert (heat.value, heat.low) == (0.0, 0.0)
     assert heat.high == pytest.approx(0.05 * budget.series_hours.high)
     assert "not measured" in heat.basis
 
 
-RENT = money.RentPrice(1.5, "USD", "--rent")
+RENT = CardPrice(1.5, "USD", "--rent")
 AT_500_W = WattOptions(wall_watts=500.0)
-RIG = money.RigPrice(Figure(2400.0, "declared", "--purchase"), "USD")
+RIG = RigPrice(Figure(2400.0, "declared", "--purchase"), "USD")
 
 
 def test_rent_share_of_the_price_and_break_even_are_as_on_paper():
-    nothing = overheads.Asked(0.0, 0.0, 0.0, None, 0.0, 1e18, 0.0)
-    budget = ask(nothing, watts=AT_500_W, price=US, rent=RENT, purchase=RIG, lifetime_hours=10_000.0)
+    lifetime = 10_000.0 * 3600
+    budget = ask(**NOTHING_ON_TOP, watts=AT_500_W, price=US, rent=RENT, purchase=RIG, lifetime=lifetime)
     assert budget.rent.money.value == pytest.approx(10 * 2 * 1.5)
     assert "2 × 1.50 USD an hour" in budget.rent.money.basis
     assert budget.purchase.money.value == pytest.approx(2400 / 10_000 * 10)
@@ -162,32 +149,34 @@ def test_rent_share_of_the_price_and_break_even_are_as_on_paper():
 def test_what_breaks_even_counts_the_electricity_of_the_own_rig():
     ten = Estimate(10.0, 8.0, 11.0, 0.9, "", 1)
     rented = money.rent(ten, RENT, 2)
-    bought = money.purchase(ten, RIG, None)
-    electricity = Figure(1.0, "predicted", "0.5 kW at 0.2 USD/kWh", 0.8, 1.1)
-    even = money.break_even(ten, rented, bought, electricity, "USD")
+    bought = money.purchase(ten, RIG, Absent("not said"))
+    even = money.break_even(ten, rented, bought, Power(Figure(500.0, "declared", "a test"), "wall"), US)
     assert even.hours.value == pytest.approx(2400 / (3.0 - 0.1))
     assert even.runs == pytest.approx(even.hours.value / 10)
 
 
 @pytest.mark.parametrize(
-    ("currency", "a_kwh", "said"), [("EUR", 1.0, "in one currency"), ("USD", 99.0, "renting costs less an hour")]
+    ("currency", "watts", "said"), [("EUR", 500.0, "in one currency"), ("USD", 49_500.0, "renting costs less an hour")]
 )
-def test_what_cannot_break_even_says_why(currency, a_kwh, said):
+def test_what_cannot_break_even_says_why(currency, watts, said):
     ten = Estimate(10.0, 10.0, 10.0, 0.9, "", 1)
-    rented, bought = money.rent(ten, RENT, 1), money.purchase(ten, RIG, None)
-    even = money.break_even(ten, rented, bought, Figure(a_kwh, "predicted", ""), currency)
+    rented, bought = money.rent(ten, RENT, 1), money.purchase(ten, RIG, Absent("not said"))
+    power, price = Power(Figure(watts, "declared", "a test"), "wall"), msgspec.structs.replace(US, currency=currency)
+    even = money.break_even(ten, rented, bought, power, price)
     assert said in even.reason
 
 
 def test_no_price_is_invented():
-    budget = ask(overheads.Asked())
+    budget = ask()
     assert budget.rent == money.NO_RENT
     assert budget.purchase == money.NO_PURCHASE
     assert budget.break_even == money.NO_RENT
 
 
 def judged(flop: float, declared: float | Absent, took: Estimate) -> str:
-    return sanity.check(MACHINE, flop, 1.145 * flop, estimate(1e12), took, Absent("no watts"), declared).sentence
+    whole = Sum(took, Absent("no watts"), Absent("no watts"))
+    sentence = sanity(MACHINE, flop, 1.145 * flop, estimate(1e12), whole, declared).sentence
+    return "" if isinstance(sentence, Absent) else sentence
 
 
 def test_the_classic_report_is_told_what_it_comes_to():
@@ -215,10 +204,10 @@ def test_other_declared_hours_are_judged_in_plain_words(declared, said):
 
 
 def test_the_share_of_the_peak_and_flop_per_joule_are_of_exact_flop():
-    budget = ask(overheads.Asked(0.0, 0.0, 0.0, None, 0.0, 1e18, 0.0))
+    budget = ask(**NOTHING_ON_TOP)
     assert budget.sanity.share.value == pytest.approx(budget.series_flop_exact / 36000 / 195e12)
     slices = [stored(M15, 4000.0, device=GPU, energy=energy(300.0))]
-    own = plan(Question(1e16, "15M", (M15,), price=US, watts=WattOptions(wall_watts=450.0)), slices, NOW)
+    own = plan(request(1e16, (M15,), "15M", price=US, watts=WattOptions(wall_watts=450.0)), slices)
     joules = own.whole.hours.value * 3600 * 450
     assert own.sanity.flop_per_joule.value == pytest.approx(own.series_flop_exact / joules)
     assert isinstance(own.sanity.share, Absent)

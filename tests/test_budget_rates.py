@@ -9,14 +9,15 @@ from budget_slices import CPU, DIY, GPU, M5, M15, M30, M60, M120, gpt2, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigbench.budget.comparable import StoredSlice, Wanted, choose
 from rigbench.budget.rates import rate
 from rigbench.budget.record import Rate
+from rigbench.budget.slices import choose
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
+from rigbench.model.recipe import RecipeOptions
 from rigbench.model.record import Model
-from rigbench.train.record import Steps
+from rigbench.train.record import Steps, StoredSlice
 
 
 def rate_of(model: Model, *slices: StoredSlice) -> Rate:
@@ -52,10 +53,10 @@ def test_three_runs_give_their_own_spread_by_student_t():
     logs = [math.log(value) for value in rates]
     mean = sum(logs) / 3
     deviation = math.sqrt(sum((x - mean) ** 2 for x in logs) / 2)
-    half = 4.302653 * deviation * math.sqrt(4 / 3)  # t(0.975) with 2 degrees of freedom, for one more run
+    half = 2.919986 * deviation * math.sqrt(4 / 3)  # t(0.95) with 2 degrees of freedom, for one more run
     assert its.tokens_per_s.value == pytest.approx(math.exp(mean))
     assert log_sides(its) == pytest.approx((half, half), rel=1e-5)
-    assert its.widened_by == ("±25 % between 3 runs (Student t, for one more run)",)
+    assert its.widened_by == ("±17 % between 3 runs (Student t, for one more run)",)
 
 
 def test_three_equal_runs_are_no_tighter_than_the_noise_within_them():
@@ -153,7 +154,7 @@ def test_the_configuration_that_covers_most_sizes_is_taken_and_the_other_named()
     chosen = choose(
         DIY, [stored(M5, 9000.0), stored(M30, 1500.0), stored(M120, 900.0, "later", precision="fp32", started_at="9")]
     )
-    assert chosen.configuration.precision == "bf16"
+    assert chosen.configuration.recipe.precision == "bf16"
     assert chosen.left_out == ("1 slice of 120M: measured on cpu (Some CPU, 2 threads), adamw, fp32",)
 
 
@@ -162,18 +163,18 @@ def test_of_two_that_cover_as_many_sizes_the_latest_is_taken():
         stored(M5, 5000.0, started_at="2026-05-02", precision="fp32"),
         stored(M5, 9000.0, started_at="2026-05-01"),
     ]
-    assert choose(DIY, slices).configuration.precision == "fp32"
+    assert choose(DIY, slices).configuration.recipe.precision == "fp32"
 
 
 def test_a_gpu_goes_before_the_cpu_unless_asked_otherwise():
     slices = [stored(M5, 9000.0), stored(M15, 3000.0), stored(M120, 90000.0, device=GPU)]
     assert choose(DIY, slices).configuration.device == GPU
-    assert choose(DIY, slices, Wanted(device_kind="cpu")).configuration.device == CPU
+    assert choose(DIY, slices[:2]).configuration.device == CPU
 
 
 def test_what_was_asked_for_wins_over_coverage():
     slices = [stored(M5, 9000.0), stored(M30, 1500.0), stored(M5, 4000.0, checkpoint_every=1)]
-    chosen = choose(DIY, slices, Wanted(checkpointing="on", device_kind="cpu"))
+    chosen = choose(DIY, slices, RecipeOptions(checkpoint_every=1))
     assert [s.slice.tokens_per_s.value for s in chosen.slices] == [4000.0]
     assert chosen.left_out == tuple(
         f"1 slice of {name}: not what was asked for, measured on cpu (Some CPU, 2 threads), adamw, bf16"
@@ -256,7 +257,7 @@ def test_a_configuration_says_what_is_not_the_plain_loop():
     ways = {"ranks": 4, "strategy": "fsdp2", "loss_chunks": 8, "checkpoint_every": 2}
     slices = [stored(M5, 9000.0, device=GPU, compiled=True, **ways)]
     assert choose((M5,), slices).configuration.words == (
-        "cuda (Some GPU), adamw, bf16, checkpointing every 2, loss in 8 chunks, compiled, fsdp2 on 4"
+        "cuda (Some GPU), adamw, bf16, checkpointing every 2nd, compiled, loss in 8 chunks, fsdp2 on 4"
     )
 
 
@@ -267,4 +268,4 @@ def test_ways_said_in_full_are_the_same_plain_way():
 
 def test_a_method_that_is_not_the_tools_is_refused_even_where_it_is_all_there_is():
     with pytest.raises(RigbenchError, match=r"measured another way \(METHOD 1, the newest is 2\)"):
-        choose((M5,), [stored(M5, 9000.0)], Wanted(method=2))
+        choose((M5,), [stored(M5, 9000.0)], method=2)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 
 import msgspec
 import pytest
-from budget_slices import CPU, DIY, GPU, M5, M15, M30, M60, M120, energy, stored
+from budget_slices import CPU, GPU, M5, M15, M30, M60, M120, NOTHING_ON_TOP, energy, plan, request, stored
 from rich.console import Console
 
-from rigbench.budget import money, overheads
-from rigbench.budget.forecast import Forecast, Known, Machine
-from rigbench.budget.plan import Question, assemble, plan
-from rigbench.budget.record import Budget, Configuration, NextSlice, Rate, Refused
+from rigbench.budget import money
+from rigbench.budget.plan import Forecast, Machine, assemble
+from rigbench.budget.record import Budget, CardPrice, Configuration, NextSlice, Rate, Refused, RigPrice
 from rigbench.budget.screen import show
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Price
+from rigbench.model.recipe import Recipe
 from rigbench.work import power as cost
 from rigbench.work.record import PowerPart, WattOptions
 
@@ -27,38 +26,39 @@ HERE = """\
 kWh (91.5 to 121 kWh), 19.0 USD (17.1 to 22.6 USD)
 on cpu (Some CPU, 2 threads), adamw, bf16
 
-model  params      tokens/s   steps                 hours   kWh    USD  source
-5M       5.4M  9,000 ±5.1 %  826.9K   26.1 (24.8 to 27.5)  2.48  0.465  measured
-15M     14.5M   3,780 ±22 %  826.9K   62.2 (49.9 to 77.7)  5.91   1.11  predicted
-30M     30.4M  2,000 ±5.1 %  826.9K      118 (112 to 124)  11.2   2.09  measured
-60M     61.5M     894 ±22 %  826.9K      263 (211 to 328)  25.0   4.68  predicted
-120M   124.5M    400 ±5.1 %  826.9K      588 (559 to 619)  55.9   10.5  measured
-all                                  1,060 (956 to 1,180)   100   18.8
+ model  params      tokens/s   steps                 hours   kWh    USD  source
+ 5M       5.4M  9,000 ±5.1 %  826.9K   26.1 (24.8 to 27.5)  2.48  0.465  measured
+ 15M     14.5M   3,780 ±22 %  826.9K   62.2 (49.9 to 77.7)  5.91   1.11  predicted
+ 30M     30.4M  2,000 ±5.1 %  826.9K      118 (112 to 124)  11.2   2.09  measured
+ 60M     61.5M     894 ±22 %  826.9K      263 (211 to 328)  25.0   4.68  predicted
+ 120M   124.5M    400 ±5.1 %  826.9K      588 (559 to 619)  55.9   10.5  measured
+ all                                  1,060 (956 to 1,180)   100   18.8
 
-on top                                             time  rests on
-hot steady state               0 s (0 s to 58 h 48 min)  not measured: 0 to 5 % more is assumed
-                                                         (`rigbench thermals` measures it, or
-                                                         --hot-over-cold)
-compile                                             0 s  not compiled
-warm-up                                          5.00 s  1.00 s a start until the pace is steady,
-                                                         measured with the slices
-evaluation        7 h 23 min (6 h 41 min to 8 h 13 min)  1.0M tokens every 50M tokens, each at 1/3
-                                                         of its training time (assumed,
-                                                         --eval-every, --eval-tokens)
-checkpoints       37 min 41 s (9 min 25 s to 3 h 8 min)  every hour and at the end, at 500 MB/s
-                                                         (assumed, --checkpoint-every, --disk-speed)
-restarts                2 h 12 min (0 s to 24 h 31 min)  0.1 a day (assumed, --restarts-per-day),
-                                                         each loses half of what lies between
-                                                         checkpoints
-whole run             44 d 11 h (40 d 3 h to 52 d 23 h)
+ on top                                             time  rests on
+ hot steady state               0 s (0 s to 58 h 48 min)  not measured: 0 to 5 % more is assumed
+                                                          (`rigbench thermals` measures it, or
+                                                          --hot-over-cold)
+ compile                                             0 s  not compiled
+ warm-up                                          5.00 s  1.00 s a start until the pace is steady,
+                                                          measured with the slices
+ evaluation        7 h 23 min (6 h 41 min to 8 h 13 min)  1.0M tokens every 50M tokens, each at 1/3
+                                                          of its training time (assumed,
+                                                          --eval-every, --eval-tokens)
+ checkpoints       37 min 41 s (9 min 25 s to 3 h 8 min)  every hour and at the end, at 500 MB/s
+                                                          (assumed, --checkpoint-every,
+                                                          --disk-speed)
+ restarts                2 h 12 min (0 s to 24 h 31 min)  0.1 a day (assumed, --restarts-per-day),
+                                                          each loses half of what lies between
+                                                          checkpoints
+ whole run             44 d 11 h (40 d 3 h to 52 d 23 h)
 
 each model alone with all of 1.2 EFLOP, training steps only
-model  params  tokens  per parameter                   hours   kWh   USD
-5M       5.4M   37.2B          6,920  1,150 (1,090 to 1,210)   109  20.4
-15M     14.5M   13.8B            948    1,010 (811 to 1,260)  96.2  18.0
-30M     30.4M    6.6B            217        915 (870 to 963)  86.9  16.3
-60M     61.5M    3.3B           52.9    1,010 (810 to 1,260)  96.0  18.0
-120M   124.5M    1.6B           12.9  1,120 (1,060 to 1,170)   106  19.8
+ model  params  tokens  per parameter                   hours   kWh   USD
+ 5M       5.4M   37.2B          6,920  1,150 (1,090 to 1,210)   109  20.4
+ 15M     14.5M   13.8B            948    1,010 (811 to 1,260)  96.2  18.0
+ 30M     30.4M    6.6B            217        915 (870 to 963)  86.9  16.3
+ 60M     61.5M    3.3B           52.9    1,010 (810 to 1,260)  96.0  18.0
+ 120M   124.5M    1.6B           12.9  1,120 (1,060 to 1,170)   106  19.8
 
 achieved  360 GFLOP/s (324 GFLOP/s to 399 GFLOP/s) over the series: 1.37 EFLOP counted exactly, 1.2
           EFLOP as 6·N·D
@@ -96,30 +96,31 @@ it should take, 4.53 h (4.11 h to 5.82 h); look for what holds it back
 on 2xsome-card: cuda (Some Card), adamw, bf16, compiled, ddp on 2; nothing was measured there: every
 figure is predicted
 
-rig                     hours               kWh                  USD          rent USD  of peak
-2xsome-card  4.5 (4.1 to 5.8)  3.4 (2.6 to 5.0)  0.64 (0.50 to 0.94)  4.5 (4.1 to 5.8)     43 %
-some-card     8.7 (7.9 to 11)  3.7 (2.9 to 5.3)   0.69 (0.54 to 1.0)               n/a     44 %
+ rig                     hours               kWh                  USD          rent USD  of peak
+ 2xsome-card  4.5 (4.1 to 5.8)  3.4 (2.6 to 5.0)  0.64 (0.50 to 0.94)  4.5 (4.1 to 5.8)     43 %
+ some-card     8.7 (7.9 to 11)  3.7 (2.9 to 5.3)   0.69 (0.54 to 1.0)               n/a     44 %
 tiny-card: no answer (120M does not fit)
 
 2xsome-card in detail; ask about one alone for another's
 
-model  params       tokens/s   steps                hours   kWh    USD
-120M   124.5M  100,000 ±15 %  98,067  4.46 (4.06 to 5.58)  3.37  0.631
+ model  params       tokens/s   steps                hours   kWh    USD
+ 120M   124.5M  100,000 ±15 %  98,067  4.46 (4.06 to 5.58)  3.37  0.631
 
-on top                                             time  rests on
-hot steady state                                    0 s  the published runs that the speed rests on
-                                                         were hot
-compile                                           1 min  1 min a model (--compile-time)
-warm-up                        30.0 s (10.0 s to 2 min)  30.0 s a start, assumed (--warm-up)
-evaluation        1 min 52 s (1 min 42 s to 2 min 20 s)  1.0M tokens every 50M tokens, each at 1/3
-                                                         of its training time (assumed,
-                                                         --eval-every, --eval-tokens)
-checkpoints               16.3 s (4.08 s to 1 min 22 s)  every hour and at the end, at 500 MB/s
-                                                         (assumed, --checkpoint-every, --disk-speed)
-restarts                     35.1 s (0 s to 7 min 40 s)  0.1 a day (assumed, --restarts-per-day),
-                                                         each loses half of what lies between
-                                                         checkpoints
-whole run          4 h 32 min (4 h 6 min to 5 h 49 min)
+ on top                                             time  rests on
+ hot steady state                                    0 s  the published runs that the speed rests
+                                                          on were hot
+ compile                                           1 min  1 min a model (--compile-time)
+ warm-up                        30.0 s (10.0 s to 2 min)  30.0 s a start, assumed (--warm-up)
+ evaluation        1 min 52 s (1 min 42 s to 2 min 20 s)  1.0M tokens every 50M tokens, each at 1/3
+                                                          of its training time (assumed,
+                                                          --eval-every, --eval-tokens)
+ checkpoints               16.3 s (4.08 s to 1 min 22 s)  every hour and at the end, at 500 MB/s
+                                                          (assumed, --checkpoint-every,
+                                                          --disk-speed)
+ restarts                     35.1 s (0 s to 7 min 40 s)  0.1 a day (assumed, --restarts-per-day),
+                                                          each loses half of what lies between
+                                                          checkpoints
+ whole run          4 h 32 min (4 h 6 min to 5 h 49 min)
 
 achieved    85.5 TFLOP/s (68.4 TFLOP/s to 94.0 TFLOP/s): 1.37 EFLOP counted exactly, 1.2 EFLOP as
             6·N·D
@@ -171,21 +172,16 @@ def test_the_whole_screen_of_this_rig():
         stored(M120, 400.0, "r3"),
         stored(M5, 5.0, precision="fp32"),
     ]
-    budget = plan(Question(1.2e18, "diy", DIY, watts=AT_95_W, price=US), slices, "2026-05-02T00:00:00Z")
+    budget = plan(request(1.2e18, watts=AT_95_W, price=US), slices)
     assert screen(budget) == HERE
 
 
-def card(name: str, its_rate: float, cards: int, rent: money.RentPrice | Absent = money.NO_RENT) -> Budget:
+def card(name: str, its_rate: float, cards: int, rent: CardPrice | Absent = money.NO_RENT) -> Budget:
     """A rig that does 120M at so many tokens a second, 20 % less to 10 % more, and draws 300 W a card and 100 W."""
     configuration = Configuration(
         device=msgspec.structs.replace(GPU, name="Some Card"),
-        optimizer="adamw",
-        checkpointing="off",
-        precision="bf16",
-        compiled=True,
-        strategy="ddp" if cards > 1 else "single",
+        recipe=Recipe(precision="bf16", compiled=True, strategy="ddp" if cards > 1 else "single", ranks=cards),
         host_allocator="default",
-        ranks=cards,
     )
     watts = Figure(300.0 * cards, "predicted", "a test's word", 250.0 * cards, 350.0 * cards)
     machine = Machine(
@@ -194,27 +190,23 @@ def card(name: str, its_rate: float, cards: int, rent: money.RentPrice | Absent 
         card="Some Card",
         power=cost.at_wall([PowerPart("GPUs", watts)], WattOptions(host_watts=80.0)),
         name=name,
-        known=Known(
-            Figure(100e12 * cards, "datasheet", f"{cards} × Some Card, bf16"),
-            hot_extra=(0.0, 0.0, 0.0),
-            hot_basis="the published runs that the speed rests on were hot",
-            rent=rent,
-            purchase=money.RigPrice(Figure(1200.0 * cards, "datasheet", "1,200 USD MSRP a card"), "USD"),
-            notes=("data is taken to keep up",),
-            next_slice=NextSlice("rigbench train-probe --params 120M", "120M", 0.3, 0.06, "a test"),
-        ),
+        peak_flops_per_s=Figure(100e12 * cards, "datasheet", f"{cards} × Some Card, bf16"),
+        hot_extra=Estimate(0.0, 0.0, 0.0, 1.0, "", 0),
+        hot_basis="the published runs that the speed rests on were hot",
+        rent=rent,
+        purchase=RigPrice(Figure(1200.0 * cards, "datasheet", "1,200 USD MSRP a card"), "USD"),
+        notes=("data is taken to keep up",),
+        next_slice=NextSlice("rigbench train-probe --params 120M", "120M", 0.3, 0.06, "a test"),
     )
     estimate = Estimate(its_rate, 0.8 * its_rate, 1.1 * its_rate, 0.9, "", 14)
     rate = Rate(estimate, "predicted", (f"datasheet of {name}", "published training runs"), ("of published runs",))
-    its = Forecast(M120, rate, 16384, "16 × 1,024 tokens", "adamw", compiled=True)
-    question = Question(
-        1.2e18, "120M", (M120,), price=US, declared_hours=48.0, overheads=overheads.Asked(compile_seconds=60.0)
-    )
-    return assemble(question, machine, [its], "2026-05-02T00:00:00Z")
+    its = Forecast(M120, rate, 16384, "16 × 1,024 tokens")
+    asked = request(1.2e18, (M120,), "120M", price=US, declared_hours=48.0, compile_time=60.0)
+    return assemble(asked, machine, [its], "2026-05-02T00:00:00Z")
 
 
 def test_the_whole_screen_of_rigs_elsewhere_side_by_side():
-    rent = money.RentPrice(0.5, "USD", "a provider, 2026-09-01 (--rent)")
+    rent = CardPrice(0.5, "USD", "a provider, 2026-09-01 (--rent)")
     budget = msgspec.structs.replace(
         card("2xsome-card", 100_000.0, 2, rent),
         others=(card("some-card", 52_000.0, 1),),
@@ -224,9 +216,8 @@ def test_the_whole_screen_of_rigs_elsewhere_side_by_side():
 
 
 def test_what_hours_buy_is_said_as_flop_and_tokens_and_not_as_hours():
-    nothing = overheads.Asked(0.0, 0.0, 0.0, None, 0.0, 1e18, 0.0)
-    question = Question(48.0, "120M", (M120,), kind="hours", watts=AT_100_W, overheads=nothing, hot_over_cold=1.0)
-    first = screen(plan(question, [stored(M120, 400.0)], "now"), 200).splitlines()[0]
+    asked = request(48.0, (M120,), "120M", kind="hours", watts=AT_100_W, **NOTHING_ON_TOP, hot_over_cold=1.0)
+    first = screen(plan(asked, [stored(M120, 400.0)]), 200).splitlines()[0]
     # 48 h at 400 tokens/s are 69.12M tokens, and 6 · 124,475,904 of that 51.6 PFLOP
     assert first.startswith("48 h buy 51.6 PFLOP (")
     assert "for 120M (69.1M tokens, " in first
@@ -235,26 +226,26 @@ def test_what_hours_buy_is_said_as_flop_and_tokens_and_not_as_hours():
 
 
 def test_where_hours_are_all_that_is_known_nothing_is_promised_after_them():
-    question = Question(48.0, "120M", (M120,), kind="hours")
-    assert screen(plan(question, [stored(M120, 400.0)], "now"), 200).splitlines()[0].endswith("M)")
+    asked = request(48.0, (M120,), "120M", kind="hours")
+    assert screen(plan(asked, [stored(M120, 400.0)]), 200).splitlines()[0].endswith("M)")
 
 
 def test_money_that_is_asked_for_is_not_answered_with_money():
-    question = Question(10.0, "120M", (M120,), kind="electricity", watts=AT_100_W, price=US)
-    first = screen(plan(question, [stored(M120, 400.0)], "now"), 200).splitlines()[0]
+    asked = request(10.0, (M120,), "120M", kind="electricity", watts=AT_100_W, price=US)
+    first = screen(plan(asked, [stored(M120, 400.0)]), 200).splitlines()[0]
     assert first.startswith("10.00 USD of electricity buy ")
     assert first.count("USD") == 1
 
 
 def test_models_with_unlike_tokens_have_a_column_of_them():
-    budget = plan(Question(1.2e18, "diy", DIY, split="compute-optimal"), [stored(M30, 2000.0)], "now")
+    budget = plan(request(1.2e18, split="compute-optimal"), [stored(M30, 2000.0)])
     lines = screen(budget).splitlines()
     assert "the series diy with tokens in proportion to size (52.6M to 1.2B tokens)" in " ".join(lines[:2])
-    assert next(line for line in lines if line.startswith("model")).split()[:3] == ["model", "params", "tokens"]
+    assert next(line for line in lines if line.split()[:1] == ["model"]).split()[:3] == ["model", "params", "tokens"]
 
 
 def test_without_watts_the_reason_is_said_once_and_there_is_no_column():
-    text = screen(plan(Question(1.2e18, "diy", DIY), [stored(M30, 2000.0)], "now"), 200)
+    text = screen(plan(request(1.2e18), [stored(M30, 2000.0)]), 200)
     assert text.count("n/a") == 1
     assert "kWh, money  n/a (no watt reading on this machine and none declared; give --wall-watts W)" in text
     assert text.count("kWh") == 1
@@ -262,7 +253,7 @@ def test_without_watts_the_reason_is_said_once_and_there_is_no_column():
 
 def test_gpu_watts_are_shown_as_not_the_bill():
     slices = [stored(M60, 90000.0, device=GPU, energy=energy(300.0))]
-    text = screen(plan(Question(1.2e18, "60M", (M60,), price=US), slices, "now"), 200)
+    text = screen(plan(request(1.2e18, (M60,), "60M", price=US), slices), 200)
     assert text.startswith("1.2 EFLOP for 60M (")
     assert " kWh GPUs only (" in text.splitlines()[0]
     assert "power     300 W (GPUs only), measured: GPUs read beside 1 slice" in text
@@ -273,30 +264,22 @@ def test_gpu_watts_are_shown_as_not_the_bill():
 @pytest.mark.parametrize("width", [30, 60, 80, 120])
 def test_a_narrow_terminal_eats_no_digit(width: int):
     budget = plan(
-        Question(1.2e18, "diy", DIY, watts=AT_95_W, price=US),
+        request(1.2e18, watts=AT_95_W, price=US),
         [stored(M15, 4000.0), stored(M60, 900.0)],
-        "now",
     )
     assert "…" not in screen(budget, width)
 
 
 def test_names_with_brackets_are_shown_as_they_are():
     device = type(CPU)(kind="cpu", name="CPU [/bold] [red]", uuid=CPU.uuid, threads=2, memory_total_bytes=1)
-    assert "CPU [/bold] [red]" in screen(plan(Question(1.2e18, "diy", DIY), [stored(M30, 9.0, device=device)], "now"))
+    assert "CPU [/bold] [red]" in screen(plan(request(1.2e18), [stored(M30, 9.0, device=device)]))
 
 
-def test_a_budget_of_the_first_method_is_shown_without_what_it_lacks():
-    budget = plan(Question(1.2e18, "diy", DIY, watts=AT_95_W, price=US), [stored(M30, 2000.0)], "now")
-    later = ("asked", "overheads", "whole", "written", "rent", "purchase", "break_even", "sanity", "laws")
-    old = msgspec.structs.replace(budget, **dict.fromkeys(later, msgspec.UNSET))
-    text = screen(old)
-    hours = f"{budget.series_hours.value:,.0f}"
-    assert text.startswith(f"1.2 EFLOP for the series diy with equal tokens (846.7M tokens each): {hours[:3]}")
-    assert "on top" not in text
-    assert "laws" not in text
-    assert msgspec.json.decode(msgspec.json.encode(old), type=Budget) == old
+def test_a_budget_survives_its_file():
+    budget = plan(request(1.2e18, watts=AT_95_W, price=US), [stored(M30, 2000.0)])
+    assert msgspec.json.decode(msgspec.json.encode(budget), type=Budget) == budget
 
 
 def test_hot_over_cold_declared_is_on_its_own_line():
-    question = replace(Question(1e17, "120M", (M120,)), hot_over_cold=0.9)
-    assert "hot over cold 0.9 (--hot-over-cold)" in screen(plan(question, [stored(M120, 400.0)], "now"))
+    asked = request(1e17, (M120,), "120M", hot_over_cold=0.9)
+    assert "hot over cold 0.9 (--hot-over-cold)" in screen(plan(asked, [stored(M120, 400.0)]))

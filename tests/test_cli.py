@@ -13,18 +13,26 @@ import pytest
 
 from rigbench import __main__, store
 from rigbench.bandwidth import stage as bandwidth
-from rigbench.budget import runner
-from rigbench.budget.plans import question, series_models
+from rigbench.budget import command as budget
+from rigbench.budget.plan import request
+from rigbench.budget.record import Options as BudgetOptions
 from rigbench.collectives import stage as collectives
 from rigbench.core.progress import Silent
-from rigbench.dataloader import probe as dataloader
+from rigbench.core.record import Price
+from rigbench.dataloader import probe as loading
+from rigbench.dataloader import stage as dataloader
 from rigbench.document import run_schema
+from rigbench.everything.plan import Stage, measure
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
+from rigbench.matmul import command as matmul
 from rigbench.matmul.record import ProbeOptions as MatmulOptions
-from rigbench.model.recipe import Recipe
-from rigbench.p2p import record as p2p
-from rigbench.train import probe as train
+from rigbench.model.recipe import Recipe, RecipeOptions
+from rigbench.model.record import Model
+from rigbench.p2p import command as p2p
+from rigbench.p2p.record import Options as P2pOptions
+from rigbench.topology import diagnosis
+from rigbench.train import record as train
 from rigbench.work.record import WattOptions
 
 TINY = Path(__file__).parent / "profiles"
@@ -47,8 +55,7 @@ def rigbench(monkeypatch, tmp_path, capsys):
     return call
 
 
-def stage(name: str, **changes) -> train.Options:
-    model = next(model for model in series_models("tiny") if model.name == name)
+def one_second(model: Model, **changes) -> train.Options:
     recipe = Recipe(precision="fp32", micro_batch=2)
     return train.Options(model=model, device="cpu", recipe=recipe, seconds=1.0, **changes)
 
@@ -59,17 +66,29 @@ def measured(tmp_path_factory) -> store.Store:
     home = store.Store(tmp_path_factory.mktemp("measured"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RIGBENCH_PROFILES", str(TINY))
-        stages = runner.Stages(
-            bandwidth=bandwidth.options("2s", "1MiB", "cpu"),
-            p2p=p2p.Options(times=1),
-            collectives=collectives.options(seconds="2s", device="cpu", operations="all_reduce", max_bytes="64KiB"),
-            dataloader=dataloader.Options(device="cpu", workers=(0,), seconds=0.2, sequence=64),
-            thermals=None,
-            matmul=MatmulOptions(model=series_models("tiny")[0], device="cpu", seconds=4.0),
-            slices=(stage("small", data=str(home.home)), stage("small"), stage("large")),
-        )
+        watts = WattOptions(wall_watts=100.0)
+        price = Price(0.25, "EUR", "declared with --price", "2026-05-01", "declared")
+        asked = request(BudgetOptions(flops=1e12, series="tiny"), RecipeOptions(), watts, price)
+        copies = bandwidth.options("2s", "1MiB", "cpu")
+        groups = collectives.options(seconds="2s", device="cpu", operations="all_reduce", max_bytes="64KiB")
+        products = MatmulOptions(model=asked.models[0], device="cpu", seconds=4.0)
+        loader = loading.Options(device="cpu", workers=(0,), seconds=0.2, sequence=64)
+        small, _, large = asked.models
+        slices = [one_second(small, data=str(home.home)), one_second(small), one_second(large)]
         job = Job(home, Rig.live(), "run", Silent())
-        runner.everything(job, stages, question("1e12", "tiny", False, WattOptions(wall_watts=100.0), "0.25 EUR", None))
+        measure(
+            job,
+            [
+                Stage("topology", lambda job: diagnosis.doctor(job, load=False)),
+                Stage("bandwidth", lambda job: bandwidth.run(job, copies)),
+                Stage("p2p", lambda job: p2p.run(job, P2pOptions(times=1))),
+                Stage("collectives", lambda job: collectives.run(job, groups, None)),
+                Stage("matmul", lambda job: matmul.run(job, products)),
+                Stage("slices", lambda job: budget.train_slices(job, slices, watts)),
+                Stage("dataloader", lambda job: dataloader.run(job, loader, None)),
+                Stage("budget", lambda job: budget.run(job, asked, "cpu")),
+            ],
+        )
         job.finish("finished")
     return home
 
@@ -245,9 +264,9 @@ def test_another_rigs_slices_are_not_used(measured, tmp_path):
     run = store.read(measured.paths()[-1])
     stranger = msgspec.structs.replace(run, rig=msgspec.structs.replace(run.rig, fingerprint="0" * 12))
     home.save(stranger)
-    assert runner._stored_slices(Job(home, Rig.live(), "budget", Silent()), None) == []
+    assert Job(home, Rig.live(), "budget", Silent()).slices() == []
     home.save(run)
-    assert len(runner._stored_slices(Job(home, Rig.live(), "budget", Silent()), None)) == 2
+    assert len(Job(home, Rig.live(), "budget", Silent()).slices()) == 2
 
 
 def start(*words: str, home: Path) -> subprocess.Popen[str]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
-from budget_slices import CPU, GPU, M5, M15, M30, M60, M120, stored
+from budget_slices import CPU, GPU, M5, M15, M30, M60, M120, plan, request, stored
 from recipes import recipe
 
-from rigbench.budget import forecasting, money, rigfacts, ways
-from rigbench.budget.comparable import Wanted
-from rigbench.budget.plan import Question, assemble, plan
+from rigbench.budget import forecast
+from rigbench.budget.plan import Forecast, Machine, Request, assemble
+from rigbench.budget.record import CardPrice
+from rigbench.budget.slices import choose
 from rigbench.core import profiles
 from rigbench.core.errors import BAD_INPUT, RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Price
 from rigbench.document import Run
-from rigbench.model.recipe import Recipe
+from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.model.record import Model
-from rigbench.predict import capacity as fitting
 from rigbench.predict import ceilings, steptime
 from rigbench.predict.record import Ceilings, Largest
 from rigbench.thermals.record import HeatCard, HeatLoad, Thermals
@@ -49,8 +49,9 @@ class Fits:
         return target.name in self.on_cards or recipe.optimizer in self.on_cards  # type: ignore[attr-defined]
 
 
-def fitted(predictor: Fits, rig: str = "2xrtx-4080", **wanted: str) -> Recipe:
-    return ways.fitted(predictor, (M5, M120, M60), profiles.rig_named(rig), Wanted(**wanted))  # type: ignore[arg-type]
+def fitted(predictor: Fits, rig: str = "2xrtx-4080", **options: Any) -> Recipe:
+    asked = request(1.2e18, (M5, M120, M60), recipe=RecipeOptions(**options))
+    return forecast.fitted(predictor, asked, profiles.rig_named(rig))  # type: ignore[arg-type]
 
 
 def test_one_micro_batch_that_fits_the_largest_model_is_taken_for_all():
@@ -71,7 +72,7 @@ def test_what_surely_fits_needs_no_recorded_step():
     assert fitted(predictor, "h200").micro_batch == 32
     assert predictor.asked == []
     with pytest.raises(RigbenchError, match="does not fit"):  # what is recomputed is not in the closed form
-        fitted(predictor, checkpointing="on")
+        fitted(predictor, checkpoint_every=1)
 
 
 def test_what_does_not_fit_plainly_is_chunked_and_then_checkpointed():
@@ -81,7 +82,7 @@ def test_what_does_not_fit_plainly_is_chunked_and_then_checkpointed():
     assert fitted(Fits({(0, 1): 2, (0, 8): 6})).loss_chunks == 8  # two sequences are few
     assert fitted(Fits({(0, 1): 2, (1, 8): 3})).micro_batch == 2  # and not much is gained by recomputing for a third
     with pytest.raises(RigbenchError, match="does not fit"):
-        fitted(Fits({(1, 8): 2}), checkpointing="off")
+        fitted(Fits({(1, 8): 2}), checkpoint_every=0)
 
 
 def test_a_model_that_does_not_fit_is_said_with_what_would():
@@ -103,79 +104,73 @@ def test_a_strategy_that_is_none_for_so_many_cards_is_refused(rig, strategy):
 
 @pytest.mark.parametrize(("tokens", "micro_batch", "accumulation"), [(26_624, 13, 1), (524_288, 13, 20), (8192, 4, 1)])
 def test_tokens_of_a_step_are_made_up_of_cards_micro_batches_and_accumulation(tokens, micro_batch, accumulation):
-    its = ways.batched(M120, fitted(Fits({(0, 1): 13})), tokens)
+    its = forecast.batched(M120, fitted(Fits({(0, 1): 13})), tokens)
     assert (its.micro_batch, its.accumulation) == (micro_batch, accumulation)
     made = its.tokens_per_step(M120)
     assert made == pytest.approx(tokens, rel=0.05)
 
 
-class JobWithoutAMachine:
-    """All that `elsewhere` asks of a job is its predictor, which the test gives."""
+def elsewhere(rig: str, asked: Request) -> tuple[Machine, tuple[Forecast, ...]]:
+    return forecast.elsewhere(Fits({(0, 1): 13}), asked, profiles.rig_named(rig))  # type: ignore[arg-type]
 
 
-def elsewhere(monkeypatch, rig: str, question: Question, predictor: Fits | None = None) -> forecasting.Elsewhere:
-    monkeypatch.setattr(fitting, "predictor_of", lambda job: predictor or Fits({(0, 1): 13}))
-    return forecasting.elsewhere(JobWithoutAMachine(), question, profiles.rig_named(rig))  # type: ignore[arg-type]
+def asked(**more: Any) -> Request:
+    return request(1.2e18, (M5, M120), price=US, **more)
 
 
-QUESTION = Question(1.2e18, "diy", (M5, M120), price=US)
-
-
-def test_rates_of_a_rig_elsewhere_are_the_step_models_own(monkeypatch):
-    found = elsewhere(monkeypatch, "2xrtx-4080", QUESTION)
+def test_rates_of_a_rig_elsewhere_are_the_step_models_own():
+    _, forecasts = elsewhere("2xrtx-4080", asked())
     limits = ceilings.from_rig(profiles.rig_named("2xrtx-4080"))
     step = steptime.predict(M120, recipe(micro_batch=13, strategy="ddp", ranks=2, compiled=True), limits)
-    assert found.forecasts[1].rate.tokens_per_s == step.tokens_per_s
-    assert found.forecasts[1].tokens_per_step == 2 * 13 * 1024
-    assert found.forecasts[1].batch == "13 × 1,024 tokens × 2 cards"
-    slower = elsewhere(monkeypatch, "2xrtx-4080", replace(QUESTION, wanted=Wanted(compiled=False)))
-    assert slower.forecasts[1].rate.tokens_per_s.value < step.tokens_per_s.value
+    assert forecasts[1].rate.tokens_per_s == step.tokens_per_s
+    assert forecasts[1].tokens_per_step == 2 * 13 * 1024
+    assert forecasts[1].batch == "13 × 1,024 tokens × 2 cards"
+    _, slower = elsewhere("2xrtx-4080", asked(recipe=RecipeOptions(compiled=False)))
+    assert slower[1].rate.tokens_per_s.value < step.tokens_per_s.value
 
 
-def test_two_cards_take_the_host_of_the_profile_with_the_same_cards(monkeypatch):
-    power = elsewhere(monkeypatch, "2xrtx-4080", QUESTION).machine.power
+def test_two_cards_take_the_host_of_the_profile_with_the_same_cards():
+    power = elsewhere("2xrtx-4080", asked())[0].power
     # 0.85 of 2 · 320 W and the 90 W of dual-rtx-4080, behind a supply of 0.9
     assert power.watts.value == pytest.approx((0.85 * 640 + 90) / 0.9)
     assert power.watts.low == pytest.approx((0.6 * 640 + 90) / 0.9)
     assert power.watts.high == pytest.approx((640 + 90) / 0.9)
     assert "rig profile dual-rtx-4080, assumption" in power.split[1].watts.basis
-    declared = replace(QUESTION, watts=WattOptions(wall_watts=729.0))
-    assert elsewhere(monkeypatch, "2xrtx-4080", declared).machine.power.watts.value == 729.0
+    declared = asked(watts=WattOptions(wall_watts=729.0))
+    assert elsewhere("2xrtx-4080", declared)[0].power.watts.value == 729.0
 
 
-def test_without_any_known_host_the_cards_watts_are_not_called_the_bill(monkeypatch):
-    found = elsewhere(monkeypatch, "3xrtx-4080", QUESTION)
-    assert found.machine.power.covers == "GPUs only"
-    budget = assemble(QUESTION, found.machine, found.forecasts, "now")
+def test_without_any_known_host_the_cards_watts_are_not_called_the_bill():
+    machine, forecasts = elsewhere("3xrtx-4080", asked())
+    assert machine.power.covers == "GPUs only"
+    budget = assemble(asked(), machine, forecasts, "now")
     assert isinstance(budget.whole.money, Absent)
 
 
-def test_peak_rent_and_price_are_of_all_cards_with_their_sources(monkeypatch):
-    known = elsewhere(monkeypatch, "2xrtx-4080", QUESTION).machine.known
+def test_peak_rent_and_price_are_of_all_cards_with_their_sources():
+    known, _ = elsewhere("2xrtx-4080", asked())
     assert known.peak_flops_per_s.value == pytest.approx(2 * 97.5e12)
     assert known.purchase.price.value == 2 * 1199
     assert isinstance(known.rent, Absent)  # nobody is known to rent it out
-    rent = elsewhere(monkeypatch, "rtx-4090", QUESTION).machine.known.rent
-    assert (rent.per_gpu_hour, rent.currency) == (0.74, "USD")  # the newest of three
+    rent = elsewhere("rtx-4090", asked())[0].rent
+    assert (rent.per_hour, rent.currency) == (0.74, "USD")  # the newest of three
     assert rent.name == "RunPod, 2026-09-27, RunPod's pods page; listed from 0.34 to 0.74 (--rent)"
 
 
-def test_the_classic_claim_is_judged_by_the_same_rig(monkeypatch):
-    question = replace(QUESTION, declared_hours=48.0)
-    found = elsewhere(monkeypatch, "2xrtx-4080", question)
-    budget = assemble(question, found.machine, found.forecasts, "now")
+def test_the_classic_claim_is_judged_by_the_same_rig():
+    claim = asked(declared_hours=48.0)
+    budget = assemble(claim, *elsewhere("2xrtx-4080", claim), "now")
     assert budget.sanity.sentence.startswith(
         "1.2 EFLOP in 48 h is 6.94 TFLOP/s, 3.6 % of the 195 TFLOP/s peak of 2 RTX 4080: "
     )
 
 
-def test_the_next_slice_for_a_rig_elsewhere_is_a_whole_command(monkeypatch):
-    question = replace(QUESTION, wants_next_slice=True)
-    its = elsewhere(monkeypatch, "2xrtx-4080", question).machine.known.next_slice
+def test_the_next_slice_for_a_rig_elsewhere_is_a_whole_command():
+    its = elsewhere("2xrtx-4080", asked(plan=True))[0].next_slice
     assert its.command.startswith("rigbench train-probe --params ")
     assert its.command.endswith("--optimizer adamw --precision bf16 --compile on --strategy ddp --seconds 60s")
     assert its.half_width_then < its.half_width_now
-    assert elsewhere(monkeypatch, "2xrtx-4080", QUESTION).machine.known.next_slice is None
+    assert isinstance(elsewhere("2xrtx-4080", asked())[0].next_slice, Absent)
 
 
 def cpu_limits() -> Ceilings:
@@ -206,32 +201,28 @@ def test_sizes_not_measured_here_are_predicted_and_corrected_by_those_that_were(
     monkeypatch.setattr(ceilings, "from_runs", lambda runs: cpu_limits())
     # a rig that takes 1.3 times as long as predicted, at every size
     slices = [stored(model, predicted_rate(model) / 1.3) for model in (M5, M15, M120)]
-    question = Question(1e16, "diy", (M5, M15, M30, M120), wants_next_slice=True)
-    known, better = forecasting.here(question, slices, [])
-    assert set(better) == {"30M"}
-    assert better["30M"].tokens_per_s.value == pytest.approx(predicted_rate(M30) / 1.3, rel=0.05)
-    assert better["30M"].rests_on == ("r1 5M", "r1 15M", "r1 120M")
-    budget = plan(question, slices, "now", better=better, about=known)
-    row = budget.series[2]
-    assert row.rate.source == "predicted"
-    assert row.rate.tokens_per_s == better["30M"].tokens_per_s
+    budget = plan(request(1e16, (M5, M15, M30, M120), plan=True), slices)
+    assert [row.rate.source for row in budget.series] == ["measured", "measured", "predicted", "measured"]
+    modelled = budget.series[2].rate
+    assert modelled.tokens_per_s.value == pytest.approx(predicted_rate(M30) / 1.3, rel=0.05)
+    assert modelled.rests_on == ("r1 5M", "r1 15M", "r1 120M")
+    assert modelled.widened_by[0].startswith("model of the step: ")
     assert budget.next_slice.of == "120M"
 
 
-def test_a_step_model_that_contradicts_interpolation_is_not_believed(monkeypatch):
+def test_a_step_model_that_contradicts_interpolation_is_not_believed():
     slices = [stored(M15, 4000.0), stored(M60, 900.0)]
-    question = Question(1e16, "diy", (M15, M30, M60))
-    usual = plan(question, slices, "now").series[1].rate
+    chosen = choose((M15, M30, M60), slices)
+    usual = forecast.surer(M30, chosen, None)
     far = msgspec.structs.replace(usual, tokens_per_s=Estimate(9000.0, 8900.0, 9100.0, 0.9, "a model", 2))
-    assert plan(question, slices, "now", better={"30M": far}).series[1].rate == usual
+    assert forecast.surer(M30, chosen, far) == usual
     near = msgspec.structs.replace(usual, tokens_per_s=Estimate(1900.0, 1850.0, 1950.0, 0.9, "a model", 2))
-    assert plan(question, slices, "now", better={"30M": near}).series[1].rate == near
+    assert forecast.surer(M30, chosen, near) == near
 
 
 def test_without_ceilings_the_next_slice_is_the_size_that_is_missing():
-    question = Question(1e16, "diy", (M15, M30, M60), wants_next_slice=True)
-    known, better = forecasting.here(question, [stored(M15, 4000.0), stored(M60, 900.0)], [])
-    assert better == {}
+    slices = [stored(M15, 4000.0), stored(M60, 900.0)]
+    known, _ = forecast.here(request(1e16, (M15, M30, M60), plan=True), slices)
     assert known.next_slice.command == (
         "rigbench train-probe --params 30M --optimizer adamw --precision bf16 --compile off --seconds 60s"
     )
@@ -241,11 +232,11 @@ def test_without_ceilings_the_next_slice_is_the_size_that_is_missing():
 def test_a_gpu_of_this_rig_has_its_datasheet_beside_its_slices():
     device = msgspec.structs.replace(GPU, name="NVIDIA GeForce RTX 4090", memory_total_bytes=24564 << 20)
     slices = [stored(M120, 90_000.0, device=device, ranks=2, strategy="ddp")]
-    known, _ = forecasting.here(Question(1e16, "120M", (M120,)), slices, [])
+    known, _ = forecast.here(request(1e16, (M120,), "120M"), slices)
     assert known.peak_flops_per_s.value == pytest.approx(2 * 165.2e12)
     assert known.purchase.price.value == 2 * 1599
-    assert known.rent.per_gpu_hour == 0.74
-    budget = plan(Question(1e16, "120M", (M120,), rent=money.RentPrice(2.0, "USD", "--rent")), slices, "now")
+    assert known.rent.per_hour == 0.74
+    budget = plan(request(1e16, (M120,), "120M", rent=CardPrice(2.0, "USD", "--rent")), slices)
     assert budget.rent.per_hour == 4.0
 
 
@@ -259,7 +250,7 @@ def soaked(name: str, *ratios: float) -> Run:
         blank(
             HeatCard,
             load=blank(HeatLoad, device=GPU),
-            hot_over_cold=Estimate(ratio, ratio - 0.01, ratio + 0.01, 0.95, "batch means", 9),
+            hot_over_cold=Estimate(ratio, ratio - 0.01, ratio + 0.01, 0.90, "batch means", 9),
         )
         for ratio in ratios
     )
@@ -268,7 +259,7 @@ def soaked(name: str, *ratios: float) -> Run:
 
 def test_heat_is_of_the_newest_soak_and_of_the_card_that_lost_most():
     newest, oldest = soaked("r8", 0.95, 0.90), soaked("r7", 0.5)
-    extra, words = rigfacts._hot([newest, oldest], "cuda")
-    assert extra == pytest.approx((1 / 0.90 - 1, 1 / 0.91 - 1, 1 / 0.89 - 1))
+    extra, words = forecast.hot_of([newest, oldest], "cuda")
+    assert (extra.value, extra.low, extra.high) == pytest.approx((1 / 0.90 - 1, 1 / 0.91 - 1, 1 / 0.89 - 1))
     assert words == "hot over cold 0.900, thermals of run r8"
-    assert rigfacts._hot([newest, oldest], "cpu")[0] == (0.0, 0.0, 0.05)  # a soaked card says nothing of a processor
+    assert forecast.hot_of([newest, oldest], "cpu")[0].high == 0.05  # a soaked card says nothing of a processor

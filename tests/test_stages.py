@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from budget_slices import M5, stored
+from budget_slices import M5, whole
 
 from rigbench import store
 from rigbench.core import profiles
@@ -26,7 +26,7 @@ def on_gpu(uuid: str) -> Device:
 
 
 def test_mfu_is_of_the_datasheet_of_the_card_that_worked(job):
-    result = stored(M5, 1000.0).slice
+    result = whole(M5, 1000.0)
     uuid = str(job.gpus[1].uuid)
     result = msgspec.structs.replace(result, device=on_gpu(uuid), model_flops_per_s=20e12)
     mfu = train._of_peak(job, result, result.model_flops_per_s)
@@ -36,7 +36,7 @@ def test_mfu_is_of_the_datasheet_of_the_card_that_worked(job):
 
 
 def test_a_cpu_and_an_unknown_card_have_no_mfu_rather_than_a_guess(job):
-    result = stored(M5, 1000.0).slice
+    result = whole(M5, 1000.0)
     assert isinstance(train._of_peak(job, result, 1e12), Absent)
     stranger = msgspec.structs.replace(result, device=on_gpu("GPU-elsewhere"))
     assert isinstance(train._of_peak(job, stranger, 1e12), Absent)
@@ -66,7 +66,7 @@ def test_every_dtype_of_the_matmul_probe_may_have_a_peak():
 
 
 def test_joules_per_item_and_flop_per_joule_are_those_of_the_steady_window(job):
-    result = stored(M5, 1000.0).slice
+    result = whole(M5, 1000.0)
     result = msgspec.structs.replace(result, device=on_gpu("GPU-a"))
     nothing = Absent("not asked")
     columns = dict.fromkeys(SensorSeries.__struct_fields__, nothing)

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from budget_slices import CPU, GPU, M120, energy, stored
+from budget_slices import CPU, GPU, M120, energy, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -46,7 +46,7 @@ def draw(name: str, watts: float | Absent) -> Draw:
 def sliced(*draws: Draw, gpu_watts: float | None = 300.0, **changes: Any) -> Slice:
     read = Absent("no sensor") if gpu_watts is None else energy(gpu_watts)
     changes = {"device": GPU, "energy": read, "draws": draws} | changes
-    return stored(M120, 1000.0, **changes).slice
+    return whole(M120, 1000.0, **changes)
 
 
 def parts_of(power: Power | Absent) -> dict[str, tuple[float, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from recipes import recipe
 
-from rigbench.budget import ways
+from rigbench.budget.forecast import micro_batch_that_surely_fits
 from rigbench.core import profiles
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
@@ -39,7 +39,7 @@ def test_what_surely_fits_does_and_is_not_far_from_the_most(of, name, optimizer)
     predictor = Predictor(Traces(None))
     for words, count in (("rtx-3060", 1), ("2xrtx-4080", 2), ("rtx-4090", 1), ("h200", 1)):
         its = model(of, name), on_cards(count, optimizer=optimizer)
-        sure = ways.micro_batch_that_surely_fits(predictor, *its, target(words))
+        sure = micro_batch_that_surely_fits(predictor, *its, target(words))
         found = predictor.largest_micro_batch(*its, target(words))
         most = found.value if isinstance(found, Largest) else 0
         assert 0.8 * most - 1 <= sure <= most, words
@@ -47,7 +47,7 @@ def test_what_surely_fits_does_and_is_not_far_from_the_most(of, name, optimizer)
 
 def test_what_surely_fits_on_two_4080s_is_a_little_less_than_the_recorded_steps_say():
     two = target("2xrtx-4080")
-    sure = ways.micro_batch_that_surely_fits(Predictor(Traces(None)), model("diy", "120M"), on_cards(2), two)
+    sure = micro_batch_that_surely_fits(Predictor(Traces(None)), model("diy", "120M"), on_cards(2), two)
     # the recorded step with DDP gives 13 sequences of the diy 120M on each card
     assert 10 <= sure <= 13
 
@@ -55,4 +55,4 @@ def test_what_surely_fits_on_two_4080s_is_a_little_less_than_the_recorded_steps_
 @pytest.mark.parametrize("way", [{"precision": "fp32"}, {"strategy": "fsdp2"}])
 def test_where_the_closed_form_is_not_known_to_hold_it_says_nothing(way):
     its = model("diy", "5M"), recipe(**way)
-    assert ways.micro_batch_that_surely_fits(Predictor(Traces(None)), *its, target("h200")) == 0
+    assert micro_batch_that_surely_fits(Predictor(Traces(None)), *its, target("h200")) == 0

@@ -1,37 +1,52 @@
-"""Did a projection keep its word: what was predicted, what really happened, and how often that agreed so far?"""
+"""Back-tests: what was predicted, what really happened, and how often that agreed so far."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from rigbench.budget.record import Rate
+from rigbench.core import units
 from rigbench.core.estimate import Estimate
+from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader
 from rigbench.core.record import Absent, Record
+
+METHOD = 1
+
+
+class Options(Record, frozen=True, kw_only=True):
+    """How a log is read."""
+
+    model: Annotated[str | Absent, Option(TEXT, "Which of the run's models this log is of.", "NAME")] = NOT_GIVEN
+    tokens_per_step: Annotated[
+        float | Absent,
+        Option(Reader(units.parse_count), "Tokens of one optimizer step, where the log does not tell.", "N"),
+    ] = NOT_GIVEN
+    pattern: Annotated[
+        str | Absent, Option(TEXT, "Named groups: step, and ms, at_seconds, tokens, tokens_per_s, loss.", "REGEX")
+    ] = NOT_GIVEN
+    columns: Annotated[
+        str, Option(TEXT, "Which column or scalar is what, as step=iter,tokens=seen.", "ROLE=NAME,…")
+    ] = ""
+    summary: Annotated[bool, Option(None, "All back-tests of this rig: did intervals hold?", names=("--summary",))] = (
+        False
+    )
 
 
 class LogFacts(Record, frozen=True):
-    """What a log tells besides its rate. Steps are the log's own numbers.
-
-    `pauses` are stretches (first step after it, seconds) that took over ten times the usual time a step, `resets` steps
-    at which the count went back, `non_finite_losses` steps with a NaN or infinite loss, `batch_changes` (step, tokens a
-    step from there on).
-    """
+    """What a log tells besides its rate. Steps are the log's own numbers."""
 
     name: str
     sha256: str
     format: str
     rows: int
-    pauses: tuple[tuple[int, float], ...]
-    resets: tuple[int, ...]
+    pauses: tuple[tuple[int, float], ...]  # stretches (first step after it, seconds) of over ten times the usual time
+    resets: tuple[int, ...]  # steps at which the count went back
     non_finite_losses: tuple[int, ...]
-    batch_changes: tuple[tuple[int, float], ...]
+    batch_changes: tuple[tuple[int, float], ...]  # (step, tokens a step from there on)
 
 
 class Backtest(Record, frozen=True):
-    """One log against one run's prediction for a model.
-
-    `seconds` and `tokens` are the raw stretches between logged steps that the actual rate comes from, pauses and the
-    first stretch left out; `wall_tokens_per_s` has everything in it, Absent where the log has no clock. `error_share`
-    is actual over predicted, less 1. `inside` says whether the actual rate lies in the stated interval.
-    """
+    """One log against one run's prediction for a model."""
 
     method: int
     started_at: str
@@ -40,27 +55,23 @@ class Backtest(Record, frozen=True):
     log: LogFacts
     predicted: Rate
     actual_tokens_per_s: Estimate
-    wall_tokens_per_s: float | Absent
-    error_share: float
-    inside: bool
+    wall_tokens_per_s: float | Absent  # with everything in it
+    error_share: float  # actual over predicted, less 1
+    inside: bool  # whether the actual rate lies in the stated interval
     hours_predicted: Estimate
     hours_actual: float
-    seconds: tuple[float, ...]
+    seconds: tuple[float, ...]  # stretches that the actual rate comes from, without pauses and the first
     tokens: tuple[float, ...]
 
 
 class Coverage(Record, frozen=True):
-    """How often the stated intervals held, over all back-tests of one rig.
-
-    `low` and `high` bound the true share with 95 % (Clopper and Pearson). `median_error_share` shows a lean.
-    `widen_by` is what the next interval's logarithmic half-width is multiplied with, and `why` where it comes from.
-    """
+    """How often the stated intervals held, over all back-tests of one rig."""
 
     backtests: int
     inside: int
-    low: float
+    low: float  # of the true share, 90 % (Clopper and Pearson)
     high: float
     stated: float
-    median_error_share: float
-    widen_by: float
+    median_error_share: float  # shows a lean
+    widen_by: float  # what the next interval's logarithmic half-width is multiplied with
     why: str

@@ -1,14 +1,17 @@
-"""How do a back-test and the record of all back-tests look on a screen?"""
+"""Shows a back-test, and the record of all back-tests of a rig."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+from rich.text import Text
 
 from rigbench.backtest.record import Backtest, Coverage
 from rigbench.core import units
+from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
-from rigbench.core.screen import plus_minus
+from rigbench.core.screen import grid, plus_minus, printable, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,63 +19,61 @@ if TYPE_CHECKING:
 
 def show(result: Backtest, console: Console) -> None:
     """The verdict first, then what was predicted, what happened, and what the log had in it."""
-    from rich.text import Text
-
-    stated, actual = result.predicted.tokens_per_s, result.actual_tokens_per_s
     kept = "inside" if result.inside else "OUTSIDE"
     style = "green" if result.inside else "yellow"
-    console.print(Text(f"{result.model}: {kept} the stated interval, {_signed(result.error_share)} off", style=style))
-    _line(console, "predicted", f"{_range(stated.value, stated.low, stated.high)} tokens/s, run {result.run_id}")
-    _line(
-        console,
-        "actual",
-        f"{units.format_rate(actual.value)} ({plus_minus(actual)}), measured over {len(result.seconds)} stretches of "
-        f"{result.log.name} ({result.log.format})",
-    )
-    wall = result.wall_tokens_per_s
+    verdict = f"{result.model}: {kept} the stated interval, {_signed(result.error_share)} off"
+    console.print(Text(printable(verdict), style=style))
+    console.print(grid(_lines(result)))
+
+
+def _lines(result: Backtest) -> Iterator[tuple[str, str]]:
+    actual, wall, log = result.actual_tokens_per_s, result.wall_tokens_per_s, result.log
+    yield "predicted", f"{_range(result.predicted.tokens_per_s)} tokens/s, run {result.run_id}"
+    over = f"measured over {len(result.seconds)} stretches of {log.name} ({log.format})"
+    yield "actual", f"{units.format_rate(actual.value)} ({plus_minus(actual)}), {over}"
     if isinstance(wall, Absent):
-        _line(console, "wall clock", f"n/a ({wall.reason})")
+        yield "wall clock", f"n/a ({wall.reason})"
     else:
         lost = 1 - wall / actual.value
         share = f", {units.format_share(lost)} less than its training steps" if lost > 0.0005 else ""
-        _line(console, "wall clock", f"{units.format_rate(wall)} with everything in it{share}")
-    hours = result.hours_predicted
-    _line(
-        console,
-        "hours",
-        f"{_range(hours.value, hours.low, hours.high)} predicted for these tokens, "
-        f"{units.format_significant(result.hours_actual)} of training steps",
-    )
-    for line in _oddities(result):
-        _line(console, "in the log", line)
+        yield "wall clock", f"{units.format_rate(wall)} with everything in it{share}"
+    took = f"{units.format_significant(result.hours_actual)} of training steps"
+    yield "hours", f"{_range(result.hours_predicted)} predicted for these tokens, {took}"
+    if log.pauses:
+        lost = sum(seconds for _, seconds in log.pauses)
+        in_all = f"{units.format_seconds(lost)} in all, left out of the rate"
+        yield "in the log", f"{len(log.pauses)} pauses, {in_all}"
+    if log.resets:
+        yield "in the log", f"the step count went back at step {_some(log.resets)}: a restart"
+    if log.non_finite_losses:
+        yield "in the log", f"the loss was not finite at step {_some(log.non_finite_losses)}"
+    if log.batch_changes:
+        step, tokens = log.batch_changes[0]
+        changed = f"tokens a step changed to {tokens:,.0f} at step {step:,}"
+        yield "in the log", f"{changed}: the prediction is for one batch size"
 
 
 def show_all(backtests: Sequence[Backtest], coverage: Coverage, console: Console) -> None:
     """A row per back-test, then how often the intervals held and what the next one is multiplied with."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="back-tests of this rig", title_justify="left", box=None)
-    for name in ("model", "predicted tokens/s", "actual", "error", "interval", "log", "run"):
-        table.add_column(name, justify="right" if name in ("actual", "error") else "left", no_wrap=name == "error")
-    for one in backtests:
-        stated = one.predicted.tokens_per_s
-        table.add_row(
+    columns = ("model", "predicted tokens/s", ">actual", ">error", "interval", "log", "run")
+    rows = [
+        (
             one.model,
-            _range(stated.value, stated.low, stated.high),
+            _range(one.predicted.tokens_per_s),
             units.format_significant(one.actual_tokens_per_s.value),
             _signed(one.error_share),
             "inside" if one.inside else "OUTSIDE",
             one.log.name,
             one.run_id,
         )
-    console.print(table)
+        for one in backtests
+    ]
+    console.print(table(columns, rows, "back-tests of this rig"))
+    low, high, stated = (units.format_share(share) for share in (coverage.low, coverage.high, coverage.stated))
     console.print(
         Text(
-            f"  {coverage.inside} of {coverage.backtests} inside: the intervals hold "
-            f"{units.format_share(coverage.low)} to {units.format_share(coverage.high)} of the time "
-            f"(95 %, Clopper-Pearson); stated {units.format_share(coverage.stated)}; "
-            f"median error {_signed(coverage.median_error_share)}"
+            f"  {coverage.inside} of {coverage.backtests} inside: the intervals hold {low} to {high} of the time "
+            f"(90 %, Clopper-Pearson); stated {stated}; median error {_signed(coverage.median_error_share)}"
         )
     )
     console.print(
@@ -80,41 +81,15 @@ def show_all(backtests: Sequence[Backtest], coverage: Coverage, console: Console
     )
 
 
-def _oddities(result: Backtest) -> list[str]:
-    log, lines = result.log, []
-    if log.pauses:
-        lost = sum(seconds for _, seconds in log.pauses)
-        lines.append(f"{len(log.pauses)} pauses, {units.format_seconds(lost)} in all, left out of the rate")
-    if log.resets:
-        lines.append(f"the step count went back at step {_some(log.resets)}: a restart")
-    if log.non_finite_losses:
-        lines.append(f"the loss was not finite at step {_some(log.non_finite_losses)}")
-    if log.batch_changes:
-        step, tokens = log.batch_changes[0]
-        lines.append(f"tokens a step changed to {tokens:,.0f} at step {step:,}: the prediction is for one batch size")
-    return lines
-
-
 def _some(steps: Sequence[int]) -> str:
     shown = ", ".join(f"{step:,}" for step in steps[:3])
     return shown + (f" and {len(steps) - 3} more" if len(steps) > 3 else "")
 
 
-def _range(value: float, low: float, high: float) -> str:
-    return " ".join(
-        [units.format_significant(value), f"({units.format_significant(low)} to {units.format_significant(high)})"]
-    )
+def _range(it: Estimate) -> str:
+    value, low, high = (units.format_significant(end) for end in (it.value, it.low, it.high))
+    return f"{value} ({low} to {high})"
 
 
 def _signed(share: float) -> str:
     return f"{share:+.1%}".replace("%", " %").replace("-", "−")
-
-
-def _line(console: Console, name: str, text: str) -> None:
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=12)
-    grid.add_column()
-    grid.add_row(f"  {name}", text)
-    console.print(grid)

@@ -1,102 +1,185 @@
-"""The command that says what a run would take: budget."""
+"""The command that says what a training run would take: budget."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import typer
+import msgspec
 
+from rigbench.budget.record import THIS_RIG, Budget, Options, PriceOptions, Refused
 from rigbench.command import Common, command
-from rigbench.core.typer_options import Place, Price, Series
-from rigbench.work.record import NOTHING_DECLARED, WattOptions
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent, Skipped
+from rigbench.model.recipe import RecipeOptions
+from rigbench.train.record import METHOD, Slice, StoredSlice
+from rigbench.train.record import Options as SliceOptions
+from rigbench.work.record import WattOptions
 
 if TYPE_CHECKING:
+    from rigbench.budget.plan import Request
+    from rigbench.core.profiles import RigProfile
+    from rigbench.document import Run
     from rigbench.job import Job
+    from rigbench.model.record import Model
 
-Text = str | None
-
-
-class Split(StrEnum):
-    equal_tokens = "equal-tokens"
-    equal_flops = "equal-flops"
-    compute_optimal = "compute-optimal"
-
-
-class Checkpointing(StrEnum):
-    off = "off"
-    on = "on"
-
-
-def _option(metavar: str, words: str) -> Any:
-    return typer.Option(metavar=metavar, help=words, show_default=False)
+HERE = "here"
+MOST_RIGS = 12
+# Sizes and seconds of the short slices: the smallest, a middle and the largest model show how efficiency rises with
+# size, and the middle one is the check on interpolating between the other two.
+QUICK_SECONDS = (15.0, 25.0, 60.0)
 
 
 @command("device", "on")
-def budget(
-    common: Common,
-    flops: Annotated[Text, _option("C", "The budget in FLOP, as 1.2e18 or 1.2EFLOP. Default: 1.2e18.")] = None,
-    params: Annotated[
-        Text, _option("SIZES", "One model or a sweep, as 120M or 5M,15M,60M. Default: all of --series.")
-    ] = None,
-    series: Series = "diy",
-    tokens: Annotated[Text, _option("D", "Instead of --flops: tokens for every model, as 2.5B.")] = None,
-    tokens_per_param: Annotated[
-        Text, _option("N", "Instead of --flops: tokens for every parameter, as 20 (about compute-optimal).")
-    ] = None,
-    hours: Annotated[
-        Text, _option("T", "Backwards: what so many hours buy. With FLOP or tokens: what you were told it takes.")
-    ] = None,
-    kwh: Annotated[Text, _option("E", "Backwards: what so many kWh buy.")] = None,
-    money: Annotated[
-        Text, _option("M", "Backwards: what so much electricity buys, or so much rent where --rent is given.")
-    ] = None,
-    split: Annotated[Split | None, typer.Option(help="How models share a budget. Default: equal-tokens.")] = None,
-    exact_flops: Annotated[
-        bool, typer.Option("--exact-flops", help="Count attention and matmuls exactly instead of 6·N·D.")
-    ] = False,
-    batch_tokens: Annotated[
-        Text, _option("N", "Tokens in a step. Default: as the slices had, or a micro-batch on each card.")
-    ] = None,
-    optimizer: Annotated[Text, _option("NAME", "Only slices with it; --on: train with it. Default: adamw.")] = None,
-    precision: Annotated[Text, _option("NAME", "Only slices in it; --on: train in it. Default: bf16.")] = None,
-    strategy: Annotated[Text, _option("NAME", "Only slices with it; --on: train with it. Default: ddp.")] = None,
-    checkpointing: Annotated[
-        Checkpointing | None, typer.Option(help="Likewise. Default with --on: where nothing else fits.")
-    ] = None,
-    compiled: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="Likewise. Default with --on: compiled.")
-    ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Also say which slice would narrow the interval most.")] = False,
-    price: Price = None,
-    place: Place = None,
-    rent: Annotated[Text, _option("'1.50 USD'", "Rent of one card for an hour. Default: of prices.toml.")] = None,
-    purchase: Annotated[Text, _option("'2400 USD'", "What the rig cost. Default: the cards' launch price.")] = None,
-    lifetime: Annotated[Text, _option("T", "How long the rig will work in all. Default: 3 years.")] = None,
-    compile_time: Annotated[Text, _option("T", "Of each model. Default: as measured, else 60 s.")] = None,
-    warm_up: Annotated[Text, _option("T", "From a start to a steady pace. Default: as measured, else 30 s.")] = None,
-    eval_every: Annotated[Text, _option("STEPS", "Evaluate so often; 0: never. Default: every 50M tokens.")] = None,
-    eval_tokens: Annotated[Text, _option("N", "Tokens of an evaluation. Default: 1048576.")] = None,
-    checkpoint_every: Annotated[Text, _option("STEPS", "Write so often; 0: at the end. Default: every hour.")] = None,
-    keep_checkpoints: Annotated[Text, _option("N", "Of each model, on disk. Default: 2.")] = None,
-    disk_speed: Annotated[Text, _option("B/S", "To which checkpoints go, as 500MB. Default: 500MB.")] = None,
-    restarts_per_day: Annotated[Text, _option("N", "Crashes to expect. Default: 0.1.")] = None,
-    hot_over_cold: Annotated[
-        Text, _option("SHARE", "Throughput once hot, as 0.97. Default: as `thermals` measured it.")
-    ] = None,
-    watts: WattOptions = NOTHING_DECLARED,
-) -> int:
+def budget(common: Common, options: Options, recipe: RecipeOptions, prices: PriceOptions, watts: WattOptions) -> int:
     """Hours, kWh and money of a training run, with intervals: on this rig, or --on others (several: A,B,C).
 
-    On this rig from slices measured here; where none is stored, short ones are run first. --on predicts.
+    On this rig from slices measured here; where none is stored, short ones are run first. --on predicts. What is said
+    of the recipe (--optimizer to --accumulation) leaves only slices trained so; --on trains so, and else with adamw in
+    bf16, compiled, by ddp on several cards, and with checkpointing where nothing else fits.
     """
-    from rigbench.budget import asking, plans, runner
+    from rigbench.budget import plan
 
-    words = {name: value for name, value in locals().items() if name in asking.WORDS}
-    words |= {"split": split and split.value, "checkpointing": checkpointing and checkpointing.value, "on": common.on}
-    question, rigs = asking.budget(asking.Words(**words), watts)
+    rigs = _rigs(common.on, options, watts)
+    request = plan.request(options, recipe, watts, prices.electricity)
+    short = short_slices(request.models, common.device)
+    return common.answer(lambda job: run(job, request, common.device, rigs, short))
 
-    def work(job: Job) -> None:
-        runner.budget(job, question, plans.short_slices(question.models, common.device), common.device, rigs)
 
-    return common.answer(work)
+def _rigs(names: str | None, options: Options, watts: WattOptions) -> tuple[RigProfile | Absent, ...]:
+    """In the order asked; THIS_RIG stands for this one, and no rig for this one alone."""
+    from rigbench.core import profiles
+
+    if names is None:
+        return ()
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    if not 1 <= len(listed) <= MOST_RIGS:
+        raise RigbenchError(f"--on {names[:40]!r} names {len(listed)} rigs", f"name 1 to {MOST_RIGS}")
+    if len(set(listed)) < len(listed):
+        raise RigbenchError(f"--on {names[:60]!r} names a rig twice", "name each once")
+    of_one = {
+        "--wall-watts": watts.wall_watts,
+        "--host-watts": watts.host_watts,
+        "--purchase": options.purchase,
+        "--rig-profile": watts.rig_profile,
+    }
+    for option, value in of_one.items():
+        if len(listed) > 1 and not isinstance(value, Absent):
+            raise RigbenchError(f"{option} is of one rig, and --on names {len(listed)}", "ask about one at a time")
+    return tuple(THIS_RIG if name == HERE else profiles.rig_named(name) for name in listed)
+
+
+def run(
+    job: Job,
+    request: Request,
+    device: str | None,
+    rigs: Sequence[RigProfile | Absent] = (),
+    slices_first: Sequence[SliceOptions] = (),
+) -> None:
+    """The answer for this rig, from its stored slices; or for the rigs named, of which THIS_RIG is this one.
+
+    Of several rigs those that have no answer are kept with their reason. Where this rig's stored slices do not answer,
+    `slices_first` are run.
+
+    Raises:
+        Interrupted: the user said stop; what was measured is saved.
+        RigbenchError: no rig has an answer.
+    """
+    answers: list[Budget] = []
+    refused: list[Refused] = []
+    for rig in rigs or (THIS_RIG,):
+        try:
+            answers.append(_here(job, request, device) if isinstance(rig, Absent) else _elsewhere(job, request, rig))
+        except RigbenchError as error:
+            if len(rigs) > 1:
+                refused.append(Refused(rig.reason if isinstance(rig, Absent) else rig.name, str(error)))
+            elif error.exit_code == NOTHING and slices_first and not rigs:
+                train_slices(job, slices_first, request.watts)  # nothing stored is near enough to answer from
+                answers.append(_here(job, request, device))
+            else:
+                raise
+    if not answers:
+        raise RigbenchError("none of these rigs has an answer", refused[0].reason, exit_code=NOTHING)
+    first, *others = answers
+    job.keep(budget=msgspec.structs.replace(first, others=tuple(others), refused=tuple(refused)))
+
+
+def short_slices(models: Sequence[Model], device: str | None) -> tuple[SliceOptions, ...]:
+    """A short slice of the smallest, the middle and the largest model of a series."""
+    picked = (models[0], models[len(models) // 2], models[-1])[: len(models)]
+    return tuple(
+        SliceOptions(model=model, device=device or "auto", seconds=seconds)
+        for model, seconds in zip(picked, QUICK_SECONDS, strict=False)
+    )
+
+
+def train_slices(job: Job, slices: Sequence[SliceOptions], watts: WattOptions) -> None:
+    """One after the other; one that is refused is kept as Skipped, and the others go on."""
+    from rigbench.train import slices as train
+
+    for options in slices:
+        try:
+            train.run(job, options, watts)
+        except RigbenchError as error:
+            job.keep(slices=(*job.run.slices, Skipped("train", str(error))))
+
+
+def _elsewhere(job: Job, request: Request, rig: RigProfile) -> Budget:
+    from rigbench.budget import forecast
+    from rigbench.budget.plan import assemble
+    from rigbench.predict.capacity import predictor_of
+    from rigbench.store import now
+
+    job.progress.stage(f"budget on {rig.name}", 5)
+    return assemble(request, *forecast.elsewhere(predictor_of(job), request, rig), now())
+
+
+def _here(job: Job, request: Request, device: str | None) -> Budget:
+    """From this run's own slices and those of earlier runs of this rig; of one kind of device where it was named."""
+    from rigbench.budget import forecast, rates
+    from rigbench.budget.plan import assemble
+    from rigbench.store import now
+
+    for line in job.index.unreadable():
+        job.warn(f"not used: {line}")
+    versions = {entry.torch for entry in job.earlier if entry.slices} - {str(job.run.software.torch)}
+    if versions:
+        job.warn(f"some stored slices were measured with torch {', '.join(sorted(versions))}")
+    kind = None if device in (None, "auto") else str(device).partition(":")[0]
+    slices = [stored for stored in job.slices() if kind in (None, stored.slice.device.kind)]
+    count = job.index.slices_of_other_rigs(job.run.rig.fingerprint)
+    strangers = f"{count} slice{'' if count == 1 else 's'} of another rig"
+    tests = rates.backtests(job.earlier)
+    try:
+        machine, forecasts = forecast.here(
+            request,
+            slices,
+            _probes(job),
+            job.holding("thermals"),
+            rates.coverage(tests) if tests else None,
+            METHOD,
+            lambda stored: stored.slice if isinstance(request.watts.supply, Absent) else _whole(job, stored),
+        )
+    except RigbenchError as error:
+        if error.exit_code != NOTHING or slices or not count:
+            raise
+        raise RigbenchError(f"no slice of this rig is stored ({strangers})", error.what_to_do, NOTHING) from None
+    if count:
+        machine = machine._replace(left_out=(*machine.left_out, strangers))
+    return assemble(request, machine, forecasts, now())
+
+
+def _probes(job: Job) -> list[Run]:
+    """The newest runs of this rig that measured each ceiling."""
+    runs: dict[str, Run] = {}
+    for room in ("topology", "bandwidth", "collectives", "matmul", "dataloader"):
+        run = next((run for run in job.holding(room) if not isinstance(getattr(run, room), Skipped)), None)
+        if run:
+            runs[run.id] = run
+    return sorted(runs.values(), key=lambda run: run.id, reverse=True)
+
+
+def _whole(job: Job, stored: StoredSlice) -> Slice:
+    run = job.run if stored.run_id == job.run.id else job.store.load(stored.run_id)
+    alike = (it for it in run.slices if isinstance(it, Slice) and StoredSlice.of(run.id, it) == stored)
+    return next(alike, stored.slice)

@@ -1,164 +1,446 @@
-"""What is known of a rig and of a model's training on it? Plain values, wherever they come from."""
+"""Forecasts how fast models train: here from slices and ceilings, elsewhere from datasheets and published runs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
 
 from rigbench.backtest.record import Coverage
-from rigbench.backtest.verdict import corrected
-from rigbench.budget.comparable import Chosen, StoredSlice
-from rigbench.budget.money import NO_PURCHASE, NO_RENT, RentPrice, RigPrice
-from rigbench.budget.rates import rate
-from rigbench.budget.record import Configuration, NextSlice, Rate
-from rigbench.core.errors import RigbenchError
+from rigbench.budget import money, rates
+from rigbench.budget.plan import HOT_WORDS, Forecast, Machine, Request
+from rigbench.budget.record import CardPrice, Configuration, NextSlice, Rate, RigPrice
+from rigbench.budget.slices import Chosen, choose
+from rigbench.core import profiles, stats, units
+from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Figure
+from rigbench.core.profiles import GpuProfile, RigProfile
+from rigbench.core.record import Absent, Device, Figure
+from rigbench.document import Run
+from rigbench.model.recipe import LOSS_CHUNKS, Recipe
 from rigbench.model.record import Model
-from rigbench.train.record import Compile
-from rigbench.work.record import Power
+from rigbench.model.shape import series_names
+from rigbench.predict import calibrate, cards, ceilings, steptime
+from rigbench.predict import capacity as fitting
+from rigbench.predict.calibrate import Correction, Measured
+from rigbench.predict.memory import Predictor
+from rigbench.predict.record import Largest, StepTime, Target
+from rigbench.thermals.record import Thermals
+from rigbench.train.record import Compile, Slice, StoredSlice
+from rigbench.work import power as cost
+from rigbench.work.record import Power, PowerPart
 
-HOUR = 3600.0
-Ends = tuple[float, float, float]  # middle, low, high
-# Slices last minutes; a case takes half an hour to warm through, and clocks fall meanwhile. Assumed where not measured.
-HOT_ASSUMED = (0.0, 0.0, 0.05)
-HOT_WORDS = "not measured: 0 to 5 % more is assumed (`rigbench thermals` measures it, or --hot-over-cold)"
+SLICE_SECONDS = 60
+NOT_ASKED = Absent("not asked for; give --plan")
+# Cards that train draw most of their limit, small models less: 0.85 of it, between six tenths and all. Assumed.
+WATTS_SHARE = Estimate(0.85, 0.6, 1.0, stats.LEVEL, "assumed", 0)
+NOT_SOAKED = Estimate(0.0, 0.0, 0.05, stats.LEVEL, "assumed", 0)
 
-
-@dataclass(frozen=True)
-class Forecast:
-    """One model on one rig. Seconds None: not known, to be assumed."""
-
-    model: Model
-    rate: Rate
-    tokens_per_step: int
-    batch: str
-    optimizer: str
-    compiled: bool
-    compile_seconds: float | None = None
-    startup_seconds: float | None = None
-
-    @property
-    def hours_per_token(self) -> Ends:
-        its = self.rate.tokens_per_s
-        return 1 / its.value / HOUR, 1 / its.high / HOUR, 1 / its.low / HOUR
+MOST_TOKENS_A_CARD = 32768  # of a micro-batch: what is larger gains little
+FEWEST_TOKENS_A_CARD = 4096  # with fewer the next way is tried
+# What recorded steps of both series hold, and the allocator rounds up: bytes a token for each entry of the vocabulary
+# (three fp32 copies) and for each of a block's width; a parameter's half-precision copy and what else is of its size.
+LOGITS_BYTES, KEPT_BYTES = 13.5, {"gpt2": 39, "llama": 47}
+COPIES_BYTES, SCRATCH_BYTES, SAFETY = 3, 128 << 20, 0.92
+# (recompute every k-th block, parts of the loss): the first that fits the largest model well is taken for all.
+WAYS = ((0, 1), (0, LOSS_CHUNKS), (1, LOSS_CHUNKS))
 
 
-@dataclass(frozen=True)
-class Known:
-    """What else is known of a rig, beside slices. `hot_extra` is the share of more hours once hot: middle, low, high.
+def here(
+    request: Request,
+    slices: Sequence[StoredSlice],
+    probes: Sequence[Run] = (),
+    soaks: Iterable[Run] = (),
+    history: Coverage | None = None,
+    method: int | None = None,
+    whole: Callable[[StoredSlice], Slice] = lambda stored: stored.slice,
+) -> tuple[Machine, tuple[Forecast, ...]]:
+    """This rig and its models, from its slices and what else is stored of it, all newest first.
 
-    `peak_flops_per_s` is the datasheet's, of all cards that train, in the precision that they train in.
-    """
-
-    peak_flops_per_s: Figure | Absent
-    hot_extra: Ends = HOT_ASSUMED
-    hot_basis: str = HOT_WORDS
-    rent: RentPrice | Absent = NO_RENT
-    purchase: RigPrice | Absent = NO_PURCHASE
-    notes: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
-    next_slice: NextSlice | None = None
-
-
-NOTHING_KNOWN = Known(Absent("no datasheet of this device"))
-
-
-@dataclass(frozen=True)
-class Machine:
-    """One rig. `name` empty: this one."""
-
-    configuration: Configuration
-    cards: int
-    card: str
-    power: Power | Absent
-    name: str = ""
-    left_out: tuple[str, ...] = ()
-    known: Known = NOTHING_KNOWN
-
-    def declared_hot(self, ratio: float) -> Machine:
-        """With hot over cold throughput as the user says."""
-        extra = 1 / ratio - 1
-        basis = f"hot over cold {ratio:g} (--hot-over-cold)"
-        return replace(self, known=replace(self.known, hot_extra=(extra, extra, extra), hot_basis=basis))
-
-
-def from_slices(
-    models: Sequence[Model],
-    chosen: Chosen,
-    history: Coverage | None,
-    better: Mapping[str, Rate],
-    batch_tokens: int | None,
-) -> tuple[Forecast, ...]:
-    """Each model from this rig's slices: measured, else as `better` has it where that is surer, else interpolated.
+    `probes` are runs that measured its ceilings, `soaks` its heat, `history` is of its back-tests; `method` is the way
+    of measuring slices that counts; `whole` reads a slice with its telemetry, which tells the supply's peak.
 
     Raises:
-        RigbenchError: every measured size is too far from one of the models; exit 3.
+        RigbenchError: no stored slice can be used, or one of the models is too far from all of them; exit 3.
     """
-    return tuple(_from_slices(model, chosen, history, better.get(model.name), batch_tokens) for model in models)
+    chosen = choose(request.models, slices, request.recipe, method)
+    device, recipe = chosen.configuration.device, chosen.configuration.recipe
+    steps, correction = _corrected_steps(request.models, chosen, probes)
+    modelled = {
+        step.model.name: Rate(
+            correction.apply(step).tokens_per_s,
+            "predicted",
+            tuple(f"{stored.run_id} {stored.slice.model.name}" for stored in chosen.slices),
+            (f"model of the step: {correction.apply(step).seconds.method}",),
+        )
+        for step in steps
+    }
+    forecasts = []
+    for model in request.models:
+        rate = surer(model, chosen, modelled.get(model.name))
+        forecasts.append(_from_slices(request, model, chosen, rates.corrected(rate, history) if history else rate))
+    card = Absent("a processor has no datasheet here") if device.kind == "cpu" else _matched(device)
+    hot_extra, hot_basis = hot_of(soaks, device.kind)
+    machine = Machine(
+        configuration=chosen.configuration,
+        cards=recipe.ranks,
+        card=device.name,
+        power=cost.power([whole(stored) for stored in chosen.slices], request.watts),
+        peak_flops_per_s=card if isinstance(card, Absent) else peak(card, recipe.precision, recipe.ranks),
+        hot_extra=hot_extra,
+        hot_basis=hot_basis,
+        rent=money.NO_RENT if isinstance(card, Absent) else rent(card),
+        purchase=money.NO_PURCHASE if isinstance(card, Absent) else _purchase(profiles.gpu(card), recipe.ranks),
+        left_out=chosen.left_out,
+        next_slice=_next(request, steps, correction) if steps else _missing_size(request, chosen),
+    )
+    return machine, tuple(forecasts)
 
 
-def hot(ratio: Estimate, basis: str) -> tuple[Ends, str]:
-    """A rig's `hot_extra` and `hot_basis` from hot over cold throughput."""
-    ends = (1 / max(end, 0.01) - 1 for end in (ratio.value, ratio.high, ratio.low))
-    value, low, high = (max(0.0, end) for end in ends)
-    return (value, low, high), f"hot over cold {ratio.value:.3f}, {basis}"
+def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[Machine, tuple[Forecast, ...]]:
+    """A rig of the profiles and what models would do there, by its datasheet and by published runs.
+
+    Raises:
+        RigbenchError: the largest model does not fit its cards, which is said with what would; or the datasheet gives
+            no peak (exit 3).
+    """
+    limits = ceilings.from_rig(rig)
+    if isinstance(limits, Absent):
+        raise RigbenchError(f"{rig.name}: {limits.reason}", "name other hardware", exit_code=NOTHING)
+    tokens = request.options.batch_tokens
+    least = rig.count * max(model.shape.sequence for model in request.models)
+    if not isinstance(tokens, Absent) and tokens < least:
+        what = f"--batch-tokens {tokens:,} is less than a sequence for each card"
+        raise RigbenchError(what, f"give {least:,} or more")
+    recipe = fitted(predictor, request, rig)
+    steps = [steptime.predict(model, batched(model, recipe, tokens), limits) for model in request.models]
+    gpu = profiles.gpu(rig.gpu)
+    device = Device(
+        kind="cuda",
+        name=gpu.names[0],
+        uuid=Absent("not here"),
+        threads=1,
+        memory_total_bytes=round(min(gpu.memory_gib) * (1 << 30)),
+    )
+    neutral = msgspec.structs.replace(recipe, micro_batch=0, accumulation=1)
+    largest = max(request.models, key=lambda model: model.total_parameters)
+    sequences = f"{recipe.micro_batch} sequence{'' if recipe.micro_batch == 1 else 's'} at once ({recipe.words})"
+    machine = Machine(
+        configuration=Configuration(device, neutral, "default"),
+        cards=rig.count,
+        card=gpu.names[0].removeprefix("NVIDIA ").removeprefix("GeForce "),
+        power=_power(request, rig, gpu),
+        name=rig.name,
+        peak_flops_per_s=peak(rig.gpu, recipe.precision, rig.count),
+        hot_extra=Estimate(0.0, 0.0, 0.0, 1.0, "hot already", 0),
+        hot_basis="the published runs that the speed rests on were hot",
+        rent=rent(rig.gpu),
+        purchase=_purchase(gpu, rig.count),
+        notes=(f"{largest.name}, the largest, fits a card with {sequences}: every model is trained so", *_notes(steps)),
+        next_slice=_next(request, steps, calibrate.calibrate([], [])),
+    )
+    return machine, tuple(map(_of_step, steps))
 
 
-def _from_slices(
-    model: Model, chosen: Chosen, history: Coverage | None, better: Rate | None, batch_tokens: int | None
-) -> Forecast:
-    its = _surer(model, chosen, better)
-    its = corrected(its, history) if history else its
-    own = [stored for stored in chosen.slices if stored.slice.model.shape == model.shape]
-    like = own or [_nearest(model, chosen.slices)]
-    tokens = like[0].slice.tokens_per_step
-    words = f"{tokens:,} tokens, as the slices had"
-    if batch_tokens is not None:
-        tokens, words = batch_tokens, f"{batch_tokens:,} tokens (--batch-tokens; the rate is of {tokens:,})"
-    compiles = [stored.slice.compile.cold_seconds for stored in like if isinstance(stored.slice.compile, Compile)]
-    starts = [_startup(stored) for stored in like]
+def _of_step(step: StepTime) -> Forecast:
+    its, recipe = step.seconds, step.recipe
+    less, more = (units.format_share(abs(end / its.value - 1)) for end in (its.low, its.high))
+    factors = [f"{recipe.micro_batch} × {step.model.shape.sequence:,} tokens"]
+    factors += [f"{recipe.accumulation} accumulated"] if recipe.accumulation > 1 else []
+    factors += [f"{recipe.ranks} cards"] if recipe.ranks > 1 else []
     return Forecast(
-        model=model,
-        rate=its,
-        tokens_per_step=tokens,
-        batch=words,
-        optimizer=chosen.configuration.optimizer,
-        compiled=chosen.configuration.compiled,
-        compile_seconds=math.fsum(compiles) / len(compiles) if compiles else None,
-        startup_seconds=math.fsum(starts) / len(starts),
+        model=step.model,
+        rate=Rate(
+            tokens_per_s=step.tokens_per_s,
+            source="predicted",
+            rests_on=(f"datasheet of {step.ceilings.name}", "published training runs"),
+            widened_by=(
+                f"a step takes {less} less to {more} more than predicted, as published runs left out of the fit did",
+            ),
+        ),
+        tokens_per_step=step.tokens_per_step,
+        batch=" × ".join(factors),
     )
 
 
-def _surer(model: Model, chosen: Chosen, better: Rate | None) -> Rate:
-    """A measured rate stands; the step's model counts where it is surer than interpolation and agrees with it."""
+def _notes(steps: Sequence[StepTime]) -> tuple[str, ...]:
+    notes: dict[str, list[str]] = {}
+    for step in steps:
+        for note in step.notes:
+            notes.setdefault(note, []).append(step.model.name)
+    return tuple(note if len(names) == len(steps) else f"{', '.join(names)}: {note}" for note, names in notes.items())
+
+
+def surer(model: Model, chosen: Chosen, modelled: Rate | None) -> Rate:
+    """A measured rate stands; the step's model counts where it is surer than interpolation and agrees with it.
+
+    Raises:
+        RigbenchError: every measured size is too far away, and the step is not modelled; exit 3.
+    """
     try:
-        its = rate(model, chosen)
+        its = rates.rate(model, chosen)
     except RigbenchError:
-        if better is None:
+        if modelled is None:
             raise
-        return better
-    if its.source == "measured" or better is None:
+        return modelled
+    if its.source == "measured" or modelled is None:
         return its
-    agrees = its.tokens_per_s.low <= better.tokens_per_s.value <= its.tokens_per_s.high
-    return better if agrees and _half_width(better) < _half_width(its) else its
+    a, b = its.tokens_per_s, modelled.tokens_per_s
+    return modelled if a.low <= b.value <= a.high and b.high / b.low < a.high / a.low else its
 
 
-def _half_width(its: Rate) -> float:
-    """In logarithms, brought to 95 %."""
-    estimate = its.tokens_per_s
-    at_95 = 1.0 if estimate.level >= 0.95 else 1.96 / 1.645
-    return at_95 * math.log(estimate.high / estimate.low) / 2
-
-
-def _nearest(model: Model, slices: Sequence[StoredSlice]) -> StoredSlice:
-    return min(slices, key=lambda stored: abs(math.log(stored.slice.model.flop_per_token / model.flop_per_token)))
+def _from_slices(request: Request, model: Model, chosen: Chosen, rate: Rate) -> Forecast:
+    """Batches, compilation and start as this model's slices had them, or those of the model nearest in size."""
+    own = [stored for stored in chosen.slices if stored.slice.model.shape == model.shape]
+    alike = own or [chosen.nearest(model)]
+    tokens, declared = alike[0].slice.tokens_per_step, request.options.batch_tokens
+    words = f"{tokens:,} tokens, as the slices had"
+    if not isinstance(declared, Absent):
+        tokens, words = declared, f"{declared:,} tokens (--batch-tokens; the rate is of {tokens:,})"
+    compiles = [its.slice.compile.cold_seconds for its in alike if isinstance(its.slice.compile, Compile)]
+    return Forecast(
+        model=model,
+        rate=rate,
+        tokens_per_step=tokens,
+        batch=words,
+        compile_seconds=math.fsum(compiles) / len(compiles) if compiles else Absent("not measured"),
+        startup_seconds=math.fsum(map(_startup, alike)) / len(alike),
+    )
 
 
 def _startup(stored: StoredSlice) -> float:
     """Seconds before the first step, and what the steps before the steady window took beyond steady ones."""
     its = stored.slice
-    before = its.steps.seconds[: its.steady_from]
     compiling = its.compile.cold_seconds if isinstance(its.compile, Compile) else 0.0
-    return its.setup_seconds + max(0.0, math.fsum(before) - len(before) * its.step_seconds.value - compiling)
+    return its.setup_seconds + max(0.0, stored.early_seconds - its.steady_from * its.step_seconds.value - compiling)
+
+
+def _corrected_steps(
+    models: Sequence[Model], chosen: Chosen, probes: Sequence[Run]
+) -> tuple[tuple[StepTime, ...], Correction]:
+    """Plain predictions of the models on this rig, and what its slices correct of them.
+
+    None where this rig's ceilings are not stored, or not in this precision. A model is taken to be trained as the slice
+    nearest in size.
+    """
+    nothing = (), calibrate.calibrate([], [])
+    limits = ceilings.from_runs(probes)
+    if isinstance(limits, Absent) or limits.kind != chosen.configuration.device.kind:
+        return nothing
+    try:
+        predicted = [steptime.predict(stored.slice.model, stored.slice.recipe, limits) for stored in chosen.slices]
+        measured = [Measured(stored.slice.tokens_per_s, stored.run_id) for stored in chosen.slices]
+        steps = tuple(steptime.predict(model, chosen.nearest(model).slice.recipe, limits) for model in models)
+        return steps, calibrate.calibrate(predicted, measured)
+    except RigbenchError:
+        return nothing
+
+
+def _next(request: Request, steps: Sequence[StepTime], correction: Correction) -> NextSlice | Absent:
+    """The slice that would narrow the rate of the largest model most, which most hours go to."""
+    if not request.options.plan:
+        return NOT_ASKED
+    target = max(steps, key=lambda step: step.model.flop_per_token)
+    suggestion = calibrate.suggest(steps, correction, target)
+    best = steps[suggestion.candidate]
+    return NextSlice(
+        command=_command(request, best.model, best.recipe),
+        of=target.model.name,
+        half_width_now=suggestion.half_width_now,
+        half_width_then=suggestion.half_width_then,
+        basis="the step's model and what its slices have corrected so far",
+    )
+
+
+def _missing_size(request: Request, chosen: Chosen) -> NextSlice | Absent:
+    if not request.options.plan:
+        return NOT_ASKED
+    measured = {stored.slice.model.shape for stored in chosen.slices}
+    missing = [model for model in request.models if model.shape not in measured]
+    model = missing[len(missing) // 2] if missing else request.models[-1]
+    absent = Absent("run `rigbench matmul` and `rigbench bandwidth` first: they let a step be modelled")
+    command = _command(request, model, chosen.slices[0].slice.recipe)
+    return NextSlice(command, model.name, 0.0, absent, "a size that is not measured yet")
+
+
+def _command(request: Request, model: Model, recipe: Recipe) -> str:
+    """The one slice that trains so."""
+    words = ["rigbench train-probe", f"--params {model.name}"]
+    words += [f"--series {request.name}"] if request.name in series_names()[1:] else []
+    words += [f"--optimizer {recipe.optimizer}", f"--precision {recipe.precision}"]
+    words += [f"--compile {'on' if recipe.compiled else 'off'}"]
+    words += [f"--checkpointing {recipe.checkpoint_every}"] if recipe.checkpoint_every else []
+    words += [f"--loss {recipe.loss_chunks}"] if recipe.loss_chunks > 1 else []
+    words += [f"--strategy {recipe.strategy}"] if recipe.strategy != "single" else []
+    return " ".join([*words, f"--seconds {SLICE_SECONDS}s"])
+
+
+def fitted(predictor: Predictor, request: Request, rig: RigProfile) -> Recipe:
+    """How the largest model fits the rig's cards, with the micro-batch that all models are then trained with.
+
+    One for all, so that a single model has to be recorded: the smaller ones would fit more, and gain little by it.
+
+    Raises:
+        RigbenchError: it does not, or the strategy asked for is not one for so many cards.
+    """
+    options = request.recipe
+    if "strategy" in options.said and (options.strategy == "single") != (rig.count == 1):
+        several = "one card" if rig.count == 1 else f"{rig.count} cards"
+        raise RigbenchError(f"--strategy {options.strategy} is none for the {several} of {rig.name}", "leave it out")
+    target = cards.of_profile(profiles.gpu(rig.gpu), rig.name, rig.count)
+    model = max(request.models, key=lambda model: model.total_parameters)
+    plain = Recipe(
+        precision=fitting.arm_precision("auto", target),
+        compiled=True,
+        strategy="ddp" if rig.count > 1 else "single",
+        ranks=rig.count,
+    )
+    base = options.over(plain)
+    most = max(1, MOST_TOKENS_A_CARD // model.shape.sequence)
+    ample = micro_batch_that_surely_fits(predictor, model, base, target)
+    if ample * model.shape.sequence >= FEWEST_TOKENS_A_CARD:
+        return msgspec.structs.replace(base, micro_batch=min(ample, most))
+    first: Recipe | None = None
+    for every, chunks in WAYS:
+        if "checkpoint_every" in options.said and bool(every) != bool(base.checkpoint_every):
+            continue
+        recipe = options.over(msgspec.structs.replace(plain, checkpoint_every=every, loss_chunks=chunks))
+        largest = predictor.largest_micro_batch(model, recipe, target)
+        if isinstance(largest, Largest):
+            recipe = msgspec.structs.replace(recipe, micro_batch=min(largest.value, most))
+            if recipe.micro_batch * model.shape.sequence >= FEWEST_TOKENS_A_CARD:
+                return recipe
+            first = first or recipe
+    if first:
+        return first
+    raise _does_not_fit(predictor, model, recipe, rig)
+
+
+def micro_batch_that_surely_fits(predictor: Predictor, model: Model, recipe: Recipe, target: Target) -> int:
+    """A lower bound in closed form of the largest micro-batch, without a recorded step; 0 where it says nothing.
+
+    A few per cent below what the recorded steps give (tests/test_ways.py), so that most questions need no torch. Of
+    half precision with the plain loss and nothing recomputed: logits are three fp32 copies, a block keeps so many bytes
+    for each element of its width.
+    """
+    shape = model.shape
+    kept = KEPT_BYTES.get(shape.style)
+    plain = recipe.checkpoint_every == 0 and recipe.loss_chunks == 1 and recipe.precision in ("bf16", "fp16")
+    if kept is None or not plain or recipe.strategy not in ("single", "ddp"):
+        return 0
+    buckets = 4 if recipe.strategy == "ddp" else 0
+    fixed = predictor.least_bytes(model, recipe) + (COPIES_BYTES + buckets) * model.total_parameters + SCRATCH_BYTES
+    each = shape.sequence * (LOGITS_BYTES * shape.vocabulary + kept * shape.layers * shape.width)
+    return max(0, math.floor((SAFETY * cards.room_bytes(target) - fixed) / each))
+
+
+def _does_not_fit(predictor: Predictor, model: Model, recipe: Recipe, rig: RigProfile) -> RigbenchError:
+    """With the least that would: sharding over more of these cards, or the smallest card that has the room."""
+    size = min(profiles.gpu(rig.gpu).memory_gib)
+    target = cards.of_profile(profiles.gpu(rig.gpu), rig.name, rig.count)
+    short = predictor.predict(model, recipe, target).short_bytes
+    larger = sorted((gpu for gpu in profiles.gpus() if min(gpu.memory_gib) > size), key=lambda g: min(g.memory_gib))
+    cures = []
+    for gpu in larger:
+        if predictor.fits(model, recipe, cards.of_profile(gpu, gpu.id, rig.count)):
+            cures.append(f"--on {rig.count}x{gpu.id}" if rig.count > 1 else f"--on {gpu.id}")
+            break
+    changes: list[dict[str, str]] = [{"optimizer": "adamw8bit"}]
+    changes += [{"strategy": "fsdp2"}, {"strategy": "fsdp2", "optimizer": "adamw8bit"}] if rig.count > 1 else []
+    for change in changes:
+        if predictor.fits(model, msgspec.structs.replace(recipe, **change), target):
+            cures.append(" ".join(f"--{option} {name}" for option, name in change.items()))
+            break
+    cures.append(f"a smaller model (`rigbench capacity --on {rig.name}` tells the largest)")
+    what = f"{model.name} does not fit a card of {rig.name} even with checkpointing and a chunked loss"
+    return RigbenchError(f"{what}: {short / (1 << 30):.1f} GiB are missing", f"what would do: {' or '.join(cures)}")
+
+
+def batched(model: Model, recipe: Recipe, batch_tokens: int | Absent) -> Recipe:
+    """With so many tokens in a step, of all cards together; Absent: as the recipe has it on each card."""
+    if isinstance(batch_tokens, Absent):
+        return recipe
+    each = batch_tokens / model.shape.sequence / recipe.ranks
+    accumulation = -(-round(each) // recipe.micro_batch)
+    return msgspec.structs.replace(recipe, micro_batch=max(1, round(each / accumulation)), accumulation=accumulation)
+
+
+def peak(gpu: str, precision: str, count: int) -> Figure | Absent:
+    dtype: profiles.Dtype = steptime.DTYPE[precision]  # type: ignore[assignment]
+    figure = profiles.peak(gpu, dtype)
+    if isinstance(figure, Absent):
+        return figure
+    return msgspec.structs.replace(figure, value=count * figure.value, basis=f"{_times(count)}{figure.basis}, {dtype}")
+
+
+def _times(count: int) -> str:
+    return f"{count} × " if count > 1 else ""
+
+
+def _matched(device: Device) -> str | Absent:
+    memory = device.memory_total_bytes
+    return profiles.match_gpu(None, device.name, None if isinstance(memory, Absent) else memory)
+
+
+def _power(request: Request, rig: RigProfile, gpu: GpuProfile) -> Power | Absent:
+    """Cards at an assumed share of their limit, and the host of the rig's profile or of one with the same cards."""
+    declared = request.watts
+    if not isinstance(declared.wall_watts, Absent):
+        return cost.power((), declared)
+    limit = gpu.figure("power_limit_watts", 1.0)
+    if isinstance(limit, Absent):
+        return limit
+    share = f"{WATTS_SHARE.value:g}, assumed ({WATTS_SHARE.low:g} to {WATTS_SHARE.high:g})"
+    basis = f"{_times(rig.count)}{limit.value:g} W power limit × {share}"
+    figure = (WATTS_SHARE * (rig.count * limit.value)).figure(basis)
+    if isinstance(declared.host, Absent):  # that of this rig's profile, else of the profile with as many of these cards
+        alike = (one for one in profiles.rigs() if (one.gpu, one.count) == (rig.gpu, rig.count))
+        twin = rig if not isinstance(rig.host_watts, Absent) else next(alike, rig)
+        declared = msgspec.structs.replace(declared, rig_profile=twin)
+    if isinstance(declared.host, Absent):
+        return Power(watts=figure, covers="GPUs only")
+    return cost.at_wall([PowerPart("GPUs", figure)], declared)
+
+
+def rent(gpu: str) -> CardPrice | Absent:
+    """The newest dated price of such a card; of undated ones the highest."""
+    prices = [price for price in profiles.prices().cloud if price.gpu == gpu]
+    if not prices:
+        return money.NO_RENT
+    best = max(prices, key=lambda it: ("" if isinstance(it.date, Absent) else it.date, it.per_gpu_hour))
+    date = "undated" if isinstance(best.date, Absent) else best.date
+    least, most = (pick(price.per_gpu_hour for price in prices) for pick in (min, max))
+    spread = f"; listed from {least:g} to {most:g}" if least < most else ""
+    return CardPrice(best.per_gpu_hour, best.currency, f"{best.provider}, {date}, {best.source}{spread} (--rent)")
+
+
+def _purchase(gpu: GpuProfile, count: int) -> RigPrice | Absent:
+    if isinstance(gpu.launch_price_usd, Absent):
+        return money.NO_PURCHASE
+    kind = gpu.launch_price_kind.partition(" (")[0] or "list price"
+    basis = f"{_times(count)}{gpu.launch_price_usd:,.0f} USD {kind}, without the host; --purchase"
+    return RigPrice(Figure(count * gpu.launch_price_usd, "datasheet", basis), "USD")
+
+
+def hot_of(runs: Iterable[Run], kind: str) -> tuple[Estimate, str]:
+    """The share of more hours once hot, of the newest run that soaked such a device; of its cards that lost most."""
+    for run in runs:
+        if not isinstance(run.thermals, Thermals):
+            continue
+        ratios = [
+            card.hot_over_cold
+            for card in run.thermals.cards
+            if not isinstance(card.load, Absent) and card.load.device.kind == kind
+        ]
+        measured = [ratio for ratio in ratios if not isinstance(ratio, Absent)]
+        if measured:
+            ratio = min(measured, key=lambda ratio: ratio.value)
+            return hot_extra(ratio), f"hot over cold {ratio.value:.3f}, thermals of run {run.id}"
+    return NOT_SOAKED, HOT_WORDS
+
+
+def hot_extra(ratio: Estimate) -> Estimate:
+    """From hot over cold throughput; faster when hot is no saving to plan with."""
+    value, low, high = (max(0.0, 1 / max(end, 0.01) - 1) for end in (ratio.value, ratio.high, ratio.low))
+    return Estimate(value, low, high, ratio.level, ratio.method, ratio.n)

@@ -1,4 +1,4 @@
-"""What size, how many tokens, which loss and which batch do published scaling laws expect of a budget?
+"""What size, how many tokens, which loss and which batch published scaling laws expect of a budget.
 
 Three groups fitted the same form to their own runs and disagree; all of them are shown. Their published standard errors
 are strongly correlated within a fit, so none is propagated: the spread between the fits is what can be said.
@@ -7,7 +7,7 @@ are strongly correlated within a fit, so none is propagated: the spread between 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rigbench.budget.record import LawLoss, LawOptimum, ScalingLaws
 from rigbench.core import units
@@ -20,8 +20,7 @@ CAVEAT = (
 )
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """L(N, D) = E + A/N^alpha + B/D^beta, nats a token, N all parameters."""
 
     law: str
@@ -87,17 +86,41 @@ def optima(flops: float) -> ScalingLaws:
     """
     if not (math.isfinite(flops) and flops > 0):
         raise ValueError(f"{flops} FLOP")
-    found = [_kaplan(flops), *(_hoffmann(fit, flops) for fit in FITS)]
-    sizes, tokens, losses = ([getattr(one, name) for one in found] for name in ("parameters", "tokens", "loss"))
+    parameters, tokens = kaplan_optimum(flops)
+    found = [
+        LawOptimum(
+            law=KAPLAN,
+            parameters=parameters,
+            tokens=tokens,
+            loss=kaplan_loss(parameters, tokens),
+            counts="parameters without embeddings; FLOP at a batch far below the critical one",
+            source=KAPLAN_SOURCE,
+            beyond_fit=_beyond(parameters, KAPLAN_PARAMETERS),
+        )
+    ]
+    for fit in FITS:
+        parameters, tokens = fit.optimum(flops)
+        found.append(
+            LawOptimum(
+                law=fit.law,
+                parameters=parameters,
+                tokens=tokens,
+                loss=fit.loss(parameters, tokens),
+                counts="all parameters; 6·N·D",
+                source=fit.source,
+                beyond_fit=_beyond(parameters, HOFFMANN_PARAMETERS),
+            )
+        )
+    sizes, data, nats = ([getattr(one, name) for one in found] for name in ("parameters", "tokens", "loss"))
     return ScalingLaws(
         flops=flops,
         optima=tuple(found),
         parameters_low=min(sizes),
         parameters_high=max(sizes),
-        tokens_low=min(tokens),
-        tokens_high=max(tokens),
-        critical_batch_tokens_low=critical_batch_tokens(max(losses)),
-        critical_batch_tokens_high=critical_batch_tokens(min(losses)),
+        tokens_low=min(data),
+        tokens_high=max(data),
+        critical_batch_tokens_low=critical_batch_tokens(max(nats)),
+        critical_batch_tokens_high=critical_batch_tokens(min(nats)),
         caveat=CAVEAT,
     )
 
@@ -107,32 +130,6 @@ def losses(total_parameters: float, non_embedding: float, tokens: float) -> tupl
     kaplan = LawLoss(law=KAPLAN, loss=kaplan_loss(non_embedding, tokens), source=KAPLAN_SOURCE)
     others = (LawLoss(law=fit.law, loss=fit.loss(total_parameters, tokens), source=fit.source) for fit in FITS)
     return (kaplan, *others)
-
-
-def _kaplan(flops: float) -> LawOptimum:
-    parameters, tokens = kaplan_optimum(flops)
-    return LawOptimum(
-        law=KAPLAN,
-        parameters=parameters,
-        tokens=tokens,
-        loss=kaplan_loss(parameters, tokens),
-        counts="parameters without embeddings; FLOP at a batch far below the critical one",
-        source=KAPLAN_SOURCE,
-        beyond_fit=_beyond(parameters, KAPLAN_PARAMETERS),
-    )
-
-
-def _hoffmann(fit: Fit, flops: float) -> LawOptimum:
-    parameters, tokens = fit.optimum(flops)
-    return LawOptimum(
-        law=fit.law,
-        parameters=parameters,
-        tokens=tokens,
-        loss=fit.loss(parameters, tokens),
-        counts="all parameters; 6·N·D",
-        source=fit.source,
-        beyond_fit=_beyond(parameters, HOFFMANN_PARAMETERS),
-    )
 
 
 def _beyond(parameters: float, fitted: tuple[float, float]) -> str | Absent:

@@ -1,261 +1,353 @@
-"""How long does a compute budget take on a rig, for its models together and for each alone, and at what cost?"""
+"""Turns an amount of training into a plan: tokens of each model, hours, kWh, money, and every overhead beside them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import add
+from typing import NamedTuple
 
 import msgspec
 
-from rigbench.backtest.record import Coverage
-from rigbench.budget import amounts, laws, money, overheads, remarks, sanity, spans
-from rigbench.budget.comparable import StoredSlice, Wanted, choose
-from rigbench.budget.forecast import NOTHING_KNOWN, Forecast, Known, Machine, from_slices
-from rigbench.budget.record import AskedFor, AskedKind, Budget, PlanRow, Rate, Rent, Split, Sum
-from rigbench.core.errors import RigbenchError
+from rigbench.budget import laws, money
+from rigbench.budget.record import (
+    THIS_RIG,
+    AmountKind,
+    Budget,
+    CardPrice,
+    Configuration,
+    Goal,
+    NextSlice,
+    Options,
+    Overhead,
+    OverheadName,
+    PlanRow,
+    Rate,
+    RigPrice,
+    Sanity,
+    Split,
+    Sum,
+    Written,
+)
+from rigbench.core import stats, units
+from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
+from rigbench.core.options import NOT_GIVEN
 from rigbench.core.record import Absent, Figure, Price
+from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.model.record import Model
+from rigbench.model.shape import model_named, series
 from rigbench.work import power as cost
 from rigbench.work.record import NOTHING_DECLARED, Power, WattOptions
 
-METHOD = 2
-NOT_DECLARED = Absent("not declared")
+METHOD = 3
+DEFAULT_FLOPS = 1.2e18
+MOST_MODELS = 20
+FORWARD: tuple[AmountKind, ...] = ("flops", "tokens", "tokens per parameter")
+HOUR, HOURS_PER_YEAR = 3600.0, 8766.0
+
+# What is assumed where nothing was measured; each is said beside its hours, with the option that changes it. Middle,
+# low and high.
+COMPILE_SECONDS = (60.0, 20.0, 180.0)
+WARMUP_SECONDS = (30.0, 10.0, 120.0)
+EVAL_TOKENS, EVAL_EVERY_TOKENS = float(1 << 20), 50e6
+CHECKPOINT_EVERY_HOURS = 1.0
+DISK_BYTES_PER_S = (500e6, 100e6, 2e9)  # one SATA disk; a hard disk, and an NVMe
+RESTARTS_PER_DAY = (0.1, 0.0, 1.0)
+KEPT = 2
+FORWARD_SHARE = 1 / 3  # of a step: backward takes twice what forward takes (Kaplan 2020, §2.1)
+WEIGHT_BYTES, MOMENTS_BYTES, MOMENTS_8BIT_BYTES = 4, 8, 2 + 8 / 256
+# Slices last minutes; a case takes half an hour to warm through, and clocks fall meanwhile. Assumed where not measured.
+HOT_WORDS = "not measured: 0 to 5 % more is assumed (`rigbench thermals` measures it, or --hot-over-cold)"
+
+# About 20 tokens per parameter is compute-optimal (Hoffmann 2022); small models are often trained on ten times that.
+# Outside these bounds a plan is more likely a slip than an intention.
+FEW_TOKENS_PER_PARAMETER, MANY_TOKENS_PER_PARAMETER = 5.0, 500.0
+# A single pass over text at a few per cent of the peak is a broken set-up, not a slow card: published loops of small
+# models lie between 15 and 60 % of it, eager and old ones included.
+FAR, POSSIBLE_SHARE = 2.0, 0.9
+COUNTED_6N = "6·N·D, N all parameters, tied weights once"
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is asked: an amount of `kind` for these models. FLOP are 6·N·D or (`exact`) the closed form with attention.
+class Request(NamedTuple):
+    """What a budget is asked for, read from the options: an amount of `kind` for these models."""
 
-    `declared_hours` is what somebody says that it takes, to be checked against. `cards` are of the rig asked about.
-    """
-
-    amount: float
-    series_name: str
     models: tuple[Model, ...]
-    exact: bool = False
-    wanted: Wanted | None = None
+    name: str  # of their series, or their own names
+    amount: float = DEFAULT_FLOPS
+    kind: AmountKind = "flops"
+    declared_hours: float | Absent = NOT_GIVEN  # what somebody says that it takes, to be checked
+    options: Options = Options()
+    recipe: RecipeOptions = RecipeOptions()
     watts: WattOptions = NOTHING_DECLARED
     price: Price | Absent = cost.NO_PRICE
-    kind: AskedKind = "flops"
-    split: Split = "equal tokens"
-    declared_hours: float | Absent = NOT_DECLARED
-    batch_tokens: int | None = None
-    overheads: overheads.Asked = field(default_factory=overheads.Asked)
-    hot_over_cold: float | None = None
-    lifetime_hours: float | None = None
-    wants_next_slice: bool = False
-    rent: money.RentPrice | Absent = NOT_DECLARED
-    purchase: money.RigPrice | Absent = NOT_DECLARED
+
+    @property
+    def split(self) -> Split:
+        return "equal tokens" if isinstance(self.options.split, Absent) else self.options.split
+
+    def flop_per_token(self, model: Model) -> float:
+        return model.flop_per_token if self.options.exact_flops else model.flop_per_token_6n
+
+    def flop_of(self, tokens: Sequence[float]) -> float:
+        return math.fsum(n * self.flop_per_token(model) for model, n in zip(self.models, tokens, strict=True))
+
+    def shares(self) -> tuple[float, ...]:
+        """Tokens of each model for one FLOP in all.
+
+        "compute-optimal" gives every model the same tokens per parameter, as Hoffmann 2022 finds best at any size.
+        """
+        weights = {
+            "equal tokens": [1.0 for _ in self.models],
+            "equal FLOP": [1.0 / self.flop_per_token(model) for model in self.models],
+            "compute-optimal": [float(model.total_parameters) for model in self.models],
+        }[self.split]
+        flop = self.flop_of(weights)
+        return tuple(weight / flop for weight in weights)
+
+    def tokens(self) -> tuple[float, ...]:
+        """Of each model, where the request itself tells them. With tokens, `amount` is each model's."""
+        if self.kind == "tokens":
+            return tuple(self.amount for _ in self.models)
+        if self.kind == "tokens per parameter":
+            return tuple(self.amount * model.total_parameters for model in self.models)
+        return tuple(self.amount * share for share in self.shares())
+
+    def refuse_less_than_a_step(self, flop: float, model: str, tokens: float, step: int) -> None:
+        """Less than one step is no training run."""
+        if tokens >= step:
+            return
+        least = 1.05 * flop / tokens * step if tokens else 0.0  # what two digits may round away
+        cure = f"give --flops {least:.2g} or more" if self.kind == "flops" else "give more"
+        what = f"{flop:.3g} FLOP is {tokens:,.1f} tokens for {model}, less than one step of {step:,}"
+        raise RigbenchError(what, cure)
 
 
-def plan(
-    question: Question,
-    measured: Sequence[StoredSlice],
-    started_at: str,
-    history: Coverage | None = None,
-    better: Mapping[str, Rate] | None = None,
-    about: Known = NOTHING_KNOWN,
-) -> Budget:
-    """The budget's record from stored slices of this rig, its back-tests, and what else is known of it (`about`).
-
-    `better` are rates from a calibrated model of the training step, by model.
-
-    Raises:
-        RigbenchError: an amount that is no budget or too little for one step (exit 2); nothing measured near enough
-            (exit 3).
-    """
-    check(question)
-    chosen = choose(question.models, measured, question.wanted)
-    device = chosen.configuration.device
-    power = cost.power([stored.slice for stored in chosen.slices], question.watts)
-    machine = Machine(
-        configuration=chosen.configuration,
-        cards=chosen.configuration.ranks or 1,
-        card=device.name,
-        power=power,
-        left_out=chosen.left_out,
-        known=about,
-    )
-    forecasts = from_slices(question.models, chosen, history, better or {}, question.batch_tokens)
-    return assemble(question, machine, forecasts, started_at)
+def request(options: Options, recipe: RecipeOptions, watts: WattOptions, price: Price | Absent) -> Request:
+    """Refuses, before anything is measured for it, what no measurement could answer."""
+    if recipe.precision == "auto":
+        recipe = msgspec.structs.replace(recipe, precision=NOT_GIVEN)
+    models, name = _models(options)
+    kind, amount, declared_hours = _amount(options, price)
+    if not isinstance(options.split, Absent) and (len(models) == 1 or kind in ("tokens", "tokens per parameter")):
+        why = "one model" if len(models) == 1 else "models whose tokens are told"
+        raise RigbenchError(f"--split shares a budget out, and this is about {why}", "leave --split out")
+    made = Request(models, name, amount, kind, declared_hours, options, recipe, watts, price)
+    if kind in FORWARD:
+        tokens = made.tokens()
+        for model, count in zip(models, tokens, strict=True):
+            made.refuse_less_than_a_step(made.flop_of(tokens), model.name, count, model.shape.sequence)
+    return made
 
 
-def assemble(question: Question, machine: Machine, forecasts: Sequence[Forecast], started_at: str) -> Budget:
+def _models(options: Options) -> tuple[tuple[Model, ...], str]:
+    known = series(options.series)
+    if isinstance(options.params, Absent):
+        return tuple(entry.model for entry in known.models), options.series
+    parts = [part.strip() for part in options.params.split(",") if part.strip()]
+    if not 1 <= len(parts) <= MOST_MODELS:
+        raise RigbenchError(f"--params {options.params[:40]!r} is {len(parts)} models", f"give 1 to {MOST_MODELS}")
+    models = tuple(model_named(part, options.series) for part in parts)
+    if len({model.shape for model in models}) < len(models):
+        raise RigbenchError(f"--params {options.params[:40]!r} names one model twice", "name each once")
+    return models, ", ".join(model.name for model in models)
+
+
+def _amount(options: Options, price: Price | Absent) -> tuple[AmountKind, float, float | Absent]:
+    """What is given, how much of it, and hours that were declared beside it."""
+    amounts: dict[str, tuple[AmountKind, float | str | Absent]] = {
+        "--flops": ("flops", options.flops),
+        "--tokens": ("tokens", options.tokens),
+        "--tokens-per-param": ("tokens per parameter", options.tokens_per_param),
+        "--kwh": ("kWh", options.kwh),
+        "--money": ("electricity" if isinstance(options.rent, Absent) else "rent", options.money),
+    }
+    given = [option for option, (_, amount) in amounts.items() if not isinstance(amount, Absent)]
+    hours = options.hours
+    if not isinstance(hours, Absent) and set(given) & {"--kwh", "--money"}:
+        given.insert(0, "--hours")
+    if len(given) > 1:
+        raise RigbenchError(f"{' and '.join(given)} exclude each other", "each of them is the whole budget; give one")
+    if not given:
+        return ("flops", DEFAULT_FLOPS, NOT_GIVEN) if isinstance(hours, Absent) else ("hours", hours, NOT_GIVEN)
+    kind, amount = amounts[given[0]]
+    if isinstance(amount, str):  # money, in the currency of the electricity, or of the rent where that is declared
+        number, _, currency = amount.strip().partition(" ")
+        bill: Price | CardPrice | Absent = price if isinstance(options.rent, Absent) else options.rent
+        known = "" if isinstance(bill, Absent) else bill.currency
+        if currency and currency.strip().upper() != known:
+            what = f"--money {amount!r} is not in {known or 'a known currency'}, as the {kind} is"
+            raise RigbenchError(what, "give both in one")
+        amount = units.parse_number(number, "--money", 1e-6, 1e12)
+    assert isinstance(amount, float)
+    return kind, amount, hours
+
+
+class Forecast(NamedTuple):
+    """One model on one rig."""
+
+    model: Model
+    rate: Rate
+    tokens_per_step: int
+    batch: str
+    compile_seconds: float | Absent = Absent("not measured")
+    startup_seconds: float | Absent = Absent("not measured")
+
+    def hours(self, tokens: float) -> Estimate:
+        return tokens / self.rate.tokens_per_s / HOUR
+
+
+class Machine(NamedTuple):
+    """One rig, and what is known of it beside its slices."""
+
+    configuration: Configuration
+    cards: int
+    card: str
+    power: Power | Absent
+    name: str | Absent = THIS_RIG
+    peak_flops_per_s: Figure | Absent = Absent("no datasheet of this device")  # all cards', in the recipe's precision
+    hot_extra: Estimate = Estimate(0.0, 0.0, 0.05, stats.LEVEL, "assumed", 0)  # the share of more hours once hot
+    hot_basis: str = HOT_WORDS
+    rent: CardPrice | Absent = money.NO_RENT
+    purchase: RigPrice | Absent = money.NO_PURCHASE
+    notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    next_slice: NextSlice | Absent = Absent("not asked for; give --plan")
+
+
+def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], started_at: str) -> Budget:
     """The budget's record of one rig, from what is known of it and of each model on it.
 
     Raises:
         RigbenchError: less than one step for a model, or less than the fixed part of a run.
     """
-    if question.hot_over_cold is not None:
-        machine = machine.declared_hot(question.hot_over_cold)
-    flop, tokens = _amount(question, machine, forecasts)
-    _check_steps(question, flop.value, tokens, forecasts)
-    price, power = question.price, machine.power
+    options, price, power = request.options, request.price, machine.power
+    machine = _as_declared(machine, options)
+    flop, tokens = _flop_and_tokens(request, machine, forecasts)
+    for count, its in zip(tokens, forecasts, strict=True):
+        request.refuse_less_than_a_step(flop.value, its.model.name, count, its.tokens_per_step)
     series = tuple(_row(its, count, power, price) for its, count in zip(forecasts, tokens, strict=True))
-    alone = tuple(
-        _row(its, flop.value / amounts.flop_per_token(its.model, question.exact), power, price) for its in forecasts
-    )
-    hours = spans.total([row.hours for row in series])
+    alone = tuple(_row(its, flop.value / request.flop_per_token(its.model), power, price) for its in forecasts)
+    steps = _total(row.hours for row in series)
     flop_exact = math.fsum(row.flop_exact for row in series)
-    energy = cost.kwh(hours, power)
-    beyond = overheads.rows(forecasts, tokens, machine, question.overheads)
-    whole = _whole(hours, overheads.whole_hours(hours, beyond), power, price)
-    currency = price.currency if isinstance(price, Price) else ""
-    budget = Budget(
+    beyond = overheads(forecasts, tokens, machine, options)
+    whole = _whole(steps, beyond, power, price)
+    rent = money.rent(whole.hours, machine.rent, machine.cards)
+    purchase = money.purchase(whole.hours, machine.purchase, options.lifetime)
+    steps_kwh = cost.kwh(steps, power)
+    return Budget(
         method=METHOD,
         started_at=started_at,
+        rig=machine.name,
+        goal=Goal(
+            kind=request.kind,
+            amount=request.amount,
+            split=request.split,
+            flops=flop,
+            currency=price.currency if isinstance(price, Price) else price,
+            declared_hours=request.declared_hours,
+        ),
         flops=flop.value,
-        flops_counted_as="exact" if question.exact else "6·N·D",
         configuration=machine.configuration,
-        series_name=question.series_name,
+        series_name=request.name,
         series=series,
-        series_tokens_each=math.fsum(tokens) / len(tokens),
         series_flop_6n=math.fsum(row.flop_6n for row in series),
         series_flop_exact=flop_exact,
-        series_hours=hours,
-        series_model_flops_per_s=spans.per_second(flop_exact, hours),
-        series_kwh=energy,
-        series_money=cost.money(energy, power, price),
-        alone=alone,
-        power=power,
-        price=price,
-        assumptions=(*remarks.assumptions(question.exact), *machine.known.notes),
-        left_out=(*machine.left_out, *machine.known.left_out),
-        warnings=(
-            *remarks.warnings(series, alone, whole.hours, machine),
-            *(() if isinstance(power, Absent) else power.warnings),
-        ),
-        rig=machine.name or msgspec.UNSET,
-        asked=AskedFor(question.kind, question.amount, question.split, flop, currency, question.declared_hours),
+        series_hours=steps,
+        series_model_flops_per_s=flop_exact / steps / HOUR,
+        series_kwh=steps_kwh,
+        series_money=cost.money(steps_kwh, power, price),
         overheads=beyond,
         whole=whole,
-        written=overheads.written(forecasts, question.overheads),
-        next_slice=machine.known.next_slice or msgspec.UNSET,
-    )
-    return _judged(budget, question, machine, whole)
-
-
-def _judged(budget: Budget, question: Question, machine: Machine, whole: Sum) -> Budget:
-    """With what else its hours cost, whether they are plausible, and what scaling laws say of its FLOP."""
-    rented = _rent(question, machine, whole.hours)
-    price_of_rig = machine.known.purchase if isinstance(question.purchase, Absent) else question.purchase
-    bought = money.purchase(whole.hours, price_of_rig, question.lifetime_hours)
-    currency = question.price.currency if isinstance(question.price, Price) else ""
-    return msgspec.structs.replace(
-        budget,
-        rent=rented,
-        purchase=bought,
-        break_even=money.break_even(whole.hours, rented, bought, whole.money, currency),
-        sanity=sanity.check(
-            machine,
-            budget.flops,
-            budget.series_flop_exact,
-            budget.series_model_flops_per_s,
-            whole.hours,
-            whole.kwh,
-            question.declared_hours,
+        alone=alone,
+        written=_written(forecasts, machine.configuration.recipe, options),
+        power=power,
+        price=price,
+        rent=rent,
+        purchase=purchase,
+        break_even=money.break_even(whole.hours, rent, purchase, power, price),
+        sanity=sanity(machine, flop.value, flop_exact, flop_exact / steps / HOUR, whole, request.declared_hours),
+        laws=laws.optima(flop.value),
+        next_slice=machine.next_slice,
+        assumptions=(
+            f"FLOP are counted as {'exact FLOP (attention in full)' if options.exact_flops else COUNTED_6N}",
+            "a model's hours are training steps alone; the whole run has the overheads in it, at the watts of training",
+            "errors are shared by the models of one rig: a sum's interval is the sum of the rows' lows and highs",
+            *machine.notes,
         ),
-        laws=laws.optima(budget.flops),
+        left_out=machine.left_out,
+        warnings=(
+            *_warnings(series, alone, whole.hours, machine),
+            *(() if isinstance(power, Absent) else power.warnings),
+        ),
     )
 
 
-def check(question: Question) -> None:
-    """Refuse, before anything is measured for it, a question that no measurement could answer.
+def _as_declared(machine: Machine, options: Options) -> Machine:
+    """With what the user says of its heat, rent and price."""
+    if not isinstance(options.hot_over_cold, Absent):
+        extra = _exactly(1 / options.hot_over_cold - 1)
+        basis = f"hot over cold {options.hot_over_cold:g} (--hot-over-cold)"
+        machine = machine._replace(hot_extra=extra, hot_basis=basis)
+    if not isinstance(options.rent, Absent):
+        machine = machine._replace(rent=options.rent)
+    if not isinstance(options.purchase, Absent):
+        machine = machine._replace(purchase=options.purchase)
+    return machine
 
-    Raises:
-        RigbenchError: no budget, no models, no price, or too few FLOP for one sequence each.
+
+def _flop_and_tokens(
+    request: Request, machine: Machine, forecasts: Sequence[Forecast]
+) -> tuple[Estimate, tuple[float, ...]]:
+    """FLOP in all, and tokens of each model, however the amount was put.
+
+    Everything that a run takes grows in a straight line with its tokens (steps, evaluations, checkpoints) from what it
+    takes without any (compilation, the last checkpoint), so that one division answers a question asked backwards.
     """
-    if not (math.isfinite(question.amount) and question.amount > 0):
-        raise RigbenchError(f"{question.amount:g} FLOP is not a budget", "give --flops a positive number, like 1.2e18")
-    if not question.models:
-        raise RigbenchError(f"the series {question.series_name} has no models", "name a series that has, or --params")
-    if isinstance(question.price, Price) and not question.price.per_kwh > 0:
-        raise RigbenchError(
-            f"{question.price.per_kwh:g} {question.price.currency}/kWh is not a price", "give --price above zero"
-        )
-    if question.kind in amounts.FORWARD:
-        tokens = amounts.forward(question.models, question.kind, question.amount, question.split, question.exact)
-        flop = amounts.flop_of(question.models, tokens, question.exact)
-        for model, count in zip(question.models, tokens, strict=True):
-            _refuse_less_than_a_step(question, flop, model.name, count, model.shape.sequence)
-
-
-def _amount(question: Question, machine: Machine, forecasts: Sequence[Forecast]) -> tuple[Estimate, tuple[float, ...]]:
-    """FLOP in all, and tokens of each model, however the question was put."""
-    models, kind, exact = question.models, question.kind, question.exact
-    if kind in amounts.FORWARD:
-        tokens = amounts.forward(models, kind, question.amount, question.split, exact)
-        flop = amounts.flop_of(models, tokens, exact)
+    if request.kind in FORWARD:
+        tokens = request.tokens()
+        flop = request.flop_of(tokens)
         return Estimate(flop, flop, flop, 1.0, "as asked", 0), tokens
-    each = amounts.shares(models, question.split, exact)
+    shares = request.shares()
 
     def takes(flop: float) -> tuple[float, float, float]:
-        return _takes(question, machine, forecasts, [flop * share for share in each])
+        """(middle, low, high) of the hours, kWh or money for so many FLOP, overheads and all."""
+        tokens = [flop * share for share in shares]
+        steps = _total(its.hours(count) for count, its in zip(tokens, forecasts, strict=True))
+        beyond = overheads(forecasts, tokens, machine, request.options)
+        whole = _whole(steps, beyond, machine.power, request.price)
+        if request.kind == "hours":
+            return whole.hours.value, whole.hours.low, whole.hours.high
+        bill: Figure | Absent = whole.kwh if request.kind == "kWh" else whole.money
+        if request.kind == "rent":
+            rent = money.rent(whole.hours, machine.rent, machine.cards)
+            bill = rent if isinstance(rent, Absent) else rent.money
+        if isinstance(bill, Absent):
+            raise RigbenchError(f"{request.kind} cannot be turned into FLOP: {bill.reason}", "")
+        return bill.value, *bill.ends
 
-    unit = {"electricity": "of electricity", "rent": "of rent"}.get(kind, kind)
-    low, flop, high = amounts.backward(takes, question.amount, unit)
-    confidence = min(its.rate.tokens_per_s.level for its in forecasts)
-    found = Estimate(flop, low, high, confidence, f"what {kind} buy, overheads taken off", 0)
-    return found, tuple(flop * share for share in each)
-
-
-def _takes(
-    question: Question, machine: Machine, forecasts: Sequence[Forecast], tokens: Sequence[float]
-) -> tuple[float, float, float]:
-    """(low, middle, high) of the hours, kWh or money that so many tokens take, overheads and all.
-
-    Raises:
-        RigbenchError: watts, the bill's price or a rent are not known; exit 2 with the option.
-    """
-    hours = spans.total(
-        [spans.hours(count, its.rate.tokens_per_s) for count, its in zip(tokens, forecasts, strict=True)]
-    )
-    beyond = overheads.rows(forecasts, tokens, machine, question.overheads)
-    whole = _whole(hours, overheads.whole_hours(hours, beyond), machine.power, question.price)
-    rented = _rent(question, machine, whole.hours)
-    wanted: Estimate | Figure | Absent = {
-        "hours": whole.hours,
-        "kWh": whole.kwh,
-        "electricity": whole.money,
-        "rent": rented if isinstance(rented, Absent) else rented.money,
-    }[question.kind]
-    if isinstance(wanted, Absent):
-        raise RigbenchError(f"{question.kind} cannot be turned into FLOP: {wanted.reason}", "")
-    low, high = (wanted.value if isinstance(end, Absent) else end for end in (wanted.low, wanted.high))
-    return low, wanted.value, high
-
-
-def _rent(question: Question, machine: Machine, hours: Estimate) -> Rent | Absent:
-    price = machine.known.rent if isinstance(question.rent, Absent) else question.rent
-    return money.rent(hours, price, machine.cards)
-
-
-def _check_steps(question: Question, flop: float, tokens: Sequence[float], forecasts: Sequence[Forecast]) -> None:
-    for count, its in zip(tokens, forecasts, strict=True):
-        _refuse_less_than_a_step(question, flop, its.model.name, count, its.tokens_per_step)
-
-
-def _refuse_less_than_a_step(question: Question, flop: float, model: str, tokens: float, step: int) -> None:
-    """Less than one step is no training run."""
-    if tokens >= step:
-        return
-    least = 1.05 * flop / tokens * step if tokens else 0.0  # what two digits may round away
-    cure = f"give --flops {least:.2g} or more" if question.kind == "flops" else "give more"
-    raise RigbenchError(f"{flop:.3g} FLOP is {tokens:,.1f} tokens for {model}, less than one step of {step:,}", cure)
-
-
-def _whole(steps: Estimate, hours: Estimate, power: Power | Absent, price: Price | Absent) -> Sum:
-    """Watts are those of training, also while the rig compiles and writes: an upper bound."""
-    energy = cost.kwh(hours, power)
-    return Sum(hours=hours, kwh=energy, money=cost.money(energy, power, price))
+    one = 1e15  # far from zero, so that the difference of two does not lose digits
+    fixed = takes(0.0)
+    flop, high, low = (
+        (request.amount - start) / (end - start) * one for start, end in zip(fixed, takes(one), strict=True)
+    )  # what takes most buys least
+    if flop <= 0:
+        unit = {"electricity": "of electricity", "rent": "of rent"}.get(request.kind, request.kind)
+        raise RigbenchError(
+            f"{request.amount:g} {unit} do not even cover compilation, warm-up and the last checkpoint, "
+            f"{units.format_significant(fixed[0])} {unit}",
+            "give more",
+            exit_code=NOTHING,
+        )
+    level = min(its.rate.tokens_per_s.level for its in forecasts)
+    method = f"what {request.kind} buy, overheads taken off"
+    return Estimate(flop, max(low, 0.0), high, level, method, 0), tuple(flop * share for share in shares)
 
 
 def _row(its: Forecast, tokens: float, power: Power | Absent, price: Price | Absent) -> PlanRow:
-    model = its.model
-    hours = spans.hours(tokens, its.rate.tokens_per_s)
-    energy = cost.kwh(hours, power)
+    model, hours = its.model, its.hours(tokens)
+    kwh = cost.kwh(hours, power)
     return PlanRow(
         model=model.name,
         total_parameters=model.total_parameters,
@@ -265,10 +357,234 @@ def _row(its: Forecast, tokens: float, power: Power | Absent, price: Price | Abs
         flop_exact=tokens * model.flop_per_token,
         rate=its.rate,
         hours=hours,
-        kwh=energy,
-        money=cost.money(energy, power, price),
+        kwh=kwh,
+        money=cost.money(kwh, power, price),
         steps=tokens / its.tokens_per_step,
         tokens_per_step=its.tokens_per_step,
         batch=its.batch,
         losses=laws.losses(model.total_parameters, model.non_embedding_parameters, tokens),
     )
+
+
+def _whole(steps: Estimate, beyond: Sequence[Overhead], power: Power | Absent, price: Price | Absent) -> Sum:
+    """Watts are those of training, also while the rig compiles and writes: an upper bound."""
+    ends = [(one.hours.value, *one.hours.ends) for one in beyond]
+    value, low, high = (math.fsum(column) for column in zip((steps.value, steps.low, steps.high), *ends, strict=True))
+    hours = Estimate(value, low, high, steps.level, "steps and overheads, sums of lows and of highs", steps.n)
+    kwh = cost.kwh(hours, power)
+    return Sum(hours, kwh, cost.money(kwh, power, price))
+
+
+def _total(hours: Iterable[Estimate]) -> Estimate:
+    return reduce(add, hours)
+
+
+def _exactly(value: float) -> Estimate:
+    return Estimate(value, value, value, 1.0, "declared", 0)
+
+
+def _assumed(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value, low, high, stats.LEVEL, "assumed", 0)
+
+
+def _together(a: Estimate, b: Estimate) -> Estimate:
+    """The product of what one machine's errors move together: lows with lows. An end may be zero."""
+    method = "lows with lows, highs with highs"
+    return Estimate(a.value * b.value, a.low * b.low, a.high * b.high, min(a.level, b.level), method, min(a.n, b.n))
+
+
+def overheads(
+    forecasts: Sequence[Forecast], tokens: Sequence[float], machine: Machine, options: Options
+) -> tuple[Overhead, ...]:
+    """Every overhead's hours over all models, from those that training itself takes to those that it may take."""
+    n, recipe = len(forecasts), machine.configuration.recipe
+    compiling, compiling_words = _start(
+        options.compile_time,
+        [its.compile_seconds for its in forecasts],
+        COMPILE_SECONDS,
+        ("a model", "a model, measured beside the slices", "--compile-time"),
+    )
+    if isinstance(options.compile_time, Absent) and not recipe.compiled:
+        compiling, compiling_words = _exactly(0.0), "not compiled"
+    warming, warming_words = _start(
+        options.warm_up,
+        [its.startup_seconds for its in forecasts],
+        WARMUP_SECONDS,
+        ("a start", "a start until the pace is steady, measured with the slices", "--warm-up"),
+    )
+    steps = _total(its.hours(count) for count, its in zip(tokens, forecasts, strict=True))
+    rows: list[tuple[OverheadName, Estimate, str]] = [
+        ("hot steady state", _together(steps, machine.hot_extra), machine.hot_basis),
+        ("compile", n * compiling / HOUR, compiling_words),
+        ("warm-up", n * warming / HOUR, warming_words),
+        ("evaluation", *_evaluation(forecasts, tokens, options)),
+        ("checkpoints", *_checkpoints(forecasts, tokens, recipe, options)),
+        ("restarts", *_restarts(forecasts, tokens, (compiling + warming) / HOUR, options)),
+    ]
+    return tuple(Overhead(name, hours.figure(basis)) for name, hours, basis in rows)
+
+
+def _start(
+    declared: float | Absent,
+    seconds: Sequence[float | Absent],
+    assumed: tuple[float, float, float],
+    words: tuple[str, str, str],
+) -> tuple[Estimate, str]:
+    """Seconds of each start: as declared, else as measured, else assumed; `words` are of what, how measured, option."""
+    what, how, option = words
+    measured = [it for it in seconds if not isinstance(it, Absent)]
+    if not isinstance(declared, Absent):
+        return _exactly(declared), f"{units.format_seconds(declared)} {what} ({option})"
+    if measured:
+        mean = math.fsum(measured) / len(measured)
+        found = Estimate(mean, min(measured), max(measured), stats.LEVEL, "mean, least and most", len(measured))
+        return found, f"{units.format_seconds(mean)} {how}"
+    return _assumed(*assumed), f"{units.format_seconds(assumed[0])} {what}, assumed ({option})"
+
+
+def _evaluation(forecasts: Sequence[Forecast], tokens: Sequence[float], options: Options) -> tuple[Estimate, str]:
+    every, declared = options.eval_every, options.eval_tokens
+    each = EVAL_TOKENS if isinstance(declared, Absent) else declared
+    if every == 0:
+        return _exactly(0.0), "none (--eval-every 0)"
+    hours = []
+    for count, its in zip(tokens, forecasts, strict=True):
+        apart = EVAL_EVERY_TOKENS if isinstance(every, Absent) else every * its.tokens_per_step
+        hours.append(its.hours(FORWARD_SHARE * each * count / apart))
+    assumed = isinstance(every, Absent) or isinstance(declared, Absent)
+    often = f"{units.format_count(EVAL_EVERY_TOKENS)} tokens" if isinstance(every, Absent) else _steps(every)
+    return _total(hours), (
+        f"{units.format_count(each)} tokens every {often}, each at 1/3 of its training time "
+        f"({'assumed, ' if assumed else ''}--eval-every, --eval-tokens)"
+    )
+
+
+def _checkpoints(
+    forecasts: Sequence[Forecast], tokens: Sequence[float], recipe: Recipe, options: Options
+) -> tuple[Estimate, str]:
+    every, declared = options.write_every, options.disk_speed
+    disk = _assumed(*DISK_BYTES_PER_S) if isinstance(declared, Absent) else _exactly(declared)
+    size = 0.0
+    for count, its in zip(tokens, forecasts, strict=True):
+        apart = _apart_hours(its, every)
+        size += checkpoint_bytes(its.model, recipe) * (1 + (its.hours(count).value / apart if apart else 0.0))
+    often = "hour" if isinstance(every, Absent) else _steps(every)
+    often = "at the end only" if every == 0 else f"every {often} and at the end"
+    assumed = "assumed, " if isinstance(every, Absent) or isinstance(declared, Absent) else ""
+    words = f"{often}, at {units.format_bytes_per_s(disk.value)} ({assumed}--checkpoint-every, --disk-speed)"
+    return size / disk / HOUR, words
+
+
+def _restarts(
+    forecasts: Sequence[Forecast], tokens: Sequence[float], starting: Estimate, options: Options
+) -> tuple[Estimate, str]:
+    """Each repeats half of what lies between two checkpoints, and starts again."""
+    declared = options.restarts_per_day
+    a_day = _assumed(*RESTARTS_PER_DAY) if isinstance(declared, Absent) else _exactly(declared)
+    option = "assumed, --restarts-per-day" if isinstance(declared, Absent) else "--restarts-per-day"
+    if options.write_every == 0:
+        option += "; without checkpoints a run begins anew, which is not in here"
+    hours = _total(
+        _together(_together(a_day / 24, its.hours(count)), starting + _apart_hours(its, options.write_every) / 2)
+        for count, its in zip(tokens, forecasts, strict=True)
+    )
+    return hours, f"{a_day.value:g} a day ({option}), each loses half of what lies between checkpoints"
+
+
+def _steps(every: float) -> str:
+    return f"{units.format_count(every)} steps"
+
+
+def _apart_hours(its: Forecast, every: float | Absent) -> float:
+    """Hours from one checkpoint to the next; 0: none is written before the end."""
+    return CHECKPOINT_EVERY_HOURS if isinstance(every, Absent) else its.hours(every * its.tokens_per_step).value
+
+
+def checkpoint_bytes(model: Model, recipe: Recipe) -> int:
+    """Weights and optimizer states, from which training goes on."""
+    moments = MOMENTS_8BIT_BYTES if "8bit" in recipe.optimizer else MOMENTS_BYTES
+    return round(model.total_parameters * (WEIGHT_BYTES + moments))
+
+
+def _written(forecasts: Sequence[Forecast], recipe: Recipe, options: Options) -> Written:
+    """Disk that the checkpoints take, those of every model that are kept."""
+    each = [checkpoint_bytes(its.model, recipe) for its in forecasts]
+    kept = KEPT if isinstance(options.keep_checkpoints, Absent) else options.keep_checkpoints
+    basis = "8-bit moments" if "8bit" in recipe.optimizer else "weights and AdamW's two moments in fp32"
+    option = "assumed, --keep-checkpoints" if isinstance(options.keep_checkpoints, Absent) else "--keep-checkpoints"
+    return Written(max(each), kept * sum(each), kept * len(each), f"{basis}; the last {kept} of each model ({option})")
+
+
+def sanity(
+    machine: Machine, flop: float, flop_exact: float, flops_per_s: Estimate, whole: Sum, declared_hours: float | Absent
+) -> Sanity:
+    """`flop` is as it was asked for and is what declared hours are judged by; the plan's own share counts exactly."""
+    peak, kwh = machine.peak_flops_per_s, whole.kwh
+    per_joule: Figure | Absent = (
+        Absent(kwh.reason)
+        if isinstance(kwh, Absent)
+        else Figure(
+            flop_exact / (kwh.value * 3.6e6),
+            "predicted",
+            "exact FLOP over the kWh of the whole run",
+            *(flop_exact / (end * 3.6e6) for end in reversed(kwh.ends)),
+        )
+    )
+    return Sanity(
+        flops_per_s=flops_per_s,
+        peak_flops_per_s=peak,
+        share=peak if isinstance(peak, Absent) else flops_per_s / peak.value,
+        flop_per_joule=per_joule,
+        sentence=declared_hours
+        if isinstance(declared_hours, Absent)
+        else _judgement(machine, flop, flop_exact, whole.hours, declared_hours),
+    )
+
+
+def _judgement(machine: Machine, flop: float, flop_exact: float, hours: Estimate, declared_hours: float) -> str:
+    """Plain words on whether what was declared is far from what the rig should do, or cannot be."""
+    rate = flop / (declared_hours * HOUR)
+    claim = f"{units.format_flop(flop)} in {declared_hours:g} h is {units.format_flops_per_s(rate)}"
+    if isinstance(machine.peak_flops_per_s, Figure):
+        peak = machine.peak_flops_per_s.value
+        whose = f"{machine.cards} {machine.card}" if machine.cards > 1 else f"the {machine.card}"
+        claim += f", {units.format_share(rate / peak)} of the {units.format_flops_per_s(peak)} peak of {whose}"
+        if rate * flop_exact / flop > POSSIBLE_SHARE * peak:
+            return f"{claim}: more than such cards reach in training"
+    value, low, high = (f"{units.format_significant(end)} h" for end in (hours.value, hours.low, hours.high))
+    span = f"{value} ({low} to {high})"
+    times = declared_hours / hours.value
+    if times > FAR and declared_hours > hours.high:
+        factor = units.format_significant(times, 2)
+        return f"{claim}: {factor} times as long as it should take, {span}; look for what holds it back"
+    if declared_hours < hours.low:
+        return f"{claim}: less time than it should take, {span}"
+    return f"{claim}: about what it should take, {span}"
+
+
+def _warnings(
+    series: Sequence[PlanRow], alone: Sequence[PlanRow], hours: Estimate, machine: Machine
+) -> tuple[str, ...]:
+    def each(rows: Sequence[PlanRow]) -> str:
+        """As in "5M alone would see 37,200 tokens per parameter, 15M 5,100"."""
+        (model, count), *rest = ((row.model, units.format_significant(row.tokens_per_parameter, 3)) for row in rows)
+        return ", ".join([f"{model} alone would see {count} tokens per parameter", *(f"{m} {n}" for m, n in rest)])
+
+    few = [row for row in alone if row.tokens_per_parameter < FEW_TOKENS_PER_PARAMETER]
+    many = [row for row in alone if row.tokens_per_parameter > MANY_TOKENS_PER_PARAMETER]
+    guessed = [row for row in series if row.rate.source == "predicted"]
+    lines = []
+    if few:
+        lines.append(f"{each(few)}: too little data for a model of that size (about 20 is compute-optimal)")
+    if many:
+        lines.append(f"{each(many)}: more data than a model of that size can use (about 20 is compute-optimal)")
+    if guessed and isinstance(machine.name, Absent):
+        # Of equals the largest, which takes most hours.
+        widest = max(guessed, key=lambda row: (round(row.rate.tokens_per_s.half_width, 9), row.total_parameters))
+        line = f"{len(guessed)} of {len(series)} models are predicted, not measured"
+        if isinstance(machine.next_slice, Absent):
+            line += f"; rigbench train-probe --params {widest.model} would narrow this most"
+        lines.append(line)
+    if hours.value > HOURS_PER_YEAR:
+        lines.append(f"that is {hours.value / HOURS_PER_YEAR:,.1f} years of this rig")
+    return (*lines, *(() if isinstance(machine.power, Absent) else machine.power.warnings))

@@ -1,21 +1,27 @@
-"""How many tokens per second will a model train at on this rig, going by the slices stored of it and of others?"""
+"""Tokens per second of a model on a rig, from its slices and those of other sizes, corrected by back-tests."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
-from rigbench.budget.comparable import Chosen, StoredSlice, family, mean_log_rate
+import msgspec
+
+from rigbench.backtest.record import METHOD as BACKTEST_METHOD
+from rigbench.backtest.record import Backtest, Coverage
 from rigbench.budget.record import Rate
+from rigbench.budget.slices import Chosen, family, mean_log_rate
 from rigbench.core import stats, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
+from rigbench.index import Entry
 from rigbench.model.record import Model
+from rigbench.train.record import StoredSlice
 
-# All widths below are half-widths of a 95 % interval in natural logarithms: 0.05 is about ±5 %.
+# All widths below are half-widths of a 90 % interval in natural logarithms: 0.05 is about ±5 %.
 
 # What one process cannot know of the next: memory layout, neighbours, clocks. Within a steady window a neighbour
 # costs up to 40 % of a step and batch means show it; between processes on a quiet machine a few per cent remain.
@@ -36,30 +42,16 @@ AGAINST_THE_TREND_PER_FACTOR_4 = 0.25
 WITH_THE_TREND_PER_FACTOR_4 = {"cpu": 0.50, "cuda": 1.00}
 FURTHEST_FACTOR = 16.0
 
-
-@dataclass(frozen=True)
-class LogRate:
-    """A positive quantity with its interval in logarithms, where the errors of a rate are symmetric and add."""
-
-    middle: float
-    down: float
-    up: float
-
-    def widened(self, down: float, up: float) -> LogRate:
-        """With an independent error on top: root of the sum of squares."""
-        return LogRate(self.middle, math.hypot(self.down, down), math.hypot(self.up, up))
-
-    def estimate(self, unit: float, method: str, n: int) -> Estimate:
-        low, value, high = (math.exp(x) / unit for x in (self.middle - self.down, self.middle, self.middle + self.up))
-        return Estimate(value=value, low=low, high=high, level=stats.LEVEL, method=method, n=n)
+FEWEST_TO_WIDEN = 3
+FEWEST_TO_TIGHTEN = 9  # below it no order statistic reaches 90 %: ceil(0.90·(n + 1)) > n
+LEAST_FACTOR = 0.5
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A measured size: effective FLOP/s at this FLOP per token, and the slices it comes from."""
 
     model: Model
-    flops_per_s: LogRate
+    flops_per_s: Estimate
     rests_on: tuple[str, ...]
     widened_by: tuple[str, ...]
 
@@ -74,12 +66,10 @@ def rate(model: Model, chosen: Chosen) -> Rate:
     Raises:
         RigbenchError: every measured size is more than 16 times away; exit 3.
     """
-    points = sorted(measured_points(model, chosen), key=lambda point: point.log_size)
+    points = sorted(_measured_points(model, chosen), key=lambda point: point.log_size)
     exact = next((point for point in points if point.model.shape == model.shape), None)
     if exact:
-        method = "geometric mean of slices"
-        estimate = exact.flops_per_s.estimate(model.flop_per_token, method, len(exact.rests_on))
-        return Rate(tokens_per_s=estimate, source="measured", rests_on=exact.rests_on, widened_by=exact.widened_by)
+        return Rate(exact.flops_per_s / model.flop_per_token, "measured", exact.rests_on, exact.widened_by)
     _refuse_far(model, points)
     size = math.log(model.flop_per_token)
     if points[0].log_size <= size <= points[-1].log_size:
@@ -89,12 +79,12 @@ def rate(model: Model, chosen: Chosen) -> Rate:
         flops_per_s, used, why = _beyond(size, points, chosen.configuration.device.kind)
         method = "effective FLOP/s of the nearest measured size"
     rests_on = tuple(name for point in used for name in point.rests_on)
-    estimate = flops_per_s.estimate(model.flop_per_token, method, len(rests_on))
+    estimate = msgspec.structs.replace(flops_per_s / model.flop_per_token, method=method, n=len(rests_on))
     reasons = dict.fromkeys((why, *(reason for point in used for reason in point.widened_by)))
-    return Rate(tokens_per_s=estimate, source="predicted", rests_on=rests_on, widened_by=tuple(reasons))
+    return Rate(estimate, "predicted", rests_on, tuple(reasons))
 
 
-def measured_points(model: Model, chosen: Chosen) -> list[Point]:
+def _measured_points(model: Model, chosen: Chosen) -> list[Point]:
     """One point per measured size of this model's family; sizes of equal FLOP per token count once, the model's own
     shape first."""
     by_shape: dict[object, list[StoredSlice]] = defaultdict(list)
@@ -112,47 +102,46 @@ def _point(slices: Sequence[StoredSlice]) -> Point:
     by_run: dict[str, list[StoredSlice]] = defaultdict(list)
     for stored in slices:
         by_run[stored.run_id].append(stored)
-    runs = list(by_run.values())
-    logs = [mean_log_rate(run) for run in runs]
-    within = [_within(run) for run in runs]
-    down, up = (math.sqrt(math.fsum(side**2 for side in sides)) / len(runs) for sides in zip(*within, strict=True))
-    model = slices[0].slice.model
-    middle = math.fsum(logs) / len(logs) + math.log(model.flop_per_token)
+    logs = [mean_log_rate(run) for run in by_run.values()]
+    runs = [[math.hypot(*sides) / len(run) for sides in zip(*map(_sides, run), strict=True)] for run in by_run.values()]
+    down, up = (math.hypot(*sides) / len(runs) for sides in zip(*runs, strict=True))
     between, why = _between_runs(logs)
     if len(runs) >= FEWEST_RUNS_FOR_A_SPREAD:  # the spread of runs has the noise within them in it already
-        flops_per_s = LogRate(middle, max(down, between), max(up, between))
+        down, up = max(down, between), max(up, between)
     else:
-        flops_per_s = LogRate(middle, down, up).widened(between, between)
+        down, up = math.hypot(down, between), math.hypot(up, between)
+    model = slices[0].slice.model
+    flops_per_s = math.exp(math.fsum(logs) / len(logs)) * model.flop_per_token
+    reasons: tuple[str, ...] = (why,)
+    if not all(_has_interval(stored) for stored in slices):
+        assumed = units.format_plus_minus(ASSUMED_WITHIN_ONE_STEP)
+        reasons += (f"{assumed} within a slice too short for an interval is assumed",)
     return Point(
         model=model,
-        flops_per_s=flops_per_s,
+        flops_per_s=Estimate(
+            flops_per_s,
+            flops_per_s * math.exp(-down),
+            flops_per_s * math.exp(up),
+            stats.LEVEL,
+            "geometric mean of slices",
+            len(slices),
+        ),
         rests_on=tuple(f"{stored.run_id} {model.name}" for stored in slices),
-        widened_by=(why, *_too_short(slices)),
+        widened_by=reasons,
     )
 
 
-def _within(run: Sequence[StoredSlice]) -> tuple[float, float]:
-    """Half-widths below and above of one run's mean log rate, from the intervals of its slices."""
-    downs, ups = zip(*(_sides(stored.slice.tokens_per_s) for stored in run), strict=True)
-    return math.hypot(*downs) / len(run), math.hypot(*ups) / len(run)
-
-
-def _sides(tokens_per_s: Estimate) -> tuple[float, float]:
-    if not _has_interval(tokens_per_s):
+def _sides(stored: StoredSlice) -> tuple[float, float]:
+    """Half-widths below and above."""
+    if not _has_interval(stored):
         return ASSUMED_WITHIN_ONE_STEP, ASSUMED_WITHIN_ONE_STEP
+    its = stored.slice.tokens_per_s
     # A very noisy slice's interval may reach zero, which has no logarithm: a tenth of the rate is wide enough.
-    low = max(tokens_per_s.low, tokens_per_s.value / 10)
-    return math.log(tokens_per_s.value / low), math.log(max(tokens_per_s.high, tokens_per_s.value) / tokens_per_s.value)
+    return math.log(its.value / max(its.low, its.value / 10)), math.log(max(its.high, its.value) / its.value)
 
 
-def _has_interval(tokens_per_s: Estimate) -> bool:
-    return tokens_per_s.level >= stats.LEVEL
-
-
-def _too_short(slices: Sequence[StoredSlice]) -> tuple[str, ...]:
-    if all(_has_interval(stored.slice.tokens_per_s) for stored in slices):
-        return ()
-    return (f"{units.format_plus_minus(ASSUMED_WITHIN_ONE_STEP)} within a slice too short for an interval is assumed",)
+def _has_interval(stored: StoredSlice) -> bool:
+    return stored.slice.tokens_per_s.level >= stats.LEVEL
 
 
 def _between_runs(logs: Sequence[float]) -> tuple[float, str]:
@@ -162,7 +151,7 @@ def _between_runs(logs: Sequence[float]) -> tuple[float, str]:
         mean = math.fsum(logs) / k
         deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in logs) / (k - 1))
         # The interval of the next run, not of the mean: the budget will be spent in one.
-        half = stats.student_t_quantile(0.975, k - 1) * deviation * math.sqrt(1 + 1 / k)
+        half = stats.student_t_quantile((1 + stats.LEVEL) / 2, k - 1) * deviation * math.sqrt(1 + 1 / k)
         return half, f"{units.format_plus_minus(half)} between {k} runs (Student t, for one more run)"
     apart = (max(logs) - min(logs)) / 2
     if apart > ASSUMED_BETWEEN_PROCESSES:
@@ -172,39 +161,40 @@ def _between_runs(logs: Sequence[float]) -> tuple[float, str]:
     return half, f"{units.format_plus_minus(half)} between processes is assumed ({runs} stored)"
 
 
-def _between(size: float, points: Sequence[Point]) -> tuple[LogRate, tuple[Point, ...], str]:
+def _widened(its: Estimate, down: float, up: float) -> Estimate:
+    """With an independent error on top."""
+    return its * Estimate(1.0, math.exp(-down), math.exp(up), stats.LEVEL, "", its.n)
+
+
+def _between(size: float, points: Sequence[Point]) -> tuple[Estimate, tuple[Point, ...], str]:
     below, above = next((a, b) for a, b in pairwise([points[0], *points]) if a.log_size <= size <= b.log_size)
-    neighbours = _interpolate(size, below, above)
-    error, why = _interpolation_error(points)
-    return neighbours.widened(error, error), tuple(dict.fromkeys((below, above))), why
+    if len(points) < 3:
+        half = ASSUMED_INTERPOLATION_ERROR
+        why = f"{units.format_plus_minus(half)} between sizes is assumed ({len(points)} measured)"
+    else:  # the worst error of predicting each interior measured size from its two neighbours
+        left_out = [
+            abs(math.log(_interpolated(point.log_size, a, b).value / point.flops_per_s.value))
+            for a, point, b in zip(points, points[1:], points[2:], strict=False)
+        ]
+        worst = max(left_out)
+        half = max(LEAST_INTERPOLATION_ERROR, worst)
+        off = f"measured sizes left out one at a time were at most {units.format_share(worst)} off"
+        why = f"{units.format_plus_minus(half)} between sizes ({off})"
+    return _widened(_interpolated(size, below, above), half, half), tuple(dict.fromkeys((below, above))), why
 
 
-def _interpolate(size: float, below: Point, above: Point) -> LogRate:
+def _interpolated(size: float, below: Point, above: Point) -> Estimate:
     """Log-log between two sizes. One machine's errors are shared, so the neighbours' widths add without cancelling."""
     span = above.log_size - below.log_size
     weight = (size - below.log_size) / span if span else 0.0
     a, b = below.flops_per_s, above.flops_per_s
-    return LogRate(
-        a.middle + weight * (b.middle - a.middle), a.down + weight * (b.down - a.down), a.up + weight * (b.up - a.up)
+    value, low, high = (
+        x ** (1 - weight) * y**weight for x, y in ((a.value, b.value), (a.low, b.low), (a.high, b.high))
     )
+    return Estimate(value, low, high, stats.LEVEL, a.method, a.n + b.n)
 
 
-def _interpolation_error(points: Sequence[Point]) -> tuple[float, str]:
-    """The worst error of predicting each interior measured size from its two neighbours."""
-    if len(points) < 3:
-        half = ASSUMED_INTERPOLATION_ERROR
-        return half, f"{units.format_plus_minus(half)} between sizes is assumed ({len(points)} measured)"
-    left_out = [
-        abs(_interpolate(point.log_size, below, above).middle - point.flops_per_s.middle)
-        for below, point, above in zip(points, points[1:], points[2:], strict=False)
-    ]
-    worst = max(left_out)
-    half = max(LEAST_INTERPOLATION_ERROR, worst)
-    why = f"measured sizes left out one at a time were at most {units.format_share(worst)} off"
-    return half, f"{units.format_plus_minus(half)} between sizes ({why})"
-
-
-def _beyond(size: float, points: Sequence[Point], kind: str) -> tuple[LogRate, tuple[Point, ...], str]:
+def _beyond(size: float, points: Sequence[Point], kind: str) -> tuple[Estimate, tuple[Point, ...], str]:
     nearest = min(points, key=lambda point: abs(point.log_size - size))
     factors_of_4 = abs(size - nearest.log_size) / math.log(4)
     against = BEYOND_RANGE + AGAINST_THE_TREND_PER_FACTOR_4 * factors_of_4
@@ -214,7 +204,7 @@ def _beyond(size: float, points: Sequence[Point], kind: str) -> tuple[LogRate, t
     away = f"{4**factors_of_4:.1f} times {'larger' if larger else 'smaller'}"
     sides = f"{units.format_share(math.expm1(-down))} to +{units.format_share(math.expm1(up))}"
     why = f"{sides}: {away} than {nearest.model.name}, the nearest measured size"
-    return nearest.flops_per_s.widened(down, up), (nearest,), why
+    return _widened(nearest.flops_per_s, down, up), (nearest,), why
 
 
 def _refuse_far(model: Model, points: Sequence[Point]) -> None:
@@ -230,3 +220,60 @@ def _refuse_far(model: Model, points: Sequence[Point]) -> None:
             cure,
             exit_code=NOTHING,
         )
+
+
+def backtests(runs: Sequence[Entry]) -> list[Backtest]:
+    """Those of one rig's runs, which are newest first: oldest first, without those made another way."""
+    tests = [run.backtest for run in reversed(runs)]
+    return [one for one in tests if one is not None and one.method == BACKTEST_METHOD]
+
+
+def coverage(backtests: Sequence[Backtest]) -> Coverage:
+    """Over all back-tests of one rig; of one log against one run and model only the first counts.
+
+    Raises:
+        ValueError: none was given.
+    """
+    distinct = list({(one.log.sha256, one.run_id, one.model): one for one in reversed(backtests)}.values())
+    n, inside = len(distinct), sum(one.inside for one in distinct)
+    low, high = stats.binomial_interval(inside, n)
+    # Split conformal prediction (Vovk, Gammerman and Shafer 2005, §2.2): of n exchangeable scores, here errors in units
+    # of the stated half-width, the next lies below the ceil(0.90·(n + 1))-th smallest with at least 90 %.
+    scores = sorted(map(_score, distinct))
+    if n < FEWEST_TO_WIDEN:
+        widen_by, why = 1.0, f"{n} back-test{'' if n == 1 else 's'}: too few to correct an interval by"
+    elif n < FEWEST_TO_TIGHTEN:
+        widen_by = max(1.0, scores[-1])
+        why = f"the worst of {n} back-tests; {FEWEST_TO_TIGHTEN} are needed to tighten"
+    else:
+        widen_by = max(LEAST_FACTOR, scores[math.ceil(stats.LEVEL * (n + 1) - 1e-9) - 1])
+        why = f"90 % of {n} back-tests lie within it"
+    return Coverage(
+        backtests=n,
+        inside=inside,
+        low=low,
+        high=high,
+        stated=min(one.predicted.tokens_per_s.level for one in distinct),
+        median_error_share=stats.median([one.error_share for one in distinct]),
+        widen_by=widen_by,
+        why=why,
+    )
+
+
+def corrected(rate: Rate, history: Coverage) -> Rate:
+    """A rate whose interval is as wide as this rig's back-tests ask for."""
+    if history.widen_by == 1.0:
+        return rate
+    return msgspec.structs.replace(
+        rate,
+        tokens_per_s=rate.tokens_per_s.widened(history.widen_by),
+        widened_by=(*rate.widened_by, f"half-width × {history.widen_by:.2f}: {history.why}"),
+        history_factor=history.widen_by,
+    )
+
+
+def _score(one: Backtest) -> float:
+    """The error in logarithms over the half-width on its side, as it was before earlier back-tests changed it."""
+    stated, actual = one.predicted.tokens_per_s, one.actual_tokens_per_s.value
+    side = math.log(stated.high / stated.value) if actual > stated.value else math.log(stated.value / stated.low)
+    return abs(math.log(actual / stated.value)) / max(side / one.predicted.history_factor, 1e-6)

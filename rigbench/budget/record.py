@@ -1,74 +1,229 @@
-"""What would a compute budget take on this rig, and what does the answer rest on?"""
+"""A budget: what is asked of it, what it takes on one rig, and what the answer rests on."""
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 
-import msgspec
-
+from rigbench.core import profiles, units
+from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
+from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, number, one_of, seconds, whole, zero_or
 from rigbench.core.record import Absent, Device, Figure, Price, Record
-from rigbench.model.recipe import Precision
+from rigbench.model.recipe import Recipe
 from rigbench.train.record import HostAllocator
 from rigbench.work.record import Power
 
-AskedKind = Literal["flops", "tokens", "tokens per parameter", "hours", "kWh", "electricity", "rent"]
+AmountKind = Literal["flops", "tokens", "tokens per parameter", "hours", "kWh", "electricity", "rent"]
 Split = Literal["equal tokens", "equal FLOP", "compute-optimal"]
+OverheadName = Literal["hot steady state", "compile", "warm-up", "evaluation", "checkpoints", "restarts"]
+SPLITS: dict[str, Split] = {
+    "equal-tokens": "equal tokens",
+    "equal-flops": "equal FLOP",
+    "compute-optimal": "compute-optimal",
+}
+THIS_RIG = Absent("this rig")
+
+
+class CardPrice(Record, frozen=True):
+    """What one rented card costs an hour, and who says so."""
+
+    per_hour: float
+    currency: str
+    name: str
+
+
+class RigPrice(Record, frozen=True):
+    """What a rig cost."""
+
+    price: Figure
+    currency: str
+
+
+def money(text: str, option: str, example: str, most: float = 1e6) -> tuple[float, str]:
+    """ "0.30 EUR" or "3.50USD" as an amount and its currency."""
+    words = text.strip()
+    amount, currency = words[:-3].strip(), words[-3:]
+    if not (currency.isascii() and currency.isalpha()) or amount[-1:].isalpha():
+        raise RigbenchError(f"{option} {text!r} names no currency", f"write it as '{example}'")
+    return units.parse_number(amount, option, low=0.0001, high=most), currency.upper()
+
+
+def _price(text: str, option: str) -> Price:
+    per_kwh, currency = money(text, option, "0.30 EUR", most=1000.0)
+    today = datetime.now(UTC).date().isoformat()
+    return Price(per_kwh, currency, place=f"declared with {option}", date=today, source="declared")
+
+
+def _rent(text: str, option: str) -> CardPrice:
+    return CardPrice(*money(text.strip().removesuffix("/h"), option, "1.50 USD"), name=option)
+
+
+def _purchase(text: str, option: str) -> RigPrice:
+    amount, currency = money(text, option, "2400 USD", most=1e10)
+    return RigPrice(Figure(amount, "declared", option), currency)
+
+
+def _hours(text: str, option: str) -> float:
+    """A bare number is in hours."""
+    bare = re.fullmatch(r"[+-]?[\d.,eE+]+", text.strip())
+    return units.parse_seconds(f"{text.strip()}h" if bare else text, option) / 3600
+
+
+SPLIT = Reader(lambda text, option: SPLITS[one_of(*SPLITS).read(text, option)])
+FLOP, COUNT, HOURS = Reader(units.parse_flops), Reader(units.parse_count), Reader(_hours)
+WHOLE = Reader(lambda text, option: round(units.parse_count(text, option)))
+STEPS = zero_or(number(1, 1e12))
+DISK = Reader(lambda text, option: float(units.parse_bytes(text.strip().removesuffix("/s"), option)))
+
+
+class PriceOptions(Record, frozen=True, kw_only=True):
+    """Whose electricity: declared, or a place's price from the profiles, which carries its place and date."""
+
+    price: Annotated[
+        Price | Absent, Option(Reader(_price), "Electricity per kWh. Default: the price of --place.", "'0.30 EUR'")
+    ] = NOT_GIVEN
+    place: Annotated[str | Absent, Option(TEXT, "Whose electricity price; `rigbench profiles` lists them.", "ID")] = (
+        NOT_GIVEN
+    )
+
+    @property
+    def electricity(self) -> Price | Absent:
+        place = None if isinstance(self.place, Absent) else self.place
+        if isinstance(self.price, Absent):
+            return profiles.electricity(place)
+        if place is not None:
+            raise RigbenchError("--price and --place exclude each other", "give the one that is your contract's")
+        return self.price
+
+
+class Options(Record, frozen=True, kw_only=True):
+    """How much is to be trained, and what besides training steps it takes."""
+
+    flops: Annotated[
+        float | Absent, Option(FLOP, "The budget in FLOP, as 1.2e18 or 1.2EFLOP. Default: 1.2e18.", "C")
+    ] = NOT_GIVEN
+    params: Annotated[
+        str | Absent, Option(TEXT, "One model or a sweep, as 120M or 5M,15M,60M. Default: all of --series.", "SIZES")
+    ] = NOT_GIVEN
+    series: Annotated[str, Option(TEXT, "The series of models: diy (GPT-2 style) or llama.", "NAME")] = "diy"
+    tokens: Annotated[float | Absent, Option(COUNT, "Instead of --flops: tokens for every model, as 2.5B.", "D")] = (
+        NOT_GIVEN
+    )
+    tokens_per_param: Annotated[
+        float | Absent,
+        Option(
+            number(0.01, 1e6), "Instead of --flops: tokens for every parameter, as 20 (about compute-optimal).", "N"
+        ),
+    ] = NOT_GIVEN
+    hours: Annotated[
+        float | Absent,
+        Option(HOURS, "Backwards: what so many hours buy. With FLOP or tokens: what you were told it takes.", "T"),
+    ] = NOT_GIVEN
+    kwh: Annotated[float | Absent, Option(number(1e-6, 1e12), "Backwards: what so many kWh buy.", "E")] = NOT_GIVEN
+    money: Annotated[
+        str | Absent,
+        Option(TEXT, "Backwards: what so much electricity buys, or so much rent where --rent is given.", "M"),
+    ] = NOT_GIVEN
+    split: Annotated[
+        Split | Absent,
+        Option(
+            SPLIT,
+            "How models share a budget: equal-tokens, equal-flops, compute-optimal.",
+            "HOW",
+        ),
+    ] = NOT_GIVEN
+    exact_flops: Annotated[
+        bool, Option(None, "Count attention and matmuls exactly instead of 6·N·D.", names=("--exact-flops",))
+    ] = False
+    batch_tokens: Annotated[
+        int | Absent,
+        Option(WHOLE, "Tokens in a step. Default: as the slices had, or a micro-batch on each card.", "N"),
+    ] = NOT_GIVEN
+    plan: Annotated[bool, Option(None, "Also say which slice would narrow the interval most.", names=("--plan",))] = (
+        False
+    )
+    rent: Annotated[
+        CardPrice | Absent,
+        Option(Reader(_rent), "Rent of one card for an hour. Default: of prices.toml.", "'1.50 USD'"),
+    ] = NOT_GIVEN
+    purchase: Annotated[
+        RigPrice | Absent,
+        Option(Reader(_purchase), "What the rig cost. Default: the cards' launch price.", "'2400 USD'"),
+    ] = NOT_GIVEN
+    lifetime: Annotated[
+        float | Absent, Option(seconds(), "How long the rig will work in all. Default: 3 years.", "T")
+    ] = NOT_GIVEN
+    compile_time: Annotated[
+        float | Absent, Option(zero_or(seconds()), "Of each model. Default: as measured, else 60 s.", "T")
+    ] = NOT_GIVEN
+    warm_up: Annotated[
+        float | Absent,
+        Option(zero_or(seconds()), "From a start to a steady pace. Default: as measured, else 30 s.", "T"),
+    ] = NOT_GIVEN
+    eval_every: Annotated[
+        float | Absent, Option(STEPS, "Evaluate so often; 0: never. Default: every 50M tokens.", "STEPS")
+    ] = NOT_GIVEN
+    eval_tokens: Annotated[float | Absent, Option(COUNT, "Tokens of an evaluation. Default: 1048576.", "N")] = NOT_GIVEN
+    write_every: Annotated[
+        float | Absent,
+        Option(STEPS, "Write so often; 0: at the end. Default: every hour.", "STEPS", ("--checkpoint-every",)),
+    ] = NOT_GIVEN
+    keep_checkpoints: Annotated[int | Absent, Option(whole(1, 10**6), "Of each model, on disk. Default: 2.", "N")] = (
+        NOT_GIVEN
+    )
+    disk_speed: Annotated[float | Absent, Option(DISK, "To which checkpoints go, as 500MB. Default: 500MB.", "B/S")] = (
+        NOT_GIVEN
+    )
+    restarts_per_day: Annotated[
+        float | Absent, Option(zero_or(number(1e-6, 100)), "Crashes to expect. Default: 0.1.", "N")
+    ] = NOT_GIVEN
+    hot_over_cold: Annotated[
+        float | Absent,
+        Option(number(0.1, 1.0), "Throughput once hot, as 0.97. Default: as `thermals` measured it.", "SHARE"),
+    ] = NOT_GIVEN
 
 
 class Configuration(Record, frozen=True):
-    """The one way in which every model of a plan is trained: a device, and an arm without its micro-batch.
+    """The one way in which every model of a plan is trained.
 
     `threads` of the device belong to it: the same processor with half its threads is another rig for this purpose.
-    Where it is unset, every block is recomputed (with checkpointing on), the loss is in one piece, one rank trains.
     """
 
     device: Device
-    optimizer: str
-    checkpointing: Literal["off", "on"]
-    precision: Precision
-    compiled: bool
-    strategy: str
+    recipe: Recipe  # whose micro-batch and accumulation say nothing: those are each model's own
     host_allocator: HostAllocator
-    checkpoint_every: int | msgspec.UnsetType = msgspec.UNSET
-    loss_chunks: int | msgspec.UnsetType = msgspec.UNSET
-    ranks: int | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def words(self) -> str:
         """One line for people: the device first, then only the choices that are not the plain loop's."""
         plural = "" if self.device.threads == 1 else "s"
         threads = f", {self.device.threads} thread{plural}" if self.device.kind == "cpu" else ""
-        choices = [self.optimizer, self.precision]
-        every = self.checkpoint_every or 1
-        choices += [f"checkpointing every {every}" if every > 1 else "checkpointing"] * (self.checkpointing == "on")
-        choices += [f"loss in {self.loss_chunks} chunks"] if (self.loss_chunks or 1) > 1 else []
-        choices += ["compiled"] if self.compiled else []
-        ranks = f" on {self.ranks}" if (self.ranks or 1) > 1 else ""
-        choices += [f"{self.strategy}{ranks}"] if self.strategy != "single" else []
-        choices += ["allocator keeps memory"] if self.host_allocator == "keeps memory" else []
-        return f"{self.device.kind} ({self.device.name}{threads}), {', '.join(choices)}"
+        allocator = ", allocator keeps memory" if self.host_allocator == "keeps memory" else ""
+        return f"{self.device.kind} ({self.device.name}{threads}), {self.recipe.words}{allocator}"
 
 
 class Rate(Record, frozen=True):
-    """Tokens per second of one model on this rig. `source` is "measured" where a stored slice of it exists.
-
-    `rests_on` names the slices (run id and model) behind it; `widened_by` says what widened the interval and how much;
-    `history_factor` is what its logarithmic half-width was multiplied with because of this rig's back-tests, if it was.
-    """
+    """Tokens per second of one model on one rig."""
 
     tokens_per_s: Estimate
-    source: Literal["measured", "predicted"]
-    rests_on: tuple[str, ...]
-    widened_by: tuple[str, ...]
-    history_factor: float | msgspec.UnsetType = msgspec.UNSET
+    source: Literal["measured", "predicted"]  # "measured" where a stored slice of this very model is behind it
+    rests_on: tuple[str, ...]  # the slices (run id and model) behind it
+    widened_by: tuple[str, ...]  # what widened the interval, and by how much
+    history_factor: float = 1.0  # what the rig's back-tests multiplied its logarithmic half-width with
+
+
+class LawLoss(Record, frozen=True):
+    """One law's loss, nats a token on its own data set, of one model after so many tokens."""
+
+    law: str
+    loss: float
+    source: str
 
 
 class PlanRow(Record, frozen=True):
-    """One model of the plan. Hours are training steps alone; overheads are rows of their own.
-
-    `steps` are of `tokens_per_step` tokens, `batch` says what makes up one. `losses` are laws' predictions.
-    """
+    """One model of the plan. Hours are training steps alone; overheads are rows of their own."""
 
     model: str
     total_parameters: int
@@ -80,25 +235,21 @@ class PlanRow(Record, frozen=True):
     hours: Estimate
     kwh: Figure | Absent
     money: Figure | Absent
-    steps: float | msgspec.UnsetType = msgspec.UNSET
-    tokens_per_step: int | msgspec.UnsetType = msgspec.UNSET
-    batch: str | msgspec.UnsetType = msgspec.UNSET
-    losses: tuple[LawLoss, ...] | msgspec.UnsetType = msgspec.UNSET
+    steps: float
+    tokens_per_step: int
+    batch: str  # what makes up a step
+    losses: tuple[LawLoss, ...]  # laws' predictions
 
 
-class AskedFor(Record, frozen=True):
-    """What the budget was given as: so many FLOP, tokens, hours, kWh or so much money (in `currency`).
+class Goal(Record, frozen=True):
+    """What a budget was given as: so many FLOP, tokens, hours, kWh or so much money."""
 
-    `declared_hours` is what somebody says that it takes, to be checked. `flops` is what the amount comes to, with an
-    interval where that depends on the rig.
-    """
-
-    kind: AskedKind
+    kind: AmountKind
     amount: float
     split: Split
-    flops: Estimate
-    currency: str = ""
-    declared_hours: float | Absent = Absent("no hours were declared")
+    flops: Estimate  # what the amount comes to, with an interval where that depends on the rig
+    currency: str | Absent  # the electricity's, where a price is known
+    declared_hours: float | Absent  # what somebody says that it takes, to be checked
 
 
 class NextSlice(Record, frozen=True):
@@ -118,94 +269,6 @@ class Refused(Record, frozen=True):
     reason: str
 
 
-class Budget(Record, frozen=True):
-    """What a budget takes on one rig: for its models together, and for each alone with all of its FLOP.
-
-    `series` rows share the FLOP as `asked.split` says; `series_tokens_each` is their mean. Sums named series_… are of
-    training steps alone; `whole` has every overhead in it. `rig` is set where the rig is not this one: then nothing was
-    measured. `others` are the same question's answers for further rigs. `left_out` says which stored slices were not
-    used, and why.
-    """
-
-    method: int
-    started_at: str
-    flops: float
-    flops_counted_as: Literal["6·N·D", "exact"]
-    configuration: Configuration
-    series_name: str
-    series: tuple[PlanRow, ...]
-    series_tokens_each: float
-    series_flop_6n: float
-    series_flop_exact: float
-    series_hours: Estimate
-    series_model_flops_per_s: Estimate
-    series_kwh: Figure | Absent
-    series_money: Figure | Absent
-    alone: tuple[PlanRow, ...]
-    power: Power | Absent
-    price: Price | Absent
-    assumptions: tuple[str, ...]
-    left_out: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    rig: str | msgspec.UnsetType = msgspec.UNSET
-    asked: AskedFor | msgspec.UnsetType = msgspec.UNSET
-    overheads: tuple[Overhead, ...] | msgspec.UnsetType = msgspec.UNSET
-    whole: Sum | msgspec.UnsetType = msgspec.UNSET
-    written: Written | msgspec.UnsetType = msgspec.UNSET
-    rent: Rent | Absent | msgspec.UnsetType = msgspec.UNSET
-    purchase: Purchase | Absent | msgspec.UnsetType = msgspec.UNSET
-    break_even: BreakEven | Absent | msgspec.UnsetType = msgspec.UNSET
-    sanity: Sanity | Absent | msgspec.UnsetType = msgspec.UNSET
-    laws: ScalingLaws | msgspec.UnsetType = msgspec.UNSET
-    next_slice: NextSlice | msgspec.UnsetType = msgspec.UNSET
-    others: tuple[Budget, ...] | msgspec.UnsetType = msgspec.UNSET
-    refused: tuple[Refused, ...] | msgspec.UnsetType = msgspec.UNSET
-
-
-class LawOptimum(Record, frozen=True):
-    """One law's compute-optimal model for a budget. `counts` says which parameters and which FLOP the law means.
-
-    `loss` is in nats a token on the law's own data set; `beyond_fit` says how the answer leaves the fitted range.
-    """
-
-    law: str
-    parameters: float
-    tokens: float
-    loss: float
-    counts: str
-    source: str
-    beyond_fit: str | Absent
-
-
-class LawLoss(Record, frozen=True):
-    """One law's loss, nats a token on its own data set, of one model after so many tokens."""
-
-    law: str
-    loss: float
-    source: str
-
-
-class ScalingLaws(Record, frozen=True):
-    """Predictions of published fits, never measurements. The laws' spread is the honest interval: the published
-    standard errors of one fit are correlated, and are not propagated.
-
-    `critical_batch_tokens` is Kaplan's, at the lowest and the highest of the laws' losses (high loss, small batch).
-    """
-
-    flops: float
-    optima: tuple[LawOptimum, ...]
-    parameters_low: float
-    parameters_high: float
-    tokens_low: float
-    tokens_high: float
-    critical_batch_tokens_low: float
-    critical_batch_tokens_high: float
-    caveat: str
-
-
-OverheadName = Literal["hot steady state", "compile", "warm-up", "evaluation", "checkpoints", "restarts"]
-
-
 class Overhead(Record, frozen=True):
     """Hours over all models beyond the training steps; the figure's basis says what they rest on, and the option."""
 
@@ -222,11 +285,10 @@ class Sum(Record, frozen=True):
 
 
 class Written(Record, frozen=True):
-    """Checkpoints on disk: of one of the largest model, and of all models' that are kept at the end."""
+    """Checkpoints on disk."""
 
-    largest_bytes: int
-    kept_bytes: int
-    kept_each: int
+    largest_bytes: int  # of one of the largest model
+    kept_bytes: int  # of all that are kept at the end
     count: int
     basis: str
 
@@ -257,14 +319,79 @@ class BreakEven(Record, frozen=True):
 
 
 class Sanity(Record, frozen=True):
-    """What the plan comes to beside the datasheet. `peak_flops_per_s` is of all cards in the plan's precision.
-
-    `flop_per_joule` is exact FLOP over the energy at the wall (or what is covered). `sentence` is empty unless what
-    was asked is far from what the rig should do.
-    """
+    """What the plan comes to beside the datasheet."""
 
     flops_per_s: Estimate
-    peak_flops_per_s: Figure | Absent
+    peak_flops_per_s: Figure | Absent  # of all cards in the plan's precision
     share: Estimate | Absent
-    flop_per_joule: Figure | Absent
-    sentence: str = ""
+    flop_per_joule: Figure | Absent  # exact FLOP over the energy at the wall (or what is covered)
+    sentence: str | Absent  # where hours were declared
+
+
+class LawOptimum(Record, frozen=True):
+    """One law's compute-optimal model for a budget."""
+
+    law: str
+    parameters: float
+    tokens: float
+    loss: float  # nats a token on the law's own data set
+    counts: str  # which parameters and which FLOP the law means
+    source: str
+    beyond_fit: str | Absent  # how the answer leaves the fitted range
+
+
+class ScalingLaws(Record, frozen=True):
+    """Predictions of published fits, never measurements. The laws' spread is the honest interval: the published
+    standard errors of one fit are correlated, and are not propagated.
+
+    `critical_batch_tokens` is Kaplan's, at the lowest and the highest of the laws' losses (high loss, small batch).
+    """
+
+    flops: float
+    optima: tuple[LawOptimum, ...]
+    parameters_low: float
+    parameters_high: float
+    tokens_low: float
+    tokens_high: float
+    critical_batch_tokens_low: float
+    critical_batch_tokens_high: float
+    caveat: str
+
+
+class Budget(Record, frozen=True, kw_only=True):
+    """What a budget takes on one rig: for its models together, and for each alone with all of its FLOP.
+
+    `series` rows share the FLOP as the goal's split says. Sums named series_… are of training steps alone.
+    """
+
+    method: int
+    started_at: str
+    rig: str | Absent = THIS_RIG  # a name where the rig is not this one: then nothing was measured
+    goal: Goal
+    flops: float
+    configuration: Configuration
+    series_name: str
+    series: tuple[PlanRow, ...]
+    series_flop_6n: float
+    series_flop_exact: float
+    series_hours: Estimate
+    series_model_flops_per_s: Estimate
+    series_kwh: Figure | Absent
+    series_money: Figure | Absent
+    overheads: tuple[Overhead, ...]
+    whole: Sum  # with every overhead in it
+    alone: tuple[PlanRow, ...]
+    written: Written
+    power: Power | Absent
+    price: Price | Absent
+    rent: Rent | Absent
+    purchase: Purchase | Absent
+    break_even: BreakEven | Absent
+    sanity: Sanity
+    laws: ScalingLaws
+    next_slice: NextSlice | Absent
+    assumptions: tuple[str, ...]
+    left_out: tuple[str, ...] = ()  # which stored slices were not used, and why
+    warnings: tuple[str, ...] = ()
+    others: tuple[Budget, ...] = ()  # the same goal's answers for further rigs
+    refused: tuple[Refused, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rigbench.core.record import Absent, EndedBy, Record
+from rigbench.core.record import Absent, EndedBy, Figure, Record
 
 
 class Estimate(Record, frozen=True):
@@ -73,6 +73,10 @@ class Estimate(Record, frozen=True):
         """Both ends this many times as far from the middle, in logarithms."""
         low, high = (self.value * (end / self.value) ** factor for end in (self.low, self.high))
         return self._of(self.value, low, high)
+
+    def figure(self, basis: str) -> Figure:
+        """As a predicted figure that says what it rests on."""
+        return Figure(self.value, "predicted", basis, self.low, self.high)
 
     def _of(self, value: float, low: float, high: float, method: str = "", other: Estimate | None = None) -> Estimate:
         both = (self, other or self)

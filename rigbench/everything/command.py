@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from rigbench.budget.record import PriceOptions
 from rigbench.command import Common, command
-from rigbench.core.typer_options import Flops, Place, Price, Series
-from rigbench.work.record import NOTHING_DECLARED, WattOptions
+from rigbench.everything.record import Options
+from rigbench.work.record import WattOptions
 
 if TYPE_CHECKING:
     from rigbench.job import Job
 
 
 @command("device")
-def run(
-    common: Common,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Under 5 minutes on 2 CPU cores: three sizes, shorter probes, no soak.")
-    ] = False,
-    flops: Flops = "1.2e18",
-    series: Series = "diy",
-    price: Price = None,
-    place: Place = None,
-    watts: WattOptions = NOTHING_DECLARED,
-) -> int:
+def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptions) -> int:
     """Every probe, one record: the rig, its copies, matmuls and training slices, and what a budget will cost."""
-    from rigbench.budget import plans, runner
-    from rigbench.report import screen as render
+    from rigbench.budget import command as budget
+    from rigbench.budget.plan import request
+    from rigbench.budget.record import Options as BudgetOptions
+    from rigbench.everything.plan import Stage, measure, whole_run
+    from rigbench.model.recipe import RecipeOptions
+    from rigbench.report import screen
 
-    question = plans.question(flops, series, False, watts, price, place)
+    plan = BudgetOptions(flops=options.flops, series=options.series)
+    asked = request(plan, RecipeOptions(), watts, prices.electricity)
 
     def work(job: Job) -> None:
-        runner.everything(job, plans.whole_run(question.models, quick, common.device), question)
+        stages = whole_run(asked.models, options.quick, common.device, watts)
+        measure(job, [*stages, Stage("budget", lambda job: budget.run(job, asked, common.device))])
 
-    return common.answer(work, render.show)
+    return common.answer(work, screen.show)

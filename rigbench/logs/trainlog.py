@@ -1,4 +1,4 @@
-"""What happened in a training run, going by its log? Text in, a row per logged step out."""
+"""Reads the log of a training run: text in, a row per logged step out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import NoReturn
+from typing import NamedTuple
 
 from rigbench.core.errors import RigbenchError
 
@@ -34,79 +33,21 @@ PLAIN = {
 LINE_LIMIT = 10_000  # a line longer than this is no log line
 
 
-@dataclass(frozen=True)
-class LogRow:
-    """One logged step. `at_seconds` is a clock of any origin, `step_seconds` this very step's time, `tokens` all seen
-    so far. A loss that is not finite is kept as NaN."""
+class LogRow(NamedTuple):
+    """One logged step; None is what the log does not tell."""
 
     step: int
-    at_seconds: float | None = None
-    step_seconds: float | None = None
-    tokens: float | None = None
+    at_seconds: float | None = None  # a clock of any origin
+    step_seconds: float | None = None  # this very step's time
+    tokens: float | None = None  # all seen so far
     tokens_per_s: float | None = None
-    loss: float | None = None
+    loss: float | None = None  # NaN or infinite where it was
 
 
-def from_csv(text: str, columns: Mapping[str, str]) -> list[LogRow]:
-    """Rows of a CSV file with a header; rows without a step or with junk in it are passed over.
-
-    Raises:
-        RigbenchError: no header that names a step.
-    """
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        names = {name.strip().lower(): name for name in reader.fieldnames or () if name}
-    except csv.Error as error:
-        raise RigbenchError(f"the CSV file cannot be read ({error})", "give a comma-separated file") from None
-    found = _columns(names, columns)
-    if "step" not in found:
-        some = ", ".join(sorted(names)[:8]) or "none"
-        raise RigbenchError(f"no column is a step (columns: {some})", "name it, as --columns step=NAME")
-    rows = []
-    try:
-        for line in reader:
-            row = _row({role: line.get(name) for role, name in found.items()})
-            rows += [row] if row else []
-    except csv.Error as error:
-        raise RigbenchError(f"line {reader.line_num} of the CSV file is broken ({error})", "mend it") from None
-    return rows
-
-
-def from_lines(lines: Iterable[str], pattern: str | None) -> list[LogRow]:
-    """Rows of a text log: by the user's regular expression with named groups, else by what most logs have in common.
-
-    Groups: step, and any of at_seconds (or time, an ISO date), step_seconds, step_milliseconds (or ms), tokens,
-    tokens_per_s, loss.
-
-    Raises:
-        RigbenchError: the pattern is none, or has no group named step.
-    """
-    if pattern is None:
-        return [row for line in lines if (row := _row(_plain(line[:LINE_LIMIT])))]
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise RigbenchError(f"--pattern is not a regular expression ({error})", "mend it") from None
-    known = {name.lower(): role for role, names in NAMES.items() for name in (role, *names)}
-    roles = {name: known[name.lower()] for name in compiled.groupindex if name.lower() in known}
-    if "step" not in roles.values():
-        _no_step_group(compiled)
-    rows = []
-    for line in lines:
-        if match := compiled.search(line[:LINE_LIMIT]):
-            row = _row({role: match[name] for name, role in roles.items()})
-            rows += [row] if row else []
-    return rows
-
-
-def parse_columns(text: str | None) -> dict[str, str]:
-    """ "step=iter,tokens=seen" as {"step": "iter", "tokens": "seen"}.
-
-    Raises:
-        RigbenchError: not of that form, or a role that is none.
-    """
+def parse_columns(text: str) -> dict[str, str]:
+    """ "step=iter,tokens=seen" as {"step": "iter", "tokens": "seen"}."""
     columns = {}
-    for part in (text or "").split(","):
+    for part in text.split(","):
         role, _, name = part.partition("=")
         if not part.strip():
             continue
@@ -117,33 +58,59 @@ def parse_columns(text: str | None) -> dict[str, str]:
     return columns
 
 
-def _no_step_group(compiled: re.Pattern[str]) -> NoReturn:
-    groups = ", ".join(compiled.groupindex) or "none"
-    raise RigbenchError(
-        f"--pattern has no group named step (groups: {groups})",
-        r"write it like 'iter (?P<step>\d+).* (?P<ms>[\d.]+)ms'",
-    )
-
-
-def _columns(names: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, str]:
-    found = {}
+def from_csv(text: str, columns: Mapping[str, str]) -> list[LogRow]:
+    """Rows of a CSV file with a header; rows without a step or with junk in it are passed over."""
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        names = {name.strip().lower(): name for name in reader.fieldnames or () if name}
+    except csv.Error as error:
+        raise RigbenchError(f"the CSV file cannot be read ({error})", "give a comma-separated file") from None
+    roles = {}
     for role, usual in NAMES.items():
-        wanted = asked.get(role)
+        wanted = columns.get(role)
         if wanted is not None and wanted.lower() not in names:
             raise RigbenchError(f"no column is called {wanted!r}", "columns: " + ", ".join(sorted(names)[:12]))
-        candidates = (wanted.lower(),) if wanted else usual
-        name = next((names[candidate] for candidate in candidates if candidate in names), None)
+        name = next((names[it] for it in ((wanted.lower(),) if wanted else usual) if it in names), None)
         if name is not None:
-            found[role] = name
-    return found
+            roles[role] = name
+    if "step" not in roles:
+        some = ", ".join(sorted(names)[:8]) or "none"
+        raise RigbenchError(f"no column is a step (columns: {some})", "name it, as --columns step=NAME")
+    try:
+        rows = [_row({role: line.get(name) for role, name in roles.items()}) for line in reader]
+    except csv.Error as error:
+        raise RigbenchError(f"line {reader.line_num} of the CSV file is broken ({error})", "mend it") from None
+    return [row for row in rows if row]
 
 
-def _plain(line: str) -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for role, pattern in PLAIN.items():
-        if match := pattern.search(line):
-            found[role] = next(group for group in match.groups() if group is not None)
-    return found
+def from_lines(lines: Iterable[str]) -> list[LogRow]:
+    """Rows of a text log, by what the lines of most trainers have in common."""
+    rows = []
+    for line in lines:
+        matches = {role: match for role, pattern in PLAIN.items() if (match := pattern.search(line[:LINE_LIMIT]))}
+        rows.append(_row({role: next(filter(None, match.groups())) for role, match in matches.items()}))
+    return [row for row in rows if row]
+
+
+def from_pattern(lines: Iterable[str], pattern: str) -> list[LogRow]:
+    """Rows of a text log, by the user's regular expression with named groups.
+
+    Groups: step, and any of at_seconds (or time, an ISO date), step_seconds, step_milliseconds (or ms), tokens,
+    tokens_per_s, loss.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise RigbenchError(f"--pattern is not a regular expression ({error})", "mend it") from None
+    known = {name.lower(): role for role, names in NAMES.items() for name in (role, *names)}
+    roles = {name: known[name.lower()] for name in compiled.groupindex if name.lower() in known}
+    if "step" not in roles.values():
+        groups = ", ".join(compiled.groupindex) or "none"
+        cure = r"write it like 'iter (?P<step>\d+).* (?P<ms>[\d.]+)ms'"
+        raise RigbenchError(f"--pattern has no group named step (groups: {groups})", cure)
+    matches = (match for line in lines if (match := compiled.search(line[:LINE_LIMIT])))
+    rows = [_row({role: match[name] for name, role in roles.items()}) for match in matches]
+    return [row for row in rows if row]
 
 
 def _row(texts: Mapping[str, str | None]) -> LogRow | None:
@@ -151,18 +118,16 @@ def _row(texts: Mapping[str, str | None]) -> LogRow | None:
     step = _number(texts.get("step"))
     if step is None or not math.isfinite(step) or step < 0 or step != int(step):
         return None
-    numbers = {role: _number(text) for role, text in texts.items() if role != "at_seconds"}
-    milliseconds = numbers.get("step_milliseconds")
-    seconds = numbers.get("step_seconds")
+    seconds, milliseconds = _number(texts.get("step_seconds")), _number(texts.get("step_milliseconds"))
     if seconds is None and milliseconds is not None:
         seconds = milliseconds / 1e3
     return LogRow(
         step=int(step),
         at_seconds=_clock(texts.get("at_seconds")),
         step_seconds=_finite(seconds),
-        tokens=_finite(numbers.get("tokens")),
-        tokens_per_s=_finite(numbers.get("tokens_per_s")),
-        loss=numbers.get("loss"),
+        tokens=_finite(_number(texts.get("tokens"))),
+        tokens_per_s=_finite(_number(texts.get("tokens_per_s"))),
+        loss=_number(texts.get("loss")),
     )
 
 
