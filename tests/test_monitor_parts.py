@@ -37,7 +37,7 @@ from rigbench.monitor.record import (
     WatchedEnergy,
 )
 from rigbench.monitor.summary import Fold
-from rigbench.monitor.tallies import EnergyTally, Stillness, Tally
+from rigbench.monitor.tallies import EnergyTally, Tally
 from rigbench.monitor.verdict import CardWindow, HostWindow, Window, hints
 
 GIB = 1 << 30
@@ -239,18 +239,19 @@ def test_a_sum_of_a_week_of_bytes_does_not_round_away():
 
 
 def test_a_power_that_stands_still_while_the_card_works_is_frozen():
-    still = Stillness()
+    still = Fold(header())
     for second in range(99):
-        still.add(float(second), 123.456, works=True)
-    assert still.sentence == ""
-    still.add(99.0, 123.456, works=True)
-    assert still.sentence == "its power has read 123.456 W without any change for 99 s of work"
-    still.add(100.0, 123.5, works=True)
-    assert still.sentence == ""
-    idle = Stillness()
+        still.add(tick(float(second), power_watts=123.456))
+    assert still.record().gpus[0].frozen == Absent("its readings move")
+    still.add(tick(99.0, power_watts=123.456))
+    said = "its power has read 123.456 W without any change for 99 s of work"
+    assert still.record().gpus[0].frozen == said
+    still.add(tick(100.0, power_watts=123.5))
+    assert still.record().gpus[0].frozen == Absent("its readings move")
+    idle = Fold(header())
     for second in range(200):
-        idle.add(float(second), 25.0, works=False)
-    assert idle.sentence == ""
+        idle.add(tick(float(second), power_watts=25.0, utilisation_share=0.0))
+    assert idle.record().gpus[0].frozen == Absent("its readings move")
 
 
 def test_a_card_that_is_lost_stays_gone_and_one_that_missed_a_tick_does_not():

@@ -11,8 +11,8 @@ from rigbench.core.record import Absent, Device, Figure, SensorSeries, Telemetry
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
 from rigbench.train import slices as train
-from rigbench.work.energy import of_device
 from rigbench.work.record import NOTHING_DECLARED
+from rigbench.work.telemetry import of_device
 
 
 @pytest.fixture

@@ -25,9 +25,9 @@ from rigbench.machine.readings import Reading
 from rigbench.machine.replay import Answer, ReplayedDriver, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs
-from rigbench.work import energy
+from rigbench.work import telemetry
 from rigbench.work.sensors import Sampler
-from rigbench.work.throttle import decode_throttle, throttle_share
+from rigbench.work.telemetry import decode_throttle, throttle_share
 
 CLOCKS_HELD = "1 nvmlDeviceGetCurrentClocksEventReasons = "
 
@@ -136,14 +136,14 @@ def test_on_a_host_without_any_sensor_everything_is_absent_and_nothing_fails() -
     columns = [getattr(record.series[0], name) for name in Reading._fields]
     assert all(isinstance(column, Absent) for column in columns)
     assert record.series[0].throttle_share == {}
-    assert energy.between(record, 100.0, 103.0) == Absent("CPU: no package energy counter")
+    assert telemetry.energy(record, 100.0, 103.0) == Absent("CPU: no package energy counter")
     assert msgspec.json.decode(msgspec.json.encode(record), type=Telemetry) == record
 
 
 def test_a_card_that_refuses_everything_is_absent_and_so_is_its_energy() -> None:
     record = sampled(rig(), waits=2)
     assert {str(getattr(record.series[0], name)) for name in Reading._fields} == {str(NOT_SUPPORTED)}
-    assert energy.between(record, 100.0, 103.0) == Absent("GPU0: not supported")
+    assert telemetry.energy(record, 100.0, 103.0) == Absent("GPU0: not supported")
 
 
 def test_before_the_first_tick_every_column_says_that_nothing_was_read() -> None:
@@ -177,7 +177,7 @@ def test_a_driver_call_that_hangs_holds_up_nothing_and_is_told(monkeypatch: pyte
     hung = Absent("the driver does not answer")
     assert record.at_seconds == (100.0, 105.0)
     assert [one.power_watts for one in record.series[:3]] == [(100.0, hung), hung, hung]
-    assert energy.between(record, 100.0, 105.0) == Absent("GPU0: the driver does not answer")
+    assert telemetry.energy(record, 100.0, 105.0) == Absent("GPU0: the driver does not answer")
     library.let_go.set()
     assert sampler._thread is not None
     sampler._thread.join(5)

@@ -25,7 +25,7 @@ from rigbench.thermals import fit as heat_fit
 from rigbench.thermals import screen as render
 from rigbench.thermals import verdict
 from rigbench.thermals.record import HeatLoad, PowerAdvice, PowerPoint, Thermals
-from rigbench.work.frozen import frozen
+from rigbench.work.telemetry import frozen
 
 # 1 × RTX A5000, ResNet50 images/s at a power limit in watts: dbkinghorn/Notes 2022/A5000-powerscaling, A5000-pl-data.
 A5000 = {

@@ -19,8 +19,8 @@ from rigbench.machine import cuda_map
 from rigbench.store import now
 from rigbench.topology import survey as topology_probe
 from rigbench.topology.record import Topology
-from rigbench.work import energy
 from rigbench.work import load as waking
+from rigbench.work import telemetry
 
 PROBE = "rigbench.bandwidth.probe"
 # A part that takes this much longer than it was given hangs: loading torch, making the largest buffers, late rows.
@@ -128,7 +128,7 @@ class _Measuring:
     def _completed(self, part: BandwidthPart, sensors: Telemetry) -> BandwidthPart:
         labels = _labels(part.devices, self.gpus)
         if part.devices and part.devices[0].kind == "cpu":
-            sensors = energy.of_device(sensors, part.devices[0])
+            sensors = telemetry.of_device(sensors, part.devices[0])
         for line in _replays(part, sensors):
             self.job.warn(line)
         return msgspec.structs.replace(

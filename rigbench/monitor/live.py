@@ -13,7 +13,7 @@ from rigbench.core.record import Absent
 from rigbench.core.screen import LEVELS, SEVERITY_STYLES, Fact, LivePicture, known, printable
 from rigbench.monitor.record import Gone, Monitor, MonitorGpu
 from rigbench.monitor.screen import gpu_facts, host_facts, length, rhythm, word
-from rigbench.work.throttle import IDLE, REASONS
+from rigbench.work.telemetry import IDLE, REASONS
 
 LABEL = 7  # columns
 LEAST_WIDTH = 20

@@ -11,7 +11,7 @@ from rigbench.core import units
 from rigbench.core.record import Absent
 from rigbench.core.screen import SEVERITY_STYLES, Fact, grid, known, mapped, missing, printable
 from rigbench.monitor.record import Gone, Monitor, MonitorGpu, MonitorHint, MonitorHost, Watched, WatchedEnergy
-from rigbench.work.throttle import IDLE, REASONS
+from rigbench.work.telemetry import IDLE, REASONS
 
 JOULES_PER_KWH = 3.6e6
 MOST_PROCESSES = 4

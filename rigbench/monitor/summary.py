@@ -32,9 +32,9 @@ from rigbench.monitor.record import (
     MonitorSlow,
     MonitorTick,
 )
-from rigbench.monitor.tallies import EnergyTally, Stillness, Tally
+from rigbench.monitor.tallies import EnergyTally, Tally
 from rigbench.monitor.verdict import FEWEST, LEAST_SECONDS, WINDOW_SECONDS, CardWindow, HostWindow, Window, hints
-from rigbench.work.throttle import decode_throttle
+from rigbench.work.telemetry import Stillness, decode_throttle, throttle_share
 
 LOOK_SECONDS = 5.0  # how often the window is looked at
 MOST_IN_WINDOW = 601  # 60 s at 10 Hz
@@ -174,7 +174,8 @@ class _Card:
             tally.add(getattr(readings, name))
         watts, busy, bits = readings.power_watts, readings.utilisation_share, readings.throttle_bits
         self._energy.add(at, readings.energy_joules, watts)
-        self._still.add(at, watts, isinstance(busy, Absent) or busy >= WORKS)
+        works = isinstance(busy, Absent) or busy >= WORKS
+        self._still.add(at, None if isinstance(watts, Absent) or not works else watts)
         self._throttle_now = () if isinstance(bits, Absent) else decode_throttle(bits)
         self._throttle_ticks += not isinstance(bits, Absent)
         for reason in self._throttle_now:
@@ -194,8 +195,6 @@ class _Card:
     def window(self, ticks: Sequence[GpuTick]) -> CardWindow:
         """Its last readings as columns."""
         limit = self._fact("power_limit_watts")
-        bits = [decode_throttle(tick.throttle_bits) for tick in ticks if not isinstance(tick.throttle_bits, Absent)]
-        reasons = [reason for reading in bits for reason in reading]
         processes = () if isinstance(self.processes, Absent) else self.processes
         full = [one.children_at_limit for one in processes if not isinstance(one.children_at_limit, Absent)]
         return CardWindow(
@@ -208,7 +207,7 @@ class _Card:
                 watts if isinstance(watts, Absent) else limit if isinstance(limit, Absent) else watts / limit
                 for watts in (tick.power_watts for tick in ticks)
             ],
-            throttle_share={reason: reasons.count(reason) / len(bits) for reason in dict.fromkeys(reasons)},
+            throttle_share=throttle_share([tick.throttle_bits for tick in ticks]),
             processes=tuple(f"{one.name if isinstance(one.name, str) else 'a process'} {one.pid}" for one in processes),
             workers_full=float(sum(full)) if full else Absent("no process was seen"),
         )
@@ -218,7 +217,7 @@ class _Card:
 
     def record(self) -> MonitorGpu:
         facts = {name: self._fact(name) for name in ("name", "uuid", "memory_total_bytes", "power_limit_watts")}
-        replays = self._tallies["pcie_replays"].now
+        replays, still = self._tallies["pcie_replays"].now, self._still
         return MonitorGpu(
             device=self.device,
             **facts,
@@ -233,5 +232,7 @@ class _Card:
             processes=self.processes,
             gone=self._gone,
             unanswered_ticks=self._unanswered,
-            frozen=self._still.sentence or Absent("its readings move"),
+            frozen=f"its power has read {still.value:g} W without any change for {still.seconds:.0f} s of work"
+            if still.seconds
+            else Absent("its readings move"),
         )

@@ -1,10 +1,9 @@
-"""How do readings add up without being kept: means, extremes, joules, and how long a sensor has stood still?"""
+"""How do readings add up without being kept: means, extremes and joules?"""
 
 from __future__ import annotations
 
 from rigbench.core.record import Absent
 from rigbench.monitor.record import NOT_READ, Watched, WatchedEnergy
-from rigbench.work.frozen import LEAST_SECONDS, LEAST_TICKS
 
 GAP_TICKS = 3.0  # a longer gap between two readings of power is not bridged
 
@@ -70,21 +69,3 @@ class EnergyTally:
         if self._counter is not None:
             return Absent("its energy counter has not counted yet")
         return self._why
-
-
-class Stillness:
-    """Since when a card's power, told to the milliwatt, has not changed though the card works."""
-
-    def __init__(self) -> None:
-        self._value: float | None = None
-        self._since, self._ticks = 0.0, 0
-        self.sentence = ""
-
-    def add(self, at: float, watts: float | Absent, works: bool) -> None:
-        if isinstance(watts, Absent) or not works or watts != self._value:
-            self._value = None if isinstance(watts, Absent) or not works else watts
-            self._since, self._ticks, self.sentence = at, 1, ""
-            return
-        self._ticks += 1
-        if self._ticks >= LEAST_TICKS and at - self._since >= LEAST_SECONDS:
-            self.sentence = f"its power has read {watts:g} W without any change for {at - self._since:.0f} s of work"

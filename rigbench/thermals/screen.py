@@ -13,7 +13,7 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Telemetry
 from rigbench.core.screen import SEVERITY_STYLES, Fact, known, mapped, of_limit, plus_minus, printable, spark
 from rigbench.thermals.record import HeatCard, HeatFit, PowerAdvice, SteadyState, Thermals, Throttling
-from rigbench.work.throttle import REASONS
+from rigbench.work.telemetry import REASONS
 
 LABEL = 10  # columns
 CHART_ENDS = 17  # columns for a chart's first and last value and unit

@@ -31,9 +31,8 @@ from rigbench.thermals.record import (
     Thermals,
     Throttling,
 )
-from rigbench.work import energy
-from rigbench.work.frozen import frozen
-from rigbench.work.throttle import IDLE, decode_throttle
+from rigbench.work import telemetry
+from rigbench.work.telemetry import IDLE, decode_throttle, frozen
 
 COLD_SECONDS, HOT_SHARE = 3.0, 1 / 3  # of a load: its first seconds, its last third
 LEAST_HOT_SECONDS = 10.0
@@ -183,7 +182,7 @@ def _steady(soaked: Soaked) -> SteadyState | Absent:
         return Absent(f"{end:.1f} s of load are too short for a steady state")
     start = (1 - HOT_SHARE) * end
     alone = msgspec.structs.replace(soaked.sensors, series=(series,))
-    used = energy.between(alone, soaked.began + start, soaked.began + end)
+    used = telemetry.energy(alone, soaked.began + start, soaked.began + end)
     watts: Estimate | Absent
     if isinstance(used, Absent):
         watts = used

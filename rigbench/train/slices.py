@@ -24,7 +24,7 @@ from rigbench.machine.sysfs import Sysfs
 from rigbench.matmul.record import Matmul
 from rigbench.store import Store
 from rigbench.train.record import AnySlice, Compile, Options, OwnModel, OwnSlice, Slice, TrialOptions
-from rigbench.work import energy, power, process, ranks
+from rigbench.work import power, process, ranks, telemetry
 from rigbench.work.process import Outcome
 from rigbench.work.ranks import World
 from rigbench.work.record import NOTHING_DECLARED, WattOptions
@@ -232,7 +232,7 @@ def completed(job: Job, result: T, watts: WattOptions, cards: tuple[str, ...] = 
         return result
     start = result.steps.ended_at_seconds[result.steady_from] - result.steps.seconds[result.steady_from]
     end = result.steps.ended_at_seconds[-1]
-    joules = energy.between(energy.of_device(result.telemetry, result.device, cards), start, end)
+    joules = telemetry.energy(telemetry.of_device(result.telemetry, result.device, cards), start, end)
     drawn = joules if isinstance(joules, Absent) else joules.watts or Absent("no joules were counted")
     flops = result.model_flops_per_s
     joules_per_item, flop_per_joule = drawn, drawn
@@ -243,7 +243,7 @@ def completed(job: Job, result: T, watts: WattOptions, cards: tuple[str, ...] = 
         "energy": joules,
         "joules_per_item": joules_per_item,
         "model_flop_per_joule": flop_per_joule,
-        "draws": energy.draws(result.telemetry, result.device, start, end, cards),
+        "draws": telemetry.draws(result.telemetry, result.device, start, end, cards),
         "mfu": _of_peak(job, result, flops),
     }
     if isinstance(result, Slice):

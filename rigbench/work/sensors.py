@@ -11,7 +11,7 @@ from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.machine.host_load import CpuSensors
 from rigbench.machine.readings import GpuSensors, Reading
 from rigbench.machine.rig import Rig
-from rigbench.work.throttle import throttle_share
+from rigbench.work.telemetry import throttle_share
 
 FASTEST_SECONDS = 0.1  # sensors themselves move at about 10 Hz
 STOP_WITHIN_SECONDS = 0.8  # a driver call that hangs must not hang us

@@ -13,7 +13,7 @@ from rigbench.machine.accelerator import CudaAccelerator
 from rigbench.machine.rig import Rig
 from rigbench.monitor import loop
 from rigbench.monitor.record import Options
-from rigbench.work import energy
+from rigbench.work import telemetry
 from rigbench.work.sensors import Sampler
 
 pytestmark = [
@@ -46,18 +46,18 @@ def test_the_energy_counter_agrees_with_the_power_over_time():
     record = sampler.record()
     own = msgspec.structs.replace(record, series=tuple(one for one in record.series if one.uuid == device.uuid))
     assert len(own.series) == 1
-    counted = energy.between(own, start, end)
+    counted = telemetry.energy(own, start, end)
     if isinstance(own.series[0].energy_joules, Absent):
         pytest.skip(f"this card has no energy counter: {own.series[0].energy_joules.reason}")
     assert isinstance(counted, Energy)
     assert counted.method == "counter"
     without = msgspec.structs.replace(own.series[0], energy_joules=Absent("left out"))
-    integrated = energy.between(msgspec.structs.replace(own, series=(without,)), start, end)
+    integrated = telemetry.energy(msgspec.structs.replace(own, series=(without,)), start, end)
     assert isinstance(integrated, Energy)
     assert integrated.method == "integrated"
     assert integrated.joules == pytest.approx(counted.joules, rel=0.05)
     assert counted.watts > 50
-    names = [draw.name for draw in energy.draws(record, device, start, end)]
+    names = [draw.name for draw in telemetry.draws(record, device, start, end)]
     assert names[0] == "GPUs"
     assert names[-1] == "CPU package"
 
