@@ -19,8 +19,8 @@ from rigbench.budget.record import Options as BudgetOptions
 from rigbench.collectives import stage as collectives
 from rigbench.core.progress import Silent
 from rigbench.core.record import Price
-from rigbench.dataloader import probe as loading
-from rigbench.dataloader import stage as dataloader
+from rigbench.dataloader import command as dataloader
+from rigbench.dataloader.record import Options as DataloaderOptions
 from rigbench.document import run_schema
 from rigbench.everything.plan import Stage, measure
 from rigbench.job import Job
@@ -72,7 +72,7 @@ def measured(tmp_path_factory) -> store.Store:
         copies = bandwidth.options("2s", "1MiB", "cpu")
         groups = collectives.options(seconds="2s", device="cpu", operations="all_reduce", max_bytes="64KiB")
         products = MatmulOptions(model=asked.models[0], device="cpu", seconds=4.0)
-        loader = loading.Options(device="cpu", workers=(0,), seconds=0.2, sequence=64)
+        loader = DataloaderOptions(device="cpu", workers=(0,), seconds=0.2, sequence=64)
         small, _, large = asked.models
         slices = [one_second(small, data=str(home.home)), one_second(small), one_second(large)]
         job = Job(home, Rig.live(), "run", Silent())
@@ -85,7 +85,7 @@ def measured(tmp_path_factory) -> store.Store:
                 Stage("collectives", lambda job: collectives.run(job, groups, None)),
                 Stage("matmul", lambda job: matmul.run(job, products)),
                 Stage("slices", lambda job: budget.train_slices(job, slices, watts)),
-                Stage("dataloader", lambda job: dataloader.run(job, loader, None)),
+                Stage("dataloader", lambda job: dataloader.run(job, loader)),
                 Stage("budget", lambda job: budget.run(job, asked, "cpu")),
             ],
         )

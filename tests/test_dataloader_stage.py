@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from rigbench import __main__, store
 from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Figure
+from rigbench.dataloader import command, verdict
 from rigbench.dataloader import screen as render
-from rigbench.dataloader import stage
-from rigbench.dataloader.record import Dataloader, DiskReads, LoadedData, Loading, Sweep
+from rigbench.dataloader.record import Dataloader, DiskReads, LoadedData, Loading, Options, Sweep
 from rigbench.document import run_schema
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
@@ -25,8 +26,8 @@ from rigbench.machine.rig import Rig
 TINY = Path(__file__).parent / "profiles"
 
 
-def estimate(value: float, share: float = 0.1, confidence: float = 0.95) -> Estimate:
-    return Estimate(value, value * (1 - share), value * (1 + share), confidence, "made up", 9)
+def estimate(value: float, share: float = 0.1, level: float = 0.9) -> Estimate:
+    return Estimate(value, value * (1 - share), value * (1 + share), level, "made up", 9)
 
 
 def loading(path: str, workers: int, rate: float, **changes) -> Loading:
@@ -49,12 +50,11 @@ def loading(path: str, workers: int, rate: float, **changes) -> Loading:
     return msgspec.structs.replace(facts, **changes)
 
 
-def sweep(path: str, rates: dict[int, float], best: int, knee: int, **changes) -> Sweep:
+def sweep(path: str, rates: dict[int, float], knee: int, **changes) -> Sweep:
     facts = Sweep(
         path=path,
         of="the data",
         rows=tuple(loading(path, workers, rate) for workers, rate in rates.items()),
-        best_workers=best,
         knee_workers=knee,
         unpinned=Absent("no CUDA device to pin memory for"),
         cold=Absent("not asked"),
@@ -86,19 +86,19 @@ def result(sweeps, demand=NOTHING, **changes) -> Dataloader:
         usable_cpus=2.0,
         sweeps=tuple(sweeps),
         disk=Absent("this file system does not allow direct reads"),
-        demand_tokens_per_s=demand,
+        demand_tokens_per_s=NOTHING,
         headrooms=(),
         gains=(),
         ended_by="finished",
         telemetry=Absent("none"),
     )
-    return stage.completed(msgspec.structs.replace(facts, **changes))
+    return verdict.completed(msgspec.structs.replace(facts, **changes), demand, virtual_machine=False)
 
 
-JSONL = sweep("jsonl", {0: 1e6, 1: 1.05e6, 2: 1.9e6, 4: 1.2e6}, 2, 2, cold=loading("jsonl", 2, 1e6, temperature="cold"))
+JSONL = sweep("jsonl", {0: 1e6, 1: 1.05e6, 2: 1.9e6, 4: 1.2e6}, 2, cold=loading("jsonl", 2, 1e6, temperature="cold"))
 PACKED = [
-    sweep("own loader", {0: 150e6}, 0, 0, of="a packed sample"),
-    sweep("memory map", {0: 30e6}, 0, 0, of="a packed sample"),
+    sweep("own loader", {0: 150e6}, 0, of="a packed sample"),
+    sweep("memory map", {0: 30e6}, 0, of="a packed sample"),
 ]
 
 
@@ -107,15 +107,21 @@ def eaten(value: float, share: float = 0.05) -> Figure:
     return Figure(value=value, source="measured", basis=basis, low=value * (1 - share), high=value * (1 + share))
 
 
+DECLARED = Figure(1e5, "declared", "--tokens-per-second")
+
+
 @pytest.mark.parametrize(
     ("demand", "said"),
     [
-        (eaten(1e5), "IO bound: no, 19x headroom at 2 workers (jsonl, warm; 16x to 22x)"),
+        (eaten(1e5), "IO bound: no, 19x headroom at 2 workers (jsonl, warm; 17x to 21x)"),
         (eaten(1.8e6), "IO bound: cannot be told, about 1.06x of what training eats at 2 workers"),
         (eaten(19e6), "IO bound: yes, loading gives 0.100x of what training eats at 2 workers"),
-        (stage.declared("100K"), "IO bound: no, 19x headroom at 2 workers (jsonl, warm; 17x to 21x)"),
         (
-            stage.NO_DEMAND,
+            Figure(1e5, "declared", "--tokens-per-second"),
+            "IO bound: no, 19x headroom at 2 workers (jsonl, warm; 17x to 21x)",
+        ),
+        (
+            command.NO_DEMAND,
             "IO bound: n/a (no training slice of this rig is stored; run `rigbench train-probe`, or say ",
         ),
     ],
@@ -125,8 +131,8 @@ def test_the_answer_is_a_sentence_that_claims_no_more_than_its_intervals(demand,
 
 
 def test_one_sample_answers_nothing():
-    assert stage.bound(estimate(19.0, level=0.0)) == "cannot be told"
-    assert [stage.bound(estimate(times)) for times in (0.5, 1.05, 1.2)] == ["yes", "cannot be told", "no"]
+    assert verdict.bound(estimate(19.0, level=0.0)) == "cannot be told"
+    assert [verdict.bound(estimate(times)) for times in (0.5, 1.05, 1.2)] == ["yes", "cannot be told", "no"]
 
 
 def test_the_cold_answer_stands_beside_the_warm_one():
@@ -136,7 +142,7 @@ def test_the_cold_answer_stands_beside_the_warm_one():
 
 
 def test_the_path_that_the_data_stands_for_is_answered_first():
-    ours, mapped = sweep("own loader", {0: 100e6}, 0, 0), sweep("memory map", {0: 20e6, 1: 4e6}, 0, 0)
+    ours, mapped = sweep("own loader", {0: 100e6}, 0), sweep("memory map", {0: 20e6, 1: 4e6}, 0)
     found = result([ours, mapped], eaten(1e6)).headrooms
     assert [one.path for one in found] == ["memory map", "own loader"]
 
@@ -151,28 +157,29 @@ def test_gains_are_the_measured_ratios():
         "jsonl: the file in memory, not on the disk": 1.9,
     }
     times = found["jsonl: 2 workers, not 0"]
-    assert (times.low, times.high) == pytest.approx((1.9 * 0.9 / 1.1, 1.9 * 1.1 / 0.9))
+    apart = math.exp(math.hypot(math.log(1.1), math.log(0.9)))  # both rates ±10 %, squares of logarithms added
+    assert (times.low, times.high) == pytest.approx((1.9 / apart, 1.9 * apart))
 
 
 def test_a_change_that_cannot_be_told_from_none_is_not_called_a_gain():
     out = io.StringIO()
-    shown = result([sweep("jsonl", {0: 1e6}, 0, 0, cold=loading("jsonl", 0, 0.95e6, temperature="cold"))])
+    shown = result([sweep("jsonl", {0: 1e6}, 0, cold=loading("jsonl", 0, 0.95e6, temperature="cold"))])
     render.show(shown, Console(file=out, width=120, color_system=None))
-    assert "the file in memory, not on the disk: no difference that could be told (0.861x to 1.29x)" in out.getvalue()
+    assert "the file in memory, not on the disk: no difference that could be told (0.913x to 1.21x)" in out.getvalue()
 
 
 def test_workers_that_slow_a_memory_map_down_are_said():
-    ours, mapped = sweep("own loader", {0: 100e6}, 0, 0), sweep("memory map", {0: 20e6, 1: 4e6, 8: 3e6}, 0, 0)
+    ours, mapped = sweep("own loader", {0: 100e6}, 0), sweep("memory map", {0: 20e6, 1: 4e6, 8: 3e6}, 0)
     found = result([ours, mapped])
     assert "workers make this memory map slower" in " ".join(found.notes)
     assert "8 workers were more than the 2 CPUs there are to use" in found.notes
-    faster = result([ours, sweep("memory map", {0: 20e6, 1: 21e6}, 1, 0)])
+    faster = result([ours, sweep("memory map", {0: 20e6, 1: 21e6}, 0)])
     assert "slower" not in " ".join(faster.notes)
 
 
 def test_pinned_memory_is_compared_where_there_is_a_gpu():
     rows = {0: 20e6}
-    mapped = sweep("memory map", rows, 0, 0, unpinned=loading("memory map", 0, 10e6, to_device=True))
+    mapped = sweep("memory map", rows, 0, unpinned=loading("memory map", 0, 10e6, to_device=True))
     gains = {gain.change: gain.times.value for gain in result([mapped], device=GPU).gains}
     assert gains == {"memory map: pinned memory, not pageable": 2.0}
 
@@ -180,8 +187,8 @@ def test_pinned_memory_is_compared_where_there_is_a_gpu():
 SCREEN = """\
 dataloader on cpu: corpus.jsonl, 3 GiB, tokenizer tok.json, 3 bad lines left out (--skip-bad); 8 ×
 1,024 tokens a batch, no GPU to copy to
-  IO bound: no, 3.80x headroom at 2 workers (jsonl, warm; 3.26x to 4.40x)
-  IO bound: no, 2.00x headroom at 2 workers (jsonl, cold; 1.71x to 2.32x)
+  IO bound: no, 3.80x headroom at 2 workers (jsonl, warm; 3.38x to 4.23x)
+  IO bound: no, 2.00x headroom at 2 workers (jsonl, cold; 1.78x to 2.23x)
  path                workers  memory  tokens/s  interval  a batch  first batch  ended by
  jsonl                     0  warm          1M  ±10 %     8.19 ms      50.0 ms  interval
  jsonl                     1  warm        1.1M  ±10 %     7.80 ms       100 ms  interval
@@ -193,12 +200,12 @@ dataloader on cpu: corpus.jsonl, 3 GiB, tokenizer tok.json, 3 bad lines left out
   knee    the fewest workers as fast as the best: jsonl 2 workers
   disk    past the page cache 1.00 GB/s (±10 %) in order, 4 MiB at a time
   eaten   500,000 tokens/s (measured: the slice 5M of run r1, on cpu)
-  change  `rigbench pack`, then the same DataLoader on a memory map: 16x (13x to 19x) as many
+  change  `rigbench pack`, then the same DataLoader on a memory map: 16x (14x to 18x) as many
           tokens/s
-  change  `rigbench pack`, then whole batches gathered at once: 79x (65x to 96x) as many tokens/s
-  change  jsonl: 2 workers, not 0: 1.90x (1.55x to 2.32x) as many tokens/s
-  change  jsonl: 4 workers, not 2: 0.632x (0.517x to 0.772x) as many tokens/s
-  change  jsonl: the file in memory, not on the disk: 1.90x (1.55x to 2.32x) as many tokens/s
+  change  `rigbench pack`, then whole batches gathered at once: 79x (68x to 91x) as many tokens/s
+  change  jsonl: 2 workers, not 0: 1.90x (1.65x to 2.19x) as many tokens/s
+  change  jsonl: 4 workers, not 2: 0.632x (0.548x to 0.728x) as many tokens/s
+  change  jsonl: the file in memory, not on the disk: 1.90x (1.65x to 2.19x) as many tokens/s
   note    warm numbers are of memory, not of a disk: its first 64 MiB was in it
   note    4 workers were more than the 2 CPUs there are to use
   note    on a CPU loading and training share the cores: N x headroom costs training up to 1/N of
@@ -227,13 +234,13 @@ def test_the_whole_screen():
     ],
 )
 def test_worker_counts_double_up_to_the_cpus_there_are(cpus, counts):
-    assert stage.default_workers(cpus) == counts
+    assert Options().worker_counts(cpus) == counts
 
 
 def test_training_eats_what_the_newest_slice_of_this_rig_on_this_kind_of_device_trained(tmp_path):
     home = store.Store(tmp_path)
     job = Job(home, Rig.live(), "dataloader", Silent())
-    nothing = stage._eaten(job, result([JSONL]))
+    nothing = command.eaten(job, "cpu")
     assert "rigbench train-probe" in nothing.reason
 
     def keep(run_id: str, item, fingerprint: str) -> None:
@@ -245,7 +252,7 @@ def test_training_eats_what_the_newest_slice_of_this_rig_on_this_kind_of_device_
     keep("20260102-000000-bbbb", stored(M15, 400.0, started_at="2026-01-02T00:00:00Z"), own)
     keep("20260103-000000-cccc", stored(M5, 9e6, started_at="2026-01-03T00:00:00Z"), "another")
     keep("20260104-000000-dddd", stored(M5, 8e6, started_at="2026-01-04T00:00:00Z", device=GPU), own)
-    found = stage._eaten(Job(home, Rig.live(), "dataloader", Silent()), result([JSONL]))
+    found = command.eaten(Job(home, Rig.live(), "dataloader", Silent()), "cpu")
     assert (found.value, found.low, found.high) == pytest.approx((400.0, 396.0, 404.0))
     assert found.basis == "the slice 15M of run 20260102-000000-bbbb, on cpu"
 

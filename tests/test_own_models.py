@@ -11,7 +11,7 @@ from torch import nn
 from rigbench import store
 from rigbench.core.errors import BAD_INPUT, NOTHING, RigbenchError
 from rigbench.core.record import Absent
-from rigbench.dataloader.factory import find_factory
+from rigbench.dataloader.sources import find_factory
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
 from rigbench.model.named import ModelOptions

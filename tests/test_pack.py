@@ -21,7 +21,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent
 from rigbench.dataloader import packing
-from rigbench.dataloader.packing import Options
+from rigbench.dataloader.record import PackOptions
 from rigbench.model import text
 from rigbench.model.record import Packed
 from rigbench.model.tokens import open_tokens
@@ -32,7 +32,7 @@ END = 256
 def pack(tmp_path, *sources, **how) -> tuple[list[int], Packed]:
     """Pack, and read back what was written with numpy alone."""
     output = tmp_path / "out.bin"
-    packed = packing.run(Options(tuple(sources), output, **how), Silent())
+    packed = packing.run(sources, output, PackOptions(**how), Silent())
     ids = np.fromfile(output, "<u2" if packed.dtype == "uint16" else "<u4").tolist()
     beside = output.with_name("out.bin.json").read_bytes()
     assert msgspec.json.decode(beside, type=Packed) == packed
@@ -97,7 +97,7 @@ def test_sources_follow_each_other_with_an_end_after_every_document(tmp_path):
 
 
 def test_without_an_end_documents_touch(tmp_path):
-    ids, packed = pack(tmp_path, jsonl(tmp_path / "a.jsonl", "ab", "c"), end="none")
+    ids, packed = pack(tmp_path, jsonl(tmp_path / "a.jsonl", "ab", "c"), end_of_text="none")
     assert (ids, packed.vocabulary, packed.end_of_text) == ([97, 98, 99], 256, Absent("--eot none"))
 
 
@@ -127,10 +127,10 @@ def test_ids_beyond_16_bits_are_written_in_32(tmp_path):
     pytest.importorskip("tokenizers")
     tokenizer = words(tmp_path, unk=0, hello=70_000)
     source = jsonl(tmp_path / "a.jsonl", "hello unk")
-    ids, packed = pack(tmp_path, source, tokenizer=str(tokenizer), end="unk")
+    ids, packed = pack(tmp_path, source, tokenizer=str(tokenizer), end_of_text="unk")
     assert (ids, packed.dtype, packed.vocabulary) == ([70_000, 0, 0], "uint32", 70_001)
     with pytest.raises(RigbenchError, match="--dtype uint16 cannot hold the 70,001 ids"):
-        pack(tmp_path, source, tokenizer=str(tokenizer), end="unk", dtype="uint16", force=True)
+        pack(tmp_path, source, tokenizer=str(tokenizer), end_of_text="unk", dtype="uint16", force=True)
 
 
 def test_what_was_packed_is_opened_with_its_own_type_and_vocabulary(tmp_path):
@@ -207,7 +207,7 @@ def test_bad_sources_and_outputs_are_refused_before_anything_is_read(tmp_path):
     before = sorted(os.listdir(tmp_path)), there.read_text()
     for (source, output), said in refused.items():
         with pytest.raises(RigbenchError, match=said) as caught:
-            packing.run(Options((source,), output), Silent())
+            packing.run([source], output, PackOptions(), Silent())
         assert caught.value.exit_code == 2
     assert (sorted(os.listdir(tmp_path)), there.read_text()) == before
 
@@ -236,7 +236,7 @@ def test_bad_tokenizers_are_refused_with_the_cure(tmp_path, monkeypatch):
         ("bytes", "</s>"): "--eot '</s>': bytes have no such token",
     }.items():
         with pytest.raises(RigbenchError, match=said):
-            pack(tmp_path, source, tokenizer=how[0], end=how[1])
+            pack(tmp_path, source, tokenizer=how[0], **{"end_of_text": how[1]} if how[1] else {})
 
 
 def test_force_replaces_a_file_and_a_failure_leaves_the_old_one_whole(tmp_path):

@@ -2,78 +2,82 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from rigbench.command import Common, command, say
-from rigbench.core.typer_options import TokenType
+from rigbench.core.record import Absent, Figure
+from rigbench.dataloader.record import Dataloader, Options, PackOptions
 
-TokenizerOption = Annotated[
-    str, typer.Option("--tokenizer", metavar="FILE|bytes", help="A tokenizer.json, or bytes (257 ids).")
-]
+if TYPE_CHECKING:
+    from rigbench.core.record import Skipped
+    from rigbench.job import Job
 
-EndOption = Annotated[
-    str | None,
-    typer.Option(
-        "--eot", metavar="TOKEN", help="The token after each document, or none. Default: the tokenizer's own."
-    ),
-]
+MARGIN_SECONDS = 120.0  # beyond the rows' own seconds: loading torch, a slow factory, packing a sample
+ROW_MARGIN_SECONDS = 60.0  # workers that start, and a last batch that takes long
+NO_DEMAND = Absent(
+    "no training slice of this rig is stored; run `rigbench train-probe`, or say what it eats with --tokens-per-second"
+)
 
 
 @command("device")
-def dataloader(
-    common: Common,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Token ids (.bin) or JSONL (.jsonl). Default: a generated file of ids."),
-    ] = None,
-    data_dtype: Annotated[
-        TokenType, typer.Option(help="The type of an id in --data. auto: as it was packed, else uint16.")
-    ] = TokenType.auto,
-    field: Annotated[str, typer.Option(metavar="NAME", help="JSONL's field with the text.")] = "text",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad lines of JSONL, counted.")] = False,
-    tokenizer: TokenizerOption = "bytes",
-    eot: EndOption = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="package.module:factory",
-            help="Your own: a function that returns a torch Dataset, or an iterable of batches (a DataLoader).",
-        ),
-    ] = None,
-    micro_batch: Annotated[str, typer.Option(metavar="N", help="Sequences a batch.")] = "8",
-    seq: Annotated[str, typer.Option(metavar="N", help="Tokens per sequence.")] = "1024",
-    workers: Annotated[
-        str | None,
-        typer.Option(metavar="0,1,2", help="Worker processes to try. Default: doubling, to the CPUs there are."),
-    ] = None,
-    seconds: Annotated[str, typer.Option(help="At most this long for each row.")] = "2s",
-    tokens_per_second: Annotated[
-        str | None, typer.Option(metavar="N", help="What training eats. Default: this rig's newest slice.")
-    ] = None,
-) -> int:
+def dataloader(common: Common, options: Options) -> int:
     """Does the data loader keep up? Tokens/s by path and workers, from memory and disk, next to what training eats."""
-    from rigbench.dataloader import stage
+    from rigbench.core.errors import RigbenchError
 
-    options = stage.options(
-        data=data,
-        data_dtype=data_dtype.value,
-        field=field,
-        skip_bad=skip_bad,
-        tokenizer=tokenizer,
-        eot=eot,
-        dataset=dataset,
-        micro_batch=micro_batch,
-        seq=seq,
-        workers=workers,
-        seconds=seconds,
-        device=common.device,
+    if not isinstance(options.data, Absent) and not isinstance(options.dataset, Absent):
+        raise RigbenchError("--data and --dataset exclude each other", "give one of them")
+    options = msgspec.structs.replace(options, device=common.device or "auto")
+    return common.answer(lambda job: run(job, options))
+
+
+def run(job: Job, options: Options) -> Dataloader | Skipped:
+    """The loader probe in its own process, next to what was declared, or what a slice of this rig trains.
+
+    Raises:
+        Interrupted: the user said stop; what was measured is saved.
+        RigbenchError: bad data or a bad dataset, or nothing that could be timed.
+    """
+    from rigbench.dataloader import verdict
+    from rigbench.machine import host
+
+    counts = options.worker_counts(host.cpu(job.rig.sysfs).usable_cpus)
+    cache = str(job.store.home / "cache")
+    options = msgspec.structs.replace(options, workers=counts, folder=os.getcwd(), cache=cache)
+    rows = len(counts) + 5
+    job.progress.stage("dataloader", rows * options.seconds + 5)
+
+    def complete(result: Dataloader) -> Dataloader:
+        declared = options.demand_tokens_per_s
+        demand = eaten(job, result.device.kind) if isinstance(declared, Absent) else declared
+        return verdict.completed(result, demand, isinstance(host.virtual_machine(job.rig.sysfs), str))
+
+    return job.measure(
+        "rigbench.dataloader.probe",
+        options,
+        Dataloader,
+        limit_seconds=rows * (options.seconds + ROW_MARGIN_SECONDS) + MARGIN_SECONDS,
+        # A tokenizer's own threads would be forked into the workers, which it refuses with a warning.
+        environment={"TOKENIZERS_PARALLELISM": "false"},
+        room="dataloader",
+        complete=complete,
     )
-    demand = stage.declared(tokens_per_second)
-    return common.answer(lambda job: stage.run(job, options, demand))
+
+
+def eaten(job: Job, kind: str) -> Figure | Absent:
+    """By the newest slice of this rig on that kind of device: this run's own, else a stored one."""
+    slices = [stored for stored in job.slices() if stored.slice.device.kind == kind]
+    if not slices:
+        return NO_DEMAND
+    newest = max(slices, key=lambda stored: (stored.slice.started_at, stored.run_id))
+    rate = newest.slice.tokens_per_s
+    basis = f"the slice {newest.slice.model.name} of run {newest.run_id}, on {kind}"
+    return Figure(value=rate.value, source="measured", basis=basis, low=rate.low, high=rate.high)
 
 
 @command()
@@ -84,27 +88,17 @@ def pack(
         typer.Argument(metavar="SOURCE...", help="Text files, a document each, or JSONL.", show_default=False),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.bin", help="The file of ids to write.")],
-    tokenizer: TokenizerOption = "bytes",
-    field: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="JSONL's field with the text; given, all sources are JSONL. Default: text."),
-    ] = None,
-    eot: EndOption = None,
-    dtype: Annotated[TokenType, typer.Option(help="auto: uint16 where the vocabulary fits.")] = TokenType.auto,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad lines, counted, and go on.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    options: PackOptions,
 ) -> int:
     """Tokenize text or JSONL into a file of ids, which loads many times faster, with a document that describes it."""
     from rigbench.core.errors import FINE, INTERRUPTED
     from rigbench.core.progress import make_progress
     from rigbench.dataloader import packing
-    from rigbench.dataloader import packing_screen as render
     from rigbench.store import encode
 
-    options = packing.Options(tuple(sources), output, tokenizer, eot, field, dtype.value, skip_bad, force)
     progress = make_progress(common.quiet)
     try:
-        packed = packing.run(options, progress)
+        packed = packing.run(sources, output, options, progress)
     except KeyboardInterrupt:
         say("interrupted; nothing was written")
         return INTERRUPTED
@@ -113,6 +107,8 @@ def pack(
     if common.json:
         sys.stdout.write(encode(packed).decode())
     else:
+        from rigbench.dataloader import screen
+
         folder = "" if output.parent == Path() else f"{output.parent}/"
-        render.show(packed, folder, common.console(), hint=not common.quiet)
+        screen.show_packed(packed, folder, common.console(), hint=not common.quiet)
     return FINE

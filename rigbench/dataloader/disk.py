@@ -1,8 +1,10 @@
-"""How fast does the disk itself read, past the page cache?"""
+"""Puts a file out of memory and verifies it, and reads the disk itself, past the page cache."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import functools
 import mmap
 import os
 import random
@@ -16,9 +18,83 @@ from rigbench.core.record import Absent
 from rigbench.dataloader.record import DiskReads
 from rigbench.store import reason
 
+READ_BYTES = 8 << 20
+ATTEMPTS = 3  # a page that another core has just touched is held until that core lets go
+COLD_SHARE = 0.02  # of a file that may still be cached when a read of it is called cold
 SEQUENTIAL_BYTES = 4 << 20
 RANDOM_BYTES = 16 << 10  # a multiple of every disk's block; a window of 1024 ids fits in
 FEWEST, MOST = 3, 2000  # reads
+LOWEST_BIT = bytes(byte & 1 for byte in range(256))  # of a page's byte; the others are reserved (mincore(2))
+
+
+def cached_share(path: Path, first_bytes: int = 0) -> float | Absent:
+    """The share of the file's pages, or of its first bytes', that are in memory (mincore(2) on a mapping of it).
+
+    Since Linux 5.2 the kernel says "all of them" of a file that the caller may not write and does not own.
+    """
+    call = _mincore()
+    if call is None:
+        return Absent("this C library has no mincore")
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), first_bytes, mmap.MAP_PRIVATE) as mapping:
+            size = len(mapping)
+            pages = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
+            start = ctypes.c_char.from_buffer(mapping)
+            failed = call(ctypes.addressof(start), size, pages)
+            del start  # else the mapping could not be closed
+    except (OSError, ValueError) as error:
+        return Absent(reason(error) if isinstance(error, OSError) else "an empty file cannot be mapped")
+    if failed:
+        return Absent(os.strerror(ctypes.get_errno()).lower())
+    return pages.raw.translate(LOWEST_BIT).count(1) / len(pages)
+
+
+def read_through(path: Path, first_bytes: int) -> None:
+    """Bring the first part of a file into memory, as far as it will go; what is there then, cached_share tells."""
+    buffer = memoryview(bytearray(READ_BYTES))
+    try:
+        with path.open("rb", buffering=0) as file:
+            left = first_bytes
+            while left > 0 and (count := file.readinto(buffer[: min(left, READ_BYTES)])):
+                left -= count
+    except OSError:
+        return  # whoever maps it next will say what is wrong
+
+
+def made_cold(path: Path) -> float | Absent:
+    """Put the file out of memory: the share that is still in it, or why nothing can be said.
+
+    Absent where the pages could not be put out, or where it could not be verified that they were.
+    """
+    left = 1.0
+    for _ in range(ATTEMPTS):
+        try:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # a page that is yet to be written stays, as does one that anybody has mapped
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            return Absent(reason(error))
+        share = cached_share(path)
+        if isinstance(share, Absent):
+            return Absent(f"it could not be verified that the file left memory ({share.reason})")
+        left = share
+        if left <= COLD_SHARE:
+            break
+    if left > COLD_SHARE:
+        return Absent(
+            f"{left:.0%} of the file stayed in memory: it lies in a file system in memory, another process has it "
+            "mapped, or it is another user's"
+        )
+    return left
+
+
+@functools.cache
+def _mincore() -> Callable[..., int] | None:
+    function = getattr(ctypes.CDLL(None, use_errno=True), "mincore", None)
+    if function is not None:
+        function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+        function.restype = ctypes.c_int
+    return function
 
 
 def direct_reads(path: Path, seconds: float, should_stop: Callable[[], bool]) -> tuple[DiskReads, ...] | Absent:

@@ -1,45 +1,163 @@
-"""How many tokens per second does a source of batches give, once it has started?"""
+"""Times ways of loading as a training loop waits for them: by number of workers, warm and cold, pinned or not."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
 
 from rigbench.core import stats
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import EndedBy
-from rigbench.dataloader.record import Loading
+from rigbench.core.record import Absent, EndedBy
+from rigbench.dataloader import sources
+from rigbench.dataloader.disk import cached_share
+from rigbench.dataloader.record import Loading, LoadingPath, Sweep, many
+from rigbench.dataloader.sources import NoSharedMemory, NotCold
+from rigbench.machine.accelerator import Accelerator
+from rigbench.work.process import Report
 from rigbench.work.timing import StepWatch, never
 
 MOST_SAMPLES = 500  # of a row: fast loaders give several batches to a sample
 FEWEST_SAMPLES = 3
+NO_GPU = Absent("no CUDA device to pin memory for")
+NOT_KNOWN = Absent("what it reads is not known")
+SHARED_MEMORY_CURE = "give it more (docker run --shm-size 2g, or mount -o remount,size=2g /dev/shm)"
 
 
 class Source(Protocol):
-    """Something that gives batches, each as the number of its input tokens.
+    """Something that gives batches, each as the number of its input tokens."""
 
-    `untimed_seconds` has grown by what a call spent on starting over; `restarts` counts how often that was.
-    """
-
-    untimed_seconds: float
+    untimed_seconds: float  # has grown by what a call spent on what is not loading, such as starting over
     restarts: int
 
     def take(self) -> int: ...
 
+    def close(self) -> None: ...
 
-class Timed(NamedTuple):
-    """The fields of a Loading that come from timing it."""
 
-    startup_seconds: float
-    batches_per_sample: int
-    tokens: tuple[int, ...]
-    seconds: tuple[float, ...]
-    steady_from: int
-    tokens_per_s: Estimate
-    restarts: int
-    ended_by: EndedBy
+class Stopped(Exception):
+    """Told to stop; what was measured is in the sweeper."""
+
+
+class Sweeper:
+    """Times ways of loading, one after another; after each row `keep` is called."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        report: Report,
+        *,
+        seconds: float,
+        target_half_width: float,
+        rows_planned: int,
+        keep: Callable[[], None],
+    ) -> None:
+        self.accelerator, self.report, self.keep = accelerator, report, keep
+        self.seconds, self.target_half_width = seconds, target_half_width
+        self.on_gpu = accelerator.device.kind == "cuda"
+        self.sweeps: list[Sweep] = []
+        self.not_run: list[str] = []
+        self._rows_done, self._rows_planned = 0, rows_planned
+
+    def tell(self, text: str) -> None:
+        """Say what comes next; leave first if told to.
+
+        Raises:
+            Stopped: told to stop.
+        """
+        if self.report.should_stop():
+            raise Stopped
+        self.report.progress(self._rows_done / max(self._rows_planned, self._rows_done + 1), text)
+        self._rows_done += 1
+
+    def sweep(
+        self,
+        path: LoadingPath,
+        make: Callable[[int, bool], Source],
+        counts: Sequence[int],
+        *,
+        of: Literal["the data", "a packed sample"] = "the data",
+        file: Path | None = None,
+        used_bytes: int = 0,
+        batch_bytes: int = 0,
+        cold: Loading | Absent = NOT_KNOWN,
+    ) -> Sweep | None:
+        """A row for each number of workers, warm; None where none could be timed.
+
+        `make` gives a source for a number of workers, and whether memory is pinned; `file` is what it reads, if known.
+
+        Raises:
+            Stopped: told to stop; the rows so far are in `sweeps`.
+        """
+        rows: list[Loading] = []
+        place = len(self.sweeps)
+        sweep: Sweep | None = None
+        for workers in counts:
+            self.tell(f"{path}, {many(workers, 'worker')}")
+            row: Loading | Absent
+            if lacks := sources.shared_memory_lacks(workers, batch_bytes):
+                row = Absent(f"{lacks}; {SHARED_MEMORY_CURE}")
+            else:
+                share = cached_share(file, used_bytes) if file else NOT_KNOWN
+                row = self.row(path, make(workers, self.on_gpu), workers, pinned=self.on_gpu, cached=share)
+            if isinstance(row, Absent):
+                self.not_run.append(f"{path}, {many(workers, 'worker')}: {row.reason}")
+                continue
+            rows.append(row)
+            sweep = Sweep(path=path, of=of, rows=tuple(rows), knee_workers=knee(rows), unpinned=NO_GPU, cold=cold)
+            self.sweeps[place:] = [sweep]
+            self.keep()
+        if sweep and self.on_gpu:
+            workers = sweep.knee_workers
+            self.tell(f"{path}, {many(workers, 'worker')}, not pinned")
+            unpinned = self.row(path, make(workers, False), workers, pinned=False, cached=sweep.knee.cached_share)
+            sweep = self.replace(sweep, unpinned=unpinned)
+        return sweep
+
+    def replace(self, sweep: Sweep, **fields: Loading | Absent) -> Sweep:
+        """A sweep with more known of it, in its old place."""
+        changed = msgspec.structs.replace(sweep, **fields)
+        self.sweeps[self.sweeps.index(sweep)] = changed
+        self.keep()
+        return changed
+
+    def row(
+        self,
+        path: LoadingPath,
+        source: Source,
+        workers: int,
+        *,
+        pinned: bool,
+        cached: float | Absent,
+        temperature: Literal["warm", "cold"] = "warm",
+    ) -> Loading | Absent:
+        """One row, or why it could not be timed. The source is closed."""
+        try:
+            row = timed(
+                source,
+                skip=sources.MADE_AHEAD * workers,
+                limit_seconds=self.seconds,
+                target_half_width=self.target_half_width,
+                finish=self.accelerator.synchronize,
+                should_stop=self.report.should_stop,
+                path=path,
+                workers=workers,
+                temperature=temperature,
+                pinned=pinned,
+                to_device=self.on_gpu,
+                cached_share=cached,
+            )
+        except NoSharedMemory as error:
+            return Absent(f"no room in /dev/shm ({error}); {SHARED_MEMORY_CURE}")
+        except NotCold as error:
+            return Absent(str(error))
+        finally:
+            source.close()
+        return row or Absent("it ended before it could be timed")
 
 
 def timed(
@@ -50,17 +168,19 @@ def timed(
     target_half_width: float,
     finish: Callable[[], object],
     should_stop: Callable[[], bool] = never,
-) -> Timed | None:
+    **facts: Any,
+) -> Loading | None:
     """Take batches until the rate is tight or the time is up; None where the source ended before it could be timed.
 
     The first batch is the start-up, and `skip` more are what workers had made by then: neither is in the rate. A
     sample is as many batches as take a 500th of the limit, or one; `finish` waits until what they started is done.
+    `facts` are the row's fields that timing does not give.
     """
     started = time.perf_counter()
     try:
         source.take()
         finish()
-        startup = time.perf_counter() - started
+        startup = time.perf_counter() - started - source.untimed_seconds
         for _ in range(skip):
             source.take()
         batches = _batches_per_sample(source, limit_seconds / MOST_SAMPLES, finish)
@@ -84,7 +204,8 @@ def timed(
         ended_by = "interrupted" if should_stop() else watch.add(seconds[-1], now)
     if len(seconds) < FEWEST_SAMPLES:
         return None
-    return Timed(
+    return Loading(
+        **facts,
         startup_seconds=startup,
         batches_per_sample=batches,
         tokens=tuple(tokens),
@@ -118,24 +239,7 @@ def rate(tokens: Sequence[int], seconds: Sequence[float]) -> Estimate:
     return stats.rate_estimate(mean, corrected)
 
 
-def best_and_knee(rows: Sequence[Loading]) -> tuple[int, int]:
-    """(the worker count of the highest rate, the fewest workers whose interval reaches into the best one's).
-
-    Raises:
-        ValueError: no rows.
-    """
+def knee(rows: Sequence[Loading]) -> int:
+    """The fewest workers whose interval reaches into that of the highest rate."""
     best = max(rows, key=lambda row: row.tokens_per_s.value)
-    near = [row.workers for row in rows if row.tokens_per_s.high >= best.tokens_per_s.low]
-    return best.workers, min([*near, best.workers])
-
-
-def ratio(above: Estimate, below: Estimate) -> Estimate:
-    """One rate over another, measured apart: the interval spans the ends of both, so it is wider than 95 %."""
-    return Estimate(
-        value=above.value / below.value,
-        low=above.low / below.high,
-        high=above.high / below.low,
-        level=min(above.level, below.level),
-        method="ratio of two rates, interval from the ends of both",
-        n=min(above.n, below.n),
-    )
+    return min(row.workers for row in rows if row.tokens_per_s.high >= best.tokens_per_s.low)

@@ -1,4 +1,4 @@
-"""How does text become a file of token ids that a training loop can map, whole or not at all?"""
+"""Packs text into a file of token ids that a training loop can map, whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,67 +7,72 @@ import errno
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from rigbench import __version__
 from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import Progress
 from rigbench.core.record import Absent
+from rigbench.dataloader.record import PackOptions, TokenType
 from rigbench.model import text
 from rigbench.model.record import Packed
 from rigbench.model.tokenizer import Tokenizer, open_tokenizer
-from rigbench.model.tokens import ITEM_BYTES, AskedDtype, Dtype, sidecar_path
+from rigbench.model.tokens import ITEM_BYTES, Dtype, sidecar_path
 from rigbench.store import encode, now, reason
 
 BATCH_TEXTS, BATCH_CHARACTERS = 1024, 1 << 20  # texts that are tokenized at once: the tokenizer has threads of its own
-TOLD_EVERY_SECONDS = 0.1
+TELL_EVERY_SECONDS = 0.1
 BYTES_PER_SECOND = {True: 100e6, False: 2e6}  # as bytes or with a tokenizer: only to say whether this will take long
 DEFAULT_FIELD = "text"
 
 
-class Options(NamedTuple):
-    """What to pack. `field` given: every source is JSONL; None: those that are called so, with the field "text"."""
-
-    sources: tuple[Path, ...]
-    output: Path
-    tokenizer: str = "bytes"
-    end: str | None = None
-    field: str | None = None
-    dtype: AskedDtype = "auto"
-    skip_bad: bool = False
-    force: bool = False
-
-
-def run(options: Options, progress: Progress) -> Packed:
+def run(sources: Sequence[Path], output: Path, options: PackOptions, progress: Progress) -> Packed:
     """Pack the sources, in order, in memory that does not grow with them, and leave a document beside the file.
 
     Raises:
         RigbenchError: bad options or sources, a bad line, or a disk that takes no more. Nothing is left half-written.
     """
-    sizes = _check_sources(options)
-    _check_output(options)
-    tokenizer = open_tokenizer(options.tokenizer, options.end)
+    total_bytes = _check_sources(sources, output)
+    _check_output(output, options.force)
+    end = None if isinstance(options.end_of_text, Absent) else options.end_of_text
+    tokenizer = open_tokenizer(options.tokenizer, end)
     dtype = _dtype(options.dtype, tokenizer)
-    progress.stage("pack", sum(sizes) / BYTES_PER_SECOND[tokenizer.name == "bytes"])
+    progress.stage("pack", total_bytes / BYTES_PER_SECOND[tokenizer.name == "bytes"])
     tally = text.Tally(options.skip_bad)
     writer = _Writer(tokenizer, dtype)
     try:
-        with _replacing(sidecar_path(options.output)) as beside, _replacing(options.output) as file:
-            for told in writer.write(file, _documents(options, tally)):
-                share = tally.bytes / sum(sizes) if all(sizes) else 0.0
-                progress.update(share, f"{told:,} tokens, {tally.documents:,} documents")
+        with _replacing(sidecar_path(output)) as beside, _replacing(output) as file:
+            for tokens in writer.write(file, _documents(sources, options.field, tally)):
+                share = tally.bytes / total_bytes if total_bytes else 0.0
+                progress.update(share, f"{tokens:,} tokens, {tally.documents:,} documents")
             if not writer.tokens:
                 raise RigbenchError("the sources hold no text", "give files with text in them")
-            packed = _packed(options, tokenizer, dtype, tally, writer)
+            packed = Packed(
+                rigbench=__version__,
+                made_at=now(),
+                file=output.name,
+                dtype=dtype,
+                tokens=writer.tokens,
+                documents=tally.documents,
+                tokenizer=tokenizer.name,
+                tokenizer_sha256=tokenizer.sha256,
+                vocabulary=tokenizer.vocabulary,
+                largest_id=writer.largest,
+                end_of_text=tokenizer.end_of_text,
+                sources=tuple(source.name for source in sources),
+                source_bytes=tally.bytes,
+                bad_lines=tally.bad_lines,
+                cut_documents=tally.cut_documents,
+            )
             beside.write(encode(packed))
             beside.flush()  # a full disk is met here, where neither file has taken its place yet
             file.flush()
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise RigbenchError(
-            f"cannot write {options.output} ({reason(error)}) after {writer.tokens:,} tokens, and left nothing of it",
+            f"cannot write {output} ({reason(error)}) after {writer.tokens:,} tokens, and left nothing of it",
             "free space, or name a file on another disk with -o" if full else "name a file elsewhere with -o",
         ) from None
     return packed
@@ -95,7 +100,7 @@ class _Writer:
             file.write(ids.astype(kind).tobytes())
             self.tokens += ids.size
             self.largest = max(self.largest, int(ids.max(initial=0)))
-            if time.monotonic() - told_at > TOLD_EVERY_SECONDS:
+            if time.monotonic() - told_at > TELL_EVERY_SECONDS:
                 told_at = time.monotonic()
                 yield self.tokens
 
@@ -113,11 +118,11 @@ def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, boo
         yield batch
 
 
-def _documents(options: Options, tally: text.Tally) -> Iterator[tuple[str, bool]]:
-    """Every piece of text, and whether it is the last of its document."""
-    for source in options.sources:
-        if options.field is not None or text.is_jsonl(source):
-            for line in text.jsonl_texts(source, options.field or DEFAULT_FIELD, tally):
+def _documents(sources: Sequence[Path], field: str | Absent, tally: text.Tally) -> Iterator[tuple[str, bool]]:
+    """Every piece of text, and whether it is the last of its document; with a field all sources are JSONL."""
+    for source in sources:
+        if isinstance(field, str) or text.is_jsonl(source):
+            for line in text.jsonl_texts(source, field if isinstance(field, str) else DEFAULT_FIELD, tally):
                 yield line, True
             continue
         held: str | None = None
@@ -129,19 +134,17 @@ def _documents(options: Options, tally: text.Tally) -> Iterator[tuple[str, bool]
             yield held, True
 
 
-def _check_sources(options: Options) -> list[int]:
-    if not options.sources:
-        raise RigbenchError("no SOURCE is named", "give one or more files of text or JSONL")
-    sizes = [text.check_source(source) for source in options.sources]
-    for source in options.sources:
+def _check_sources(sources: Sequence[Path], output: Path) -> int:
+    """All their bytes; 0 where one is a pipe, whose size nobody knows."""
+    sizes = [text.check_source(source) for source in sources]
+    for source in sources:
         with contextlib.suppress(OSError):
-            if options.output.samefile(source):
-                raise RigbenchError(f"-o {options.output} is one of the sources", "name another file to write")
-    return sizes
+            if output.samefile(source):
+                raise RigbenchError(f"-o {output} is one of the sources", "name another file to write")
+    return sum(sizes) if all(sizes) else 0
 
 
-def _check_output(options: Options) -> None:
-    output = options.output
+def _check_output(output: Path, force: bool) -> None:
     if output.is_dir():
         raise RigbenchError(f"-o {output} is a directory", f"name the file to write, as {output / 'tokens.bin'}")
     if not output.parent.is_dir():
@@ -149,39 +152,19 @@ def _check_output(options: Options) -> None:
     for path in (output, sidecar_path(output)):
         if path.exists() and not path.is_file():
             raise RigbenchError(f"{path} is not a regular file", "name another file to write")
-        if path.exists() and not options.force:
+        if path.exists() and not force:
             raise RigbenchError(f"{path} is there already", "name another file, or replace it with --force")
 
 
-def _dtype(asked: AskedDtype, tokenizer: Tokenizer) -> Dtype:
+def _dtype(chosen: TokenType, tokenizer: Tokenizer) -> Dtype:
     fits = tokenizer.vocabulary <= 1 << 16
-    if asked == "uint16" and not fits:
+    if chosen == "uint16" and not fits:
         raise RigbenchError(
             f"--dtype uint16 cannot hold the {tokenizer.vocabulary:,} ids of {tokenizer.name}", "leave --dtype out"
         )
-    if asked != "auto":
-        return asked
+    if chosen != "auto":
+        return chosen
     return "uint16" if fits else "uint32"
-
-
-def _packed(options: Options, tokenizer: Tokenizer, dtype: Dtype, tally: text.Tally, writer: _Writer) -> Packed:
-    return Packed(
-        rigbench=__version__,
-        made_at=now(),
-        file=options.output.name,
-        dtype=dtype,
-        tokens=writer.tokens,
-        documents=tally.documents,
-        tokenizer=tokenizer.name,
-        tokenizer_sha256=tokenizer.sha256,
-        vocabulary=tokenizer.vocabulary,
-        largest_id=writer.largest,
-        end_of_text=tokenizer.end_of_text,
-        sources=tuple(source.name for source in options.sources),
-        source_bytes=tally.bytes,
-        bad_lines=tally.bad_lines,
-        cut_documents=tally.cut_documents,
-    )
 
 
 @contextlib.contextmanager

@@ -1,63 +1,50 @@
-"""How many tokens per second can be loaded, by which path, with how many workers?"""
+"""Times how many tokens per second can be loaded, by each path that the data has, with each number of workers."""
 
 from __future__ import annotations
 
-import os
+import contextlib
+import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from msgspec.structs import replace
 
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Absent, EndedBy, Record
-from rigbench.dataloader.cold import cold_loading
-from rigbench.dataloader.datasets import JsonlWindow, MappedBlocks, jsonl_blocks, loader_of
-from rigbench.dataloader.disk import direct_reads
-from rigbench.dataloader.factory import open_factory
-from rigbench.dataloader.page_cache import made_cold, read_through
-from rigbench.dataloader.record import Dataloader, DiskReads, LoadedData, Loading, Sweep
-from rigbench.dataloader.samples import first_ids, written
-from rigbench.dataloader.sources import LoaderSource, OwnSource
-from rigbench.dataloader.sweeps import NOT_KNOWN, Stopped, Sweeper
+from rigbench.core.record import Absent, EndedBy
+from rigbench.dataloader.disk import direct_reads, made_cold, read_through
+from rigbench.dataloader.loading import NOT_KNOWN, Stopped, Sweeper
+from rigbench.dataloader.record import METHOD, Dataloader, DiskReads, LoadedData, Loading, Options
+from rigbench.dataloader.sources import (
+    ColdSource,
+    JsonlBlocks,
+    JsonlWindow,
+    LoaderSource,
+    MappedBlocks,
+    OwnSource,
+    loader_of,
+    open_factory,
+)
 from rigbench.machine import host
 from rigbench.machine.accelerator import open_device
 from rigbench.machine.sysfs import Sysfs
 from rigbench.model import text
 from rigbench.model.batches import Batches
 from rigbench.model.tokenizer import Tokenizer, open_tokenizer
-from rigbench.model.tokens import ITEM_BYTES, AskedDtype, Dtype, open_tokens, read_sidecar, zipf_tokens
-from rigbench.store import now
+from rigbench.model.tokens import ITEM_BYTES, Dtype, open_tokens, read_sidecar, zipf_tokens
+from rigbench.store import now, reason
 from rigbench.work.process import Report
 
-METHOD = 1
+if TYPE_CHECKING:
+    from rigbench.model.tokens import Tokens
+
 ZIPF_VOCABULARY = 50304
 WARM_BYTES, WARM_MEMORY_SHARE = 1 << 30, 0.25  # the first part of a file, which surely stays in memory
 JSONL_BYTES = 64 << 20
+MOST_SAMPLE_BYTES = 8 << 20  # of text that is packed to compare
 SAME_READS = Absent("the own loader's stands for it: the same reads")
-
-
-class Options(Record, frozen=True):
-    """`data` is a file of token ids or JSONL, "" for generated ids; or `dataset` names a factory.
-
-    `folder` is where the command was typed, from where the factory is imported; `cache` is for generated files. The
-    stage names both. `seconds` is the most for each row. `end_of_text` "" is the tokenizer's own.
-    """
-
-    device: str = "auto"
-    data: str = ""
-    data_dtype: AskedDtype = "auto"
-    field: str = "text"
-    skip_bad: bool = False
-    tokenizer: str = "bytes"
-    end_of_text: str = ""
-    dataset: str = ""
-    folder: str = ""
-    cache: str = ""
-    micro_batch: int = 8
-    sequence: int = 1024
-    workers: tuple[int, ...] = (0, 1, 2)
-    seconds: float = 2.0
-    target_half_width: float = 0.01
+SAMPLE = Absent("a sample, made to compare")
 
 
 def run(options: Options, report: Report) -> Dataloader:
@@ -69,10 +56,10 @@ def run(options: Options, report: Report) -> Dataloader:
     probe = _Probe(options, report)
     ended_by: EndedBy = "finished"
     try:
-        if options.dataset:
-            probe.dataset()
-        elif options.data and text.is_jsonl(Path(options.data)):
-            probe.jsonl()
+        if not isinstance(options.dataset, Absent):
+            probe.dataset(options.dataset)
+        elif not isinstance(options.data, Absent) and text.is_jsonl(Path(options.data)):
+            probe.jsonl(Path(options.data))
         else:
             probe.tokens()
     except Stopped:
@@ -92,10 +79,12 @@ class _Probe:
     def __init__(self, options: Options, report: Report) -> None:
         self.started_at, self.started = now(), time.perf_counter()
         self.options, self.report = options, report
-        report.progress(0.0, "loading torch")
+        report.progress(0.0, "opening the device")
         cpu, memory = host.cpu(Sysfs()), host.memory(Sysfs())
         self.accelerator = open_device(options.device)
         self.usable_cpus, self.usable_bytes = cpu.usable_cpus, memory.usable_bytes
+        self.counts = options.worker_counts(cpu.usable_cpus)
+        self.end_of_text = None if isinstance(options.end_of_text, Absent) else options.end_of_text
         self.batch_bytes = 2 * 8 * options.micro_batch * options.sequence  # inputs and labels, int64
         self.data: LoadedData | None = None
         self.disk: tuple[DiskReads, ...] | Absent = NOT_KNOWN
@@ -104,7 +93,7 @@ class _Probe:
             report,
             seconds=options.seconds,
             target_half_width=options.target_half_width,
-            rows_planned=len(options.workers) + 4,
+            rows_planned=len(self.counts) + 4,
             keep=lambda: report.partial(self.record("worker died")),
         )
 
@@ -131,19 +120,22 @@ class _Probe:
 
     def tokens(self) -> None:
         """The memory map: from the disk, then from memory, by our own loader and by the tutorial's."""
-        options, path = self.options, Path(self.options.data)
-        packed = read_sidecar(path) if options.data else None
-        if options.data:
-            vocabulary = packed.vocabulary if packed else None
-            tokens, data = open_tokens(path, options.data_dtype, vocabulary, options.sequence)
-            vocabulary = vocabulary or 1 << 8 * ITEM_BYTES[data.dtype]
-        else:
+        options, packed = self.options, None
+        if isinstance(options.data, Absent):
             vocabulary = ZIPF_VOCABULARY
             tokens, data = zipf_tokens(Path(options.cache), vocabulary)
             path = Path(options.cache) / data.name
-        used_bytes = min(tokens.nbytes, self._warm_bytes())
+        else:
+            path = Path(options.data)
+            packed = read_sidecar(path)
+            known = packed.vocabulary if packed else None
+            tokens, data = open_tokens(path, options.data_dtype, known, options.sequence)
+            vocabulary = known or 1 << 8 * ITEM_BYTES[data.dtype]
+        share = WARM_BYTES if isinstance(self.usable_bytes, Absent) else int(WARM_MEMORY_SHARE * self.usable_bytes)
+        block_bytes = 4 * (options.sequence + 1)
+        used_bytes = min(tokens.nbytes, max(block_bytes, min(WARM_BYTES, share) // 8 * 8))
         self.data = LoadedData(
-            kind="tokens" if options.data else "generated",
+            kind="generated" if isinstance(options.data, Absent) else "tokens",
             name=data.name,
             size_bytes=tokens.nbytes,
             used_bytes=used_bytes,
@@ -154,17 +146,20 @@ class _Probe:
         )
         self._read_disk(path)
         self.sweeper.tell("own loader, cold")
-        with self._batches(tokens, vocabulary, data.name, ahead=False) as batches:
-            cold = cold_loading(batches, path, self.accelerator, options.seconds, self.report.should_stop)
-        self._mapped(tokens[: used_bytes // tokens.itemsize], vocabulary, path, options.workers, cold)
+        source = ColdSource(self._batches(tokens, vocabulary, data.name, ahead=False), path)
+        pinned = self.sweeper.on_gpu
+        cold = self.sweeper.row("own loader", source, 0, pinned=pinned, cached=NOT_KNOWN, temperature="cold")
+        if not isinstance(cold, Absent):
+            cold = replace(cold, cached_share=source.cached_share)
+        self._mapped(tokens[: used_bytes // tokens.itemsize], vocabulary, path, cold)
 
-    def jsonl(self) -> None:
+    def jsonl(self, path: Path) -> None:
         """JSONL parsed and tokenized on the fly, from memory and from the disk; then the same text packed."""
-        options, path = self.options, Path(self.options.data)
+        options, sweeper = self.options, self.sweeper
         size = text.check_source(path)
         if not path.is_file():
             raise RigbenchError(f"{path} is not a regular file", "pack it first: rigbench pack")
-        tokenizer = open_tokenizer(options.tokenizer, options.end_of_text or None)
+        tokenizer = open_tokenizer(options.tokenizer, self.end_of_text)
         tally = text.Tally(options.skip_bad)
         for _ in text.jsonl_texts(path, options.field, tally):
             if tally.bytes >= JSONL_BYTES:
@@ -182,28 +177,35 @@ class _Probe:
             bad_lines=tally.bad_lines,
         )
         self._read_disk(path)
-        window = JsonlWindow(path, tally.bytes, options.field, options.tokenizer, options.end_of_text or None)
+        window = JsonlWindow(path, tally.bytes, options.field, options.tokenizer, self.end_of_text)
 
         def source(workers: int, pinned: bool, endless: bool = True) -> LoaderSource:
-            blocks = jsonl_blocks(window, options.sequence, endless)
-            return self._source(path, size, blocks, workers, pinned, endless)
+            blocks = JsonlBlocks(window, options.sequence, endless)
+            return self._loader(path, size, blocks, workers, pinned, endless)
 
         read_through(path, tally.bytes)
-        sweep = self.sweeper.sweep(
-            "jsonl", source, options.workers, file=path, used_bytes=tally.bytes, batch_bytes=self.batch_bytes
+        sweep = sweeper.sweep(
+            "jsonl", source, self.counts, file=path, used_bytes=tally.bytes, batch_bytes=self.batch_bytes
         )
         if sweep:
-            self.sweeper.tell("jsonl, cold")
-            self.sweeper.replace(sweep, cold=self._cold_pass(sweep, path, source))
+            sweeper.tell("jsonl, cold")
+            share, workers, pinned = made_cold(path), sweep.knee_workers, sweeper.on_gpu
+            cold = (
+                share
+                if isinstance(share, Absent)
+                else sweeper.row(
+                    "jsonl", source(workers, pinned, False), workers, pinned=pinned, cached=share, temperature="cold"
+                )
+            )
+            sweeper.replace(sweep, cold=cold)
         self._packed_sample(path, tokenizer)
 
-    def dataset(self) -> None:
+    def dataset(self, name: str) -> None:
         """Whatever the user's factory makes."""
-        options = self.options
-        made = open_factory(options.dataset, options.folder, options.micro_batch)
+        batches = open_factory(name, self.options.folder, self.options.micro_batch)
         self.data = LoadedData(
             kind="dataset",
-            name=options.dataset,
+            name=name,
             size_bytes=NOT_KNOWN,
             used_bytes=NOT_KNOWN,
             tokens=Absent("not counted"),
@@ -211,85 +213,80 @@ class _Probe:
             tokenizer=NOT_KNOWN,
             bad_lines=0,
         )
-        name = f"--dataset {options.dataset}"
 
         def source(workers: int, pinned: bool) -> LoaderSource:
-            return LoaderSource(name, made.loader(workers, pinned), self.accelerator.torch_device, pinned)
+            device = self.accelerator.torch_device
+            return LoaderSource(f"--dataset {name}", batches.loader(workers, pinned), device, pinned)
 
-        self.sweeper.sweep("dataset", source, options.workers if made.workers is None else (made.workers,))
+        self.sweeper.sweep("dataset", source, self.counts if batches.workers is None else (batches.workers,))
 
-    def _mapped(
-        self, tokens: Any, vocabulary: int, path: Path, counts: tuple[int, ...], cold: Loading | Absent | None
-    ) -> None:
-        """Ids in memory: our own loader, then the tutorial's with each number of workers. No `cold`: a sample."""
+    def _mapped(self, tokens: Tokens, vocabulary: int, path: Path, cold: Loading | Absent) -> None:
+        """Ids in memory: our own loader, then the tutorial's with each number of workers; of a sample with none."""
         read_through(path, tokens.nbytes)
-        mapped_bytes = len(tokens._mmap)
+        mapped_bytes = len(tokens._mmap)  # type: ignore[attr-defined]
+        of_data = cold is not SAMPLE
 
         def own(workers: int, pinned: bool) -> OwnSource:
             return OwnSource(self._batches(tokens, vocabulary, path.name, pinned=pinned))
 
         def tutorial(workers: int, pinned: bool) -> LoaderSource:
             blocks = MappedBlocks(tokens, self.options.sequence)
-            return self._source(path, mapped_bytes, blocks, workers, pinned)
+            return self._loader(path, mapped_bytes, blocks, workers, pinned)
 
-        sample = Absent("a sample, made to compare")
         shared: Any = {
             "file": path,
             "used_bytes": tokens.nbytes,
-            "of": "the data" if cold else "a packed sample",
+            "of": "the data" if of_data else "a packed sample",
             "batch_bytes": self.batch_bytes,
         }
-        self.sweeper.sweep("own loader", own, (0,), cold=cold or sample, **shared)
-        self.sweeper.sweep("memory map", tutorial, counts, cold=SAME_READS if cold else sample, **shared)
+        self.sweeper.sweep("own loader", own, (0,), cold=cold, **shared)
+        counts, same = (self.counts, SAME_READS) if of_data else ((0,), SAMPLE)
+        self.sweeper.sweep("memory map", tutorial, counts, cold=same, **shared)
 
     def _packed_sample(self, path: Path, tokenizer: Tokenizer) -> None:
         """The first MiB of the same text as ids, mapped: what a conversion would bring."""
         self.sweeper.tell("packing a sample")
         dtype: Dtype = "uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32"
-        ids = first_ids(path, self.options.field, tokenizer, dtype, self.options.skip_bad, 2 * self.options.seconds)
+        tally = text.Tally(self.options.skip_bad)
+        ending = np.array([] if isinstance(tokenizer.end_of_text, Absent) else [tokenizer.end_of_text], np.uint32)
+        until = time.perf_counter() + 2 * self.options.seconds
+        parts = []
+        for line in text.jsonl_texts(path, self.options.field, tally):
+            parts += [*tokenizer.encode([line]), ending]
+            if tally.bytes > MOST_SAMPLE_BYTES or time.perf_counter() > until:
+                break
+        ids = np.concatenate(parts).astype(f"<u{ITEM_BYTES[dtype]}")
         if ids.size <= self.options.sequence:
             self.sweeper.not_run.append(f"a packed sample: {ids.size:,} tokens, fewer than one block")
             return
-        sample = Path(self.options.cache) / f"sample-{os.getpid()}.bin"
-        with written(sample, ids):
+        cache = Path(self.options.cache)
+        with contextlib.ExitStack() as stack:
+            try:
+                cache.mkdir(parents=True, exist_ok=True)
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sample-", dir=cache))
+                sample = Path(folder) / "sample.bin"
+                sample.write_bytes(ids.tobytes())
+            except OSError as error:
+                raise RigbenchError(
+                    f"cannot write a packed sample to {cache} ({reason(error)})", "free space, or choose --home DIR"
+                ) from None
             tokens, _ = open_tokens(sample, dtype, tokenizer.vocabulary, self.options.sequence)
-            self._mapped(tokens, tokenizer.vocabulary, sample, (0,), None)
+            self._mapped(tokens, tokenizer.vocabulary, sample, SAMPLE)
 
     def _batches(
-        self, tokens: Any, vocabulary: int, name: str, *, pinned: bool = True, ahead: bool | None = None
+        self, tokens: Tokens, vocabulary: int, name: str, *, pinned: bool = True, ahead: bool | None = None
     ) -> Batches:
-        dtype, device = ("uint16" if tokens.itemsize == 2 else "uint32"), self.accelerator.torch_device
+        dtype: Dtype = "uint16" if tokens.itemsize == 2 else "uint32"
         B, T = self.options.micro_batch, self.options.sequence
-        return Batches(tokens, dtype, vocabulary, B, T, device, name, pinned=pinned, ahead=ahead)  # type: ignore[arg-type]
+        device = self.accelerator.torch_device
+        return Batches(tokens, dtype, vocabulary, B, T, device, name, pinned=pinned, ahead=ahead)
 
-    def _source(
-        self, file: Path, size: int, dataset: Any, workers: int, pinned: bool, endless: bool = True
+    def _loader(
+        self, file: Path, size: int, dataset: object, workers: int, pinned: bool, endless: bool = True
     ) -> LoaderSource:
-        loader = loader_of(dataset, self.options.micro_batch, workers, pinned, own=True)
+        loader = loader_of(dataset, self.options.micro_batch, workers, pinned, forked=True)
         return LoaderSource(file.name, loader, self.accelerator.torch_device, pinned, endless, file, size)
-
-    def _cold_pass(
-        self, sweep: Sweep, path: Path, source: Callable[[int, bool, bool], LoaderSource]
-    ) -> Loading | Absent:
-        """One pass over a file that has just been put out of memory."""
-        share = made_cold(path)
-        if isinstance(share, Absent):
-            return share
-        row = self.sweeper.row(
-            sweep.path,
-            lambda workers, pinned: source(workers, pinned, False),
-            sweep.knee_workers,
-            pinned=self.sweeper.on_gpu,
-            cached=share,
-            temperature="cold",
-        )
-        return row or Absent("the file is too short for one pass to be timed")
 
     def _read_disk(self, path: Path) -> None:
         self.sweeper.tell("direct reads of the disk")
         self.disk = direct_reads(path, self.options.seconds / 2, self.report.should_stop)
-
-    def _warm_bytes(self) -> int:
-        share = WARM_BYTES if isinstance(self.usable_bytes, Absent) else int(WARM_MEMORY_SHARE * self.usable_bytes)
-        block = 4 * (self.options.sequence + 1)
-        return max(block, min(WARM_BYTES, share) // 8 * 8)

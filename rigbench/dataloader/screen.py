@@ -1,43 +1,46 @@
-"""How does the data loader look on a screen, next to what training eats?"""
+"""Shows the loader next to what training eats, and what `pack` wrote."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from rich.console import Console
+from rich.text import Text
 
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Figure, Skipped
-from rigbench.core.screen import plus_minus
-from rigbench.dataloader.record import Dataloader, Headroom, Loading, Sweep
+from rigbench.core.record import Absent, Figure
+from rigbench.core.screen import grid, plus_minus, table
+from rigbench.dataloader.record import Dataloader, Headroom, Loading, Sweep, many
+from rigbench.model.record import Packed
 
-if TYPE_CHECKING:
-    from rich.console import Console
+NAMED_SOURCES = 3
+COLUMNS = ("path", ">workers", "memory", ">tokens/s", "interval", ">a batch", ">first batch", "ended by")
 
 
-def show(result: Dataloader | Skipped, console: Console) -> None:
+def show(result: Dataloader, console: Console) -> None:
     """The answer in a sentence, a row for each way of loading, the disk, and what changes would gain."""
-    from rich.table import Table
-    from rich.text import Text
-
-    if isinstance(result, Skipped):
-        console.print(Text(f"dataloader skipped: {result.reason}", style="yellow"))
-        return
     console.print(Text.assemble(("dataloader", "bold"), f" on {result.device.kind}: {_data(result)}"))
     for line in answers(result):
-        console.print(Text.assemble("  ", (line, "bold")))
-    console.print(_table(result))
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column()
-    for label, line in _lines(result):
-        grid.add_row(f"  {label}", Text(line))
-    console.print(grid)
+        console.print(Text(f"  {line}", style="bold"))
+    rows = []
+    for sweep in result.sweeps:
+        others = (sweep.unpinned, sweep.cold)
+        rows += [_cells(sweep, row) for row in (*sweep.rows, *others) if isinstance(row, Loading)]
+        if isinstance(sweep.cold, Absent) and sweep.path in ("own loader", "jsonl") and sweep.of == "the data":
+            rows.append([sweep.path, "", "cold", "n/a", f"({sweep.cold.reason})"])
+    console.print(table(COLUMNS, rows))
+    console.print(grid(_lines(result)))
     for line in result.not_run:
         console.print(Text(f"  not run: {line}", style="yellow"))
 
 
 def _lines(result: Dataloader) -> list[tuple[str, str]]:
-    lines = [("knee", _knees(result)), ("disk", _disk(result))]
+    knees = [
+        f"{sweep.path} {many(sweep.knee_workers, 'worker')}"
+        for sweep in result.sweeps
+        if sweep.of == "the data" and len(sweep.rows) > 1
+    ]
+    known = ", ".join(knees) or "n/a (one number of workers)"
+    lines = [("knee", f"the fewest workers as fast as the best: {known}"), ("disk", _disk(result))]
     demand = result.demand_tokens_per_s
     if isinstance(demand, Figure):
         lines.append(("eaten", f"{units.format_rate(demand.value)} ({demand.source}: {demand.basis})"))
@@ -58,7 +61,7 @@ def answers(result: Dataloader) -> list[str]:
 
 
 def _sentence(one: Headroom) -> str:
-    place = f"at {_workers(one.workers)}"
+    place = f"at {many(one.workers, 'worker')}"
     detail = f"({one.path}, {one.temperature}; {_x(one.times.low)} to {_x(one.times.high)})"
     if one.io_bound == "no":
         return f"IO bound: no, {_x(one.times.value)} headroom {place} {detail}"
@@ -67,31 +70,16 @@ def _sentence(one: Headroom) -> str:
     return f"IO bound: cannot be told, about {_x(one.times.value)} of what training eats {place} {detail}"
 
 
-def _table(result: Dataloader) -> object:
-    from rich.table import Table
-
-    table = Table(box=None)
-    for name in ("path", "workers", "memory", "tokens/s", "interval", "a batch", "first batch", "ended by"):
-        right = name in ("workers", "tokens/s", "a batch", "first batch")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
-    for sweep in result.sweeps:
-        unpinned = [sweep.unpinned] if isinstance(sweep.unpinned, Loading) else []
-        cold = [sweep.cold] if isinstance(sweep.cold, Loading) else []
-        for row in (*sweep.rows, *unpinned, *cold):
-            table.add_row(*_cells(sweep, row))
-        if isinstance(sweep.cold, Absent) and sweep.path in ("own loader", "jsonl") and sweep.of == "the data":
-            table.add_row(sweep.path, "", "cold", "n/a", f"({sweep.cold.reason})")
-    return table
-
-
 def _cells(sweep: Sweep, row: Loading) -> list[str]:
     of = "" if sweep.of == "the data" else ", packed"
-    to_device = ("" if row.pinned else ", not pinned") if row.to_device else ""
-    startup = row.startup_seconds
+    pageable = ", not pinned" if row.to_device and not row.pinned else ""
+    share, startup, cached = row.cached_share, row.startup_seconds, ""
+    if row.temperature == "warm" and isinstance(share, float) and share < 0.99:
+        cached = f" ({units.format_share(share)} in memory)"
     return [
         f"{row.path}{of}",
         str(row.workers),
-        f"{row.temperature}{_cached(row)}{to_device}",
+        f"{row.temperature}{cached}{pageable}",
         units.format_count(row.tokens_per_s.value),
         plus_minus(row.tokens_per_s),
         units.format_seconds(sum(row.seconds) / len(row.seconds) / row.batches_per_sample),
@@ -119,15 +107,6 @@ def _data(result: Dataloader) -> str:
     return f"{'generated ' if data.kind == 'generated' else ''}{', '.join(facts)}; {batch}{copied}"
 
 
-def _knees(result: Dataloader) -> str:
-    knees = [
-        f"{sweep.path} {_workers(sweep.knee_workers)}"
-        for sweep in result.sweeps
-        if sweep.of == "the data" and len(sweep.rows) > 1
-    ]
-    return f"the fewest workers as fast as the best: {', '.join(knees) or 'n/a (one number of workers)'}"
-
-
 def _disk(result: Dataloader) -> str:
     disk = result.disk
     if isinstance(disk, Absent):
@@ -140,17 +119,6 @@ def _disk(result: Dataloader) -> str:
     return f"past the page cache {'; '.join(reads)}"
 
 
-def _cached(row: Loading) -> str:
-    """Said where a warm file was not all in memory."""
-    share = row.cached_share
-    known = row.temperature == "warm" and isinstance(share, float) and share < 0.99
-    return f" ({units.format_share(share)} in memory)" if known and isinstance(share, float) else ""
-
-
-def _workers(count: int) -> str:
-    return "1 worker" if count == 1 else f"{count} workers"
-
-
 def _x(times: float) -> str:
     return f"{units.format_significant(times)}x" if times < 10 else f"{times:,.0f}x"
 
@@ -161,3 +129,29 @@ def _times(times: Estimate) -> str:
     if times.low <= 1 <= times.high:
         return f"no difference that could be told {span}"
     return f"{_x(times.value)} {span} as many tokens/s"
+
+
+def show_packed(packed: Packed, folder: str, console: Console, hint: bool) -> None:
+    """The file, what is in it, and the command that trains on it."""
+    size = packed.tokens * (2 if packed.dtype == "uint16" else 4)
+    documents = many(packed.documents, "document")
+    facts = f": {packed.tokens:,} tokens of {documents}, {packed.dtype}, {units.format_bytes(size)}"
+    console.print(Text.assemble((packed.file, "bold"), facts))
+    others = len(packed.sources) - NAMED_SOURCES
+    density = units.format_significant(packed.source_bytes / packed.tokens)
+    named = ", ".join(packed.sources[:NAMED_SOURCES]) + (f" and {others:,} more" if others > 0 else "")
+    console.print(Text(f"  from {named}: {units.format_bytes(packed.source_bytes)}, {density} bytes a token"))
+    end = "none between documents" if isinstance(packed.end_of_text, Absent) else f"{packed.end_of_text:,}"
+    console.print(
+        Text(f"  tokenizer {packed.tokenizer}, vocabulary {packed.vocabulary:,}, end of text {end}, "
+             f"largest id {packed.largest_id:,}")
+    )  # fmt: skip
+    if packed.bad_lines:
+        bad = many(packed.bad_lines, "bad line")
+        console.print(Text(f"  left out: {bad} (--skip-bad)", style="yellow"))
+    if packed.cut_documents and packed.tokenizer != "bytes":
+        long = many(packed.cut_documents, "long document")
+        line = f"  {long} tokenized in pieces of 4 MiB: a token that spans one of their ends became two"
+        console.print(Text(line, style="dim"))
+    if hint:
+        console.print(Text(f"  rigbench dataloader --data {folder}{packed.file} says how fast it loads", style="dim"))

@@ -1,30 +1,55 @@
-"""How is the next batch taken from our own loader, from a DataLoader, or from whatever the user made?"""
+"""Gives batches as a training script gets them: by our own loader, a DataLoader, or the user's factory."""
 
 from __future__ import annotations
 
+import difflib
+import importlib
+import mmap
 import os
+import sys
+import sysconfig
 import time
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, get_worker_info
 
 from rigbench.core import units
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent
+from rigbench.dataloader.disk import made_cold
 from rigbench.model.batches import Batches
+from rigbench.model.text import NoText, line_decoder
+from rigbench.model.tokenizer import open_tokenizer
+
+if TYPE_CHECKING:
+    from rigbench.model.gather import Tokens
 
 MADE_AHEAD = 2  # batches that each DataLoader worker keeps ready: torch's default prefetch_factor
 TOKEN_KEYS = ("input_ids", "tokens", "inputs", "x")  # where a batch that is a mapping has its token ids
 SHARED_MEMORY = Path("/dev/shm")
 FULL_WORDS = ("shared memory", "bus error", "no space left", "/torch_")
+READ_AHEAD_BYTES = 256 << 10  # twice what the kernel reads around a missing page, unless told otherwise
+REREAD_SHARE = 0.1  # of the file that may be in memory before it is put out again
+ENDLESS = 1 << 40  # samples: more than can be drawn
+EXAMPLES = {"--dataset": "mydata.loading:make", "--model": "mynet:make"}
 
 
 class NoSharedMemory(Exception):
     """DataLoader workers hand batches over in /dev/shm, and it has no room for them."""
 
 
+class NotCold(Exception):
+    """The file could not be put out of memory, or not verifiably."""
+
+
 class LoaderSource:
-    """A DataLoader, or any iterable of batches, as a source: every batch counted, copied, begun again at its end."""
+    """A DataLoader, or any iterable of batches: every batch counted, copied, begun again at its end."""
 
     def __init__(
         self,
@@ -67,7 +92,9 @@ class LoaderSource:
                 raise _explained(self.name, error) from None
             else:
                 tokens = count_tokens(self.name, batch)
-                self._send(batch)
+                if self.device != "cpu":
+                    for tensor in tensors_in(batch):
+                        tensor.to(self.device, non_blocking=self.pinned)
                 self._given += 1
                 if self._given > 1 or not self.restarts:
                     return tokens
@@ -105,34 +132,58 @@ class LoaderSource:
                 "let nothing rewrite it during a run; write a new file and rename it over the old one",
             )
 
-    def _send(self, batch: Any) -> None:
-        if self.device == "cpu":
-            return
-        for tensor in tensors_in(batch):
-            tensor.to(self.device, non_blocking=self.pinned)
-
 
 class OwnSource:
-    """rigbench's own loader as a source. `untimed_seconds` stays 0: it never ends."""
-
-    untimed_seconds, restarts = 0.0, 0
+    """rigbench's own loader, which never ends."""
 
     def __init__(self, batches: Batches) -> None:
+        self.untimed_seconds, self.restarts = 0.0, 0
         self._batches = batches
-        self._tokens = batches.micro_batch * batches.sequence
 
     def take(self) -> int:
         self._batches.next()
-        return self._tokens
+        return self._batches.micro_batch * self._batches.sequence
 
     def close(self) -> None:
         self._batches.close()
 
 
+class ColdSource(OwnSource):
+    """The same on a mapped file that is put out of memory again before a tenth of it can be back in.
+
+    Without that, reading ahead fills memory within a sixtieth of the file, and a cold number becomes a warm one.
+    """
+
+    def __init__(self, batches: Batches, path: Path) -> None:
+        super().__init__(batches)
+        mapping = getattr(batches.tokens, "_mmap", None)
+        assert isinstance(mapping, mmap.mmap)
+        self._mapping, self._path = mapping, path
+        read_bytes = batches.micro_batch * READ_AHEAD_BYTES
+        self._batches_per_round = max(1, int(REREAD_SHARE * os.stat(path).st_size / read_bytes))
+        self._left = 0  # batches of this round
+        self.cached_share = 0.0  # the largest at the beginning of a round
+
+    def take(self) -> int:
+        """
+        Raises:
+            NotCold: the file stayed in memory.
+        """
+        if not self._left:
+            started = time.perf_counter()
+            self._mapping.madvise(mmap.MADV_DONTNEED)  # our own mapping would hold the pages
+            share = made_cold(self._path)
+            if isinstance(share, Absent):
+                raise NotCold(share.reason)
+            self.cached_share = max(self.cached_share, share)
+            self._left = self._batches_per_round
+            self.untimed_seconds += time.perf_counter() - started
+        self._left -= 1
+        return super().take()
+
+
 def tensors_in(batch: Any) -> Iterator[Any]:
     """Every tensor of a batch that is a tensor, or tuples, lists and mappings of them."""
-    import torch
-
     if isinstance(batch, torch.Tensor):
         yield batch
     elif isinstance(batch, dict):
@@ -152,7 +203,10 @@ def count_tokens(name: str, batch: Any) -> int:
     first = next(tensors_in(batch), None)
     cure = "yield tensors of integer token ids, inputs first, or under the key input_ids"
     if first is None:
-        raise RigbenchError(f"{name}: it yields {_what(batch)}, with no tensor in it", cure)
+        what = "nothing (None)" if batch is None else f"a {type(batch).__name__}"
+        if isinstance(batch, (tuple, list)) and batch:
+            what += f" of {type(batch[0]).__name__}"
+        raise RigbenchError(f"{name}: it yields {what}, with no tensor in it", cure)
     if first.is_floating_point() or first.is_complex():
         shape = "×".join(map(str, first.shape)) or "a single number"
         raise RigbenchError(f"{name}: it yields {first.dtype} ({shape}) and not token ids", cure)
@@ -200,7 +254,189 @@ def last_line(error: BaseException) -> str:
     return last if last.startswith(kind) else f"{kind}: {last}"
 
 
-def _what(thing: object) -> str:
-    if isinstance(thing, (tuple, list)) and thing:
-        return f"a {type(thing).__name__} of {type(thing[0]).__name__}"
-    return "nothing (None)" if thing is None else f"a {type(thing).__name__}"
+class MappedBlocks:
+    """The tutorial's Dataset: a memory map, sliced in __getitem__, inputs and labels made int64 one by one."""
+
+    def __init__(self, tokens: Tokens, sequence: int) -> None:
+        self.tokens, self.sequence = tokens, sequence
+
+    def __len__(self) -> int:
+        return int(self.tokens.size) - self.sequence
+
+    def __getitem__(self, start: int) -> tuple[Any, Any]:
+        x = torch.from_numpy(self.tokens[start : start + self.sequence].astype(np.int64))
+        y = torch.from_numpy(self.tokens[start + 1 : start + 1 + self.sequence].astype(np.int64))
+        return x, y
+
+
+class JsonlWindow(NamedTuple):
+    """The first `end_byte` bytes of a JSONL file, whose lines have been looked at, and how their text becomes ids."""
+
+    path: Path
+    end_byte: int
+    field: str
+    tokenizer: str
+    end_of_text: str | None
+
+
+class JsonlBlocks(IterableDataset[Any]):
+    """JSONL parsed and tokenized on the fly; each worker reads its own part of the file."""
+
+    def __init__(self, window: JsonlWindow, sequence: int, endless: bool) -> None:
+        self.window, self.sequence, self.endless = window, sequence, endless
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        worker = get_worker_info()
+        part, parts = (worker.id, worker.num_workers) if worker else (0, 1)
+        return _cut(jsonl_ids(self.window, part, parts, self.endless), self.sequence)
+
+
+def jsonl_ids(window: JsonlWindow, part: int, parts: int, endless: bool) -> Iterator[Any]:
+    """The ids of one line after another, from this worker's part of the window, over and over if endless."""
+    tokenizer = open_tokenizer(window.tokenizer, window.end_of_text)
+    ending = np.array([] if isinstance(tokenizer.end_of_text, Absent) else [tokenizer.end_of_text], np.uint32)
+    decode = line_decoder(window.field)
+    edges = [window.end_byte * part // parts, window.end_byte * (part + 1) // parts]
+    while True:
+        any_text = False
+        for line in _lines_between(window.path, *edges):
+            text = decode(line)
+            if isinstance(text, NoText) or not text:
+                continue  # bad lines have been counted, or refused, beforehand
+            any_text = True
+            yield np.concatenate([*tokenizer.encode([text]), ending]).astype(np.int64)
+        if not endless:
+            return
+        if not any_text:
+            if edges == [0, window.end_byte]:
+                raise RigbenchError(f"{window.path.name} changed while it was being read", "let nothing rewrite it")
+            edges = [0, window.end_byte]  # more workers than lines
+
+
+def _lines_between(path: Path, start: int, end: int) -> Iterator[bytes]:
+    """The lines that begin within [start, end)."""
+    with path.open("rb") as file:
+        if start:
+            file.seek(start - 1)
+            file.readline()
+        while file.tell() < end and (line := file.readline()):
+            yield line
+
+
+def _cut(ids: Iterator[Any], sequence: int) -> Iterator[tuple[Any, Any]]:
+    held, count = [], 0
+    for more in ids:
+        held.append(more)
+        count += more.size
+        if count <= sequence:
+            continue
+        run = np.concatenate(held)
+        cut = (run.size - 1) // sequence * sequence
+        for start in range(0, cut, sequence):
+            block = torch.from_numpy(run[start : start + sequence + 1])
+            yield block[:-1], block[1:]
+        held, count = [run[cut:]], run.size - cut
+
+
+def loader_of(dataset: Any, micro_batch: int, workers: int, pinned: bool, forked: bool) -> Iterable[Any]:
+    """The DataLoader that a script would put around a dataset; drawing from one with a length never ends."""
+    sampler = None
+    if not isinstance(dataset, IterableDataset):
+        sampler = RandomSampler(dataset, replacement=True, num_samples=ENDLESS)
+    return DataLoader(
+        dataset,
+        batch_size=micro_batch,
+        sampler=sampler,
+        num_workers=workers,
+        pin_memory=pinned,
+        drop_last=sampler is not None,
+        persistent_workers=workers > 0,
+        multiprocessing_context="fork" if forked and workers else None,
+    )
+
+
+class Factory(Protocol):
+    def __call__(self) -> Any: ...
+
+
+def find_factory(name: str, folder: str, option: str = "--dataset") -> Factory:
+    """`package.module:factory`, importable from the folder the command was typed in, as with `python -m`.
+
+    Raises:
+        RigbenchError: not such a name, no such module or function, or the module raises.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name.isidentifier():
+        raise RigbenchError(f"{option} {name!r} is not package.module:factory", f"write it as {EXAMPLES[option]}")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code
+        cure = "mend it, or check the name"
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            cure = "run rigbench in the folder that holds it, or check the name"
+        raise RigbenchError(f"{option} {name}: {raised(error, folder)}", cure) from None
+    factory = getattr(module, function_name, None)
+    if not callable(factory):
+        there = [each for each in vars(module) if callable(getattr(module, each)) and not each.startswith("_")]
+        near = difflib.get_close_matches(function_name, there, n=2)
+        cure = f"did you mean {' or '.join(near)}?" if near else "check the name"
+        raise RigbenchError(f"{option} {name}: {module_name} has no function {function_name}", cure)
+    return cast(Factory, factory)
+
+
+def raised(error: BaseException, folder: str) -> str:
+    """What the user's code raised, in one line, with the innermost place of theirs that led to it, where there is one.
+
+    "ValueError: bad width (shop/net.py, line 12)".
+    """
+    libraries = ("<", str(Path(__file__).parents[1]), sysconfig.get_paths()["stdlib"])
+    packages = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(libraries) and not any(name in frame.filename for name in packages)
+    ]
+    if not frames:
+        return last_line(error)
+    path, line = frames[-1].filename, frames[-1].lineno
+    if Path(path).is_relative_to(folder):
+        path = os.path.relpath(path, folder)
+    return f"{last_line(error)} ({path}, line {line})"
+
+
+class FactoryBatches(NamedTuple):
+    """What a factory gave: batches for a number of workers; `workers` is that number where it is not ours to choose."""
+
+    loader: Callable[[int, bool], Iterable[Any]]
+    workers: int | None
+
+
+def open_factory(name: str, folder: str, micro_batch: int) -> FactoryBatches:
+    """Call the user's factory, with no arguments.
+
+    It returns a torch Dataset or IterableDataset of samples, which is put into a DataLoader, or an iterable of whole
+    batches, such as a DataLoader of the user's own, which is taken as it comes. A sample or batch is a tensor of ids,
+    or a tuple, list or mapping that begins with one (or has it as input_ids, tokens, inputs or x).
+
+    Raises:
+        RigbenchError: it raises, or returns nothing that batches can be taken from.
+    """
+    factory = find_factory(name, folder)
+    try:
+        made = factory()
+        samples = len(made) if hasattr(made, "__len__") else -1
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code
+        raise RigbenchError(f"--dataset {name}: it raised {last_line(error)}", "mend the factory") from None
+    cure = "return a torch Dataset, an IterableDataset, or an iterable of batches"
+    if made is None:
+        raise RigbenchError(f"--dataset {name}: the factory returned nothing", cure)
+    by_index = samples >= 0 and hasattr(made, "__getitem__") and not isinstance(made, (list, tuple, dict, str, bytes))
+    if isinstance(made, Dataset) or by_index:
+        if not samples:
+            raise RigbenchError(f"--dataset {name}: the dataset is empty", "give it samples")
+        return FactoryBatches(lambda workers, pinned: loader_of(made, micro_batch, workers, pinned, forked=False), None)
+    if not isinstance(made, Iterable) or isinstance(made, (str, bytes)):
+        raise RigbenchError(f"--dataset {name}: the factory returned {type(made).__name__}", cure)
+    return FactoryBatches(lambda workers, pinned: made, getattr(made, "num_workers", 0))

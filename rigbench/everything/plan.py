@@ -12,8 +12,8 @@ from rigbench.collectives import stage as collectives
 from rigbench.core.errors import RigbenchError
 from rigbench.core.options import NOT_GIVEN
 from rigbench.core.record import Skipped
-from rigbench.dataloader import probe as dataloader_probe
-from rigbench.dataloader import stage as dataloader
+from rigbench.dataloader import command as dataloader
+from rigbench.dataloader.record import Options as DataloaderOptions
 from rigbench.job import Job
 from rigbench.matmul import command as matmul
 from rigbench.matmul.record import ProbeOptions as MatmulOptions
@@ -46,7 +46,7 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None, watts: W
     products = MatmulOptions(model=models[-1], device=where, seconds=QUICK_MATMUL_SECONDS if quick else NOT_GIVEN)
     every_size = tuple(SliceOptions(model=model, device=where) for model in models)
     slices = short_slices(models, device) if quick else every_size
-    loader = dataloader_probe.Options(device=where, workers=(0, 2) if quick else (), seconds=1.0 if quick else 2.0)
+    loader = DataloaderOptions(device=where, workers=(0, 2) if quick else NOT_GIVEN, seconds=1.0 if quick else 2.0)
     stages = [
         Stage("topology", lambda job: diagnosis.doctor(job, load=bool(job.gpus))),
         Stage("bandwidth", partial(bandwidth.run, options=transfers)),
@@ -54,7 +54,7 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None, watts: W
         Stage("collectives", partial(collectives.run, asked=groups, world=None)),
         Stage("matmul", partial(matmul.run, options=products)),
         Stage("slices", partial(train_slices, slices=slices, watts=watts)),
-        Stage("dataloader", partial(dataloader.run, options=loader, declared=None)),
+        Stage("dataloader", partial(dataloader.run, options=loader)),
     ]
     if not quick:
         stages.append(Stage("thermals", partial(soak.run, options=SoakOptions(minutes=5.0, device=where))))

@@ -19,8 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
-from rigbench.dataloader.factory import find_factory, raised
-from rigbench.dataloader.sources import tensors_in
+from rigbench.dataloader.sources import find_factory, raised, tensors_in
 from rigbench.machine.accelerator import choose_device
 from rigbench.model.batches import AHEAD
 from rigbench.train.record import OwnModel
