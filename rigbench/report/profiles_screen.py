@@ -1,28 +1,28 @@
-"""How do the profiles look on a screen?"""
+"""Shows the profiles: a line each, or one with everything it states."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from rigbench.core import profiles, units
 from rigbench.core.record import Absent, Figure
+from rigbench.core.screen import printable, table
 from rigbench.model import shape
 from rigbench.report.profiles import named
 
-if TYPE_CHECKING:
-    from rich.console import Console
+GPUS = ("id", ">bf16", ">fp32", ">memory", ">bandwidth", ">board power")
+RIGS = ("name", "GPUs", ">host", ">power supply", "about")
+MODELS = ("name", ">layers", ">width", ">heads", ">vocabulary", ">sequence", ">parameters published")
+ELECTRICITY = ("id", ">per kWh", "place", "date")
 
 
 def show_all(console: Console) -> None:
     """Every profile, a line each: GPUs, rigs, series, published models, electricity."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="GPU datasheets (dense, fp32 accumulate)", title_justify="left", box=None)
-    for name in ("id", "bf16", "fp32", "memory", "bandwidth", "board power"):
-        table.add_column(name, justify="left" if name == "id" else "right", no_wrap=True)
-    for gpu in profiles.gpus():
-        table.add_row(
+    rows = [
+        (
             gpu.id,
             _rate(profiles.peak(gpu.id, "bf16")),
             _rate(profiles.peak(gpu.id, "fp32")),
@@ -30,67 +30,46 @@ def show_all(console: Console) -> None:
             f"{gpu.memory_bandwidth_gb_per_s:,g} GB/s",
             _watts(gpu.power_limit_watts),
         )
-    console.print(table)
-    console.print()
-    table = Table(
-        title="Rigs, for --on (also any GPU above, as rtx-4080 or 2xrtx-4080)", title_justify="left", box=None
-    )
-    for name in ("name", "GPUs", "host", "power supply", "about"):
-        table.add_column(name, justify="right" if name in ("host", "power supply") else "left", no_wrap=name != "about")
-    for rig in profiles.rigs():
-        table.add_row(rig.name, f"{rig.count}x {rig.gpu}", _watts(rig.host_watts), _watts(rig.psu_watts), rig.about)
-    console.print(table)
-    console.print()
+        for gpu in profiles.gpus()
+    ]
+    console.print(table(GPUS, rows, "GPU datasheets (dense, fp32 accumulate)"), "")
+    rigs = [
+        (rig.name, f"{rig.count}x {rig.gpu}", _watts(rig.host_watts), _watts(rig.psu_watts), rig.about)
+        for rig in profiles.rigs()
+    ]
+    console.print(table(RIGS, rigs, "Rigs, for --on (also any GPU above, as rtx-4080 or 2xrtx-4080)"), "")
     for name in shape.series_names():
         series = shape.series(name)
         sizes = ", ".join(model.name for model in series.models)
-        console.print(Text.assemble((f"series {name}", "bold"), f": {sizes}. {series.about}"))
+        about = printable(f": {sizes}. {series.about}")
+        console.print(Text.assemble((f"series {printable(name)}", "bold"), about))
     console.print()
-    _show_models(console)
-    console.print()
-    table = Table(title="Electricity", title_justify="left", box=None)
-    for name in ("id", "per kWh", "place", "date"):
-        table.add_column(name, justify="right" if name == "per kWh" else "left")
-    for entry in profiles.prices().electricity:
-        place = entry.place + (" (default)" if entry.default else "")
-        table.add_row(entry.id, f"{entry.per_kwh:g} {entry.currency}", place, entry.date)
-    console.print(table)
-    console.print(Text("`rigbench profiles ID` shows one with its sources", style="dim"))
-
-
-def _show_models(console: Console) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    names = ("name", "layers", "width", "heads", "vocabulary", "sequence", "parameters published")
     console.print(Text("Published models, for --model", style="italic"))
     for family in shape.families():
-        console.print(Text(family.about))
-        table = Table(box=None)
-        for name in names:
-            table.add_column(name, justify="left" if name == "name" else "right")
+        console.print(Text(printable(family.about)))
+        models = []
         for model in family.models:
             its, published = model.shape, model.published_parameters
             heads = f"{its.heads}" if its.kv_heads == its.heads else f"{its.heads}/{its.kv_heads}"
-            numbers = (f"{number:,}" for number in (its.vocabulary, its.sequence))
             total = f"{published:,}" if isinstance(published, int) else "n/a"
-            table.add_row(model.name, str(its.layers), str(its.width), heads, *numbers, total)
-        console.print(table)
+            models.append(
+                (model.name, f"{its.layers}", f"{its.width}", heads, f"{its.vocabulary:,}", f"{its.sequence:,}", total)
+            )
+        console.print(table(MODELS, models))
+    prices = [
+        (price.id, f"{price.per_kwh:g} {price.currency}", price.place + " (default)" * price.default, price.date)
+        for price in profiles.prices().electricity
+    ]
+    console.print("", table(ELECTRICITY, prices, "Electricity"))
+    console.print(Text("`rigbench profiles ID` shows one with its sources", style="dim"))
 
 
 def show_one(what: str, console: Console) -> None:
-    """One profile with everything it states.
-
-    Raises:
-        RigbenchError: there is none of that name.
-    """
-    import msgspec
-    from rich.table import Table
-    from rich.text import Text
-
+    """One profile with everything it states."""
     grid = Table.grid(padding=(0, 2))
     for name, value in msgspec.to_builtins(named(what)).items():
-        grid.add_row(Text(name, style="dim"), Text(_words(value)))
+        lines = _words(value).splitlines()
+        grid.add_row(Text(name, style="dim"), Text("\n".join(map(printable, lines))))
     console.print(grid)
 
 
