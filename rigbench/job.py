@@ -107,15 +107,14 @@ class Job:
                 with contextlib.suppress(RigbenchError):  # gone since
                     yield self.store.load(entry.id)
 
-    @cached_property
-    def stored(self) -> tuple[tuple[Run, ...], tuple[str, ...]]:
-        """The runs of every rig that were stored before, newest first; and a line per file that cannot be used."""
-        runs, unreadable = self.store.readable()
-        return tuple(run for run in runs if run.id != self.run.id), tuple(unreadable)
-
-    def history(self) -> list[Run]:
-        """This run as it stands, then those stored of the same rig, newest first."""
-        return [self.run, *(run for run in self.stored[0] if run.rig.fingerprint == self.run.rig.fingerprint)]
+    def newest(self, *rooms: str) -> list[Run]:
+        """The newest runs of this rig in which each of these rooms was really measured, newest first."""
+        runs: dict[str, Run] = {}
+        for room in rooms:
+            run = next((run for run in self.holding(room) if not isinstance(getattr(run, room), Skipped)), None)
+            if run:
+                runs[run.id] = run
+        return sorted(runs.values(), key=lambda run: run.id, reverse=True)
 
     def datasheet(self, device: Device) -> dict[str, Figure]:
         """Published peaks per dtype of this GPU, by PCI id or exact name; none for a CPU or an unknown card."""

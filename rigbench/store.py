@@ -120,17 +120,6 @@ class Store:
         """
         return read(self.runs / f"{run_id}.json")
 
-    def readable(self) -> tuple[list[Run], list[str]]:
-        """Every stored run, newest first; and a line per file that could not be read."""
-        found: list[Run] = []
-        passed_over: list[str] = []
-        for path in self.paths():
-            try:
-                found.append(read(path))
-            except RigbenchError as error:
-                passed_over.append(f"not used: {error.what_happened}")
-        return found, passed_over
-
 
 def encode(run: Record) -> bytes:
     return msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n"

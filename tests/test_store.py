@@ -132,7 +132,8 @@ def test_a_run_is_found_by_id_by_its_start_and_as_the_newest(home):
 def test_one_broken_file_does_not_hide_the_others(home):
     home.save(make_run(id="20260101-000000-aaaa"))
     (home.runs / "20260102-000000-bbbb.json").write_text("{")
-    runs, unreadable = home.readable()
+    index = home.index()
+    runs, unreadable = list(index.entries()), index.unreadable()
     assert [run.id for run in runs] == ["20260101-000000-aaaa"]
     assert len(unreadable) == 1
     assert "was cut short" in unreadable[0]

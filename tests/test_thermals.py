@@ -79,7 +79,7 @@ def test_all_gpus_are_loaded_at_once_and_each_has_its_own_readings(soak):
     assert result.cards[0].throttling[0].share == 1.0
     assert result.ambient_celsius.value == 24.0
     assert job.faults == []
-    stored = job.store.readable()[0][0]
+    stored = store.read(job.store.paths()[0])
     assert stored.thermals == result
     (first_elapsed, _, _), (last_elapsed, planned, curves) = seen[0], seen[-1]
     assert first_elapsed == 0.0 < last_elapsed <= planned + 1

@@ -19,7 +19,6 @@ from rigbench.work.record import WattOptions
 if TYPE_CHECKING:
     from rigbench.budget.plan import Request
     from rigbench.core.profiles import RigProfile
-    from rigbench.document import Run
     from rigbench.job import Job
     from rigbench.model.record import Model
 
@@ -138,6 +137,7 @@ def _here(job: Job, request: Request, device: str | None) -> Budget:
     """From this run's own slices and those of earlier runs of this rig; of one kind of device where it was named."""
     from rigbench.budget import forecast, rates
     from rigbench.budget.plan import assemble
+    from rigbench.predict import ceilings
     from rigbench.store import now
 
     for line in job.index.unreadable():
@@ -154,7 +154,7 @@ def _here(job: Job, request: Request, device: str | None) -> Budget:
         machine, forecasts = forecast.here(
             request,
             slices,
-            _probes(job),
+            job.newest(*ceilings.ROOMS),
             job.holding("thermals"),
             rates.coverage(tests) if tests else None,
             METHOD,
@@ -167,16 +167,6 @@ def _here(job: Job, request: Request, device: str | None) -> Budget:
     if count:
         machine = machine._replace(left_out=(*machine.left_out, strangers))
     return assemble(request, machine, forecasts, now())
-
-
-def _probes(job: Job) -> list[Run]:
-    """The newest runs of this rig that measured each ceiling."""
-    runs: dict[str, Run] = {}
-    for room in ("topology", "bandwidth", "collectives", "matmul", "dataloader"):
-        run = next((run for run in job.holding(room) if not isinstance(getattr(run, room), Skipped)), None)
-        if run:
-            runs[run.id] = run
-    return sorted(runs.values(), key=lambda run: run.id, reverse=True)
 
 
 def _whole(job: Job, stored: StoredSlice) -> Slice:

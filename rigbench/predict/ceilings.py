@@ -29,6 +29,7 @@ SWITCHED_GB_PER_S = 200  # less is a bridge between two cards
 LINK_LATENCY_SECONDS = 30e-6  # of an all_reduce of a few bytes within a host, published nccl-tests: 15 to 60 µs
 
 Room = TypeVar("Room")
+ROOMS = ("topology", "bandwidth", "collectives", "matmul", "dataloader")  # that ceilings are read from
 
 
 def from_rig(profile: RigProfile) -> Ceilings | Absent:

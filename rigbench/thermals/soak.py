@@ -247,7 +247,8 @@ class _Soak:
         )
         if not final:
             return result
-        earlier = self.job.history()[1:] if isinstance(result.label, str) else []
+        holding = self.job.holding("thermals") if isinstance(result.label, str) else ()
+        earlier = [run for run in holding if run.id != self.job.run.id]
         return msgspec.structs.replace(result, power=verdict.power(result, self.job.run, earlier))
 
     def _faults(self, result: Thermals, crew: Crew[HeatLoad], watch: HeatWatch) -> list[str]:

@@ -79,7 +79,7 @@ def target_of(job: Job, device: str) -> Target | Absent:
 
 def stored_ceilings(job: Job, kind: str) -> Ceilings | Absent:
     """Of this rig's stored probes, this run's own first."""
-    its = ceilings.from_runs(job.history())
+    its = ceilings.from_runs(job.newest(*ceilings.ROOMS))
     return Absent(f"only a {its.kind}'s are stored") if isinstance(its, Ceilings) and its.kind != kind else its
 
 

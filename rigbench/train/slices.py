@@ -275,7 +275,7 @@ def _of_matmul(job: Job, result: Slice) -> Figure | Absent:
     dtype, cards = _dtype(result), result.recipe.ranks
     if cards > 1 and result.device.kind == "cpu":
         return Absent("ranks share this CPU")
-    for run in job.history():
+    for run in job.holding("matmul"):
         matmul = run.matmul
         if isinstance(matmul, Matmul) and matmul.device == result.device and dtype in matmul.best_flops_per_s:
             best = matmul.best_flops_per_s[dtype].value
