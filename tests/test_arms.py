@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 from pathlib import Path
 
 import msgspec
@@ -13,10 +12,11 @@ import pytest
 from budget_slices import GPU, M5, stored, whole
 from recipes import recipe
 
-from rigbench import __main__, store
+from rigbench import store
 from rigbench.core import profiles
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
+from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.job import Interrupted, Job
 from rigbench.machine.record import GpuProcess
@@ -42,35 +42,13 @@ sequence = 32
 """
 
 
-class Silent:
-    def stage(self, text: str, weight_seconds: float) -> None: ...
-
-    def update(self, share: float, text: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
 @pytest.fixture
 def job(tmp_path):
     return Job(store.Store(tmp_path / "home"), Rig.live(), "train-probe", Silent())
 
 
-@pytest.fixture
-def rigbench(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rigbench", *words])
-        code = __main__._run()
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
 def estimate(value: float, within: float = 0.01) -> Estimate:
-    return Estimate(value, value * (1 - within), value * (1 + within), 0.95, "batch means", 4)
+    return Estimate(value, value * (1 - within), value * (1 + within), 0.9, "batch means", 4)
 
 
 def memory(process_gib: float) -> Vram:

@@ -13,6 +13,7 @@ from scripted_sensors import series, telemetry
 
 from rigbench import store
 from rigbench.core.errors import RigbenchError
+from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Device
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
@@ -203,14 +204,6 @@ def test_a_host_without_memory_for_its_ranks_says_so_before_they_meet(folder, mo
     train.refuse_beyond_memory(options(folder, "fsdp2"), "cpu", ranks.World(0, 2, 0, "", 1))  # shards fit
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # the other rank is elsewhere
     train.refuse_beyond_memory(options(folder, "ddp"), "cpu", ranks.World(0, 2, 0, "", 1))
-
-
-class Silent:
-    def stage(self, text: str, weight_seconds: float) -> None: ...
-
-    def update(self, share: float, text: str) -> None: ...
-
-    def close(self) -> None: ...
 
 
 @pytest.fixture

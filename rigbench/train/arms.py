@@ -140,10 +140,10 @@ class Table:
             self._add(self._among_ranks(recipe))
         if self.plan.on is None and len(self.rows) > 1 and self.rows[0].outcome == "measured":
             self._run_control()
-        known = next((row.memory for row in self.rows if isinstance(row.memory, VramPrediction)), None)
-        if known and not isinstance(self.target, Absent) and verdict.saves_little(self.rows):
+        base = self.rows[0].memory
+        if isinstance(base, VramPrediction) and any(verdict.eight_bit_saves_little(self._table(), ())):
             self.job.progress.update(1.0, "from which size 8-bit states pay")
-            self.eight_bit_from = eight_bit_pays_from(self.predictor, self.model, known.recipe, self.target)
+            self.eight_bit_from = eight_bit_pays_from(self.predictor, self.model, base.recipe, base.target)
 
     def _among_ranks(self, recipe: Recipe) -> Recipe:
         one = recipe.strategy in ("single", "data-parallel")
@@ -284,9 +284,15 @@ class Table:
         """Store what there is; of predictions only what is an answer."""
         if not self.rows or (self.plan.on is not None and all(row.outcome == "skipped" for row in self.rows)):
             return
+        results = self.job.run.slices
+        table = verdict.compared(self._table(), results)
+        others = [item for item in self.job.run.findings if item.code not in verdict.DIAGNOSES]
+        self.job.keep(arms=table, findings=worst_first((*others, *verdict.diagnose(table, results))))
+
+    def _table(self) -> Arms:
         base, planned = self._slice(self.rows[0]), verdict.TOKENS_PER_PARAMETER * self.model.total_parameters
         tokens = base.items_per_step if base else self.base.tokens_per_step(self.model) if self.plan.on else 0
-        table = Arms(
+        return Arms(
             method=METHOD if self.plan.on is None else steptime.METHOD,
             started_at=self._started_at,
             seconds=time.perf_counter() - self._started,
@@ -300,9 +306,6 @@ class Table:
             eight_bit_from=self.eight_bit_from,
             micro_batch=self.search,
         )
-        table = verdict.compared(table, self.job.run.slices)
-        others = [item for item in self.job.run.findings if item.code not in verdict.DIAGNOSES]
-        self.job.keep(arms=table, findings=worst_first((*others, *verdict.diagnose(table, self.job.run.slices))))
 
 
 def eight_bit_pays_from(predictor: Predictor, model: Model, recipe: Recipe, target: Target) -> Figure | Absent:

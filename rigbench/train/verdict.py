@@ -189,15 +189,6 @@ def eight_bit_saves_little(table: Arms, slices: Results) -> Iterator[Finding]:
     yield finding("eight-bit-saves-little", "information", evidence, [other.label], "nothing is lost by either")
 
 
-def saves_little(rows: Sequence[ArmRow]) -> bool:
-    """Whether an arm with 8-bit states was looked at beside the base arm, and saves little."""
-    base = next((row.memory for row in rows if isinstance(row.memory, VramPrediction)), None)
-    other = next((row.memory for row in rows if row.recipe.optimizer == "adamw8bit"), None)
-    if base is None or not isinstance(other, VramPrediction):
-        return False
-    return base.breakdown.optimizer_bytes - other.breakdown.optimizer_bytes < LITTLE_SAVED * base.process.value
-
-
 def checkpointing_trades(table: Arms, slices: Results) -> Iterator[Finding]:
     row = table.rows[0]
     other, result = _other(table, row, checkpoint_every=1), _slice(row, slices)
