@@ -24,9 +24,6 @@ def watch(options: Options, replay: Path | None, show: Callable[[Fold], None]) -
     """Watch this machine, or play a recorded rig; the summary, and what went wrong with the recording's file.
 
     Stop signals end it as the passing of time does: with everything written and a summary.
-
-    Raises:
-        RigbenchError: the file cannot be made, or there is nothing to replay.
     """
     rig = Rig.replay(replay) if replay else Rig.live()
     with contextlib.ExitStack() as stack:
@@ -64,11 +61,7 @@ def watch(options: Options, replay: Path | None, show: Callable[[Fold], None]) -
 
 
 def summary(path: Path) -> Monitor:
-    """The same summary from what was recorded.
-
-    Raises:
-        RigbenchError: it is no recording, or is damaged before its last line.
-    """
+    """The same summary from what was recorded."""
     fold: Fold | None = None
     notes: list[str] = []
     for event in recording.read(path):

@@ -146,11 +146,9 @@ class SlowBeat:
             f"GPU{index}": GpuSlow(
                 to_gpu_bytes_per_s=self._traffic(index, "to_gpu_bytes_per_s"),
                 from_gpu_bytes_per_s=self._traffic(index, "from_gpu_bytes_per_s"),
-                processes=found
-                if isinstance(found, Absent)
-                else tuple(self._process(it, loads[it.pid]) for it in found),
+                processes=it if isinstance(it, Absent) else tuple(self._process(one, loads[one.pid]) for one in it),
             )
-            for index, found in listed.items()
+            for index, it in listed.items()
         }
 
     def _process(self, process: GpuProcess, load: ProcessLoad | Absent) -> MonitorProcess:
@@ -215,9 +213,6 @@ def replayed(rig: Rig, facts: Rig, options: Options) -> Generator[MonitorEvent, 
     """A recorded rig, one step of each sequence per tick, on a clock that moves when told.
 
     `facts` is the same recording opened once more: what a card is must not take a step of what it reads.
-
-    Raises:
-        RigbenchError: the recording holds no driver.
     """
     playing, driver = rig.awake()
     moment, period = 0.0, options.interval

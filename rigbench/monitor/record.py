@@ -19,6 +19,7 @@ FORMAT = 1  # of a recording
 METHOD = 1
 FASTEST_SECONDS, SLOWEST_SECONDS = 0.1, 3600.0  # sensors themselves move at about 10 Hz
 SLOW_SECONDS = 5.0
+LOOK_SECONDS = 5.0  # how often the last window is looked at for hints
 FOREVER = Absent("until the user says stop")
 NOT_READ = Absent("not read yet")
 NOT_GONE = Absent("not gone")

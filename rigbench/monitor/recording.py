@@ -26,10 +26,6 @@ class Recorder:
     """
 
     def __init__(self, path: Path, force: bool) -> None:
-        """
-        Raises:
-            RigbenchError: the file is there already, or cannot be made.
-        """
         self.path = path
         self.trouble: RigbenchError | None = None
         self.lines = self._size = 0
@@ -71,11 +67,7 @@ class Recorder:
 
 
 def read(path: Path) -> Iterator[MonitorEvent | None]:
-    """The events of a recording, the header first; a last None where the last line was cut short.
-
-    Raises:
-        RigbenchError: it cannot be read, is no recording, is of a newer rigbench, or has a line that is not understood.
-    """
+    """The events of a recording, the header first; a last None where the last line was cut short."""
     try:
         with path.open("rb") as file:
             yield from _events(path, iter(lambda: file.readline(LONGEST_LINE_BYTES), b""))

@@ -10,12 +10,20 @@ from rich.text import Text
 from rigbench.core import units
 from rigbench.core.record import Absent
 from rigbench.core.screen import SEVERITY_STYLES, Fact, grid, known, mapped, missing, printable
-from rigbench.monitor.record import Gone, Monitor, MonitorGpu, MonitorHint, MonitorHost, Watched, WatchedEnergy
+from rigbench.monitor.record import (
+    LOOK_SECONDS,
+    Gone,
+    Monitor,
+    MonitorGpu,
+    MonitorHint,
+    MonitorHost,
+    Watched,
+    WatchedEnergy,
+)
 from rigbench.work.telemetry import IDLE, REASONS
 
 JOULES_PER_KWH = 3.6e6
 MOST_PROCESSES = 4
-LOOK_SECONDS = 5.0  # how often the last window is looked at
 PCIE_WINDOW = "20 ms"  # nvml.h, nvmlDeviceGetPcieThroughput
 
 

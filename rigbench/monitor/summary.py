@@ -13,6 +13,7 @@ from rigbench.core.finding import WORST_FIRST, Finding
 from rigbench.core.record import Absent
 from rigbench.machine.readings import LOST, REASONS
 from rigbench.monitor.record import (
+    LOOK_SECONDS,
     METHOD,
     NOT_GONE,
     NOT_READ,
@@ -36,7 +37,6 @@ from rigbench.monitor.tallies import EnergyTally, Tally
 from rigbench.monitor.verdict import FEWEST, LEAST_SECONDS, WINDOW_SECONDS, CardWindow, HostWindow, Window, hints
 from rigbench.work.telemetry import Stillness, decode_throttle, throttle_share
 
-LOOK_SECONDS = 5.0  # how often the window is looked at
 MOST_IN_WINDOW = 601  # 60 s at 10 Hz
 LATE = 1.5  # intervals between two ticks: one or more between them were missed
 WORKS = 0.1  # utilisation

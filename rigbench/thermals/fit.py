@@ -87,9 +87,9 @@ def best_fit(at_seconds: Sequence[float], celsius: Sequence[float]) -> HeatFit |
     whole = fit(at_seconds, celsius, at_seconds[0] if n else 0.0)
     for share in STARTS:
         first = int(share * n)
-        found = fit(at_seconds[first:], celsius[first:], at_seconds[first]) if first else whole
-        if isinstance(found, HeatFit) and not found.trend:
-            return found
+        heat = fit(at_seconds[first:], celsius[first:], at_seconds[first]) if first else whole
+        if isinstance(heat, HeatFit) and not heat.trend:
+            return heat
     return whole
 
 
@@ -277,11 +277,11 @@ def _estimates(blocks: Blocks, profile: Profile, allowed: float, hidden: Array) 
         (profile.tau, crossing(-1), crossing(+1)),
         linear(profile.steady + profile.amplitude, profile.variance_start),
     )
-    found = []
+    estimates = []
     for (value, low, high), unseen, offset in zip(spans, hidden, (blocks.level, 0.0, blocks.level), strict=True):
         low, high = value - math.hypot(value - low, unseen), value + math.hypot(high - value, unseen)
-        found.append(Estimate(value, low, high, stats.LEVEL, METHOD, len(blocks.at)) + offset)
-    return found[0], found[1], found[2]
+        estimates.append(Estimate(value, low, high, stats.LEVEL, METHOD, len(blocks.at)) + offset)
+    return estimates[0], estimates[1], estimates[2]
 
 
 def _hidden_by_rounding(blocks: Blocks, profile: Profile, readings: Array, resolution: float) -> tuple[float, Array]:
@@ -310,32 +310,32 @@ def rounding_bias(variance: float, resolution: float) -> float:
     return resolution / math.pi * math.exp(-2 * math.pi**2 * noise / resolution**2)
 
 
-def settled(at_seconds: Sequence[float], celsius: Sequence[float], found: HeatFit | Absent) -> Settled:
+def settled(at_seconds: Sequence[float], celsius: Sequence[float], heat: HeatFit | Absent) -> Settled:
     """Whether a temperature has stopped changing, of readings from the beginning of a load and their fit.
 
     A curve that has seen only its fast part looks settled long before its slow one is: so the curve must be one
     exponential, seen for several of its time constants, and what the fit leaves over must not drift by more than is
     allowed, until as long again has passed, and for five minutes at the least.
     """
-    if isinstance(found, Absent):
-        return _not_settled(found.reason)
-    steady, tau = found.steady_celsius, found.tau_seconds
+    if isinstance(heat, Absent):
+        return _not_settled(heat.reason)
+    steady, tau = heat.steady_celsius, heat.tau_seconds
     if isinstance(steady, Absent):
         return _not_settled(steady.reason)
-    if found.to_seconds < LEAST_SECONDS:
-        return _not_settled(f"{found.to_seconds:.0f} s of load are too few to tell; it takes {LEAST_SECONDS:.0f} s")
-    if found.trend:
+    if heat.to_seconds < LEAST_SECONDS:
+        return _not_settled(f"{heat.to_seconds:.0f} s of load are too few to tell; it takes {LEAST_SECONDS:.0f} s")
+    if heat.trend:
         return _not_settled("the curve is no single exponential yet (the case warms slower than the die)")
-    to_go, window, from_half = 0.0, found.to_seconds - found.from_seconds, found.from_seconds
+    to_go, window, from_half = 0.0, heat.to_seconds - heat.from_seconds, heat.from_seconds
     if isinstance(tau, Estimate):
         if window < TIME_CONSTANTS * tau.high:
             constants = f"{window:.0f} s are {window / tau.value:.1f} time constants"
             return _not_settled(f"{constants}; {TIME_CONSTANTS:g} are needed")
-        to_go = abs(steady.value - _curve(found, steady.value, found.from_seconds)) * math.exp(-window / tau.high)
+        to_go = abs(steady.value - _curve(heat, steady.value, heat.from_seconds)) * math.exp(-window / tau.high)
         from_half += window / 2  # of a flat curve all readings are used
-    ahead = max(AHEAD_SECONDS, found.to_seconds)
+    ahead = max(AHEAD_SECONDS, heat.to_seconds)
     rest = [
-        (at, value - _curve(found, steady.value, at))
+        (at, value - _curve(heat, steady.value, at))
         for at, value in zip(at_seconds, celsius, strict=True)
         if at >= from_half
     ]
@@ -345,7 +345,7 @@ def settled(at_seconds: Sequence[float], celsius: Sequence[float], found: HeatFi
         slope = stats.slope(moments, left_over)
         drift = max(abs(slope.low), abs(slope.high))
         # A mean of rounded readings may be off by their bias at either end of the time.
-        bias = rounding_bias(float(np.var(left_over)), found.resolution_celsius)
+        bias = rounding_bias(float(np.var(left_over)), heat.resolution_celsius)
         hidden = stats.NORMAL_90 * math.sqrt(2) * bias / (moments[-1] - moments[0])
     left = to_go + math.hypot(steady.high - steady.value, ahead * drift, AHEAD_SECONDS * hidden)
     change = f"{left:.1f} °C in the next {units.format_seconds(ahead)}"
@@ -367,12 +367,12 @@ def throughput_settled(elapsed_seconds: Sequence[float], rates: Sequence[float])
     return _within("throughput", left, WITHIN_SHARE, change)
 
 
-def _curve(found: HeatFit, steady: float, at_seconds: float) -> float:
+def _curve(heat: HeatFit, steady: float, at_seconds: float) -> float:
     """The fitted temperature at a moment; the steady one where there is no time constant."""
-    tau, start = found.tau_seconds, found.start_celsius
+    tau, start = heat.tau_seconds, heat.start_celsius
     if isinstance(tau, Absent) or isinstance(start, Absent):
         return steady
-    return steady - (steady - start.value) * math.exp(-(at_seconds - found.from_seconds) / tau.value)
+    return steady - (steady - start.value) * math.exp(-(at_seconds - heat.from_seconds) / tau.value)
 
 
 def _within(what: Literal["temperature", "throughput"], left: float, most: float, change: str) -> Settled:

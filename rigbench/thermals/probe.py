@@ -30,11 +30,7 @@ TELL_EVERY_SECONDS, CHECK_EVERY_SECONDS = 1.0, 30.0
 
 
 def run(options: Options, report: Report) -> HeatLoad:
-    """One device, in this process, busy without a gap until the time is up or the parent says stop.
-
-    Raises:
-        RigbenchError: no such device, or not even the smallest product fits.
-    """
+    """One device, in this process, busy without a gap until the time is up or the parent says stop."""
     report.progress(0.0, "loading torch")
     accelerator = open_device(options.device)
     kind = accelerator.device.kind
@@ -65,7 +61,7 @@ class _Soak:
         self.check()
         each = stats.median(self.accelerator.timed(self.product.work, 3))
         count = max(1, round(products.SAMPLE_SECONDS / max(each, 1e-6)))
-        self.began = told = checked = clock()
+        self.began = sent = checked = clock()
         while (now := clock()) - self.began < limit_seconds and not report.should_stop():
             samples = products.sustain(
                 self.accelerator, self.product.work, count, WINDOW_SECONDS, clock, report.should_stop
@@ -76,8 +72,8 @@ class _Soak:
             if now - checked >= CHECK_EVERY_SECONDS:
                 self.check()
                 checked = now
-            if now - told >= TELL_EVERY_SECONDS or len(self.seconds) == 1:
-                told = now
+            if now - sent >= TELL_EVERY_SECONDS or len(self.seconds) == 1:
+                sent = now
                 report.partial(self.record())
                 report.progress((now - self.began) / limit_seconds, f"{self.accelerator.torch_device} under load")
         self.check()

@@ -46,7 +46,7 @@ class Options(Record, frozen=True, kw_only=True):
     ] = Absent("no --label was given")
     ambient: Annotated[
         Figure | Absent,
-        Option(Reader(_room), "The room's temperature: results are told as rise over it too.", "CELSIUS"),
+        Option(Reader(_room), "The room's temperature: results are shown as rise over it too.", "CELSIUS"),
     ] = Absent("the room's temperature was not declared; --ambient does it")
     device: str = "auto"  # all GPUs, else the CPU; or one device in torch's words
 

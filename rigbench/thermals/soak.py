@@ -49,11 +49,7 @@ class Lane(NamedTuple):
 
 
 def lanes(gpus: Sequence[Gpu], order: Sequence[int], device: str) -> list[Lane]:
-    """The devices that an option names: for "auto" all visible GPUs, in CUDA's order, the CPU where there is none.
-
-    Raises:
-        RigbenchError: the named device is not there, or is no device.
-    """
+    """The devices that an option names: for "auto" all visible GPUs, in CUDA's order, the CPU where there is none."""
     by_index = {gpu.index: gpu for gpu in gpus}
     visible = [Lane(f"GPU{index}", f"cuda:{place}", by_index[index]) for place, index in enumerate(order)]
     if device == "cpu" or (device == "auto" and not visible):
@@ -131,7 +127,6 @@ def run(job: Job, options: Options, watcher: Watcher | None = None) -> Thermals 
 
     Raises:
         Interrupted: the user said stop; what was sampled is summarised and saved.
-        RigbenchError: no such device, or a recording without a driver.
     """
     return _replayed(job, options) if job.rig.replayed else _Soak(job, options, watcher).run()
 
@@ -253,7 +248,7 @@ class _Soak:
 
     def _faults(self, result: Thermals, crew: Crew[HeatLoad], watch: HeatWatch) -> list[str]:
         """What its cards tell and why it had to end; then who was lost or ended before its time."""
-        told = {card.name for card in result.cards if card.faults}
+        faulty = {card.name for card in result.cards if card.faults}
         early = {name: why for name, why in watch.lost.items() if name not in {card.name for card in result.cards}}
         return [
             *verdict.faults(result),
@@ -261,7 +256,7 @@ class _Soak:
             *(
                 f"thermals {name}: its load {outcome.ended}: {outcome.reason}"
                 for name, outcome in crew.outcomes.items()
-                if outcome.ended in ("died", "hung") and name not in told | set(early)
+                if outcome.ended in ("died", "hung") and name not in faulty | set(early)
             ),
         ]
 

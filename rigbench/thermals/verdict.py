@@ -250,14 +250,14 @@ def throttling(soaked: Soaked) -> tuple[Throttling, ...]:
     seen = 0
     for _, _, bits in ticks:
         seen |= bits
-    found = []
+    reasons = []
     for bit in (1 << place for place in range(seen.bit_length()) if seen >> place & 1):
         (reason,) = decode_throttle(bit)
         if reason == IDLE:
             continue
         held = [index for index, _, bits in ticks if bits & bit]
         free = [index for index, _, bits in ticks if not bits & bit]
-        found.append(
+        reasons.append(
             Throttling(
                 reason=reason,
                 bit=bit,
@@ -268,7 +268,7 @@ def throttling(soaked: Soaked) -> tuple[Throttling, ...]:
                 throughput_ratio=_throughput_ratio(soaked.load, [(at, bool(bits & bit)) for _, at, bits in ticks]),
             )
         )
-    return tuple(sorted(found, key=lambda it: (WORST_FIRST.index(it.severity), -it.share)))
+    return tuple(sorted(reasons, key=lambda it: (WORST_FIRST.index(it.severity), -it.share)))
 
 
 def _clock_ratio(clocks: Column, held: Sequence[int], free: Sequence[int]) -> float | Absent:
@@ -359,9 +359,9 @@ def faults(result: Thermals) -> list[str]:
         for it in card.throttling
         if it.severity == "fault"
     ]
-    own = [f"thermals {card.name}: {line}" for card in result.cards for line in card.faults]
+    wrong = [f"thermals {card.name}: {line}" for card in result.cards for line in card.faults]
     stopped = result.ended_by in ("safety stop", "sensors silent")
-    return held + own + ([f"thermals: {result.ended_because}"] if stopped else [])
+    return held + wrong + ([f"thermals: {result.ended_because}"] if stopped else [])
 
 
 def power(result: Thermals, run: Run, earlier: Sequence[Run]) -> PowerAdvice | Absent:
