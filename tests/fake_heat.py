@@ -40,7 +40,7 @@ def run(options: Options, report) -> HeatLoad:
     while time.perf_counter() - began < options.seconds and (how == "deaf" or not report.should_stop()):
         time.sleep(0.05)
         ended.append(time.perf_counter())
-        report.partial(record())
+        report.partial(record(), at_once=True)
         if how == "die" and len(ended) == 4:
             os.kill(os.getpid(), signal.SIGKILL)
     return record()
