@@ -36,8 +36,7 @@ from rigbench.monitor.record import (
     Watched,
     WatchedEnergy,
 )
-from rigbench.monitor.summary import Fold
-from rigbench.monitor.tallies import EnergyTally, Tally
+from rigbench.monitor.summary import EnergyTally, Fold, Tally
 from rigbench.monitor.verdict import CardWindow, HostWindow, Window, hints
 
 GIB = 1 << 30

@@ -15,7 +15,6 @@ from rigbench.monitor.record import Options
 if TYPE_CHECKING:
     from rigbench.monitor.live import Display, Lines
     from rigbench.monitor.record import Monitor
-    from rigbench.monitor.summary import Fold
 
 
 @command("replay")
@@ -41,14 +40,8 @@ def monitor(common: Common, options: Options) -> int:
         what = f"--seconds {options.seconds:g} is shorter than --interval {options.interval:g}s"
         raise RigbenchError(what, "give at least one interval")
     display = _display(common, options.once)
-
-    def show(fold: Fold) -> None:
-        if display:
-            result = fold.record()
-            display(result, {gpu.device: fold.chart(gpu.device) for gpu in result.gpus})
-
     try:
-        result, trouble = loop.watch(options, common.replay, show)
+        result, trouble = loop.watch(options, common.replay, display)
     except BrokenPipeError:  # the reader of our lines went away, as `| head` does: that is an end like any other
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINE

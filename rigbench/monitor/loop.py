@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -16,11 +16,14 @@ from rigbench.monitor import readings, recording
 from rigbench.monitor.record import Monitor, MonitorEnd, MonitorEndedBy, MonitorHeader, MonitorTick, Options
 from rigbench.monitor.summary import Fold
 
+Chart = Sequence[tuple[float, float]]
 TORN = "the recording's last line was cut short, and is left out"
 ENDLESS = "the recording has no end: it was killed, its disk was full, or it still goes on"
 
 
-def watch(options: Options, replay: Path | None, show: Callable[[Fold], None]) -> tuple[Monitor, RigbenchError | None]:
+def watch(
+    options: Options, replay: Path | None, display: Callable[[Monitor, Mapping[str, Chart]], None] | None
+) -> tuple[Monitor, RigbenchError | None]:
     """Watch this machine, or play a recorded rig; the summary, and what went wrong with the recording's file.
 
     Stop signals end it as the passing of time does: with everything written and a summary.
@@ -46,8 +49,9 @@ def watch(options: Options, replay: Path | None, show: Callable[[Fold], None]) -
                 fold.add(event)
                 if recorder:
                     recorder.write(event)
-                if isinstance(event, MonitorTick):
-                    show(fold)
+                if display and isinstance(event, MonitorTick):
+                    monitor = fold.record()
+                    display(monitor, {gpu.device: fold.chart(gpu.device) for gpu in monitor.gpus})
                 if stop.sent:
                     break
         ended_by: MonitorEndedBy = "stopped by the user"

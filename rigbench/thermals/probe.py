@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import torch
 
@@ -26,79 +25,61 @@ SIZES = {"cuda": (8192, 4096, 2048), "cpu": (2048, 1024, 512)}
 SHARE_OF_MEMORY = 0.25
 WINDOW_SECONDS = 0.5  # a window of throughput: as long as sensors take to tell a change
 LONGEST_PRODUCT_SECONDS = 0.2  # so that a window holds a few
-TELL_EVERY_SECONDS, CHECK_EVERY_SECONDS = 1.0, 30.0
+CHECK_EVERY_SECONDS = 30.0
 
 
 def run(options: Options, report: Report) -> HeatLoad:
     """One device, in this process, busy without a gap until the time is up or the parent says stop."""
     report.progress(0.0, "loading torch")
     accelerator = open_device(options.device)
-    kind = accelerator.device.kind
     report.progress(0.0, "choosing what heats most")
     dtype, trials = _choose(accelerator, options.size)
     report.check()
-    with products.arithmetic_chosen(dtype, kind):
+    windows: list[tuple[float, int, float]] = []  # when each ended, its products, its seconds
+    checks: list[MatmulCheck] = []
+    with products.arithmetic_chosen(dtype, accelerator.device.kind):
         product = _largest(dtype, accelerator, options.size)
-        soak = _Soak(accelerator, dtype, product, trials)
-        soak.run(options.seconds, report, time.perf_counter)
-    if not soak.seconds:
-        report.check()
-    return soak.record()
+        (m, k), n = product.sets[0][0].shape, product.sets[0][1].shape[1]
 
+        def check() -> None:
+            """A device that computes wrong when hot is broken, however fast it is."""
+            product.work(0)
+            accelerator.synchronize()
+            checks.append(products.check(*product.sets[0], product.out, dtype))
 
-class _Soak:
-    """A load under way: its windows so far, and the record of them at any moment."""
-
-    def __init__(self, accelerator: Accelerator, dtype: Dtype, product: Product, trials: dict[str, float]) -> None:
-        self.accelerator, self.dtype, self.product, self.trials = accelerator, dtype, product, trials
-        self.began = 0.0
-        self.ended_at: list[float] = []
-        self.products: list[int] = []
-        self.seconds: list[float] = []
-        self.checks: list[MatmulCheck] = []
-
-    def run(self, limit_seconds: float, report: Report, clock: Callable[[], float]) -> None:
-        self.check()
-        each = stats.median(self.accelerator.timed(self.product.work, 3))
-        count = max(1, round(products.SAMPLE_SECONDS / max(each, 1e-6)))
-        self.began = sent = checked = clock()
-        while (now := clock()) - self.began < limit_seconds and not report.should_stop():
-            samples = products.sustain(
-                self.accelerator, self.product.work, count, WINDOW_SECONDS, clock, report.should_stop
+        def load() -> HeatLoad:
+            so_far = tuple(windows)
+            return HeatLoad(
+                device=accelerator.device,
+                dtype=dtype,
+                m=m,
+                n=n,
+                k=k,
+                began_at_seconds=began,
+                ended_at_seconds=tuple(at for at, _, _ in so_far),
+                products=tuple(count for _, count, _ in so_far),
+                seconds=tuple(took for _, _, took in so_far),
+                checks=tuple(checks),
+                trials=trials,
             )
-            self.ended_at.append(clock())
-            self.products.append(count * len(samples))
-            self.seconds.append(sum(samples))
+
+        check()
+        each = stats.median(accelerator.timed(product.work, 3))
+        count = max(1, round(products.SAMPLE_SECONDS / max(each, 1e-6)))
+        clock = time.perf_counter
+        began = checked = clock()
+        while (now := clock()) - began < options.seconds and not report.should_stop():
+            samples = products.sustain(accelerator, product.work, count, WINDOW_SECONDS, clock, report.should_stop)
+            windows.append((clock(), count * len(samples), sum(samples)))
             if now - checked >= CHECK_EVERY_SECONDS:
-                self.check()
+                check()
                 checked = now
-            if now - sent >= TELL_EVERY_SECONDS or len(self.seconds) == 1:
-                sent = now
-                report.partial(self.record())
-                report.progress((now - self.began) / limit_seconds, f"{self.accelerator.torch_device} under load")
-        self.check()
-
-    def check(self) -> None:
-        """A device that computes wrong when hot is broken, however fast it is."""
-        self.product.work(0)
-        self.accelerator.synchronize()
-        self.checks.append(products.check(*self.product.sets[0], self.product.out, self.dtype))
-
-    def record(self) -> HeatLoad:
-        (m, k), n = self.product.sets[0][0].shape, self.product.sets[0][1].shape[1]
-        return HeatLoad(
-            device=self.accelerator.device,
-            dtype=self.dtype,
-            m=m,
-            n=n,
-            k=k,
-            began_at_seconds=self.began,
-            ended_at_seconds=tuple(self.ended_at),
-            products=tuple(self.products),
-            seconds=tuple(self.seconds),
-            checks=tuple(self.checks),
-            trials=self.trials,
-        )
+            report.partial(load)
+            report.progress((now - began) / options.seconds, f"{accelerator.torch_device} under load")
+        check()
+    if not windows:
+        report.check()
+    return load()
 
 
 def _choose(accelerator: Accelerator, size: int | Absent) -> tuple[Dtype, dict[str, float]]:

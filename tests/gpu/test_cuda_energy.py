@@ -68,7 +68,7 @@ def test_monitor_sees_a_busy_gpu_with_its_watts_traffic_and_process():
     worker = threading.Thread(target=busy, args=(8.0,))
     worker.start()
     time.sleep(2.0)
-    found, trouble = loop.watch(Options(interval=0.5, seconds=5.0), None, lambda fold: None)
+    found, trouble = loop.watch(Options(interval=0.5, seconds=5.0), None, None)
     worker.join()
     assert trouble is None
     gpu = next(one for one in found.gpus if one.uuid == CudaAccelerator(0).device.uuid)
