@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from rigbench.core.errors import FINE, INTERNAL, INTERRUPTED, RigbenchError
+from rigbench.core.errors import BAD_INPUT, FINE, INTERNAL, INTERRUPTED, RigbenchError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_SECONDS = 1.0
@@ -97,7 +97,9 @@ def _run() -> int:
     except typer.Exit as error:
         return error.exit_code
     except RigbenchError as error:
-        _say(str(error))
+        # Bad input is the same for all of torchrun's ranks, of which the first one says it.
+        if error.exit_code != BAD_INPUT or "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0":
+            _say(str(error))
         return error.exit_code
     except typer.TyperException as error:
         words = error.format_message().rstrip(".").replace("Value error, ", "")

@@ -5,7 +5,7 @@ import signal
 import time
 
 from rigbench.collectives import probe as collectives
-from rigbench.collectives.probe import Options
+from rigbench.collectives.record import RankOptions as Options
 
 __all__ = ["Options", "run"]
 

@@ -23,7 +23,6 @@ def test_a_line_without_noise_is_found_exactly():
     found = fit({size: [ALPHA + size / BETA] * 9 for size in SIZES})
     assert found.latency_seconds.value == pytest.approx(ALPHA, rel=1e-9)
     assert found.bytes_per_s.value == pytest.approx(BETA, rel=1e-9)
-    assert found.largest_residual_share < 1e-9
     assert found.sizes_left_out == ()
 
 
@@ -33,7 +32,7 @@ def test_a_line_without_noise_is_found_exactly():
     [([20] * 12, 0.0, 0.1), ([50] * 5 + [40, 30, 20, 12, 8, 5, 3], 0.03, 0.1)],
     ids=["a true line", "nearly a line, few large samples"],
 )
-def test_95_of_100_intervals_hold_the_true_latency_and_bandwidth(counts, off_the_line, noise):
+def test_90_of_100_intervals_hold_the_true_latency_and_bandwidth(counts, off_the_line, noise):
     held_alpha = held_beta = 0
     for seed in range(SEEDS):
         rng = random.Random(seed)
@@ -41,8 +40,8 @@ def test_95_of_100_intervals_hold_the_true_latency_and_bandwidth(counts, off_the
         found = fit(measured)
         held_alpha += found.latency_seconds.low <= ALPHA <= found.latency_seconds.high
         held_beta += found.bytes_per_s.low <= BETA <= found.bytes_per_s.high
-    assert 0.93 * SEEDS <= held_alpha <= 0.97 * SEEDS
-    assert 0.93 * SEEDS <= held_beta <= 0.97 * SEEDS
+    assert 0.87 * SEEDS <= held_alpha <= 0.93 * SEEDS
+    assert 0.87 * SEEDS <= held_beta <= 0.93 * SEEDS
 
 
 def test_small_sizes_decide_the_latency_and_large_ones_the_bandwidth():

@@ -16,7 +16,8 @@ from rigbench.bandwidth import stage as bandwidth
 from rigbench.budget import command as budget
 from rigbench.budget.plan import request
 from rigbench.budget.record import Options as BudgetOptions
-from rigbench.collectives import stage as collectives
+from rigbench.collectives import command as collectives
+from rigbench.collectives.record import Options as CollectivesOptions
 from rigbench.core.progress import Silent
 from rigbench.core.record import Price
 from rigbench.dataloader import command as dataloader
@@ -70,7 +71,7 @@ def measured(tmp_path_factory) -> store.Store:
         price = Price(0.25, "EUR", "declared with --price", "2026-05-01", "declared")
         asked = request(BudgetOptions(flops=1e12, series="tiny"), RecipeOptions(), watts, price)
         copies = bandwidth.options("2s", "1MiB", "cpu")
-        groups = collectives.options(seconds="2s", device="cpu", operations="all_reduce", max_bytes="64KiB")
+        groups = CollectivesOptions(seconds=2.0, device="cpu", operations=("all_reduce",), max_bytes=64 << 10)
         products = MatmulOptions(model=asked.models[0], device="cpu", seconds=4.0)
         loader = DataloaderOptions(device="cpu", workers=(0,), seconds=0.2, sequence=64)
         small, _, large = asked.models

@@ -14,10 +14,9 @@ import msgspec
 import pytest
 
 from rigbench import __main__
-from rigbench.collectives import hosts, stage
+from rigbench.collectives import command, verdict
 from rigbench.collectives import operations as collective_ops
-from rigbench.collectives import verdict as findings
-from rigbench.collectives.record import HostLink, OddHost, RankHost, RankPlace
+from rigbench.collectives.record import HostLink, OddHost, Options, RankHost, RankPlace
 from rigbench.collectives.rows import rounds_of_pairs
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
@@ -88,7 +87,7 @@ def test_two_ranks_make_all_seven_operations_and_every_raw_time_of_every_rank_is
 
 
 def test_one_wrong_value_on_one_rank_is_a_fault(rigbench, monkeypatch, tmp_path):
-    monkeypatch.setattr(stage, "PROBE", "broken_collectives")
+    monkeypatch.setattr(command, "PROBE", "broken_collectives")
     monkeypatch.setenv("BROKEN", "wrong data")
     code, found, err = collectives(rigbench, "--ops", "broadcast", "--sizes", "8,4KiB,64KiB", "--seconds", "1s")
     assert code == 1
@@ -103,7 +102,7 @@ def test_one_wrong_value_on_one_rank_is_a_fault(rigbench, monkeypatch, tmp_path)
 
 
 def test_a_peer_that_dies_in_mid_collective_is_named_and_what_was_measured_is_kept(rigbench, monkeypatch, tmp_path):
-    monkeypatch.setattr(stage, "PROBE", "broken_collectives")
+    monkeypatch.setattr(command, "PROBE", "broken_collectives")
     monkeypatch.setenv("BROKEN", "dies")
     code, found, err = collectives(rigbench, "--ops", "all_reduce,broadcast", "--sizes", "8,64KiB", "--seconds", "6s")
     assert code == 1
@@ -114,7 +113,7 @@ def test_a_peer_that_dies_in_mid_collective_is_named_and_what_was_measured_is_ke
 
 
 def test_a_rank_that_never_arrives_is_a_verdict_and_named(rigbench, monkeypatch, tmp_path):
-    monkeypatch.setattr(stage, "PROBE", "broken_collectives")
+    monkeypatch.setattr(command, "PROBE", "broken_collectives")
     monkeypatch.setenv("BROKEN", "never comes")
     monkeypatch.setattr(ranks, "ARRIVE_SECONDS", 2.0)
     code, found, err = collectives(rigbench)
@@ -183,7 +182,7 @@ def test_of_four_ranks_every_pair_is_timed_alone_and_beside_the_others(rigbench)
         ("--sizes 8 --max-bytes 1MiB", "--sizes and --max-bytes exclude each other"),
         ("--seconds 0", "--seconds '0' is zero"),
         ("--seconds 2h", "--seconds '2h' is not between 1 s and 1 h"),
-        ("--limit 1s", "--limit '1s' is not between 5 s and 1 day"),
+        ("--limit 1s", "--limit '1s' is not between 5 s and 24 h"),
         ("--ranks 0", "--ranks '0' is not a whole number from 1 to 64"),
         ("--ranks 1.5", "--ranks '1.5' is not a whole number from 1 to 64"),
         ("--ranks 1000", "--ranks '1000' is not a whole number from 1 to 64"),
@@ -246,7 +245,7 @@ def test_the_sum_over_many_ranks_is_exact(count):
 
 def rate(megabytes_per_s: float, half: float = 0.02) -> Estimate:
     value = megabytes_per_s * 1e6
-    return Estimate(value, value * (1 - half), value * (1 + half), 0.95, "test", 9)
+    return Estimate(value, value * (1 - half), value * (1 + half), 0.9, "test", 9)
 
 
 def links(rates: dict[tuple[int, int], float], half: float = 0.02) -> list[HostLink]:
@@ -259,10 +258,10 @@ def everywhere(count: int, megabytes_per_s: float = 110.0) -> dict[tuple[int, in
 
 def test_healthy_hosts_are_not_odd_and_the_slowest_link_is_named():
     found = links(everywhere(4) | {(2, 1): 90.0})
-    assert hosts.odd_hosts(found) == ()
-    slowest = hosts.slowest(found)
+    assert verdict.odd_hosts(found) == ()
+    slowest = verdict.slowest(found)
     assert (slowest.source, slowest.destination) == (2, 1)
-    assert isinstance(hosts.slowest([]), Absent)
+    assert isinstance(verdict.slowest([]), Absent)
 
 
 @pytest.mark.parametrize(
@@ -274,17 +273,17 @@ def test_healthy_hosts_are_not_odd_and_the_slowest_link_is_named():
     ],
 )
 def test_a_host_whose_every_link_is_slow_is_the_odd_one(slow, side):
-    (odd,) = hosts.odd_hosts(links(everywhere(4) | slow))
+    (odd,) = verdict.odd_hosts(links(everywhere(4) | slow))
     assert odd == OddHost(2, side, 24e6, odd.others_bytes_per_s)
     assert 105e6 < odd.others_bytes_per_s < 115e6
 
 
 def test_one_slow_link_two_hosts_and_uncertain_rates_blame_nobody():
-    assert hosts.odd_hosts(links(everywhere(3) | {(0, 1): 10.0, (1, 0): 10.0})) == ()
-    assert hosts.odd_hosts(links({(0, 1): 110.0, (1, 0): 24.0})) == ()
-    assert hosts.odd_hosts(links(everywhere(3) | {(2, 0): 70.0, (2, 1): 70.0}, half=0.3)) == ()
+    assert verdict.odd_hosts(links(everywhere(3) | {(0, 1): 10.0, (1, 0): 10.0})) == ()
+    assert verdict.odd_hosts(links({(0, 1): 110.0, (1, 0): 24.0})) == ()
+    assert verdict.odd_hosts(links(everywhere(3) | {(2, 0): 70.0, (2, 1): 70.0}, half=0.3)) == ()
     part = {pair: it for pair, it in everywhere(4).items() if 3 not in pair} | {(3, 0): 5.0, (0, 3): 5.0}
-    assert hosts.odd_hosts(links(part)) == ()
+    assert verdict.odd_hosts(links(part)) == ()
 
 
 def test_the_peer_that_gloo_lost_is_named_by_its_rank_and_host():
@@ -294,42 +293,43 @@ def test_the_peer_that_gloo_lost_is_named_by_its_rank_and_host():
         "Read error [10.77.0.2]:6823: Connection reset by peer. This is typically caused by a remote worker hanging"
     )
     found = msgspec.structs.replace(
-        findings.nothing(2, 1, "2026-01-02T03:04:05Z"),
+        verdict.NOTHING,
+        world_size=2,
         reason=words,
         hosts=(RankHost("anna", "0123", (0,)), RankHost("bert", "4567", (1,))),
         ranks=tuple(place(rank, f"eth0 10.77.0.{1 + rank} to 10.77.0.{2 - rank}") for rank in range(2)),
     )
-    lost, said = hosts.lost(found)
+    lost, said = verdict.lost(found)
     assert lost == (1,)
     assert said == f"rank 1 on bert was lost: {words.partition('. This')[0]}"
-    assert hosts.lost(msgspec.structs.replace(found, reason="ZeroDivisionError: one over none")) == ((), "")
+    assert verdict.lost(msgspec.structs.replace(found, reason="ZeroDivisionError: one over none")) == ((), "")
 
 
 def place(rank: int, way: str) -> RankPlace:
     cpu = Device(kind="cpu", name="CPU", uuid=Absent("none"), threads=1, memory_total_bytes=1 << 34)
-    return RankPlace(rank=rank, local_rank=0, host=rank, device=cpu, ways=Tally({way: 1}))
+    return RankPlace(rank=rank, host=rank, device=cpu, ways=Tally({way: 1}))
 
 
 @pytest.mark.parametrize(
     ("master", "towards", "chosen"),
     [
         ("10.0.0.1", {"10.0.0.1": "eth1"}, {"GLOO_SOCKET_IFNAME": "eth1"}),
-        ("node0", {"node0": "lo", stage.ELSEWHERE: "eth0"}, {"GLOO_SOCKET_IFNAME": "eth0"}),
+        ("node0", {"node0": "lo", ranks.ELSEWHERE: "eth0"}, {"GLOO_SOCKET_IFNAME": "eth0"}),
         ("127.0.0.1", {"127.0.0.1": "lo"}, {"GLOO_SOCKET_IFNAME": "lo"}),
         ("nowhere", {}, {}),
     ],
 )
 def test_gloo_is_told_the_interface_that_leads_to_the_others(monkeypatch, master, towards, chosen):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    monkeypatch.setattr(stage.placement, "interface_towards", lambda address, _: towards.get(address, Absent("no way")))
-    assert stage.interface(ranks.World(0, 2, 0, master, 29500)) == chosen
+    monkeypatch.setattr(ranks.placement, "interface_towards", lambda address, _: towards.get(address, Absent("no way")))
+    assert ranks.interface(ranks.World(0, 2, 0, master, 29500)) == chosen
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
-    assert stage.interface(ranks.World(0, 2, 0, master, 29500)) == {}
+    assert ranks.interface(ranks.World(0, 2, 0, master, 29500)) == {}
 
 
 def test_the_way_to_this_machine_is_its_loopback():
-    assert stage.placement.interface_towards("127.0.0.1", 29500) == "lo"
-    assert isinstance(stage.placement.interface_towards("no.such.host.invalid", 29500), Absent)
+    assert ranks.placement.interface_towards("127.0.0.1", 29500) == "lo"
+    assert isinstance(ranks.placement.interface_towards("no.such.host.invalid", 29500), Absent)
 
 
 def test_gpus_are_not_shared_by_ranks_unless_it_is_asked_for():
@@ -337,7 +337,7 @@ def test_gpus_are_not_shared_by_ranks_unless_it_is_asked_for():
         visible_gpus = (0, 1)
 
     with pytest.raises(RigbenchError, match="--ranks 3: there are 2 GPUs; use --ranks 2 or --device cpu"):
-        stage.run(Job(), stage.options(ranks_here="3"), None)
+        command.run(Job(), Options(ranks=3), None)
 
 
 def test_a_single_gpu_is_no_group_and_says_what_can_be_measured():
@@ -349,6 +349,6 @@ def test_a_single_gpu_is_no_group_and_says_what_can_be_measured():
         def keep(self, **rooms):
             kept.update(rooms)
 
-    skipped = stage.run(Job(), stage.options(), None)
+    skipped = command.run(Job(), Options(), None)
     assert kept == {"collectives": skipped}
     assert skipped.reason.startswith("one GPU: a collective needs two; --device cpu measures two ranks on the CPU")

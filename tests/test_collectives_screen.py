@@ -20,6 +20,7 @@ from rigbench.collectives.record import (
 )
 from rigbench.core.estimate import Estimate, Timing
 from rigbench.core.record import Absent, Device, Skipped, Tally
+from rigbench.core.screen import show_rooms
 
 RIGHT, WRONG = RankCheck(8, 0, 0, ()), RankCheck(8, 2, 2, (1,))
 CPU = Device(kind="cpu", name="EPYC 7502", uuid=Absent("a CPU has no UUID"), threads=1, memory_total_bytes=1 << 36)
@@ -27,7 +28,7 @@ CARD = Device(kind="cuda", name="NVIDIA GeForce RTX 4090", uuid="GPU-1", threads
 
 
 def estimate(value: float, half: float = 0.02) -> Estimate:
-    return Estimate(value=value, low=value * (1 - half), high=value * (1 + half), level=0.95, method="test", n=20)
+    return Estimate(value=value, low=value * (1 - half), high=value * (1 + half), level=0.9, method="test", n=20)
 
 
 def timing(seconds: float) -> Timing:
@@ -54,8 +55,8 @@ def size(size_bytes: int, seconds: float, factor: float, check: RankCheck = RIGH
 
 
 def collective(name: str, factor: float, *sizes: CollectiveSize, **changes) -> Collective:
-    line = AlphaBeta(estimate(31e-6, 0.04), estimate(14.2e9, 0.03), 0.08, ())
-    fields = {"bus_factor": factor, "in_place": name != "all_to_all", "fit": line, **changes}
+    line = AlphaBeta(estimate(31e-6, 0.04), estimate(14.2e9, 0.03), ())
+    fields = {"bus_factor": factor, "fit": line, **changes}
     return Collective(operation=name, sizes=sizes, **fields)
 
 
@@ -71,12 +72,11 @@ def pair(a: int, b: int, rate: float) -> PairTimes:
 
 
 def place(rank: int, host: int, device: Device, ways: Tally | Absent) -> RankPlace:
-    return RankPlace(rank=rank, local_rank=rank, host=host, device=device, ways=ways)
+    return RankPlace(rank=rank, host=host, device=device, ways=ways)
 
 
 ON_GPUS = Collectives(
     method=1,
-    started_at="2026-01-02T03:04:05Z",
     seconds=61.0,
     verdict="fine",
     reason="",
@@ -107,7 +107,7 @@ ON_GPUS = Collectives(
 )
 
 
-def screen(result: Collectives | Skipped, width: int = 110) -> str:
+def screen(result: Collectives, width: int = 110) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
     render.show(result, console)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
@@ -124,7 +124,7 @@ collectives, 4 ranks, nccl on cuda (4 × NVIDIA GeForce RTX 4090): fine
  operation   latency       ±  bus GB/s       ±        α       ±  β GB/s       ±  right
  all_reduce  33.0 µs  ±2.0 %      21.3  ±2.0 %  31.0 µs  ±4.0 %    14.2  ±3.0 %  16/16
  broadcast   21.0 µs  ±2.0 %      12.2  ±2.0 %  31.0 µs  ±4.0 %    14.2  ±3.0 %  16/16
-  latency at 16 B, bus bandwidth at 1 GiB; time = α + bytes/β through all sizes; 95 % intervals; a repeat
+  latency at 16 B, bus bandwidth at 1 GiB; time = α + bytes/β through all sizes; 90 % intervals; a repeat
   takes as long as its slowest rank; GB/s is 1e9 bytes/s
 
  pair           alone, GB/s each way       ±  all pairs at once       ±
@@ -189,7 +189,7 @@ collectives, 3 ranks on 3 hosts, gloo on cpu (EPYC 7502): fine
  operation   latency       ±   bus GB/s       ±  α  ±  β GB/s  ±  right
  all_reduce   210 µs  ±2.0 %  0.0000762  ±2.0 %  –          –     8/8
  reduce            –                  –          –          –     not run
-  latency at 12 B, bus bandwidth at 12 B; time = α + bytes/β through all sizes; 95 % intervals; a repeat takes
+  latency at 12 B, bus bandwidth at 12 B; time = α + bytes/β through all sizes; 90 % intervals; a repeat takes
   as long as its slowest rank; GB/s is 1e9 bytes/s
   all_reduce: not run: slow
   all_reduce: no line: 1 sizes are too few
@@ -217,7 +217,7 @@ collectives, 4 ranks, nccl on cuda (4 × NVIDIA GeForce RTX 4090): wrong values
 
  operation   latency       ±  bus GB/s       ±        α       ±  β GB/s       ±  right
  all_gather  20.0 µs  ±2.0 %  0.000600  ±2.0 %  31.0 µs  ±4.0 %    14.2  ±3.0 %  6/8 WRONG
-  latency at 16 B, bus bandwidth at 16 B; time = α + bytes/β through all sizes; 95 % intervals; a repeat takes
+  latency at 16 B, bus bandwidth at 16 B; time = α + bytes/β through all sizes; 90 % intervals; a repeat takes
   as long as its slowest rank; GB/s is 1e9 bytes/s"""
     )
 
@@ -239,4 +239,10 @@ def test_a_hang_before_anything_was_measured_says_so():
 
 
 def test_what_cannot_run_says_why():
-    assert screen(Skipped("collectives", "one GPU")) == "collectives skipped: one GPU"
+    class OneRoom:
+        def rooms(self):
+            return {"collectives": (Skipped("collectives", "one GPU"),)}
+
+    console = Console(file=io.StringIO(), width=110)
+    show_rooms(OneRoom(), console)
+    assert console.file.getvalue() == "collectives skipped: one GPU\n"

@@ -1,4 +1,4 @@
-"""What are the latency α and the bandwidth β in time = α + bytes/β, and how sure are they?
+"""Fits the latency α and the bandwidth β in time = α + bytes/β, with their intervals.
 
 Every size has one voice, in proportion: residuals count relative to the time itself, so that small sizes decide α and
 large ones β. Times scatter for two reasons, the samples of a size (known from their median's interval) and a line that
@@ -63,22 +63,17 @@ def fit(samples: Mapping[int, Sequence[float]]) -> AlphaBeta | Absent:
         return Absent("the times of the sizes lie on no line")
     line = _random_effects(kept)
     reach = stats.student_t_quantile((1 + stats.LEVEL) / 2, len(kept) - PARAMETERS)
-    slope_half, alpha_half = (reach * math.sqrt(it) for it in (line.slope_variance, line.alpha_variance))
+    alpha_half, slope_half = (reach * math.sqrt(it) for it in (line.alpha_variance, line.slope_variance))
     if line.slope <= 0 or slope_half > UNTOLD_SHARE * line.slope:
         return Absent("the times scatter too much for a line through them, or the largest size is too small")
-    left_out = tuple(int(point.size_bytes) for point in points if point not in kept)
+    # Nothing takes less than no time: what an interval holds below zero is cut off, which costs no coverage.
+    latency, low, high = (max(0.0, line.alpha + it) for it in (0.0, -alpha_half, alpha_half))
+    slope = Estimate(line.slope, line.slope - slope_half, line.slope + slope_half, stats.LEVEL, METHOD, len(kept))
     return AlphaBeta(
-        latency_seconds=_estimate(line.alpha, line.alpha - alpha_half, line.alpha + alpha_half, len(kept)),
-        bytes_per_s=_estimate(1 / line.slope, 1 / (line.slope + slope_half), 1 / (line.slope - slope_half), len(kept)),
-        largest_residual_share=max(abs(point.seconds / line.at(point.size_bytes) - 1) for point in kept),
-        sizes_left_out=left_out,
+        latency_seconds=Estimate(latency, low, high, stats.LEVEL, METHOD, len(kept)),
+        bytes_per_s=slope.inverse(),
+        sizes_left_out=tuple(int(point.size_bytes) for point in points if point not in kept),
     )
-
-
-def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
-    """Nothing takes less than no time: what an interval holds below zero is cut off, which costs no coverage."""
-    value, low, high = (max(0.0, it) for it in (value, low, high))
-    return Estimate(value=value, low=low, high=high, level=stats.LEVEL, method=METHOD, n=n)
 
 
 def _points(samples: Mapping[int, Sequence[float]]) -> list[Point]:
@@ -87,15 +82,15 @@ def _points(samples: Mapping[int, Sequence[float]]) -> list[Point]:
 
     Three samples may agree by chance: the scatter that is usual over all sizes has a say in each.
     """
-    found = {size: stats.median_estimate(seconds) for size, seconds in samples.items()}
+    medians = {size: stats.median_estimate(seconds) for size, seconds in samples.items()}
     own = {
         size: it.half_width / stats.student_t_quantile((1 + it.level) / 2, it.n - 1)
-        for size, it in found.items()
+        for size, it in medians.items()
         if it.n > 1
     }
-    common = stats.median([error**2 * found[size].n for size, error in own.items()]) if own else 0.0
+    common = stats.median([error**2 * medians[size].n for size, error in own.items()]) if own else 0.0
     points = []
-    for size, it in found.items():
+    for size, it in medians.items():
         squares = it.n * own.get(size, 0.0) ** 2 * (it.n > 1) + COMMON_SAMPLES * common / it.n
         weight = it.n * (it.n > 1) + COMMON_SAMPLES
         points.append(Point(size, it.value, math.sqrt(squares / weight)))
@@ -104,31 +99,25 @@ def _points(samples: Mapping[int, Sequence[float]]) -> list[Point]:
 
 def _near(points: Sequence[Point]) -> list[Point]:
     """The points that follow the line that most of them agree with."""
-    lines = [_through(a, b) for a, b in combinations(points, 2)]
+    lines = []
+    for a, b in combinations(points, 2):
+        slope = (b.seconds - a.seconds) / (b.size_bytes - a.size_bytes)
+        lines.append(Line(a.seconds - slope * a.size_bytes, slope))
     near_both_ends = [it for it in lines if max(_residual(it, points[0]), _residual(it, points[-1])) <= FAR_SHARE]
-    best = min(near_both_ends, key=lambda line: _disagreement(line, points))
+    # Squares of what lies near, and the same for all that lies far: a second protocol may go where it likes.
+    best = min(near_both_ends, key=lambda line: math.fsum(min(_residual(line, it), FAR_SHARE) ** 2 for it in points))
+    residuals = [_residual(best, point) for point in points]
     # Rousseeuw and Leroy, Robust Regression and Outlier Detection, §5.1: the middle residual's scale
-    middle = stats.median([_residual(best, point) for point in points])
-    scale = stats.MAD_TO_DEVIATION * middle
+    scale = stats.MAD_TO_DEVIATION * stats.median(residuals)
     return [
         point
-        for point in points
-        if _residual(best, point) <= max(FAR_SHARE, FAR_DEVIATIONS * math.hypot(scale, point.error))
+        for point, residual in zip(points, residuals, strict=True)
+        if residual <= max(FAR_SHARE, FAR_DEVIATIONS * math.hypot(scale, point.error))
     ]
-
-
-def _through(a: Point, b: Point) -> Line:
-    slope = (b.seconds - a.seconds) / (b.size_bytes - a.size_bytes)
-    return Line(a.seconds - slope * a.size_bytes, slope)
 
 
 def _residual(line: Line, point: Point) -> float:
     return abs(line.at(point.size_bytes) / point.seconds - 1)
-
-
-def _disagreement(line: Line, points: Sequence[Point]) -> float:
-    """Squares of what lies near, and the same for all that lies far: a second protocol may go where it likes."""
-    return math.fsum(min(_residual(line, point), FAR_SHARE) ** 2 for point in points)
 
 
 def _random_effects(points: Sequence[Point]) -> Line:

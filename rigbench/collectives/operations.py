@@ -1,4 +1,4 @@
-"""What does each collective do to a buffer, and what belongs in it afterwards?
+"""Makes each collective on a buffer, and knows what belongs in it afterwards.
 
 Sizes are those of the whole that an operation is about: of the buffer that every rank holds, or of all parts together
 where each rank has one. In place: the result lies where the input lay, as far as the operation and torch allow.
@@ -8,23 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import torch.distributed as dist
 
 from rigbench.collectives.record import CollectiveName
 from rigbench.work.copies import FLOAT_BYTES, fill
 
-if TYPE_CHECKING:
-    import torch
-
-NAMES: tuple[CollectiveName, ...] = (
-    "all_reduce",
-    "all_gather",
-    "reduce_scatter",
-    "broadcast",
-    "reduce",
-    "all_to_all",
-    "send_recv",
-)
 ROOT = 0
 SUMMED = ("all_reduce", "reduce_scatter", "reduce")
 PARTED = ("all_gather", "reduce_scatter", "all_to_all")  # each rank has a part: sizes are multiples of their number
@@ -54,8 +45,6 @@ def whole(wanted: Sequence[int], ranks: int) -> tuple[int, ...]:
 
 def values(count: int, sender: int, round_number: int, ranks: int, device: str) -> torch.Tensor:
     """What a rank brings to a round: float32 [count], whole numbers whose sum over all ranks is exact."""
-    import torch
-
     made = fill(torch.empty(count, dtype=torch.float32, device=device), ROUND_SEEDS * (round_number + 1) + sender)
     spare_bits = max(0, math.ceil(math.log2(ranks / EXACT_RANKS)))
     return made.mul_(0.5**spare_bits).floor_() if spare_bits else made
@@ -65,8 +54,6 @@ class Operation:
     """One collective on buffers of one size, on this rank. All ranks make the same one."""
 
     def __init__(self, name: CollectiveName, size_bytes: int, rank: int, ranks: int, device: str, group: Any) -> None:
-        import torch
-
         self.name, self.rank, self.ranks, self.device, self.group = name, rank, ranks, device, group
         self.count = size_bytes // FLOAT_BYTES
         self._input = torch.empty(self.count, dtype=torch.float32, device=device)
@@ -86,9 +73,11 @@ class Operation:
     def wrong_values(self, round_number: int) -> int:
         """Make it once with known values; how many of the results on this rank are not what belongs there."""
         self._input.copy_(self._sent(self.rank, round_number))
-        result, own_part = self._result(), self._part(self.rank)
+        result, own_part = self._input, self._part(self.rank)
         if self.name in OUT_OF_PLACE:
-            result.fill_(-1.0)
+            result = self._other.fill_(-1.0)
+        elif self.name == "reduce_scatter":
+            result = self._input[own_part]
         elif self.name == "all_gather":
             kept = self._input[own_part].clone()
             self._input.fill_(-1.0)
@@ -107,15 +96,9 @@ class Operation:
         each = self.count // self.ranks
         return slice(rank * each, (rank + 1) * each)
 
-    def _result(self) -> torch.Tensor:
-        if self.name in OUT_OF_PLACE:
-            return self._other
-        return self._input[self._part(self.rank)] if self.name == "reduce_scatter" else self._input
-
     def _expected(self, round_number: int) -> torch.Tensor:
         """Worked out on this rank, from what every other one must have sent."""
-        import torch
-
+        own = self._part(self.rank)
         if self.name == "broadcast":
             return self._sent(ROOT, round_number)
         if self.name == "send_recv":
@@ -123,44 +106,31 @@ class Operation:
         if self.name == "all_gather":
             return torch.cat([self._sent(it, round_number)[self._part(it)] for it in range(self.ranks)])
         if self.name == "all_to_all":
-            own = self._part(self.rank)
             return torch.cat([self._sent(it, round_number)[own] for it in range(self.ranks)])
-        where = self._part(self.rank) if self.name == "reduce_scatter" else slice(None)
+        where = own if self.name == "reduce_scatter" else slice(None)
         total = self._sent(0, round_number)[where]
         for sender in range(1, self.ranks):
             total = total + self._sent(sender, round_number)[where]
         return total
 
     def _all_reduce(self) -> None:
-        import torch.distributed as dist
-
         dist.all_reduce(self._input, group=self.group)
 
     def _all_gather(self) -> None:
-        import torch.distributed as dist
-
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # renamed in torch 2.13
         gather(self._input, self._input[self._part(self.rank)], group=self.group)
 
     def _reduce_scatter(self) -> None:
-        import torch.distributed as dist
-
         scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # renamed in torch 2.13
         scatter(self._input[self._part(self.rank)], self._input, group=self.group)
 
     def _broadcast(self) -> None:
-        import torch.distributed as dist
-
         dist.broadcast(self._input, ROOT, group=self.group)
 
     def _reduce(self) -> None:
-        import torch.distributed as dist
-
         dist.reduce(self._input, ROOT, group=self.group)
 
     def _all_to_all(self) -> None:
-        import torch.distributed as dist
-
         dist.all_to_all_single(self._other, self._input, group=self.group)
 
     def _send_recv(self) -> None:
@@ -174,11 +144,9 @@ class Operation:
 
 def transfer(sends: Sequence[tuple[Any, int]], receives: Sequence[tuple[Any, int]], group: Any) -> None:
     """Everything at once; returns when it is done, or enqueued on a GPU's stream."""
-    import torch.distributed as dist
-
-    wanted = [dist.P2POp(dist.isend, tensor, peer, group) for tensor, peer in sends]
-    wanted += [dist.P2POp(dist.irecv, tensor, peer, group) for tensor, peer in receives]
-    for work in dist.batch_isend_irecv(wanted) if wanted else ():
+    messages = [dist.P2POp(dist.isend, tensor, peer, group) for tensor, peer in sends]
+    messages += [dist.P2POp(dist.irecv, tensor, peer, group) for tensor, peer in receives]
+    for work in dist.batch_isend_irecv(messages) if messages else ():
         work.wait()
 
 
@@ -188,34 +156,33 @@ class Flows:
     def __init__(
         self, flows: Sequence[tuple[int, int]], size_bytes: int, rank: int, ranks: int, device: str, group: Any
     ) -> None:
-        import torch
-
         self.rank, self.ranks, self.device, self.group = rank, ranks, device, group
         self.count = size_bytes // FLOAT_BYTES
-        self.to = [there for here, there in flows if here == rank]
-        self.come_from = [here for here, there in flows if there == rank]
-        made = [torch.empty(self.count, dtype=torch.float32, device=device) for _ in (*self.to, *self.come_from)]
-        self._sends, self._receives = made[: len(self.to)], made[len(self.to) :]
+
+        def buffer() -> torch.Tensor:
+            return torch.empty(self.count, dtype=torch.float32, device=device)
+
+        self._sends = [(buffer(), there) for here, there in flows if here == rank]
+        self._receives = [(buffer(), here) for here, there in flows if there == rank]
 
     def randomize(self) -> None:
-        for tensor in self._sends:
+        for tensor, _ in self._sends:
             tensor.normal_()
 
+    def prepare(self) -> None:
+        """Nothing: what is sent stays as it is."""
+
     def work(self) -> None:
-        transfer(
-            list(zip(self._sends, self.to, strict=True)),
-            list(zip(self._receives, self.come_from, strict=True)),
-            self.group,
-        )
+        transfer(self._sends, self._receives, self.group)
 
     def wrong_values(self, round_number: int) -> int:
         """Send known values once; how many of those that came here are not what belongs there."""
-        for tensor in self._sends:
+        for tensor, _ in self._sends:
             tensor.copy_(values(self.count, self.rank, round_number, self.ranks, self.device))
-        for tensor in self._receives:
+        for tensor, _ in self._receives:
             tensor.fill_(-1.0)
         self.work()
         return sum(
             int((tensor != values(self.count, sender, round_number, self.ranks, self.device)).sum())
-            for tensor, sender in zip(self._receives, self.come_from, strict=True)
+            for tensor, sender in self._receives
         )

@@ -1,39 +1,105 @@
-"""How fast and how soon does every rank of a group have what collectives bring it, is it right, and by which way?"""
+"""What a measurement of collectives is told, and what each rank found: times, values checked, lines, links, ways."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
+from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate, Timing
+from rigbench.core.options import NOT_GIVEN, Option, Reader, seconds, size, whole
 from rigbench.core.record import Absent, Device, EndedBy, Record, Tally, Telemetry
 
+METHOD = 1
+MOST_SIZES = 64
+DEFAULT_SECONDS = {"cpu": 40.0, "cuda": 60.0}
 CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce", "all_to_all", "send_recv"]
 CollectivesVerdict = Literal["fine", "wrong values", "hung", "died", "interrupted"]
-NOT_SEVERAL = Absent("one host")
+NAMES: tuple[CollectiveName, ...] = get_args(CollectiveName)
+BYTES = size(4, 1 << 36, "16MiB is usual on a CPU, 1GiB on GPUs")
+
+
+def _operations(text: str, option: str) -> tuple[CollectiveName, ...]:
+    """ "all_reduce,broadcast", or "all"."""
+    words = [word.strip().lower().replace("-", "_") for word in text.split(",") if word.strip()]
+    unknown = [word for word in words if word not in (*NAMES, "all")]
+    if unknown or not words:
+        what = f"knows no {unknown[0]!r}" if unknown else f"{text!r} names none"
+        raise RigbenchError(f"{option} {what}", f"use all, or some of {', '.join(NAMES)}")
+    return tuple(name for name in NAMES if name in words or "all" in words)
+
+
+def _sizes(text: str, option: str) -> tuple[int, ...]:
+    """ "8,64KiB,16MiB" in bytes, in order, each once."""
+    sizes = sorted({BYTES.read(word.strip(), option) for word in text.split(",") if word.strip()})
+    if not 0 < len(sizes) <= MOST_SIZES:
+        raise RigbenchError(f"{option} {text!r} names {len(sizes)} sizes", "some are needed, as in 8,64KiB,16MiB")
+    return tuple(sizes)
+
+
+class Options(Record, frozen=True, kw_only=True):
+    ranks: Annotated[
+        int | Absent, Option(whole(1, 64), "Default: one for each GPU, without GPUs 2 on the CPU.", "N")
+    ] = NOT_GIVEN
+    operations: Annotated[
+        tuple[CollectiveName, ...],
+        Option(
+            Reader(_operations, lambda names: "all"),
+            f"all, or some of {', '.join(NAMES)}.",
+            "all_reduce,broadcast",
+            ("--ops",),
+        ),
+    ] = NAMES
+    sizes: Annotated[
+        tuple[int, ...], Option(Reader(_sizes), "Default: 8 B to --max-bytes in steps of 4.", "8,64KiB,16MiB")
+    ] = ()
+    max_bytes: Annotated[int | Absent, Option(BYTES, "The largest. Default: 16MiB on a CPU, 1GiB on GPUs.", "SIZE")] = (
+        NOT_GIVEN
+    )
+    seconds: Annotated[
+        float | Absent,
+        Option(
+            seconds(1.0, 3600.0, "a minute is usual: 60s"),
+            "About this long in all. Default: 40s on a CPU, 60s on GPUs.",
+            "TIME",
+        ),
+    ] = NOT_GIVEN
+    limit_seconds: Annotated[
+        float | Absent,
+        Option(
+            seconds(5.0, 86400.0, "4 minutes are usual: 240s"),
+            "It counts as hung after this. Default: twice --seconds and 3min.",
+            "TIME",
+            ("--limit",),
+        ),
+    ] = NOT_GIVEN
+    device: str = "auto"  # auto, cpu, or cuda for all GPUs
+
+
+class RankOptions(Record, frozen=True, kw_only=True):
+    """What a rank is told: what all are told, and what its own parent knows of its host."""
+
+    options: Options
+    arrive_seconds: float  # for all ranks to meet
+    fingerprint: str
+    host_name: str = ""  # this and the next where ranks are on several machines
+    node: str = ""
+    target_half_width: float = 0.01
 
 
 class AlphaBeta(Record, frozen=True):
-    """time = α + bytes/β through the sizes of one operation: its latency and its bandwidth (algorithm, not bus).
-
-    `largest_residual_share` is how far any size used lies from the line. `sizes_left_out` lie far off it, as about a
-    change of protocol.
-    """
+    """time = α + bytes/β through the sizes of one operation: its latency and its bandwidth (algorithm, not bus)."""
 
     latency_seconds: Estimate
     bytes_per_s: Estimate
-    largest_residual_share: float
-    sizes_left_out: tuple[int, ...]
+    sizes_left_out: tuple[int, ...]  # far off the line, as about a change of protocol
 
 
 class RankCheck(Record, frozen=True):
-    """What every rank received, compared by itself with what belongs there: `checked` times, all ranks together.
+    """What every rank received, compared by itself with what belongs there."""
 
-    `wrong_values` of them (4 bytes each) differed, on `wrong_ranks`.
-    """
-
-    checked: int
+    checked: int  # times, all ranks together
     wrong: int
-    wrong_values: int
+    wrong_values: int  # of 4 bytes each
     wrong_ranks: tuple[int, ...]
 
     @property
@@ -42,67 +108,50 @@ class RankCheck(Record, frozen=True):
 
 
 class CollectiveSize(Record, frozen=True, kw_only=True):
-    """One operation at one size. `size_bytes` is what all ranks' parts come to where each has a part of the whole.
+    """One operation at one size."""
 
-    `rank_seconds[r]` are rank r's own times of every repeat, the warm-up first; each repeat begins together.
-    `timing` is of the slowest rank of each repeat. Algorithm bandwidth is bytes over time; bus bandwidth is that times
-    the operation's factor.
-    """
-
-    size_bytes: int
-    rank_seconds: tuple[tuple[float, ...], ...]
-    timing: Timing
-    algorithm_bytes_per_s: Estimate
-    bus_bytes_per_s: Estimate | Absent
+    size_bytes: int  # what all ranks' parts come to where each has a part of the whole
+    rank_seconds: tuple[tuple[float, ...], ...]  # by rank, of every repeat, the warm-up first; each begins together
+    timing: Timing  # of the slowest rank of each repeat
+    algorithm_bytes_per_s: Estimate  # bytes over time
+    bus_bytes_per_s: Estimate | Absent  # that times the operation's factor
     check: RankCheck
 
 
 class Collective(Record, frozen=True, kw_only=True):
-    """One operation of the whole group, over sizes.
-
-    `bus_factor` makes bus bandwidth of algorithm bandwidth (nccl-tests, PERFORMANCE.md). `not_run` says why an
-    operation, or its larger sizes, were not measured; "" where all were.
-    """
+    """One operation of the whole group, over sizes."""
 
     operation: CollectiveName
-    bus_factor: float
-    in_place: bool
+    bus_factor: float  # makes bus bandwidth of algorithm bandwidth (nccl-tests, PERFORMANCE.md)
     sizes: tuple[CollectiveSize, ...]
     fit: AlphaBeta | Absent
-    not_run: str = ""
+    not_run: str = ""  # why it, or its larger sizes, were not measured; "" where all were
 
 
 class PairTimes(Record, frozen=True, kw_only=True):
-    """Ranks that send each other the same bytes, alone or beside others at once; the rest of the group rests.
+    """Ranks that send each other the same bytes, alone or beside others at once; the rest of the group rests."""
 
-    `flows` are (source, destination): one of them is one way, two of a pair are both ways at once. `bytes_per_s[i]`
-    is what flow i brought, by the slower of its two ranks in each repeat.
-    """
-
-    flows: tuple[tuple[int, int], ...]
+    flows: tuple[tuple[int, int], ...]  # (source, destination): one is one way, two of a pair are both ways at once
     size_bytes: int
     rank_seconds: tuple[tuple[float, ...], ...]
     timing: Timing
-    bytes_per_s: tuple[Estimate, ...]
+    bytes_per_s: tuple[Estimate, ...]  # what each flow brought, by the slower of its two ranks in each repeat
     check: RankCheck
 
 
 class RankPlace(Record, frozen=True, kw_only=True):
-    """Where a rank ran, and by which ways it really talked to the others: NCCL's channels by transport, as its log
-    names them, or gloo's connections by network interface and addresses.
-    """
+    """Where a rank ran, and by which ways it really talked to the others."""
 
     rank: int
-    local_rank: int
     host: int
     device: Device
-    ways: Tally | Absent
+    ways: Tally | Absent  # NCCL's channels by transport, as its log names them, or gloo's connections by interface
 
 
 class RankHost(Record, frozen=True):
-    """A machine of the group. Its name is only there where several must be told apart."""
+    """A machine of the group."""
 
-    name: str | Absent
+    name: str | Absent  # only where several must be told apart
     fingerprint: str
     ranks: tuple[int, ...]
 
@@ -126,13 +175,9 @@ class OddHost(Record, frozen=True):
 
 
 class Collectives(Record, frozen=True, kw_only=True):
-    """All of it. `pairs` are single pairs, both ways; `pairs_at_once` all disjoint ones, round by round.
-
-    `links`, `slowest_link` and `odd_hosts` are of several hosts. `dead_ranks` died, hung or never came.
-    """
+    """All of it."""
 
     method: int
-    started_at: str
     seconds: float
     verdict: CollectivesVerdict
     reason: str
@@ -141,13 +186,13 @@ class Collectives(Record, frozen=True, kw_only=True):
     hosts: tuple[RankHost, ...]
     ranks: tuple[RankPlace, ...]
     operations: tuple[Collective, ...]
-    pairs: tuple[PairTimes, ...]
-    pairs_at_once: tuple[PairTimes, ...]
-    links: tuple[PairTimes, ...]
+    pairs: tuple[PairTimes, ...]  # single pairs, both ways
+    pairs_at_once: tuple[PairTimes, ...]  # all disjoint ones, round by round
+    links: tuple[PairTimes, ...]  # this and the next three of several hosts
     host_links: tuple[HostLink, ...]
     slowest_link: HostLink | Absent
     odd_hosts: tuple[OddHost, ...]
     not_run: tuple[str, ...]
     ended_by: EndedBy
-    dead_ranks: tuple[int, ...]
+    dead_ranks: tuple[int, ...]  # died, hung or never came
     telemetry: Telemetry | Absent

@@ -1,85 +1,164 @@
-"""How long did one collective, or messages between some ranks, take at one size, and was all right that it brought?"""
+"""Times one collective, or messages between some ranks, at one size, on all ranks together; checks what it brought.
+
+Every repeat begins with a meeting, so that no rank runs ahead. After each batch all ranks exchange their own times, how
+long it has taken, and whether one was told to stop: so all of them know the same, and come to the same decision.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from rigbench.collectives import operations as ops
-from rigbench.collectives.alphabeta import fit
-from rigbench.collectives.operations import Flows, Operation
-from rigbench.collectives.record import Collective, CollectiveName, CollectiveSize, PairTimes
-from rigbench.collectives.timing import Times, Together, both
+import torch
+import torch.distributed as dist
+
+from rigbench.collectives.operations import Flows, Operation, bus_factor
+from rigbench.collectives.record import CollectiveName, CollectiveSize, PairTimes, RankCheck
 from rigbench.core import stats
+from rigbench.core.estimate import Timing
 from rigbench.core.record import Absent
+from rigbench.machine.accelerator import Accelerator
+from rigbench.work.process import Report
+from rigbench.work.timing import sample_until_tight
 
+MOST_SAMPLES = 100  # those of every rank are stored
 NOT_SUPPORTED = ("not support", "not implemented", "unsupported")
-B = TypeVar("B")
+T = TypeVar("T")
 
 
-def collective(
-    name: CollectiveName, ranks: int, sizes: Sequence[CollectiveSize], not_run: str, finished: bool
-) -> Collective:
-    """What there is of an operation; with its line once it is finished."""
-    line = fit({row.size_bytes: row.timing.seconds for row in sizes}) if finished else Absent("it was not finished")
-    return Collective(
-        operation=name,
-        bus_factor=ops.bus_factor(name, ranks),
-        in_place=name not in ops.OUT_OF_PLACE,
-        sizes=tuple(sizes),
-        fit=line,
-        not_run=not_run,
-    )
+class Times(NamedTuple):
+    """Every rank's own seconds of each repeat, warm-up first; `timing` is of the slowest in each."""
+
+    rank_seconds: tuple[tuple[float, ...], ...]
+    timing: Timing
+    check: RankCheck
 
 
-def of_size(
-    together: Together, name: CollectiveName, size_bytes: int, limit_seconds: float, target_half_width: float
-) -> CollectiveSize | str:
+class Together:
+    """One rank among the others. They exchange what they know over the host, and begin a repeat on the device."""
+
+    def __init__(self, accelerator: Accelerator, report: Report, group: Any, target_half_width: float) -> None:
+        """The default process group must be one on the host; `group` is the one that is measured."""
+        self.accelerator, self.report, self.group = accelerator, report, group
+        self.target_half_width = target_half_width
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.elapsed_seconds, self.stopping = 0.0, False
+        self._started = time.perf_counter()
+
+    def exchange(self, own: Sequence[float]) -> list[list[float]]:
+        """What every rank has to tell, as many numbers each, by rank; and the common clock goes on."""
+        stop = float(self.report.should_stop())
+        sent = torch.tensor([*own, time.perf_counter() - self._started, stop], dtype=torch.float64)
+        received = [torch.empty_like(sent) for _ in range(self.size)]
+        dist.all_gather(received, sent)
+        rows = [row.tolist() for row in received]
+        self.elapsed_seconds = max(row[-2] for row in rows)
+        self.stopping = any(row[-1] for row in rows)
+        return [row[:-2] for row in rows]
+
+    def agreed(self, make: Callable[[], T]) -> tuple[T | None, str]:
+        """What it makes on this rank, where it can be made on all; else why the backend or the memory refuses it."""
+        made, refusal = None, ""
+        try:
+            made = make()
+        except torch.OutOfMemoryError:
+            refusal = "no memory for its buffers"
+        except RuntimeError as error:
+            if not any(words in str(error).lower() for words in NOT_SUPPORTED):
+                raise
+            refusal = str(error).splitlines()[0]
+        if any(row[0] for row in self.exchange([float(bool(refusal))])):
+            return None, refusal or "another rank refused it, or had no memory for its buffers"
+        return made, ""
+
+    def measure(self, work: Operation | Flows, limit_seconds: float, first_wrong: int) -> Times:
+        """Repeat it until the slowest rank's median is known tightly, between two checks of what it brings.
+
+        `first_wrong` is how many values were wrong here when it was made for the first time.
+        """
+        ranks: list[list[float]] = [[] for _ in range(self.size)]
+        wrong = self.exchange([float(first_wrong)])
+        work.randomize()
+        self.exchange([])  # what came before is not charged to this
+
+        def repeat(count: int) -> list[float]:
+            marks = []
+            for _ in range(count):
+                work.prepare()
+                self._align()
+                start = self.accelerator.mark()
+                work.work()
+                marks.append((start, self.accelerator.mark()))
+            self.accelerator.synchronize()
+            batch = self.exchange([self.accelerator.seconds_between(start, end) for start, end in marks])
+            for seconds, more in zip(ranks, batch, strict=True):
+                seconds.extend(more)
+            return [max(each) for each in zip(*batch, strict=True)]
+
+        timing = sample_until_tight(
+            repeat,
+            lambda: self.elapsed_seconds,
+            target_half_width=self.target_half_width,
+            limit_seconds=limit_seconds,
+            max_samples=MOST_SAMPLES,
+            should_stop=lambda: self.stopping,
+        )
+        again = self.exchange([float(work.wrong_values(1))])
+        counts = [[int(first), int(last)] for (first,), (last,) in zip(wrong, again, strict=True)]
+        check = RankCheck(
+            checked=2 * self.size,
+            wrong=sum(count > 0 for row in counts for count in row),
+            wrong_values=sum(map(sum, counts)),
+            wrong_ranks=tuple(rank for rank, row in enumerate(counts) if any(row)),
+        )
+        return Times(tuple(map(tuple, ranks)), timing, check)
+
+    def _align(self) -> None:
+        """On a GPU a small all_reduce in the stream: the host does not wait, and the ranks' streams do."""
+        if self.accelerator.device.kind == "cpu":
+            dist.barrier()
+        else:
+            dist.all_reduce(torch.zeros(1, device=self.accelerator.torch_device), group=self.group)
+
+
+def of_size(together: Together, name: CollectiveName, size_bytes: int, limit_seconds: float) -> CollectiveSize | str:
     """One operation at one size; why not, where the backend or the memory refuses it, on whichever rank."""
-    device = together.accelerator.torch_device
-    place = (size_bytes, together.rank, together.size, device, together.group)
-    made, refusal = _agreed(together, lambda: Operation(name, *place))
+    place = (together.rank, together.size, together.accelerator.torch_device, together.group)
+    made, refusal = together.agreed(lambda: Operation(name, size_bytes, *place))
     if made is None:
         return refusal
-    first, refusal = _agreed(together, lambda: made.wrong_values(0))
-    if first is None:
+    wrong, refusal = together.agreed(lambda: made.wrong_values(0))
+    if wrong is None:
         return refusal
-    check = together.checked([lambda: first])
-    made.randomize()
-    times = together.sample(made.prepare, made.work, limit_seconds, target_half_width)
-    check = both(check, together.checked([lambda: made.wrong_values(1)]))
-    bus = ops.bus_factor(name, together.size) * size_bytes
+    times = together.measure(made, limit_seconds, wrong)
+    bus_bytes = bus_factor(name, together.size) * size_bytes
     return CollectiveSize(
         size_bytes=size_bytes,
         rank_seconds=times.rank_seconds,
         timing=times.timing,
         algorithm_bytes_per_s=size_bytes / times.timing.estimate,
-        bus_bytes_per_s=bus / times.timing.estimate if bus else Absent("one rank has no bus"),
-        check=check,
+        bus_bytes_per_s=bus_bytes / times.timing.estimate if bus_bytes else Absent("one rank has no bus"),
+        check=times.check,
     )
 
 
-def of_flows(
-    together: Together,
-    flows: Sequence[tuple[int, int]],
-    size_bytes: int,
-    limit_seconds: float,
-    target_half_width: float,
-) -> PairTimes:
+def of_flows(together: Together, flows: Sequence[tuple[int, int]], size_bytes: int, limit_seconds: float) -> PairTimes:
     """Messages from some ranks to others, all at once."""
-    device = together.accelerator.torch_device
-    made = Flows(flows, size_bytes, together.rank, together.size, device, together.group)
-    check = together.checked([lambda: made.wrong_values(0)])
-    made.randomize()
-    times = together.sample(lambda: None, made.work, limit_seconds, target_half_width)
-    check = both(check, together.checked([lambda: made.wrong_values(1)]))
+    place = (together.rank, together.size, together.accelerator.torch_device, together.group)
+    made = Flows(flows, size_bytes, *place)
+    times = together.measure(made, limit_seconds, made.wrong_values(0))
+    rates = []
+    for flow in flows:
+        slower = [max(pair) for pair in zip(*(times.rank_seconds[rank] for rank in flow), strict=True)]
+        rates.append(size_bytes / stats.median_estimate(slower[len(times.timing.warmup_seconds) :]))
     return PairTimes(
         flows=tuple(flows),
         size_bytes=size_bytes,
         rank_seconds=times.rank_seconds,
         timing=times.timing,
-        bytes_per_s=tuple(size_bytes / stats.median_estimate(_slower(times, flow)) for flow in flows),
-        check=check,
+        bytes_per_s=tuple(rates),
+        check=times.check,
     )
 
 
@@ -109,31 +188,3 @@ def expected_seconds(rows: Sequence[CollectiveSize], size_bytes: int) -> float:
         return last
     slope = (last - rows[-2].timing.estimate.value) / (rows[-1].size_bytes - rows[-2].size_bytes)
     return min(max(last + slope * (size_bytes - rows[-1].size_bytes), last), last * growth)
-
-
-def _slower(times: Times, flow: tuple[int, int]) -> list[float]:
-    """The slower of two ranks in each repeat after the warm-up."""
-    steps = zip(*(times.rank_seconds[rank] for rank in flow), strict=True)
-    return [max(each) for each in steps][len(times.timing.warmup_seconds) :]
-
-
-def _agreed(together: Together, make: Callable[[], B]) -> tuple[B | None, str]:
-    """What it makes on this rank, where it can be made on all; else why not."""
-    made, refusal = _or_refusal(make)
-    if any(row[0] for row in together.exchange([float(bool(refusal))])):
-        return None, refusal or "another rank refused it, or had no memory for its buffers"
-    return made, ""
-
-
-def _or_refusal(make: Callable[[], B]) -> tuple[B | None, str]:
-    """What it makes, or why the backend or the memory would not have it."""
-    import torch
-
-    try:
-        return make(), ""
-    except torch.OutOfMemoryError:
-        return None, "no memory for its buffers"
-    except RuntimeError as error:
-        if not any(words in str(error).lower() for words in NOT_SUPPORTED):
-            raise
-        return None, str(error).splitlines()[0]

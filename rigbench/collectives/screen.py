@@ -1,61 +1,56 @@
-"""How does the collectives probe look on a screen?"""
+"""Shows collectives: the verdict, the way that was taken, links between hosts, operations and pairs of ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
 
-from rigbench.collectives.record import AlphaBeta, Collective, Collectives, HostLink, OddHost, PairTimes, RankCheck
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from rigbench.collectives.record import AlphaBeta, Collective, Collectives, HostLink, PairTimes, RankCheck
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Skipped, Tally
-from rigbench.core.screen import plus_minus
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.table import Table
+from rigbench.core.record import Absent, Tally
+from rigbench.core.screen import gigabytes, plus_minus, printable, table
 
 STYLES = {"fine": "green", "wrong values": "red", "hung": "red", "died": "red", "interrupted": "yellow"}
 MOST_ROWS = 12
 MOST_WAYS = 4  # lines; of more ranks that differ, only the interfaces are told
 NARROW = 100
 NOTHING = "–"
-LEFT = ("operation", "pair", "from", "to", "host", "right", "rig", "ranks")
 
 
-def show(result: Collectives | Skipped, console: Console) -> None:
-    """The verdict, the way that was taken, hosts and links where there are several, operations, pairs."""
-    from rich.text import Text
+def show(result: Collectives, console: Console) -> None:
+    def line(text: str, style: str = "") -> None:
+        console.print(Padding(Text(printable(text), style=style), (0, 0, 0, 2), expand=False))
 
-    if isinstance(result, Skipped):
-        console.print(Text(f"collectives skipped: {result.reason}", style="yellow"))
-        return
     heading = Text(f"collectives, {_group(result)}: ", style="bold")
     console.print(heading.append(result.verdict, style=f"bold {STYLES[result.verdict]}"))
     if result.reason:
-        console.print(_indented(result.reason, STYLES[result.verdict]))
+        line(result.reason, STYLES[result.verdict])
     for odd in result.odd_hosts:
-        console.print(_indented(_odd(result, odd), "bold yellow"))
+        best, others = (units.format_bytes_per_s(rate) for rate in (odd.bytes_per_s, odd.others_bytes_per_s))
+        line(f"odd host out: {_host(result, odd.host)}, {odd.side}: {best} at best, the others {others}", "bold yellow")
     if isinstance(result.slowest_link, HostLink):
-        console.print(_indented(_slowest(result, result.slowest_link)))
-    for line in (_checks(result), *_ways(result)):
-        console.print(_indented(line))
-    for table, note in _tables(result):
+        link = result.slowest_link
+        where = f"{_host(result, link.source)} to {_host(result, link.destination)}"
+        rate = f"{units.format_bytes_per_s(link.bytes_per_s.value)} {plus_minus(link.bytes_per_s)}"
+        line(f"slowest link: {where}, {rate}, {units.format_seconds(link.latency_seconds.value)} latency")
+    line(_checks(result))
+    for way in _ways(result):
+        line(way)
+    for made, note in _tables(result):
+        made.columns[0].no_wrap = True
         if console.width < NARROW:
-            table.padding = (0, 1, 0, 0)
+            made.padding = (0, 1, 0, 0)
         console.print()
-        console.print(table)
+        console.print(made)
         if note:
-            console.print(_indented(note, "dim"))
-    for line in _notes(result):
-        console.print(_indented(line, "dim"))
-
-
-def _indented(line: str, style: str = "") -> RenderableType:
-    from rich.padding import Padding
-    from rich.text import Text
-
-    return Padding(Text(line, style=style), (0, 0, 0, 2), expand=False)
+            line(note, "dim")
+    for note in _notes(result):
+        line(note, "dim")
 
 
 def _group(result: Collectives) -> str:
@@ -70,13 +65,15 @@ def _group(result: Collectives) -> str:
     return f"{ranks}{hosts}, nccl on cuda ({devices})"
 
 
-def _all_checks(result: Collectives) -> list[RankCheck]:
-    checks = [size.check for one in result.operations for size in one.sizes]
-    return checks + [times.check for times in (*result.pairs, *result.pairs_at_once, *result.links)]
+def _host(result: Collectives, index: int) -> str:
+    name = result.hosts[index].name
+    label = name if isinstance(name, str) and name else f"host {index}"
+    return label if [host.name for host in result.hosts].count(name) == 1 else f"{label} (host {index})"
 
 
 def _checks(result: Collectives) -> str:
-    checks = _all_checks(result)
+    checks: list[RankCheck] = [size.check for one in result.operations for size in one.sizes]
+    checks += [times.check for times in (*result.pairs, *result.pairs_at_once, *result.links)]
     checked, wrong = sum(check.checked for check in checks), sum(check.wrong for check in checks)
     if not checked:
         return "nothing was measured"
@@ -87,169 +84,121 @@ def _checks(result: Collectives) -> str:
 
 def _ways(result: Collectives) -> Iterator[str]:
     """The transport really used; ranks that say the same are told together."""
-    told: dict[str, list[int]] = {}
+    ranks: dict[str, list[int]] = {}
     for place in result.ranks:
-        told.setdefault(_way(place.ways, str(result.backend)), []).append(place.rank)
-    if len(told) > MOST_WAYS and result.backend == "gloo":
+        ranks.setdefault(_way(place.ways, result.backend == "gloo"), []).append(place.rank)
+    if len(ranks) > MOST_WAYS and result.backend == "gloo":
         names = {way.partition(" ")[0] for it in result.ranks if isinstance(it.ways, Tally) for way in it.ways.counts}
-        told = {f"TCP over {', '.join(sorted(names))}": []}
-    for text, ranks in told.items():
-        of = "" if len(told) == 1 else f" of rank {', '.join(map(str, ranks))}"
+        ranks = {f"TCP over {', '.join(sorted(names))}": []}
+    for text, alike in ranks.items():
+        of = "" if len(ranks) == 1 else f" of rank {', '.join(map(str, alike))}"
         yield f"transport{of}: {text}"
 
 
-def _way(ways: Tally | Absent, backend: str) -> str:
+def _way(ways: Tally | Absent, gloo: bool) -> str:
     if isinstance(ways, Absent):
         return f"n/a ({ways.reason})"
-    if backend == "gloo":
+    if gloo:
         return "TCP over " + ", ".join(ways.counts)
     channels = [f"{name} ({count} channel{'s' if count > 1 else ''})" for name, count in ways.counts.items()]
     return f"{', '.join(channels)}, as NCCL's log says"
 
 
-def _host(result: Collectives, index: int) -> str:
-    name = result.hosts[index].name
-    same = [host for host in result.hosts if host.name == name]
-    label = name if isinstance(name, str) and name else f"host {index}"
-    return label if len(same) == 1 else f"{label} (host {index})"
-
-
-def _odd(result: Collectives, odd: OddHost) -> str:
-    best, others = (units.format_bytes_per_s(rate) for rate in (odd.bytes_per_s, odd.others_bytes_per_s))
-    return f"odd host out: {_host(result, odd.host)}, {odd.side}: {best} at best, the others {others}"
-
-
-def _slowest(result: Collectives, link: HostLink) -> str:
-    where = f"{_host(result, link.source)} to {_host(result, link.destination)}"
-    rate, latency = link.bytes_per_s, link.latency_seconds.value
-    told = f"{units.format_bytes_per_s(rate.value)} {plus_minus(rate)}, {units.format_seconds(latency)} latency"
-    return f"slowest link: {where}, {told}"
-
-
 def _tables(result: Collectives) -> Iterator[tuple[Table, str]]:
     """Each with a line about it."""
     if len(result.hosts) > 1:
-        yield _hosts_table(result), ""
+        hosts = enumerate(result.hosts)
+        rows = [(_host(result, index), host.fingerprint, ", ".join(map(str, host.ranks))) for index, host in hosts]
+        yield table(("host", "rig", "ranks"), rows), ""
     if result.host_links:
-        slowest = sorted(result.host_links, key=lambda link: link.bytes_per_s.value)
-        more = len(slowest) - MOST_ROWS
-        yield _links_table(result, slowest[:MOST_ROWS]), f"and {more} faster links" if more > 0 else ""
+        links = sorted(result.host_links, key=lambda link: link.bytes_per_s.value)
+        more = len(links) - MOST_ROWS
+        rows_of_links = [
+            (
+                _host(result, link.source),
+                _host(result, link.destination),
+                *_rate(link.bytes_per_s),
+                units.format_seconds(link.latency_seconds.value),
+            )
+            for link in links[:MOST_ROWS]
+        ]
+        note = f"and {more} faster links" if more > 0 else ""
+        yield table(("from", "to", ">GB/s", ">±", ">latency"), rows_of_links), note
     if result.operations:
-        yield _operations_table(result.operations), _convention(result.operations)
+        columns = ("operation", ">latency", ">±", ">bus GB/s", ">±", ">α", ">±", ">β GB/s", ">±", "right")
+        yield table(columns, map(_operation, result.operations)), _convention(result.operations)
     if result.pairs:
+        slowest = sorted(result.pairs, key=lambda times: min(rate.value for rate in times.bytes_per_s))
+        more = len(slowest) - MOST_ROWS
         size = units.format_bytes(result.pairs[0].size_bytes)
-        more = len(result.pairs) - MOST_ROWS
-        note = f"{size} each way at once, the slower way of each pair"
-        yield _pairs_table(result), f"{note}; and {more} faster pairs" if more > 0 else note
+        note = f"{size} each way at once, the slower way of each pair" + f"; and {more} faster pairs" * (more > 0)
+        heads = ("pair", ">alone, GB/s each way", ">±", ">all pairs at once", ">±")
+        yield table(heads, _pairs(result, slowest[:MOST_ROWS])), note
 
 
-def _hosts_table(result: Collectives) -> Table:
-    table = _table(("host", "rig", "ranks"))
-    for index, host in enumerate(result.hosts):
-        table.add_row(_host(result, index), host.fingerprint, ", ".join(map(str, host.ranks)))
-    return table
+def _operation(one: Collective) -> Sequence[str]:
+    if not one.sizes:
+        return (one.operation, *[NOTHING, ""] * 4, "not run")
+    wrong, checked = sum(size.check.wrong for size in one.sizes), sum(size.check.checked for size in one.sizes)
+    latency, bus = one.sizes[0].timing.estimate, one.sizes[-1].bus_bytes_per_s
+    alpha, beta = [NOTHING, ""], [NOTHING, ""]
+    if isinstance(one.fit, AlphaBeta):
+        alpha, beta = _time(one.fit.latency_seconds), _rate(one.fit.bytes_per_s)
+        if one.fit.latency_seconds.low == 0:  # an interval that begins at nothing has no middle worth a ±
+            alpha = [f"< {units.format_seconds(one.fit.latency_seconds.high)}", ""]
+    return (
+        one.operation,
+        *_time(latency),
+        *([NOTHING, ""] if isinstance(bus, Absent) else _rate(bus)),
+        *alpha,
+        *beta,
+        f"{checked - wrong}/{checked}{' WRONG' if wrong else ''}",
+    )
 
 
-def _links_table(result: Collectives, links: Sequence[HostLink]) -> Table:
-    table = _table(("from", "to", "GB/s", "±", "latency"))
-    for link in links:
-        places = (_host(result, link.source), _host(result, link.destination))
-        rate = link.bytes_per_s
-        table.add_row(*places, _gigabytes(rate), plus_minus(rate), units.format_seconds(link.latency_seconds.value))
-    return table
+def _time(estimate: Estimate) -> list[str]:
+    return [units.format_seconds(estimate.value), plus_minus(estimate)]
 
 
-def _operations_table(operations: Sequence[Collective]) -> Table:
-    table = _table(("operation", "latency", "±", "bus GB/s", "±", "α", "±", "β GB/s", "±", "right"))
-    for one in operations:
-        if not one.sizes:
-            table.add_row(one.operation, *[NOTHING, ""] * 4, "not run")
-            continue
-        wrong = sum(size.check.wrong for size in one.sizes)
-        checked = sum(size.check.checked for size in one.sizes)
-        alpha, beta = ([NOTHING, ""], [NOTHING, ""]) if isinstance(one.fit, Absent) else _line(one.fit)
-        latency, bus = one.sizes[0].timing.estimate, one.sizes[-1].bus_bytes_per_s
-        table.add_row(
-            one.operation,
-            units.format_seconds(latency.value),
-            plus_minus(latency),
-            *([NOTHING, ""] if isinstance(bus, Absent) else [_gigabytes(bus), plus_minus(bus)]),
-            *alpha,
-            *beta,
-            f"{checked - wrong}/{checked}{' WRONG' if wrong else ''}",
-        )
-    return table
+def _rate(estimate: Estimate) -> list[str]:
+    return [gigabytes(estimate.value), plus_minus(estimate)]
 
 
-def _line(fit: AlphaBeta) -> tuple[list[str], list[str]]:
-    """α and β; an interval that begins at nothing has no middle worth a ±."""
-    latency, rate = fit.latency_seconds, fit.bytes_per_s
-    alpha = [units.format_seconds(latency.value), plus_minus(latency)]
-    if latency.low == 0:
-        alpha = [f"< {units.format_seconds(latency.high)}", ""]
-    return alpha, [_gigabytes(rate), plus_minus(rate)]
-
-
-def _pairs_table(result: Collectives) -> Table:
-    """Every pair alone and beside the others, both ways at once; the slowest of many."""
-    at_once = {flow: rate for times in result.pairs_at_once for flow, rate in _rates(times)}
-    rows = sorted(result.pairs, key=lambda times: min(rate.value for rate in times.bytes_per_s))
-    table = _table(("pair", "alone, GB/s each way", "±", "all pairs at once", "±"))
-    for times in rows[:MOST_ROWS]:
-        (flow, rate), beside = min(_rates(times), key=lambda it: it[1].value), at_once.get(times.flows[0])
-        beside = min((it for it in (beside, at_once.get(times.flows[-1])) if it), key=_value, default=None)
-        cells = (_gigabytes(beside), plus_minus(beside)) if beside else (NOTHING, "")
-        table.add_row(f"ranks {min(flow)} and {max(flow)}", _gigabytes(rate), plus_minus(rate), *cells)
-    return table
-
-
-def _rates(times: PairTimes) -> list[tuple[tuple[int, int], Estimate]]:
-    return list(zip(times.flows, times.bytes_per_s, strict=True))
-
-
-def _value(estimate: Estimate) -> float:
-    return estimate.value
-
-
-def _gigabytes(rate: Estimate) -> str:
-    return units.format_significant(rate.value / 1e9)
+def _pairs(result: Collectives, pairs: Iterable[PairTimes]) -> Iterator[Sequence[str]]:
+    """Each alone and beside the others, both ways at once."""
+    beside = {
+        flow: rate for times in result.pairs_at_once for flow, rate in zip(times.flows, times.bytes_per_s, strict=True)
+    }
+    for times in pairs:
+        slower = min(times.bytes_per_s, key=lambda rate: rate.value)
+        at_once = [beside[flow] for flow in (times.flows[0], times.flows[-1]) if flow in beside]
+        cells = _rate(min(at_once, key=lambda rate: rate.value)) if at_once else (NOTHING, "")
+        yield f"ranks {min(times.flows[0])} and {max(times.flows[0])}", *_rate(slower), *cells
 
 
 def _convention(operations: Sequence[Collective]) -> str:
     """What the columns are about: the sizes at either end, and what the words mean."""
-    ends = {(one.sizes[0].size_bytes, one.sizes[-1].size_bytes) for one in operations if one.sizes}
-    small, large = (sorted({it[end] for it in ends}) for end in (0, 1))
-    sizes = f"latency at {_either(small)}, bus bandwidth at {_either(large)}"
+    ends = [(one.sizes[0].size_bytes, one.sizes[-1].size_bytes) for one in operations if one.sizes]
+    small, large = (
+        " or ".join(units.format_bytes(size) for size in sorted({it[end] for it in ends})) or NOTHING for end in (0, 1)
+    )
+    sizes = f"latency at {small}, bus bandwidth at {large}"
     line = "time = α + bytes/β through all sizes"
-    return f"{sizes}; {line}; 95 % intervals; a repeat takes as long as its slowest rank; GB/s is 1e9 bytes/s"
-
-
-def _either(sizes: Sequence[int]) -> str:
-    return " or ".join(map(units.format_bytes, sizes)) if sizes else NOTHING
+    return f"{sizes}; {line}; 90 % intervals; a repeat takes as long as its slowest rank; GB/s is 1e9 bytes/s"
 
 
 def _notes(result: Collectives) -> Iterator[str]:
     """What was not measured or does not fit a line; operations of which the same is true are told together."""
-    told: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for one in result.operations:
         if one.not_run:
-            told.setdefault(f"not run: {one.not_run}", []).append(one.operation)
+            names.setdefault(f"not run: {one.not_run}", []).append(one.operation)
         if isinstance(one.fit, Absent) and one.sizes:
-            told.setdefault(f"no line: {one.fit.reason}", []).append(one.operation)
+            names.setdefault(f"no line: {one.fit.reason}", []).append(one.operation)
         elif isinstance(one.fit, AlphaBeta) and one.fit.sizes_left_out:
             sizes = ", ".join(map(units.format_bytes, one.fit.sizes_left_out))
-            told.setdefault(f"far off the line, as where a protocol changes: {sizes}", []).append(one.operation)
-    for line, names in told.items():
-        yield f"{', '.join(names)}: {line}"
-    for line in result.not_run:
-        yield f"not run: {line}"
-
-
-def _table(names: Sequence[str]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None)
-    for index, name in enumerate(names):
-        left = name in LEFT
-        table.add_column(name, justify="left" if left else "right", no_wrap=index == 0)
-    return table
+            names.setdefault(f"far off the line, as where a protocol changes: {sizes}", []).append(one.operation)
+    for text, alike in names.items():
+        yield f"{', '.join(alike)}: {text}"
+    for text in result.not_run:
+        yield f"not run: {text}"

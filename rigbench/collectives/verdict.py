@@ -1,16 +1,48 @@
-"""Did the collectives of a group of ranks end well, and was everything right that they brought?"""
+"""Judges how a group's collectives ended, whether all that they brought was right, and which host is slow.
+
+A host is odd if even its best link is far below what the others reach: a single bad link between two good hosts leaves
+both of them a good one, to a third. So it takes three hosts to tell.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
-from rigbench.collectives import hosts
-from rigbench.collectives.record import Collectives, RankCheck
-from rigbench.core import units
-from rigbench.core.record import Absent
+from rigbench.collectives.record import METHOD, Collectives, HostLink, OddHost, PairTimes, RankCheck, RankHost
+from rigbench.core import stats, units
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Tally
+
+ADDRESS = re.compile(r"\[([0-9a-fA-F.:]+)\]:\d+")
+FAR_BELOW = 0.75  # of the others' median: healthy hosts of one kind differ by a tenth
+FEWEST_HOSTS, FEWEST_LINKS = 3, 2
+NO_LINK = Absent("no link between hosts was measured")
+# Of ranks that ended before anything was measured.
+NOTHING = Collectives(
+    method=METHOD,
+    seconds=0.0,
+    verdict="died",
+    reason="",
+    backend=Absent("it ended before anything was measured"),
+    world_size=0,
+    hosts=(),
+    ranks=(),
+    operations=(),
+    pairs=(),
+    pairs_at_once=(),
+    links=(),
+    host_links=(),
+    slowest_link=NO_LINK,
+    odd_hosts=(),
+    not_run=(),
+    ended_by="worker died",
+    dead_ranks=(),
+    telemetry=Absent("no sensor was read beside it"),
+)
 
 
 def judged(
@@ -20,18 +52,18 @@ def judged(
     reason: str,
 ) -> Collectives:
     """The verdict on what the ranks found until they ended so, and what their links say of the hosts."""
-    links = hosts.host_links(result.hosts, result.links)
+    links = host_links(result.hosts, result.links)
     result = msgspec.structs.replace(
         result,
         host_links=links,
-        slowest_link=hosts.slowest(links),
-        odd_hosts=hosts.odd_hosts(links),
+        slowest_link=slowest(links),
+        odd_hosts=odd_hosts(links),
         dead_ranks=dead_ranks,
     )
     if ended in ("died", "hung"):
         result = msgspec.structs.replace(result, verdict=ended, reason=reason)
-        lost, told = hosts.lost(result)
-        return msgspec.structs.replace(result, dead_ranks=lost, reason=told) if lost else result
+        ranks, words = lost(result)
+        return msgspec.structs.replace(result, dead_ranks=ranks, reason=words) if ranks else result
     if wrong := _wrong(result):
         return msgspec.structs.replace(result, verdict="wrong values", reason=wrong[0])
     if ended == "interrupted" or result.ended_by == "interrupted":
@@ -41,50 +73,88 @@ def judged(
 
 def faults(result: Collectives) -> list[str]:
     """A line for what hung or died, and for everything that brought wrong values."""
-    ended = [f"collectives: {result.reason}"] if result.verdict in ("died", "hung") else []
-    return ended + [f"collectives: {line}" for line in _wrong(result)]
+    ended = [result.reason] if result.verdict in ("died", "hung") else []
+    return [f"collectives: {line}" for line in (*ended, *_wrong(result))]
 
 
 def _wrong(result: Collectives) -> list[str]:
-    found: list[tuple[str, int, RankCheck]] = [
-        (one.operation, it.size_bytes, it.check) for one in result.operations for it in one.sizes
-    ]
+    checks: list[tuple[str, int, RankCheck]]
+    checks = [(one.operation, it.size_bytes, it.check) for one in result.operations for it in one.sizes]
     for times in (*result.pairs, *result.pairs_at_once, *result.links):
         flows = ", ".join(f"{source} to {destination}" for source, destination in times.flows)
-        found.append((f"send_recv between ranks {flows}", times.size_bytes, times.check))
+        checks.append((f"send_recv between ranks {flows}", times.size_bytes, times.check))
     return [
         f"{what} of {units.format_bytes(size)} brought {check.wrong_values:,} wrong values "
         f"to {_ranks(check.wrong_ranks)}"
-        for what, size, check in found
+        for what, size, check in checks
         if not check.correct
     ]
+
+
+def lost(result: Collectives) -> tuple[tuple[int, ...], str]:
+    """Whose end a failed connection tells of, from the address in gloo's words: ranks, and what to say; (), "" if none.
+
+    "… Read error [10.0.0.2]:6823: Connection reset by peer. This is typically caused by …" (gloo's tcp/pair.cc)
+    """
+    addresses = set(ADDRESS.findall(result.reason))
+    places = [
+        place
+        for place in result.ranks
+        if isinstance(place.ways, Tally) and any(way.split()[1] in addresses for way in place.ways.counts)
+    ]
+    if not places or len(places) == len(result.ranks):
+        return (), ""
+    hosts = dict.fromkeys(str(result.hosts[place.host].name) for place in places)
+    ranks = tuple(place.rank for place in places)
+    words = result.reason.partition(". This is typically")[0]
+    return ranks, f"{_ranks(ranks)} on {', '.join(hosts)} was lost: {words}"
 
 
 def _ranks(numbers: Sequence[int]) -> str:
     return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
-def nothing(count: int, method: int, started_at: str) -> Collectives:
-    """Of ranks that ended before anything was measured."""
-    return Collectives(
-        method=method,
-        started_at=started_at,
-        seconds=0.0,
-        verdict="died",
-        reason="",
-        backend=Absent("it ended before anything was measured"),
-        world_size=count,
-        hosts=(),
-        ranks=(),
-        operations=(),
-        pairs=(),
-        pairs_at_once=(),
-        links=(),
-        host_links=(),
-        slowest_link=Absent("no link between hosts was measured"),
-        odd_hosts=(),
-        not_run=(),
-        ended_by="worker died",
-        dead_ranks=(),
-        telemetry=Absent("no sensor was read beside it"),
+def host_links(hosts: Sequence[RankHost], measured: Sequence[PairTimes]) -> tuple[HostLink, ...]:
+    """Each way between two hosts: the rate of its largest message, the time of its smallest."""
+    of_rank = {rank: index for index, host in enumerate(hosts) for rank in host.ranks}
+    rates: dict[tuple[int, int], dict[int, Estimate]] = {}
+    for times in measured:
+        for (source, destination), rate in zip(times.flows, times.bytes_per_s, strict=True):
+            rates.setdefault((of_rank[source], of_rank[destination]), {}).setdefault(times.size_bytes, rate)
+    return tuple(
+        HostLink(source, destination, by_size[max(by_size)], min(by_size) / by_size[min(by_size)])
+        for (source, destination), by_size in rates.items()
+        if len(by_size) > 1
     )
+
+
+def slowest(links: Sequence[HostLink]) -> HostLink | Absent:
+    return min(links, key=lambda link: link.bytes_per_s.value, default=NO_LINK)
+
+
+def odd_hosts(links: Sequence[HostLink]) -> tuple[OddHost, ...]:
+    """Hosts whose best link, sending or receiving, is surely below three quarters of the others' median best.
+
+    Nobody is named before every host was heard of twice on either side: one link alone may be the other's fault.
+    """
+    hosts = sorted({link.source for link in links} | {link.destination for link in links})
+    sent = {it: [link.bytes_per_s for link in links if link.source == it] for it in hosts}
+    received = {it: [link.bytes_per_s for link in links if link.destination == it] for it in hosts}
+    if len(hosts) < FEWEST_HOSTS or min(map(len, [*sent.values(), *received.values()])) < FEWEST_LINKS:
+        return ()
+    odd = []
+    sides: tuple[tuple[Literal["sending", "receiving"], Mapping[int, Sequence[Estimate]]], ...]
+    sides = ("sending", sent), ("receiving", received)
+    for host in hosts:
+        slow = sorted((*rates, side) for side, links_of in sides if (rates := _far_below(host, links_of)))
+        if slow:
+            best, others, side = slow[0]
+            odd.append(OddHost(host, "both ways" if len(slow) == 2 else side, best, others))
+    return tuple(odd)
+
+
+def _far_below(host: int, rates: Mapping[int, Sequence[Estimate]]) -> tuple[float, float] | None:
+    """(its best, the others' median best), where the first is surely far below."""
+    best = {it: max(listed, key=lambda rate: rate.value) for it, listed in rates.items()}
+    others = stats.median([rate.value for it, rate in best.items() if it != host])
+    return (best[host].value, others) if best[host].high < FAR_BELOW * others else None

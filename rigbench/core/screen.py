@@ -16,6 +16,7 @@ from rigbench.core.record import Absent, Record, Skipped
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod, RenderableType
     from rich.live import Live
+    from rich.table import Table
     from rich.text import Text
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub("\ufffd", " ".join(text.splitlines())).replace("\t", " ")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> RenderableType:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Table:
     """A table without a frame. A heading that begins with ">" stands above numbers, set to the right."""
     from rich.table import Table
     from rich.text import Text

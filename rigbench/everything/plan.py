@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from rigbench.bandwidth import stage as bandwidth
 from rigbench.budget.command import short_slices, train_slices
-from rigbench.collectives import stage as collectives
+from rigbench.collectives import command as collectives
+from rigbench.collectives.record import Options as CollectivesOptions
 from rigbench.core.errors import RigbenchError
 from rigbench.core.options import NOT_GIVEN
 from rigbench.core.record import Skipped
@@ -42,7 +43,8 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None, watts: W
     transfers = bandwidth.options("10s" if quick else "60s", "256MiB" if quick else "512MiB", device)
     pairs = P2pOptions(times=1 if quick else 3)
     # Collectives take all GPUs or none.
-    groups = collectives.options(seconds="8s" if quick else None, device=device.partition(":")[0] if device else None)
+    groups = CollectivesOptions(seconds=8.0 if quick else NOT_GIVEN)
+    groups = collectives.on_device(groups, device.partition(":")[0] if device else None)
     products = MatmulOptions(model=models[-1], device=where, seconds=QUICK_MATMUL_SECONDS if quick else NOT_GIVEN)
     every_size = tuple(SliceOptions(model=model, device=where) for model in models)
     slices = short_slices(models, device) if quick else every_size
@@ -51,7 +53,7 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None, watts: W
         Stage("topology", lambda job: diagnosis.doctor(job, load=bool(job.gpus))),
         Stage("bandwidth", partial(bandwidth.run, options=transfers)),
         Stage("p2p", partial(p2p.run, options=pairs)),
-        Stage("collectives", partial(collectives.run, asked=groups, world=None)),
+        Stage("collectives", partial(collectives.run, options=groups, world=None)),
         Stage("matmul", partial(matmul.run, options=products)),
         Stage("slices", partial(train_slices, slices=slices, watts=watts)),
         Stage("dataloader", partial(dataloader.run, options=loader)),

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import msgspec
 
-from rigbench.collectives.stage import interface
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Figure, Skipped
@@ -26,7 +25,7 @@ from rigbench.store import Store
 from rigbench.train.record import AnySlice, Compile, Options, OwnModel, OwnSlice, Slice, TrialOptions
 from rigbench.work import power, process, ranks, telemetry
 from rigbench.work.process import Outcome
-from rigbench.work.ranks import World
+from rigbench.work.ranks import World, interface
 from rigbench.work.record import NOTHING_DECLARED, WattOptions
 from rigbench.work.sensors import Sampler
 

@@ -18,7 +18,7 @@ import msgspec
 
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Record
-from rigbench.machine import host
+from rigbench.machine import host, placement
 from rigbench.machine.accelerator import Accelerator, cuda_devices, open_device
 from rigbench.machine.sysfs import Sysfs
 from rigbench.work import process
@@ -28,6 +28,8 @@ ARRIVE_SECONDS = 120.0  # for every rank to load torch and find the others
 PORTS_TRIED = 4
 TAKEN = "address already in use"
 HERE = "127.0.0.1"
+LOOPBACK, LOOPBACK_NAMES = "lo", ("localhost", HERE, "::1")
+ELSEWHERE = "192.0.2.1"  # an address that is nobody's (RFC 5737): the way to it is the default route
 SEVERAL_ON_ONE_GPU = "NCCL_MULTI_RANK_GPU_ENABLE"  # of NCCL 2.30 and later
 T = TypeVar("T", bound=Record)
 
@@ -268,3 +270,16 @@ def serve(probe: str) -> NoReturn:
     world = world_from(os.environ)
     assert world
     process.serve(probe, lambda module, options, report: module.run(options, report, world))
+
+
+def interface(world: World) -> dict[str, str]:
+    """gloo takes the address of the host's name, which many systems map to their loopback; the routes know better.
+
+    The first host may know itself by its loopback too: then it is the interface of the default route.
+    """
+    if "GLOO_SOCKET_IFNAME" in os.environ:
+        return {}
+    name = placement.interface_towards(world.master_address, world.master_port)
+    if name == LOOPBACK and world.master_address not in LOOPBACK_NAMES:
+        name = placement.interface_towards(ELSEWHERE, world.master_port)
+    return {} if isinstance(name, Absent) else {"GLOO_SOCKET_IFNAME": name}
