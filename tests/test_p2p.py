@@ -205,7 +205,7 @@ def rig(monkeypatch, tmp_path) -> Path:
     recording = folder / "nvml.txt"
     recording.write_text(re.sub(r"(nvmlDeviceGetP2PStatus/\d/[0-4]) = 0 1", r"\1 = 0 0", recording.read_text()))
     replayed = Rig.replay(folder)
-    monkeypatch.setattr(Rig, "live", lambda: replayed)
+    monkeypatch.setattr(Rig, "live", lambda **_: replayed)
     return folder
 
 
@@ -361,7 +361,7 @@ def test_fewer_than_two_gpus_is_no_error(rigbench, monkeypatch):
     assert (code, " ".join(out.split())) == (0, f"P2P: not applicable {one}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     replayed = Rig.replay(RIGS / "geforce-rtx-4080-super-driver-595.71.05")
-    monkeypatch.setattr(Rig, "live", lambda: replayed)
+    monkeypatch.setattr(Rig, "live", lambda **_: replayed)
     code, out, _ = rigbench("p2p", "-q")
     assert (code, out) == (
         0,

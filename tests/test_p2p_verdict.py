@@ -86,7 +86,7 @@ def arm(setting: Setting, how: str = "right", number: int = 0, seconds: float = 
 
 def pair(one: int = 0, other: int = 1, label: str = "PHB", code: int = 0, facts: tuple[str, ...] = ()) -> GpuPair:
     nccl = NcclChoice("shared memory (SHM)", f"{label} is farther than PXB, the default limit for P2P", Absent("none"))
-    return GpuPair(one, other, label, label, 0, code, code, 1, 5, code, facts, nccl)
+    return GpuPair(one, other, label, label, 0, code, code, 1, 5, facts, nccl)
 
 
 def answer(*arms: P2pArm, known: tuple[GpuPair, ...] = (pair(),), inherited: dict[str, str] | None = None) -> P2p:

@@ -48,7 +48,6 @@ PAIRS_SHARE, LINKS_SHARE = 0.25, 0.15  # of the time, where there are any
 LEAST_ROW_SECONDS, LEAST_FLOW_SECONDS, MOST_ROW_SECONDS = 0.1, 0.3, 2.0
 TIMES_A_ROW = 4  # how often a size is made at least: checked twice, warm-up, one sample
 OVERRUN_SHARE = 0.25  # of an operation's time, by which its largest size may pass it
-PARTIAL_EVERY_SECONDS = 1.0
 DEPUTIES = 2  # ranks that hand over the record on the way: all have the same, and the first may be the one that dies
 
 
@@ -101,7 +100,6 @@ class _Probe:
         self.single: list[PairTimes] = []
         self.at_once: list[PairTimes] = []
         self.between_hosts: list[PairTimes] = []
-        self._handed_over = 0.0
 
     def find_ways(self) -> None:
         """What the connections, or NCCL's log, tell of the ways that were taken; every rank's, told by each to all."""
@@ -159,10 +157,8 @@ class _Probe:
         )
 
     def _hand_over(self, at_once: bool = False) -> None:
-        due = at_once or self.together.elapsed_seconds > self._handed_over + PARTIAL_EVERY_SECONDS
-        if due and self.world.rank < DEPUTIES:
-            self._handed_over = self.together.elapsed_seconds
-            self.report.partial(self.record("worker died"))
+        if self.world.rank < DEPUTIES:
+            self.report.partial(lambda: self.record("worker died"), at_once)
 
     def _announce(self, text: str) -> None:
         """Before it is made: a rank that comes no further is known by what it announced last."""

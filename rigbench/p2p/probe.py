@@ -155,7 +155,7 @@ class _Arm:
 
     def _announce(self, at: str, devices: Sequence[int], share_to_next_meeting: float = 0.0) -> None:
         """Progress is by meetings, so that the rank with the least is the one that the others wait for."""
-        self.report.partial(self.record(at, devices))
+        self.report.partial(self.record(at, devices), at_once=True)
         meetings = len(self.exchanges) + MEETINGS_BETWEEN + len(self.options.reduce_sizes)
         self.report.progress((self.meetings + share_to_next_meeting) / (meetings + 1), at)
 
