@@ -18,7 +18,7 @@ import numpy as np
 
 from rigbench.core import profiles
 from rigbench.core.record import Absent
-from rigbench.model.flops import describe
+from rigbench.model.counts import describe
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model, Shape
 from rigbench.predict import ceilings, steptime

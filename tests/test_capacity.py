@@ -21,7 +21,7 @@ from rigbench.core import profiles
 from rigbench.core.record import Absent, Figure
 from rigbench.document import run_schema
 from rigbench.machine.record import Gpu, Memory
-from rigbench.model import flops
+from rigbench.model import counts
 from rigbench.model.record import Shape
 from rigbench.model.shape import series
 from rigbench.predict import capacity as fitting
@@ -31,7 +31,7 @@ from rigbench.predict.record import Capacity, CapacityRow, Largest
 
 TINY = Path(__file__).parent / "profiles"
 GIB = 1 << 30
-SMALL = flops.describe(
+SMALL = counts.describe(
     Shape(
         style="gpt2",
         layers=4,
@@ -56,7 +56,7 @@ def home(tmp_path_factory):
 
 def own_sizes(series):
     """The models of a series and none between or beyond: those of the tiny series would be absurdly deep."""
-    return tuple(flops.describe(model.shape, model.name) for model in series.models)
+    return tuple(counts.describe(model.shape, model.name) for model in series.models)
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from rigbench.core.errors import RigbenchError
-from rigbench.model import gather
-from rigbench.model.batches import Batches
-from rigbench.model.gather import Gatherer
+from rigbench.model import batches as making
+from rigbench.model.batches import Batches, Gatherer
 
 COUNT = 5000
 STRESS = """
@@ -115,7 +114,7 @@ def test_an_id_beyond_the_vocabulary_is_refused_in_the_batch_that_has_it(file, a
 @pytest.mark.parametrize("dtype", ["<u2", "<u4"])
 def test_gathered_rows_are_the_files(tmp_path, monkeypatch, dtype, forbidden):
     if forbidden:  # as in a sandbox without the system call
-        monkeypatch.setattr(gather, "_process_vm_readv", lambda: None)
+        monkeypatch.setattr(making, "_process_vm_readv", lambda: None)
     path = tmp_path / "t.bin"
     ids = np.random.default_rng(0).integers(0, 60000, 9000).astype(dtype)
     ids.tofile(path)
@@ -129,7 +128,7 @@ def test_gathered_rows_are_the_files(tmp_path, monkeypatch, dtype, forbidden):
 @pytest.mark.parametrize("left", [0, 4096, 5001, 2 * COUNT - 2])
 def test_a_file_that_shrank_is_an_error_and_never_zeros(file, monkeypatch, left, forbidden):
     if forbidden:
-        monkeypatch.setattr(gather, "_process_vm_readv", lambda: None)
+        monkeypatch.setattr(making, "_process_vm_readv", lambda: None)
     batches = batches_of(file)
     batches.next()
     os.truncate(file, left)

@@ -6,9 +6,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from rigbench.model import flops, optim
+from rigbench.model import counts, optim
 from rigbench.model.gpt import Decoder
 from rigbench.model.record import Shape
+from rigbench.predict.loop import device_bytes, weights_of
 
 
 def a_shape(style="gpt2", layers=2, width=64, heads=2, kv_heads=None, ffn=None, tied=True, biases=None, sequence=48):
@@ -53,17 +54,17 @@ def counted(shape, checkpointing, precision=torch.float32, sequences=3, loss_chu
 def test_forward_and_backward_equal_torchs_counter_to_the_last_flop(shape):
     forward, backward = counted(shape, checkpointing=False)
     tokens = 3 * shape.sequence
-    assert forward == tokens * flops.forward_flop_per_token(shape)
+    assert forward == tokens * counts.forward_flop_per_token(shape)
     assert backward == 2 * forward
-    assert forward + backward == tokens * flops.flop_per_token(shape) == tokens * flops.hardware_flop_per_token(shape)
+    assert forward + backward == tokens * counts.flop_per_token(shape) == tokens * counts.hardware_flop_per_token(shape)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_checkpointing_repeats_the_blocks_but_for_their_last_product(shape):
     forward, backward = counted(shape, checkpointing=True)
     tokens = 3 * shape.sequence
-    assert forward == tokens * flops.forward_flop_per_token(shape)
-    assert forward + backward == tokens * flops.hardware_flop_per_token(shape, checkpoint_every=1)
+    assert forward == tokens * counts.forward_flop_per_token(shape)
+    assert forward + backward == tokens * counts.hardware_flop_per_token(shape, checkpoint_every=1)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -71,8 +72,8 @@ def test_checkpointing_repeats_the_blocks_but_for_their_last_product(shape):
 def test_every_kth_block_and_a_chunked_loss_repeat_what_they_did_not_keep(shape, every, chunks):
     forward, backward = counted(shape, every, loss_chunks=chunks)
     tokens = 3 * shape.sequence
-    assert forward == tokens * flops.forward_flop_per_token(shape)
-    assert forward + backward == tokens * flops.hardware_flop_per_token(shape, every, chunks)
+    assert forward == tokens * counts.forward_flop_per_token(shape)
+    assert forward + backward == tokens * counts.hardware_flop_per_token(shape, every, chunks)
 
 
 def test_bf16_does_the_same_operations():
@@ -80,7 +81,7 @@ def test_bf16_does_the_same_operations():
 
 
 def test_the_count_is_palms_formula_in_words_of_its_own():
-    described = flops.describe(GPT2_124M, "124M")
+    described = counts.describe(GPT2_124M, "124M")
     assert described.flop_per_token == 6 * described.matmul_parameters + 12 * 12 * 768 * 1024
     assert described.flop_per_token_6n == 6 * described.total_parameters
 
@@ -103,22 +104,22 @@ def test_the_count_agrees_with_a_table_made_by_hand(layers, width, sequence, exa
     shape = msgspec.structs.replace(
         GPT2_124M, layers=layers, width=width, heads=2, kv_heads=2, ffn_width=4 * width, sequence=sequence
     )
-    described = flops.describe(shape, "")
+    described = counts.describe(shape, "")
     assert described.flop_per_token / 1e6 == pytest.approx(exact, rel=2e-3)
     assert described.flop_per_token_6n / 1e6 == pytest.approx(by_6n, rel=2e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_bytes_equal_those_of_real_weights_gradients_and_states(shape):
+def test_bytes_equal_those_of_real_weights_and_states(shape):
     model = Decoder(shape)
     optimizer = optim.build("adamw", model)
     tokens = torch.randint(shape.vocabulary, (1, shape.sequence))
     model(tokens, tokens).backward()
     optimizer.step()
-    assert flops.parameter_bytes(shape) == sum(weight.nbytes for weight in model.parameters())
-    assert flops.gradient_bytes(shape) == sum(weight.grad.nbytes for weight in model.parameters())
+    weights = weights_of(shape, 4)
+    assert sum(weight.size_bytes for weight in weights) == sum(weight.nbytes for weight in model.parameters())
     states = (value for state in optimizer.state.values() for value in state.values())
-    assert flops.adamw_state_bytes(shape) == sum(value.nbytes for value in states)
+    assert device_bytes("adamw", weights) == sum(value.nbytes for value in states)
 
 
 def test_matrices_and_tables_decay_and_nothing_else():

@@ -34,7 +34,8 @@ from rigbench.matmul.record import (
     Times,
     read_dtypes,
 )
-from rigbench.model import flops, gemms, shape
+from rigbench.model import counts, shape
+from rigbench.model import counts as gemms
 from rigbench.model.gpt import Decoder
 from rigbench.work import products
 from rigbench.work.process import Report
@@ -98,7 +99,7 @@ def test_each_dtype_has_a_ceiling_that_was_measured_anew_and_the_models_own_prod
         ]
         assert all(it.check.correct for it in own)
         assert step.seconds.value == pytest.approx(sum(it.times_per_step * it.timing.estimate.value for it in own))
-        assert step.flop == 32 * 6 * flops.describe(small.model.shape, "").matmul_parameters
+        assert step.flop == 32 * 6 * counts.describe(small.model.shape, "").matmul_parameters
     assert result.fleet == Absent("one device was asked for")
     assert msgspec.json.decode(msgspec.json.encode(result), type=Matmul) == result
     assert report.partials
@@ -211,7 +212,7 @@ def test_each_shape_is_listed_once_and_all_sum_to_6n(own):
     found = gemms.step_gemms(own, 2)
     assert len({(it.m, it.n, it.k, it.layout) for it in found}) == len(found)
     tokens = 2 * own.sequence
-    assert sum(it.flop * it.times for it in found) == tokens * 6 * flops.describe(own, "").matmul_parameters
+    assert sum(it.flop * it.times for it in found) == tokens * 6 * counts.describe(own, "").matmul_parameters
 
 
 def test_layouts_are_the_memory_order_of_torchs_own():

@@ -13,7 +13,7 @@ from recipes import changed
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
-from rigbench.model import flops, optim
+from rigbench.model import counts, optim
 from rigbench.model.batches import Batches
 from rigbench.model.gpt import Decoder
 from rigbench.model.recipe import Recipe
@@ -27,7 +27,7 @@ SHAPE = Shape(
     style="gpt2", layers=2, width=64, heads=2, kv_heads=2, ffn_width=256, vocabulary=512, sequence=32,
     tied_head=True, biases=True,
 )  # fmt: skip
-MODEL = flops.describe(SHAPE, "tiny")
+MODEL = counts.describe(SHAPE, "tiny")
 FP32 = Recipe(micro_batch=2, precision="fp32")
 
 
@@ -273,7 +273,7 @@ def test_a_default_micro_batch_that_does_not_fit_is_halved_and_said(options, mon
 
 
 def test_a_model_that_cannot_fit_the_host_is_refused_before_it_is_built(options):
-    huge = flops.describe(msgspec.structs.replace(SHAPE, layers=96, width=12288, heads=96, kv_heads=96), "175B")
+    huge = counts.describe(msgspec.structs.replace(SHAPE, layers=96, width=12288, heads=96, kv_heads=96), "175B")
     with pytest.raises(RigbenchError, match=r"175B needs at least .* GiB") as caught:
         slice_of(options, model=huge)
     assert caught.value.exit_code == 3

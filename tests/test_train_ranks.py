@@ -17,7 +17,7 @@ from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Device
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
-from rigbench.model import flops, optim
+from rigbench.model import counts, optim
 from rigbench.model.batches import Batches
 from rigbench.model.gpt import Decoder
 from rigbench.model.recipe import Recipe
@@ -35,7 +35,7 @@ SHAPE = Shape(
     style="gpt2", layers=2, width=64, heads=2, kv_heads=2, ffn_width=256, vocabulary=512, sequence=32,
     tied_head=True, biases=True,
 )  # fmt: skip
-MODEL = flops.describe(SHAPE, "tiny")
+MODEL = counts.describe(SHAPE, "tiny")
 THREAD = {"OMP_NUM_THREADS": "1"}
 
 

@@ -28,7 +28,7 @@ from rigbench.model.text import NoText, line_decoder
 from rigbench.model.tokenizer import open_tokenizer
 
 if TYPE_CHECKING:
-    from rigbench.model.gather import Tokens
+    from rigbench.model.tokens import Tokens
 
 MADE_AHEAD = 2  # batches that each DataLoader worker keeps ready: torch's default prefetch_factor
 TOKEN_KEYS = ("input_ids", "tokens", "inputs", "x")  # where a batch that is a mapping has its token ids

@@ -36,7 +36,7 @@ from rigbench.matmul.record import (
 )
 from rigbench.matmul.record import ProbeOptions as Options
 from rigbench.matmul.search import Dims, search
-from rigbench.model.gemms import Gemm, step_gemms
+from rigbench.model.counts import Gemm, step_gemms
 from rigbench.store import now
 from rigbench.work import products
 from rigbench.work.process import Report

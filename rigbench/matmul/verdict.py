@@ -14,7 +14,7 @@ from rigbench.core import stats
 from rigbench.core.estimate import ratio
 from rigbench.core.record import Absent, Figure, SensorSeries
 from rigbench.matmul.record import Ceiling, GemmStep, Matmul, MatmulCheck, MatmulPhase, MatmulShape
-from rigbench.model.gemms import Gemm
+from rigbench.model.counts import Gemm
 from rigbench.work.telemetry import of_device
 
 BURST_SECONDS, BURST_SHARE, HOT_SHARE = 2.0, 0.2, 1 / 3  # of a load: its first seconds, at most a fifth; its last third

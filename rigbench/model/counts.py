@@ -1,12 +1,15 @@
-"""How many weights does a shape have, tensor by tensor, without building it?"""
+"""Counts a shape's weights, tensor by tensor, its FLOP and its matrix products, without building it."""
 
 from __future__ import annotations
 
 from math import prod
+from typing import Literal, NamedTuple
 
-from rigbench.model.record import Shape
+from rigbench.model.record import Model, Shape
 
 Tensors = tuple[tuple[str, tuple[int, ...]], ...]
+Layout = Literal["nn", "nt", "tn"]
+Pass = Literal["forward", "data gradient", "weight gradient"]
 
 
 def total_parameters(shape: Shape) -> int:
@@ -87,3 +90,104 @@ def _with_bias(name: str, dims: tuple[int, ...], outputs: int, bias: bool) -> Te
 
 def _size(tensors: Tensors) -> int:
     return sum(prod(dims) for _, dims in tensors)
+
+
+def describe(shape: Shape, name: str) -> Model:
+    """The record of a model: its nominal name beside its true counts."""
+    return Model(
+        name=name,
+        shape=shape,
+        total_parameters=total_parameters(shape),
+        non_embedding_parameters=non_embedding_parameters(shape),
+        matmul_parameters=matmul_parameters(shape),
+        flop_per_token=float(flop_per_token(shape)),
+        flop_per_token_6n=6.0 * total_parameters(shape),
+    )
+
+
+def flop_per_token(shape: Shape) -> int:
+    """Model FLOP per trained token: 6·N_matmul + 12·L·d·T, attention full rather than causally halved.
+
+    PaLM (arXiv 2204.02311, appendix B). The backward pass multiplies twice for each product of the forward pass, once
+    for the weights' gradient and once for the input's; the first layer's too, since the embedding below it is trained.
+    Equals torch's counter under `sdpa_kernel(MATH)` to the last FLOP. The counter differs from it under other
+    attention kernels (0 for the CPU's fused one; CUDA's flash backward multiplies five times instead of four).
+    """
+    return 3 * forward_flop_per_token(shape)
+
+
+def forward_flop_per_token(shape: Shape) -> int:
+    """A third of `flop_per_token`: 2·N_matmul + 4·L·d·T."""
+    return 2 * matmul_parameters(shape) + shape.layers * _attention_flop_per_token(shape)
+
+
+def hardware_flop_per_token(shape: Shape, checkpoint_every: int = 0, loss_chunks: int = 1) -> int:
+    """FLOP really executed: checkpointed blocks run forward once more (every k-th, 0: none), a chunked loss the head.
+
+    torch stops recomputing as soon as the last saved tensor is back, which is before a block's last product
+    (`mlp.down`), so that one is not repeated.
+    """
+    flop = flop_per_token(shape)
+    if checkpoint_every:
+        products = block_matmul_parameters(shape) - shape.ffn_width * shape.width
+        flop += -(-shape.layers // checkpoint_every) * (2 * products + _attention_flop_per_token(shape))
+    if loss_chunks > 1:
+        flop += 2 * shape.width * shape.vocabulary
+    return flop
+
+
+def _attention_flop_per_token(shape: Shape) -> int:
+    """One layer's scores and weighted values: two products of 2·d·T each."""
+    return 4 * shape.width * shape.sequence
+
+
+class Gemm(NamedTuple):
+    """C[m,n] = A[m,k] @ B[k,n]."""
+
+    layer: str
+    product: Pass
+    m: int
+    n: int
+    k: int
+    layout: Layout  # the operand that lies transposed in memory, in BLAS's letters: B is "nt", A is "tn"
+    times: int  # in every micro-batch
+
+    @property
+    def flop(self) -> int:
+        """Of one product."""
+        return 2 * self.m * self.n * self.k
+
+
+def step_gemms(shape: Shape, micro_batch: int) -> tuple[Gemm, ...]:
+    """Every product with a weight in one micro-batch's forward and backward pass, each shape once.
+
+    A linear layer's weight W [outputs, inputs] meets R = micro-batch · sequence rows three times: Y = X·Wᵀ forward,
+    dX = dY·W for the data's gradient, dW = dYᵀ·X for the weight's. Together 6·N_matmul FLOP a token. Attention's own
+    products are left out, since a fused kernel does them, and so is what checkpointing would repeat.
+    """
+    rows = micro_batch * shape.sequence
+    gemms: list[Gemm] = []
+    for (outputs, inputs), (layer, times) in _linears(shape).items():
+        gemms += [
+            Gemm(layer, "forward", rows, outputs, inputs, "nt", times),
+            Gemm(layer, "data gradient", rows, inputs, outputs, "nn", times),
+            Gemm(layer, "weight gradient", outputs, inputs, rows, "tn", times),
+        ]
+    return tuple(gemms)
+
+
+def _linears(shape: Shape) -> dict[tuple[int, int], tuple[str, int]]:
+    """(outputs, inputs) to (name, how many); layers of the same size are one."""
+    d, ffn = shape.width, shape.ffn_width
+    gates = 2 if shape.style == "llama" else 1
+    found: dict[tuple[int, int], tuple[str, int]] = {}
+    for size, name, times in (
+        (((shape.heads + 2 * shape.kv_heads) * (d // shape.heads), d), "qkv", shape.layers),
+        ((d, d), "attention out", shape.layers),
+        ((gates * ffn, d), "mlp up", shape.layers),
+        ((d, ffn), "mlp down", shape.layers),
+        ((shape.vocabulary, d), "head", 1),
+    ):
+        same_name, same_times = found.get(size, ("", 0))
+        found[size] = f"{same_name}, {name}".removeprefix(", "), same_times + times
+    return found

@@ -13,8 +13,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, whole
 from rigbench.core.profiles import Count, Profile, Text, read_toml
 from rigbench.core.record import Absent, Record
-from rigbench.model.counts import total_parameters
-from rigbench.model.flops import describe
+from rigbench.model.counts import describe, total_parameters
 from rigbench.model.record import Model, Shape
 from rigbench.model.shape import (
     LARGEST_PARAMETERS,

@@ -14,8 +14,7 @@ from rigbench.core import units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.profiles import NOT_STATED, Count, Profile, Text, by_name, each, one
 from rigbench.core.record import Absent
-from rigbench.model.counts import total_parameters
-from rigbench.model.flops import describe
+from rigbench.model.counts import describe, total_parameters
 from rigbench.model.record import Model, Shape
 
 Style = Literal["gpt2", "neox", "llama"]

@@ -15,7 +15,7 @@ from rigbench.core.profiles import GpuProfile
 from rigbench.core.record import Absent
 from rigbench.job import Job
 from rigbench.machine import host
-from rigbench.model import flops, shape
+from rigbench.model import counts, shape
 from rigbench.model.recipe import LOSS_CHUNKS, Optimizer, Precision, Recipe, Strategy
 from rigbench.model.record import Model
 from rigbench.model.shape import Series
@@ -122,7 +122,7 @@ def sizes(series: Series) -> tuple[Model, ...]:
 
 
 def with_sequence(model: Model, tokens: int) -> Model:
-    return flops.describe(msgspec.structs.replace(model.shape, sequence=tokens), model.name)
+    return counts.describe(msgspec.structs.replace(model.shape, sequence=tokens), model.name)
 
 
 def _training(job: Job, result: Capacity, series: Series, recipes: Sequence[Recipe], predictor: Predictor) -> Capacity:

@@ -11,8 +11,7 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
-from rigbench.model.counts import parameter_tensors, total_parameters
-from rigbench.model.gemms import step_gemms
+from rigbench.model.counts import parameter_tensors, step_gemms, total_parameters
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Shape
 from rigbench.predict.record import PartName

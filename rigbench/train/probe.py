@@ -18,7 +18,7 @@ from rigbench.core.record import Absent, EndedBy
 from rigbench.machine import host
 from rigbench.machine.accelerator import Accelerator, open_device
 from rigbench.machine.sysfs import Sysfs
-from rigbench.model import flops
+from rigbench.model import counts
 from rigbench.model.batches import Batches
 from rigbench.model.gpt import Decoder
 from rigbench.model.recipe import Recipe
@@ -276,7 +276,7 @@ class _Slicing:
         }
         if isinstance(model, OwnModel):
             return OwnSlice(**facts)
-        hardware_flop = flops.hardware_flop_per_token(model.shape, recipe.checkpoint_every, recipe.loss_chunks)
+        hardware_flop = counts.hardware_flop_per_token(model.shape, recipe.checkpoint_every, recipe.loss_chunks)
         return Slice(
             **facts,
             data=self.tokens[1],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rigbench.core.record import Absent
 from rigbench.machine.accelerator import Accelerator
 from rigbench.matmul.record import Dtype, MatmulCheck
-from rigbench.model.gemms import Layout
+from rigbench.model.counts import Layout
 from rigbench.work.timing import never
 
 if TYPE_CHECKING:
