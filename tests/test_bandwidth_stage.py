@@ -25,7 +25,7 @@ from rigbench.core.record import Absent, Skipped
 from rigbench.document import Run
 from rigbench.job import Interrupted, Job
 from rigbench.machine.rig import Rig
-from rigbench.topology import diagnosis as survey
+from rigbench.topology import survey
 
 TESTS = Path(__file__).parent
 FINE = {

@@ -22,6 +22,7 @@ from rigbench.core.progress import Silent
 from rigbench.core.record import Price
 from rigbench.dataloader import command as dataloader
 from rigbench.dataloader.record import Options as DataloaderOptions
+from rigbench.doctor import diagnosis
 from rigbench.document import run_schema
 from rigbench.everything.plan import Stage, measure
 from rigbench.job import Job
@@ -32,7 +33,6 @@ from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.model.record import Model
 from rigbench.p2p import command as p2p
 from rigbench.p2p.record import Options as P2pOptions
-from rigbench.topology import diagnosis
 from rigbench.train import record as train
 from rigbench.work.record import WattOptions
 
@@ -80,7 +80,7 @@ def measured(tmp_path_factory) -> store.Store:
         measure(
             job,
             [
-                Stage("topology", lambda job: diagnosis.doctor(job, load=False)),
+                Stage("topology", lambda job: diagnosis.examine(job, load=False)),
                 Stage("bandwidth", lambda job: bandwidth.run(job, copies)),
                 Stage("p2p", lambda job: p2p.run(job, P2pOptions(times=1))),
                 Stage("collectives", lambda job: collectives.run(job, groups, None)),

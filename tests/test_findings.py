@@ -15,20 +15,19 @@ import pytest
 from rich.console import Console
 
 from rigbench import __main__
-from rigbench.core import finding_screen as render
 from rigbench.core import profiles
 from rigbench.core.errors import RigbenchError
 from rigbench.core.finding import Cost, Finding, explanation, explanations
 from rigbench.core.record import Absent
+from rigbench.doctor import diagnosis
+from rigbench.doctor import screen as render
 from rigbench.document import Run, run_schema
 from rigbench.machine.readings import REASONS
 from rigbench.machine.record import Gpu, GpuProcess, NumaNode, PciDevice, PciHop, RigId, Software
 from rigbench.machine.rig import Rig
-from rigbench.topology import diagnosis as survey
 from rigbench.topology import survey as probe
 from rigbench.topology.record import Topology
-from rigbench.topology.unchecked import unchecked
-from rigbench.topology.verdict import WORST_FIRST, diagnose
+from rigbench.topology.verdict import WORST_FIRST, diagnose, unchecked
 
 RIGS = Path(__file__).parent / "rigs"
 DUAL = "dual-rtx4080s-x8x8"
@@ -328,7 +327,7 @@ def document(topology: Topology) -> Run:
 
 def screen(topology: Topology) -> str:
     console = Console(file=io.StringIO(), width=80, highlight=False)
-    render.show(survey.diagnosed(document(topology)), console)
+    render.show(diagnosis.diagnosed(document(topology)), console)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
@@ -390,7 +389,7 @@ def test_a_rig_without_findings_is_told_so_with_what_stays_open() -> None:
 
 def test_a_run_without_a_topology_cannot_be_diagnosed() -> None:
     with pytest.raises(RigbenchError, match="holds no topology; `rigbench doctor` reads one"):
-        survey.diagnosed(REPLACE(document(recorded()), topology=msgspec.UNSET))
+        diagnosis.diagnosed(REPLACE(document(recorded()), topology=msgspec.UNSET))
 
 
 @pytest.fixture

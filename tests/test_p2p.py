@@ -21,6 +21,7 @@ from rigbench import __main__, store
 from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Tally
+from rigbench.doctor import diagnosis
 from rigbench.document import run_schema
 from rigbench.job import Interrupted, Job
 from rigbench.machine.accelerator import open_accelerator
@@ -30,7 +31,6 @@ from rigbench.p2p.arms import AS_IT_IS, OFF, Setting, assembled
 from rigbench.p2p.checks import Exchange, Writes, filled_like, sent_seed
 from rigbench.p2p.record import ArmOptions, Options, P2p, P2pArm
 from rigbench.p2p.verdict import pair_verdict
-from rigbench.topology import diagnosis as survey
 from rigbench.work.process import Outcome, Report
 from rigbench.work.ranks import World
 
@@ -338,7 +338,7 @@ def test_json_is_valid_and_the_stored_run_is_shown_and_diagnosed_again(rigbench,
     run = store.read(next(Path(os.environ["RIGBENCH_HOME"], "runs").iterdir()))
     assert store.encode(run).decode() == out
     assert [finding.code for finding in run.findings] == ["p2p-broken"]
-    assert survey.diagnosed(run).findings == run.findings
+    assert diagnosis.diagnosed(run).findings == run.findings
     shown = rigbench("report")[1]
     assert "P2P between GPU0 and GPU1: broken" in shown
     assert "p2p-broken" in shown

@@ -12,7 +12,7 @@ from rigbench.core.record import Absent
 from rigbench.job import Job
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.rig import Rig
-from rigbench.topology import diagnosis as survey
+from rigbench.topology import survey
 from rigbench.work import load as waking
 from rigbench.work.copy_load import CopyLoad
 from rigbench.work.process import Outcome

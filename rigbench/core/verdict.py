@@ -7,12 +7,8 @@ from typing import Literal, TypeVar
 
 from rigbench.core.finding import Cost, Finding, Severity, explanation
 from rigbench.core.record import Absent, Figure, Source
-from rigbench.machine.record import Gpu, GpuPair
-from rigbench.topology.record import Topology
 
 T = TypeVar("T")
-OK = 0  # nvmlGpuP2PStatus_t
-UNKNOWN = 6
 
 
 def finding(
@@ -81,33 +77,3 @@ def _together(group: Sequence[Finding]) -> Finding:
 
 def unique(items: Iterable[T]) -> tuple[T, ...]:
     return tuple(dict.fromkeys(items))
-
-
-def label(gpu: Gpu) -> str:
-    return f"GPU{gpu.index}"
-
-
-def pair_label(pair: GpuPair) -> str:
-    return f"GPU{pair.one}-GPU{pair.other}"
-
-
-def is_virtual(topology: Topology) -> bool:
-    return isinstance(topology.virtual_machine, str)
-
-
-def over_pcie(topology: Topology) -> list[GpuPair]:
-    """Pairs whose traffic does not go over NVLink."""
-    return [pair for pair in topology.pairs if not pair.label.startswith("NV")]
-
-
-def codes(pair: GpuPair) -> list[int]:
-    """What the driver answered for reads and writes."""
-    return [code for code in (pair.read_code, pair.write_code) if isinstance(code, int) and code != UNKNOWN]
-
-
-def is_allowed(pair: GpuPair) -> bool:
-    return bool(codes(pair)) and all(code == OK for code in codes(pair))
-
-
-def is_refused(pair: GpuPair) -> bool:
-    return any(code != OK for code in codes(pair))

@@ -26,20 +26,19 @@ def doctor(
 ) -> int:
     """What is wrong with this rig, or holds it back: evidence, what it costs, what to do. Changes no setting."""
     from rigbench import store
-    from rigbench.core import finding_screen as render
     from rigbench.core.errors import FAULT, FINE, RigbenchError
-    from rigbench.topology import diagnosis as survey
+    from rigbench.doctor import diagnosis, screen
 
     def show(diagnosed: Run, console: Console) -> None:
-        render.show(diagnosed, console, hint=not common.quiet)
+        screen.show(diagnosed, console, hint=not common.quiet)
 
     if run is None:
-        return common.answer(lambda job: survey.doctor(job, load), show)
+        return common.answer(lambda job: diagnosis.examine(job, load), show)
     if common.replay:
         raise RigbenchError("a stored run and --replay exclude each other", "give one of them")
-    found = survey.diagnosed(store.read(common.store().find(run)))
-    common.show(found, show)
-    return FAULT if any(finding.severity == "fault" for finding in found.findings) else FINE
+    diagnosed = diagnosis.diagnosed(store.read(common.store().find(run)))
+    common.show(diagnosed, show)
+    return FAULT if any(finding.severity == "fault" for finding in diagnosed.findings) else FINE
 
 
 @command()
@@ -48,15 +47,18 @@ def explain(
     code: Annotated[str | None, typer.Argument(help="A finding's code. Default: list all.")] = None,
 ) -> int:
     """What a finding means, how rigbench knows, what it costs, what to do, and where that is from."""
-    from rigbench.core import finding as table
-    from rigbench.core import finding_screen as render
-    from rigbench.core.errors import FINE
+    import msgspec
 
-    chosen = list(table.explanations().values()) if code is None else [table.explanation(code)]
+    from rigbench.core import finding
+    from rigbench.core.errors import FINE
+    from rigbench.doctor import screen
+
+    chosen = list(finding.explanations().values()) if code is None else [finding.explanation(code)]
     if common.json:
-        sys.stdout.write(render.as_json(chosen if code is None else chosen[0]))
+        document = msgspec.json.encode(chosen if code is None else chosen[0])
+        sys.stdout.write(msgspec.json.format(document, indent=1).decode() + "\n")
     elif code is None:
-        render.show_codes(chosen, common.console())
+        screen.show_codes(chosen, common.console())
     else:
-        render.show_explanation(chosen[0], common.console())
+        screen.show_explanation(chosen[0], common.console())
     return FINE

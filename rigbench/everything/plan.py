@@ -15,6 +15,7 @@ from rigbench.core.options import NOT_GIVEN
 from rigbench.core.record import Skipped
 from rigbench.dataloader import command as dataloader
 from rigbench.dataloader.record import Options as DataloaderOptions
+from rigbench.doctor import diagnosis
 from rigbench.job import Job
 from rigbench.matmul import command as matmul
 from rigbench.matmul.record import ProbeOptions as MatmulOptions
@@ -23,7 +24,6 @@ from rigbench.p2p import command as p2p
 from rigbench.p2p.record import Options as P2pOptions
 from rigbench.thermals import soak
 from rigbench.thermals.record import Options as SoakOptions
-from rigbench.topology import diagnosis
 from rigbench.train.record import Options as SliceOptions
 from rigbench.work.record import WattOptions
 
@@ -50,7 +50,7 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None, watts: W
     slices = short_slices(models, device) if quick else every_size
     loader = DataloaderOptions(device=where, workers=(0, 2) if quick else NOT_GIVEN, seconds=1.0 if quick else 2.0)
     stages = [
-        Stage("topology", lambda job: diagnosis.doctor(job, load=bool(job.gpus))),
+        Stage("topology", lambda job: diagnosis.examine(job, load=bool(job.gpus))),
         Stage("bandwidth", partial(bandwidth.run, options=transfers)),
         Stage("p2p", partial(p2p.run, options=pairs)),
         Stage("collectives", partial(collectives.run, options=groups, world=None)),

@@ -95,23 +95,23 @@ def kernel_words(sysfs: Sysfs) -> tuple[str, ...]:
 def pairs(
     nvml: Nvml,
     gpus: Sequence[Gpu],
-    labels: Mapping[tuple[int, int], str],
-    driver_labels: Mapping[tuple[int, int], str | Absent],
+    labels: Mapping[tuple[str, str], str],
+    driver_labels: Mapping[tuple[str, str], str | Absent],
     cpu_vendor: str | Absent,
     rig_facts: Sequence[str],
 ) -> tuple[GpuPair, ...]:
     """Every two GPUs once; `labels` and `driver_labels` are the matrix as the tree and as the driver have it."""
     found = []
     for one, other in itertools.combinations(gpus, 2):
-        place = one.index, other.index
-        codes = {which: worse(nvml, *place, which) for which in (READ, WRITE, ATOMICS, NVLINK)}
-        label = labels.get(place, "n/a")
+        names = one.label, other.label
+        codes = {which: worse(nvml, one.index, other.index, which) for which in (READ, WRITE, ATOMICS, NVLINK)}
+        label = labels[names]
         found.append(
             GpuPair(
                 one=one.index,
                 other=other.index,
                 label=label,
-                driver_label=driver_labels.get(place, Absent("not asked")),
+                driver_label=driver_labels[names],
                 nvlinks=int(label[2:]) if label.startswith("NV") else 0,
                 read_code=codes[READ],
                 write_code=codes[WRITE],

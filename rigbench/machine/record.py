@@ -163,6 +163,10 @@ class Gpu(Record, frozen=True):
     processes: tuple[GpuProcess, ...] | Absent
     mig_devices: tuple[MigDevice, ...] | Absent
 
+    @property
+    def label(self) -> str:
+        return f"GPU{self.index}"
+
 
 class PciDevice(Record, frozen=True):
     """One PCI function. Speeds are transfers per second (16e9 for PCIe 4.0); widths are lanes.
@@ -265,6 +269,23 @@ class GpuPair(Record, frozen=True):
     nvlink_code: int | Absent
     facts: tuple[str, ...]
     nccl: NcclChoice | Absent
+
+    @property
+    def names(self) -> str:
+        return f"GPU{self.one}-GPU{self.other}"
+
+    @property
+    def codes(self) -> list[int]:
+        """What the driver answered for reads and writes; 6 is no answer."""
+        return [code for code in (self.read_code, self.write_code) if isinstance(code, int) and code != 6]
+
+    @property
+    def is_allowed(self) -> bool:
+        return bool(self.codes) and not any(self.codes)
+
+    @property
+    def is_refused(self) -> bool:
+        return any(self.codes)
 
 
 class Isolation(Record, frozen=True):

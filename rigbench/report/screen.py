@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.text import Text
 
-from rigbench.core import finding_screen as findings
 from rigbench.core import units
+from rigbench.core.finding_screen import show_findings
 from rigbench.core.record import Absent
 from rigbench.core.screen import printable, show_rooms
 from rigbench.document import Run
@@ -24,7 +24,7 @@ def show(run: Run, console: Console) -> None:
     show_rooms(run, console)
     if run.findings or run.unchecked:
         console.print()
-        findings.show_findings(run, console)
+        show_findings(run.findings, run.unchecked, console)
     for warning in run.warnings:
         console.print(Text(f"warning: {printable(warning)}", style="yellow"))
 

@@ -9,6 +9,6 @@ from rigbench.core.typer_options import Load
 @command("replay")
 def topology(common: Common, load: Load = False) -> int:
     """This rig as sysfs and the driver tell it: CPU, memory, NUMA, the PCI tree with its links, disks, GPUs."""
-    from rigbench.topology import diagnosis as survey
+    from rigbench.topology import survey
 
     return common.answer(lambda job: survey.topology(job, load))

@@ -1,4 +1,4 @@
-"""Do the links carry what card and slot could, and where does the way to the host narrow?"""
+"""Judges the PCIe links: whether they carry what card and slot could, and where the way to the host narrows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rigbench.core import units
 from rigbench.core.finding import Cost, Finding, Severity
 from rigbench.core.record import Absent
-from rigbench.core.verdict import cost, finding, is_virtual, merged
+from rigbench.core.verdict import cost, finding
 from rigbench.machine.record import Gpu, PciHop, PciPath
 from rigbench.topology.record import Topology
 
@@ -16,9 +16,8 @@ THEORY = "PCIe generation, lanes and encoding, one way"
 Rate = float | Absent
 
 
-def below_possible_width(topology: Topology) -> list[Finding]:
+def below_possible_width(topology: Topology) -> Iterator[Finding]:
     """Width does not fall at rest, so that the present one can be trusted."""
-    found = []
     for path, hop in _hops(topology):
         lanes = _missing_lanes(hop)
         if lanes is None or isinstance(hop.port, Absent) or _is_chipset_uplink(path, hop):
@@ -29,13 +28,11 @@ def below_possible_width(topology: Topology) -> list[Finding]:
         if neighbour:
             evidence.append(f"{neighbour} hangs on the same slot's other lanes, as where a board splits a slot")
         price = _cost(_scaled(hop.best_bytes_per_s, *lanes), hop.best_bytes_per_s)
-        found.append(finding("pcie-width", severity, evidence, [path.label], price))
-    return merged(found)
+        yield finding("pcie-width", severity, evidence, [path.label], price)
 
 
-def below_possible_generation(topology: Topology) -> list[Finding]:
+def below_possible_generation(topology: Topology) -> Iterator[Finding]:
     """Of a GPU's link only a reading under load counts; drives do not slow theirs down at rest."""
-    found = []
     for path, hop in _hops(topology):
         gpu = _gpu(topology, path)
         if hop.device != path.bus_id or path.kind == "NIC" or (gpu and isinstance(gpu.link_generation_awake, Absent)):
@@ -46,23 +43,19 @@ def below_possible_generation(topology: Topology) -> list[Finding]:
         lanes = _missing_lanes(hop) or (1, 1)
         price = _cost(hop.awake_bytes_per_s, _scaled(hop.best_bytes_per_s, *lanes))
         evidence = [f"gen {awake} {'while it copied' if gpu else 'now'}, gen {best} possible at {hop.device}"]
-        found.append(finding("pcie-generation", "warning" if gpu else "information", evidence, [path.label], price))
-    return merged(found)
+        yield finding("pcie-generation", "warning" if gpu else "information", evidence, [path.label], price)
 
 
-def behind_the_chipset(topology: Topology) -> list[Finding]:
-    found = []
+def behind_the_chipset(topology: Topology) -> Iterator[Finding]:
     for path in _gpu_paths(topology):
         if isinstance(path.chipset, str):
             evidence = [f"the way goes through the {path.chipset}"]
             price = _cost(path.best_bytes_per_s, _card_rate(topology, path))
-            found.append(finding("chipset-lanes", "warning", evidence, [path.label], price))
-    return merged(found)
+            yield finding("chipset-lanes", "warning", evidence, [path.label], price)
 
 
-def slower_slot(topology: Topology) -> list[Finding]:
+def slower_slot(topology: Topology) -> Iterator[Finding]:
     """What the card could use and its slot does not have; a card behind the chipset has its own finding."""
-    found = []
     for path in _gpu_paths(topology):
         if not path.hops or isinstance(path.chipset, str):
             continue
@@ -71,16 +64,14 @@ def slower_slot(topology: Topology) -> list[Finding]:
         if isinstance(hop.port, Absent) and lanes:
             evidence = [f"x{lanes[0]} of the card's x{lanes[1]} lanes; without a PCI tree the slot's own are not known"]
             price = _cost(_scaled(rate, *lanes), rate)
-            found.append(finding("pcie-slot", "information", evidence, [path.label], price))
+            yield finding("pcie-slot", "information", evidence, [path.label], price)
         elif isinstance(own, float) and isinstance(rate, float) and own > rate:
             evidence = [text for text in hop.limits if " the card below it " in text]
-            found.append(finding("pcie-slot", "information", evidence, [path.label], _cost(rate, own)))
-    return merged(found)
+            yield finding("pcie-slot", "information", evidence, [path.label], _cost(rate, own))
 
 
-def narrow_way(topology: Topology) -> list[Finding]:
+def narrow_way(topology: Topology) -> Iterator[Finding]:
     """A link above the card's own that is slower, or that several cards share."""
-    found = []
     for path in _gpu_paths(topology):
         hop = next((hop for hop in path.hops[:-1] if hop.device == path.narrowest), None)
         if hop is None or isinstance(path.chipset, str) or isinstance(hop.best_bytes_per_s, Absent):
@@ -90,8 +81,7 @@ def narrow_way(topology: Topology) -> list[Finding]:
             continue
         each = f", shared by {cards} GPUs" if cards > 1 else ""
         evidence = [f"{units.format_bytes_per_s(rate)} between {hop.port} and {hop.device}{each}"]
-        found.append(finding("shared-uplink", "information", evidence, [path.label], _cost(rate / cards, own, cards)))
-    return merged(found)
+        yield finding("shared-uplink", "information", evidence, [path.label], _cost(rate / cards, own, cards))
 
 
 def _cost(now: Rate, possible: Rate, cards: int = 1) -> Cost | str:
@@ -123,7 +113,7 @@ def _missing_lanes(hop: PciHop) -> tuple[int, int] | None:
 def _hops(topology: Topology) -> Iterator[tuple[PciPath, PciHop]]:
     """Every link once, under the first card whose way crosses it; none in a virtual machine."""
     seen: set[str] = set()
-    for path in () if is_virtual(topology) else topology.paths:
+    for path in () if topology.is_virtual else topology.paths:
         for hop in path.hops:
             if hop.device not in seen:
                 seen.add(hop.device)
@@ -131,11 +121,11 @@ def _hops(topology: Topology) -> Iterator[tuple[PciPath, PciHop]]:
 
 
 def _gpu_paths(topology: Topology) -> list[PciPath]:
-    return [] if is_virtual(topology) else [path for path in topology.paths if path.kind == "GPU"]
+    return [path for path in topology.paths if path.kind == "GPU" and not topology.is_virtual]
 
 
 def _gpu(topology: Topology, path: PciPath) -> Gpu | None:
-    return next((gpu for gpu in topology.gpus if path.kind == "GPU" and path.label == f"GPU{gpu.index}"), None)
+    return next((gpu for gpu in topology.gpus if path.kind == "GPU" and path.label == gpu.label), None)
 
 
 def _card_rate(topology: Topology, path: PciPath) -> Rate:

@@ -31,3 +31,12 @@ class Topology(Record, frozen=True):
     paths: tuple[PciPath, ...]  # to GPUs, NVMe drives and network cards
     pairs: tuple[GpuPair, ...]  # every two GPUs
     warnings: tuple[str, ...] = ()
+
+    @property
+    def is_virtual(self) -> bool:
+        return isinstance(self.virtual_machine, str)
+
+    @property
+    def pairs_over_pcie(self) -> list[GpuPair]:
+        """Those whose traffic does not go over NVLink."""
+        return [pair for pair in self.pairs if not pair.label.startswith("NV")]

@@ -1,100 +1,120 @@
-"""What does the rig look like on a screen: host, PCI tree, GPUs, what lies between them, disks?"""
+"""Shows a rig: its host, its GPUs, what lies between them, the PCI tree, disks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from rigbench.core.record import Absent
-from rigbench.core.screen import Fact, counted, grid, if_known, known, line, mapped, missing, size
-from rigbench.machine.record import Cpu, Disk, Memory, NumaNode
-from rigbench.topology import wiring_screen as wiring
-from rigbench.topology.gpus_screen import gpus
+from rigbench.core.screen import (
+    Fact,
+    counted,
+    gigabytes,
+    grid,
+    if_known,
+    known,
+    line,
+    mapped,
+    missing,
+    printable,
+    size,
+)
+from rigbench.machine.record import Disk, GpuPair, PciDevice, PciHop
+from rigbench.topology.gpus_screen import gpus, lanes
 from rigbench.topology.record import Topology
 
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+WORTH_SHOWING = {"GPU", "NVMe", "NIC", "storage", "accelerator", "NVSwitch"}
+PAIRS_LISTED = 3
+MEANINGS = {
+    "NV": "NVLink, and how many",
+    "PIX": "one PCIe switch",
+    "PXB": "several PCIe switches",
+    "PHB": "the CPU's host bridge",
+    "NODE": "several host bridges of one NUMA node",
+    "SYS": "the link between NUMA nodes",
+    "n/a": "not known",
+}
+# nvmlGpuP2PStatus_t, as the vendor's tool shortens it.
+CODES = {0: "OK", 1: "CNS", 2: "GNS", 3: "TNS", 4: "DR", 5: "NS", 6: "U"}
 
 
 def show(topology: Topology, console: Console) -> None:
     """Prints the record; every number is in it."""
-    from rich.text import Text
-
-    virtual = isinstance(topology.virtual_machine, str)
-    doubt = " (in a virtual machine link, BAR and ACS readings cannot be trusted)" if virtual else ""
+    doubt = " (in a virtual machine link, BAR and ACS readings cannot be trusted)" if topology.is_virtual else ""
     sections = (
         ("Host", _host(topology)),
         (f"GPUs{doubt if topology.gpus else ''}", gpus(topology)),
-        ("Between them", wiring.matrix(topology)),
-        ("P2P (the driver's word)", wiring.peers(topology)),
-        (f"PCI tree{doubt or ' (links one way, in theory)'}", wiring.tree(topology)),
-        ("Disks", _disks(topology.disks)),
+        ("Between them", _matrix(topology)),
+        ("P2P (the driver's word)", _peers(topology)),
+        (f"PCI tree{doubt or ' (links one way, in theory)'}", _tree(topology)),
+        ("Disks", grid((disk.name, _disk(disk)) for disk in topology.disks) if topology.disks else None),
     )
     for title, body in sections:
         if body is not None:
             console.print(Text(title, style="bold"))
             console.print(body, soft_wrap=title == "Between them")
     for warning in topology.warnings:
-        console.print(Text(f"note: {warning}", style="yellow"))
+        console.print(Text(printable(f"note: {warning}"), style="yellow"))
 
 
 def _host(topology: Topology) -> RenderableType:
     """What is known, line by line, and once what is not."""
-    topics = (
-        ("CPU", [("CPU", topology.cpu.model), ("architecture", topology.cpu.architecture)]),
-        ("", _cpu(topology.cpu)),
-        ("", _caches(topology.cpu)),
-        ("memory", _memory(topology.memory)),
-        ("NUMA", _numa(topology.numa_nodes)),
-        ("system", _system(topology)),
-        ("IOMMU", _isolation(topology)),
-    )
-    lines = [(label, known(facts, "; " if label == "NUMA" else ", ")) for label, facts in topics if known(facts)]
-    unknown = missing(fact for _, facts in topics for fact in facts)
-    return grid([*lines, *([("", unknown)] if unknown else [])])
-
-
-def _system(topology: Topology) -> list[Fact]:
+    cpu, memory = topology.cpu, topology.memory
+    limits = {"the affinity of this process": cpu.affinity_cpus, "the cgroup quota": cpu.cgroup_limit_cpus}
+    decided = next((why for why, limit in limits.items() if limit == cpu.usable_cpus), "")
+    usable = mapped(cpu.usable_cpus, lambda cpus: f"usable {cpus:g} (limited by {decided})")
     flavour = if_known(mapped(topology.driver_flavour, lambda kind: f" ({kind} kernel module)"))
     driver = mapped(topology.driver_version, lambda version: f"NVIDIA driver {version}{flavour}")
-    return [
-        ("kernel", mapped(topology.kernel, str, "Linux")),
-        ("driver", if_known(driver)),
-        ("CUDA", if_known(mapped(topology.cuda_version, str, "CUDA"))),
-        ("virtual machine", if_known(mapped(topology.virtual_machine, str, "virtual machine:"))),
+    sizes = [
+        if_known(mapped(node.memory_total_bytes, lambda total: f", {size(total)}")) for node in topology.numa_nodes
     ]
-
-
-def _cpu(cpu: Cpu) -> list[Fact]:
-    limits = [cpu.affinity_cpus, cpu.cgroup_limit_cpus]
-    why = ("the affinity of this process", "the cgroup quota")
-    decided = next((text for limit, text in zip(limits, why, strict=True) if limit == cpu.usable_cpus), "")
-    usable = mapped(cpu.usable_cpus, lambda cpus: f"usable {cpus:g} (limited by {decided})")
-    return [
-        ("CPUs", counted(cpu.logical_cpus, "CPU")),
-        ("cores", counted(cpu.physical_cores, "core")),
-        ("sockets", counted(cpu.sockets, "socket")),
-        ("usable CPUs", "" if cpu.usable_cpus == cpu.logical_cpus else usable),
-    ]
-
-
-def _caches(cpu: Cpu) -> list[Fact]:
-    instructions = " ".join(cpu.instruction_sets)
-    return [("L2", mapped(cpu.l2_bytes, size, "L2")), ("L3", mapped(cpu.l3_bytes, size, "L3")), ("", instructions)]
-
-
-def _memory(memory: Memory) -> list[Fact]:
-    return [
-        ("memory", mapped(memory.total_bytes, size)),
-        ("usable memory", mapped(memory.usable_bytes, size, "usable")),
-        ("limit", if_known(mapped(memory.cgroup_limit_bytes, size, "cgroup limit"))),
-        ("swap", mapped(memory.swap_total_bytes, size, "swap")),
-    ]
-
-
-def _numa(nodes: Sequence[NumaNode]) -> list[Fact]:
-    sizes = [if_known(mapped(node.memory_total_bytes, lambda total: f", {size(total)}")) for node in nodes]
-    return [("", f"node {node.node}: CPUs {node.cpus}{own}") for node, own in zip(nodes, sizes, strict=True)]
+    nodes = [f"node {it.node}: CPUs {it.cpus}{own}" for it, own in zip(topology.numa_nodes, sizes, strict=True)]
+    topics: tuple[tuple[str, list[Fact]], ...] = (
+        ("CPU", [("CPU", cpu.model), ("architecture", cpu.architecture)]),
+        (
+            "",
+            [
+                ("CPUs", counted(cpu.logical_cpus, "CPU")),
+                ("cores", counted(cpu.physical_cores, "core")),
+                ("sockets", counted(cpu.sockets, "socket")),
+                ("usable CPUs", "" if cpu.usable_cpus == cpu.logical_cpus else usable),
+            ],
+        ),
+        (
+            "",
+            [
+                ("L2", mapped(cpu.l2_bytes, size, "L2")),
+                ("L3", mapped(cpu.l3_bytes, size, "L3")),
+                ("", " ".join(cpu.instruction_sets)),
+            ],
+        ),
+        (
+            "memory",
+            [
+                ("memory", mapped(memory.total_bytes, size)),
+                ("usable memory", mapped(memory.usable_bytes, size, "usable")),
+                ("limit", if_known(mapped(memory.cgroup_limit_bytes, size, "cgroup limit"))),
+                ("swap", mapped(memory.swap_total_bytes, size, "swap")),
+            ],
+        ),
+        ("NUMA", [("", "; ".join(nodes))]),
+        (
+            "system",
+            [
+                ("kernel", mapped(topology.kernel, str, "Linux")),
+                ("driver", if_known(driver)),
+                ("CUDA", if_known(mapped(topology.cuda_version, str, "CUDA"))),
+                ("virtual machine", if_known(mapped(topology.virtual_machine, str, "virtual machine:"))),
+            ],
+        ),
+        ("IOMMU", _isolation(topology)),
+    )
+    lines = [(label, known(facts)) for label, facts in topics if known(facts)]
+    unknown = missing(fact for _, facts in topics for fact in facts)
+    return grid([*lines, *([("", unknown)] if unknown else [])])
 
 
 def _isolation(topology: Topology) -> list[Fact]:
@@ -117,12 +137,132 @@ def _isolation(topology: Topology) -> list[Fact]:
     ]
 
 
-def _disks(disks: Sequence[Disk]) -> RenderableType | None:
-    return grid((disk.name, _disk(disk)) for disk in disks) if disks else None
-
-
 def _disk(disk: Disk) -> str:
     kind = mapped(disk.rotational, lambda turns: "spinning" if turns else "solid state")
     return line(
         [("model", disk.model), ("size", mapped(disk.size_bytes, size)), ("", f"on {disk.transport}"), ("kind", kind)]
     )
+
+
+def _matrix(topology: Topology) -> RenderableType | None:
+    rows = topology.matrix
+    if len(rows) < 2:
+        return None
+    lines = ["  " + " ".join(f"{text:>5}" for text in ("", *rows))]
+    lines += ["  " + " ".join(f"{text:>5}" for text in (label, *row)) for label, row in rows.items()]
+    cells = {cell for row in rows.values() for cell in row}
+    seen = [key for key in MEANINGS if any(cell == key or (key == "NV" and cell.startswith("NV")) for cell in cells)]
+    lines += [f"  {key}: {MEANINGS[key]}" for key in seen]
+    asked = [pair for pair in topology.pairs if isinstance(pair.driver_label, str)]
+    if asked and not any("in the PCI tree" in warning for warning in topology.warnings):
+        lines.append(f"  the driver, asked about {counted(len(asked), 'pair')} of GPUs, says the same")
+    return Text("\n".join(map(printable, lines)))
+
+
+def _peers(topology: Topology) -> RenderableType | None:
+    """Pairs about which the same is known share a paragraph."""
+    groups: dict[str, list[GpuPair]] = {}
+    for pair in topology.pairs:
+        groups.setdefault(repr((pair.label, _codes(pair), pair.facts, pair.nccl)), []).append(pair)
+    rows = [row for group in groups.values() for row in _paragraph(group)]
+    return grid(rows) if rows else None
+
+
+def _paragraph(pairs: Sequence[GpuPair]) -> Iterable[tuple[str, str]]:
+    first, names = pairs[0], [pair.names for pair in pairs]
+    codes = _codes(first)
+    answers = [f"{name} {CODES.get(code, 'unknown')} ({code})" for name, code in codes.items() if isinstance(code, int)]
+    proof = " (permission, not proof)" if first.read_code == 0 and first.write_code == 0 else ""
+    unknown = missing((name, code) for name, code in codes.items() if isinstance(code, Absent))
+    p2p = "; ".join(part for part in (", ".join(answers) + proof, unknown) if part)
+    if len(pairs) == 1:
+        yield names[0], p2p
+    else:
+        listed = ", ".join(names) if len(pairs) <= PAIRS_LISTED else f"{names[0]}, {names[1]}, … {names[-1]}"
+        yield f"{len(pairs)} pairs", f"{first.label}: {listed}"
+        yield "P2P", p2p
+    if answers:
+        yield "", "; ".join(first.facts)
+    choice = first.nccl
+    if isinstance(choice, Absent):
+        yield "NCCL", f"default path n/a ({choice.reason})"
+    else:
+        change = choice.change.reason if isinstance(choice.change, Absent) else choice.change
+        yield "NCCL", f"{choice.source} default: {choice.transport}, since {choice.reason}; {change}"
+
+
+def _codes(pair: GpuPair) -> dict[str, int | Absent]:
+    return {
+        "read": pair.read_code,
+        "write": pair.write_code,
+        "atomics": pair.atomics_code,
+        "NVLink": pair.nvlink_code,
+    }
+
+
+def _tree(topology: Topology) -> RenderableType | None:
+    by_id = {function.bus_id: function for function in topology.pci}
+    kept = with_bridges(by_id)
+    if not kept:
+        return None
+    hops = {hop.device: hop for path in topology.paths for hop in path.hops}
+    table = Table(box=None, padding=(0, 1), pad_edge=False, show_edge=False)
+    for name in ("", "link now", "at best", "GB/s"):
+        table.add_column(name, justify="right" if name == "GB/s" else "left", no_wrap=bool(name), header_style="dim")
+    for text, function in _drawn(kept, _names(topology)):
+        cells = [] if function is None else _cells(function, hops.get(function.bus_id))
+        table.add_row(Text(f"  {printable(text)}"), *map(Text, cells))
+    hidden = len(by_id) - len(kept)
+    note = Text(f"  {counted(hidden, 'other function')} not shown, see --json", style="dim")
+    return Group(table, note) if hidden else table
+
+
+def with_bridges(by_id: dict[str, PciDevice]) -> dict[str, PciDevice]:
+    """The functions worth showing and the bridges above them, in bus order."""
+    wanted: set[str] = set()
+    for function in by_id.values():
+        place: str | Absent = function.bus_id
+        while function.kind in WORTH_SHOWING and isinstance(place, str) and place in by_id and place not in wanted:
+            wanted.add(place)
+            place = by_id[place].parent
+    return {bus_id: function for bus_id, function in by_id.items() if bus_id in wanted}
+
+
+def _drawn(kept: dict[str, PciDevice], names: dict[str, str]) -> Iterable[tuple[str, PciDevice | None]]:
+    """The tree's lines, each with its function; host bridges have none."""
+    children: dict[str, list[PciDevice]] = {}
+    for function in kept.values():
+        above = function.parent if isinstance(function.parent, str) and function.parent in kept else function.root
+        children.setdefault(above, []).append(function)
+
+    def below(place: str, indent: str) -> Iterable[tuple[str, PciDevice]]:
+        for function in children.get(place, []):
+            last = function is children[place][-1]
+            name = names.get(function.bus_id, function.kind)
+            yield f"{indent}{'└─' if last else '├─'} {function.bus_id} {name}", function
+            yield from below(function.bus_id, indent + ("   " if last else "│  "))
+
+    for root in dict.fromkeys(function.root for function in kept.values()):
+        yield root, None
+        yield from below(root, "")
+
+
+def _names(topology: Topology) -> dict[str, str]:
+    """What a function is called elsewhere on the screen: GPU0, NIC0, nvme0n1."""
+    names = {bus_id: label for label, bus_id in topology.matrix_bus_ids.items()}
+    for disk in topology.disks:
+        if isinstance(disk.pci_bus_id, str):
+            names[disk.pci_bus_id] = " ".join(filter(None, [names.get(disk.pci_bus_id), disk.name]))
+    return names
+
+
+def _cells(function: PciDevice, hop: PciHop | None) -> tuple[str, ...]:
+    """A link is shown where it ends, at what both of its ends can do; a port shows what it could carry."""
+    if hop is not None:
+        if isinstance(hop.now_bytes_per_s, Absent) and isinstance(hop.best_bytes_per_s, Absent):
+            return (hop.best_bytes_per_s.reason,)
+        best = lanes(hop.generation_best, hop.width_best_lanes)
+        return lanes(hop.generation_now, hop.width_now_lanes), best, gigabytes(hop.best_bytes_per_s)
+    if isinstance(function.link_max_bytes_per_s, Absent):
+        return ()
+    return "", lanes(function.link_max_generation, function.link_max_width_lanes), ""

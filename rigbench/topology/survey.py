@@ -1,28 +1,44 @@
-"""What is in this rig, and how is it wired together?"""
+"""Reads what is in a rig and how it is wired together."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from rigbench.core import profiles
 from rigbench.core.record import Absent
+from rigbench.job import Job
 from rigbench.machine import host, links, pci, peers
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.record import Disk, Gpu, GpuPair, Isolation, NumaNode, PciDevice
+from rigbench.machine.record import Disk, Gpu, NumaNode, PciDevice
 from rigbench.machine.rig import Rig
 from rigbench.topology.record import Topology
 
 METHOD = 2  # 2: path minimum, generation under load, P2P and what bears on it
-NIC_KIND, DRIVE_KIND = "NIC", "NVMe"
+NO_TREE = Absent("not in the PCI tree")
 T = TypeVar("T")
 
 MatchProfile = Callable[[str | None, str | None, int | None], str | Absent]
+Tree = Mapping[str, PciDevice]
+
+
+def topology(job: Job, load: bool = False) -> Topology:
+    """The rig at rest; with `load`, its links also as they are while every GPU copies. A replay holds its own load."""
+    rig = job.rig
+    if load and not rig.replayed:
+        job.progress.stage("topology under load", 10)
+        from rigbench.work.load import awake
+
+        rig = awake(rig, lambda busy: run(busy, profiles.match_gpu))
+    job.progress.stage("topology", 0)
+    result = run(rig, profiles.match_gpu)
+    job.keep(topology=result)
+    return result
 
 
 def run(rig: Rig, match_profile: MatchProfile) -> Topology:
@@ -31,96 +47,73 @@ def run(rig: Rig, match_profile: MatchProfile) -> Topology:
     functions = pci.devices(rig.sysfs)
     tree = {} if isinstance(functions, Absent) else {function.bus_id: function for function in functions}
     driver_gpus, listed = _gpus(rig.nvml, tree)
-    nodes = host.numa_nodes(rig.sysfs)
+    nodes, drives = host.numa_nodes(rig.sysfs), host.disks(rig.sysfs)
     gpus = tuple(_completed(gpu, rig, tree, nodes, match_profile) for gpu in listed)
-    drives = host.disks(rig.sysfs)
     matrix = _matrix(rig, tree, gpus)
-    no_tree = (functions.reason,) if isinstance(functions, Absent) and not rig.notes else ()
-    facts = _host_facts(rig)
+    cpu, guest_of = host.cpu(rig.sysfs), host.virtual_machine(rig.sysfs)
+    flavour, overrides = host.driver_flavour(rig.sysfs), host.driver_overrides(rig.sysfs)
     apart = peers.isolation(rig.sysfs, tree, [gpu.pci_bus_id for gpu in gpus if isinstance(gpu.pci_bus_id, str)])
+    facts = peers.rig_facts(cpu.model, apart, flavour, overrides, guest_of)
+    no_tree = (functions.reason,) if isinstance(functions, Absent) and not rig.notes else ()
     return Topology(
         method=METHOD,
         started_at=started_at,
+        virtual_machine=guest_of,
+        cpu=cpu,
+        memory=host.memory(rig.sysfs),
         numa_nodes=nodes,
         pci=tuple(_named(function, gpus, drives) for function in tree.values()),
         disks=drives,
         driver_gpus=driver_gpus,
         gpus=gpus,
-        matrix=matrix.rows(),
+        matrix={one: tuple(matrix.cells[one, other] for other in matrix.cards) for one in matrix.cards},
         matrix_bus_ids={label: bus_id for label, bus_id in matrix.cards.items() if isinstance(bus_id, str)},
+        driver_version=rig.nvml.driver_version(),
+        cuda_version=rig.nvml.cuda_driver_version(),
+        kernel=host.kernel(rig.sysfs),
+        driver_flavour=flavour,
+        driver_overrides=overrides,
         isolation=apart,
         paths=links.paths(tree, _cards(tree, gpus, drives, matrix.cards)),
-        pairs=_pairs(rig.nvml, gpus, matrix, apart, facts),
-        warnings=(*rig.notes, *no_tree, *matrix.differences()),
+        pairs=peers.pairs(rig.nvml, gpus, matrix.cells, matrix.by_driver, cpu.vendor, facts),
+        warnings=(*rig.notes, *no_tree, *matrix.differences),
         seconds=time.perf_counter() - start,
-        **facts,
     )
 
 
-def _host_facts(rig: Rig) -> dict[str, Any]:
-    return {
-        "virtual_machine": host.virtual_machine(rig.sysfs),
-        "cpu": host.cpu(rig.sysfs),
-        "memory": host.memory(rig.sysfs),
-        "kernel": host.kernel(rig.sysfs),
-        "driver_version": rig.nvml.driver_version(),
-        "cuda_version": rig.nvml.cuda_driver_version(),
-        "driver_flavour": host.driver_flavour(rig.sysfs),
-        "driver_overrides": host.driver_overrides(rig.sysfs),
-    }
-
-
-def _pairs(
-    nvml: Nvml, gpus: Sequence[Gpu], matrix: Matrix, apart: Isolation, facts: Mapping[str, Any]
-) -> tuple[GpuPair, ...]:
-    told = [facts[name] for name in ("driver_flavour", "driver_overrides", "virtual_machine")]
-    common = peers.rig_facts(facts["cpu"].model, apart, *told)
-    numbers = {(one.index, other.index): (f"GPU{one.index}", f"GPU{other.index}") for one in gpus for other in gpus}
-    labels = {pair: matrix.cells[names] for pair, names in numbers.items()}
-    by_driver = {pair: matrix.by_driver[names] for pair, names in numbers.items() if names in matrix.by_driver}
-    return peers.pairs(nvml, gpus, labels, by_driver, facts["cpu"].vendor, common)
-
-
-def _gpus(nvml: Nvml, tree: Mapping[str, PciDevice]) -> tuple[int | Absent, tuple[Gpu, ...]]:
+def _gpus(nvml: Nvml, tree: Tree) -> tuple[int | Absent, tuple[Gpu, ...]]:
     """How many GPUs the driver lists, and what it says of them; or why it lists none, and those of the PCI tree."""
     listed = nvml.gpus()
     if isinstance(listed, tuple) and listed:
         return len(listed), listed
     why = listed if isinstance(listed, Absent) else Absent("the NVIDIA driver lists no GPU")
     in_tree = [function for function in tree.values() if function.kind == "GPU" and function.vendor_id == pci.NVIDIA]
-    return why, tuple(_without_driver(index, function) for index, function in enumerate(in_tree))
-
-
-def _completed(
-    gpu: Gpu, rig: Rig, tree: Mapping[str, PciDevice], nodes: Sequence[NumaNode], match: MatchProfile
-) -> Gpu:
-    """A GPU with what the driver does not know: its datasheet, its slot's NUMA node and CPUs, its processes' names."""
-    function = tree.get(gpu.pci_bus_id) if isinstance(gpu.pci_bus_id, str) else None
-    known = gpu.processes if isinstance(gpu.processes, tuple) else ()
-    named = tuple(
-        msgspec.structs.replace(process, name=rig.sysfs.read_text(f"proc/{process.pid}/comm")) for process in known
+    unknown: dict[str, Any] = dict.fromkeys(Gpu.__struct_fields__, Absent("no driver")) | {"mig_devices": ()}
+    return why, tuple(
+        Gpu(**unknown | {"index": index, "pci_bus_id": function.bus_id, "pci_device_id": function.device_id})
+        for index, function in enumerate(in_tree)
     )
+
+
+def _completed(gpu: Gpu, rig: Rig, tree: Tree, nodes: Sequence[NumaNode], match: MatchProfile) -> Gpu:
+    """A GPU with what the driver does not know: its datasheet, its slot's NUMA node and CPUs, its processes' names."""
+    function = tree.get(str(gpu.pci_bus_id))
+    affinity = function.local_cpus if function else NO_TREE
+    if function and isinstance(affinity, Absent) and len(nodes) == 1:
+        affinity = nodes[0].cpus or affinity  # on one NUMA node firmware often names none: they are that node's
+    processes = gpu.processes
+    if not isinstance(processes, Absent):
+        names = [rig.sysfs.read_text(f"proc/{process.pid}/comm") for process in processes]
+        named = zip(processes, names, strict=True)
+        processes = tuple(msgspec.structs.replace(process, name=name) for process, name in named)
     return msgspec.structs.replace(
         gpu,
         profile=match(_or_none(gpu.pci_device_id), _or_none(gpu.name), _or_none(gpu.memory_total_bytes)),
-        numa_node=function.numa_node if function else Absent("not in the PCI tree"),
-        cpu_affinity=_affinity(function, nodes) if function else Absent("not in the PCI tree"),
+        numa_node=function.numa_node if function else NO_TREE,
+        cpu_affinity=affinity,
         link_generation_awake=rig.load.generation_awake(gpu.index),
-        processes=named if isinstance(gpu.processes, tuple) else gpu.processes,
+        processes=processes,
     )
-
-
-def _affinity(function: PciDevice, nodes: Sequence[NumaNode]) -> str | Absent:
-    """The CPUs next to a slot. On one NUMA node, firmware often names none: then they are that node's."""
-    if isinstance(function.local_cpus, Absent) and len(nodes) == 1:
-        return nodes[0].cpus or function.local_cpus
-    return function.local_cpus
-
-
-def _without_driver(index: int, function: PciDevice) -> Gpu:
-    facts: dict[str, Any] = dict.fromkeys(Gpu.__struct_fields__, Absent("no driver"))
-    facts |= {"index": index, "pci_bus_id": function.bus_id, "pci_device_id": function.device_id, "mig_devices": ()}
-    return Gpu(**facts)
 
 
 def _named(function: PciDevice, gpus: Sequence[Gpu], drives: Sequence[Disk]) -> PciDevice:
@@ -132,56 +125,45 @@ def _named(function: PciDevice, gpus: Sequence[Gpu], drives: Sequence[Disk]) -> 
 
 
 def _cards(
-    tree: Mapping[str, PciDevice], gpus: Sequence[Gpu], drives: Sequence[Disk], labels: Mapping[str, str | Absent]
+    tree: Tree, gpus: Sequence[Gpu], drives: Sequence[Disk], labels: Mapping[str, str | Absent]
 ) -> list[links.Card]:
     """The cards whose way is worth knowing: GPUs, NVMe drives, network cards."""
     named = {bus_id: label for label, bus_id in labels.items() if label.startswith("NIC")}
     named |= {drive.pci_bus_id: drive.name for drive in drives}
-    cards = [links.Card(f"GPU{gpu.index}", "GPU", gpu.pci_bus_id, gpu) for gpu in gpus]
-    others = [function for function in tree.values() if function.kind in (DRIVE_KIND, NIC_KIND)]
+    cards = [links.Card(gpu.label, "GPU", gpu.pci_bus_id, gpu) for gpu in gpus]
+    others = [function for function in tree.values() if function.kind in ("NVMe", "NIC")]
     return cards + [links.Card(named.get(card.bus_id, card.bus_id), card.kind, card.bus_id) for card in others]
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """What lies between every two cards: `cells` with NVLink, `by_tree` and `by_driver` as each has it."""
+class Matrix(NamedTuple):
+    """What lies between every two cards, by their labels."""
 
-    cards: dict[str, str | Absent]
+    cards: dict[str, str | Absent]  # their places
     cells: dict[tuple[str, str], str]
-    by_tree: dict[tuple[str, str], str | Absent]
-    by_driver: dict[tuple[str, str], str | Absent]
-
-    def rows(self) -> dict[str, tuple[str, ...]]:
-        return {one: tuple(self.cells[one, other] for other in self.cards) for one in self.cards}
-
-    def differences(self) -> tuple[str, ...]:
-        """Where the driver and the PCI tree disagree, each pair once."""
-        return tuple(
-            f"{one}-{other} is {self.by_tree[one, other]} in the PCI tree, {answer} for the driver"
-            for (one, other), answer in self.by_driver.items()
-            if isinstance(answer, str) and isinstance(tree := self.by_tree[one, other], str) and answer != tree
-            if list(self.cards).index(one) < list(self.cards).index(other)
-        )
+    by_driver: dict[tuple[str, str], str | Absent]  # the driver's own answer, for GPUs
+    differences: list[str]  # where the driver and the PCI tree disagree, each pair once
 
 
-def _matrix(rig: Rig, tree: Mapping[str, PciDevice], gpus: Sequence[Gpu]) -> Matrix:
+def _matrix(rig: Rig, tree: Tree, gpus: Sequence[Gpu]) -> Matrix:
     """NVLink beats the way over PCI; the tree is asked before the driver, to whom virtual machines lie."""
-    cards = {f"GPU{gpu.index}": gpu.pci_bus_id for gpu in gpus}
-    cards |= {f"NIC{index}": bus_id for index, bus_id in enumerate(pci.rdma_nics(rig.sysfs, tuple(tree.values())))}
+    nics = pci.rdma_nics(rig.sysfs, tuple(tree.values()))
+    places = {gpu.label: gpu.pci_bus_id for gpu in gpus} | {f"NIC{index}": bus_id for index, bus_id in enumerate(nics)}
+    indices = {gpu.label: gpu.index for gpu in gpus}
     nvlinks = rig.nvml.nvlinks(len(gpus)) if len(gpus) > 1 else {}
-    cells = {(label, label): "X" for label in cards}
-    by_tree, by_driver = dict[tuple[str, str], str | Absent](), dict[tuple[str, str], str | Absent]()
-    for names in itertools.permutations(cards, 2):
-        one, other = names
-        by_tree[names] = pci.label(tree, str(cards[one]), str(cards[other]))
-        if one.startswith("GPU") and other.startswith("GPU"):
-            pair = int(one[3:]), int(other[3:])
-            by_driver[names] = rig.nvml.common_ancestor(*pair)
-            if pair in nvlinks:
-                cells[names] = f"NV{nvlinks[pair]}"
-        known = [label for label in (by_tree[names], by_driver.get(names)) if isinstance(label, str)]
-        cells.setdefault(names, next(iter(known), "n/a"))
-    return Matrix(cards, cells, by_tree, by_driver)
+    matrix = Matrix(places, {(label, label): "X" for label in places}, {}, [])
+    for one, other in itertools.permutations(places, 2):
+        by_tree = pci.label(tree, str(places[one]), str(places[other]))
+        by_driver: str | Absent = Absent("not asked")
+        active = 0
+        if one in indices and other in indices:
+            pair = indices[one], indices[other]
+            by_driver, active = rig.nvml.common_ancestor(*pair), nvlinks.get(pair, 0)
+            matrix.by_driver[one, other] = by_driver
+        known = [label for label in (by_tree, by_driver) if isinstance(label, str)]
+        matrix.cells[one, other] = f"NV{active}" if active else next(iter(known), "n/a")
+        if len(set(known)) > 1 and (other, one) not in matrix.by_driver:
+            matrix.differences.append(f"{one}-{other} is {by_tree} in the PCI tree, {by_driver} for the driver")
+    return matrix
 
 
 def _or_none(fact: T | Absent) -> T | None:

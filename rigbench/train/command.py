@@ -39,10 +39,10 @@ def train_probe(
 
 
 def _show(run: Run, console: Console) -> None:
-    from rigbench.core import finding_screen as findings
+    from rigbench.core.finding_screen import show_findings
     from rigbench.core.screen import show_rooms
 
     show_rooms(run, console)
     if run.findings:
         console.print()
-        findings.show_findings(run, console)
+        show_findings(run.findings, run.unchecked, console)
