@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
@@ -16,7 +17,9 @@ from rigbench.monitor import readings, recording
 from rigbench.monitor.record import Monitor, MonitorEnd, MonitorEndedBy, MonitorHeader, MonitorTick, Options
 from rigbench.monitor.summary import Fold
 
-Chart = Sequence[tuple[float, float]]
+if TYPE_CHECKING:
+    from rigbench.monitor.live import Chart
+
 TORN = "the recording's last line was cut short, and is left out"
 ENDLESS = "the recording has no end: it was killed, its disk was full, or it still goes on"
 
