@@ -11,7 +11,8 @@ from pathlib import Path
 import jsonschema
 import msgspec
 import pytest
-from budget_slices import whole
+from budget_slices import energy, whole
+from scripted_sensors import series, telemetry
 
 from rigbench import __main__, store
 from rigbench.budget import command, plan
@@ -233,6 +234,19 @@ def test_slices_of_another_rig_and_of_another_method_are_refused_and_said(rigben
     assert code == 0, err
     assert "1 slice of large: measured another way (METHOD 0, the newest is 1)" in flat
     assert "1 slice of another rig" in flat
+
+
+def test_the_supplys_peak_is_read_from_the_slices_own_file_and_warned_of_once(rigbench, tmp_path):
+    ticks = telemetry((0.0, 1.0), series("CPU", power_watts=(50.0, 80.0)))
+    small = tiny_models()[0]
+    keep(store.Store(tmp_path / "home"), (whole(small, 9e5, telemetry=ticks, energy=energy(60.0, "CPU package only")),))
+    keep(store.Store(tmp_path / "home"), (whole(tiny_models()[2], 5e4),))
+    words = ("budget", "-q", "--flops", "1e13", "--series", "tiny", "--on", "here", "--psu-watts", "85", "--json")
+    code, out, err = rigbench(*words)
+    assert code == 0, err
+    budget = json.loads(out)["budget"]
+    assert budget["power"]["psu"]["peak_watts"]["value"] == 80.0
+    assert len([line for line in budget["warnings"] if "the power supply's 85.0 W" in line]) == 1
 
 
 def test_only_another_rigs_slices_are_no_answer_and_said(rigbench, tmp_path, monkeypatch):

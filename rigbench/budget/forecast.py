@@ -9,7 +9,7 @@ import msgspec
 
 from rigbench.backtest.record import Coverage
 from rigbench.budget import money, rates
-from rigbench.budget.plan import HOT_WORDS, Forecast, Machine, Request
+from rigbench.budget.plan import HOT_WORDS, NOT_SOAKED, Forecast, Machine, Request
 from rigbench.budget.record import CardPrice, Configuration, NextSlice, Rate, RigPrice
 from rigbench.budget.slices import Chosen, choose
 from rigbench.core import profiles, stats, units
@@ -35,7 +35,6 @@ SLICE_SECONDS = 60
 NOT_ASKED = Absent("not asked for; give --plan")
 # Cards that train draw most of their limit, small models less: 0.85 of it, between six tenths and all. Assumed.
 WATTS_SHARE = Estimate(0.85, 0.6, 1.0, stats.LEVEL, "assumed", 0)
-NOT_SOAKED = Estimate(0.0, 0.0, 0.05, stats.LEVEL, "assumed", 0)
 
 MOST_TOKENS_A_CARD = 32768  # of a micro-batch: what is larger gains little
 FEWEST_TOKENS_A_CARD = 4096  # with fewer the next way is tried
@@ -66,21 +65,20 @@ def here(
     """
     chosen = choose(request.models, slices, request.recipe, method)
     device, recipe = chosen.configuration.device, chosen.configuration.recipe
-    steps, correction = _corrected_steps(request.models, chosen, probes)
+    steps, correction = _steps(request.models, chosen, probes)
+    rests_on = tuple(f"{stored.run_id} {stored.slice.model.name}" for stored in chosen.slices)
     modelled = {
-        step.model.name: Rate(
-            correction.apply(step).tokens_per_s,
-            "predicted",
-            tuple(f"{stored.run_id} {stored.slice.model.name}" for stored in chosen.slices),
-            (f"model of the step: {correction.apply(step).seconds.method}",),
-        )
-        for step in steps
+        it.model.name: Rate(it.tokens_per_s, "predicted", rests_on, (f"model of the step: {it.seconds.method}",))
+        for it in map(correction.apply, steps)
     }
     forecasts = []
     for model in request.models:
         rate = surer(model, chosen, modelled.get(model.name))
         forecasts.append(_from_slices(request, model, chosen, rates.corrected(rate, history) if history else rate))
-    card = Absent("a processor has no datasheet here") if device.kind == "cpu" else _matched(device)
+    card: str | Absent = Absent("a processor has no datasheet here")
+    if device.kind == "cuda":
+        memory = device.memory_total_bytes
+        card = profiles.match_gpu(None, device.name, None if isinstance(memory, Absent) else memory)
     hot_extra, hot_basis = hot_of(soaks, device.kind)
     machine = Machine(
         configuration=chosen.configuration,
@@ -216,13 +214,10 @@ def _startup(stored: StoredSlice) -> float:
     return its.setup_seconds + max(0.0, stored.early_seconds - its.steady_from * its.step_seconds.value - compiling)
 
 
-def _corrected_steps(
-    models: Sequence[Model], chosen: Chosen, probes: Sequence[Run]
-) -> tuple[tuple[StepTime, ...], Correction]:
-    """Plain predictions of the models on this rig, and what its slices correct of them.
+def _steps(models: Sequence[Model], chosen: Chosen, probes: Sequence[Run]) -> tuple[tuple[StepTime, ...], Correction]:
+    """Each model's step, trained as the slice nearest in size, and what this rig's slices correct of such predictions.
 
-    None where this rig's ceilings are not stored, or not in this precision. A model is taken to be trained as the slice
-    nearest in size.
+    No steps where this rig's ceilings are not stored, or not in this precision.
     """
     nothing = (), calibrate.calibrate([], [])
     limits = ceilings.from_runs(probes)
@@ -376,11 +371,6 @@ def peak(gpu: str, precision: str, count: int) -> Figure | Absent:
 
 def _times(count: int) -> str:
     return f"{count} × " if count > 1 else ""
-
-
-def _matched(device: Device) -> str | Absent:
-    memory = device.memory_total_bytes
-    return profiles.match_gpu(None, device.name, None if isinstance(memory, Absent) else memory)
 
 
 def _power(request: Request, rig: RigProfile, gpu: GpuProfile) -> Power | Absent:

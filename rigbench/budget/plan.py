@@ -59,6 +59,7 @@ KEPT = 2
 FORWARD_SHARE = 1 / 3  # of a step: backward takes twice what forward takes (Kaplan 2020, §2.1)
 WEIGHT_BYTES, MOMENTS_BYTES, MOMENTS_8BIT_BYTES = 4, 8, 2 + 8 / 256
 # Slices last minutes; a case takes half an hour to warm through, and clocks fall meanwhile. Assumed where not measured.
+NOT_SOAKED = Estimate(0.0, 0.0, 0.05, stats.LEVEL, "assumed", 0)
 HOT_WORDS = "not measured: 0 to 5 % more is assumed (`rigbench thermals` measures it, or --hot-over-cold)"
 
 # About 20 tokens per parameter is compute-optimal (Hoffmann 2022); small models are often trained on ten times that.
@@ -207,7 +208,7 @@ class Machine(NamedTuple):
     power: Power | Absent
     name: str | Absent = THIS_RIG
     peak_flops_per_s: Figure | Absent = Absent("no datasheet of this device")  # all cards', in the recipe's precision
-    hot_extra: Estimate = Estimate(0.0, 0.0, 0.05, stats.LEVEL, "assumed", 0)  # the share of more hours once hot
+    hot_extra: Estimate = NOT_SOAKED  # the share of more hours once hot
     hot_basis: str = HOT_WORDS
     rent: CardPrice | Absent = money.NO_RENT
     purchase: RigPrice | Absent = money.NO_PURCHASE
@@ -227,15 +228,15 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
     flop, tokens = _flop_and_tokens(request, machine, forecasts)
     for count, its in zip(tokens, forecasts, strict=True):
         request.refuse_less_than_a_step(flop.value, its.model.name, count, its.tokens_per_step)
-    series = tuple(_row(its, count, power, price) for its, count in zip(forecasts, tokens, strict=True))
+    rows = tuple(_row(its, count, power, price) for its, count in zip(forecasts, tokens, strict=True))
     alone = tuple(_row(its, flop.value / request.flop_per_token(its.model), power, price) for its in forecasts)
-    steps = _total(row.hours for row in series)
-    flop_exact = math.fsum(row.flop_exact for row in series)
+    steps = _total(row.hours for row in rows)
+    flop_exact = math.fsum(row.flop_exact for row in rows)
     beyond = overheads(forecasts, tokens, machine, options)
     whole = _whole(steps, beyond, power, price)
     rent = money.rent(whole.hours, machine.rent, machine.cards)
     purchase = money.purchase(whole.hours, machine.purchase, options.lifetime)
-    steps_kwh = cost.kwh(steps, power)
+    speed, steps_kwh = flop_exact / steps / HOUR, cost.kwh(steps, power)
     return Budget(
         method=METHOD,
         started_at=started_at,
@@ -251,11 +252,11 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
         flops=flop.value,
         configuration=machine.configuration,
         series_name=request.name,
-        series=series,
-        series_flop_6n=math.fsum(row.flop_6n for row in series),
+        series=rows,
+        series_flop_6n=math.fsum(row.flop_6n for row in rows),
         series_flop_exact=flop_exact,
         series_hours=steps,
-        series_model_flops_per_s=flop_exact / steps / HOUR,
+        series_model_flops_per_s=speed,
         series_kwh=steps_kwh,
         series_money=cost.money(steps_kwh, power, price),
         overheads=beyond,
@@ -267,7 +268,7 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
         rent=rent,
         purchase=purchase,
         break_even=money.break_even(whole.hours, rent, purchase, power, price),
-        sanity=sanity(machine, flop.value, flop_exact, flop_exact / steps / HOUR, whole, request.declared_hours),
+        sanity=sanity(machine, flop.value, flop_exact, speed, whole, request.declared_hours),
         laws=laws.optima(flop.value),
         next_slice=machine.next_slice,
         assumptions=(
@@ -277,10 +278,7 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
             *machine.notes,
         ),
         left_out=machine.left_out,
-        warnings=(
-            *_warnings(series, alone, whole.hours, machine),
-            *(() if isinstance(power, Absent) else power.warnings),
-        ),
+        warnings=_warnings(rows, alone, whole.hours, machine),
     )
 
 
@@ -531,7 +529,6 @@ def sanity(
         )
     )
     return Sanity(
-        flops_per_s=flops_per_s,
         peak_flops_per_s=peak,
         share=peak if isinstance(peak, Absent) else flops_per_s / peak.value,
         flop_per_joule=per_joule,

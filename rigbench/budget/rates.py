@@ -66,7 +66,14 @@ def rate(model: Model, chosen: Chosen) -> Rate:
     Raises:
         RigbenchError: every measured size is more than 16 times away; exit 3.
     """
-    points = sorted(_measured_points(model, chosen), key=lambda point: point.log_size)
+    by_shape: dict[object, list[StoredSlice]] = defaultdict(list)
+    for stored in chosen.slices:
+        if family(stored.slice.model) == family(model):
+            by_shape[stored.slice.model.shape].append(stored)
+    by_size = {slices[0].slice.model.flop_per_token: slices for slices in by_shape.values()}
+    if model.shape in by_shape:  # sizes of equal FLOP per token count once, the model's own shape first
+        by_size[model.flop_per_token] = by_shape[model.shape]
+    points = sorted(map(_point, by_size.values()), key=lambda point: point.log_size)
     exact = next((point for point in points if point.model.shape == model.shape), None)
     if exact:
         return Rate(exact.flops_per_s / model.flop_per_token, "measured", exact.rests_on, exact.widened_by)
@@ -82,19 +89,6 @@ def rate(model: Model, chosen: Chosen) -> Rate:
     estimate = msgspec.structs.replace(flops_per_s / model.flop_per_token, method=method, n=len(rests_on))
     reasons = dict.fromkeys((why, *(reason for point in used for reason in point.widened_by)))
     return Rate(estimate, "predicted", rests_on, tuple(reasons))
-
-
-def _measured_points(model: Model, chosen: Chosen) -> list[Point]:
-    """One point per measured size of this model's family; sizes of equal FLOP per token count once, the model's own
-    shape first."""
-    by_shape: dict[object, list[StoredSlice]] = defaultdict(list)
-    for stored in chosen.slices:
-        if family(stored.slice.model) == family(model):
-            by_shape[stored.slice.model.shape].append(stored)
-    by_size = {slices[0].slice.model.flop_per_token: slices for slices in by_shape.values()}
-    if model.shape in by_shape:
-        by_size[model.flop_per_token] = by_shape[model.shape]
-    return [_point(slices) for slices in by_size.values()]
 
 
 def _point(slices: Sequence[StoredSlice]) -> Point:

@@ -321,7 +321,6 @@ class BreakEven(Record, frozen=True):
 class Sanity(Record, frozen=True):
     """What the plan comes to beside the datasheet."""
 
-    flops_per_s: Estimate
     peak_flops_per_s: Figure | Absent  # of all cards in the plan's precision
     share: Estimate | Absent
     flop_per_joule: Figure | Absent  # exact FLOP over the energy at the wall (or what is covered)

@@ -19,6 +19,7 @@ from rigbench.train.record import Slice, StoredSlice
 FEWEST_STEPS = 3  # of a slice that was cut short: fewer do not tell a rate from its noise
 MOST_LINES = 8
 ANY_RECIPE = RecipeOptions()
+ANY = Absent("any")  # what tells one card of a kind from another
 
 
 class Chosen(NamedTuple):
@@ -60,9 +61,14 @@ def choose(
         if reason:
             left_out[f"{_names([stored])}: {reason}"] += 1
         else:
-            groups[_alike(stored.slice)].append(stored)
+            configuration = configuration_of(stored.slice)
+            device = msgspec.structs.replace(configuration.device, uuid=ANY, memory_total_bytes=ANY)
+            groups[msgspec.structs.replace(configuration, device=device)].append(stored)
     if not groups:
-        raise _nothing(models, left_out)
+        why = f" can be used ({_lines(left_out)[0]})" if left_out else " is stored"
+        middle = sorted(models, key=lambda model: model.flop_per_token)[len(models) // 2]  # within reach of both ends
+        cure = f"run rigbench train-probe --params {middle.name}"
+        raise RigbenchError(f"no slice of this rig{why}", cure, exit_code=NOTHING)
 
     def preference(group: Sequence[StoredSlice]) -> tuple[bool, int, str]:
         covered = {stored.slice.model.shape for stored in group} & {model.shape for model in models}
@@ -91,13 +97,6 @@ def family(model: Model) -> tuple[object, ...]:
 
 def mean_log_rate(slices: Sequence[StoredSlice]) -> float:
     return math.fsum(math.log(stored.slice.tokens_per_s.value) for stored in slices) / len(slices)
-
-
-def _alike(result: Slice) -> Configuration:
-    """The configuration without what tells one card of a kind from another."""
-    it = configuration_of(result)
-    device = msgspec.structs.replace(it.device, uuid=Absent("any"), memory_total_bytes=Absent("any"))
-    return msgspec.structs.replace(it, device=device)
 
 
 def _unusable(stored: StoredSlice, method: int, models: Sequence[Model], recipe: RecipeOptions) -> str:
@@ -150,10 +149,3 @@ def _lines(left_out: Counter[str]) -> tuple[str, ...]:
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES - 1], f"and {len(lines) - MOST_LINES + 1} more kinds of slices"]
     return tuple(lines)
-
-
-def _nothing(models: Sequence[Model], left_out: Counter[str]) -> RigbenchError:
-    why = f" can be used ({_lines(left_out)[0]})" if left_out else " is stored"
-    middle = sorted(models, key=lambda model: model.flop_per_token)[len(models) // 2]  # within reach of both ends
-    cure = f"run rigbench train-probe --params {middle.name}"
-    return RigbenchError(f"no slice of this rig{why}", cure, exit_code=NOTHING)
