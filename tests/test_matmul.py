@@ -308,24 +308,16 @@ def test_a_load_has_no_gap_and_the_next_sample_is_queued_before_one_is_awaited()
 
 
 def load(seconds, planned: float, dims=(100, 100, 50), per_sample: int = 10) -> Ceiling:
-    m, n, k = dims
     ceiling = Ceiling(
+        *dims,
         dtype="bf16",
         accumulate="fp32",
-        m=m,
-        n=n,
-        k=k,
-        looks=(MatmulLook(m, n, k, (1.0,)),),
+        looks=(MatmulLook(*dims, (1.0,)),),
         search_seconds=5.0,
         search_ended_by="finished",
         rest_seconds=2.0,
         began_at_seconds=100.0,
         products_per_sample=per_sample,
-        seconds=(),
-        burst=matmul.NOT_LOADED,
-        hot=matmul.NOT_LOADED,
-        hot_over_burst=matmul.NOT_LOADED,
-        share_of_datasheet=Absent("no datasheet peak for this device and dtype"),
         checks=(GOOD, GOOD),
     )
     return verdict.loaded(ceiling, seconds, planned)

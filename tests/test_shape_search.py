@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from rigbench.matmul.search import Dims, search
+from rigbench.matmul.search import Dims, Search
 
 PEAK = 1e12
 
@@ -71,7 +71,7 @@ def scan(device: Device, unit: int, limit: int) -> Dims:
 def test_without_noise_a_tenth_of_the_looks_finds_what_the_scan_finds(name):
     rate = LANDSCAPES[name]
     device = Device(rate)
-    found = search(device.evaluate, unit=256, limit=1536, most_looks=21)
+    found = Search(device.evaluate, unit=256, limit=1536, most_looks=21).run()
     assert rate(found.best) >= rate(scan(Device(rate), 256, 1536)) * (1 - 1e-12)
     assert len(device.calls) == len(found.looks) <= 21
     assert found.ended_by == "sample limit"
@@ -82,7 +82,7 @@ def test_with_noise_its_choice_is_as_fast_as_the_scans_on_average(name):
     """Both choose by noisy numbers, so it is the true speeds of the choices that are compared, over 40 seeds."""
     rate, ratios = LANDSCAPES[name], []
     for seed in range(40):
-        found = search(Device(rate, 0.02, seed).evaluate, unit=256, limit=1536, most_looks=21)
+        found = Search(Device(rate, 0.02, seed).evaluate, unit=256, limit=1536, most_looks=21).run()
         ratios.append(rate(found.best) / rate(scan(Device(rate, 0.02, seed + 1000), 256, 1536)))
     mean = statistics.mean(ratios)
     assert mean + 1.96 * statistics.stdev(ratios) / math.sqrt(len(ratios)) >= 0.999
@@ -91,7 +91,7 @@ def test_with_noise_its_choice_is_as_fast_as_the_scans_on_average(name):
 
 def test_on_a_large_grid_too():
     rate = tiles(132, 128, 256)
-    found = search(Device(rate, 0.01).evaluate, unit=512, limit=8192, most_looks=409)
+    found = Search(Device(rate, 0.01).evaluate, unit=512, limit=8192, most_looks=409).run()
     assert rate(found.best) >= 0.995 * rate(scan(Device(rate, 0.01, 1), 512, 8192))
     assert len(found.looks) <= 409
 
@@ -106,14 +106,16 @@ def test_the_leaders_are_looked_at_again_so_that_luck_does_not_win():
         seconds = device.evaluate(dims)
         return [second / 50 for second in seconds] if first else seconds
 
-    found = search(lucky, unit=256, limit=1536, most_looks=30)
+    found = Search(lucky, unit=256, limit=1536, most_looks=30).run()
     assert found.best != poor
     assert device.calls.count(poor) >= 2
 
 
 def test_a_time_limit_ends_it_in_time_with_what_there_is():
     device = Device(lambda d: saturating(d) / 1e2)  # the largest cube would take 1.2 s, three times
-    found = search(device.evaluate, unit=256, limit=1536, most_looks=10_000, limit_seconds=10.0, clock=device.clock)
+    found = Search(
+        device.evaluate, unit=256, limit=1536, most_looks=10_000, limit_seconds=10.0, clock=device.clock
+    ).run()
     assert found.ended_by == "time limit"
     assert device.now <= 10.0
     longest = max(3 * dims.flop / device.rate(dims) for dims in device.calls)
@@ -123,7 +125,7 @@ def test_a_time_limit_ends_it_in_time_with_what_there_is():
 
 def test_shapes_left_out_because_they_take_too_long_are_not_called_finished():
     device = Device(lambda d: saturating(d) / 1e3)
-    found = search(device.evaluate, unit=256, limit=1536, most_looks=999, limit_seconds=10.0, clock=device.clock)
+    found = Search(device.evaluate, unit=256, limit=1536, most_looks=999, limit_seconds=10.0, clock=device.clock).run()
     assert set(device.calls) == {Dims(256, 256, 256)}
     assert found.ended_by == "time limit"
 
@@ -138,13 +140,15 @@ def test_a_look_that_was_disturbed_does_not_bar_larger_shapes():
             return [*seconds[:2], 0.5]
         return seconds
 
-    found = search(disturbed, unit=256, limit=1536, most_looks=40, limit_seconds=2.0, clock=device.clock)
+    found = Search(disturbed, unit=256, limit=1536, most_looks=40, limit_seconds=2.0, clock=device.clock).run()
     assert found.best == Dims(1536, 1536, 1536)
 
 
 def test_told_to_stop_it_stops_with_what_there_is():
     device = Device(saturating)
-    found = search(device.evaluate, unit=256, limit=1536, most_looks=100, should_stop=lambda: len(device.calls) >= 3)
+    found = Search(
+        device.evaluate, unit=256, limit=1536, most_looks=100, should_stop=lambda: len(device.calls) >= 3
+    ).run()
     assert found.ended_by == "interrupted"
     assert len(device.calls) == 3
     assert found.best == Dims(1024, 1024, 1024)
@@ -152,18 +156,18 @@ def test_told_to_stop_it_stops_with_what_there_is():
 
 def test_what_is_not_allowed_is_never_tried():
     device = Device(saturating)
-    search(device.evaluate, unit=256, limit=4096, most_looks=200, allowed=lambda dims: dims.m * dims.n <= 1024**2)
+    Search(device.evaluate, unit=256, limit=4096, most_looks=200, allowed=lambda dims: dims.m * dims.n <= 1024**2).run()
     assert max(dims.m * dims.n for dims in device.calls) <= 1024**2
     assert max(dims.k for dims in device.calls) > 1024
 
 
 def test_a_grid_of_one_shape_is_looked_at_and_that_is_all():
     device = Device(saturating)
-    found = search(device.evaluate, unit=256, limit=300, most_looks=50)
+    found = Search(device.evaluate, unit=256, limit=300, most_looks=50).run()
     assert (found.best, len(device.calls), found.ended_by) == (Dims(256, 256, 256), 1, "finished")
 
 
 @pytest.mark.parametrize(("unit", "limit", "looks"), [(0, 256, 9), (512, 256, 9), (256, 1024, 0)])
 def test_nothing_to_search_is_refused(unit, limit, looks):
     with pytest.raises(ValueError, match="nothing to search"):
-        search(Device(saturating).evaluate, unit=unit, limit=limit, most_looks=looks)
+        Search(Device(saturating).evaluate, unit=unit, limit=limit, most_looks=looks).run()

@@ -35,7 +35,7 @@ from rigbench.matmul.record import (
     MatmulShape,
 )
 from rigbench.matmul.record import ProbeOptions as Options
-from rigbench.matmul.search import Dims, search
+from rigbench.matmul.search import Dims, Search
 from rigbench.model.counts import Gemm, step_gemms
 from rigbench.store import now
 from rigbench.work import products
@@ -50,7 +50,6 @@ MEMORY_SHARE = 0.25  # of the device's, for one product's matrices
 FLEET_ALONE_SECONDS, FLEET_TOGETHER_SECONDS = 3.0, 8.0
 FLEET_WARM_UP_SHARE = 0.2  # of each of these loads: its beginning is not counted
 MEET_WITHIN_SECONDS = 60.0
-NOT_LOADED = Absent("interrupted before the load began")
 
 
 def run(options: Options, report: Report) -> Matmul:
@@ -146,7 +145,7 @@ class _Probe:
             self.progress(f"{dtype}: searching, {dims.m}×{dims.n}×{dims.k}")
             return products.glance(self.accelerator, operands.product(*dims))
 
-        found = search(
+        found = Search(
             evaluate,
             unit=unit,
             limit=LIMIT[self.kind],
@@ -155,31 +154,19 @@ class _Probe:
             clock=time.perf_counter,
             should_stop=self.report.should_stop,
             allowed=lambda dims: operands.bytes_for(*dims) <= self.most_bytes,
-        )
+        ).run()
         return Ceiling(
+            *found.best,
             dtype=dtype,
             accumulate=ARITHMETIC[dtype].accumulate,
-            m=found.best.m,
-            n=found.best.n,
-            k=found.best.k,
             looks=found.looks,
             search_seconds=time.perf_counter() - began,
             search_ended_by=found.ended_by,
-            rest_seconds=0.0,
-            began_at_seconds=0.0,
-            products_per_sample=1,
-            seconds=(),
-            burst=NOT_LOADED,
-            hot=NOT_LOADED,
-            hot_over_burst=NOT_LOADED,
-            share_of_datasheet=Absent("no datasheet peak for this device and dtype"),
-            checks=(),
         )
 
     def _load(self, ceiling: Ceiling, dtype: Dtype, operands: Operands, seconds: float) -> Ceiling:
         """The fastest shape again: a rest, then the load, and its result checked before and after."""
         product = operands.product(*ceiling.dims, rotate_bytes=self.rotate_bytes)
-        name = f"{dtype}: {ceiling.m}×{ceiling.n}×{ceiling.k}"
         before = self._check(product, dtype)
         self.accelerator.synchronize()
         until = time.perf_counter() + self.times.rest
@@ -194,7 +181,7 @@ class _Probe:
             seconds,
             time.perf_counter,
             self.report.should_stop,
-            lambda elapsed: self.progress(f"{name}, {elapsed:.0f} s of load"),
+            lambda elapsed: self.progress(f"{dtype}: {ceiling.words}, {elapsed:.0f} s of load"),
         )
         loaded = replace(
             ceiling,
@@ -247,9 +234,9 @@ class _Probe:
             should_stop=self.report.should_stop,
         )
         return MatmulShape(
-            m=gemm.m,
-            n=gemm.n,
-            k=gemm.k,
+            gemm.m,
+            gemm.n,
+            gemm.k,
             dtype=dtype,
             purpose=gemm.layer,
             product=gemm.product,
@@ -292,7 +279,7 @@ class _Probe:
                 FLEET_TOGETHER_SECONDS,
                 should_stop=self.report.should_stop,
             )
-        self.fleet = MatmulFleet(dtype=dtype, m=ceiling.m, n=ceiling.n, k=ceiling.k, lanes=lanes)
+        self.fleet = MatmulFleet(*ceiling.dims, dtype=dtype, lanes=lanes)
 
 
 class Lane(NamedTuple):

@@ -18,6 +18,9 @@ DEFAULT_DTYPES: dict[str, tuple[Dtype, ...]] = {
     "cpu": ("bf16", "fp32"),
     "cuda": ("bf16", "fp16", "tf32", "fp32", "fp8"),
 }
+NOT_LOADED = Absent("interrupted before the load began")
+NOT_READ = Absent("not read beside this load")
+NO_DATASHEET = Absent("no datasheet peak for this device and dtype")
 LARGEST_MICRO_BATCH = 1 << 16
 HOT_SECONDS = {"cpu": 10.0, "cuda": 20.0}
 REST_SECONDS = {"cpu": 2.0, "cuda": 5.0}
@@ -120,12 +123,30 @@ class MatmulCheck(Record, frozen=True):
     correct: bool
 
 
-class MatmulShape(Record, frozen=True, kw_only=True):
-    """One of the model's own products: C[m,n] = A[m,k] @ B[k,n]."""
+class MatmulDims(Record, frozen=True):
+    """C[m,n] = A[m,k] @ B[k,n]."""
 
     m: int
     n: int
     k: int
+
+    @property
+    def dims(self) -> tuple[int, int, int]:
+        return self.m, self.n, self.k
+
+    @property
+    def flop(self) -> int:
+        """Of one product."""
+        return 2 * self.m * self.n * self.k
+
+    @property
+    def words(self) -> str:
+        return f"{self.m}×{self.n}×{self.k}"
+
+
+class MatmulShape(MatmulDims, frozen=True, kw_only=True):
+    """One of the model's own products."""
+
     dtype: str
     purpose: str  # the layer of the model
     product: Literal["forward", "data gradient", "weight gradient"]
@@ -136,22 +157,10 @@ class MatmulShape(Record, frozen=True, kw_only=True):
     check: MatmulCheck
 
 
-class MatmulLook(Record, frozen=True):
-    """One evaluation of the search for the ceiling: the seconds of a product, a few times."""
+class MatmulLook(MatmulDims, frozen=True):
+    """One evaluation of the search for the ceiling."""
 
-    m: int
-    n: int
-    k: int
-    seconds: tuple[float, ...]
-
-    @property
-    def dims(self) -> tuple[int, int, int]:
-        return self.m, self.n, self.k
-
-    @property
-    def flop(self) -> int:
-        """Of one product."""
-        return 2 * self.m * self.n * self.k
+    seconds: tuple[float, ...]  # of one product, a few times
 
 
 class MatmulPhase(Record, frozen=True):
@@ -160,40 +169,28 @@ class MatmulPhase(Record, frozen=True):
     from_seconds: float
     to_seconds: float
     flops_per_s: Estimate
-    temperature_celsius: float | Absent
-    power_watts: float | Absent
-    sm_clock_hertz: float | Absent
+    temperature_celsius: float | Absent = NOT_READ
+    power_watts: float | Absent = NOT_READ
+    sm_clock_hertz: float | Absent = NOT_READ
 
 
-class Ceiling(Record, frozen=True, kw_only=True):
+class Ceiling(MatmulDims, frozen=True, kw_only=True):
     """The fastest shape of one dtype: found by a search, then measured anew under a sustained load."""
 
     dtype: str
     accumulate: str  # the type of the inner sum
-    m: int
-    n: int
-    k: int
     looks: tuple[MatmulLook, ...]  # the search's evaluations, in order
     search_seconds: float
     search_ended_by: EndedBy
-    rest_seconds: float  # of idling before the load
-    began_at_seconds: float  # of the load, on the monotonic clock
-    products_per_sample: int
-    seconds: tuple[float, ...]  # of the load's samples, which follow each other without a gap
-    burst: MatmulPhase | Absent  # the load's beginning
-    hot: MatmulPhase | Absent  # its last third
-    hot_over_burst: Estimate | Absent  # the interval is of this one load
-    share_of_datasheet: float | Absent
-    checks: tuple[MatmulCheck, ...]  # before the load, after it
-
-    @property
-    def dims(self) -> tuple[int, int, int]:
-        return self.m, self.n, self.k
-
-    @property
-    def flop(self) -> int:
-        """Of one product."""
-        return 2 * self.m * self.n * self.k
+    rest_seconds: float = 0.0  # of idling before the load
+    began_at_seconds: float = 0.0  # of the load, on the monotonic clock
+    products_per_sample: int = 1
+    seconds: tuple[float, ...] = ()  # of the load's samples, which follow each other without a gap
+    burst: MatmulPhase | Absent = NOT_LOADED  # the load's beginning
+    hot: MatmulPhase | Absent = NOT_LOADED  # its last third
+    hot_over_burst: Estimate | Absent = NOT_LOADED  # the interval is of this one load
+    share_of_datasheet: float | Absent = NO_DATASHEET
+    checks: tuple[MatmulCheck, ...] = ()  # before the load, after it
 
     @property
     def searched_seconds(self) -> list[float]:
@@ -224,13 +221,10 @@ class MatmulLane(Record, frozen=True, kw_only=True):
     check: MatmulCheck  # of its last product
 
 
-class MatmulFleet(Record, frozen=True, kw_only=True):
+class MatmulFleet(MatmulDims, frozen=True, kw_only=True):
     """All devices on one shape."""
 
     dtype: str
-    m: int
-    n: int
-    k: int
     lanes: tuple[MatmulLane, ...]
 
     @property

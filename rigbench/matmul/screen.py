@@ -62,7 +62,7 @@ def _show_ceiling(ceiling: Ceiling, result: Matmul, console: Console) -> None:
     rows.append(
         (
             "  shape",
-            f"{ceiling.m}×{ceiling.n}×{ceiling.k}, {ceiling.accumulate} accumulate; the best of {shapes} shapes in "
+            f"{ceiling.words}, {ceiling.accumulate} accumulate; the best of {shapes} shapes in "
             f"{len(ceiling.looks)} looks over {units.format_seconds(ceiling.search_seconds)} "
             f"({ceiling.search_ended_by}){'' if isinstance(hot, Absent) else ', then measured anew'}",
         )
@@ -93,10 +93,9 @@ def _faster(ceiling: Ceiling, shapes: Iterable[MatmulShape]) -> list[tuple[str, 
 
 
 def _roof(ceiling: Ceiling, peaks: dict[str, Figure]) -> str:
-    peak = peaks.get(ceiling.dtype)
-    if peak is None or isinstance(ceiling.share_of_datasheet, Absent):
-        return "unknown (no datasheet peak for this device and dtype)"
-    share = units.format_share(ceiling.share_of_datasheet)
+    if isinstance(ceiling.share_of_datasheet, Absent):
+        return f"unknown ({ceiling.share_of_datasheet.reason})"
+    share, peak = units.format_share(ceiling.share_of_datasheet), peaks[ceiling.dtype]
     return f"{share} of {units.format_flops_per_s(peak.value)} ({peak.basis})"
 
 
@@ -159,7 +158,7 @@ def _row(layer: str, passes: dict[str, MatmulShape]) -> list[str]:
     first, forward = next(iter(passes.values())), passes.get("forward")
     return [
         layer,
-        f"{forward.m}×{forward.n}×{forward.k}" if forward else "n/a",
+        forward.words if forward else "n/a",
         str(first.times_per_step),
         *(_speed(passes[name]) if name in passes else "n/a" for name in PASSES),
         _per_step(passes) or "n/a",
@@ -194,7 +193,7 @@ def _speed(shape: MatmulShape) -> str:
 
 
 def _show_fleet(fleet: MatmulFleet, console: Console) -> None:
-    console.print(Text(f"all {len(fleet.lanes)} GPUs on {fleet.dtype} {fleet.m}×{fleet.n}×{fleet.k}", style="bold"))
+    console.print(Text(f"all {len(fleet.lanes)} GPUs on {fleet.dtype} {fleet.words}", style="bold"))
     rows = []
     for lane in fleet.lanes:
         alone, together = lane.alone_flops_per_s, lane.together_flops_per_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from rigbench.core import stats
@@ -45,17 +46,12 @@ class Found(NamedTuple):
     ended_by: EndedBy
 
 
-def search(
-    evaluate: Callable[[Dims], Sequence[float]],
-    *,
-    unit: int,
-    limit: int,
-    most_looks: int,
-    limit_seconds: float = math.inf,
-    clock: Callable[[], float] = lambda: 0.0,
-    should_stop: Callable[[], bool] = never,
-    allowed: Callable[[Dims], bool] = lambda dims: True,
-) -> Found:
+class _Over(Exception):
+    """Out of looks, out of time, or told to stop."""
+
+
+@dataclass
+class Search:
     """Coarse to fine, over dimensions that are multiples of `unit` up to `limit`.
 
     `evaluate(dims)` does the product a few times and returns each one's seconds. Four stages: a ladder of doubling
@@ -63,37 +59,28 @@ def search(
     whatever leads, in steps that halve down to the unit; and with the last quarter of the looks (or of the time) the
     leaders again, in turn, because the highest of many noisy numbers is mostly lucky, and a device that grows hot
     favours what was tried early. Shapes that are not `allowed`, or would take over a tenth of the time, are left out.
-
-    Raises:
-        ValueError: no room between unit and limit, less than one look, or `evaluate` returned nothing.
     """
-    if not 0 < unit <= limit or most_looks < 1:
-        raise ValueError(f"nothing to search: unit {unit}, limit {limit}, looks {most_looks}")
-    return _Search(evaluate, unit, limit, most_looks, limit_seconds, clock, should_stop, allowed).run()
 
+    evaluate: Callable[[Dims], Sequence[float]]
+    unit: int
+    limit: int
+    most_looks: int
+    limit_seconds: float = math.inf
+    clock: Callable[[], float] = lambda: 0.0
+    should_stop: Callable[[], bool] = never
+    allowed: Callable[[Dims], bool] = lambda dims: True
 
-class _Over(Exception):
-    """Out of looks, out of time, or told to stop."""
-
-
-class _Search:
-    def __init__(
-        self,
-        evaluate: Callable[[Dims], Sequence[float]],
-        unit: int,
-        limit: int,
-        most_looks: int,
-        limit_seconds: float,
-        clock: Callable[[], float],
-        should_stop: Callable[[], bool],
-        allowed: Callable[[Dims], bool],
-    ) -> None:
-        self.evaluate, self.clock, self.should_stop, self.allowed = evaluate, clock, should_stop, allowed
-        self.unit, self.top = unit, limit // unit  # sides are counted in units
-        self.most_looks, self.limit_seconds = most_looks, limit_seconds
-        final = min(max(FEWEST_FINAL_LOOKS, math.ceil(FINAL_SHARE * most_looks)), most_looks // 2)
-        self.looks_until, self.seconds_until = most_looks - final, (1 - FINAL_SHARE) * limit_seconds
-        self.started = clock()
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: no room between unit and limit, or less than one look.
+        """
+        if not 0 < self.unit <= self.limit or self.most_looks < 1:
+            raise ValueError(f"nothing to search: unit {self.unit}, limit {self.limit}, looks {self.most_looks}")
+        self.top = self.limit // self.unit  # sides are counted in units
+        final = min(max(FEWEST_FINAL_LOOKS, math.ceil(FINAL_SHARE * self.most_looks)), self.most_looks // 2)
+        self.looks_until, self.seconds_until = self.most_looks - final, (1 - FINAL_SHARE) * self.limit_seconds
+        self.started = self.clock()
         self.looks: list[MatmulLook] = []
         self.walls: list[float] = []  # what each look took on the clock, warm-up and all
         self.seconds: dict[Dims, list[float]] = {}

@@ -19,7 +19,6 @@ from rigbench.work.telemetry import of_device
 
 BURST_SECONDS, BURST_SHARE, HOT_SHARE = 2.0, 0.2, 1 / 3  # of a load: its first seconds, at most a fifth; its last third
 FEWEST_SAMPLES = 3
-NOT_READ = Absent("not read beside this load")
 
 
 def loaded(ceiling: Ceiling, seconds: Sequence[float], planned_seconds: float) -> Ceiling:
@@ -51,9 +50,6 @@ def _phase(seconds: Sequence[float], start: float, end: float, work_per_sample: 
         from_seconds=max(0.0, ends[first] - seconds[first]),
         to_seconds=ends[last],
         flops_per_s=stats.rate_estimate(work_per_sample, seconds[first : last + 1]),
-        temperature_celsius=NOT_READ,
-        power_watts=NOT_READ,
-        sm_clock_hertz=NOT_READ,
     )
 
 
@@ -72,9 +68,9 @@ def step(dtype: str, micro_batch: int, sequence: int, gemms: Sequence[Gemm], don
 
 def wrong(result: Matmul) -> list[str]:
     """A line for every product whose result is not what float64 says."""
-    checks: list[tuple[str, MatmulCheck]] = [(f"{it.dtype} {it.m}×{it.n}×{it.k}", it.check) for it in result.shapes]
+    checks: list[tuple[str, MatmulCheck]] = [(f"{it.dtype} {it.words}", it.check) for it in result.shapes]
     for ceiling in result.ceilings:
-        name = f"{ceiling.dtype} {ceiling.m}×{ceiling.n}×{ceiling.k}"
+        name = f"{ceiling.dtype} {ceiling.words}"
         moments = (f"{name} before the load", f"{name} after {sum(ceiling.seconds):.0f} s of load")
         checks += zip(moments, ceiling.checks, strict=False)
     if not isinstance(result.fleet, Absent):

@@ -11,7 +11,7 @@ from rigbench.core import stats
 from rigbench.core.estimate import Estimate
 from rigbench.machine.accelerator import Accelerator
 from rigbench.matmul.record import Dtype
-from rigbench.matmul.search import Dims, search
+from rigbench.matmul.search import Dims, Search
 from rigbench.work import products
 from rigbench.work.products import Operands
 
@@ -56,7 +56,7 @@ def compare(accelerator: Accelerator, dtype: Dtype, unit: int, limit: int, pairs
     with products.arithmetic_chosen(dtype, accelerator.device.kind):
         evaluate(grid[-1])  # libraries are loaded, and the operands drawn, for both
         started = time.perf_counter()
-        found = search(evaluate, unit=unit, limit=limit, most_looks=len(grid) // 10)
+        found = Search(evaluate, unit=unit, limit=limit, most_looks=len(grid) // 10).run()
         searched = time.perf_counter()
         scanned = max(grid, key=lambda dims: dims.flop / stats.median(evaluate(dims)))
         ended = time.perf_counter()
