@@ -86,11 +86,7 @@ def result(sweeps, demand=NOTHING, **changes) -> Dataloader:
         usable_cpus=2.0,
         sweeps=tuple(sweeps),
         disk=Absent("this file system does not allow direct reads"),
-        demand_tokens_per_s=NOTHING,
-        headrooms=(),
-        gains=(),
         ended_by="finished",
-        telemetry=Absent("none"),
     )
     return verdict.completed(msgspec.structs.replace(facts, **changes), demand, virtual_machine=False)
 

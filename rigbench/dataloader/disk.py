@@ -103,24 +103,21 @@ def direct_reads(path: Path, seconds: float, should_stop: Callable[[], bool]) ->
     Absent where the file system does not allow direct reads, or the file is too small to tell.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_DIRECT), "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < FEWEST * SEQUENTIAL_BYTES:
+                return Absent(f"the file is smaller than {FEWEST * SEQUENTIAL_BYTES >> 20} MiB")
+            places = random.Random(1)
+            at_random = iter(lambda: places.randrange(size // RANDOM_BYTES) * RANDOM_BYTES, -1)
+            in_order = iter(range(0, size - SEQUENTIAL_BYTES + 1, SEQUENTIAL_BYTES))
+            return (
+                _timed(file.fileno(), "in order", SEQUENTIAL_BYTES, in_order, seconds, should_stop),
+                _timed(file.fileno(), "at random", RANDOM_BYTES, at_random, seconds, should_stop),
+            )
     except OSError as error:
-        return _refused(error)
-    try:
-        size = os.fstat(handle).st_size
-        if size < FEWEST * SEQUENTIAL_BYTES:
-            return Absent(f"the file is smaller than {FEWEST * SEQUENTIAL_BYTES >> 20} MiB")
-        places = random.Random(1)
-        at_random = iter(lambda: places.randrange(size // RANDOM_BYTES) * RANDOM_BYTES, -1)
-        in_order = iter(range(0, size - SEQUENTIAL_BYTES + 1, SEQUENTIAL_BYTES))
-        return (
-            _timed(handle, "in order", SEQUENTIAL_BYTES, in_order, seconds, should_stop),
-            _timed(handle, "at random", RANDOM_BYTES, at_random, seconds, should_stop),
-        )
-    except OSError as error:
-        return _refused(error)
-    finally:
-        os.close(handle)
+        if error.errno == errno.EINVAL:
+            return Absent("this file system does not allow direct reads")
+        return Absent(f"direct reads failed ({reason(error)})")
 
 
 def _timed(
@@ -143,9 +140,3 @@ def _timed(
             if len(taken) >= FEWEST and (ended > until or len(taken) >= MOST or should_stop()):
                 break
     return DiskReads(order=order, block_bytes=size, seconds=tuple(taken), bytes_per_s=stats.rate_estimate(size, taken))
-
-
-def _refused(error: OSError) -> Absent:
-    if error.errno == errno.EINVAL:
-        return Absent("this file system does not allow direct reads")
-    return Absent(f"direct reads failed ({reason(error)})")

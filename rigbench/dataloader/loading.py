@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,8 +16,8 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, EndedBy
 from rigbench.dataloader import sources
 from rigbench.dataloader.disk import cached_share
-from rigbench.dataloader.record import Loading, LoadingPath, Sweep, many
-from rigbench.dataloader.sources import NoSharedMemory, NotCold
+from rigbench.dataloader.record import NOT_KNOWN, Loading, LoadingPath, Sweep, many
+from rigbench.dataloader.sources import NoSharedMemory, NotCold, Source
 from rigbench.machine.accelerator import Accelerator
 from rigbench.work.process import Report
 from rigbench.work.timing import StepWatch, never
@@ -24,44 +25,30 @@ from rigbench.work.timing import StepWatch, never
 MOST_SAMPLES = 500  # of a row: fast loaders give several batches to a sample
 FEWEST_SAMPLES = 3
 NO_GPU = Absent("no CUDA device to pin memory for")
-NOT_KNOWN = Absent("what it reads is not known")
 SHARED_MEMORY_CURE = "give it more (docker run --shm-size 2g, or mount -o remount,size=2g /dev/shm)"
-
-
-class Source(Protocol):
-    """Something that gives batches, each as the number of its input tokens."""
-
-    untimed_seconds: float  # has grown by what a call spent on what is not loading, such as starting over
-    restarts: int
-
-    def take(self) -> int: ...
-
-    def close(self) -> None: ...
 
 
 class Stopped(Exception):
     """Told to stop; what was measured is in the sweeper."""
 
 
+@dataclass
 class Sweeper:
     """Times ways of loading, one after another; after each row `keep` is called."""
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        report: Report,
-        *,
-        seconds: float,
-        target_half_width: float,
-        rows_planned: int,
-        keep: Callable[[], None],
-    ) -> None:
-        self.accelerator, self.report, self.keep = accelerator, report, keep
-        self.seconds, self.target_half_width = seconds, target_half_width
-        self.on_gpu = accelerator.device.kind == "cuda"
-        self.sweeps: list[Sweep] = []
-        self.not_run: list[str] = []
-        self._rows_done, self._rows_planned = 0, rows_planned
+    accelerator: Accelerator
+    report: Report
+    seconds: float  # at most, of a row
+    target_half_width: float
+    rows_planned: int
+    keep: Callable[[], None]
+    rows_done: int = 0
+    sweeps: list[Sweep] = field(default_factory=list)
+    not_run: list[str] = field(default_factory=list)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.accelerator.device.kind == "cuda"
 
     def tell(self, text: str) -> None:
         """Say what comes next; leave first if told to.
@@ -71,8 +58,8 @@ class Sweeper:
         """
         if self.report.should_stop():
             raise Stopped
-        self.report.progress(self._rows_done / max(self._rows_planned, self._rows_done + 1), text)
-        self._rows_done += 1
+        self.report.progress(self.rows_done / max(self.rows_planned, self.rows_done + 1), text)
+        self.rows_done += 1
 
     def sweep(
         self,

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, EndedBy
 from rigbench.dataloader.disk import direct_reads, made_cold, read_through
-from rigbench.dataloader.loading import NOT_KNOWN, Stopped, Sweeper
-from rigbench.dataloader.record import METHOD, Dataloader, DiskReads, LoadedData, Loading, Options
+from rigbench.dataloader.loading import Stopped, Sweeper
+from rigbench.dataloader.record import METHOD, NOT_KNOWN, Dataloader, DiskReads, LoadedData, Loading, Options
 from rigbench.dataloader.sources import (
     ColdSource,
     JsonlBlocks,
@@ -110,11 +110,7 @@ class _Probe:
             usable_cpus=self.usable_cpus,
             sweeps=tuple(self.sweeper.sweeps),
             disk=self.disk,
-            demand_tokens_per_s=Absent("not compared"),
-            headrooms=(),
-            gains=(),
             ended_by=ended_by,
-            telemetry=Absent("no sensor was read beside this probe"),
             not_run=tuple(self.sweeper.not_run),
         )
 
@@ -142,7 +138,6 @@ class _Probe:
             tokens=data.tokens,
             item_bytes=tokens.itemsize,
             tokenizer=packed.tokenizer if packed else Absent("the file does not say"),
-            bad_lines=0,
         )
         self._read_disk(path)
         self.sweeper.tell("own loader, cold")
@@ -171,7 +166,6 @@ class _Probe:
             name=path.name,
             size_bytes=size,
             used_bytes=tally.bytes,
-            tokens=Absent("not counted"),
             item_bytes=Absent("text"),
             tokenizer=tokenizer.name,
             bad_lines=tally.bad_lines,
@@ -203,16 +197,7 @@ class _Probe:
     def dataset(self, name: str) -> None:
         """Whatever the user's factory makes."""
         batches = open_factory(name, self.options.folder, self.options.micro_batch)
-        self.data = LoadedData(
-            kind="dataset",
-            name=name,
-            size_bytes=NOT_KNOWN,
-            used_bytes=NOT_KNOWN,
-            tokens=Absent("not counted"),
-            item_bytes=NOT_KNOWN,
-            tokenizer=NOT_KNOWN,
-            bad_lines=0,
-        )
+        self.data = LoadedData(kind="dataset", name=name)
 
         def source(workers: int, pinned: bool) -> LoaderSource:
             device = self.accelerator.torch_device

@@ -14,6 +14,8 @@ METHOD = 1
 LONGEST_SEQUENCE, LARGEST_MICRO_BATCH = 1 << 20, 1 << 16
 MOST_WORKERS, MOST_DEFAULT_WORKERS = 256, 16
 
+NOT_KNOWN = Absent("what it reads is not known")
+
 TokenType = Literal["auto", "uint16", "uint32"]
 LoadingPath = Literal["own loader", "memory map", "jsonl", "dataset"]
 Bound = Literal["yes", "no", "cannot be told"]
@@ -142,12 +144,12 @@ class LoadedData(Record, frozen=True, kw_only=True):
 
     kind: Literal["tokens", "generated", "jsonl", "dataset"]
     name: str  # a base name, or `package.module:factory`
-    size_bytes: int | Absent
-    used_bytes: int | Absent  # the first part of the file, of which warm numbers are made: it surely stays in memory
-    tokens: int | Absent
-    item_bytes: int | Absent
-    tokenizer: str | Absent
-    bad_lines: int
+    size_bytes: int | Absent = NOT_KNOWN
+    used_bytes: int | Absent = NOT_KNOWN  # the file's first part, of which warm numbers are made: it stays in memory
+    tokens: int | Absent = Absent("not counted")
+    item_bytes: int | Absent = NOT_KNOWN
+    tokenizer: str | Absent = NOT_KNOWN
+    bad_lines: int = 0
 
 
 class Headroom(Record, frozen=True):
@@ -180,11 +182,11 @@ class Dataloader(Record, frozen=True, kw_only=True):
     usable_cpus: float | Absent
     sweeps: tuple[Sweep, ...]
     disk: tuple[DiskReads, ...] | Absent
-    demand_tokens_per_s: Figure | Absent
-    headrooms: tuple[Headroom, ...]  # of each path at its knee; first the path that the data stands for
-    gains: tuple[Gain, ...]
+    demand_tokens_per_s: Figure | Absent = Absent("not compared")
+    headrooms: tuple[Headroom, ...] = ()  # of each path at its knee; first the path that the data stands for
+    gains: tuple[Gain, ...] = ()
     ended_by: EndedBy
-    telemetry: Telemetry | Absent
+    telemetry: Telemetry | Absent = Absent("no sensor was read beside this probe")
     notes: tuple[str, ...] = ()
     not_run: tuple[str, ...] = ()
 

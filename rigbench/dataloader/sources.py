@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,7 +64,8 @@ class LoaderSource:
         """`file` is what the batches are read from, where that is known, and `file_bytes` its size when opened."""
         self.name, self.device, self.pinned, self.file = name, to_device, pinned, file
         self._file_bytes = file_bytes
-        self.untimed_seconds, self.restarts = 0.0, 0
+        self.untimed_seconds = 0.0  # has grown by what a call spent on starting over
+        self.restarts = 0
         self._batches, self._endless = batches, endless
         self._iterator: Iterator[Any] | None = None
         self._given = 0  # since it was last begun
@@ -180,6 +181,9 @@ class ColdSource(OwnSource):
             self.untimed_seconds += time.perf_counter() - started
         self._left -= 1
         return super().take()
+
+
+Source = LoaderSource | OwnSource
 
 
 def tensors_in(batch: Any) -> Iterator[Any]:
@@ -355,11 +359,7 @@ def loader_of(dataset: Any, micro_batch: int, workers: int, pinned: bool, forked
     )
 
 
-class Factory(Protocol):
-    def __call__(self) -> Any: ...
-
-
-def find_factory(name: str, folder: str, option: str = "--dataset") -> Factory:
+def find_factory(name: str, folder: str, option: str = "--dataset") -> Callable[[], Any]:
     """`package.module:factory`, importable from the folder the command was typed in, as with `python -m`.
 
     Raises:
@@ -383,7 +383,8 @@ def find_factory(name: str, folder: str, option: str = "--dataset") -> Factory:
         near = difflib.get_close_matches(function_name, there, n=2)
         cure = f"did you mean {' or '.join(near)}?" if near else "check the name"
         raise RigbenchError(f"{option} {name}: {module_name} has no function {function_name}", cure)
-    return cast(Factory, factory)
+    made: Callable[[], Any] = factory
+    return made
 
 
 def raised(error: BaseException, folder: str) -> str:
