@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rigbench.capture import stage as capturing
+from rigbench.capture import command as capturing
 from rigbench.capture.record import CaptureSummary
 from rigbench.core import profiles
 from rigbench.core.errors import RigbenchError
@@ -59,7 +59,7 @@ sys nvmlSystemGetProcessName/4242 = 0 "/home/alice/train-llm"
 
 
 def take(source: Path, folder: Path, **options: bool) -> CaptureSummary:
-    return capturing.run(folder, source, options.get("load", False), options.get("force", False))
+    return capturing.record(folder, source, options.get("load", False), options.get("force", False))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

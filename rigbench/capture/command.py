@@ -1,14 +1,27 @@
-"""The command that records this rig."""
+"""The command that records this rig: capture."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rigbench.command import Common, command, say
+
+if TYPE_CHECKING:
+    from rigbench.capture.record import CaptureSummary
+    from rigbench.machine.rig import Rig
+
+LOAD_FILE = "load.nvml.txt"
+# What rigbench does not read, and who looks at somebody else's capture may want to know: the VBIOS, what the card alone
+# could do in another slot, its other limits, its power averaged over a second.
+ALSO_RECORDED = (
+    *("nvmlDeviceGetVbiosVersion", "nvmlDeviceGetGpuMaxPcieLinkGeneration"),
+    *("nvmlDeviceGetTemperatureThreshold/0", "nvmlDeviceGetTemperatureThreshold/3"),
+    *(f"nvmlDeviceGetFieldValues/{number}/0" for number in (185, 193, 195, 196)),
+)
 
 
 @command("replay")
@@ -21,18 +34,78 @@ def capture(
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds other files.")] = False,
 ) -> int:
     """Record this rig, redacted, so that --replay DIR shows it anywhere; attach the folder to a bug report."""
-    from rigbench.capture import screen as render
-    from rigbench.capture import stage as capturing
+    from rich.text import Text
+
+    from rigbench.core import units
     from rigbench.core.errors import FINE
     from rigbench.core.record import Absent
+    from rigbench.core.screen import printable
     from rigbench.store import encode
 
-    summary = capturing.run(output, common.replay, load, force)
+    summary = record(output, common.replay, load, force)
     if common.json:
         sys.stdout.write(encode(summary).decode())
     else:
-        render.show(summary, common.console(), hint=not common.quiet)
-    say(render.redacted(summary))
+        console = common.console()
+        files = ", ".join(f"{name} ({units.format_bytes(size)})" for name, size in summary.files.items())
+        console.print(Text(printable(f"{summary.folder}: {files}")))
+        if not common.quiet:
+            hint = f"rigbench --replay {summary.folder} topology shows it anywhere"
+            console.print(Text(printable(hint), style="dim"))
+    counts = ", ".join(f"{times} {kind}" for kind, times in summary.redacted.items())
+    left_out = f"; read but left out: {', '.join(summary.left_out)}" if summary.left_out else ""
+    say(f"redacted: {counts or 'nothing was there to redact'}{left_out}")
     if load and isinstance(summary.load, Absent):
         say(f"no load was recorded: {summary.load.reason}")
     return FINE
+
+
+def record(folder: Path, replayed: Path | None, load: bool, force: bool) -> CaptureSummary:
+    """Reads the rig, live or replayed, and writes what was read, redacted.
+
+    Raises:
+        RigbenchError: the recording cannot be read, or the folder not be written.
+    """
+    from rigbench.capture.record import CaptureSummary
+    from rigbench.core.record import Absent
+    from rigbench.machine import capture
+    from rigbench.machine.replay import Recording, ReplayedDriver
+    from rigbench.machine.rig import Rig
+    from rigbench.work.load import under_load
+
+    capture.check_folder(folder, force, replayed)
+    rig = Rig.replay(replayed) if replayed else Rig.live()
+
+    def read_busy(rig: Rig) -> Recording | Absent:
+        if replayed:
+            driver = rig.load.driver
+            return driver.recording if isinstance(driver, ReplayedDriver) else Absent("the recording holds none")
+        return under_load(rig, read_everything) if load else Absent("not asked for")
+
+    captured = capture.record(rig, read_everything, read_busy)
+    capture.write(folder, captured.files)
+    count = rig.nvml.gpu_count()
+    if rig.nvml.trouble:
+        say(f"warning: {rig.nvml.trouble.reason}; no GPU was read from then on (see dmesg, or restart)")
+    return CaptureSummary(
+        folder=str(folder),
+        files={name: len(text.encode()) for name, text in captured.files.items()},
+        gpus=0 if isinstance(count, Absent) else count,
+        redacted=captured.redacted,
+        left_out=captured.left_out,
+        load=captured.no_load or LOAD_FILE,
+    )
+
+
+def read_everything(rig: Rig) -> None:
+    """Every reading that rigbench takes of a machine at rest, and a few more."""
+    from rigbench.core import profiles
+    from rigbench.monitor.readings import SlowBeat
+    from rigbench.monitor.record import SLOW_SECONDS
+    from rigbench.topology import survey
+    from rigbench.work.sensors import Sampler
+
+    for gpu in survey.run(rig, profiles.match_gpu).gpus:
+        rig.nvml.ask(gpu.index, *ALSO_RECORDED)
+    Sampler(rig).tick()
+    SlowBeat(rig, SLOW_SECONDS).read_once()

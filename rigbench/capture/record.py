@@ -1,4 +1,4 @@
-"""What did a capture write, what did it hide, and what did it leave out?"""
+"""What a capture wrote, hid and left out."""
 
 from __future__ import annotations
 
@@ -6,15 +6,9 @@ from rigbench.core.record import Absent, Record
 
 
 class CaptureSummary(Record, frozen=True):
-    """`files` is {name: bytes}, `redacted` {kind of secret: how often it was replaced}.
-
-    `left_out` are files that were read and are in no form in the capture; `load` is the file with the readings under
-    load, or why there are none.
-    """
-
     folder: str
-    files: dict[str, int]
+    files: dict[str, int]  # bytes by name
     gpus: int
-    redacted: dict[str, int]
-    left_out: tuple[str, ...]
-    load: str | Absent
+    redacted: dict[str, int]  # how often each kind of secret was replaced
+    left_out: tuple[str, ...]  # files that were read and are in no form in the capture
+    load: str | Absent  # the file with the readings under load, or why there are none

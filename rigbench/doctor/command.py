@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rigbench.command import Common, command
-from rigbench.core.typer_options import Load
+from rigbench.topology.record import Options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 @command("replay")
 def doctor(
     common: Common,
+    options: Options,
     run: Annotated[
         str | None, typer.Argument(help="Diagnose a stored run instead: its id, its start, or a file.")
     ] = None,
-    load: Load = False,
 ) -> int:
     """What is wrong with this rig, or holds it back: evidence, what it costs, what to do. Changes no setting."""
     from rigbench import store
@@ -33,7 +33,7 @@ def doctor(
         screen.show(diagnosed, console, hint=not common.quiet)
 
     if run is None:
-        return common.answer(lambda job: diagnosis.examine(job, load), show)
+        return common.answer(lambda job: diagnosis.examine(job, options.load), show)
     if common.replay:
         raise RigbenchError("a stored run and --replay exclude each other", "give one of them")
     diagnosed = diagnosis.diagnosed(store.read(common.store().find(run)))

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from rigbench.core.options import Option
 from rigbench.core.record import Absent, Record
 from rigbench.machine.record import Cpu, Disk, Gpu, GpuPair, Isolation, Memory, NumaNode, PciDevice, PciPath
+
+
+class Options(Record, frozen=True):
+    load: Annotated[bool, Option(None, "Also read the links while every GPU copies, for about 10 s.")] = False
 
 
 class Topology(Record, frozen=True):
