@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from rigbench.bandwidth.probe import Options
 from rigbench.bandwidth.record import BandwidthPart, CopyCheck, Transfer
+from rigbench.bandwidth.record import PartOptions as Options
 from rigbench.core import stats
 from rigbench.core.estimate import Estimate, Timing
 from rigbench.core.record import Absent, Device

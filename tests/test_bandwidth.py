@@ -13,14 +13,13 @@ from fake_bandwidth import device
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rigbench.bandwidth import host_copies
 from rigbench.bandwidth import probe as bandwidth
 from rigbench.bandwidth.record import BandwidthPart
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine import placement
 from rigbench.machine.sysfs import RecordedSysfs, Sysfs, parse_cpu_list
-from rigbench.work import copies, gpu_copies
+from rigbench.work import copies
 from rigbench.work.process import Report
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -28,8 +27,8 @@ KIB, MIB = 1 << 10, 1 << 20
 
 @pytest.fixture(autouse=True)
 def small_arrays(monkeypatch):
-    monkeypatch.setattr(host_copies, "LEAST_BYTES", MIB)
-    monkeypatch.setattr(host_copies, "TIMES_THE_CACHE", 0)
+    monkeypatch.setattr(bandwidth, "LEAST_BYTES", MIB)
+    monkeypatch.setattr(bandwidth, "TIMES_THE_CACHE", 0)
     monkeypatch.setattr(bandwidth, "SHORTEST_ROW_SECONDS", 0.02)
 
 
@@ -44,8 +43,8 @@ def on_cpu() -> BandwidthPart:
 @pytest.fixture(scope="module")
 def cpu_part() -> BandwidthPart:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(host_copies, "LEAST_BYTES", MIB)
-        patch.setattr(host_copies, "TIMES_THE_CACHE", 0)
+        patch.setattr(bandwidth, "LEAST_BYTES", MIB)
+        patch.setattr(bandwidth, "TIMES_THE_CACHE", 0)
         return on_cpu()
 
 
@@ -114,10 +113,10 @@ def test_every_sample_is_read_back_warm_up_too(cpu_part):
         assert row.check.checked == len(row.timing.seconds) + len(row.timing.warmup_seconds)
 
 
-@pytest.mark.parametrize("size_bytes", [*host_copies.CURVE_BYTES[:6], 3 * MIB])
+@pytest.mark.parametrize("size_bytes", [*bandwidth.CURVE_BYTES[:6], 3 * MIB])
 def test_many_passes_in_one_call_copy_every_value_and_count_what_they_copy(size_bytes):
-    source, destination, expected = host_copies._copy_buffers(size_bytes)
-    there, here, copied = host_copies._passes(destination, source, size_bytes)
+    destination, source, expected = bandwidth._buffers("copy", size_bytes)
+    there, here, copied = bandwidth.passes(destination, source)
     assert copied == there.numel() * 8
     assert (copied > 7 * size_bytes) == (size_bytes <= 512 * KIB)
     there.copy_(here)
@@ -165,7 +164,7 @@ def test_a_copy_that_arrives_wrong_is_caught_between_cards(two_cards, spoil):
 
 @pytest.mark.parametrize("spoil", [lose_the_end, do_nothing])
 def test_a_copy_that_arrives_wrong_is_caught_in_host_memory(monkeypatch, spoil):
-    monkeypatch.setattr(host_copies, "waited_for", spoil)
+    monkeypatch.setattr(bandwidth, "waited_for", spoil)
     wrong = [row for row in on_cpu().transfers if not row.check.correct]
     assert {row.operation for row in wrong} == {"copy"}
     assert len(wrong) >= 6
@@ -254,11 +253,11 @@ def test_peer_copies_of_one_card_are_refused(two_cards, monkeypatch):
 
 
 def test_copies_stay_within_an_eighth_of_the_free_memory_and_say_so(two_cards):
-    size, notes = gpu_copies.largest(two_cards, 512 * MIB, Absent("not read"), [0, 1])
+    size, notes = copies.largest(two_cards, 512 * MIB, Absent("not read"), [0, 1])
     assert size == FREE_BYTES // 8
     assert notes == ["copies above 8 MiB, an eighth of the free memory of cuda:0"]
-    assert gpu_copies.largest(two_cards, MIB, 1 << 40, [0]) == (MIB, [])
-    assert gpu_copies.largest(two_cards, 512 * MIB, 16 * MIB, [0])[0] == 2 * MIB
+    assert copies.largest(two_cards, MIB, 1 << 40, [0]) == (MIB, [])
+    assert copies.largest(two_cards, 512 * MIB, 16 * MIB, [0])[0] == 2 * MIB
 
 
 def test_buffers_that_find_no_memory_leave_out_their_rows_alone(two_cards, monkeypatch):
@@ -306,20 +305,20 @@ def two_nodes(**files: str) -> RecordedSysfs:
 
 
 def test_every_numa_node_is_a_place_with_its_share_of_the_threads():
-    found = [(place.name, place.cpus, place.threads) for place in host_copies.places(two_nodes(), 6)]
+    found = [(place.name, place.cpus, place.threads) for place in bandwidth.places(two_nodes(), 6)]
     assert found[:2] == [("node 0", "0-7", 4), ("node 1", "8-15", 2)]
     assert (found[2][0], found[2][2]) == ("all nodes", 6)
 
 
 def test_a_node_that_this_process_may_not_use_is_no_place():
     sysfs = two_nodes(**{"proc/self/status": "Cpus_allowed_list:\t0-7\n"})
-    assert [place.name for place in host_copies.places(sysfs, 6)] == ["node 0"]
+    assert [place.name for place in bandwidth.places(sysfs, 6)] == ["node 0"]
 
 
 def test_too_little_memory_for_arrays_beyond_the_cache_is_said(monkeypatch):
-    monkeypatch.setattr(host_copies, "LEAST_BYTES", 128 * MIB)
+    monkeypatch.setattr(bandwidth, "LEAST_BYTES", 128 * MIB)
     sysfs = two_nodes(**{"proc/meminfo": "MemAvailable:  262144 kB\n"})
-    groups, notes = host_copies.plan(sysfs, 2, 64 * MIB)
+    groups, notes = bandwidth.plan_host(sysfs, 2, 64 * MIB)
     assert notes[0] == "arrays are 32 MiB for want of memory, not the 128 MiB that rule a cache out"
     assert notes[1] == "the curve ends before 64 MiB for want of memory"
     assert [group.label for group in groups][:3] == ["copy in node 0", "triad in node 0", "copy in node 1"]

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from rigbench import __main__, store
-from rigbench.bandwidth import stage as bandwidth
+from rigbench.bandwidth import command as bandwidth
+from rigbench.bandwidth.record import Options as BandwidthOptions
 from rigbench.budget import command as budget
 from rigbench.budget.plan import request
 from rigbench.budget.record import Options as BudgetOptions
@@ -70,7 +71,7 @@ def measured(tmp_path_factory) -> store.Store:
         watts = WattOptions(wall_watts=100.0)
         price = Price(0.25, "EUR", "declared with --price", "2026-05-01", "declared")
         asked = request(BudgetOptions(flops=1e12, series="tiny"), RecipeOptions(), watts, price)
-        copies = bandwidth.options("2s", "1MiB", "cpu")
+        copies = BandwidthOptions(seconds=2.0, largest_bytes=1 << 20)
         groups = CollectivesOptions(seconds=2.0, device="cpu", operations=("all_reduce",), max_bytes=64 << 10)
         products = MatmulOptions(model=asked.models[0], device="cpu", seconds=4.0)
         loader = DataloaderOptions(device="cpu", workers=(0,), seconds=0.2, sequence=64)
@@ -81,7 +82,7 @@ def measured(tmp_path_factory) -> store.Store:
             job,
             [
                 Stage("topology", lambda job: diagnosis.examine(job, load=False)),
-                Stage("bandwidth", lambda job: bandwidth.run(job, copies)),
+                Stage("bandwidth", lambda job: bandwidth.run(job, copies, "cpu")),
                 Stage("p2p", lambda job: p2p.run(job, P2pOptions(times=1))),
                 Stage("collectives", lambda job: collectives.run(job, groups, None)),
                 Stage("matmul", lambda job: matmul.run(job, products)),

@@ -1,131 +1,79 @@
-"""How fast do bytes move inside this host, between it and a GPU, inside a GPU, and between GPUs; do they arrive?"""
+"""Copies bytes inside this host, between it and a GPU, inside a GPU or between GPUs, and reads them back."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
-import msgspec
+import torch
 
-from rigbench.bandwidth import host_copies
-from rigbench.bandwidth.record import BandwidthPart, Transfer
+from rigbench.bandwidth.record import MIB, BandwidthPart, Operation, Transfer
+from rigbench.bandwidth.record import PartOptions as Options
+from rigbench.core import units
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Absent, Device, Record
+from rigbench.core.record import Absent, Device
 from rigbench.machine import host, placement
 from rigbench.machine.accelerator import choose_device, cuda_devices, open_device
-from rigbench.machine.cuda_cards import CudaCards
-from rigbench.machine.sysfs import Sysfs
-from rigbench.work import gpu_copies
-from rigbench.work.copies import Budget, Group
+from rigbench.machine.cuda_cards import CudaCards, HostClock, waited_for
+from rigbench.machine.sysfs import Sysfs, parse_cpu_list
+from rigbench.work import copies
+from rigbench.work.copies import SHARE_OF_FREE, TIMES_THE_CACHE, VALUE_BYTES, Budget, Group
 from rigbench.work.process import Report
 
-METHOD = 1
 LONGEST_ROW_SECONDS, SHORTEST_ROW_SECONDS = 4.0, 0.15
-# All rows are handed over again and again: with hundreds of pairs that may take a twentieth of the time, no more.
-TIMES_TO_TELL = 20
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-
-
-class Options(Record, frozen=True):
-    """One part of the answer, for a process of its own: a device, or the pairs of GPUs with or without peer access.
-
-    `seconds` is about how long the part may take. `local_cpus` maps a GPU's UUID to the CPUs next to it.
-    """
-
-    part: Literal["device", "peers"] = "device"
-    device: str = "auto"
-    peer_access: bool = True
-    seconds: float = 60.0
-    largest_bytes: int = 512 << 20
-    target_half_width: float = 0.01
-    local_cpus: dict[str, str] = msgspec.field(default_factory=dict)
+LEAST_BYTES = 128 * MIB  # of an array in host memory, where the cache is small or unknown
+CURVE_BYTES = tuple(4096 << (2 * step) for step in range(9))  # 4 KiB to 256 MiB
+STEP_BACK = 8  # values: one cache line
+NOT_BOUND = Absent("wherever the system puts it: one node, or all together")
 
 
 def run(options: Options, report: Report) -> BandwidthPart:
-    """Every row of one part, in this process.
+    """Every row of one part.
 
     Raises:
         RigbenchError: no such device, or fewer than two GPUs for peer copies.
     """
-    started = time.perf_counter()
-    report.progress(0.0, "loading torch")
-    name, devices, groups, not_run = _plan(options)
+    started, sysfs = time.perf_counter(), Sysfs()
+    report.progress(0.0, "looking at the devices")
+    name, devices, groups, not_run = _plan(options, sysfs)
     report.check()
     done: list[Transfer] = []
-    stayed_on: list[str | Absent] = [Absent("no host memory was measured")]
+    host_cpus: str | Absent = Absent("no host memory was measured")
 
     def record(ended: Literal["finished", "interrupted", "died"]) -> BandwidthPart:
+        seconds = time.perf_counter() - started
         return BandwidthPart(
             name=name,
             devices=devices,
-            seconds=time.perf_counter() - started,
-            host_cpus=stayed_on[0],
+            seconds=seconds,
+            host_cpus=host_cpus,
             transfers=tuple(done),
             not_run=tuple(not_run),
             ended=ended,
         )
 
-    next_partial = 0.0
     report.partial(record("died"))  # should the first copy hang, it is known which devices there are
-    for transfer in _rows(groups, options, report, not_run, stayed_on):
-        done.append(transfer)
-        if report.should_stop():
-            return record("interrupted")
-        if (before := time.perf_counter()) >= next_partial:
-            report.partial(record("died"))
-            told = time.perf_counter()
-            next_partial = told + TIMES_TO_TELL * (told - before)
-    return record("interrupted" if report.should_stop() else "finished")
-
-
-def _plan(options: Options) -> tuple[str, tuple[Device, ...], list[Group], list[str]]:
-    """(the part's name, the devices seen, what to measure, what not and why)."""
-    sysfs = Sysfs()
-    free = host.memory(sysfs).usable_bytes
-    devices = cuda_devices()
-    if options.part == "peers":
-        if len(devices) < 2:
-            raise RigbenchError(f"torch sees {len(devices)} CUDA devices", "a peer copy needs two", exit_code=NOTHING)
-        cards = CudaCards()
-        no_part = Absent("host memory takes no part")
-        size, notes = gpu_copies.largest(cards, options.largest_bytes, no_part, range(len(devices)))
-        groups, refused = gpu_copies.plan_peers(cards, len(devices), options.peer_access, size)
-        return f"peers, access {'on' if options.peer_access else 'off'}", devices, groups, notes + refused
-    device = choose_device(options.device)
-    if device == "cpu":
-        accelerator = open_device("cpu", flushed=False)
-        groups, notes = host_copies.plan(sysfs, accelerator.device.threads, options.largest_bytes)
-        return "CPU", (accelerator.device,), groups, notes
-    index = int(device.partition(":")[2])
-    cpus = options.local_cpus.get(str(devices[index].uuid))
-    cards = CudaCards()
-    size, notes = gpu_copies.largest(cards, options.largest_bytes, free, [index])
-    near = Absent("the CPUs next to this GPU are not known") if cpus is None else cpus
-    return device, devices, gpu_copies.plan_device(cards, index, near, size), notes
-
-
-def _rows(
-    groups: Sequence[Group], options: Options, report: Report, not_run: list[str], stayed_on: list[str | Absent]
-) -> Iterator[Transfer]:
-    """Each row's result, until told to stop. Buffers live as long as their group."""
-    sysfs = Sysfs()
     total, index = sum(len(group.rows) for group in groups), 0
     limit = min(max(options.seconds / max(1, total), SHORTEST_ROW_SECONDS), LONGEST_ROW_SECONDS)
     budget = Budget(limit_seconds=limit, target_half_width=options.target_half_width, should_stop=report.should_stop)
     for group in groups:
         with placement.near(sysfs, group.cpus) as cpus:
-            if group is groups[0]:
-                stayed_on[0] = cpus
+            host_cpus = cpus if group is groups[0] else host_cpus
             report.progress(index / total, group.label)
-            buffers = _made(group, not_run)
+            buffers = _made(group, not_run)  # they live as long as their group
             for step, (label, row) in enumerate(group.rows if buffers is not None else ()):
                 if report.should_stop():
-                    return
+                    return record("interrupted")
                 report.progress((index + step) / total, label)
-                yield row(buffers, budget)
+                done.append(row(buffers, budget))
+                report.partial(lambda: record("died"))
             del buffers
         index += len(group.rows)
+    return record("interrupted" if report.should_stop() else "finished")
 
 
 def _made(group: Group, not_run: list[str]) -> object | None:
@@ -137,3 +85,128 @@ def _made(group: Group, not_run: list[str]) -> object | None:
             raise
         not_run.append(f"{group.label}: no memory for its buffers")
         return None
+
+
+def _plan(options: Options, sysfs: Sysfs) -> tuple[str, tuple[Device, ...], list[Group], list[str]]:
+    """(the part's name, the devices seen, what to measure, what not and why)."""
+    devices = cuda_devices()
+    if options.part == "peers":
+        if len(devices) < 2:
+            raise RigbenchError(f"torch sees {len(devices)} CUDA devices", "a peer copy needs two", exit_code=NOTHING)
+        cards = CudaCards()
+        size, notes = copies.largest(cards, options.largest_bytes, copies.NOT_HOST, range(len(devices)))
+        groups, refused = copies.plan_peers(cards, len(devices), options.peer_access, size)
+        return options.name, devices, groups, notes + refused
+    device = choose_device(options.device)
+    if device == "cpu":
+        cpu = open_device("cpu", flushed=False).device
+        return "CPU", (cpu,), *plan_host(sysfs, cpu.threads, options.largest_bytes)
+    index = int(device.partition(":")[2])
+    cards = CudaCards()
+    size, notes = copies.largest(cards, options.largest_bytes, host.memory(sysfs).usable_bytes, [index])
+    near = options.local_cpus.get(str(devices[index].uuid), Absent("the CPUs next to this GPU are not known"))
+    return device, devices, copies.plan_device(cards, index, near, size), notes
+
+
+class Place(NamedTuple):
+    """Host memory."""
+
+    name: str
+    cpus: str | Absent  # next to it
+    threads: int  # all that run there
+
+
+def plan_host(sysfs: Sysfs, threads: int, largest_bytes: int) -> tuple[list[Group], list[str]]:
+    """Copy and triad of one thread and all per NUMA node, then a copy over sizes; and what is less than it should be.
+
+    `threads` are torch's on this host.
+    """
+    cache, free = host.cpu(sysfs).l3_bytes, host.memory(sysfs).usable_bytes
+    wanted = LEAST_BYTES if isinstance(cache, Absent) else max(LEAST_BYTES, TIMES_THE_CACHE * cache)
+    most = wanted if isinstance(free, Absent) else free // SHARE_OF_FREE
+    notes, groups = [], []
+    if most < wanted:
+        notes.append(
+            f"arrays are {most // MIB} MiB for want of memory, not the {wanted // MIB} MiB that rule a cache out"
+        )
+    size = max(MIB, min(wanted, most) // MIB * MIB)
+    where = places(sysfs, threads)
+    operations: tuple[Operation, ...] = ("copy", "triad")
+    for place in where:
+        counts = [place.threads] if place.name == "all nodes" else sorted({1, place.threads})
+        for operation in operations:
+            label = f"{operation} in {place.name}"
+            rows = [(f"{label}, {count} threads", partial(_row, place.name, count)) for count in counts]
+            groups.append(Group(label, place.cpus, partial(_buffers, operation, size), rows))
+    for size in sorted({*(each for each in CURVE_BYTES if each < largest_bytes), largest_bytes}):
+        if size > most:
+            notes.append(f"the curve ends before {size // MIB} MiB for want of memory")
+            continue
+        label = f"curve, {units.format_bytes(size)}"
+        row = partial(_warm_row, where[0].name)
+        groups.append(Group(label, where[0].cpus, partial(_buffers, "copy", size), [(label, row)]))
+    return groups, notes
+
+
+def places(sysfs: Sysfs, threads: int) -> list[Place]:
+    """Each NUMA node that this process may use; with several, all of them together come last."""
+    status = sysfs.read_text("proc/self/status")
+    lines = [] if isinstance(status, Absent) else status.splitlines()
+    lists = [line.partition(":")[2].strip() for line in lines if line.startswith("Cpus_allowed_list")]
+    allowed = parse_cpu_list(lists[0]) if lists else frozenset()
+    nodes = {node.node: node.cpus for node in host.numa_nodes(sysfs)}
+    usable = {number: parse_cpu_list(cpus) & allowed for number, cpus in nodes.items()}
+    usable = {number: cpus for number, cpus in usable.items() if cpus}
+    if len(usable) < 2:
+        return [Place(f"node {number}" if usable else "host", NOT_BOUND, threads) for number in usable or (0,)]
+    total = sum(len(cpus) for cpus in usable.values())
+    each = [
+        Place(f"node {number}", nodes[number], max(1, round(threads * len(cpus) / total)))
+        for number, cpus in usable.items()
+    ]
+    return [*each, Place("all nodes", NOT_BOUND, threads)]
+
+
+def _buffers(operation: Operation, size_bytes: int) -> tuple[torch.Tensor, ...]:
+    """Zeroed: touched by all threads."""
+    return copies.inside_buffers(operation, size_bytes, lambda count, dtype: torch.zeros(count, dtype=dtype))
+
+
+def _row(place: str, threads: int, buffers: Sequence[torch.Tensor], budget: Budget) -> Transfer:
+    with _torch_threads(threads):
+        facts = {"host_memory": "pageable", "threads": threads, "warm": False}
+        return copies.inside(place, buffers, HostClock(), budget, waited_for, **facts)
+
+
+def _warm_row(place: str, buffers: Sequence[torch.Tensor], budget: Budget) -> Transfer:
+    """One thread, arrays that may stay in a cache."""
+    there, here, copied = passes(buffers[0], buffers[1])
+    with _torch_threads(1):
+        facts = {"host_memory": "pageable", "warm": True, "counted_bytes": 2 * copied}
+        return copies.inside(place, buffers, HostClock(), budget, lambda *_: waited_for(there, here), **facts)
+
+
+def passes(destination: torch.Tensor, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Views that make one call copy a small array many times, and the bytes it then copies.
+
+    A call into torch takes a microsecond, in which a first-level cache moves 100 kB. So one call makes 8 passes per
+    extra dimension over almost the whole array, each a cache line further than the last; since source and destination
+    are seen alike, every value still lands where it belongs, and the check holds.
+    """
+    size_bytes = source.numel() * VALUE_BYTES
+    depth = 3 if size_bytes <= 16 << 10 else 2 if size_bytes <= 64 << 10 else 1 if size_bytes <= 512 << 10 else 0
+    count = 8
+    values = source.numel() - STEP_BACK * (count - 1) * depth
+    shape, strides = (*[count] * depth, values), (*[STEP_BACK] * depth, 1)
+    copied = count**depth * values * VALUE_BYTES
+    return destination.as_strided(shape, strides), source.as_strided(shape, strides), copied
+
+
+@contextlib.contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

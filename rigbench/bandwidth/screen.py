@@ -1,20 +1,20 @@
-"""How does the bandwidth probe look on a screen?"""
+"""Shows bandwidth: the verdict, what each rate is held against, and tables of what was measured."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rigbench.bandwidth.record import Bandwidth, BandwidthPart, Transfer
+from rich.text import Text
+
+from rigbench.bandwidth.record import Bandwidth, Transfer
 from rigbench.core import units
-from rigbench.core.record import Absent, Figure, Skipped
-from rigbench.core.screen import plus_minus
+from rigbench.core.record import Absent, Figure
+from rigbench.core.screen import gigabytes, plus_minus, printable, table
 from rigbench.machine.record import PciPath
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich.console import Console, RenderableType
 
 STYLES = {"fine": "green", "low": "yellow", "unknown": "dim", "wrong data": "red", "hung": "red", "died": "red"}
 AS_TIME_BELOW = 1 << 20  # a smaller message is judged by its time, not by its rate
@@ -23,27 +23,20 @@ CONVENTION = "GB/s is 1e9 bytes/s"
 STREAM = "a copy counts 2 bytes a byte (read and write) and a triad a = b + 3·c counts 3, as STREAM does"
 
 
-def show(result: Bandwidth | Skipped, console: Console) -> None:
-    """The verdict, what each rate is held against, then the tables of what was measured."""
-    from rich.text import Text
-
-    if isinstance(result, Skipped):
-        console.print(Text(f"bandwidth skipped: {result.reason}", style="yellow"))
-        return
-    heading = Text(f"bandwidth on {_devices(result)}: ", style="bold")
+def show(result: Bandwidth, console: Console) -> None:
+    heading = Text(f"bandwidth on {printable(_devices(result))}: ", style="bold")
     console.print(heading.append(result.verdict, style=f"bold {STYLES[result.verdict]}"))
     console.print(Text(f"  {_checks(result)}", style="red" if result.verdict == "wrong data" else ""))
     for part in result.parts:
         if part.ended in ("hung", "died"):
-            console.print(Text(f"  {part.name} {part.ended}: {part.reason}", style="red"))
-    for told in _judged(result):
-        console.print(told)
-    for title, table in _tables(result):
+            console.print(Text(printable(f"  {part.name} {part.ended}: {part.reason}"), style="red"))
+    _show_judged(result, console)
+    for title, shown in _tables(result):
         console.print()
         console.print(Text(title, style="bold"))
-        console.print(table)
+        console.print(shown)
     for line in _notes(result):
-        console.print(Text(f"  {line}", style="dim"))
+        console.print(Text(f"  {printable(line)}", style="dim"))
 
 
 def _devices(result: Bandwidth) -> str:
@@ -66,82 +59,72 @@ def _checks(result: Bandwidth) -> str:
     return f"{checked:,} copies, each read back where it arrived: all right"
 
 
-def _judged(result: Bandwidth) -> Iterator[Table | Text]:
+def _show_judged(result: Bandwidth, console: Console) -> None:
     """What could be held against a theory in numbers, the rest in words."""
-    from rich.text import Text
-
-    table = _table(("verdict", "way", "GB/s", "expected", "of theory", ""))
+    rows = []
     for item in result.judged:
-        judgement = item.judgement
-        if isinstance(judgement.expected, Figure) and isinstance(judgement.share, float):
-            theory = item.bytes_per_s / judgement.share
-            rate, whole = (units.format_significant(each / 1e9) for each in (item.bytes_per_s, theory))
-            share = f"{units.format_share(judgement.share)} of {whole}"
-            why = judgement.reason if judgement.verdict == "unknown" else ""
-            verdict = Text(judgement.verdict, style=STYLES[judgement.verdict])
-            table.add_row(verdict, item.way, rate, _range(judgement.expected), share, why)
-    if table.rows:
-        yield table
+        verdict, expected, share = item.judgement.verdict, item.judgement.expected, item.judgement.share
+        if isinstance(expected, Figure) and isinstance(share, float):
+            ends = [end for end in (expected.low, expected.high) if isinstance(end, float)]
+            rate, whole, *span = (gigabytes(each) for each in (item.bytes_per_s, item.bytes_per_s / share, *ends))
+            why = item.judgement.reason if verdict == "unknown" else ""
+            rows.append((verdict, item.way, rate, " to ".join(span), f"{units.format_share(share)} of {whole}", why))
+    if rows:
+        console.print(table(("verdict", "way", ">GB/s", ">expected", ">of theory", ""), rows))
     for item in result.judged:
         if isinstance(item.judgement.expected, Absent):
-            verdict = Text(f"  {item.judgement.verdict}  ", style=STYLES[item.judgement.verdict])
+            head = Text(f"  {item.judgement.verdict}  ", style=STYLES[item.judgement.verdict])
             rate = units.format_bytes_per_s(item.bytes_per_s)
-            yield verdict.append(f"{item.way}: {rate}; {item.judgement.reason}", style="default")
+            console.print(head.append(f"{item.way}: {rate}; {item.judgement.reason}", style="default"))
 
 
-def _range(expected: Figure) -> str:
-    ends = [end for end in (expected.low, expected.high) if isinstance(end, float)]
-    return " to ".join(units.format_significant(end / 1e9) for end in ends)
-
-
-def _tables(result: Bandwidth) -> Iterator[tuple[str, Table]]:
+def _tables(result: Bandwidth) -> Iterator[tuple[str, RenderableType]]:
     for part in result.parts:
-        rows = part.transfers
         if part.devices and part.devices[0].kind == "cpu":
-            yield from _host_tables(rows)
-        elif not any(isinstance(row.peer_access, bool) for row in rows):
-            yield from _link_tables(part, result.links)
+            yield from _host_tables(part.transfers)
+        elif rows := [row for row in part.transfers if isinstance(row.host_memory, str)]:
+            gpu = next(place for place in (rows[0].source, rows[0].destination) if place != "host")
+            link = _link(gpu, result.links)
+            yield f"{gpu} and the host{link} in GB/s, one way; both: at once, their sum", _link_table(rows)
     peers = [row for part in result.parts for row in part.transfers if isinstance(row.peer_access, bool)]
     if peers:
         yield "between GPUs in GB/s, peer access (P2P) on and off; both ways: at once, their sum", _peer_table(peers)
 
 
-def _host_tables(rows: Sequence[Transfer]) -> Iterator[tuple[str, Table]]:
-    memory, curve = [row for row in rows if not row.warm], [row for row in rows if row.warm]
+def _host_tables(transfers: Sequence[Transfer]) -> Iterator[tuple[str, RenderableType]]:
+    def sure(row: Transfer) -> tuple[str, ...]:
+        size = units.format_bytes(row.size_bytes)
+        return size, _gb_per_s(row), plus_minus(row.bytes_per_s), str(len(row.timing.seconds))
+
+    names = (">each array", ">GB/s", ">interval", ">samples")
+    memory, curve = [row for row in transfers if not row.warm], [row for row in transfers if row.warm]
     if memory:
-        table = _table(("where", "threads", "operation", "each array", "GB/s", "interval", "samples"))
-        for row in memory:
-            table.add_row(row.source, str(row.threads), row.operation, units.format_bytes(row.size_bytes), *_sure(row))
-        yield "the host's memory", table
+        rows = [(row.source, str(row.threads), row.operation, *sure(row)) for row in memory]
+        yield "the host's memory", table(("where", ">threads", "operation", *names), rows)
     if curve:
-        table = _table(("each array", "GB/s", "interval", "samples"))
-        for row in curve:
-            table.add_row(units.format_bytes(row.size_bytes), *_sure(row))
-        yield f"from cache to memory: one thread copies the same array inside {curve[0].source} again and again", table
+        title = f"from cache to memory: one thread copies the same array inside {curve[0].source} again and again"
+        yield title, table(names, [sure(row) for row in curve])
 
 
-def _sure(row: Transfer) -> tuple[str, str, str]:
-    return _gb_per_s(row), plus_minus(row.bytes_per_s), str(len(row.timing.seconds))
-
-
-def _link_tables(part: BandwidthPart, links: Sequence[PciPath]) -> Iterator[tuple[str, Table]]:
-    rows = [row for row in part.transfers if isinstance(row.host_memory, str)]
-    if rows:
-        gpu = next(place for place in (rows[0].source, rows[0].destination) if place != "host")
-        names = ("each copy", "pinned to", "from", "both", "pageable to", "from", "both")
-        table = _table(names)
-        for size in sorted({row.size_bytes for row in rows}):
-            cells = [
-                _cell(row for row in rows if row.size_bytes == size and row.host_memory == memory and way(row))
-                for memory in ("pinned", "pageable")
-                for way in (_to_gpu, _from_gpu, _both)
-            ]
-            table.add_row(units.format_bytes(size), *cells)
-        yield f"{gpu} and the host{_link(gpu, links)} in GB/s, one way; both: at once, their sum", table
+def _link_table(transfers: Sequence[Transfer]) -> RenderableType:
+    rows = []
+    for size in sorted({row.size_bytes for row in transfers}):
+        cells = [
+            _cell(
+                row
+                for row in transfers
+                if (row.size_bytes, row.host_memory, row.both_ways) == (size, memory, both)
+                and (both or (row.source == "host") is to_gpu)
+            )
+            for memory in ("pinned", "pageable")
+            for to_gpu, both in ((True, False), (False, False), (True, True))
+        ]
+        rows.append((units.format_bytes(size), *cells))
+    return table((">each copy", ">pinned to", ">from", ">both", ">pageable to", ">from", ">both"), rows)
 
 
 def _link(gpu: str, links: Sequence[PciPath]) -> str:
-    """ " (gen 4 x8)": the slowest link of the way, awake."""
+    """ " (gen 4 x8 awake)": the slowest link of the way."""
     path = next((path for path in links if path.label == gpu), None)
     hop = next((hop for hop in path.hops if hop.device == path.narrowest_awake), None) if path else None
     if hop is None or isinstance(hop.generation_awake, Absent) or isinstance(hop.width_now_lanes, Absent):
@@ -149,39 +132,22 @@ def _link(gpu: str, links: Sequence[PciPath]) -> str:
     return f" (gen {hop.generation_awake} x{hop.width_now_lanes} awake)"
 
 
-def _to_gpu(row: Transfer) -> bool:
-    return row.source == "host" and not row.both_ways
-
-
-def _from_gpu(row: Transfer) -> bool:
-    return row.destination == "host" and not row.both_ways
-
-
-def _both(row: Transfer) -> bool:
-    return row.both_ways
-
-
-def _peer_table(rows: Sequence[Transfer]) -> Table:
+def _peer_table(transfers: Sequence[Transfer]) -> RenderableType:
     """A pair's best rates and its latency, with peer access and without."""
-    names = ("pair", "one way, on", "off", "both ways, on", "off", "latency, on", "off")
-    table = _table(names)
-    for source, destination in dict.fromkeys((row.source, row.destination) for row in rows):
-        own = [row for row in rows if (row.source, row.destination) == (source, destination)]
+    rows = []
+    for source, destination in dict.fromkeys((row.source, row.destination) for row in transfers):
+        own = [row for row in transfers if (row.source, row.destination) == (source, destination)]
         one_way, both = [row for row in own if not row.both_ways], [row for row in own if row.both_ways]
         large = [[row for row in group if row.size_bytes >= AS_TIME_BELOW] for group in (one_way, both)]
         least = min((row.size_bytes for row in one_way), default=0)
         small = [row for row in one_way if row.size_bytes == least < AS_TIME_BELOW]
         cells = [
-            _cell(sorted((row for row in group if row.peer_access is access), key=_rate, reverse=True))
+            _cell(sorted((row for row in group if row.peer_access is access), key=lambda row: -row.bytes_per_s.value))
             for group in (*large, small)
             for access in (True, False)
         ]
-        table.add_row(f"{source} → {destination}", *cells)
-    return table
-
-
-def _rate(row: Transfer) -> float:
-    return row.bytes_per_s.value
+        rows.append((f"{source} → {destination}", *cells))
+    return table(("pair", ">one way, on", ">off", ">both ways, on", ">off", ">latency, on", ">off"), rows)
 
 
 def _cell(rows: Iterable[Transfer]) -> str:
@@ -189,12 +155,14 @@ def _cell(rows: Iterable[Transfer]) -> str:
     row = next(iter(rows), None)
     if row is None:
         return NOTHING
-    text = units.format_seconds(row.timing.estimate.value) if row.size_bytes < AS_TIME_BELOW else _gb_per_s(row)
+    if row.size_bytes >= AS_TIME_BELOW:
+        return _gb_per_s(row)
+    text = units.format_seconds(row.timing.estimate.value)
     return text if row.check.correct else f"WRONG {text}"
 
 
 def _gb_per_s(row: Transfer) -> str:
-    text = units.format_significant(row.bytes_per_s.value / 1e9)
+    text = gigabytes(row.bytes_per_s.value)
     return text if row.check.correct else f"WRONG {text}"
 
 
@@ -204,20 +172,10 @@ def _notes(result: Bandwidth) -> Iterator[str]:
     yield f"{CONVENTION}; {STREAM}" if inside else CONVENTION
     if any(isinstance(item.judgement.expected, Figure) for item in result.judged):
         yield "expected: the share of theory that healthy published rigs reach; A to B is one way, A and B is both ways"
-    if not on_cpu and isinstance(result.peers_absent, Absent):
-        yield f"no peer copies: {result.peers_absent.reason}"
+    if not on_cpu and isinstance(result.peers, Absent):
+        yield f"no peer copies: {result.peers.reason}"
     for part in result.parts:
         if isinstance(part.host_cpus, str):
             yield f"{part.name}: host memory next to CPUs {part.host_cpus}"
         for line in part.not_run:
             yield f"{part.name}, not run: {line}"
-
-
-def _table(names: Sequence[str]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None)
-    for index, name in enumerate(names):
-        left = name in ("", "where", "pair", "operation", "verdict", "way")
-        table.add_column(name, justify="left" if left else "right", no_wrap=index == 0)
-    return table

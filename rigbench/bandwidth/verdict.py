@@ -1,90 +1,239 @@
-"""Which of the rates that were measured are what their links should give, and what is the verdict on the whole?"""
+"""Judges bandwidth: whether each rate is what such a link gives on healthy rigs, and what all of them come to.
+
+A band is a range of shares of a theory, and comes from published rigs: tests/data/published_bandwidth.csv holds each of
+them with its source.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from rigbench.bandwidth import bands
-from rigbench.bandwidth.record import Bandwidth, Judged, Judgement, Transfer
-from rigbench.core.record import Absent
+from rigbench.bandwidth.record import MIB, Bandwidth, BandwidthPart, Judged, Judgement, Transfer
+from rigbench.core import units
+from rigbench.core.record import Absent, Figure
 from rigbench.machine.record import GpuPair, PciHop, PciPath
 
+# Bytes per second of one NVLink, one way, by the card's compute capability: V100, Turing, A100, GA102 (A40 and 3090),
+# Hopper, Blackwell (NVIDIA's datasheets: 150 of 6, 50 of 2, 300 of 12, 56.25 of 4, 450 of 18, 900 of 18 GB/s).
+NVLINK_BYTES_PER_S = {"7.0": 25e9, "7.5": 25e9, "8.0": 25e9, "8.6": 14.0625e9, "9.0": 25e9, "10.0": 50e9}
+
 Overall = Literal["fine", "low", "unknown", "wrong data", "hung", "died"]
-LEAST_JUDGED_BYTES = 16 << 20  # smaller messages are mostly latency
-HOST_MEMORY = "no published figure to hold this host's memory against"
+Through = Literal["NVLink", "peer access", "peer access across sockets", "host memory"]
+LEAST_JUDGED_BYTES = 16 * MIB  # smaller messages are mostly latency
 LINK_UNREAD = Absent("the PCIe link was not read")
+
+
+class Band(NamedTuple):
+    """Shares of `directions` times the one-way theory.
+
+    `what` reaches `worst` to `best` of it on healthy published rigs; from `fine_from` up is fine, `low_below` is below
+    all of them with a margin, and what lies between is neither. Above `at_most` the theory itself must be wrong.
+    Messages under `least_bytes` are mostly latency.
+    """
+
+    what: str
+    low_below: float
+    fine_from: float
+    worst: float
+    best: float
+    directions: int = 1
+    at_most: float = 1.02
+    least_bytes: int = 16 * MIB
+
+    @property
+    def basis(self) -> str:
+        reach = units.format_share(self.best)
+        if self.worst < self.best:
+            reach = f"{self.worst * 100:.0f} to {reach}"
+        return f"{self.what} on healthy published rigs reach {reach}"
+
+
+HOST_LINK = Band("pinned copies", 0.60, 0.75, 0.75, 0.92)
+PEER = Band("copies with peer access", 0.60, 0.75, 0.77, 0.90)
+PEER_BOTH_WAYS = Band("copies both ways with peer access", 0.55, 0.70, 0.80, 0.88, directions=2)
+ACROSS_SOCKETS = Band("copies with peer access across sockets", 0.40, 0.55, 0.62, 0.62)
+STAGED = Band("copies staged in host memory", 0.28, 0.33, 0.36, 0.71)
+STAGED_BOTH_WAYS = Band("copies both ways staged in host memory", 0.18, 0.25, 0.26, 0.49, directions=2)
+# For copies over NVLink no published rig is at hand; all_reduce, which does more than copy, gives the lower bound.
+NVLINK = Band("all_reduce over NVLink", 0.45, 0.65, 0.69, 0.94)
+NVLINK_BOTH_WAYS = NVLINK._replace(directions=2)
+DEVICE_MEMORY = Band("copies inside a card", 0.65, 0.80, 0.83, 0.91)
+# The busbw of large collectives. A switch that reduces lets it pass the link's rate: 107 % was published.
+BUSBW_NVLINK = Band("busbw over NVLink", 0.45, 0.65, 0.69, 1.07, at_most=1.15, least_bytes=128 * MIB)
+BUSBW_PEER = Band("busbw over PCIe with peer access", 0.40, 0.55, 0.60, 0.78, least_bytes=32 * MIB)
+BUSBW_STAGED = Band("busbw staged in host memory", 0.12, 0.24, 0.25, 0.56, least_bytes=16 * MIB)
+
+
+def judge(
+    bytes_per_s: float,
+    theory_bytes_per_s: float | Absent,
+    band: Band | Absent,
+    *,
+    size_bytes: int | None = None,
+    correct: bool = True,
+    links_unread: int = 0,
+) -> Judgement:
+    """Hold a rate against a one-way theory. Only data that arrived right can be fine.
+
+    `size_bytes` is the message's, None where it is known to be large; `links_unread` counts links of the way whose
+    speed nobody told, which makes the theory an upper bound.
+    """
+    if not correct:
+        return unknown("the data arrived wrong: how fast it came says nothing")
+    if isinstance(band, Absent):
+        return unknown(band.reason)
+    if isinstance(theory_bytes_per_s, Absent):
+        return unknown(theory_bytes_per_s.reason)
+    if size_bytes is not None and size_bytes < band.least_bytes:
+        return unknown(f"{units.format_bytes(size_bytes)} is mostly latency")
+    theory = theory_bytes_per_s * band.directions
+    share = bytes_per_s / theory
+    expected = Figure(
+        value=(band.worst + band.best) / 2 * theory,
+        source="predicted",
+        basis=band.basis,
+        low=band.fine_from * theory,
+        high=band.best * theory,
+    )
+    verdict: Literal["fine", "low", "unknown"] = "unknown"
+    reason = "neither fine nor clearly low"
+    if share > band.at_most:
+        reason = "more than there is in theory, so that a reading of the link must be wrong"
+    elif share >= band.fine_from:
+        verdict, reason = "fine", band.basis
+    elif links_unread:
+        reason = f"{links_unread} of the links on the way could not be read: the theory is an upper bound"
+    elif share < band.low_below:
+        verdict, reason = "low", band.basis
+    return Judgement(verdict, reason, share, expected)
+
+
+def unknown(reason: str) -> Judgement:
+    return Judgement("unknown", reason, Absent(reason), Absent(reason))
+
+
+def through(label: str, peer_access: bool) -> Through:
+    """What a copy between two GPUs goes through, by their label in the matrix."""
+    if not peer_access:
+        return "host memory"
+    if label.startswith("NV"):
+        return "NVLink"
+    return "peer access across sockets" if label == "SYS" else "peer access"
+
+
+def peer_band(way: Through, both_ways: bool) -> Band | Absent:
+    """For copies between two GPUs."""
+    bands = {
+        ("NVLink", False): NVLINK,
+        ("NVLink", True): NVLINK_BOTH_WAYS,
+        ("peer access", False): PEER,
+        ("peer access", True): PEER_BOTH_WAYS,
+        ("peer access across sockets", False): ACROSS_SOCKETS,
+        ("host memory", False): STAGED,
+        ("host memory", True): STAGED_BOTH_WAYS,
+    }
+    return bands.get((way, both_ways), Absent(f"no published rig to hold {way} both ways against"))
+
+
+def busbw_band(way: Through) -> Band:
+    """For the bus bandwidth of large collectives, by what their slowest pair goes through."""
+    if way == "NVLink":
+        return BUSBW_NVLINK
+    return BUSBW_STAGED if way == "host memory" else BUSBW_PEER
+
+
+def nvlink_theory(links: int, compute_capability: str | Absent) -> float | Absent:
+    """Bytes per second one way over that many links."""
+    if isinstance(compute_capability, Absent):
+        return compute_capability
+    if compute_capability not in NVLINK_BYTES_PER_S:
+        return Absent(f"no NVLink rate is known for compute capability {compute_capability}")
+    return links * NVLINK_BYTES_PER_S[compute_capability]
 
 
 def judged(result: Bandwidth) -> tuple[Judged, ...]:
     """Every way whose link says what to expect, the host's memory, and a GPU's own."""
-    return (*_host_memory(result), *_host_links(result), *_device_memory(result), *_peers(result))
+    rows = [transfer for part in result.parts for transfer in part.transfers]
+    return (*_host_memory(rows), *_host_links(result, rows), *_device_memory(result, rows), *_peers(result, rows))
 
 
-def verdict(result: Bandwidth, found: Iterable[Judged]) -> Overall:
+def verdict(result: Bandwidth, ways: Iterable[Judged]) -> Overall:
     """The worst there is. A bandwidth never outweighs a byte that arrived wrong."""
-    transfers = [transfer for part in result.parts for transfer in part.transfers]
-    ended = {part.ended for part in result.parts}
-    if not all(transfer.check.correct for transfer in transfers):
+    if not all(transfer.check.correct for part in result.parts for transfer in part.transfers):
         return "wrong data"
-    if "hung" in ended:
-        return "hung"
-    if "died" in ended:
-        return "died"
-    verdicts = {item.judgement.verdict for item in found}
+    ended = {part.ended for part in result.parts}
+    if "hung" in ended or "died" in ended:
+        return "hung" if "hung" in ended else "died"
+    verdicts = {way.judgement.verdict for way in ways}
     return "low" if "low" in verdicts else "fine" if "fine" in verdicts else "unknown"
 
 
-def _host_memory(result: Bandwidth) -> Iterator[Judged]:
-    rows = [row for row in _all(result) if row.clock == "host" and row.source == row.destination and not row.warm]
-    if rows:
-        best = max(rows, key=lambda row: row.bytes_per_s.value)
-        yield _judged("this host's memory", best, bands.unknown(HOST_MEMORY))
+def wrong(part: BandwidthPart) -> Iterator[str]:
+    """A line for every copy that arrived wrong: a fault."""
+    for row in part.transfers:
+        if not row.check.correct:
+            first = row.check.first_wrong_byte
+            where = "" if isinstance(first, Absent) else f", the first at byte {first}"
+            what = f"{row.operation} from {row.source} to {row.destination}, {units.format_bytes(row.size_bytes)}"
+            counts = f"{row.check.wrong} of {row.check.checked} arrived wrong ({row.check.wrong_values} values{where})"
+            yield f"bandwidth {what}: {counts}"
 
 
-def _host_links(result: Bandwidth) -> Iterator[Judged]:
+def replays(part: BandwidthPart) -> Iterator[str]:
+    """A counter of repeated packets that rises under load tells of a riser or a seat."""
+    for series in () if isinstance(part.telemetry, Absent) else part.telemetry.series:
+        counts = series.pcie_replays if isinstance(series.pcie_replays, tuple) else ()
+        known = [count for count in counts if isinstance(count, int)]
+        if known and known[-1] > known[0]:
+            packets = f"{series.device} repeated {known[-1] - known[0]} PCIe packets during {part.name}"
+            yield f"{packets}: look at its riser and its seat"
+
+
+def _host_memory(rows: Sequence[Transfer]) -> Iterator[Judged]:
+    inside = [row for row in rows if row.clock == "host" and row.source == row.destination and not row.warm]
+    if inside:
+        best = max(inside, key=lambda row: row.bytes_per_s.value)
+        yield _judged("this host's memory", best, unknown("no published figure to hold this host's memory against"))
+
+
+def _host_links(result: Bandwidth, rows: Sequence[Transfer]) -> Iterator[Judged]:
     paths = {path.label: path for path in result.links}
-    for way in _ways(row for row in _all(result) if row.host_memory == "pinned" and not row.both_ways):
+    for way in _ways(row for row in rows if row.host_memory == "pinned" and not row.both_ways):
         row = _best(way)
-        gpu = row.destination if row.source == "host" else row.source
-        path = paths.get(gpu)
+        path = paths.get(row.destination if row.source == "host" else row.source)
         theory = _trusted(result, path.awake_bytes_per_s if path else LINK_UNREAD)
-        unread = path.hops_unknown if path else 0
-        yield _judged(
-            f"{row.source} to {row.destination}, pinned", row, _held_against(row, theory, bands.HOST_LINK, unread)
-        )
+        against = _held_against(row, theory, HOST_LINK, path.hops_unknown if path else 0)
+        yield _judged(f"{row.source} to {row.destination}, pinned", row, against)
 
 
-def _device_memory(result: Bandwidth) -> Iterator[Judged]:
-    rows = [row for row in _all(result) if row.clock == "device" and row.source == row.destination]
-    for row in rows:
+def _device_memory(result: Bandwidth, rows: Sequence[Transfer]) -> Iterator[Judged]:
+    for row in (row for row in rows if row.clock == "device" and row.source == row.destination):
         peak = result.memory_datasheet.get(row.source, Absent("no datasheet was looked up"))
         theory = peak if isinstance(peak, Absent) else peak.value
         if row.warm:
             theory = Absent("the arrays were too small to rule its cache out")
-        yield _judged(f"{row.operation} in {row.source}", row, _held_against(row, theory, bands.DEVICE_MEMORY, 0))
+        yield _judged(f"{row.operation} in {row.source}", row, _held_against(row, theory, DEVICE_MEMORY, 0))
 
 
-def _peers(result: Bandwidth) -> Iterator[Judged]:
+def _peers(result: Bandwidth, rows: Sequence[Transfer]) -> Iterator[Judged]:
     paths = {path.label: path for path in result.links}
     pairs = {frozenset((f"GPU{pair.one}", f"GPU{pair.other}")): pair for pair in result.pairs}
-    for way in _ways(row for row in _all(result) if isinstance(row.peer_access, bool)):
+    for way in _ways(row for row in rows if isinstance(row.peer_access, bool)):
         row = _best(way)
         pair = pairs.get(frozenset((row.source, row.destination)))
         ends = [paths[place] for place in (row.source, row.destination) if place in paths]
-        judgement = bands.unknown("the way between the two is not known")
+        judgement = unknown("the way between the two is not known")
         if pair and len(ends) == 2:
-            goes = bands.through(pair.label, row.peer_access is True)
+            goes = through(pair.label, row.peer_access is True)
             theory, unread = _pair_theory(result, ends, pair, goes)
-            band = bands.peer_band(goes, row.both_ways)
-            judgement = _held_against(row, _trusted(result, theory), band, unread)
-        arrow = "and" if row.both_ways else "to"
-        state = "on" if row.peer_access else "off"
+            judgement = _held_against(row, _trusted(result, theory), peer_band(goes, row.both_ways), unread)
+        arrow, state = "and" if row.both_ways else "to", "on" if row.peer_access else "off"
         yield _judged(f"{row.source} {arrow} {row.destination}, P2P {state}", row, judgement)
 
 
 def _pair_theory(
-    result: Bandwidth, ends: Sequence[PciPath], pair: GpuPair, goes: bands.Through
+    result: Bandwidth, ends: Sequence[PciPath], pair: GpuPair, goes: Through
 ) -> tuple[float | Absent, int]:
     """(bytes per second one way, how many links could not be read).
 
@@ -93,7 +242,7 @@ def _pair_theory(
     """
     if goes == "NVLink":
         capability = next(gpu.compute_capability for gpu in result.gpus if gpu.index == pair.one)
-        return bands.nvlink_theory(pair.nvlinks, capability), 0
+        return nvlink_theory(pair.nvlinks, capability), 0
     asleep = next((path.awake_bytes_per_s for path in ends if isinstance(path.awake_bytes_per_s, Absent)), None)
     if asleep is not None:
         return asleep, 0
@@ -109,31 +258,21 @@ def _trusted(result: Bandwidth, theory: float | Absent) -> float | Absent:
     return theory
 
 
-def _held_against(row: Transfer, theory: float | Absent, band: bands.Band | Absent, unread: int) -> Judgement:
-    return bands.judge(
-        row.bytes_per_s.value,
-        theory,
-        band,
-        size_bytes=row.size_bytes,
-        correct=row.check.correct,
-        links_unread=unread,
-    )
+def _held_against(row: Transfer, theory: float | Absent, band: Band | Absent, unread: int) -> Judgement:
+    rate, size, correct = row.bytes_per_s.value, row.size_bytes, row.check.correct
+    return judge(rate, theory, band, size_bytes=size, correct=correct, links_unread=unread)
 
 
 def _judged(way: str, row: Transfer, judgement: Judgement) -> Judged:
     return Judged(way, row.size_bytes, row.bytes_per_s.value, judgement)
 
 
-def _all(result: Bandwidth) -> list[Transfer]:
-    return [transfer for part in result.parts for transfer in part.transfers]
-
-
 def _ways(rows: Iterable[Transfer]) -> list[list[Transfer]]:
     """The sizes of each way together, in the order in which the ways were measured first."""
-    found: dict[tuple[object, ...], list[Transfer]] = {}
+    ways: dict[tuple[object, ...], list[Transfer]] = {}
     for row in rows:
-        found.setdefault((row.source, row.destination, row.both_ways, row.peer_access), []).append(row)
-    return list(found.values())
+        ways.setdefault((row.source, row.destination, row.both_ways, row.peer_access), []).append(row)
+    return list(ways.values())
 
 
 def _best(rows: Sequence[Transfer]) -> Transfer:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from rigbench.bandwidth import stage as bandwidth
+from rigbench.bandwidth import command as bandwidth
+from rigbench.bandwidth.record import Options as BandwidthOptions
 from rigbench.budget.command import short_slices, train_slices
 from rigbench.collectives import command as collectives
 from rigbench.collectives.record import Options as CollectivesOptions
@@ -40,7 +41,7 @@ class Stage(NamedTuple):
 def whole_run(models: Sequence[Model], quick: bool, device: str | None, watts: WattOptions) -> list[Stage]:
     """Quick: short looks, three short slices and no soak. In full: longer ones, a slice of every model, a soak."""
     where = device or "auto"
-    transfers = bandwidth.options("10s" if quick else "60s", "256MiB" if quick else "512MiB", device)
+    transfers = BandwidthOptions(seconds=10.0, largest_bytes=256 << 20) if quick else BandwidthOptions()
     pairs = P2pOptions(times=1 if quick else 3)
     # Collectives take all GPUs or none.
     groups = CollectivesOptions(seconds=8.0 if quick else NOT_GIVEN)
@@ -51,7 +52,7 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None, watts: W
     loader = DataloaderOptions(device=where, workers=(0, 2) if quick else NOT_GIVEN, seconds=1.0 if quick else 2.0)
     stages = [
         Stage("topology", lambda job: diagnosis.examine(job, load=bool(job.gpus))),
-        Stage("bandwidth", partial(bandwidth.run, options=transfers)),
+        Stage("bandwidth", partial(bandwidth.run, options=transfers, device=where)),
         Stage("p2p", partial(p2p.run, options=pairs)),
         Stage("collectives", partial(collectives.run, options=groups, world=None)),
         Stage("matmul", partial(matmul.run, options=products)),

@@ -28,7 +28,7 @@ from rigbench.p2p.checks import (
 )
 from rigbench.p2p.record import ArmOptions as Options
 from rigbench.p2p.record import P2pRank, ReduceTimes, ValueCheck, Way
-from rigbench.work import gpu_copies
+from rigbench.work import copies
 from rigbench.work.copies import Budget
 from rigbench.work.process import Report
 from rigbench.work.ranks import World, join
@@ -120,9 +120,9 @@ class _Arm:
     def time_copies(self) -> bool:
         """The largest copy one way, back, and both ways at once, by rank 0. Whether to go on."""
         facts = (self.options.devices, self.options.peer_access, self.options.copy_bytes)
-        for group in gpu_copies.plan_peers(self.cards, *facts)[0] if self.leads else ():
+        for group in copies.plan_peers(self.cards, *facts)[0] if self.leads else ():
             buffers = group.make()
-            for label, row in group.rows[-len(gpu_copies.WAYS) :]:
+            for label, row in group.rows[-len(copies.WAYS) :]:
                 if self.report.should_stop():
                     break
                 self._announce(f"timing copies: {label}", (), len(self.copies) / (len(self.copies) + 1))

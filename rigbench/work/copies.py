@@ -1,4 +1,4 @@
-"""How is one transfer timed, and how is it known that every byte arrived?
+"""Times copies inside a memory and between two, and reads every byte back where it arrived.
 
 Each destination is cleared before a sample and afterwards compared, by the device that holds it, with what that device
 itself worked out should be there. The checks are outside the timed part.
@@ -6,20 +6,23 @@ itself worked out should be there. The checks are outside the timed part.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
-from rigbench.bandwidth.record import CopyCheck, Transfer
-from rigbench.core.estimate import Estimate
+from rigbench.bandwidth.record import CopyCheck, HostMemory, Operation, Transfer
+from rigbench.core import units
 from rigbench.core.record import Absent
-from rigbench.machine.cuda_cards import Clock, Lane
+from rigbench.machine.cuda_cards import Cards, Clock, Copy, Lane, enqueued, waited_for
 from rigbench.work.timing import sample_until_tight
 
 if TYPE_CHECKING:
     import torch
 
+MIB = 1 << 20
 VALUE_BYTES, FLOAT_BYTES = 8, 4
 # Patterns are made in pieces that stay in a cache: 256 KiB on a CPU, 32 MiB where a launch costs more than the work.
 CHUNK_VALUES = {"cpu": 1 << 15, "cuda": 1 << 22}
@@ -29,6 +32,19 @@ MOST_SAMPLES = 200  # every one is stored, and there may be hundreds of rows
 STEP, SEED_STEP = 0x9E3779B97F4A7C15 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
 TRIAD_FACTOR = 3
 TRIAD_SHIFT = 44  # leaves 20 bits of a pattern: b + 3·c is then exact in fp32
+SMALL_BYTES = 64  # a message whose time is all latency
+HOST_SIZES = (SMALL_BYTES, 4 << 10, 64 << 10, 1 * MIB, 16 * MIB, 128 * MIB)  # and the largest
+PEER_SIZES = (SMALL_BYTES, 4 << 10, 1 * MIB, 64 * MIB)  # and the largest
+THREADS_PAY_FROM = 1 * MIB  # below it, two pageable copies at once would time how threads are started
+BEYOND_CACHE_BYTES = 128 * MIB  # for copies over a link, whose rate a cache hardly changes
+# STREAM's rule for copies inside a memory: each array at least four times the last-level cache (stream.c, 1).
+TIMES_THE_CACHE = 4
+SHARE_OF_FREE = 8  # one array takes at most an eighth of the free memory of its place; there are up to four
+NOT_HOST = Absent("host memory takes no part")
+NO_PEERS = Absent("no two GPUs take part")
+
+Way = Literal["there", "back", "both"]
+WAYS: tuple[Way, ...] = ("there", "back", "both")
 
 
 @dataclass
@@ -116,7 +132,7 @@ def measure(moves: Sequence[Move], clock: Clock, budget: Budget, *, counted_byte
         counted_bytes=counted_bytes,
         clock=clock.name,
         timing=timing,
-        bytes_per_s=_rate(timing.estimate, counted_bytes),
+        bytes_per_s=counted_bytes / timing.estimate,
         check=verdict.record(),
     )
 
@@ -160,13 +176,185 @@ def _wrapped(number: int) -> int:
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-def _rate(seconds: Estimate, counted_bytes: int) -> Estimate:
-    """Bytes over time: the ends of the interval change places."""
-    return Estimate(
-        value=counted_bytes / seconds.value,
-        low=counted_bytes / seconds.high,
-        high=counted_bytes / seconds.low,
-        level=seconds.level,
-        method=seconds.method,
-        n=seconds.n,
+def inside_buffers(
+    operation: Operation, size_bytes: int, memory: Callable[[int, torch.dtype], torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    """(destination, its inputs, what belongs there) for a = b, or a = b + 3·c, inside one memory."""
+    import torch
+
+    if operation == "copy":
+        a, b, expected = (memory(size_bytes // VALUE_BYTES, torch.int64) for _ in range(3))
+        return a, fill(b, 1), fill(expected, 1)
+    a, b, c, expected = (memory(size_bytes // FLOAT_BYTES, torch.float32) for _ in range(4))
+    return a, fill(b, 2), fill(c, 3), fill_triad(expected, 2, 3)
+
+
+def inside(
+    place: str,
+    buffers: Sequence[torch.Tensor],
+    clock: Clock,
+    budget: Budget,
+    copy: Copy,
+    stream: Any = None,
+    **facts: Any,
+) -> Transfer:
+    """A row inside one memory, with such buffers; `facts` are other fields of the Transfer."""
+    import torch
+
+    destination, first, *others, expected = buffers
+    size_bytes = destination.numel() * destination.element_size()
+
+    def work() -> object:
+        return torch.add(first, others[0], alpha=TRIAD_FACTOR, out=destination) if others else copy(destination, first)
+
+    given = {"host_memory": NOT_HOST, "counted_bytes": (3 if others else 2) * size_bytes, "threads": 1, **facts}
+    return measure(
+        [Move(work, destination, expected, stream)],
+        clock,
+        budget,
+        operation="triad" if others else "copy",
+        source=place,
+        destination=place,
+        both_ways=False,
+        peer_access=NO_PEERS,
+        size_bytes=size_bytes,
+        **given,
     )
+
+
+@dataclass(frozen=True)
+class OneWay:
+    """One direction's buffers and the stream that its copies run on."""
+
+    source: torch.Tensor
+    destination: torch.Tensor
+    expected: torch.Tensor
+    stream: Any
+
+    def move(self, copy: Copy, size_bytes: int) -> Move:
+        """Of the first `size_bytes` of the buffers."""
+        count = size_bytes // VALUE_BYTES
+        source, destination, expected = (part[:count] for part in (self.source, self.destination, self.expected))
+        return Move(lambda: copy(destination, source), destination, expected, self.stream)
+
+
+@dataclass(frozen=True)
+class Link:
+    """What joins two places, and how bytes are sent over it. `facts` are fields of the Transfer."""
+
+    one: str
+    other: str
+    copy: Copy
+    clock: Clock
+    facts: Mapping[str, object]
+
+    def row(self, way: Way, size_bytes: int, lanes: dict[Way, OneWay], budget: Budget) -> Transfer:
+        used = list(lanes.values()) if way == "both" else [lanes[way]]
+        source, destination = (self.other, self.one) if way == "back" else (self.one, self.other)
+        return measure(
+            [lane.move(self.copy, size_bytes) for lane in used],
+            self.clock,
+            budget,
+            **self.facts,
+            operation="copy",
+            source=source,
+            destination=destination,
+            both_ways=way == "both",
+            size_bytes=size_bytes,
+            counted_bytes=size_bytes * len(used),
+            threads=1 if self.clock.name == "device" else len(used),
+            warm=size_bytes < BEYOND_CACHE_BYTES,
+        )
+
+
+def largest(
+    cards: Cards, wanted_bytes: int, free_host_bytes: int | Absent, indices: Sequence[int]
+) -> tuple[int, list[str]]:
+    """The largest array, as asked for or as memory allows, and a word where it is less."""
+    free = {f"cuda:{index}": cards.free_bytes(index) for index in indices}
+    free |= {} if isinstance(free_host_bytes, Absent) else {"the host": free_host_bytes}
+    place, least = min(free.items(), key=lambda entry: entry[1])
+    size = max(MIB, min(wanted_bytes, least // SHARE_OF_FREE) // MIB * MIB)
+    if size >= wanted_bytes // MIB * MIB:
+        return size, []
+    return size, [f"copies above {units.format_bytes(size)}, an eighth of the free memory of {place}"]
+
+
+def plan_device(cards: Cards, index: int, cpus: str | Absent, largest_bytes: int) -> list[Group]:
+    """One GPU with the host and with itself."""
+    card, groups = f"cuda:{index}", []
+    memories: dict[HostMemory, tuple[Copy, Clock]] = {
+        "pinned": (enqueued, cards.clock([index])),
+        "pageable": (waited_for, cards.host_clock(index)),
+    }
+    for memory, (copy, clock) in memories.items():
+        link = Link("host", card, copy, clock, {"host_memory": memory, "peer_access": NO_PEERS})
+        rows = [
+            (f"{card} {memory}, {units.format_bytes(size)}", partial(link.row, way, size))
+            for size in sizes(HOST_SIZES, largest_bytes)
+            for way in WAYS
+            if not (way == "both" and memory == "pageable" and size < THREADS_PAY_FROM)
+        ]
+        make = partial(host_buffers, cards, index, memory == "pinned", largest_bytes)
+        groups.append(Group(f"{card} {memory}", cpus, make, rows))
+
+    def own(buffers: Sequence[torch.Tensor], budget: Budget) -> Transfer:
+        warm = largest_bytes < TIMES_THE_CACHE * cards.cache_bytes(index)
+        return inside(card, buffers, cards.clock([index]), budget, enqueued, cards.stream(index), warm=warm)
+
+    operations: tuple[Operation, ...] = ("copy", "triad")
+    for operation in operations:
+        label = f"{operation} in {card}"
+        make_own = partial(inside_buffers, operation, largest_bytes, partial(cards.memory, index))
+        groups.append(Group(label, NOT_HOST, make_own, [(label, own)]))
+    return groups
+
+
+def plan_peers(cards: Cards, count: int, peer_access: bool, largest_bytes: int) -> tuple[list[Group], list[str]]:
+    """Every pair of GPUs, and in words the pairs that cannot be had."""
+    groups, refused = [], []
+    copy = cards.peer_copy(count, peer_access)
+    for one, other in itertools.combinations(range(count), 2):
+        label = f"cuda:{one} and cuda:{other}"
+        if peer_access and not (cards.may_access(one, other) and cards.may_access(other, one)):
+            refused.append(f"{label}: the driver does not allow them peer access")
+            continue
+        facts = {"host_memory": NOT_HOST, "peer_access": peer_access}
+        link = Link(f"cuda:{one}", f"cuda:{other}", copy, cards.clock([one, other]), facts)
+        rows = [
+            (f"{label}, {units.format_bytes(size)}", partial(link.row, way, size))
+            for size in sizes(PEER_SIZES, largest_bytes)
+            for way in WAYS
+        ]
+        groups.append(Group(label, NOT_HOST, partial(_peer_buffers, cards, one, other, largest_bytes), rows))
+    return groups, refused
+
+
+def sizes(usual: Sequence[int], largest_bytes: int) -> list[int]:
+    return [*(size for size in usual if size < largest_bytes), largest_bytes]
+
+
+def host_buffers(cards: Cards, index: int, pinned: bool, size_bytes: int) -> dict[Way, OneWay]:
+    """Host memory is taken and written here, on the CPUs that the caller has chosen: it lies next to them then."""
+    import torch
+
+    count = size_bytes // VALUE_BYTES
+    out, back, back_expected = (cards.host_memory(index, count, pinned).zero_() for _ in range(3))
+    there, there_expected, own = (cards.memory(index, count, torch.int64) for _ in range(3))
+    return {
+        "there": OneWay(fill(out, 11), there, fill(there_expected, 11), cards.stream(index)),
+        "back": OneWay(fill(own, 12), back, fill(back_expected, 12), cards.stream(index)),
+    }
+
+
+def _peer_buffers(cards: Cards, one: int, other: int, size_bytes: int) -> dict[Way, OneWay]:
+    """A copy runs on a stream of the card that it comes from."""
+    import torch
+
+    def lane(here: int, there: int, seed: int) -> OneWay:
+        count = size_bytes // VALUE_BYTES
+        source = cards.memory(here, count, torch.int64)
+        destination, expected = (cards.memory(there, count, torch.int64) for _ in range(2))
+        return OneWay(fill(source, seed), destination, fill(expected, seed), cards.stream(here))
+
+    return {"there": lane(one, other, 21), "back": lane(other, one, 22)}

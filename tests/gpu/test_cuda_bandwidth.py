@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from rigbench import store
+from rigbench.bandwidth import command, verdict
 from rigbench.bandwidth import probe as bandwidth
-from rigbench.bandwidth import stage
-from rigbench.bandwidth import verdict as findings
+from rigbench.bandwidth.record import Options
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent
 from rigbench.job import Job
 from rigbench.machine.cuda_cards import CudaCards, Lane, PlainPeerCopies, enqueued
 from rigbench.machine.rig import Rig
-from rigbench.work import copies, gpu_copies
+from rigbench.work import copies
 from rigbench.work.copies import Budget
 from rigbench.work.process import Report
 
@@ -34,7 +34,7 @@ BUDGET = Budget(limit_seconds=0.5, target_half_width=0.01, should_stop=lambda: F
 def answer(tmp_path_factory):
     """(result, faults) of the whole command on this machine."""
     job = Job(store.Store(tmp_path_factory.mktemp("home")), Rig.live(), "bandwidth", Silent())
-    return stage.run(job, stage.options("40s", "512MiB", None)), job.faults
+    return command.run(job, Options(seconds=40.0)), job.faults
 
 
 def test_every_copy_arrives(answer):
@@ -55,7 +55,7 @@ def test_the_links_generation_is_read_awake(answer):
 def test_host_links_and_memory_are_within_their_bands(answer):
     """Also in a virtual machine, whose link readings the command itself does not trust."""
     result, _ = answer
-    judged = findings.judged(msgspec.structs.replace(result, virtual_machine=Absent("trusted for this test")))
+    judged = verdict.judged(msgspec.structs.replace(result, virtual_machine=Absent("trusted for this test")))
     told = [item for item in judged if isinstance(item.judgement.share, float)]
     assert len(told) >= 2
     assert {item.way: item.judgement.verdict for item in told} == {item.way: "fine" for item in told}
@@ -64,14 +64,14 @@ def test_host_links_and_memory_are_within_their_bands(answer):
 def test_peer_copies_are_measured_or_do_not_apply(answer):
     result, _ = answer
     if torch.cuda.device_count() == 1:
-        assert result.peers_absent == Absent("one GPU: a peer copy needs two")
+        assert result.peers == Absent("one GPU: a peer copy needs two")
     else:
         assert {row.peer_access for part in result.parts for row in part.transfers} >= {False}
 
 
 def test_the_devices_clock_agrees_with_the_hosts_on_a_large_copy():
     cards = CudaCards()
-    lane = gpu_copies._host_buffers(cards, 0, True, 512 * MIB)["there"]
+    lane = copies.host_buffers(cards, 0, True, 512 * MIB)["there"]
     move = lane.move(enqueued, 512 * MIB)
     lanes = [Lane(move.work, move.stream)]
     clocks = cards.clock([0]), cards.host_clock(0)
@@ -93,10 +93,10 @@ def send_another_order(destination, source):
 )
 def test_what_arrives_wrong_is_found_where_it_arrives(way, spoil):
     cards = CudaCards()
-    lanes = gpu_copies._host_buffers(cards, 0, True, 4 * MIB)
+    lanes = copies.host_buffers(cards, 0, True, 4 * MIB)
     facts = {"host_memory": "pinned", "peer_access": Absent("no two GPUs take part")}
-    link = gpu_copies.Link("host", "cuda:0", spoil, cards.clock([0]), facts)
-    row = gpu_copies._link_row(link, way, 4 * MIB, lanes, BUDGET)
+    link = copies.Link("host", "cuda:0", spoil, cards.clock([0]), facts)
+    row = link.row(way, 4 * MIB, lanes, BUDGET)
     assert row.check.wrong == row.check.checked > 0
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rigbench.bandwidth import bands
+from rigbench.bandwidth import verdict
 from rigbench.core import profiles
 from rigbench.core.record import Absent, Figure
 from rigbench.machine import links
@@ -24,10 +24,10 @@ def theory(link: str) -> float:
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row['id']}-{row['band']}" for row in ROWS])
 def test_a_published_rig_lands_where_it_belongs(row):
-    judgement = bands.judge(
+    judgement = verdict.judge(
         float(row["gb_per_s"]) * 1e9,
         theory(row["link"]),
-        getattr(bands, row["band"]),
+        getattr(verdict, row["band"]),
         size_bytes=int(row["size_bytes"]) if row["size_bytes"] else None,
         correct=row["data_correct"] == "yes",
     )
@@ -37,14 +37,14 @@ def test_a_published_rig_lands_where_it_belongs(row):
 def test_every_healthy_row_is_within_what_its_band_says_that_healthy_rigs_reach():
     """The sentence "reach 36 to 71 %" must be true of the rows that it was made from."""
     for row in ROWS:
-        band = getattr(bands, row["band"])
+        band = getattr(verdict, row["band"])
         share = float(row["gb_per_s"]) * 1e9 / theory(row["link"]) / band.directions
         if row["expected"] == "fine":
             assert band.worst - 0.005 <= share <= band.best + 0.005, row["id"]
 
 
-def every_band() -> list[bands.Band]:
-    return [value for value in vars(bands).values() if isinstance(value, bands.Band)]
+def every_band() -> list[verdict.Band]:
+    return [value for value in vars(verdict).values() if isinstance(value, verdict.Band)]
 
 
 def test_every_band_is_in_order_and_reachable():
@@ -54,24 +54,26 @@ def test_every_band_is_in_order_and_reachable():
 
 
 def test_the_host_links_band_is_the_one_that_the_topology_expects():
-    assert (bands.HOST_LINK.fine_from, bands.HOST_LINK.best) == (links.EXPECTED_LOW, links.EXPECTED_HIGH)
+    assert (verdict.HOST_LINK.fine_from, verdict.HOST_LINK.best) == (links.EXPECTED_LOW, links.EXPECTED_HIGH)
 
 
 def test_the_verdict_changes_at_the_edges_of_the_band():
-    at = {share: bands.judge(share * 1e10, 1e10, bands.HOST_LINK).verdict for share in (0.59, 0.61, 0.74, 0.75, 1.02)}
+    at = {
+        share: verdict.judge(share * 1e10, 1e10, verdict.HOST_LINK).verdict for share in (0.59, 0.61, 0.74, 0.75, 1.02)
+    }
     assert at == {0.59: "low", 0.61: "unknown", 0.74: "unknown", 0.75: "fine", 1.02: "fine"}
-    beyond = bands.judge(1.1e10, 1e10, bands.HOST_LINK)
+    beyond = verdict.judge(1.1e10, 1e10, verdict.HOST_LINK)
     assert beyond.verdict == "unknown"
     assert "more than there is in theory" in beyond.reason
 
 
 def test_what_is_expected_is_said_in_bytes_per_second():
-    judgement = bands.judge(20e9, 31.5e9, bands.HOST_LINK)
+    judgement = verdict.judge(20e9, 31.5e9, verdict.HOST_LINK)
     assert isinstance(judgement.expected, Figure)
     assert (judgement.expected.low, judgement.expected.high) == (0.75 * 31.5e9, 0.92 * 31.5e9)
     assert judgement.share == 20 / 31.5
     assert judgement.reason == "neither fine nor clearly low"
-    assert bands.HOST_LINK.basis == "pinned copies on healthy published rigs reach 75 to 92 %"
+    assert verdict.HOST_LINK.basis == "pinned copies on healthy published rigs reach 75 to 92 %"
 
 
 @pytest.mark.parametrize(
@@ -88,14 +90,14 @@ def test_what_is_expected_is_said_in_bytes_per_second():
     ],
 )
 def test_what_cannot_be_told_says_why(facts, words):
-    given = {"bytes_per_s": 26e9, "theory_bytes_per_s": 31.5e9, "band": bands.HOST_LINK} | facts
-    judgement = bands.judge(**given)
+    given = {"bytes_per_s": 26e9, "theory_bytes_per_s": 31.5e9, "band": verdict.HOST_LINK} | facts
+    judgement = verdict.judge(**given)
     assert judgement.verdict == "unknown"
     assert words in judgement.reason
 
 
 def test_an_upper_bound_of_the_theory_is_enough_to_be_fine():
-    assert bands.judge(26e9, 31.5e9, bands.HOST_LINK, links_unread=1).verdict == "fine"
+    assert verdict.judge(26e9, 31.5e9, verdict.HOST_LINK, links_unread=1).verdict == "fine"
 
 
 @pytest.mark.parametrize(
@@ -110,24 +112,24 @@ def test_an_upper_bound_of_the_theory_is_enough_to_be_fine():
     ],
 )
 def test_what_a_copy_between_gpus_goes_through(label, access, way):
-    assert bands.through(label, access) == way
-    assert isinstance(bands.busbw_band(way), bands.Band)
-    assert isinstance(bands.peer_band(way, False), bands.Band)
+    assert verdict.through(label, access) == way
+    assert isinstance(verdict.busbw_band(way), verdict.Band)
+    assert isinstance(verdict.peer_band(way, False), verdict.Band)
 
 
 def test_both_ways_across_sockets_has_no_published_rig():
-    assert isinstance(bands.peer_band("peer access across sockets", True), Absent)
+    assert isinstance(verdict.peer_band("peer access across sockets", True), Absent)
 
 
 def test_an_nvlinks_rate_divides_the_datasheet_of_every_card_that_has_some():
     """Cards of one capability differ in their number of links, never in one link's rate."""
     checked = 0
     for gpu in profiles.gpus():
-        rate = bands.NVLINK_BYTES_PER_S.get(gpu.compute_capability)
+        rate = verdict.NVLINK_BYTES_PER_S.get(gpu.compute_capability)
         if gpu.nvlink_gb_per_s_per_direction and rate:
             links_of_card = gpu.nvlink_gb_per_s_per_direction * 1e9 / rate
             assert links_of_card == pytest.approx(round(links_of_card)), gpu.id
             checked += 1
     assert checked >= 5
-    assert isinstance(bands.nvlink_theory(4, "12.0"), Absent)
-    assert bands.nvlink_theory(4, "8.6") == pytest.approx(56.25e9)
+    assert isinstance(verdict.nvlink_theory(4, "12.0"), Absent)
+    assert verdict.nvlink_theory(4, "8.6") == pytest.approx(56.25e9)

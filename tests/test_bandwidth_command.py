@@ -5,7 +5,6 @@ import io
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,13 +14,13 @@ import pytest
 from fake_bandwidth import cpu, transfer
 from rich.console import Console
 
-from rigbench import __main__, store
+from rigbench import store
+from rigbench.bandwidth import command, verdict
 from rigbench.bandwidth import screen as render
-from rigbench.bandwidth import stage
-from rigbench.bandwidth import verdict as findings
-from rigbench.bandwidth.record import Bandwidth
+from rigbench.bandwidth.record import Bandwidth, Options
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Skipped
+from rigbench.core.screen import show_rooms
 from rigbench.document import Run
 from rigbench.job import Interrupted, Job
 from rigbench.machine.rig import Rig
@@ -39,17 +38,17 @@ FINE = {
 def scripted_job(home: Path, patch: pytest.MonkeyPatch) -> Job:
     """Two recorded RTX 4080 SUPER at gen 4 x8, whose links were read awake; probes run from a script."""
     patch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
-    patch.setattr(stage, "PROBE", "fake_bandwidth")
+    patch.setattr(command, "PROBE", "fake_bandwidth")
     patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     job = Job(store.Store(home), Rig.replay(TESTS / "rigs" / "dual-rtx4080s-x8x8"), "bandwidth", Silent())
     survey.topology(job)
     return job
 
 
-def run_script(job: Job, file: Path, patch: pytest.MonkeyPatch, device: str | None = None, **script) -> Bandwidth:
+def run_script(job: Job, file: Path, patch: pytest.MonkeyPatch, device: str = "auto", **script) -> Bandwidth:
     file.write_text(json.dumps({"devices": [0, 1], "GB/s": FINE} | script))
     patch.setenv("RIGBENCH_TEST_SCRIPT", str(file))
-    result = stage.run(job, stage.options("4s", "512MiB", device))
+    result = command.run(job, Options(seconds=4.0), device)
     assert store.read(job.store.find(job.run.id)).bandwidth == result
     return result
 
@@ -77,7 +76,7 @@ def verdicts(result: Bandwidth) -> dict[str, str]:
     return {item.way: item.judgement.verdict for item in result.judged}
 
 
-def screen(result: Bandwidth | Skipped, width: int = 100) -> str:
+def screen(result: Bandwidth, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
     render.show(result, console)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
@@ -104,8 +103,8 @@ def test_a_healthy_pair_is_fine_everywhere(healthy):
         ),
         "fine",
     )
-    assert result.peers_absent is msgspec.UNSET
-    assert findings.judged(result) == result.judged  # a stored run can be judged again
+    assert result.peers == "measured"
+    assert verdict.judged(result) == result.judged  # a stored run can be judged again
 
 
 def test_every_rate_is_held_against_its_own_link(healthy):
@@ -137,8 +136,8 @@ def test_wrong_data_is_a_fault_however_fast_it_came(measured, job):
 
 
 def test_a_part_that_hangs_is_ended_kept_and_named_and_the_others_go_on(measured, job, monkeypatch):
-    monkeypatch.setattr(stage, "GRACE_SECONDS", 1.0)
-    monkeypatch.setattr(stage, "TIMES_ITS_SECONDS", 1.0)
+    monkeypatch.setattr(command, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(command, "TIMES_ITS_SECONDS", 1.0)
     result = measured(**{"cuda:0": "hang"})
     assert result.verdict == "hung"
     assert [part.ended for part in result.parts] == ["hung", "finished", "finished", "finished"]
@@ -187,7 +186,7 @@ def test_the_host_memory_lies_next_to_its_card(healthy):
 
 def test_with_one_gpu_peer_copies_do_not_apply(measured, job):
     result = measured(devices=[0])
-    assert result.peers_absent == Absent("one GPU: a peer copy needs two")
+    assert result.peers == Absent("one GPU: a peer copy needs two")
     assert (result.verdict, job.faults, len(result.parts)) == ("fine", [], 1)
     assert "no peer copies: one GPU: a peer copy needs two" in screen(result)
 
@@ -195,7 +194,7 @@ def test_with_one_gpu_peer_copies_do_not_apply(measured, job):
 def test_a_device_that_was_asked_for_is_the_only_one(measured):
     result = measured(device="cuda:1")
     assert [part.name for part in result.parts] == ["GPU1"]
-    assert result.peers_absent == Absent("--device asked for one GPU: a peer copy needs two")
+    assert result.peers == Absent("--device asked for one GPU: a peer copy needs two")
 
 
 def test_the_cpu_can_be_asked_for_on_a_machine_with_gpus(measured):
@@ -211,7 +210,7 @@ def test_gpus_that_torch_does_not_see_are_told(measured, job):
 
 def test_in_a_virtual_machine_no_link_is_believed_but_the_memory_is(healthy):
     result = msgspec.structs.replace(healthy[0], virtual_machine="QEMU")
-    judged = {item.way: item.judgement for item in findings.judged(result)}
+    judged = {item.way: item.judgement for item in verdict.judged(result)}
     assert judged["host to GPU0, pinned"].verdict == "unknown"
     assert "virtual machine" in judged["host to GPU0, pinned"].reason
     assert judged["copy in GPU0"].verdict == "fine"
@@ -223,9 +222,9 @@ def test_an_idle_link_and_an_unknown_card_are_not_judged(healthy):
     asleep = tuple(msgspec.structs.replace(path, awake_bytes_per_s=idle) for path in result.links)
     stranger = {"GPU0": Absent("no profile of this card"), "GPU1": Absent("no profile of this card")}
     again = msgspec.structs.replace(result, links=asleep, memory_datasheet=stranger)
-    found = findings.judged(again)
+    found = verdict.judged(again)
     assert {item.judgement.verdict for item in found} == {"unknown"}
-    assert findings.verdict(again, found) == "unknown"
+    assert verdict.verdict(again, found) == "unknown"
     assert {item.judgement.reason for item in found} == {"the card is idle", "no profile of this card"}
 
 
@@ -314,25 +313,15 @@ def test_the_screen_of_a_cpu_shows_threads_and_the_curve(healthy):
     )
     part = msgspec.structs.replace(part, not_run=("the curve ends before 256 MiB",))
     result = msgspec.structs.replace(healthy[0], parts=(part,), gpus=(), links=(), verdict="unknown")
-    result = msgspec.structs.replace(result, judged=findings.judged(result))
+    result = msgspec.structs.replace(result, judged=verdict.judged(result))
     assert screen(result, width=80) == CPU_SCREEN
 
 
-def test_a_probe_that_could_not_run_says_why():
-    assert screen(Skipped("bandwidth", "no torch")) == "bandwidth skipped: no torch"
-
-
-@pytest.fixture
-def rigbench(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rigbench", *words])
-        code = __main__._run()
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+def test_a_probe_that_could_not_run_says_why(job):
+    run = msgspec.structs.replace(job.run, topology=Absent("not asked"), bandwidth=Skipped("bandwidth", "no torch"))
+    console = Console(file=io.StringIO(), width=100, highlight=False, color_system=None)
+    show_rooms(run, console)
+    assert console.file.getvalue() == "bandwidth skipped: no torch\n"
 
 
 @pytest.mark.parametrize(
@@ -363,7 +352,7 @@ def test_a_card_that_is_not_there_is_exit_code_3(rigbench, tmp_path):
 
 def test_the_command_measures_this_cpu_stores_it_and_shows_it_again(rigbench, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
-    monkeypatch.setattr(stage, "PROBE", "small_bandwidth")
+    monkeypatch.setattr(command, "PROBE", "small_bandwidth")
     code, out, _ = rigbench("bandwidth", "--device", "cpu", "--seconds", "1s", "--largest", "1MiB", "--quiet")
     assert code == 0
     assert out.startswith("bandwidth on cpu (")
