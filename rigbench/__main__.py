@@ -98,7 +98,8 @@ def _run() -> int:
         return error.exit_code
     except RigbenchError as error:
         # Bad input is the same for all of torchrun's ranks, of which the first one says it.
-        if error.exit_code != BAD_INPUT or "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0":
+        rank = os.environ.get("RANK", "") if os.environ.get("WORLD_SIZE") else ""
+        if error.exit_code != BAD_INPUT or not rank.isdecimal() or rank == "0":
             _say(str(error))
         return error.exit_code
     except typer.TyperException as error:
