@@ -13,10 +13,9 @@ from statistics import median
 import msgspec
 import pytest
 
-from rigbench import __main__
 from rigbench.collectives import command, verdict
 from rigbench.collectives import operations as collective_ops
-from rigbench.collectives.record import HostLink, OddHost, Options, RankHost, RankPlace
+from rigbench.collectives.record import Collectives, HostLink, OddHost, Options, RankHost, RankPlace
 from rigbench.collectives.rows import rounds_of_pairs
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
@@ -29,22 +28,9 @@ OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce
 
 @pytest.fixture(autouse=True)
 def nothing_of_torchrun(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)  # for broken_collectives
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def rigbench(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rigbench", *words])
-        code = __main__._run()
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def collectives(rigbench, *more: str) -> tuple[int, dict, str]:
@@ -292,8 +278,7 @@ def test_the_peer_that_gloo_lost_is_named_by_its_rank_and_host():
         "its process ended with code 1: RuntimeError: [/__w/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] "
         "Read error [10.77.0.2]:6823: Connection reset by peer. This is typically caused by a remote worker hanging"
     )
-    found = msgspec.structs.replace(
-        verdict.NOTHING,
+    found = Collectives(
         world_size=2,
         reason=words,
         hosts=(RankHost("anna", "0123", (0,)), RankHost("bert", "4567", (1,))),

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import jsonschema
@@ -17,7 +16,7 @@ import pytest
 import torch
 from p2p_on_cpu import FaultyCards
 
-from rigbench import __main__, store
+from rigbench import store
 from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Tally
@@ -301,16 +300,9 @@ def test_ctrl_c_keeps_what_was_checked(rig, monkeypatch):
 
 
 @pytest.fixture
-def rigbench(rig, monkeypatch, capsys):
-    """Run a command in this process: (exit code, standard output, standard error)."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rigbench", *words])
-        code = __main__._run()
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+def rigbench(rig, rigbench):
+    """A command on that rig."""
+    return rigbench
 
 
 def test_a_script_can_tell_the_verdict_by_the_exit_code(rigbench, monkeypatch):

@@ -92,17 +92,10 @@ def pair(one: int = 0, other: int = 1, label: str = "PHB", code: int = 0, facts:
 def answer(*arms: P2pArm, known: tuple[GpuPair, ...] = (pair(),), inherited: dict[str, str] | None = None) -> P2p:
     names = tuple(sorted({name for found in arms for way in found.access for name in way.split()})) or ("GPU0", "GPU1")
     result = P2p(
-        method=1,
-        seconds=40.0,
-        verdict="inconclusive",
-        reason="",
         devices=names,
         device_names=("NVIDIA GeForce RTX 4090",) * len(names),
         nccl_version="2.29.7",
-        pairs=(),
         arms=arms,
-        speeds=(),
-        advice=Absent(""),
     )
     return findings.judged(result, known, inherited or {})
 

@@ -111,8 +111,7 @@ def judged(outcome: Outcome[Collectives], count: int) -> Collectives | None:
     result = outcome.result
     if result is None and outcome.ended == "interrupted":
         return None
-    result = result or msgspec.structs.replace(verdict.NOTHING, world_size=count)
-    return verdict.judged(result, outcome.ended, outcome.dead_ranks, outcome.reason)
+    return verdict.judged(result or Collectives(world_size=count), outcome.ended, outcome.dead_ranks, outcome.reason)
 
 
 def started(job: Job, options: Options, world: World | None, count: int) -> Outcome[Collectives]:

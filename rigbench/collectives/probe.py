@@ -21,7 +21,6 @@ from rigbench.collectives import operations as ops
 from rigbench.collectives.alphabeta import fit
 from rigbench.collectives.record import (
     DEFAULT_SECONDS,
-    METHOD,
     AlphaBeta,
     Collective,
     CollectiveName,
@@ -135,10 +134,7 @@ class _Probe:
 
     def record(self, ended_by: EndedBy) -> Collectives:
         return Collectives(
-            method=METHOD,
             seconds=time.perf_counter() - self.started,
-            verdict="fine",
-            reason="",
             backend="nccl" if self.kind == "cuda" else "gloo",
             world_size=self.world.size,
             hosts=self.hosts,
@@ -147,13 +143,8 @@ class _Probe:
             pairs=tuple(self.single),
             pairs_at_once=tuple(self.at_once),
             links=tuple(self.between_hosts),
-            host_links=(),
-            slowest_link=Absent("hosts are compared by the parent"),
-            odd_hosts=(),
             not_run=tuple(self.not_run),
             ended_by=ended_by,
-            dead_ranks=(),
-            telemetry=Absent("no sensor was read beside this probe"),
         )
 
     def _hand_over(self, at_once: bool = False) -> None:

@@ -11,6 +11,7 @@ from rigbench.core.record import Absent, Device, EndedBy, Record, Tally, Telemet
 
 METHOD = 1
 MOST_SIZES = 64
+NO_LINK = Absent("no link between hosts was measured")
 DEFAULT_SECONDS = {"cpu": 40.0, "cuda": 60.0}
 CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce", "all_to_all", "send_recv"]
 CollectivesVerdict = Literal["fine", "wrong values", "hung", "died", "interrupted"]
@@ -175,24 +176,24 @@ class OddHost(Record, frozen=True):
 
 
 class Collectives(Record, frozen=True, kw_only=True):
-    """All of it."""
+    """All of it. Without its operations: of ranks that ended before anything was measured."""
 
-    method: int
-    seconds: float
-    verdict: CollectivesVerdict
-    reason: str
-    backend: Literal["nccl", "gloo"] | Absent
+    method: int = METHOD
+    seconds: float = 0.0
+    verdict: CollectivesVerdict = "fine"
+    reason: str = ""
+    backend: Literal["nccl", "gloo"] | Absent = Absent("it ended before anything was measured")
     world_size: int
-    hosts: tuple[RankHost, ...]
-    ranks: tuple[RankPlace, ...]
-    operations: tuple[Collective, ...]
-    pairs: tuple[PairTimes, ...]  # single pairs, both ways
-    pairs_at_once: tuple[PairTimes, ...]  # all disjoint ones, round by round
-    links: tuple[PairTimes, ...]  # this and the next three of several hosts
-    host_links: tuple[HostLink, ...]
-    slowest_link: HostLink | Absent
-    odd_hosts: tuple[OddHost, ...]
-    not_run: tuple[str, ...]
-    ended_by: EndedBy
-    dead_ranks: tuple[int, ...]  # died, hung or never came
-    telemetry: Telemetry | Absent
+    hosts: tuple[RankHost, ...] = ()
+    ranks: tuple[RankPlace, ...] = ()
+    operations: tuple[Collective, ...] = ()
+    pairs: tuple[PairTimes, ...] = ()  # single pairs, both ways
+    pairs_at_once: tuple[PairTimes, ...] = ()  # all disjoint ones, round by round
+    links: tuple[PairTimes, ...] = ()  # this and the next three of several hosts
+    host_links: tuple[HostLink, ...] = ()
+    slowest_link: HostLink | Absent = NO_LINK
+    odd_hosts: tuple[OddHost, ...] = ()
+    not_run: tuple[str, ...] = ()
+    ended_by: EndedBy = "worker died"
+    dead_ranks: tuple[int, ...] = ()  # died, hung or never came
+    telemetry: Telemetry | Absent = Absent("no sensor was read beside it")

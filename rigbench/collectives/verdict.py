@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from rigbench.collectives.record import METHOD, Collectives, HostLink, OddHost, PairTimes, RankCheck, RankHost
+from rigbench.collectives.record import NO_LINK, Collectives, HostLink, OddHost, PairTimes, RankCheck, RankHost
 from rigbench.core import stats, units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Tally
@@ -20,29 +20,6 @@ from rigbench.core.record import Absent, Tally
 ADDRESS = re.compile(r"\[([0-9a-fA-F.:]+)\]:\d+")
 FAR_BELOW = 0.75  # of the others' median: healthy hosts of one kind differ by a tenth
 FEWEST_HOSTS, FEWEST_LINKS = 3, 2
-NO_LINK = Absent("no link between hosts was measured")
-# Of ranks that ended before anything was measured.
-NOTHING = Collectives(
-    method=METHOD,
-    seconds=0.0,
-    verdict="died",
-    reason="",
-    backend=Absent("it ended before anything was measured"),
-    world_size=0,
-    hosts=(),
-    ranks=(),
-    operations=(),
-    pairs=(),
-    pairs_at_once=(),
-    links=(),
-    host_links=(),
-    slowest_link=NO_LINK,
-    odd_hosts=(),
-    not_run=(),
-    ended_by="worker died",
-    dead_ranks=(),
-    telemetry=Absent("no sensor was read beside it"),
-)
 
 
 def judged(
@@ -53,13 +30,8 @@ def judged(
 ) -> Collectives:
     """The verdict on what the ranks found until they ended so, and what their links say of the hosts."""
     links = host_links(result.hosts, result.links)
-    result = msgspec.structs.replace(
-        result,
-        host_links=links,
-        slowest_link=slowest(links),
-        odd_hosts=odd_hosts(links),
-        dead_ranks=dead_ranks,
-    )
+    hosts = {"host_links": links, "slowest_link": slowest(links), "odd_hosts": odd_hosts(links)}
+    result = msgspec.structs.replace(result, dead_ranks=dead_ranks, **hosts)
     if ended in ("died", "hung"):
         result = msgspec.structs.replace(result, verdict=ended, reason=reason)
         ranks, words = lost(result)

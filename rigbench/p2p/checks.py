@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -207,24 +207,8 @@ VALUE_BITS = 20  # of the patterns
 MOST_REPEATS = 16
 
 
-class Ranks(Protocol):
-    """What one rank may ask of the others. `agree` goes over the host, the other two over the GPUs."""
-
-    rank: int
-    count: int
-    device: str
-
-    def all_reduce(self, buffer: torch.Tensor) -> None: ...
-
-    def exchange(self, sends: torch.Tensor, receives: torch.Tensor, peer: int) -> None: ...
-
-    def agree(self, number: int) -> int:
-        """The largest number that any rank gives; all wait for it."""
-        ...
-
-
 class TorchRanks:
-    """torch.distributed: the default group on the host, for the meetings, and one of `backend` for `device`."""
+    """What one rank may ask of the others: `agree` goes over the host, the other two over a group of `backend`."""
 
     def __init__(self, device: str, backend: str) -> None:
         self.rank, self.count, self.device = dist.get_rank(), dist.get_world_size(), device
@@ -241,6 +225,7 @@ class TorchRanks:
             work.wait()
 
     def agree(self, number: int) -> int:
+        """The largest number that any rank gives; all wait for it."""
         largest = torch.tensor([number])
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
         return int(largest.item())
@@ -268,7 +253,7 @@ def planned_exchanges(count: int, sizes: Sequence[int]) -> list[Exchange]:
     return [Exchange(size) for size in sizes] + [Exchange(size, pair) for pair in pairs for size in sizes]
 
 
-def check_exchange(ranks: Ranks, exchange: Exchange, rounds: int) -> ValueCheck:
+def check_exchange(ranks: TorchRanks, exchange: Exchange, rounds: int) -> ValueCheck:
     """One check as this rank sees it: several rounds, each with other values."""
     peer = None if exchange.pair is None else sum(exchange.pair) - ranks.rank
     senders = tuple(range(ranks.count)) if peer is None else (peer,)
@@ -304,7 +289,7 @@ def summed(like: torch.Tensor, number: int, senders: Sequence[int]) -> torch.Ten
     return total
 
 
-def time_reduces(ranks: Ranks, accelerator: Accelerator, size_bytes: int, budget: Budget) -> ReduceTimes:
+def time_reduces(ranks: TorchRanks, accelerator: Accelerator, size_bytes: int, budget: Budget) -> ReduceTimes:
     """All_reduces of one size until rank 0's median is tight; every rank's own seconds.
 
     Ranks enter each all_reduce together, held by the one before it. A step's time is the slowest rank's.

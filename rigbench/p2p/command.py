@@ -20,7 +20,7 @@ from rigbench.machine.record import GpuPair
 from rigbench.p2p import arms as p2p_arms
 from rigbench.p2p import verdict as p2p_verdict
 from rigbench.p2p.arms import AS_IT_IS, OFF, Setting
-from rigbench.p2p.record import METHOD, ArmOptions, Options, P2p, P2pArm, P2pRank
+from rigbench.p2p.record import ArmOptions, Options, P2p, P2pArm, P2pRank
 from rigbench.topology import survey
 from rigbench.topology.record import Topology
 from rigbench.topology.verdict import worst_first
@@ -82,19 +82,8 @@ class _Trial:
         self.names = tuple(f"GPU{index}" for index in job.visible_gpus)
         self.inherited = p2p_arms.inherited(os.environ)
         self.pairs: tuple[GpuPair, ...] = ()
-        self.result = P2p(
-            method=METHOD,
-            seconds=0.0,
-            verdict="inconclusive",
-            reason="nothing was tried",
-            devices=self.names,
-            device_names=tuple(str(gpu.name) for gpu in job.gpus if f"GPU{gpu.index}" in self.names),
-            nccl_version=Absent("no process came so far as to tell"),
-            pairs=(),
-            arms=(),
-            speeds=(),
-            advice=Absent("nothing was tried"),
-        )
+        names = tuple(str(gpu.name) for gpu in job.gpus if f"GPU{gpu.index}" in self.names)
+        self.result = P2p(devices=self.names, device_names=names)
 
     def run(self) -> None:
         """Each setting in turn, there and back; one that hangs or corrupts data is not tried again."""

@@ -17,7 +17,6 @@ from rigbench.core.units import format_bytes
 from rigbench.machine.accelerator import Accelerator, cuda_devices, open_device
 from rigbench.machine.cuda_cards import Cards, CudaCards
 from rigbench.p2p.checks import (
-    Ranks,
     TorchRanks,
     Writes,
     check_exchange,
@@ -55,7 +54,7 @@ def run(options: Options, report: Report, world: World) -> P2pRank:
     return measure(options, report, CudaCards(), TorchRanks(device, "nccl"), accelerator)
 
 
-def measure(options: Options, report: Report, cards: Cards, ranks: Ranks, accelerator: Accelerator) -> P2pRank:
+def measure(options: Options, report: Report, cards: Cards, ranks: TorchRanks, accelerator: Accelerator) -> P2pRank:
     """The arm, by whatever moves the bytes: all checks first, then what is timed."""
     arm = _Arm(options, report, cards, ranks, accelerator)
     if arm.write() and arm.exchange() and arm.time_copies():
@@ -66,7 +65,9 @@ def measure(options: Options, report: Report, cards: Cards, ranks: Ranks, accele
 class _Arm:
     """One rank's part in the making. Each step is announced to the parent before it is made: it may be the last."""
 
-    def __init__(self, options: Options, report: Report, cards: Cards, ranks: Ranks, accelerator: Accelerator) -> None:
+    def __init__(
+        self, options: Options, report: Report, cards: Cards, ranks: TorchRanks, accelerator: Accelerator
+    ) -> None:
         self.options, self.report, self.cards, self.ranks, self.accelerator = options, report, cards, ranks, accelerator
         self.leads = ranks.rank == 0 and options.copies
         self.access: dict[str, bool] = {}

@@ -167,14 +167,14 @@ class P2pAdvice(Record, frozen=True):
 class P2p(Record, frozen=True, kw_only=True):
     """The verdict, what it rests on, and what to set."""
 
-    method: int
-    seconds: float
-    verdict: P2pVerdict
-    reason: str
+    method: int = METHOD
+    seconds: float = 0.0
+    verdict: P2pVerdict = "inconclusive"
+    reason: str = "nothing was tried"
     devices: tuple[str, ...]  # in CUDA's order
     device_names: tuple[str, ...]
-    nccl_version: str | Absent
-    pairs: tuple[PairVerdict, ...]
-    arms: tuple[P2pArm, ...]
-    speeds: tuple[SpeedRatio, ...]
-    advice: P2pAdvice | Absent
+    nccl_version: str | Absent = Absent("no process came so far as to tell")
+    pairs: tuple[PairVerdict, ...] = ()
+    arms: tuple[P2pArm, ...] = ()
+    speeds: tuple[SpeedRatio, ...] = ()
+    advice: P2pAdvice | Absent = Absent("nothing was tried")

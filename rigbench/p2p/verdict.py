@@ -205,7 +205,6 @@ ALL_REDUCE = "all_reduce"
 class Timed(NamedTuple):
     """One piece of work by one setting."""
 
-    size_bytes: int
     counted_bytes: int  # that it is said to move
     seconds: dict[int, float]  # the median, by round
 
@@ -235,8 +234,8 @@ def _speeds(arms: Sequence[P2pArm], size_bytes: int) -> tuple[SpeedRatio, ...]:
 def _ratios(arms: Sequence[P2pArm], setting: str, against: str, size_bytes: int) -> Iterator[SpeedRatio]:
     """Of each work that both made in one round at least."""
     works, others = (_timed(arms, name, size_bytes) for name in (setting, against))
-    for (what, _), own in works.items():
-        other = others.get((what, own.size_bytes))
+    for (what, work_bytes), own in works.items():
+        other = others.get((what, work_bytes))
         rounds = sorted(own.seconds.keys() & other.seconds.keys()) if other else []
         if other is None or not rounds:
             continue
@@ -247,7 +246,7 @@ def _ratios(arms: Sequence[P2pArm], setting: str, against: str, size_bytes: int)
             what=what,
             setting=setting,
             against=against,
-            size_bytes=own.size_bytes,
+            size_bytes=work_bytes,
             bytes_per_s=own.counted_bytes / stats.median(seconds),
             against_bytes_per_s=other.counted_bytes / stats.median(other_seconds),
             ratio=ratio,
@@ -262,11 +261,11 @@ def _timed(arms: Iterable[P2pArm], setting: str, size_bytes: int) -> dict[tuple[
         if arm.setting != setting or not arm.right:
             continue
         if reduces := arm.reduce_seconds(size_bytes):
-            timed = works.setdefault((ALL_REDUCE, size_bytes), Timed(size_bytes, size_bytes, {}))
+            timed = works.setdefault((ALL_REDUCE, size_bytes), Timed(size_bytes, {}))
             timed.seconds[arm.round] = stats.median(reduces)
         for copy in arm.copies:
             what = f"copy {copy.source} {'↔' if copy.both_ways else '→'} {copy.destination}"
-            timed = works.setdefault((what, copy.size_bytes), Timed(copy.size_bytes, copy.counted_bytes, {}))
+            timed = works.setdefault((what, copy.size_bytes), Timed(copy.counted_bytes, {}))
             timed.seconds[arm.round] = copy.timing.estimate.value
     return works
 
