@@ -140,12 +140,12 @@ def _line(
     precision = slices[small].recipe.precision
     same = (msgspec.structs.replace(recipe, micro_batch=size, precision=precision) for size in pairs[-1])
     predictions = [predictor.predict(model, it, target).process for it in same]
-    (slope, at_0), (predicted_slope, predicted_at_0) = (
-        _through(small, large, *(it.value for it in ends)) for ends in (peaks, predictions)
+    slope, predicted = ((ends[1].value - ends[0].value) / (large - small) for ends in (peaks, predictions))
+    return MemoryLine(
+        small=small,
+        large=large,
+        measured_slope_bytes=slope,
+        measured_intercept_bytes=peaks[0].value - slope * small,
+        predicted_slope_bytes=predicted,
+        predicted_intercept_bytes=predictions[0].value - predicted * small,
     )
-    return MemoryLine(small, large, slope, at_0, predicted_slope, predicted_at_0)
-
-
-def _through(x0: int, x1: int, y0: float, y1: float) -> tuple[float, float]:
-    slope = (y1 - y0) / (x1 - x0)
-    return slope, y0 - slope * x0

@@ -273,7 +273,9 @@ class OwnBatches:
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: deque[Future[Any]] = deque()
         if self._on_gpu if ahead is None else ahead:
-            self._pool = ThreadPoolExecutor(1, "own-batches", initializer=self._choose_device)
+            # Pinning makes a context on the thread's own device, which is the first unless said.
+            chosen: dict[str, Any] = {"initializer": torch.cuda.set_device, "initargs": (device,)}
+            self._pool = ThreadPoolExecutor(1, "own-batches", **(chosen if self._on_gpu else {}))
             self._ahead.extend(self._pool.submit(self._made) for _ in range(AHEAD))
 
     def __enter__(self) -> OwnBatches:
@@ -304,11 +306,6 @@ class OwnBatches:
         if self.floats is not None:
             batch = each(batch, lambda tensor: tensor.to(self.floats) if tensor.is_floating_point() else tensor)
         return each(batch, lambda tensor: tensor.pin_memory()) if self._on_gpu else batch
-
-    def _choose_device(self) -> None:
-        """Pinning makes a context on the thread's own device, which is the first unless said."""
-        if self._on_gpu:
-            torch.cuda.set_device(self.device)
 
 
 def drawn(own: Own, samples: int) -> Any:

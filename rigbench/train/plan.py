@@ -76,7 +76,7 @@ class Plan:
         return self.mode != "one" or bool(self.cross) or self.find_micro_batch
 
     def options_of(self, recipe: Recipe, mode: Mode | None = None) -> Options:
-        """What the process of an arm is told."""
+        """For the process of an arm."""
         mode = mode or ("all" if self.cross else self.mode)
         return msgspec.structs.replace(
             self.options,

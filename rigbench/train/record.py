@@ -51,7 +51,7 @@ class OwnModel(Record, frozen=True):
 
 
 class Options(Record, frozen=True, kw_only=True):
-    """What the process of a slice is told."""
+    """For the process of a slice."""
 
     model: Model | OwnModel
     recipe: Recipe = Recipe()  # precision and micro-batch may be left to be chosen
@@ -79,7 +79,7 @@ class Options(Record, frozen=True, kw_only=True):
 
 
 class TrialOptions(Record, frozen=True):
-    """What the process is told that tries a program of the user's; as in Options."""
+    """For the process that tries a program of the user's; the fields are as in Options."""
 
     name: str
     folder: str
@@ -107,7 +107,7 @@ def _read_micro_batch(text: str, option: str) -> int | Literal["auto"]:
 
 
 class ProbeOptions(Record, frozen=True, kw_only=True):
-    """What train-probe is told beside the model and the recipe."""
+    """Of train-probe, beside the model's and the recipe's."""
 
     arms: Annotated[
         Literal["auto", "usual", "one", "all"],

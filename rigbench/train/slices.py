@@ -173,16 +173,16 @@ def started(
     job: Job, options: Options, environment: Mapping[str, str], world: World | None, count: int
 ) -> Outcome[Slice]:
     """All ranks here, or the one that this process is."""
-    limit, told = options.most_seconds + MARGIN_SECONDS, job.progress.update
+    limit, progress = options.most_seconds + MARGIN_SECONDS, job.progress.update
     if world is not None:
         own = {**environment, **interface(world)}
-        return ranks.call_as(PROBE, options, Slice, world, limit_seconds=limit, on_progress=told, environment=own)
+        return ranks.call_as(PROBE, options, Slice, world, limit_seconds=limit, on_progress=progress, environment=own)
     if "OMP_NUM_THREADS" not in os.environ:
         cores = host.cpu(Sysfs()).usable_cpus
         usable = int((os.cpu_count() or 1) if isinstance(cores, Absent) else cores)
         environment = {**environment, "OMP_NUM_THREADS": str(max(1, usable // count))}
     return ranks.call(
-        PROBE, options, Slice, world_size=count, limit_seconds=limit, on_progress=told, environment=environment
+        PROBE, options, Slice, world_size=count, limit_seconds=limit, on_progress=progress, environment=environment
     )
 
 
