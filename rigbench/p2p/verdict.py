@@ -13,9 +13,8 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from rigbench.core import stats, units
-from rigbench.core.finding import Finding
+from rigbench.core.finding import Finding, cost, finding
 from rigbench.core.record import Absent, Tally
-from rigbench.core.verdict import cost, finding
 from rigbench.machine.record import GpuPair
 from rigbench.p2p.record import P2p, P2pAdvice, P2pArm, P2pVerdict, PairVerdict, SpeedRatio, ValueCheck
 

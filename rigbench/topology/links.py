@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rigbench.core import units
-from rigbench.core.finding import Cost, Finding, Severity
+from rigbench.core.finding import Cost, Finding, Severity, cost, finding
 from rigbench.core.record import Absent
-from rigbench.core.verdict import cost, finding
 from rigbench.machine.record import Gpu, PciHop, PciPath
 from rigbench.topology.record import Topology
 

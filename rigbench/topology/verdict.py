@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from rigbench.core import units
-from rigbench.core.finding import WORST_FIRST, Cost, Finding, Severity, Unchecked
+from rigbench.core.finding import WORST_FIRST, Cost, Finding, Severity, Unchecked, cost, finding, merged, unique
 from rigbench.core.record import Absent
-from rigbench.core.verdict import cost, finding, merged, unique
 from rigbench.machine.record import Gpu, GpuPair, GpuProcess, NumaNode
 from rigbench.topology import links
 from rigbench.topology.record import Topology

@@ -9,9 +9,8 @@ import msgspec
 
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.finding import Cost, Finding
+from rigbench.core.finding import Cost, Finding, cost, finding
 from rigbench.core.record import Absent, Figure, Skipped
-from rigbench.core.verdict import cost, finding
 from rigbench.predict.record import StepTime, VramPrediction
 from rigbench.train.record import AnySlice, ArmRow, Arms, Compile, Exchange, Slice
 
