@@ -90,7 +90,7 @@ def _run() -> int:
 
         from rigbench.cli import app
     except KeyboardInterrupt:
-        _say("interrupted")
+        sys.stderr.write("rigbench: interrupted\n")
         return INTERRUPTED
     try:
         return int(app() or FINE)
@@ -107,7 +107,7 @@ def _run() -> int:
         _say(f"{words}; `rigbench --help` lists the commands, `rigbench COMMAND --help` their options")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted")
+        sys.stderr.write("rigbench: interrupted\n")
         return INTERRUPTED
     except BrokenPipeError:
         raise
@@ -129,7 +129,9 @@ def _internal(error: Exception) -> str:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write("rigbench: " + " ".join(line.split()) + "\n")
+    from rigbench.core.screen import printable
+
+    sys.stderr.write("rigbench: " + printable(" ".join(line.split())) + "\n")
 
 
 if __name__ == "__main__":

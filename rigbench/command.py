@@ -165,7 +165,9 @@ def _nothing_answered(run: Run) -> int:
 
 def say(line: str) -> None:
     """One line on standard error."""
-    sys.stderr.write(f"rigbench: {line}\n")
+    from rigbench.core.screen import printable
+
+    sys.stderr.write(f"rigbench: {printable(line)}\n")
 
 
 def command(*extra: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
