@@ -143,7 +143,7 @@ class Common:
             say(f"kept as {job.run.id}; `rigbench report {job.run.id}` shows it again")
         return FAULT if job.faults else _nothing_answered(job.run)
 
-    def show(self, run: Run, show: Callable[[Run, Console], None] | None = None) -> None:
+    def show(self, run: Any, show: Callable[[Any, Console], None] | None = None) -> None:
         """On the screen, its rooms unless `show` shows more or less of it; or as JSON."""
         if self.json:
             from rigbench.store import encode

@@ -14,7 +14,6 @@ from rigbench.monitor.record import Options
 
 if TYPE_CHECKING:
     from rigbench.monitor.live import Display, Lines
-    from rigbench.monitor.record import Monitor
 
 
 @command("replay")
@@ -24,13 +23,13 @@ def monitor(common: Common, options: Options) -> int:
     Runs until Ctrl-C, in constant memory, and changes nothing. The end asked for is exit code 0, also by Ctrl-C; a
     --seconds that is cut short is 130, a GPU lost midway or a hint of a fault is 1.
     """
-    from rigbench.monitor import loop
+    from rigbench.monitor import loop, screen
 
     if not isinstance(options.recorded, Absent):
         if common.replay or options != Options(recorded=options.recorded):
             raise RigbenchError("--from FILE is a watch that is over", "give it alone, or with --json")
         result = loop.summary(Path(options.recorded))
-        _show(common, result)
+        common.show(result, screen.show)
         return FAULT if result.at_fault else FINE
     if options.once and not isinstance(options.seconds, Absent):
         raise RigbenchError("--once and --seconds exclude each other", "--once looks for one --interval")
@@ -48,7 +47,7 @@ def monitor(common: Common, options: Options) -> int:
     finally:
         if display:
             display.close()
-    _show(common, result)
+    common.show(result, screen.show)
     if trouble:
         raise trouble
     if isinstance(options.record, str) and not common.quiet:
@@ -71,14 +70,3 @@ def _display(common: Common, once: bool) -> Display | Lines | None:
     if console.is_terminal and not console.is_dumb_terminal:
         return Display(console)
     return Lines(lambda text: print(text, end="", flush=True))
-
-
-def _show(common: Common, result: Monitor) -> None:
-    if common.json:
-        from rigbench.store import encode
-
-        sys.stdout.write(encode(result).decode())
-        return
-    from rigbench.monitor import screen
-
-    screen.show(result, common.console())

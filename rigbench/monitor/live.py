@@ -66,12 +66,12 @@ class Lines:
 def frame(monitor: Monitor, charts: Mapping[str, Chart], width: int, height: int) -> Text:
     """One picture that fits: every GPU in full, in a line each where the terminal is too low for that."""
     width = max(LEAST_WIDTH, width)
-    lines = list(_full(monitor, charts, width, evidence=True))
-    if len(lines) > height - 1:
-        lines = list(_full(monitor, charts, width, evidence=False))
-    if len(lines) > height - 1:
-        lines = list(_short(monitor, width))
-    if len(lines) > height - 1:
+    for full, evidence in ((True, True), (True, False), (False, True)):
+        gpus = (_full if full else _short)(monitor, charts, width)
+        lines = [*_head(monitor, width), *gpus, *_hints(monitor, width, evidence)]
+        if len(lines) < height:
+            break
+    else:
         hidden = len(lines) - (height - 2)
         lines = [*lines[: max(1, height - 2)], (f"… {hidden} more lines; a taller window shows them", "dim")]
     text = Text(no_wrap=True, overflow="crop", end="")
@@ -80,13 +80,12 @@ def frame(monitor: Monitor, charts: Mapping[str, Chart], width: int, height: int
     return text
 
 
-def _full(monitor: Monitor, charts: Mapping[str, Chart], width: int, evidence: bool) -> Iterator[Line]:
+def _full(monitor: Monitor, charts: Mapping[str, Chart], width: int) -> Iterator[Line]:
     def labelled(label: str, text: str, severity: str = "information") -> Iterator[Line]:
         """`label` once, then its text under itself as wide as there is room."""
         for number, part in enumerate(textwrap.wrap(text, max(10, width - 2 - LABEL))):
             yield f"  {label if not number else '':<{LABEL}}{part}", SEVERITY_STYLES[severity]
 
-    yield from _head(monitor, width)
     for gpu in monitor.gpus:
         yield f"{gpu.device} {gpu.name if isinstance(gpu.name, str) else ''}".rstrip(), "bold"
         if isinstance(gpu.gone, Gone):
@@ -107,16 +106,13 @@ def _full(monitor: Monitor, charts: Mapping[str, Chart], width: int, evidence: b
             yield from labelled(label, text[label])
     yield "host", "bold"
     yield from labelled("now", _host(monitor))
-    yield from _hints(monitor, width, evidence)
 
 
-def _short(monitor: Monitor, width: int) -> Iterator[Line]:
-    yield from _head(monitor, width)
+def _short(monitor: Monitor, charts: Mapping[str, Chart], width: int) -> Iterator[Line]:
     for gpu in monitor.gpus:
         style = SEVERITY_STYLES["fault"] if isinstance(gpu.gone, Gone) else ""
         yield f"{gpu.device} {_terse(gpu, monitor)}", style
     yield f"host {_host(monitor)}", ""
-    yield from _hints(monitor, width, True)
 
 
 def _head(monitor: Monitor, width: int) -> Iterator[Line]:

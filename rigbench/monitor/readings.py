@@ -68,32 +68,21 @@ class SlowBeat:
     `facts` is who is asked what a card is, where that is not the rig itself.
     """
 
-    def __init__(
-        self,
-        rig: Rig,
-        period_seconds: float,
-        facts: Rig | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._rig, self._facts = rig, facts or rig
-        self._period = period_seconds
-        self._loads = ProcessLoads(rig.sysfs, clock)
+    def __init__(self, rig: Rig, period_seconds: float, facts: Rig | None = None) -> None:
+        self._rig, self._facts, self._period = rig, facts or rig, period_seconds
+        self._loads = ProcessLoads(rig.sysfs)
         self._known: dict[str, dict[str, Any]] = {}
         self._lost: set[int] = set()
         self._fresh: SlowReading | None = None
-        self._read_some = threading.Event()
-        self._stopped = threading.Event()
+        self.has_read, self._stopped = threading.Event(), threading.Event()
         self._lock = threading.Lock()
 
-    def start(self) -> None:
+    def __enter__(self) -> SlowBeat:
         threading.Thread(target=self._run, name="rigbench-slow-beat", daemon=True).start()
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self._stopped.set()
-
-    def first(self, seconds: float) -> None:
-        """Waits for the first reading, or so long."""
-        self._read_some.wait(seconds)
 
     def take(self) -> SlowReading | None:
         """What was read since the last time."""
@@ -119,7 +108,7 @@ class SlowBeat:
         with self._lock:
             before = self._fresh.cards if self._fresh else ()
             self._fresh = SlowReading((*before, *cards), gpus)
-        self._read_some.set()
+        self.has_read.set()
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -177,12 +166,10 @@ def live(rig: Rig, options: Options, stopped: Callable[[], bool]) -> Generator[M
     period = options.interval
     host, beat = Host(rig, time.perf_counter), Beat(rig, period)
     yield _header(rig, options, host, options.slow_seconds)
-    slow, started = SlowBeat(rig, options.slow_seconds), time.perf_counter()  # the driver has been found by now
-    beat.start()
-    slow.start()
+    started = time.perf_counter()  # the driver has been found by now
     due = heard = started
     gpus: dict[str, GpuTick] = {}
-    try:
+    with beat, SlowBeat(rig, options.slow_seconds) as slow:
         while not stopped():
             newest, moment = beat.latest, time.perf_counter()
             if newest is not None and newest[0] > heard:
@@ -190,8 +177,7 @@ def live(rig: Rig, options: Options, stopped: Callable[[], bool]) -> Generator[M
                 gpus = _gpus(newest[1])
             elif moment - heard > max(SILENT_SECONDS, SILENT_TICKS * period) and moment >= due:
                 at = moment
-                silent = GpuTick(**dict.fromkeys(GpuTick.__struct_fields__, NO_ANSWER))
-                gpus = dict.fromkeys(gpus, silent)
+                gpus = dict.fromkeys(gpus, GpuTick(**dict.fromkeys(GpuTick.__struct_fields__, NO_ANSWER)))
             else:
                 time.sleep(min(POLL_SECONDS, period / 4))
                 continue
@@ -202,11 +188,8 @@ def live(rig: Rig, options: Options, stopped: Callable[[], bool]) -> Generator[M
             if not isinstance(options.length_seconds, Absent) and at - started >= options.length_seconds - period / 4:
                 break
         if options.once:
-            slow.first(LAST_SLOW_SECONDS)
+            slow.has_read.wait(LAST_SLOW_SECONDS)
             yield from slow.events(time.perf_counter() - started)
-    finally:
-        slow.stop()
-        beat.stop()
 
 
 def replayed(rig: Rig, facts: Rig, options: Options) -> Generator[MonitorEvent, None, None]:

@@ -28,8 +28,7 @@ NO_FILE = Absent("no file was named")
 MonitorEndedBy = Literal["time is up", "one look", "stopped by the user", "recording ended", "cut short"]
 
 
-def _seconds(text: str, option: str) -> float | Absent:
-    return FOREVER if text == "forever" else units.parse_seconds(text, option)
+FOR_SECONDS = Reader(lambda text, option: FOREVER if text == "forever" else units.parse_seconds(text, option))
 
 
 def _interval(text: str, option: str) -> float:
@@ -42,8 +41,7 @@ def _interval(text: str, option: str) -> float:
 
 class Options(Record, frozen=True, kw_only=True):
     seconds: Annotated[
-        float | Absent,
-        Option(Reader(_seconds), "So long, as 45, 10min or 8h. Default: forever, until Ctrl-C.", "N"),
+        float | Absent, Option(FOR_SECONDS, "So long, as 45, 10min or 8h. Default: forever, until Ctrl-C.", "N")
     ] = FOREVER
     interval: Annotated[
         float, Option(Reader(_interval, lambda seconds: f"{seconds:g}s"), "Between two readings; 0.1s to 1h.", "1s")

@@ -36,6 +36,16 @@ THROTTLED: Mapping[str, tuple[Severity, float, str]] = {
     "sw_thermal": ("warning", 0.2, "the driver slows it down at its target temperature: it wants more air"),
 }
 
+NEXT = {  # what to run about a hint
+    "imbalance": "rigbench collectives (is the link slow?); DistributedDataParallel splits evenly",
+    "unused-gpu": "torchrun --nproc-per-node=gpu YOUR_SCRIPT; see CUDA_VISIBLE_DEVICES",
+    "waits-for-peer": "rigbench collectives; give every rank the same work",
+    "data-starvation": "rigbench dataloader --data YOUR_FILE",
+    "gpu-waits": "rigbench train-probe (what this rig reaches with its data at hand)",
+    "held-idle": "ps -o pid,stat,etime,wchan,cmd -p PID (what that process is at)",
+}
+THERMALS = "rigbench thermals (what it costs, and when it sets in)"
+
 Column = Sequence[float | Absent]  # an entry per tick
 
 
@@ -78,9 +88,7 @@ def hints(window: Window) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda hint: WORST_FIRST.index(hint.severity)))
 
 
-def _hint(
-    code: str, severity: Severity, where: Sequence[str], title: str, evidence: Sequence[str], cure: str
-) -> Finding:
+def _hint(code: str, severity: Severity, where: Sequence[str], title: str, evidence: Sequence[str]) -> Finding:
     return Finding(
         code=code,
         severity=severity,
@@ -88,7 +96,7 @@ def _hint(
         where=tuple(where),
         evidence=tuple(evidence),
         cost=Absent("a hint is not a measurement"),
-        cure=cure,
+        cure=NEXT.get(code, THERMALS),
         commands=(),
         basis="readings of the last minute",
     )
@@ -100,43 +108,28 @@ def _throttling(window: Window) -> Iterable[Finding]:
         for reason, (severity, least, sentence) in THROTTLED.items():
             share = card.throttle_share.get(reason, 0.0)
             if share >= least:
-                yield _hint(
-                    f"throttled-{reason.replace('_', '-')}",
-                    severity,
-                    [card.device],
-                    f"{card.device}: {sentence}",
-                    [f"{reason} at {units.format_share(share)} of the readings of {_length(window)}"],
-                    "rigbench thermals (what it costs, and when it sets in)",
-                )
+                code, title = f"throttled-{reason.replace('_', '-')}", f"{card.device}: {sentence}"
+                seen = f"{reason} at {units.format_share(share)} of the readings of {_length(window)}"
+                yield _hint(code, severity, [card.device], title, [seen])
 
 
 def _imbalance(window: Window) -> Iterable[Finding]:
     """A card well behind the busiest of its kind, at nearly all readings: an uneven split, or a card left out."""
     for card, lead, behind in _behind(window, lambda card: card.utilisation, APART):
-        busy, top = mean(card.utilisation), mean(lead.utilisation)
+        name, busy, top = card.device, mean(card.utilisation), mean(lead.utilisation)
         seen = (
-            f"{lead.device} {units.format_share(top)} busy, {card.device} {units.format_share(busy)}, "
-            f"over {_length(window)}; {card.device} was behind at {behind} readings"
+            f"{lead.device} {units.format_share(top)} busy, {name} {units.format_share(busy)}, "
+            f"over {_length(window)}; {name} was behind at {behind} readings"
         )
         if busy < IDLE and not _holds_a_model(card):
-            yield _hint(
-                "unused-gpu",
-                "information",
-                [card.device],
-                f"{card.device} does nothing while {lead.device} works: is this run meant for one card?",
-                [seen, _memory(card)],
-                "torchrun --nproc-per-node=gpu YOUR_SCRIPT; see CUDA_VISIBLE_DEVICES",
-            )
-        else:
-            yield _hint(
-                "imbalance",
-                "warning",
-                [card.device],
-                f"{card.device} does much less than {lead.device}: an uneven split of the work "
-                "(DataParallel, pipeline stages, evaluation on one card), or it waits for the other",
-                [seen, _memory(card), _memory(lead)],
-                "rigbench collectives (is the link slow?); DistributedDataParallel splits evenly",
-            )
+            title = f"{name} does nothing while {lead.device} works: is this run meant for one card?"
+            yield _hint("unused-gpu", "information", [name], title, [seen, _memory(card)])
+            continue
+        title = (
+            f"{name} does much less than {lead.device}: an uneven split of the work "
+            "(DataParallel, pipeline stages, evaluation on one card), or it waits for the other"
+        )
+        yield _hint("imbalance", "warning", [name], title, [seen, _memory(card), _memory(lead)])
 
 
 def _waiting_for_peers(window: Window) -> Iterable[Finding]:
@@ -147,15 +140,9 @@ def _waiting_for_peers(window: Window) -> Iterable[Finding]:
         pair = (lead, card)
         busy = ", ".join(f"{one.device} {units.format_share(mean(one.utilisation))}" for one in pair)
         draws = ", ".join(f"{one.device} {units.format_share(mean(one.power_share))} of its limit" for one in pair)
-        yield _hint(
-            "waits-for-peer",
-            "warning",
-            [card.device],
-            f"{card.device} is busy and draws little: it may spend its time waiting for {lead.device} "
-            "inside a collective",
-            [f"busy over {_length(window)}: {busy}", f"power: {draws}"],
-            "rigbench collectives; give every rank the same work",
-        )
+        spends = f"it may spend its time waiting for {lead.device} inside a collective"
+        title, evidence = f"{card.device} is busy and draws little: {spends}", [f"busy over {_length(window)}: {busy}"]
+        yield _hint("waits-for-peer", "warning", [card.device], title, [*evidence, f"power: {draws}"])
 
 
 def _behind(
@@ -205,24 +192,12 @@ def _starvation(window: Window) -> Iterable[Finding]:
     who = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} often without work"
     causes, host = _host_causes(window.host, hungry)
     if causes:
-        yield _hint(
-            "data-starvation",
-            "warning",
-            names,
-            f"{who} while {' and '.join(causes)}: the data may not keep up",
-            [*evidence, host],
-            "rigbench dataloader --data YOUR_FILE",
-        )
+        title = f"{who} while {' and '.join(causes)}: the data may not keep up"
+        yield _hint("data-starvation", "warning", names, title, [*evidence, host])
         return
     quiet = "and the host does little" if host else "and the host's load cannot be read"
-    yield _hint(
-        "gpu-waits",
-        "warning",
-        names,
-        f"{who}, {quiet}: small batches, network storage, logging, evaluation or checkpoints do that",
-        [*evidence, *([host] if host else [])],
-        "rigbench train-probe (what this rig reaches with its data at hand)",
-    )
+    title = f"{who}, {quiet}: small batches, network storage, logging, evaluation or checkpoints do that"
+    yield _hint("gpu-waits", "warning", names, title, [*evidence, *([host] if host else [])])
 
 
 def _host_causes(host: HostWindow, hungry: Sequence[CardWindow]) -> tuple[list[str], str]:
@@ -254,14 +229,10 @@ def _held_idle(window: Window) -> Iterable[Finding]:
         readings = known(card.utilisation)
         if len(readings) < FEWEST or max(readings) >= IDLE or not _holds_a_model(card) or not card.processes:
             continue
-        yield _hint(
-            "held-idle",
-            "information",
-            [card.device],
-            f"{card.device} is held and does nothing: finished, paused, stuck, or a notebook?",
-            [f"no kernel for {_length(window)}; {_memory(card)}", f"held by {', '.join(card.processes[:3])}"],
-            "ps -o pid,stat,etime,wchan,cmd -p PID (what that process is at)",
-        )
+        title = f"{card.device} is held and does nothing: finished, paused, stuck, or a notebook?"
+        seen = f"no kernel for {_length(window)}; {_memory(card)}"
+        held = f"held by {', '.join(card.processes[:3])}"
+        yield _hint("held-idle", "information", [card.device], title, [seen, held])
 
 
 def _holds_a_model(card: CardWindow) -> bool:

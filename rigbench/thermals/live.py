@@ -18,7 +18,6 @@ NAMES: dict[str, Callable[[float], str]] = {
     "throughput": units.format_flops_per_s,
 }
 LABEL, VALUE = 13, 14  # columns
-SILENT = "  no sensor answers yet"
 
 
 class Display(LivePicture):
@@ -41,5 +40,5 @@ def frame(elapsed_seconds: float, planned_seconds: float, curves: Curves, width:
             if points:
                 chart = spark(points, room, min(moments), max(moments)) if room >= 4 else ""
                 drawn.append(f"  {name:<{LABEL - 2}}{shown(points[-1][1]):>{VALUE}} {chart}".rstrip())
-        lines += [device, *(drawn or [SILENT])]
+        lines += [device, *(drawn or ["  no sensor answers yet"])]
     return Text("\n".join(line[:width] for line in lines), no_wrap=True)
