@@ -8,8 +8,8 @@ from budget_slices import GPU, M5, M15, M120, NOTHING_ON_TOP, energy, plan, requ
 
 from rigbench.budget import money
 from rigbench.budget.forecast import hot_extra
-from rigbench.budget.plan import Forecast, Machine, assemble, checkpoint_bytes, sanity
-from rigbench.budget.record import Budget, CardPrice, Configuration, Rate, RigPrice, Sum
+from rigbench.budget.plan import Forecast, Machine, assemble, checkpoint_bytes, judgement
+from rigbench.budget.record import Budget, CardPrice, Configuration, Rate, RigPrice
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Price
 from rigbench.model.recipe import Recipe
@@ -174,8 +174,7 @@ def test_no_price_is_invented():
 
 
 def judged(flop: float, declared: float | Absent, took: Estimate) -> str:
-    whole = Sum(took, Absent("no watts"), Absent("no watts"))
-    sentence = sanity(MACHINE, flop, 1.145 * flop, estimate(1e12), whole, declared).sentence
+    sentence = judgement(MACHINE, flop, 1.145 * flop, took, declared)
     return "" if isinstance(sentence, Absent) else sentence
 
 

@@ -79,16 +79,21 @@ def run(
 
     Of several rigs those that have no answer are kept with their reason. Where this rig's stored slices do not answer,
     `slices_first` are run.
-
-    Raises:
-        Interrupted: the user said stop; what was measured is saved.
-        RigbenchError: no rig has an answer.
     """
+    from rigbench.budget import forecast
+    from rigbench.budget.plan import assemble
+    from rigbench.predict.capacity import predictor_of
+    from rigbench.store import now
+
     answers: list[Budget] = []
     refused: list[Refused] = []
     for rig in rigs or (THIS_RIG,):
         try:
-            answers.append(_here(job, request, device) if isinstance(rig, Absent) else _elsewhere(job, request, rig))
+            if isinstance(rig, Absent):
+                answers.append(_here(job, request, device))
+                continue
+            job.progress.stage(f"budget on {rig.name}", 5)
+            answers.append(assemble(request, *forecast.elsewhere(predictor_of(job), request, rig), now()))
         except RigbenchError as error:
             if len(rigs) > 1:
                 refused.append(Refused(rig.reason if isinstance(rig, Absent) else rig.name, str(error)))
@@ -121,16 +126,6 @@ def train_slices(job: Job, slices: Sequence[SliceOptions], watts: WattOptions) -
             train.run(job, options, watts)
         except RigbenchError as error:
             job.keep(slices=(*job.run.slices, Skipped("train", str(error))))
-
-
-def _elsewhere(job: Job, request: Request, rig: RigProfile) -> Budget:
-    from rigbench.budget import forecast
-    from rigbench.budget.plan import assemble
-    from rigbench.predict.capacity import predictor_of
-    from rigbench.store import now
-
-    job.progress.stage(f"budget on {rig.name}", 5)
-    return assemble(request, *forecast.elsewhere(predictor_of(job), request, rig), now())
 
 
 def _here(job: Job, request: Request, device: str | None) -> Budget:

@@ -97,12 +97,7 @@ def here(
 
 
 def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[Machine, tuple[Forecast, ...]]:
-    """A rig of the profiles and what models would do there, by its datasheet and by published runs.
-
-    Raises:
-        RigbenchError: the largest model does not fit its cards, which is said with what would; or the datasheet gives
-            no peak (exit 3).
-    """
+    """A rig of the profiles and what models would do there, by its datasheet and by published runs."""
     limits = ceilings.from_rig(rig)
     if isinstance(limits, Absent):
         raise RigbenchError(f"{rig.name}: {limits.reason}", "name other hardware", exit_code=NOTHING)
@@ -124,6 +119,10 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
     neutral = msgspec.structs.replace(recipe, micro_batch=0, accumulation=1)
     largest = max(request.models, key=lambda model: model.total_parameters)
     sequences = f"{recipe.micro_batch} sequence{'' if recipe.micro_batch == 1 else 's'} at once ({recipe.words})"
+    notes: dict[str, list[str]] = {}
+    for step in steps:
+        for note in step.notes:
+            notes.setdefault(note, []).append(step.model.name)
     machine = Machine(
         configuration=Configuration(device, neutral, "default"),
         cards=rig.count,
@@ -135,7 +134,10 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
         hot_basis="the published runs that the speed rests on were hot",
         rent=rent(rig.gpu),
         purchase=_purchase(gpu, rig.count),
-        notes=(f"{largest.name}, the largest, fits a card with {sequences}: every model is trained so", *_notes(steps)),
+        notes=(
+            f"{largest.name}, the largest, fits a card with {sequences}: every model is trained so",
+            *(it if len(of) == len(steps) else f"{', '.join(of)}: {it}" for it, of in notes.items()),
+        ),
         next_slice=_next(request, steps, calibrate.calibrate([], [])),
     )
     return machine, tuple(map(_of_step, steps))
@@ -162,20 +164,8 @@ def _of_step(step: StepTime) -> Forecast:
     )
 
 
-def _notes(steps: Sequence[StepTime]) -> tuple[str, ...]:
-    notes: dict[str, list[str]] = {}
-    for step in steps:
-        for note in step.notes:
-            notes.setdefault(note, []).append(step.model.name)
-    return tuple(note if len(names) == len(steps) else f"{', '.join(names)}: {note}" for note, names in notes.items())
-
-
 def surer(model: Model, chosen: Chosen, modelled: Rate | None) -> Rate:
-    """A measured rate stands; the step's model counts where it is surer than interpolation and agrees with it.
-
-    Raises:
-        RigbenchError: every measured size is too far away, and the step is not modelled; exit 3.
-    """
+    """A measured rate stands; the step's model counts where it is surer than interpolation and agrees with it."""
     try:
         its = rates.rate(model, chosen)
     except RigbenchError:
@@ -275,9 +265,6 @@ def fitted(predictor: Predictor, request: Request, rig: RigProfile) -> Recipe:
     """How the largest model fits the rig's cards, with the micro-batch that all models are then trained with.
 
     One for all, so that a single model has to be recorded: the smaller ones would fit more, and gain little by it.
-
-    Raises:
-        RigbenchError: it does not, or the strategy asked for is not one for so many cards.
     """
     options = request.recipe
     if "strategy" in options.said and (options.strategy == "single") != (rig.count == 1):

@@ -7,12 +7,16 @@ are strongly correlated within a fit, so none is propagated: the spread between 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from rigbench.budget.record import LawLoss, LawOptimum, ScalingLaws
 from rigbench.core import units
 from rigbench.core.record import Absent
 
+Pair = tuple[float, float]
+# Its name and source, (N, D) of FLOP, loss of N and D, what it counts, and the sizes that it was fitted on.
+Law = tuple[str, str, Callable[[float], Pair], Callable[[float, float], float], str, Pair]
 FLOP_PER_PF_DAY = 8.64e19
 CAVEAT = (
     "losses are of the laws' own data and tokenizer (MassiveText, WebText2); another data set is off by a constant "
@@ -86,31 +90,16 @@ def optima(flops: float) -> ScalingLaws:
     """
     if not (math.isfinite(flops) and flops > 0):
         raise ValueError(f"{flops} FLOP")
-    parameters, tokens = kaplan_optimum(flops)
-    found = [
-        LawOptimum(
-            law=KAPLAN,
-            parameters=parameters,
-            tokens=tokens,
-            loss=kaplan_loss(parameters, tokens),
-            counts="parameters without embeddings; FLOP at a batch far below the critical one",
-            source=KAPLAN_SOURCE,
-            beyond_fit=_beyond(parameters, KAPLAN_PARAMETERS),
-        )
-    ]
-    for fit in FITS:
-        parameters, tokens = fit.optimum(flops)
-        found.append(
-            LawOptimum(
-                law=fit.law,
-                parameters=parameters,
-                tokens=tokens,
-                loss=fit.loss(parameters, tokens),
-                counts="all parameters; 6·N·D",
-                source=fit.source,
-                beyond_fit=_beyond(parameters, HOFFMANN_PARAMETERS),
-            )
-        )
+    below = "parameters without embeddings; FLOP at a batch far below the critical one"
+    laws: list[Law] = [(KAPLAN, KAPLAN_SOURCE, kaplan_optimum, kaplan_loss, below, KAPLAN_PARAMETERS)]
+    laws += [(it.law, it.source, it.optimum, it.loss, "all parameters; 6·N·D", HOFFMANN_PARAMETERS) for it in FITS]
+    found = []
+    for law, source, optimum, loss, counts, (least, most) in laws:
+        parameters, tokens = optimum(flops)
+        beyond: str | Absent = Absent("within the sizes that were fitted")
+        if not least <= parameters <= most:
+            beyond = f"fitted on {units.format_count(least)} to {units.format_count(most)} parameters"
+        found.append(LawOptimum(law, parameters, tokens, loss(parameters, tokens), counts, source, beyond))
     sizes, data, nats = ([getattr(one, name) for one in found] for name in ("parameters", "tokens", "loss"))
     return ScalingLaws(
         flops=flops,
@@ -130,10 +119,3 @@ def losses(total_parameters: float, non_embedding: float, tokens: float) -> tupl
     kaplan = LawLoss(law=KAPLAN, loss=kaplan_loss(non_embedding, tokens), source=KAPLAN_SOURCE)
     others = (LawLoss(law=fit.law, loss=fit.loss(total_parameters, tokens), source=fit.source) for fit in FITS)
     return (kaplan, *others)
-
-
-def _beyond(parameters: float, fitted: tuple[float, float]) -> str | Absent:
-    low, high = fitted
-    if low <= parameters <= high:
-        return Absent("within the sizes that were fitted")
-    return f"fitted on {units.format_count(low)} to {units.format_count(high)} parameters"

@@ -68,6 +68,7 @@ FEW_TOKENS_PER_PARAMETER, MANY_TOKENS_PER_PARAMETER = 5.0, 500.0
 # A single pass over text at a few per cent of the peak is a broken set-up, not a slow card: published loops of small
 # models lie between 15 and 60 % of it, eager and old ones included.
 FAR, POSSIBLE_SHARE = 2.0, 0.9
+FULL, EIGHT_BIT = "weights and AdamW's two moments in fp32", "8-bit moments"
 COUNTED_6N = "6·N·D, N all parameters, tied weights once"
 
 
@@ -218,11 +219,7 @@ class Machine(NamedTuple):
 
 
 def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], started_at: str) -> Budget:
-    """The budget's record of one rig, from what is known of it and of each model on it.
-
-    Raises:
-        RigbenchError: less than one step for a model, or less than the fixed part of a run.
-    """
+    """The budget's record of one rig, from what is known of it and of each model on it."""
     options, price, power = request.options, request.price, machine.power
     machine = _as_declared(machine, options)
     flop, tokens = _flop_and_tokens(request, machine, forecasts)
@@ -236,7 +233,11 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
     whole = _whole(steps, beyond, power, price)
     rent = money.rent(whole.hours, machine.rent, machine.cards)
     purchase = money.purchase(whole.hours, machine.purchase, options.lifetime)
-    speed, steps_kwh = flop_exact / steps / HOUR, cost.kwh(steps, power)
+    speed, steps_kwh, peak = flop_exact / steps / HOUR, cost.kwh(steps, power), machine.peak_flops_per_s
+    recipe, kept = machine.configuration.recipe, options.keep_checkpoints
+    sizes = [checkpoint_bytes(its.model, recipe) for its in forecasts]
+    assumed = "assumed, --keep-checkpoints" if isinstance(kept, Absent) else "--keep-checkpoints"
+    kept = KEPT if isinstance(kept, Absent) else kept
     return Budget(
         method=METHOD,
         started_at=started_at,
@@ -262,13 +263,23 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
         overheads=beyond,
         whole=whole,
         alone=alone,
-        written=_written(forecasts, machine.configuration.recipe, options),
+        written=Written(
+            largest_bytes=max(sizes),
+            kept_bytes=kept * sum(sizes),
+            count=kept * len(sizes),
+            basis=f"{EIGHT_BIT if '8bit' in recipe.optimizer else FULL}; the last {kept} of each model ({assumed})",
+        ),
         power=power,
         price=price,
         rent=rent,
         purchase=purchase,
         break_even=money.break_even(whole.hours, rent, purchase, power, price),
-        sanity=sanity(machine, flop.value, flop_exact, speed, whole, request.declared_hours),
+        sanity=Sanity(
+            peak_flops_per_s=peak,
+            share=peak if isinstance(peak, Absent) else speed / peak.value,
+            flop_per_joule=_per_joule(flop_exact, whole.kwh),
+            sentence=judgement(machine, flop.value, flop_exact, whole.hours, request.declared_hours),
+        ),
         laws=laws.optima(flop.value),
         next_slice=machine.next_slice,
         assumptions=(
@@ -504,42 +515,19 @@ def checkpoint_bytes(model: Model, recipe: Recipe) -> int:
     return round(model.total_parameters * (WEIGHT_BYTES + moments))
 
 
-def _written(forecasts: Sequence[Forecast], recipe: Recipe, options: Options) -> Written:
-    """Disk that the checkpoints take, those of every model that are kept."""
-    each = [checkpoint_bytes(its.model, recipe) for its in forecasts]
-    kept = KEPT if isinstance(options.keep_checkpoints, Absent) else options.keep_checkpoints
-    basis = "8-bit moments" if "8bit" in recipe.optimizer else "weights and AdamW's two moments in fp32"
-    option = "assumed, --keep-checkpoints" if isinstance(options.keep_checkpoints, Absent) else "--keep-checkpoints"
-    return Written(max(each), kept * sum(each), kept * len(each), f"{basis}; the last {kept} of each model ({option})")
+def _per_joule(flop: float, kwh: Figure | Absent) -> Figure | Absent:
+    if isinstance(kwh, Absent):
+        return kwh
+    value, high, low = (flop / (energy * 3.6e6) for energy in (kwh.value, *kwh.ends))
+    return Figure(value, "predicted", "exact FLOP over the kWh of the whole run", low, high)
 
 
-def sanity(
-    machine: Machine, flop: float, flop_exact: float, flops_per_s: Estimate, whole: Sum, declared_hours: float | Absent
-) -> Sanity:
-    """`flop` is as it was asked for and is what declared hours are judged by; the plan's own share counts exactly."""
-    peak, kwh = machine.peak_flops_per_s, whole.kwh
-    per_joule: Figure | Absent = (
-        Absent(kwh.reason)
-        if isinstance(kwh, Absent)
-        else Figure(
-            flop_exact / (kwh.value * 3.6e6),
-            "predicted",
-            "exact FLOP over the kWh of the whole run",
-            *(flop_exact / (end * 3.6e6) for end in reversed(kwh.ends)),
-        )
-    )
-    return Sanity(
-        peak_flops_per_s=peak,
-        share=peak if isinstance(peak, Absent) else flops_per_s / peak.value,
-        flop_per_joule=per_joule,
-        sentence=declared_hours
-        if isinstance(declared_hours, Absent)
-        else _judgement(machine, flop, flop_exact, whole.hours, declared_hours),
-    )
-
-
-def _judgement(machine: Machine, flop: float, flop_exact: float, hours: Estimate, declared_hours: float) -> str:
-    """Plain words on whether what was declared is far from what the rig should do, or cannot be."""
+def judgement(
+    machine: Machine, flop: float, flop_exact: float, hours: Estimate, declared_hours: float | Absent
+) -> str | Absent:
+    """Whether what was declared is far from what the rig should do, or cannot be; `flop` as it was asked for."""
+    if isinstance(declared_hours, Absent):
+        return declared_hours
     rate = flop / (declared_hours * HOUR)
     claim = f"{units.format_flop(flop)} in {declared_hours:g} h is {units.format_flops_per_s(rate)}"
     if isinstance(machine.peak_flops_per_s, Figure):

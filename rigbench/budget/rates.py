@@ -77,13 +77,23 @@ def rate(model: Model, chosen: Chosen) -> Rate:
     exact = next((point for point in points if point.model.shape == model.shape), None)
     if exact:
         return Rate(exact.flops_per_s / model.flop_per_token, "measured", exact.rests_on, exact.widened_by)
-    _refuse_far(model, points)
-    size = math.log(model.flop_per_token)
+    size, cure = math.log(model.flop_per_token), f"run rigbench train-probe --params {model.name}"
+    if not points:
+        raise RigbenchError(f"no slice of {model.name} or of its kind is stored", cure, exit_code=NOTHING)
+    nearest = min(points, key=lambda point: abs(point.log_size - size))
+    factor = math.exp(abs(nearest.log_size - size))
+    if factor > FURTHEST_FACTOR:
+        raise RigbenchError(
+            f"{model.name} is {factor:.0f} times away in FLOP per token from {nearest.model.name}, "
+            f"the nearest measured size: too far to carry its efficiency",
+            cure,
+            exit_code=NOTHING,
+        )
     if points[0].log_size <= size <= points[-1].log_size:
         flops_per_s, used, why = _between(size, points)
         method = "effective FLOP/s between measured sizes, log-log"
     else:
-        flops_per_s, used, why = _beyond(size, points, chosen.configuration.device.kind)
+        flops_per_s, used, why = _beyond(size, nearest, chosen.configuration.device.kind)
         method = "effective FLOP/s of the nearest measured size"
     rests_on = tuple(name for point in used for name in point.rests_on)
     estimate = msgspec.structs.replace(flops_per_s / model.flop_per_token, method=method, n=len(rests_on))
@@ -107,7 +117,7 @@ def _point(slices: Sequence[StoredSlice]) -> Point:
     model = slices[0].slice.model
     flops_per_s = math.exp(math.fsum(logs) / len(logs)) * model.flop_per_token
     reasons: tuple[str, ...] = (why,)
-    if not all(_has_interval(stored) for stored in slices):
+    if any(stored.slice.tokens_per_s.level < stats.LEVEL for stored in slices):
         assumed = units.format_plus_minus(ASSUMED_WITHIN_ONE_STEP)
         reasons += (f"{assumed} within a slice too short for an interval is assumed",)
     return Point(
@@ -127,15 +137,11 @@ def _point(slices: Sequence[StoredSlice]) -> Point:
 
 def _sides(stored: StoredSlice) -> tuple[float, float]:
     """Half-widths below and above."""
-    if not _has_interval(stored):
-        return ASSUMED_WITHIN_ONE_STEP, ASSUMED_WITHIN_ONE_STEP
     its = stored.slice.tokens_per_s
+    if its.level < stats.LEVEL:
+        return ASSUMED_WITHIN_ONE_STEP, ASSUMED_WITHIN_ONE_STEP
     # A very noisy slice's interval may reach zero, which has no logarithm: a tenth of the rate is wide enough.
     return math.log(its.value / max(its.low, its.value / 10)), math.log(max(its.high, its.value) / its.value)
-
-
-def _has_interval(stored: StoredSlice) -> bool:
-    return stored.slice.tokens_per_s.level >= stats.LEVEL
 
 
 def _between_runs(logs: Sequence[float]) -> tuple[float, str]:
@@ -188,8 +194,7 @@ def _interpolated(size: float, below: Point, above: Point) -> Estimate:
     return Estimate(value, low, high, stats.LEVEL, a.method, a.n + b.n)
 
 
-def _beyond(size: float, points: Sequence[Point], kind: str) -> tuple[Estimate, tuple[Point, ...], str]:
-    nearest = min(points, key=lambda point: abs(point.log_size - size))
+def _beyond(size: float, nearest: Point, kind: str) -> tuple[Estimate, tuple[Point, ...], str]:
     factors_of_4 = abs(size - nearest.log_size) / math.log(4)
     against = BEYOND_RANGE + AGAINST_THE_TREND_PER_FACTOR_4 * factors_of_4
     along = BEYOND_RANGE + WITH_THE_TREND_PER_FACTOR_4[kind] * factors_of_4
@@ -201,21 +206,6 @@ def _beyond(size: float, points: Sequence[Point], kind: str) -> tuple[Estimate, 
     return _widened(nearest.flops_per_s, down, up), (nearest,), why
 
 
-def _refuse_far(model: Model, points: Sequence[Point]) -> None:
-    cure = f"run rigbench train-probe --params {model.name}"
-    if not points:
-        raise RigbenchError(f"no slice of {model.name} or of its kind is stored", cure, exit_code=NOTHING)
-    factors = {point.model.name: abs(point.log_size - math.log(model.flop_per_token)) for point in points}
-    nearest = min(factors, key=lambda name: factors[name])
-    if factors[nearest] > math.log(FURTHEST_FACTOR):
-        raise RigbenchError(
-            f"{model.name} is {math.exp(factors[nearest]):.0f} times away in FLOP per token from {nearest}, "
-            f"the nearest measured size: too far to carry its efficiency",
-            cure,
-            exit_code=NOTHING,
-        )
-
-
 def backtests(runs: Sequence[Entry]) -> list[Backtest]:
     """Those of one rig's runs, which are newest first: oldest first, without those made another way."""
     tests = [run.backtest for run in reversed(runs)]
@@ -223,17 +213,19 @@ def backtests(runs: Sequence[Entry]) -> list[Backtest]:
 
 
 def coverage(backtests: Sequence[Backtest]) -> Coverage:
-    """Over all back-tests of one rig; of one log against one run and model only the first counts.
-
-    Raises:
-        ValueError: none was given.
-    """
+    """Over all back-tests of one rig; of one log against one run and model only the first counts."""
     distinct = list({(one.log.sha256, one.run_id, one.model): one for one in reversed(backtests)}.values())
     n, inside = len(distinct), sum(one.inside for one in distinct)
     low, high = stats.binomial_interval(inside, n)
     # Split conformal prediction (Vovk, Gammerman and Shafer 2005, §2.2): of n exchangeable scores, here errors in units
     # of the stated half-width, the next lies below the ceil(0.90·(n + 1))-th smallest with at least 90 %.
-    scores = sorted(map(_score, distinct))
+    scores = []
+    for one in distinct:
+        stated, actual = one.predicted.tokens_per_s, one.actual_tokens_per_s.value
+        side = math.log(stated.high / stated.value) if actual > stated.value else math.log(stated.value / stated.low)
+        side /= one.predicted.history_factor  # as it was before earlier back-tests changed it
+        scores.append(abs(math.log(actual / stated.value)) / max(side, 1e-6))
+    scores.sort()
     if n < FEWEST_TO_WIDEN:
         widen_by, why = 1.0, f"{n} back-test{'' if n == 1 else 's'}: too few to correct an interval by"
     elif n < FEWEST_TO_TIGHTEN:
@@ -264,10 +256,3 @@ def corrected(rate: Rate, history: Coverage) -> Rate:
         widened_by=(*rate.widened_by, f"half-width × {history.widen_by:.2f}: {history.why}"),
         history_factor=history.widen_by,
     )
-
-
-def _score(one: Backtest) -> float:
-    """The error in logarithms over the half-width on its side, as it was before earlier back-tests changed it."""
-    stated, actual = one.predicted.tokens_per_s, one.actual_tokens_per_s.value
-    side = math.log(stated.high / stated.value) if actual > stated.value else math.log(stated.value / stated.low)
-    return abs(math.log(actual / stated.value)) / max(side / one.predicted.history_factor, 1e-6)

@@ -71,6 +71,7 @@ def _hours(text: str, option: str) -> float:
     return units.parse_seconds(f"{text.strip()}h" if bare else text, option) / 3600
 
 
+Amount = float | Absent
 SPLIT = Reader(lambda text, option: SPLITS[one_of(*SPLITS).read(text, option)])
 FLOP, COUNT, HOURS = Reader(units.parse_flops), Reader(units.parse_count), Reader(_hours)
 WHOLE = Reader(lambda text, option: round(units.parse_count(text, option)))
@@ -101,45 +102,37 @@ class PriceOptions(Record, frozen=True, kw_only=True):
 class Options(Record, frozen=True, kw_only=True):
     """How much is to be trained, and what besides training steps it takes."""
 
-    flops: Annotated[
-        float | Absent, Option(FLOP, "The budget in FLOP, as 1.2e18 or 1.2EFLOP. Default: 1.2e18.", "C")
-    ] = NOT_GIVEN
+    flops: Annotated[Amount, Option(FLOP, "The budget in FLOP, as 1.2e18 or 1.2EFLOP. Default: 1.2e18.", "C")] = (
+        NOT_GIVEN
+    )
     params: Annotated[
         str | Absent, Option(TEXT, "One model or a sweep, as 120M or 5M,15M,60M. Default: all of --series.", "SIZES")
     ] = NOT_GIVEN
     series: Annotated[str, Option(TEXT, "The series of models: diy (GPT-2 style) or llama.", "NAME")] = "diy"
-    tokens: Annotated[float | Absent, Option(COUNT, "Instead of --flops: tokens for every model, as 2.5B.", "D")] = (
-        NOT_GIVEN
-    )
+    tokens: Annotated[Amount, Option(COUNT, "Instead of --flops: tokens for every model, as 2.5B.", "D")] = NOT_GIVEN
     tokens_per_param: Annotated[
-        float | Absent,
+        Amount,
         Option(
             number(0.01, 1e6), "Instead of --flops: tokens for every parameter, as 20 (about compute-optimal).", "N"
         ),
     ] = NOT_GIVEN
     hours: Annotated[
-        float | Absent,
+        Amount,
         Option(HOURS, "Backwards: what so many hours buy. With FLOP or tokens: what you were told it takes.", "T"),
     ] = NOT_GIVEN
-    kwh: Annotated[float | Absent, Option(number(1e-6, 1e12), "Backwards: what so many kWh buy.", "E")] = NOT_GIVEN
+    kwh: Annotated[Amount, Option(number(1e-6, 1e12), "Backwards: what so many kWh buy.", "E")] = NOT_GIVEN
     money: Annotated[
         str | Absent,
         Option(TEXT, "Backwards: what so much electricity buys, or so much rent where --rent is given.", "M"),
     ] = NOT_GIVEN
     split: Annotated[
-        Split | Absent,
-        Option(
-            SPLIT,
-            "How models share a budget: equal-tokens, equal-flops, compute-optimal.",
-            "HOW",
-        ),
+        Split | Absent, Option(SPLIT, "How models share a budget: equal-tokens, equal-flops, compute-optimal.", "HOW")
     ] = NOT_GIVEN
     exact_flops: Annotated[
         bool, Option(None, "Count attention and matmuls exactly instead of 6·N·D.", names=("--exact-flops",))
     ] = False
     batch_tokens: Annotated[
-        int | Absent,
-        Option(WHOLE, "Tokens in a step. Default: as the slices had, or a micro-batch on each card.", "N"),
+        int | Absent, Option(WHOLE, "Tokens in a step. Default: as the slices had, or a micro-batch on each card.", "N")
     ] = NOT_GIVEN
     plan: Annotated[bool, Option(None, "Also say which slice would narrow the interval most.", names=("--plan",))] = (
         False
@@ -152,36 +145,31 @@ class Options(Record, frozen=True, kw_only=True):
         RigPrice | Absent,
         Option(Reader(_purchase), "What the rig cost. Default: the cards' launch price.", "'2400 USD'"),
     ] = NOT_GIVEN
-    lifetime: Annotated[
-        float | Absent, Option(seconds(), "How long the rig will work in all. Default: 3 years.", "T")
-    ] = NOT_GIVEN
+    lifetime: Annotated[Amount, Option(seconds(), "How long the rig will work in all. Default: 3 years.", "T")] = (
+        NOT_GIVEN
+    )
     compile_time: Annotated[
-        float | Absent, Option(zero_or(seconds()), "Of each model. Default: as measured, else 60 s.", "T")
+        Amount, Option(zero_or(seconds()), "Of each model. Default: as measured, else 60 s.", "T")
     ] = NOT_GIVEN
     warm_up: Annotated[
-        float | Absent,
-        Option(zero_or(seconds()), "From a start to a steady pace. Default: as measured, else 30 s.", "T"),
+        Amount, Option(zero_or(seconds()), "From a start to a steady pace. Default: as measured, else 30 s.", "T")
     ] = NOT_GIVEN
-    eval_every: Annotated[
-        float | Absent, Option(STEPS, "Evaluate so often; 0: never. Default: every 50M tokens.", "STEPS")
-    ] = NOT_GIVEN
-    eval_tokens: Annotated[float | Absent, Option(COUNT, "Tokens of an evaluation. Default: 1048576.", "N")] = NOT_GIVEN
+    eval_every: Annotated[Amount, Option(STEPS, "Evaluate so often; 0: never. Default: every 50M tokens.", "STEPS")] = (
+        NOT_GIVEN
+    )
+    eval_tokens: Annotated[Amount, Option(COUNT, "Tokens of an evaluation. Default: 1048576.", "N")] = NOT_GIVEN
     write_every: Annotated[
-        float | Absent,
-        Option(STEPS, "Write so often; 0: at the end. Default: every hour.", "STEPS", ("--checkpoint-every",)),
+        Amount, Option(STEPS, "Write so often; 0: at the end. Default: every hour.", "STEPS", ("--checkpoint-every",))
     ] = NOT_GIVEN
     keep_checkpoints: Annotated[int | Absent, Option(whole(1, 10**6), "Of each model, on disk. Default: 2.", "N")] = (
         NOT_GIVEN
     )
-    disk_speed: Annotated[float | Absent, Option(DISK, "To which checkpoints go, as 500MB. Default: 500MB.", "B/S")] = (
+    disk_speed: Annotated[Amount, Option(DISK, "To which checkpoints go, as 500MB. Default: 500MB.", "B/S")] = NOT_GIVEN
+    restarts_per_day: Annotated[Amount, Option(zero_or(number(1e-6, 100)), "Crashes to expect. Default: 0.1.", "N")] = (
         NOT_GIVEN
     )
-    restarts_per_day: Annotated[
-        float | Absent, Option(zero_or(number(1e-6, 100)), "Crashes to expect. Default: 0.1.", "N")
-    ] = NOT_GIVEN
     hot_over_cold: Annotated[
-        float | Absent,
-        Option(number(0.1, 1.0), "Throughput once hot, as 0.97. Default: as `thermals` measured it.", "SHARE"),
+        Amount, Option(number(0.1, 1.0), "Throughput once hot, as 0.97. Default: as `thermals` measured it.", "SHARE")
     ] = NOT_GIVEN
 
 

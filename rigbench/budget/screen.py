@@ -168,6 +168,10 @@ def _side_by_side(budget: Budget) -> RenderableType:
         figure = it.money if isinstance(it, Rent) else it
         return "n/a" if isinstance(figure, Absent) else span(figure, _two_digits)
 
+    def of_peak(one: Budget) -> str:
+        share = one.sanity.share
+        return "n/a" if isinstance(share, Absent) else units.format_share(share.value)
+
     def kwh(one: Budget) -> str:
         covers = "wall" if isinstance(one.power, Absent) else one.power.covers
         return or_absent(one.whole.kwh) + ("" if covers == "wall" else f" {covers}")
@@ -179,15 +183,11 @@ def _side_by_side(budget: Budget) -> RenderableType:
         ">kWh": kwh,
         f">{money}": lambda one: or_absent(one.whole.money),
         f">rent {'/'.join(rented)}".strip(): lambda one: or_absent(one.rent),
-        ">of peak": lambda one: _of_peak(one.sanity.share),
+        ">of peak": of_peak,
     }
     given = {"hours": ">hours", "kWh": ">kWh", "electricity": f">{money}"}.get(budget.goal.kind, ">FLOP")
     shown = {heading: cell for heading, cell in columns.items() if heading != given}
     return table(tuple(shown), ([cell(one) for cell in shown.values()] for one in rigs))
-
-
-def _of_peak(share: Estimate | Absent) -> str:
-    return "n/a" if isinstance(share, Absent) else units.format_share(share.value)
 
 
 def span(its: Estimate | Figure, text: Callable[[float], str]) -> str:
