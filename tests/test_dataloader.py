@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -19,7 +20,7 @@ from rigbench.core.record import Absent
 from rigbench.dataloader import disk, loading, sources
 from rigbench.dataloader import probe as dataloader
 from rigbench.dataloader.record import Dataloader, Loading
-from rigbench.dataloader.sources import JsonlBlocks, JsonlWindow, LoaderSource, count_tokens, jsonl_ids
+from rigbench.dataloader.sources import JsonlBlocks, LoaderSource, count_tokens
 from rigbench.work.process import Report
 
 T = 32
@@ -127,25 +128,27 @@ def test_bad_jsonl_is_one_line(options, lines, content, changes, said):
     assert caught.value.exit_code == 2
 
 
+def blocks_of(path: Path, **how) -> JsonlBlocks:
+    return JsonlBlocks(path, path.stat().st_size, "text", "bytes", None, T, **how)
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 1000])
 def test_workers_share_the_lines_of_a_file_without_a_gap_or_a_double(lines, parts):
-    window = JsonlWindow(lines, lines.stat().st_size, "text", "bytes", None)
-    found = [ids for part in range(parts) for ids in jsonl_ids(window, part, parts, endless=False)]
+    blocks = blocks_of(lines, endless=False)
+    found = [ids for part in range(parts) for ids in blocks.ids(part, parts)]
     assert [bytes(ids[:-1].astype(np.uint8)).decode() for ids in found] == TEXTS
     assert {int(ids[-1]) for ids in found} == {256}
 
 
 def test_a_worker_without_a_line_of_its_own_reads_them_all(lines):
     lines.write_text('{"text": "only"}\n')
-    window = JsonlWindow(lines, lines.stat().st_size, "text", "bytes", None)
-    ids = jsonl_ids(window, 5, 6, endless=True)
+    ids = blocks_of(lines).ids(5, 6)
     assert [next(ids)[:-1].tolist() for _ in range(3)] == [list(b"only")] * 3
 
 
 def test_blocks_are_the_ids_in_order_with_labels_one_token_later(lines):
-    window = JsonlWindow(lines, lines.stat().st_size, "text", "bytes", None)
-    everything = np.concatenate(list(jsonl_ids(window, 0, 1, endless=False)))
-    blocks = list(JsonlBlocks(window, T, endless=False))
+    once = blocks_of(lines, endless=False)
+    everything, blocks = np.concatenate(list(once.ids(0, 1))), list(once)
     assert len(blocks) == (everything.size - 1) // T
     assert torch.cat([x for x, _ in blocks]).tolist() == everything[: len(blocks) * T].tolist()
     assert torch.cat([y for _, y in blocks]).tolist() == everything[1 : len(blocks) * T + 1].tolist()
@@ -264,13 +267,13 @@ FACTS = {
 def scripted(monkeypatch, costs, **how):
     source = Scripted(costs)
     monkeypatch.setattr(loading, "time", source)
-    defaults = {"skip": 0, "limit_seconds": 1.0, "target_half_width": 0.01, "finish": lambda: None}
+    defaults = {"limit_seconds": 1.0, "target_half_width": 0.01, "finish": lambda: None}
     return loading.timed(source, **{**defaults, **FACTS, **how})
 
 
 def test_the_start_and_what_workers_had_made_by_then_are_in_no_rate(monkeypatch):
     made_ahead = [(100, 0.0)] * 4
-    result = scripted(monkeypatch, [(100, 5.0), *made_ahead, *[(100, 0.02)] * 1000], skip=4)
+    result = scripted(monkeypatch, [(100, 5.0), *made_ahead, *[(100, 0.02)] * 1000], workers=2)
     assert result.startup_seconds == 5.0
     assert result.tokens_per_s.value == pytest.approx(5000)
     assert list(result.seconds) == pytest.approx([0.02] * len(result.seconds))
@@ -302,7 +305,7 @@ def test_starting_over_is_not_in_the_rate(monkeypatch):
                 yield torch.zeros(1, 50, dtype=torch.int64)
 
     source = LoaderSource("it", Epochs(), "cpu", False)
-    result = loading.timed(source, skip=0, limit_seconds=30.0, target_half_width=0.0, finish=lambda: None, **FACTS)
+    result = loading.timed(source, limit_seconds=30.0, target_half_width=0.0, finish=lambda: None, **FACTS)
     assert result.restarts > 5
     assert result.tokens_per_s.value == pytest.approx(5000)
     assert result.startup_seconds == pytest.approx(2.01)
@@ -386,7 +389,7 @@ def test_direct_reads_are_whole_and_timed_or_absent_with_the_reason(tmp_path, mo
 
 
 def test_too_little_shared_memory_leaves_a_row_out_with_the_cure(options, ids, monkeypatch):
-    monkeypatch.setattr(sources, "shared_memory_free", lambda: 1000)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1000, f_frsize=1))
     result = loaded(options, data=str(ids))
     assert rows_of(result) == [("own loader", "the data", 0), ("memory map", "the data", 0)]
     assert result.not_run == (

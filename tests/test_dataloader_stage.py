@@ -98,7 +98,7 @@ PACKED = [
 ]
 
 
-def eaten(value: float, share: float = 0.05) -> Figure:
+def needed(value: float, share: float = 0.05) -> Figure:
     basis = "the slice 5M of run r1, on cpu"
     return Figure(value=value, source="measured", basis=basis, low=value * (1 - share), high=value * (1 + share))
 
@@ -109,9 +109,9 @@ DECLARED = Figure(1e5, "declared", "--tokens-per-second")
 @pytest.mark.parametrize(
     ("demand", "said"),
     [
-        (eaten(1e5), "IO bound: no, 19x headroom at 2 workers (jsonl, warm; 17x to 21x)"),
-        (eaten(1.8e6), "IO bound: cannot be told, about 1.06x of what training eats at 2 workers"),
-        (eaten(19e6), "IO bound: yes, loading gives 0.100x of what training eats at 2 workers"),
+        (needed(1e5), "IO bound: no, 19x headroom at 2 workers (jsonl, warm; 17x to 21x)"),
+        (needed(1.8e6), "IO bound: cannot be told, about 1.06x of what training needs at 2 workers"),
+        (needed(19e6), "IO bound: yes, loading gives 0.100x of what training needs at 2 workers"),
         (
             Figure(1e5, "declared", "--tokens-per-second"),
             "IO bound: no, 19x headroom at 2 workers (jsonl, warm; 17x to 21x)",
@@ -132,14 +132,14 @@ def test_one_sample_answers_nothing():
 
 
 def test_the_cold_answer_stands_beside_the_warm_one():
-    warm, cold = result([JSONL], eaten(1.2e6, 0.0)).headrooms
+    warm, cold = result([JSONL], needed(1.2e6, 0.0)).headrooms
     assert (warm.temperature, warm.io_bound) == ("warm", "no")
     assert (cold.temperature, cold.io_bound, cold.times.value) == ("cold", "yes", pytest.approx(1 / 1.2))
 
 
 def test_the_path_that_the_data_stands_for_is_answered_first():
     ours, mapped = sweep("own loader", {0: 100e6}, 0), sweep("memory map", {0: 20e6, 1: 4e6}, 0)
-    found = result([ours, mapped], eaten(1e6)).headrooms
+    found = result([ours, mapped], needed(1e6)).headrooms
     assert [one.path for one in found] == ["memory map", "own loader"]
 
 
@@ -195,7 +195,7 @@ dataloader on cpu: corpus.jsonl, 3 GiB, tokenizer tok.json, 3 bad lines left out
  memory map, packed        0  warm         30M  ±10 %      273 µs      50.0 ms  interval
   knee    the fewest workers as fast as the best: jsonl 2 workers
   disk    past the page cache 1.00 GB/s (±10 %) in order, 4 MiB at a time
-  eaten   500,000 tokens/s (measured: the slice 5M of run r1, on cpu)
+  demand  500,000 tokens/s (measured: the slice 5M of run r1, on cpu)
   change  `rigbench pack`, then the same DataLoader on a memory map: 16x (14x to 18x) as many
           tokens/s
   change  `rigbench pack`, then whole batches gathered at once: 79x (68x to 91x) as many tokens/s
@@ -213,7 +213,7 @@ dataloader on cpu: corpus.jsonl, 3 GiB, tokenizer tok.json, 3 bad lines left out
 def test_the_whole_screen():
     out = io.StringIO()
     disk = (DiskReads("in order", 4 << 20, (0.004,), estimate(1e9)),)
-    shown = result([JSONL, *PACKED], eaten(5e5), disk=disk, not_run=("jsonl, 16 workers: no room",))
+    shown = result([JSONL, *PACKED], needed(5e5), disk=disk, not_run=("jsonl, 16 workers: no room",))
     render.show(shown, Console(file=out, width=100, highlight=False, color_system=None))
     assert "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n" == SCREEN
 
@@ -236,7 +236,7 @@ def test_worker_counts_double_up_to_the_cpus_there_are(cpus, counts):
 def test_training_eats_what_the_newest_slice_of_this_rig_on_this_kind_of_device_trained(tmp_path):
     home = store.Store(tmp_path)
     job = Job(home, Rig.live(), "dataloader", Silent())
-    nothing = command.eaten(job, "cpu")
+    nothing = command.needed(job, "cpu")
     assert "rigbench train-probe" in nothing.reason
 
     def keep(run_id: str, item, fingerprint: str) -> None:
@@ -248,7 +248,7 @@ def test_training_eats_what_the_newest_slice_of_this_rig_on_this_kind_of_device_
     keep("20260102-000000-bbbb", stored(M15, 400.0, started_at="2026-01-02T00:00:00Z"), own)
     keep("20260103-000000-cccc", stored(M5, 9e6, started_at="2026-01-03T00:00:00Z"), "another")
     keep("20260104-000000-dddd", stored(M5, 8e6, started_at="2026-01-04T00:00:00Z", device=GPU), own)
-    found = command.eaten(Job(home, Rig.live(), "dataloader", Silent()), "cpu")
+    found = command.needed(Job(home, Rig.live(), "dataloader", Silent()), "cpu")
     assert (found.value, found.low, found.high) == pytest.approx((400.0, 396.0, 404.0))
     assert found.basis == "the slice 15M of run 20260102-000000-bbbb, on cpu"
 

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 MARGIN_SECONDS = 120.0  # beyond the rows' own seconds: loading torch, a slow factory, packing a sample
 ROW_MARGIN_SECONDS = 60.0  # workers that start, and a last batch that takes long
 NO_DEMAND = Absent(
-    "no training slice of this rig is stored; run `rigbench train-probe`, or say what it eats with --tokens-per-second"
+    "no training slice of this rig is stored; run `rigbench train-probe`, or say what it needs with --tokens-per-second"
 )
 
 
 @command("device")
 def dataloader(common: Common, options: Options) -> int:
-    """Does the data loader keep up? Tokens/s by path and workers, from memory and disk, next to what training eats."""
+    """Does the data loader keep up? Tokens/s by path and workers, from memory and disk, next to what training needs."""
     from rigbench.core.errors import RigbenchError
 
     if not isinstance(options.data, Absent) and not isinstance(options.dataset, Absent):
@@ -54,7 +54,7 @@ def run(job: Job, options: Options) -> Dataloader | Skipped:
 
     def complete(result: Dataloader) -> Dataloader:
         declared = options.demand_tokens_per_s
-        demand = eaten(job, result.device.kind) if isinstance(declared, Absent) else declared
+        demand = needed(job, result.device.kind) if isinstance(declared, Absent) else declared
         return verdict.completed(result, demand, isinstance(host.virtual_machine(job.rig.sysfs), str))
 
     return job.measure(
@@ -69,7 +69,7 @@ def run(job: Job, options: Options) -> Dataloader | Skipped:
     )
 
 
-def eaten(job: Job, kind: str) -> Figure | Absent:
+def needed(job: Job, kind: str) -> Figure | Absent:
     """By the newest slice of this rig on that kind of device: this run's own, else a stored one."""
     slices = [stored for stored in job.slices() if stored.slice.device.kind == kind]
     if not slices:

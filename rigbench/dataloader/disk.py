@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import functools
 import mmap
 import os
 import random
@@ -32,15 +31,16 @@ def cached_share(path: Path, first_bytes: int = 0) -> float | Absent:
 
     Since Linux 5.2 the kernel says "all of them" of a file that the caller may not write and does not own.
     """
-    call = _mincore()
-    if call is None:
+    mincore = getattr(ctypes.CDLL(None, use_errno=True), "mincore", None)
+    if mincore is None:
         return Absent("this C library has no mincore")
+    mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), first_bytes, mmap.MAP_PRIVATE) as mapping:
             size = len(mapping)
             pages = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
             start = ctypes.c_char.from_buffer(mapping)
-            failed = call(ctypes.addressof(start), size, pages)
+            failed = mincore(ctypes.addressof(start), size, pages)
             del start  # else the mapping could not be closed
     except (OSError, ValueError) as error:
         return Absent(reason(error) if isinstance(error, OSError) else "an empty file cannot be mapped")
@@ -86,15 +86,6 @@ def made_cold(path: Path) -> float | Absent:
             "mapped, or it is another user's"
         )
     return left
-
-
-@functools.cache
-def _mincore() -> Callable[..., int] | None:
-    function = getattr(ctypes.CDLL(None, use_errno=True), "mincore", None)
-    if function is not None:
-        function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
-        function.restype = ctypes.c_int
-    return function
 
 
 def direct_reads(path: Path, seconds: float, should_stop: Callable[[], bool]) -> tuple[DiskReads, ...] | Absent:

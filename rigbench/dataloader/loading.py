@@ -14,10 +14,9 @@ import msgspec
 from rigbench.core import stats
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, EndedBy
-from rigbench.dataloader import sources
 from rigbench.dataloader.disk import cached_share
 from rigbench.dataloader.record import NOT_KNOWN, Loading, LoadingPath, Sweep, many
-from rigbench.dataloader.sources import NoSharedMemory, NotCold, Source
+from rigbench.dataloader.sources import MADE_AHEAD, NoSharedMemory, NotCold, Source, shared_memory_lacks
 from rigbench.machine.accelerator import Accelerator
 from rigbench.work.process import Report
 from rigbench.work.timing import StepWatch, never
@@ -85,12 +84,11 @@ class Sweeper:
         sweep: Sweep | None = None
         for workers in counts:
             self.tell(f"{path}, {many(workers, 'worker')}")
-            row: Loading | Absent
-            if lacks := sources.shared_memory_lacks(workers, batch_bytes):
-                row = Absent(f"{lacks}; {SHARED_MEMORY_CURE}")
-            else:
-                share = cached_share(file, used_bytes) if file else NOT_KNOWN
-                row = self.row(path, make(workers, self.on_gpu), workers, pinned=self.on_gpu, cached=share)
+            if lacks := shared_memory_lacks(workers, batch_bytes):
+                self.not_run.append(f"{path}, {many(workers, 'worker')}: {lacks}; {SHARED_MEMORY_CURE}")
+                continue
+            share = cached_share(file, used_bytes) if file else NOT_KNOWN
+            row = self.row(path, make(workers, self.on_gpu), workers, share)
             if isinstance(row, Absent):
                 self.not_run.append(f"{path}, {many(workers, 'worker')}: {row.reason}")
                 continue
@@ -101,7 +99,7 @@ class Sweeper:
         if sweep and self.on_gpu:
             workers = sweep.knee_workers
             self.tell(f"{path}, {many(workers, 'worker')}, not pinned")
-            unpinned = self.row(path, make(workers, False), workers, pinned=False, cached=sweep.knee.cached_share)
+            unpinned = self.row(path, make(workers, False), workers, sweep.knee.cached_share, pageable=True)
             sweep = self.replace(sweep, unpinned=unpinned)
         return sweep
 
@@ -117,16 +115,14 @@ class Sweeper:
         path: LoadingPath,
         source: Source,
         workers: int,
-        *,
-        pinned: bool,
         cached: float | Absent,
         temperature: Literal["warm", "cold"] = "warm",
+        pageable: bool = False,
     ) -> Loading | Absent:
         """One row, or why it could not be timed. The source is closed."""
         try:
             row = timed(
                 source,
-                skip=sources.MADE_AHEAD * workers,
                 limit_seconds=self.seconds,
                 target_half_width=self.target_half_width,
                 finish=self.accelerator.synchronize,
@@ -134,7 +130,7 @@ class Sweeper:
                 path=path,
                 workers=workers,
                 temperature=temperature,
-                pinned=pinned,
+                pinned=self.on_gpu and not pageable,
                 to_device=self.on_gpu,
                 cached_share=cached,
             )
@@ -150,7 +146,7 @@ class Sweeper:
 def timed(
     source: Source,
     *,
-    skip: int,
+    workers: int,
     limit_seconds: float,
     target_half_width: float,
     finish: Callable[[], object],
@@ -159,7 +155,7 @@ def timed(
 ) -> Loading | None:
     """Take batches until the rate is tight or the time is up; None where the source ended before it could be timed.
 
-    The first batch is the start-up, and `skip` more are what workers had made by then: neither is in the rate. A
+    The first batch is the start-up, and a few more are what workers had made by then: neither is in the rate. A
     sample is as many batches as take a 500th of the limit, or one; `finish` waits until what they started is done.
     `facts` are the row's fields that timing does not give.
     """
@@ -168,7 +164,7 @@ def timed(
         source.take()
         finish()
         startup = time.perf_counter() - started - source.untimed_seconds
-        for _ in range(skip):
+        for _ in range(MADE_AHEAD * workers):
             source.take()
         batches = _batches_per_sample(source, limit_seconds / MOST_SAMPLES, finish)
     except StopIteration:
@@ -193,6 +189,7 @@ def timed(
         return None
     return Loading(
         **facts,
+        workers=workers,
         startup_seconds=startup,
         batches_per_sample=batches,
         tokens=tuple(tokens),

@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import IO
 
@@ -15,7 +16,7 @@ from rigbench import __version__
 from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import Progress
 from rigbench.core.record import Absent
-from rigbench.dataloader.record import PackOptions, TokenType
+from rigbench.dataloader.record import PackOptions
 from rigbench.model import text
 from rigbench.model.record import Packed
 from rigbench.model.tokenizer import Tokenizer, open_tokenizer
@@ -38,7 +39,11 @@ def run(sources: Sequence[Path], output: Path, options: PackOptions, progress: P
     _check_output(output, options.force)
     end = None if isinstance(options.end_of_text, Absent) else options.end_of_text
     tokenizer = open_tokenizer(options.tokenizer, end)
-    dtype = _dtype(options.dtype, tokenizer)
+    dtype: Dtype = "uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32"
+    if options.dtype == "uint16" and dtype != "uint16":
+        what = f"--dtype uint16 cannot hold the {tokenizer.vocabulary:,} ids of {tokenizer.name}"
+        raise RigbenchError(what, "leave --dtype out")
+    dtype = dtype if options.dtype == "auto" else options.dtype
     progress.stage("pack", total_bytes / BYTES_PER_SECOND[tokenizer.name == "bytes"])
     tally = text.Tally(options.skip_bad)
     writer = _Writer(tokenizer, dtype)
@@ -125,13 +130,9 @@ def _documents(sources: Sequence[Path], field: str | Absent, tally: text.Tally) 
             for line in text.jsonl_texts(source, field if isinstance(field, str) else DEFAULT_FIELD, tally):
                 yield line, True
             continue
-        held: str | None = None
-        for piece in text.text_pieces(source, tally):
-            if held is not None:
-                yield held, False
-            held = piece
-        if held is not None:
-            yield held, True
+        for piece, following in pairwise(chain(text.text_pieces(source, tally), [None])):
+            assert piece is not None
+            yield piece, following is None
 
 
 def _check_sources(sources: Sequence[Path], output: Path) -> int:
@@ -154,17 +155,6 @@ def _check_output(output: Path, force: bool) -> None:
             raise RigbenchError(f"{path} is not a regular file", "name another file to write")
         if path.exists() and not force:
             raise RigbenchError(f"{path} is there already", "name another file, or replace it with --force")
-
-
-def _dtype(chosen: TokenType, tokenizer: Tokenizer) -> Dtype:
-    fits = tokenizer.vocabulary <= 1 << 16
-    if chosen == "uint16" and not fits:
-        raise RigbenchError(
-            f"--dtype uint16 cannot hold the {tokenizer.vocabulary:,} ids of {tokenizer.name}", "leave --dtype out"
-        )
-    if chosen != "auto":
-        return chosen
-    return "uint16" if fits else "uint32"
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from rigbench.dataloader.record import METHOD, NOT_KNOWN, Dataloader, DiskReads,
 from rigbench.dataloader.sources import (
     ColdSource,
     JsonlBlocks,
-    JsonlWindow,
     LoaderSource,
     MappedBlocks,
     OwnSource,
@@ -142,8 +141,7 @@ class _Probe:
         self._read_disk(path)
         self.sweeper.tell("own loader, cold")
         source = ColdSource(self._batches(tokens, vocabulary, data.name, ahead=False), path)
-        pinned = self.sweeper.on_gpu
-        cold = self.sweeper.row("own loader", source, 0, pinned=pinned, cached=NOT_KNOWN, temperature="cold")
+        cold = self.sweeper.row("own loader", source, 0, NOT_KNOWN, "cold")
         if not isinstance(cold, Absent):
             cold = replace(cold, cached_share=source.cached_share)
         self._mapped(tokens[: used_bytes // tokens.itemsize], vocabulary, path, cold)
@@ -171,10 +169,10 @@ class _Probe:
             bad_lines=tally.bad_lines,
         )
         self._read_disk(path)
-        window = JsonlWindow(path, tally.bytes, options.field, options.tokenizer, self.end_of_text)
+        read = (path, tally.bytes, options.field, options.tokenizer, self.end_of_text, options.sequence)
 
         def source(workers: int, pinned: bool, endless: bool = True) -> LoaderSource:
-            blocks = JsonlBlocks(window, options.sequence, endless)
+            blocks = JsonlBlocks(*read, endless)
             return self._loader(path, size, blocks, workers, pinned, endless)
 
         read_through(path, tally.bytes)
@@ -183,15 +181,12 @@ class _Probe:
         )
         if sweep:
             sweeper.tell("jsonl, cold")
-            share, workers, pinned = made_cold(path), sweep.knee_workers, sweeper.on_gpu
-            cold = (
-                share
-                if isinstance(share, Absent)
-                else sweeper.row(
-                    "jsonl", source(workers, pinned, False), workers, pinned=pinned, cached=share, temperature="cold"
-                )
-            )
-            sweeper.replace(sweep, cold=cold)
+            share, workers = made_cold(path), sweep.knee_workers
+            if isinstance(share, Absent):
+                sweeper.replace(sweep, cold=share)
+            else:
+                one_pass = source(workers, sweeper.on_gpu, False)
+                sweeper.replace(sweep, cold=sweeper.row("jsonl", one_pass, workers, share, "cold"))
         self._packed_sample(path, tokenizer)
 
     def dataset(self, name: str) -> None:

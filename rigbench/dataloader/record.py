@@ -24,12 +24,10 @@ TOKENIZER = Option(TEXT, "A tokenizer.json, or bytes (257 ids).", "FILE|bytes")
 END_OF_TEXT = Option(TEXT, "The token after each document, or none. Default: the tokenizer's own.", "TOKEN", ("--eot",))
 
 
-def _read_workers(text: str, option: str) -> tuple[int, ...]:
-    return tuple(sorted({units.parse_whole(word, option, 0, MOST_WORKERS) for word in text.split(",")}))
-
-
-def _read_demand(text: str, option: str) -> Figure:
-    return Figure(units.parse_count(text, option), "declared", option)
+WORKERS = Reader(
+    lambda text, option: tuple(sorted({units.parse_whole(word, option, 0, MOST_WORKERS) for word in text.split(",")}))
+)
+DEMAND = Reader(lambda text, option: Figure(units.parse_count(text, option), "declared", option))
 
 
 class Options(Record, frozen=True, kw_only=True):
@@ -55,17 +53,12 @@ class Options(Record, frozen=True, kw_only=True):
     sequence: Annotated[int, Option(whole(8, LONGEST_SEQUENCE), "Tokens per sequence.", "N", ("--seq",))] = 1024
     workers: Annotated[
         tuple[int, ...] | Absent,
-        Option(Reader(_read_workers), "Worker processes to try. Default: doubling, to the CPUs there are.", "0,1,2"),
+        Option(WORKERS, "Worker processes to try. Default: doubling, to the CPUs there are.", "0,1,2"),
     ] = NOT_GIVEN
     seconds: Annotated[float, Option(seconds(), "At most this long for each row.")] = 2.0
     demand_tokens_per_s: Annotated[
         Figure | Absent,
-        Option(
-            Reader(_read_demand),
-            "What training eats. Default: this rig's newest slice.",
-            "N",
-            ("--tokens-per-second",),
-        ),
+        Option(DEMAND, "What training needs. Default: this rig's newest slice.", "N", ("--tokens-per-second",)),
     ] = NOT_GIVEN
     # What the command adds for the probe.
     device: str = "auto"

@@ -1,4 +1,4 @@
-"""Shows the loader next to what training eats, and what `pack` wrote."""
+"""Shows the loader next to what training needs, and what `pack` wrote."""
 
 from __future__ import annotations
 
@@ -40,10 +40,16 @@ def _lines(result: Dataloader) -> list[tuple[str, str]]:
         if sweep.of == "the data" and len(sweep.rows) > 1
     ]
     known = ", ".join(knees) or "n/a (one number of workers)"
-    lines = [("knee", f"the fewest workers as fast as the best: {known}"), ("disk", _disk(result))]
-    demand = result.demand_tokens_per_s
+    disk, demand = result.disk, result.demand_tokens_per_s
+    reads = [
+        f"{units.format_bytes_per_s(read.bytes_per_s.value)} ({plus_minus(read.bytes_per_s)}) {read.order}, "
+        f"{units.format_bytes(read.block_bytes)} at a time"
+        for read in (() if isinstance(disk, Absent) else disk)
+    ]
+    past = f"n/a ({disk.reason})" if isinstance(disk, Absent) else f"past the page cache {'; '.join(reads)}"
+    lines = [("knee", f"the fewest workers as fast as the best: {known}"), ("disk", past)]
     if isinstance(demand, Figure):
-        lines.append(("eaten", f"{units.format_rate(demand.value)} ({demand.source}: {demand.basis})"))
+        lines.append(("demand", f"{units.format_rate(demand.value)} ({demand.source}: {demand.basis})"))
     lines += [("change", f"{gain.change}: {_times(gain.times)}") for gain in result.gains]
     return lines + [("note", line) for line in result.notes]
 
@@ -61,13 +67,13 @@ def answers(result: Dataloader) -> list[str]:
 
 
 def _sentence(one: Headroom) -> str:
-    place = f"at {many(one.workers, 'worker')}"
     detail = f"({one.path}, {one.temperature}; {_x(one.times.low)} to {_x(one.times.high)})"
-    if one.io_bound == "no":
-        return f"IO bound: no, {_x(one.times.value)} headroom {place} {detail}"
-    if one.io_bound == "yes":
-        return f"IO bound: yes, loading gives {_x(one.times.value)} of what training eats {place} {detail}"
-    return f"IO bound: cannot be told, about {_x(one.times.value)} of what training eats {place} {detail}"
+    claim = {
+        "no": f"no, {_x(one.times.value)} headroom",
+        "yes": f"yes, loading gives {_x(one.times.value)} of what training needs",
+        "cannot be told": f"cannot be told, about {_x(one.times.value)} of what training needs",
+    }[one.io_bound]
+    return f"IO bound: {claim} at {many(one.workers, 'worker')} {detail}"
 
 
 def _cells(sweep: Sweep, row: Loading) -> list[str]:
@@ -105,18 +111,6 @@ def _data(result: Dataloader) -> str:
         facts.append(f"{data.bad_lines:,} bad lines left out (--skip-bad)")
     copied = ", copied to it" if result.device.kind == "cuda" else ", no GPU to copy to"
     return f"{'generated ' if data.kind == 'generated' else ''}{', '.join(facts)}; {batch}{copied}"
-
-
-def _disk(result: Dataloader) -> str:
-    disk = result.disk
-    if isinstance(disk, Absent):
-        return f"n/a ({disk.reason})"
-    reads = [
-        f"{units.format_bytes_per_s(read.bytes_per_s.value)} ({plus_minus(read.bytes_per_s)}) {read.order}, "
-        f"{units.format_bytes(read.block_bytes)} at a time"
-        for read in disk
-    ]
-    return f"past the page cache {'; '.join(reads)}"
 
 
 def _x(times: float) -> str:

@@ -11,6 +11,7 @@ import sysconfig
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -48,27 +49,21 @@ class NotCold(Exception):
     """The file could not be put out of memory, or not verifiably."""
 
 
+@dataclass
 class LoaderSource:
     """A DataLoader, or any iterable of batches: every batch counted, copied, begun again at its end."""
 
-    def __init__(
-        self,
-        name: str,
-        batches: Iterable[Any],
-        to_device: str,
-        pinned: bool,
-        endless: bool = True,
-        file: Path | None = None,
-        file_bytes: int = 0,
-    ) -> None:
-        """`file` is what the batches are read from, where that is known, and `file_bytes` its size when opened."""
-        self.name, self.device, self.pinned, self.file = name, to_device, pinned, file
-        self._file_bytes = file_bytes
-        self.untimed_seconds = 0.0  # has grown by what a call spent on starting over
-        self.restarts = 0
-        self._batches, self._endless = batches, endless
-        self._iterator: Iterator[Any] | None = None
-        self._given = 0  # since it was last begun
+    name: str
+    batches: Iterable[Any]
+    device: str
+    pinned: bool
+    endless: bool = True
+    file: Path | None = None  # what the batches are read from, where that is known
+    file_bytes: int = 0  # its size when opened
+    untimed_seconds: float = 0.0  # has grown by what a call spent on starting over
+    restarts: int = 0
+    _iterator: Iterator[Any] | None = None
+    _given: int = 0  # since it was last begun
 
     def take(self) -> int:
         """The number of input tokens of the next batch, which is in the device's memory, or on its way.
@@ -82,15 +77,14 @@ class LoaderSource:
             started = time.perf_counter()
             try:
                 if self._iterator is None:
-                    self._iterator, self._given = iter(self._batches), 0
+                    self._iterator, self._given = iter(self.batches), 0
                 batch = next(self._iterator)
             except StopIteration:
                 self._begin_again()
             except RigbenchError:
                 raise
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code
-                self._check_file()
-                raise _explained(self.name, error) from None
+                raise self._explained(error) from None
             else:
                 tokens = count_tokens(self.name, batch)
                 if self.device != "cpu":
@@ -104,12 +98,12 @@ class LoaderSource:
     def close(self) -> None:
         """End the workers."""
         self._iterator = None
-        stop = getattr(getattr(self._batches, "_iterator", None), "_shutdown_workers", None)
+        stop = getattr(getattr(self.batches, "_iterator", None), "_shutdown_workers", None)
         if stop:
             stop()  # a DataLoader with persistent workers holds them until it is collected
 
     def _begin_again(self) -> None:
-        if not self._endless:
+        if not self.endless:
             raise StopIteration
         if not self._given:
             raise RigbenchError(f"{self.name}: it yields no batches", "give it samples, at least one batch of them")
@@ -117,21 +111,26 @@ class LoaderSource:
             raise RigbenchError(
                 f"{self.name}: it ends after one batch, which is too few to time", "give it more, or a smaller batch"
             )
-        if isinstance(self._batches, Iterator):
+        if isinstance(self.batches, Iterator):
             raise StopIteration  # a generator has nothing left
         self._iterator = None
         self.restarts += 1
 
-    def _check_file(self) -> None:
-        """A worker that touches a page which is gone is dead, and DataLoader cannot say why."""
-        if self.file is None:
-            return
-        size = self.file.stat().st_size if self.file.exists() else 0
-        if size < self._file_bytes:
-            raise RigbenchError(
-                f"{self.name} shrank from {self._file_bytes:,} to {size:,} bytes while it was being read",
+    def _explained(self, error: BaseException) -> Exception:
+        size = self.file.stat().st_size if self.file and self.file.exists() else 0
+        if self.file and size < self.file_bytes:  # a worker that touches a page which is gone dies without a reason
+            return RigbenchError(
+                f"{self.name} shrank from {self.file_bytes:,} to {size:,} bytes while it was being read",
                 "let nothing rewrite it during a run; write a new file and rename it over the old one",
             )
+        words, last = str(error).lower(), last_line(error)
+        if isinstance(error, (RuntimeError, OSError)) and any(full in words for full in FULL_WORDS):
+            return NoSharedMemory(last)
+        if isinstance(error, RuntimeError) and "out of memory" in words:
+            return RigbenchError(f"{self.name}: {last}", "use fewer workers or a smaller batch", exit_code=NOTHING)
+        if self.name.startswith("--dataset"):
+            return RigbenchError(f"{self.name}: it raised {last}", "mend the dataset; it was asked for its next batch")
+        return RigbenchError(f"{self.name}: {last}", "use fewer workers, or free memory")
 
 
 class OwnSource:
@@ -222,30 +221,15 @@ def count_tokens(name: str, batch: Any) -> int:
 def shared_memory_lacks(workers: int, batch_bytes: int) -> str:
     """Why this many workers cannot hand their batches over; empty if they can, as far as can be told."""
     needed = workers * (MADE_AHEAD + 1) * batch_bytes
-    free = shared_memory_free()
-    if not workers or free is None or free >= needed:
-        return ""
-    hold = "1 worker holds" if workers == 1 else f"{workers} workers hold"
-    return f"/dev/shm has {units.format_bytes(free)} free, and {hold} up to {units.format_bytes(needed)} in it"
-
-
-def shared_memory_free() -> int | None:
     try:
         status = os.statvfs(SHARED_MEMORY)
     except OSError:
-        return None
-    return status.f_bavail * status.f_frsize
-
-
-def _explained(name: str, error: BaseException) -> Exception:
-    words = str(error).lower()
-    if isinstance(error, (RuntimeError, OSError)) and any(full in words for full in FULL_WORDS):
-        return NoSharedMemory(last_line(error))
-    if isinstance(error, RuntimeError) and "out of memory" in words:
-        return RigbenchError(f"{name}: {last_line(error)}", "use fewer workers or a smaller batch", exit_code=NOTHING)
-    own = not name.startswith("--dataset")
-    cure = "use fewer workers, or free memory" if own else "mend the dataset; it was asked for its next batch"
-    return RigbenchError(f"{name}: {'' if own else 'it raised '}{last_line(error)}", cure)
+        return ""
+    free = status.f_bavail * status.f_frsize
+    if not workers or free >= needed:
+        return ""
+    hold = "1 worker holds" if workers == 1 else f"{workers} workers hold"
+    return f"/dev/shm has {units.format_bytes(free)} free, and {hold} up to {units.format_bytes(needed)} in it"
 
 
 def last_line(error: BaseException) -> str:
@@ -273,73 +257,65 @@ class MappedBlocks:
         return x, y
 
 
-class JsonlWindow(NamedTuple):
-    """The first `end_byte` bytes of a JSONL file, whose lines have been looked at, and how their text becomes ids."""
+@dataclass
+class JsonlBlocks(IterableDataset[Any]):
+    """JSONL parsed and tokenized on the fly; each worker reads its own part of the first `end_byte` bytes.
+
+    Their lines have been looked at: bad ones have been counted, or refused.
+    """
 
     path: Path
     end_byte: int
     field: str
     tokenizer: str
     end_of_text: str | None
-
-
-class JsonlBlocks(IterableDataset[Any]):
-    """JSONL parsed and tokenized on the fly; each worker reads its own part of the file."""
-
-    def __init__(self, window: JsonlWindow, sequence: int, endless: bool) -> None:
-        self.window, self.sequence, self.endless = window, sequence, endless
+    sequence: int
+    endless: bool = True
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Blocks of ids in order, with labels one token later."""
         worker = get_worker_info()
-        part, parts = (worker.id, worker.num_workers) if worker else (0, 1)
-        return _cut(jsonl_ids(self.window, part, parts, self.endless), self.sequence)
+        kept, count = list[Any](), 0
+        for ids in self.ids(*((worker.id, worker.num_workers) if worker else (0, 1))):
+            kept.append(ids)
+            count += ids.size
+            if count <= self.sequence:
+                continue
+            run = np.concatenate(kept)
+            cut = (run.size - 1) // self.sequence * self.sequence
+            for start in range(0, cut, self.sequence):
+                block = torch.from_numpy(run[start : start + self.sequence + 1])
+                yield block[:-1], block[1:]
+            kept, count = [run[cut:]], run.size - cut
 
+    def ids(self, part: int, parts: int) -> Iterator[Any]:
+        """The ids of one line after another, from this worker's part, over and over if endless."""
+        tokenizer = open_tokenizer(self.tokenizer, self.end_of_text)
+        ending = np.array([] if isinstance(tokenizer.end_of_text, Absent) else [tokenizer.end_of_text], np.uint32)
+        decode = line_decoder(self.field)
+        edges = [self.end_byte * part // parts, self.end_byte * (part + 1) // parts]
+        while True:
+            any_text = False
+            for line in self._lines(*edges):
+                text = decode(line)
+                if not isinstance(text, NoText) and text:
+                    any_text = True
+                    yield np.concatenate([*tokenizer.encode([text]), ending]).astype(np.int64)
+            if not self.endless:
+                return
+            if not any_text and edges == [0, self.end_byte]:
+                raise RigbenchError(f"{self.path.name} changed while it was being read", "let nothing rewrite it")
+            if not any_text:
+                edges = [0, self.end_byte]  # more workers than lines
 
-def jsonl_ids(window: JsonlWindow, part: int, parts: int, endless: bool) -> Iterator[Any]:
-    """The ids of one line after another, from this worker's part of the window, over and over if endless."""
-    tokenizer = open_tokenizer(window.tokenizer, window.end_of_text)
-    ending = np.array([] if isinstance(tokenizer.end_of_text, Absent) else [tokenizer.end_of_text], np.uint32)
-    decode = line_decoder(window.field)
-    edges = [window.end_byte * part // parts, window.end_byte * (part + 1) // parts]
-    while True:
-        any_text = False
-        for line in _lines_between(window.path, *edges):
-            text = decode(line)
-            if isinstance(text, NoText) or not text:
-                continue  # bad lines have been counted, or refused, beforehand
-            any_text = True
-            yield np.concatenate([*tokenizer.encode([text]), ending]).astype(np.int64)
-        if not endless:
-            return
-        if not any_text:
-            if edges == [0, window.end_byte]:
-                raise RigbenchError(f"{window.path.name} changed while it was being read", "let nothing rewrite it")
-            edges = [0, window.end_byte]  # more workers than lines
-
-
-def _lines_between(path: Path, start: int, end: int) -> Iterator[bytes]:
-    """The lines that begin within [start, end)."""
-    with path.open("rb") as file:
-        if start:
-            file.seek(start - 1)
-            file.readline()
-        while file.tell() < end and (line := file.readline()):
-            yield line
-
-
-def _cut(ids: Iterator[Any], sequence: int) -> Iterator[tuple[Any, Any]]:
-    held, count = [], 0
-    for more in ids:
-        held.append(more)
-        count += more.size
-        if count <= sequence:
-            continue
-        run = np.concatenate(held)
-        cut = (run.size - 1) // sequence * sequence
-        for start in range(0, cut, sequence):
-            block = torch.from_numpy(run[start : start + sequence + 1])
-            yield block[:-1], block[1:]
-        held, count = [run[cut:]], run.size - cut
+    def _lines(self, start: int, end: int) -> Iterator[bytes]:
+        """Those that begin within [start, end)."""
+        with self.path.open("rb") as file:
+            if start:
+                file.seek(start - 1)
+                file.readline()
+            while file.tell() < end and (line := file.readline()):
+                yield line
 
 
 def loader_of(dataset: Any, micro_batch: int, workers: int, pinned: bool, forked: bool) -> Iterable[Any]:

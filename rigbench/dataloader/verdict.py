@@ -17,7 +17,7 @@ HOST_MEMORY = "this is a virtual machine: its disk may answer from the memory of
 
 
 def completed(result: Dataloader, demand: Figure | Absent, virtual_machine: bool) -> Dataloader:
-    """With what follows from its rows next to what training eats."""
+    """With what follows from its rows next to what training needs."""
     sweeps = sorted((sweep for sweep in result.sweeps if sweep.of == "the data"), key=lambda it: ORDER.index(it.path))
     result = msgspec.structs.replace(result, demand_tokens_per_s=demand)
     return msgspec.structs.replace(
@@ -31,11 +31,11 @@ def completed(result: Dataloader, demand: Figure | Absent, virtual_machine: bool
 def _headrooms(sweeps: Sequence[Sweep], demand: Figure | Absent) -> Iterator[Headroom]:
     if isinstance(demand, Absent):
         return
-    eaten = Estimate(demand.value, *demand.ends, level=stats.LEVEL, method=demand.basis, n=1)
+    needed = Estimate(demand.value, *demand.ends, level=stats.LEVEL, method=demand.basis, n=1)
     for sweep in sweeps:
         for row in (sweep.knee, sweep.cold):
             if isinstance(row, Loading):
-                times = row.tokens_per_s / eaten
+                times = row.tokens_per_s / needed
                 yield Headroom(sweep.path, row.workers, row.temperature, times, bound(times))
 
 

@@ -46,6 +46,7 @@ from rigbench.work.timing import never, sample_until_tight
 NOT_TRAINED_IN = ("fp16-acc16", "fp8", "fp8-fast")  # by rigbench's slices: the model's shapes are left out
 DEFAULT_MICRO_BATCH = {"cpu": 1, "cuda": 8}  # as a slice's
 UNIT, LIMIT, MOST_LOOKS = {"cpu": 128, "cuda": 256}, {"cpu": 8192, "cuda": 16384}, 400
+SEARCH_SHARE = 0.35  # of what load and rest leave of a dtype's time
 MEMORY_SHARE = 0.25  # of the device's, for one product's matrices
 FLEET_ALONE_SECONDS, FLEET_TOGETHER_SECONDS = 3.0, 8.0
 FLEET_WARM_UP_SHARE = 0.2  # of each of these loads: its beginning is not counted
@@ -124,9 +125,10 @@ class _Probe:
         """One dtype: the search, the load on what it found, and the model's shapes in what time is left."""
         deadline = time.perf_counter() + seconds
         operands = Operands(dtype, self.accelerator.torch_device)
+        search_seconds = SEARCH_SHARE * max(seconds - self.times.hot - self.times.rest, 0.2 * seconds)
         with products.arithmetic_chosen(dtype, self.kind):
             try:
-                self.ceilings.append(self._search(dtype, operands, self.times.search(seconds)))
+                self.ceilings.append(self._search(dtype, operands, search_seconds))
                 if not self.report.should_stop():
                     self.report.partial(self.record("worker died"))
                     hot_seconds = min(self.times.hot, 0.8 * seconds)

@@ -25,7 +25,7 @@ LARGEST_MICRO_BATCH = 1 << 16
 HOT_SECONDS = {"cpu": 10.0, "cuda": 20.0}
 REST_SECONDS = {"cpu": 2.0, "cuda": 5.0}
 OTHER_SECONDS = {"cpu": 32.0, "cuda": 16.0}  # a dtype, beside its load
-MOST_HOT_SHARE, SEARCH_SHARE = 0.25, 0.35  # of a dtype's time where it is given; of what load and rest leave of it
+MOST_HOT_SHARE = 0.25  # of a dtype's time, where it is given
 
 
 def read_dtypes(text: str, option: str) -> tuple[Dtype, ...]:
@@ -76,10 +76,6 @@ class Times(NamedTuple):
     total: float
     hot: float
     rest: float
-
-    def search(self, seconds: float) -> float:
-        """Of a dtype's share of the time."""
-        return SEARCH_SHARE * max(seconds - self.hot - self.rest, 0.2 * seconds)
 
 
 class ProbeOptions(Options, frozen=True, kw_only=True):

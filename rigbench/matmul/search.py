@@ -168,7 +168,10 @@ class Search:
     def _again(self, dims: Dims) -> None:
         before = self.clock()
         if self.looks:
-            over = before - self.started + self._expected_seconds(dims) > self.seconds_until
+            # A look will take its products, and the least that any look took beside them.
+            beside = min(wall - math.fsum(look.seconds) for wall, look in zip(self.walls, self.looks, strict=True))
+            expected = max(0.0, beside) + self._work_seconds(dims)
+            over = before - self.started + expected > self.seconds_until
             if over or len(self.looks) >= self.looks_until or self.should_stop():
                 raise _Over
         seconds = tuple(self.evaluate(dims))
@@ -178,11 +181,6 @@ class Search:
         self.looks.append(MatmulLook(*dims, seconds))
         self.seconds.setdefault(dims, []).extend(seconds)
         self.rates[dims] = dims.flop / stats.median(self.seconds[dims])
-
-    def _expected_seconds(self, dims: Dims) -> float:
-        """What a look will take on the clock: its products, and the least that any look took beside them."""
-        beside = min(wall - math.fsum(look.seconds) for wall, look in zip(self.walls, self.looks, strict=True))
-        return max(0.0, beside) + self._work_seconds(dims)
 
     def _work_seconds(self, dims: Dims) -> float:
         """The quickest product of the last look, scaled by FLOP, as many times: one that was disturbed bars nothing."""
