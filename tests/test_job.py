@@ -67,19 +67,19 @@ def test_the_runs_of_this_rig_are_its_own_and_those_stored_before(job):
     def keep(run_id: str, **changes: object) -> None:
         job.store.save(msgspec.structs.replace(job.run, id=run_id, **changes))
 
-    keep("20260101-000000-aaaa")
+    room = Skipped("matmul", "no torch")
+    keep("20260101-000000-aaaa", matmul=room)
     keep("20260103-000000-cccc")
     stranger = msgspec.structs.replace(job.run.rig, fingerprint="another")
-    keep("20260102-000000-bbbb", rig=stranger)
+    keep("20260102-000000-bbbb", rig=stranger, matmul=room)
     (job.store.runs / "20260104-000000-dddd.json").write_text("{")
     job.keep(warnings=("this run is stored too",))
-    assert [run.id for run in job.history()] == [job.run.id, "20260103-000000-cccc", "20260101-000000-aaaa"]
-    assert job.history()[0].warnings == ("this run is stored too",)
-    runs, unreadable = job.stored
-    assert [run.id for run in runs] == ["20260103-000000-cccc", "20260102-000000-bbbb", "20260101-000000-aaaa"]
-    assert len(unreadable) == 1
+    assert [entry.id for entry in job.earlier] == ["20260103-000000-cccc", "20260101-000000-aaaa"]
+    assert [run.id for run in job.holding("matmul")] == ["20260101-000000-aaaa"]
+    job.keep(matmul=room)
+    assert [run.id for run in job.holding("matmul")] == [job.run.id, "20260101-000000-aaaa"]
     keep("20260105-000000-eeee")
-    assert len(job.history()) == 3  # the folder is read once
+    assert len(job.earlier) == 2  # the folder is read once
 
 
 def test_the_gpus_that_cuda_shows_are_named_by_the_driver(job, monkeypatch):

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from rigbench import store
 from rigbench.core.errors import RigbenchError
@@ -14,8 +15,6 @@ from rigbench.machine.nvml import Nvml
 from rigbench.machine.rig import Rig
 from rigbench.topology import survey
 from rigbench.work import load as waking
-from rigbench.work.copy_load import CopyLoad
-from rigbench.work.process import Outcome
 
 RIG = Path(__file__).parent / "rigs" / "dual-rtx4080s-x8x8"
 
@@ -40,22 +39,37 @@ def live(monkeypatch):
     return cards, dataclasses.replace(replayed, nvml=Nvml(cards), replayed=False, load=Nvml(Absent("not read")))
 
 
+def crew(begin):
+    """A crew that never starts a process: `begin(on_progress)` is what its only member does."""
+
+    class Scripted:
+        def __init__(self, probe, options, result_type, limit_seconds, on_progress):
+            self.begin, self.outcomes = lambda: begin(on_progress), {}
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            begin(None)
+
+        def working(self):
+            return [""]
+
+        def listen(self, seconds):
+            self.begin()
+
+    return Scripted
+
+
 def test_generations_come_from_the_load_and_everything_else_from_rest(live, monkeypatch, tmp_path):
     cards, rig = live
 
-    def copy(probe, options, result_type, *, limit_seconds, on_progress):
-        cards.working = True
-        on_progress(0.1, "copying")
-        return Outcome((CopyLoad(2, 1.0),), "finished")
+    def copy(on_progress) -> None:
+        cards.working = on_progress is not None
+        if on_progress:
+            on_progress(0.1, "copying")
 
-    joined = waking._Load.join
-
-    def join(load) -> None:
-        joined(load)
-        cards.working = False
-
-    monkeypatch.setattr(waking.process, "call", copy)
-    monkeypatch.setattr(waking._Load, "join", join)
+    monkeypatch.setattr(waking, "Crew", crew(copy))
     job = Job(store.Store(tmp_path), rig, "topology", Silent())
     gpu = survey.topology(job, load=True).gpus[0]
     assert (gpu.link_generation_now, gpu.link_generation_awake) == (1, 4)
@@ -63,16 +77,24 @@ def test_generations_come_from_the_load_and_everything_else_from_rest(live, monk
 
 
 def test_cards_that_cannot_be_kept_busy_leave_the_reason(live, monkeypatch, tmp_path):
-    def refuse(*_, **__):
-        raise RigbenchError("this torch is a CPU build", "install a CUDA build of torch")
+    def refuse(on_progress) -> None:
+        if on_progress:
+            raise RigbenchError("this torch is a CPU build", "install a CUDA build of torch")
 
-    monkeypatch.setattr(waking.process, "call", refuse)
+    monkeypatch.setattr(waking, "Crew", crew(refuse))
     job = Job(store.Store(tmp_path), live[1], "topology", Silent())
     awake = survey.topology(job, load=True).gpus[0].link_generation_awake
     assert awake == Absent("the cards could not be kept busy (this torch is a CPU build)")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_the_load_itself_says_why_it_cannot_begin(live):
+    assert waking.under_load(live[1], lambda busy: pytest.fail("read without a load")) == Absent(
+        "the cards could not be kept busy (this torch is a CPU build)"
+    )
+
+
 def test_a_machine_without_a_driver_starts_no_load(monkeypatch):
-    monkeypatch.setattr(waking.process, "call", lambda *_, **__: pytest.fail("a load was started"))
+    monkeypatch.setattr(waking, "Crew", lambda *_, **__: pytest.fail("a load was started"))
     rig = Rig(Rig.live().sysfs, Nvml(Absent("no driver")))
     assert waking.under_load(rig, lambda busy: None) == Absent("no driver")

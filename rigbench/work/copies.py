@@ -11,16 +11,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
 
 from rigbench.bandwidth.record import CopyCheck, HostMemory, Operation, Transfer
 from rigbench.core import units
 from rigbench.core.record import Absent
 from rigbench.machine.cuda_cards import Cards, Clock, Copy, Lane, enqueued, waited_for
 from rigbench.work.timing import sample_until_tight
-
-if TYPE_CHECKING:
-    import torch
 
 MIB = 1 << 20
 VALUE_BYTES, FLOAT_BYTES = 8, 4
@@ -85,8 +84,6 @@ class Verdict:
 
     def check(self, move: Move) -> None:
         """Read the destination back."""
-        import torch
-
         self.checked += 1
         if torch.equal(move.destination, move.expected):
             return
@@ -158,8 +155,6 @@ def pattern(count: int, seed: int, device: torch.device) -> Iterator[tuple[slice
 
     x = (index + 1)·STEP + (seed + 1)·SEED_STEP, then x xor (x >> 29).
     """
-    import torch
-
     size = min(count, CHUNK_VALUES[device.type])
     first = torch.arange(1, size + 1, dtype=torch.int64, device=device)
     first.mul_(STEP).add_(_wrapped((seed + 1) * SEED_STEP))
@@ -180,8 +175,6 @@ def inside_buffers(
     operation: Operation, size_bytes: int, memory: Callable[[int, torch.dtype], torch.Tensor]
 ) -> tuple[torch.Tensor, ...]:
     """(destination, its inputs, what belongs there) for a = b, or a = b + 3·c, inside one memory."""
-    import torch
-
     if operation == "copy":
         a, b, expected = (memory(size_bytes // VALUE_BYTES, torch.int64) for _ in range(3))
         return a, fill(b, 1), fill(expected, 1)
@@ -199,8 +192,6 @@ def inside(
     **facts: Any,
 ) -> Transfer:
     """A row inside one memory, with such buffers; `facts` are other fields of the Transfer."""
-    import torch
-
     destination, first, *others, expected = buffers
     size_bytes = destination.numel() * destination.element_size()
 
@@ -336,8 +327,6 @@ def sizes(usual: Sequence[int], largest_bytes: int) -> list[int]:
 
 def host_buffers(cards: Cards, index: int, pinned: bool, size_bytes: int) -> dict[Way, OneWay]:
     """Host memory is taken and written here, on the CPUs that the caller has chosen: it lies next to them then."""
-    import torch
-
     count = size_bytes // VALUE_BYTES
     out, back, back_expected = (cards.host_memory(index, count, pinned).zero_() for _ in range(3))
     there, there_expected, own = (cards.memory(index, count, torch.int64) for _ in range(3))
@@ -349,7 +338,6 @@ def host_buffers(cards: Cards, index: int, pinned: bool, size_bytes: int) -> dic
 
 def _peer_buffers(cards: Cards, one: int, other: int, size_bytes: int) -> dict[Way, OneWay]:
     """A copy runs on a stream of the card that it comes from."""
-    import torch
 
     def lane(here: int, there: int, seed: int) -> OneWay:
         count = size_bytes // VALUE_BYTES

@@ -1,29 +1,17 @@
-"""Keep every CUDA device awake: copy to it and back until told to stop, so that its links show what they can do."""
+"""Keeps every CUDA device awake: copies to it and back until told to stop, so that its links show what they can do."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+
+import torch
 
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Record
+from rigbench.work.process import Report
+from rigbench.work.record import CopyLoad
+from rigbench.work.record import LoadOptions as Options
 
-if TYPE_CHECKING:
-    from rigbench.work.process import Report
-
-METHOD = 1
 COPY_BYTES = 64 << 20
-
-
-class Options(Record, frozen=True):
-    seconds: float = 3.0
-
-
-class CopyLoad(Record, frozen=True):
-    """How many devices were kept busy and for how long."""
-
-    devices: int
-    seconds: float
 
 
 def run(options: Options, report: Report) -> CopyLoad:
@@ -32,8 +20,6 @@ def run(options: Options, report: Report) -> CopyLoad:
     Raises:
         RigbenchError: torch sees no CUDA device.
     """
-    import torch
-
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
         why = "this torch is a CPU build" if torch.version.cuda is None else "torch sees no CUDA device"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import torch
 
 from rigbench.core.record import Absent
 from rigbench.machine.accelerator import Accelerator
 from rigbench.matmul.record import Dtype, MatmulCheck
 from rigbench.model.counts import Layout
 from rigbench.work.timing import never
-
-if TYPE_CHECKING:
-    import torch
 
 CHECKED_ROWS, CHECKED_COLUMNS = 8, 512
 FP32_ROUNDOFF = 2.0**-24
@@ -48,8 +47,6 @@ ON_CPU = ("bf16", "fp16", "fp32")
 
 def unavailable(dtype: Dtype, accelerator: Accelerator) -> str:
     """Why this device or this torch does not offer an arithmetic; empty where it does."""
-    import torch
-
     if accelerator.device.kind == "cpu":
         return "" if dtype in ON_CPU else "a CPU has no such arithmetic in torch"
     least = ARITHMETIC[dtype].least_capability
@@ -74,8 +71,6 @@ def arithmetic_chosen(dtype: Dtype, kind: str) -> Iterator[None]:
 
     Reductions of split sums in fp16 or bf16 stay as torch has them by default (allowed), as a training run has them.
     """
-    import torch
-
     if kind == "cpu":
         yield
         return
@@ -112,8 +107,6 @@ class Operands:
 
         fp8 products take B transposed in memory, the only layout that the tensor cores read.
         """
-        import torch
-
         arithmetic = ARITHMETIC[self.dtype]
         layout = "nt" if self.dtype.startswith("fp8") else layout
         size = getattr(torch, arithmetic.tensor).itemsize
@@ -127,16 +120,12 @@ class Operands:
 
     def bytes_for(self, m: int, n: int, k: int) -> int:
         """Memory that a product takes, the growth of its pools included."""
-        import torch
-
         arithmetic = ARITHMETIC[self.dtype]
         inputs: int = getattr(torch, arithmetic.tensor).itemsize
         output: int = getattr(torch, arithmetic.output).itemsize
         return 2 * inputs * k * (m + n) + output * m * n
 
     def _work(self, sets: tuple[tuple[torch.Tensor, torch.Tensor], ...], out: torch.Tensor) -> Callable[[int], object]:
-        import torch
-
         if not self.dtype.startswith("fp8"):
             return lambda index: torch.mm(*sets[index % len(sets)], out=out)
         one, fast = torch.ones((), dtype=torch.float32, device=self.torch_device), self.dtype == "fp8-fast"
@@ -156,8 +145,6 @@ class Operands:
 
     def _random(self, count: int) -> torch.Tensor:
         """fp8 goes through bf16: torch draws no fp8."""
-        import torch
-
         kind = getattr(torch, ARITHMETIC[self.dtype].tensor)
         drawn = torch.bfloat16 if self.dtype.startswith("fp8") else kind
         return torch.randn(count, dtype=drawn, device=self.torch_device).to(kind)
@@ -165,8 +152,6 @@ class Operands:
 
 def cache_bytes(accelerator: Accelerator, l3_bytes: int | Absent) -> int:
     """What the last-level cache holds; operands that rotate through twice as much are read from memory."""
-    import torch
-
     if accelerator.device.kind == "cpu":
         return l3_bytes if isinstance(l3_bytes, int) else UNKNOWN_CACHE_BYTES
     properties = torch.cuda.get_device_properties(accelerator.torch_device)
@@ -225,8 +210,6 @@ def check(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, dtype: Dtype) -> Ma
     Stability of Numerical Algorithms, §3.1). The worst case of an fp16 one would excuse anything: it is taken as
     k/8·u_fp16·S, rounding each of the sums of 8 the same way at the size that sums have.
     """
-    import torch
-
     arithmetic, k = ARITHMETIC[dtype], a.shape[1]
     rows = torch.randperm(a.shape[0], device=a.device)[:CHECKED_ROWS]
     columns = torch.randperm(b.shape[1], device=a.device)[:CHECKED_COLUMNS]
@@ -247,8 +230,6 @@ def check(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, dtype: Dtype) -> Ma
 
 def _double(matrix: torch.Tensor, which: torch.Tensor, dim: int) -> torch.Tensor:
     """Some rows or columns in float64; eight-bit floats are picked as bytes, which every torch can index."""
-    import torch
-
     if matrix.dtype.itemsize > 1:
         return matrix.index_select(dim, which).double()
     return matrix.view(torch.uint8).index_select(dim, which).view(matrix.dtype).double()

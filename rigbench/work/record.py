@@ -1,4 +1,4 @@
-"""What the machine's parts draw beside a piece of work, what is declared of them, and what of that is on the bill."""
+"""What the machine's parts draw beside a piece of work, what is declared of them, what of that is billed; a load."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ DrawName = Literal["GPUs", "other GPUs", "CPU package"]
 NO_RATING = Absent("the power supply's rating is not known; give --psu-watts W")
 # 80 PLUS Gold asks for 0.90 at half load (0.87 at full, 115 V): sensors read behind the supply, the meter before it.
 ASSUMED_EFFICIENCY = Figure(value=0.90, source="predicted", basis="assumed: 80 PLUS Gold at half load, 115 V")
+
+
+class LoadOptions(Record, frozen=True):
+    seconds: float = 30.0  # it is ended sooner, once the driver was read
+
+
+class CopyLoad(Record, frozen=True):
+    devices: int  # that were kept busy
+    seconds: float
 
 
 class WattOptions(Record, frozen=True, kw_only=True):
