@@ -22,7 +22,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
@@ -146,14 +145,10 @@ class Report:
         os.killpg(0, signal.SIGKILL)  # the parent is gone: so are we, and whatever the probe started
 
 
-def _run(module: ModuleType, options: Any, report: Report) -> Record:
-    return module.run(options, report)  # type: ignore[no-any-return]
-
-
-def serve(probe: str, run: Callable[[ModuleType, Any, Report], Record] = _run) -> NoReturn:
+def serve(probe: str, *world: object) -> NoReturn:
     """The child's side: options in, result out, and then wait until the parent ends it.
 
-    It waits because others of its group may still need what it offers them.
+    It waits because others of its group may still need what it offers them. `world` is a rank's.
     """
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not end up between our lines
@@ -165,7 +160,7 @@ def serve(probe: str, run: Callable[[ModuleType, Any, Report], Record] = _run) -
     options = msgspec.json.decode(orders.readline(), type=module.Options)
     threading.Thread(target=report._listen, args=(orders,), daemon=True).start()
     try:
-        report._send({"result": run(module, options, report)})
+        report._send({"result": module.run(options, report, *world)})
     except RigbenchError as error:
         facts = ("what_happened", "what_to_do", "exit_code")
         report._send({"error": {name: getattr(error, name) for name in facts}})
@@ -332,7 +327,7 @@ def attend(
     Raises:
         RigbenchError: a probe refused its options or its input, before it had measured anything.
     """
-    group = _Group(children, result_type, limit_seconds, on_progress, quiet)
+    group = _Group[T](limit_seconds, quiet, children, result_type, on_progress)
     try:
         outcome = group.run()
         end(children, GONE_AT_ONCE_SECONDS if group.interrupted else GONE_SECONDS)
@@ -346,28 +341,17 @@ def attend(
 class _Group(Hearing[T]):
     """Children that share a fate: one that is lost or hangs is the end of all."""
 
-    def __init__(
-        self,
-        children: Sequence[Child],
-        result_type: type[T],
-        limit_seconds: float,
-        on_progress: OnProgress,
-        quiet: bool,
-    ) -> None:
-        super().__init__(children, result_type, on_progress)
-        self.limit_seconds, self.quiet = limit_seconds, quiet
+    def __init__(self, limit_seconds: float, quiet: bool, *heard: Any) -> None:
+        super().__init__(*heard)
+        self.limit_seconds, self.quiet, self.interrupted = limit_seconds, quiet, False
         self.deadline = time.monotonic() + limit_seconds
-        self.interrupted = False
 
     def outcome(self, ended: EndedHow, reason: str = "", blamed: tuple[int, ...] = ()) -> Outcome[T]:
         results = [self.latest(index) for index in range(len(self.children))]
-        if ended == "interrupted":  # what was handed over in case of a death was ended by the user after all
-            results = [
-                msgspec.structs.replace(result, ended_by=ended)  # type: ignore[type-var]
-                if getattr(result, "ended_by", "") == "worker died"
-                else result
-                for result in results
-            ]
+        for index, result in enumerate(results):
+            # What was handed over in case of a death was ended by the user after all.
+            if result and ended == "interrupted" and getattr(result, "ended_by", "") == "worker died":
+                results[index] = msgspec.structs.replace(result, ended_by=ended)
         return Outcome(tuple(results), ended, reason, blamed)
 
     def run(self) -> Outcome[T]:
@@ -414,7 +398,7 @@ class _Group(Hearing[T]):
 
     def _within(self, seconds: float) -> Iterator[tuple[int, str, Any]]:
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and (message := self.next(left)) is not None:
+        while (left := until - time.monotonic()) > 0 and (message := self.next(left)):
             yield message
 
     def _out_of_time(self) -> Outcome[T]:
@@ -423,30 +407,23 @@ class _Group(Hearing[T]):
         reason = f"no answer within {self.limit_seconds:.0f} s; its processes were ended"
         if len(self.children) == 1:
             return self.outcome("hung", reason)
-        silent = self._silent()
-        blamed = silent or self._behind()
+        # Those that do not even answer a ping are stopped, or stuck where no thread of theirs can run.
+        silent = set(range(len(self.children))) - self.answered
+        for index in silent:
+            self.children[index].tell(b"ping")
+        for index, _, _ in self._within(WAKE_SECONDS):
+            silent.discard(index)
+            if not silent:
+                break
+        # Else those that came less far than others; none where all came equally far.
+        shares = {it: 2.0 if it in self.answered else self.marks[it][0] for it in range(len(self.children))}
+        behind = [it for it, share in shares.items() if share == min(shares.values()) < max(shares.values())]
+        blamed = tuple(sorted(silent) or behind)
         if not blamed:
             return self.outcome("hung", f"{reason}; all of them had come to {self.marks[0][1]}")
         where = ", ".join(f"{self.children[it].name} at {self.marks[it][1]}" for it in blamed)
         what = "no longer runs at all" if silent else "came no further"
         return self.outcome("hung", f"{reason}; {what}: {where}", blamed)
-
-    def _silent(self) -> tuple[int, ...]:
-        """Those that do not even answer a ping: stopped, or stuck where no thread of theirs can run."""
-        waiting = set(range(len(self.children))) - self.answered
-        for index in waiting:
-            self.children[index].tell(b"ping")
-        for index, _, _ in self._within(WAKE_SECONDS):
-            waiting.discard(index)
-            if not waiting:
-                break
-        return tuple(sorted(waiting))
-
-    def _behind(self) -> tuple[int, ...]:
-        """Those that came less far than others; none where all came equally far."""
-        shares = {it: 2.0 if it in self.answered else self.marks[it][0] for it in range(len(self.children))}
-        least = min(shares.values())
-        return () if least == max(shares.values()) else tuple(it for it, share in shares.items() if share == least)
 
 
 class Crew(Generic[T]):

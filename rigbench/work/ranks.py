@@ -75,8 +75,11 @@ def call(
     Raises:
         RigbenchError: a rank refused its options or its input, or the port that was asked for is in use.
     """
-    if master_port is not None and not is_free(master_port):
-        raise port_in_use(master_port)
+    if master_port is not None:
+        try:
+            socket.create_server(("", master_port)).close()
+        except OSError:
+            raise port_in_use(master_port) from None
     for _ in range(1 if master_port is not None else PORTS_TRIED):
         port = master_port or free_port()
         with contextlib.ExitStack() as started:
@@ -144,19 +147,8 @@ def world_from(variables: Mapping[str, str]) -> World | None:
 
 def free_port() -> int:
     """A port of this machine that nobody listens on now."""
-    with socket.socket() as trial:
-        trial.bind((HERE, 0))
+    with socket.create_server((HERE, 0)) as trial:
         return int(trial.getsockname()[1])
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind(("", port))
-        except OSError:
-            return False
-    return True
 
 
 def port_in_use(port: int) -> RigbenchError:
@@ -269,7 +261,7 @@ def serve(probe: str) -> NoReturn:
     """A rank's side: read the options, run the probe in its world, send the result."""
     world = world_from(os.environ)
     assert world
-    process.serve(probe, lambda module, options, report: module.run(options, report, world))
+    process.serve(probe, world)
 
 
 def interface(world: World) -> dict[str, str]:

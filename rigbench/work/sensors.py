@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, Self
 
 from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.machine.host_load import CpuSensors
@@ -23,7 +23,6 @@ NO_ANSWER = Absent("the driver does not answer")
 NOT_YET_LISTED = Absent("not listed by the driver yet")
 NO_READING = Absent("no sensor was read")
 
-T = TypeVar("T")
 Tick = tuple[float, dict[str, Reading]]  # when, and each device's reading
 
 
@@ -58,16 +57,15 @@ class Sampler:
         self._ticks: list[Tick] = []
         self._under_way: Tick | None = None
 
-    def __enter__(self) -> Sampler:
-        self.start()
+    def start(self) -> Self:
+        self._thread = threading.Thread(target=self._run, name="rigbench-telemetry", daemon=True)
+        self._thread.start()
         return self
+
+    __enter__ = start
 
     def __exit__(self, *_exception: object) -> None:
         self.stop()
-
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="rigbench-telemetry", daemon=True)
-        self._thread.start()
 
     def stop(self) -> Telemetry:
         """Ends the sampling with a last reading, so that the window's end is covered."""
@@ -97,7 +95,13 @@ class Sampler:
     def tick(self) -> None:
         """One reading of every device; the CPU first, which no driver can hold up."""
         at = self._clock()
-        readings = {CPU: self._host()}
+        cpu = Reading(*[NOT_SAMPLED] * len(Reading._fields))._replace(
+            power_watts=DERIVED_FROM_ENERGY,
+            power_instant_watts=DERIVED_FROM_ENERGY,
+            temperature_celsius=self._cpu.temperature_celsius(),
+            energy_joules=self._cpu.energy_joules(),
+        )
+        readings = {CPU: cpu}
         self._under_way = at, readings
         for device, sensors in self._open_gpus().items():
             readings[device] = sensors.read()
@@ -125,24 +129,12 @@ class Sampler:
             self._gpus = {f"GPU{index}": GpuSensors(self._nvml, index) for index in indices}
         return self._gpus
 
-    def _host(self) -> Reading:
-        unread = Reading(*[NOT_SAMPLED] * len(Reading._fields))
-        return unread._replace(
-            power_watts=DERIVED_FROM_ENERGY,
-            power_instant_watts=DERIVED_FROM_ENERGY,
-            temperature_celsius=self._cpu.temperature_celsius(),
-            energy_joules=self._cpu.energy_joules(),
-        )
-
 
 def _series(device: str, uuid: str | Absent, readings: Sequence[Reading]) -> SensorSeries:
-    columns = zip(*readings, strict=True) if readings else [()] * len(Reading._fields)
-    named = {name: _column(column) for name, column in zip(Reading._fields, columns, strict=True)}
+    """A column for each sensor; the first reason alone where no tick was answered."""
+    named: dict[str, Any] = {}
+    for place, name in enumerate(Reading._fields):
+        column = tuple(reading[place] for reading in readings)
+        answered = any(not isinstance(value, Absent) for value in column)
+        named[name] = column if answered else next(iter(column), NO_READING)
     return SensorSeries(device=device, uuid=uuid, throttle_share=throttle_share(named["throttle_bits"]), **named)
-
-
-def _column(readings: tuple[T | Absent, ...]) -> tuple[T | Absent, ...] | Absent:
-    """A column, or the first reason where no tick was answered."""
-    if any(not isinstance(reading, Absent) for reading in readings):
-        return readings
-    return next((reading for reading in readings if isinstance(reading, Absent)), NO_READING)
