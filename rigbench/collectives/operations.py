@@ -58,7 +58,20 @@ class Operation:
         self.count = size_bytes // FLOAT_BYTES
         self._input = torch.empty(self.count, dtype=torch.float32, device=device)
         self._other = torch.empty_like(self._input) if name in (*OUT_OF_PLACE, *SUMMED) else self._input
-        self.work: Callable[[], object] = getattr(self, f"_{name}")
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # renamed in torch 2.13
+        scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # renamed in torch 2.13
+        whole, own, other = self._input, self._input[self._part(rank)], self._other
+        to_next, from_before = (rank + 1) % ranks, (rank - 1) % ranks
+        works: dict[CollectiveName, Callable[[], object]] = {
+            "all_reduce": lambda: dist.all_reduce(whole, group=group),
+            "all_gather": lambda: gather(whole, own, group=group),
+            "reduce_scatter": lambda: scatter(own, whole, group=group),
+            "broadcast": lambda: dist.broadcast(whole, ROOT, group=group),
+            "reduce": lambda: dist.reduce(whole, ROOT, group=group),
+            "all_to_all": lambda: dist.all_to_all_single(other, whole, group=group),
+            "send_recv": lambda: transfer([(whole, to_next)], [(other, from_before)], group),
+        }
+        self.work = works[name] if name != "send_recv" or ranks > 1 else lambda: other.copy_(whole)
 
     def randomize(self) -> None:
         """Random normal data, as gradients have; what is summed in place is kept aside."""
@@ -112,34 +125,6 @@ class Operation:
         for sender in range(1, self.ranks):
             total = total + self._sent(sender, round_number)[where]
         return total
-
-    def _all_reduce(self) -> None:
-        dist.all_reduce(self._input, group=self.group)
-
-    def _all_gather(self) -> None:
-        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # renamed in torch 2.13
-        gather(self._input, self._input[self._part(self.rank)], group=self.group)
-
-    def _reduce_scatter(self) -> None:
-        scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # renamed in torch 2.13
-        scatter(self._input[self._part(self.rank)], self._input, group=self.group)
-
-    def _broadcast(self) -> None:
-        dist.broadcast(self._input, ROOT, group=self.group)
-
-    def _reduce(self) -> None:
-        dist.reduce(self._input, ROOT, group=self.group)
-
-    def _all_to_all(self) -> None:
-        dist.all_to_all_single(self._other, self._input, group=self.group)
-
-    def _send_recv(self) -> None:
-        """To the next rank and from the one before, at once."""
-        if self.ranks == 1:
-            self._other.copy_(self._input)
-            return
-        to_next, from_before = (self.rank + 1) % self.ranks, (self.rank - 1) % self.ranks
-        transfer([(self._input, to_next)], [(self._other, from_before)], self.group)
 
 
 def transfer(sends: Sequence[tuple[Any, int]], receives: Sequence[tuple[Any, int]], group: Any) -> None:

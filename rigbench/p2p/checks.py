@@ -10,11 +10,12 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
 import torch
 import torch.distributed as dist
 
@@ -59,11 +60,8 @@ def filled_like(buffer: torch.Tensor, seed: int) -> torch.Tensor:
 class Rounds:
     """The rounds of one check, added up."""
 
-    def __init__(self, way: Way, sources: tuple[str, ...], destination: str, both_ways: bool, size_bytes: int) -> None:
-        self.way, self.sources, self.destination = way, sources, destination
-        self.both_ways, self.size_bytes = both_ways, size_bytes
-        self.counts = Counter(checked=0)  # by the fields of ValueCheck
-        self.first_wrong_byte: int | Absent = Absent("every value was right")
+    def __init__(self, check: ValueCheck) -> None:
+        self.check, self.counts = check, Counter[str]()  # counts by the fields of a ValueCheck
 
     def judge(
         self,
@@ -91,19 +89,12 @@ class Rounds:
         for name, candidate in (("unchanged_values", before), ("earlier_values", earlier), ("returned_values", own)):
             if candidate is not None:
                 self.counts[name] += int(((found == candidate) & differs).sum())
-        if isinstance(self.first_wrong_byte, Absent):
-            self.first_wrong_byte = int(differs.to(torch.uint8).argmax()) * found.element_size()
+        if isinstance(self.check.first_wrong_byte, Absent):
+            first = int(differs.to(torch.uint8).argmax()) * found.element_size()
+            self.check = msgspec.structs.replace(self.check, first_wrong_byte=first)
 
     def record(self) -> ValueCheck:
-        return ValueCheck(
-            way=self.way,
-            sources=self.sources,
-            destination=self.destination,
-            both_ways=self.both_ways,
-            size_bytes=self.size_bytes,
-            first_wrong_byte=self.first_wrong_byte,
-            **self.counts,
-        )
+        return msgspec.structs.replace(self.check, **self.counts)
 
 
 # ---- Writes of one GPU into another's memory: do all arrive, only there, and as they were sent?
@@ -145,10 +136,17 @@ def check_writes(cards: Cards, copy: Copy, writes: Writes, rounds: int) -> Itera
     landings = {index: cards.memory(index, place.stop + GUARD_VALUES, torch.int64) for index in ends}
     sends = {index: cards.memory(index, writes.size_bytes // VALUE_BYTES, torch.int64) for index in ends}
     streams = {source: cards.stream(source) for source, _ in writes.ways}
-    judges = {
-        (source, destination): Rounds(writes.by, (f"cuda:{source}",), f"cuda:{destination}", both, writes.size_bytes)
-        for source, destination in writes.ways
-    }
+    by_way = {}
+    for source, destination in writes.ways:
+        by_way[source, destination] = Rounds(
+            ValueCheck(
+                way=writes.by,
+                sources=(f"cuda:{source}",),
+                destination=f"cuda:{destination}",
+                both_ways=both,
+                size_bytes=writes.size_bytes,
+            )
+        )
     for number in range(rounds):
         for index, landing in landings.items():
             landing.copy_(filled_like(landing, before_seed(number, index)))
@@ -157,45 +155,32 @@ def check_writes(cards: Cards, copy: Copy, writes: Writes, rounds: int) -> Itera
             sends[source].copy_(filled_like(sends[source], sent_seed(number, source, destination)))
             lanes.append(Lane(partial(copy, landings[destination][place], sends[source]), streams[source]))
         clock(lanes)
-        for way, judge in judges.items():
-            _judge(judge, way, number, landings, sends[way[0]], place)
-    for judge in judges.values():
-        yield judge.record()
-
-
-def _judge(
-    judge: Rounds,
-    way: tuple[int, int],
-    number: int,
-    landings: Mapping[int, torch.Tensor],
-    sends: torch.Tensor,
-    place: slice,
-) -> None:
-    """What lies at the destination, beside it, and at the sender."""
-    source, destination = way
-    landing, both = landings[destination], judge.both_ways
-    whole = filled_like(landing, before_seed(number, destination))
-    before = whole[place].clone()
-    expected = filled_like(before, sent_seed(number, source, destination))
-    whole[place] = expected
-    strayed = int((landing != whole).sum()) - int((landing[place] != expected).sum())
-    strayed += int((sends != filled_like(sends, sent_seed(number, source, destination))).sum())
-    returned = 0
-    if not both:  # nobody wrote to the sender's own landing
-        at_sender = landings[source]
-        changed = at_sender != filled_like(at_sender, before_seed(number, source))
-        came_back = at_sender[place] == filled_like(at_sender[place], sent_seed(number, source, destination))
-        returned = int((changed[place] & came_back).sum())
-        strayed += int(changed.sum()) - returned
-    judge.judge(
-        landing[place],
-        expected,
-        before=before,
-        earlier=filled_like(before, sent_seed(number - 1, source, destination)) if number else None,
-        own=filled_like(before, sent_seed(number, destination, source)) if both else None,
-        returned=returned,
-        strayed=strayed,
-    )
+        for (source, destination), result in by_way.items():
+            landing, seed = landings[destination], sent_seed(number, source, destination)
+            whole = filled_like(landing, before_seed(number, destination))
+            before = whole[place].clone()
+            expected = filled_like(before, seed)
+            whole[place] = expected
+            strayed = int((landing != whole).sum()) - int((landing[place] != expected).sum())
+            strayed += int((sends[source] != filled_like(sends[source], seed)).sum())
+            returned = 0
+            if not both:  # nobody wrote to the sender's own landing
+                at_sender = landings[source]
+                changed = at_sender != filled_like(at_sender, before_seed(number, source))
+                came_back = at_sender[place] == filled_like(at_sender[place], seed)
+                returned = int((changed[place] & came_back).sum())
+                strayed += int(changed.sum()) - returned
+            result.judge(
+                landing[place],
+                expected,
+                before=before,
+                earlier=filled_like(before, sent_seed(number - 1, source, destination)) if number else None,
+                own=filled_like(before, sent_seed(number, destination, source)) if both else None,
+                returned=returned,
+                strayed=strayed,
+            )
+    for result in by_way.values():
+        yield result.record()
 
 
 # ---- Exchanges of all ranks. Between them they meet over the host's network, never over the GPUs: so the step that
@@ -255,14 +240,16 @@ def planned_exchanges(count: int, sizes: Sequence[int]) -> list[Exchange]:
 
 def check_exchange(ranks: TorchRanks, exchange: Exchange, rounds: int) -> ValueCheck:
     """One check as this rank sees it: several rounds, each with other values."""
-    peer = None if exchange.pair is None else sum(exchange.pair) - ranks.rank
+    peer = None if exchange.pair is None else sum(exchange.pair) - ranks.rank  # the other of the two
     senders = tuple(range(ranks.count)) if peer is None else (peer,)
-    judge = Rounds(
-        "all_reduce" if peer is None else "send/recv",
-        tuple(f"cuda:{sender}" for sender in senders),
-        f"cuda:{ranks.rank}",
-        peer is not None,
-        exchange.size_bytes,
+    result = Rounds(
+        ValueCheck(
+            way="all_reduce" if peer is None else "send/recv",
+            sources=tuple(f"cuda:{sender}" for sender in senders),
+            destination=f"cuda:{ranks.rank}",
+            both_ways=peer is not None,
+            size_bytes=exchange.size_bytes,
+        )
     )
     sends = torch.empty(exchange.size_bytes // FLOAT_BYTES, dtype=torch.float32, device=ranks.device)
     receives = sends if peer is None else torch.empty_like(sends)
@@ -276,9 +263,9 @@ def check_exchange(ranks: TorchRanks, exchange: Exchange, rounds: int) -> ValueC
         else:
             ranks.exchange(sends, receives, peer)
         expected = summed(sends, number, senders)
-        judge.judge(receives, expected, before=before, earlier=earlier, own=None if peer is None else own)
+        result.judge(receives, expected, before=before, earlier=earlier, own=None if peer is None else own)
         earlier = expected
-    return judge.record()
+    return result.record()
 
 
 def summed(like: torch.Tensor, number: int, senders: Sequence[int]) -> torch.Tensor:

@@ -49,12 +49,7 @@ def p2p(common: Common, options: Options) -> int:
 
 
 def run(job: Job, options: Options) -> P2p:
-    """The verdict, the speeds and the advice; what is broken is a fault.
-
-    Raises:
-        Interrupted: the user said stop; what was found is saved.
-        RigbenchError: torch does not see the GPUs that the driver lists.
-    """
+    """The verdict, the speeds and the advice; what is broken is a fault."""
     trial = _Trial(job, options)
     visible, names = len(trial.names), ", ".join(str(gpu.name) for gpu in job.gpus)
     if visible < 2:
@@ -117,11 +112,7 @@ class _Trial:
         return [arm for arm in self.result.arms if arm.setting == setting.name]
 
     def _try(self, setting: Setting, number: int) -> P2pArm:
-        """One setting once, judged and kept.
-
-        Raises:
-            Interrupted: the user said stop.
-        """
+        """One setting once, judged and kept."""
         count = len(self.names)
         pairs = count * (count - 1) // 2
         limit = self.options.limit_seconds

@@ -36,11 +36,7 @@ MEETINGS_BETWEEN = 3  # after the writes, after the collectives, after timing co
 
 
 def run(options: Options, report: Report, world: World) -> P2pRank:
-    """This rank's part, on its GPU.
-
-    Raises:
-        RigbenchError: torch does not see as many CUDA devices as the driver lists.
-    """
+    """This rank's part, on its GPU."""
     seen = len(cuda_devices())
     if seen < options.devices:
         raise RigbenchError(
@@ -71,10 +67,14 @@ class _Arm:
         self.options, self.report, self.cards, self.ranks, self.accelerator = options, report, cards, ranks, accelerator
         self.leads = ranks.rank == 0 and options.copies
         self.access: dict[str, bool] = {}
-        if ranks.rank == 0:
-            ways = itertools.permutations(range(options.devices), 2)
-            self.access = {f"cuda:{one} cuda:{other}": cards.may_access(one, other) for one, other in ways}
-        self.writes = self._planned_writes() if self.leads else []
+        self.writes: list[Writes] = []
+        for one, other in itertools.combinations(range(options.devices), 2) if ranks.rank == 0 else ():
+            ways = {f"cuda:{a} cuda:{b}": cards.may_access(a, b) for a, b in ((one, other), (other, one))}
+            self.access |= ways
+            # A kernel of one GPU can store into another only where peer access is on, both ways.
+            stores = options.peer_access and all(ways.values())
+            by: tuple[Way, ...] = ("copy engine", "kernel") if stores else ("copy engine",)
+            self.writes += planned_writes((one, other), by, options.write_sizes) if self.leads else ()
         self.exchanges = planned_exchanges(options.devices, options.reduce_sizes)
         self.steps = sum(len(writes.ways) for writes in self.writes)
         self.steps += sum(exchange.concerns(ranks.rank) for exchange in self.exchanges)
@@ -87,16 +87,6 @@ class _Arm:
             target_half_width=options.target_half_width,
             should_stop=report.should_stop,
         )
-
-    def _planned_writes(self) -> list[Writes]:
-        """A kernel of one GPU can store into another only where peer access is on, both ways."""
-        planned = []
-        for one, other in itertools.combinations(range(self.options.devices), 2):
-            ways = (self.access[f"cuda:{one} cuda:{other}"], self.access[f"cuda:{other} cuda:{one}"])
-            stores = self.options.peer_access and all(ways)
-            by: tuple[Way, ...] = ("copy engine", "kernel") if stores else ("copy engine",)
-            planned += planned_writes((one, other), by, self.options.write_sizes)
-        return planned
 
     def write(self) -> bool:
         """The writes between every two GPUs, by rank 0. Whether to go on."""

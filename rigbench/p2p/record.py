@@ -55,7 +55,7 @@ class ValueCheck(Record, frozen=True, kw_only=True):
     destination: str
     both_ways: bool
     size_bytes: int
-    checked: int  # rounds
+    checked: int = 0  # rounds
     wrong: int = 0  # rounds with any wrong value
     wrong_values: int = 0
     unchanged_values: int = 0  # of the wrong ones: still what was there before, so nothing arrived

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from rigbench.core import stats, units
-from rigbench.core.finding import Finding, cost, finding
+from rigbench.core.finding import Finding, Severity, cost, finding, merged
 from rigbench.core.record import Absent, Tally
 from rigbench.machine.record import GpuPair
 from rigbench.p2p.record import P2p, P2pAdvice, P2pArm, P2pVerdict, PairVerdict, SpeedRatio, ValueCheck
@@ -341,15 +341,20 @@ def diagnose(result: P2p) -> tuple[Finding, ...]:
     """Broken pairs, what could not be told, and a setting that is surely faster than NCCL's default."""
     advice = {} if isinstance(result.advice, Absent) else result.advice.environment
     exports = [f"export {name}={value}" for name, value in advice.items()]
-    findings = []
-    if broken := [pair for pair in result.pairs if pair.verdict == "broken"]:
-        commands = exports or ["export NCCL_P2P_DISABLE=1"]
-        findings.append(finding("p2p-broken", "fault", _shared(broken), map(_label, broken), TRUST, commands))
+
+    def of_pairs(
+        code: str, severity: Severity, verdict: P2pVerdict, cost: str, commands: Sequence[str]
+    ) -> list[Finding]:
+        """One finding of all pairs with this verdict."""
+        pairs = [pair for pair in result.pairs if pair.verdict == verdict]
+        return merged(
+            [finding(code, severity, (it.reason, *it.evidence), ["-".join(it.pair)], cost, commands) for it in pairs]
+        )
+
+    findings = of_pairs("p2p-broken", "fault", "broken", TRUST, exports or ["export NCCL_P2P_DISABLE=1"])
     # A control that failed is worth telling; a measurement that was stopped is not.
-    failed = any(arm.control and (arm.wrong or arm.ended in ("hung", "died")) for arm in result.arms)
-    if failed and (unknown := [pair for pair in result.pairs if pair.verdict == "inconclusive"]):
-        where = map(_label, unknown)
-        findings.append(finding("p2p-control-fails", "warning", _shared(unknown), where, NO_TRUST, exports))
+    if any(arm.control and (arm.wrong or arm.ended in ("hung", "died")) for arm in result.arms):
+        findings += of_pairs("p2p-control-fails", "warning", "inconclusive", NO_TRUST, exports)
     # What is broken is not weighed by its speed.
     if advice and result.verdict in ("works", "not available"):
         findings += _faster(result, advice, exports)
@@ -370,17 +375,4 @@ def _faster(result: P2p, advice: Mapping[str, str], exports: Sequence[str]) -> I
     evidence = [] if isinstance(result.advice, Absent) else [result.advice.reason]
     evidence += [f"{it.what}: {it.setting} {_times_as_fast(it, it.against)}" for it in result.speeds]
     code = "p2p-slower" if advised.control else "nccl-default-slower"
-    yield finding(code, "warning", evidence, map(_label, result.pairs), lost, exports)
-
-
-def _shared(pairs: Sequence[PairVerdict]) -> list[str]:
-    """The evidence of pairs: what all of them share is said once, what one has says whose it is."""
-    owners: dict[str, list[str]] = {}
-    for pair in pairs:
-        for line in dict.fromkeys((pair.reason, *pair.evidence)):
-            owners.setdefault(line, []).append(_label(pair))
-    return [line if len(own) == len(pairs) else f"{', '.join(own)}: {line}" for line, own in owners.items()]
-
-
-def _label(pair: PairVerdict) -> str:
-    return f"{pair.pair[0]}-{pair.pair[1]}"
+    yield finding(code, "warning", evidence, ["-".join(it.pair) for it in result.pairs], lost, exports)
