@@ -47,22 +47,14 @@ def collectives(common: Common, options: Options) -> int:
 
 
 def on_device(options: Options, device: str | None) -> Options:
-    """
-    Raises:
-        RigbenchError: a group of ranks takes all GPUs, not one of them.
-    """
+    """The options with a device: a group of ranks takes all GPUs, not one of them."""
     if device not in (None, "auto", "cpu", "cuda"):
         raise RigbenchError(f"--device {device!r} is not for a group of ranks", "use cpu, or cuda for all GPUs")
     return msgspec.structs.replace(options, device=device or "auto")
 
 
 def run(job: Job, options: Options, world: World | None) -> Collectives | Skipped:
-    """The ranks of this machine, or this one among others', sensors read beside them.
-
-    Raises:
-        Interrupted: the user said stop; what was measured is saved.
-        RigbenchError: the options cannot be met, or the port where the ranks are to meet is in use.
-    """
+    """The ranks of this machine, or this one among others', sensors read beside them."""
     gpus = 0 if options.device == "cpu" else len(job.visible_gpus)
     count = gpus if gpus > 1 else 2
     if world:
@@ -95,11 +87,7 @@ def run(job: Job, options: Options, world: World | None) -> Collectives | Skippe
 
 
 def follow(job: Job, options: Options, world: World) -> int:
-    """A rank beside the one that reports: the same work, nothing said and nothing stored. Returns the exit code.
-
-    Raises:
-        RigbenchError: this rank's own: there is no GPU for it, say.
-    """
+    """A rank beside the one that reports: the same work, nothing said and nothing stored. Returns the exit code."""
     result = judged(started(job, options, world, world.size), world.size)
     if result is None or result.verdict == "interrupted":
         return INTERRUPTED

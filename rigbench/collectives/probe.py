@@ -51,11 +51,6 @@ DEPUTIES = 2  # ranks that hand over the record on the way: all have the same, a
 
 
 def run(options: Options, report: Report, world: World) -> Collectives:
-    """One rank's part.
-
-    Raises:
-        RigbenchError: there is no GPU for this rank, though GPUs were asked for.
-    """
     probe = _Probe(options, report, world)
     for piece in (probe.links, probe.operate, probe.pair_up):
         piece()

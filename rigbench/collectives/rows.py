@@ -42,7 +42,8 @@ class Together:
         """The default process group must be one on the host; `group` is the one that is measured."""
         self.accelerator, self.report, self.group = accelerator, report, group
         self.target_half_width = target_half_width
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.size = dist.get_world_size()
+        self.place = (dist.get_rank(), self.size, accelerator.torch_device, group)
         self.elapsed_seconds, self.stopping = 0.0, False
         self._started = time.perf_counter()
 
@@ -124,8 +125,7 @@ class Together:
 
 def of_size(together: Together, name: CollectiveName, size_bytes: int, limit_seconds: float) -> CollectiveSize | str:
     """One operation at one size; why not, where the backend or the memory refuses it, on whichever rank."""
-    place = (together.rank, together.size, together.accelerator.torch_device, together.group)
-    made, refusal = together.agreed(lambda: Operation(name, size_bytes, *place))
+    made, refusal = together.agreed(lambda: Operation(name, size_bytes, *together.place))
     if made is None:
         return refusal
     wrong, refusal = together.agreed(lambda: made.wrong_values(0))
@@ -145,8 +145,7 @@ def of_size(together: Together, name: CollectiveName, size_bytes: int, limit_sec
 
 def of_flows(together: Together, flows: Sequence[tuple[int, int]], size_bytes: int, limit_seconds: float) -> PairTimes:
     """Messages from some ranks to others, all at once."""
-    place = (together.rank, together.size, together.accelerator.torch_device, together.group)
-    made = Flows(flows, size_bytes, *place)
+    made = Flows(flows, size_bytes, *together.place)
     times = together.measure(made, limit_seconds, made.wrong_values(0))
     rates = []
     for flow in flows:

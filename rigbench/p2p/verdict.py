@@ -38,14 +38,14 @@ def judged(result: P2p, known: Sequence[GpuPair], inherited: Mapping[str, str]) 
     reasons = [pair.reason for pair in pairs if pair.verdict == worst]
     where = "" if len(pairs) == 1 else f"{len(reasons)} of {len(pairs)} pairs: "
     size_bytes = max((times.size_bytes for arm in result.arms for times in arm.reduces), default=0)
-    return msgspec.structs.replace(
+    result = msgspec.structs.replace(
         result,
         verdict=worst,
         reason=where + "; ".join(dict.fromkeys(reasons)),
         pairs=pairs,
         speeds=_speeds(result.arms, size_bytes),
-        advice=_advice(worst, pairs, result.arms, size_bytes, inherited),
     )
+    return msgspec.structs.replace(result, advice=_advice(result, size_bytes, inherited))
 
 
 # ---- The verdict for one pair
@@ -197,7 +197,6 @@ def _rig_facts(facts: GpuPair | Absent) -> Iterator[str]:
 
 # ---- Speeds: which of the settings that are right is faster, and how sure is that?
 
-AMBIGUOUS = "ambiguous"
 ALL_REDUCE = "all_reduce"
 
 
@@ -249,7 +248,7 @@ def _ratios(arms: Sequence[P2pArm], setting: str, against: str, size_bytes: int)
             bytes_per_s=own.counted_bytes / stats.median(seconds),
             against_bytes_per_s=other.counted_bytes / stats.median(other_seconds),
             ratio=ratio,
-            faster=setting if sure and ratio.low > 1 else against if sure and ratio.high < 1 else AMBIGUOUS,
+            faster=setting if sure and ratio.low > 1 else against if sure and ratio.high < 1 else "ambiguous",
         )
 
 
@@ -282,18 +281,13 @@ CAUSES = {  # how a fact of the rig begins, and the code that explains it
 }
 
 
-def _advice(
-    verdict: P2pVerdict,
-    pairs: Sequence[PairVerdict],
-    arms: Sequence[P2pArm],
-    size_bytes: int,
-    inherited: Mapping[str, str],
-) -> P2pAdvice | Absent:
+def _advice(result: P2p, size_bytes: int, inherited: Mapping[str, str]) -> P2pAdvice | Absent:
     """The environment to train with. A setting that failed once is never advised, however fast it is."""
+    arms = result.arms
     right = _settings_right(arms)
     if not right:
         return Absent("no setting came through to its end with the right data")
-    if verdict == "inconclusive":  # it is not known what fails: whatever came through right, the fastest or not
+    if result.verdict == "inconclusive":  # it is not known what fails: whatever came through right, the fastest or not
         failed = len({arm.setting for arm in arms}) - len(right)
         others = f"; {failed} of the settings tried did not" if failed else ""
         setting, reason = right[0], f"{right[0]} came through right{others}"
@@ -301,10 +295,10 @@ def _advice(
         setting, reason = _fastest(right, arms, size_bytes)
     environment = next(arm.environment for arm in arms if arm.setting == setting)
     notes = []
-    if verdict == "broken":
+    if result.verdict == "broken":
         if any(check.way in ("copy engine", "kernel") for arm in arms if not arm.control for check in arm.wrong):
             notes.append(IN_PROCESS)
-        facts = [fact for pair in pairs if isinstance(pair.facts, GpuPair) for fact in pair.facts.facts]
+        facts = [fact for pair in result.pairs if isinstance(pair.facts, GpuPair) for fact in pair.facts.facts]
         codes = [code for words, code in CAUSES.items() if any(fact.startswith(words) for fact in facts)]
         notes += [f"a known cause is present here: `rigbench explain {code}`" for code in dict.fromkeys(codes)]
     for name, value in inherited.items():
