@@ -277,6 +277,7 @@ def fitted(predictor: Predictor, request: Request, rig: RigProfile) -> Recipe:
         compiled=True,
         strategy="ddp" if rig.count > 1 else "single",
         ranks=rig.count,
+        micro_batch=1,
     )
     base = options.over(plain)
     most = max(1, MOST_TOKENS_A_CARD // model.shape.sequence)
