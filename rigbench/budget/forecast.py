@@ -32,7 +32,6 @@ from rigbench.work import power as cost
 from rigbench.work.record import Power, PowerPart
 
 SLICE_SECONDS = 60
-NOT_ASKED = Absent("not asked for; give --plan")
 # Cards that train draw most of their limit, small models less: 0.85 of it, between six tenths and all. Assumed.
 WATTS_SHARE = Estimate(0.85, 0.6, 1.0, stats.LEVEL, "assumed", 0)
 
@@ -91,8 +90,10 @@ def here(
         rent=money.NO_RENT if isinstance(card, Absent) else rent(card),
         purchase=money.NO_PURCHASE if isinstance(card, Absent) else _purchase(profiles.gpu(card), recipe.ranks),
         left_out=chosen.left_out,
-        next_slice=_next(request, steps, correction) if steps else _missing_size(request, chosen),
     )
+    if request.options.plan:
+        following = _next(request, steps, correction) if steps else _missing_size(request, chosen)
+        machine = machine._replace(next_slice=following)
     return machine, tuple(forecasts)
 
 
@@ -138,8 +139,9 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
             f"{largest.name}, the largest, fits a card with {sequences}: every model is trained so",
             *(it if len(of) == len(steps) else f"{', '.join(of)}: {it}" for it, of in notes.items()),
         ),
-        next_slice=_next(request, steps, calibrate.calibrate([], [])),
     )
+    if request.options.plan:
+        machine = machine._replace(next_slice=_next(request, steps, calibrate.calibrate([], [])))
     return machine, tuple(map(_of_step, steps))
 
 
@@ -222,10 +224,8 @@ def _steps(models: Sequence[Model], chosen: Chosen, probes: Sequence[Run]) -> tu
         return nothing
 
 
-def _next(request: Request, steps: Sequence[StepTime], correction: Correction) -> NextSlice | Absent:
+def _next(request: Request, steps: Sequence[StepTime], correction: Correction) -> NextSlice:
     """The slice that would narrow the rate of the largest model most, which most hours go to."""
-    if not request.options.plan:
-        return NOT_ASKED
     target = max(steps, key=lambda step: step.model.flop_per_token)
     suggestion = calibrate.suggest(steps, correction, target)
     best = steps[suggestion.candidate]
@@ -238,9 +238,7 @@ def _next(request: Request, steps: Sequence[StepTime], correction: Correction) -
     )
 
 
-def _missing_size(request: Request, chosen: Chosen) -> NextSlice | Absent:
-    if not request.options.plan:
-        return NOT_ASKED
+def _missing_size(request: Request, chosen: Chosen) -> NextSlice:
     measured = {stored.slice.model.shape for stored in chosen.slices}
     missing = [model for model in request.models if model.shape not in measured]
     model = missing[len(missing) // 2] if missing else request.models[-1]
