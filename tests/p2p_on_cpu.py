@@ -14,7 +14,7 @@ import torch
 from cards_on_cpu import CardsOnCpu
 
 from rigbench.core.record import Absent
-from rigbench.machine.accelerator import open_accelerator
+from rigbench.machine.accelerator import CpuAccelerator
 from rigbench.p2p import probe as p2p
 from rigbench.p2p.checks import TorchRanks
 from rigbench.work import ranks
@@ -99,6 +99,6 @@ def run(options: Options, report, world):
     write_log(world.rank)
     ranks.join(world, report, "gloo")
     nothing = Absent("not asked")
-    accelerator = open_accelerator("cpu", "the host's memory", nothing, nothing)
+    accelerator = CpuAccelerator("the host's memory", nothing, nothing)
     smaller = msgspec.structs.replace(options, **SMALLER)
     return p2p.measure(smaller, report, FaultyCards(fault()), FaultyRanks(fault()), accelerator)

@@ -23,7 +23,7 @@ from rigbench.core.record import Absent, Tally
 from rigbench.doctor import diagnosis
 from rigbench.document import run_schema
 from rigbench.job import Interrupted, Job
-from rigbench.machine.accelerator import open_accelerator
+from rigbench.machine.accelerator import CpuAccelerator
 from rigbench.machine.rig import Rig
 from rigbench.p2p import checks, command, probe
 from rigbench.p2p.arms import AS_IT_IS, OFF, Setting, assembled
@@ -138,7 +138,7 @@ def test_every_fault_makes_the_arm_wrong_and_the_pair_broken(kind):
     options = ArmOptions(
         2, True, rounds=3, write_sizes=(65536,), reduce_sizes=(4096,), copy_bytes=4096, row_seconds=0.01
     )
-    accelerator = open_accelerator("cpu", "", Absent("none"), Absent("none"))
+    accelerator = CpuAccelerator("", Absent("none"), Absent("none"))
 
     def arm(setting: Setting, kind: str) -> P2pArm:
         found = probe.measure(options, Report(io.BytesIO()), FaultyCards(kind), OneOfTwo(kind), accelerator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Device
@@ -12,33 +12,6 @@ from rigbench.machine import host
 from rigbench.machine.sysfs import Sysfs
 
 CPU_FLUSH_BYTES = 64 << 20  # more than most last-level caches; a larger cache is flushed by its own size
-
-
-class Accelerator(Protocol):
-    """What a probe may ask of a device. A mark is a point in the device's own time."""
-
-    device: Device
-    torch_device: str
-
-    def synchronize(self) -> None: ...
-
-    def mark(self) -> Any: ...
-
-    def seconds_between(self, start: Any, end: Any) -> float: ...
-
-    def timed(self, work: Callable[[int], object], repeats: int) -> Sequence[float]: ...
-
-    def reset_peak_memory(self) -> None: ...
-
-    def empty_cache(self) -> None: ...
-
-    def allocated_peak_bytes(self) -> int | Absent: ...
-
-    def reserved_peak_bytes(self) -> int | Absent: ...
-
-    def allocator_retries(self) -> int | Absent: ...
-
-    def used_outside_allocator_bytes(self) -> int | Absent: ...
 
 
 class CpuAccelerator:
@@ -152,6 +125,9 @@ class CudaAccelerator:
         return int(total - free - self._torch.cuda.memory_reserved())
 
 
+Accelerator = CpuAccelerator | CudaAccelerator  # all that a probe may ask of a device
+
+
 def choose_device(wanted: str | None) -> str:
     """ "cpu" or "cuda:N" from what the user asked for; the first GPU where there is one, else the CPU.
 
@@ -168,9 +144,10 @@ def choose_device(wanted: str | None) -> str:
     kind, _, number = str(wanted).partition(":")
     if kind != "cuda" or (number and not number.isdigit()):
         raise RigbenchError(f"--device {wanted!r} is not a device", "use cpu, cuda or cuda:N")
+    why = " (this torch is a CPU build)" if not count and torch.version.cuda is None else ""
     if int(number or 0) >= count:
         raise RigbenchError(
-            f"--device {wanted}: torch sees {count} CUDA devices{_why_no_cuda() if not count else ''}",
+            f"--device {wanted}: torch sees {count} CUDA devices{why}",
             "use --device cpu, or install a CUDA build of torch and the driver",
             exit_code=NOTHING,
         )
@@ -192,15 +169,6 @@ def open_device(wanted: str | None = None, flushed: bool = True) -> Accelerator:
     return CpuAccelerator(name, host.memory(Sysfs()).total_bytes, cache)
 
 
-def open_accelerator(
-    device: str, cpu_model: str, memory_total_bytes: int | Absent, last_level_cache_bytes: int | Absent
-) -> Accelerator:
-    """The chosen device, opened. The host facts are used where the device is the CPU."""
-    if device == "cpu":
-        return CpuAccelerator(cpu_model, memory_total_bytes, last_level_cache_bytes)
-    return CudaAccelerator(int(device.partition(":")[2] or 0))
-
-
 def cuda_devices() -> tuple[Device, ...]:
     """Every CUDA device that torch sees, in its order; none of them is touched."""
     import torch
@@ -210,21 +178,11 @@ def cuda_devices() -> tuple[Device, ...]:
 
 
 def _cuda_device(properties: Any) -> Device:
+    uuid = getattr(properties, "uuid", None)
     return Device(
         kind="cuda",
         name=properties.name,
-        uuid=_uuid(properties),
+        uuid=f"GPU-{uuid}" if uuid else Absent("this torch does not tell a device's UUID"),
         threads=1,
         memory_total_bytes=int(properties.total_memory),
     )
-
-
-def _why_no_cuda() -> str:
-    import torch
-
-    return " (this torch is a CPU build)" if torch.version.cuda is None else ""
-
-
-def _uuid(properties: Any) -> str | Absent:
-    uuid = getattr(properties, "uuid", None)
-    return f"GPU-{uuid}" if uuid else Absent("this torch does not tell a device's UUID")

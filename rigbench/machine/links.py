@@ -1,4 +1,4 @@
-"""What can a card move over PCI Express: every link on its way, the narrowest of them, and what copies should reach?"""
+"""Follows a card's way over PCI Express: every link, the narrowest of them, and what copies should reach."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def paths(tree: Mapping[str, PciDevice], cards: Sequence[Card]) -> tuple[PciPath
 def path_of(tree: Mapping[str, PciDevice], card: Card) -> PciPath:
     if isinstance(card.bus_id, str) and card.bus_id in tree:
         way = pci.path_to(tree, card.bus_id)
-        hops = tuple(hop(above, tree[below], card) for above, below in links(tree, way))
+        hops = tuple(_hop(above, tree[below], card) for above, below in links(tree, way))
     else:
         way, hops = [], ()
     if not hops and card.gpu:
-        hops = (card_hop(card),)
+        hops = (_hop(None, None, card),)
     narrowest, best = _narrowest(hops, "best_bytes_per_s")
     narrowest_awake, awake = _narrowest(hops, "awake_bytes_per_s")
     unread = next((hop.awake_bytes_per_s for hop in hops if isinstance(hop.awake_bytes_per_s, Absent)), None)
@@ -101,27 +101,28 @@ def links(tree: Mapping[str, PciDevice], way: Sequence[str]) -> Iterator[tuple[P
         above = function
 
 
-def hop(above: PciDevice | None, below: PciDevice, card: Card) -> PciHop:
-    """One link; of the card's own link the driver knows what sysfs may not."""
-    gpu = card.gpu if below.bus_id == card.bus_id else None
-    ends = (below,) if above is None else (below, above)
-    generations = [end.link_max_generation for end in ends] + ([gpu.link_generation_max] if gpu else [])
-    widths = [end.link_max_width_lanes for end in ends]
-    nows = [end.link_generation for end in ends] + ([gpu.link_generation_now] if gpu else [])
-    lanes = [end.link_width_lanes for end in ends] + ([gpu.link_width_now_lanes] if gpu else [])
-    best_lanes = _least([*widths, gpu.link_width_max_lanes] if gpu else widths)
-    now, width = _first(nows), _first(lanes)
-    return _hop(above, below.bus_id, now, awake(now, gpu), _least(generations), width, best_lanes, limits(above, below))
-
-
-def card_hop(card: Card) -> PciHop:
-    """The link of a GPU that is in no PCI tree, as the driver tells it; its slot is not known."""
-    gpu = card.gpu
-    if gpu is None:
-        raise ValueError("a card without a tree must be a GPU")
-    now, best = gpu.link_generation_now, gpu.link_generation_max
-    widths = gpu.link_width_now_lanes, gpu.link_width_max_lanes
-    return _hop(None, str(_or(card.bus_id, card.label)), now, awake(now, gpu), best, *widths, ())
+def _hop(above: PciDevice | None, below: PciDevice | None, card: Card) -> PciHop:
+    """One link. The driver knows of the card's own what sysfs may not; all there is where the card is in no tree."""
+    gpu = card.gpu if below is None or below.bus_id == card.bus_id else None
+    ends = [end for end in (below, above) if end]
+    now = _first([*(end.link_generation for end in ends), *([gpu.link_generation_now] if gpu else [])])
+    width = _first([*(end.link_width_lanes for end in ends), *([gpu.link_width_now_lanes] if gpu else [])])
+    best = _least([*(end.link_max_generation for end in ends), *([gpu.link_generation_max] if gpu else [])])
+    lanes = _least([*(end.link_max_width_lanes for end in ends), *([gpu.link_width_max_lanes] if gpu else [])])
+    at_work = awake(now, gpu)
+    return PciHop(
+        port=above.bus_id if above else Absent("not in the PCI tree"),
+        device=below.bus_id if below else card.bus_id if isinstance(card.bus_id, str) else card.label,
+        generation_now=now,
+        generation_awake=at_work,
+        generation_best=best,
+        width_now_lanes=width,
+        width_best_lanes=lanes,
+        now_bytes_per_s=lane_rate(now, width),
+        awake_bytes_per_s=lane_rate(at_work, width),
+        best_bytes_per_s=lane_rate(best, lanes),
+        limits=limits(above, below) if below else (),
+    )
 
 
 def awake(now: int | Absent, gpu: Gpu | None) -> int | Absent:
@@ -180,31 +181,6 @@ def lane_rate(generation: int | Absent, lanes: int | Absent) -> float | Absent:
     return pci.link_bytes_per_s(speed, lanes)
 
 
-def _hop(
-    above: PciDevice | None,
-    device: str,
-    now: int | Absent,
-    at_work: int | Absent,
-    best: int | Absent,
-    width_now: int | Absent,
-    width_best: int | Absent,
-    differences: tuple[str, ...],
-) -> PciHop:
-    return PciHop(
-        port=above.bus_id if above else Absent("not in the PCI tree"),
-        device=device,
-        generation_now=now,
-        generation_awake=at_work,
-        generation_best=best,
-        width_now_lanes=width_now,
-        width_best_lanes=width_best,
-        now_bytes_per_s=lane_rate(now, width_now),
-        awake_bytes_per_s=lane_rate(at_work, width_now),
-        best_bytes_per_s=lane_rate(best, width_best),
-        limits=differences,
-    )
-
-
 def _narrowest(hops: Sequence[PciHop], rate: str) -> tuple[str | Absent, float | Absent]:
     """(device of the slowest hop whose rate is known, that rate)."""
     known = [(value, hop.device) for hop in hops if not isinstance(value := getattr(hop, rate), Absent)]
@@ -215,12 +191,11 @@ def _narrowest(hops: Sequence[PciHop], rate: str) -> tuple[str | Absent, float |
 
 
 def _least(values: Sequence[T | Absent]) -> T | Absent:
-    return min((value for value in values if not isinstance(value, Absent)), default=NOT_REPORTED)
+    known = [value for value in values if not isinstance(value, Absent)]
+    return min(known) if known else _first(values)
 
 
 def _first(values: Sequence[T | Absent]) -> T | Absent:
-    return next((value for value in values if not isinstance(value, Absent)), NOT_REPORTED)
-
-
-def _or(value: str | Absent, otherwise: str) -> str:
-    return otherwise if isinstance(value, Absent) else value
+    """The first that is known; where there is but one, its own reason."""
+    alone = values[0] if len(values) == 1 else NOT_REPORTED
+    return next((value for value in values if not isinstance(value, Absent)), alone)

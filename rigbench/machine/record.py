@@ -1,4 +1,4 @@
-"""What is this rig: its host, all that is in it, and the few facts that make it the same rig tomorrow?"""
+"""What a machine reports: its host, its PCI tree, its GPUs, and the few facts that make it the same rig tomorrow."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from rigbench.core.record import Absent, Figure, Record, Source
 
 
 class Software(Record, frozen=True):
-    """Versions at the time of the run. A changed driver or torch is a warning, not another rig.
-
-    `environment` holds the variables that change speed or memory (allocator, threads, NCCL), as they were set.
-    """
+    """Versions at the time of the run. A changed driver or torch is a warning, not another rig."""
 
     rigbench: str
     python: str
@@ -20,16 +17,13 @@ class Software(Record, frozen=True):
     nvidia_driver: str | Absent
     cuda_driver: str | Absent
     kernel: str | Absent
-    environment: dict[str, str] = msgspec.field(default_factory=dict)
+    environment: dict[str, str] = msgspec.field(default_factory=dict)  # what changes speed or memory, as it was set
 
 
 class RigId(Record, frozen=True):
-    """What makes a rig the same rig: GPU UUIDs, CPU model and physical memory. Never a host name.
+    """What makes a rig the same rig: GPU UUIDs, CPU model and physical memory. Never a host name."""
 
-    `fingerprint` is the first 12 hex digits of the SHA-256 over those three, memory rounded to GiB.
-    """
-
-    fingerprint: str
+    fingerprint: str  # the first 12 hex digits of the SHA-256 over those three, memory rounded to GiB
     cpu_model: str | Absent
     memory_total_bytes: int | Absent
     gpu_uuids: tuple[str, ...]
@@ -43,11 +37,7 @@ class NumaNode(Record, frozen=True):
 
 
 class Cpu(Record, frozen=True):
-    """The processor and how much of it this process may use.
-
-    `usable_cpus` is what the scheduler affinity and the cgroup quota leave, which is what a training run gets.
-    `l2_bytes` and `l3_bytes` are all caches of that level together. Counts are Absent where a recording lacks them.
-    """
+    """The processor and how much of it this process may use."""
 
     model: str | Absent
     vendor: str | Absent
@@ -57,24 +47,19 @@ class Cpu(Record, frozen=True):
     sockets: int | Absent
     affinity_cpus: int | Absent
     cgroup_limit_cpus: float | Absent
-    usable_cpus: float | Absent
-    l2_bytes: int | Absent
+    usable_cpus: float | Absent  # what affinity and quota leave, which is what a training run gets
+    l2_bytes: int | Absent  # of all caches of that level together
     l3_bytes: int | Absent
     instruction_sets: tuple[str, ...]
 
 
 class Memory(Record, frozen=True):
-    """Host memory; `usable_bytes` is the smaller of what is available now and what the cgroup leaves.
-
-    `cgroup_used_bytes` leaves out the page cache that the kernel would drop.
-    """
-
     total_bytes: int | Absent
     available_bytes: int | Absent
     swap_total_bytes: int | Absent
     cgroup_limit_bytes: int | Absent
-    cgroup_used_bytes: int | Absent
-    usable_bytes: int | Absent
+    cgroup_used_bytes: int | Absent  # without the page cache that the kernel would drop
+    usable_bytes: int | Absent  # the smaller of what is available now and what the cgroup leaves
 
 
 class Disk(Record, frozen=True):
@@ -87,10 +72,10 @@ class Disk(Record, frozen=True):
 
 
 class GpuProcess(Record, frozen=True):
-    """A process that holds memory or a context on a GPU. `kind` is "compute", "graphics" or "MPS"."""
+    """A process that holds memory or a context on a GPU."""
 
     pid: int
-    kind: str
+    kind: str  # "compute", "graphics" or "MPS"
     name: str | Absent
     memory_bytes: int | Absent
 
@@ -105,16 +90,9 @@ class MigDevice(Record, frozen=True):
 
 
 class Gpu(Record, frozen=True):
-    """One GPU as the driver reports it; `index` is NVML's order, which need not be CUDA's.
+    """One GPU as the driver reports it. Counts of errors are over its life, `_since_load` since the driver started."""
 
-    Generations: `link_generation_now` may be an idle card's 1; `_awake` is the best seen while the card worked; `_max`
-    what card and slot can do together, `_card_max` the card alone. `bar1_covers_memory` is what ReBAR is for.
-    A `_margin_celsius` is how far the card is from its operating limit (T.Limit); a `_at_margin_celsius` is the margin
-    at which it slows down or shuts down. Cards since Ada give margins, older ones degrees. Counts of errors are over
-    the card's life, `_since_load` since the driver was loaded.
-    """
-
-    index: int
+    index: int  # NVML's order, which need not be CUDA's
     name: str | Absent
     uuid: str | Absent
     pci_bus_id: str | Absent
@@ -128,23 +106,23 @@ class Gpu(Record, frozen=True):
     power_watts: float | Absent
     power_limit_watts: float | Absent
     power_limit_default_watts: float | Absent
-    link_generation_now: int | Absent
-    link_generation_max: int | Absent
+    link_generation_now: int | Absent  # an idle card's may be 1
+    link_generation_max: int | Absent  # what card and slot can do together
     link_width_now_lanes: int | Absent
     link_width_max_lanes: int | Absent
     performance_state: int | Absent
     numa_node: int | Absent
-    link_generation_awake: int | Absent
-    bar1_covers_memory: bool | Absent
+    link_generation_awake: int | Absent  # the best seen while the card worked
+    bar1_covers_memory: bool | Absent  # what ReBAR is for
     cpu_affinity: str | Absent
     utilisation_share: float | Absent
     throttle_bits: int | Absent
     fan_share: float | Absent
     memory_temperature_celsius: float | Absent
     target_celsius: float | Absent
-    slowdown_celsius: float | Absent
-    margin_celsius: float | Absent
-    slowdown_at_margin_celsius: float | Absent
+    slowdown_celsius: float | Absent  # cards since Ada give margins instead
+    margin_celsius: float | Absent  # how far it is from its operating limit (T.Limit)
+    slowdown_at_margin_celsius: float | Absent  # the margin at which it slows down
     power_limit_min_watts: float | Absent
     power_limit_max_watts: float | Absent
     persistence: bool | Absent
@@ -169,13 +147,7 @@ class Gpu(Record, frozen=True):
 
 
 class PciDevice(Record, frozen=True):
-    """One PCI function. Speeds are transfers per second (16e9 for PCIe 4.0); widths are lanes.
-
-    `link_bytes_per_s` is theoretical, one way, from the current speed and width and the generation's encoding.
-    `link_max_bytes_per_s` the same from what the function could do. `bar_bytes` maps a base address register to its
-    size, and is empty where none could be read. `acs` is the ACS control register as lspci prints it ("ReqRedir+"),
-    which only root may read.
-    """
+    """One PCI function. Rates are theoretical, one way, by generation, lanes and encoding."""
 
     bus_id: str
     parent: str | Absent
@@ -194,19 +166,16 @@ class PciDevice(Record, frozen=True):
     link_max_bytes_per_s: float | Absent
     local_cpus: str | Absent
     port_type: str | Absent
-    acs: tuple[str, ...] | Absent
+    acs: tuple[str, ...] | Absent  # the control register as lspci prints it ("ReqRedir+"), which only root may read
     iommu_group: int | Absent
     bar1_possible_bytes: tuple[int, ...] | Absent
 
 
 class PciHop(Record, frozen=True):
-    """One link of the way: what it runs at, what it ran at while the card worked, what both of its ends could do.
+    """One link of the way: what it runs at, what it ran at while the card worked, what both of its ends could do."""
 
-    `port` is the function above the link, `device` the one below. `limits` says in words where the two ends differ.
-    """
-
-    port: str | Absent
-    device: str
+    port: str | Absent  # the function above the link
+    device: str  # the one below
     generation_now: int | Absent
     generation_awake: int | Absent
     generation_best: int | Absent
@@ -215,31 +184,25 @@ class PciHop(Record, frozen=True):
     now_bytes_per_s: float | Absent
     awake_bytes_per_s: float | Absent
     best_bytes_per_s: float | Absent
-    limits: tuple[str, ...]
+    limits: tuple[str, ...]  # in words, where the two ends differ
 
 
 class PciPath(Record, frozen=True):
-    """The way from the host bridge to a card, and its minimum in theory, one way.
-
-    `narrowest` is the `device` of the hop that sets `best_bytes_per_s`, `narrowest_awake` of the one that sets
-    `awake_bytes_per_s`. `shared_with` are the other cards of this kind that cross the narrowest hop.
-    `hops_unknown` counts links whose speed nobody told: the minimum is then an upper bound. `expected` is what copies
-    of pinned memory should reach of the awake minimum, or of the best one where no awake reading exists.
-    """
+    """The way from the host bridge to a card, and its minimum in theory, one way."""
 
     label: str
     kind: str
     bus_id: str | Absent
     hops: tuple[PciHop, ...]
-    hops_unknown: int
+    hops_unknown: int  # links whose speed nobody told: the minimum is then an upper bound
     now_bytes_per_s: float | Absent
     awake_bytes_per_s: float | Absent
     best_bytes_per_s: float | Absent
-    narrowest: str | Absent
+    narrowest: str | Absent  # the device of the hop that sets best_bytes_per_s
     narrowest_awake: str | Absent
-    shared_with: tuple[str, ...]
+    shared_with: tuple[str, ...]  # other cards of this kind that cross the narrowest hop
     chipset: str | Absent
-    expected: Figure | Absent
+    expected: Figure | Absent  # what pinned copies should reach of the awake minimum, else of the best one
 
 
 class NcclChoice(Record, frozen=True):
@@ -252,22 +215,18 @@ class NcclChoice(Record, frozen=True):
 
 
 class GpuPair(Record, frozen=True):
-    """What two GPUs are to each other: `label` from the PCI tree and NVLink, `driver_label` the driver's own answer.
-
-    A `_code` is nvmlGpuP2PStatus_t: 0 OK, 1 CNS, 2 GNS, 3 TNS, 4 DR, 5 NS, 6 unknown. OK is permission, not proof.
-    `facts` are what else is known and bears on it, since a code does not tell card, board and driver apart.
-    """
+    """What two GPUs are to each other. A code is nvmlGpuP2PStatus_t; 0, OK, is permission, not proof."""
 
     one: int
     other: int
-    label: str
-    driver_label: str | Absent
+    label: str  # from the PCI tree and NVLink
+    driver_label: str | Absent  # the driver's own answer
     nvlinks: int
     read_code: int | Absent
     write_code: int | Absent
     atomics_code: int | Absent
     nvlink_code: int | Absent
-    facts: tuple[str, ...]
+    facts: tuple[str, ...]  # what else bears on it, since a code does not tell card, board and driver apart
     nccl: NcclChoice | Absent
 
     @property
@@ -289,16 +248,11 @@ class GpuPair(Record, frozen=True):
 
 
 class Isolation(Record, frozen=True):
-    """What stands between devices and memory: the IOMMU, and ACS bits that send peer traffic up to the host bridge.
+    """What stands between devices and memory: the IOMMU, and ACS bits that send peer traffic up to the host bridge."""
 
-    `iommu` is "off", "translating" or "passthrough"; `iommu_type` the kernel's word for it (DMA, DMA-FQ, identity).
-    `acs_redirecting` are bridges above GPUs with ReqRedir+ or CmpltRedir+, of `acs_readable` bridges whose bits could
-    be read. `acs_separated` are pairs of GPUs below one switch whom the IOMMU groups keep apart, which ACS does.
-    """
-
-    iommu: str | Absent
-    iommu_type: str | Absent
-    acs_redirecting: tuple[str, ...] | Absent
-    acs_readable: int
-    acs_separated: tuple[tuple[str, str], ...]
+    iommu: str | Absent  # "off", "translating" or "passthrough"
+    iommu_type: str | Absent  # the kernel's word for it (DMA, DMA-FQ, identity)
+    acs_redirecting: tuple[str, ...] | Absent  # bridges above GPUs with ReqRedir+ or CmpltRedir+
+    acs_readable: int  # bridges whose bits could be read
+    acs_separated: tuple[tuple[str, str], ...]  # GPUs below one switch whom the IOMMU groups keep apart, as ACS does
     kernel_words: tuple[str, ...]

@@ -10,7 +10,7 @@ import pytest
 from ceiling_pair import compare
 
 from rigbench.machine import host
-from rigbench.machine.accelerator import open_accelerator
+from rigbench.machine.accelerator import CpuAccelerator
 from rigbench.machine.sysfs import Sysfs
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
@@ -20,7 +20,7 @@ UNIT, LIMIT, PAIRS, BLOCK_SECONDS = 256, 1536, 20, 0.5
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_a_tenth_of_the_looks_next_to_all_of_them(dtype, benchmark, capsys):
     cpu = host.cpu(Sysfs())
-    accelerator = open_accelerator("cpu", str(cpu.model), host.memory(Sysfs()).total_bytes, cpu.l3_bytes)
+    accelerator = CpuAccelerator(str(cpu.model), host.memory(Sysfs()).total_bytes, cpu.l3_bytes)
     pair = benchmark.pedantic(compare, args=(accelerator, dtype, UNIT, LIMIT, PAIRS, BLOCK_SECONDS), rounds=1)
     benchmark.extra_info.update(
         searched=pair.searched_flops_per_s,

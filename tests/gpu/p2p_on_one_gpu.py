@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rigbench.core.record import Absent
-from rigbench.machine.accelerator import open_accelerator
+from rigbench.machine.accelerator import CudaAccelerator
 from rigbench.machine.cuda_cards import CudaCards, PlainPeerCopies, enqueued
 from rigbench.p2p import probe as p2p
 from rigbench.p2p.checks import TorchRanks
@@ -32,6 +31,6 @@ class OneCard(CudaCards):
 
 
 def run(options, report, world):
-    accelerator = open_accelerator("cuda:0", "", Absent("a GPU"), Absent("a GPU"))
+    accelerator = CudaAccelerator(0)
     ranks.join(world, report, "gloo")
     return p2p.measure(options, report, OneCard(), TorchRanks("cuda:0", "nccl"), accelerator)
