@@ -46,12 +46,29 @@ def visible(gpus: Sequence[Gpu], visible_devices: str | None, device_order: str 
     if visible_devices is None:
         return Visible(tuple(gpu.index for gpu in ordered), doubt)
     items = visible_devices.split(",")
-    if items[0].startswith("MIG-"):
-        return _parts_visible(ordered, items)
-    if items[0].startswith("GPU-"):
-        return Visible(_collect([_by_uuid(ordered, item) for item in items]))
-    places = [_leading_number(item) for item in items]
-    return Visible(_collect([ordered[n].index if n is not None and n < len(ordered) else None for n in places]), doubt)
+    by_uuid, first = items[0].startswith("GPU-"), items[0].strip()
+    if first.startswith("MIG-"):  # a process sees one part of a GPU at most, the first one named: its GPU is told
+        of_old = MIG_OF_OLD.fullmatch(first)
+        for gpu in ordered:
+            if (of_old and gpu.uuid == of_old[1]) or any(uuid.startswith(first) for uuid in _parts(gpu)):
+                several = "a process sees one MIG device; the others are ignored" if len(items) > 1 else None
+                return Visible((gpu.index,), several)
+        return Visible((), f"no GPU has the MIG device {first}")
+    indices: list[int] = []
+    for item in items:
+        if by_uuid:  # the one GPU whose UUID begins so
+            start = item.strip()
+            found = [gpu for gpu in ordered if isinstance(gpu.uuid, str) and gpu.uuid.startswith(start)]
+            found = found if len(found) == 1 and start.startswith("GPU-") else []
+        else:  # `1`, ` +1` and `1gpu` are 1, as for C's strtoul; -1 and words are no device
+            number = re.match(r"\s*\+?([0-9]{1,9})", item)
+            found = ordered[int(number[1]) :][:1] if number else []
+        if not found:
+            break
+        if found[0].index in indices:
+            return Visible((), None if by_uuid else doubt)
+        indices.append(found[0].index)
+    return Visible(tuple(indices), None if by_uuid else doubt)
 
 
 def cuda_order(gpus: Sequence[Gpu], device_order: str | None) -> tuple[list[Gpu], str | None]:
@@ -71,42 +88,6 @@ def parse_bus_id(text: str) -> tuple[int, int, int] | None:
     """(domain, bus, device) of `0000:01:00.0`, `00000000:01:00.0` or `01:00.0`; functions do not tell GPUs apart."""
     match = re.fullmatch(r"(?:([0-9a-fA-F]{1,8}):)?([0-9a-fA-F]{1,2}):([0-9a-fA-F]{1,2})(?:\.[0-7])?", text.strip())
     return (int(match[1] or "0", 16), int(match[2], 16), int(match[3], 16)) if match else None
-
-
-def _collect(found: Sequence[int | None]) -> tuple[int, ...]:
-    """Up to the first that is no device; nothing at all where one comes twice before that."""
-    indices: list[int] = []
-    for index in found:
-        if index is None:
-            break
-        if index in indices:
-            return ()
-        indices.append(index)
-    return tuple(indices)
-
-
-def _leading_number(item: str) -> int | None:
-    """`1`, ` +1` and `1gpu` are 1, as for C's strtoul; -1 and words are no device."""
-    match = re.match(r"\s*\+?([0-9]{1,9})", item)
-    return int(match[1]) if match else None
-
-
-def _by_uuid(gpus: Sequence[Gpu], item: str) -> int | None:
-    """The one GPU whose UUID begins so; None where it is none or several."""
-    start = item.strip()
-    found = [gpu.index for gpu in gpus if isinstance(gpu.uuid, str) and gpu.uuid.startswith(start)]
-    return found[0] if len(found) == 1 and start.startswith("GPU-") else None
-
-
-def _parts_visible(gpus: Sequence[Gpu], items: Sequence[str]) -> Visible:
-    """A process sees one part of a GPU at most: the first one named. Its GPU is told."""
-    named = items[0].strip()
-    of_old = MIG_OF_OLD.fullmatch(named)
-    for gpu in gpus:
-        if (of_old and gpu.uuid == of_old[1]) or any(uuid.startswith(named) for uuid in _parts(gpu)):
-            doubt = "a process sees one MIG device; the others are ignored" if len(items) > 1 else None
-            return Visible((gpu.index,), doubt)
-    return Visible((), f"no GPU has the MIG device {named}")
 
 
 def _parts(gpu: Gpu) -> list[str]:

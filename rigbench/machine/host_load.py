@@ -55,8 +55,16 @@ class HostLoad:
         self._disks = frozenset(disk_names(sysfs))
 
     def read(self) -> HostReading:
-        memory, swap = self._memory()
-        return HostReading(*self._core_shares(), self._load_average(), memory, swap, *self._disk_rates())
+        facts = parse_meminfo(self._sysfs.text("proc/meminfo"))
+        memory, swap = (  # what could not be had by a new process, and swap in use
+            facts[total] - facts[free] if total in facts and free in facts else Absent("not reported")
+            for total, free in (("MemTotal", "MemAvailable"), ("SwapTotal", "SwapFree"))
+        )
+        load: str | float | Absent = self._sysfs.read_text("proc/loadavg")
+        if isinstance(load, str):
+            first = load.partition(" ")[0]
+            load = float(first) if re.fullmatch(r"\d{1,9}\.\d+", first) else Absent("not a number")
+        return HostReading(*self._core_shares(), load, memory, swap, *self._disk_rates())
 
     def memory_total_bytes(self) -> int | Absent:
         return parse_meminfo(self._sysfs.text("proc/meminfo")).get("MemTotal", Absent("not reported"))
@@ -76,22 +84,6 @@ class HostLoad:
             return FIRST, FIRST, FIRST
         full = sum(step.total > 0 and step.busy >= AT_ITS_LIMIT * step.total for step in steps.values())
         return whole.busy / whole.total, whole.iowait / whole.total, full
-
-    def _load_average(self) -> float | Absent:
-        text = self._sysfs.read_text("proc/loadavg")
-        if isinstance(text, Absent):
-            return text
-        first = text.partition(" ")[0]
-        return float(first) if re.fullmatch(r"\d{1,9}\.\d+", first) else Absent("not a number")
-
-    def _memory(self) -> tuple[int | Absent, int | Absent]:
-        """Memory that could not be had by a new process, and swap in use."""
-        facts = parse_meminfo(self._sysfs.text("proc/meminfo"))
-        used, swap = (
-            facts[total] - facts[free] if total in facts and free in facts else Absent("not reported")
-            for total, free in (("MemTotal", "MemAvailable"), ("SwapTotal", "SwapFree"))
-        )
-        return used, swap
 
     def _disk_rates(self) -> tuple[float | Absent, float | Absent]:
         """Bytes per second of all disks together. Network file systems are not in these counters."""

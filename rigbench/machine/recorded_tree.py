@@ -226,25 +226,45 @@ def describe(
     names = () if isinstance(listed, Absent) else tuple(name for name in listed if pci.BUS_ID.fullmatch(name))
     functions = {name: _function(sysfs, name) for name in names}
     more = RecordedFiles()
-    # Each of these three is what a replay of what is known so far would not give back.
-    more.links.update(_links(sysfs, recorded_tree(known, functions, more)))
-    more.files.update(_files(sysfs, recorded_tree(known, functions, more), redaction))
-    files, folders = _names(sysfs, recorded_tree(known, functions, more))
-    more.files.update(files)
+    # Each of these three is what a replay of what is known so far would not give back: first where links led,
+    tree = recorded_tree(known, functions, more)
+    for path, place in sysfs.places.items():
+        target = _replayed(sysfs, tree, place) if isinstance(place, str) and _may_be_kept(path) else path
+        if target != path and tree.real_path(path) != target:
+            more.links[path] = target
+    # then texts, by what is understood of them,
+    tree = recorded_tree(known, functions, more)
+    for path, text in sysfs.texts.items():
+        if isinstance(text, Absent) or not _may_be_kept(path) or path in IN_RIG_JSON:
+            continue
+        meaning, replayed = _meaning(path), tree.read_text(path)
+        if isinstance(replayed, Absent) or meaning(replayed) != meaning(text):
+            kept = meaning(text)
+            more.files[_replayed(sysfs, tree, path)] = redaction.text(kept if isinstance(kept, str) else text)
+    # then files and folders that were there though nobody read them.
+    tree, folders = recorded_tree(known, functions, more), list[str]()
+    for path, children in sysfs.listings.items():
+        if isinstance(children, tuple) and _may_be_kept(path) and isinstance(tree.list_dir(path), Absent):
+            more.files.update({_replayed(sysfs, tree, f"{path}/{name}"): "" for name in children})
+            folders += [] if children else [_replayed(sysfs, tree, path)]
+    for path, exists in sysfs.existing.items():
+        if exists and _may_be_kept(path) and not tree.exists(path):
+            more.files[_replayed(sysfs, tree, path)] = ""
     host_document: dict[str, Any] = msgspec.to_builtins(known)
     also = (key for key in host_document if key not in (*ALWAYS_IN_RIG_JSON, "driver", "rigbench_capture"))
     rig_json = {key: host_document[key] for key in ALWAYS_IN_RIG_JSON}
     rig_json |= {key: host_document[key] for key in also if host_document[key]}
+    pci_json = dict[str, dict[str, Any]]()
+    for bus_id, function in functions.items():
+        fields = msgspec.to_builtins(function)  # where it hangs comes first, then what is known
+        pci_json[bus_id] = {"parent": fields.pop("parent"), "root": fields.pop("root")}
+        pci_json[bus_id] |= {name: value for name, value in fields.items() if value not in (None, "")}
     document = msgspec.to_builtins(RecordedFiles(dict(sorted(more.files.items())), more.links, tuple(folders)))
-    pci_json = None if isinstance(listed, Absent) else {name: _plain(function) for name, function in functions.items()}
-    return rig_json, pci_json, {key: value for key, value in document.items() if value}
-
-
-def _plain(function: RecordedFunction) -> dict[str, Any]:
-    """A function as pci.json has it: where it hangs, then what is known."""
-    fields: dict[str, Any] = msgspec.to_builtins(function)
-    place = {"parent": fields.pop("parent"), "root": fields.pop("root")}
-    return place | {name: value for name, value in fields.items() if value not in (None, "")}
+    return (
+        rig_json,
+        None if isinstance(listed, Absent) else pci_json,
+        {key: value for key, value in document.items() if value},
+    )
 
 
 def _host(sysfs: RecordingSysfs, redaction: Redaction) -> RecordedHost:
@@ -286,8 +306,8 @@ def _function(sysfs: RecordingSysfs, bus_id: str) -> RecordedFunction:
         numa=int(numa) if re.fullmatch(r"\d{1,4}", numa) else -1,
         cur_speed=_speed(sysfs.kept(f"{folder}/current_link_speed")),
         max_speed=_speed(sysfs.kept(f"{folder}/max_link_speed")),
-        cur_width=_width(sysfs.kept(f"{folder}/current_link_width")),
-        max_width=_width(sysfs.kept(f"{folder}/max_link_width")),
+        cur_width=_number(sysfs.kept(f"{folder}/current_link_width")),
+        max_width=_number(sysfs.kept(f"{folder}/max_link_width")),
         port_type=port_type if isinstance(port_type, str) else None,
         acs=acs if isinstance(acs, tuple) else None,
         iommu_group=group if isinstance(group, int) else None,
@@ -301,44 +321,8 @@ def _speed(text: str) -> float | str | None:
     return float(match[1]) if match else text or None
 
 
-def _width(text: str) -> int | None:
+def _number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"0|[1-9]\d{0,2}", text) else None
-
-
-def _links(sysfs: RecordingSysfs, tree: RecordedSysfs) -> dict[str, str]:
-    """Where links led that a replay would not follow there."""
-    links = {}
-    for path, place in sysfs.places.items():
-        target = _replayed(sysfs, tree, place) if isinstance(place, str) and _may_be_kept(path) else path
-        if target != path and tree.real_path(path) != target:
-            links[path] = target
-    return links
-
-
-def _files(sysfs: RecordingSysfs, tree: RecordedSysfs, redaction: Redaction) -> dict[str, str]:
-    """The texts that a replay would not give back."""
-    files = {}
-    for path, text in sysfs.texts.items():
-        if isinstance(text, Absent) or not _may_be_kept(path) or path in IN_RIG_JSON:
-            continue
-        meaning, replayed = _meaning(path), tree.read_text(path)
-        if isinstance(replayed, Absent) or meaning(replayed) != meaning(text):
-            kept = meaning(text)
-            files[_replayed(sysfs, tree, path)] = redaction.text(kept if isinstance(kept, str) else text)
-    return files
-
-
-def _names(sysfs: RecordingSysfs, tree: RecordedSysfs) -> tuple[dict[str, str], list[str]]:
-    """(files, folders) that were there though nobody read them."""
-    files, folders = dict[str, str](), list[str]()
-    for path, names in sysfs.listings.items():
-        if isinstance(names, tuple) and _may_be_kept(path) and isinstance(tree.list_dir(path), Absent):
-            files |= {_replayed(sysfs, tree, f"{path}/{name}"): "" for name in names}
-            folders += [] if names else [_replayed(sysfs, tree, path)]
-    for path, exists in sysfs.existing.items():
-        if exists and _may_be_kept(path) and not tree.exists(path):
-            files[_replayed(sysfs, tree, path)] = ""
-    return files, folders
 
 
 def _replayed(sysfs: RecordingSysfs, tree: RecordedSysfs, path: str) -> str:

@@ -1,4 +1,4 @@
-"""What in a recording could tell whose machine it is? Replaced by something that keeps equality, and counted."""
+"""Replaces what in a recording could tell whose machine it is by something that keeps equality, and counts it."""
 
 from __future__ import annotations
 
@@ -34,23 +34,29 @@ class Redaction:
     def recording(self, recording: Recording) -> Recording:
         """The lines of a recording in a fixed order: the system's, then every device's."""
         for (scope, key), answers in recording.items():
-            if key == "nvmlDeviceGetUUID":
-                for answer in answers:
-                    self._name_uuid(scope, answer)
+            for code, values in answers if key == "nvmlDeviceGetUUID" and scope.isdigit() else ():
+                for value in values:  # a device's UUID becomes its number: it is told at a glance which is meant
+                    if code == SUCCESS and isinstance(value, str):
+                        self._uuids.setdefault(value.lower(), _as_uuid(value, int(scope)))
+
+        def place(call: tuple[str, str]) -> tuple[int, bool, str]:
+            scope, key = call
+            number = -1 if scope == "sys" else int(scope) if scope.isdigit() else 10**6
+            return number, key != "nvmlDeviceGetCount_v2", key
+
         redacted: Recording = {}
-        for (scope, key), answers in sorted(recording.items(), key=lambda item: _place(*item[0])):
-            redacted[scope, self._key(key)] = [self._answer(key, answer) for answer in answers]
+        for scope, key in sorted(recording, key=place):
+            name, _, argument = key.partition("/")
+            public = f"{name}/{self._process_id(int(argument))}" if name == PROCESS_NAME else key
+            redacted[scope, public] = [self._answer(name, answer) for answer in recording[scope, key]]
         return redacted
 
     def text(self, text: str) -> str:
         """A kernel file's text, or a driver's, without what names a machine or a person."""
         text = UUID.sub(lambda match: self._uuid(match[0]), text)
-        for pattern, kind, word in (
-            (PERSON, "user and host names", "user@host"),
-            (GUID, "GUIDs", "0000:0000:0000:0000"),
-        ):
-            text = self._replace(pattern, kind, word, text)
-        text = ADDRESS.sub(self._address, text)
+        text = self._replace(PERSON, "user and host names", "user@host", text)
+        text = self._replace(GUID, "GUIDs", "0000:0000:0000:0000", text)
+        text = ADDRESS.sub(lambda it: str(self._known("MAC addresses", it[0], re.sub("[^:]+", "00", it[0]))), text)
         return self._replace(self._host_name, "user and host names", "host", text) if self._host_name else text
 
     def kernel_words(self, text: str) -> str:
@@ -59,28 +65,18 @@ class Redaction:
         self._count("words of the kernel's command line", len(words) - len(kept))
         return " ".join(kept)
 
-    def _name_uuid(self, scope: str, answer: Answer) -> None:
-        """A device's UUID becomes its number, so that it is told at a glance which device is meant."""
-        for value in answer.values:
-            if answer.code == SUCCESS and scope.isdigit() and isinstance(value, str):
-                self._uuids.setdefault(value.lower(), _as_uuid(value, int(scope)))
-
     def _uuid(self, uuid: str) -> str:
         anonymous = self._uuids.setdefault(uuid.lower(), _as_uuid(uuid, 1000 + len(self._uuids)))
         self._count("UUIDs", anonymous != uuid)
         return anonymous
 
-    def _key(self, key: str) -> str:
-        name, _, process_id = key.partition("/")
-        return f"{name}/{self._process_id(int(process_id))}" if name == PROCESS_NAME else key
-
-    def _answer(self, key: str, answer: Answer) -> Answer:
+    def _answer(self, name: str, answer: Answer) -> Answer:
         if answer.code != SUCCESS:
             return Answer(answer.code, ())
-        if PROCESS_LIST in key:
+        if PROCESS_LIST in name:
             pairs = zip(answer.values[::2], answer.values[1::2], strict=False)
             return Answer(SUCCESS, tuple(number for pid, used in pairs for number in (self._process_id(pid), used)))
-        return Answer(SUCCESS, tuple(self._value(key.partition("/")[0], value) for value in answer.values))
+        return Answer(SUCCESS, tuple(self._value(name, value) for value in answer.values))
 
     def _value(self, name: str, value: int | str) -> int | str:
         if name == PROCESS_NAME:
@@ -100,10 +96,6 @@ class Redaction:
         self._count("process ids", anonymous != process_id)
         return anonymous
 
-    def _address(self, match: re.Match[str]) -> str:
-        word = ":".join(["00"] * len(match[0].split(":")))
-        return str(self._known("MAC addresses", match[0], word))
-
     def _replace(self, pattern: re.Pattern[str], kind: str, word: str, text: str) -> str:
         return pattern.sub(lambda match: str(self._known(kind, match[0], word)), text)
 
@@ -119,8 +111,3 @@ class Redaction:
 def _as_uuid(uuid: str, number: int) -> str:
     kind = "MIG" if uuid.upper().startswith("MIG-") else "GPU"
     return f"{kind}-00000000-0000-0000-0000-{number:012d}"
-
-
-def _place(scope: str, key: str) -> tuple[int, int, str]:
-    number = -1 if scope == "sys" else int(scope) if scope.isdigit() else 10**6
-    return number, key != "nvmlDeviceGetCount_v2", key

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rigbench.core import units
 from rigbench.core.finding import Cost, Finding, Severity, cost, finding
 from rigbench.core.record import Absent
-from rigbench.machine.record import Gpu, PciHop, PciPath
+from rigbench.machine.record import PciHop, PciPath
 from rigbench.topology.record import Topology
 
 LEAST_SPLIT_LANES = 4  # boards split a slot into 8 and 8, or 8 and 4 and 4; less is a contact that fails
@@ -16,10 +16,14 @@ Rate = float | Absent
 
 
 def below_possible_width(topology: Topology) -> Iterator[Finding]:
-    """Width does not fall at rest, so that the present one can be trusted."""
+    """Width does not fall at rest. (Some chipsets' ports claim more lanes than boards ever wire to them.)"""
     for path, hop in _hops(topology):
         lanes = _missing_lanes(hop)
-        if lanes is None or isinstance(hop.port, Absent) or _is_chipset_uplink(path, hop):
+        if (
+            lanes is None
+            or isinstance(hop.port, Absent)
+            or (isinstance(path.chipset, str) and hop.device != path.bus_id)
+        ):
             continue
         neighbour = _neighbour(topology, hop)
         severity: Severity = "information" if neighbour else "warning"
@@ -33,7 +37,7 @@ def below_possible_width(topology: Topology) -> Iterator[Finding]:
 def below_possible_generation(topology: Topology) -> Iterator[Finding]:
     """Of a GPU's link only a reading under load counts; drives do not slow theirs down at rest."""
     for path, hop in _hops(topology):
-        gpu = _gpu(topology, path)
+        gpu = next((gpu for gpu in topology.gpus if path.kind == "GPU" and path.label == gpu.label), None)
         if hop.device != path.bus_id or path.kind == "NIC" or (gpu and isinstance(gpu.link_generation_awake, Absent)):
             continue
         awake, best = hop.generation_awake, hop.generation_best
@@ -94,11 +98,6 @@ def _cost(now: Rate, possible: Rate, cards: int = 1) -> Cost | str:
     return cost(f"{low} each way in theory{at_once}, instead of {high}", "bytes/s", now, possible, THEORY)
 
 
-def _is_chipset_uplink(path: PciPath, hop: PciHop) -> bool:
-    """Some chipsets' ports claim more lanes than boards ever wire to them."""
-    return isinstance(path.chipset, str) and hop.device != path.bus_id
-
-
 def _scaled(rate: Rate, lanes: int, of: int) -> Rate:
     return rate if isinstance(rate, Absent) else rate * lanes / of
 
@@ -123,10 +122,6 @@ def _gpu_paths(topology: Topology) -> list[PciPath]:
     return [path for path in topology.paths if path.kind == "GPU" and not topology.is_virtual]
 
 
-def _gpu(topology: Topology, path: PciPath) -> Gpu | None:
-    return next((gpu for gpu in topology.gpus if path.kind == "GPU" and path.label == gpu.label), None)
-
-
 def _card_rate(topology: Topology, path: PciPath) -> Rate:
     """What the card alone could move, whatever its slot."""
     device = next((device for device in topology.pci if device.bus_id == path.bus_id), None)
@@ -138,13 +133,9 @@ def _neighbour(topology: Topology, hop: PciHop) -> str | None:
     lanes = _missing_lanes(hop)
     if lanes is None or isinstance(hop.port, Absent) or lanes[0] < LEAST_SPLIT_LANES:
         return None
+    slot = hop.port.rpartition(".")[0]  # domain, bus and device: what the functions of one device share
     for path, other in _hops(topology):
-        beside = isinstance(other.port, str) and other.port != hop.port and _slot(other.port) == _slot(hop.port)
+        beside = isinstance(other.port, str) and other.port != hop.port and other.port.rpartition(".")[0] == slot
         if beside and isinstance(other.width_now_lanes, int) and lanes[0] + other.width_now_lanes <= lanes[1]:
             return path.label
     return None
-
-
-def _slot(bus_id: str) -> str:
-    """Domain, bus and device: what the functions of one device share."""
-    return bus_id.rpartition(".")[0]

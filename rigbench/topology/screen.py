@@ -68,48 +68,36 @@ def _host(topology: Topology) -> RenderableType:
     usable = mapped(cpu.usable_cpus, lambda cpus: f"usable {cpus:g} (limited by {decided})")
     flavour = if_known(mapped(topology.driver_flavour, lambda kind: f" ({kind} kernel module)"))
     driver = mapped(topology.driver_version, lambda version: f"NVIDIA driver {version}{flavour}")
-    sizes = [
-        if_known(mapped(node.memory_total_bytes, lambda total: f", {size(total)}")) for node in topology.numa_nodes
+    nodes = []
+    for node in topology.numa_nodes:
+        total = if_known(mapped(node.memory_total_bytes, size))
+        nodes.append(f"node {node.node}: CPUs {node.cpus}{total and f', {total}'}")
+    counts: list[Fact] = [
+        ("CPUs", counted(cpu.logical_cpus, "CPU")),
+        ("cores", counted(cpu.physical_cores, "core")),
+        ("sockets", counted(cpu.sockets, "socket")),
+        ("usable CPUs", "" if cpu.usable_cpus == cpu.logical_cpus else usable),
     ]
-    nodes = [f"node {it.node}: CPUs {it.cpus}{own}" for it, own in zip(topology.numa_nodes, sizes, strict=True)]
+    caches: list[Fact] = [("L2", mapped(cpu.l2_bytes, size, "L2")), ("L3", mapped(cpu.l3_bytes, size, "L3"))]
+    sizes: list[Fact] = [
+        ("memory", mapped(memory.total_bytes, size)),
+        ("usable memory", mapped(memory.usable_bytes, size, "usable")),
+        ("limit", if_known(mapped(memory.cgroup_limit_bytes, size, "cgroup limit"))),
+        ("swap", mapped(memory.swap_total_bytes, size, "swap")),
+    ]
+    system: list[Fact] = [
+        ("kernel", mapped(topology.kernel, str, "Linux")),
+        ("driver", if_known(driver)),
+        ("CUDA", if_known(mapped(topology.cuda_version, str, "CUDA"))),
+        ("virtual machine", if_known(mapped(topology.virtual_machine, str, "virtual machine:"))),
+    ]
     topics: tuple[tuple[str, list[Fact]], ...] = (
         ("CPU", [("CPU", cpu.model), ("architecture", cpu.architecture)]),
-        (
-            "",
-            [
-                ("CPUs", counted(cpu.logical_cpus, "CPU")),
-                ("cores", counted(cpu.physical_cores, "core")),
-                ("sockets", counted(cpu.sockets, "socket")),
-                ("usable CPUs", "" if cpu.usable_cpus == cpu.logical_cpus else usable),
-            ],
-        ),
-        (
-            "",
-            [
-                ("L2", mapped(cpu.l2_bytes, size, "L2")),
-                ("L3", mapped(cpu.l3_bytes, size, "L3")),
-                ("", " ".join(cpu.instruction_sets)),
-            ],
-        ),
-        (
-            "memory",
-            [
-                ("memory", mapped(memory.total_bytes, size)),
-                ("usable memory", mapped(memory.usable_bytes, size, "usable")),
-                ("limit", if_known(mapped(memory.cgroup_limit_bytes, size, "cgroup limit"))),
-                ("swap", mapped(memory.swap_total_bytes, size, "swap")),
-            ],
-        ),
+        ("", counts),
+        ("", [*caches, ("", " ".join(cpu.instruction_sets))]),
+        ("memory", sizes),
         ("NUMA", [("", "; ".join(nodes))]),
-        (
-            "system",
-            [
-                ("kernel", mapped(topology.kernel, str, "Linux")),
-                ("driver", if_known(driver)),
-                ("CUDA", if_known(mapped(topology.cuda_version, str, "CUDA"))),
-                ("virtual machine", if_known(mapped(topology.virtual_machine, str, "virtual machine:"))),
-            ],
-        ),
+        ("system", system),
         ("IOMMU", _isolation(topology)),
     )
     lines = [(label, known(facts)) for label, facts in topics if known(facts)]

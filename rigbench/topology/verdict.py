@@ -5,12 +5,12 @@ One plain function a diagnosis; any stored run will do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from rigbench.core import units
 from rigbench.core.finding import WORST_FIRST, Cost, Finding, Severity, Unchecked, cost, finding, merged, unique
 from rigbench.core.record import Absent
-from rigbench.machine.record import Gpu, GpuPair, GpuProcess, NumaNode
+from rigbench.machine.record import Gpu, GpuPair
 from rigbench.topology import links
 from rigbench.topology.record import Topology
 
@@ -191,25 +191,23 @@ def in_use(topology: Topology) -> Iterator[Finding]:
     for gpu in topology.gpus:
         listed = gpu.processes if isinstance(gpu.processes, tuple) else ()
         others = [process for process in listed if process.kind != "graphics"]
-        if others:
-            command = f"ps -fp {','.join(str(process.pid) for process in others)}"
-            evidence = map(_process, others)
-            yield finding("gpu-in-use", "warning", evidence, [gpu.label], _taken(gpu, others), [command])
-
-
-def _process(process: GpuProcess) -> str:
-    name = f" ({process.name})" if isinstance(process.name, str) else ""
-    held = f", {units.format_bytes(process.memory_bytes)}" if isinstance(process.memory_bytes, int) else ""
-    return f"{process.kind} process {process.pid}{name}{held}"
-
-
-def _taken(gpu: Gpu, processes: list[GpuProcess]) -> Cost | str:
-    held = [process.memory_bytes for process in processes if isinstance(process.memory_bytes, int)]
-    total = gpu.memory_total_bytes
-    if not held or isinstance(total, Absent):
-        return "the memory that it holds is not reported"
-    sentence = f"{units.format_bytes(sum(held))} of {units.format_bytes(total)}, and its share of the time"
-    return cost(sentence, "bytes", total - sum(held), total, "the driver's list of processes", "measured")
+        if not others:
+            continue
+        evidence, held = [], 0
+        for process in others:
+            name = f" ({process.name})" if isinstance(process.name, str) else ""
+            known = process.memory_bytes if isinstance(process.memory_bytes, int) else None
+            size = "" if known is None else f", {units.format_bytes(known)}"
+            evidence.append(f"{process.kind} process {process.pid}{name}{size}")
+            held += known or 0
+        total = gpu.memory_total_bytes
+        price: Cost | str = "the memory that it holds is not reported"
+        reported = any(isinstance(process.memory_bytes, int) for process in others)
+        if reported and isinstance(total, int):
+            sentence = f"{units.format_bytes(held)} of {units.format_bytes(total)}, and its share of the time"
+            price = cost(sentence, "bytes", total - held, total, "the driver's list of processes", "measured")
+        command = f"ps -fp {','.join(str(process.pid) for process in others)}"
+        yield finding("gpu-in-use", "warning", evidence, [gpu.label], price, [command])
 
 
 def mixed(topology: Topology) -> Iterator[Finding]:
@@ -309,21 +307,16 @@ def numa(topology: Topology) -> Iterator[Finding]:
     for gpu in topology.gpus:
         if isinstance(gpu.numa_node, int):
             cards.setdefault(gpu.numa_node, []).append(gpu.label)
-    nodes = {node.node: node for node in topology.numa_nodes}
-    for number, labels in cards.items():
-        lack = _lacks(nodes[number]) if number in nodes else ""
-        if lack:
-            yield finding("numa-far", "warning", [f"node {number} has {lack}"], labels, NOT_MEASURED)
+    for node in topology.numa_nodes:
+        lacks = ["no CPUs"] * (not node.cpus) + ["no memory"] * (node.memory_total_bytes == 0)
+        if lacks and node.node in cards:
+            evidence = [f"node {node.node} has {' and '.join(lacks)}"]
+            yield finding("numa-far", "warning", evidence, cards[node.node], NOT_MEASURED)
     if len(cards) > 1:
         evidence = [f"{', '.join(labels)} on node {number}" for number, labels in sorted(cards.items())]
         commands = [f"numactl --cpunodebind={number} --membind={number} COMMAND" for number in sorted(cards)]
         where = [gpu.label for gpu in topology.gpus]
         yield finding("numa-split", "information", evidence, where, NOT_MEASURED, commands)
-
-
-def _lacks(node: NumaNode) -> str:
-    lacking = [what for what, none in (("CPUs", not node.cpus), ("memory", node.memory_total_bytes == 0)) if none]
-    return f"no {' and no '.join(lacking)}" if lacking else ""
 
 
 def matrix_differs(topology: Topology) -> Iterator[Finding]:
@@ -341,30 +334,12 @@ def virtual_machine(topology: Topology) -> Iterator[Finding]:
 
 
 DIAGNOSES = (
-    on_the_bus_without_driver,
-    lost,
-    unreadable,
-    memory_health,
-    links.below_possible_width,
-    links.below_possible_generation,
-    links.behind_the_chipset,
-    iommu_translates,
-    acs_redirects,
-    p2p_refused,
-    rebar_off,
-    numa,
-    near_slowdown,
-    throttled,
-    power_limit,
-    in_use,
-    links.slower_slot,
-    links.narrow_way,
-    mixed,
-    replays,
-    persistence,
-    matrix_differs,
-    not_listed,
-    virtual_machine,
+    *(on_the_bus_without_driver, lost, unreadable, memory_health),
+    *(links.below_possible_width, links.below_possible_generation, links.behind_the_chipset),
+    *(iommu_translates, acs_redirects, p2p_refused, rebar_off, numa),
+    *(near_slowdown, throttled, power_limit, in_use),
+    *(links.slower_slot, links.narrow_way, mixed, replays, persistence),
+    *(matrix_differs, not_listed, virtual_machine),
 )
 
 
@@ -375,59 +350,47 @@ def unchecked(topology: Topology) -> tuple[Unchecked, ...]:
     """Open questions, those of several cards with one reason together."""
     groups: dict[tuple[str, str], list[str]] = {}
     for what, where, why in _open_questions(topology):
-        groups.setdefault((what, why.reason), []).append(where)
+        if why:
+            groups.setdefault((what, why.reason), []).append(where)
     return tuple(
         Unchecked(what, tuple(place for place in places if place), reason) for (what, reason), places in groups.items()
     )
 
 
-def _open_questions(topology: Topology) -> Iterator[tuple[str, str, Absent]]:
-    """(what, where, why not)."""
+def _open_questions(topology: Topology) -> Iterator[tuple[str, str, Absent | None]]:
+    """(what, where, why not); None where it is known."""
+    virtual, isolation = topology.is_virtual, topology.isolation
     if not topology.gpus:
         absent = topology.driver_gpus
         yield "GPUs", "", absent if isinstance(absent, Absent) else Absent("there is none")
         return
-    if topology.is_virtual:
+    if virtual:
         yield "links", "", GUEST
-    for path in () if topology.is_virtual else topology.paths:
+    for path in () if virtual else topology.paths:
         unknown = [_first(hop.width_now_lanes, hop.width_best_lanes) for hop in path.hops]
-        yield from (("link width", path.label, why) for why in [why for why in unknown if why][:1])
-    for gpu in () if topology.is_virtual else topology.gpus:
-        if isinstance(gpu.link_generation_awake, Absent):
-            yield "link generation under load", gpu.label, gpu.link_generation_awake
+        yield "link width", path.label, _first(*unknown)
+    for gpu in () if virtual else topology.gpus:
+        yield "link generation under load", gpu.label, _first(gpu.link_generation_awake)
     for gpu in topology.gpus:
-        for what, unknown_fact in _facts_of(topology, gpu).items():
-            if unknown_fact:
-                yield what, gpu.label, unknown_fact
+        by_degrees = _first(gpu.temperature_celsius, gpu.slowdown_celsius)
+        by_margin = _first(gpu.margin_celsius, gpu.slowdown_at_margin_celsius)
+        resizable = can_resize(topology, gpu) if gpu.bar1_covers_memory is False else True
+        yield "temperature limits", gpu.label, by_degrees and by_margin
+        yield "power limit", gpu.label, _first(gpu.power_limit_watts, gpu.power_limit_default_watts)
+        yield "throttle reasons", gpu.label, _first(gpu.throttle_bits)
+        yield "ReBAR", gpu.label, GUEST if virtual else _first(gpu.bar1_covers_memory, resizable)
+        yield "persistence", gpu.label, _first(gpu.persistence)
+        yield "ECC errors", gpu.label, _first(gpu.ecc_uncorrected_errors_since_load)
+        yield "remapped rows", gpu.label, _first(gpu.row_remap_pending, gpu.row_remap_failed)
+        yield "PCIe replays", gpu.label, _first(gpu.pcie_replays)
+        yield "other processes", gpu.label, _first(gpu.processes)
+        yield "NUMA node", gpu.label, _first(gpu.numa_node) if len(topology.numa_nodes) > 1 and not virtual else None
     if len(topology.gpus) > 1:
         for pair in topology.pairs:
-            facts = {"P2P": _first(pair.read_code, pair.write_code), "matrix": _first(pair.driver_label)}
-            yield from ((what, pair.names, why) for what, why in facts.items() if why)
-        acs = GUEST if topology.is_virtual else topology.isolation.acs_redirecting
-        yield from (
-            (what, "", why)
-            for what, why in (("IOMMU", topology.isolation.iommu), ("ACS", acs))
-            if isinstance(why, Absent)
-        )
-
-
-def _facts_of(topology: Topology, gpu: Gpu) -> Mapping[str, Absent | None]:
-    """What was asked of a card, and why it is not known; None where it is."""
-    resizable = can_resize(topology, gpu) if gpu.bar1_covers_memory is False else True
-    by_degrees = _first(gpu.temperature_celsius, gpu.slowdown_celsius)
-    by_margin = _first(gpu.margin_celsius, gpu.slowdown_at_margin_celsius)
-    return {
-        "temperature limits": by_degrees and by_margin,
-        "power limit": _first(gpu.power_limit_watts, gpu.power_limit_default_watts),
-        "throttle reasons": _first(gpu.throttle_bits),
-        "ReBAR": GUEST if topology.is_virtual else _first(gpu.bar1_covers_memory, resizable),
-        "persistence": _first(gpu.persistence),
-        "ECC errors": _first(gpu.ecc_uncorrected_errors_since_load),
-        "remapped rows": _first(gpu.row_remap_pending, gpu.row_remap_failed),
-        "PCIe replays": _first(gpu.pcie_replays),
-        "other processes": _first(gpu.processes),
-        "NUMA node": _first(gpu.numa_node) if len(topology.numa_nodes) > 1 and not topology.is_virtual else None,
-    }
+            yield "P2P", pair.names, _first(pair.read_code, pair.write_code)
+            yield "matrix", pair.names, _first(pair.driver_label)
+        yield "IOMMU", "", _first(isolation.iommu)
+        yield "ACS", "", GUEST if virtual else _first(isolation.acs_redirecting)
 
 
 def _first(*facts: object) -> Absent | None:
