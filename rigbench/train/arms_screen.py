@@ -131,7 +131,10 @@ def _memory(row: ArmRow, result: Slice) -> dict[str, str]:
 
 def _chart(rows: Rows, console: Console) -> None:
     """Speed and memory of each arm, as shares of the fastest and of the largest."""
-    rates = {row.label: rate for row, result in rows if (rate := _tokens_per_s(row, result))}
+    its = {
+        row.label: result.tokens_per_s if result else getattr(row.time, "tokens_per_s", None) for row, result in rows
+    }
+    rates = {label: rate.value for label, rate in its.items() if rate}
     sizes = {row.label: size for row, _ in rows if (size := _bytes(row))}
     columns = {
         "tokens/s, of the fastest": {label: rate / max(rates.values()) for label, rate in rates.items()},
@@ -140,12 +143,6 @@ def _chart(rows: Rows, console: Console) -> None:
     if rates or sizes:
         shown = {name: column for name, column in columns.items() if column}
         bars("speed and memory", [row.label for row, _ in rows], shown, console)
-
-
-def _tokens_per_s(row: ArmRow, result: Slice | None) -> float | None:
-    if result:
-        return result.tokens_per_s.value
-    return row.time.tokens_per_s.value if isinstance(row.time, StepTime) else None
 
 
 def _bytes(row: ArmRow) -> float | None:

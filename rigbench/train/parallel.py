@@ -16,10 +16,9 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Absent, EndedBy, Record
+from rigbench.core.record import Absent, EndedBy
 from rigbench.train.record import PARTS, Exchange, Options, Steps
 from rigbench.train.steps import Around, StepLoop, Wrapped
-from rigbench.work.process import Report
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # gloo beside NCCL for shards that live in host memory
 EXCHANGE_METHOD = (
@@ -188,37 +187,19 @@ class RankLoop(StepLoop):
     less far than others is blamed where they hang.
     """
 
-    share = 0.0  # of the time, as rank 0 sees it
+    _millionths = 0
 
-    def run(self, report: Report, record: Callable[[EndedBy], Record]) -> EndedBy:
-        return super().run(_Together(report, self), record)
+    def passed(self, clock: float) -> float:
+        return self._millionths / 1e6
 
     def agree(self, ended: EndedBy | None, chunk: int) -> tuple[EndedBy | None, int]:
         leads = dist.get_rank() == 0
         own = ENDED.index(ended) if leads or ended == "interrupted" else 0
-        passed = (time.perf_counter() - self.watch.clock_start) / self.watch.limit_seconds
-        led = [chunk, int(1e6 * passed)] if leads else [0, 0]
+        led = [chunk, int(1e6 * super().passed(time.perf_counter()))] if leads else [0, 0]
         word = torch.tensor([own, *led], device=self.accelerator.torch_device)
         dist.all_reduce(word, dist.ReduceOp.MAX)
-        said, size, millionths = word.tolist()
-        self.share = millionths / 1e6
-        return ENDED[said], max(1, size)
-
-
-class _Together(Report):
-    """A report whose progress is that of all ranks."""
-
-    def __init__(self, report: Report, loop: RankLoop) -> None:
-        self._report, self._loop = report, loop
-
-    def progress(self, share: float, text: str) -> None:
-        self._report.progress(self._loop.share, text)
-
-    def partial(self, record: Record | Callable[[], Record] | None, at_once: bool = False) -> None:
-        self._report.partial(record, at_once)
-
-    def should_stop(self) -> bool:
-        return self._report.should_stop()
+        ending, size, self._millionths = word.tolist()
+        return ENDED[ending], max(1, size)
 
 
 def gathered(own: T) -> list[T]:

@@ -16,7 +16,7 @@ from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, EndedBy
 from rigbench.machine import host
-from rigbench.machine.accelerator import Accelerator, open_device
+from rigbench.machine.accelerator import open_device
 from rigbench.machine.sysfs import Sysfs
 from rigbench.model import counts
 from rigbench.model.batches import Batches
@@ -77,9 +77,16 @@ class _Slicing:
             else (its.shape.vocabulary, its.shape.sequence)
         )
         report.progress(0.0, "token data")
-        self.tokens = self._tokens()
+        self.tokens: Any = None  # ids and what is known of them; a program may make its own batches
+        if isinstance(self.vocabulary, int) and options.data:
+            self.tokens = open_tokens(Path(options.data), options.data_dtype, self.vocabulary, self.sequence)
+        elif isinstance(self.vocabulary, int):
+            self.tokens = zipf_tokens(Path(options.cache), self.vocabulary)
         torch.manual_seed(options.seed)
-        self.accelerator = self._opened()
+        self.accelerator = (
+            opened(kind_for(options.device.partition(":")[0], world), world) if world else open_device(options.device)
+        )
+        refuse_beyond_memory(options, self.accelerator.device.kind, world)
         self.device, self.kind = self.accelerator.torch_device, self.accelerator.device.kind
         self.before_model_bytes = host.process_resident_bytes(Sysfs())
         self.hosts = join(world, report, parallel.BACKENDS[self.kind], word=options.host_name) if world else ()
@@ -91,22 +98,6 @@ class _Slicing:
             report.check()
         self.precision_trials: tuple[PrecisionTrial, ...] = ()
         self.recipe, self.chosen_by = self._recipe()
-
-    def _tokens(self) -> Any:
-        """Ids and what is known of them; None for a program that makes its own batches."""
-        if isinstance(self.vocabulary, Absent):
-            return None
-        if self.options.data:
-            return open_tokens(Path(self.options.data), self.options.data_dtype, self.vocabulary, self.sequence)
-        return zipf_tokens(Path(self.options.cache), self.vocabulary)
-
-    def _opened(self) -> Accelerator:
-        if self.world is None:
-            accelerator = open_device(self.options.device)
-        else:
-            accelerator = opened(kind_for(self.options.device.partition(":")[0], self.world), self.world)
-        refuse_beyond_memory(self.options, accelerator.device.kind, self.world)
-        return accelerator
 
     def _recipe(self) -> tuple[Recipe, dict[str, str]]:
         """With nothing left to be chosen, and by whom precision and micro-batch were."""

@@ -155,6 +155,10 @@ class StepLoop:
         self.accelerator.synchronize()
         return time.perf_counter() - started
 
+    def passed(self, clock: float) -> float:
+        """The share of the time that is over."""
+        return (clock - self.watch.clock_start) / self.watch.limit_seconds
+
     def agree(self, ended: EndedBy | None, chunk: int) -> tuple[EndedBy | None, int]:
         """Whether to end, and how many steps to make before that is asked again; of several ranks, together."""
         return ended, chunk
@@ -182,10 +186,7 @@ class StepLoop:
             if ended:
                 return ended
             rate = self.watch.rate(self.items_per_step).value
-            report.progress(
-                (clock - watch.clock_start) / watch.limit_seconds,
-                f"step {len(self._seconds)}, {rate:,.0f} {self.unit}/s",
-            )
+            report.progress(self.passed(clock), f"step {len(self._seconds)}, {rate:,.0f} {self.unit}/s")
             report.partial(lambda: record("worker died"))
 
     def _step(self) -> tuple[list[Any], torch.Tensor]:
