@@ -1,146 +1,21 @@
-"""Times ways of loading as a training loop waits for them: by number of workers, warm and cold, pinned or not."""
+"""Times a source of batches as a training loop would wait for it."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from rigbench.core import stats
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, EndedBy
-from rigbench.dataloader.disk import cached_share
-from rigbench.dataloader.record import NOT_KNOWN, Loading, LoadingPath, Sweep, many
-from rigbench.dataloader.sources import MADE_AHEAD, NoSharedMemory, NotCold, Source, shared_memory_lacks
-from rigbench.machine.accelerator import Accelerator
-from rigbench.work.process import Report
+from rigbench.core.record import EndedBy
+from rigbench.dataloader.record import Loading
+from rigbench.dataloader.sources import MADE_AHEAD, Source
 from rigbench.work.timing import StepWatch, never
 
 MOST_SAMPLES = 500  # of a row: fast loaders give several batches to a sample
 FEWEST_SAMPLES = 3
-NO_GPU = Absent("no CUDA device to pin memory for")
-SHARED_MEMORY_CURE = "give it more (docker run --shm-size 2g, or mount -o remount,size=2g /dev/shm)"
-
-
-class Stopped(Exception):
-    """Told to stop; what was measured is in the sweeper."""
-
-
-@dataclass
-class Sweeper:
-    """Times ways of loading, one after another; after each row `keep` is called."""
-
-    accelerator: Accelerator
-    report: Report
-    seconds: float  # at most, of a row
-    target_half_width: float
-    rows_planned: int
-    keep: Callable[[], None]
-    rows_done: int = 0
-    sweeps: list[Sweep] = field(default_factory=list)
-    not_run: list[str] = field(default_factory=list)
-
-    @property
-    def on_gpu(self) -> bool:
-        return self.accelerator.device.kind == "cuda"
-
-    def tell(self, text: str) -> None:
-        """Say what comes next; leave first if told to.
-
-        Raises:
-            Stopped: told to stop.
-        """
-        if self.report.should_stop():
-            raise Stopped
-        self.report.progress(self.rows_done / max(self.rows_planned, self.rows_done + 1), text)
-        self.rows_done += 1
-
-    def sweep(
-        self,
-        path: LoadingPath,
-        make: Callable[[int, bool], Source],
-        counts: Sequence[int],
-        *,
-        of: Literal["the data", "a packed sample"] = "the data",
-        file: Path | None = None,
-        used_bytes: int = 0,
-        batch_bytes: int = 0,
-        cold: Loading | Absent = NOT_KNOWN,
-    ) -> Sweep | None:
-        """A row for each number of workers, warm; None where none could be timed.
-
-        `make` gives a source for a number of workers, and whether memory is pinned; `file` is what it reads, if known.
-
-        Raises:
-            Stopped: told to stop; the rows so far are in `sweeps`.
-        """
-        rows: list[Loading] = []
-        place = len(self.sweeps)
-        sweep: Sweep | None = None
-        for workers in counts:
-            self.tell(f"{path}, {many(workers, 'worker')}")
-            if lacks := shared_memory_lacks(workers, batch_bytes):
-                self.not_run.append(f"{path}, {many(workers, 'worker')}: {lacks}; {SHARED_MEMORY_CURE}")
-                continue
-            share = cached_share(file, used_bytes) if file else NOT_KNOWN
-            row = self.row(path, make(workers, self.on_gpu), workers, share)
-            if isinstance(row, Absent):
-                self.not_run.append(f"{path}, {many(workers, 'worker')}: {row.reason}")
-                continue
-            rows.append(row)
-            sweep = Sweep(path=path, of=of, rows=tuple(rows), knee_workers=knee(rows), unpinned=NO_GPU, cold=cold)
-            self.sweeps[place:] = [sweep]
-            self.keep()
-        if sweep and self.on_gpu:
-            workers = sweep.knee_workers
-            self.tell(f"{path}, {many(workers, 'worker')}, not pinned")
-            unpinned = self.row(path, make(workers, False), workers, sweep.knee.cached_share, pageable=True)
-            sweep = self.replace(sweep, unpinned=unpinned)
-        return sweep
-
-    def replace(self, sweep: Sweep, **fields: Loading | Absent) -> Sweep:
-        """A sweep with more known of it, in its old place."""
-        changed = msgspec.structs.replace(sweep, **fields)
-        self.sweeps[self.sweeps.index(sweep)] = changed
-        self.keep()
-        return changed
-
-    def row(
-        self,
-        path: LoadingPath,
-        source: Source,
-        workers: int,
-        cached: float | Absent,
-        temperature: Literal["warm", "cold"] = "warm",
-        pageable: bool = False,
-    ) -> Loading | Absent:
-        """One row, or why it could not be timed. The source is closed."""
-        try:
-            row = timed(
-                source,
-                limit_seconds=self.seconds,
-                target_half_width=self.target_half_width,
-                finish=self.accelerator.synchronize,
-                should_stop=self.report.should_stop,
-                path=path,
-                workers=workers,
-                temperature=temperature,
-                pinned=self.on_gpu and not pageable,
-                to_device=self.on_gpu,
-                cached_share=cached,
-            )
-        except NoSharedMemory as error:
-            return Absent(f"no room in /dev/shm ({error}); {SHARED_MEMORY_CURE}")
-        except NotCold as error:
-            return Absent(str(error))
-        finally:
-            source.close()
-        return row or Absent("it ended before it could be timed")
 
 
 def timed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +14,22 @@ from msgspec.structs import replace
 
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, EndedBy
-from rigbench.dataloader.disk import direct_reads, made_cold, read_through
-from rigbench.dataloader.loading import Stopped, Sweeper
-from rigbench.dataloader.record import METHOD, NOT_KNOWN, Dataloader, DiskReads, LoadedData, Loading, Options
-from rigbench.dataloader.sources import (
-    ColdSource,
-    JsonlBlocks,
-    LoaderSource,
-    MappedBlocks,
-    OwnSource,
-    loader_of,
-    open_factory,
+from rigbench.dataloader import sources
+from rigbench.dataloader.disk import cached_share, direct_reads, made_cold, read_through
+from rigbench.dataloader.loading import knee, timed
+from rigbench.dataloader.record import (
+    METHOD,
+    NOT_KNOWN,
+    Dataloader,
+    DiskReads,
+    LoadedData,
+    LoadedPart,
+    Loading,
+    LoadingPath,
+    Options,
+    Sweep,
+    Temperature,
+    many,
 )
 from rigbench.machine import host
 from rigbench.machine.accelerator import open_device
@@ -44,6 +50,12 @@ JSONL_BYTES = 64 << 20
 MOST_SAMPLE_BYTES = 8 << 20  # of text that is packed to compare
 SAME_READS = Absent("the own loader's stands for it: the same reads")
 SAMPLE = Absent("a sample, made to compare")
+NO_GPU = Absent("no CUDA device to pin memory for")
+SHARED_MEMORY_CURE = "give it more (docker run --shm-size 2g, or mount -o remount,size=2g /dev/shm)"
+
+
+class Stopped(Exception):
+    """Told to stop; what was measured is kept."""
 
 
 def run(options: Options, report: Report) -> Dataloader:
@@ -65,10 +77,10 @@ def run(options: Options, report: Report) -> Dataloader:
         ended_by = "interrupted"
     if report.should_stop():
         ended_by = "interrupted"
-    if probe.sweeper.sweeps:
+    if probe.sweeps:
         return probe.record(ended_by)
     report.check()
-    why = "; ".join(probe.sweeper.not_run) or "nothing was timed"
+    why = "; ".join(probe.not_run) or "nothing was timed"
     raise RigbenchError(f"no way of loading could be timed: {why}", "try --workers 0", exit_code=NOTHING)
 
 
@@ -87,14 +99,10 @@ class _Probe:
         self.batch_bytes = 2 * 8 * options.micro_batch * options.sequence  # inputs and labels, int64
         self.data: LoadedData | None = None
         self.disk: tuple[DiskReads, ...] | Absent = NOT_KNOWN
-        self.sweeper = Sweeper(
-            self.accelerator,
-            report,
-            seconds=options.seconds,
-            target_half_width=options.target_half_width,
-            rows_planned=len(self.counts) + 4,
-            keep=lambda: report.partial(self.record("worker died")),
-        )
+        self.on_gpu = self.accelerator.device.kind == "cuda"
+        self.sweeps: list[Sweep] = []
+        self.not_run: list[str] = []
+        self.rows_done, self.rows_planned = 0, len(self.counts) + 4
 
     def record(self, ended_by: EndedBy) -> Dataloader:
         assert self.data
@@ -107,11 +115,103 @@ class _Probe:
             micro_batch=self.options.micro_batch,
             sequence=self.options.sequence,
             usable_cpus=self.usable_cpus,
-            sweeps=tuple(self.sweeper.sweeps),
+            sweeps=tuple(self.sweeps),
             disk=self.disk,
             ended_by=ended_by,
-            not_run=tuple(self.sweeper.not_run),
+            not_run=tuple(self.not_run),
         )
+
+    def _tell(self, text: str) -> None:
+        """Say what comes next; leave first if told to.
+
+        Raises:
+            Stopped: told to stop.
+        """
+        if self.report.should_stop():
+            raise Stopped
+        self.report.progress(self.rows_done / max(self.rows_planned, self.rows_done + 1), text)
+        self.rows_done += 1
+
+    def _sweep(
+        self,
+        path: LoadingPath,
+        make: Callable[[int, bool], sources.Source],
+        counts: Sequence[int],
+        *,
+        of: LoadedPart = "the data",
+        file: Path | None = None,
+        used_bytes: int = 0,
+        cold: Loading | Absent = NOT_KNOWN,
+    ) -> Sweep | None:
+        """A row for each number of workers, warm; None where none could be timed.
+
+        `make` gives a source for a number of workers, and whether memory is pinned; `file` is what it reads, if known.
+
+        Raises:
+            Stopped: told to stop; the rows so far are kept.
+        """
+        rows: list[Loading] = []
+        place = len(self.sweeps)
+        sweep: Sweep | None = None
+        for workers in counts:
+            self._tell(f"{path}, {many(workers, 'worker')}")
+            if lacks := sources.shared_memory_lacks(workers, self.batch_bytes if file else 0):
+                self.not_run.append(f"{path}, {many(workers, 'worker')}: {lacks}; {SHARED_MEMORY_CURE}")
+                continue
+            share = cached_share(file, used_bytes) if file else NOT_KNOWN
+            row = self._row(path, make(workers, self.on_gpu), workers, share)
+            if isinstance(row, Absent):
+                self.not_run.append(f"{path}, {many(workers, 'worker')}: {row.reason}")
+                continue
+            rows.append(row)
+            sweep = Sweep(path=path, of=of, rows=tuple(rows), knee_workers=knee(rows), unpinned=NO_GPU, cold=cold)
+            self.sweeps[place:] = [sweep]
+            self.report.partial(self.record("worker died"))
+        if sweep and self.on_gpu:
+            workers = sweep.knee_workers
+            self._tell(f"{path}, {many(workers, 'worker')}, not pinned")
+            unpinned = self._row(path, make(workers, False), workers, sweep.knee.cached_share, pageable=True)
+            sweep = self._replace(sweep, unpinned=unpinned)
+        return sweep
+
+    def _replace(self, sweep: Sweep, **fields: Loading | Absent) -> Sweep:
+        """A sweep with more known of it, in its old place."""
+        changed = replace(sweep, **fields)
+        self.sweeps[self.sweeps.index(sweep)] = changed
+        self.report.partial(self.record("worker died"))
+        return changed
+
+    def _row(
+        self,
+        path: LoadingPath,
+        source: sources.Source,
+        workers: int,
+        cached: float | Absent,
+        temperature: Temperature = "warm",
+        pageable: bool = False,
+    ) -> Loading | Absent:
+        """One row, or why it could not be timed. The source is closed."""
+        try:
+            row = timed(
+                source,
+                limit_seconds=self.options.seconds,
+                target_half_width=self.options.target_half_width,
+                finish=self.accelerator.synchronize,
+                should_stop=self.report.should_stop,
+                path=path,
+                workers=workers,
+                temperature=temperature,
+                pinned=self.on_gpu and not pageable,
+                to_device=self.on_gpu,
+                cached_share=cached,
+            )
+        except sources.NoSharedMemory as error:
+            return Absent(f"no room in /dev/shm ({error}); {SHARED_MEMORY_CURE}")
+        except sources.NotCold as error:
+            return Absent(str(error))
+        finally:
+            source.close()
+        return row or Absent("it ended before it could be timed")
 
     def tokens(self) -> None:
         """The memory map: from the disk, then from memory, by our own loader and by the tutorial's."""
@@ -139,16 +239,16 @@ class _Probe:
             tokenizer=packed.tokenizer if packed else Absent("the file does not say"),
         )
         self._read_disk(path)
-        self.sweeper.tell("own loader, cold")
-        source = ColdSource(self._batches(tokens, vocabulary, data.name, ahead=False), path)
-        cold = self.sweeper.row("own loader", source, 0, NOT_KNOWN, "cold")
+        self._tell("own loader, cold")
+        source = sources.ColdSource(self._batches(tokens, vocabulary, data.name, ahead=False), path)
+        cold = self._row("own loader", source, 0, NOT_KNOWN, "cold")
         if not isinstance(cold, Absent):
             cold = replace(cold, cached_share=source.cached_share)
         self._mapped(tokens[: used_bytes // tokens.itemsize], vocabulary, path, cold)
 
     def jsonl(self, path: Path) -> None:
         """JSONL parsed and tokenized on the fly, from memory and from the disk; then the same text packed."""
-        options, sweeper = self.options, self.sweeper
+        options = self.options
         size = text.check_source(path)
         if not path.is_file():
             raise RigbenchError(f"{path} is not a regular file", "pack it first: rigbench pack")
@@ -171,34 +271,32 @@ class _Probe:
         self._read_disk(path)
         read = (path, tally.bytes, options.field, options.tokenizer, self.end_of_text, options.sequence)
 
-        def source(workers: int, pinned: bool, endless: bool = True) -> LoaderSource:
-            blocks = JsonlBlocks(*read, endless)
+        def source(workers: int, pinned: bool, endless: bool = True) -> sources.LoaderSource:
+            blocks = sources.JsonlBlocks(*read, endless)
             return self._loader(path, size, blocks, workers, pinned, endless)
 
         read_through(path, tally.bytes)
-        sweep = sweeper.sweep(
-            "jsonl", source, self.counts, file=path, used_bytes=tally.bytes, batch_bytes=self.batch_bytes
-        )
+        sweep = self._sweep("jsonl", source, self.counts, file=path, used_bytes=tally.bytes)
         if sweep:
-            sweeper.tell("jsonl, cold")
+            self._tell("jsonl, cold")
             share, workers = made_cold(path), sweep.knee_workers
             if isinstance(share, Absent):
-                sweeper.replace(sweep, cold=share)
+                self._replace(sweep, cold=share)
             else:
-                one_pass = source(workers, sweeper.on_gpu, False)
-                sweeper.replace(sweep, cold=sweeper.row("jsonl", one_pass, workers, share, "cold"))
+                one_pass = source(workers, self.on_gpu, False)
+                self._replace(sweep, cold=self._row("jsonl", one_pass, workers, share, "cold"))
         self._packed_sample(path, tokenizer)
 
     def dataset(self, name: str) -> None:
         """Whatever the user's factory makes."""
-        batches = open_factory(name, self.options.folder, self.options.micro_batch)
+        batches = sources.open_factory(name, self.options.folder, self.options.micro_batch)
         self.data = LoadedData(kind="dataset", name=name)
 
-        def source(workers: int, pinned: bool) -> LoaderSource:
+        def source(workers: int, pinned: bool) -> sources.LoaderSource:
             device = self.accelerator.torch_device
-            return LoaderSource(f"--dataset {name}", batches.loader(workers, pinned), device, pinned)
+            return sources.LoaderSource(f"--dataset {name}", batches.loader(workers, pinned), device, pinned)
 
-        self.sweeper.sweep("dataset", source, self.counts if batches.workers is None else (batches.workers,))
+        self._sweep("dataset", source, self.counts if batches.workers is None else (batches.workers,))
 
     def _mapped(self, tokens: Tokens, vocabulary: int, path: Path, cold: Loading | Absent) -> None:
         """Ids in memory: our own loader, then the tutorial's with each number of workers; of a sample with none."""
@@ -206,26 +304,25 @@ class _Probe:
         mapped_bytes = len(tokens._mmap)  # type: ignore[attr-defined]
         of_data = cold is not SAMPLE
 
-        def own(workers: int, pinned: bool) -> OwnSource:
-            return OwnSource(self._batches(tokens, vocabulary, path.name, pinned=pinned))
+        def own(workers: int, pinned: bool) -> sources.OwnSource:
+            return sources.OwnSource(self._batches(tokens, vocabulary, path.name, pinned=pinned))
 
-        def tutorial(workers: int, pinned: bool) -> LoaderSource:
-            blocks = MappedBlocks(tokens, self.options.sequence)
+        def tutorial(workers: int, pinned: bool) -> sources.LoaderSource:
+            blocks = sources.MappedBlocks(tokens, self.options.sequence)
             return self._loader(path, mapped_bytes, blocks, workers, pinned)
 
         shared: Any = {
             "file": path,
             "used_bytes": tokens.nbytes,
             "of": "the data" if of_data else "a packed sample",
-            "batch_bytes": self.batch_bytes,
         }
-        self.sweeper.sweep("own loader", own, (0,), cold=cold, **shared)
+        self._sweep("own loader", own, (0,), cold=cold, **shared)
         counts, same = (self.counts, SAME_READS) if of_data else ((0,), SAMPLE)
-        self.sweeper.sweep("memory map", tutorial, counts, cold=same, **shared)
+        self._sweep("memory map", tutorial, counts, cold=same, **shared)
 
     def _packed_sample(self, path: Path, tokenizer: Tokenizer) -> None:
         """The first MiB of the same text as ids, mapped: what a conversion would bring."""
-        self.sweeper.tell("packing a sample")
+        self._tell("packing a sample")
         dtype: Dtype = "uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32"
         tally = text.Tally(self.options.skip_bad)
         ending = np.array([] if isinstance(tokenizer.end_of_text, Absent) else [tokenizer.end_of_text], np.uint32)
@@ -237,7 +334,7 @@ class _Probe:
                 break
         ids = np.concatenate(parts).astype(f"<u{ITEM_BYTES[dtype]}")
         if ids.size <= self.options.sequence:
-            self.sweeper.not_run.append(f"a packed sample: {ids.size:,} tokens, fewer than one block")
+            self.not_run.append(f"a packed sample: {ids.size:,} tokens, fewer than one block")
             return
         cache = Path(self.options.cache)
         with contextlib.ExitStack() as stack:
@@ -263,10 +360,10 @@ class _Probe:
 
     def _loader(
         self, file: Path, size: int, dataset: object, workers: int, pinned: bool, endless: bool = True
-    ) -> LoaderSource:
-        loader = loader_of(dataset, self.options.micro_batch, workers, pinned, forked=True)
-        return LoaderSource(file.name, loader, self.accelerator.torch_device, pinned, endless, file, size)
+    ) -> sources.LoaderSource:
+        loader = sources.loader_of(dataset, self.options.micro_batch, workers, pinned, forked=True)
+        return sources.LoaderSource(file.name, loader, self.accelerator.torch_device, pinned, endless, file, size)
 
     def _read_disk(self, path: Path) -> None:
-        self.sweeper.tell("direct reads of the disk")
+        self._tell("direct reads of the disk")
         self.disk = direct_reads(path, self.options.seconds / 2, self.report.should_stop)

@@ -18,6 +18,8 @@ NOT_KNOWN = Absent("what it reads is not known")
 
 TokenType = Literal["auto", "uint16", "uint32"]
 LoadingPath = Literal["own loader", "memory map", "jsonl", "dataset"]
+LoadedPart = Literal["the data", "a packed sample"]
+Temperature = Literal["warm", "cold"]
 Bound = Literal["yes", "no", "cannot be told"]
 
 TOKENIZER = Option(TEXT, "A tokenizer.json, or bytes (257 ids).", "FILE|bytes")
@@ -94,7 +96,7 @@ class Loading(Record, frozen=True, kw_only=True):
 
     path: LoadingPath
     workers: int  # 0: the training process itself
-    temperature: Literal["warm", "cold"]
+    temperature: Temperature
     pinned: bool
     to_device: bool
     cached_share: float | Absent  # of the file, in memory just before; of a cold number the largest of its rounds
@@ -112,7 +114,7 @@ class Sweep(Record, frozen=True, kw_only=True):
     """One path over its worker counts, warm."""
 
     path: LoadingPath
-    of: Literal["the data", "a packed sample"]  # the data that was asked for, or a sample of it, packed to compare
+    of: LoadedPart  # the data that was asked for, or a sample of it, packed to compare
     rows: tuple[Loading, ...]
     knee_workers: int  # the fewest whose rate cannot be told from the best's
     unpinned: Loading | Absent  # the knee again without pinned memory
@@ -150,7 +152,7 @@ class Headroom(Record, frozen=True):
 
     path: LoadingPath
     workers: int
-    temperature: Literal["warm", "cold"]
+    temperature: Temperature
     times: Estimate
     io_bound: Bound  # where `times` is below 1, as far as its interval tells
 

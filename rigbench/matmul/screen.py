@@ -9,7 +9,7 @@ from rich.text import Text
 
 from rigbench.core import stats, units
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Figure
+from rigbench.core.record import Absent
 from rigbench.core.screen import bars, grid, plus_minus, table
 from rigbench.matmul.record import Ceiling, GemmStep, Matmul, MatmulFleet, MatmulPhase, MatmulShape
 
@@ -48,9 +48,15 @@ def _show_ceiling(ceiling: Ceiling, result: Matmul, console: Console) -> None:
     if isinstance(hot, Absent):
         console.print(Text(f"  {ceiling.dtype}  n/a ({hot.reason})", style="bold"))
     else:
-        console.print(Text.assemble((f"  {ceiling.dtype}  {_rate(hot.flops_per_s)}", "bold"), f"  {_checked(ceiling)}"))
+        right = "correct" if all(check.correct for check in ceiling.checks) else "WRONG RESULT"
+        checked = right if ceiling.checks else "not checked"
+        console.print(Text.assemble((f"  {ceiling.dtype}  {_rate(hot.flops_per_s)}", "bold"), f"  {checked}"))
         length = units.format_seconds(hot.to_seconds - hot.from_seconds)
-        rows.append(("  datasheet", _roof(ceiling, result.datasheet_flops_per_s)))
+        if isinstance(ceiling.share_of_datasheet, Absent):
+            rows.append(("  datasheet", f"unknown ({ceiling.share_of_datasheet.reason})"))
+        else:
+            share, peak = units.format_share(ceiling.share_of_datasheet), result.datasheet_flops_per_s[ceiling.dtype]
+            rows.append(("  datasheet", f"{share} of {units.format_flops_per_s(peak.value)} ({peak.basis})"))
         rows.append(("  hot", f"the last {length} of {units.format_seconds(hot.to_seconds)} of load{_sensors(hot)}"))
     if not isinstance(burst, Absent):
         first, rest = units.format_seconds(burst.to_seconds), units.format_seconds(ceiling.rest_seconds)
@@ -90,19 +96,6 @@ def _faster(ceiling: Ceiling, shapes: Iterable[MatmulShape]) -> list[tuple[str, 
         return []
     why = "the device throttles under load, or something else used it meanwhile"
     return [("  warning", f"{what} was faster than that, {units.format_flops_per_s(value)}, measured short: {why}")]
-
-
-def _roof(ceiling: Ceiling, peaks: dict[str, Figure]) -> str:
-    if isinstance(ceiling.share_of_datasheet, Absent):
-        return f"unknown ({ceiling.share_of_datasheet.reason})"
-    share, peak = units.format_share(ceiling.share_of_datasheet), peaks[ceiling.dtype]
-    return f"{share} of {units.format_flops_per_s(peak.value)} ({peak.basis})"
-
-
-def _checked(ceiling: Ceiling) -> str:
-    if not ceiling.checks:
-        return "not checked"
-    return "correct" if all(check.correct for check in ceiling.checks) else "WRONG RESULT"
 
 
 def _sensors(phase: MatmulPhase) -> str:
