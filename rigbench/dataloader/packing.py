@@ -127,7 +127,7 @@ def _documents(sources: Sequence[Path], field: str | Absent, tally: text.Tally) 
     """Every piece of text, and whether it is the last of its document; with a field all sources are JSONL."""
     for source in sources:
         if isinstance(field, str) or text.is_jsonl(source):
-            for line in text.jsonl_texts(source, field if isinstance(field, str) else DEFAULT_FIELD, tally):
+            for line in text.jsonl_texts(source, field if isinstance(field, str) and field else DEFAULT_FIELD, tally):
                 yield line, True
             continue
         for piece, following in pairwise(chain(text.text_pieces(source, tally), [None])):
