@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Generic, Literal, NoReturn, TypeVar
+from typing import IO, Any, Generic, Literal, NoReturn, Self, TypeVar
 
 import msgspec
 
@@ -268,12 +268,12 @@ class Hearing(Generic[T]):
         for index, child in enumerate(children):
             threading.Thread(target=child.pump, args=(index, self._lines), daemon=True).start()
 
-    def latest(self, index: int) -> T | None:
+    def handed(self, index: int) -> T | None:
         """What a child has handed over last; decoded only here, for there may be much of it."""
-        handed = self._handed[index]
-        if isinstance(handed, bytes):
-            handed = self._handed[index] = msgspec.json.decode(handed, type=self._result_type)
-        return handed
+        last = self._handed[index]
+        if isinstance(last, bytes):
+            last = self._handed[index] = msgspec.json.decode(last, type=self._result_type)
+        return last
 
     def next(self, seconds: float) -> tuple[int, str, Any] | None:
         """The next message: (child, its kind, what it says), noted here; None where there is none in that time.
@@ -347,7 +347,7 @@ class _Group(Hearing[T]):
         self.deadline = time.monotonic() + limit_seconds
 
     def outcome(self, ended: EndedHow, reason: str = "", blamed: tuple[int, ...] = ()) -> Outcome[T]:
-        results = [self.latest(index) for index in range(len(self.children))]
+        results = [self.handed(index) for index in range(len(self.children))]
         for index, result in enumerate(results):
             # What was handed over in case of a death was ended by the user after all.
             if result and ended == "interrupted" and getattr(result, "ended_by", "") == "worker died":
@@ -426,11 +426,11 @@ class _Group(Hearing[T]):
         return self.outcome("hung", f"{reason}; {what}: {where}", blamed)
 
 
-class Crew(Generic[T]):
+class Crew(Hearing[T]):
     """Probes at work at once, each for itself: one that dies or hangs ends alone, and keeps what it handed over.
 
-    A process per name, begun when the crew is entered and gone when it is left. `latest` is what each has handed over
-    so far, `outcomes` how those that have ended did. `clock` is in seconds.
+    A process per name, begun when the crew is entered and gone when it is left; `outcomes` are those of the ones that
+    have ended. `clock` is in seconds.
     """
 
     def __init__(
@@ -443,27 +443,26 @@ class Crew(Generic[T]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.outcomes: dict[str, Outcome[T]] = {}
-        self._probe, self._options, self._result_type = probe, options, result_type
-        self._limit_seconds, self._on_progress, self._clock = limit_seconds, on_progress, clock
-        self._names = list(options)
-        self._children: dict[str, Child] = {}
+        self._begin = probe, options, result_type, on_progress
+        self._names, self._limit_seconds, self._clock = list(options), limit_seconds, clock
         self._deadlines: dict[str, float] = {}
         self._stopped: dict[str, EndedHow] = {}  # those told to stop, and how one that does not is said to have ended
         self._at_once = False
 
-    def __enter__(self) -> Crew[T]:
-        for name in self._names:
-            self._children[name] = Child(self._probe, self._options[name], {}, name)
-            self._deadlines[name] = self._clock() + self._limit_seconds
-        self._hearing = Hearing(list(self._children.values()), self._result_type, self._on_progress)
+    def __enter__(self) -> Self:
+        probe, options, result_type, on_progress = self._begin
+        children = [Child(probe, its, {}, name) for name, its in options.items()]
+        self._deadlines = dict.fromkeys(options, self._clock() + self._limit_seconds)
+        super().__init__(children, result_type, on_progress)
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        end(list(self._children.values()), GONE_AT_ONCE_SECONDS if self._at_once else GONE_SECONDS)
+        end(self.children, GONE_AT_ONCE_SECONDS if self._at_once else GONE_SECONDS)
 
     @property
     def latest(self) -> dict[str, T]:
-        handed = {name: self._hearing.latest(index) for index, name in enumerate(self._names)}
+        """What each has handed over so far."""
+        handed = {name: self.handed(index) for index, name in enumerate(self._names)}
         return {name: result for name, result in handed.items() if result is not None}
 
     def working(self) -> list[str]:
@@ -477,18 +476,18 @@ class Crew(Generic[T]):
 
     def interrupt(self) -> None:
         """The user said stop: all end with what they have, and a second later, or if it is said again, are ended."""
-        if self._at_once:
-            for name in self.working():
-                self._end(name, "interrupted", "it was ended at once")
-            return
-        self._at_once = True
-        progress.say_stopping()
+        again, self._at_once = self._at_once, True
+        if not again:
+            progress.say_stopping()
         for name in self.working():
-            self._stop(name, "interrupted", STOP_SECONDS)
+            if again:
+                self._end(name, "interrupted", "it was ended at once")
+            else:
+                self._stop(name, "interrupted", STOP_SECONDS)
 
     def _stop(self, name: str, otherwise: EndedHow, seconds: float) -> None:
         self._stopped[name] = otherwise
-        self._children[name].tell(b"stop")
+        self.children[self._names.index(name)].tell(b"stop")
         self._deadlines[name] = min(self._deadlines[name], self._clock() + seconds)
 
     def listen(self, seconds: float) -> None:
@@ -498,22 +497,16 @@ class Crew(Generic[T]):
             RigbenchError: a probe refused its options.
         """
         until = self._clock() + seconds
-        while self.working() and (left := until - self._clock()) > 0:
-            message = self._hearing.next(left)
-            if message is None:
-                break
+        while self.working() and (left := until - self._clock()) > 0 and (message := self.next(left)):
             index, kind, said = message
             name = self._names[index]
             if name in self.outcomes:
                 continue
-            if kind == "lost":
-                self._end(name, "died", self._children[name].last_words())
-            elif kind == "error":
-                self._end(name, "died", self._hearing.refusal(index, said))
-            elif kind == "result":
-                self._end(name, "finished")
-            elif kind == "stopped":
-                self._end(name, "interrupted")
+            if kind in ("lost", "error"):
+                reason = self.children[index].last_words() if kind == "lost" else self.refusal(index, said)
+                self._end(name, "died", reason)
+            elif kind in ("result", "stopped"):
+                self._end(name, "finished" if kind == "result" else "interrupted")
         for name in self.working():
             if self._clock() > self._deadlines[name]:
                 stopped = self._stopped.get(name)
@@ -522,5 +515,6 @@ class Crew(Generic[T]):
 
     def _end(self, name: str, ended: EndedHow, reason: str = "") -> None:
         """A child waits to be ended once it has answered, holding its device's memory meanwhile."""
-        self.outcomes[name] = Outcome((self._hearing.latest(self._names.index(name)),), ended, reason)
-        end([self._children[name]], GONE_AT_ONCE_SECONDS if self._at_once else GONE_SECONDS)
+        index = self._names.index(name)
+        self.outcomes[name] = Outcome((self.handed(index),), ended, reason)
+        end([self.children[index]], GONE_AT_ONCE_SECONDS if self._at_once else GONE_SECONDS)
