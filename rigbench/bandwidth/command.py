@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from rigbench.bandwidth import verdict
 from rigbench.bandwidth.record import METHOD, MIB, Bandwidth, BandwidthPart, Options, PartOptions
 from rigbench.command import Common, command
+from rigbench.core import profiles
 from rigbench.core.record import Absent, Telemetry
-
-if TYPE_CHECKING:
-    from rigbench.job import Job
-    from rigbench.topology.record import Topology
+from rigbench.job import Interrupted, Job
+from rigbench.machine import cuda_map
+from rigbench.store import now
+from rigbench.topology import survey
+from rigbench.topology.record import Topology
+from rigbench.work import load, telemetry
 
 PROBE = "rigbench.bandwidth.probe"
 # A part that takes this much longer than it was given hangs: loading torch, making the largest buffers, late rows.
@@ -55,9 +58,6 @@ class _Measuring:
     """One answer in the making; every part is judged and kept as soon as there is one."""
 
     def __init__(self, job: Job, options: Options, device: str) -> None:
-        from rigbench.core import profiles
-        from rigbench.store import now
-
         self.job, self.started = job, time.perf_counter()
         self.visible = () if device == "cpu" else job.visible_gpus
         topology = self._awake() if self.visible else None
@@ -92,11 +92,6 @@ class _Measuring:
 
     def _awake(self) -> Topology:
         """The rig as it is while every GPU copies; this run's own topology, where it was read so."""
-        from rigbench.core import profiles
-        from rigbench.topology import survey
-        from rigbench.topology.record import Topology
-        from rigbench.work import load
-
         known = self.job.run.topology
         if isinstance(known, Topology) and any(isinstance(gpu.link_generation_awake, int) for gpu in known.gpus):
             return known
@@ -110,9 +105,6 @@ class _Measuring:
         Raises:
             Interrupted: the user said stop.
         """
-        from rigbench.bandwidth import verdict
-        from rigbench.job import Interrupted
-
         options = msgspec.structs.replace(self.options, **changes)
         name = "" if options.name == "auto" else options.name
         self.job.progress.stage(f"bandwidth {name}".rstrip(), options.seconds + 5)
@@ -147,9 +139,6 @@ class _Measuring:
 
     def _placed(self, part: BandwidthPart, sensors: Telemetry) -> BandwidthPart:
         """CUDA's order is not the driver's; a device that the driver does not know keeps its name."""
-        from rigbench.machine import cuda_map
-        from rigbench.work import telemetry
-
         labels = {}
         for place, device in enumerate(part.devices):
             uuid = device.uuid if isinstance(device.uuid, str) else None
@@ -177,8 +166,6 @@ class _Measuring:
 
     def keep(self, **facts: object) -> Bandwidth:
         """Judge what there is, and save it."""
-        from rigbench.bandwidth import verdict
-
         seconds = time.perf_counter() - self.started
         result = msgspec.structs.replace(self.result, seconds=seconds, **facts)
         judged = verdict.judged(result)

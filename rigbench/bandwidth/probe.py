@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -17,7 +16,7 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Device
 from rigbench.machine import host, placement
 from rigbench.machine.accelerator import choose_device, cuda_devices, open_device
-from rigbench.machine.cuda_cards import CudaCards, HostClock, waited_for
+from rigbench.machine.cuda_cards import Copy, CudaCards, HostClock, waited_for
 from rigbench.machine.sysfs import Sysfs, parse_cpu_list
 from rigbench.work import copies
 from rigbench.work.copies import SHARE_OF_FREE, TIMES_THE_CACHE, VALUE_BYTES, Budget, Group
@@ -136,14 +135,14 @@ def plan_host(sysfs: Sysfs, threads: int, largest_bytes: int) -> tuple[list[Grou
         counts = [place.threads] if place.name == "all nodes" else sorted({1, place.threads})
         for operation in operations:
             label = f"{operation} in {place.name}"
-            rows = [(f"{label}, {count} threads", partial(_row, place.name, count)) for count in counts]
+            rows = [(f"{label}, {count} threads", partial(_row, place.name, count, False)) for count in counts]
             groups.append(Group(label, place.cpus, partial(_buffers, operation, size), rows))
     for size in sorted({*(each for each in CURVE_BYTES if each < largest_bytes), largest_bytes}):
         if size > most:
             notes.append(f"the curve ends before {size // MIB} MiB for want of memory")
             continue
         label = f"curve, {units.format_bytes(size)}"
-        row = partial(_warm_row, where[0].name)
+        row = partial(_row, where[0].name, 1, True)
         groups.append(Group(label, where[0].cpus, partial(_buffers, "copy", size), [(label, row)]))
     return groups, notes
 
@@ -172,18 +171,19 @@ def _buffers(operation: Operation, size_bytes: int) -> tuple[torch.Tensor, ...]:
     return copies.inside_buffers(operation, size_bytes, lambda count, dtype: torch.zeros(count, dtype=dtype))
 
 
-def _row(place: str, threads: int, buffers: Sequence[torch.Tensor], budget: Budget) -> Transfer:
-    with _torch_threads(threads):
-        facts = {"host_memory": "pageable", "threads": threads, "warm": False}
-        return copies.inside(place, buffers, HostClock(), budget, waited_for, **facts)
-
-
-def _warm_row(place: str, buffers: Sequence[torch.Tensor], budget: Budget) -> Transfer:
-    """One thread, arrays that may stay in a cache."""
-    there, here, copied = passes(buffers[0], buffers[1])
-    with _torch_threads(1):
-        facts = {"host_memory": "pageable", "warm": True, "counted_bytes": 2 * copied}
-        return copies.inside(place, buffers, HostClock(), budget, lambda *_: waited_for(there, here), **facts)
+def _row(place: str, threads: int, warm: bool, buffers: Sequence[torch.Tensor], budget: Budget) -> Transfer:
+    """`warm`: of arrays that may stay in a cache, in many passes a call."""
+    facts: dict[str, Any] = {"host_memory": "pageable", "threads": threads, "warm": warm}
+    copy: Copy = waited_for
+    if warm:
+        there, here, copied = passes(buffers[0], buffers[1])
+        copy, facts["counted_bytes"] = lambda *_: waited_for(there, here), 2 * copied
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return copies.inside(place, buffers, HostClock(), budget, copy, **facts)
+    finally:
+        torch.set_num_threads(before)
 
 
 def passes(destination: torch.Tensor, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -200,13 +200,3 @@ def passes(destination: torch.Tensor, source: torch.Tensor) -> tuple[torch.Tenso
     shape, strides = (*[count] * depth, values), (*[STEP_BACK] * depth, 1)
     copied = count**depth * values * VALUE_BYTES
     return destination.as_strided(shape, strides), source.as_strided(shape, strides), copied
-
-
-@contextlib.contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

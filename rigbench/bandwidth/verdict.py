@@ -21,7 +21,7 @@ NVLINK_BYTES_PER_S = {"7.0": 25e9, "7.5": 25e9, "8.0": 25e9, "8.6": 14.0625e9, "
 Overall = Literal["fine", "low", "unknown", "wrong data", "hung", "died"]
 Through = Literal["NVLink", "peer access", "peer access across sockets", "host memory"]
 LEAST_JUDGED_BYTES = 16 * MIB  # smaller messages are mostly latency
-LINK_UNREAD = Absent("the PCIe link was not read")
+LINK_UNREAD, NO_WAY = Absent("the PCIe link was not read"), Absent("the way between the two is not known")
 
 
 class Band(NamedTuple):
@@ -194,7 +194,8 @@ def _host_memory(rows: Sequence[Transfer]) -> Iterator[Judged]:
     inside = [row for row in rows if row.clock == "host" and row.source == row.destination and not row.warm]
     if inside:
         best = max(inside, key=lambda row: row.bytes_per_s.value)
-        yield _judged("this host's memory", best, unknown("no published figure to hold this host's memory against"))
+        why = unknown("no published figure to hold this host's memory against")
+        yield Judged("this host's memory", best.size_bytes, best.bytes_per_s.value, why)
 
 
 def _host_links(result: Bandwidth, rows: Sequence[Transfer]) -> Iterator[Judged]:
@@ -203,8 +204,8 @@ def _host_links(result: Bandwidth, rows: Sequence[Transfer]) -> Iterator[Judged]
         row = _best(way)
         path = paths.get(row.destination if row.source == "host" else row.source)
         theory = _trusted(result, path.awake_bytes_per_s if path else LINK_UNREAD)
-        against = _held_against(row, theory, HOST_LINK, path.hops_unknown if path else 0)
-        yield _judged(f"{row.source} to {row.destination}, pinned", row, against)
+        name, unread = f"{row.source} to {row.destination}, pinned", path.hops_unknown if path else 0
+        yield _held_against(name, row, theory, HOST_LINK, unread)
 
 
 def _device_memory(result: Bandwidth, rows: Sequence[Transfer]) -> Iterator[Judged]:
@@ -213,7 +214,7 @@ def _device_memory(result: Bandwidth, rows: Sequence[Transfer]) -> Iterator[Judg
         theory = peak if isinstance(peak, Absent) else peak.value
         if row.warm:
             theory = Absent("the arrays were too small to rule its cache out")
-        yield _judged(f"{row.operation} in {row.source}", row, _held_against(row, theory, DEVICE_MEMORY, 0))
+        yield _held_against(f"{row.operation} in {row.source}", row, theory, DEVICE_MEMORY, 0)
 
 
 def _peers(result: Bandwidth, rows: Sequence[Transfer]) -> Iterator[Judged]:
@@ -223,13 +224,16 @@ def _peers(result: Bandwidth, rows: Sequence[Transfer]) -> Iterator[Judged]:
         row = _best(way)
         pair = pairs.get(frozenset((row.source, row.destination)))
         ends = [paths[place] for place in (row.source, row.destination) if place in paths]
-        judgement = unknown("the way between the two is not known")
+        arrow, state = "and" if row.both_ways else "to", "on" if row.peer_access else "off"
+        name = f"{row.source} {arrow} {row.destination}, P2P {state}"
+        theory: float | Absent = NO_WAY
+        band: Band | Absent = NO_WAY
+        unread = 0
         if pair and len(ends) == 2:
             goes = through(pair.label, row.peer_access is True)
             theory, unread = _pair_theory(result, ends, pair, goes)
-            judgement = _held_against(row, _trusted(result, theory), peer_band(goes, row.both_ways), unread)
-        arrow, state = "and" if row.both_ways else "to", "on" if row.peer_access else "off"
-        yield _judged(f"{row.source} {arrow} {row.destination}, P2P {state}", row, judgement)
+            theory, band = _trusted(result, theory), peer_band(goes, row.both_ways)
+        yield _held_against(name, row, theory, band, unread)
 
 
 def _pair_theory(
@@ -258,13 +262,9 @@ def _trusted(result: Bandwidth, theory: float | Absent) -> float | Absent:
     return theory
 
 
-def _held_against(row: Transfer, theory: float | Absent, band: Band | Absent, unread: int) -> Judgement:
+def _held_against(way: str, row: Transfer, theory: float | Absent, band: Band | Absent, unread: int) -> Judged:
     rate, size, correct = row.bytes_per_s.value, row.size_bytes, row.check.correct
-    return judge(rate, theory, band, size_bytes=size, correct=correct, links_unread=unread)
-
-
-def _judged(way: str, row: Transfer, judgement: Judgement) -> Judged:
-    return Judged(way, row.size_bytes, row.bytes_per_s.value, judgement)
+    return Judged(way, size, rate, judge(rate, theory, band, size_bytes=size, correct=correct, links_unread=unread))
 
 
 def _ways(rows: Iterable[Transfer]) -> list[list[Transfer]]:
