@@ -77,10 +77,17 @@ def _overview(row: ArmRow, result: Slice | None, base: ArmRow) -> dict[str, str]
     return facts
 
 
-def _rate(row: ArmRow, result: Slice | None) -> str:
+def _estimate(row: ArmRow, result: Slice | None) -> Estimate | None:
     if result:
-        return f"{units.format_significant(result.tokens_per_s.value)} {plus_minus(result.tokens_per_s)}"
-    return _with_ends(row.time.tokens_per_s) if isinstance(row.time, StepTime) else ""
+        return result.tokens_per_s
+    return row.time.tokens_per_s if isinstance(row.time, StepTime) else None
+
+
+def _rate(row: ArmRow, result: Slice | None) -> str:
+    its = _estimate(row, result)
+    if its is None or result is None:
+        return _with_ends(its) if its else ""
+    return f"{units.format_significant(its.value)} {plus_minus(its)}"
 
 
 def _with_ends(its: Estimate) -> str:
@@ -131,10 +138,7 @@ def _memory(row: ArmRow, result: Slice) -> dict[str, str]:
 
 def _chart(rows: Rows, console: Console) -> None:
     """Speed and memory of each arm, as shares of the fastest and of the largest."""
-    its = {
-        row.label: result.tokens_per_s if result else getattr(row.time, "tokens_per_s", None) for row, result in rows
-    }
-    rates = {label: rate.value for label, rate in its.items() if rate}
+    rates = {row.label: rate.value for row, result in rows if (rate := _estimate(row, result))}
     sizes = {row.label: size for row, _ in rows if (size := _bytes(row))}
     columns = {
         "tokens/s, of the fastest": {label: rate / max(rates.values()) for label, rate in rates.items()},
