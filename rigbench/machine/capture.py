@@ -13,7 +13,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
@@ -52,13 +52,13 @@ def record(rig: Rig, read: Callable[[Rig], object], read_busy: Callable[[Rig], R
     rig_json, pci_json, more = recorded_tree.describe(sysfs, redaction)
     known = {"rigbench_capture": recorded_tree.FORMAT, "driver": "" if isinstance(version, Absent) else version}
     documents = {"rig.json": known | rig_json | {"redacted": True}, "pci.json": pci_json, "files.json": more or None}
-    files |= {name: _as_json(document) for name, document in documents.items() if document is not None}
+    files |= {
+        name: json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        for name, document in documents.items()
+        if document is not None
+    }
     counts = dict(sorted(redaction.counts.items()))
     return Captured(files, counts, sysfs.left_out(), busy if isinstance(busy, Absent) else None)
-
-
-def _as_json(document: Any) -> str:
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def check_folder(folder: Path, force: bool, replayed: Path | None) -> None:

@@ -107,7 +107,11 @@ class DriverProcess:
             if not more:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(GONE_SECONDS)
-                return self._end(_how_it_died(self._process.returncode, call))
+                died = -(self._process.returncode or 0)
+                if died in CRASHES:
+                    return self._end(f"the driver's library crashed ({signal.Signals(died).name}) in {call}")
+                how = f"by {signal.Signals(died).name}" if died > 0 else f"with code {-died}"
+                return self._end(f"the process that asks the driver ended {how} in {call}")
             self._unread += more
         line, _, self._unread = self._unread.partition(b"\n")
         code, values = json.loads(line)
@@ -129,10 +133,3 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GONE_SECONDS)
-
-
-def _how_it_died(code: int | None, call: str) -> str:
-    if code is not None and -code in CRASHES:
-        return f"the driver's library crashed ({signal.Signals(-code).name}) in {call}"
-    how = f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"with code {code}"
-    return f"the process that asks the driver ended {how} in {call}"

@@ -71,14 +71,12 @@ def memory(sysfs: Sysfs) -> Memory:
 
 
 def numa_nodes(sysfs: Sysfs) -> tuple[NumaNode, ...]:
-    numbers = sorted(int(name[4:]) for name in sysfs.names(NODES) if re.fullmatch(r"node\d{1,4}", name))
-    return tuple(_numa_node(sysfs, number) for number in numbers)
-
-
-def _numa_node(sysfs: Sysfs, number: int) -> NumaNode:
-    meminfo = parse_meminfo(re.sub(r"(?m)^Node \d+ ", "", sysfs.text(f"{NODES}/node{number}/meminfo")))
-    cpus = sysfs.text(f"{NODES}/node{number}/cpulist")
-    return NumaNode(number, cpus, memory_total_bytes=meminfo.get("MemTotal", NOT_REPORTED))
+    nodes = []
+    for number in sorted(int(name[4:]) for name in sysfs.names(NODES) if re.fullmatch(r"node\d{1,4}", name)):
+        folder = f"{NODES}/node{number}"
+        meminfo = parse_meminfo(re.sub(r"(?m)^Node \d+ ", "", sysfs.text(f"{folder}/meminfo")))
+        nodes.append(NumaNode(number, sysfs.text(f"{folder}/cpulist"), meminfo.get("MemTotal", NOT_REPORTED)))
+    return tuple(nodes)
 
 
 def kernel(sysfs: Sysfs) -> str | Absent:
@@ -241,7 +239,12 @@ def cgroup_folders(sysfs: Sysfs, controller: str) -> Iterator[str]:
             group = groups.get("") if mount["kind"] == "cgroup2" else None
         if group is None:
             continue
-        path = PurePosixPath(_below(mount["root"], group))
+        root = mount["root"]  # the mount may show only the part below it; a group outside is taken for its top
+        if root == "/":
+            below = "" if ".." in group.split("/") else group.strip("/")
+        else:
+            below = group[len(root) :].strip("/") if f"{group}/".startswith(f"{root}/") else ""
+        path = PurePosixPath(below)
         yield from (f"{mount['point'].strip('/')}/{part}" for part in (path, *path.parents))
 
 
@@ -265,13 +268,6 @@ def parse_mounts(text: str) -> Iterator[dict[str, str]]:
             controllers = kind[2] if kind[0] == "cgroup" else ""
             root, point = (re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), it) for it in fields[3:5])
             yield {"root": root, "point": point, "kind": kind[0], "controllers": controllers}
-
-
-def _below(root: str, group: str) -> str:
-    """A group's path under a mount that shows only the part below `root`; its top where the group lies outside."""
-    if root == "/":
-        return "" if ".." in group.split("/") else group.strip("/")
-    return group[len(root) :].strip("/") if f"{group}/".startswith(f"{root}/") else ""
 
 
 def disk_names(sysfs: Sysfs) -> tuple[str, ...]:

@@ -78,7 +78,11 @@ class HostLoad:
         if isinstance(stat, Absent):
             return stat, stat, stat
         before, self._cores = self._cores, parse_stat(stat)
-        steps = {name: _since(before[name], now) for name, now in self._cores.items() if name in before}
+        steps = {
+            name: CoreTimes(*(max(0, later - earlier) for earlier, later in zip(before[name], now, strict=True)))
+            for name, now in self._cores.items()
+            if name in before
+        }
         whole = steps.pop("cpu", None)
         if whole is None or whole.total <= 0:
             return FIRST, FIRST, FIRST
@@ -238,7 +242,3 @@ def parse_process_ticks(text: str) -> int | Absent:
     if len(words) < 13 or not (words[11].isdigit() and words[12].isdigit()):
         return Absent("not understood")
     return int(words[11]) + int(words[12])
-
-
-def _since(before: CoreTimes, now: CoreTimes) -> CoreTimes:
-    return CoreTimes(*(max(0, later - earlier) for earlier, later in zip(before, now, strict=True)))

@@ -77,8 +77,13 @@ class Nvml:
             return self.driver
         if not self._initialised:
             [answer] = self.driver.ask("sys", INIT)
-            self._refusal = answer if isinstance(answer, Absent) else _why_not_started(answer[0])
             self._initialised = True
+            if isinstance(answer, Absent):
+                self._refusal = answer
+            elif answer[0]:
+                reason = REASONS.get(answer[0], f"driver error {answer[0]}")
+                cure = f"the NVIDIA driver did not start ({reason}); see dmesg, or restart"
+                self._refusal = Absent(CURES.get(answer[0], cure))
         return self._refusal or self.driver.trouble
 
     def ask(self, scope: int | str, *calls: str) -> list[Values | Absent]:
@@ -240,12 +245,6 @@ class Nvml:
             [remote] = self.ask(index, f"nvmlDeviceGetNvLinkRemotePciInfo_v2/{link}")
             if not isinstance(remote, Absent):
                 yield SENSORS["pci_bus_id"].of(remote)
-
-
-def _why_not_started(code: int) -> Absent | None:
-    reason = REASONS.get(code, f"driver error {code}")
-    cure = f"the NVIDIA driver did not start ({reason}); see dmesg, or restart"
-    return Absent(CURES.get(code, cure)) if code else None
 
 
 def _field(values: Values) -> Values:

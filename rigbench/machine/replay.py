@@ -62,15 +62,13 @@ def _answers(text: str) -> list[Answer]:
 def as_text(recording: Recording) -> str:
     lines = [HEADER]
     for (scope, key), answers in recording.items():
-        told = (" ".join([str(code), *map(_quoted, values)]) for code, values in answers)
+        told = []
+        for code, values in answers:
+            texts = ["".join(it if it.isprintable() and it != '"' else "?" for it in str(value)) for value in values]
+            quoted = (f'"{it}"' if isinstance(value, str) else it for it, value in zip(texts, values, strict=True))
+            told.append(" ".join([str(code), *quoted]))
         lines.append(f"{scope} {key} = {' ; '.join(told)}\n")
     return "".join(lines)
-
-
-def _quoted(value: int | str) -> str:
-    if isinstance(value, int):
-        return str(value)
-    return '"' + "".join(letter if letter.isprintable() and letter != '"' else "?" for letter in value) + '"'
 
 
 class ReplayedDriver:
@@ -95,7 +93,9 @@ class ReplayedDriver:
         """The next recorded answer; the last one for ever after."""
         answers = self.recorded(scope, key)
         if not answers and key in (INIT, HANDLE):  # only their failures are recorded
-            return Answer(SUCCESS if key == INIT or self._is_listed(scope) else INVALID_ARGUMENT, ())
+            counts = [answer.values[0] for answer in self.recorded("sys", COUNT) if answer.values]
+            listed = key == INIT or any(isinstance(count, int) and int(scope) < count for count in counts)
+            return Answer(SUCCESS if listed else INVALID_ARGUMENT, ())
         step = self._calls_so_far.get((scope, key), 0)
         self._calls_so_far[scope, key] = step + 1
         answer = answers[min(step, len(answers) - 1)] if answers else Answer(NOT_SUPPORTED, ())
@@ -107,10 +107,6 @@ class ReplayedDriver:
     def steps(self) -> int:
         """The length of the longest sequence of what was asked of GPUs so far."""
         return max((len(self.recorded(scope, key)) for scope, key, _ in self.log if scope != "sys"), default=1)
-
-    def _is_listed(self, scope: str) -> bool:
-        counts = [answer.values[0] for answer in self.recorded("sys", COUNT) if answer.values]
-        return any(isinstance(count, int) and int(scope) < count for count in counts)
 
 
 class RecordingDriver:
@@ -141,11 +137,8 @@ class RecordingDriver:
         """What was asked so far. A sequence ends where its last answer begins to repeat."""
         if isinstance(self._driver, ReplayedDriver):
             return {call: self._driver.recorded(*call) or answers[:1] for call, answers in self._answers.items()}
-        return {call: _without_repeats(answers) for call, answers in self._answers.items()}
-
-
-def _without_repeats(answers: list[Answer]) -> list[Answer]:
-    last = len(answers)
-    while last > 1 and answers[last - 2] == answers[-1]:
-        last -= 1
-    return answers[:last]
+        lasts = {call: len(answers) for call, answers in self._answers.items()}
+        for call, answers in self._answers.items():
+            while lasts[call] > 1 and answers[lasts[call] - 2] == answers[-1]:
+                lasts[call] -= 1
+        return {call: answers[: lasts[call]] for call, answers in self._answers.items()}

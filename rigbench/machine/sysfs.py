@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from rigbench.core.record import Absent
@@ -47,7 +47,8 @@ class Sysfs:
         if isinstance(where, Absent):
             return where
         try:
-            return tuple(sorted(name for name in os.listdir(where) if _is_text(name)))
+            names = os.listdir(where)  # those with undecodable bytes hold surrogates, which are not printable
+            return tuple(sorted(name for name in names if name.isprintable()))
         except OSError as error:
             return _why(error)
 
@@ -120,16 +121,13 @@ class RecordedSysfs(Sysfs):
     def _follow(self, path: str) -> str:
         path = normalised("/" + path).lstrip("/")
         for _ in range(MOST_LINKS):
-            link = next(self._links_above(path), None)
+            parts = path.split("/")
+            above = ("/".join(parts[:depth]) for depth in range(len(parts), 0, -1))
+            link = next((prefix for prefix in above if prefix in self._links), None)
             if link is None:
                 break
             path = self._links[link] + path[len(link) :]
         return path
-
-    def _links_above(self, path: str) -> Iterator[str]:
-        parts = path.split("/")
-        prefixes = ("/".join(parts[:depth]) for depth in range(len(parts), 0, -1))
-        return (prefix for prefix in prefixes if prefix in self._links)
 
 
 def normalised(path: str) -> str:
@@ -177,10 +175,6 @@ def _read_bytes(where: str) -> bytes | Absent:
     finally:
         os.close(descriptor)
     return Absent("too large to be a kernel's file") if len(content) > READ_LIMIT_BYTES else bytes(content)
-
-
-def _is_text(name: str) -> bool:
-    return name.isprintable()  # false for the surrogates that stand for undecodable bytes
 
 
 def _why(error: OSError) -> Absent:

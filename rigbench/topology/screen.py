@@ -197,7 +197,11 @@ def _tree(topology: Topology) -> RenderableType | None:
     table = Table(box=None, padding=(0, 1), pad_edge=False, show_edge=False)
     for name in ("", "link now", "at best", "GB/s"):
         table.add_column(name, justify="right" if name == "GB/s" else "left", no_wrap=bool(name), header_style="dim")
-    for text, function in _drawn(kept, _names(topology)):
+    names = {bus_id: label for label, bus_id in topology.matrix_bus_ids.items()}  # as elsewhere on the screen
+    for disk in topology.disks:
+        if isinstance(disk.pci_bus_id, str):
+            names[disk.pci_bus_id] = " ".join(filter(None, [names.get(disk.pci_bus_id), disk.name]))
+    for text, function in _drawn(kept, names):
         cells = [] if function is None else _cells(function, hops.get(function.bus_id))
         table.add_row(Text(f"  {printable(text)}"), *map(Text, cells))
     hidden = len(by_id) - len(kept)
@@ -233,15 +237,6 @@ def _drawn(kept: dict[str, PciDevice], names: dict[str, str]) -> Iterable[tuple[
     for root in dict.fromkeys(function.root for function in kept.values()):
         yield root, None
         yield from below(root, "")
-
-
-def _names(topology: Topology) -> dict[str, str]:
-    """What a function is called elsewhere on the screen: GPU0, NIC0, nvme0n1."""
-    names = {bus_id: label for label, bus_id in topology.matrix_bus_ids.items()}
-    for disk in topology.disks:
-        if isinstance(disk.pci_bus_id, str):
-            names[disk.pci_bus_id] = " ".join(filter(None, [names.get(disk.pci_bus_id), disk.name]))
-    return names
 
 
 def _cells(function: PciDevice, hop: PciHop | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from rigbench.core import units
 from rigbench.core.finding import WORST_FIRST, Cost, Finding, Severity, Unchecked, cost, finding, merged, unique
 from rigbench.core.record import Absent
-from rigbench.machine.record import Gpu, GpuPair
+from rigbench.machine.record import Gpu
 from rigbench.topology import links
 from rigbench.topology.record import Topology
 
@@ -226,26 +226,25 @@ def mixed(topology: Topology) -> Iterator[Finding]:
 
 
 def p2p_refused(topology: Topology) -> Iterator[Finding]:
-    """The code, and what else is known: the code alone does not tell card, board and driver apart."""
+    """The code, and what else is known: the code alone does not tell card, board and driver apart.
+
+    Consumer cards are refused by policy, unlike cards by their difference, guests by their host: that is no warning.
+    """
+    why = "it takes a measurement of this rig; `rigbench explain p2p-refused` has published ones"
     for pair in topology.pairs:
-        if pair.is_refused:
-            codes = (("reads", pair.read_code), ("writes", pair.write_code))
-            refused = ", ".join(f"{what} with code {code}" for what, code in codes if isinstance(code, int) and code)
-            evidence = [f"the driver refuses {refused}", *pair.facts]
-            severity: Severity = "information" if _was_to_be_expected(topology, pair) else "warning"
-            why = "it takes a measurement of this rig; `rigbench explain p2p-refused` has published ones"
-            yield finding("p2p-refused", severity, evidence, [pair.names], why)
-
-
-def _was_to_be_expected(topology: Topology, pair: GpuPair) -> bool:
-    """Consumer cards are refused by policy, unlike cards by their difference, guests by their host."""
-    cards = [gpu for gpu in topology.gpus if gpu.index in (pair.one, pair.other)]
-    refusals = {code for code in pair.codes if code}
-    consumer = any("GeForce" in str(gpu.name).split() for gpu in cards)
-    if consumer and refusals <= {CHIPSET_OR_POLICY, CARD_PROPERTY}:
-        return True
-    unlike = len({gpu.pci_device_id for gpu in cards if isinstance(gpu.pci_device_id, str)}) > 1
-    return (unlike and refusals == {NOT_OF_ONE_KIND}) or topology.is_virtual
+        if not pair.is_refused:
+            continue
+        codes = (("reads", pair.read_code), ("writes", pair.write_code))
+        refused = ", ".join(f"{what} with code {code}" for what, code in codes if isinstance(code, int) and code)
+        cards = [gpu for gpu in topology.gpus if gpu.index in (pair.one, pair.other)]
+        refusals = {code for code in pair.codes if code}
+        consumer = any("GeForce" in str(gpu.name).split() for gpu in cards)
+        unlike = len({gpu.pci_device_id for gpu in cards if isinstance(gpu.pci_device_id, str)}) > 1
+        expected = (consumer and refusals <= {CHIPSET_OR_POLICY, CARD_PROPERTY}) or topology.is_virtual
+        expected = expected or (unlike and refusals == {NOT_OF_ONE_KIND})
+        severity: Severity = "information" if expected else "warning"
+        evidence = [f"the driver refuses {refused}", *pair.facts]
+        yield finding("p2p-refused", severity, evidence, [pair.names], why)
 
 
 def iommu_translates(topology: Topology) -> Iterator[Finding]:
