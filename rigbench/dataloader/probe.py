@@ -6,8 +6,9 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec.structs import replace
@@ -240,7 +241,7 @@ class _Probe:
         )
         self._read_disk(path)
         self._tell("own loader, cold")
-        source = sources.ColdSource(self._batches(tokens, vocabulary, data.name, ahead=False), path)
+        source = sources.OwnSource(self._batches(tokens, vocabulary, data.name, ahead=False), cold=path)
         cold = self._row("own loader", source, 0, NOT_KNOWN, "cold")
         if not isinstance(cold, Absent):
             cold = replace(cold, cached_share=source.cached_share)
@@ -311,14 +312,12 @@ class _Probe:
             blocks = sources.MappedBlocks(tokens, self.options.sequence)
             return self._loader(path, mapped_bytes, blocks, workers, pinned)
 
-        shared: Any = {
-            "file": path,
-            "used_bytes": tokens.nbytes,
-            "of": "the data" if of_data else "a packed sample",
-        }
-        self._sweep("own loader", own, (0,), cold=cold, **shared)
+        sweep = partial(
+            self._sweep, of="the data" if of_data else "a packed sample", file=path, used_bytes=tokens.nbytes
+        )
+        sweep("own loader", own, (0,), cold=cold)
         counts, same = (self.counts, SAME_READS) if of_data else ((0,), SAMPLE)
-        self._sweep("memory map", tutorial, counts, cold=same, **shared)
+        sweep("memory map", tutorial, counts, cold=same)
 
     def _packed_sample(self, path: Path, tokenizer: Tokenizer) -> None:
         """The first MiB of the same text as ids, mapped: what a conversion would bring."""

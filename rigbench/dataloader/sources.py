@@ -134,52 +134,41 @@ class LoaderSource:
 
 
 class OwnSource:
-    """rigbench's own loader, which never ends."""
+    """rigbench's own loader, which never ends.
 
-    def __init__(self, batches: Batches) -> None:
-        self.untimed_seconds, self.restarts = 0.0, 0
-        self._batches = batches
-
-    def take(self) -> int:
-        self._batches.next()
-        return self._batches.micro_batch * self._batches.sequence
-
-    def close(self) -> None:
-        self._batches.close()
-
-
-class ColdSource(OwnSource):
-    """The same on a mapped file that is put out of memory again before a tenth of it can be back in.
-
-    Without that, reading ahead fills memory within a sixtieth of the file, and a cold number becomes a warm one.
+    With `cold` the mapped file is put out of memory again before a tenth of it can be back in. Without that, reading
+    ahead fills memory within a sixtieth of the file, and a cold number becomes a warm one.
     """
 
-    def __init__(self, batches: Batches, path: Path) -> None:
-        super().__init__(batches)
-        mapping = getattr(batches.tokens, "_mmap", None)
-        assert isinstance(mapping, mmap.mmap)
-        self._mapping, self._path = mapping, path
-        read_bytes = batches.micro_batch * READ_AHEAD_BYTES
-        self._batches_per_round = max(1, int(REREAD_SHARE * os.stat(path).st_size / read_bytes))
+    def __init__(self, batches: Batches, cold: Path | None = None) -> None:
+        self.untimed_seconds, self.restarts = 0.0, 0
+        self.cached_share = 0.0  # the largest at the beginning of a cold round
+        self._batches, self._cold = batches, cold
         self._left = 0  # batches of this round
-        self.cached_share = 0.0  # the largest at the beginning of a round
 
     def take(self) -> int:
         """
         Raises:
             NotCold: the file stayed in memory.
         """
-        if not self._left:
+        if self._cold and not self._left:
             started = time.perf_counter()
-            self._mapping.madvise(mmap.MADV_DONTNEED)  # our own mapping would hold the pages
-            share = made_cold(self._path)
+            mapping = getattr(self._batches.tokens, "_mmap", None)
+            assert isinstance(mapping, mmap.mmap)
+            mapping.madvise(mmap.MADV_DONTNEED)  # our own mapping would hold the pages
+            share = made_cold(self._cold)
             if isinstance(share, Absent):
                 raise NotCold(share.reason)
             self.cached_share = max(self.cached_share, share)
-            self._left = self._batches_per_round
+            read_bytes = self._batches.micro_batch * READ_AHEAD_BYTES
+            self._left = max(1, int(REREAD_SHARE * os.stat(self._cold).st_size / read_bytes))
             self.untimed_seconds += time.perf_counter() - started
         self._left -= 1
-        return super().take()
+        self._batches.next()
+        return self._batches.micro_batch * self._batches.sequence
+
+    def close(self) -> None:
+        self._batches.close()
 
 
 Source = LoaderSource | OwnSource

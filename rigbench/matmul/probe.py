@@ -61,7 +61,8 @@ def run(options: Options, report: Report) -> Matmul:
     """
     probe = _Probe(options, report)
     for left, dtype in zip(range(len(probe.dtypes), 0, -1), probe.dtypes, strict=True):
-        probe.measure(dtype, probe.seconds_left() / left)
+        seconds_left = max(1.0, probe.times.total - (time.perf_counter() - probe.started))
+        probe.measure(dtype, seconds_left / left)
         if report.should_stop():
             return probe.record("interrupted")
         report.partial(probe.record("worker died"))
@@ -96,9 +97,6 @@ class _Probe:
         self.steps: list[GemmStep] = []
         self.fleet: MatmulFleet | Absent = Absent("one device" if self.kind == "cpu" else "not reached")
         report.check()
-
-    def seconds_left(self) -> float:
-        return max(1.0, self.times.total - (time.perf_counter() - self.started))
 
     def record(self, ended_by: EndedBy) -> Matmul:
         return Matmul(
