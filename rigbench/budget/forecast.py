@@ -348,7 +348,7 @@ def batched(model: Model, recipe: Recipe, batch_tokens: int | Absent) -> Recipe:
 
 
 def peak(gpu: str, precision: str, count: int) -> Figure | Absent:
-    dtype: profiles.Dtype = steptime.DTYPE[precision]  # type: ignore[assignment]
+    dtype: profiles.Dtype = precision.removesuffix("-pure")  # type: ignore[assignment]
     figure = profiles.peak(gpu, dtype)
     if isinstance(figure, Absent):
         return figure

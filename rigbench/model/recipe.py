@@ -41,6 +41,11 @@ class Recipe(Record, frozen=True, kw_only=True):
         return self.strategy in ("ddp", "data-parallel", "accelerate")
 
     @property
+    def dtype(self) -> str:
+        """What its matrices are multiplied in."""
+        return self.precision.removesuffix("-pure")
+
+    @property
     def weight_bytes(self) -> int:
         """Of each weight, gradient and moment."""
         return 2 if self.precision == "bf16-pure" else 4

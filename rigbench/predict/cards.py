@@ -1,4 +1,4 @@
-"""How much memory of a card does a training step find, and what is gone before its first tensor?"""
+"""Works out the memory that a training step finds on a card, and what is gone of it before the first tensor."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ HOST_PROCESS_BYTES = (300 * MIB, 400 * MIB, 600 * MIB)
 
 
 def of_profile(gpu: GpuProfile, name: str, count: int = 1) -> Target:
-    """Cards that one does not have, by their datasheet; of several sizes under one profile the smallest."""
+    """Cards that are not here, by their datasheet; of several sizes under one profile the smallest."""
     size_gib = min(gpu.memory_gib)
-    multiprocessors = 0 if isinstance(gpu.multiprocessors, Absent) else gpu.multiprocessors
     return Target(
         name=name,
         kind="cuda",
@@ -43,7 +42,7 @@ def of_profile(gpu: GpuProfile, name: str, count: int = 1) -> Target:
         count=count,
         memory_bytes=round(size_gib * GIB),
         usable=usable(size_gib),
-        context=context(multiprocessors),
+        context=context(gpu.multiprocessors),
         communication=communication(count),
         workspace_bytes=_workspace(gpu.compute_capability),
     )
@@ -63,8 +62,6 @@ def of_gpus(gpus: tuple[Gpu, ...], profile: GpuProfile | None) -> Target:
     free = usable(total / GIB)
     if not isinstance(card.memory_used_bytes, Absent) and total - card.memory_used_bytes < free.value:
         free = Figure(float(total - card.memory_used_bytes), "measured", "the driver's total less what is in use now")
-    known = profile is not None and not isinstance(profile.multiprocessors, Absent)
-    capability = card.compute_capability if isinstance(card.compute_capability, str) else "0"
     return Target(
         name="this rig",
         kind="cuda",
@@ -72,9 +69,9 @@ def of_gpus(gpus: tuple[Gpu, ...], profile: GpuProfile | None) -> Target:
         count=alike,
         memory_bytes=total,
         usable=free,
-        context=context(profile.multiprocessors if known else 0),  # type: ignore[union-attr,arg-type]
+        context=context(profile.multiprocessors if profile else Absent("no profile")),
         communication=communication(alike),
-        workspace_bytes=_workspace(profile.compute_capability if profile else capability),
+        workspace_bytes=_workspace(profile.compute_capability if profile else card.compute_capability),
     )
 
 
@@ -130,9 +127,9 @@ def usable(size_gib: float) -> Figure:
     return Figure(size_gib * GIB * share, "predicted", f"between the published totals of {a} and {b} GB cards")
 
 
-def context(multiprocessors: int) -> Figure:
-    """A process's share of the card before its first tensor; 0 multiprocessors: unknown."""
-    if not multiprocessors:
+def context(multiprocessors: int | Absent) -> Figure:
+    """A process's share of the card before its first tensor."""
+    if isinstance(multiprocessors, Absent):
         low, middle, high = (MIB * size for size in CONTEXT_UNKNOWN_MIB)
         return Figure(middle, "predicted", "CUDA context of a card that has no profile", low, high)
     size = MIB * (CONTEXT_BASE_MIB + CONTEXT_MIB_PER_MULTIPROCESSOR * multiprocessors)
@@ -149,7 +146,9 @@ def communication(count: int) -> Figure:
     return Figure(middle, "predicted", basis, low, high)
 
 
-def _workspace(compute_capability: str) -> int:
+def _workspace(compute_capability: str | Absent) -> int:
+    if isinstance(compute_capability, Absent):
+        return WORKSPACE_BYTES
     try:
         return WORKSPACE_HOPPER_BYTES if float(compute_capability) >= HOPPER else WORKSPACE_BYTES
     except ValueError:  # AMD's gfx names

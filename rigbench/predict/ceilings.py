@@ -1,4 +1,4 @@
-"""What can the hardware do at most, by its datasheet or by this rig's stored probes?"""
+"""Finds what the hardware can do at most, by its datasheet or by this rig's stored probes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from rigbench.collectives.record import Collectives
 from rigbench.core import profiles
 from rigbench.core.estimate import Estimate
 from rigbench.core.profiles import GpuProfile, RigProfile
-from rigbench.core.record import Absent, Device, Figure, Skipped
+from rigbench.core.record import Absent, Device, Figure
 from rigbench.dataloader.record import Dataloader
 from rigbench.document import Run
 from rigbench.matmul.record import Matmul
 from rigbench.predict.record import Ceilings, LinkCeiling, ProductRate
+from rigbench.topology.record import Topology
 
-DTYPES: tuple[profiles.Dtype, ...] = ("bf16", "fp16", "tf32", "fp32")
+DTYPES = ("bf16", "fp16", "tf32", "fp32")
 # Host seconds for one kernel of eager code, Python, autograd and autocast included, on a desktop's processor: published
 # GPT-2 124M loops at micro-batch 1 need 1 to 5 ms a layer for the 65 kernels of its two passes. Assumed, not fitted.
 LAUNCH_SECONDS = (25e-6, 12e-6, 50e-6)
@@ -28,22 +29,25 @@ DIRECT_SHARE, STAGED_SHARE, NVLINK_SHARE = 0.7, 0.3, 0.75
 SWITCHED_GB_PER_S = 200  # less is a bridge between two cards
 LINK_LATENCY_SECONDS = 30e-6  # of an all_reduce of a few bytes within a host, published nccl-tests: 15 to 60 µs
 
+NO_PROFILE = Absent("no profile of this device")
+NO_LOADER = Absent("not measured: data is taken to keep up")
+
 Room = TypeVar("Room")
 ROOMS = ("topology", "bandwidth", "collectives", "matmul", "dataloader")  # that ceilings are read from
 
 
 def from_rig(profile: RigProfile) -> Ceilings | Absent:
-    """A rig that one does not have, by its cards' datasheet; Absent where that gives no peak."""
+    """A rig that is not here, by its cards' datasheet; Absent where that gives no peak."""
     return of_gpu(profiles.gpu(profile.gpu), profile.name, profile.count)
 
 
 def of_gpu(gpu: GpuProfile, name: str, count: int) -> Ceilings | Absent:
     """`count` cards of one datasheet."""
-    peaks: dict[str, Figure] = {}
-    peaks |= {dtype: figure for dtype, figure in profiles.peaks(gpu.id).items() if dtype in DTYPES}
+    peaks = {str(dtype): figure for dtype, figure in profiles.peaks(gpu.id).items() if dtype in DTYPES}
     bandwidth = profiles.memory_bandwidth(gpu.id)
     if not peaks or isinstance(bandwidth, Absent):
         return Absent(f"the profile {gpu.id} has no peak or no memory bandwidth with a source")
+    clock, feed = gpu.figure("boost_clock_mhz", 1e6), gpu.multiprocessors
     return Ceilings(
         kind="cuda",
         name=name,
@@ -53,10 +57,11 @@ def of_gpu(gpu: GpuProfile, name: str, count: int) -> Ceilings | Absent:
         memory_bytes_per_s=bandwidth,
         launch_seconds=_assumed(LAUNCH_SECONDS, "assumption: host seconds a kernel of eager code"),
         tdp_watts=gpu.figure("power_limit_watts", 1.0),
-        feed_hertz=_feed(gpu),
+        feed_hertz=Absent(f"no clock or no multiprocessors in the profile {gpu.id}")
+        if isinstance(clock, Absent) or isinstance(feed, Absent)
+        else Figure(clock.value * feed, "datasheet", f"{feed} multiprocessors at boost"),
         link=_link(gpu, count) if count > 1 else Absent("one card"),
-        data_tokens_per_s=Absent("not measured: data is taken to keep up"),
-        compute_capability=gpu.compute_capability,
+        data_tokens_per_s=NO_LOADER,
         rests_on=(f"profile {gpu.id}",),
     )
 
@@ -68,76 +73,55 @@ def from_runs(runs: Sequence[Run]) -> Ceilings | Absent:
     """
     matmul, matmul_run = _newest(runs, "matmul", Matmul)
     bandwidth, bandwidth_run = _newest(runs, "bandwidth", Bandwidth)
-    device = matmul.device if matmul else _device(bandwidth)
-    if device is None:
-        return Absent("no stored run has measured matrix products; run `rigbench matmul`")
-    known = _datasheet(device, _count(runs))
-    triad = _memory_rate(bandwidth, device, bandwidth_run)
-    memory = known.memory_bytes_per_s if isinstance(known, Ceilings) and isinstance(triad, Absent) else triad
-    if isinstance(memory, Absent):
-        return Absent(f"the memory's bandwidth is not known ({memory.reason}); run `rigbench bandwidth`")
-    rates = {} if matmul is None else _measured_rates(matmul, matmul_run)
-    peaks = known.matmul_flops_per_s if isinstance(known, Ceilings) else {}
-    if not rates and not peaks:
-        return Absent("no matmul ceiling is stored; run `rigbench matmul`")
-    collectives, _ = _newest(runs, "collectives", Collectives)
     loader, loader_run = _newest(runs, "dataloader", Dataloader)
+    collectives, _ = _newest(runs, "collectives", Collectives)
+    if matmul:
+        device = matmul.device
+    else:  # the first device that copied, a GPU before the host
+        copied = [device for part in (bandwidth.parts if bandwidth else ()) for device in part.devices]
+        if not copied:
+            return Absent("no stored run has measured matrix products; run `rigbench matmul`")
+        device = next((device for device in copied if device.kind == "cuda"), copied[0])
+    cpu, count, card = device.kind == "cpu", _count(runs), None
+    if not cpu:
+        memory = device.memory_total_bytes
+        known = profiles.match_gpu(None, device.name, None if isinstance(memory, Absent) else memory)
+        sheet = known if isinstance(known, Absent) else of_gpu(profiles.gpu(known), device.name, count)
+        card = None if isinstance(sheet, Absent) else sheet
+    triad = _memory_rate(bandwidth, device, bandwidth_run)
+    memory_rate = card.memory_bytes_per_s if card and isinstance(triad, Absent) else triad
+    if isinstance(memory_rate, Absent):
+        return Absent(f"the memory's bandwidth is not known ({memory_rate.reason}); run `rigbench bandwidth`")
+    best = matmul.best_flops_per_s if matmul else {}
+    basis = f"sustained ceiling, run {matmul_run}"
+    rates = {str(dtype): _figure(rate, basis) for dtype, rate in best.items() if dtype in DTYPES}
+    if not rates and not card:
+        return Absent("no matmul ceiling is stored; run `rigbench matmul`")
+    sweep = loader.sweeps[0] if loader and loader.sweeps else None
     rests_on = [run for run in (matmul_run, bandwidth_run if isinstance(triad, Figure) else "", loader_run) if run]
-    cpu = device.kind == "cpu"
-    of_card = known if isinstance(known, Ceilings) else None
     return Ceilings(
         kind=device.kind,
         name=device.name,
-        count=_count(runs),
+        count=count,
         source="measured" if rates else "datasheet",
-        matmul_flops_per_s=dict(rates or peaks),
-        memory_bytes_per_s=memory,
+        matmul_flops_per_s=rates or (card.matmul_flops_per_s if card else {}),
+        memory_bytes_per_s=memory_rate,
         launch_seconds=_assumed(CPU_LAUNCH_SECONDS if cpu else LAUNCH_SECONDS, "assumption: host seconds a kernel"),
-        tdp_watts=of_card.tdp_watts if of_card else Absent("no profile of this device"),
-        feed_hertz=of_card.feed_hertz if of_card else Absent("no profile of this device"),
-        link=_link_of(collectives, of_card),
-        data_tokens_per_s=_loader_rate(loader, loader_run),
-        compute_capability=of_card.compute_capability if of_card else Absent("no profile of this device"),
-        products=() if matmul is None else _products(matmul),
-        rests_on=tuple(dict.fromkeys(rests_on)) or (of_card.rests_on if of_card else ()),
+        tdp_watts=card.tdp_watts if card else NO_PROFILE,
+        feed_hertz=card.feed_hertz if card else NO_PROFILE,
+        link=_link_of(collectives, card),
+        data_tokens_per_s=_figure(sweep.knee.tokens_per_s, f"loader at its knee, run {loader_run}")
+        if sweep
+        else NO_LOADER,
+        products=tuple(ProductRate(it.m, it.n, it.k, it.dtype, it.flops_per_s.value) for it in matmul.shapes)
+        if matmul
+        else (),
+        rests_on=tuple(dict.fromkeys(rests_on)) or (card.rests_on if card else ()),
     )
 
 
 def _newest(runs: Sequence[Run], room: str, kind: type[Room]) -> tuple[Room | None, str]:
-    for run in runs:
-        found = getattr(run, room)
-        if isinstance(found, kind):
-            return found, run.id
-    return None, ""
-
-
-def _device(bandwidth: Bandwidth | None) -> Device | None:
-    """Of a rig whose products were not measured: the first device that copied, a GPU before the host."""
-    devices = [device for part in (bandwidth.parts if bandwidth else ()) for device in part.devices]
-    return next((device for device in devices if device.kind == "cuda"), devices[0] if devices else None)
-
-
-def _datasheet(device: Device, count: int) -> Ceilings | Absent:
-    if device.kind == "cpu":
-        return Absent("a processor has no profile")
-    memory = device.memory_total_bytes
-    found = profiles.match_gpu(None, device.name, None if isinstance(memory, Absent) else memory)
-    return found if isinstance(found, Absent) else of_gpu(profiles.gpu(found), device.name, count)
-
-
-def _measured_rates(matmul: Matmul, run: str) -> dict[str, Figure]:
-    """The sustained ceiling by dtype."""
-    return {
-        dtype: _figure(rate, f"sustained ceiling, run {run}")
-        for dtype, rate in matmul.best_flops_per_s.items()
-        if dtype in DTYPES
-    }
-
-
-def _products(matmul: Matmul) -> tuple[ProductRate, ...]:
-    return tuple(
-        ProductRate(shape.m, shape.n, shape.k, shape.dtype, shape.flops_per_s.value) for shape in matmul.shapes
-    )
+    return next(((held, run.id) for run in runs if isinstance(held := getattr(run, room), kind)), (None, ""))
 
 
 def _memory_rate(bandwidth: Bandwidth | None, device: Device, run: str) -> Figure | Absent:
@@ -151,16 +135,12 @@ def _memory_rate(bandwidth: Bandwidth | None, device: Device, run: str) -> Figur
         if transfer.source == transfer.destination
         and not transfer.warm
         and transfer.check.correct
-        and _is_host(transfer.source) == (device.kind == "cpu")
+        and transfer.source.startswith(("host", "node ", "all nodes")) == (device.kind == "cpu")
     ]
     if not own:
         return Absent(f"no copy inside the memory of {device.name} is stored")
     best = max(own, key=lambda transfer: transfer.bytes_per_s.value)
     return _figure(best.bytes_per_s, f"{best.operation}, run {run}")
-
-
-def _is_host(place: str) -> bool:
-    return place == "host" or place.startswith(("node ", "all nodes"))
 
 
 def _link_of(collectives: Collectives | None, of_card: Ceilings | None) -> LinkCeiling | Absent:
@@ -172,28 +152,12 @@ def _link_of(collectives: Collectives | None, of_card: Ceilings | None) -> LinkC
     return of_card.link if of_card else Absent("no stored run has fitted an all_reduce")
 
 
-def _loader_rate(loader: Dataloader | None, run: str) -> Figure | Absent:
-    if loader is None or not loader.sweeps:
-        return Absent("not measured: data is taken to keep up")
-    return _figure(loader.sweeps[0].knee.tokens_per_s, f"loader at its knee, run {run}")
-
-
 def _count(runs: Iterable[Run]) -> int:
     """Alike cards in the newest run that counted them."""
     for run in runs:
-        if isinstance(run.topology, Skipped | Absent):
-            continue
-        gpus = getattr(run.topology, "gpus", ())
-        if gpus:
+        if isinstance(run.topology, Topology) and (gpus := run.topology.gpus):
             return sum(gpu.name == gpus[0].name for gpu in gpus)
     return 1
-
-
-def _feed(gpu: GpuProfile) -> Figure | Absent:
-    clock = gpu.figure("boost_clock_mhz", 1e6)
-    if isinstance(clock, Absent) or isinstance(gpu.multiprocessors, Absent):
-        return Absent(f"no clock or no multiprocessors in the profile {gpu.id}")
-    return Figure(clock.value * gpu.multiprocessors, "datasheet", f"{gpu.multiprocessors} multiprocessors at boost")
 
 
 def _link(gpu: GpuProfile, count: int) -> LinkCeiling:

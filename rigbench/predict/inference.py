@@ -1,4 +1,4 @@
-"""Does a model fit for generating text: its weights in so many bits, and a cache of keys and values?"""
+"""Predicts what fits for generating text: weights in so many bits, and a cache of keys and values."""
 
 from __future__ import annotations
 
@@ -44,41 +44,35 @@ def row(
     """A model with its weights kept in one way, and what fits. `sizes` are those of its series, smallest first."""
     shape, room = model.shape, cards.room_bytes(target)
 
+    def working_bytes(shape: Shape, length: int) -> int:
+        """Prompts are read one after another; the last token's logits are kept in fp32."""
+        return traces.block(shape, length) + 4 * shape.vocabulary
+
     def needed(shape: Shape, sequences: int, length: int) -> int:
-        script = _script(shape, weights, sequences, length, target, traces)
+        script = Script()
+        for name, dims in parameter_tensors(shape):
+            script.allocate(weight_bytes(weights, name, dims), "weights")
+        for _ in range(2 * shape.layers):
+            script.allocate(sequences * cache_bytes(shape, length) // (2 * shape.layers), "cache")
+        if target.workspace_bytes:
+            script.allocate(target.workspace_bytes, "workspace")
+        script.allocate(working_bytes(shape, length), "activations")
         if target.kind == "cpu":
             return sum(script.sizes)
         return allocator.replay(script.sizes, script.events).reserved_bytes
 
     reserved, outside = needed(shape, 1, tokens), cards.outside(target)
     largest = most(lambda n: needed(sizes[n - 1].shape, 1, tokens) <= room, len(sizes))
+    steps = most(lambda n: needed(shape, 1, n * TOKENS_STEP) <= room, MOST_TOKENS // TOKENS_STEP)
     return InferenceRow(
         weights=weights,
         weights_bytes=sum(weight_bytes(weights, name, dims) for name, dims in parameter_tensors(shape)),
         cache_bytes=cache_bytes(shape, tokens),
-        working_bytes=_working_bytes(shape, tokens, traces),
+        working_bytes=working_bytes(shape, tokens),
         process=Figure(reserved + outside.value, "predicted", BASIS, *(reserved + end for end in outside.ends)),
         fits=reserved <= room,
         short_bytes=max(0, reserved - room),
         largest_batch=most(lambda n: needed(shape, n, tokens) <= room, MOST_SEQUENCES),
-        longest_context=TOKENS_STEP
-        * most(lambda n: needed(shape, 1, n * TOKENS_STEP) <= room, MOST_TOKENS // TOKENS_STEP),
+        longest_context=TOKENS_STEP * steps,
         largest_model=sizes[largest - 1] if largest else Absent("not even the smallest of the series"),
     )
-
-
-def _script(shape: Shape, weights: WeightFormat, sequences: int, tokens: int, target: Target, traces: Traces) -> Script:
-    script = Script()
-    for name, dims in parameter_tensors(shape):
-        script.allocate(weight_bytes(weights, name, dims), "weights")
-    for _ in range(2 * shape.layers):
-        script.allocate(sequences * cache_bytes(shape, tokens) // (2 * shape.layers), "cache")
-    if target.workspace_bytes:
-        script.allocate(target.workspace_bytes, "workspace")
-    script.allocate(_working_bytes(shape, tokens, traces), "activations")
-    return script
-
-
-def _working_bytes(shape: Shape, tokens: int, traces: Traces) -> int:
-    """Prompts are read one after another; the last token's logits are kept in fp32."""
-    return traces.block(shape, tokens) + 4 * shape.vocabulary

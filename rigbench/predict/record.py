@@ -1,4 +1,4 @@
-"""How much memory will a training step take, and what fits? Predictions: nothing here was measured."""
+"""Predictions: a training step's memory and time, what fits, and the ceilings that they rest on."""
 
 from __future__ import annotations
 
@@ -47,57 +47,40 @@ class Options(Record, frozen=True, kw_only=True):
 
 
 class Target(Record, frozen=True, kw_only=True):
-    """The memory that is predicted for: one card of `count` alike ones, or a host's memory where a CPU trains.
-
-    `memory_bytes` is the nominal size; `usable` what a program finds on the idle card (the driver keeps the rest).
-    `context` is what a process takes of that before its first tensor, `communication` what NCCL adds with several
-    cards. `workspace_bytes` is held by each thread that multiplies matrices; `gpu` is a profile's id.
-    """
+    """The memory that is predicted for: one card of `count` alike ones, or a host's memory where a CPU trains."""
 
     name: str
     kind: Literal["cuda", "cpu"]
-    gpu: str | Absent
+    gpu: str | Absent  # a profile's id
     count: int
-    memory_bytes: int
-    usable: Figure
-    context: Figure
-    communication: Figure
-    workspace_bytes: int
+    memory_bytes: int  # the nominal size
+    usable: Figure  # what a program finds on the idle card; the driver keeps the rest
+    context: Figure  # what a process takes of that before its first tensor
+    communication: Figure  # what NCCL adds with several cards
+    workspace_bytes: int  # held by each thread that multiplies matrices
 
 
 class Breakdown(Record, frozen=True):
-    """Where the peak goes; the parts add up to the process's total.
+    """Where the peak goes; the parts add up to the process's total."""
 
-    `weights_bytes` holds their half-precision copies too, `workspace_bytes` the scratch of matrix products and
-    attention, `communication_bytes` buckets and gathered shards. `cache_bytes` is what the allocator has rounded up or
-    holds free, `outside_bytes` the context and NCCL.
-    """
-
-    weights_bytes: int
+    weights_bytes: int  # and their half-precision copies
     gradients_bytes: int
     optimizer_bytes: int
     activations_bytes: int
     logits_bytes: int
-    workspace_bytes: int
-    communication_bytes: int
-    cache_bytes: int
-    outside_bytes: int
+    workspace_bytes: int  # scratch of matrix products and attention
+    communication_bytes: int  # buckets and gathered shards
+    cache_bytes: int  # what the allocator has rounded up or holds free
+    outside_bytes: int  # the context and NCCL
 
     def parts(self) -> dict[str, int]:
         """Bytes by name, largest first."""
-        named = {name.removesuffix("_bytes"): getattr(self, name) for name in self.__struct_fields__}
-        return dict(sorted(named.items(), key=lambda part: -part[1]))
+        sizes = {name.removesuffix("_bytes"): getattr(self, name) for name in self.__struct_fields__}
+        return dict(sorted(sizes.items(), key=lambda part: -part[1]))
 
 
 class VramPrediction(Record, frozen=True, kw_only=True):
-    """A training step's memory, four ways; `deciding` names the one that runs out first.
-
-    `allocated_bytes` and `reserved_bytes` are what `torch.cuda.max_memory_allocated` and `max_memory_reserved` would
-    say; `outside` is context and NCCL; `process` is reserved and outside together. They are for the room that there
-    is: where the step fits only because torch gives cached memory back, `allocator_retries` counts how often (a slow
-    fit). Where it does not fit, they are what it would take, and `short_bytes` is what is missing. `host_bytes` are
-    states or shards in host memory.
-    """
+    """A training step's memory for the room that there is; where it does not fit, what it would take."""
 
     method: int
     source: Source = "predicted"
@@ -105,25 +88,25 @@ class VramPrediction(Record, frozen=True, kw_only=True):
     target: Target
     model: Model
     recipe: Recipe
-    allocated_bytes: int
-    reserved_bytes: int | Absent
-    outside: Figure
-    process: Figure
-    host_bytes: int
+    allocated_bytes: int  # as torch.cuda.max_memory_allocated would say
+    reserved_bytes: int | Absent  # as torch.cuda.max_memory_reserved would say
+    outside: Figure  # context and NCCL
+    process: Figure  # reserved and outside together
+    host_bytes: int  # states or shards in host memory
     breakdown: Breakdown
     room_bytes: int
     fits: bool
-    short_bytes: int
-    allocator_retries: int
-    deciding: str
+    short_bytes: int  # what is missing
+    allocator_retries: int  # how often torch gives cached memory back so that it fits: a slow fit
+    deciding: str  # which of these runs out first
 
 
 class Largest(Record, frozen=True):
-    """The largest of something that fits, its prediction, and the bytes that the next larger one lacks here."""
+    """The largest of something that fits, and its prediction."""
 
     value: int
     prediction: VramPrediction
-    next_short_bytes: int | Absent
+    next_short_bytes: int | Absent  # what the next larger one lacks here
 
 
 class CapacityRow(Record, frozen=True, kw_only=True):
@@ -136,16 +119,12 @@ class CapacityRow(Record, frozen=True, kw_only=True):
 
 
 class InferenceRow(Record, frozen=True, kw_only=True):
-    """One way of keeping the weights: bytes for the model asked for, and what fits.
-
-    `cache_bytes` is one sequence's keys and values in bf16, `working_bytes` what the prompt's pass through one block
-    and the last logits take.
-    """
+    """The model with its weights kept in one way: its bytes, and what fits."""
 
     weights: WeightFormat
     weights_bytes: int
-    cache_bytes: int
-    working_bytes: int
+    cache_bytes: int  # one sequence's keys and values in bf16
+    working_bytes: int  # what the prompt's pass through one block and the last logits take
     process: Figure
     fits: bool
     short_bytes: int
@@ -155,7 +134,7 @@ class InferenceRow(Record, frozen=True, kw_only=True):
 
 
 class Capacity(Record, frozen=True, kw_only=True):
-    """What fits on a target. `would_fit` says what would do where nothing does."""
+    """What fits on a target."""
 
     method: int
     started_at: str
@@ -167,7 +146,7 @@ class Capacity(Record, frozen=True, kw_only=True):
     rows: tuple[CapacityRow, ...] = ()
     context_tokens: int | Absent = Absent("training was asked about")  # of an inference's cache
     inference: tuple[InferenceRow, ...] = ()
-    would_fit: tuple[str, ...] = ()
+    would_fit: tuple[str, ...] = ()  # what would do where nothing fits
     notes: tuple[str, ...] = ()
 
 
@@ -176,16 +155,17 @@ PartName = Literal[
     "attention",
     "logits and loss",
     "memory traffic",
-    "launches",
     "recomputation",
     "optimizer",
     "communication exposed",
+    "launches",
     "data",
 ]
+PARTS: tuple[PartName, ...] = get_args(PartName)
 
 
 class LinkCeiling(Record, frozen=True):
-    """What the cards' ring gives to an all_reduce: time = latency + bytes/bandwidth, algorithm bandwidth, not bus."""
+    """What the cards' ring gives to an all_reduce: time = latency + bytes / bandwidth (algorithm's, not the bus's)."""
 
     latency_seconds: Figure
     bytes_per_s: Figure
@@ -202,29 +182,21 @@ class ProductRate(Record, frozen=True):
 
 
 class Ceilings(Record, frozen=True, kw_only=True):
-    """What the hardware can do at most: one card (or the host's processor) of `count` alike ones.
-
-    `matmul_flops_per_s` by dtype ("bf16", "fp16", "tf32", "fp32"): the datasheet's dense peak with fp32 sums, or the
-    measured hot ceiling. `memory_bytes_per_s` as the datasheet has it, or a measured triad. `launch_seconds` is what
-    the host takes to hand over one kernel of eager code, `feed_hertz` all multiprocessors' clocks together. `products`
-    are shapes that were measured, `data_tokens_per_s` the loader's rate. `source` is "measured" where the matmul
-    ceiling was, and `rests_on` names runs or profiles.
-    """
+    """What the hardware can do at most: one card (or the host's processor) of `count` alike ones."""
 
     kind: Literal["cuda", "cpu"]
     name: str
     count: int
-    source: Source
-    matmul_flops_per_s: dict[str, Figure]
-    memory_bytes_per_s: Figure
-    launch_seconds: Figure
+    source: Source  # "measured" where the matmul ceiling was
+    matmul_flops_per_s: dict[str, Figure]  # by dtype: the datasheet's dense peak with fp32 sums, or the hot ceiling
+    memory_bytes_per_s: Figure  # as the datasheet has it, or a measured triad
+    launch_seconds: Figure  # what the host takes to hand over one kernel of eager code
     tdp_watts: Figure | Absent
-    feed_hertz: Figure | Absent
+    feed_hertz: Figure | Absent  # all multiprocessors' clocks together
     link: LinkCeiling | Absent
-    data_tokens_per_s: Figure | Absent
-    compute_capability: str | Absent = Absent("no profile")
-    products: tuple[ProductRate, ...] = ()
-    rests_on: tuple[str, ...] = ()
+    data_tokens_per_s: Figure | Absent  # the loader's rate
+    products: tuple[ProductRate, ...] = ()  # shapes that were measured
+    rests_on: tuple[str, ...] = ()  # runs or profiles
 
 
 class StepPart(Record, frozen=True):
@@ -235,23 +207,19 @@ class StepPart(Record, frozen=True):
 
 
 class StepTime(Record, frozen=True, kw_only=True):
-    """One optimizer step, of all its micro-batches and ranks. The parts add up to `seconds.value`.
-
-    Both intervals hold the truth 9 times in 10 as `seconds.method` says. `tokens_per_step` and `tokens_per_s` are of
-    all ranks together. `notes` name what was assumed, and where this lies outside of what the constants rest on.
-    """
+    """One optimizer step, of all its micro-batches and ranks."""
 
     method: int
     source: Source = "predicted"
     model: Model
     recipe: Recipe
     ceilings: Ceilings
-    parts: tuple[StepPart, ...]
+    parts: tuple[StepPart, ...]  # they add up to `seconds.value`
     seconds: Estimate
-    tokens_per_step: int
+    tokens_per_step: int  # of all ranks together, as their rate
     tokens_per_s: Estimate
     basis: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what was assumed, and where this lies outside of what the constants rest on
 
     def part(self, name: PartName) -> float:
         """Seconds of that part, 0 where the step has none."""

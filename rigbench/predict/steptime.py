@@ -1,4 +1,4 @@
-"""How long does a training step take, from its operations and the rig's ceilings?
+"""Predicts how long a training step takes, from its operations and the rig's ceilings.
 
 Every operation is put in terms of what holds it back: FLOP over the peak, FLOP over what the multiprocessors can be fed
 with, bytes over the memory's bandwidth, FLOP over watts, bytes over the links. A step is the sum of the terms, each
@@ -24,27 +24,14 @@ from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
 from rigbench.predict import operations
 from rigbench.predict.operations import Operation
-from rigbench.predict.record import Ceilings, PartName, StepPart, StepTime
+from rigbench.predict.record import PARTS, Ceilings, PartName, StepPart, StepTime
 
 METHOD = 1
 MULTIPROCESSOR_FLOP = 1024  # a clock, of half precision: so that the term is FLOP over Ampere's professional rate
 FP32_MULTIPROCESSOR_FLOP = 256
 PICO = 1e-12
-# An autocast of a dtype that the card lacks a peak for; fp32 in tensor cores is tf32.
-DTYPE = {"bf16": "bf16", "bf16-pure": "bf16", "fp16": "fp16", "fp32": "fp32", "tf32": "tf32"}
 WEIGHT_BYTES_SENT = 2  # FSDP gathers weights in half precision
 COMPILED_LAUNCH_SHARE = 0.35  # of the host's seconds a kernel of eager code; assumed
-PARTS: tuple[PartName, ...] = (
-    "matmul",
-    "attention",
-    "logits and loss",
-    "memory traffic",
-    "recomputation",
-    "optimizer",
-    "communication exposed",
-    "launches",
-    "data",
-)
 
 
 class Constants(NamedTuple):
@@ -97,11 +84,11 @@ def predict(model: Model, recipe: Recipe, ceilings: Ceilings) -> StepTime:
             f"{recipe.ranks} ranks on {ceilings.count} of {ceilings.name}", "ask for as many ranks as there are cards"
         )
     constants, spread, basis = _constants(ceilings)
-    found = terms(model, recipe, ceilings)
-    parts = seconds_by_part(found, constants, ceilings.kind)
+    parts = seconds_by_part(terms(model, recipe, ceilings), constants, ceilings.kind)
     total = sum(part.seconds for part in parts)
-    tokens = recipe.tokens_per_step(model)
-    low, high = (total * math.exp(end) for end in _widened(spread, recipe.micro_batch * model.shape.sequence))
+    tokens, together = recipe.tokens_per_step(model), recipe.micro_batch * model.shape.sequence
+    beyond = PER_E_FOLD_BEYOND * max(0.0, math.log(FITTED_TOKENS[0] / together), math.log(together / FITTED_TOKENS[1]))
+    low, high = total * math.exp(spread[0] - beyond), total * math.exp(spread[1] + beyond)
     method = f"{basis}: ln(measured/predicted) from {spread[0]:+.2f} to {spread[1]:+.2f}"
     estimate = Estimate(total, low, high, stats.LEVEL, method, LEFT_OUT_SOURCES if "published" in basis else 0)
     return StepTime(
@@ -118,16 +105,16 @@ def predict(model: Model, recipe: Recipe, ceilings: Ceilings) -> StepTime:
     )
 
 
-def seconds_by_part(found: Terms, constants: Constants, kind: str) -> tuple[StepPart, ...]:
+def seconds_by_part(terms: Terms, constants: Constants, kind: str) -> tuple[StepPart, ...]:
     """The parts that a step has, in a fixed order.
 
     A GPU works while its host hands over: only what the host takes longer is left for `launches`. A processor does
     both itself.
     """
-    seconds = {name: sum(map(mul, row, constants)) for name, row in found.parts.items()}
+    seconds = {name: sum(map(mul, row, constants)) for name, row in terms.parts.items()}
     compute = sum(seconds.values())
-    seconds["launches"] = found.host_seconds if kind == "cpu" else max(0.0, found.host_seconds - compute)
-    seconds["data"] = max(0.0, found.data_seconds - sum(seconds.values()))
+    seconds["launches"] = terms.host_seconds if kind == "cpu" else max(0.0, terms.host_seconds - compute)
+    seconds["data"] = max(0.0, terms.data_seconds - sum(seconds.values()))
     return tuple(StepPart(name, seconds[name]) for name in PARTS if seconds.get(name, 0.0) > 0)
 
 
@@ -149,11 +136,11 @@ def terms(model: Model, recipe: Recipe, ceilings: Ceilings) -> Terms:
         for column, seconds in one.columns(operation, recipe.compiled):
             row[column] += count * operation.times * seconds
         kernels += count * operation.times * operation.kernels
-    communication = _communication_seconds(model, recipe, ceilings)
-    if communication:
-        row = [0.0] * len(Constants._fields)
-        row[Constants._fields.index("communication")] = communication
-        parts["communication exposed"] = row
+    exposed = Constants._fields.index("communication")
+    if communication := _communication_seconds(model, recipe, ceilings):
+        parts["communication exposed"] = [
+            communication * (column == exposed) for column in range(len(Constants._fields))
+        ]
     share = COMPILED_LAUNCH_SHARE if recipe.compiled else 1.0
     data = ceilings.data_tokens_per_s
     tokens = recipe.tokens_per_step(model) / recipe.ranks
@@ -168,14 +155,17 @@ class _Device:
     """One rank's ceilings for one precision."""
 
     def __init__(self, recipe: Recipe, ceilings: Ceilings) -> None:
-        self._peak = _peak(recipe.precision, ceilings)
-        self._bandwidth = ceilings.memory_bytes_per_s.value
-        flop = MULTIPROCESSOR_FLOP if DTYPE[recipe.precision] != "fp32" else FP32_MULTIPROCESSOR_FLOP
+        dtype, peaks = recipe.precision.removesuffix("-pure"), ceilings.matmul_flops_per_s
+        peak = peaks.get(dtype, peaks.get("fp32") if dtype == "tf32" else None)
+        if peak is None:
+            cure = f"there are {', '.join(peaks)}; choose such a precision"
+            raise RigbenchError(f"{ceilings.name} has no {dtype} ceiling", cure)
+        self._peak, self._bandwidth = peak.value, ceilings.memory_bytes_per_s.value
+        flop = MULTIPROCESSOR_FLOP if dtype != "fp32" else FP32_MULTIPROCESSOR_FLOP
         feed, watts = ceilings.feed_hertz, ceilings.tdp_watts
         # A card that does not say is taken to be like Ampere's, 1024 FLOP a clock, and not to be held back by watts.
         self._feed = self._peak if isinstance(feed, Absent) else flop * feed.value
         self._watts = float("inf") if isinstance(watts, Absent) else watts.value
-        dtype = DTYPE[recipe.precision]
         self._products = {(it.m, it.n, it.k): it.flops_per_s for it in ceilings.products if it.dtype == dtype}
 
     def columns(self, operation: Operation, compiled: bool) -> list[tuple[int, float]]:
@@ -197,17 +187,6 @@ class _Device:
             (column("watts"), watts),
             (column("traffic"), moved),
         ]
-
-
-def _peak(precision: str, ceilings: Ceilings) -> float:
-    wanted = DTYPE[precision]
-    found = ceilings.matmul_flops_per_s.get(wanted)
-    if found is None and wanted == "tf32":
-        found = ceilings.matmul_flops_per_s.get("fp32")
-    if found is None:
-        known = ", ".join(ceilings.matmul_flops_per_s)
-        raise RigbenchError(f"{ceilings.name} has no {wanted} ceiling", f"there are {known}; choose such a precision")
-    return found.value
 
 
 def _communication_seconds(model: Model, recipe: Recipe, ceilings: Ceilings) -> float:
@@ -234,17 +213,10 @@ def _constants(ceilings: Ceilings) -> tuple[Constants, tuple[float, float], str]
     return PUBLISHED, LEFT_OUT, "constants fitted on published runs"
 
 
-def _widened(spread: tuple[float, float], tokens: int) -> tuple[float, float]:
-    low, high = FITTED_TOKENS
-    beyond = max(0.0, math.log(low / tokens), math.log(tokens / high))
-    return spread[0] - PER_E_FOLD_BEYOND * beyond, spread[1] + PER_E_FOLD_BEYOND * beyond
-
-
 def _notes(recipe: Recipe, ceilings: Ceilings, parts: tuple[StepPart, ...]) -> tuple[str, ...]:
     notes = []
-    total = sum(part.seconds for part in parts)
     launches = sum(part.seconds for part in parts if part.name == "launches")
-    if ceilings.kind == "cuda" and launches > 0.2 * total:
+    if ceilings.kind == "cuda" and launches > 0.2 * sum(part.seconds for part in parts):
         notes.append("the host cannot keep up with so small a step: launches are an assumption, not fitted")
     if isinstance(ceilings.link, Absent) and recipe.ranks > 1:
         notes.append(f"communication is left out: {ceilings.link.reason}")
