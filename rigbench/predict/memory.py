@@ -136,7 +136,6 @@ class Predictor:
         shape = model.shape
         step = Step(
             shape=shape,
-            # fp16 takes what bf16 takes, tf32 what fp32 does.
             precision={"fp16": "bf16", "tf32": "fp32"}.get(recipe.precision, recipe.precision),
             checkpoint_every=recipe.checkpoint_every,
             loss_chunks=recipe.loss_chunks,

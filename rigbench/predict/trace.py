@@ -1,4 +1,4 @@
-"""What does a training step allocate, and when? The real model code, run once on fake tensors.
+"""Records what a training step allocates, and when: the real model code, run once on fake tensors.
 
 Nothing is computed and no memory is taken: fake tensors know only their shapes, and every storage that an operation
 makes is written down, as is its end. They live on the CPU, since fakes of a GPU need a GPU build of torch; where a
@@ -19,11 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rigbench.model.gpt import Block, Decoder, rope_tables
-from rigbench.model.record import Shape
-from rigbench.predict.traces import Piece, Trace, in_order
+from rigbench.predict.traces import Piece, Step, Trace, in_order
 
 OUTSIDE = -1  # the layer of what belongs to none
-DTYPES = {"fp16": torch.float16}
 FLASH_BACKWARD = "aten::_scaled_dot_product_flash_attention_for_cpu_backward"
 # FlashAttention-2's backward pass adds up dq in fp32, rows in tiles of 128, columns in steps of 32 (csrc/flash_attn).
 FLASH_ROWS, FLASH_COLUMNS = 128, 32
@@ -108,33 +106,24 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return [self._born(4 * B * H * rows * width, "workspace") for width in (columns, 1)]  # dq and Σ do·o, fp32
 
 
-def record(
-    shape: Shape,
-    micro_batch: int,
-    precision: str,
-    checkpoint_every: int,
-    loss_chunks: int,
-    accumulating: bool,
-    cuda: bool = True,
-) -> Trace:
+def record(step: Step, micro_batch: int) -> Trace:
     """One micro-step of the decoder, or two where gradients accumulate: forward, loss, backward.
 
-    `cuda` stands in what a GPU does otherwise than a CPU: flash attention's backward workspace (in half precision,
-    where that kernel is used), and a fused RMSNorm.
+    For a GPU stand-ins take what it takes otherwise than a CPU: flash attention's backward workspace (in half
+    precision, where that kernel is used), and a fused RMSNorm.
     """
-    half = precision not in ("fp32", "tf32")
-    recorder = Recorder(shape.vocabulary, flash_workspace=cuda and half)
+    recorder = Recorder(step.shape.vocabulary, flash_workspace=step.cuda and step.precision != "fp32")
     with FakeTensorMode():
-        model = Decoder(shape, checkpointing=checkpoint_every, loss_chunks=loss_chunks)
-        if precision == "bf16-pure":
+        model = Decoder(step.shape, checkpointing=step.checkpoint_every, loss_chunks=step.loss_chunks)
+        if step.precision == "bf16-pure":
             _make_bf16(model)
-        if cuda:
+        if step.cuda:
             _fuse_norms(model)
         _mark_blocks(model.blocks, recorder)
         with recorder:
             _keep_weights(model, recorder)
-            for micro_step in ("first", "later") if accumulating else ("first",):
-                _micro_step(model, shape, micro_batch, precision, micro_step, recorder)
+            for name in ("first", "later") if step.accumulating else ("first",):
+                _micro_step(model, step, micro_batch, name, recorder)
             for name, weight in model.named_parameters():
                 if weight.grad is not None:
                     recorder.rename(weight.grad, "gradients" if name.startswith("blocks.") else "gradients outside")
@@ -162,13 +151,10 @@ def _keep_weights(model: nn.Module, recorder: Recorder) -> None:
         recorder.keep(tensor)
 
 
-def _micro_step(
-    model: nn.Module, shape: Shape, micro_batch: int, precision: str, name: str, recorder: Recorder
-) -> None:
-    autocast = precision in ("bf16", "fp16")
+def _micro_step(model: nn.Module, step: Step, micro_batch: int, name: str, recorder: Recorder) -> None:
     recorder.begin(f"{name} batch")
-    block = torch.zeros((micro_batch, shape.sequence + 1), dtype=torch.int64)
-    with torch.autocast("cpu", DTYPES.get(precision, torch.bfloat16), enabled=autocast):
+    block = torch.zeros((micro_batch, step.shape.sequence + 1), dtype=torch.int64)
+    with torch.autocast("cpu", torch.bfloat16, enabled=step.precision == "bf16"):
         loss = model(block[:, :-1], block[:, 1:])
     recorder.begin(f"{name} backward start")
     loss.backward()
@@ -226,8 +212,9 @@ def _fuse_norms(model: nn.Module) -> None:
             module.forward = partial(fused, module.weight)  # type: ignore[method-assign]
 
 
-def record_block(shape: Shape, micro_batch: int) -> Trace:
+def record_block(step: Step, micro_batch: int) -> Trace:
     """One block reading a prompt in bf16 without gradients, as inference does layer by layer."""
+    shape = step.shape
     recorder = Recorder(shape.vocabulary, flash_workspace=False)
     with FakeTensorMode(), torch.no_grad():
         block = Block(shape)

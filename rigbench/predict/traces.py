@@ -8,12 +8,11 @@ import hashlib
 import importlib
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from importlib import metadata
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
-from types import ModuleType
 
 import msgspec
 
@@ -35,16 +34,12 @@ class NotPeriodic(Exception):
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """What happens between two marks of a step. `layer` is -1 outside the blocks.
-
-    Storage n that is made here has `sizes[n]` bytes and is of `kinds[n]`: weights, gradients, activations, logits,
-    workspace.
-    """
+    """What happens between two marks of a step."""
 
     phase: str
-    layer: int
-    sizes: list[int]
-    kinds: list[str]
+    layer: int  # -1: outside the blocks
+    sizes: list[int]  # of the storages that are made here, by number
+    kinds: list[str]  # of each: weights, gradients, activations, logits, workspace
     events: list[Event]
 
 
@@ -52,9 +47,6 @@ class Trace(msgspec.Struct, frozen=True):
     """The pieces of a step in their order; no two have the same phase and layer."""
 
     pieces: list[Piece]
-
-    def layers(self) -> int:
-        return 1 + max(piece.layer for piece in self.pieces)
 
 
 def worth_recording(layers: int, period: int) -> list[int]:
@@ -69,10 +61,16 @@ def stretch(trace: Trace, layers: int, period: int = 1) -> Trace:
     Raises:
         NotPeriodic: the blocks' allocations do not repeat.
     """
-    source_layers = trace.layers()
+    source_layers = 1 + max(piece.layer for piece in trace.pieces)
     if layers == source_layers:
         return trace
-    source = [_source_layer(target, layers, source_layers, period) for target in range(layers)]
+    source = []  # the layer that each one takes after
+    for layer in range(layers):
+        from_end = layers - layer
+        if from_end <= source_layers - 2 * period:
+            source.append(source_layers - from_end)
+        else:
+            source.append(layer if layer < period else period + layer % period)
     index = {(piece.phase, piece.layer): number for number, piece in enumerate(trace.pieces)}
     plan = _target_pieces(trace, source)
     position = {(phase, layer): number for number, (phase, layer) in enumerate(plan)}
@@ -81,16 +79,17 @@ def stretch(trace: Trace, layers: int, period: int = 1) -> Trace:
         Piece(phase, layer, piece.sizes, piece.kinds, _moved(trace, piece, layer, source, position))
         for (phase, layer), piece in zip(plan, made, strict=True)
     ]
-    stretched = Trace(pieces)
-    _check(stretched)
-    return stretched
-
-
-def _source_layer(target: int, layers: int, source_layers: int, period: int) -> int:
-    from_end = layers - target
-    if from_end <= source_layers - 2 * period:
-        return source_layers - from_end
-    return target if target < period else period + target % period
+    made_at, freed_already = set[tuple[int, int]](), set[tuple[int, int]]()
+    for at, piece in enumerate(pieces):
+        for home, number, freed in piece.events:
+            storage = home, number
+            if freed and storage in made_at and storage not in freed_already:
+                freed_already.add(storage)
+            elif not freed and home == at and storage not in made_at:
+                made_at.add(storage)
+            else:  # made twice or elsewhere than at home, or freed twice or before it is made
+                raise NotPeriodic(f"{piece.phase} {piece.layer}: storage {number} of piece {home}")
+    return Trace(pieces)
 
 
 def _target_pieces(trace: Trace, source: list[int]) -> list[tuple[str, int]]:
@@ -127,23 +126,6 @@ def _moved(
                 if its_source == its.layer
             ]
     return events if layer >= 0 else in_order(events)
-
-
-def _check(trace: Trace) -> None:
-    """
-    Raises:
-        NotPeriodic: a storage is made twice or elsewhere than at home, or is freed twice or before it is made.
-    """
-    made, freed_already = set[tuple[int, int]](), set[tuple[int, int]]()
-    for at, piece in enumerate(trace.pieces):
-        for home, number, freed in piece.events:
-            storage = home, number
-            if freed and storage in made and storage not in freed_already:
-                freed_already.add(storage)
-            elif not freed and home == at and storage not in made:
-                made.add(storage)
-            else:
-                raise NotPeriodic(f"{piece.phase} {piece.layer}: storage {number} of piece {home}")
 
 
 def in_order(events: list[Event]) -> list[Event]:
@@ -188,14 +170,18 @@ def _lagrange(places: Sequence[int], x: int) -> tuple[list[int], int]:
 
 
 class Step(Record, frozen=True):
-    """What a step's trace depends on, besides its depth, batch and sequence."""
+    """What a step's trace depends on, besides its micro-batch."""
 
     shape: Shape
-    precision: str
+    precision: str  # fp32, bf16 or bf16-pure: fp16 takes what bf16 takes, and tf32 what fp32 does
     checkpoint_every: int
     loss_chunks: int
     accumulating: bool
     cuda: bool
+
+    def of_shape(self, **changes: int) -> Step:
+        """The same of another shape."""
+        return msgspec.structs.replace(self, shape=msgspec.structs.replace(self.shape, **changes))
 
 
 class Traces:
@@ -204,7 +190,7 @@ class Traces:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self._whole: dict[tuple[Step, int], Trace] = {}
-        self._short: dict[tuple[Step, int], Trace] = {}
+        self._recorded: dict[tuple[Step, int], Trace] = {}
 
     def at(self, step: Step, micro_batch: int) -> Trace:
         """The step at a micro-batch: on the line through two recorded ones, or recorded itself."""
@@ -221,8 +207,12 @@ class Traces:
         if not (shape.width == HEAD * shape.heads == HEAD * shape.kv_heads and shape.ffn_width == 4 * shape.width):
             return self._deep(step, 1)
         depth = worth_recording(shape.layers, period)[0]
+        points = []
         try:
-            points = [(width, self._recorded(_at_width(step, width), depth, 1)) for width in WIDTHS]
+            for width in WIDTHS:
+                heads = width // HEAD
+                other = step.of_shape(layers=depth, width=width, heads=heads, kv_heads=heads, ffn_width=4 * width)
+                points.append((width, self._known(other, 1)))
             return stretch(between(points, shape.width), shape.layers, period)
         except NotPeriodic:
             return self._deep(step, 1)
@@ -230,80 +220,54 @@ class Traces:
     def at_sequence(self, step: Step, tokens: int) -> Trace:
         """One sequence of so many tokens, a multiple of 128 (flash attention's tiles)."""
         try:
-            points = [(known, self._deep(_at_sequence(step, known), 1)) for known in SEQUENCES]
+            points = [(known, self._deep(step.of_shape(sequence=known), 1)) for known in SEQUENCES]
             return between(points, tokens)
         except NotPeriodic:
-            return self._deep(_at_sequence(step, tokens), 1)
+            return self._deep(step.of_shape(sequence=tokens), 1)
 
     def block(self, shape: Shape, tokens: int) -> int:
         """Peak bytes of one block that reads a prompt of so many tokens in bf16, without gradients."""
-        low, high = SEQUENCES
-        small, large = (self._block_peak(msgspec.structs.replace(shape, layers=1), length) for length in (low, high))
+        step = Step(shape, "bf16 inference", 0, 0, accumulating=False, cuda=True)
+        peaks = []
+        for length in SEQUENCES:
+            piece = self._known(step.of_shape(layers=1, sequence=length), 1, "record_block").pieces[0]
+            changes = [-piece.sizes[number] if freed else piece.sizes[number] for _, number, freed in piece.events]
+            peaks.append(max(accumulate(changes)))
+        (small, large), (low, high) = peaks, SEQUENCES
         return round(small + (large - small) / (high - low) * (tokens - low))
-
-    def _block_peak(self, shape: Shape, tokens: int) -> int:
-        shape = msgspec.structs.replace(shape, sequence=tokens)
-        key = Step(shape, "bf16 inference", 0, 0, accumulating=False, cuda=True)
-        trace = self._kept(key, 1, lambda recording: recording.record_block(shape, 1))
-        live = peak = 0
-        for _, number, freed in trace.pieces[0].events:
-            live += -trace.pieces[0].sizes[number] if freed else trace.pieces[0].sizes[number]
-            peak = max(peak, live)
-        return peak
 
     def _deep(self, step: Step, micro_batch: int) -> Trace:
         """At full depth, stretched from the shallowest trace that can be."""
         key = step, micro_batch
-        if key not in self._whole:
-            self._whole[key] = self._stretched(step, micro_batch)
-        return self._whole[key]
-
-    def _stretched(self, step: Step, micro_batch: int) -> Trace:
+        if key in self._whole:
+            return self._whole[key]
         layers, period = step.shape.layers, max(1, step.checkpoint_every)
-        *shallow, whole = worth_recording(layers, period)
-        for depth in shallow:
+        for depth in worth_recording(layers, period):
             with contextlib.suppress(NotPeriodic):
-                return stretch(self._recorded(step, depth, micro_batch), layers, period)
-        return self._recorded(step, whole, micro_batch)
+                trace = stretch(self._known(step.of_shape(layers=depth), micro_batch), layers, period)
+                break
+        self._whole[key] = trace
+        return trace
 
-    def _recorded(self, step: Step, depth: int, micro_batch: int) -> Trace:
-        step = msgspec.structs.replace(step, shape=msgspec.structs.replace(step.shape, layers=depth))
-        options = (step.precision, step.checkpoint_every, step.loss_chunks, step.accumulating, step.cuda)
-        return self._kept(step, micro_batch, lambda recording: recording.record(step.shape, micro_batch, *options))
-
-    def _kept(self, step: Step, micro_batch: int, make: Callable[[ModuleType], Trace]) -> Trace:
+    def _known(self, step: Step, micro_batch: int, record: str = "record") -> Trace:
         """Known already, or on disk, else recorded now: only that needs torch, which takes seconds to load."""
         key = step, micro_batch
-        if key not in self._short:
-            self._short[key] = self._from_disk(step, micro_batch, make)
-        return self._short[key]
+        if key not in self._recorded:
+            self._recorded[key] = self._from_disk(step, micro_batch, record)
+        return self._recorded[key]
 
-    def _from_disk(self, step: Step, micro_batch: int, make: Callable[[ModuleType], Trace]) -> Trace:
-        path = self.folder and self.folder / f"{_digest(step, micro_batch)}.json"
+    def _from_disk(self, step: Step, micro_batch: int, record: str) -> Trace:
+        digest = hashlib.sha256(msgspec.json.encode((_code(), step, micro_batch))).hexdigest()[:24]
+        path = self.folder and self.folder / f"{digest}.json"
         if path:
             with contextlib.suppress(OSError, msgspec.DecodeError):  # a torn file is recorded again
                 return msgspec.json.decode(path.read_bytes(), type=Trace)
-        made = make(importlib.import_module("rigbench.predict.trace"))
+        trace: Trace = getattr(importlib.import_module("rigbench.predict.trace"), record)(step, micro_batch)
         if path:
             with contextlib.suppress(OSError):  # a full disk costs time, not the answer
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(path, msgspec.json.encode(made))
-        return made
-
-
-def _at_width(step: Step, width: int) -> Step:
-    heads = width // HEAD
-    shape = msgspec.structs.replace(step.shape, width=width, heads=heads, kv_heads=heads, ffn_width=4 * width)
-    return msgspec.structs.replace(step, shape=shape)
-
-
-def _at_sequence(step: Step, tokens: int) -> Step:
-    return msgspec.structs.replace(step, shape=msgspec.structs.replace(step.shape, sequence=tokens))
-
-
-def _digest(step: Step, micro_batch: int) -> str:
-    text = msgspec.json.encode((_code(), step, micro_batch))
-    return hashlib.sha256(text).hexdigest()[:24]
+                write_whole(path, msgspec.json.encode(trace))
+        return trace
 
 
 @functools.cache
