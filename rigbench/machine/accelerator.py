@@ -50,17 +50,12 @@ class CpuAccelerator:
             seconds.append((time.perf_counter_ns() - start) / 1e9)
         return seconds
 
-    def reset_peak_memory(self) -> None:
-        return None
-
-    def empty_cache(self) -> None:
-        return None
+    reset_peak_memory = empty_cache = synchronize
 
     def allocated_peak_bytes(self) -> Absent:
         return Absent("torch keeps no count of CPU allocations")
 
-    def reserved_peak_bytes(self) -> Absent:
-        return Absent("torch keeps no count of CPU allocations")
+    reserved_peak_bytes = allocated_peak_bytes
 
     def allocator_retries(self) -> Absent:
         return Absent("the CPU allocator does not retry")

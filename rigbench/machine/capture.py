@@ -71,7 +71,8 @@ def check_folder(folder: Path, force: bool, replayed: Path | None) -> None:
         raise RigbenchError(f"{folder} is the recording that is replayed", "write to another folder with -o DIR")
     try:
         names = set(os.listdir(folder)) if folder.exists() else set()
-        if names and not force and not _is_capture(folder):
+        known = (folder / "rig.json").read_bytes() if "rig.json" in names else b""
+        if names and not force and not re.search(rb'"rigbench_capture"\s*:', known):
             raise RigbenchError(f"{folder} holds other files and no capture", "choose another folder, or add --force")
         existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     except OSError as error:
@@ -109,10 +110,3 @@ def write(folder: Path, files: Mapping[str, str]) -> None:
 
 def _cannot_write(folder: Path, error: OSError) -> RigbenchError:
     return RigbenchError(f"cannot write a capture to {folder} ({error.strerror})", "choose another folder with -o DIR")
-
-
-def _is_capture(folder: Path) -> bool:
-    try:
-        return re.search(rb'"rigbench_capture"\s*:', (folder / "rig.json").read_bytes()) is not None
-    except OSError:
-        return False

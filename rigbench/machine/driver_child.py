@@ -120,7 +120,7 @@ def serve() -> None:
     os.dup2(2, 1)  # whatever the driver prints must not end up between our lines
     threading.Thread(target=_leash, daemon=True).start()
     library: Library | None = None
-    _send(out, (0, ()))  # ready: from now on time is the driver's
+    os.write(out, b"[0, []]\n")  # ready: from now on time is the driver's
     for line in sys.stdin.buffer:
         scope, keys = json.loads(line)
         try:
@@ -128,11 +128,7 @@ def serve() -> None:
         except OSError:
             library = None
         for answer in library.answers(scope, keys) if library else [(NO_LIBRARY, ())] * len(keys):
-            _send(out, answer)
-
-
-def _send(out: int, answer: Answer) -> None:
-    os.write(out, json.dumps(answer).encode() + b"\n")
+            os.write(out, json.dumps(answer).encode() + b"\n")
 
 
 def _leash() -> None:

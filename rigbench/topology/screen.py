@@ -22,7 +22,7 @@ from rigbench.core.screen import (
     printable,
     size,
 )
-from rigbench.machine.record import Disk, GpuPair, PciDevice, PciHop
+from rigbench.machine.record import GpuPair, PciDevice, PciHop
 from rigbench.topology.gpus_screen import gpus, lanes
 from rigbench.topology.record import Topology
 
@@ -44,13 +44,20 @@ CODES = {0: "OK", 1: "CNS", 2: "GNS", 3: "TNS", 4: "DR", 5: "NS", 6: "U"}
 def show(topology: Topology, console: Console) -> None:
     """Prints the record; every number is in it."""
     doubt = " (in a virtual machine link, BAR and ACS readings cannot be trusted)" if topology.is_virtual else ""
+    disks = []
+    for disk in topology.disks:
+        kind = mapped(disk.rotational, lambda turns: "spinning" if turns else "solid state")
+        known_size: Fact = ("size", mapped(disk.size_bytes, size))
+        disks.append(
+            (disk.name, line([("model", disk.model), known_size, ("", f"on {disk.transport}"), ("kind", kind)]))
+        )
     sections = (
         ("Host", _host(topology)),
         (f"GPUs{doubt if topology.gpus else ''}", gpus(topology)),
         ("Between them", _matrix(topology)),
         ("P2P (the driver's word)", _peers(topology)),
         (f"PCI tree{doubt or ' (links one way, in theory)'}", _tree(topology)),
-        ("Disks", grid((disk.name, _disk(disk)) for disk in topology.disks) if topology.disks else None),
+        ("Disks", grid(disks) if disks else None),
     )
     for title, body in sections:
         if body is not None:
@@ -123,13 +130,6 @@ def _isolation(topology: Topology) -> list[Fact]:
         ("", f"its groups keep {apart}, below one switch: ACS isolates" if apart else ""),
         ("", " ".join(isolation.kernel_words)),
     ]
-
-
-def _disk(disk: Disk) -> str:
-    kind = mapped(disk.rotational, lambda turns: "spinning" if turns else "solid state")
-    return line(
-        [("model", disk.model), ("size", mapped(disk.size_bytes, size)), ("", f"on {disk.transport}"), ("kind", kind)]
-    )
 
 
 def _matrix(topology: Topology) -> RenderableType | None:

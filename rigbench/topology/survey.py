@@ -15,7 +15,7 @@ from rigbench.core.record import Absent
 from rigbench.job import Job
 from rigbench.machine import host, links, pci, peers
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.record import Disk, Gpu, NumaNode, PciDevice
+from rigbench.machine.record import Gpu, NumaNode, PciDevice
 from rigbench.machine.rig import Rig
 from rigbench.topology.record import Topology
 
@@ -49,7 +49,15 @@ def run(rig: Rig, match_profile: MatchProfile) -> Topology:
     driver_gpus, listed = _gpus(rig.nvml, tree)
     nodes, drives = host.numa_nodes(rig.sysfs), host.disks(rig.sysfs)
     gpus = tuple(_completed(gpu, rig, tree, nodes, match_profile) for gpu in listed)
+    names = {drive.pci_bus_id: drive.model for drive in reversed(drives) if isinstance(drive.model, str)}
+    names |= {gpu.pci_bus_id: gpu.name for gpu in reversed(gpus) if isinstance(gpu.name, str)}  # sysfs has none
     matrix = _matrix(rig, tree, gpus)
+    # The cards whose way is worth knowing: GPUs, NVMe drives, network cards.
+    labels = {bus_id: label for label, bus_id in matrix.cards.items() if label.startswith("NIC")}
+    labels |= {drive.pci_bus_id: drive.name for drive in drives}
+    others = [function for function in tree.values() if function.kind in ("NVMe", "NIC")]
+    cards = [links.Card(gpu.label, "GPU", gpu.pci_bus_id, gpu) for gpu in gpus]
+    cards += [links.Card(labels.get(it.bus_id, it.bus_id), it.kind, it.bus_id) for it in others]
     cpu, guest_of = host.cpu(rig.sysfs), host.virtual_machine(rig.sysfs)
     flavour, overrides = host.driver_flavour(rig.sysfs), host.driver_overrides(rig.sysfs)
     apart = peers.isolation(rig.sysfs, tree, [gpu.pci_bus_id for gpu in gpus if isinstance(gpu.pci_bus_id, str)])
@@ -62,7 +70,7 @@ def run(rig: Rig, match_profile: MatchProfile) -> Topology:
         cpu=cpu,
         memory=host.memory(rig.sysfs),
         numa_nodes=nodes,
-        pci=tuple(_named(function, gpus, drives) for function in tree.values()),
+        pci=tuple(msgspec.structs.replace(it, name=names.get(it.bus_id, it.name)) for it in tree.values()),
         disks=drives,
         driver_gpus=driver_gpus,
         gpus=gpus,
@@ -74,7 +82,7 @@ def run(rig: Rig, match_profile: MatchProfile) -> Topology:
         driver_flavour=flavour,
         driver_overrides=overrides,
         isolation=apart,
-        paths=links.paths(tree, _cards(tree, gpus, drives, matrix.cards)),
+        paths=links.paths(tree, cards),
         pairs=peers.pairs(rig.nvml, gpus, matrix.cells, matrix.by_driver, cpu.vendor, facts),
         warnings=(*rig.notes, *no_tree, *matrix.differences),
         seconds=time.perf_counter() - start,
@@ -114,25 +122,6 @@ def _completed(gpu: Gpu, rig: Rig, tree: Tree, nodes: Sequence[NumaNode], match:
         link_generation_awake=rig.load.generation_awake(gpu.index),
         processes=processes,
     )
-
-
-def _named(function: PciDevice, gpus: Sequence[Gpu], drives: Sequence[Disk]) -> PciDevice:
-    """A function with the name that its driver gives it; sysfs has none."""
-    names = [gpu.name for gpu in gpus if gpu.pci_bus_id == function.bus_id]
-    names += [disk.model for disk in drives if disk.pci_bus_id == function.bus_id]
-    name = next((name for name in names if isinstance(name, str)), function.name)
-    return msgspec.structs.replace(function, name=name)
-
-
-def _cards(
-    tree: Tree, gpus: Sequence[Gpu], drives: Sequence[Disk], labels: Mapping[str, str | Absent]
-) -> list[links.Card]:
-    """The cards whose way is worth knowing: GPUs, NVMe drives, network cards."""
-    named = {bus_id: label for label, bus_id in labels.items() if label.startswith("NIC")}
-    named |= {drive.pci_bus_id: drive.name for drive in drives}
-    cards = [links.Card(gpu.label, "GPU", gpu.pci_bus_id, gpu) for gpu in gpus]
-    others = [function for function in tree.values() if function.kind in ("NVMe", "NIC")]
-    return cards + [links.Card(named.get(card.bus_id, card.bus_id), card.kind, card.bus_id) for card in others]
 
 
 class Matrix(NamedTuple):
