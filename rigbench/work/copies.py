@@ -282,7 +282,7 @@ def plan_device(cards: Cards, index: int, cpus: str | Absent, largest_bytes: int
         link = Link("host", card, copy, clock, {"host_memory": memory, "peer_access": NO_PEERS})
         rows = [
             (f"{card} {memory}, {units.format_bytes(size)}", partial(link.row, way, size))
-            for size in sizes(HOST_SIZES, largest_bytes)
+            for size in (*(it for it in HOST_SIZES if it < largest_bytes), largest_bytes)
             for way in WAYS
             if not (way == "both" and memory == "pageable" and size < THREADS_PAY_FROM)
         ]
@@ -312,17 +312,24 @@ def plan_peers(cards: Cards, count: int, peer_access: bool, largest_bytes: int) 
             continue
         facts = {"host_memory": NOT_HOST, "peer_access": peer_access}
         link = Link(f"cuda:{one}", f"cuda:{other}", copy, cards.clock([one, other]), facts)
+
+        def lane(here: int, there: int, seed: int) -> OneWay:
+            """A copy runs on a stream of the card that it comes from."""
+            source, destination, expected = (
+                cards.memory(card, largest_bytes // VALUE_BYTES, torch.int64) for card in (here, there, there)
+            )
+            return OneWay(fill(source, seed), destination, fill(expected, seed), cards.stream(here))
+
+        def make(one: int = one, other: int = other) -> dict[Way, OneWay]:
+            return {"there": lane(one, other, 21), "back": lane(other, one, 22)}
+
         rows = [
             (f"{label}, {units.format_bytes(size)}", partial(link.row, way, size))
-            for size in sizes(PEER_SIZES, largest_bytes)
+            for size in (*(it for it in PEER_SIZES if it < largest_bytes), largest_bytes)
             for way in WAYS
         ]
-        groups.append(Group(label, NOT_HOST, partial(_peer_buffers, cards, one, other, largest_bytes), rows))
+        groups.append(Group(label, NOT_HOST, make, rows))
     return groups, refused
-
-
-def sizes(usual: Sequence[int], largest_bytes: int) -> list[int]:
-    return [*(size for size in usual if size < largest_bytes), largest_bytes]
 
 
 def host_buffers(cards: Cards, index: int, pinned: bool, size_bytes: int) -> dict[Way, OneWay]:
@@ -334,15 +341,3 @@ def host_buffers(cards: Cards, index: int, pinned: bool, size_bytes: int) -> dic
         "there": OneWay(fill(out, 11), there, fill(there_expected, 11), cards.stream(index)),
         "back": OneWay(fill(own, 12), back, fill(back_expected, 12), cards.stream(index)),
     }
-
-
-def _peer_buffers(cards: Cards, one: int, other: int, size_bytes: int) -> dict[Way, OneWay]:
-    """A copy runs on a stream of the card that it comes from."""
-
-    def lane(here: int, there: int, seed: int) -> OneWay:
-        count = size_bytes // VALUE_BYTES
-        source = cards.memory(here, count, torch.int64)
-        destination, expected = (cards.memory(there, count, torch.int64) for _ in range(2))
-        return OneWay(fill(source, seed), destination, fill(expected, seed), cards.stream(here))
-
-    return {"there": lane(one, other, 21), "back": lane(other, one, 22)}

@@ -235,13 +235,12 @@ class Child:
         self._stderr.seek(0)
         lines = self._stderr.read()[-4000:].decode(errors="replace").strip().splitlines()
         last = f": {lines[-1]}" if lines else ""
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         if code == -signal.SIGKILL:
-            return f"its process was killed, as the system does when memory runs out{last}"
+            how = "was killed, as the system does when memory runs out"
         if code == -signal.SIGBUS:
-            return f"its process was ended by SIGBUS, as when a mapped file shrinks or its disk cannot be read{last}"
-        if code < 0:
-            return f"its process was ended by {signal.Signals(-code).name}{last}"
-        return f"its process ended with code {code}{last}"
+            how += ", as when a mapped file shrinks or its disk cannot be read"
+        return f"its process {how}{last}"
 
 
 def end(children: Sequence[Child], within_seconds: float = GONE_SECONDS) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -116,7 +116,16 @@ class Operands:
             for index in reversed(range(count))  # the last first, so that a pool grows once
         )
         out = torch.empty(m, n, dtype=getattr(torch, arithmetic.output), device=self.torch_device)
-        return Product(self._work(sets, out), sets, out, 2 * m * n * k)
+        if not self.dtype.startswith("fp8"):
+            return Product(lambda index: torch.mm(*sets[index % count], out=out), sets, out, 2 * m * n * k)
+        one = torch.ones((), dtype=torch.float32, device=self.torch_device)
+        scaled: dict[str, Any] = {
+            "scale_a": one,
+            "scale_b": one,
+            "out_dtype": out.dtype,
+            "use_fast_accum": self.dtype == "fp8-fast",
+        }
+        return Product(lambda i: torch._scaled_mm(*sets[i % count], **scaled, out=out), sets, out, 2 * m * n * k)
 
     def bytes_for(self, m: int, n: int, k: int) -> int:
         """Memory that a product takes, the growth of its pools included."""
@@ -125,29 +134,17 @@ class Operands:
         output: int = getattr(torch, arithmetic.output).itemsize
         return 2 * inputs * k * (m + n) + output * m * n
 
-    def _work(self, sets: tuple[tuple[torch.Tensor, torch.Tensor], ...], out: torch.Tensor) -> Callable[[int], object]:
-        if not self.dtype.startswith("fp8"):
-            return lambda index: torch.mm(*sets[index % len(sets)], out=out)
-        one, fast = torch.ones((), dtype=torch.float32, device=self.torch_device), self.dtype == "fp8-fast"
-        return lambda index: torch._scaled_mm(
-            *sets[index % len(sets)], scale_a=one, scale_b=one, out_dtype=out.dtype, use_fast_accum=fast, out=out
-        )
-
     def _cut(self, pool: str, index: int, rows: int, columns: int, transposed: bool) -> torch.Tensor:
         needed = (index + 1) * rows * columns
         flat = self._pools.get(pool)
         if flat is None or len(flat) < needed:
             self._pools.pop(pool, None)
             flat = None
-            flat = self._pools[pool] = self._random(needed)
+            kind = getattr(torch, ARITHMETIC[self.dtype].tensor)
+            drawn = torch.bfloat16 if self.dtype.startswith("fp8") else kind  # torch draws no fp8
+            flat = self._pools[pool] = torch.randn(needed, dtype=drawn, device=self.torch_device).to(kind)
         own = flat[index * rows * columns : needed]
         return own.view(columns, rows).t() if transposed else own.view(rows, columns)
-
-    def _random(self, count: int) -> torch.Tensor:
-        """fp8 goes through bf16: torch draws no fp8."""
-        kind = getattr(torch, ARITHMETIC[self.dtype].tensor)
-        drawn = torch.bfloat16 if self.dtype.startswith("fp8") else kind
-        return torch.randn(count, dtype=drawn, device=self.torch_device).to(kind)
 
 
 def cache_bytes(accelerator: Accelerator, l3_bytes: int | Absent) -> int:
