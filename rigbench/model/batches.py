@@ -81,12 +81,7 @@ class Batches:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next batch.
-
-        Raises:
-            RigbenchError: an id beyond the vocabulary, in a part of a large file that was not scanned up front; or
-                the file shrank or cannot be read any more.
-        """
+        """The next batch."""
         import numpy as np
         import torch
 
@@ -178,11 +173,7 @@ class Gatherer:
         self._call = _process_vm_readv()
 
     def __call__(self, starts: Starts) -> Tokens:
-        """The windows that begin at `starts` [B], in `rows`, which is returned.
-
-        Raises:
-            RigbenchError: the file has shrunk, or cannot be read any more.
-        """
+        """The windows that begin at `starts` [B], in `rows`, which is returned."""
         import numpy as np
 
         if self._call is None:

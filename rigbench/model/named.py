@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from pathlib import Path
 from typing import Annotated
@@ -110,11 +111,7 @@ class ProgramOptions(ModelOptions, frozen=True, kw_only=True):
 
 
 class ShapeFile(Profile, frozen=True, kw_only=True):
-    """A decoder of the user's own, as `--model FILE.toml` reads it.
-
-    `kv_heads` is `heads` unless stated; `ffn_width` four widths, or 8/3 for llama; `biases` as the style has them;
-    `name` the file's.
-    """
+    """A decoder of the user's own, as `--model FILE.toml` reads it; what it leaves out is as `shape_of` says."""
 
     style: Style
     layers: Count
@@ -180,11 +177,7 @@ def _base(options: ModelOptions, default: str | Model) -> Model:
 
 
 def published(text: str) -> SeriesModel:
-    """A model of models.toml by any of its names; capitals, dashes and spaces do not matter.
-
-    Raises:
-        RigbenchError: there is none of that name; the nearest names are said.
-    """
+    """A model of models.toml by any of its names; capitals, dashes and spaces do not matter."""
     known = {_key(name): entry for entry in models() for name in (entry.name, *entry.also)}
     if _key(text) in known:
         return known[_key(text)]
@@ -194,7 +187,8 @@ def published(text: str) -> SeriesModel:
 def _meant(text: str, known: dict[str, SeriesModel]) -> str:
     near = difflib.get_close_matches(_key(text), known, n=3, cutoff=0.6)
     near += [key for key in known if _key(text) and _key(text) in key and key not in near]
-    if _is_size(text):
+    with contextlib.suppress(RigbenchError):
+        units.parse_parameters(text)
         return f"a size is given as --params {text}"
     if "/" in text or Path(text).suffix in (".json", ".yaml", ".yml", ".py"):
         return "a shape is given as a FILE.toml, a program of yours as package.module:factory"
@@ -202,14 +196,6 @@ def _meant(text: str, known: dict[str, SeriesModel]) -> str:
         names = dict.fromkeys(known[key].name for key in near)
         return f"did you mean {' or '.join(list(names)[:3])}?"
     return "`rigbench profiles` lists them; a shape of yours is a FILE.toml, a program package.module:factory"
-
-
-def _is_size(text: str) -> bool:
-    try:
-        units.parse_parameters(text)
-    except RigbenchError:
-        return False
-    return True
 
 
 def _key(name: str) -> str:
@@ -240,32 +226,22 @@ def _changed(model: Model, options: ModelOptions) -> Model:
     if "width" in said:
         shape = msgspec.structs.replace(shape, ffn_width=default_ffn_width(shape.style, shape.width))
         if "heads" not in said:
-            shape = msgspec.structs.replace(shape, heads=_heads(shape.width))
+            each = head_width(shape.width)
+            if shape.width % each:
+                what = f"--width {shape.width} is not a number of heads of {each}"
+                raise RigbenchError(what, f"give --heads too, or a multiple of {each}")
+            shape = msgspec.structs.replace(shape, heads=shape.width // each)
     if "kv_heads" not in said and shape.heads != model.shape.heads:
-        shape = msgspec.structs.replace(shape, kv_heads=_kv_heads(shape.heads, model.shape))
+        # As many heads share a key-value head as in the model that is changed.
+        sharing = model.shape.heads // model.shape.kv_heads
+        if shape.heads % sharing:
+            what = f"{shape.heads} heads cannot share key-value heads by {sharing}, as this model's do"
+            raise RigbenchError(what, "give --kv-heads too")
+        shape = msgspec.structs.replace(shape, kv_heads=shape.heads // sharing)
     _check_division(shape, f"--heads {shape.heads}", f"--kv-heads {shape.kv_heads}")
     _check_size(shape, "the shape asked for")
     other = msgspec.structs.replace(shape, sequence=model.shape.sequence) != model.shape
     return describe(shape, units.format_count(total_parameters(shape)) if other else model.name)
-
-
-def _heads(width: int) -> int:
-    each = head_width(width)
-    if width % each:
-        raise RigbenchError(
-            f"--width {width} is not a number of heads of {each}", f"give --heads too, or a multiple of {each}"
-        )
-    return width // each
-
-
-def _kv_heads(heads: int, base: Shape) -> int:
-    """As many heads share a key-value head as in the model that is changed."""
-    sharing = base.heads // base.kv_heads
-    if heads % sharing:
-        raise RigbenchError(
-            f"{heads} heads cannot share key-value heads by {sharing}, as this model's do", "give --kv-heads too"
-        )
-    return heads // sharing
 
 
 def _check_division(shape: Shape, heads: str, kv_heads: str) -> None:

@@ -1,10 +1,11 @@
-"""Which optimizer steps the weights, and what does it keep?"""
+"""Builds the optimizer that steps the weights."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from rigbench.core.errors import RigbenchError
+from rigbench.model.recipe import OPTIMIZERS
 
 if TYPE_CHECKING:
     import torch
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 
 FUSED_DEVICES = {"cpu", "cuda"}
 CURE = "use --optimizer adamw"
-NAMES = ("adamw", "adamw-foreach", "adamw8bit", "paged-adamw8bit")
 
 
 def build(
@@ -24,15 +24,11 @@ def build(
 ) -> torch.optim.Optimizer:
     """An optimizer over a model's weights. Defaults are nanoGPT's for GPT-2 124M; `adamw` is the fused kernel.
 
-    Matrices and tables decay; biases and norms do not.
-
-    Raises:
-        RigbenchError: rigbench knows no optimizer of that name, or bitsandbytes cannot be used here (exit 3).
-    """
+    Matrices and tables decay; biases and norms do not."""
     import torch
 
-    if name not in NAMES:
-        raise RigbenchError(f"no optimizer {name!r}", f"use one of {', '.join(NAMES)}")
+    if name not in OPTIMIZERS:
+        raise RigbenchError(f"no optimizer {name!r}", f"use one of {', '.join(OPTIMIZERS)}")
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
         {"params": [weight for weight in weights if weight.dim() >= 2], "weight_decay": weight_decay},

@@ -1,4 +1,4 @@
-"""What is in a file of token ids, and how was it made?"""
+"""A model, its shape, and the document beside a packed file of token ids."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from rigbench.core.record import Absent, Record
 
 
 class Packed(Record, frozen=True, kw_only=True):
-    """The document beside a packed file (FILE.bin.json): who made its ids, from what, and how many they are.
-
-    `tokenizer` is "bytes" or the base name of its tokenizer.json, `tokenizer_sha256` of that file. `vocabulary` is one
-    more than the highest id that the tokenizer can give, the end-of-text id included; `largest_id` is the highest that
-    is in the file. `sources` are base names, never folders. `bad_lines` were left out (--skip-bad). `cut_documents`
-    were too long to be tokenized whole: a token that spans one of the cuts became two.
-    """
+    """The document beside a packed file (FILE.bin.json): who made its ids, from what, and how many they are."""
 
     rigbench: str
     made_at: str
@@ -22,15 +16,15 @@ class Packed(Record, frozen=True, kw_only=True):
     dtype: Literal["uint16", "uint32"]
     tokens: int
     documents: int
-    tokenizer: str
-    tokenizer_sha256: str | Absent
-    vocabulary: int
-    largest_id: int
+    tokenizer: str  # "bytes", or the base name of its tokenizer.json
+    tokenizer_sha256: str | Absent  # of that file
+    vocabulary: int  # one more than the highest id that the tokenizer can give, the end-of-text id included
+    largest_id: int  # that is in the file
     end_of_text: int | Absent
-    sources: tuple[str, ...]
+    sources: tuple[str, ...]  # base names, never folders
     source_bytes: int
-    bad_lines: int
-    cut_documents: int
+    bad_lines: int  # left out (--skip-bad)
+    cut_documents: int  # too long to be tokenized whole: a token that spans one of the cuts became two
 
 
 class Shape(Record, frozen=True):
@@ -49,16 +43,12 @@ class Shape(Record, frozen=True):
 
 
 class Model(Record, frozen=True):
-    """What was trained: nominal name, true counts. Tied weights count once.
-
-    `matmul_parameters` are those that enter a matrix product: the N of 6·N + 12·L·d·T. `flop_per_token` is that exact
-    closed form with full (not causally halved) attention; `flop_per_token_6n` is the field's 6·N_total.
-    """
+    """What was trained: nominal name, true counts. Tied weights count once."""
 
     name: str
     shape: Shape
     total_parameters: int
     non_embedding_parameters: int
-    matmul_parameters: int
-    flop_per_token: float
-    flop_per_token_6n: float
+    matmul_parameters: int  # those that enter a matrix product: the N of 6·N + 12·L·d·T
+    flop_per_token: float  # that exact closed form, with full (not causally halved) attention
+    flop_per_token_6n: float  # the field's 6·N_total

@@ -128,11 +128,7 @@ def series_names() -> tuple[str, ...]:
 
 
 def series(name: str) -> Series:
-    """One series by name.
-
-    Raises:
-        RigbenchError: there is none of that name.
-    """
+    """One series by name."""
     return one("series", name, all_series())
 
 

@@ -1,4 +1,4 @@
-"""Which documents are in these files? Text or JSONL, read in pieces, every bad line named by its number."""
+"""Reads documents from text or JSONL in pieces, every bad line named by its number."""
 
 from __future__ import annotations
 
@@ -27,11 +27,7 @@ class Tally:
         self.bytes = self.documents = self.bad_lines = self.cut_documents = 0
 
     def bad(self, path: Path, line: int, why: str, cure: str = SKIP_BAD) -> None:
-        """Count a bad line, or refuse it.
-
-        Raises:
-            RigbenchError: naming the file and the line, unless bad lines are to be skipped.
-        """
+        """Count a bad line, or refuse it."""
         if not self.skip_bad:
             raise RigbenchError(f"{path}, line {line:,}: {why}", cure)
         self.bad_lines += 1
@@ -42,11 +38,7 @@ def is_jsonl(path: Path) -> bool:
 
 
 def check_source(path: Path) -> int:
-    """The size of a source in bytes; 0 for a pipe, whose size nobody knows.
-
-    Raises:
-        RigbenchError: missing, unreadable, a directory, or empty.
-    """
+    """The size of a source in bytes; 0 for a pipe, whose size nobody knows."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -63,11 +55,7 @@ def check_source(path: Path) -> int:
 
 
 def jsonl_texts(path: Path, field: str, tally: Tally) -> Iterator[str]:
-    """The text of every line, in order; blank lines and empty texts are passed over.
-
-    Raises:
-        RigbenchError: unreadable, or a line that is not JSON, lacks the field, or holds no text there.
-    """
+    """The text of every line, in order; blank lines and empty texts are passed over."""
     decode = line_decoder(field)
     with _open(path) as file:
         for number, line in enumerate(_lines(path, file), 1):
@@ -124,11 +112,7 @@ def _mismatch(message: str, field: str) -> str:
 
 
 def text_pieces(path: Path, tally: Tally) -> Iterator[str]:
-    """A text file, which is one document, in pieces of a few MiB that end with a line; bytes that are no text refused.
-
-    Raises:
-        RigbenchError: unreadable, or not UTF-8 text.
-    """
+    """A text file, one document, in pieces of a few MiB that end with a line; bytes that are no text are refused."""
     lines = pieces = 0
     with _open(path) as file:
         for block in _blocks(path, file):

@@ -1,4 +1,4 @@
-"""Which ids stand for this text? The user's own tokenizer.json, or its bytes."""
+"""Turns text into ids: by the user's own tokenizer.json, or its bytes."""
 
 from __future__ import annotations
 
@@ -34,11 +34,7 @@ class Tokenizer(NamedTuple):
 
 
 def open_tokenizer(wanted: str, end: str | None = None) -> Tokenizer:
-    """ "bytes", or the path of a tokenizer.json; `end` names the token that ends a document, or is "none".
-
-    Raises:
-        RigbenchError: no such file, not a tokenizer, no such token, or the package that reads it is not installed.
-    """
+    """ "bytes", or the path of a tokenizer.json; `end` names the token that ends a document, or is "none"."""
     if wanted == BYTES:
         if end not in (None, NO_END):
             raise RigbenchError(f"--eot {end!r}: bytes have no such token", "leave --eot out, or --eot none")

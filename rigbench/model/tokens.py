@@ -1,4 +1,4 @@
-"""What does the model eat? Token files, checked before anything is trained on them, and mapped."""
+"""Opens token files, checked before anything is trained on them, and mapped; or generates one."""
 
 from __future__ import annotations
 
@@ -31,13 +31,7 @@ ZIPF_SHIFT = 2.7  # Zipf-Mandelbrot: p(rank) ~ 1 / (rank + 2.7), Mandelbrot's co
 def open_tokens(path: Path, dtype: AskedDtype, vocabulary: int | None, sequence: int) -> tuple[Tokens, Data]:
     """A memory map of the file's ids (shape [tokens]) and what to say of it in a record.
 
-    "auto" is the type that the document beside a packed file names, else uint16. `vocabulary` None: any id will do.
-
-    Raises:
-        RigbenchError: missing, a directory, unreadable, empty, not a whole number of ids, shorter than a block of
-            sequence + 1 ids, with an id at or above the vocabulary within the first GiB, or not what the document
-            beside it says.
-    """
+    "auto" is the type that the document beside a packed file names, else uint16. `vocabulary` None: any id will do."""
     import numpy as np
 
     packed = read_sidecar(path)
@@ -64,11 +58,7 @@ def sidecar_path(path: Path) -> Path:
 
 
 def read_sidecar(path: Path) -> Packed | None:
-    """The document beside a token file, as `rigbench pack` leaves it; None where there is none.
-
-    Raises:
-        RigbenchError: there is one, and it cannot be read or is no such document.
-    """
+    """The document beside a token file, as `rigbench pack` leaves it; None where there is none."""
     sidecar = sidecar_path(path)
     cure = "pack the file again, or remove that document"
     try:
@@ -151,11 +141,7 @@ def _read_into(file: Any, buffer: memoryview) -> int:
 def check_ids(tokens: Tokens, vocabulary: int, where: str, dtype: Dtype, first: int = 0) -> None:
     """Refuse ids that the embedding table does not have (on a GPU they would abort the process).
 
-    `first` is the place in the file of the first of these tokens.
-
-    Raises:
-        RigbenchError: naming the first such id and its place.
-    """
+    `first` is the place in the file of the first of these tokens."""
     import numpy as np
 
     if int(tokens.max()) >= vocabulary:
@@ -169,11 +155,7 @@ def check_ids(tokens: Tokens, vocabulary: int, where: str, dtype: Dtype, first: 
 def zipf_tokens(folder: Path, vocabulary: int) -> tuple[Tokens, Data]:
     """A generated file, the same on every machine: ids drawn from Zipf-Mandelbrot over a shuffled vocabulary.
 
-    Real text is Zipf-distributed, and embedding gradients are as sparse and as contended as its ids are.
-
-    Raises:
-        RigbenchError: the folder cannot be written.
-    """
+    Real text is Zipf-distributed, and embedding gradients are as sparse and as contended as its ids are."""
     import numpy as np
 
     dtype: Dtype = "uint16" if vocabulary <= 1 << 16 else "uint32"

@@ -122,11 +122,7 @@ class Suggestion(NamedTuple):
 
 
 def calibrate(predicted: Sequence[StepTime], measured: Sequence[Measured]) -> Correction:
-    """predicted[i] is what `steptime.predict` says of the slice measured[i]. No slices: nothing is corrected.
-
-    Raises:
-        RigbenchError: the slices are of different hardware.
-    """
+    """predicted[i] is what `steptime.predict` says of the slice measured[i]. No slices: nothing is corrected."""
     names = sorted({it.ceilings.name for it in predicted})
     if len(names) > 1:
         raise RigbenchError(f"slices of {', '.join(names)} cannot correct each other", "give slices of one rig")

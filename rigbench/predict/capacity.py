@@ -80,11 +80,7 @@ def predictor_of(job: Job) -> Predictor:
 
 
 def target(job: Job, on_name: str | None) -> Target:
-    """What is predicted for: the rig named, else this machine's GPUs, else its host memory.
-
-    Raises:
-        RigbenchError: no profile of that name, or the machine does not tell its memory.
-    """
+    """What is predicted for: the rig named, else this machine's GPUs, else its host memory."""
     if on_name is not None:
         rig = profiles.rig_named(on_name)
         return cards.of_profile(profiles.gpu(rig.gpu), rig.name, rig.count)

@@ -74,11 +74,7 @@ class Terms(NamedTuple):
 
 
 def predict(model: Model, recipe: Recipe, ceilings: Ceilings) -> StepTime:
-    """One optimizer step's seconds, every one of them in a named part, with a 90 % interval.
-
-    Raises:
-        RigbenchError: the device has no ceiling in that precision, or there are fewer cards than ranks.
-    """
+    """One optimizer step's seconds, every one of them in a named part, with a 90 % interval."""
     if recipe.ranks > max(1, ceilings.count) and ceilings.kind == "cuda":
         raise RigbenchError(
             f"{recipe.ranks} ranks on {ceilings.count} of {ceilings.name}", "ask for as many ranks as there are cards"
@@ -119,11 +115,7 @@ def seconds_by_part(terms: Terms, constants: Constants, kind: str) -> tuple[Step
 
 
 def terms(model: Model, recipe: Recipe, ceilings: Ceilings) -> Terms:
-    """What the constants are multiplied with.
-
-    Raises:
-        RigbenchError: the device has no ceiling in that precision.
-    """
+    """What the constants are multiplied with."""
     one = _Device(recipe, ceilings)
     parts: dict[PartName, list[float]] = {}
     kernels = 0.0
