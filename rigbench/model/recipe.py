@@ -90,26 +90,20 @@ def checkpoint_words(every: int) -> str:
     return f"checkpointing every {every}{ending}"
 
 
-def _read_checkpointing(text: str, option: str) -> int:
-    if text in ("off", "on"):
-        return int(text == "on")
-    try:
-        return units.parse_whole(text, option, 1, MOST_BLOCKS)
-    except RigbenchError:
-        what = f"{option} {text[:40]!r} is neither off nor on nor a number of blocks"
-        raise RigbenchError(what, "use off, on, or K for every K-th block") from None
+def _word_or_number(words: dict[str, int], most: int, cure: str) -> Reader:
+    def read(text: str, option: str) -> int:
+        if text in words:
+            return words[text]
+        try:
+            return units.parse_whole(text, option, 1, most)
+        except RigbenchError as error:
+            raise RigbenchError(error.what_happened, cure) from None
+
+    return Reader(read)
 
 
-def _read_chunks(text: str, option: str) -> int:
-    if text in ("plain", "chunked"):
-        return LOSS_CHUNKS if text == "chunked" else 1
-    try:
-        return units.parse_whole(text, option, 1, MOST_CHUNKS)
-    except RigbenchError as error:
-        raise RigbenchError(error.what_happened, "use plain, chunked, or a number of chunks") from None
-
-
-CHECKPOINTING, CHUNKS = Reader(_read_checkpointing), Reader(_read_chunks)
+CHECKPOINTING = _word_or_number({"off": 0, "on": 1}, MOST_BLOCKS, "use off, on, or K for every K-th block")
+CHUNKS = _word_or_number({"plain": 1, "chunked": LOSS_CHUNKS}, MOST_CHUNKS, "use plain, chunked, or a number of chunks")
 SWITCH = Reader(lambda text, option: one_of("off", "on").read(text, option) == "on")
 
 

@@ -52,7 +52,7 @@ class Measured(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """One slice as the correction sees it."""
+    """A slice as the correction sees it."""
 
     groups: tuple[float, ...]  # predicted seconds by group of parts
     place: tuple[float, ...]

@@ -97,6 +97,11 @@ def from_runs(runs: Sequence[Run]) -> Ceilings | Absent:
     rates = {str(dtype): _figure(rate, basis) for dtype, rate in best.items() if dtype in DTYPES}
     if not rates and not card:
         return Absent("no matmul ceiling is stored; run `rigbench matmul`")
+    fits = [it.fit for it in collectives.operations if it.operation == "all_reduce"] if collectives else []
+    fit = next((fit for fit in fits if not isinstance(fit, Absent)), None)
+    link = card.link if card else Absent("no stored run has fitted an all_reduce")
+    if fit:
+        link = LinkCeiling(_figure(fit.latency_seconds, "fit"), _figure(fit.bytes_per_s, "fit of all_reduce"))
     sweep = loader.sweeps[0] if loader and loader.sweeps else None
     rests_on = [run for run in (matmul_run, bandwidth_run if isinstance(triad, Figure) else "", loader_run) if run]
     return Ceilings(
@@ -109,7 +114,7 @@ def from_runs(runs: Sequence[Run]) -> Ceilings | Absent:
         launch_seconds=_assumed(CPU_LAUNCH_SECONDS if cpu else LAUNCH_SECONDS, "assumption: host seconds a kernel"),
         tdp_watts=card.tdp_watts if card else NO_PROFILE,
         feed_hertz=card.feed_hertz if card else NO_PROFILE,
-        link=_link_of(collectives, card),
+        link=link,
         data_tokens_per_s=_figure(sweep.knee.tokens_per_s, f"loader at its knee, run {loader_run}")
         if sweep
         else NO_LOADER,
@@ -141,15 +146,6 @@ def _memory_rate(bandwidth: Bandwidth | None, device: Device, run: str) -> Figur
         return Absent(f"no copy inside the memory of {device.name} is stored")
     best = max(own, key=lambda transfer: transfer.bytes_per_s.value)
     return _figure(best.bytes_per_s, f"{best.operation}, run {run}")
-
-
-def _link_of(collectives: Collectives | None, of_card: Ceilings | None) -> LinkCeiling | Absent:
-    """As an all_reduce was measured, else the cards' slots or switch by their datasheet."""
-    fits = [] if collectives is None else [it.fit for it in collectives.operations if it.operation == "all_reduce"]
-    for fit in fits:
-        if not isinstance(fit, Absent):
-            return LinkCeiling(_figure(fit.latency_seconds, "fit"), _figure(fit.bytes_per_s, "fit of all_reduce"))
-    return of_card.link if of_card else Absent("no stored run has fitted an all_reduce")
 
 
 def _count(runs: Iterable[Run]) -> int:

@@ -160,8 +160,7 @@ class Loop:
             if piece.phase.startswith("weights"):
                 self._play_piece(index, piece)
 
-    def begin_step(self, step: int) -> None:
-        return None
+    def begin_step(self, step: int) -> None: ...
 
     def micro_step(self, name: str, first_of_all: bool) -> None:
         """Forward and backward. The first ones of all make the workspaces of the forward and backward threads."""
@@ -199,11 +198,9 @@ class Loop:
         """The weights as this rank's optimizer steps them."""
         return self.weights
 
-    def _enter(self, phase: str, layer: int) -> None:
-        return None
+    def _enter(self, phase: str, layer: int) -> None: ...
 
-    def _leave(self, phase: str, layer: int) -> None:
-        return None
+    def _leave(self, phase: str, layer: int) -> None: ...
 
     def _play_piece(self, index: int, piece: Piece) -> None:
         for home, number, freed in piece.events:

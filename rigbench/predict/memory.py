@@ -74,13 +74,11 @@ class Predictor:
         def at(n: int) -> tuple[Model, Recipe]:
             return model, msgspec.structs.replace(recipe, micro_batch=n)
 
-        scripts = self._along(at, MICRO_BATCHES, target)
-        room = cards.room_bytes(target)
-        found = most(lambda n: Case(scripts(n), target).fits(room), MOST_SEQUENCES)
-        if not found:
+        case, room = self._along(at, MICRO_BATCHES, target), cards.room_bytes(target)
+        count = most(lambda n: case(n).fits(room), MOST_SEQUENCES)
+        if not count:
             return Absent("not even one sequence fits")
-        largest = _prediction(*at(found), target, Case(scripts(found), target))
-        return Largest(found, largest, Case(scripts(found + 1), target).short(room))
+        return Largest(count, _prediction(*at(count), target, case(count)), case(count + 1).short(room))
 
     def longest_sequence(self, model: Model, recipe: Recipe, target: Target) -> Largest | Absent:
         """The most tokens, in steps of 128, of a single sequence that fits."""
@@ -89,13 +87,12 @@ class Predictor:
             shape = msgspec.structs.replace(model.shape, sequence=n * SEQUENCE_STEP)
             return msgspec.structs.replace(model, shape=shape), msgspec.structs.replace(recipe, micro_batch=1)
 
-        scripts = self._along(at, SEQUENCES, target)
-        room = cards.room_bytes(target)
-        found = most(lambda n: Case(scripts(n), target).fits(room), MOST_TOKENS // SEQUENCE_STEP)
-        if not found:
+        case, room = self._along(at, SEQUENCES, target), cards.room_bytes(target)
+        steps = most(lambda n: case(n).fits(room), MOST_TOKENS // SEQUENCE_STEP)
+        if not steps:
             return Absent(f"not even {SEQUENCE_STEP} tokens fit")
-        longest = _prediction(*at(found), target, Case(scripts(found), target))
-        return Largest(found * SEQUENCE_STEP, longest, Absent("not worked out"))
+        longest = _prediction(*at(steps), target, case(steps))
+        return Largest(steps * SEQUENCE_STEP, longest, Absent("not worked out"))
 
     def largest_model(self, models: Sequence[Model], recipe: Recipe, target: Target) -> Largest | Absent:
         """The largest of models, smallest first, of which one sequence fits."""
@@ -117,20 +114,18 @@ class Predictor:
 
     def _along(
         self, at: Callable[[int], tuple[Model, Recipe]], points: tuple[int, int], target: Target
-    ) -> Callable[[int], Script]:
+    ) -> Callable[[int], Case]:
         """Loops along the line through two of them; where there is none, each on its own."""
         low, high = points
 
         def single(n: int) -> Script:
             return self._script(*at(n), target, "sequence" if points == SEQUENCES else "micro-batch")
 
-        if at(low)[1].strategy != "single" and points == SEQUENCES:  # buckets and shards are cut by size
-            return single
-        try:
-            line = ScriptLine(single(low), single(high), low, high)
-        except NotPeriodic:
-            return single
-        return lambda n: line.at(n) if n >= low or points == SEQUENCES else single(n)
+        line = None
+        if at(low)[1].strategy == "single" or points != SEQUENCES:  # buckets and shards are cut by size
+            with contextlib.suppress(NotPeriodic):
+                line = ScriptLine(single(low), single(high), low, high)
+        return lambda n: Case(line.at(n) if line and (n >= low or points == SEQUENCES) else single(n), target)
 
     def _script(self, model: Model, recipe: Recipe, target: Target, along: str = "micro-batch") -> Script:
         shape = model.shape
