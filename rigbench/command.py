@@ -23,42 +23,14 @@ if TYPE_CHECKING:
     from rigbench.store import Store
 
 # The options that every command takes, before or after its name; then those that only some take.
-OPTIONS: dict[str, tuple[Any, Any]] = {
-    "json": (
-        Annotated[bool, typer.Option("--json", help="Print the run's JSON document on standard output, nothing else.")],
-        False,
-    ),
-    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no hints, only the answer.")], False),
-    "home": (
-        Annotated[
-            Path | None,
-            typer.Option("--home", metavar="DIR", help="Where runs are kept. Also RIGBENCH_HOME.", show_default=False),
-        ],
-        None,
-    ),
-    "device": (
-        Annotated[
-            str | None,
-            typer.Option("--device", metavar="NAME", help="cpu, cuda or cuda:N. Default: the first GPU, else the CPU."),
-        ],
-        None,
-    ),
-    "on": (
-        Annotated[
-            str | None,
-            typer.Option(
-                "--on", metavar="NAME", help="Hardware one does not have: a rig profile, a GPU, or 2xrtx-4080."
-            ),
-        ],
-        None,
-    ),
-    "replay": (
-        Annotated[
-            Path | None,
-            typer.Option("--replay", metavar="DIR", help="Read a recorded rig instead of this machine."),
-        ],
-        None,
-    ),
+# Each with its type, its metavar and its help.
+OPTIONS: dict[str, tuple[Any, str | None, str]] = {
+    "json": (bool, None, "Print the run's JSON document on standard output, nothing else."),
+    "quiet": (bool, None, "No progress and no hints, only the answer."),
+    "home": (Path, "DIR", "Where runs are kept. Also RIGBENCH_HOME."),
+    "device": (str, "NAME", "cpu, cuda or cuda:N. Default: the first GPU, else the CPU."),
+    "on": (str, "NAME", "Hardware one does not have: a rig profile, a GPU, or 2xrtx-4080."),
+    "replay": (Path, "DIR", "Read a recorded rig instead of this machine."),
 }
 EVERYWHERE = ("json", "quiet", "home")
 
@@ -109,6 +81,7 @@ class Common:
     def answer(self, work: Callable[[Job], object], show: Callable[[Run, Console], None] | None = None) -> int:
         """Run a job, save it, show it, and say how it ended. Returns the exit code."""
         from rigbench.core import progress
+        from rigbench.core.record import Skipped
         from rigbench.job import Interrupted
 
         job = self.job()
@@ -141,7 +114,11 @@ class Common:
             return INTERRUPTED
         if not self.quiet:
             say(f"kept as {job.run.id}; `rigbench report {job.run.id}` shows it again")
-        return FAULT if job.faults else _nothing_answered(job.run)
+        results = [result for room in job.run.rooms().values() for result in room]
+        nothing = bool(results) and all(
+            isinstance(result, Skipped) for result in results
+        )  # the document has the reason
+        return FAULT if job.faults else NOTHING if nothing else FINE
 
     def show(self, run: Any, show: Callable[[Any, Console], None] | None = None) -> None:
         """On the screen, its rooms unless `show` shows more or less of it; or as JSON."""
@@ -153,14 +130,6 @@ class Common:
             from rigbench.core.screen import show_rooms
 
             (show or show_rooms)(run, self.console())
-
-
-def _nothing_answered(run: Run) -> int:
-    """3 where every probe that was asked for could not run; its reason is in the document and was shown."""
-    from rigbench.core.record import Skipped
-
-    results = [result for room in run.rooms().values() for result in room]
-    return NOTHING if results and all(isinstance(result, Skipped) for result in results) else FINE
 
 
 def say(line: str) -> None:
@@ -258,11 +227,7 @@ def _spoken(record: type) -> Iterator[inspect.Parameter]:
 
 
 def _read(record: type, values: dict[str, Any]) -> Any:
-    """The record of what was said, whose words are taken out of `values`.
-
-    Raises:
-        RigbenchError: a word is not what its option takes.
-    """
+    """The record of what was said, whose words are taken out of `values`."""
     said: dict[str, Any] = {}
     for field, _, option in _options(record):
         word = values.pop(field)
@@ -297,13 +262,18 @@ def root_options(app: typer.Typer) -> None:
     app.callback(invoke_without_command=True)(root)
 
 
-def _common_parameters(names: tuple[str, ...]) -> list[inspect.Parameter]:
-    return [
-        inspect.Parameter(
-            f"common_{name}", inspect.Parameter.KEYWORD_ONLY, default=OPTIONS[name][1], annotation=OPTIONS[name][0]
+def _common_parameters(taken: tuple[str, ...]) -> Iterator[inspect.Parameter]:
+    for name in taken:
+        kind, metavar, words = OPTIONS[name]
+        names = ("--quiet", "-q") if name == "quiet" else (f"--{name}",)
+        yield inspect.Parameter(
+            f"common_{name}",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False if kind is bool else None,
+            annotation=Annotated[
+                kind if kind is bool else kind | None, typer.Option(*names, metavar=metavar, help=words)
+            ],
         )
-        for name in names
-    ]
 
 
 def _resign(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> None:

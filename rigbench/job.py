@@ -27,22 +27,8 @@ from rigbench.work.process import Outcome
 from rigbench.work.sensors import Sampler
 
 # Variables that change how fast torch computes or how much memory it takes.
-CONDITIONS = (
-    "CUDA_",
-    "DNNL_",
-    "GLIBC_TUNABLES",
-    "GOMP_",
-    "KMP_",
-    "LD_PRELOAD",
-    "MALLOC_",
-    "MKL_",
-    "NCCL_",
-    "OMP_",
-    "ONEDNN_",
-    "PYTORCH_",
-    "THP_MEM_ALLOC_ENABLE",
-    "TORCH_",
-)
+CONDITIONS: tuple[str, ...] = ("CUDA_", "DNNL_", "GLIBC_TUNABLES", "GOMP_", "KMP_", "LD_PRELOAD", "MALLOC_", "MKL_")
+CONDITIONS += ("NCCL_", "OMP_", "ONEDNN_", "PYTORCH_", "THP_MEM_ALLOC_ENABLE", "TORCH_")
 T = TypeVar("T", bound=Record)
 
 

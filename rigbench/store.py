@@ -49,11 +49,7 @@ class Store:
         self.runs = home / "runs"
 
     def check_writable(self) -> None:
-        """Before anything is measured: can a run be kept here?
-
-        Raises:
-            RigbenchError: the folder cannot be made or written, with the cure.
-        """
+        """Before anything is measured: can a run be kept here?"""
         try:
             self.runs.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.runs, prefix=".probe-") as probe:

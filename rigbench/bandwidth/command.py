@@ -31,12 +31,7 @@ def bandwidth(common: Common, options: Options) -> int:
 
 
 def run(job: Job, options: Options, device: str = "auto") -> Bandwidth:
-    """Each part in a process of its own; one that hangs or dies is a fault, and the others go on.
-
-    Raises:
-        Interrupted: the user said stop; what was measured is saved.
-        RigbenchError: no such device.
-    """
+    """Each part in a process of its own; one that hangs or dies is a fault, and the others go on."""
     measuring = _Measuring(job, options, device)
     visible = measuring.visible
     first = measuring.part(device=device)
@@ -100,11 +95,7 @@ class _Measuring:
         return survey.run(rig, profiles.match_gpu)
 
     def part(self, **changes: str | bool) -> BandwidthPart:
-        """Measure one part, name its places as the rest of rigbench names its GPUs, and keep it.
-
-        Raises:
-            Interrupted: the user said stop.
-        """
+        """Measure one part, name its places as the rest of rigbench names its GPUs, and keep it."""
         options = msgspec.structs.replace(self.options, **changes)
         name = "" if options.name == "auto" else options.name
         self.job.progress.stage(f"bandwidth {name}".rstrip(), options.seconds + 5)

@@ -31,11 +31,7 @@ NOT_BOUND = Absent("wherever the system puts it: one node, or all together")
 
 
 def run(options: Options, report: Report) -> BandwidthPart:
-    """Every row of one part.
-
-    Raises:
-        RigbenchError: no such device, or fewer than two GPUs for peer copies.
-    """
+    """Every row of one part."""
     started, sysfs = time.perf_counter(), Sysfs()
     report.progress(0.0, "looking at the devices")
     name, devices, groups, not_run = _plan(options, sysfs)

@@ -17,21 +17,13 @@ Operation = Literal["copy", "triad"]
 HostMemory = Literal["pinned", "pageable"]
 
 
+TIME, SIZE = seconds(1.0, 3600.0, "a minute is usual: 60s"), size(MIB, 64 << 30, "512MiB is usual")
+
+
 class Options(Record, frozen=True, kw_only=True):
-    seconds: Annotated[
-        float,
-        Option(
-            seconds(1.0, 3600.0, "a minute is usual: 60s"), "About this long in all; start-up comes on top.", "TIME"
-        ),
-    ] = 60.0
+    seconds: Annotated[float, Option(TIME, "About this long in all; start-up comes on top.", "TIME")] = 60.0
     largest_bytes: Annotated[
-        int,
-        Option(
-            size(MIB, 64 << 30, "512MiB is usual"),
-            "The largest copy; less where memory is short.",
-            "SIZE",
-            ("--largest",),
-        ),
+        int, Option(SIZE, "The largest copy; less where memory is short.", "SIZE", ("--largest",))
     ] = 512 * MIB
 
 

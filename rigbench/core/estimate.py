@@ -40,10 +40,6 @@ class Estimate(Record, frozen=True):
         return self._of(self.value * other, low, high)
 
     def __truediv__(self, other: Estimate | float) -> Estimate:
-        """
-        Raises:
-            ValueError: an interval of one of two estimates reaches zero.
-        """
         if not isinstance(other, Estimate):
             return self * (1 / other)
         if min(self.low, other.low) <= 0:
@@ -55,11 +51,7 @@ class Estimate(Record, frozen=True):
         return self._of(value, value * math.exp(-down), value * math.exp(up), method, other)
 
     def __rtruediv__(self, work: float) -> Estimate:
-        """Work over time, or time from a rate: the ends change places.
-
-        Raises:
-            ValueError: the interval reaches zero.
-        """
+        """Work over time, or time from a rate: the ends change places."""
         if self.low <= 0:
             raise ValueError("the inverse of an interval that reaches zero")
         return self._of(work / self.value, work / self.high, work / self.low)

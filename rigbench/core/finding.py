@@ -77,11 +77,6 @@ def explanations() -> Mapping[str, Explanation]:
 
 
 def explanation(code: str) -> Explanation:
-    """One code's.
-
-    Raises:
-        RigbenchError: there is no such code; the nearest are named.
-    """
     table = explanations()
     if code in table:
         return table[code]

@@ -172,11 +172,7 @@ def each(pattern: str, kind: type[File]) -> list[File]:
 
 
 def folders() -> list[Path]:
-    """The shipped profiles, inside the wheel or beside the package in a source checkout; then the user's.
-
-    Raises:
-        RigbenchError: the folder that the user named is none.
-    """
+    """The shipped profiles, inside the wheel or beside the package in a source checkout; then the user's."""
     package = Path(__file__).resolve().parents[1]
     shipped = package / "_profiles"
     found = [shipped if shipped.is_dir() else package.parent / "profiles"]
@@ -216,11 +212,6 @@ def gpus() -> tuple[GpuProfile, ...]:
 
 
 def gpu(profile_id: str) -> GpuProfile:
-    """One datasheet by id.
-
-    Raises:
-        RigbenchError: there is none of that id.
-    """
     return one("GPU profile", profile_id, {gpu.id: gpu for gpu in gpus()})
 
 
@@ -231,11 +222,7 @@ def prices() -> Prices:
 
 
 def electricity(place: str | None = None) -> Price | Absent:
-    """The price at a place, by id; without one, the default, whose place and date belong beside every amount.
-
-    Raises:
-        RigbenchError: there is no such place.
-    """
+    """The price at a place, by id; without one, the default, whose place and date belong beside every amount."""
     entries = {entry.id: entry for entry in prices().electricity}
     if place is None:
         default = next((entry for entry in reversed(entries.values()) if entry.default), None)
@@ -244,11 +231,7 @@ def electricity(place: str | None = None) -> Price | Absent:
 
 
 def rigs() -> tuple[RigProfile, ...]:
-    """Machines by name; one of the user's replaces a shipped one.
-
-    Raises:
-        RigbenchError: a rig's GPU has no profile.
-    """
+    """Machines by name; one of the user's replaces a shipped one."""
     found = tuple(by_name((rig.name, rig) for rig in each("rigs/*.toml", RigProfile)).values())
     known = {gpu.id for gpu in gpus()}
     for rig in found:
@@ -276,12 +259,13 @@ def match_gpu(pci_device_id: str | None, nvml_name: str | None, memory_bytes: in
     if memory_bytes is None:
         lone = len(found) == 1 and not found[0].same_name_memory_gib
         return found[0].id if lone else Absent(f"{_ids(found)}: memory would tell, and was not read")
-    fitting = [gpu for gpu in found if any(_fits(memory_bytes, size) for size in gpu.memory_gib)]
+    seen = memory_bytes / GIB
+    fitting = [gpu for gpu in found if any(LEAST_VISIBLE <= seen / size <= MOST_VISIBLE for size in gpu.memory_gib)]
     if len(fitting) == 1:
         return fitting[0].id
     if fitting:
         return Absent(f"{_ids(fitting)} have the same name and memory")
-    return Absent(f"{_ids(found)} by name or id, but not with {memory_bytes / GIB:.1f} GiB: a variant; {HOW_TO_ADD}")
+    return Absent(f"{_ids(found)} by name or id, but not with {seen:.1f} GiB: a variant; {HOW_TO_ADD}")
 
 
 def peak(profile_id: str, dtype: Dtype) -> Figure | Absent:
@@ -308,9 +292,6 @@ def rig_named(text: str, option: str = "--on") -> RigProfile:
     """A rig profile by name, or cards by a GPU profile's id or the maker's name, "2x" in front for several.
 
     Of mere cards the host is not known: its watts and memory are Absent.
-
-    Raises:
-        RigbenchError: nothing has that name, or the number of cards is none.
     """
     word = "-".join(text.strip().lower().split())
     named = {rig.name: rig for rig in rigs()}
@@ -338,10 +319,6 @@ def _nearest(word: str, known: list[str]) -> str:
 
 def _price(entry: Electricity) -> Price:
     return Price(entry.per_kwh, entry.currency, entry.place, entry.date, entry.source)
-
-
-def _fits(memory_bytes: int, size_gib: float) -> bool:
-    return LEAST_VISIBLE <= memory_bytes / GIB / size_gib <= MOST_VISIBLE
 
 
 def _ids(found: Sequence[GpuProfile]) -> str:

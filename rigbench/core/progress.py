@@ -31,14 +31,11 @@ class Progress(Protocol):
 class Silent:
     """For --quiet and --json."""
 
-    def stage(self, text: str, weight_seconds: float) -> None:
-        return None
+    def stage(self, text: str, weight_seconds: float) -> None: ...
 
-    def update(self, share: float, text: str) -> None:
-        return None
+    def update(self, share: float, text: str) -> None: ...
 
-    def close(self) -> None:
-        return None
+    def close(self) -> None: ...
 
 
 SILENT = Silent()
@@ -60,8 +57,7 @@ class Lines:
             self._said_at = time.monotonic()
             sys.stderr.write(f"{self._stage}: {share:.0%}, {text}\n")
 
-    def close(self) -> None:
-        return None
+    def close(self) -> None: ...
 
 
 class Bar:

@@ -6,7 +6,6 @@ its samples unless said otherwise. Every function raises ValueError where there 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -32,11 +31,7 @@ def median(samples: Sequence[float]) -> float:
 
 
 def quantile(samples: Sequence[float], q: float) -> float:
-    """The q-quantile, 0 <= q <= 1, linear between order statistics (type 7 of Hyndman and Fan 1996; numpy's default).
-
-    Raises:
-        ValueError: no samples, or q outside 0 to 1.
-    """
+    """The q-quantile, linear between order statistics (type 7 of Hyndman and Fan 1996; numpy's default)."""
     _need(samples)
     if not 0.0 <= q <= 1.0:
         raise ValueError(f"q is {q}; a quantile lies between 0 and 1")
@@ -53,9 +48,6 @@ def student_t_quantile(p: float, df: float) -> float:
 
     Bisects the upper tail, P(T > t) = I_x(df/2, 1/2) / 2 with x = df / (df + t²) (Abramowitz and Stegun 26.7.1). Above
     a million degrees it is that of a million, 1e-6 from the normal distribution's.
-
-    Raises:
-        ValueError: p not inside 0 to 1, or df below 1.
     """
     if not 0.0 < p < 1.0 or df < 1.0:
         raise ValueError(f"no Student t quantile at p = {p}, df = {df}")
@@ -85,14 +77,7 @@ def median_estimate(samples: Sequence[float], level: float = LEVEL) -> Estimate:
     method = "median, binomial order statistics"
     if reached < level:
         method = "median, minimum to maximum" if n > 1 else "one sample, no interval"
-    return Estimate(
-        value=median(ordered),
-        low=ordered[rank],
-        high=ordered[n - 1 - rank],
-        level=reached,
-        method=method,
-        n=n,
-    )
+    return Estimate(median(ordered), ordered[rank], ordered[n - 1 - rank], reached, method, n)
 
 
 def rate_estimate(work_per_sample: float, seconds: Sequence[float], level: float = LEVEL) -> Estimate:
@@ -108,9 +93,6 @@ def rate_estimate(work_per_sample: float, seconds: Sequence[float], level: float
     The interval is of the mean seconds, inverted. Where it is so wide that the mean could be under half of what was
     seen, its fast end stays at the fastest sample, which no mean can beat. One sample has no interval (confidence 0),
     two give their range (confidence 0.5).
-
-    Raises:
-        ValueError: no samples, or no time passed.
     """
     _need(seconds)
     n, total = len(seconds), math.fsum(seconds)
@@ -127,44 +109,26 @@ def rate_estimate(work_per_sample: float, seconds: Sequence[float], level: float
         half = _half_width_of_mean(seconds, batches, level)
         low_mean, high_mean = max(mean - half, min(fastest, mean / 2)), mean + half
         method = f"total work over total time, Student t over {batches} batch means"
-    return Estimate(
-        value=work_per_sample / mean,
-        low=work_per_sample / high_mean,
-        high=work_per_sample / low_mean,
-        level=level,
-        method=method,
-        n=batches,
-    )
+    value, low, high = (work_per_sample / it for it in (mean, high_mean, low_mean))
+    return Estimate(value, low, high, level, method, batches)
 
 
 def paired_ratio(a: Sequence[float], b: Sequence[float]) -> Estimate:
-    """Geometric mean of a_i / b_i (no unit), with a Student t interval on the logarithms.
-
-    Raises:
-        ValueError: no pairs, unequal lengths, or a value that is not above zero.
-    """
+    """Geometric mean of a_i / b_i (no unit), with a Student t interval on the logarithms."""
     _need(a)
     if len(a) != len(b) or min(*a, *b) <= 0:
         raise ValueError("pairs need equally many values on both sides, all above zero")
     logs, n = [math.log(x / y) for x, y in zip(a, b, strict=True)], len(a)
     middle = math.fsum(logs) / n
-    half = _half_width_of_mean(logs, n, LEVEL) if n > 1 else 0.0
-    return Estimate(
-        value=math.exp(middle),
-        low=math.exp(middle - half),
-        high=math.exp(middle + half),
-        level=LEVEL if n > 1 else 0.0,
-        method="geometric mean of paired ratios, Student t on logarithms" if n > 1 else "one pair, no interval",
-        n=n,
-    )
+    half, level, method = 0.0, 0.0, "one pair, no interval"
+    if n > 1:
+        half, level = _half_width_of_mean(logs, n, LEVEL), LEVEL
+        method = "geometric mean of paired ratios, Student t on logarithms"
+    return Estimate(math.exp(middle), math.exp(middle - half), math.exp(middle + half), level, method, n)
 
 
 def binomial_interval(successes: int, n: int) -> tuple[float, float]:
-    """The 90 % interval of a share from `successes` of n (Clopper and Pearson 1934): never narrower than it says.
-
-    Raises:
-        ValueError: n is 0, or the successes are not from 0 to n.
-    """
+    """The 90 % interval of a share from `successes` of n (Clopper and Pearson 1934): never narrower than it says."""
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} of {n}")
     tail = (1 - LEVEL) / 2
@@ -323,11 +287,7 @@ BATCHES = 10
 
 
 def slope(at_seconds: Sequence[float], values: Sequence[float]) -> Estimate:
-    """Per second, by least squares through means of ten contiguous batches, in which neighbours' noise averages out.
-
-    Raises:
-        ValueError: fewer values than batches, or all of one moment.
-    """
+    """Per second, by least squares through means of ten contiguous batches, in which neighbours' noise averages out."""
     if len(values) < BATCHES or at_seconds[-1] <= at_seconds[0]:
         raise ValueError(f"a slope needs {BATCHES} values at different moments")
     moments, means = batch_means(at_seconds, BATCHES), batch_means(values, BATCHES)
@@ -337,56 +297,35 @@ def slope(at_seconds: Sequence[float], values: Sequence[float]) -> Estimate:
     errors = (y - level - value * (x - middle) for x, y in zip(moments, means, strict=True))
     half = math.sqrt(math.fsum(error**2 for error in errors) / (BATCHES - 2) / spread)
     half *= student_t_quantile((1 + LEVEL) / 2, BATCHES - 2)
-    return Estimate(
-        value=value,
-        low=value - half,
-        high=value + half,
-        level=LEVEL,
-        method="least squares through 10 batch means, Student t",
-        n=BATCHES,
-    )
+    method = "least squares through 10 batch means, Student t"
+    return Estimate(value, value - half, value + half, LEVEL, method, BATCHES)
 
 
 def mean(values: Sequence[float]) -> Estimate:
-    """The mean with its interval by batch means; one value has none.
-
-    Raises:
-        ValueError: no values.
-    """
+    """The mean with its interval by batch means; one value has none."""
+    _need(values)
     n = len(values)
-    middle = math.fsum(values) / n if n else math.nan
-    if not n:
-        raise ValueError("no values")
-    count = min(n, BATCHES)
+    middle, count = math.fsum(values) / n, min(n, BATCHES)
     if count < 3:
-        return Estimate(value=middle, low=min(values), high=max(values), level=0.0, method="too few values", n=n)
+        return Estimate(middle, min(values), max(values), 0.0, "too few values", n)
     means = batch_means(values, count)
     spread = math.sqrt(math.fsum((it - middle) ** 2 for it in means) / (count - 1) / count)
     half = student_t_quantile((1 + LEVEL) / 2, count - 1) * spread
-    method = f"mean, Student t over {count} batch means"
-    return Estimate(value=middle, low=middle - half, high=middle + half, level=LEVEL, method=method, n=count)
+    return Estimate(middle, middle - half, middle + half, LEVEL, f"mean, Student t over {count} batch means", count)
 
 
 def batch_means(values: Sequence[float], count: int) -> list[float]:
     """Means of contiguous batches whose sizes differ by at most one."""
-    n = len(values)
-    edges = [index * n // count for index in range(count + 1)]
-    return [math.fsum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    return [math.fsum(batch) / len(batch) for batch in _blocks(values, count)]
 
 
 def theil_sen(points: Sequence[tuple[float, float]]) -> Estimate | Absent:
     """The median of all pairs' slopes, with Kendall's interval (Sen 1968; Hollander and Wolfe, §9.3)."""
-    slopes = sorted((b - d) / (a - c) for (a, b), (c, d) in itertools.combinations(points, 2) if a != c)
+    slopes = sorted((b - d) / (a - c) for (a, b), (c, d) in combinations(points, 2) if a != c)
     n = len(points)
     if len(slopes) < n:
         return Absent("too few different readings")
     reach = NORMAL_90 * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
     low, high = math.floor((len(slopes) - reach) / 2), math.ceil((len(slopes) + reach) / 2)
-    return Estimate(
-        value=median(slopes),
-        low=slopes[max(0, low)],
-        high=slopes[min(len(slopes) - 1, high)],
-        level=LEVEL,
-        method="Theil-Sen over pieces of the load, Kendall's interval",
-        n=n,
-    )
+    ends = slopes[max(0, low)], slopes[min(len(slopes) - 1, high)]
+    return Estimate(median(slopes), *ends, LEVEL, "Theil-Sen over pieces of the load, Kendall's interval", n)

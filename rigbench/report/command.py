@@ -47,7 +47,7 @@ def profiles(
     """List and check the profiles: GPU datasheets, series of models, prices; print the JSON Schema of a run."""
     from rigbench.core.errors import FINE
     from rigbench.report import profiles as data
-    from rigbench.report import profiles_screen as render
+    from rigbench.report import screen
 
     if what == "schema":
         from rigbench.document import run_schema
@@ -63,7 +63,7 @@ def profiles(
     elif common.json:
         sys.stdout.write(data.as_json(what))
     elif what:
-        render.show_one(what, common.console())
+        screen.show_profile(what, common.console())
     else:
-        render.show_all(common.console())
+        screen.show_profiles(common.console())
     return FINE

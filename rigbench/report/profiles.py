@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from rigbench.core import profiles
@@ -12,6 +10,8 @@ from rigbench.core.profiles import Electricity, GpuProfile, RigProfile
 from rigbench.model import shape
 from rigbench.model.counts import total_parameters
 from rigbench.model.shape import Series, SeriesModel
+
+Named = GpuProfile | RigProfile | Series | SeriesModel | Electricity
 
 
 def check() -> str:
@@ -36,9 +36,7 @@ def check() -> str:
 
 
 def check_published() -> tuple[int, int]:
-    """Counts every published model's shape: how many have exactly their authors' total, and how many come as near as
-    their family says (`published_within`). The first whose count is another is refused.
-    """
+    """How many published shapes have their authors' total exactly, and how many as near as their family says."""
     exact = near = 0
     for entry in shape.models():
         published = entry.published_parameters
@@ -67,14 +65,13 @@ def as_json(what: str | None = None) -> str:
     return msgspec.json.format(msgspec.json.encode(named(what) if what else everything), indent=2).decode() + "\n"
 
 
-def named(what: str) -> GpuProfile | RigProfile | Series | SeriesModel | Electricity:
+def named(what: str) -> Named:
     """The GPU, rig, series, model or electricity price of that name."""
-    entries: dict[str, Any] = {entry.id: entry for entry in profiles.prices().electricity}
+    entries: dict[str, Named] = {entry.id: entry for entry in profiles.prices().electricity}
     entries |= {model.name: model for model in shape.models()}
     entries |= shape.all_series()
     entries |= {rig.name: rig for rig in profiles.rigs()}
     entries |= {gpu.id: gpu for gpu in profiles.gpus()}
     if what not in entries:
         raise RigbenchError(f"no profile {what!r}", "`rigbench profiles` lists them")
-    entry: GpuProfile | RigProfile | Series | SeriesModel | Electricity = entries[what]
-    return entry
+    return entries[what]
