@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rigbench.monitor.live import Chart
 
 TORN = "the recording's last line was cut short, and is left out"
+PATIENCE_SECONDS = 1.0  # with the tick under way, once told to stop
 ENDLESS = "the recording has no end: it was killed, its disk was full, or it still goes on"
 
 
@@ -36,27 +37,28 @@ def watch(
         recorder = None
         if not isinstance(options.record, Absent):
             recorder = stack.enter_context(recording.Recorder(Path(options.record), options.force))
-        stop = stack.enter_context(StopSignal())
+        stop = StopSignal()
         events = (
             readings.replayed(rig, Rig.replay(replay), options)
             if replay
             else readings.live(rig, options, lambda: stop.sent)
         )
         with contextlib.closing(events):
-            header = next(events)
+            header = next(events)  # until then Ctrl-C breaks in: there is nothing to sum up
             assert isinstance(header, MonitorHeader)
             fold = Fold(header)
             if recorder:
                 recorder.write(header)
-            for event in events:
-                fold.add(event)
-                if recorder:
-                    recorder.write(event)
-                if display and isinstance(event, MonitorTick):
-                    monitor = fold.record()
-                    display(monitor, {gpu.device: fold.chart(gpu.device) for gpu in monitor.gpus})
-                if stop.sent:
-                    break
+            with contextlib.suppress(Overdue), stop:
+                for event in events:
+                    fold.add(event)
+                    if recorder:
+                        recorder.write(event)
+                    if display and isinstance(event, MonitorTick):
+                        monitor = fold.record()
+                        display(monitor, {gpu.device: fold.chart(gpu.device) for gpu in monitor.gpus})
+                    if stop.sent:
+                        break
         ended_by: MonitorEndedBy = "stopped by the user"
         if not stop.sent:
             ended_by = "one look" if options.once else "recording ended" if replay else "time is up"
@@ -85,8 +87,12 @@ def summary(path: Path) -> Monitor:
     return fold.record(notes)
 
 
+class Overdue(Exception):
+    """A second stop signal, or a second after the first one: the tick under way, maybe in a hung driver, is dropped."""
+
+
 class StopSignal:
-    """Ctrl-C and SIGTERM ask for the end instead of breaking in; a second one breaks in as ever."""
+    """Ctrl-C and SIGTERM ask for the end instead of breaking in."""
 
     def __init__(self) -> None:
         self.sent = False
@@ -94,15 +100,17 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
                 self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.sent:
-            raise KeyboardInterrupt
+            raise Overdue
         self.sent = True
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)

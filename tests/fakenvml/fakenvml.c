@@ -172,6 +172,14 @@ static void parse(const char *from, struct answer *answer) {
     }
 }
 
+static void note(const char *scope, const char *key, nvmlReturn_t code) {
+    const char *path = getenv("FAKE_NVML_LOG");
+    FILE *log = path ? fopen(path, "a") : NULL;
+    if (!log) return;
+    fprintf(log, "%s %s -> %d\n", scope, key, (int)code);
+    fclose(log);
+}
+
 /* The code that FAKE_NVML_FAULT has for this call, or what it would have been. */
 static nvmlReturn_t faulted(const char *scope, const char *key, nvmlReturn_t code) {
     const char *fault = getenv("FAKE_NVML_FAULT");
@@ -179,17 +187,10 @@ static nvmlReturn_t faulted(const char *scope, const char *key, nvmlReturn_t cod
     int code_of_it, after = 0;
     if (!fault || sscanf(fault, "%15s %159s %d %d", scope_of_it, key_of_it, &code_of_it, &after) < 3) return code;
     if (strcmp(scope, scope_of_it) || strcmp(key, key_of_it) || fault_calls++ < after) return code;
+    if (code_of_it == 7777) note(scope, key, (nvmlReturn_t)code_of_it);
     while (code_of_it == 7777) pause();
     if (code_of_it == 8888) raise(SIGSEGV);
     return (nvmlReturn_t)code_of_it;
-}
-
-static void note(const char *scope, const char *key, nvmlReturn_t code) {
-    const char *path = getenv("FAKE_NVML_LOG");
-    FILE *log = path ? fopen(path, "a") : NULL;
-    if (!log) return;
-    fprintf(log, "%s %s -> %d\n", scope, key, (int)code);
-    fclose(log);
 }
 
 /* A device, or a part of one: its lines have a scope of their own. -1 where there is none. */
