@@ -22,7 +22,7 @@ from rigbench.machine.driver_child import HANDLE, INIT
 from rigbench.machine.nvml import NO_DRIVER, Nvml
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs
-from rigbench.thermals.soak import HeatWatch
+from rigbench.thermals.command import HeatWatch
 from rigbench.work.sensors import Sampler
 
 RIGS = Path(__file__).parent / "rigs"
@@ -128,7 +128,7 @@ def test_no_card_is_heated_by_a_driver_that_answers_no_more(driver_of) -> None:
     silent = []
     for _ in range(4):
         watch.tick()
-        silent.append(watch.silent_seconds())
+        silent.append(next(moments) - watch.heard)
     assert silent[0] == 1.0 < silent[1] < silent[2] < silent[3]  # the second tick is the last that was answered
 
 

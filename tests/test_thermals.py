@@ -23,9 +23,9 @@ from rigbench.machine.nvml import Nvml
 from rigbench.machine.replay import ReplayedDriver, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs
+from rigbench.thermals import command as thermals
 from rigbench.thermals import fit as heat_fit
 from rigbench.thermals import probe as heat_load
-from rigbench.thermals import soak as thermals
 from rigbench.thermals import verdict
 from rigbench.thermals.record import HeatLoad, Options, Thermals
 from rigbench.work import process

@@ -18,9 +18,9 @@ from rigbench.core.record import Absent, Figure
 from rigbench.core.screen import spark
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
-from rigbench.thermals import live as thermals_live
+from rigbench.thermals import command as thermals
 from rigbench.thermals import screen as render
-from rigbench.thermals import soak as thermals
+from rigbench.thermals import screen as thermals_live
 from rigbench.thermals.record import Options, Thermals
 
 HERE = Path(__file__).parent

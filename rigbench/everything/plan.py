@@ -23,7 +23,7 @@ from rigbench.matmul.record import ProbeOptions as MatmulOptions
 from rigbench.model.record import Model
 from rigbench.p2p import command as p2p
 from rigbench.p2p.record import Options as P2pOptions
-from rigbench.thermals import soak
+from rigbench.thermals import command as thermals
 from rigbench.thermals.record import Options as SoakOptions
 from rigbench.train.record import Options as SliceOptions
 from rigbench.work.record import WattOptions
@@ -60,7 +60,7 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None, watts: W
         Stage("dataloader", partial(dataloader.run, options=loader)),
     ]
     if not quick:
-        stages.append(Stage("thermals", partial(soak.run, options=SoakOptions(minutes=5.0, device=where))))
+        stages.append(Stage("thermals", partial(thermals.run, options=SoakOptions(minutes=5.0, device=where))))
     return stages
 
 

@@ -58,10 +58,12 @@ def filled_like(buffer: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 class Rounds:
-    """The rounds of one check, added up."""
+    """The rounds of one check, added up; devices by their CUDA index."""
 
-    def __init__(self, check: ValueCheck) -> None:
-        self.check, self.counts = check, Counter[str]()  # counts by the fields of a ValueCheck
+    def __init__(self, way: Way, sources: Sequence[int], destination: int, both_ways: bool, size_bytes: int) -> None:
+        names, at = tuple(f"cuda:{source}" for source in sources), f"cuda:{destination}"
+        self.check = ValueCheck(way=way, sources=names, destination=at, both_ways=both_ways, size_bytes=size_bytes)
+        self.counts = Counter[str]()  # by the fields of a ValueCheck
 
     def judge(
         self,
@@ -112,9 +114,8 @@ class Writes(NamedTuple):
 
     @property
     def text(self) -> str:
-        arrow = "↔" if len(self.ways) > 1 else "→"
         one, other = self.ways[0]
-        return f"cuda:{one} {arrow} cuda:{other} by {self.by}"
+        return f"cuda:{one} {'↔' if len(self.ways) > 1 else '→'} cuda:{other} by {self.by}"
 
     @property
     def place(self) -> slice:
@@ -136,17 +137,7 @@ def check_writes(cards: Cards, copy: Copy, writes: Writes, rounds: int) -> Itera
     landings = {index: cards.memory(index, place.stop + GUARD_VALUES, torch.int64) for index in ends}
     sends = {index: cards.memory(index, writes.size_bytes // VALUE_BYTES, torch.int64) for index in ends}
     streams = {source: cards.stream(source) for source, _ in writes.ways}
-    by_way = {}
-    for source, destination in writes.ways:
-        by_way[source, destination] = Rounds(
-            ValueCheck(
-                way=writes.by,
-                sources=(f"cuda:{source}",),
-                destination=f"cuda:{destination}",
-                both_ways=both,
-                size_bytes=writes.size_bytes,
-            )
-        )
+    by_way = {(here, there): Rounds(writes.by, (here,), there, both, writes.size_bytes) for here, there in writes.ways}
     for number in range(rounds):
         for index, landing in landings.items():
             landing.copy_(filled_like(landing, before_seed(number, index)))
@@ -224,9 +215,7 @@ class Exchange(NamedTuple):
 
     @property
     def text(self) -> str:
-        if self.pair is None:
-            return "all_reduce"
-        return f"send/recv cuda:{self.pair[0]} ↔ cuda:{self.pair[1]}"
+        return f"send/recv cuda:{self.pair[0]} ↔ cuda:{self.pair[1]}" if self.pair else "all_reduce"
 
     def concerns(self, rank: int) -> bool:
         return self.pair is None or rank in self.pair
@@ -239,18 +228,11 @@ def planned_exchanges(count: int, sizes: Sequence[int]) -> list[Exchange]:
 
 
 def check_exchange(ranks: TorchRanks, exchange: Exchange, rounds: int) -> ValueCheck:
-    """One check as this rank sees it: several rounds, each with other values."""
+    """As this rank sees it: several rounds, each with other values."""
     peer = None if exchange.pair is None else sum(exchange.pair) - ranks.rank  # the other of the two
     senders = tuple(range(ranks.count)) if peer is None else (peer,)
-    result = Rounds(
-        ValueCheck(
-            way="all_reduce" if peer is None else "send/recv",
-            sources=tuple(f"cuda:{sender}" for sender in senders),
-            destination=f"cuda:{ranks.rank}",
-            both_ways=peer is not None,
-            size_bytes=exchange.size_bytes,
-        )
-    )
+    way: Way = "all_reduce" if peer is None else "send/recv"
+    result = Rounds(way, senders, ranks.rank, peer is not None, exchange.size_bytes)
     sends = torch.empty(exchange.size_bytes // FLOAT_BYTES, dtype=torch.float32, device=ranks.device)
     receives = sends if peer is None else torch.empty_like(sends)
     earlier = None
@@ -285,12 +267,10 @@ def time_reduces(ranks: TorchRanks, accelerator: Accelerator, size_bytes: int, b
     repeats, seconds = repeats_in_place(ranks.count), list[float]()
 
     def repeat(count: int) -> list[float]:
-        batch: list[float] = []
         for start in range(0, count, repeats):
             buffer.normal_()
-            batch += accelerator.timed(lambda _: ranks.all_reduce(buffer), min(count - start, repeats))
-        seconds.extend(batch)
-        return batch
+            seconds.extend(accelerator.timed(lambda _: ranks.all_reduce(buffer), min(count - start, repeats)))
+        return seconds[-count:]
 
     timing: Timing | Absent = Absent("rank 0 decides when there is enough")
     if ranks.rank == 0:

@@ -11,15 +11,9 @@ from rigbench.core import stats, units
 from rigbench.core.finding_screen import places
 from rigbench.core.record import Absent, Tally
 from rigbench.core.screen import gigabytes, grid, table
-from rigbench.p2p.record import P2p, P2pArm, PairVerdict
+from rigbench.p2p.record import P2p, PairVerdict
 
-STYLES = {
-    "works": "green",
-    "broken": "red",
-    "not available": "yellow",
-    "inconclusive": "yellow",
-    "not applicable": "dim",
-}
+STYLES = {"works": "green", "broken": "red", "not applicable": "dim"}  # what is neither good nor bad is yellow
 CONVENTION = "GB/s is 1e9 bytes/s; all_reduce counts its own bytes once (algbw), by the slowest rank"
 
 
@@ -27,7 +21,7 @@ def show(result: P2p, console: Console) -> None:
     devices = result.devices
     between = " and ".join(devices) if len(devices) == 2 else f"{len(devices)} GPUs"
     head = f"P2P between {between}: " if len(devices) > 1 else "P2P: "
-    console.print(Text.assemble((head, "bold"), (result.verdict, f"bold {STYLES[result.verdict]}")))
+    console.print(Text.assemble((head, "bold"), (result.verdict, f"bold {STYLES.get(result.verdict, 'yellow')}")))
     console.print(Text(f"  {result.reason}"))
     if not result.arms:
         return
@@ -42,16 +36,15 @@ def show(result: P2p, console: Console) -> None:
         groups.setdefault((pair.verdict, pair.reason, pair.evidence), []).append(pair)
     for alike in groups.values():
         first = alike[0]
+        style = STYLES.get(first.verdict, "yellow")
         title = places([f"{one} and {other}" for one, other in (pair.pair for pair in alike)]), "bold"
         reason = f", {first.reason}" if len(result.pairs) > 1 else ""
         console.print()
-        console.print(Text.assemble(title, (": ", "bold"), (first.verdict, STYLES[first.verdict]), reason))
+        console.print(Text.assemble(title, (": ", "bold"), (first.verdict, style), reason))
         console.print(grid(("" if place else "evidence", line) for place, line in enumerate(first.evidence)))
-    if result.speeds:
+    for made in ([_speeds(result)] if result.speeds else []) + [_arms(result)]:
         console.print()
-        console.print(_speeds(result))
-    console.print()
-    console.print(_arms(result))
+        console.print(made)
     if any(arm.reduces for arm in result.arms):
         console.print(Text(f"  {CONVENTION}", style="dim"))
 
@@ -97,12 +90,10 @@ def _arms(result: P2p) -> RenderableType:
         checked, wrong = sum(check.checked for check in arm.checks), sum(check.wrong for check in arm.checks)
         seconds = map(arm.reduce_seconds, sizes)
         medians = [units.format_seconds(stats.median(it)) if it else "–" for it in seconds]
-        cells = (str(number), arm.setting, arm.ended, f"{checked:,}", f"{wrong:,}", *medians)
-        rows.append([*cells, *[_transports(arm)] * logged])
+        cells = [str(number), arm.setting, arm.ended, f"{checked:,}", f"{wrong:,}", *medians]
+        if isinstance(arm.transports, Tally):
+            cells.append(", ".join(f"{count} × {name}" for name, count in arm.transports.counts.items()) or "–")
+        elif logged:
+            cells.append(f"n/a ({arm.transports.reason})")
+        rows.append(cells)
     return table(columns, rows, "every try, in order")
-
-
-def _transports(arm: P2pArm) -> str:
-    if isinstance(arm.transports, Absent):
-        return f"n/a ({arm.transports.reason})"
-    return ", ".join(f"{count} × {name}" for name, count in arm.transports.counts.items()) or "–"

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from rigbench.core import stats, units
-from rigbench.core.finding import Finding, Severity, cost, finding, merged
+from rigbench.core.finding import Finding, cost, finding, merged
 from rigbench.core.record import Absent, Tally
 from rigbench.machine.record import GpuPair
 from rigbench.p2p.record import P2p, P2pAdvice, P2pArm, P2pVerdict, PairVerdict, SpeedRatio, ValueCheck
@@ -38,13 +38,8 @@ def judged(result: P2p, known: Sequence[GpuPair], inherited: Mapping[str, str]) 
     reasons = [pair.reason for pair in pairs if pair.verdict == worst]
     where = "" if len(pairs) == 1 else f"{len(reasons)} of {len(pairs)} pairs: "
     size_bytes = max((times.size_bytes for arm in result.arms for times in arm.reduces), default=0)
-    result = msgspec.structs.replace(
-        result,
-        verdict=worst,
-        reason=where + "; ".join(dict.fromkeys(reasons)),
-        pairs=pairs,
-        speeds=_speeds(result.arms, size_bytes),
-    )
+    reason, speeds = where + "; ".join(dict.fromkeys(reasons)), _speeds(result.arms, size_bytes)
+    result = msgspec.structs.replace(result, verdict=worst, reason=reason, pairs=pairs, speeds=speeds)
     return msgspec.structs.replace(result, advice=_advice(result, size_bytes, inherited))
 
 
@@ -184,11 +179,8 @@ def _rig_facts(facts: GpuPair | Absent) -> Iterator[str]:
         yield f"the rig's own facts of this pair: n/a ({facts.reason})"
         return
     codes = {"reads": facts.read_code, "writes": facts.write_code}
-    answers = [
-        f"{what} {'OK' if code == 0 else f'refused, code {code}'}"
-        for what, code in codes.items()
-        if isinstance(code, int)
-    ]
+    known = {what: code for what, code in codes.items() if isinstance(code, int)}
+    answers = [f"{what} refused, code {code}" if code else f"{what} OK" for what, code in known.items()]
     yield f"{facts.label} between them; the driver says: {', '.join(answers) or 'nothing'}"
     if not isinstance(facts.nccl, Absent):
         yield f"NCCL should take {facts.nccl.transport} by default: {facts.nccl.reason}"
@@ -274,11 +266,10 @@ IN_PROCESS = (
     "torch's own copies between GPUs inside one process (.to, DataParallel) use peer access whatever is exported; "
     "go through the host there"
 )
-CAUSES = {  # how a fact of the rig begins, and the code that explains it
-    "ACS redirects": "acs-redirect",
-    "ACS isolates": "acs-redirect",
-    "IOMMU: translating": "iommu-translating",
-}
+CAUSES = (  # how a fact of the rig begins, and the code that explains it
+    (("ACS redirects", "ACS isolates"), "acs-redirect"),
+    (("IOMMU: translating",), "iommu-translating"),
+)
 
 
 def _advice(result: P2p, size_bytes: int, inherited: Mapping[str, str]) -> P2pAdvice | Absent:
@@ -299,8 +290,8 @@ def _advice(result: P2p, size_bytes: int, inherited: Mapping[str, str]) -> P2pAd
         if any(check.way in ("copy engine", "kernel") for arm in arms if not arm.control for check in arm.wrong):
             notes.append(IN_PROCESS)
         facts = [fact for pair in result.pairs if isinstance(pair.facts, GpuPair) for fact in pair.facts.facts]
-        codes = [code for words, code in CAUSES.items() if any(fact.startswith(words) for fact in facts)]
-        notes += [f"a known cause is present here: `rigbench explain {code}`" for code in dict.fromkeys(codes)]
+        codes = [code for words, code in CAUSES if any(fact.startswith(words) for fact in facts)]
+        notes += [f"a known cause is present here: `rigbench explain {code}`" for code in codes]
     for name, value in inherited.items():
         if environment.get(name) != value:
             unset = "" if name in environment else ": unset it"
@@ -335,24 +326,19 @@ def diagnose(result: P2p) -> tuple[Finding, ...]:
     """Broken pairs, what could not be told, and a setting that is surely faster than NCCL's default."""
     advice = {} if isinstance(result.advice, Absent) else result.advice.environment
     exports = [f"export {name}={value}" for name, value in advice.items()]
-
-    def of_pairs(
-        code: str, severity: Severity, verdict: P2pVerdict, cost: str, commands: Sequence[str]
-    ) -> list[Finding]:
-        """One finding of all pairs with this verdict."""
-        pairs = [pair for pair in result.pairs if pair.verdict == verdict]
-        return merged(
-            [finding(code, severity, (it.reason, *it.evidence), ["-".join(it.pair)], cost, commands) for it in pairs]
-        )
-
-    findings = of_pairs("p2p-broken", "fault", "broken", TRUST, exports or ["export NCCL_P2P_DISABLE=1"])
     # A control that failed is worth telling; a measurement that was stopped is not.
-    if any(arm.control and (arm.wrong or arm.ended in ("hung", "died")) for arm in result.arms):
-        findings += of_pairs("p2p-control-fails", "warning", "inconclusive", NO_TRUST, exports)
+    control_failed = any(arm.control and (arm.wrong or arm.ended in ("hung", "died")) for arm in result.arms)
+    broken, unsure = list[Finding](), list[Finding]()
+    for it in result.pairs:
+        evidence, where = (it.reason, *it.evidence), ["-".join(it.pair)]
+        if it.verdict == "broken":
+            cures = exports or ["export NCCL_P2P_DISABLE=1"]
+            broken.append(finding("p2p-broken", "fault", evidence, where, TRUST, cures))
+        elif it.verdict == "inconclusive" and control_failed:
+            unsure.append(finding("p2p-control-fails", "warning", evidence, where, NO_TRUST, exports))
     # What is broken is not weighed by its speed.
-    if advice and result.verdict in ("works", "not available"):
-        findings += _faster(result, advice, exports)
-    return tuple(findings)
+    faster = _faster(result, advice, exports) if advice and result.verdict in ("works", "not available") else ()
+    return (*merged(broken), *merged(unsure), *faster)
 
 
 def _faster(result: P2p, advice: Mapping[str, str], exports: Sequence[str]) -> Iterator[Finding]:

@@ -1,11 +1,47 @@
-"""The command that heats: thermals."""
+"""The command thermals: every device busy at once, watched tick by tick, ended when it is settled or must end."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from rigbench.command import Common, command
-from rigbench.thermals.record import Options
+from rigbench.core import stats
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent, SensorSeries, Skipped, Telemetry
+from rigbench.job import Interrupted, Job
+from rigbench.machine.readings import LOST, Reading
+from rigbench.machine.record import Gpu
+from rigbench.machine.rig import Rig
+from rigbench.thermals import fit as heat_fit
+from rigbench.thermals import verdict
+from rigbench.thermals.record import METHOD, HeatEndedBy, HeatLoad, LoadOptions, Options, Thermals
+from rigbench.thermals.verdict import SAFE_CELSIUS, Soaked, too_hot
+from rigbench.work.process import Crew
+from rigbench.work.sensors import CPU, FASTEST_SECONDS, Sampler
+
+if TYPE_CHECKING:
+    from rigbench.thermals.screen import Curves
+
+
+PROBE = "rigbench.thermals.probe"
+MARGIN_SECONDS = 180.0  # beyond the soak's own seconds: loading torch on every card, a first product
+MOST_TICKS = 14_400  # kept of one soak: 24 minutes at 10 Hz; the longest one is still watched twice a second
+LISTEN_SECONDS, LOOK_SECONDS, KEEP_SECONDS = 0.25, 5.0, 15.0
+LOOKS_IN_A_ROW = 2  # among many looks one is settled by luck
+SILENT_SECONDS = 10.0
+MARGIN_EVERY_SECONDS = 0.5
+SLOWER_THAN_PLANNED = 1.5  # times the period: below that a tick is merely late
+REPLAYED_TICK_SECONDS = 1.0
+BECAUSE: dict[str, str] = {"time limit": "the time was up", "worker died": "every load ended before its time"}
+
+Watcher = Callable[[float, float, "Curves"], None]  # seconds so far, seconds planned, what to draw
 
 
 @command("device", "replay")
@@ -14,14 +50,9 @@ def thermals(common: Common, options: Options) -> int:
 
     Changes no setting, and stops 2 °C below a card's own slowdown limit.
     """
-    import contextlib
-
-    import msgspec
     from rich.console import Console
 
-    from rigbench.job import Job
-    from rigbench.thermals import soak
-    from rigbench.thermals.live import Display
+    from rigbench.thermals.screen import Display
 
     options = msgspec.structs.replace(options, device=common.device or "auto")
     # A picture on a terminal only: elsewhere the progress is told in lines, and a replay takes no time.
@@ -29,6 +60,294 @@ def thermals(common: Common, options: Options) -> int:
 
     def work(job: Job) -> None:
         with Display(Console(stderr=True)) if drawn else contextlib.nullcontext() as display:
-            soak.run(job, options, display)
+            run(job, options, display)
 
     return common.answer(work)
+
+
+class Lane(NamedTuple):
+    """A device to be loaded: torch's name for it, and what the driver knows of it, None for the CPU."""
+
+    name: str
+    device: str
+    gpu: Gpu | None
+
+
+def lanes(gpus: Sequence[Gpu], order: Sequence[int], device: str) -> list[Lane]:
+    """The devices that an option names: for "auto" all visible GPUs, in CUDA's order, the CPU where there is none."""
+    by_index = {gpu.index: gpu for gpu in gpus}
+    visible = [Lane(f"GPU{index}", f"cuda:{place}", by_index[index]) for place, index in enumerate(order)]
+    if device == "cpu" or (device == "auto" and not visible):
+        return [Lane(CPU, "cpu", None)]
+    if device == "auto":
+        return visible
+    kind, _, place = device.partition(":")
+    if kind != "cuda" or (place and not place.isdigit()):
+        raise RigbenchError(f"--device {device!r} is not a device", "use cpu, cuda or cuda:N")
+    if int(place or 0) >= len(visible):
+        why = f"--device {device}: the driver shows {len(visible)} GPUs"
+        raise RigbenchError(why, "use --device cpu, or a GPU that `rigbench topology` lists", exit_code=NOTHING)
+    return [visible[int(place or 0)]]
+
+
+class HeatWatch(Sampler):
+    """A sampler that keeps the last readings at hand, and says which cards must not go on.
+
+    The margin of a card that tells no degrees is asked on the sampler's thread, as all of the driver is.
+    """
+
+    def __init__(
+        self,
+        rig: Rig,
+        gpus: Mapping[str, Gpu],
+        period_seconds: float,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        super().__init__(rig, period_seconds, [gpu.index for gpu in gpus.values()], clock)
+        self._rig, self._cards = rig, gpus
+        self.heard = clock()  # when a tick was whole last: a driver that hangs answers no more
+        self._margin_at: dict[str, float] = {}
+        self.curves: dict[str, dict[str, list[tuple[float, float]]]] = {}  # moments and readings so far
+        self.too_hot: dict[str, str] = {}  # which card, and why
+        self.lost: dict[str, str] = {}
+
+    def tick(self) -> None:
+        super().tick()
+        at, readings = self._ticks[-1]
+        for name, reading in readings.items():
+            curves = self.curves.setdefault(name, {"temperature": [], "clock": [], "power": []})
+            answers = (reading.temperature_celsius, reading.sm_clock_hertz, reading.power_watts)
+            for curve, answer in zip(curves.values(), answers, strict=True):
+                if not isinstance(answer, Absent):
+                    curve.append((at, answer))
+            if any(isinstance(answer, Absent) and answer.reason == LOST for answer in answers):
+                self.lost.setdefault(name, LOST)
+            if name in self._cards and name not in self.too_hot and (hot := self._too_hot(name, at, reading)):
+                self.too_hot[name] = hot
+        if self._rig.nvml.trouble is None:
+            self.heard = self._clock()
+
+    def _too_hot(self, name: str, at: float, reading: Reading) -> str:
+        gpu = self._cards[name]
+        if not isinstance(gpu.slowdown_celsius, Absent):
+            return too_hot(reading.temperature_celsius, gpu.slowdown_celsius)
+        least = gpu.slowdown_at_margin_celsius
+        if isinstance(least, Absent) or at - self._margin_at.get(name, -1e9) < MARGIN_EVERY_SECONDS:
+            return ""
+        self._margin_at[name] = at
+        margin = self._rig.nvml.reading(gpu.index, "margin_celsius")
+        if isinstance(margin, Absent) or margin > least + SAFE_CELSIUS:
+            return ""
+        return f"its margin was {margin:g} °C, and it slows down at {least:g}"
+
+
+def run(job: Job, options: Options, watcher: Watcher | None = None) -> Thermals | Skipped:
+    """The soak, summarised and saved also where the user says stop; of a replayed rig its recorded sequences."""
+    return _replayed(job, options) if job.rig.replayed else _Soak(job, options, watcher).run()
+
+
+class _Soak:
+    def __init__(self, job: Job, options: Options, watcher: Watcher | None) -> None:
+        self.job, self.options, self.watcher = job, options, watcher
+        self.lanes = lanes(job.gpus, job.visible_gpus, options.device)
+        self.seconds = 60.0 * options.minutes
+        self.ended_by: HeatEndedBy | None = None
+        self.because = ""
+        self.looks = 0  # in a row, at which every device was settled
+        self.looked = self.kept = self.started = time.perf_counter()
+
+    def run(self) -> Thermals | Skipped:
+        job, progress = self.job, lambda share, text: None
+        if self.watcher is None:
+            job.progress.stage("thermals", self.seconds + 10)
+            progress = job.progress.update
+        loads = {lane.name: LoadOptions(seconds=self.seconds, device=lane.device) for lane in self.lanes}
+        gpus = {lane.name: lane.gpu for lane in self.lanes if lane.gpu}
+        watch = HeatWatch(job.rig, gpus, max(FASTEST_SECONDS, self.seconds / MOST_TICKS))
+        with watch, Crew(PROBE, loads, HeatLoad, self.seconds + MARGIN_SECONDS, progress) as crew:
+            while crew.working():
+                try:
+                    crew.listen(LISTEN_SECONDS)
+                    self._watch(crew, watch)
+                except KeyboardInterrupt:
+                    self.ended_by, self.because = "interrupted", "Ctrl-C"
+                    crew.interrupt()
+            watch.stop()
+        result = self._record(crew, watch, final=True)
+        job.faults += [line for line in self._faults(result, crew, watch) if line not in job.faults]
+        interrupted = self.ended_by == "interrupted"
+        if not result.cards and not interrupted:
+            reasons = [self.because, *(outcome.reason for outcome in crew.outcomes.values())]
+            why = "; ".join(reason for reason in reasons if reason)
+            skipped = Skipped("thermals", why or "stopped before anything was measured")
+            job.keep(thermals=skipped)
+            return skipped
+        if result.cards:
+            job.keep(thermals=result)
+        if interrupted:
+            raise Interrupted
+        return result
+
+    def _watch(self, crew: Crew[HeatLoad], watch: HeatWatch) -> None:
+        """What must end the soak, then what may; then what it looks like."""
+        for name, why in dict(watch.lost).items():  # the sampler adds to it meanwhile
+            if name in crew.working():
+                crew.stop(name)
+                self.because = self.because or f"{name}: {why}"
+        loaded = [name for name in crew.working() if name in crew.latest]
+        for name, why in dict(watch.too_hot).items():
+            self._end(crew, "safety stop", f"{name}: {why}")
+        now = time.perf_counter()
+        silent = now - watch.heard
+        if loaded and any(lane.gpu for lane in self.lanes) and silent > SILENT_SECONDS:
+            why = f"the sensors have not answered for {silent:.0f} s, and without them no card may be heated"
+            self._end(crew, "sensors silent", why)
+        if now - self.looked >= LOOK_SECONDS and loaded:
+            self.looked = now
+            self.looks = self.looks + 1 if all(_settled(crew.latest[name], watch, name) for name in loaded) else 0
+            if self.looks >= LOOKS_IN_A_ROW:
+                self._end(crew, "settled", "every device is settled")
+        if now - self.kept >= KEEP_SECONDS and crew.latest:
+            self.kept = now
+            self.job.keep(thermals=self._record(crew, watch))
+        if self.watcher:
+            ended = [load.elapsed_seconds[-1] for load in crew.latest.values() if load.ended_at_seconds]
+            curves = {lane.name: dict(watch.curves.get(lane.name, {})) for lane in self.lanes}
+            for name, load in crew.latest.items():
+                curves[name]["throughput"] = list(zip(load.ended_at_seconds, load.flops_per_s, strict=True))
+            self.watcher(max(ended, default=0.0), self.seconds, curves)
+
+    def _end(self, crew: Crew[HeatLoad], ended_by: HeatEndedBy, because: str) -> None:
+        if self.ended_by is None:
+            self.ended_by, self.because = ended_by, because
+        crew.stop()
+
+    def _record(self, crew: Crew[HeatLoad], watch: HeatWatch, final: bool = False) -> Thermals:
+        """The soak as it stands. A card whose load never began has no place in it."""
+        outcomes, sensors = crew.outcomes.values(), watch.record()
+        died = outcomes and all(outcome.ended in ("died", "hung") for outcome in outcomes)
+        ended_by = self.ended_by or ("worker died" if died else "time limit")
+        soaked = []
+        for name, _, gpu in self.lanes:
+            load, series = crew.latest.get(name), _series(sensors, name)
+            if load is None or series is None or not load.ended_at_seconds:
+                continue
+            began, ended, ambient = load.began_at_seconds, load.ended_at_seconds[-1], self.options.ambient
+            lost, device = watch.lost.get(name, ""), load.device.name
+            soaked.append(Soaked(name, device, gpu, load, began, ended, ambient, lost, sensors, series))
+        result = _thermals(
+            self.options,
+            soaked,
+            sensors,
+            seconds=time.perf_counter() - self.started,
+            replayed=False,
+            ended_by=ended_by,
+            ended_because=self.because or BECAUSE.get(ended_by, ""),
+            power=Absent("not looked for"),
+            notes=_notes(sensors, self.lanes),
+        )
+        if not final:
+            return result
+        holding = self.job.holding("thermals") if isinstance(result.label, str) else ()
+        earlier = [run for run in holding if run.id != self.job.run.id]
+        return msgspec.structs.replace(result, power=verdict.power(result, self.job.run, earlier))
+
+    def _faults(self, result: Thermals, crew: Crew[HeatLoad], watch: HeatWatch) -> list[str]:
+        """What its cards tell and why it had to end; then who was lost or ended before its time."""
+        faulty = {card.name for card in result.cards if card.faults}
+        early = {name: why for name, why in watch.lost.items() if name not in {card.name for card in result.cards}}
+        lines = verdict.faults(result) + [
+            f"thermals {name}: {why} before its load began" for name, why in early.items()
+        ]
+        for name, outcome in crew.outcomes.items():
+            if outcome.ended in ("died", "hung") and name not in faulty | set(early):
+                lines.append(f"thermals {name}: its load {outcome.ended}: {outcome.reason}")
+        return lines
+
+
+def _settled(load: HeatLoad, watch: HeatWatch, name: str) -> bool:
+    began, curve = load.began_at_seconds, watch.curves.get(name, {}).get("temperature", [])
+    at = [at - began for at, _ in curve if at >= began]
+    celsius = [value for at, value in curve if at >= began]
+    return verdict.settled(load, at, celsius, heat_fit.best_fit(at, celsius)).settled
+
+
+def _series(sensors: Telemetry, name: str) -> SensorSeries | None:
+    return next((series for series in sensors.series if series.device == name), None)
+
+
+def _thermals(options: Options, soaked: Sequence[Soaked], sensors: Telemetry, **facts: Any) -> Thermals:
+    cards = tuple(map(verdict.card, soaked))
+    hottest, spread = verdict.hottest(cards)
+    return Thermals(
+        method=METHOD,
+        label=options.label,
+        ambient_celsius=options.ambient,
+        cards=cards,
+        hottest=hottest,
+        spread_celsius=spread,
+        telemetry=sensors,
+        **facts,
+    )
+
+
+def _notes(sensors: Telemetry, lanes: Sequence[Lane]) -> tuple[str, ...]:
+    """What of the watching was not as planned."""
+    notes, planned = [], sensors.period_seconds
+    steps = [later - earlier for earlier, later in itertools.pairwise(sensors.at_seconds)]
+    if steps and (slow := stats.median(steps)) >= SLOWER_THAN_PLANNED * planned:
+        notes.append(f"telemetry was slower than asked: every {slow:.2g} s instead of {planned:.2g} s")
+    for lane in lanes:
+        if lane.gpu is None:
+            continue
+        series = _series(sensors, lane.name)
+        blind = series is None or isinstance(series.temperature_celsius, Absent)
+        limits = (lane.gpu.slowdown_celsius, lane.gpu.slowdown_at_margin_celsius)
+        if blind or all(isinstance(limit, Absent) for limit in limits):
+            what = "tells no temperature" if blind else "tells no slowdown limit"
+            notes.append(f"{lane.name} {what}: only the card itself could have stopped this load, rigbench not")
+    return tuple(notes)
+
+
+def _replayed(job: Job, options: Options) -> Thermals:
+    """What a soak of a recorded rig would have shown: a step of each sequence a tick, on a scripted clock.
+
+    Every card of the recording, awake where that was recorded.
+    """
+    rig, driver = job.rig.awake()
+    moment = 0.0
+    sampler = Sampler(rig, REPLAYED_TICK_SECONDS, clock=lambda: moment)
+    sampler.tick()
+    steps = driver.steps()
+    for _ in range(1, steps):
+        moment += REPLAYED_TICK_SECONDS
+        sampler.tick()
+    sensors = sampler.record()
+    soaked = []
+    for gpu in job.gpus:
+        label = f"GPU{gpu.index}"
+        series = _series(sensors, label)
+        if series is None:
+            continue
+        column = series.temperature_celsius if isinstance(series.temperature_celsius, tuple) else ()
+        answers = zip(sensors.at_seconds, column, strict=False)
+        lost_at = next((at for at, answer in answers if answer == Absent(LOST)), None)
+        ended, lost = (moment, "") if lost_at is None else (lost_at, LOST)
+        name = gpu.name if isinstance(gpu.name, str) else "unknown GPU"
+        load, ambient = verdict.NO_LOAD, options.ambient
+        soaked.append(Soaked(label, name, gpu, load, 0.0, ended, ambient, lost, sensors, series))
+    still = () if steps > 1 else ("the recording holds no sequence: nothing moves in it",)
+    result = _thermals(
+        options,
+        soaked,
+        sensors,
+        seconds=moment,
+        replayed=True,
+        ended_by="recording ended",
+        ended_because="the recording ended",
+        power=verdict.NO_LOAD,
+        notes=(*job.rig.notes, *still),
+    )
+    job.faults += verdict.faults(result)
+    job.keep(thermals=result)
+    return result

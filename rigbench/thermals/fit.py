@@ -255,11 +255,8 @@ def _estimates(blocks: Blocks, profile: Profile, allowed: float, hidden: Array) 
 
     def linear(values: Array, variances: Array) -> tuple[float, float, float]:
         half = room * np.sqrt(variances)
-        return (
-            float(values[profile.best]),
-            float((values - half)[possible].min()),
-            float((values + half)[possible].max()),
-        )
+        low, high = (values - half)[possible].min(), (values + half)[possible].max()
+        return float(values[profile.best]), float(low), float(high)
 
     def crossing(step: int) -> float:
         """The tau at which the error rises above what is allowed, between two of the grid."""
@@ -334,14 +331,10 @@ def settled(at_seconds: Sequence[float], celsius: Sequence[float], heat: HeatFit
         to_go = abs(steady.value - _curve(heat, steady.value, heat.from_seconds)) * math.exp(-window / tau.high)
         from_half += window / 2  # of a flat curve all readings are used
     ahead = max(AHEAD_SECONDS, heat.to_seconds)
-    rest = [
-        (at, value - _curve(heat, steady.value, at))
-        for at, value in zip(at_seconds, celsius, strict=True)
-        if at >= from_half
-    ]
+    readings = [(at, value) for at, value in zip(at_seconds, celsius, strict=True) if at >= from_half]
+    moments, left_over = [at for at, _ in readings], [value - _curve(heat, steady.value, at) for at, value in readings]
     drift = hidden = math.inf
-    if len(rest) >= stats.BATCHES:
-        moments, left_over = [at for at, _ in rest], [value for _, value in rest]
+    if len(moments) >= stats.BATCHES:
         slope = stats.slope(moments, left_over)
         drift = max(abs(slope.low), abs(slope.high))
         # A mean of rounded readings may be off by their bias at either end of the time.
@@ -380,5 +373,5 @@ def _within(what: Literal["temperature", "throughput"], left: float, most: float
     return Settled(settled=left <= most, what=what, because=because, left=left)
 
 
-def _not_settled(why: str, what: Literal["temperature", "throughput"] = "temperature") -> Settled:
+def _not_settled(why: str, what: Literal["temperature", "throughput", "nothing"] = "temperature") -> Settled:
     return Settled(settled=False, what=what, because=why, left=Absent(why))

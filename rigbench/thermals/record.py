@@ -27,8 +27,7 @@ def _label(text: str, option: str) -> str:
     return label
 
 
-def _room(text: str, option: str) -> Figure:
-    return Figure(units.parse_number(text, option, 1.0, 60.0), "declared", option)
+ROOM = Reader(lambda text, option: Figure(units.parse_number(text, option, 1.0, 60.0), "declared", option))
 
 
 class Options(Record, frozen=True, kw_only=True):
@@ -46,14 +45,12 @@ class Options(Record, frozen=True, kw_only=True):
     ] = Absent("no --label was given")
     ambient: Annotated[
         Figure | Absent,
-        Option(Reader(_room), "The room's temperature: results are shown as rise over it too.", "CELSIUS"),
+        Option(ROOM, "The room's temperature: results are shown as rise over it too.", "CELSIUS"),
     ] = Absent("the room's temperature was not declared; --ambient does it")
     device: str = "auto"  # all GPUs, else the CPU; or one device in torch's words
 
 
 class LoadOptions(Record, frozen=True):
-    """What the load of one device is told."""
-
     seconds: float
     device: str = "auto"
     size: int | Absent = Absent("the largest that fits and does not take too long")
@@ -73,9 +70,7 @@ class HeatFit(Record, frozen=True, kw_only=True):
 
 
 class Settled(Record, frozen=True, kw_only=True):
-    """Has it stopped changing?"""
-
-    settled: bool
+    settled: bool  # it has stopped changing
     what: Literal["temperature", "throughput", "nothing"]
     because: str  # the reason, either way
     left: float | Absent  # what it may still change, in °C or as a share: the upper end of its 90 % interval
@@ -97,25 +92,20 @@ class HeatLoad(Record, frozen=True, kw_only=True):
     trials: dict[str, float]  # seconds of one product in each dtype that was tried
 
     @property
-    def flop(self) -> int:
-        """Of one product."""
+    def flop(self) -> int:  # of one product
         return 2 * self.m * self.n * self.k
 
     @property
-    def flops_per_s(self) -> list[float]:
-        """Of each window."""
+    def flops_per_s(self) -> list[float]:  # of each window
         return [self.flop * count / took for count, took in zip(self.products, self.seconds, strict=True)]
 
     @property
-    def elapsed_seconds(self) -> list[float]:
-        """When each window ended, since the load began."""
+    def elapsed_seconds(self) -> list[float]:  # when each window ended, since the load began
         return [at - self.began_at_seconds for at in self.ended_at_seconds]
 
 
 class Throttling(Record, frozen=True, kw_only=True):
-    """One reason for held-down clocks."""
-
-    reason: str
+    reason: str  # for held-down clocks
     bit: int
     severity: Severity
     share: float  # of the ticks under load
@@ -168,9 +158,7 @@ class HeatCard(Record, frozen=True, kw_only=True):
 
 
 class PowerPoint(Record, frozen=True, kw_only=True):
-    """One labelled run: all its cards together."""
-
-    label: str
+    label: str  # of one run, all its cards together
     run_id: str
     limits_watts: tuple[tuple[int, float], ...]  # index and power limit of each card
     watts: float
@@ -178,10 +166,8 @@ class PowerPoint(Record, frozen=True, kw_only=True):
 
 
 class PowerAdvice(Record, frozen=True, kw_only=True):
-    """Where more watts stop paying."""
-
     points: tuple[PowerPoint, ...]
-    knee: str  # the label with the most work per joule
+    knee: str  # the label with the most work per joule: beyond it more watts stop paying
     plateau: tuple[str, ...]  # the labels near it
     sentence: str
     commands: tuple[str, ...]  # would set the fastest of the plateau; rigbench never runs them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -11,7 +11,17 @@ from rich.text import Text
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Telemetry
-from rigbench.core.screen import SEVERITY_STYLES, Fact, known, mapped, of_limit, plus_minus, printable, spark
+from rigbench.core.screen import (
+    SEVERITY_STYLES,
+    Fact,
+    LivePicture,
+    known,
+    mapped,
+    of_limit,
+    plus_minus,
+    printable,
+    spark,
+)
 from rigbench.thermals.record import HeatCard, HeatFit, PowerAdvice, SteadyState, Thermals, Throttling
 from rigbench.work.telemetry import REASONS
 
@@ -113,10 +123,10 @@ def _rows(result: Thermals, card: HeatCard, width: int) -> Iterator[Row]:
         yield "steady", steady, ""
     yield from _speed(card)
     yield from _charts(result.telemetry, card, width)
-    if card.missing:
-        reasons: dict[str, list[str]] = {}
-        for sensor, reason in card.missing.items():
-            reasons.setdefault(reason, []).append(sensor)
+    reasons: dict[str, list[str]] = {}
+    for sensor, reason in card.missing.items():
+        reasons.setdefault(reason, []).append(sensor)
+    if reasons:
         yield "missing", "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items()), "dim"
     for note in card.notes:
         yield "note", note, "yellow"
@@ -228,9 +238,10 @@ def _charts(sensors: Telemetry, card: HeatCard, width: int) -> Iterator[Row]:
     series = next((it for it in sensors.series if it.device == card.name), None)
     if series is None:
         return
-    began = sensors.at_seconds[0] if sensors.at_seconds else 0.0
-    ended = began + card.loaded_seconds
-    if not isinstance(card.load, Absent):
+    if isinstance(card.load, Absent):
+        began = sensors.at_seconds[0] if sensors.at_seconds else 0.0
+        ended = began + card.loaded_seconds
+    else:
         began, ended = card.load.began_at_seconds, card.load.ended_at_seconds[-1]
 
     def chart(points: list[tuple[float, float]], unit: str, least: float) -> Iterator[Row]:
@@ -263,3 +274,39 @@ def _advice(advice: PowerAdvice) -> Iterator[tuple[str, str]]:
     yield f"  {advice.sentence}", ""
     for command in advice.commands:
         yield f"  to set it (rigbench does not): {command}", ""
+
+
+# ---- The picture while a soak runs: a few small charts per device on a terminal
+
+Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]  # per device and reading, moments and values so far
+
+NAMES: dict[str, Callable[[float], str]] = {
+    "temperature": lambda value: f"{value:.0f} °C",
+    "clock": lambda value: f"{value / 1e6:,.0f} MHz",
+    "power": units.format_watts,
+    "throughput": units.format_flops_per_s,
+}
+CURVE_LABEL, VALUE = 13, 14  # columns
+
+
+class Display(LivePicture):
+    def __call__(self, elapsed_seconds: float, planned_seconds: float, curves: Curves) -> None:
+        self.draw(frame(elapsed_seconds, planned_seconds, curves, self.console.width))
+
+
+def frame(elapsed_seconds: float, planned_seconds: float, curves: Curves, width: int) -> Text:
+    """One picture: a line per reading of each device, its last value and how it came there."""
+    if not elapsed_seconds:
+        return Text("soak: loading torch"[:width])
+    head = f"soak {units.format_seconds(elapsed_seconds)} of at most {units.format_seconds(planned_seconds)}"
+    lines = [f"{head}; Ctrl-C keeps what there is" if width >= 60 else head]
+    room = width - CURVE_LABEL - VALUE - 1
+    for device, readings in curves.items():
+        moments = [at for points in readings.values() for at, _ in points]
+        drawn = []
+        for name, shown in NAMES.items():
+            if points := readings.get(name, []):
+                chart = spark(points, room, min(moments), max(moments)) if room >= 4 else ""
+                drawn.append(f"  {name:<{CURVE_LABEL - 2}}{shown(points[-1][1]):>{VALUE}} {chart}".rstrip())
+        lines += [device, *(drawn or ["  no sensor answers yet"])]
+    return Text("\n".join(line[:width] for line in lines), no_wrap=True)

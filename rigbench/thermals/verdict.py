@@ -47,6 +47,7 @@ SENSORS = {
     "fan_share": "fan",
     "throttle_bits": "throttle reasons",
 }
+LIMITS = ("slowdown_celsius", "target_celsius", "power_limit_watts", "power_limit_min_watts")
 # A GeForce under a tensor load is at its power cap as a rule, and slows down softly near its target temperature; what
 # the hardware itself does is a fault of cooling or of power (nvml.h, nvmlClocksEventReason*).
 SEVERITY: dict[int, Severity] = {0x8: "fault", 0x20: "warning", 0x40: "fault", 0x80: "fault"}
@@ -77,7 +78,7 @@ class Soaked(NamedTuple):
 
     def readings(self, column: Column) -> tuple[list[float], list[float]]:
         """(moments since the load began, readings) of the answered ticks under load."""
-        pairs = [] if isinstance(column, Absent) else list(zip(self.sensors.at_seconds, column, strict=True))
+        pairs = [] if isinstance(column, Absent) else zip(self.sensors.at_seconds, column, strict=True)
         inside = [
             (at - self.began, value)
             for at, value in pairs
@@ -129,10 +130,7 @@ def card(soaked: Soaked) -> HeatCard:
         steady=steady,
         flop_per_joule=ratio(hot_rate, steady if isinstance(steady, Absent) else steady.watts),
         peak_celsius=max(celsius) if celsius else (unread or Absent("no reading under load")),
-        slowdown_celsius=gpu.slowdown_celsius if gpu else NOT_A_GPU,
-        target_celsius=gpu.target_celsius if gpu else NOT_A_GPU,
-        power_limit_watts=gpu.power_limit_watts if gpu else NOT_A_GPU,
-        power_limit_min_watts=gpu.power_limit_min_watts if gpu else NOT_A_GPU,
+        **{name: getattr(gpu, name, NOT_A_GPU) for name in LIMITS},
         missing={name: column.reason for name, column in columns.items() if isinstance(column, Absent)},
         notes=tuple(_notes(soaked, at, celsius)),
         faults=tuple(_faults(soaked)),
@@ -188,16 +186,10 @@ def _steady(soaked: Soaked) -> SteadyState | Absent:
         watts = used
     else:
         power = soaked.between(series.power_watts, start, end)
-        spread = stats.mean(power) if len(power) >= stats.BATCHES else None
-        half = (spread.high - spread.low) / 2 if spread else 0.0
-        watts = Estimate(
-            value=used.watts,
-            low=max(used.watts - half, 1e-3),
-            high=used.watts + half,
-            level=spread.level if spread else 0.0,
-            method=f"energy over time ({used.method}), interval of the power readings' batch means",
-            n=spread.n if spread else 1,
-        )
+        spread = stats.mean(power) if len(power) >= stats.BATCHES else Estimate(0.0, 0.0, 0.0, 0.0, "", 1)
+        half = (spread.high - spread.low) / 2
+        method = f"energy over time ({used.method}), interval of the power readings' batch means"
+        watts = Estimate(used.watts, max(used.watts - half, 1e-3), used.watts + half, spread.level, method, spread.n)
     return SteadyState(
         from_seconds=start,
         to_seconds=end,
@@ -230,9 +222,8 @@ def _slope(soaked: Soaked, column: Column, *, of_clock: bool) -> Estimate | Abse
     ranged = [value for value, _ in pairs] if of_clock else values  # a clock may dip at a single tick
     moved = (max(ranged) - min(ranged)) / scale if ranged and scale else 0.0
     if moved < (LEAST_RANGE_CLOCK if of_clock else LEAST_RANGE_CELSIUS) or len(pairs) < stats.BATCHES:
-        return Absent(
-            f"the clock moved by {moved:.1%} only" if of_clock else f"the temperature moved by {moved:.0f} °C only"
-        )
+        change = f"the clock moved by {moved:.1%}" if of_clock else f"the temperature moved by {moved:.0f} °C"
+        return Absent(f"{change} only")
     level = stats.median([rate for _, rate in pairs])
     return stats.theil_sen([(value / scale, rate / level) for value, rate in pairs])
 
@@ -274,9 +265,8 @@ def throttling(soaked: Soaked) -> tuple[Throttling, ...]:
 def _clock_ratio(clocks: Column, held: Sequence[int], free: Sequence[int]) -> float | Absent:
     if isinstance(clocks, Absent):
         return clocks
-    with_bit, without = (
-        [clock for clock in (clocks[index] for index in side) if not isinstance(clock, Absent)] for side in (held, free)
-    )
+    sides = ([clocks[index] for index in side] for side in (held, free))
+    with_bit, without = ([clock for clock in side if not isinstance(clock, Absent)] for side in sides)
     if min(len(with_bit), len(without)) < FEWEST:
         return NOTHING_TO_COMPARE
     usual = stats.median(without)
@@ -287,8 +277,7 @@ def _throughput_ratio(load: HeatLoad | Absent, ticks: Sequence[tuple[float, bool
     """Of windows in which most ticks had the bit to those in which none had, total work over total time."""
     if isinstance(load, Absent):
         return load
-    work, seconds, count = [0.0, 0.0], [0.0, 0.0], [0, 0]
-    place = 0
+    work, seconds, count, place = [0.0, 0.0], [0.0, 0.0], [0, 0], 0
     for ended_at, took, products in zip(load.ended_at_seconds, load.seconds, load.products, strict=True):
         inside: list[bool] = []
         while place < len(ticks) and ticks[place][0] <= ended_at:
@@ -326,14 +315,11 @@ def too_hot(celsius: float | Absent, slowdown_celsius: float) -> str:
 def _faults(soaked: Soaked) -> list[str]:
     faults = []
     if soaked.lost:
-        after = f"{soaked.ended - soaked.began:.0f} s of load"
-        faults.append(f"{soaked.lost} after {after}; what it told before is kept")
-    if not isinstance(soaked.load, Absent):
-        wrong = [check for check in soaked.load.checks if not check.correct]
-        if wrong:
-            worst = max(check.largest_error_over_bound for check in wrong)
-            count = f"{len(wrong)} of {len(soaked.load.checks)} checked products were wrong"
-            faults.append(f"{count}, by up to {worst:.2g} times what rounding allows")
+        faults.append(f"{soaked.lost} after {soaked.ended - soaked.began:.0f} s of load; what it told before is kept")
+    checks = () if isinstance(soaked.load, Absent) else soaked.load.checks
+    if wrong := [check.largest_error_over_bound for check in checks if not check.correct]:
+        count = f"{len(wrong)} of {len(checks)} checked products were wrong"
+        faults.append(f"{count}, by up to {max(wrong):.2g} times what rounding allows")
     return faults
 
 
@@ -353,15 +339,13 @@ def hottest(cards: Sequence[HeatCard]) -> tuple[str, float] | tuple[Absent, Abse
 
 def faults(result: Thermals) -> list[str]:
     """What the hardware did to the clocks, what was lost, what was computed wrong, why all had to end."""
-    held = [
-        f"thermals {card.name}: held down by {it.reason} ({it.bit:#x}) {units.format_share(it.share)} of the time"
-        for card in result.cards
-        for it in card.throttling
-        if it.severity == "fault"
+    held = [(card.name, it) for card in result.cards for it in card.throttling if it.severity == "fault"]
+    lines = [
+        f"thermals {name}: held down by {it.reason} ({it.bit:#x}) {units.format_share(it.share)} of the time"
+        for name, it in held
     ]
-    wrong = [f"thermals {card.name}: {line}" for card in result.cards for line in card.faults]
-    stopped = result.ended_by in ("safety stop", "sensors silent")
-    return held + wrong + ([f"thermals: {result.ended_because}"] if stopped else [])
+    lines += [f"thermals {card.name}: {line}" for card in result.cards for line in card.faults]
+    return lines + [f"thermals: {result.ended_because}"] * (result.ended_by in ("safety stop", "sensors silent"))
 
 
 def power(result: Thermals, run: Run, earlier: Sequence[Run]) -> PowerAdvice | Absent:
@@ -377,8 +361,7 @@ def power(result: Thermals, run: Run, earlier: Sequence[Run]) -> PowerAdvice | A
         soak = one.thermals
         if not isinstance(soak, Thermals) or isinstance(soak.label, Absent) or soak.label in points:
             continue
-        point = _point(soak.label, one.id, soak.cards) if _loads(soak) == _loads(result) else None
-        if point is not None:
+        if _loads(soak) == _loads(result) and (point := _point(soak.label, one.id, soak.cards)):
             points[soak.label] = point
     return advice(list(points.values()))
 
@@ -386,9 +369,7 @@ def power(result: Thermals, run: Run, earlier: Sequence[Run]) -> PowerAdvice | A
 def _loads(soak: Thermals) -> object:
     """What must be alike for two soaks to be compared."""
     loads = [it.load for it in soak.cards]
-    return soak.method, [
-        load if isinstance(load, Absent) else (load.device, load.dtype, load.m, load.n, load.k) for load in loads
-    ]
+    return soak.method, [it if isinstance(it, Absent) else (it.device, it.dtype, it.m, it.n, it.k) for it in loads]
 
 
 def _point(label: str, run_id: str, cards: Sequence[HeatCard]) -> PowerPoint | None:

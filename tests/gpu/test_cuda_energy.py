@@ -11,7 +11,7 @@ import torch
 from rigbench.core.record import Absent, Energy
 from rigbench.machine.accelerator import CudaAccelerator
 from rigbench.machine.rig import Rig
-from rigbench.monitor import loop
+from rigbench.monitor import command as monitor_command
 from rigbench.monitor.record import Options
 from rigbench.work import telemetry
 from rigbench.work.sensors import Sampler
@@ -68,7 +68,7 @@ def test_monitor_sees_a_busy_gpu_with_its_watts_traffic_and_process():
     worker = threading.Thread(target=busy, args=(8.0,))
     worker.start()
     time.sleep(2.0)
-    found, trouble = loop.watch(Options(interval=0.5, seconds=5.0), None, None)
+    found, trouble = monitor_command.watch(Options(interval=0.5, seconds=5.0), None, None)
     worker.join()
     assert trouble is None
     gpu = next(one for one in found.gpus if one.uuid == CudaAccelerator(0).device.uuid)

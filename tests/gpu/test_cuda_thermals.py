@@ -10,8 +10,8 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Silent
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
+from rigbench.thermals import command as thermals
 from rigbench.thermals import probe as heat_load
-from rigbench.thermals import soak as thermals
 from rigbench.thermals.record import HeatFit, Options
 from rigbench.work.process import Report
 
