@@ -40,12 +40,7 @@ def compare(
     tokens_per_step: float | None,
     started_at: str,
 ) -> Backtest:
-    """One log against one stated rate.
-
-    Raises:
-        RigbenchError: the log does not tell how long its steps took, or how many tokens they had (exit 2), or has too
-            few steps (exit 3).
-    """
+    """One log against one stated rate."""
     clocked = sum(row.at_seconds is not None for row in rows) > len(rows) / 2
     stretches = (_by_clock if clocked else _by_step)(rows, tokens_per_step)
     if rows and not stretches:

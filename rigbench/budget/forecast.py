@@ -110,13 +110,8 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
     recipe = fitted(predictor, request, rig)
     steps = [steptime.predict(model, batched(model, recipe, tokens), limits) for model in request.models]
     gpu = profiles.gpu(rig.gpu)
-    device = Device(
-        kind="cuda",
-        name=gpu.names[0],
-        uuid=Absent("not here"),
-        threads=1,
-        memory_total_bytes=round(min(gpu.memory_gib) * (1 << 30)),
-    )
+    memory = round(min(gpu.memory_gib) * (1 << 30))
+    device = Device("cuda", gpu.names[0], Absent("not here"), threads=1, memory_total_bytes=memory)
     neutral = msgspec.structs.replace(recipe, micro_batch=0, accumulation=1)
     largest = max(request.models, key=lambda model: model.total_parameters)
     sequences = f"{recipe.micro_batch} sequence{'' if recipe.micro_batch == 1 else 's'} at once ({recipe.words})"
@@ -151,19 +146,10 @@ def _of_step(step: StepTime) -> Forecast:
     factors = [f"{recipe.micro_batch} × {step.model.shape.sequence:,} tokens"]
     factors += [f"{recipe.accumulation} accumulated"] if recipe.accumulation > 1 else []
     factors += [f"{recipe.ranks} cards"] if recipe.ranks > 1 else []
-    return Forecast(
-        model=step.model,
-        rate=Rate(
-            tokens_per_s=step.tokens_per_s,
-            source="predicted",
-            rests_on=(f"datasheet of {step.ceilings.name}", "published training runs"),
-            widened_by=(
-                f"a step takes {less} less to {more} more than predicted, as published runs left out of the fit did",
-            ),
-        ),
-        tokens_per_step=step.tokens_per_step,
-        batch=" × ".join(factors),
-    )
+    rests_on = f"datasheet of {step.ceilings.name}", "published training runs"
+    why = f"a step takes {less} less to {more} more than predicted, as published runs left out of the fit did"
+    rate = Rate(step.tokens_per_s, "predicted", rests_on, widened_by=(why,))
+    return Forecast(step.model, rate, step.tokens_per_step, " × ".join(factors))
 
 
 def surer(model: Model, chosen: Chosen, modelled: Rate | None) -> Rate:
@@ -189,14 +175,8 @@ def _from_slices(request: Request, model: Model, chosen: Chosen, rate: Rate) -> 
     if not isinstance(declared, Absent):
         tokens, words = declared, f"{declared:,} tokens (--batch-tokens; the rate is of {tokens:,})"
     compiles = [its.slice.compile.cold_seconds for its in alike if isinstance(its.slice.compile, Compile)]
-    return Forecast(
-        model=model,
-        rate=rate,
-        tokens_per_step=tokens,
-        batch=words,
-        compile_seconds=math.fsum(compiles) / len(compiles) if compiles else Absent("not measured"),
-        startup_seconds=math.fsum(map(_startup, alike)) / len(alike),
-    )
+    compiling = math.fsum(compiles) / len(compiles) if compiles else Absent("not measured")
+    return Forecast(model, rate, tokens, words, compiling, math.fsum(map(_startup, alike)) / len(alike))
 
 
 def _startup(stored: StoredSlice) -> float:
@@ -229,13 +209,9 @@ def _next(request: Request, steps: Sequence[StepTime], correction: Correction) -
     target = max(steps, key=lambda step: step.model.flop_per_token)
     suggestion = calibrate.suggest(steps, correction, target)
     best = steps[suggestion.candidate]
-    return NextSlice(
-        command=_command(request, best.model, best.recipe),
-        of=target.model.name,
-        half_width_now=suggestion.half_width_now,
-        half_width_then=suggestion.half_width_then,
-        basis="the step's model and what its slices have corrected so far",
-    )
+    now, then = suggestion.half_width_now, suggestion.half_width_then
+    basis = "the step's model and what its slices have corrected so far"
+    return NextSlice(_command(request, best.model, best.recipe), target.model.name, now, then, basis)
 
 
 def _missing_size(request: Request, chosen: Chosen) -> NextSlice:
@@ -404,12 +380,9 @@ def hot_of(runs: Iterable[Run], kind: str) -> tuple[Estimate, str]:
     for run in runs:
         if not isinstance(run.thermals, Thermals):
             continue
-        ratios = [
-            card.hot_over_cold
-            for card in run.thermals.cards
-            if not isinstance(card.load, Absent) and card.load.device.kind == kind
-        ]
-        measured = [ratio for ratio in ratios if not isinstance(ratio, Absent)]
+        soaked = run.thermals.cards
+        alike = [card for card in soaked if not isinstance(card.load, Absent) and card.load.device.kind == kind]
+        measured = [card.hot_over_cold for card in alike if not isinstance(card.hot_over_cold, Absent)]
         if measured:
             ratio = min(measured, key=lambda ratio: ratio.value)
             return hot_extra(ratio), f"hot over cold {ratio.value:.3f}, thermals of run {run.id}"

@@ -83,11 +83,7 @@ def critical_batch_tokens(loss: float) -> float:
 
 
 def optima(flops: float) -> ScalingLaws:
-    """Every law's best use of a budget.
-
-    Raises:
-        ValueError: flops are not positive and finite.
-    """
+    """Every law's best use of a budget."""
     if not (math.isfinite(flops) and flops > 0):
         raise ValueError(f"{flops} FLOP")
     below = "parameters without embeddings; FLOP at a batch far below the critical one"

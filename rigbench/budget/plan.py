@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from typing import NamedTuple
 
 import msgspec
 
-from rigbench.budget import laws, money
-from rigbench.budget.record import (
-    THIS_RIG,
-    AmountKind,
-    Budget,
-    CardPrice,
-    Configuration,
-    Goal,
-    NextSlice,
-    Options,
-    Overhead,
-    OverheadName,
-    PlanRow,
-    Rate,
-    RigPrice,
-    Sanity,
-    Split,
-    Sum,
-    Written,
-)
+from rigbench.budget import laws, money, record
+from rigbench.budget.record import AmountKind, Budget, CardPrice, Options, Overhead, PlanRow, Split, Sum
 from rigbench.core import stats, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
@@ -190,7 +172,7 @@ class Forecast(NamedTuple):
     """One model on one rig."""
 
     model: Model
-    rate: Rate
+    rate: record.Rate
     tokens_per_step: int
     batch: str
     compile_seconds: float | Absent = Absent("not measured")
@@ -203,31 +185,38 @@ class Forecast(NamedTuple):
 class Machine(NamedTuple):
     """One rig, and what is known of it beside its slices."""
 
-    configuration: Configuration
+    configuration: record.Configuration
     cards: int
     card: str
     power: Power | Absent
-    name: str | Absent = THIS_RIG
+    name: str | Absent = record.THIS_RIG
     peak_flops_per_s: Figure | Absent = Absent("no datasheet of this device")  # all cards', in the recipe's precision
     hot_extra: Estimate = NOT_SOAKED  # the share of more hours once hot
     hot_basis: str = HOT_WORDS
     rent: CardPrice | Absent = money.NO_RENT
-    purchase: RigPrice | Absent = money.NO_PURCHASE
+    purchase: record.RigPrice | Absent = money.NO_PURCHASE
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    next_slice: NextSlice | Absent = Absent("not asked for; give --plan")
+    next_slice: record.NextSlice | Absent = Absent("not asked for; give --plan")
 
 
 def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], started_at: str) -> Budget:
     """The budget's record of one rig, from what is known of it and of each model on it."""
     options, price, power = request.options, request.price, machine.power
-    machine = _as_declared(machine, options)
+    if not isinstance(options.hot_over_cold, Absent):
+        extra = _exactly(1 / options.hot_over_cold - 1)
+        basis = f"hot over cold {options.hot_over_cold:g} (--hot-over-cold)"
+        machine = machine._replace(hot_extra=extra, hot_basis=basis)
+    if not isinstance(options.rent, Absent):
+        machine = machine._replace(rent=options.rent)
+    if not isinstance(options.purchase, Absent):
+        machine = machine._replace(purchase=options.purchase)
     flop, tokens = _flop_and_tokens(request, machine, forecasts)
     for count, its in zip(tokens, forecasts, strict=True):
         request.refuse_less_than_a_step(flop.value, its.model.name, count, its.tokens_per_step)
     rows = tuple(_row(its, count, power, price) for its, count in zip(forecasts, tokens, strict=True))
     alone = tuple(_row(its, flop.value / request.flop_per_token(its.model), power, price) for its in forecasts)
-    steps = _total(row.hours for row in rows)
+    steps = reduce(add, (row.hours for row in rows))
     flop_exact = math.fsum(row.flop_exact for row in rows)
     beyond = overheads(forecasts, tokens, machine, options)
     whole = _whole(steps, beyond, power, price)
@@ -242,7 +231,7 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
         method=METHOD,
         started_at=started_at,
         rig=machine.name,
-        goal=Goal(
+        goal=record.Goal(
             kind=request.kind,
             amount=request.amount,
             split=request.split,
@@ -263,7 +252,7 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
         overheads=beyond,
         whole=whole,
         alone=alone,
-        written=Written(
+        written=record.Written(
             largest_bytes=max(sizes),
             kept_bytes=kept * sum(sizes),
             count=kept * len(sizes),
@@ -274,7 +263,7 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
         rent=rent,
         purchase=purchase,
         break_even=money.break_even(whole.hours, rent, purchase, power, price),
-        sanity=Sanity(
+        sanity=record.Sanity(
             peak_flops_per_s=peak,
             share=peak if isinstance(peak, Absent) else speed / peak.value,
             flop_per_joule=_per_joule(flop_exact, whole.kwh),
@@ -291,19 +280,6 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
         left_out=machine.left_out,
         warnings=_warnings(rows, alone, whole.hours, machine),
     )
-
-
-def _as_declared(machine: Machine, options: Options) -> Machine:
-    """With what the user says of its heat, rent and price."""
-    if not isinstance(options.hot_over_cold, Absent):
-        extra = _exactly(1 / options.hot_over_cold - 1)
-        basis = f"hot over cold {options.hot_over_cold:g} (--hot-over-cold)"
-        machine = machine._replace(hot_extra=extra, hot_basis=basis)
-    if not isinstance(options.rent, Absent):
-        machine = machine._replace(rent=options.rent)
-    if not isinstance(options.purchase, Absent):
-        machine = machine._replace(purchase=options.purchase)
-    return machine
 
 
 def _flop_and_tokens(
@@ -323,7 +299,7 @@ def _flop_and_tokens(
     def takes(flop: float) -> tuple[float, float, float]:
         """(middle, low, high) of the hours, kWh or money for so many FLOP, overheads and all."""
         tokens = [flop * share for share in shares]
-        steps = _total(its.hours(count) for count, its in zip(tokens, forecasts, strict=True))
+        steps = reduce(add, (its.hours(count) for count, its in zip(tokens, forecasts, strict=True)))
         beyond = overheads(forecasts, tokens, machine, request.options)
         whole = _whole(steps, beyond, machine.power, request.price)
         if request.kind == "hours":
@@ -384,10 +360,6 @@ def _whole(steps: Estimate, beyond: Sequence[Overhead], power: Power | Absent, p
     return Sum(hours, kwh, cost.money(kwh, power, price))
 
 
-def _total(hours: Iterable[Estimate]) -> Estimate:
-    return reduce(add, hours)
-
-
 def _exactly(value: float) -> Estimate:
     return Estimate(value, value, value, 1.0, "declared", 0)
 
@@ -421,8 +393,8 @@ def overheads(
         WARMUP_SECONDS,
         ("a start", "a start until the pace is steady, measured with the slices", "--warm-up"),
     )
-    steps = _total(its.hours(count) for count, its in zip(tokens, forecasts, strict=True))
-    rows: list[tuple[OverheadName, Estimate, str]] = [
+    steps = reduce(add, (its.hours(count) for count, its in zip(tokens, forecasts, strict=True)))
+    rows: list[tuple[record.OverheadName, Estimate, str]] = [
         ("hot steady state", _together(steps, machine.hot_extra), machine.hot_basis),
         ("compile", n * compiling / HOUR, compiling_words),
         ("warm-up", n * warming / HOUR, warming_words),
@@ -461,9 +433,9 @@ def _evaluation(forecasts: Sequence[Forecast], tokens: Sequence[float], options:
         apart = EVAL_EVERY_TOKENS if isinstance(every, Absent) else every * its.tokens_per_step
         hours.append(its.hours(FORWARD_SHARE * each * count / apart))
     assumed = isinstance(every, Absent) or isinstance(declared, Absent)
-    often = f"{units.format_count(EVAL_EVERY_TOKENS)} tokens" if isinstance(every, Absent) else _steps(every)
-    return _total(hours), (
-        f"{units.format_count(each)} tokens every {often}, each at 1/3 of its training time "
+    often, unit = (EVAL_EVERY_TOKENS, "tokens") if isinstance(every, Absent) else (every, "steps")
+    return reduce(add, hours), (
+        f"{units.format_count(each)} tokens every {units.format_count(often)} {unit}, each at 1/3 of its training time "
         f"({'assumed, ' if assumed else ''}--eval-every, --eval-tokens)"
     )
 
@@ -477,7 +449,7 @@ def _checkpoints(
     for count, its in zip(tokens, forecasts, strict=True):
         apart = _apart_hours(its, every)
         size += checkpoint_bytes(its.model, recipe) * (1 + (its.hours(count).value / apart if apart else 0.0))
-    often = "hour" if isinstance(every, Absent) else _steps(every)
+    often = "hour" if isinstance(every, Absent) else f"{units.format_count(every)} steps"
     often = "at the end only" if every == 0 else f"every {often} and at the end"
     assumed = "assumed, " if isinstance(every, Absent) or isinstance(declared, Absent) else ""
     words = f"{often}, at {units.format_bytes_per_s(disk.value)} ({assumed}--checkpoint-every, --disk-speed)"
@@ -493,15 +465,11 @@ def _restarts(
     option = "assumed, --restarts-per-day" if isinstance(declared, Absent) else "--restarts-per-day"
     if options.write_every == 0:
         option += "; without checkpoints a run begins anew, which is not in here"
-    hours = _total(
+    hours = (
         _together(_together(a_day / 24, its.hours(count)), starting + _apart_hours(its, options.write_every) / 2)
         for count, its in zip(tokens, forecasts, strict=True)
     )
-    return hours, f"{a_day.value:g} a day ({option}), each loses half of what lies between checkpoints"
-
-
-def _steps(every: float) -> str:
-    return f"{units.format_count(every)} steps"
+    return reduce(add, hours), f"{a_day.value:g} a day ({option}), each loses half of what lies between checkpoints"
 
 
 def _apart_hours(its: Forecast, every: float | Absent) -> float:

@@ -83,12 +83,9 @@ def rate(model: Model, chosen: Chosen) -> Rate:
     nearest = min(points, key=lambda point: abs(point.log_size - size))
     factor = math.exp(abs(nearest.log_size - size))
     if factor > FURTHEST_FACTOR:
-        raise RigbenchError(
-            f"{model.name} is {factor:.0f} times away in FLOP per token from {nearest.model.name}, "
-            f"the nearest measured size: too far to carry its efficiency",
-            cure,
-            exit_code=NOTHING,
-        )
+        away = f"{model.name} is {factor:.0f} times away in FLOP per token from {nearest.model.name}"
+        what = f"{away}, the nearest measured size: too far to carry its efficiency"
+        raise RigbenchError(what, cure, exit_code=NOTHING)
     if points[0].log_size <= size <= points[-1].log_size:
         flops_per_s, used, why = _between(size, points)
         method = "effective FLOP/s between measured sizes, log-log"
@@ -116,23 +113,13 @@ def _point(slices: Sequence[StoredSlice]) -> Point:
         down, up = math.hypot(down, between), math.hypot(up, between)
     model = slices[0].slice.model
     flops_per_s = math.exp(math.fsum(logs) / len(logs)) * model.flop_per_token
+    ends = flops_per_s * math.exp(-down), flops_per_s * math.exp(up)
+    estimate = Estimate(flops_per_s, *ends, stats.LEVEL, "geometric mean of slices", len(slices))
     reasons: tuple[str, ...] = (why,)
     if any(stored.slice.tokens_per_s.level < stats.LEVEL for stored in slices):
         assumed = units.format_plus_minus(ASSUMED_WITHIN_ONE_STEP)
         reasons += (f"{assumed} within a slice too short for an interval is assumed",)
-    return Point(
-        model=model,
-        flops_per_s=Estimate(
-            flops_per_s,
-            flops_per_s * math.exp(-down),
-            flops_per_s * math.exp(up),
-            stats.LEVEL,
-            "geometric mean of slices",
-            len(slices),
-        ),
-        rests_on=tuple(f"{stored.run_id} {model.name}" for stored in slices),
-        widened_by=reasons,
-    )
+    return Point(model, estimate, tuple(f"{stored.run_id} {model.name}" for stored in slices), reasons)
 
 
 def _sides(stored: StoredSlice) -> tuple[float, float]:
@@ -156,8 +143,7 @@ def _between_runs(logs: Sequence[float]) -> tuple[float, str]:
     apart = (max(logs) - min(logs)) / 2
     if apart > ASSUMED_BETWEEN_PROCESSES:
         return apart, f"{units.format_plus_minus(apart)}: two runs were {units.format_share(2 * apart)} apart"
-    runs = "1 run" if k == 1 else f"{k} runs"
-    half = ASSUMED_BETWEEN_PROCESSES
+    half, runs = ASSUMED_BETWEEN_PROCESSES, "1 run" if k == 1 else f"{k} runs"
     return half, f"{units.format_plus_minus(half)} between processes is assumed ({runs} stored)"
 
 

@@ -56,10 +56,6 @@ def _price(text: str, option: str) -> Price:
     return Price(per_kwh, currency, place=f"declared with {option}", date=today, source="declared")
 
 
-def _rent(text: str, option: str) -> CardPrice:
-    return CardPrice(*money(text.strip().removesuffix("/h"), option, "1.50 USD"), name=option)
-
-
 def _purchase(text: str, option: str) -> RigPrice:
     amount, currency = money(text, option, "2400 USD", most=1e10)
     return RigPrice(Figure(amount, "declared", option), currency)
@@ -71,11 +67,15 @@ def _hours(text: str, option: str) -> float:
     return units.parse_seconds(f"{text.strip()}h" if bare else text, option) / 3600
 
 
+Text = str | Absent
 Amount = float | Absent
 SPLIT = Reader(lambda text, option: SPLITS[one_of(*SPLITS).read(text, option)])
 FLOP, COUNT, HOURS = Reader(units.parse_flops), Reader(units.parse_count), Reader(_hours)
 WHOLE = Reader(lambda text, option: round(units.parse_count(text, option)))
-STEPS = zero_or(number(1, 1e12))
+STEPS, TIME, START = zero_or(number(1, 1e12)), seconds(), zero_or(seconds())
+KEPT, CRASHES = whole(1, 10**6), zero_or(number(1e-6, 100))
+PRICE, PURCHASE = Reader(_price), Reader(_purchase)
+RENT = Reader(lambda text, option: CardPrice(*money(text.strip().removesuffix("/h"), option, "1.50 USD"), option))
 DISK = Reader(lambda text, option: float(units.parse_bytes(text.strip().removesuffix("/s"), option)))
 
 
@@ -83,11 +83,9 @@ class PriceOptions(Record, frozen=True, kw_only=True):
     """Whose electricity: declared, or a place's price from the profiles, which carries its place and date."""
 
     price: Annotated[
-        Price | Absent, Option(Reader(_price), "Electricity per kWh. Default: the price of --place.", "'0.30 EUR'")
+        Price | Absent, Option(PRICE, "Electricity per kWh. Default: the price of --place.", "'0.30 EUR'")
     ] = NOT_GIVEN
-    place: Annotated[str | Absent, Option(TEXT, "Whose electricity price; `rigbench profiles` lists them.", "ID")] = (
-        NOT_GIVEN
-    )
+    place: Annotated[Text, Option(TEXT, "Whose electricity price; `rigbench profiles` lists them.", "ID")] = NOT_GIVEN
 
     @property
     def electricity(self) -> Price | Absent:
@@ -106,7 +104,7 @@ class Options(Record, frozen=True, kw_only=True):
         NOT_GIVEN
     )
     params: Annotated[
-        str | Absent, Option(TEXT, "One model or a sweep, as 120M or 5M,15M,60M. Default: all of --series.", "SIZES")
+        Text, Option(TEXT, "One model or a sweep, as 120M or 5M,15M,60M. Default: all of --series.", "SIZES")
     ] = NOT_GIVEN
     series: Annotated[str, Option(TEXT, "The series of models: diy (GPT-2 style) or llama.", "NAME")] = "diy"
     tokens: Annotated[Amount, Option(COUNT, "Instead of --flops: tokens for every model, as 2.5B.", "D")] = NOT_GIVEN
@@ -122,8 +120,7 @@ class Options(Record, frozen=True, kw_only=True):
     ] = NOT_GIVEN
     kwh: Annotated[Amount, Option(number(1e-6, 1e12), "Backwards: what so many kWh buy.", "E")] = NOT_GIVEN
     money: Annotated[
-        str | Absent,
-        Option(TEXT, "Backwards: what so much electricity buys, or so much rent where --rent is given.", "M"),
+        Text, Option(TEXT, "Backwards: what so much electricity buys, or so much rent where --rent is given.", "M")
     ] = NOT_GIVEN
     split: Annotated[
         Split | Absent, Option(SPLIT, "How models share a budget: equal-tokens, equal-flops, compute-optimal.", "HOW")
@@ -138,21 +135,15 @@ class Options(Record, frozen=True, kw_only=True):
         False
     )
     rent: Annotated[
-        CardPrice | Absent,
-        Option(Reader(_rent), "Rent of one card for an hour. Default: of prices.toml.", "'1.50 USD'"),
+        CardPrice | Absent, Option(RENT, "Rent of one card for an hour. Default: of prices.toml.", "'1.50 USD'")
     ] = NOT_GIVEN
     purchase: Annotated[
-        RigPrice | Absent,
-        Option(Reader(_purchase), "What the rig cost. Default: the cards' launch price.", "'2400 USD'"),
+        RigPrice | Absent, Option(PURCHASE, "What the rig cost. Default: the cards' launch price.", "'2400 USD'")
     ] = NOT_GIVEN
-    lifetime: Annotated[Amount, Option(seconds(), "How long the rig will work in all. Default: 3 years.", "T")] = (
-        NOT_GIVEN
-    )
-    compile_time: Annotated[
-        Amount, Option(zero_or(seconds()), "Of each model. Default: as measured, else 60 s.", "T")
-    ] = NOT_GIVEN
+    lifetime: Annotated[Amount, Option(TIME, "How long the rig will work in all. Default: 3 years.", "T")] = NOT_GIVEN
+    compile_time: Annotated[Amount, Option(START, "Of each model. Default: as measured, else 60 s.", "T")] = NOT_GIVEN
     warm_up: Annotated[
-        Amount, Option(zero_or(seconds()), "From a start to a steady pace. Default: as measured, else 30 s.", "T")
+        Amount, Option(START, "From a start to a steady pace. Default: as measured, else 30 s.", "T")
     ] = NOT_GIVEN
     eval_every: Annotated[Amount, Option(STEPS, "Evaluate so often; 0: never. Default: every 50M tokens.", "STEPS")] = (
         NOT_GIVEN
@@ -161,13 +152,9 @@ class Options(Record, frozen=True, kw_only=True):
     write_every: Annotated[
         Amount, Option(STEPS, "Write so often; 0: at the end. Default: every hour.", "STEPS", ("--checkpoint-every",))
     ] = NOT_GIVEN
-    keep_checkpoints: Annotated[int | Absent, Option(whole(1, 10**6), "Of each model, on disk. Default: 2.", "N")] = (
-        NOT_GIVEN
-    )
+    keep_checkpoints: Annotated[int | Absent, Option(KEPT, "Of each model, on disk. Default: 2.", "N")] = NOT_GIVEN
     disk_speed: Annotated[Amount, Option(DISK, "To which checkpoints go, as 500MB. Default: 500MB.", "B/S")] = NOT_GIVEN
-    restarts_per_day: Annotated[Amount, Option(zero_or(number(1e-6, 100)), "Crashes to expect. Default: 0.1.", "N")] = (
-        NOT_GIVEN
-    )
+    restarts_per_day: Annotated[Amount, Option(CRASHES, "Crashes to expect. Default: 0.1.", "N")] = NOT_GIVEN
     hot_over_cold: Annotated[
         Amount, Option(number(0.1, 1.0), "Throughput once hot, as 0.97. Default: as `thermals` measured it.", "SHARE")
     ] = NOT_GIVEN

@@ -321,16 +321,12 @@ def _money(budget: Budget) -> Iterator[tuple[str, str]]:
 
 def _laws(budget: Budget) -> Iterator[tuple[str, str]]:
     laws = budget.laws
-    sizes = [units.format_count(end) for end in (laws.parameters_low, laws.parameters_high)]
-    tokens = [units.format_count(end) for end in (laws.tokens_low, laws.tokens_high)]
-    yield (
-        "laws",
-        f"best use of {units.format_flop(laws.flops)} on one model: {sizes[0]} to {sizes[1]} parameters, "
-        f"{tokens[0]} to {tokens[1]} tokens ({', '.join(one.law for one in laws.optima)})",
-    )
+    sizes = f"{_range(laws.parameters_low, laws.parameters_high)} parameters"
+    tokens = f"{_range(laws.tokens_low, laws.tokens_high)} tokens ({', '.join(one.law for one in laws.optima)})"
+    yield "laws", f"best use of {units.format_flop(laws.flops)} on one model: {sizes}, {tokens}"
     last = max(budget.series, key=lambda row: row.total_parameters)
     losses = [one.loss for one in last.losses]
     low, high = (significant(end) for end in (min(losses), max(losses)))
     yield "", f"{last.model} would come to a loss of {low} to {high} nats a token by them: {laws.caveat}"
-    batches = [units.format_count(end) for end in (laws.critical_batch_tokens_low, laws.critical_batch_tokens_high)]
-    yield "", f"critical batch at the end, by Kaplan 2020: {batches[0]} to {batches[1]} tokens a step; more buys little"
+    batch = _range(laws.critical_batch_tokens_low, laws.critical_batch_tokens_high)
+    yield "", f"critical batch at the end, by Kaplan 2020: {batch} tokens a step; more buys little"
