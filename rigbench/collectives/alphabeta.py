@@ -106,14 +106,10 @@ def _near(points: Sequence[Point]) -> list[Point]:
     near_both_ends = [it for it in lines if max(_residual(it, points[0]), _residual(it, points[-1])) <= FAR_SHARE]
     # Squares of what lies near, and the same for all that lies far: a second protocol may go where it likes.
     best = min(near_both_ends, key=lambda line: math.fsum(min(_residual(line, it), FAR_SHARE) ** 2 for it in points))
-    residuals = [_residual(best, point) for point in points]
     # Rousseeuw and Leroy, Robust Regression and Outlier Detection, §5.1: the middle residual's scale
-    scale = stats.MAD_TO_DEVIATION * stats.median(residuals)
-    return [
-        point
-        for point, residual in zip(points, residuals, strict=True)
-        if residual <= max(FAR_SHARE, FAR_DEVIATIONS * math.hypot(scale, point.error))
-    ]
+    scale = stats.MAD_TO_DEVIATION * stats.median([_residual(best, point) for point in points])
+    reach = {it: max(FAR_SHARE, FAR_DEVIATIONS * math.hypot(scale, it.error)) for it in points}
+    return [point for point in points if _residual(best, point) <= reach[point]]
 
 
 def _residual(line: Line, point: Point) -> float:
@@ -138,8 +134,7 @@ def _random_effects(points: Sequence[Point]) -> Line:
 
 def _weighted(points: Sequence[Point], variance: float) -> tuple[Line, float]:
     """Least squares of (time - alpha - slope·size)/time, weighted by the errors; and the weighted sum of squares."""
-    sizes = [point.size_bytes for point in points]
-    expected = [point.seconds for point in points]
+    sizes, expected = [point.size_bytes for point in points], [point.seconds for point in points]
     line, squares = Line(0.0, 0.0), 0.0
     for _ in range(REWEIGHTED):
         weights = [
@@ -151,10 +146,8 @@ def _weighted(points: Sequence[Point], variance: float) -> tuple[Line, float]:
         away = [size - middle for size in sizes]
         spread = sum(weight * it * it for weight, it in zip(weights, away, strict=True))
         pull = sum(w * it * point.seconds for w, it, point in zip(weights, away, points, strict=True))
-        alpha = (
-            sum(w * point.seconds for w, point in zip(weights, points, strict=True)) / total - pull / spread * middle
-        )
-        line = Line(alpha, pull / spread, 1 / total + middle**2 / spread, 1 / spread)
+        mean, slope = sum(w * point.seconds for w, point in zip(weights, points, strict=True)) / total, pull / spread
+        line = Line(mean - slope * middle, slope, 1 / total + middle**2 / spread, 1 / spread)
         now = [line.at(size) for size in sizes]
         squares = sum(w * (p.seconds - it) ** 2 for w, p, it in zip(weights, points, now, strict=True))
         if min(now) <= 0:

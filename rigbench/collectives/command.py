@@ -87,7 +87,7 @@ def run(job: Job, options: Options, world: World | None) -> Collectives | Skippe
 
 
 def follow(job: Job, options: Options, world: World) -> int:
-    """A rank beside the one that reports: the same work, nothing said and nothing stored. Returns the exit code."""
+    """A rank beside the one that reports: the same work, nothing said and nothing stored; its exit code."""
     result = judged(started(job, options, world, world.size), world.size)
     if result is None or result.verdict == "interrupted":
         return INTERRUPTED
@@ -134,7 +134,7 @@ def started(job: Job, options: Options, world: World | None, count: int) -> Outc
                 world,
                 limit_seconds=limit_seconds,
                 on_progress=job.progress.update,
-                environment={**environment(world.rank), **ranks.interface(world)},
+                environment=environment(world.rank) | ranks.interface(world),
             )
         word = os.environ.get("MASTER_PORT", "")  # the port that the user fixed
         return ranks.call(

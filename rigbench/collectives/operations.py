@@ -167,7 +167,5 @@ class Flows:
         for tensor, _ in self._receives:
             tensor.fill_(-1.0)
         self.work()
-        return sum(
-            int((tensor != values(self.count, sender, round_number, self.ranks, self.device)).sum())
-            for tensor, sender in self._receives
-        )
+        facts = (round_number, self.ranks, self.device)
+        return sum(int((it != values(self.count, sender, *facts)).sum()) for it, sender in self._receives)

@@ -90,10 +90,8 @@ class _Probe:
         )
         self.find_ways()
         self.sizes = self._sizes()
-        self.operations: list[Collective] = []
-        self.single: list[PairTimes] = []
-        self.at_once: list[PairTimes] = []
-        self.between_hosts: list[PairTimes] = []
+        self.operations = list[Collective]()
+        self.single, self.at_once, self.between_hosts = list[PairTimes](), list[PairTimes](), list[PairTimes]()
 
     def find_ways(self) -> None:
         """What the connections, or NCCL's log, tell of the ways that were taken; every rank's, told by each to all."""
@@ -192,12 +190,10 @@ class _Probe:
 
     def operate(self) -> None:
         """Every operation over all sizes, each with its line."""
-        until = self.seconds * (1 - PAIRS_SHARE * (self.world.size > 2))
-        for index, name in enumerate(self.options.operations):
-            if self.together.stopping:
-                return
-            left = len(self.options.operations) - index
-            self._operation(name, (until - self.together.elapsed_seconds) / left)
+        until, names = self.seconds * (1 - PAIRS_SHARE * (self.world.size > 2)), self.options.operations
+        for left, name in zip(range(len(names), 0, -1), names, strict=True):
+            if not self.together.stopping:
+                self._operation(name, (until - self.together.elapsed_seconds) / left)
 
     def _operation(self, name: CollectiveName, own_seconds: float) -> None:
         """One operation over the sizes; a larger size gets more of the time, since it takes more."""

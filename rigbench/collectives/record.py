@@ -77,9 +77,7 @@ class Options(Record, frozen=True, kw_only=True):
 
 
 class RankOptions(Record, frozen=True, kw_only=True):
-    """What a rank is told: what all are told, and what its own parent knows of its host."""
-
-    options: Options
+    options: Options  # of all; what follows is what a rank's own parent knows of its host
     arrive_seconds: float  # for all ranks to meet
     fingerprint: str
     host_name: str = ""  # this and the next where ranks are on several machines
@@ -109,8 +107,6 @@ class RankCheck(Record, frozen=True):
 
 
 class CollectiveSize(Record, frozen=True, kw_only=True):
-    """One operation at one size."""
-
     size_bytes: int  # what all ranks' parts come to where each has a part of the whole
     rank_seconds: tuple[tuple[float, ...], ...]  # by rank, of every repeat, the warm-up first; each begins together
     timing: Timing  # of the slowest rank of each repeat
@@ -120,8 +116,6 @@ class CollectiveSize(Record, frozen=True, kw_only=True):
 
 
 class Collective(Record, frozen=True, kw_only=True):
-    """One operation of the whole group, over sizes."""
-
     operation: CollectiveName
     bus_factor: float  # makes bus bandwidth of algorithm bandwidth (nccl-tests, PERFORMANCE.md)
     sizes: tuple[CollectiveSize, ...]
@@ -141,17 +135,13 @@ class PairTimes(Record, frozen=True, kw_only=True):
 
 
 class RankPlace(Record, frozen=True, kw_only=True):
-    """Where a rank ran, and by which ways it really talked to the others."""
-
     rank: int
-    host: int
+    host: int  # by its place in `hosts`
     device: Device
-    ways: Tally | Absent  # NCCL's channels by transport, as its log names them, or gloo's connections by interface
+    ways: Tally | Absent  # really taken: NCCL's channels by transport, as its log names them, or gloo's by interface
 
 
 class RankHost(Record, frozen=True):
-    """A machine of the group."""
-
     name: str | Absent  # only where several must be told apart
     fingerprint: str
     ranks: tuple[int, ...]

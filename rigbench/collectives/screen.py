@@ -111,19 +111,13 @@ def _tables(result: Collectives) -> Iterator[tuple[Table, str]]:
         rows = [(_host(result, index), host.fingerprint, ", ".join(map(str, host.ranks))) for index, host in hosts]
         yield table(("host", "rig", "ranks"), rows), ""
     if result.host_links:
-        links = sorted(result.host_links, key=lambda link: link.bytes_per_s.value)
+        links, cells = sorted(result.host_links, key=lambda link: link.bytes_per_s.value), list[Sequence[str]]()
+        for link in links[:MOST_ROWS]:
+            ends = _host(result, link.source), _host(result, link.destination)
+            cells.append((*ends, *_rate(link.bytes_per_s), units.format_seconds(link.latency_seconds.value)))
         more = len(links) - MOST_ROWS
-        rows_of_links = [
-            (
-                _host(result, link.source),
-                _host(result, link.destination),
-                *_rate(link.bytes_per_s),
-                units.format_seconds(link.latency_seconds.value),
-            )
-            for link in links[:MOST_ROWS]
-        ]
         note = f"and {more} faster links" if more > 0 else ""
-        yield table(("from", "to", ">GB/s", ">±", ">latency"), rows_of_links), note
+        yield table(("from", "to", ">GB/s", ">±", ">latency"), cells), note
     if result.operations:
         columns = ("operation", ">latency", ">±", ">bus GB/s", ">±", ">α", ">±", ">β GB/s", ">±", "right")
         yield table(columns, map(_operation, result.operations)), _convention(result.operations)
@@ -166,9 +160,9 @@ def _rate(estimate: Estimate) -> list[str]:
 
 def _pairs(result: Collectives, pairs: Iterable[PairTimes]) -> Iterator[Sequence[str]]:
     """Each alone and beside the others, both ways at once."""
-    beside = {
-        flow: rate for times in result.pairs_at_once for flow, rate in zip(times.flows, times.bytes_per_s, strict=True)
-    }
+    beside = dict[tuple[int, int], Estimate]()
+    for times in result.pairs_at_once:
+        beside |= dict(zip(times.flows, times.bytes_per_s, strict=True))
     for times in pairs:
         slower = min(times.bytes_per_s, key=lambda rate: rate.value)
         at_once = [beside[flow] for flow in (times.flows[0], times.flows[-1]) if flow in beside]
@@ -179,10 +173,8 @@ def _pairs(result: Collectives, pairs: Iterable[PairTimes]) -> Iterator[Sequence
 def _convention(operations: Sequence[Collective]) -> str:
     """What the columns are about: the sizes at either end, and what the words mean."""
     ends = [(one.sizes[0].size_bytes, one.sizes[-1].size_bytes) for one in operations if one.sizes]
-    small, large = (
-        " or ".join(units.format_bytes(size) for size in sorted({it[end] for it in ends})) or NOTHING for end in (0, 1)
-    )
-    sizes = f"latency at {small}, bus bandwidth at {large}"
+    small, large = (" or ".join(map(units.format_bytes, sorted({it[end] for it in ends}))) for end in (0, 1))
+    sizes = f"latency at {small or NOTHING}, bus bandwidth at {large or NOTHING}"
     line = "time = α + bytes/β through all sizes"
     return f"{sizes}; {line}; 90 % intervals; a repeat takes as long as its slowest rank; GB/s is 1e9 bytes/s"
 

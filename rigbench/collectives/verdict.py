@@ -55,12 +55,8 @@ def _wrong(result: Collectives) -> list[str]:
     for times in (*result.pairs, *result.pairs_at_once, *result.links):
         flows = ", ".join(f"{source} to {destination}" for source, destination in times.flows)
         checks.append((f"send_recv between ranks {flows}", times.size_bytes, times.check))
-    return [
-        f"{what} of {units.format_bytes(size)} brought {check.wrong_values:,} wrong values "
-        f"to {_ranks(check.wrong_ranks)}"
-        for what, size, check in checks
-        if not check.correct
-    ]
+    wrong = [(f"{what} of {units.format_bytes(size)}", check) for what, size, check in checks if not check.correct]
+    return [f"{what} brought {it.wrong_values:,} wrong values to {_ranks(it.wrong_ranks)}" for what, it in wrong]
 
 
 def lost(result: Collectives) -> tuple[tuple[int, ...], str]:
@@ -69,11 +65,8 @@ def lost(result: Collectives) -> tuple[tuple[int, ...], str]:
     "… Read error [10.0.0.2]:6823: Connection reset by peer. This is typically caused by …" (gloo's tcp/pair.cc)
     """
     addresses = set(ADDRESS.findall(result.reason))
-    places = [
-        place
-        for place in result.ranks
-        if isinstance(place.ways, Tally) and any(way.split()[1] in addresses for way in place.ways.counts)
-    ]
+    talking = [(place, place.ways.counts) for place in result.ranks if isinstance(place.ways, Tally)]
+    places = [place for place, ways in talking if any(way.split()[1] in addresses for way in ways)]
     if not places or len(places) == len(result.ranks):
         return (), ""
     hosts = dict.fromkeys(str(result.hosts[place.host].name) for place in places)
@@ -93,11 +86,8 @@ def host_links(hosts: Sequence[RankHost], measured: Sequence[PairTimes]) -> tupl
     for times in measured:
         for (source, destination), rate in zip(times.flows, times.bytes_per_s, strict=True):
             rates.setdefault((of_rank[source], of_rank[destination]), {}).setdefault(times.size_bytes, rate)
-    return tuple(
-        HostLink(source, destination, by_size[max(by_size)], min(by_size) / by_size[min(by_size)])
-        for (source, destination), by_size in rates.items()
-        if len(by_size) > 1
-    )
+    several = {ends: by_size for ends, by_size in rates.items() if len(by_size) > 1}
+    return tuple(HostLink(*ends, it[max(it)], min(it) / it[min(it)]) for ends, it in several.items())
 
 
 def slowest(links: Sequence[HostLink]) -> HostLink | Absent:

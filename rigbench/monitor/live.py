@@ -23,8 +23,6 @@ Chart = Sequence[tuple[float, float]]
 
 
 class Display(LivePicture):
-    """A live picture on a terminal."""
-
     def __call__(self, monitor: Monitor, charts: Mapping[str, Chart]) -> None:
         width, height = self.console.size
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -38,9 +36,8 @@ class Lines:
     """For a pipe or a log: a line per GPU and one for the host at every tick, a hint when it comes and when it goes."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
-        self._write = write
+        self._write, self._first = write, True
         self._held: frozenset[str] = frozenset()
-        self._first = True
 
     def __call__(self, monitor: Monitor, charts: Mapping[str, Chart]) -> None:
         at = f"{monitor.seconds:.1f} s" if monitor.interval_seconds < 1 else length(monitor.seconds)
@@ -52,8 +49,7 @@ class Lines:
         self._write(f"{at}  host  {_host(monitor)}\n")
         now = {held.hint.title: held.hint for held in monitor.hints if held.holds_now}
         for title in now.keys() - self._held:
-            hint = now[title]
-            seen = printable("; ".join(hint.evidence))
+            hint, seen = now[title], printable("; ".join(now[title].evidence))
             self._write(f"{at}  {word(hint.severity)}: {title} ({seen}); next: {hint.cure}\n")
         for title in self._held - now.keys():
             self._write(f"{at}  no more: {title}\n")

@@ -92,11 +92,8 @@ class SlowBeat:
 
     def events(self, at: float) -> Iterator[MonitorCard | MonitorSlow]:
         """What was read since the last time: cards that are new or changed, then traffic and processes."""
-        reading = self.take()
-        if reading is None:
-            return
-        for card in reading.cards:
-            yield MonitorCard(at_seconds=at, **card)
+        reading = self.take() or SlowReading((), {})
+        yield from (MonitorCard(at_seconds=at, **card) for card in reading.cards)
         if reading.gpus:
             yield MonitorSlow(at, reading.gpus)
 

@@ -64,8 +64,6 @@ class Options(Record, frozen=True, kw_only=True):
 
 
 class MonitorHeader(Record, frozen=True, kw_only=True):
-    """How it is watched."""
-
     rigbench_monitor: int = FORMAT
     started_at: str
     interval_seconds: float
@@ -89,8 +87,6 @@ class MonitorCard(Record, frozen=True, kw_only=True):
 
 
 class GpuTick(Record, frozen=True, kw_only=True):
-    """One GPU at one tick."""
-
     utilisation_share: float | Absent = NOT_READ
     memory_used_bytes: int | Absent = NOT_READ
     power_watts: float | Absent = NOT_READ
@@ -103,15 +99,13 @@ class GpuTick(Record, frozen=True, kw_only=True):
 
 
 class HostTick(Record, frozen=True, kw_only=True):
-    """The host at one tick. Disk rates are of this machine's own disks, not of network storage."""
-
     busy_share: float | Absent = NOT_READ
     iowait_share: float | Absent = NOT_READ
     cores_at_limit: int | Absent = NOT_READ
     load_average: float | Absent = NOT_READ
     memory_used_bytes: int | Absent = NOT_READ
     swap_used_bytes: int | Absent = NOT_READ
-    disk_read_bytes_per_s: float | Absent = NOT_READ
+    disk_read_bytes_per_s: float | Absent = NOT_READ  # of this machine's own disks, not of network storage
     disk_write_bytes_per_s: float | Absent = NOT_READ
     temperature_celsius: float | Absent = NOT_READ
     energy_joules: float | Absent = NOT_READ
@@ -124,8 +118,6 @@ class MonitorTick(Record, frozen=True):
 
 
 class MonitorProcess(Record, frozen=True, kw_only=True):
-    """A process on a GPU."""
-
     pid: int
     kind: str
     name: str | Absent
@@ -136,9 +128,7 @@ class MonitorProcess(Record, frozen=True, kw_only=True):
 
 
 class GpuSlow(Record, frozen=True):
-    """What is read on a slower beat. PCIe rates are of one window of 20 ms each, as the driver measures them."""
-
-    to_gpu_bytes_per_s: float | Absent
+    to_gpu_bytes_per_s: float | Absent  # PCIe, in one window of 20 ms each, as the driver measures it
     from_gpu_bytes_per_s: float | Absent
     processes: tuple[MonitorProcess, ...] | Absent
 
@@ -148,9 +138,7 @@ class MonitorSlow(Record, frozen=True):
     gpus: dict[str, GpuSlow]
 
 
-class MonitorEnd(Record, frozen=True):
-    """The last line, unless the watch was killed or its disk was full."""
-
+class MonitorEnd(Record, frozen=True):  # missing where the watch was killed or its disk was full
     at_seconds: float
     ended_by: MonitorEndedBy
 
@@ -159,10 +147,8 @@ MonitorEvent = MonitorHeader | MonitorCard | MonitorTick | MonitorSlow | Monitor
 
 
 class Watched(Record, frozen=True):
-    """A reading over all of the time."""
-
     now: float | Absent
-    mean: float
+    mean: float  # this and the next two over all of the time
     low: float
     high: float
     n: int  # answered ticks
@@ -176,16 +162,12 @@ class Gone(Record, frozen=True):
 
 
 class WatchedEnergy(Record, frozen=True):
-    """Joules since the first tick."""
-
-    joules: float
+    joules: float  # since the first tick
     seconds: float
     method: Literal["counter", "integrated"]  # the device's own, or its power over the ticks
 
 
 class MonitorGpu(Record, frozen=True, kw_only=True):
-    """One GPU since the start."""
-
     device: str
     name: str | Absent
     uuid: str | Absent
@@ -211,8 +193,6 @@ class MonitorGpu(Record, frozen=True, kw_only=True):
 
 
 class MonitorHost(Record, frozen=True, kw_only=True):
-    """The host beside them."""
-
     core_count: int | Absent
     memory_total_bytes: int | Absent
     busy_share: Watched | Absent
@@ -239,8 +219,6 @@ class MonitorHint(Record, frozen=True):
 
 
 class Monitor(Record, frozen=True, kw_only=True):
-    """The summary."""
-
     method: int
     started_at: str
     seconds: float
@@ -260,6 +238,5 @@ class Monitor(Record, frozen=True, kw_only=True):
     @property
     def at_fault(self) -> bool:
         """A GPU that answers no more, or a hint of a fault that held."""
-        return any(isinstance(gpu.gone, Gone) for gpu in self.gpus) or any(
-            held.hint.severity == "fault" for held in self.hints
-        )
+        hinted = any(held.hint.severity == "fault" for held in self.hints)
+        return hinted or any(isinstance(gpu.gone, Gone) for gpu in self.gpus)

@@ -57,10 +57,9 @@ class Recorder:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, self._size)
             lines = f"{self.lines} line{'' if self.lines == 1 else 's'}"
+            what = f"the recording {self.path} ends after {lines} ({reason(error)})"
             cure = f"; `rigbench monitor --from {self.path}` reads what is there" if self.lines else ""
-            self.trouble = RigbenchError(
-                f"the recording {self.path} ends after {lines} ({reason(error)})", f"free space{cure}"
-            )
+            self.trouble = RigbenchError(what, f"free space{cure}")
             return
         self._size += written
         self.lines += 1

@@ -28,11 +28,9 @@ PCIE_WINDOW = "20 ms"  # nvml.h, nvmlDeviceGetPcieThroughput
 
 
 def show(monitor: Monitor, console: Console) -> None:
-    """The whole of it: a line of what was watched, each GPU, the host, the hints with how long they held."""
     taken = "of a recorded rig, as if " if monitor.replayed else ""
-    readings = (
-        f"{monitor.ticks:,} reading{'' if monitor.ticks == 1 else 's'}, one each {rhythm(monitor.interval_seconds)}"
-    )
+    readings = f"{monitor.ticks:,} reading{'' if monitor.ticks == 1 else 's'}"
+    readings += f", one each {rhythm(monitor.interval_seconds)}"
     late = f", {monitor.late_ticks:,} missed" if monitor.late_ticks else ""
     what = f"watched {taken}{length(monitor.seconds)}: {readings}{late}; {monitor.ended_by}"
     console.print(Text(what, style="bold"))
@@ -80,9 +78,8 @@ def gpu_facts(gpu: MonitorGpu, monitor: Monitor, *, now: bool) -> dict[str, Fact
     shown = at_present if now else over_time
     memory, power = shown(gpu.memory_used_bytes, units.format_bytes), shown(gpu.power_watts, units.format_watts)
     limit = mapped(gpu.power_limit_watts, units.format_watts)
-    to_gpu, from_gpu = (
-        shown(it, units.format_bytes_per_s) for it in (gpu.to_gpu_bytes_per_s, gpu.from_gpu_bytes_per_s)
-    )
+    rates = gpu.to_gpu_bytes_per_s, gpu.from_gpu_bytes_per_s
+    to_gpu, from_gpu = (shown(rate, units.format_bytes_per_s) for rate in rates)
     window = f"; {PCIE_WINDOW} of every {rhythm(monitor.slow_seconds)}"
     if not now and isinstance(gpu.to_gpu_bytes_per_s, Watched):
         times = gpu.to_gpu_bytes_per_s.n
@@ -116,9 +113,8 @@ def host_facts(host: MonitorHost, *, now: bool) -> dict[str, Fact]:
     memory = shown(host.memory_used_bytes, units.format_bytes)
     swap = host.swap_used_bytes
     unused = isinstance(swap, Absent) or not swap.high
-    reads, writes = (
-        shown(it, units.format_bytes_per_s) for it in (host.disk_read_bytes_per_s, host.disk_write_bytes_per_s)
-    )
+    rates = host.disk_read_bytes_per_s, host.disk_write_bytes_per_s
+    reads, writes = (shown(rate, units.format_bytes_per_s) for rate in rates)
     disks = writes if isinstance(writes, Absent) else f"read {reads}, written {writes}"
     return {
         "CPU": ("CPU load", busy),
@@ -152,14 +148,9 @@ def _held_down(gpu: MonitorGpu) -> str | Absent:
     """Reasons by their share of the time since the start; idleness is none."""
     if not gpu.throttle_ticks:
         return Absent("not answered") if gpu.unanswered_ticks == 0 else ""
-    shares = sorted(
-        ((name, share) for name, share in gpu.throttle_share.items() if name != IDLE), key=lambda it: -it[1]
-    )
-    if not shares:
-        return "clocks free all the time"
-    return (
-        ", ".join(f"{REASONS.get(name, name)} {units.format_share(share)}" for name, share in shares) + " of the time"
-    )
+    shares = sorted(gpu.throttle_share.items(), key=lambda it: -it[1])
+    held = [f"{REASONS.get(name, name)} {units.format_share(share)}" for name, share in shares if name != IDLE]
+    return f"{', '.join(held)} of the time" if held else "clocks free all the time"
 
 
 def _energy(used: WatchedEnergy | Absent) -> str | Absent:

@@ -106,9 +106,8 @@ class Fold:
         seconds = ticks[-1].at_seconds - ticks[0].at_seconds
         if round(seconds) < LEAST_SECONDS or len(ticks) < FEWEST:
             return
-        cards = tuple(
-            card.window([tick.gpus.get(device, GpuTick()) for tick in ticks]) for device, card in self._cards.items()
-        )
+        columns = {device: [tick.gpus.get(device, GpuTick()) for tick in ticks] for device in self._cards}
+        cards = tuple(self._cards[device].window(column) for device, column in columns.items())
         names = ("busy_share", "iowait_share", "cores_at_limit", "disk_read_bytes_per_s")
         host = HostWindow(*([getattr(tick.host, name) for tick in ticks] for name in names))
         self._looks += 1
@@ -120,9 +119,8 @@ class Fold:
 
     def chart(self, device: str) -> list[tuple[float, float]]:
         """Utilisation over the window, for a small picture."""
-        points = (
-            (tick.at_seconds, tick.gpus[device].utilisation_share) for tick in self._window if device in tick.gpus
-        )
+        ticks = [(tick.at_seconds, tick.gpus[device]) for tick in self._window if device in tick.gpus]
+        points = ((at, gpu.utilisation_share) for at, gpu in ticks)
         return [(at, share) for at, share in points if not isinstance(share, Absent)]
 
     def record(self, notes: Sequence[str] = ()) -> Monitor:
@@ -156,8 +154,6 @@ class Fold:
 
 
 class _Card:
-    """One GPU so far."""
-
     def __init__(self, device: str, period_seconds: float) -> None:
         self.device = device
         self.facts: MonitorCard | None = None
@@ -272,9 +268,8 @@ class EnergyTally:
     def __init__(self, period_seconds: float) -> None:
         self._longest = GAP_TICKS * period_seconds
         self._counter: tuple[float, float] | None = None
-        self._counted, self._counted_seconds = 0.0, 0.0
+        self._counted = self._counted_seconds = self._area = self._area_seconds = 0.0
         self._power: tuple[float, float] | None = None
-        self._area, self._area_seconds = 0.0, 0.0
         self._why: Absent = NOT_READ
 
     def add(self, at: float, joules: float | Absent, watts: float | Absent) -> None:

@@ -117,18 +117,14 @@ def _imbalance(window: Window) -> Iterable[Finding]:
     """A card well behind the busiest of its kind, at nearly all readings: an uneven split, or a card left out."""
     for card, lead, behind in _behind(window, lambda card: card.utilisation, APART):
         name, busy, top = card.device, mean(card.utilisation), mean(lead.utilisation)
-        seen = (
-            f"{lead.device} {units.format_share(top)} busy, {name} {units.format_share(busy)}, "
-            f"over {_length(window)}; {name} was behind at {behind} readings"
-        )
+        shares = f"{lead.device} {units.format_share(top)} busy, {name} {units.format_share(busy)}"
+        seen = f"{shares}, over {_length(window)}; {name} was behind at {behind} readings"
         if busy < IDLE and not _holds_a_model(card):
             title = f"{name} does nothing while {lead.device} works: is this run meant for one card?"
             yield _hint("unused-gpu", "information", [name], title, [seen, _memory(card)])
             continue
-        title = (
-            f"{name} does much less than {lead.device}: an uneven split of the work "
-            "(DataParallel, pipeline stages, evaluation on one card), or it waits for the other"
-        )
+        split = "an uneven split of the work (DataParallel, pipeline stages, evaluation on one card)"
+        title = f"{name} does much less than {lead.device}: {split}, or it waits for the other"
         yield _hint("imbalance", "warning", [name], title, [seen, _memory(card), _memory(lead)])
 
 
@@ -180,10 +176,8 @@ def _starvation(window: Window) -> Iterable[Finding]:
         seen = f"{card.device} {units.format_share(mean(readings))} busy over {_length(window)}"
         if swings >= FEWEST_SWINGS:
             below, above = sum(value < LOW for value in readings), sum(value > HIGH for value in readings)
-            seen += (
-                f", up and down {swings} times (below {units.format_share(LOW)} at {below} of {len(readings)} "
-                f"readings, above {units.format_share(HIGH)} at {above})"
-            )
+            lows = f"below {units.format_share(LOW)} at {below} of {len(readings)} readings"
+            seen += f", up and down {swings} times ({lows}, above {units.format_share(HIGH)} at {above})"
         hungry.append(card)
         evidence.append(f"{seen}; {_memory(card)}")
     if not hungry:

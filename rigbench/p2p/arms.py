@@ -52,20 +52,17 @@ def others(first: Sequence[P2pArm], pairs: Sequence[GpuPair], version: Version |
     right = all(arm.right for arm in default)
     allowed = any(arm.access and all(arm.access.values()) for arm in first)
     refused = any(not answer for arm in first for answer in arm.access.values())
-    if allowed and default and right and not any(_uses_p2p(arm, pairs) for arm in default):
+    # Whether NCCL takes P2P by itself is told by its log; where there is none, by its rules.
+    by_rule = all(not isinstance(pair.nccl, Absent) and pair.nccl.transport.startswith("P2P") for pair in pairs)
+    logs = [arm.transports.counts if isinstance(arm.transports, Tally) else {} for arm in default]
+    used = any(any(name.startswith("P2P") for name in log) if log else by_rule for log in logs)
+    if allowed and default and right and not used:
         levels = [nccl_level(pair.label) for pair in pairs]
         yield Setting("P2P at any distance", {"NCCL_P2P_LEVEL": "SYS" if "SYS" in levels or not levels else "PHB"})
     if refused and version and SHM_BY_ENGINE[0] <= version <= SHM_BY_ENGINE[1]:
         yield Setting("host memory by copy engine", {"NCCL_SHM_USE_CUDA_MEMCPY": "1"})
     if refused and not right and any(pair.label.startswith("NV") for pair in pairs):
         yield Setting("NVLink ignored where P2P is refused", {"NCCL_IGNORE_DISABLED_P2P": "1"})
-
-
-def _uses_p2p(arm: P2pArm, pairs: Sequence[GpuPair]) -> bool:
-    """By NCCL's log; where there is none, by its rules."""
-    if isinstance(arm.transports, Tally) and arm.transports.counts:
-        return any(name.startswith("P2P") for name in arm.transports.counts)
-    return all(not isinstance(pair.nccl, Absent) and pair.nccl.transport.startswith("P2P") for pair in pairs)
 
 
 def rescues(version: Version | None) -> Iterator[Setting]:
@@ -124,13 +121,11 @@ def assembled(
         steps=sum(part.steps for part in parts),
         checks=tuple(
             replace(it, sources=tuple(names[source] for source in it.sources), destination=names[it.destination])
-            for part in parts
-            for it in part.checks
+            for it in (check for part in parts for check in part.checks)
         ),
         copies=tuple(
             replace(it, source=names[it.source], destination=names[it.destination])
-            for part in parts
-            for it in part.copies
+            for it in (copy for part in parts for copy in part.copies)
         ),
         reduces=tuple(times for part in parts for times in part.reduces),
         transports=transports,

@@ -44,10 +44,9 @@ def run(options: Options, report: Report, world: World) -> P2pRank:
             "install a CUDA build of torch that fits the driver",
             NOTHING,
         )
-    device = f"cuda:{world.local_rank}"
-    accelerator = open_device(device)
+    accelerator = open_device(f"cuda:{world.local_rank}")
     join(world, report, "gloo")
-    return measure(options, report, CudaCards(), TorchRanks(device, "nccl"), accelerator)
+    return measure(options, report, CudaCards(), TorchRanks(f"cuda:{world.local_rank}", "nccl"), accelerator)
 
 
 def measure(options: Options, report: Report, cards: Cards, ranks: TorchRanks, accelerator: Accelerator) -> P2pRank:
@@ -79,14 +78,9 @@ class _Arm:
         self.steps = sum(len(writes.ways) for writes in self.writes)
         self.steps += sum(exchange.concerns(ranks.rank) for exchange in self.exchanges)
         self.meetings = 0
-        self.checks: list[ValueCheck] = []
-        self.copies: list[Transfer] = []
-        self.reduces: list[ReduceTimes] = []
-        self.budget = Budget(
-            limit_seconds=options.row_seconds,
-            target_half_width=options.target_half_width,
-            should_stop=report.should_stop,
-        )
+        self.checks, self.copies, self.reduces = list[ValueCheck](), list[Transfer](), list[ReduceTimes]()
+        seconds, half_width = options.row_seconds, options.target_half_width
+        self.budget = Budget(limit_seconds=seconds, target_half_width=half_width, should_stop=report.should_stop)
 
     def write(self) -> bool:
         """The writes between every two GPUs, by rank 0. Whether to go on."""

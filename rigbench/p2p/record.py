@@ -30,8 +30,6 @@ class Options(Record, frozen=True, kw_only=True):
 
 
 class ArmOptions(Record, frozen=True):
-    """What the ranks of one arm are told."""
-
     devices: int
     peer_access: bool  # copies go from GPU to GPU as torch makes them, else through the host as the driver does
     copies: bool = True  # off where another arm with the same access has made them
@@ -70,10 +68,8 @@ class ValueCheck(Record, frozen=True, kw_only=True):
 
 
 class ReduceTimes(Record, frozen=True):
-    """One rank's share in repeated all_reduces of one size."""
-
     rank: int
-    size_bytes: int
+    size_bytes: int  # of the all_reduce that all repeat
     seconds: tuple[float, ...]  # its own, warm-up included, in order
     timing: Timing | Absent  # rank 0's, which decides when there is enough
 
@@ -134,8 +130,6 @@ class P2pArm(Record, frozen=True, kw_only=True):
 
 
 class PairVerdict(Record, frozen=True):
-    """What holds for two GPUs."""
-
     pair: tuple[str, str]
     verdict: P2pVerdict
     reason: str
@@ -165,8 +159,6 @@ class P2pAdvice(Record, frozen=True):
 
 
 class P2p(Record, frozen=True, kw_only=True):
-    """The verdict, what it rests on, and what to set."""
-
     method: int = METHOD
     seconds: float = 0.0
     verdict: P2pVerdict = "inconclusive"

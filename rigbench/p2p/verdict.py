@@ -51,7 +51,6 @@ OUT_OF_MEMORY = ("out of memory", "memory runs out")  # says nothing of P2P, how
 
 
 def pair_verdict(pair: Pair, arms: Sequence[P2pArm], facts: GpuPair | Absent) -> PairVerdict:
-    """Of two devices, by their names."""
     verdict, reason = _verdict(pair, arms)
     return PairVerdict(pair, verdict, reason, (*_evidence(pair, arms), *_rig_facts(facts)), facts)
 
@@ -88,7 +87,7 @@ def _state(arm: P2pArm, pair: Pair) -> State:
         return "wrong"
     if arm.right:
         return "right"
-    if arm.ended not in ("hung", "died") or not _at_pair(arm, pair):
+    if arm.ended not in ("hung", "died") or set(arm.at_devices or pair) != set(pair):
         return "open"
     if arm.ended == "hung":
         return "hung"
@@ -113,11 +112,6 @@ def _concerns(check: ValueCheck, pair: Pair) -> bool:
     if check.way == "all_reduce":
         return set(pair) <= set(check.sources)
     return {*check.sources, check.destination} == set(pair)
-
-
-def _at_pair(arm: P2pArm, pair: Pair) -> bool:
-    """Whether the step at which an arm ended was about these two."""
-    return not arm.at_devices or set(arm.at_devices) == set(pair)
 
 
 # ---- Its evidence
@@ -146,7 +140,7 @@ def _troubles(arm: P2pArm, pair: Pair) -> Iterator[str]:
         yield f"and {len(wrong) - WRONG_LISTED} more of the kind, all of them in the JSON"
     if arm.ended in ("hung", "died"):
         at = f" at {arm.at}" if arm.at else ""
-        here = _at_pair(arm, pair)
+        here = set(arm.at_devices or pair) == set(pair)  # the step at which it ended was about these two
         yield f"{arm.ended}{at}: {arm.reason}" if here else f"not checked to the end: it {arm.ended}{at}"
     elif arm.ended == "interrupted":
         yield "interrupted"
@@ -193,8 +187,6 @@ ALL_REDUCE = "all_reduce"
 
 
 class Timed(NamedTuple):
-    """One piece of work by one setting."""
-
     counted_bytes: int  # that it is said to move
     seconds: dict[int, float]  # the median, by round
 
