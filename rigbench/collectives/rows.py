@@ -87,7 +87,10 @@ class Together:
             marks = []
             for _ in range(count):
                 work.prepare()
-                self._align()
+                if self.accelerator.device.kind == "cpu":
+                    dist.barrier()
+                else:  # in the stream: the host does not wait, and the ranks' streams do
+                    dist.all_reduce(torch.zeros(1, device=self.accelerator.torch_device), group=self.group)
                 start = self.accelerator.mark()
                 work.work()
                 marks.append((start, self.accelerator.mark()))
@@ -115,13 +118,6 @@ class Together:
         )
         return Times(tuple(map(tuple, ranks)), timing, check)
 
-    def _align(self) -> None:
-        """On a GPU a small all_reduce in the stream: the host does not wait, and the ranks' streams do."""
-        if self.accelerator.device.kind == "cpu":
-            dist.barrier()
-        else:
-            dist.all_reduce(torch.zeros(1, device=self.accelerator.torch_device), group=self.group)
-
 
 def of_size(together: Together, name: CollectiveName, size_bytes: int, limit_seconds: float) -> CollectiveSize | str:
     """One operation at one size; why not, where the backend or the memory refuses it, on whichever rank."""
@@ -135,11 +131,9 @@ def of_size(together: Together, name: CollectiveName, size_bytes: int, limit_sec
     bus_bytes = bus_factor(name, together.size) * size_bytes
     return CollectiveSize(
         size_bytes=size_bytes,
-        rank_seconds=times.rank_seconds,
-        timing=times.timing,
         algorithm_bytes_per_s=size_bytes / times.timing.estimate,
         bus_bytes_per_s=bus_bytes / times.timing.estimate if bus_bytes else Absent("one rank has no bus"),
-        check=times.check,
+        **times._asdict(),
     )
 
 
@@ -151,14 +145,7 @@ def of_flows(together: Together, flows: Sequence[tuple[int, int]], size_bytes: i
     for flow in flows:
         slower = [max(pair) for pair in zip(*(times.rank_seconds[rank] for rank in flow), strict=True)]
         rates.append(size_bytes / stats.median_estimate(slower[len(times.timing.warmup_seconds) :]))
-    return PairTimes(
-        flows=tuple(flows),
-        size_bytes=size_bytes,
-        rank_seconds=times.rank_seconds,
-        timing=times.timing,
-        bytes_per_s=tuple(rates),
-        check=times.check,
-    )
+    return PairTimes(flows=tuple(flows), size_bytes=size_bytes, bytes_per_s=tuple(rates), **times._asdict())
 
 
 def rounds_of_pairs(ranks: int) -> list[list[tuple[int, int]]]:

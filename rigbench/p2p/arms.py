@@ -35,10 +35,8 @@ Version = tuple[int, int, int]
 
 
 class Setting(NamedTuple):
-    """What is exported for one arm, besides what silences the shell's own variables."""
-
     name: str
-    environment: dict[str, str]
+    environment: dict[str, str]  # exported for one arm, besides what silences the shell's own variables
     control: bool = False
 
 

@@ -259,10 +259,7 @@ def summed(like: torch.Tensor, number: int, senders: Sequence[int]) -> torch.Ten
 
 
 def time_reduces(ranks: TorchRanks, accelerator: Accelerator, size_bytes: int, budget: Budget) -> ReduceTimes:
-    """All_reduces of one size until rank 0's median is tight; every rank's own seconds.
-
-    Ranks enter each all_reduce together, held by the one before it. A step's time is the slowest rank's.
-    """
+    """All_reduces of one size until rank 0's median is tight, each entered together; every rank's own seconds."""
     buffer = torch.empty(size_bytes // FLOAT_BYTES, dtype=torch.float32, device=ranks.device)
     repeats, seconds = repeats_in_place(ranks.count), list[float]()
 

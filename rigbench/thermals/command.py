@@ -66,11 +66,9 @@ def thermals(common: Common, options: Options) -> int:
 
 
 class Lane(NamedTuple):
-    """A device to be loaded: torch's name for it, and what the driver knows of it, None for the CPU."""
-
-    name: str
-    device: str
-    gpu: Gpu | None
+    name: str  # of a device to be loaded
+    device: str  # torch's name for it
+    gpu: Gpu | None  # what the driver knows of it, None for the CPU
 
 
 def lanes(gpus: Sequence[Gpu], order: Sequence[int], device: str) -> list[Lane]:

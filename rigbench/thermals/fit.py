@@ -315,19 +315,19 @@ def settled(at_seconds: Sequence[float], celsius: Sequence[float], heat: HeatFit
     allowed, until as long again has passed, and for five minutes at the least.
     """
     if isinstance(heat, Absent):
-        return _not_settled(heat.reason)
+        return not_settled(heat.reason)
     steady, tau = heat.steady_celsius, heat.tau_seconds
     if isinstance(steady, Absent):
-        return _not_settled(steady.reason)
+        return not_settled(steady.reason)
     if heat.to_seconds < LEAST_SECONDS:
-        return _not_settled(f"{heat.to_seconds:.0f} s of load are too few to tell; it takes {LEAST_SECONDS:.0f} s")
+        return not_settled(f"{heat.to_seconds:.0f} s of load are too few to tell; it takes {LEAST_SECONDS:.0f} s")
     if heat.trend:
-        return _not_settled("the curve is no single exponential yet (the case warms slower than the die)")
+        return not_settled("the curve is no single exponential yet (the case warms slower than the die)")
     to_go, window, from_half = 0.0, heat.to_seconds - heat.from_seconds, heat.from_seconds
     if isinstance(tau, Estimate):
         if window < TIME_CONSTANTS * tau.high:
             constants = f"{window:.0f} s are {window / tau.value:.1f} time constants"
-            return _not_settled(f"{constants}; {TIME_CONSTANTS:g} are needed")
+            return not_settled(f"{constants}; {TIME_CONSTANTS:g} are needed")
         to_go = abs(steady.value - _curve(heat, steady.value, heat.from_seconds)) * math.exp(-window / tau.high)
         from_half += window / 2  # of a flat curve all readings are used
     ahead = max(AHEAD_SECONDS, heat.to_seconds)
@@ -350,7 +350,7 @@ def throughput_settled(elapsed_seconds: Sequence[float], rates: Sequence[float])
     elapsed, half = elapsed_seconds[-1] if elapsed_seconds else 0.0, len(rates) // 2
     if elapsed < LEAST_SECONDS or half < 2 * stats.BATCHES:
         why = f"{units.format_seconds(elapsed)} of load are too few to tell; it takes {LEAST_SECONDS:.0f} s"
-        return _not_settled(why, "throughput")
+        return not_settled(why, "throughput")
     drift = stats.slope(elapsed_seconds[half:], rates[half:])
     left = max(abs(drift.low), abs(drift.high)) * elapsed / (math.fsum(rates[half:]) / len(rates[half:]))
     if left >= TOO_WILD_SHARE:
@@ -373,5 +373,5 @@ def _within(what: Literal["temperature", "throughput"], left: float, most: float
     return Settled(settled=left <= most, what=what, because=because, left=left)
 
 
-def _not_settled(why: str, what: Literal["temperature", "throughput", "nothing"] = "temperature") -> Settled:
+def not_settled(why: str, what: Literal["temperature", "throughput", "nothing"] = "temperature") -> Settled:
     return Settled(settled=False, what=what, because=why, left=Absent(why))

@@ -137,16 +137,13 @@ def card(soaked: Soaked) -> HeatCard:
     )
 
 
-def settled(
-    load: HeatLoad | Absent, at_seconds: Sequence[float], celsius: Sequence[float], fit: HeatFit | Absent
-) -> Settled:
+def settled(load: HeatLoad | Absent, at: Sequence[float], celsius: Sequence[float], fit: HeatFit | Absent) -> Settled:
     """By its temperature, else by its throughput."""
     if celsius:
-        return heat_fit.settled(at_seconds, celsius, fit)
+        return heat_fit.settled(at, celsius, fit)
     if not isinstance(load, Absent):
         return heat_fit.throughput_settled(load.elapsed_seconds, load.flops_per_s)
-    why = "neither temperature nor throughput can be read"
-    return Settled(settled=False, what="nothing", because=why, left=Absent(why))
+    return heat_fit.not_settled("neither temperature nor throughput can be read", "nothing")
 
 
 def _phase(soaked: Soaked, *, cold: bool) -> MatmulPhase | Absent:
