@@ -29,7 +29,7 @@ OPTIONS: dict[str, tuple[Any, str | None, str]] = {
     "quiet": (bool, None, "No progress and no hints, only the answer."),
     "home": (Path, "DIR", "Where runs are kept. Also RIGBENCH_HOME."),
     "device": (str, "NAME", "cpu, cuda or cuda:N. Default: the first GPU, else the CPU."),
-    "on": (str, "NAME", "Hardware one does not have: a rig profile, a GPU, or 2xrtx-4080."),
+    "on": (str, "NAME", "Hardware you do not own: a rig profile, a GPU, or 2xrtx-4080."),
     "replay": (Path, "DIR", "Read a recorded rig instead of this machine."),
 }
 EVERYWHERE = ("json", "quiet", "home")
@@ -94,7 +94,7 @@ class Common:
             job.progress.close()
             if job.measured:
                 job.finish("refused")
-                say(f"what was measured is kept as {job.run.id}")
+                say(f"what was measured is saved as {job.run.id}")
             raise
         finally:
             job.progress.close()
@@ -110,10 +110,10 @@ class Common:
         if job.trouble:
             raise job.trouble
         if interrupted:
-            say(f"interrupted; what was measured is kept as {job.run.id}")
+            say(f"interrupted; what was measured is saved as {job.run.id}")
             return INTERRUPTED
         if not self.quiet:
-            say(f"kept as {job.run.id}; `rigbench report {job.run.id}` shows it again")
+            say(f"saved as {job.run.id}; `rigbench report {job.run.id}` shows it again")
         results = [result for room in job.run.rooms().values() for result in room]
         nothing = bool(results) and all(
             isinstance(result, Skipped) for result in results

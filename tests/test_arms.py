@@ -192,8 +192,8 @@ def test_a_gpus_table_shows_its_memory_four_ways_with_what_runs_out_first():
     shown = [line.rstrip() for line in out.getvalue().splitlines()]
     start = shown.index("memory, four ways")
     assert shown[start + 1 : start + 3] == [
-        " arm   allocated  reserved  context  process                   what runs out first",
-        " base      5 GiB     6 GiB  512 MiB    2 GiB  reserved plus context, on the device",
+        " variant  allocated  reserved  context  process                   what runs out first",
+        " base         5 GiB     6 GiB  512 MiB    2 GiB  reserved plus context, on the device",
     ]
     assert any(line.startswith(" base  1.02 s") and line.endswith("3") for line in shown)  # the retries
 
@@ -456,7 +456,7 @@ def test_arms_really_run_compare_and_are_shown_again(rigbench, tmp_path):
     words = ("train-probe", "--model", str(shape), "--cross", "loss", "--precision", "fp32", "--micro-batch", "4")
     code, out, err = rigbench(*words, "--seconds", "0.7s")
     assert code == 0, err
-    assert all(words in out for words in ("small on cpu", "2 arms", "loss in 8 chunks", "control"))
+    assert all(words in out for words in ("small on cpu", "2 variants", "loss in 8 chunks", "control"))
     document = json.loads(next((tmp_path / "home" / "runs").glob("*.json")).read_text())
     rows = document["arms"]["rows"]
     assert [row["outcome"] for row in rows] == ["measured", "measured"]

@@ -34,7 +34,7 @@ on cpu (Some CPU, 2 threads), adamw, bf16
  120M   124.5M    400 ±5.1 %  826.9K      588 (559 to 619)  55.9   10.5  measured
  all                                  1,060 (956 to 1,180)   100   18.8
 
- on top                                             time  rests on
+ overheads                                          time  based on
  hot steady state               0 s (0 s to 58 h 48 min)  not measured: 0 to 5 % more is assumed
                                                           (`rigbench thermals` measures it, or
                                                           --hot-over-cold)
@@ -52,7 +52,7 @@ on cpu (Some CPU, 2 threads), adamw, bf16
                                                           checkpoints
  whole run             44 d 11 h (40 d 3 h to 52 d 23 h)
 
-each model alone with all of 1.2 EFLOP, training steps only
+if one model got all of 1.2 EFLOP, training steps only
  model  params  tokens  per parameter                   hours   kWh   USD
  5M       5.4M   37.2B          6,920  1,150 (1,090 to 1,210)   109  20.4
  15M     14.5M   13.8B            948    1,010 (811 to 1,260)  96.2  18.0
@@ -66,8 +66,8 @@ achieved  360 GFLOP/s (324 GFLOP/s to 399 GFLOP/s) over the series: 1.37 EFLOP c
 step      1,024 tokens, as the slices had
 disk      a checkpoint of the largest takes 1.39 GiB, 5.28 GiB for the 10 that are kept: weights and
           AdamW's two moments in fp32; the last 2 of each model (assumed, --keep-checkpoints)
-rests on  r1 5M, r2 30M, r3 120M
-widened   5M, 15M, 30M, 60M, 120M: ±5.0 % between processes is assumed (1 run stored)
+based on  r1 5M, r2 30M, r3 120M
+why wide  5M, 15M, 30M, 60M, 120M: ±5.0 % between processes is assumed (1 run stored)
           15M, 60M: ±22 % between sizes (measured sizes left out one at a time were at most 22 %
           off)
 power     95.0 W (wall), declared: --wall-watts
@@ -101,14 +101,14 @@ figure is predicted
  some-card     8.7 (7.9 to 11)  3.7 (2.9 to 5.3)   0.69 (0.54 to 1.0)               n/a     44 %
 tiny-card: no answer (120M does not fit)
 
-2xsome-card in detail; ask about one alone for another's
+2xsome-card in detail; the others with `--on NAME`
 
  model  params       tokens/s   steps                hours   kWh    USD
  120M   124.5M  100,000 ±15 %  98,067  4.46 (4.06 to 5.58)  3.37  0.631
 
- on top                                             time  rests on
- hot steady state                                    0 s  the published runs that the speed rests
-                                                          on were hot
+ overheads                                          time  based on
+ hot steady state                                    0 s  already included: the published runs
+                                                          behind the speed were hot
  compile                                           1 min  1 min a model (--compile-time)
  warm-up                        30.0 s (10.0 s to 2 min)  30.0 s a start, assumed (--warm-up)
  evaluation        1 min 52 s (1 min 42 s to 2 min 20 s)  1.0M tokens every 50M tokens, each at 1/3
@@ -131,7 +131,7 @@ next slice  rigbench train-probe --params 120M on 2xsome-card would take 120M fr
 step        16 × 1,024 tokens
 disk        a checkpoint of the largest takes 1.39 GiB, 2.78 GiB for the 2 that are kept: weights
             and AdamW's two moments in fp32; the last 2 of each model (assumed, --keep-checkpoints)
-rests on    datasheet of 2xsome-card, published training runs
+based on    datasheet of 2xsome-card, published training runs
 interval    90 %: of published runs
 power       756 W (wall), predicted: (GPUs + host) / 0.90, the parts below
             GPUs 600 W, predicted: a test's word
@@ -192,7 +192,7 @@ def card(name: str, its_rate: float, cards: int, rent: CardPrice | Absent = mone
         name=name,
         peak_flops_per_s=Figure(100e12 * cards, "datasheet", f"{cards} × Some Card, bf16"),
         hot_extra=Estimate(0.0, 0.0, 0.0, 1.0, "", 0),
-        hot_basis="the published runs that the speed rests on were hot",
+        hot_basis="already included: the published runs behind the speed were hot",
         rent=rent,
         purchase=RigPrice(Figure(1200.0 * cards, "datasheet", "1,200 USD MSRP a card"), "USD"),
         notes=("data is taken to keep up",),

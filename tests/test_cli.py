@@ -308,7 +308,7 @@ def test_ctrl_c_during_a_slice_keeps_what_was_measured(tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "interrupted; what was measured is kept as" in err
+    assert "interrupted; what was measured is saved as" in err
     assert "Traceback" not in err
     assert "tokens/s" in out
     document = json.loads(next((tmp_path / "runs").glob("*.json")).read_text())

@@ -160,7 +160,7 @@ def test_of_three_hosts_the_odd_one_and_the_slowest_link_come_first():
         host_links=links,
         slowest_link=links[4],
         odd_hosts=(OddHost(2, "sending", 24e6, 118e6),),
-        not_run=("pairs at once: 2 of 3, the time was up",),
+        not_run=("pairs at once: 2 of 3, ran out of time",),
     )
     assert (
         screen(result)
@@ -194,7 +194,7 @@ collectives, 3 ranks on 3 hosts, gloo on cpu (EPYC 7502): fine
   all_reduce: not run: slow
   all_reduce: no line: 1 sizes are too few
   reduce: not run: gloo does not support it
-  not run: pairs at once: 2 of 3, the time was up"""
+  not run: pairs at once: 2 of 3, ran out of time"""
     )
 
 

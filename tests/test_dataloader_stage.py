@@ -193,7 +193,7 @@ dataloader on cpu: corpus.jsonl, 3 GiB, tokenizer tok.json, 3 bad lines left out
  jsonl                     2  cold          1M  ±10 %     8.19 ms       150 ms  interval
  own loader, packed        0  warm        150M  ±10 %     54.6 µs      50.0 ms  interval
  memory map, packed        0  warm         30M  ±10 %      273 µs      50.0 ms  interval
-  knee    the fewest workers as fast as the best: jsonl 2 workers
+  enough  the fewest workers as fast as the best: jsonl 2 workers
   disk    past the page cache 1.00 GB/s (±10 %) in order, 4 MiB at a time
   demand  500,000 tokens/s (measured: the slice 5M of run r1, on cpu)
   change  `rigbench pack`, then the same DataLoader on a memory map: 16x (14x to 18x) as many

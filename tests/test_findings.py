@@ -334,7 +334,7 @@ def screen(topology: Topology) -> str:
 
 DUAL_SCREEN = """\
 2 × NVIDIA GeForce RTX 4080 SUPER, Intel(R) Core(TM) i7-14700K, driver 595.71.05
-no fault, no warning; 3 for information
+healthy; 3 notes
 
 information  The driver refuses P2P between GPUs  p2p-refused
   where     GPU0-GPU1
@@ -348,7 +348,7 @@ information  The driver refuses P2P between GPUs  p2p-refused
   cost      n/a (it takes a measurement of this rig; `rigbench explain
             p2p-refused` has published ones)
   to do     consumer cards: nothing, NCCL goes through shared memory by itself;
-            others: turn on resizable BAR, look for registry words of the
+            others: turn on resizable BAR, look for registry settings of the
             driver, try slots below the same CPU
 
 information  The slot offers a slower link than the card could use  pcie-slot
@@ -380,7 +380,7 @@ def test_the_whole_screen_of_two_4080_supers() -> None:
 def test_a_rig_without_findings_is_told_so_with_what_stays_open() -> None:
     assert screen(recorded("geforce-rtx-4080-super-driver-595.71.05")) == (
         "NVIDIA GeForce RTX 4080 SUPER, driver 595.71.05\n"
-        "nothing found in what could be checked\n"
+        "no problem found in what was checked\n"
         "\n"
         "Not checked\n"
         "          ECC errors, remapped rows, other processes of GPU0: not supported\n"
@@ -435,7 +435,7 @@ def test_a_fault_is_exit_code_1_and_a_line(rigbench: Rigbench, tmp_path: Path) -
 def test_warnings_and_information_are_exit_code_0(rigbench: Rigbench) -> None:
     code, out, err = rigbench("--replay", str(RIGS / DUAL), "doctor", "--quiet")
     assert (code, err) == (0, "")
-    assert "no fault, no warning; 3 for information" in out
+    assert "healthy; 3 notes" in out
     assert "rigbench explain" not in out.splitlines()[-1]
 
 

@@ -119,7 +119,7 @@ def test_a_measurement_is_stopped_with_what_it_has_and_its_workers_are_gone(rigb
     (file,) = (tmp_path / "home" / "runs").glob("[0-9]*.json")
     run = json.loads(file.read_text())
     assert run["status"] == "interrupted"
-    assert last == f"rigbench: interrupted; what was measured is kept as {run['id']}"
+    assert last == f"rigbench: interrupted; what was measured is saved as {run['id']}"
     assert json.loads(out) == run
     (part,) = run["bandwidth"]["parts"]
     assert part["ended"] == "interrupted"

@@ -127,10 +127,10 @@ def test_stopped_in_the_models_products_it_keeps_the_ceiling_and_the_products_so
 
 
 def test_what_there_is_no_time_for_is_said(small, monkeypatch):
-    monkeypatch.setattr(matmul._Probe, "_out_of_reach", lambda *_: "the time was up")
+    monkeypatch.setattr(matmul._Probe, "_out_of_reach", lambda *_: "ran out of time")
     result = matmul.run(small, Heard())
     assert result.shapes == ()
-    assert result.not_run == tuple(f"15 of the model's 15 products in {it}: the time was up" for it in ("bf16", "fp32"))
+    assert result.not_run == tuple(f"15 of the model's 15 products in {it}: ran out of time" for it in ("bf16", "fp32"))
 
 
 def test_a_dtype_that_the_device_lacks_is_said_and_the_others_go_on(small):

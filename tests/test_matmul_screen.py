@@ -125,7 +125,7 @@ RESULT = Matmul(
     telemetry=Absent("none"),
     not_run=(
         "fp8: needs compute capability 8.9, this GPU has 8.6",
-        "2 of the model's 15 products in bf16: the time was up",
+        "2 of the model's 15 products in bf16: ran out of time",
     ),
     model=shape.model_named("120M"),
     ceilings=(
@@ -155,15 +155,15 @@ matmul on cuda (NVIDIA GeForce RTX 4090)
     datasheet  93 % of 165 TFLOP/s (NVIDIA GeForce RTX 4090, published, dense, fp32 accumulate)
     hot        the last 6.70 s of 20.0 s of load; 72 °C, 430 W, 2,520 MHz
     burst      161 TFLOP/s ±1.0 %, the first 2.00 s after 4.00 s of rest; 41 °C, 430 W, 2,520 MHz
-    hot/burst  0.952 (0.939 to 0.966)
-    shape      8192×8448×8192, fp32 accumulate; the best of 4 shapes in 4 looks over 5.60 s (time
+    hot/cold   0.952 (0.939 to 0.966)
+    shape      8192×8448×8192, fp32 accumulate; the best of 4 shapes in 4 tries over 5.60 s (time
                limit), then measured anew
   fp32  60.0 TFLOP/s ±1.0 %  WRONG RESULT
     datasheet  unknown (no datasheet peak for this device and dtype)
     hot        the last 6.70 s of 20.0 s of load; 72 °C, 430 W, 2,520 MHz
     burst      63.0 TFLOP/s ±1.0 %, the first 2.00 s after 4.00 s of rest; 41 °C, 430 W, 2,520 MHz
-    hot/burst  0.952 (0.939 to 0.966)
-    shape      8192×8448×8192, fp32 accumulate; the best of 4 shapes in 4 looks over 5.60 s (time
+    hot/cold   0.952 (0.939 to 0.966)
+    shape      8192×8448×8192, fp32 accumulate; the best of 4 shapes in 4 tries over 5.60 s (time
                limit), then measured anew
 efficiency over size (cubes, share of the hot ceiling)
         bf16                            fp32
@@ -180,7 +180,7 @@ all 2 GPUs on bf16 8192×8448×8192
   cuda:1  alone 152 TFLOP/s ±1.0 %, all at once 135 TFLOP/s ±1.0 %, 89 % of alone; correct
   all     285 TFLOP/s; cuda:1 is the slowest, 10 % behind the others, and sets the pace
   not run  fp8: needs compute capability 8.9, this GPU has 8.6
-  not run  2 of the model's 15 products in bf16: the time was up
+  not run  2 of the model's 15 products in bf16: ran out of time
 """
 
 NARROW = """\
@@ -197,10 +197,10 @@ matmul on cuda (NVIDIA GeForce RTX 4090)
                first 2.00 s after 4.00 s
                of rest; 41 °C, 430 W,
                2,520 MHz
-    hot/burst  0.952 (0.939 to 0.966)
+    hot/cold   0.952 (0.939 to 0.966)
     shape      8192×8448×8192, fp32
                accumulate; the best of 4
-               shapes in 4 looks over
+               shapes in 4 tries over
                5.60 s (time limit), then
                measured anew
   fp32  60.0 TFLOP/s ±1.0 %  WRONG
@@ -215,10 +215,10 @@ RESULT
                first 2.00 s after 4.00 s
                of rest; 41 °C, 430 W,
                2,520 MHz
-    hot/burst  0.952 (0.939 to 0.966)
+    hot/cold   0.952 (0.939 to 0.966)
     shape      8192×8448×8192, fp32
                accumulate; the best of 4
-               shapes in 4 looks over
+               shapes in 4 tries over
                5.60 s (time limit), then
                measured anew
 efficiency over size (cubes, share of
@@ -248,7 +248,7 @@ all 2 GPUs on bf16 8192×8448×8192
   not run  fp8: needs compute capability
            8.9, this GPU has 8.6
   not run  2 of the model's 15 products
-           in bf16: the time was up
+           in bf16: ran out of time
 """
 
 

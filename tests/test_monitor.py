@@ -43,7 +43,7 @@ GPU1  NVIDIA GeForce RTX 4080 SUPER
 host
   missing  n/a (not recorded): CPU load, disks; n/a (no CPU temperature sensor): CPU temperature;
            n/a (no package energy counter): CPU package energy; n/a (not reported): memory
-hint (warning)  GPU1: the driver slows it down at its target temperature: it wants more air
+hint (warning)  GPU1: the driver slows it down at its target temperature: it needs more air
   seen    sw_thermal at 100 % of the readings of 1 min
   held    at 60 % of the looks, one each 5 s; first after 1 min 55 s, last after 3 min 55 s, still
           so

@@ -188,7 +188,7 @@ BAD = {
     "def make(): return Net(), lambda n: torch.tensor(1.0)": "a first tensor of float32 of one number, not 2 samples",
     "def make(): return Net(), lambda n: torch.ones(n, 4, device='meta')": "returned a tensor on meta; return",
     "def make(): return Net(), lambda n: torch.ones(n, 5)":
-        r"its forward pass raised RuntimeError: .*\(own_\d+\.py, line 9\); mend the model",
+        r"its forward pass raised RuntimeError: .*\(own_\d+\.py, line 9\); fix the model",
     "def make(): return Net(), lambda n: (batch(n), batch(n))": "its forward pass raised TypeError: .*takes 2",
     "def make(): return nn.Linear(4, 1), batch": "returned a loss of float32 2×1, not one number; take its mean",
     "class Bare(Net):\n def forward(self, x): return 0.5\ndef make(): return Bare(), batch":
@@ -239,7 +239,7 @@ def test_vocabulary_and_sequence_may_be_given_but_not_beyond_the_model_nor_to_wh
     assert (own.vocabulary, own.sequence, own.unit, own.items_per_sample) == (50, 8, "tokens", 8)
     said = words.replace("return Lm()", "net = Lm(); net.vocabulary, net.sequence = 50, 8; return net")
     assert load(module(said), str(tmp_path), sequence=4).sequence == 4
-    with pytest.raises(RigbenchError, match=r"TypeError: .*; mend the model, which is called with tokens and targets"):
+    with pytest.raises(RigbenchError, match=r"TypeError: .*; fix the model, which is called with tokens and targets"):
         tried(load(module("def make(): return Net()"), str(tmp_path), 50, 8), "cpu", 2)
     with pytest.raises(RigbenchError, match="--vocab 51 is beyond the model's vocabulary of 50"):
         load(module(said), str(tmp_path), vocabulary=51)
@@ -290,8 +290,7 @@ def test_what_a_step_raised_later_is_explained_with_its_place(loaded):
     explained = str(own.explained("the forward pass", caught.value))
     stem = own.name.removesuffix(":make")
     assert (
-        explained
-        == f"--model {own.name}: the forward pass raised KeyError: 'mask' ({stem}.py, line 15); mend the model"
+        explained == f"--model {own.name}: the forward pass raised KeyError: 'mask' ({stem}.py, line 15); fix the model"
     )
 
 

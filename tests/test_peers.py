@@ -72,6 +72,6 @@ def test_facts_stand_beside_a_code() -> None:
         "ACS redirects peer traffic at 0000:00:01.0",
         "ACS isolates GPUs below one switch: their IOMMU groups differ",
         "driver: the open kernel module",
-        "driver registry words: ForceP2P=17",
+        "driver registry settings: ForceP2P=17",
         "a virtual machine, which decides this itself",
     ]

@@ -187,7 +187,7 @@ CURVES = {
 
 def test_the_live_picture_fits_forty_columns():
     assert str(thermals_live.frame(20.0, 600.0, CURVES, 40)) == (
-        "soak 20.0 s of at most 10 min\n"
+        "heat test 20.0 s of at most 10 min\n"
         "GPU0\n"
         "  temperature         71 °C ▁▁▁▁▁▁▅▅▅▅▅█\n"
         "  clock           2,550 MHz ██████▇▇▇▇▇▁\n"

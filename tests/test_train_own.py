@@ -90,7 +90,7 @@ def test_what_the_users_code_raises_in_a_step_is_one_line_with_its_place(tmp_pat
     with pytest.raises(RigbenchError) as caught:
         trained("mine:breaks", tmp_path)
     said = (
-        "--model mine:breaks: the forward pass raised ValueError: the labels ran out (mine.py, line 12); mend the model"
+        "--model mine:breaks: the forward pass raised ValueError: the labels ran out (mine.py, line 12); fix the model"
     )
     assert str(caught.value) == said
 

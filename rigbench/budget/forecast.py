@@ -127,7 +127,7 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
         name=rig.name,
         peak_flops_per_s=peak(rig.gpu, recipe.precision, rig.count),
         hot_extra=Estimate(0.0, 0.0, 0.0, 1.0, "hot already", 0),
-        hot_basis="the published runs that the speed rests on were hot",
+        hot_basis="already included: the published runs behind the speed were hot",
         rent=rent(rig.gpu),
         purchase=_purchase(gpu, rig.count),
         notes=(

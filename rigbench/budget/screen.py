@@ -42,16 +42,16 @@ def show(budget: Budget, console: Console) -> None:
         for refused in budget.refused:
             say(f"{refused.rig}: no answer ({refused.reason})", "yellow")
         console.print()
-        say(f"{_rig(budget)} in detail; ask about one alone for another's")
+        say(f"{_rig(budget)} in detail; the others with `--on NAME`")
     console.print()
     console.print(_series(budget))
     console.print()
     rows: list[tuple[str, ...]] = [(one.name, span(one.hours, _time), one.hours.basis) for one in budget.overheads]
     rows.append(("whole run", span(budget.whole.hours, _time), ""))
-    console.print(table(("on top", ">time", "rests on"), rows))
+    console.print(table(("overheads", ">time", "based on"), rows))
     if len(budget.alone) > 1:
         console.print()
-        say(f"each model alone with all of {units.format_flop(budget.flops)}, training steps only")
+        say(f"if one model got all of {units.format_flop(budget.flops)}, training steps only")
         console.print(_alone(budget))
     console.print()
     console.print(_labelled(_notes(budget)))
@@ -281,7 +281,7 @@ def _achieved(budget: Budget) -> Iterator[tuple[str, str]]:
 def _rests(budget: Budget) -> Iterator[tuple[str, str]]:
     names = list(dict.fromkeys(name for row in budget.series for name in row.rate.rests_on))
     more = f" and {len(names) - MOST_RESTS} more" if len(names) > MOST_RESTS else ""
-    yield "rests on", f"{', '.join(names[:MOST_RESTS])}{more}"
+    yield "based on", f"{', '.join(names[:MOST_RESTS])}{more}"
     reasons: dict[str, list[str]] = {}
     for row in budget.series:
         for reason in row.rate.widened_by:
@@ -290,7 +290,7 @@ def _rests(budget: Budget) -> Iterator[tuple[str, str]]:
         share = units.format_share(min(row.rate.tokens_per_s.level for row in budget.series))
         yield from (("interval", f"{share}: {reason}") for reason in reasons)
     else:
-        yield from (("widened", f"{', '.join(models)}: {reason}") for reason, models in reasons.items())
+        yield from (("why wide", f"{', '.join(models)}: {reason}") for reason, models in reasons.items())
 
 
 def _money(budget: Budget) -> Iterator[tuple[str, str]]:

@@ -181,7 +181,7 @@ class _Probe:
             if self.together.stopping:
                 return
             if index and self.together.elapsed_seconds > max(until, hard_until):
-                self.not_run.append(f"{what}: {len(rows) - index} of {len(rows)}, the time was up")
+                self.not_run.append(f"{what}: {len(rows) - index} of {len(rows)}, ran out of time")
                 return
             self._announce(f"{what}, {index + 1} of {len(rows)}")
             left = (until - self.together.elapsed_seconds) / (len(rows) - index)

@@ -33,12 +33,12 @@ def show_findings(findings: Sequence[Finding], unchecked: Sequence[Unchecked], c
 
 def _verdict(findings: Sequence[Finding], unchecked: Sequence[Unchecked]) -> str:
     if not findings:
-        return "nothing found in what could be checked" if unchecked else "nothing found"
+        return "no problem found in what was checked" if unchecked else "no problem found"
     numbers = {kind: sum(finding.severity == kind for finding in findings) for kind in STYLES}
     if not numbers["fault"] and not numbers["warning"]:
-        return f"no fault, no warning; {numbers['information']} for information"
+        return f"healthy; {counted(numbers['information'], 'note')}"
     parts = [str(counted(numbers[kind], kind)) for kind in ("fault", "warning") if numbers[kind]]
-    return ", ".join(parts + [f"{numbers['information']} for information"] * bool(numbers["information"]))
+    return ", ".join(parts + [str(counted(numbers["information"], "note"))] * bool(numbers["information"]))
 
 
 def _finding(finding: Finding) -> Iterable[tuple[str, str]]:

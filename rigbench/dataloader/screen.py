@@ -47,7 +47,7 @@ def _lines(result: Dataloader) -> list[tuple[str, str]]:
         for read in (() if isinstance(disk, Absent) else disk)
     ]
     past = f"n/a ({disk.reason})" if isinstance(disk, Absent) else f"past the page cache {'; '.join(reads)}"
-    lines = [("knee", f"the fewest workers as fast as the best: {known}"), ("disk", past)]
+    lines = [("enough", f"the fewest workers as fast as the best: {known}"), ("disk", past)]
     if isinstance(demand, Figure):
         lines.append(("demand", f"{units.format_rate(demand.value)} ({demand.source}: {demand.basis})"))
     lines += [("change", f"{gain.change}: {_times(gain.times)}") for gain in result.gains]

@@ -21,7 +21,7 @@ def show(run: Run, console: Console, hint: bool = False) -> None:
         console.print(Text(printable(_rig(run.topology)), style="dim"))
     show_findings(run.findings, run.unchecked, console)
     if hint and run.findings:
-        console.print(Text(f"`rigbench explain {run.findings[0].code}` tells more; so for every code", style="dim"))
+        console.print(Text(f"`rigbench explain {run.findings[0].code}` explains it, as every code", style="dim"))
 
 
 def _rig(topology: Topology) -> str:

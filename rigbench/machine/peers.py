@@ -169,7 +169,7 @@ def rig_facts(
     if isinstance(flavour, str):
         facts.append(f"driver: the {flavour} kernel module")
     if isinstance(overrides, str):
-        facts.append(f"driver registry words: {overrides}")
+        facts.append(f"driver registry settings: {overrides}")
     if isinstance(guest_of, str):
         facts.append("a virtual machine, which decides this itself")
     return facts

@@ -222,7 +222,7 @@ class _Probe:
     def _out_of_reach(self, gemm: Gemm, operands: Operands, best_flops_per_s: float, seconds_left: float) -> str:
         if operands.bytes_for(gemm.m, gemm.n, gemm.k) > self.most_bytes:
             return "they would take more than a quarter of the memory each"
-        return "" if gemm.flop / best_flops_per_s <= seconds_left else "the time was up"
+        return "" if gemm.flop / best_flops_per_s <= seconds_left else "ran out of time"
 
     def _measure(self, dtype: Dtype, operands: Operands, gemm: Gemm, limit_seconds: float) -> MatmulShape:
         product = operands.product(gemm.m, gemm.n, gemm.k, gemm.layout)

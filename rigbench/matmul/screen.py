@@ -63,13 +63,13 @@ def _show_ceiling(ceiling: Ceiling, result: Matmul, console: Console) -> None:
         rows.append(("  burst", f"{_rate(burst.flops_per_s)}, the first {first} after {rest} of rest{_sensors(burst)}"))
     if not isinstance(ceiling.hot_over_burst, Absent):
         ratio = ceiling.hot_over_burst
-        rows.append(("  hot/burst", f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"))
+        rows.append(("  hot/cold", f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"))
     shapes = len({look.dims for look in ceiling.looks})
     rows.append(
         (
             "  shape",
             f"{ceiling.words}, {ceiling.accumulate} accumulate; the best of {shapes} shapes in "
-            f"{len(ceiling.looks)} looks over {units.format_seconds(ceiling.search_seconds)} "
+            f"{len(ceiling.looks)} tries over {units.format_seconds(ceiling.search_seconds)} "
             f"({ceiling.search_ended_by}){'' if isinstance(hot, Absent) else ', then measured anew'}",
         )
     )
@@ -95,7 +95,7 @@ def _faster(ceiling: Ceiling, shapes: Iterable[MatmulShape]) -> list[tuple[str, 
     if low <= ceiling.hot.flops_per_s.high:
         return []
     why = "the device throttles under load, or something else used it meanwhile"
-    return [("  warning", f"{what} was faster than that, {units.format_flops_per_s(value)}, measured short: {why}")]
+    return [("  warning", f"{what} was faster than that, {units.format_flops_per_s(value)}, in a short test: {why}")]
 
 
 def _sensors(phase: MatmulPhase) -> str:

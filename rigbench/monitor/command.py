@@ -43,7 +43,7 @@ def monitor(common: Common, options: Options) -> int:
         common.show(result, screen.show)
         return FAULT if result.at_fault else FINE
     if options.once and not isinstance(options.seconds, Absent):
-        raise RigbenchError("--once and --seconds exclude each other", "--once looks for one --interval")
+        raise RigbenchError("--once and --seconds exclude each other", "--once reads for one --interval")
     if options.force and isinstance(options.record, Absent):
         raise RigbenchError("--force is for --record FILE", "name the file that may be replaced")
     if not isinstance(options.seconds, Absent) and options.seconds < options.interval:

@@ -33,7 +33,7 @@ THROTTLED: Mapping[str, tuple[Severity, float, str]] = {
     "hw_slowdown": ("fault", 0.05, "the hardware slows it down: too hot, or its power is cut"),
     "hw_thermal": ("fault", 0.05, "the hardware slows it down for heat: its cooling fails"),
     "hw_power_brake": ("fault", 0.05, "its power is cut from outside: power supply, cables, connectors"),
-    "sw_thermal": ("warning", 0.2, "the driver slows it down at its target temperature: it wants more air"),
+    "sw_thermal": ("warning", 0.2, "the driver slows it down at its target temperature: it needs more air"),
 }
 
 NEXT = {  # what to run about a hint

@@ -115,7 +115,7 @@ def from_runs(runs: Sequence[Run]) -> Ceilings | Absent:
         tdp_watts=card.tdp_watts if card else NO_PROFILE,
         feed_hertz=card.feed_hertz if card else NO_PROFILE,
         link=link,
-        data_tokens_per_s=_figure(sweep.knee.tokens_per_s, f"loader at its knee, run {loader_run}")
+        data_tokens_per_s=_figure(sweep.knee.tokens_per_s, f"loader with as many workers as it needs, run {loader_run}")
         if sweep
         else NO_LOADER,
         products=tuple(ProductRate(it.m, it.n, it.k, it.dtype, it.flops_per_s.value) for it in matmul.shapes)

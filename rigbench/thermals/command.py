@@ -39,7 +39,7 @@ SILENT_SECONDS = 10.0
 MARGIN_EVERY_SECONDS = 0.5
 SLOWER_THAN_PLANNED = 1.5  # times the period: below that a tick is merely late
 REPLAYED_TICK_SECONDS = 1.0
-BECAUSE: dict[str, str] = {"time limit": "the time was up", "worker died": "every load ended before its time"}
+BECAUSE: dict[str, str] = {"time limit": "ran out of time", "worker died": "every load ended before its time"}
 
 Watcher = Callable[[float, float, "Curves"], None]  # seconds so far, seconds planned, what to draw
 

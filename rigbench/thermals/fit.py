@@ -137,7 +137,7 @@ def fit(at_seconds: Sequence[float], celsius: Sequence[float], from_seconds: flo
     steady, tau, start = _estimates(blocks, profile, allowed, hidden)
     rise = abs(steady.value - start.value)
     if profile.errors[-1] <= allowed and profile.taus[-1] > 0.99 * LONGEST_SHARE * span:
-        least = f"T∞ is at least {steady.low:.1f} °C, tau at least {tau.low:.0f} s"
+        least = f"it settles at {steady.low:.1f} °C at least, time constant at least {tau.low:.0f} s"
         why = Absent(f"the curve has not bent enough in {span:.0f} s: {least}")
         return HeatFit(steady_celsius=why, tau_seconds=why, start_celsius=start, **facts)
     if rise < LEAST_STEPS * resolution:

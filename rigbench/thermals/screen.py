@@ -181,12 +181,12 @@ def _heat(result: Thermals, card: HeatCard) -> Iterator[Row]:
 def _fit(card: HeatCard, fit: HeatFit) -> str:
     steady, tau, target = fit.steady_celsius, fit.tau_seconds, card.target_celsius
     if isinstance(steady, Absent):
-        return f"T∞ n/a ({steady.reason})"
-    text = f"T∞ {steady.value:.1f} °C ({steady.low:.1f} to {steady.high:.1f})"
+        return f"settles at n/a ({steady.reason})"
+    text = f"settles at {steady.value:.1f} °C ({steady.low:.1f} to {steady.high:.1f})"
     if isinstance(tau, Estimate):
-        text += f", tau {units.format_seconds(tau.value)} ({tau.low:.0f} to {tau.high:.0f})"
+        text += f", time constant {units.format_seconds(tau.value)} ({tau.low:.0f} to {tau.high:.0f})"
     else:
-        text += f", tau n/a ({tau.reason})"
+        text += f", time constant n/a ({tau.reason})"
     if fit.trend:
         text += ", but the residuals show a trend"
     if fit.from_seconds >= 1:
@@ -297,8 +297,8 @@ class Display(LivePicture):
 def frame(elapsed_seconds: float, planned_seconds: float, curves: Curves, width: int) -> Text:
     """One picture: a line per reading of each device, its last value and how it came there."""
     if not elapsed_seconds:
-        return Text("soak: loading torch"[:width])
-    head = f"soak {units.format_seconds(elapsed_seconds)} of at most {units.format_seconds(planned_seconds)}"
+        return Text("heat test: loading torch"[:width])
+    head = f"heat test {units.format_seconds(elapsed_seconds)} of at most {units.format_seconds(planned_seconds)}"
     lines = [f"{head}; Ctrl-C keeps what there is" if width >= 60 else head]
     room = width - CURVE_LABEL - VALUE - 1
     for device, readings in curves.items():

@@ -298,7 +298,7 @@ def _notes(soaked: Soaked, at: Sequence[float], celsius: Sequence[float]) -> lis
     if isinstance(soaked.load, Absent) and not isinstance(limit, Absent):
         hot = [(moment, value) for moment, value in zip(at, celsius, strict=True) if too_hot(value, limit)]
         if hot:
-            notes.append(f"a live soak would have been stopped after {hot[0][0]:.0f} s, at {hot[0][1]:.0f} °C")
+            notes.append(f"a live test would have been stopped after {hot[0][0]:.0f} s, at {hot[0][1]:.0f} °C")
     return notes
 
 

@@ -55,7 +55,7 @@ def show(topology: Topology, console: Console) -> None:
         ("Host", _host(topology)),
         (f"GPUs{doubt if topology.gpus else ''}", gpus(topology)),
         ("Between them", _matrix(topology)),
-        ("P2P (the driver's word)", _peers(topology)),
+        ("P2P (reported by the driver)", _peers(topology)),
         (f"PCI tree{doubt or ' (links one way, in theory)'}", _tree(topology)),
         ("Disks", grid(disks) if disks else None),
     )

@@ -18,7 +18,7 @@ from rigbench.train.screen import compile_words, device_words
 Results = Sequence[AnySlice | Skipped]
 Rows = Sequence[tuple[ArmRow, Slice | None]]
 MOST_EVENTS = 4
-STEP = ("step", *PARTS, "exchange", "predicted", "unexplained", "first step", "compiling", "retries")
+STEP = ("step", *PARTS, "gradient sync", "predicted", "unexplained", "first step", "compiling", "retries")
 SENSORS = ("hottest", "throttled")
 
 
@@ -46,7 +46,7 @@ def _setting(arms: Arms) -> str:
     count, batch = len(arms.rows), arms.rows[0].recipe.micro_batch
     times = f"micro-batch {batch} × " if batch else ""
     true, tokens = units.format_count(arms.model.total_parameters), arms.model.shape.sequence
-    return f"{count} arm{'s' if count > 1 else ''}, {true} parameters, {times}{tokens:,} tokens"
+    return f"{count} variant{'s' if count > 1 else ''}, {true} parameters, {times}{tokens:,} tokens"
 
 
 def _table(title: str, rows: dict[str, dict[str, str]], console: Console) -> None:
@@ -55,14 +55,14 @@ def _table(title: str, rows: dict[str, dict[str, str]], console: Console) -> Non
         console.print(Text(f"\n{title}", style="bold"))
     names = [name for name in next(iter(rows.values())) if any(facts.get(name) for facts in rows.values())]
     cells = ([label, *(facts.get(name, "") for name in names)] for label, facts in rows.items())
-    console.print(table(["arm", *(f">{name}" for name in names)], cells))
+    console.print(table(["variant", *(f">{name}" for name in names)], cells))
 
 
 def _overview(row: ArmRow, result: Slice | None, base: ArmRow) -> dict[str, str]:
     ratio = _with_ends(row.speedup) if isinstance(row.speedup, Estimate) else ""
     facts = {
         "tokens/s": _rate(row, result),
-        "vs first": "1" if ratio and row is base else ratio,
+        "vs baseline": "1" if ratio and row is base else ratio,
         "peak memory": units.format_bytes(row.peak_bytes.value) if isinstance(row.peak_bytes, Figure) else "",
     }
     if result:
@@ -105,7 +105,7 @@ def _step(row: ArmRow, result: Slice) -> dict[str, str]:
     facts["step"] = units.format_seconds(step)
     facts |= {part: units.format_share(share) for part, share in result.step_share.items()}
     if isinstance(result.exchange, Exchange):
-        facts["exchange"] = units.format_share(max(0.0, result.exchange.exposed.value / step))
+        facts["gradient sync"] = units.format_share(max(0.0, result.exchange.exposed.value / step))
     if isinstance(row.time, StepTime):
         facts["predicted"] = units.format_seconds(row.time.seconds.value)
         # What the rig's own ceilings do not account for; less than nothing where it was faster.
@@ -162,10 +162,10 @@ def _lines(arms: Arms, every: Rows, first: Slice | None) -> Iterator[tuple[str, 
     if isinstance(arms.least_memory, str):
         yield "least memory", f"{arms.least_memory}: {units.format_bytes(_bytes(rows[arms.least_memory][0]) or 0)}"
     if len(arms.pareto) > 1:
-        yield "worth a choice", f"{'; '.join(arms.pareto)} (no other arm is both faster and smaller)"
+        yield "best trade-offs", f"{'; '.join(arms.pareto)} (no other variant is both faster and smaller)"
     if isinstance(arms.control, float):
         again = units.format_plus_minus(abs(arms.control - 1))
-        yield "control", f"the first arm run again at the end differed by {again[1:]}; comparisons allow for that"
+        yield "control", f"the baseline run again at the end differed by {again[1:]}; comparisons allow for that"
     if isinstance(arms.micro_batch, MicroBatchSearch):
         yield from _search(arms.micro_batch)
     yield from (("skipped", f"{row.label}: {row.reason}") for row in arms.rows if row.outcome == "skipped")

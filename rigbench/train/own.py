@@ -83,14 +83,14 @@ class Own(NamedTuple):
 
         return called
 
-    def explained(self, doing: str, error: BaseException, cure: str = "mend the model") -> RigbenchError:
+    def explained(self, doing: str, error: BaseException, cure: str = "fix the model") -> RigbenchError:
         """What the user's own code raised, in one line with its place."""
         if is_out_of_memory(error):
             return RigbenchError(f"--model {self.name}: {doing} ran out of memory", "try a smaller model", NOTHING)
         return RigbenchError(f"--model {self.name}: {doing} raised {raised(error, self.folder)}", cure)
 
     @contextmanager
-    def blamed(self, doing: str, cure: str = "mend the model") -> Iterator[None]:
+    def blamed(self, doing: str, cure: str = "fix the model") -> Iterator[None]:
         """What the user's own code raises in here is explained."""
         try:
             yield
@@ -199,7 +199,7 @@ def tried(own: Own, device: str, samples: int) -> OwnModel:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         with own.blamed(
             "its forward pass",
-            "mend the model" if own.batch else "mend the model, which is called with tokens and targets",
+            "fix the model" if own.batch else "fix the model, which is called with tokens and targets",
         ):
             loss = own.losses(keep)(*batch)
             value = _checked_loss(own.name, outputs[-1], loss)  # a GPU's errors come to light here
@@ -253,7 +253,7 @@ def _checked_loss(name: str, output: Any, loss: Any) -> float:
         )
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise RigbenchError(f"{where} a loss of {value} before any step", "mend the model, or its batches")
+        raise RigbenchError(f"{where} a loss of {value} before any step", "fix the model, or its batches")
     return value
 
 

@@ -167,10 +167,10 @@ def _exchange(result: Slice, its: Exchange) -> Iterator[tuple[str, str]]:
     where = f" on {len(hosts)} hosts ({', '.join(hosts)})" if len(hosts) > 1 else ""
     share = units.format_share(max(0.0, its.exposed.value / result.step_seconds.value))
     yield (
-        "exchange",
-        f"{len(its.hosts)} ranks{where}: {_signed(its.exposed.value)} of a step ({share}) is exchange that computing "
-        f"does not hide, by {len(its.with_samples[0])} pairs of steps with and without it ({_signed(its.exposed.low)} "
-        f"to {_signed(its.exposed.high)})",
+        "sync",
+        f"{len(its.hosts)} ranks{where}: {_signed(its.exposed.value)} of a step ({share}) is gradient sync that "
+        f"computing does not hide, by {len(its.with_samples[0])} pairs of steps with and without it "
+        f"({_signed(its.exposed.low)} to {_signed(its.exposed.high)})",
     )
     if isinstance(its.alone_seconds, Absent):
         yield "scaling", f"n/a ({its.alone_seconds.reason})"
@@ -180,7 +180,7 @@ def _exchange(result: Slice, its: Exchange) -> Iterator[tuple[str, str]]:
             "scaling",
             f"{kept} of {len(its.hosts)} times one rank alone, whose step takes {alone}: {_signed(its.shared_seconds)} "
             f"where all compute at once, {_signed(its.imbalance_seconds)} for the slowest rank, "
-            f"{_signed(its.exposed.value)} for the exchange, {_signed(its.unexplained_seconds)} unexplained",
+            f"{_signed(its.exposed.value)} for gradient sync, {_signed(its.unexplained_seconds)} unexplained",
         )
 
 
