@@ -195,7 +195,7 @@ def test_a_gpus_table_shows_its_memory_four_ways_with_what_runs_out_first():
         " variant  allocated  reserved  context  process                   what runs out first",
         " base         5 GiB     6 GiB  512 MiB    2 GiB  reserved plus context, on the device",
     ]
-    assert any(line.startswith(" base  1.02 s") and line.endswith("3") for line in shown)  # the retries
+    assert any(line.startswith(" base     1.02 s") and line.endswith("3") for line in shown)  # the retries
 
 
 # ---- planned, run and kept
