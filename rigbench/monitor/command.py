@@ -16,7 +16,7 @@ from rigbench.command import Common, command, say
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine.rig import Rig
-from rigbench.monitor import readings, recording, screen
+from rigbench.monitor import readings, recording
 from rigbench.monitor.record import Monitor, MonitorEnd, MonitorEndedBy, MonitorHeader, MonitorTick, Options
 from rigbench.monitor.summary import Fold
 
@@ -36,6 +36,8 @@ def monitor(common: Common, options: Options) -> int:
     Runs until Ctrl-C, in constant memory, and changes nothing. The end asked for is exit code 0, also by Ctrl-C; a
     --seconds that is cut short is 130, a GPU lost midway or a hint of a fault is 1.
     """
+    from rigbench.monitor import screen
+
     if not isinstance(options.recorded, Absent):
         if common.replay or options != Options(recorded=options.recorded):
             raise RigbenchError("--from FILE is a watch that is over", "give it alone, or with --json")

@@ -19,7 +19,6 @@ from rigbench.job import Interrupted, Job
 from rigbench.machine.readings import LOST, Reading
 from rigbench.machine.record import Gpu
 from rigbench.machine.rig import Rig
-from rigbench.thermals import fit as heat_fit
 from rigbench.thermals import verdict
 from rigbench.thermals.record import METHOD, HeatEndedBy, HeatLoad, LoadOptions, Options, Thermals
 from rigbench.thermals.verdict import SAFE_CELSIUS, Soaked, too_hot
@@ -264,6 +263,8 @@ class _Soak:
 
 
 def _settled(load: HeatLoad, watch: HeatWatch, name: str) -> bool:
+    from rigbench.thermals import fit as heat_fit
+
     began, curve = load.began_at_seconds, watch.curves.get(name, {}).get("temperature", [])
     at = [at - began for at, _ in curve if at >= began]
     celsius = [value for at, value in curve if at >= began]

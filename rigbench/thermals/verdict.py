@@ -19,7 +19,6 @@ from rigbench.core.record import Absent, Column, Figure, SensorSeries, Telemetry
 from rigbench.document import Run
 from rigbench.machine.record import Gpu
 from rigbench.matmul.record import MatmulPhase
-from rigbench.thermals import fit as heat_fit
 from rigbench.thermals.record import (
     HeatCard,
     HeatFit,
@@ -97,7 +96,9 @@ class Soaked(NamedTuple):
 
 
 def card(soaked: Soaked) -> HeatCard:
-    """Everything that one device's soak tells."""
+    """Everything that one device's heat test says."""
+    from rigbench.thermals import fit as heat_fit  # numpy, which no look at the command's help needs
+
     gpu, series = soaked.gpu, soaked.series
     at, celsius = soaked.readings(series.temperature_celsius)
     unread = series.temperature_celsius if isinstance(series.temperature_celsius, Absent) else None
@@ -139,6 +140,8 @@ def card(soaked: Soaked) -> HeatCard:
 
 def settled(load: HeatLoad | Absent, at: Sequence[float], celsius: Sequence[float], fit: HeatFit | Absent) -> Settled:
     """By its temperature, else by its throughput."""
+    from rigbench.thermals import fit as heat_fit
+
     if celsius:
         return heat_fit.settled(at, celsius, fit)
     if not isinstance(load, Absent):
