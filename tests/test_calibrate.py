@@ -184,3 +184,11 @@ def test_slices_of_another_card_are_refused() -> None:
     both = [step("5M"), step("5M", card="h200")]
     with pytest.raises(RigbenchError, match="slices of h200, rtx-4090 cannot correct each other"):
         calibrate.calibrate(both, [measured(its, 1.0) for its in both])
+
+
+@pytest.mark.parametrize("times", [(0.02, 0.02, 5), (0.3, 40, 1), (200, 0.02, 40)])
+def test_slices_that_disagree_wildly_give_a_wide_interval_and_no_error(times: tuple[float, ...]) -> None:
+    """As on a machine that does other work: the groups' factors do not settle, and variances stay positive."""
+    slices = dict(zip(("5M", "30M", "120M"), times, strict=True))
+    for target in ("5M", "15M", "120M", "1B"):
+        assert half_width(corrected(slices, target)) > half_width(corrected(dict.fromkeys(slices, 1.0), target))

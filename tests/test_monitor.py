@@ -45,8 +45,8 @@ host
            n/a (no package energy counter): CPU package energy; n/a (not reported): memory
 hint (warning)  GPU1: the driver slows it down at its target temperature: it needs more air
   seen    sw_thermal at 100 % of the readings of 1 min
-  held    at 60 % of the looks, one each 5 s; first after 1 min 55 s, last after 3 min 55 s, still
-          so
+  held    at 60 % of the readings, one every 5 s; first after 1 min 55 s, last after 3 min 55 s,
+          still so
   next    rigbench thermals (what it costs, and when it sets in)
 """
 

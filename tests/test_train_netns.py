@@ -43,8 +43,8 @@ def test_the_link_between_two_hosts_is_what_their_steps_wait_for(tmp_path):
     """Gradients of 4 bytes a parameter cross a cable of 100 Mbit/s in each step: that time is exposed, and named."""
     run = over_two_hosts(tmp_path, "ddp")
     (found,) = run["slices"]
-    assert found["arm"]["ranks"] == 2
-    assert found["tokens_per_step"] == 2 * 32
+    assert found["recipe"]["ranks"] == 2
+    assert found["items_per_step"] == 2 * 32
     exchange = found["exchange"]
     assert exchange["hosts"] == ["anna", "bert"]
     assert found["energy"]["reason"].startswith("the sensors of this host alone were read")

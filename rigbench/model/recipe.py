@@ -96,8 +96,9 @@ def _word_or_number(words: dict[str, int], most: int, cure: str) -> Reader:
             return words[text]
         try:
             return units.parse_whole(text, option, 1, most)
-        except RigbenchError as error:
-            raise RigbenchError(error.what_happened, cure) from None
+        except RigbenchError:
+            what = f"{option} {text[:40]!r} is neither {' nor '.join(words)} nor a number from 1 to {most:,}"
+            raise RigbenchError(what, cure) from None
 
     return Reader(read)
 

@@ -132,12 +132,8 @@ def calibrate(predicted: Sequence[StepTime], measured: Sequence[Measured]) -> Co
     rig_spread = max(map(_spread, predicted))
     factors, scale = [0.0] * GROUP_COUNT, 0.0
     for _ in range(ROUNDS):  # shares change as the groups' factors do
-        shares = [_shares(it.groups, factors) for it in slices]
+        shares, inverse = _inverse_covariances(slices, rig_spread, factors)
         both = list(zip(shares, slices, strict=True))
-        covariances = [[_covariance(rig_spread, a, x.place, b, y.place) for b, y in both] for a, x in both]
-        for index, it in enumerate(slices):  # what each differs by from process to process and is itself unsure of
-            covariances[index][index] += it.variance
-        inverse = _inverse(covariances)
         beyond = [it.log_seconds - _log_seconds(it.groups, factors) + _dot(share, factors) for share, it in both]
         weights = [_dot(row, beyond) for row in inverse]
         scale = rig_spread**2 * sum(weights)
@@ -155,8 +151,21 @@ def calibrate(predicted: Sequence[StepTime], measured: Sequence[Measured]) -> Co
         left_out=tuple(left_out),
         widening=math.sqrt((PRIOR_FREEDOM + squares) / (PRIOR_FREEDOM + len(slices))),
         weights=tuple(weights),
-        inverse=tuple(map(tuple, inverse)),
+        # By the last factors, as variances are: where the rounds have not settled, another would make those negative.
+        inverse=tuple(map(tuple, _inverse_covariances(slices, rig_spread, factors)[1])),
     )
+
+
+def _inverse_covariances(
+    slices: Sequence[Slice], rig_spread: float, factors: Sequence[float]
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Each slice's shares by group, and the inverse of the covariances of their logarithms."""
+    shares = [_shares(it.groups, factors) for it in slices]
+    both = list(zip(shares, slices, strict=True))
+    covariances = [[_covariance(rig_spread, a, x.place, b, y.place) for b, y in both] for a, x in both]
+    for index, it in enumerate(slices):  # what each differs by from process to process and is itself unsure of
+        covariances[index][index] += it.variance
+    return shares, _inverse(covariances)
 
 
 def suggest(candidates: Sequence[StepTime], correction: Correction, target: StepTime) -> Suggestion:
