@@ -1,4 +1,4 @@
-"""Which of the driver's GPUs is CUDA's device 0? CUDA counts in an order of its own, of the devices left visible.
+"""Maps CUDA's devices to the driver's GPUs: CUDA counts in an order of its own, of the devices left visible.
 
 The rules are those of the CUDA programming guide (environment variables) and, where it is silent, of torch's
 `_parse_visible_devices`, which was written to agree with the CUDA runtime.

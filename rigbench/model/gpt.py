@@ -1,4 +1,4 @@
-"""What is being trained? One decoder, in GPT-2, GPT-NeoX (Pythia) and Llama style."""
+"""The model that is trained: one decoder, in GPT-2, GPT-NeoX (Pythia) and Llama style."""
 
 from __future__ import annotations
 

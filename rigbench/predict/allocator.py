@@ -1,4 +1,4 @@
-"""How much memory does torch's CUDA allocator reserve for a sequence of allocations? A replica of its default rules.
+"""Replays allocations by the default rules of torch's CUDA allocator, for the memory that it reserves.
 
 The constants and rules are those of torch's CUDACachingAllocator with default settings (c10/core/AllocatorConfig.h):
 sizes rounded to 512 B; requests up to 1 MiB are cut from 2 MiB segments, those below 10 MiB from 20 MiB segments, and

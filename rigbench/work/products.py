@@ -1,4 +1,4 @@
-"""How is one matrix product done in each arithmetic, on random data, and is its result right?"""
+"""Multiplies matrices in each arithmetic, on random data, and checks the result."""
 
 from __future__ import annotations
 

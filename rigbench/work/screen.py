@@ -1,4 +1,4 @@
-"""How are watts shown: what they cover, which part takes how many, and how much of the power supply is used?"""
+"""Shows watts: what they cover, which part takes how many, and how much of the power supply is used."""
 
 from __future__ import annotations
 

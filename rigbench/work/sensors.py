@@ -1,4 +1,4 @@
-"""What did the sensors say beside the work?"""
+"""Reads the sensors beside a piece of work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When has enough been measured: is it warm, is the interval tight, or is the time up?"""
+"""Decides when enough has been measured: warm, tight enough, or out of time."""
 
 from __future__ import annotations
 

@@ -1,0 +1,80 @@
+"""The laws of the house that no linter holds: sizes, two lists, and a new probe that touches no other feature."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rigbench.cli import COMMANDS
+from rigbench.document import ROOMS
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "rigbench"
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+BUDGETS = {name: int(lines) for name, lines in re.findall(r"^\| `([\w.]+)/?` \|[^|]*\| (\d+) \|", CONTRIBUTING, re.M)}
+FOLDERS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists())
+FEATURES = {command.feature for command in COMMANDS}
+
+
+def lines_of(*files: Path) -> int:
+    return sum(len(file.read_text().splitlines()) for file in files)
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, "rigbench"])
+def test_a_folder_is_no_larger_than_was_decided(folder):
+    """`rigbench` stands for the modules at its top."""
+    files = PACKAGE.glob("*.py") if folder == "rigbench" else (PACKAGE / folder).rglob("*.py")
+    assert lines_of(*files) <= BUDGETS[folder]
+
+
+def test_every_budget_is_of_a_folder_that_exists():
+    assert set(BUDGETS) == {*FOLDERS, "rigbench"}
+
+
+def test_the_lists_of_commands_and_of_rooms_are_the_only_places_that_name_every_feature():
+    names = {name: {feature for feature in FEATURES if _names(name, feature)} for name in PACKAGE.rglob("*.py")}
+    assert [file.name for file, features in names.items() if features == FEATURES] == ["cli.py"]
+    rooms = {room for room in ROOMS if (PACKAGE / room).is_dir()}
+    naming = {file.relative_to(PACKAGE).as_posix() for file, features in names.items() if features >= rooms}
+    assert naming == {"cli.py", "document.py"}
+
+
+def _names(file: Path, feature: str) -> bool:
+    text = file.read_text()
+    return bool(re.search(rf"rigbench\.{feature}\b|import {feature}\b|[\"']{feature}[\"']", text))
+
+
+def test_a_module_begins_with_what_it_is():
+    for file in PACKAGE.rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        if file.name != "__init__.py":
+            first = (ast.get_docstring(tree) or "").splitlines()
+            assert first, f"{file} says nothing"
+            assert not first[0].endswith("?"), f"{file}: {first[0]}"
+
+
+def test_the_toy_probe_of_the_guide_needs_its_folder_and_the_two_lists_alone(tmp_path):
+    """The diff in CONTRIBUTING.md, put on a copy of the package: its command, its help, its record, its report."""
+    shutil.copytree(PACKAGE, tmp_path / "rigbench", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    diff = re.search(r"^```diff\n(.*?)^```", CONTRIBUTING, re.M | re.S)[1]
+    touched = set(re.findall(r"^\+\+\+ b/(\S+)", diff, re.M))
+    assert {name for name in touched if "/naps/" not in name} == {"rigbench/cli.py", "rigbench/document.py"}
+    subprocess.run(["git", "apply", "-"], input=diff, text=True, cwd=tmp_path, check=True)
+
+    def rigbench(*words: str) -> str:
+        environment = os.environ | {"PYTHONPATH": str(tmp_path), "RIGBENCH_HOME": str(tmp_path / "home")}
+        command = [sys.executable, "-P", "-m", "rigbench", *words]
+        return subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout
+
+    assert re.fullmatch(r"a nap of 2\.00 ms takes .+ \(±.+\)\n", rigbench("naps", "--nap", "2ms"))
+    assert "a nap of 2.00 ms takes" in rigbench("report")
+    assert "--nap TIME" in rigbench("naps", "--help")
+    assert "\n  naps " in rigbench("--help")
