@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.files import reason, write_whole
 from rigbench.core.progress import SILENT, Progress
 from rigbench.core.record import Record
 from rigbench.document import SCHEMA, Run
@@ -157,26 +158,6 @@ def read(path: Path) -> Run:
         raise RigbenchError(f"{path} is not a valid run ({error})", "measure again, or restore the file") from None
 
 
-def write_whole(target: Path, content: bytes) -> None:
-    """Replace a file atomically: readers see the old content or the new, never half.
-
-    Raises:
-        OSError: as the file system says; the old content is then untouched.
-    """
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
 def _rescue(run: Run, text: bytes) -> str:
     for folder in _elsewhere():
         with contextlib.suppress(OSError):
@@ -191,8 +172,3 @@ def _elsewhere() -> Iterator[Path]:
         yield Path(tempfile.gettempdir())
     with contextlib.suppress(OSError):
         yield Path.cwd()
-
-
-def reason(error: OSError) -> str:
-    """The operating system's words for a failure, without numbers and paths."""
-    return (error.strerror or type(error).__name__).lower()

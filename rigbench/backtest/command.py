@@ -13,6 +13,7 @@ import typer
 from rigbench.backtest.record import LogFacts, Options
 from rigbench.command import Common, command
 from rigbench.core.errors import FINE, NOTHING, RigbenchError
+from rigbench.core.files import reason
 from rigbench.core.record import Absent
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _read(
             raise RigbenchError(f"{path.name} is larger than 1 GiB", "hand back its lines about steps")
         raw = path.read_bytes()
     except OSError as error:
-        raise RigbenchError(f"cannot read {path} ({store.reason(error)})", "give a readable log") from None
+        raise RigbenchError(f"cannot read {path} ({reason(error)})", "give a readable log") from None
     digest = hashlib.sha256(raw).hexdigest()[:16]
     if path.suffix == ".json" and isinstance(pattern, Absent):
         rows, tokens = _own(store.read(path), model)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from rigbench.core import stats
+from rigbench.core.files import reason
 from rigbench.core.record import Absent
 from rigbench.dataloader.record import DiskReads
-from rigbench.store import reason
 
 READ_BYTES = 8 << 20
 ATTEMPTS = 3  # a page that another core has just touched is held until that core lets go

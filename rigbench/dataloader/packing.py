@@ -14,6 +14,7 @@ from typing import IO
 
 from rigbench import __version__
 from rigbench.core.errors import RigbenchError
+from rigbench.core.files import reason
 from rigbench.core.progress import Progress
 from rigbench.core.record import Absent
 from rigbench.dataloader.record import PackOptions
@@ -21,7 +22,7 @@ from rigbench.model import text
 from rigbench.model.record import Packed
 from rigbench.model.tokenizer import Tokenizer, open_tokenizer
 from rigbench.model.tokens import ITEM_BYTES, Dtype, sidecar_path
-from rigbench.store import encode, now, reason
+from rigbench.store import encode, now
 
 BATCH_TEXTS, BATCH_CHARACTERS = 1024, 1 << 20  # texts that are tokenized at once: the tokenizer has threads of its own
 TELL_EVERY_SECONDS = 0.1

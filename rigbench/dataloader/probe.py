@@ -14,6 +14,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.files import reason
 from rigbench.core.record import Absent, EndedBy
 from rigbench.dataloader import sources
 from rigbench.dataloader.disk import cached_share, direct_reads, made_cold, read_through
@@ -39,7 +40,7 @@ from rigbench.model import text
 from rigbench.model.batches import Batches
 from rigbench.model.tokenizer import Tokenizer, open_tokenizer
 from rigbench.model.tokens import ITEM_BYTES, Dtype, open_tokens, read_sidecar, zipf_tokens
-from rigbench.store import now, reason
+from rigbench.store import now
 from rigbench.work.process import Report
 
 if TYPE_CHECKING:

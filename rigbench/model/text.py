@@ -11,7 +11,7 @@ from typing import IO, NoReturn
 import msgspec
 
 from rigbench.core.errors import RigbenchError
-from rigbench.store import reason
+from rigbench.core.files import reason
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PIECE_BYTES = 4 << 20  # of a text; a longer document is tokenized in pieces of this size

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.files import reason
 from rigbench.core.record import Absent
-from rigbench.store import reason
 
 if TYPE_CHECKING:
     import numpy as np

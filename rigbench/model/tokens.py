@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.files import reason, write_whole
 from rigbench.model.record import Packed
-from rigbench.store import reason, write_whole
 from rigbench.train.record import Data
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from types import TracebackType
 import msgspec
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.files import reason
 from rigbench.monitor.record import FORMAT, MonitorEvent, MonitorHeader
-from rigbench.store import reason
 
 LONGEST_LINE_BYTES = 4 << 20
 CURE = "give a file of monitor --record"

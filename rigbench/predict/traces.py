@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
+from rigbench.core.files import write_whole
 from rigbench.core.record import Record
 from rigbench.model.record import Shape
-from rigbench.store import write_whole
 
 PACKAGE = Path(__file__).resolve().parents[1]
 RECORDED_BY = ("model/gpt.py", "predict/trace.py", "predict/traces.py")  # a change in one of them makes traces stale
