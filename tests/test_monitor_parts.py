@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -388,7 +387,7 @@ class HangingDriver(ReplayedDriver):
         if key == "nvmlDeviceGetPowerUsage":
             self.asked += 1
             if self.asked >= 3:
-                self.let_go.wait(20)
+                self.let_go.wait()
         return super().answer(scope, key)
 
 
@@ -400,12 +399,10 @@ def test_a_driver_that_hangs_holds_up_neither_the_host_nor_the_end(monkeypatch: 
     first = next(events)
     assert isinstance(first, MonitorHeader)
     fold = Fold(first)
-    began = time.monotonic()
     for event in events:
         fold.add(event)
-    library.let_go.set()
+    library.let_go.set()  # until here it hung
     record = fold.record()
-    assert time.monotonic() - began < 10
     assert isinstance(record.gpus[0].gone, Gone)
     assert record.gpus[0].gone.reason == "the driver does not answer"
     assert record.gpus[0].power_watts.n == 2  # type: ignore[union-attr]

