@@ -25,9 +25,11 @@ def main() -> None:
         _open_streams()
         code = _run()
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+    except OSError as error:  # the reader of our output went away, as `| head` does, or its disk is full
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = FINE
+        code = FINE if isinstance(error, BrokenPipeError) else BAD_INPUT
+        if code:
+            _say(f"cannot write the answer ({error.strerror})")
     except KeyboardInterrupt:  # once more, while the first one was being answered
         pass
     if code == INTERRUPTED:

@@ -94,7 +94,7 @@ class Common:
             job.progress.close()
             if job.measured:
                 job.finish("refused")
-                say(f"what was measured is saved as {job.run.id}")
+                say(str(job.trouble or f"what was measured is saved as {job.run.id}"))
             raise
         finally:
             job.progress.close()

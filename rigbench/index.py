@@ -83,7 +83,11 @@ class Index:
 
     def __init__(self, runs: Path, read: Callable[[Path], Run], progress: Progress) -> None:
         self._database = _open(runs.parent / "index.sqlite")
-        self._follow(runs, read, progress)
+        try:
+            self._follow(runs, read, progress)
+        except sqlite3.Error:  # somebody else's file, a lock that stays, no space, damage within
+            self._database = _open(Path(":memory:"))
+            self._follow(runs, read, progress)
 
     def entries(self, rig: str | None = None) -> Iterator[Entry]:
         """Newest first; of one rig where it is named."""
@@ -97,22 +101,19 @@ class Index:
         return int(self._database.execute(query, (rig,)).fetchone()[0])
 
     def unreadable(self) -> list[str]:
-        return [
-            why for (why,) in self._database.execute("SELECT unread FROM runs WHERE unread <> '' ORDER BY name DESC")
-        ]
+        query = "SELECT unread FROM runs WHERE unread <> '' ORDER BY name DESC"
+        return [why for (why,) in self._database.execute(query)]
 
     def _follow(self, runs: Path, read: Callable[[Path], Run], progress: Progress) -> None:
         """Read what is new or changed, forget what is gone."""
-        known = {
-            name: (size, changed)
-            for name, size, changed in self._database.execute("SELECT name, size, changed FROM runs")
-        }
+        rows = self._database.execute("SELECT name, size, changed FROM runs")
+        known = {name: (size, changed) for name, size, changed in rows}
         files: dict[str, tuple[int, int]] = {}
         with contextlib.suppress(OSError), os.scandir(runs) as found:
             for file in found:
                 if file.name.endswith(".json") and file.name[:1].isdigit():
-                    status = file.stat()
-                    files[file.name] = status.st_size, status.st_mtime_ns
+                    with contextlib.suppress(OSError):  # gone meanwhile, or a link to nothing
+                        files[file.name] = (status := file.stat()).st_size, status.st_mtime_ns
         new = [name for name, facts in files.items() if known.get(name) != facts]
         if len(new) > MANY:
             progress.stage(f"reading {len(new):,} stored runs", len(new) * SECONDS_A_RUN)

@@ -19,7 +19,7 @@ from rigbench.budget.plan import request
 from rigbench.budget.record import Options as BudgetOptions
 from rigbench.collectives import command as collectives
 from rigbench.collectives.record import Options as CollectivesOptions
-from rigbench.core.progress import Silent
+from rigbench.core.progress import Bar, Silent
 from rigbench.core.record import Price
 from rigbench.dataloader import command as dataloader
 from rigbench.dataloader.record import Options as DataloaderOptions
@@ -315,3 +315,19 @@ def test_ctrl_c_during_a_slice_keeps_what_was_measured(tmp_path):
     assert document["status"] == "interrupted"
     assert document["slices"][0]["ended_by"] == "interrupted"
     assert len(document["slices"][0]["steps"]["seconds"]) >= 1
+
+
+def test_an_answer_that_does_not_fit_the_disk_is_one_line():
+    code = (
+        "import sys; from rigbench import __main__ as it; it._run = lambda: 0 * sys.stdout.write('answer'); it.main()"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "rigbench: cannot write the answer (No space left on device)\n")
+
+
+def test_a_bar_takes_words_that_look_like_markup():
+    bar = Bar()
+    bar.stage("model [/red].py", 10)
+    bar.update(0.5, "a [/b]")
+    bar.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -131,6 +133,21 @@ def test_a_run_that_cannot_be_read_is_named_once_read_and_not_read_again(home):
 def test_where_the_index_cannot_be_written_runs_are_still_found(home, monkeypatch):
     (home.home / "index.sqlite").mkdir()  # as root may write anywhere, a folder stands in the way
     assert len(ids(opened(home)[0])) == 3
+
+
+def test_where_somebody_else_writes_the_index_for_long_new_runs_are_still_found(home, monkeypatch):
+    assert len(ids(home.index())) == 3
+    monkeypatch.setattr("rigbench.index.WAIT_SECONDS", 0.1)
+    keep(home, "20260105-000000-eeee")
+    with contextlib.closing(sqlite3.connect(home.home / "index.sqlite")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert len(ids(home.index())) == 4
+
+
+def test_a_link_to_nothing_hides_no_run(home):
+    for number in range(50):  # in whatever order the folder is read
+        (home.runs / f"{number}.json").symlink_to("nowhere")
+    assert len(ids(home.index())) == 3
 
 
 def test_an_index_of_no_runs_is_empty(tmp_path):

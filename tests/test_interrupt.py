@@ -124,3 +124,26 @@ def test_a_measurement_is_stopped_with_what_it_has_and_its_workers_are_gone(rigb
     (part,) = run["bandwidth"]["parts"]
     assert part["ended"] == "interrupted"
     assert part["transfers"]
+
+
+SLOW_SUMMARY = """
+import sys, time
+from rigbench import __main__
+from rigbench.monitor import screen
+show = screen.show
+screen.show = lambda *what: (time.sleep(2.0), show(*what))
+sys.argv = ["rigbench", "monitor"]
+__main__.main()
+"""
+
+
+def test_the_summary_of_monitor_is_waited_for_however_long_it_takes():
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW_SUMMARY], stdout=subprocess.PIPE, text=True, env=environment
+    ) as it:
+        it.stdout.readline()
+        it.stdout.readline()
+        it.send_signal(signal.SIGINT)
+        out, _ = it.communicate(timeout=60)
+    assert (it.returncode, "stopped by the user" in out) == (0, True)

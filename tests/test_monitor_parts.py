@@ -208,6 +208,14 @@ def test_memory_does_not_grow_with_the_time_watched():
     assert len(fold.chart("GPU0")) == 601
 
 
+def test_a_power_limit_of_no_watts_is_no_limit():
+    fold = Fold(header())
+    fold.add(MonitorCard(at_seconds=0, device="GPU0", name="a", uuid="u", memory_total_bytes=1, power_limit_watts=0.0))
+    for second in range(40):
+        fold.add(tick(float(second), utilisation_share=0.9, power_watts=100.0))
+    assert fold.record().gpus[0].power_limit_watts == 0.0
+
+
 def test_a_counter_is_preferred_and_one_that_starts_again_loses_nothing_else():
     energy = EnergyTally(1.0)
     for at, joules in ((0.0, 500.0), (1.0, 700.0), (2.0, 0.0), (3.0, 150.0)):

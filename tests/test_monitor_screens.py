@@ -228,3 +228,12 @@ def test_a_real_terminal_shows_readings_that_move_and_ctrl_c_ends_with_a_summary
     after = terminal.wait_for("ended with 0", history="-100")
     assert "stopped by the user" in " ".join(after.split())
     assert "watching for" not in after
+
+
+def test_what_a_recorded_file_says_does_nothing_to_the_terminal():
+    odd = "\x1b[31m"
+    fold = Fold(header(gpu_count=Absent(odd)))
+    fold.add(MonitorTick(0.0, {f"GPU0{odd}": GpuTick()}, HostTick()))
+    console = Console(file=io.StringIO(), width=100)
+    show(fold.record([odd]), console)
+    assert odd not in console.file.getvalue()

@@ -46,6 +46,12 @@ def test_a_result_comes_back_with_its_progress_whatever_the_probe_prints():
     assert said == [(0.5, "half way")]
 
 
+def test_who_holds_its_output_open_is_not_waited_for():
+    began = time.monotonic()
+    assert call("escape").result == Result(steps=7)
+    assert time.monotonic() - began < 15
+
+
 def test_a_refusal_in_the_middle_of_the_work_keeps_what_was_measured():
     outcome = call("refuse midway")
     assert outcome == process.Outcome((Result(steps=3, note="so far"),), "died", "the file shrank; give another", (0,))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rigbench.core.finding import Finding, Unchecked
 from rigbench.core.record import Absent
-from rigbench.core.screen import counted, grid
+from rigbench.core.screen import counted, grid, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +22,8 @@ def show_findings(findings: Sequence[Finding], unchecked: Sequence[Unchecked], c
     console.print(Text(_verdict(findings, unchecked), style="bold"))
     for finding in findings:
         console.print()
-        head = (finding.severity, STYLES[finding.severity]), f"  {finding.title}  ", (finding.code, "dim")
+        title, code = printable(finding.title), printable(finding.code)
+        head = (finding.severity, STYLES[finding.severity]), f"  {title}  ", (code, "dim")
         console.print(Text.assemble(*head))
         console.print(grid(_finding(finding)))
     if unchecked:

@@ -34,7 +34,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=Text(title) if title else None, title_justify="left", box=None)
+    made = Table(title=Text(printable(title)) if title else None, title_justify="left", box=None)
     for heading in columns:
         justify: JustifyMethod = "right" if heading.startswith(">") else "left"
         made.add_column(Text(heading.removeprefix(">")), justify=justify, overflow="fold")
@@ -184,7 +184,7 @@ def bars(title: str, labels: Sequence[str], columns: Mapping[str, Mapping[str, f
         console.print(Text(" " * edge + "".join(" " * GAP + name.ljust(width + number) for name in some).rstrip()))
         for label in labels:
             cells = (_cell(columns[name].get(label), width, number) for name in some)
-            console.print(Text((label.rjust(edge) + "".join(" " * GAP + cell for cell in cells)).rstrip()))
+            console.print(Text((printable(label).rjust(edge) + "".join(" " * GAP + cell for cell in cells)).rstrip()))
 
 
 def _cell(share: float | None, width: int, number: int) -> str:

@@ -119,6 +119,8 @@ def serve() -> None:
     out = os.dup(1)
     os.dup2(2, 1)  # whatever the driver prints must not end up between our lines
     threading.Thread(target=_leash, daemon=True).start()
+    import pynvml  # noqa: F401, before this is ready: without it, nothing is asked
+
     library: Library | None = None
     os.write(out, b"[0, []]\n")  # ready: from now on time is the driver's
     for line in sys.stdin.buffer:

@@ -225,7 +225,7 @@ class Nvml:
             for remote in self._active_links(index):
                 if remote == "switch":
                     to_switch[index] += 1
-                elif remote in by_bus_id:
+                elif isinstance(remote, str) and remote in by_bus_id:
                     links[index, by_bus_id[remote]] += 1
         for one, other in itertools.permutations(to_switch, 2):
             links[one, other] = min(to_switch[one], to_switch[other])

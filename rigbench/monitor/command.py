@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from rigbench.command import Common, command, say
+from rigbench.core import progress
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine.rig import Rig
@@ -22,7 +23,6 @@ from rigbench.monitor.summary import Fold
 
 if TYPE_CHECKING:
     from rigbench.monitor.live import Chart, Display, Lines
-
 
 TORN = "the recording's last line was cut short, and is left out"
 PATIENCE_SECONDS = 1.0  # with the tick under way, once told to stop
@@ -172,5 +172,5 @@ class StopSignal:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.sent:
             raise Overdue
-        self.sent = True
+        self.sent = progress.stopping = True  # for rigbench.__main__: the summary may take longer than its patience
         signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)

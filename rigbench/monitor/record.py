@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
+
 from rigbench.core import units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.finding import Finding
@@ -66,7 +68,7 @@ class Options(Record, frozen=True, kw_only=True):
 class MonitorHeader(Record, frozen=True, kw_only=True):
     rigbench_monitor: int = FORMAT
     started_at: str
-    interval_seconds: float
+    interval_seconds: Annotated[float, msgspec.Meta(gt=0)]
     slow_seconds: float  # the rhythm of MonitorSlow
     replayed: bool
     core_count: int | Absent

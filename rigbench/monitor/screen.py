@@ -35,13 +35,13 @@ def show(monitor: Monitor, console: Console) -> None:
     what = f"watched {taken}{length(monitor.seconds)}: {readings}{late}; {monitor.ended_by}"
     console.print(Text(what, style="bold"))
     if isinstance(monitor.gpu_count, Absent):
-        console.print(Text(f"no GPU is seen ({monitor.gpu_count.reason})", style="yellow"))
+        console.print(Text(printable(f"no GPU is seen ({monitor.gpu_count.reason})"), style="yellow"))
     for gpu in monitor.gpus:
         name = gpu.name if isinstance(gpu.name, str) else f"name n/a ({gpu.name.reason})"
-        console.print(Text.assemble((gpu.device, "bold"), f"  {printable(name)}"))
+        console.print(Text.assemble((printable(gpu.device), "bold"), f"  {printable(name)}"))
         if isinstance(gpu.gone, Gone):
             since = f"{length(gpu.gone.since_seconds)}: {gpu.gone.reason}; what follows is from before"
-            console.print(Text(f"  answers no more since {since}", style=SEVERITY_STYLES["fault"]))
+            console.print(Text(printable(f"  answers no more since {since}"), style=SEVERITY_STYLES["fault"]))
         if isinstance(gpu.frozen, str):
             console.print(Text(f"  {gpu.frozen}: do not trust it", style="yellow"))
         console.print(grid(_rows(gpu_facts(gpu, monitor, now=False))))
@@ -49,10 +49,10 @@ def show(monitor: Monitor, console: Console) -> None:
     console.print(grid(_rows(host_facts(monitor.host, now=False))))
     for held in monitor.hints:
         severity = held.hint.severity
-        console.print(Text.assemble((f"{word(severity)}  ", SEVERITY_STYLES[severity]), held.hint.title))
+        console.print(Text.assemble((f"{word(severity)}  ", SEVERITY_STYLES[severity]), printable(held.hint.title)))
         console.print(grid(_hint(held)))
     for note in monitor.notes:
-        console.print(Text(f"note: {note}", style="dim"))
+        console.print(Text(printable(f"note: {note}"), style="dim"))
 
 
 def _rows(facts: Mapping[str, Fact]) -> Iterator[tuple[str, str]]:

@@ -192,7 +192,7 @@ class _Card:
 
     def window(self, ticks: Sequence[GpuTick]) -> CardWindow:
         """Its last readings as columns."""
-        limit = self._fact("power_limit_watts")
+        limit = self._fact("power_limit_watts") or NOT_SEEN  # 0 W is none
         processes = () if isinstance(self.processes, Absent) else self.processes
         full = [one.children_at_limit for one in processes if not isinstance(one.children_at_limit, Absent)]
         return CardWindow(

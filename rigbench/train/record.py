@@ -66,7 +66,7 @@ class Options(Record, frozen=True, kw_only=True):
     learning_rate: float = 3e-4
     clip_norm: float = 1.0
     seed: int = 0
-    host_allocator: HostAllocator = "default"  # how the runner has set this process's memory
+    host_allocator: HostAllocator = "default"  # how the parent has set this process's memory
     scaling: bool = False  # whether one of several ranks is also timed alone
     host_name: str = "here"  # of a rank's host
     folder: str = ""  # where the command was typed, to import a program of the user's from

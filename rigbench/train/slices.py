@@ -75,7 +75,7 @@ def run(
 
 
 def prepared(job: Job, options: Options) -> tuple[Options, Mapping[str, str]]:
-    """With what the runner says, and the variables that go with it: memory as the user set it, else kept on a CPU.
+    """With what the parent knows, and the variables that go with it: memory as the user set it, else kept on a CPU.
 
     Raises:
         RigbenchError: the optimizer cannot step shards.

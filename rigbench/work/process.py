@@ -204,18 +204,18 @@ class Child:
     def pump(self, index: int, lines: queue.SimpleQueue[tuple[int, bytes]]) -> None:
         """Put its lines into the queue, under this index; b"" once there are no more."""
         assert self._process.stdout
-        with contextlib.suppress(ValueError, OSError):
-            for line in self._process.stdout:
+        with contextlib.suppress(ValueError, OSError), self._process.stdout as told:
+            for line in told:
                 lines.put((index, line))
         lines.put((index, b""))
 
     def kill(self) -> None:
-        """End its whole process group."""
+        """End its whole process group. Its output is closed by `pump`: here that would wait for who holds it open."""
         if self._process.stdin and self._process.stdin.closed:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
+        for pipe in (self._process.stdin, self._stderr):
             if pipe:
                 with contextlib.suppress(OSError):
                     pipe.close()
