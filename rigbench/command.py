@@ -166,6 +166,8 @@ def callback(name: str, function: Callable[..., int]) -> Callable[..., NoReturn]
         for key, value in before.items():
             if value and key not in taken:
                 raise RigbenchError(f"{name} does not take --{key}", f"`rigbench {name} --help` lists its options")
+        for key in (key for key in taken if "" in (after[key], before.get(key))):
+            raise RigbenchError(f"--{key} is empty", "leave it out, or say what you mean")
         merged = {key: after[key] or before.get(key) for key in taken}
         common = Common(name, merged)
         made = {parameter: _read(record, values) for parameter, record in records.items()}

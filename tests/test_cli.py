@@ -115,6 +115,8 @@ REFUSED = {
     "train-probe --cross loss,loss": "--cross names loss twice",
     "train-probe --cross loss --arms all": "--cross and --arms all exclude each other",
     "train-probe --on rtx-9999": "no rig or GPU profile 'rtx-9999' for --on",
+    "train-probe --on=": "--on is empty",
+    "capacity --on=": "--on is empty",
     "train-probe --on rtx-3090 --seconds 5": "--on and --seconds exclude each other; --on predicts",
     "train-probe --on rtx-3090 --share": "--on and --share exclude each other",
     "train-probe --on rtx-3090 --device cpu": "--on and --device exclude each other",
