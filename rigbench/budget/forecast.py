@@ -241,6 +241,8 @@ def fitted(predictor: Predictor, request: Request, rig: RigProfile) -> Recipe:
     One for all, so that a single model has to be recorded: the smaller ones would fit more, and gain little by it.
     """
     options = request.recipe
+    if options.strategy in ("data-parallel", "accelerate"):
+        raise RigbenchError(f"--strategy {options.strategy} is only measured, not predicted", "use --strategy ddp")
     if "strategy" in options.said and (options.strategy == "single") != (rig.count == 1):
         several = "one card" if rig.count == 1 else f"{rig.count} cards"
         raise RigbenchError(f"--strategy {options.strategy} is none for the {several} of {rig.name}", "leave it out")

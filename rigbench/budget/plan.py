@@ -113,6 +113,7 @@ def request(options: Options, recipe: RecipeOptions, watts: WattOptions, price: 
     if recipe.precision == "auto":
         recipe = msgspec.structs.replace(recipe, precision=NOT_GIVEN)
     models, name = _models(options)
+    recipe.refuse_beyond(min(model.shape.layers for model in models))
     kind, amount, declared_hours = _amount(options, price)
     if not isinstance(options.split, Absent) and (len(models) == 1 or kind in ("tokens", "tokens per parameter")):
         why = "one model" if len(models) == 1 else "models whose tokens are told"

@@ -19,7 +19,7 @@ OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 LOSS_CHUNKS = 8  # of the chunked loss, unless a number is given
-MOST_CHUNKS, MOST_BLOCKS, MOST_ACCUMULATION, LARGEST_MICRO_BATCH = 1 << 10, 1 << 12, 1 << 16, 1 << 20
+MOST_CHUNKS, MOST_BLOCKS, MOST_ACCUMULATION = 1 << 10, 1 << 12, 1 << 16
 
 
 class Recipe(Record, frozen=True, kw_only=True):
@@ -143,6 +143,12 @@ class RecipeOptions(Record, frozen=True, kw_only=True):
     def over(self, base: Recipe) -> Recipe:
         """The base with what was said in its place."""
         return msgspec.structs.replace(base, **self.said)
+
+    def refuse_beyond(self, layers: int) -> None:
+        """Every K-th block of a model with fewer."""
+        if isinstance(self.checkpoint_every, int) and self.checkpoint_every > layers:
+            what = f"--checkpointing '{self.checkpoint_every}' is not a whole number from 1 to {layers}"
+            raise RigbenchError(what, f"use off, on, or K of 2 to {layers} for every K-th block")
 
     def allows(self, recipe: Recipe) -> bool:
         """Whether a recipe is one of those that were asked for."""

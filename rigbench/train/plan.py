@@ -136,11 +136,7 @@ def of(
         vocabulary, sequence = (0 if isinstance(it, Absent) else it for it in (model.vocabulary, model.sequence))
         return Program(TrialOptions(program, os.getcwd(), vocabulary, sequence, device or "auto"), facts)
     decoder = named.choose(model)
-    if base.checkpoint_every > decoder.shape.layers:
-        raise RigbenchError(
-            f"--checkpointing '{base.checkpoint_every}' is not a whole number from 1 to {decoder.shape.layers}",
-            f"use off, on, or K of 2 to {decoder.shape.layers} for every K-th block",
-        )
+    choices.refuse_beyond(decoder.shape.layers)
     if world is not None:
         if options.arms not in ("auto", "one") or options.cross or find or on is not None:
             raise RigbenchError("under torchrun one arm is trained at a time", "give --arms one and a --strategy")
