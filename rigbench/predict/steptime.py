@@ -147,7 +147,7 @@ class _Device:
     """One rank's ceilings for one precision."""
 
     def __init__(self, recipe: Recipe, ceilings: Ceilings) -> None:
-        dtype, peaks = recipe.precision.removesuffix("-pure"), ceilings.matmul_flops_per_s
+        dtype, peaks = recipe.dtype, ceilings.matmul_flops_per_s
         peak = peaks.get(dtype, peaks.get("fp32") if dtype == "tf32" else None)
         if peak is None:
             cure = f"there are {', '.join(peaks)}; choose such a precision"

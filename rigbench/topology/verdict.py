@@ -116,10 +116,8 @@ def memory_health(topology: Topology) -> Iterator[Finding]:
             evidence = ["the driver says that a row remap failed"]
             yield finding("row-remap-failed", "fault", evidence, where, "trust, not speed")
         if gpu.row_remap_pending is True:
-            evidence, reset = (
-                ["the driver says that a row remap is pending"],
-                f"sudo nvidia-smi -i {gpu.index} --gpu-reset",
-            )
+            evidence = ["the driver says that a row remap is pending"]
+            reset = f"sudo nvidia-smi -i {gpu.index} --gpu-reset"
             yield finding("row-remap-pending", "warning", evidence, where, "nothing in speed", [reset])
         counted = {
             "corrected ECC errors over its life": gpu.ecc_corrected_errors,

@@ -261,7 +261,7 @@ def _of_peak(job: Job, result: AnySlice, flops_per_s: float | Absent) -> Figure 
     """A rate as a share of the datasheet's, of all ranks' cards together."""
     if isinstance(flops_per_s, Absent):
         return flops_per_s
-    dtype, cards = _dtype(result), result.recipe.ranks
+    dtype, cards = result.recipe.dtype, result.recipe.ranks
     peak = job.datasheet(result.device).get(dtype)
     if peak is None:
         return Absent(f"no datasheet peak for {result.device.name} in {dtype}")
@@ -271,7 +271,7 @@ def _of_peak(job: Job, result: AnySlice, flops_per_s: float | Absent) -> Figure 
 
 def _of_matmul(job: Job, result: Slice) -> Figure | Absent:
     """Of the fastest matmul in this precision on this device: this run's, else the newest stored one of this rig."""
-    dtype, cards = _dtype(result), result.recipe.ranks
+    dtype, cards = result.recipe.dtype, result.recipe.ranks
     if cards > 1 and result.device.kind == "cpu":
         return Absent("ranks share this CPU")
     for run in job.holding("matmul"):
@@ -281,8 +281,3 @@ def _of_matmul(job: Job, result: Slice) -> Figure | Absent:
             basis = f"of the fastest {dtype} matmul of run {run.id}"
             return Figure(value=result.model_flops_per_s / best / cards, source="measured", basis=basis)
     return Absent(f"no {dtype} matmul was measured on this device; run `rigbench matmul`")
-
-
-def _dtype(result: AnySlice) -> str:
-    """What its matrices are multiplied in."""
-    return "bf16" if result.recipe.precision == "bf16-pure" else result.recipe.precision
