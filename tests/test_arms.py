@@ -16,7 +16,7 @@ from rigbench import store
 from rigbench.core import profiles
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
-from rigbench.core.progress import Silent
+from rigbench.core.progress import Lines, Silent
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.job import Interrupted, Job
 from rigbench.machine.record import GpuProcess
@@ -268,6 +268,16 @@ def test_ctrl_c_inside_an_arm_keeps_the_table_so_far(job, monkeypatch):
     assert kept.slices[1].ended_by == "interrupted"
 
 
+def test_progress_says_whose_memory_is_predicted_before_the_first_slice(job, monkeypatch, capsys):
+    monkeypatch.setattr("rigbench.core.progress.LINE_EVERY_SECONDS", -1.0)
+    scripted(monkeypatch, job, [slice_of(1000)] * 5)
+    job.progress = Lines()
+    arms.run(job, asked())
+    began, predicting = capsys.readouterr().err.splitlines()[:2]
+    assert re.fullmatch(r"train-probe \S+, memory predicted …", began)
+    assert predicting.startswith(f"{began.removesuffix(' …')}: 0%, predicting memory: adamw")
+
+
 def test_bad_input_ends_the_table_at_once(job, monkeypatch):
     scripted(monkeypatch, job, [RigbenchError("x.bin holds an odd number of bytes")])
     with pytest.raises(RigbenchError, match="odd number") as caught:
@@ -278,7 +288,7 @@ def test_bad_input_ends_the_table_at_once(job, monkeypatch):
 def test_where_no_arm_could_be_measured_nothing_was_answered(job, monkeypatch):
     full = RigbenchError("it does not fit", "", NOTHING)
     scripted(monkeypatch, job, [full] * 4)
-    with pytest.raises(RigbenchError, match="not one arm could be measured: it does not fit") as caught:
+    with pytest.raises(RigbenchError, match="not one variant could be measured: it does not fit") as caught:
         arms.run(job, asked())
     assert caught.value.exit_code == NOTHING
 
@@ -472,5 +482,5 @@ def test_a_model_too_large_for_the_card_is_said_with_what_would_do(rigbench):
     code, _, err = rigbench("train-probe", "--params", "7B", "--series", "llama", "--on", "rtx-3060", "--arms", "one")
     assert code == 3
     assert re.search(
-        r"no arm of .* on rtx-3060: predicted not to fit: .*; `rigbench capacity --on rtx-3060` tells", err
+        r"no variant of .* on rtx-3060: predicted not to fit: .*; `rigbench capacity --on rtx-3060` tells", err
     )

@@ -212,6 +212,10 @@ def test_help_names_every_command_and_loads_nothing_heavy():
         assert f"\n  {name} " in done.stdout
 
 
+def test_help_writes_flop_as_people_do(rigbench):
+    assert "[default: 1.2e18]" in " ".join(rigbench("run", "--help")[1].split())
+
+
 def test_a_defect_of_ours_is_one_line_with_exit_code_4(rigbench, monkeypatch):
     def broken(*_):
         raise KeyError("a defect")

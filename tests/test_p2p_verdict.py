@@ -155,7 +155,7 @@ def test_a_refusal_by_the_driver_is_no_fault_and_no_proof():
     assert answer(arm(OFF, **refused), arm(AS_IT_IS, **refused)).verdict == "not available"
     assert answer(arm(OFF, **refused), arm(AS_IT_IS, "wrong", **refused)).verdict == "broken"
     unknown = answer(arm(OFF, access={}), arm(AS_IT_IS, access={}))
-    assert (unknown.verdict, unknown.reason) == ("inconclusive", "no arm came as far as asking the driver")
+    assert (unknown.verdict, unknown.reason) == ("inconclusive", "no setting came as far as asking the driver")
 
 
 def test_an_arm_that_skipped_checks_is_not_right():

@@ -70,7 +70,8 @@ def _hours(text: str, option: str) -> float:
 Text = str | Absent
 Amount = float | Absent
 SPLIT = Reader(lambda text, option: SPLITS[one_of(*SPLITS).read(text, option)])
-FLOP, COUNT, HOURS = Reader(units.parse_flops), Reader(units.parse_count), Reader(_hours)
+FLOP = Reader(units.parse_flops, lambda value: f"{value:g}".replace("+", ""))
+COUNT, HOURS = Reader(units.parse_count), Reader(_hours)
 WHOLE = Reader(lambda text, option: round(units.parse_count(text, option)))
 STEPS, TIME, START = zero_or(number(1, 1e12)), seconds(), zero_or(seconds())
 KEPT, CRASHES = whole(1, 10**6), zero_or(number(1e-6, 100))

@@ -75,7 +75,7 @@ def _verdict(pair: Pair, arms: Sequence[P2pArm]) -> tuple[P2pVerdict, str]:
         return "inconclusive", f"right with P2P on, but the control with P2P off {failed}"
     answers = [arm.access.get(way) for arm in arms for way in (" ".join(pair), " ".join(pair[::-1]))]
     if answers.count(None) == len(answers):
-        return "inconclusive", "no arm came as far as asking the driver"
+        return "inconclusive", "no setting came as far as asking the driver"
     if False in answers:
         return "not available", "the driver does not allow it; what goes through host memory arrives right"
     return "works", "every value arrived, in both directions, with P2P on and with P2P off"

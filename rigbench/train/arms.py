@@ -33,7 +33,7 @@ def run(job: Job, plan: Plan) -> None:
 
     Raises:
         Interrupted: the user said stop; what was measured is saved.
-        RigbenchError: no profile of that name, a GPU is in use, bad input, or not one arm could be measured (exit 3).
+        RigbenchError: no profile of that name, a GPU is in use, bad input, or no variant could be measured (exit 3).
     """
     if plan.on is None and not plan.share:
         refuse_busy(job, plan.options.device)
@@ -107,13 +107,13 @@ class Table:
         self.base = self._among_ranks(self.base)
         self.rows: list[ArmRow] = []
         self.search: MicroBatchSearch | Absent = Absent("not searched for")
-        self.control: float | Absent = Absent("the base arm was not run again")
+        self.control: float | Absent = Absent("the baseline was not run again")
         self.eight_bit_from: Figure | Absent = Absent("not asked")
         self._started_at, self._started = now(), time.perf_counter()
 
     def fill(self) -> None:
-        if self.plan.on is not None:
-            self.job.progress.stage(f"train-probe {self.model.name} on {self.plan.on}, predicted", 10)
+        predicted = ", memory predicted" if self.plan.on is None else f" on {self.plan.on}, predicted"
+        self.job.progress.stage(f"train-probe {self.model.name}{predicted}", 10)
         try:
             self._fill()
         finally:
@@ -121,9 +121,9 @@ class Table:
         if any(row.outcome != "skipped" for row in self.rows):
             return
         if self.plan.on is None:
-            raise RigbenchError(f"not one arm could be measured: {self.rows[0].reason}", "", NOTHING)
+            raise RigbenchError(f"not one variant could be measured: {self.rows[0].reason}", "", NOTHING)
         raise RigbenchError(
-            f"no arm of {self.model.name} can be trained on {self.plan.on}: {self.rows[0].reason}",
+            f"no variant of {self.model.name} can be trained on {self.plan.on}: {self.rows[0].reason}",
             f"`rigbench capacity --on {self.plan.on}` tells what fits",
             NOTHING,
         )
@@ -271,7 +271,7 @@ class Table:
         """The base arm once more: what it differs by is what the machine, not the arm, does to a rate."""
         first = self._slice(self.rows[0])
         assert first
-        self.job.progress.update(0.0, "the base arm once more")
+        self.job.progress.update(0.0, "the baseline once more")
         try:
             again = self._run(self.base)
         except RigbenchError as error:
@@ -302,7 +302,7 @@ class Table:
             control=self.control,
             planned_steps=Figure(planned / tokens, "predicted", verdict.PLAN)
             if tokens
-            else Absent("the base arm was not measured"),
+            else Absent("the baseline was not measured"),
             eight_bit_from=self.eight_bit_from,
             micro_batch=self.search,
         )

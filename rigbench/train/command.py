@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def train_probe(
     common: Common, model: ProgramOptions, choices: RecipeOptions, options: ProbeOptions, watts: WattOptions
 ) -> int:
-    """Train slices of a model, each choice of a full run an arm: tokens/s, memory, energy, and which is best.
+    """Train slices of a model, each choice of a full run a variant: tokens/s, memory, energy, and which is best.
 
     With --on NAME everything is predicted for hardware that is not here. On several machines: torchrun --nnodes 2 …
     -m rigbench train-probe --strategy ddp; rank 0 reports.

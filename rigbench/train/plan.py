@@ -139,7 +139,7 @@ def of(
     choices.refuse_beyond(decoder.shape.layers)
     if world is not None:
         if options.arms not in ("auto", "one") or options.cross or find or on is not None:
-            raise RigbenchError("under torchrun one arm is trained at a time", "give --arms one and a --strategy")
+            raise RigbenchError("under torchrun one variant is trained at a time", "give --arms one and a --strategy")
         if base.strategy in ONE_PROCESS:
             what = f"--strategy {base.strategy} is one process's, and torchrun has started several"
             raise RigbenchError(what, "use --strategy ddp or fsdp2", exit_code=NOTHING)

@@ -299,10 +299,10 @@ class _Slicing:
         if ended_by == "interrupted":
             return together
         self.report.partial(together)
-        self.report.progress(0.9, "steps without exchange")
+        self.report.progress(0.9, "steps without gradient sync")
         apart = loop.trained.wrapped.apart
         if apart is None:
-            event = "exchange not measured: this torch cannot leave out that of fully_shard"
+            event = "gradient sync not measured: this torch cannot leave out that of fully_shard"
             return msgspec.structs.replace(together, events=(*together.events, event))
         pairs = parallel.gathered(parallel.timed_pairs(loop, self.options, apart))
         exchange = parallel.split(
@@ -318,7 +318,7 @@ class _Slicing:
     def _alone(self, loop: StepLoop) -> tuple[float, ...] | Absent:
         """Rank 0's steps of the whole model while the others wait; the same on every rank."""
         if not self.options.scaling:
-            return Absent("not asked for in a table of arms; `--arms one` times one rank alone")
+            return Absent("not asked for in a table of variants; `--arms one` times one rank alone")
         self.report.progress(0.95, "one rank alone")
         leads = self.world is not None and self.world.rank == 0
         seconds = parallel.gathered(self._steps_alone(loop) if leads else ())[0]

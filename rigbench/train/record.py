@@ -113,8 +113,8 @@ class ProbeOptions(Record, frozen=True, kw_only=True):
         Literal["auto", "usual", "one", "all"],
         Option(
             None,
-            "usual: AdamW and AdamW8bit, checkpointing off and on. all: one choice at a time. one: just the arm that "
-            "the options name. auto: one where an option names a choice, else usual.",
+            "usual: AdamW and AdamW8bit, checkpointing off and on. all: one choice at a time. one: just the variant "
+            "that the options name. auto: one where an option names a choice, else usual.",
         ),
     ] = "auto"
     cross: Annotated[
@@ -371,7 +371,7 @@ class Arms(Record, frozen=True, kw_only=True):
     on: str
     rows: tuple[ArmRow, ...]
     # The base arm's second run over its first, at the end: the machine's drift and the spread between processes.
-    control: float | Absent = Absent("the base arm was not run again")
+    control: float | Absent = Absent("the baseline was not run again")
     fastest: str | Absent = Absent("nothing was measured")
     least_memory: str | Absent = Absent("nothing was measured")
     pareto: tuple[str, ...] = ()  # labels of arms that no other one beats in both speed and memory

@@ -80,7 +80,7 @@ def _lines(result: AnySlice) -> Iterator[tuple[str, str]]:
         strategy = f"{recipe.strategy} over {ranks} ranks" if ranks > 1 else recipe.strategy
         chunks = f", loss in {recipe.loss_chunks} chunks" if recipe.loss_chunks > 1 else ""
         yield (
-            "arm",
+            "variant",
             f"{chosen}, checkpointing {checkpointing}, {compiled}, {strategy}{chunks}, host allocator: "
             f"{result.host_allocator}",
         )
@@ -94,7 +94,7 @@ def _lines(result: AnySlice) -> Iterator[tuple[str, str]]:
         times = f"{accumulated} × {ranks} ranks" if ranks > 1 else accumulated
         yield "batch", f"{recipe.micro_batch} × {result.model.shape.sequence:,} tokens{times} a step {by}"
     else:
-        yield "arm", f"{chosen}, {compiled}"
+        yield "variant", f"{chosen}, {compiled}"
         yield "batch", f"{recipe.micro_batch} samples{accumulated} {by}"
     step = result.step_seconds
     median, low, high = (units.format_seconds(seconds) for seconds in (step.value, step.low, step.high))

@@ -120,7 +120,7 @@ def launch_bound(table: Arms, slices: Results) -> Iterator[Finding]:
     share = math.fsum(result.steps.enqueue_seconds[result.steady_from :]) / math.fsum(result.steady_seconds)
     if share >= ENQUEUE_SHARE:
         evidence = f"the host was handing kernels over for {units.format_share(min(1.0, share))} of the step"
-        yield finding("launch-bound", "warning", [evidence], [row.label], "a compiled arm tells how much")
+        yield finding("launch-bound", "warning", [evidence], [row.label], "a compiled variant tells how much")
 
 
 def communication_bound(table: Arms, slices: Results) -> Iterator[Finding]:
@@ -162,7 +162,7 @@ def logits_dominate(table: Arms, slices: Results) -> Iterator[Finding]:
         "times"
     )
     chunked = _other(table, row, loss_chunks=None)
-    saved: Cost | str = "an arm with --loss chunked tells how much"
+    saved: Cost | str = "a variant with --loss chunked tells how much"
     if chunked and isinstance(chunked.memory, VramPrediction):
         less = chunked.memory.process.value
         text = f"{units.format_bytes(total - less)} that a chunked loss would give back"
@@ -210,7 +210,7 @@ def checkpointing_trades(table: Arms, slices: Results) -> Iterator[Finding]:
     if not other.speedup.low <= 1 <= other.speedup.high:
         now = result.tokens_per_s.value
         text = f"{units.format_share(1 - other.speedup.value)} of the speed for {gained}"
-        traded = cost(text, "tokens/s", now * other.speedup.value, now, "both arms", "measured")
+        traded = cost(text, "tokens/s", now * other.speedup.value, now, "both variants", "measured")
     yield finding("checkpointing-trades", "information", evidence, [other.label], traded)
 
 
