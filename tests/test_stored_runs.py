@@ -35,6 +35,14 @@ def test_a_stored_run_is_read_and_written_back_the_same(path: Path) -> None:
     assert store.encode(store.read(path)) == path.read_bytes()
 
 
+def test_a_stored_run_does_nothing_to_the_terminal(tmp_path: Path) -> None:
+    said = (RUNS[0].parent / "schema-1.json").read_text()
+    name = store.read(RUNS[0].parent / "schema-1.json").matmul.device.name
+    assert name in screen(RUNS[0].parent / "schema-1.json")
+    (tmp_path / "odd.json").write_text(said.replace(name, "\\u001b[31mred"))
+    assert "\x1b" not in screen(tmp_path / "odd.json")
+
+
 if __name__ == "__main__":
     for path in RUNS:
         path.with_suffix(".txt").write_text(screen(path))

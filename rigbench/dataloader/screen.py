@@ -8,7 +8,7 @@ from rich.text import Text
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure
-from rigbench.core.screen import grid, plus_minus, table
+from rigbench.core.screen import grid, plus_minus, printable, table
 from rigbench.dataloader.record import Dataloader, Headroom, Loading, Sweep, many
 from rigbench.model.record import Packed
 
@@ -30,7 +30,7 @@ def show(result: Dataloader, console: Console) -> None:
     console.print(table(COLUMNS, rows))
     console.print(grid(_lines(result)))
     for line in result.not_run:
-        console.print(Text(f"  not run: {line}", style="yellow"))
+        console.print(Text(printable(f"  not run: {line}"), style="yellow"))
 
 
 def _lines(result: Dataloader) -> list[tuple[str, str]]:
@@ -130,10 +130,10 @@ def show_packed(packed: Packed, folder: str, console: Console, hint: bool) -> No
     size = packed.tokens * (2 if packed.dtype == "uint16" else 4)
     documents = many(packed.documents, "document")
     facts = f": {packed.tokens:,} tokens of {documents}, {packed.dtype}, {units.format_bytes(size)}"
-    console.print(Text.assemble((packed.file, "bold"), facts))
+    console.print(Text.assemble((printable(packed.file), "bold"), facts))
     others = len(packed.sources) - NAMED_SOURCES
     density = units.format_significant(packed.source_bytes / packed.tokens)
-    named = ", ".join(packed.sources[:NAMED_SOURCES]) + (f" and {others:,} more" if others > 0 else "")
+    named = printable(", ".join(packed.sources[:NAMED_SOURCES])) + (f" and {others:,} more" if others > 0 else "")
     console.print(Text(f"  from {named}: {units.format_bytes(packed.source_bytes)}, {density} bytes a token"))
     end = "none between documents" if isinstance(packed.end_of_text, Absent) else f"{packed.end_of_text:,}"
     console.print(

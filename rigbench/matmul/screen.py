@@ -10,7 +10,7 @@ from rich.text import Text
 from rigbench.core import stats, units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
-from rigbench.core.screen import bars, grid, plus_minus, table
+from rigbench.core.screen import bars, grid, plus_minus, printable, table
 from rigbench.matmul.record import Ceiling, GemmStep, Matmul, MatmulFleet, MatmulPhase, MatmulShape
 
 CLEARLY = 1.25
@@ -21,7 +21,7 @@ PASSES = ("forward", "data gradient", "weight gradient")
 def show(result: Matmul, console: Console) -> None:
     device = result.device
     threads = f", {device.threads} threads" if device.kind == "cpu" else ""
-    console.print(Text(f"matmul on {device.kind} ({device.name}{threads})", style="italic"))
+    console.print(Text(printable(f"matmul on {device.kind} ({device.name}{threads})"), style="italic"))
     for ceiling in result.ceilings:
         _show_ceiling(ceiling, result, console)
     _show_sizes(result.ceilings, console)
@@ -30,7 +30,7 @@ def show(result: Matmul, console: Console) -> None:
         if own:
             _show_step(step, own, result, console)
     if isinstance(result.fleet, Absent):
-        console.print(Text(f"  all devices at once: n/a ({result.fleet.reason})", style="dim"))
+        console.print(Text(printable(f"  all devices at once: n/a ({result.fleet.reason})"), style="dim"))
     else:
         _show_fleet(result.fleet, console)
     reasons: dict[str, list[str]] = {}
@@ -46,7 +46,7 @@ def _show_ceiling(ceiling: Ceiling, result: Matmul, console: Console) -> None:
     """What it sustains hot, next to the datasheet, then how that was found."""
     hot, burst, rows = ceiling.hot, ceiling.burst, list[tuple[str, str]]()
     if isinstance(hot, Absent):
-        console.print(Text(f"  {ceiling.dtype}  n/a ({hot.reason})", style="bold"))
+        console.print(Text(printable(f"  {ceiling.dtype}  n/a ({hot.reason})"), style="bold"))
     else:
         right = "correct" if all(check.correct for check in ceiling.checks) else "WRONG RESULT"
         checked = right if ceiling.checks else "not checked"

@@ -10,7 +10,7 @@ from rich.text import Text
 from rigbench.core import stats, units
 from rigbench.core.finding_screen import places
 from rigbench.core.record import Absent, Tally
-from rigbench.core.screen import gigabytes, grid, table
+from rigbench.core.screen import gigabytes, grid, printable, table
 from rigbench.p2p.record import P2p, PairVerdict
 
 STYLES = {"works": "green", "broken": "red", "not applicable": "dim"}  # what is neither good nor bad is yellow
@@ -22,13 +22,13 @@ def show(result: P2p, console: Console) -> None:
     between = " and ".join(devices) if len(devices) == 2 else f"{len(devices)} GPUs"
     head = f"P2P between {between}: " if len(devices) > 1 else "P2P: "
     console.print(Text.assemble((head, "bold"), (result.verdict, f"bold {STYLES.get(result.verdict, 'yellow')}")))
-    console.print(Text(f"  {result.reason}"))
+    console.print(Text(printable(f"  {result.reason}")))
     if not result.arms:
         return
     names = ", ".join(f"{result.device_names.count(name)} × {name}" for name in dict.fromkeys(result.device_names))
     version = result.nccl_version
     nccl = f"n/a ({version.reason})" if isinstance(version, Absent) else version
-    console.print(Text(f"  {names}; NCCL {nccl}", style="dim"))
+    console.print(Text(printable(f"  {names}; NCCL {nccl}"), style="dim"))
     console.print()
     console.print(grid(_advice(result)))
     groups: dict[tuple[object, ...], list[PairVerdict]] = {}  # pairs of which everything is said alike

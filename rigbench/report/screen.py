@@ -34,7 +34,7 @@ def show(run: Run, console: Console) -> None:
     memory = "unknown memory" if isinstance(size, Absent) else units.format_bytes(size)
     parts = ", ".join([*(rig.gpu_names or ["no GPU"]), cpu, memory])
     software = f"rigbench {run.software.rigbench}, torch {'n/a' if isinstance(torch, Absent) else torch}"
-    console.print(Text(f"  rig {rig.fingerprint}: {parts}; {software}", style="dim"))
+    console.print(Text(printable(f"  rig {rig.fingerprint}: {parts}; {software}"), style="dim"))
     console.print()
     show_rooms(run, console)
     if run.findings or run.unchecked:

@@ -47,7 +47,7 @@ def show(result: AnySlice | Skipped, console: Console) -> None:
 
 def device_words(device: Device) -> str:
     threads = f", {device.threads} thread{'' if device.threads == 1 else 's'}" if device.kind == "cpu" else ""
-    return f"{device.kind} ({device.name}{threads})"
+    return f"{device.kind} ({printable(device.name)}{threads})"
 
 
 def _interval(result: AnySlice) -> str:
