@@ -115,9 +115,7 @@ class Common:
         if not self.quiet:
             say(f"saved as {job.run.id}; `rigbench report {job.run.id}` shows it again")
         results = [result for room in job.run.rooms().values() for result in room]
-        nothing = bool(results) and all(
-            isinstance(result, Skipped) for result in results
-        )  # the document has the reason
+        nothing = bool(results) and all(isinstance(it, Skipped) for it in results)  # the document has the reason
         return FAULT if job.faults else NOTHING if nothing else FINE
 
     def show(self, run: Any, show: Callable[[Any, Console], None] | None = None) -> None:

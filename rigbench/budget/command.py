@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from rigbench.job import Job
     from rigbench.model.record import Model
 
-HERE = "here"
-MOST_RIGS = 12
+HERE, MOST_RIGS = "here", 12
 # Sizes and seconds of the short slices: the smallest, a middle and the largest model show how efficiency rises with
 # size, and the middle one is the check on interpolating between the other two.
 QUICK_SECONDS = (15.0, 25.0, 60.0)
