@@ -37,7 +37,8 @@ def _verdict(findings: Sequence[Finding], unchecked: Sequence[Unchecked]) -> str
         return "no problem found in what was checked" if unchecked else "no problem found"
     numbers = {kind: sum(finding.severity == kind for finding in findings) for kind in STYLES}
     if not numbers["fault"] and not numbers["warning"]:
-        return f"healthy; {counted(numbers['information'], 'note')}"
+        healthy = "no fault, no warning in what was checked" if unchecked else "healthy"
+        return f"{healthy}; {counted(numbers['information'], 'note')}"
     parts = [str(counted(numbers[kind], kind)) for kind in ("fault", "warning") if numbers[kind]]
     return ", ".join(parts + [str(counted(numbers["information"], "note"))] * bool(numbers["information"]))
 
