@@ -71,9 +71,9 @@ def measured(tmp_path_factory) -> store.Store:
         watts = WattOptions(wall_watts=100.0)
         price = Price(0.25, "EUR", "declared with --price", "2026-05-01", "declared")
         asked = request(BudgetOptions(flops=1e12, series="tiny"), RecipeOptions(), watts, price)
-        copies = BandwidthOptions(seconds=2.0, largest_bytes=1 << 20)
-        groups = CollectivesOptions(seconds=2.0, device="cpu", operations=("all_reduce",), max_bytes=64 << 10)
-        products = MatmulOptions(model=asked.models[0], device="cpu", seconds=4.0)
+        copies = BandwidthOptions(seconds=1.0, largest_bytes=1 << 20)
+        groups = CollectivesOptions(seconds=1.0, device="cpu", operations=("all_reduce",), max_bytes=64 << 10)
+        products = MatmulOptions(model=asked.models[0], device="cpu", seconds=2.0)
         loader = DataloaderOptions(device="cpu", workers=(0,), seconds=0.2, sequence=64)
         small, _, large = asked.models
         slices = [one_second(small, data=str(home.home)), one_second(small), one_second(large)]
