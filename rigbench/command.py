@@ -59,10 +59,18 @@ class Common:
 
     def console(self) -> Console:
         from rich.console import Console
+        from rich.segment import Segment
+
+        from rigbench.core.screen import UNPRINTABLE
 
         class Screen(Console):
             def on_broken_pipe(self) -> None:
                 raise BrokenPipeError  # the reader went away, as `| head` does: rich would call that a failure
+
+            def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+                """Whatever a screen shows, nothing foreign in it reaches the terminal raw."""
+                for text, style, control in super().render(renderable, options):
+                    yield Segment(text if control else UNPRINTABLE.sub("\ufffd", text), style, control)
 
         width = None if sys.stdout.isatty() else 100
         return Screen(highlight=False, soft_wrap=False, width=width)

@@ -337,3 +337,18 @@ def test_a_bar_takes_words_that_look_like_markup():
     bar.stage("model [/red].py", 10)
     bar.update(0.5, "a [/b]")
     bar.close()
+
+
+def test_nothing_foreign_reaches_the_terminal_raw(rigbench, capsys):
+    from rich.table import Table
+    from rich.text import Text
+
+    from rigbench.command import Common
+
+    console = Common("topology", {}).console()
+    table = Table(title="a \x1b title")
+    table.add_row("card \x1b]0;title\x07")
+    console.print("plain \x1b[31mred", Text("text \u202egnp.exe"), table)
+    shown = capsys.readouterr().out
+    assert not set(shown) & {"\x1b", "\x07", "\u202e"}
+    assert "plain \ufffd[31mred" in shown
