@@ -181,3 +181,11 @@ def test_the_list_of_runs_tells_what_was_passed_over(home, capsys, monkeypatch):
     assert out.count("finished") == 4
     assert "not used" in err
     assert "20260106-000001-ffff.json was cut short" in err or "20260106-000001-ffff.json is not JSON" in err
+
+
+def test_a_pipe_or_a_device_among_the_runs_is_passed_over(home):
+    os.mkfifo(home.runs / "20260107-000000-aaaa.json")
+    (home.runs / "20260107-000001-aaaa.json").symlink_to("/dev/zero")
+    index, _ = opened(home)
+    assert len(ids(index)) == 3
+    assert sum("is not a regular file" in line for line in index.unreadable()) == 2

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, pairwise
@@ -14,7 +12,7 @@ from typing import IO
 
 from rigbench import __version__
 from rigbench.core.errors import RigbenchError
-from rigbench.core.files import reason
+from rigbench.core.files import reason, replacing
 from rigbench.core.progress import Progress
 from rigbench.core.record import Absent
 from rigbench.dataloader.record import PackOptions
@@ -49,7 +47,7 @@ def run(sources: Sequence[Path], output: Path, options: PackOptions, progress: P
     tally = text.Tally(options.skip_bad)
     writer = _Writer(tokenizer, dtype)
     try:
-        with _replacing(sidecar_path(output)) as beside, _replacing(output) as file:
+        with replacing(sidecar_path(output)) as beside, replacing(output) as file:
             for tokens in writer.write(file, _documents(sources, options.field, tally)):
                 share = tally.bytes / total_bytes if total_bytes else 0.0
                 progress.update(share, f"{tokens:,} tokens, {tally.documents:,} documents")
@@ -156,20 +154,3 @@ def _check_output(output: Path, force: bool) -> None:
             raise RigbenchError(f"{path} is not a regular file", "name another file to write")
         if path.exists() and not force:
             raise RigbenchError(f"{path} is there already", "name another file, or replace it with --force")
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[IO[bytes]]:
-    """A new file beside the target that takes its place at the end; gone if anything, Ctrl-C too, comes between."""
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
