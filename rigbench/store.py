@@ -156,7 +156,7 @@ def read(path: Path) -> Run:
         )
     try:
         return msgspec.convert(document, Run)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # that: half a character, as "\ud800"
         raise RigbenchError(f"{path} is not a valid run ({error})", "measure again, or restore the file") from None
 
 

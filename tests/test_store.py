@@ -142,3 +142,10 @@ def test_one_broken_file_does_not_hide_the_others(home):
 def test_a_record_refuses_what_json_cannot_say():
     with pytest.raises(ValueError, match="is nan"):
         msgspec.structs.replace(make_run().rig, memory_total_bytes=float("nan"))
+
+
+def test_half_a_character_in_a_run_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text(store.encode(make_run()).decode().replace("rigid", "\\ud800", 1))
+    with pytest.raises(RigbenchError, match="is not a valid run"):
+        store.read(path)
