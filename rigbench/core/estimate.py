@@ -94,3 +94,4 @@ class Timing(Record, frozen=True):
     ended_by: EndedBy
     outliers: int  # outside Tukey's outer fences
     drift_per_minute: float | Absent  # relative change of a sample (Theil-Sen); Absent where noise could be all of it
+    late: int = 0  # of `seconds`: begun before the host had handed over all of it, so that they may hold host time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,39 @@ from rigbench.machine import host
 from rigbench.machine.sysfs import Sysfs
 
 CPU_FLUSH_BYTES = 64 << 20  # more than most last-level caches; a larger cache is flushed by its own size
+# A stream is held this long, so that all of a sample is enqueued when its first part starts. Handing out two copies and
+# their waits takes Python some 50 µs, a collective about as much; 400,000 cycles are 130 to 270 µs at 1.5 to 3 GHz.
+HOLD_CYCLES, MOST_HOLD_CYCLES = 400_000, 6_400_000
+# Code for these runs on no other card of their major version, and other code not on them: they are no plug-in cards.
+INTEGRATED = ((5, 3), (6, 2), (7, 2), (8, 7), (10, 1), (11, 0))
+WHEELS = "https://download.pytorch.org/whl/"
+LAST_OF_OLD, FIRST_OF_NEW = (7, 0), (10, 0)  # Maxwell to Volta, and Blackwell
+
+
+class Hold:
+    """Keeps a CUDA stream busy while the host hands over what is to be timed on it."""
+
+    def __init__(self) -> None:
+        self.cycles = HOLD_CYCLES
+        self._late_before = False
+
+    def begin(self) -> None:
+        """On the current stream."""
+        import torch
+
+        torch.cuda._sleep(self.cycles)  # type: ignore[no-untyped-call]
+
+    def late(self, start: Any) -> bool:
+        """Whether the device has passed `start` already. Ask when all but the last event was handed over.
+
+        Such a time may hold some of the host's. After two in a row the hold lasts twice as long from then on: a single
+        one may be a kernel's first launch, or a hiccup of the host.
+        """
+        late = bool(start.query())
+        if late and self._late_before:
+            self.cycles = min(2 * self.cycles, MOST_HOLD_CYCLES)
+        self._late_before = late
+        return late
 
 
 class CpuAccelerator:
@@ -31,6 +65,7 @@ class CpuAccelerator:
         )
         cache = 0 if isinstance(last_level_cache_bytes, Absent) else last_level_cache_bytes
         self._scrub = torch.empty(max(CPU_FLUSH_BYTES, 2 * cache), dtype=torch.uint8)
+        self.late: tuple[bool, ...] = ()
 
     def synchronize(self) -> None:
         return None
@@ -41,16 +76,30 @@ class CpuAccelerator:
     def seconds_between(self, start: float, end: float) -> float:
         return end - start
 
-    def timed(self, work: Callable[[int], object], repeats: int) -> Sequence[float]:
+    def timed(
+        self,
+        work: Callable[[int], object],
+        repeats: int,
+        prepare: Callable[[int], object] | None = None,
+        align: Callable[[], object] = lambda: None,
+    ) -> Sequence[float]:
+        """Seconds of each repeat. Before each `prepare`, or else the cache is written over; then ranks `align`."""
         seconds = []
         for index in range(repeats):
-            self._scrub.fill_(index & 1)
+            (prepare or self._flush)(index)
+            align()
             start = time.perf_counter_ns()
             work(index)
             seconds.append((time.perf_counter_ns() - start) / 1e9)
         return seconds
 
+    def _flush(self, index: int) -> None:
+        self._scrub.fill_(index & 1)
+
     reset_peak_memory = empty_cache = synchronize
+
+    def free_bytes(self) -> int | Absent:
+        return host.memory(Sysfs()).usable_bytes
 
     def allocated_peak_bytes(self) -> Absent:
         return Absent("torch keeps no count of CPU allocations")
@@ -77,6 +126,8 @@ class CudaAccelerator:
         self.device = _cuda_device(properties)
         l2_bytes = int(getattr(properties, "L2_cache_size", 0)) or (64 << 20)
         self._scrub = torch.empty(2 * l2_bytes, dtype=torch.uint8, device=self.torch_device)
+        self._hold = Hold()
+        self.late: tuple[bool, ...] = ()  # of the last `timed`: in which repeats the host came too late
 
     def synchronize(self) -> None:
         self._torch.cuda.synchronize()
@@ -90,15 +141,36 @@ class CudaAccelerator:
         end.synchronize()
         return float(start.elapsed_time(end)) / 1e3
 
-    def timed(self, work: Callable[[int], object], repeats: int) -> Sequence[float]:
-        marks = []
+    def timed(
+        self,
+        work: Callable[[int], object],
+        repeats: int,
+        prepare: Callable[[int], object] | None = None,
+        align: Callable[[], object] = lambda: None,
+    ) -> Sequence[float]:
+        """Seconds of each repeat. Before each `prepare`, or else the cache is written over; then ranks `align`.
+
+        The stream is held until all of a repeat was handed over, aligning it included: what the host takes for that,
+        and how long a rank prepares, are in no time. Nothing that is called here may wait for the device.
+        """
+        marks, late = [], []
         for index in range(repeats):
-            self._scrub.fill_(index & 1)
+            (prepare or self._flush)(index)
+            self._hold.begin()
+            align()
             start = self.mark()
             work(index)
+            late.append(self._hold.late(start))
             marks.append((start, self.mark()))
         self.synchronize()
+        self.late = tuple(late)
         return [self.seconds_between(start, end) for start, end in marks]
+
+    def _flush(self, index: int) -> None:
+        self._scrub.fill_(index & 1)
+
+    def free_bytes(self) -> int:
+        return int(self._torch.cuda.mem_get_info(self.torch_device)[0])
 
     def reset_peak_memory(self) -> None:
         self._torch.cuda.reset_peak_memory_stats()
@@ -135,18 +207,73 @@ def choose_device(wanted: str | None) -> str:
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted in (None, "", "auto"):
-        return "cuda:0" if count else "cpu"
+        usable = next((index for index in range(count) if not no_kernels(index)), 0)
+        return _with_kernels(usable) if count else "cpu"
     kind, _, number = str(wanted).partition(":")
     if kind != "cuda" or (number and not number.isdigit()):
         raise RigbenchError(f"--device {wanted!r} is not a device", "use cpu, cuda or cuda:N")
-    why = " (this torch is a CPU build)" if not count and torch.version.cuda is None else ""
-    if int(number or 0) >= count:
+    index = int(number or 0)
+    if index >= count:
+        why = " (this torch is a CPU build)" if not count and torch.version.cuda is None else ""
+        names = "cuda:0" if count == 1 else f"cuda:0 {'and' if count == 2 else 'to'} cuda:{count - 1}"
         raise RigbenchError(
-            f"--device {wanted}: torch sees {count} CUDA devices{why}",
-            "use --device cpu, or install a CUDA build of torch and the driver",
+            f"--device {wanted}: torch sees {count} CUDA device{'' if count == 1 else 's'}{why}",
+            f"use --device cpu, {f'or {names}' if count else 'or install a CUDA build of torch and the driver'}",
             exit_code=NOTHING,
         )
-    return f"cuda:{int(number or 0)}"
+    return _with_kernels(index)
+
+
+def _with_kernels(index: int) -> str:
+    """Its torch name.
+
+    Raises:
+        RigbenchError: this torch has no kernels for it.
+    """
+    import torch
+
+    if not (reason := no_kernels(index)):
+        return f"cuda:{index}"
+    major, minor = torch.cuda.get_device_capability(index)
+    cure = f"install a torch that was built for {major}.{minor}"
+    if (5, 0) <= (major, minor) <= LAST_OF_OLD:
+        cure = f"install a CUDA 12.6 build of torch: pip install torch --index-url {WHEELS}cu126"
+    elif (major, minor) >= FIRST_OF_NEW:
+        cure = f"install torch 2.7 or newer, built for CUDA 12.8 or newer: pip install torch --index-url {WHEELS}cu128"
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    usable = [it for it in range(torch.cuda.device_count()) if not no_kernels(it)]
+    others = ",".join(names[it] if len(names) > it and names[it] else str(it) for it in usable)
+    otherwise = f"leave the card out with CUDA_VISIBLE_DEVICES={others}" if usable else "measure the CPU: --device cpu"
+    raise RigbenchError(reason, f"{cure}; or {otherwise}", exit_code=NOTHING)
+
+
+def no_kernels(index: int) -> str:
+    """Why nothing runs on a card: this torch was built for others. Empty where it has kernels for it."""
+    import torch
+
+    built, capability = torch.cuda.get_arch_list(), torch.cuda.get_device_capability(index)
+    known = [name for name in built if name.startswith(("sm_", "compute_"))]  # a ROCm build's names are others
+    if not known or any(runs_on(name, capability) for name in known):
+        return ""
+    name = torch.cuda.get_device_name(index)
+    card = f"cuda:{index} ({name}) has compute capability {capability[0]}.{capability[1]}"
+    return f"{card}, for which torch {torch.__version__} has no kernels (it has {', '.join(known)})"
+
+
+def runs_on(code: str, capability: tuple[int, int]) -> bool:
+    """Whether code for "sm_86" or "compute_90" runs on a card of such a capability.
+
+    A binary runs on its own major version from its minor on; PTX is compiled for any newer card when it is loaded. A
+    suffix ties both: "a" to this very capability, "f" to its major version (CUDA C++ Programming Guide, compatibility).
+    """
+    kind, _, number = code.partition("_")
+    digits = number.rstrip("af")
+    built = int(digits[:-1]), int(digits[-1])
+    if number.endswith("a") or (kind == "sm" and (built in INTEGRATED or capability in INTEGRATED)):
+        return built == capability
+    if kind == "compute" and not number.endswith("f"):
+        return built <= capability
+    return built[0] == capability[0] and built[1] <= capability[1]
 
 
 def open_device(wanted: str | None = None, flushed: bool = True) -> Accelerator:

@@ -18,9 +18,8 @@ import msgspec
 
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Record
-from rigbench.machine import host, placement
+from rigbench.machine import placement
 from rigbench.machine.accelerator import Accelerator, cuda_devices, open_device
-from rigbench.machine.sysfs import Sysfs
 from rigbench.work import process
 from rigbench.work.process import Child, OnProgress, Outcome, Report, attend
 
@@ -249,12 +248,8 @@ def opened(kind: Literal["cpu", "cuda"], world: World) -> Accelerator:
 
 def free_bytes(accelerator: Accelerator) -> int:
     """Memory that this rank's buffers may take."""
-    import torch
-
-    if accelerator.device.kind == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    usable = host.memory(Sysfs()).usable_bytes
-    return (1 << 30) if isinstance(usable, Absent) else usable
+    free = accelerator.free_bytes()
+    return (1 << 30) if isinstance(free, Absent) else free
 
 
 def serve(probe: str) -> NoReturn:

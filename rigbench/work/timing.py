@@ -45,6 +45,7 @@ def sample_until_tight(
     min_samples: int = DEFAULT.min_samples,
     max_samples: int = DEFAULT.max_samples,
     should_stop: Callable[[], bool] = never,
+    late: Callable[[], Sequence[bool]] = tuple,
 ) -> Timing:
     """Warm up until two consecutive windows agree, then sample until the median's 95 % interval is tight.
 
@@ -57,10 +58,12 @@ def sample_until_tight(
     sample that would pass it), "sample limit", or "interrupted" once `should_stop()`. There is always one sample at
     least: where the warm-up used up the time, its last window is what there is.
 
+    `late()` tells in which of the last samples taken the host came too late; nothing where it cannot.
+
     Raises:
         ValueError: `sample` returned nothing.
     """
-    sampler = _Sampler(sample, clock, limit_seconds, should_stop)
+    sampler = _Sampler(sample, clock, limit_seconds, should_stop, late)
     warmup, last_window = _warm_up(sampler, target_half_width, max_samples)
     seconds: list[float] = []
     began = clock()
@@ -88,6 +91,7 @@ def sample_until_tight(
         ended_by=ended_by,
         outliers=len(stats.outliers(seconds)),
         drift_per_minute=stats.drift_per_minute(seconds),
+        late=sum(sampler.flags[len(warmup) :]),
     )
 
 
@@ -100,8 +104,10 @@ class _Sampler:
         clock: Callable[[], float],
         limit_seconds: float,
         should_stop: Callable[[], bool],
+        late: Callable[[], Sequence[bool]],
     ) -> None:
-        self.sample, self.clock, self.should_stop = sample, clock, should_stop
+        self.sample, self.clock, self.should_stop, self.late = sample, clock, should_stop, late
+        self.flags: list[bool] = []  # a sample each, where the device tells
         self.limit_seconds = limit_seconds
         self.started = clock()
         self.wall_per_sample = 0.0
@@ -113,6 +119,7 @@ class _Sampler:
         if self.wall_per_sample > 0:
             wanted = min(wanted, int(fitting / self.wall_per_sample))
         taken = [float(seconds) for seconds in self.sample(max(1, wanted))]
+        self.flags += self.late()
         if not taken:
             raise ValueError("sample(n) returned no durations")
         self.wall_per_sample = (self.clock() - before) / len(taken)
