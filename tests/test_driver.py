@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ def child_of(nvml: Nvml) -> int:
     assert isinstance(nvml.driver, DriverProcess)
     assert nvml.driver._process is not None
     return nvml.driver._process.pid
+
+
+def child_waits(nvml: Nvml) -> None:
+    """Until the question is with the child, which sleeps on it."""
+    assert isinstance(nvml.driver, DriverProcess)
+    while not nvml.driver._lock.locked():
+        time.sleep(0.01)
 
 
 def is_gone(pid: int) -> bool:
@@ -163,6 +171,17 @@ def test_a_child_that_is_killed_is_told_and_not_started_again(driver_of) -> None
     os.kill(child_of(nvml), signal.SIGKILL)
     reason = Absent("the process that asks the driver ended by SIGKILL in nvmlDeviceGetCount")
     assert nvml.gpu_count() == nvml.trouble == reason
+
+
+def test_a_thread_that_asks_while_the_interpreter_ends_has_an_answer_like_any_other(driver_of, monkeypatch) -> None:
+    nvml = driver_of(fault=f"sys {COUNT} {HANG} 0")
+    assert nvml.driver_version() == "595.71.05"
+    monkeypatch.setattr(driver, "CALL_SECONDS", 3600.0)
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(nvml.gpu_count)
+        child_waits(nvml)
+        driver._kill(nvml.driver._process)  # as the finalizer does
+        assert asked.result() == Absent("the process that asks the driver ended by SIGKILL in nvmlDeviceGetCount")
 
 
 def test_an_interrupted_question_leaves_no_answer_for_the_next_one(driver_of, monkeypatch) -> None:

@@ -122,14 +122,17 @@ class DriverProcess:
         self.trouble = self.trouble or Absent(reason)
         if process is not None:
             _kill(process)
+            for pipe in (process.stdin, process.stdout):
+                if pipe:
+                    pipe.close()
         return self.trouble
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """One that hangs inside the kernel cannot be ended before the driver lets go: it is not waited for."""
+    """One that hangs inside the kernel cannot be ended before the driver lets go: it is not waited for.
+
+    Its pipes stay open: at the interpreter's end a thread may still be reading an answer, and must see the child's end.
+    """
     process.kill()
-    for pipe in (process.stdin, process.stdout):
-        if pipe:
-            pipe.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GONE_SECONDS)
