@@ -13,6 +13,10 @@ from fakenvml import library
 
 from rigbench import __main__
 
+# Two tests at a time on two cores: a product that waits for both of them takes many times as long.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # What a shell starts in the background inherits an ignored SIGINT, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

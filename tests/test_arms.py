@@ -269,7 +269,8 @@ def test_ctrl_c_inside_an_arm_keeps_the_table_so_far(job, monkeypatch):
 
 
 def test_progress_says_whose_memory_is_predicted_before_the_first_slice(job, monkeypatch, capsys):
-    monkeypatch.setattr("rigbench.core.progress.LINE_EVERY_SECONDS", -1.0)
+    for name in ("FIRST_LINE_SECONDS", "LINE_EVERY_SECONDS"):
+        monkeypatch.setattr(f"rigbench.core.progress.{name}", -1.0)
     scripted(monkeypatch, job, [slice_of(1000)] * 5)
     job.progress = Lines()
     arms.run(job, asked())

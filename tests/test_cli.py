@@ -62,37 +62,50 @@ def one_second(model: Model, **changes) -> train.Options:
     return train.Options(model=model, device="cpu", recipe=recipe, seconds=1.0, **changes)
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory) -> store.Store:
-    """A home with one whole run in it, measured for real: topology, matmul, three slices of which one cannot run."""
-    home = store.Store(tmp_path_factory.mktemp("measured"))
+def measured_home(home: Path, stages: list[Stage]) -> store.Store:
+    """A home with one run in it, of stages that were measured for real."""
+    job = Job(store.Store(home), Rig.live(), "run", Silent())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RIGBENCH_PROFILES", str(TINY))
-        watts = WattOptions(wall_watts=100.0)
-        price = Price(0.25, "EUR", "declared with --price", "2026-05-01", "declared")
-        asked = request(BudgetOptions(flops=1e12, series="tiny"), RecipeOptions(), watts, price)
-        copies = BandwidthOptions(seconds=1.0, largest_bytes=1 << 20)
-        groups = CollectivesOptions(seconds=1.0, device="cpu", operations=("all_reduce",), max_bytes=64 << 10)
-        products = MatmulOptions(model=asked.models[0], device="cpu", seconds=2.0)
-        loader = DataloaderOptions(device="cpu", workers=(0,), seconds=0.2, sequence=64)
-        small, _, large = asked.models
-        slices = [one_second(small, data=str(home.home)), one_second(small), one_second(large)]
-        job = Job(home, Rig.live(), "run", Silent())
-        measure(
-            job,
-            [
-                Stage("topology", lambda job: diagnosis.examine(job, load=False)),
-                Stage("bandwidth", lambda job: bandwidth.run(job, copies, "cpu")),
-                Stage("p2p", lambda job: p2p.run(job, P2pOptions(times=1))),
-                Stage("collectives", lambda job: collectives.run(job, groups, None)),
-                Stage("matmul", lambda job: matmul.run(job, products)),
-                Stage("slices", lambda job: budget.train_slices(job, slices, watts)),
-                Stage("dataloader", lambda job: dataloader.run(job, loader)),
-                Stage("budget", lambda job: budget.run(job, asked, "cpu")),
-            ],
-        )
+        measure(job, stages)
         job.finish("finished")
-    return home
+    return job.store
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> store.Store:
+    """What a budget rests on: topology, matmul, three slices of which one cannot run."""
+    home = tmp_path_factory.mktemp("measured")
+    watts = WattOptions(wall_watts=100.0)
+    price = Price(0.25, "EUR", "declared with --price", "2026-05-01", "declared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RIGBENCH_PROFILES", str(TINY))
+        asked = request(BudgetOptions(flops=1e12, series="tiny"), RecipeOptions(), watts, price)
+    products = MatmulOptions(model=asked.models[0], device="cpu", seconds=2.0)
+    small, _, large = asked.models
+    slices = [one_second(small, data=str(home)), one_second(small), one_second(large)]
+    stages = [
+        Stage("topology", lambda job: diagnosis.examine(job, load=False)),
+        Stage("matmul", lambda job: matmul.run(job, products)),
+        Stage("slices", lambda job: budget.train_slices(job, slices, watts)),
+        Stage("budget", lambda job: budget.run(job, asked, "cpu")),
+    ]
+    return measured_home(home, stages)
+
+
+@pytest.fixture(scope="module")
+def links_measured(tmp_path_factory) -> store.Store:
+    """The rest of a whole run: copies, P2P, collectives, the loader."""
+    copies = BandwidthOptions(seconds=1.0, largest_bytes=1 << 20)
+    groups = CollectivesOptions(seconds=1.0, device="cpu", operations=("all_reduce",), max_bytes=64 << 10)
+    loader = DataloaderOptions(device="cpu", workers=(0,), seconds=0.2, sequence=64)
+    stages = [
+        Stage("bandwidth", lambda job: bandwidth.run(job, copies, "cpu")),
+        Stage("p2p", lambda job: p2p.run(job, P2pOptions(times=1))),
+        Stage("collectives", lambda job: collectives.run(job, groups, None)),
+        Stage("dataloader", lambda job: dataloader.run(job, loader)),
+    ]
+    return measured_home(tmp_path_factory.mktemp("links"), stages)
 
 
 REFUSED = {
@@ -250,9 +263,12 @@ def test_a_whole_run_measures_trains_and_budgets_in_one_record(measured, rigbenc
     assert budget["series_money"]["value"] == pytest.approx(hours * 0.1 * 0.25)
 
 
-def test_a_whole_run_is_shown_with_every_room(measured, rigbench):
-    shown = rigbench("report", "--home", str(measured.home))[1]
-    for words in ("matmul on cpu", "small on cpu", "PCI tree", "1 TFLOP for the series tiny", "train skipped", "EUR"):
+def test_a_whole_run_is_shown_with_every_room(measured, links_measured, rigbench):
+    homes = [str(home.home) for home in (measured, links_measured)]
+    shown = "".join(rigbench("report", "--home", home)[1] for home in homes)
+    rooms = ("PCI tree", "matmul on cpu", "small on cpu", "train skipped", "1 TFLOP for the series tiny", "EUR")
+    rooms += ("bandwidth on cpu", "P2P: not applicable", "all_reduce", "dataloader on cpu")
+    for words in rooms:
         assert words in shown
 
 

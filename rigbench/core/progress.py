@@ -7,7 +7,7 @@ import time
 from typing import Protocol
 
 TOLD_AFTER_SECONDS = 1.0  # a stage shorter than this needs no bar
-LINE_EVERY_SECONDS = 15.0  # without a terminal, a long stage gives a sign of life this often
+FIRST_LINE_SECONDS, LINE_EVERY_SECONDS = 2.0, 15.0  # without a terminal, a long stage gives signs of life so often
 stopping = False  # the work is being ended in good order, as the user said stop
 
 
@@ -42,19 +42,19 @@ SILENT = Silent()
 
 
 class Lines:
-    """For a pipe or a log: a line when a stage begins, and one every 15 seconds while it lasts."""
+    """For a pipe or a log: a line when a stage begins, one after two seconds, then one every 15 while it lasts."""
 
     def __init__(self) -> None:
-        self._stage, self._said_at = "", 0.0
+        self._stage, self._due = "", 0.0
 
     def stage(self, text: str, weight_seconds: float) -> None:
-        self._stage, self._said_at = text, time.monotonic()
+        self._stage, self._due = text, time.monotonic() + FIRST_LINE_SECONDS
         if weight_seconds >= TOLD_AFTER_SECONDS:
             sys.stderr.write(f"{text} …\n")
 
     def update(self, share: float, text: str) -> None:
-        if time.monotonic() - self._said_at > LINE_EVERY_SECONDS:
-            self._said_at = time.monotonic()
+        if time.monotonic() > self._due:
+            self._due = time.monotonic() + LINE_EVERY_SECONDS
             sys.stderr.write(f"{self._stage}: {share:.0%}, {text}\n")
 
     def close(self) -> None: ...
