@@ -26,7 +26,7 @@ from one_shot.piece import read, write
 GRACE_SECONDS = 6.0  # from the request to stop, which keeps what there is, to the end by force
 TINY_PACE = 5.0  # a CPU that plays a card takes so much longer, small as everything is then
 FEWEST_SECONDS = 8.0  # with less, a piece would only have loaded torch
-STOPPED = {124: "timed out", 137: "timed out"}  # timeout(1): by the request, by force
+STOPPED = (124, 137)  # timeout(1): by the request, by force
 
 
 class Group(NamedTuple):
@@ -88,17 +88,14 @@ def run(group: Group, out: Path, limit: float, tiny: bool) -> dict[str, Any]:
         # INT first: rigbench and the pieces then keep what they have. The whole group of processes gets it.
         ender = ["timeout", "--signal=INT", f"--kill-after={GRACE_SECONDS:g}", f"{limit:.1f}"]
         code = subprocess.run([*ender, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log).returncode
+    code = 128 - code if code < 0 else code  # timeout(1) dies as its command did, and by force of its own signal
     seconds = time.monotonic() - began
     kept = read(out / f"{group.name}.json")
     status = "ok" if code == 0 else "timed out" if code in STOPPED and seconds >= limit - 0.5 else "failed"
     off = kept.get("off", [])
-    said = f"exit {code}: {last_line(out, group.name)}"
-    whys = {
-        "ok": "",
-        "timed out": f"ended after {seconds:.0f} s",
-        "failed": "; ".join(off) if off and code == 1 else said,
-    }
-    why = whys[status]
+    said = f"it was killed by signal {code - 128}" if code > 128 else last_line(out, group.name)
+    failed = "; ".join(off) if off and code == 1 else f"exit {code}: {said}"
+    why = {"ok": "", "timed out": f"ended after {seconds:.0f} s", "failed": failed}[status]
     found = about | {"status": status, "seconds": round(seconds, 1), "why": why}
     return found | {"learnt": kept.get("learnt", []), "off": off}
 

@@ -1,4 +1,4 @@
-"""Is the matmul ceiling at least what a plain scan finds? Torch alone: torch.mm over cubes, the wall clock, no search."""
+"""Is the matmul ceiling at least what a plain scan finds? Torch alone: cubes, the wall clock, no search."""
 
 from __future__ import annotations
 

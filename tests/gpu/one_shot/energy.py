@@ -1,7 +1,8 @@
-"""Do the energy counter and the integrated power agree: read from NVML here, and by rigbench's own sensors beside it?"""
+"""Do the energy counter and the integrated power agree: read here, and by rigbench's sensors beside it?"""
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import time
@@ -55,7 +56,7 @@ class Watts:
         if len(counted) > 1 and counted[-1][1] > counted[0][1]:
             by_counter = (counted[-1][1] - counted[0][1]) / (counted[-1][0] - counted[0][0])
         if len(drawn) > 1:
-            pairs = zip(drawn, drawn[1:], strict=False)
+            pairs = itertools.pairwise(drawn)
             by_power = sum((b - a) * (p + q) / 2 for (a, p), (b, q) in pairs) / (drawn[-1][0] - drawn[0][0])
         return by_counter, by_power
 

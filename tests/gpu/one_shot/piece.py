@@ -1,7 +1,7 @@
-"""What the pieces share: their options, a file of results that survives whatever happens next, and rigbench's command.
+"""What the pieces share: their options, a file of results that survives what happens next, and rigbench's command.
 
-A piece is one question to a real card. It writes what it knows after every row, so that one that hangs or dies keeps what
-it had; it ends with 1 where something is off, which means: outside what this project says of itself.
+A piece is one question to a real card. It writes what it knows after every row, so that one that hangs or dies keeps
+what it had; it ends with 1 where something is off, which means: outside what this project says of itself.
 """
 
 from __future__ import annotations

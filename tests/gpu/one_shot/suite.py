@@ -1,4 +1,4 @@
-"""What do the tests of tests/gpu say in the time that is left? Those that are quick come first; the rest is not reached."""
+"""What do the tests of tests/gpu say in the time that is left? Quick ones come first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from one_shot.piece import Piece
 HERE = Path(__file__).parents[1]
 ORDER = (
     "test_cuda_p2p", "test_cuda_collectives", "test_cuda_loader", "test_cuda.py", "test_cuda_bandwidth",
-    "test_cuda_matmul", "test_cuda_train_ranks", "test_cuda_thermals", "test_cuda_energy", "test_cuda_arms", "test_vram",
+    "test_cuda_matmul", "test_cuda_train_ranks", "test_cuda_thermals", "test_cuda_energy", "test_cuda_arms",
+    "test_vram",
 )  # fmt: skip
 TINY = "test_the_switches_are_put_back or test_the_drivers_own_peer_copy or True-True"
 RESERVE_SECONDS = 5.0
