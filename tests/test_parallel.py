@@ -73,3 +73,27 @@ def test_accelerate_that_is_not_installed_is_named_with_its_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(RigbenchError, match=r"accelerate is not installed; pip install 'rigbench\[accelerate\]'"):
         parallel.wrap(torch.nn.Linear(2, 2), "accelerate", "cpu", 1.0)
+
+
+class TwoCards(torch.nn.Module):
+    """As `nn.DataParallel` on two cards: the batch in parts, a loss each."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *batch):
+        parts = list(zip(*(tensor.chunk(2) for tensor in batch), strict=True))
+        losses = [self.module(*part) for part in parts]
+        return torch.stack(losses) if len(parts) > 1 else losses[0]
+
+
+@pytest.mark.parametrize("sequences", [1, 3, 4])
+def test_data_parallel_makes_the_step_of_the_whole_batch_however_it_is_split(sequences, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.nn, "DataParallel", TwoCards)
+    module = strategies.built("single")[0].module
+    loss = parallel.wrap(module, "data-parallel", "cpu", 1.0).called(module)
+    ids = next(strategies.batches(0))[:sequences]
+    whole = module(ids[:, :-1], ids[:, 1:])
+    assert float(loss(ids[:, :-1], ids[:, 1:]).detach()) == pytest.approx(float(whole.detach()), rel=1e-5)

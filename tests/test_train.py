@@ -1,9 +1,11 @@
 """Does a slice measure what it says, and survive what can happen to it?"""
 
+import gc
 import io
 import math
 import re
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -21,6 +23,7 @@ from rigbench.model.record import Shape
 from rigbench.model.tokens import zipf_tokens
 from rigbench.train import probe as train
 from rigbench.train.record import DEFAULT_MICRO_BATCH, Options, Slice
+from rigbench.train.steps import Wrapped, stepped
 from rigbench.work.process import Report
 
 SHAPE = Shape(
@@ -254,13 +257,20 @@ def test_a_bitsandbytes_without_kernels_for_this_cuda_is_quoted_in_one_line(opti
     )
 
 
-def test_a_default_micro_batch_that_does_not_fit_is_halved_and_said(options, monkeypatch):
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_a_default_micro_batch_that_does_not_fit_is_halved_and_said(options, monkeypatch, refusal):
     monkeypatch.setitem(DEFAULT_MICRO_BATCH, "cpu", 8)
     whole = Decoder.forward
 
     def forward(self, tokens, targets):
         if tokens.shape[0] > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise refusal
         return whole(self, tokens, targets)
 
     monkeypatch.setattr(Decoder, "forward", forward)
@@ -270,6 +280,58 @@ def test_a_default_micro_batch_that_does_not_fit_is_halved_and_said(options, mon
         "out of memory at micro-batch 8; went on with 4",
         "out of memory at micro-batch 4; went on with 2",
     )
+
+
+def test_what_a_failed_try_leaves_can_be_collected(options):
+    before = gc.get_freeze_count()
+    slice_of(options)
+    assert gc.get_freeze_count() == before
+
+
+class Thread(torch.nn.Module):
+    """Calls a module in a thread of its own, with autocast switched on or off there as `nn.DataParallel` does it."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *batch):
+        enabled, made = torch.is_autocast_enabled("cpu"), []
+
+        def work():
+            with torch.autocast("cpu", enabled=enabled):
+                made.append(self.module(*batch))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        return made[0]
+
+
+class Products(torch.nn.Module):
+    """Gives the type that it multiplies in."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(4, 4))
+
+    def forward(self, tensor):
+        return (tensor @ self.weight).dtype
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_replicas_multiply_in_the_precision_that_the_record_says(precision, dtype):
+    module = Products()
+    wrapped = Wrapped(module, lambda: None, called=Thread)
+    trained = stepped(wrapped, Recipe(precision=precision), "cpu", 1e-3)
+    assert trained.loss(torch.ones(2, 4)) == dtype
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True)])
+def test_convolutions_follow_the_precision_too(precision, allowed):
+    stepped(Wrapped(Products(), lambda: None), Recipe(precision=precision, optimizer="adamw-foreach"), "cuda", 1e-3)
+    assert torch.backends.cudnn.allow_tf32 is allowed
+    assert torch.get_float32_matmul_precision() == ("high" if allowed else "highest")
 
 
 def test_a_model_that_cannot_fit_the_host_is_refused_before_it_is_built(options):

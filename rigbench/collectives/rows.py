@@ -19,6 +19,7 @@ from rigbench.core import stats
 from rigbench.core.estimate import Timing
 from rigbench.core.record import Absent
 from rigbench.machine.accelerator import Accelerator
+from rigbench.work.failures import is_out_of_memory
 from rigbench.work.process import Report
 from rigbench.work.timing import sample_until_tight
 
@@ -63,12 +64,13 @@ class Together:
         made, refusal = None, ""
         try:
             made = make()
-        except torch.OutOfMemoryError:
-            refusal = "no memory for its buffers"
         except RuntimeError as error:
-            if not any(words in str(error).lower() for words in NOT_SUPPORTED):
+            if is_out_of_memory(error):
+                refusal = "no memory for its buffers"
+            elif not any(words in str(error).lower() for words in NOT_SUPPORTED):
                 raise
-            refusal = str(error).splitlines()[0]
+            else:
+                refusal = str(error).splitlines()[0]
         if any(row[0] for row in self.exchange([float(bool(refusal))])):
             return None, refusal or "another rank refused it, or had no memory for its buffers"
         return made, ""

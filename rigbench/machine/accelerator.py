@@ -64,7 +64,8 @@ class CpuAccelerator:
             memory_total_bytes=memory_total_bytes,
         )
         cache = 0 if isinstance(last_level_cache_bytes, Absent) else last_level_cache_bytes
-        self._scrub = torch.empty(max(CPU_FLUSH_BYTES, 2 * cache), dtype=torch.uint8)
+        self._flush_bytes = max(CPU_FLUSH_BYTES, 2 * cache)
+        self._scrub: Any = None  # as in CudaAccelerator
         self.late: tuple[bool, ...] = ()
 
     def synchronize(self) -> None:
@@ -94,9 +95,13 @@ class CpuAccelerator:
         return seconds
 
     def _flush(self, index: int) -> None:
+        self._scrub = _bytes(self) if self._scrub is None else self._scrub
         self._scrub.fill_(index & 1)
 
-    reset_peak_memory = empty_cache = synchronize
+    def reset_peak_memory(self) -> None:
+        self._scrub = None
+
+    empty_cache = synchronize
 
     def free_bytes(self) -> int | Absent:
         return host.memory(Sysfs()).usable_bytes
@@ -114,7 +119,10 @@ class CpuAccelerator:
 
 
 class CudaAccelerator:
-    """One CUDA device. Marks are events on the current stream; nothing waits until `seconds_between` or synchronize."""
+    """One CUDA device. Marks are events on the current stream; nothing waits until `seconds_between` or synchronize.
+
+    Memory is asked for by the device's name: a thread that hands over results has the first device as its own.
+    """
 
     def __init__(self, index: int) -> None:
         import torch
@@ -125,12 +133,14 @@ class CudaAccelerator:
         properties = torch.cuda.get_device_properties(index)
         self.device = _cuda_device(properties)
         l2_bytes = int(getattr(properties, "L2_cache_size", 0)) or (64 << 20)
-        self._scrub = torch.empty(2 * l2_bytes, dtype=torch.uint8, device=self.torch_device)
+        self._flush_bytes = 2 * l2_bytes
+        self._scrub: Any = None  # written over between timed repeats; made for the first, in no peak of memory
+        self._retries_before = 0
         self._hold = Hold()
         self.late: tuple[bool, ...] = ()  # of the last `timed`: in which repeats the host came too late
 
     def synchronize(self) -> None:
-        self._torch.cuda.synchronize()
+        self._torch.cuda.synchronize(self.torch_device)
 
     def mark(self) -> Any:
         event = self._torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -167,29 +177,39 @@ class CudaAccelerator:
         return [self.seconds_between(start, end) for start, end in marks]
 
     def _flush(self, index: int) -> None:
+        self._scrub = _bytes(self) if self._scrub is None else self._scrub
         self._scrub.fill_(index & 1)
 
     def free_bytes(self) -> int:
         return int(self._torch.cuda.mem_get_info(self.torch_device)[0])
 
     def reset_peak_memory(self) -> None:
-        self._torch.cuda.reset_peak_memory_stats()
+        """From here on peaks and retries count, without what was made to time things."""
+        if self._scrub is not None:
+            self._scrub = None
+            self.empty_cache()
+        self._torch.cuda.reset_peak_memory_stats(self.torch_device)
+        self._retries_before = self._retries()
 
     def empty_cache(self) -> None:
         self._torch.cuda.empty_cache()
 
     def allocated_peak_bytes(self) -> int:
-        return int(self._torch.cuda.max_memory_allocated())
+        return int(self._torch.cuda.max_memory_allocated(self.torch_device))
 
     def reserved_peak_bytes(self) -> int:
-        return int(self._torch.cuda.max_memory_reserved())
+        return int(self._torch.cuda.max_memory_reserved(self.torch_device))
 
     def allocator_retries(self) -> int:
-        return int(self._torch.cuda.memory_stats().get("num_alloc_retries", 0))
+        """Since the peaks were reset."""
+        return self._retries() - self._retries_before
+
+    def _retries(self) -> int:
+        return int(self._torch.cuda.memory_stats(self.torch_device).get("num_alloc_retries", 0))
 
     def used_outside_allocator_bytes(self) -> int:
-        free, total = self._torch.cuda.mem_get_info()
-        return int(total - free - self._torch.cuda.memory_reserved())
+        free, total = self._torch.cuda.mem_get_info(self.torch_device)
+        return int(total - free - self._torch.cuda.memory_reserved(self.torch_device))
 
 
 Accelerator = CpuAccelerator | CudaAccelerator  # all that a probe may ask of a device
@@ -289,6 +309,13 @@ def open_device(wanted: str | None = None, flushed: bool = True) -> Accelerator:
     name = cpu.model if isinstance(cpu.model, str) else f"{cpu.architecture} CPU"
     cache = cpu.l3_bytes if flushed else Absent("nothing is flushed")
     return CpuAccelerator(name, host.memory(Sysfs()).total_bytes, cache)
+
+
+def _bytes(accelerator: CpuAccelerator | CudaAccelerator) -> Any:
+    """A buffer that pushes all else out of the device's last cache when it is written over."""
+    import torch
+
+    return torch.empty(accelerator._flush_bytes, dtype=torch.uint8, device=accelerator.torch_device)
 
 
 def cuda_devices() -> tuple[Device, ...]:

@@ -39,6 +39,7 @@ from rigbench.matmul.search import Dims, Search
 from rigbench.model.counts import Gemm, step_gemms
 from rigbench.store import now
 from rigbench.work import products
+from rigbench.work.failures import is_out_of_memory
 from rigbench.work.process import Report
 from rigbench.work.products import ARITHMETIC, Operands
 from rigbench.work.timing import never, sample_until_tight
@@ -133,7 +134,9 @@ class _Probe:
                     self.ceilings[-1] = self._load(self.ceilings[-1], dtype, operands, hot_seconds)
                 if dtype not in NOT_TRAINED_IN and not self.report.should_stop():
                     self._model_shapes(dtype, operands, deadline)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 self.not_run.append(f"{dtype}: out of memory; another process may hold the device")
 
     def _search(self, dtype: Dtype, operands: Operands, limit_seconds: float) -> Ceiling:

@@ -64,7 +64,10 @@ class Batches:
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: deque[Future[_Slot]] = deque()
         if self._on_gpu if ahead is None else ahead:
-            self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+            # A thread begins with the first device as its own: waiting for an event of another would make a second
+            # context, on a card that this process does not use.
+            own: dict[str, Any] = {"initializer": _set_device, "initargs": (device,)} if self._on_gpu else {}
+            self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches", **own)
             self._ahead.extend(self._pool.submit(self._fill, self._slot()) for _ in range(AHEAD))
 
     def __enter__(self) -> Batches:
@@ -136,6 +139,12 @@ class Batches:
         block = slot.block.to(self.device, non_blocking=True)
         slot.sent.record()
         return block
+
+
+def _set_device(device: str) -> None:
+    import torch
+
+    torch.cuda.set_device(device)
 
 
 class _Slot:

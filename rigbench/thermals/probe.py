@@ -16,6 +16,7 @@ from rigbench.matmul.record import Dtype, MatmulCheck
 from rigbench.thermals.record import HeatLoad
 from rigbench.thermals.record import LoadOptions as Options
 from rigbench.work import products
+from rigbench.work.failures import is_out_of_memory
 from rigbench.work.process import Report
 from rigbench.work.products import Operands, Product
 
@@ -111,10 +112,12 @@ def _largest(dtype: Dtype, accelerator: Accelerator, size: int | Absent) -> Prod
             continue
         try:
             product = operands.product(side, side, side)
-        except torch.OutOfMemoryError:
+            accelerator.timed(product.work, 1)  # loads the kernel, and its library with a workspace of its own
+            (once,) = accelerator.timed(product.work, 1)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             continue
-        accelerator.timed(product.work, 1)  # loads the kernel
-        (once,) = accelerator.timed(product.work, 1)
         if once <= LONGEST_PRODUCT_SECONDS or side == sides[-1]:
             return product
     raise RigbenchError(

@@ -24,7 +24,7 @@ from rigbench.machine.accelerator import choose_device
 from rigbench.model.batches import AHEAD
 from rigbench.train.record import OwnModel
 from rigbench.train.record import TrialOptions as Options
-from rigbench.train.steps import is_out_of_memory
+from rigbench.work.failures import is_out_of_memory
 from rigbench.work.process import Report
 
 TRIAL_SAMPLES = 2  # one would do, but a norm over a batch of one has nothing to divide by

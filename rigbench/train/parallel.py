@@ -36,7 +36,7 @@ def wrap(module: nn.Module, strategy: str, torch_device: str, clip_norm: float) 
     the backward pass goes on. "fsdp2" is `fully_shard` of every block and of the rest, in the precision of the weights
     (autocast is around it): each rank holds its share, and gathers a block when it is needed; "fsdp2-offload" keeps the
     shares in host memory. "accelerate" is Hugging Face's wrapper of ddp. "data-parallel" is `nn.DataParallel` over all
-    cards of this one process: one batch split, one thread a card, the losses averaged. "single" changes nothing.
+    cards of this one process: one batch split, one thread a card, the mean loss of all. "single" changes nothing.
 
     Raises:
         RigbenchError: its package is missing, or there is only one card (exit 3).
@@ -49,12 +49,21 @@ def _single(module: nn.Module, torch_device: str, clip_norm: float) -> Wrapped:
 
 
 def _data_parallel(module: nn.Module, torch_device: str, clip_norm: float) -> Wrapped:
-    if torch.cuda.device_count() < 2:
+    cards = torch.cuda.device_count()
+    if cards < 2:
         raise RigbenchError("DataParallel needs several GPUs in one process", "use --strategy single", NOTHING)
 
     def called(stepped: Any) -> Callable[..., torch.Tensor]:
         over_cards = nn.DataParallel(stepped)
-        return lambda *batch: over_cards(*batch).mean()
+
+        def loss(*batch: torch.Tensor) -> torch.Tensor:
+            """A card's mean counts as much as the sequences that it was given, which may be fewer than another's."""
+            losses: torch.Tensor = over_cards(*batch).reshape(-1)  # one number where the batch went to one card
+            parts = batch[0].chunk(cards)  # as torch.nn.parallel.scatter splits it
+            shares = [one * (len(part) / len(batch[0])) for one, part in zip(losses, parts, strict=True)]
+            return torch.stack(shares).sum()
+
+        return loss
 
     return _single(module, torch_device, clip_norm)._replace(called=called)
 

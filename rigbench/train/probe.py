@@ -40,7 +40,8 @@ from rigbench.train.record import (
     Steps,
     Vram,
 )
-from rigbench.train.steps import StepLoop, Trained, autocast, is_out_of_memory, stepped
+from rigbench.train.steps import StepLoop, Trained, autocast, stepped
+from rigbench.work.failures import is_out_of_memory
 from rigbench.work.process import Report
 from rigbench.work.ranks import World, free_bytes, join, kind_for, opened
 from rigbench.work.timing import sample_until_tight

@@ -55,7 +55,6 @@ class Trained(NamedTuple):
     wrapped: Wrapped
     loss: Callable[..., torch.Tensor]
     optimizer: torch.optim.Optimizer
-    precision: Around  # around a forward pass
     scaler: torch.amp.GradScaler | None  # of the loss of an fp16 run
     accumulation: int  # micro-steps a step
 
@@ -70,6 +69,7 @@ def stepped(wrapped: Wrapped, recipe: Recipe, kind: str, learning_rate: float) -
         raise RigbenchError("a CPU has no tf32", "use --precision fp32 or bf16", NOTHING)
     # fp32 products go through tensor cores where that is the recipe, and not where it is not.
     torch.set_float32_matmul_precision("high" if recipe.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = recipe.precision == "tf32"  # of convolutions, and on by default
     optimizer = optim.build(recipe.optimizer, wrapped.module, learning_rate=learning_rate)
     module: Any = wrapped.module
     if recipe.compiled:
@@ -78,24 +78,32 @@ def stepped(wrapped: Wrapped, recipe: Recipe, kind: str, learning_rate: float) -
         module = torch.compile(module)
     return Trained(
         wrapped=wrapped,
-        loss=wrapped.called(module),
+        loss=wrapped.called(InPrecision(module, recipe.precision, kind)),
         optimizer=optimizer,
-        precision=lambda: autocast(recipe.precision, kind),
         scaler=torch.amp.GradScaler(kind) if recipe.precision == "fp16" else None,
         accumulation=recipe.accumulation,
     )
 
 
+class InPrecision(nn.Module):
+    """A module that enters its precision itself, in whatever thread it is called.
+
+    Autocast is a thread's own. `nn.DataParallel` calls its replicas in threads and enters autocast there without a
+    dtype, which is fp16 (torch/nn/parallel/parallel_apply.py, `_worker`): so it must replicate what enters it anew.
+    """
+
+    def __init__(self, module: Any, precision: str, kind: str) -> None:
+        super().__init__()
+        self.module, self.precision, self.kind = module, precision, kind
+
+    def forward(self, *batch: Any, **named: Any) -> Any:
+        with autocast(self.precision, self.kind):
+            return self.module(*batch, **named)
+
+
 def autocast(precision: str, kind: str) -> AbstractContextManager[object]:
     """Autocast over fp32 weights, or nothing."""
     return torch.autocast(kind, dtype=AUTOCAST[precision]) if precision in AUTOCAST else contextlib.nullcontext()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation was refused: GPUs say so by type, a CPU in words (c10/core/CPUAllocator.cpp)."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 class StepLoop:
@@ -134,6 +142,7 @@ class StepLoop:
             return self._run(report, record)
         finally:
             gc.enable()
+            gc.unfreeze()  # or what failed here could not be collected before a smaller try
 
     def columns(self) -> Steps:
         data, forward, backward, optimizer = (tuple(part) for part in self._parts)
@@ -198,8 +207,7 @@ class StepLoop:
             marks.append(self.accelerator.mark())
             with trained.wrapped.synchronised(micro_step == micro_steps - 1):
                 self.now_in = "the forward pass"
-                with trained.precision():
-                    loss = trained.loss(*batch)
+                loss = trained.loss(*batch)
                 if micro_steps > 1:
                     loss = loss / micro_steps
                 marks.append(self.accelerator.mark())
