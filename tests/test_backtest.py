@@ -19,7 +19,8 @@ from rigbench.core import stats
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.job import Job
-from rigbench.logs import trainlog
+from rigbench.logs import rules
+from rigbench.logs.rules import LogRow, Reading
 from rigbench.machine.rig import Rig
 
 FACTS = LogFacts("log.csv", "abc", "CSV", 0, (), (), (), ())
@@ -37,12 +38,13 @@ def stated(value: float, width: float = 0.05) -> Rate:
 
 
 def compare(rows, predicted=1000.0, tokens_per_step=None):
-    return verdict.compare("r1", "5M", stated(predicted), rows, FACTS, tokens_per_step, "2026-11-21T00:00:00Z")
+    reading = Reading("CSV", rows, tokens_per_step)
+    return verdict.compare("r1", "5M", stated(predicted), reading, FACTS, "2026-11-21T00:00:00Z")
 
 
 def clocked(seconds, every=10):
     at = [math.fsum(seconds[:index]) for index in range(len(seconds) + 1)]
-    return [trainlog.LogRow(step=index * every, at_seconds=at[index]) for index in range(len(at))]
+    return [LogRow(step=index * every, at_seconds=at[index]) for index in range(len(at))]
 
 
 NANOGPT = """tokens per iteration will be: 491,520
@@ -53,27 +55,16 @@ iter 20: loss nan, time 260.00ms, mfu 30.10%
 iter 30: loss 8.2, time 240.00ms, mfu 30.10%
 iter 40: loss 8.0, time 250.00ms, mfu 30.10%
 """
-LLMC = """step    1/19560 | loss 10.9 (+nanz)| norm 15.3 (+nanz)| lr 8e-07 | 3056.36 ms | 42.6% bf16 MFU | 171542 tok/s
-step    2/19560 | loss 10.8 (+nanz)| norm 14.1 (+nanz)| lr 1.7e-06 | 2800.00 ms | 46.4% bf16 MFU | 187000 tok/s
-"""
-
-
-def test_the_lines_that_common_trainers_print_are_read_without_a_pattern():
-    rows = trainlog.from_lines(NANOGPT.splitlines())
-    assert [(row.step, row.step_seconds) for row in rows if row.step_seconds] == [
-        (0, 21.50012), (10, 0.25), (20, 0.26), (30, 0.24), (40, 0.25),
-    ]  # fmt: skip
-    assert math.isnan(next(row.loss for row in rows if row.step == 20))
-    first = trainlog.from_lines(LLMC.splitlines())[0]
-    assert (first.step, first.step_seconds, first.tokens_per_s, first.loss) == (1, 3.05636, 171542, 10.9)
 
 
 def test_a_pattern_of_ones_own_names_its_groups():
-    rows = trainlog.from_pattern(
-        ["[2026-11-21 10:00:00] it=5 seen=5,120"], r"\[(?P<time>[^\]]+)\] it=(?P<step>\d+) seen=(?P<tokens>[\d,]+)"
+    pattern = r"\[(?P<time>[^\]]+)\] it=(?P<step>\d+) seen=(?P<tokens>[\d,]+)"
+    raw, roles = rules.by_pattern(
+        "[2026-11-21 10:00:00] it=5 seen=5,120\n[2026-11-21 10:00:02] it=6 seen=6,144", pattern
     )
-    assert (rows[0].step, rows[0].tokens) == (5, 5120.0)
-    assert rows[0].at_seconds > 1.7e9
+    rows = rules.read(raw, roles).rows
+    assert [(row.step, row.tokens) for row in rows] == [(5, 5120.0), (6, 6144.0)]
+    assert rows[1].at_seconds - rows[0].at_seconds == 2
 
 
 @pytest.mark.parametrize(
@@ -82,22 +73,10 @@ def test_a_pattern_of_ones_own_names_its_groups():
 )
 def test_a_pattern_that_cannot_work_is_refused(pattern, what):
     if what is None:
-        assert trainlog.from_pattern(["7"], pattern)[0].step == 7
+        assert rules.by_pattern("7", pattern)[0].rows[0].items["iteration"].value == 7
         return
     with pytest.raises(RigbenchError, match=what):
-        trainlog.from_pattern(["7"], pattern)
-
-
-def test_a_csv_file_is_read_by_its_usual_names_or_by_the_users():
-    text = "Global_Step,elapsed,Tokens,train_loss\n1,0.5,1024,9\n2,1.0,2048,inf\nbroken,,,\n3,1.5,3072,8\n"
-    rows = trainlog.from_csv(text, {})
-    assert [(row.step, row.at_seconds, row.tokens) for row in rows] == [(1, 0.5, 1024), (2, 1.0, 2048), (3, 1.5, 3072)]
-    rows = trainlog.from_csv("n,when\n1,2\n", {"step": "n", "at_seconds": "when"})
-    assert rows == [trainlog.LogRow(step=1, at_seconds=2.0)]
-    with pytest.raises(RigbenchError, match="no column is a step"):
-        trainlog.from_csv("a,b\n1,2\n", {})
-    with pytest.raises(RigbenchError, match="no column is called 'nix'"):
-        trainlog.from_csv("step,b\n1,2\n", {"loss": "nix"})
+        rules.by_pattern("7", pattern)
 
 
 def test_the_actual_rate_is_total_tokens_over_total_seconds_without_the_first_stretch():
@@ -117,7 +96,7 @@ def test_a_rate_outside_the_stated_interval_is_outside():
 
 def test_a_pause_a_restart_and_a_changed_batch_are_named_and_do_not_bend_the_rate():
     rows = [
-        trainlog.LogRow(step=step, at_seconds=at, tokens=tokens, loss=loss)
+        LogRow(step=step, at_seconds=at, tokens=tokens, loss=loss)
         for step, at, tokens, loss in [
             (0, 0, 0, 9.0), (10, 10, 10240, 8.0), (20, 20, 20480, 7.0), (30, 30, 30720, math.nan), (40, 40, 40960, 6.0),
             (50, 4000, 51200, 6.0),  # the night, asleep
@@ -137,11 +116,11 @@ def test_a_pause_a_restart_and_a_changed_batch_are_named_and_do_not_bend_the_rat
 @pytest.mark.parametrize(
     ("rows", "tokens", "what"),
     [
-        ([trainlog.LogRow(step=i) for i in range(9)], 8.0, "how long its steps took"),
+        ([LogRow(step=i) for i in range(9)], 8.0, "how long its steps took"),
         (clocked([1.0] * 9), None, "how many tokens"),
         (clocked([1.0] * 3), 8.0, "3 usable stretches"),
         ([], 8.0, "0 usable stretches"),
-        ([trainlog.LogRow(step=5, at_seconds=float(i)) for i in range(9)], 8.0, "0 usable stretches"),
+        ([LogRow(step=5, at_seconds=float(i)) for i in range(9)], 8.0, "0 usable stretches"),
     ],
 )
 def test_a_log_that_tells_too_little_says_what_is_missing(rows, tokens, what):
@@ -279,7 +258,7 @@ def test_tensorboard_events_are_read_by_their_own_library(rigbench, predicting, 
         (("backtest", "none", "LOG"), 2, "no stored run is called 'none'"),
         (("backtest", "RUN", "LOG"), 2, "predicts 5M, 15M; say which with --model NAME"),
         (("backtest", "RUN", "LOG", "--model", "7B"), 2, "not 7B"),
-        (("backtest", "RUN", "LOG", "--model", "5M"), 2, "give --tokens-per-step"),
+        (("backtest", "RUN", "UNTOLD", "--model", "5M"), 2, "give --tokens-per-step"),
         (("backtest", "RUN", "EMPTY", "--model", "5M"), 2, "no line of empty.log tells a step"),
         (("backtest", "RUN", "LOG", "--model", "5M", "--columns", "x=y"), 2, "is not ROLE=NAME"),
         (("backtest", "RUN", "LOG", "--model", "5M", "--tokens-per-step", "-3"), 2, "--tokens-per-step"),
@@ -289,6 +268,8 @@ def test_bad_words_get_one_line_and_their_exit_code(rigbench, predicting, tmp_pa
     (tmp_path / "empty.log").write_text("nothing here\n")
     (tmp_path / "a.log").write_text(NANOGPT)
     places = {"RUN": predicting, "LOG": str(tmp_path / "a.log"), "EMPTY": str(tmp_path / "empty.log")}
+    (tmp_path / "untold.log").write_text(NANOGPT.partition("\n")[2])
+    places["UNTOLD"] = str(tmp_path / "untold.log")
     got, _, err = rigbench(*(places.get(word, word) for word in words))
     assert got == code
     assert said in err

@@ -13,16 +13,14 @@ import typer
 from rigbench.backtest.record import LogFacts, Options
 from rigbench.command import Common, command
 from rigbench.core.errors import FINE, NOTHING, RigbenchError
-from rigbench.core.files import reason
 from rigbench.core.record import Absent
 
 if TYPE_CHECKING:
     from rigbench.budget.record import Rate
     from rigbench.document import Run
     from rigbench.job import Job
-    from rigbench.logs.trainlog import LogRow
-
-LARGEST_LOG_BYTES = 1 << 30
+    from rigbench.logs.rules import Reading
+    from rigbench.logs.scan import Raw
 
 
 @command()
@@ -66,9 +64,7 @@ def _compare(job: Job, predicting: str, log: Path, options: Options) -> None:
     """One log against one stored run's prediction, kept under that run's rig."""
     from rigbench import store
     from rigbench.backtest import verdict
-    from rigbench.logs import trainlog
 
-    columns = trainlog.parse_columns(options.columns)
     run = store.read(job.store.find(predicting))
     if not _is_events(log) and not log.exists():
         try:
@@ -77,10 +73,8 @@ def _compare(job: Job, predicting: str, log: Path, options: Options) -> None:
             cure = "give a file, a folder of TensorBoard events or a run"
             raise RigbenchError(f"there is no log {log}", cure) from None
     model, stated = _predicted(run, options.model)
-    rows, facts, own_tokens = _read(log, options.pattern, columns, model)
-    declared = options.tokens_per_step
-    tokens = own_tokens if isinstance(declared, Absent) else declared
-    result = verdict.compare(run.id, model, stated, rows, facts, tokens, store.now())
+    reading, facts = _read(log, options, model)
+    result = verdict.compare(run.id, model, stated, reading, facts, store.now())
     job.run = msgspec.structs.replace(job.run, rig=run.rig, software=run.software)
     job.keep(backtest=result)
 
@@ -111,45 +105,39 @@ def _predicted(run: Run, model: str | Absent) -> tuple[str, Rate]:
     return model, rates[model]
 
 
-def _read(
-    path: Path, pattern: str | Absent, columns: dict[str, str], model: str
-) -> tuple[list[LogRow], LogFacts, float | None]:
-    """The log's rows, what to call it, and its tokens a step where it is a run of rigbench's own."""
+def _read(log: Path, options: Options, model: str) -> tuple[Reading, LogFacts]:
+    """The log as it is understood, and what to call it."""
     from rigbench import store
-    from rigbench.logs import trainlog
+    from rigbench.logs import rules, scan, source
 
-    if _is_events(path):
-        return _tensorboard(path, columns)
-    try:
-        if path.stat().st_size > LARGEST_LOG_BYTES:
-            raise RigbenchError(f"{path.name} is larger than 1 GiB", "hand back its lines about steps")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise RigbenchError(f"cannot read {path} ({reason(error)})", "give a readable log") from None
-    digest = hashlib.sha256(raw).hexdigest()[:16]
-    if path.suffix == ".json" and isinstance(pattern, Absent):
-        rows, tokens = _own(store.read(path), model)
-        return rows, _facts(path.name, digest, "a run of rigbench"), tokens
-    text = raw.decode(errors="replace")
-    if isinstance(pattern, Absent) and (path.suffix.lower() in (".csv", ".tsv") or columns):
-        rows, kind = trainlog.from_csv(text.replace("\t", ",") if path.suffix == ".tsv" else text, columns), "CSV"
-    elif isinstance(pattern, Absent):
-        rows, kind = trainlog.from_lines(text.splitlines()), "text"
+    columns = rules.parse_columns(options.columns)
+    declared = None if isinstance(options.tokens_per_step, Absent) else options.tokens_per_step
+    if _is_events(log):
+        raw, digest = _events(log)
     else:
-        rows, kind = trainlog.from_pattern(text.splitlines(), pattern), "--pattern"
-    if not rows:
-        cure = r"say how with --pattern 'step (?P<step>\d+) .* (?P<ms>[\d.]+) ms'"
-        raise RigbenchError(f"no line of {path.name} tells a step", cure)
-    return rows, _facts(path.name, digest, kind), None
+        text, digest = source.read(log)
+        if not isinstance(options.pattern, Absent):
+            raw, roles = rules.by_pattern(text, options.pattern)
+            columns = roles | columns
+        elif _is_run(text):
+            return _own(store.read(log), model), _facts(log.name, digest, "a run of rigbench")
+        else:
+            raw = scan.scan(text, log.name)
+    reading = rules.read(raw, columns, declared, log.name)
+    return reading, _facts(log.name, digest, reading.format)
+
+
+def _is_run(text: str) -> bool:
+    return text.lstrip().startswith("{") and '"schema"' in text[:200]
 
 
 def _is_events(path: Path) -> bool:
     return path.is_dir() or ".tfevents." in path.name
 
 
-def _own(run: Run, model: str) -> tuple[list[LogRow], float]:
+def _own(run: Run, model: str) -> Reading:
     """The steady steps of a longer slice of the same model."""
-    from rigbench.logs.trainlog import LogRow
+    from rigbench.logs.rules import LogRow, Reading
     from rigbench.train.record import Slice
 
     slices = [item for item in run.slices if isinstance(item, Slice) and item.model.name == model]
@@ -157,11 +145,12 @@ def _own(run: Run, model: str) -> tuple[list[LogRow], float]:
         raise RigbenchError(f"run {run.id} has no slice of {model}", "give a run that trained it, or a log")
     longest = max(slices, key=lambda item: len(item.steps.seconds))
     ended = list(enumerate(longest.steps.ended_at_seconds))[longest.steady_from :]
-    return [LogRow(step, at_seconds) for step, at_seconds in ended], float(longest.tokens_per_step)
+    return Reading("a run of rigbench", [LogRow(*it) for it in ended], float(longest.tokens_per_step))
 
 
-def _tensorboard(log: Path, columns: dict[str, str]) -> tuple[list[LogRow], LogFacts, None]:
-    from rigbench.logs.trainlog import NAMES, LogRow
+def _events(log: Path) -> tuple[Raw, str]:
+    """TensorBoard's scalars: a row a step, with the clock at which its first was written."""
+    from rigbench.logs.scan import Item, Raw, Row
 
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -174,23 +163,18 @@ def _tensorboard(log: Path, columns: dict[str, str]) -> tuple[list[LogRow], LogF
     tags = events.Tags()["scalars"]
     if not tags:
         raise RigbenchError(f"{log} holds no scalars", "give the folder of the run's events")
-    for role, tag in columns.items():
-        if tag not in tags:
-            raise RigbenchError(f"--columns {role}={tag}: no such scalar", "scalars: " + ", ".join(sorted(tags)[:12]))
-
-    def values(role: str) -> dict[int, float]:
-        usual = (tag for tag in tags if tag.lower() in NAMES[role] or tag.lower().rpartition("/")[2] in NAMES[role])
-        tag = columns.get(role) or next(usual, None)
-        return {event.step: event.value for event in events.Scalars(tag)} if tag else {}
-
-    main = max(tags, key=lambda tag: len(events.Scalars(tag)))
-    tokens, losses = values("tokens"), values("loss")
+    # A step's clock from the tag that is written most often: others come later in the step, or seldom.
+    main = max(tags, key=lambda tag: (len(events.Scalars(tag)), not tag.startswith(("eval", "val"))))
+    told: dict[int, dict[str, Item]] = {}
+    for tag in tags:
+        for event in events.Scalars(tag):
+            told.setdefault(event.step, {})[tag.lower()] = Item(event.value)
     rows = [
-        LogRow(it.step, at_seconds=it.wall_time, tokens=tokens.get(it.step), loss=losses.get(it.step))
-        for it in events.Scalars(main)
+        Row({**told[event.step], "step": Item(event.step)}, Item(event.wall_time, "s", 1e-3), None, "", False)
+        for event in events.Scalars(main)
     ]
-    digest = hashlib.sha256(msgspec.json.encode([(row.step, row.at_seconds) for row in rows])).hexdigest()[:16]
-    return rows, _facts(log.name, digest, f"TensorBoard events, clock of {main}"), None
+    digest = hashlib.sha256(msgspec.json.encode([(row.items["step"].value, row.clock) for row in rows])).hexdigest()
+    return Raw("TensorBoard events", rows, {}, {}), digest[:16]
 
 
 def _facts(name: str, digest: str, kind: str) -> LogFacts:

@@ -43,6 +43,9 @@ class LogFacts(Record, frozen=True):
     resets: tuple[int, ...]  # steps at which the count went back
     non_finite_losses: tuple[int, ...]
     batch_changes: tuple[tuple[int, float], ...]  # (step, tokens a step from there on)
+    reading: tuple[str, ...] = ()  # what its numbers were taken for
+    warmup: int = 0  # slow stretches at its start that were left out, besides the first
+    breaks: int = 0  # stretches with an evaluation or a checkpoint in them, left out
 
 
 class Backtest(Record, frozen=True):
@@ -58,8 +61,8 @@ class Backtest(Record, frozen=True):
     wall_tokens_per_s: float | Absent  # with everything in it
     error_share: float  # actual over predicted, less 1
     inside: bool  # whether the actual rate lies in the stated interval
-    hours_predicted: Estimate
-    hours_actual: float
+    hours_predicted: Estimate | Absent
+    hours_actual: float | Absent
     seconds: tuple[float, ...]  # stretches that the actual rate comes from, without pauses and the first
     tokens: tuple[float, ...]
 

@@ -37,8 +37,17 @@ def _lines(result: Backtest) -> Iterator[tuple[str, str]]:
         lost = 1 - wall / actual.value
         share = f", {units.format_share(lost)} less than its training steps" if lost > 0.0005 else ""
         yield "wall clock", f"{units.format_rate(wall)} with everything in it{share}"
-    took = f"{units.format_significant(result.hours_actual)} of training steps"
-    yield "hours", f"{_range(result.hours_predicted)} predicted for these tokens, {took}"
+    for number, line in enumerate(log.reading):
+        yield "read as" if number == 0 else "", line
+    if isinstance(result.hours_predicted, Absent) or isinstance(result.hours_actual, Absent):
+        yield "hours", f"n/a ({result.hours_actual.reason if isinstance(result.hours_actual, Absent) else ''})"
+    else:
+        took = f"{units.format_significant(result.hours_actual)} of training steps"
+        yield "hours", f"{_range(result.hours_predicted)} predicted for these tokens, {took}"
+    if log.warmup:
+        yield "in the log", f"{log.warmup} slow stretches more at its start, left out of the rate"
+    if log.breaks:
+        yield "in the log", f"{log.breaks} stretches with an evaluation or a checkpoint, left out of the rate"
     if log.pauses:
         lost = sum(seconds for _, seconds in log.pauses)
         in_all = f"{units.format_seconds(lost)} in all, left out of the rate"

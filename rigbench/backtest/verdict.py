@@ -13,61 +13,33 @@ from rigbench.backtest.record import METHOD, Backtest, LogFacts
 from rigbench.budget.record import Rate
 from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
-from rigbench.logs.trainlog import LogRow
+from rigbench.logs import rules
+from rigbench.logs.rules import Reading, Stretch
 
 PAUSE_FACTOR = 10.0  # a stretch this many times slower than the usual is no training: sleep, a crash, a long evaluation
+WARM = 1.5  # times the usual: above it, stretches at the start still compile or warm up
+BREAK_SHARE = 1.05  # times the usual, with an evaluation or a checkpoint before it: it is in that stretch
 SAME_BATCH = 0.01
 FEWEST_STRETCHES = 3
 MOST_NAMED = 100
 
 
-class Stretch(NamedTuple):
-    """From one logged step to the next, or one step whose own time was logged."""
-
-    step: int
-    seconds: float
-    tokens: float
-    steps: int
-
-
-def compare(
-    run_id: str,
-    model: str,
-    predicted: Rate,
-    rows: Sequence[LogRow],
-    log: LogFacts,
-    tokens_per_step: float | None,
-    started_at: str,
-) -> Backtest:
+def compare(run_id: str, model: str, predicted: Rate, reading: Reading, log: LogFacts, started_at: str) -> Backtest:
     """One log against one stated rate."""
-    clocked = sum(row.at_seconds is not None for row in rows) > len(rows) / 2
-    stretches = (_by_clock if clocked else _by_step)(rows, tokens_per_step)
-    if rows and not stretches:
-        if not any(row.step_seconds is not None or row.at_seconds is not None for row in rows):
-            raise RigbenchError("the log does not tell how long its steps took", "name the column or group of the time")
-        if tokens_per_step is None:
-            raise RigbenchError("the log does not tell how many tokens a step has", "give --tokens-per-step N")
-    if len(stretches) < FEWEST_STRETCHES + 1:
-        raise RigbenchError(
-            f"{log.name} has {len(stretches)} usable stretches between steps; {FEWEST_STRETCHES + 1} are needed",
-            "give a longer log",
-            exit_code=NOTHING,
-        )
-    usual = stats.median([stretch.seconds / stretch.steps for stretch in stretches])
-    pauses = [s for s in stretches if s.seconds / s.steps > PAUSE_FACTOR * usual]
-    counted = [s for s in stretches[1:] if s not in pauses]  # the first holds compilation and first allocations
-    if len(counted) < FEWEST_STRETCHES:
-        raise RigbenchError(f"{log.name} is mostly pauses", "give a log of steady training", exit_code=NOTHING)
-    # Total tokens over total seconds; the interval from stretches brought to equal tokens.
-    mean = math.fsum(s.tokens for s in counted) / len(counted)
-    spread = stats.rate_estimate(mean, [s.seconds / s.tokens * mean for s in counted])
-    total = math.fsum(s.tokens for s in counted) / math.fsum(s.seconds for s in counted)
-    actual = spread * (total / spread.value)
+    rows = reading.rows
+    stretches = rules.stretches(reading)
+    measured = steady(stretches, log.name)
+    actual = measured.rate
     bad_losses = tuple(row.step for row in rows if row.loss is not None and not math.isfinite(row.loss))
     timed = [row for row in rows if (row.at_seconds, row.step_seconds, row.tokens_per_s) != (None, None, None)]
-    tokens, wall_seconds = math.fsum(s.tokens for s in stretches), math.fsum(s.seconds for s in stretches)
+    clocked = rules.by_clock(reading)
+    whole = math.fsum(s.tokens for s in clocked), math.fsum(s.seconds for s in clocked)
+    only_rates = not any(row.step_seconds is not None or row.at_seconds is not None for row in rows)
+    tokens = math.fsum(s.tokens for s in stretches)
     stated = predicted.tokens_per_s
+    untold = Absent("the log has no times, only rates")
     return Backtest(
         method=METHOD,
         started_at=started_at,
@@ -76,54 +48,58 @@ def compare(
         log=msgspec.structs.replace(
             log,
             rows=len(rows),
-            pauses=tuple((s.step, s.seconds) for s in pauses),
-            resets=tuple(b.step for a, b in pairwise(timed) if b.step < a.step),
+            pauses=tuple((s.step, s.seconds) for s in measured.pauses),
+            resets=tuple(b.step for a, b in pairwise(timed) if b.step < a.step)[:MOST_NAMED],
             non_finite_losses=bad_losses[:MOST_NAMED],
             batch_changes=_batch_changes(stretches)[:MOST_NAMED],
+            reading=reading.said,
+            warmup=measured.warmup,
+            breaks=measured.breaks,
         ),
         predicted=predicted,
         actual_tokens_per_s=actual,
-        wall_tokens_per_s=tokens / wall_seconds if clocked else Absent("the log has no clock, only times of steps"),
+        wall_tokens_per_s=whole[0] / whole[1] if whole[1] else Absent("the log has no clock, only times of steps"),
         error_share=actual.value / stated.value - 1,
         inside=stated.low <= actual.value <= stated.high,
-        hours_predicted=tokens / stated / 3600,
-        hours_actual=tokens / actual.value / 3600,
-        seconds=tuple(s.seconds for s in counted),
-        tokens=tuple(s.tokens for s in counted),
+        hours_predicted=untold if only_rates else tokens / stated / 3600,
+        hours_actual=untold if only_rates else tokens / actual.value / 3600,
+        seconds=tuple(s.seconds for s in measured.counted),
+        tokens=tuple(s.tokens for s in measured.counted),
     )
 
 
-def _by_clock(rows: Sequence[LogRow], tokens_per_step: float | None) -> list[Stretch]:
-    """Between rows that tell the time."""
-    stretches = []
-    for a, b in pairwise(row for row in rows if row.at_seconds is not None):
-        assert a.at_seconds is not None
-        assert b.at_seconds is not None
-        steps, seconds = b.step - a.step, b.at_seconds - a.at_seconds
-        if steps <= 0 or seconds <= 0:
-            continue  # a restart, or a clock that was set
-        tokens = b.tokens - a.tokens if a.tokens is not None and b.tokens is not None else None
-        if tokens is None and tokens_per_step is not None:
-            tokens = tokens_per_step * steps
-        if tokens is None and b.tokens_per_s is not None:
-            tokens = b.tokens_per_s * seconds
-        if tokens is not None and tokens > 0:
-            stretches.append(Stretch(b.step, seconds, tokens, steps))
-    return stretches
+class Steady(NamedTuple):
+    """The rate of steady training, and what was left out of it."""
+
+    rate: Estimate
+    counted: list[Stretch]
+    pauses: list[Stretch]
+    warmup: int
+    breaks: int
 
 
-def _by_step(rows: Sequence[LogRow], tokens_per_step: float | None) -> list[Stretch]:
-    """Each row's own step."""
-    stretches = []
-    for row in rows:
-        seconds, tokens = row.step_seconds, tokens_per_step
-        if tokens is None and row.tokens_per_s is not None and seconds is not None:
-            tokens = row.tokens_per_s * seconds
-        if seconds is None and row.tokens_per_s and tokens is not None:
-            seconds = tokens / row.tokens_per_s
-        if seconds and tokens:
-            stretches.append(Stretch(row.step, seconds, tokens, 1))
-    return stretches
+def steady(stretches: Sequence[Stretch], name: str) -> Steady:
+    """Total tokens over total seconds of a log's stretches without its start, its pauses and its evaluations."""
+    if len(stretches) < FEWEST_STRETCHES + 1:
+        raise RigbenchError(
+            f"{name} has {len(stretches)} usable stretches between steps; {FEWEST_STRETCHES + 1} are needed",
+            "give a longer log",
+            exit_code=NOTHING,
+        )
+    usual = stats.median([s.seconds / s.tokens for s in stretches])  # a token's, since batches may grow
+    pauses = [s for s in stretches if s.seconds / s.tokens > PAUSE_FACTOR * usual]
+    rest = [s for s in stretches[1:] if s not in pauses]  # the first holds compilation and first allocations
+    warmup = next((i for i, s in enumerate(rest) if s.seconds / s.tokens < WARM * usual), 0)
+    warmup = min(warmup, len(rest) // 3)
+    plain = [s for s in rest[warmup:] if not (s.after_break and s.seconds / s.tokens > BREAK_SHARE * usual)]
+    counted = plain if len(plain) >= FEWEST_STRETCHES and 3 * len(plain) >= len(rest) else rest[warmup:]
+    if len(counted) < FEWEST_STRETCHES:
+        raise RigbenchError(f"{name} is mostly pauses", "give a log of steady training", exit_code=NOTHING)
+    # The interval from stretches brought to equal tokens.
+    mean = math.fsum(s.tokens for s in counted) / len(counted)
+    spread = stats.rate_estimate(mean, [s.seconds / s.tokens * mean for s in counted])
+    total = math.fsum(s.tokens for s in counted) / math.fsum(s.seconds for s in counted)
+    return Steady(spread * (total / spread.value), counted, pauses, warmup, len(rest) - warmup - len(counted))
 
 
 def _batch_changes(stretches: Sequence[Stretch]) -> tuple[tuple[int, float], ...]:
