@@ -16,4 +16,4 @@ mkdir -p "$1"
 out="$(cd "$1" && pwd)"
 shift
 cd "$checkout"
-PYTHONPATH="$checkout/tests/gpu${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m one_shot "$out" "$@"
+PYTHONPATH="$checkout/tests/gpu:$checkout${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m one_shot "$out" "$@"

@@ -5,11 +5,11 @@ import time
 
 import pytest
 import torch
+from real_card import FAKE, model, only_real
 
 from rigbench.machine.accelerator import CudaAccelerator, choose_device
 from rigbench.machine.nvml import Nvml
 from rigbench.matmul import probe as matmul
-from rigbench.model import shape
 from rigbench.train import probe as train
 from rigbench.work.process import Report
 
@@ -24,6 +24,7 @@ def test_the_first_gpu_is_chosen_and_known_to_the_driver_by_its_uuid():
     assert CudaAccelerator(0).device.uuid in {gpu.uuid for gpu in Nvml.live().gpus()}
 
 
+@only_real
 def test_events_agree_with_the_wall_clock():
     accelerator = CudaAccelerator(0)
     a = torch.randn(8192, 8192, device="cuda")
@@ -37,6 +38,7 @@ def test_events_agree_with_the_wall_clock():
     assert seconds == pytest.approx(time.perf_counter() - started, rel=0.02)
 
 
+@only_real
 def test_flushing_the_cache_makes_a_small_read_slower():
     accelerator = CudaAccelerator(0)
     small = torch.randn(4 << 20, device="cuda")  # 16 MiB: inside the L2 of any recent card
@@ -47,15 +49,17 @@ def test_flushing_the_cache_makes_a_small_read_slower():
 
 
 def test_matmul_is_right_and_below_its_datasheet():
-    options = matmul.Options(model=shape.model_named("120M"), device="cuda:0", seconds=30.0, hot_seconds=2.0)
+    options = matmul.Options(
+        model=model("120M"), device="cuda:0", seconds=8.0 if FAKE else 30.0, hot_seconds=0.5 if FAKE else 2.0
+    )
     result = matmul.run(options, Report(io.BytesIO()))
     assert all(row.check.correct for row in result.shapes)
 
 
 def test_a_slice_trains_and_counts_its_memory(tmp_path):
-    options = train.Options(model=shape.model_named("15M"), cache=str(tmp_path), device="cuda:0", seconds=5.0)
+    options = train.Options(model=model("15M"), cache=str(tmp_path), device="cuda:0", seconds=5.0)
     result = train.run(options, Report(io.BytesIO()))
     assert result.recipe.precision == "bf16"
-    assert result.steps.loss[-1] < result.steps.loss[0]
+    assert FAKE or result.steps.loss[-1] < result.steps.loss[0]
     assert result.memory.allocated_bytes > 16 * result.model.total_parameters
     assert result.memory.reserved_bytes >= result.memory.allocated_bytes

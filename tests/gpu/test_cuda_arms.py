@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from real_card import MODEL, only_real
 
 pytestmark = [
     pytest.mark.gpu,
@@ -26,7 +27,7 @@ def rigbench(home, *words: str) -> dict:
 @pytest.fixture(scope="module")
 def every_arm(tmp_path_factory) -> dict:
     home = tmp_path_factory.mktemp("home")
-    return rigbench(home, "train-probe", "--params", "15M", "--arms", "all", "--seconds", "5s", "--share")
+    return rigbench(home, "train-probe", *MODEL, "--arms", "all", "--seconds", "5s", "--share")
 
 
 def test_every_arm_is_measured_or_says_why_not(every_arm, capsys):
@@ -40,6 +41,7 @@ def test_every_arm_is_measured_or_says_why_not(every_arm, capsys):
     assert skipped <= allowed | {"bf16"} | {row["label"] for row in rows if "bitsandbytes" in row["reason"]}
 
 
+@only_real
 def test_what_was_predicted_is_what_the_allocator_took(every_arm, capsys):
     """Arms that run eagerly; a compiled one takes less than is predicted, and offloaded shards live elsewhere."""
     off = []
@@ -61,6 +63,7 @@ def test_a_gpus_step_is_split_and_its_host_watched(every_arm):
     assert sum(first["step_share"].values()) == pytest.approx(1)
 
 
+@only_real
 def test_the_largest_micro_batch_is_predicted_and_confirmed(tmp_path):
     words = ("--params", "120M", "--micro-batch", "auto", "--seconds", "4s", "--share")
     search = rigbench(tmp_path, "train-probe", *words)["arms"]["micro_batch"]
@@ -71,7 +74,7 @@ def test_the_largest_micro_batch_is_predicted_and_confirmed(tmp_path):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "fsdp2-offload"])
 def test_ranks_on_several_gpus_tell_what_they_wait_for(strategy, tmp_path):
-    words = ("--params", "15M", "--strategy", strategy, "--seconds", "5s", "--share")
+    words = (*MODEL, "--strategy", strategy, "--seconds", "5s", "--share")
     (found,) = rigbench(tmp_path, "train-probe", *words)["slices"]
     assert found["recipe"]["ranks"] == torch.cuda.device_count()
     assert found["exchange"]["exposed"]["value"] < found["step_seconds"]["value"]

@@ -8,6 +8,7 @@ import io
 import msgspec
 import pytest
 import torch
+from real_card import only_real
 
 from rigbench import store
 from rigbench.bandwidth import command, verdict
@@ -46,12 +47,14 @@ def test_every_copy_arrives(answer):
     assert all(check.correct for check in checks)
 
 
+@only_real
 def test_the_links_generation_is_read_awake(answer):
     result, _ = answer
     for gpu in result.gpus:
         assert gpu.link_generation_awake == gpu.link_generation_max
 
 
+@only_real
 def test_host_links_and_memory_are_within_their_bands(answer):
     """Also in a virtual machine, whose link readings the command itself does not trust."""
     result, _ = answer
@@ -69,6 +72,7 @@ def test_peer_copies_are_measured_or_do_not_apply(answer):
         assert {row.peer_access for part in result.parts for row in part.transfers} >= {False}
 
 
+@only_real
 def test_the_devices_clock_agrees_with_the_hosts_on_a_large_copy():
     cards = CudaCards()
     lane = copies.host_buffers(cards, 0, True, 512 * MIB)["there"]

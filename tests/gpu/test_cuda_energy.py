@@ -7,6 +7,7 @@ import time
 import msgspec
 import pytest
 import torch
+from real_card import only_real
 
 from rigbench.core.record import Absent, Energy
 from rigbench.machine.accelerator import CudaAccelerator
@@ -18,6 +19,7 @@ from rigbench.work.sensors import Sampler
 
 pytestmark = [
     pytest.mark.gpu,
+    only_real,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from real_card import FAKE, only_real
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
@@ -30,7 +31,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("sides", [(256, 512, 768), (2048, 2048, 8192), (4096, 4096, 16384)])
+@pytest.mark.parametrize("sides", [(256, 512, 768)] + [(2048, 2048, 8192), (4096, 4096, 16384)] * (not FAKE))
 def test_every_arithmetic_gives_a_right_product_and_a_wrong_one_is_caught(dtype, sides):
     accelerator = CudaAccelerator(0)
     reason = products.unavailable(dtype, accelerator)
@@ -54,6 +55,7 @@ def test_the_switches_are_put_back():
     assert (switches.allow_tf32, getattr(switches, "allow_fp16_accumulation", None)) == before
 
 
+@only_real
 def test_a_load_leaves_the_device_no_gap():
     """The samples' own seconds, from events, add up to the wall clock's."""
     accelerator = CudaAccelerator(0)
@@ -65,6 +67,7 @@ def test_a_load_leaves_the_device_no_gap():
     assert sum(seconds) == pytest.approx(time.perf_counter() - started, rel=0.02)
 
 
+@only_real
 @pytest.mark.parametrize(("dtype", "unit", "limit"), [("bf16", 512, 8192), ("fp32", 512, 4096)])
 def test_a_tenth_of_the_looks_next_to_all_of_them(dtype, unit, limit, capsys):
     accelerator = CudaAccelerator(0)
@@ -74,6 +77,7 @@ def test_a_tenth_of_the_looks_next_to_all_of_them(dtype, unit, limit, capsys):
     assert pair.looks * 10 <= pair.shapes
 
 
+@only_real
 def test_the_whole_probe_runs_in_every_arithmetic_that_the_device_has(capsys):
     options = matmul.Options(
         model=shape.model_named("120M"), device="cuda:0", dtypes=DTYPES, seconds=100.0, hot_seconds=4.0

@@ -4,6 +4,7 @@ import io
 
 import pytest
 import torch
+from real_card import only_real
 
 from rigbench import store
 from rigbench.core.estimate import Estimate
@@ -30,6 +31,7 @@ def test_the_load_keeps_tensor_cores_busy_without_a_gap():
         assert result.dtype == "bf16"
 
 
+@only_real
 def test_a_soak_warms_every_card_and_tells_watts_and_clocks(tmp_path):
     job = Job(store.Store(tmp_path), Rig.live(), "thermals", Silent())
     result = thermals.run(job, Options(minutes=0.75))

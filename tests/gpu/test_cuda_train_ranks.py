@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from real_card import MODEL
 
 pytestmark = [
     pytest.mark.gpu,
@@ -17,7 +18,7 @@ several = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
 
 def slice_of(home, strategy: str, *words: str, torchrun: bool = False) -> dict:
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"] if torchrun else []
-    asked = ["-m", "rigbench", "train-probe", "--params", "15M", "--strategy", strategy, "--precision", "fp32", *words]
+    asked = ["-m", "rigbench", "train-probe", *MODEL, "--strategy", strategy, "--precision", "fp32", *words]
     command = [sys.executable, *start, *asked, "--seconds", "4s", "--share", "--json", "--home", str(home)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from real_card import only_real
 from recipes import recipe
 
 from rigbench.core import profiles
@@ -22,6 +23,7 @@ from rigbench.predict import cards, memory, traces
 
 pytestmark = [
     pytest.mark.gpu,
+    only_real,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 

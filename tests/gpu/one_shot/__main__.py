@@ -3,7 +3,7 @@
 python -m one_shot OUT [--tiny] [--only main,vram] [--minutes 8]
 
 OUT/summary.json is written anew after each piece: per piece how it ended, its seconds, what was learnt. The exit code
-is 0 where all of them ended well, else 1.
+is 0 where all of them ended well, 2 where there is no card, else 1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from one_shot.piece import read, write
+from one_shot.piece import last, read, write
 
 GRACE_SECONDS = 6.0  # from the request to stop, which keeps what there is, to the end by force
 TINY_PACE = 5.0  # a CPU that plays a card takes so much longer, small as everything is then
@@ -52,11 +52,16 @@ GROUPS = (
 )
 
 
-def run_all(groups: Sequence[Group], out: Path, total_seconds: float, tiny: bool = False) -> dict[str, Any]:
-    """The summary. A group's time is its own, or what is left; the last one takes all that is left."""
+def run_all(
+    groups: Sequence[Group], out: Path, total_seconds: float, tiny: bool = False, seen: Any = None
+) -> dict[str, Any]:
+    """The summary. A group's time is its own, or what is left; the last one takes all that is left.
+
+    `seen` is what torch sees of the card.
+    """
     began = time.monotonic()
     said, ended = asked_of_the_driver(), []
-    facts = {"started_at": now(), "tiny": tiny, "software": software()}
+    facts = {"started_at": now(), "tiny": tiny, "software": software(), "torch": seen}
     facts["card"] = {name: said[name] for name in IDENTITY if name in said}
     before = {name: said[name] for name in said if name not in IDENTITY}
     write(out / "summary.json", facts | {"ended": "running", "groups": ended})
@@ -93,16 +98,12 @@ def run(group: Group, out: Path, limit: float, tiny: bool) -> dict[str, Any]:
     kept = read(out / f"{group.name}.json")
     status = "ok" if code == 0 else "timed out" if code in STOPPED and seconds >= limit - 0.5 else "failed"
     off = kept.get("off", [])
-    said = f"it was killed by signal {code - 128}" if code > 128 else last_line(out, group.name)
+    said = last((out / f"{group.name}.log").read_text(errors="replace"))[:300]
+    said = f"it was killed by signal {code - 128}" if code > 128 else said
     failed = "; ".join(off) if off and code == 1 else f"exit {code}: {said}"
     why = {"ok": "", "timed out": f"ended after {seconds:.0f} s", "failed": failed}[status]
     found = about | {"status": status, "seconds": round(seconds, 1), "why": why}
     return found | {"learnt": kept.get("learnt", []), "off": off}
-
-
-def last_line(out: Path, name: str) -> str:
-    lines = (out / f"{name}.log").read_text(errors="replace").splitlines()
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 def tell(one: dict[str, Any]) -> None:
@@ -138,6 +139,24 @@ def asked_of_the_driver() -> dict[str, Any]:
         return {"driver": f"no answer: {type(error).__name__}"}
 
 
+def torch_card() -> dict[str, Any] | str:
+    """What torch sees, or why it sees no card."""
+    try:
+        words = [sys.executable, "-m", "one_shot.torch_card"]
+        said = subprocess.run(words, capture_output=True, text=True, timeout=90)
+        return json.loads(said.stdout) if said.returncode == 0 else last(said.stderr)
+    except subprocess.TimeoutExpired:
+        return "torch did not come up"
+
+
+def without_caches(out: Path) -> None:
+    """What can be made anew is no result: tokens, the index of runs."""
+    for home in out.glob("home*"):
+        shutil.rmtree(home / "cache", ignore_errors=True)
+        for index in home.glob("index.sqlite*"):
+            index.unlink()
+
+
 def main(words: list[str] | None = None) -> int:
     asked = argparse.ArgumentParser(prog="one_shot.sh", description="All that one card can tell, in one command.")
     asked.add_argument("out", type=Path)
@@ -153,7 +172,13 @@ def main(words: list[str] | None = None) -> int:
     pace = TINY_PACE if options.tiny else 1.0
     chosen = [group._replace(seconds=pace * group.seconds) for group in GROUPS if group.name in names]
     minutes = options.minutes or 8.0 * pace
-    found = run_all(chosen, options.out, 60 * minutes, options.tiny)
+    began, seen = time.monotonic(), torch_card()
+    if isinstance(seen, str):
+        print(f"one_shot.sh: {seen}", file=sys.stderr)
+        return 2
+    left = 60 * minutes - (time.monotonic() - began)
+    found = run_all(chosen, options.out, left, options.tiny, seen)
+    without_caches(options.out)
     for name in found["settings_changed"]:
         print(f"settings: {name} is not what it was before", flush=True)
     print(f"{found['seconds']:.0f} s, all in {options.out}", flush=True)

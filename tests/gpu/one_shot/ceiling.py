@@ -13,7 +13,7 @@ from one_shot.piece import Piece, read
 
 SIDES = tuple(range(1024, 16385, 1024))
 LEAST, MOST = 0.97, 1.25  # the ceiling under a sustained load, over the best cube held for some seconds
-BLOCK_SECONDS, HELD_SECONDS, TRIES = 0.1, 1.0, 3
+BLOCK_SECONDS, HELD_SECONDS, TRIES = 0.06, 0.8, 3
 
 
 def rate(side: int, dtype: torch.dtype, block_seconds: float) -> float:

@@ -1,17 +1,28 @@
-"""What NVML says of the first card, by the name of its question, as JSON; an answer that fails is its error."""
+"""What NVML says of the card, by the name of its question, as JSON; an answer that fails is its error."""
 
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pynvml as nvml
 
 
+def of_torch() -> Any:
+    """The card that is torch's first: of those that CUDA_VISIBLE_DEVICES leaves, else of all."""
+    word = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    return (
+        nvml.nvmlDeviceGetHandleByUUID(word)
+        if word.startswith("GPU-")
+        else nvml.nvmlDeviceGetHandleByIndex(int(word or 0))
+    )
+
+
 def answers() -> dict[str, Any]:
     try:
         nvml.nvmlInit()
-        card = nvml.nvmlDeviceGetHandleByIndex(0)
+        card = of_torch()
     except nvml.NVMLError as error:
         return {"driver": str(error)}
     questions = {

@@ -92,6 +92,10 @@ def by_graph(side: int, times: int) -> float | None:
     one, other = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     out = torch.empty_like(one)
     try:
+        aside = torch.cuda.Stream()
+        with torch.cuda.stream(aside):  # the library's workspace for another stream is made before it is recorded
+            torch.mm(one, other, out=out)
+        torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             for _ in range(100):
