@@ -29,6 +29,7 @@ OPTIONS: dict[str, tuple[Any, str | None, str]] = {
     "quiet": (bool, None, "No progress and no hints, only the answer."),
     "home": (Path, "DIR", "Where runs are kept. Also RIGBENCH_HOME."),
     "device": (str, "NAME", "cpu, cuda or cuda:N. Default: the first GPU, else the CPU."),
+    "keep_disturbed": (bool, None, "Show what was measured while the machine was busy too, and answer from it."),
     "on": (str, "NAME", "Hardware you do not own: a rig profile, a GPU, or 2xrtx-4080."),
     "replay": (Path, "DIR", "Read a recorded rig instead of this machine."),
 }
@@ -46,6 +47,7 @@ class Common:
         self.device: str | None = values.get("device")
         self.replay: Path | None = values.get("replay")
         self.on: str | None = values.get("on")
+        self.keep_disturbed = bool(values.get("keep_disturbed"))
         if self.device is not None and self.replay is not None:
             raise RigbenchError("--device and --replay exclude each other", "a recorded rig has no device to run on")
         if self.on is not None and (self.device is not None or self.replay is not None):
@@ -84,7 +86,7 @@ class Common:
         home = self.store()
         home.check_writable()
         rig = Rig.replay(self.replay) if self.replay else Rig.live(ask_driver=not self.on and self.device != "cpu")
-        return Job(home, rig, self.command, make_progress(self.quiet))
+        return Job(home, rig, self.command, make_progress(self.quiet), self.keep_disturbed)
 
     def answer(self, work: Callable[[Job], object], show: Callable[[Run, Console], None] | None = None) -> int:
         """Run a job, save it, show it, and say how it ended. Returns the exit code."""
@@ -124,18 +126,32 @@ class Common:
             say(f"saved as {job.run.id}; `rigbench report {job.run.id}` shows it again")
         results = [result for room in job.run.rooms().values() for result in room]
         nothing = bool(results) and all(isinstance(it, Skipped) for it in results)  # the document has the reason
-        return FAULT if job.faults else NOTHING if nothing else FINE
+        return FAULT if job.faults else NOTHING if nothing or job.has_no_answer else FINE
 
     def show(self, run: Any, show: Callable[[Any, Console], None] | None = None) -> None:
-        """On the screen, its rooms unless `show` shows more or less of it; or as JSON."""
+        """On the screen, its rooms unless `show` shows more or less of it; or as JSON.
+
+        Where the machine was busy, that is said first, and what it disturbed is left out unless the user wants it.
+        """
         if self.json:
             from rigbench.store import encode
 
             sys.stdout.write(encode(run).decode())
         else:
-            from rigbench.core.screen import show_rooms
+            from rich.text import Text
 
-            (show or show_rooms)(run, self.console())
+            from rigbench.core.record import Skipped
+            from rigbench.core.screen import printable, show_rooms
+            from rigbench.usable import usable, words
+
+            console, said = self.console(), words(run)
+            for number, line in enumerate(said):
+                console.print(Text(printable(line), style="" if number else "bold red"))
+            if said and not self.keep_disturbed:
+                run = usable(run)
+                if all(isinstance(it, Skipped) for room in run.rooms().values() for it in room):
+                    return
+            (show or show_rooms)(run, console)
 
 
 def say(line: str) -> None:
@@ -171,7 +187,9 @@ def callback(name: str, function: Callable[..., int]) -> Callable[..., NoReturn]
         before: dict[str, Any] = context.obj or {}
         for key, value in before.items():
             if value and key not in taken:
-                raise RigbenchError(f"{name} does not take --{key}", f"`rigbench {name} --help` lists its options")
+                raise RigbenchError(
+                    f"{name} does not take --{key.replace('_', '-')}", f"`rigbench {name} --help` lists its options"
+                )
         for key in (key for key in taken if "" in (after[key], before.get(key))):
             raise RigbenchError(f"--{key} is empty", "leave it out, or say what you mean")
         merged = {key: after[key] or before.get(key) for key in taken}
@@ -273,7 +291,7 @@ def root_options(app: typer.Typer) -> None:
 def _common_parameters(taken: tuple[str, ...]) -> Iterator[inspect.Parameter]:
     for name in taken:
         kind, metavar, words = OPTIONS[name]
-        names = ("--quiet", "-q") if name == "quiet" else (f"--{name}",)
+        names = ("--quiet", "-q") if name == "quiet" else (f"--{name.replace('_', '-')}",)
         yield inspect.Parameter(
             f"common_{name}",
             inspect.Parameter.KEYWORD_ONLY,

@@ -18,6 +18,7 @@ from rigbench.predict.record import Capacity
 from rigbench.thermals.record import Thermals
 from rigbench.topology.record import Topology
 from rigbench.train.record import Arms, OwnSlice, Slice
+from rigbench.work.record import Disturbance
 
 SCHEMA = 1
 NOT_ASKED = Absent("not asked for")
@@ -48,6 +49,15 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     findings: tuple[Finding, ...] = ()  # worst first
     unchecked: tuple[Unchecked, ...] = ()  # questions that the readings left open
     warnings: tuple[str, ...] = ()
+    disturbances: tuple[Disturbance, ...] = ()  # what else the machine did beside each probe, every attempt
+
+    def disturbed(self, room: str = "", place: int | None = None) -> tuple[Disturbance, ...]:
+        """Those of what the rooms hold that were disturbed, of one room or of one place in it where they are named."""
+        return tuple(
+            it
+            for it in self.disturbances
+            if it.kept and it.evidence and room in ("", it.room) and place in (None, it.place)
+        )
 
     def rooms(self) -> dict[str, tuple[Record, ...]]:
         """What each room holds, or why it could not be measured; rooms that were not asked for are left out."""

@@ -49,7 +49,12 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
 def entry_of(run: Run) -> Entry:
     rooms = run.rooms()
-    slices = tuple(StoredSlice.of(run.id, item) for item in rooms.get("slices", ()) if isinstance(item, Slice))
+    disturbed = {it.place: it.evidence[0] for it in run.disturbed("slices")}
+    slices = tuple(
+        StoredSlice.of(run.id, item, disturbed.get(place, ""))
+        for place, item in enumerate(rooms.get("slices", ()))
+        if isinstance(item, Slice)
+    )
     backtest = run.backtest if isinstance(run.backtest, Backtest) else None
     metrics = {f"{name}.{path}": it for name, room in rooms.items() for path, it in _headlines(name, room)}
     return Entry(

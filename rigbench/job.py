@@ -17,14 +17,16 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import Progress
 from rigbench.core.record import Absent, Device, Figure, Record, Skipped, Telemetry
 from rigbench.document import Run
-from rigbench.index import Entry, Index
+from rigbench.index import Entry, Index, entry_of
 from rigbench.machine import cuda_map, host
 from rigbench.machine.record import Gpu, Software
 from rigbench.machine.rig import Rig
-from rigbench.train.record import Slice, StoredSlice
-from rigbench.work import process
+from rigbench.train.record import StoredSlice
+from rigbench.usable import usable
+from rigbench.work import process, verdict
 from rigbench.work.process import Outcome
-from rigbench.work.sensors import Sampler
+from rigbench.work.record import Disturbance
+from rigbench.work.watch import Watch
 
 # Variables that change how fast torch computes or how much memory it takes.
 CONDITIONS: tuple[str, ...] = ("CUDA_", "DNNL_", "GLIBC_TUNABLES", "GOMP_", "KMP_", "LD_PRELOAD", "MALLOC_", "MKL_")
@@ -39,8 +41,11 @@ class Interrupted(Exception):
 class Job:
     """One run under way: the machine, the document so far, and the file it is kept in."""
 
-    def __init__(self, home: store.Store, rig: Rig, command: str, progress: Progress) -> None:
-        self.store, self.rig, self.progress = home, rig, progress
+    def __init__(
+        self, home: store.Store, rig: Rig, command: str, progress: Progress, keep_disturbed: bool = False
+    ) -> None:
+        """`keep_disturbed`: what was measured while the machine was busy counts like everything else."""
+        self.store, self.rig, self.progress, self.keep_disturbed = home, rig, progress, keep_disturbed
         self.trouble: RigbenchError | None = None
         self.faults: list[str] = []
         count = rig.nvml.gpu_count()
@@ -81,17 +86,28 @@ class Job:
 
     def slices(self) -> list[StoredSlice]:
         """This run's slices, then those of earlier runs of this rig, newest first, without their raw samples."""
-        here = [StoredSlice.of(self.run.id, item) for item in self.run.slices if isinstance(item, Slice)]
-        return [*here, *(stored for entry in self.earlier for stored in entry.slices)]
+        slices = [*entry_of(self.run).slices, *(stored for entry in self.earlier for stored in entry.slices)]
+        return [msgspec.structs.replace(it, disturbed="") for it in slices] if self.keep_disturbed else slices
 
     def holding(self, room: str) -> Iterator[Run]:
-        """This run if it holds the room, then those stored of this rig that do, newest first, each read when needed."""
+        """This run if it holds the room, then those stored of this rig that do, newest first, each read when needed.
+
+        Without what was measured while the machine was busy.
+        """
         if room in self.run.rooms():
-            yield self.run
+            yield self.usable(self.run)
         for entry in self.earlier:
             if room in entry.rooms:
                 with contextlib.suppress(RigbenchError):  # gone since
-                    yield self.store.load(entry.id)
+                    yield self.usable(self.store.load(entry.id))
+
+    def usable(self, run: Run) -> Run:
+        return run if self.keep_disturbed else usable(run)
+
+    @property
+    def has_no_answer(self) -> bool:
+        """Whether what this run measured is not to be used, since the machine was busy."""
+        return bool(self.run.disturbed()) and not self.keep_disturbed
 
     def newest(self, *rooms: str) -> list[Run]:
         """The newest runs of this rig in which each of these rooms was really measured, newest first."""
@@ -111,26 +127,50 @@ class Job:
         profile = profiles.match_gpu(*(None if isinstance(fact, Absent) else fact for fact in facts))  # type: ignore[arg-type]
         return {} if isinstance(profile, Absent) else profiles.peaks(profile)
 
-    def isolated(
+    def undisturbed(
         self,
-        probe: str,
-        options: Record,
-        result_type: type[T],
+        room: str,
+        start: Callable[[Watch], Outcome[T]],
         *,
-        limit_seconds: float,
-        environment: Mapping[str, str] | None = None,
+        place: int = 0,
+        repeat: bool = True,
+        stands: Callable[[T], bool] = lambda result: False,
     ) -> tuple[Outcome[T], Telemetry]:
-        """Run a probe in a process of its own; the sensors are read here, in the parent, which is idle."""
-        with Sampler(self.rig) as sampler:
-            outcome = process.call(
-                probe,
-                options,
-                result_type,
-                limit_seconds=limit_seconds,
-                on_progress=self.progress.update,
-                environment=environment,
-            )
-        return outcome, sampler.record()
+        """Start a probe and watch it; where the machine disturbed it, once more, and the better one counts.
+
+        What was read beside every attempt is kept in the document under this room, "" keeps and repeats nothing. A
+        result that `stands` is not repeated either: wrong data must not be hidden by right data. The sensors are read
+        here, in the parent, which is idle.
+        """
+        tries: list[tuple[Outcome[T], Telemetry, Disturbance]] = []
+        for attempt in (1, 2):
+            try:
+                with Watch(self.rig) as beside:
+                    outcome = start(beside)
+            except RigbenchError:
+                if not tries:
+                    raise
+                break
+            its = beside.disturbance(room, place, attempt)
+            tries.append((outcome, beside.telemetry(), its))
+            wrong = outcome.result is not None and stands(outcome.result)
+            if not repeat or not room or not its.evidence or outcome.ended != "finished" or wrong:
+                break
+            if attempt == 1:
+                busy = f"this machine is busy ({its.evidence[0]}): measuring once more"
+                self.progress.stage(busy, max(1.0, its.wall_seconds))
+        last = tries[-1][0]
+        if last.ended != "finished":  # the second try did not get there: the first is left, and how this one ended
+            choice = tries[:1]
+        elif last.result is not None and stands(last.result):
+            choice = tries[-1:]
+        else:
+            choice = tries
+        outcome, telemetry, kept = min(choice, key=lambda it: verdict.severity(it[2]))
+        if room:
+            self.note(*(msgspec.structs.replace(it, kept=it is kept) for _, _, it in tries))
+        ended = {"ended": last.ended, "reason": last.reason, "dead_ranks": last.dead_ranks}
+        return msgspec.structs.replace(outcome, **ended), telemetry
 
     def measure(
         self,
@@ -141,20 +181,33 @@ class Job:
         limit_seconds: float,
         environment: Mapping[str, str] | None = None,
         room: str = "",
+        stands: Callable[[T], bool] = lambda result: False,
         complete: Callable[[T], T] = lambda result: result,
     ) -> T | Skipped:
         """Run a probe in a process of its own and keep its record in a room of the document; "" keeps nothing.
 
-        The record gets the sensors' telemetry, and `complete` adds what else only the parent knows. A process that
-        died or hung is a fault; what it had handed over before is kept.
+        One that the machine disturbed is run once more, unless its result `stands`. The record gets the sensors'
+        telemetry, and `complete` adds what else only the parent knows. A process that died or hung is a fault; what it
+        had handed over before is kept.
 
         Raises:
             Interrupted: the user said stop; what was measured is kept.
             RigbenchError: the probe refused its options or its input.
         """
-        outcome, telemetry = self.isolated(
-            probe, options, result_type, limit_seconds=limit_seconds, environment=environment
-        )
+
+        def start(beside: Watch) -> Outcome[T]:
+            return process.call(
+                probe,
+                options,
+                result_type,
+                limit_seconds=limit_seconds,
+                on_progress=beside.heard(self.progress.update),
+                environment=environment,
+            )
+
+        filled = getattr(self.run, room) if room else None
+        place = len(filled) if isinstance(filled, tuple) else 0
+        outcome, telemetry = self.undisturbed(room, start, place=place, stands=stands)
         name = probe.removeprefix("rigbench.").partition(".")[0]
         result: T | Skipped = Skipped(name, outcome.reason or "stopped before anything was measured")
         interrupted, broken = outcome.ended == "interrupted", outcome.ended in ("died", "hung")
@@ -170,11 +223,14 @@ class Job:
             except KeyboardInterrupt:
                 interrupted = True
         if room:
-            filled = getattr(self.run, room)
             self.keep(**{room: (*filled, result) if isinstance(filled, tuple) else result})
         if interrupted:
             raise Interrupted
         return result
+
+    def note(self, *read: Disturbance) -> None:
+        """What else the machine did beside a probe, for the document; it is saved with the probe's own record."""
+        self.run = msgspec.structs.replace(self.run, disturbances=(*self.run.disturbances, *read))
 
     def keep(self, **rooms: object) -> None:
         """Add to the document and save it. A disk that refuses is remembered, told at the end, and stops nothing."""

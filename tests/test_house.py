@@ -70,7 +70,8 @@ def test_the_toy_probe_of_the_guide_needs_its_folder_and_the_two_lists_alone(tmp
     subprocess.run(["git", "apply", "-"], input=diff, text=True, cwd=tmp_path, check=True)
 
     def rigbench(*words: str) -> str:
-        environment = os.environ | {"PYTHONPATH": str(tmp_path), "RIGBENCH_HOME": str(tmp_path / "home")}
+        path = os.pathsep.join((str(tmp_path), os.environ["PYTHONPATH"]))
+        environment = os.environ | {"PYTHONPATH": path, "RIGBENCH_HOME": str(tmp_path / "home")}
         command = [sys.executable, "-P", "-m", "rigbench", *words]
         return subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout
 

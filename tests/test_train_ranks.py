@@ -1,6 +1,5 @@
 """Do ranks that train together make one rank's steps, and is a rank that fails named?"""
 
-import contextlib
 import math
 import os
 from pathlib import Path
@@ -225,10 +224,14 @@ def four_cards(tmp_path, monkeypatch, ddp):
     class Sampler:
         def __init__(self, rig) -> None: ...
 
+        def start(self) -> None: ...
+
         def record(self):
             return telemetry(at, *read)
 
-    monkeypatch.setattr(stage, "Sampler", lambda rig: contextlib.nullcontext(Sampler(rig)))
+        stop = record
+
+    monkeypatch.setattr(watch, "Sampler", Sampler)
     on_cards = msgspec.structs.replace(ddp, device=device)
     outcome = Outcome((on_cards, on_cards), "finished")
     monkeypatch.setattr(stage, "started", lambda *asked: outcome)

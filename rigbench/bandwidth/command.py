@@ -17,14 +17,16 @@ from rigbench.machine import cuda_map
 from rigbench.store import now
 from rigbench.topology import survey
 from rigbench.topology.record import Topology
-from rigbench.work import load, telemetry
+from rigbench.work import load, process, telemetry
+from rigbench.work.process import Outcome
+from rigbench.work.watch import Watch
 
 PROBE = "rigbench.bandwidth.probe"
 # A part that takes this much longer than it was given hangs: loading torch, making the largest buffers, late rows.
 GRACE_SECONDS, TIMES_ITS_SECONDS = 120.0, 2.0
 
 
-@command("device")
+@command("device", "keep_disturbed")
 def bandwidth(common: Common, options: Options) -> int:
     """Copies to, from, inside and between GPUs, verified, against their links; without a GPU the CPU's memory."""
     return common.answer(lambda job: run(job, options, common.device or "auto"))
@@ -101,7 +103,14 @@ class _Measuring:
         self.job.progress.stage(f"bandwidth {name}".rstrip(), options.seconds + 5)
         limit = GRACE_SECONDS + TIMES_ITS_SECONDS * options.seconds
         began = time.perf_counter()
-        outcome, sensors = self.job.isolated(PROBE, options, BandwidthPart, limit_seconds=limit)
+
+        def start(beside: Watch) -> Outcome[BandwidthPart]:
+            heard = beside.heard(self.job.progress.update)
+            return process.call(PROBE, options, BandwidthPart, limit_seconds=limit, on_progress=heard)
+
+        outcome, sensors = self.job.undisturbed(
+            "bandwidth", start, place=len(self.result.parts), stands=lambda part: any(verdict.wrong(part))
+        )
         part = outcome.result
         if outcome.ended == "interrupted" and (part is None or not part.transfers):
             raise Interrupted

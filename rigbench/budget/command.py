@@ -14,6 +14,7 @@ from rigbench.core.record import Absent, Skipped
 from rigbench.model.recipe import RecipeOptions
 from rigbench.train.record import METHOD, Slice, StoredSlice
 from rigbench.train.record import Options as SliceOptions
+from rigbench.usable import BUSY
 from rigbench.work.record import WattOptions
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ HERE, MOST_RIGS = "here", 12
 QUICK_SECONDS = (15.0, 25.0, 60.0)
 
 
-@command("device", "on")
+@command("device", "on", "keep_disturbed")
 def budget(common: Common, options: Options, recipe: RecipeOptions, prices: PriceOptions, watts: WattOptions) -> int:
     """Hours, kWh and money of a training run, with intervals: on this rig, or --on others (several: A,B,C).
 
@@ -98,6 +99,9 @@ def run(
                 refused.append(Refused(rig.reason if isinstance(rig, Absent) else rig.name, str(error)))
             elif error.exit_code == NOTHING and slices_first and not rigs:
                 train_slices(job, slices_first, request.watts)  # nothing stored is near enough to answer from
+                if job.has_no_answer:
+                    job.keep(budget=Skipped("budget", BUSY))
+                    return
                 answers.append(_here(job, request, device))
             else:
                 raise
@@ -165,5 +169,5 @@ def _here(job: Job, request: Request, device: str | None) -> Budget:
 
 def _whole(job: Job, stored: StoredSlice) -> Slice:
     run = job.run if stored.run_id == job.run.id else job.store.load(stored.run_id)
-    alike = (it for it in run.slices if isinstance(it, Slice) and StoredSlice.of(run.id, it) == stored)
+    alike = (it for it in run.slices if isinstance(it, Slice) and StoredSlice.of(run.id, it).slice == stored.slice)
     return next(alike, stored.slice)

@@ -104,6 +104,8 @@ def _unusable(stored: StoredSlice, method: int, models: Sequence[Model], recipe:
     result = stored.slice
     if result.method != method:
         return f"measured another way (METHOD {result.method}, the newest is {method})"
+    if stored.disturbed:
+        return f"the machine was busy meanwhile ({stored.disturbed})"
     if result.ended_by in ("interrupted", "worker died") and stored.steady_steps < FEWEST_STEPS:
         return f"{result.ended_by} with too few steady steps (fewer than {FEWEST_STEPS})"
     if not stored.is_finite:

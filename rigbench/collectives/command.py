@@ -19,16 +19,15 @@ from rigbench.core.record import Absent, Skipped
 from rigbench.job import Interrupted, Job
 from rigbench.machine.rig import Rig
 from rigbench.work import ranks
-from rigbench.work.process import Outcome
+from rigbench.work.process import OnProgress, Outcome
 from rigbench.work.ranks import SEVERAL_ON_ONE_GPU, World
-from rigbench.work.sensors import Sampler
 
 PROBE = "rigbench.collectives.probe"
 GRACE_SECONDS, TIMES_ITS_SECONDS = 60.0, 2.0  # beyond its own time: loading torch, buffers, rows that run late
 ARRIVE_SHARE = 0.8  # of a limit that leaves no more
 
 
-@command("device")
+@command("device", "keep_disturbed")
 def collectives(common: Common, options: Options) -> int:
     """Collectives between ranks: latency, bandwidth, values checked, and the way that the bytes really took.
 
@@ -71,12 +70,16 @@ def run(job: Job, options: Options, world: World | None) -> Collectives | Skippe
         raise RigbenchError(f"--ranks {count}: there are {gpus} GPUs", cure)
     seconds = DEFAULT_SECONDS["cuda" if gpus else "cpu"] if isinstance(options.seconds, Absent) else options.seconds
     job.progress.stage(f"collectives, {count} ranks", seconds + 5)
-    with Sampler(job.rig) as sampler:
-        outcome = started(job, options, world, count)
+    outcome, sensors = job.undisturbed(
+        "collectives",
+        lambda beside: started(job, options, world, count, beside.heard(job.progress.update)),
+        stands=lambda result: bool(verdict.faults(result)),
+        repeat=world is None,  # ranks that torchrun started elsewhere are there once
+    )
     result = judged(outcome, count)
     if result is None:
         raise Interrupted
-    result = msgspec.structs.replace(result, telemetry=sampler.record())
+    result = msgspec.structs.replace(result, telemetry=sensors)
     job.faults += verdict.faults(result)
     if gpus > 1 and result.backend == "gloo" and options.device == "auto":
         job.warn(f"the driver lists {gpus} GPUs and torch does not use them: ranks on the CPU were measured")
@@ -88,7 +91,7 @@ def run(job: Job, options: Options, world: World | None) -> Collectives | Skippe
 
 def follow(job: Job, options: Options, world: World) -> int:
     """A rank beside the one that reports: the same work, nothing said and nothing stored; its exit code."""
-    result = judged(started(job, options, world, world.size), world.size)
+    result = judged(started(job, options, world, world.size, job.progress.update), world.size)
     if result is None or result.verdict == "interrupted":
         return INTERRUPTED
     return FAULT if verdict.faults(result) else FINE
@@ -102,7 +105,9 @@ def judged(outcome: Outcome[Collectives], count: int) -> Collectives | None:
     return verdict.judged(result or Collectives(world_size=count), outcome.ended, outcome.dead_ranks, outcome.reason)
 
 
-def started(job: Job, options: Options, world: World | None, count: int) -> Outcome[Collectives]:
+def started(
+    job: Job, options: Options, world: World | None, count: int, on_progress: OnProgress
+) -> Outcome[Collectives]:
     """All ranks here, or the one that this process is."""
     seconds = max(DEFAULT_SECONDS.values()) if isinstance(options.seconds, Absent) else options.seconds
     limit_seconds = options.limit_seconds
@@ -133,7 +138,7 @@ def started(job: Job, options: Options, world: World | None, count: int) -> Outc
                 Collectives,
                 world,
                 limit_seconds=limit_seconds,
-                on_progress=job.progress.update,
+                on_progress=on_progress,
                 environment=environment(world.rank) | ranks.interface(world),
             )
         word = os.environ.get("MASTER_PORT", "")  # the port that the user fixed
@@ -143,7 +148,7 @@ def started(job: Job, options: Options, world: World | None, count: int) -> Outc
             Collectives,
             world_size=count,
             limit_seconds=limit_seconds,
-            on_progress=job.progress.update,
+            on_progress=on_progress,
             rank_environment=environment,
             master_port=units.parse_whole(word, "MASTER_PORT", 1, (1 << 16) - 1) if word else None,
         )

@@ -25,7 +25,7 @@ NO_DEMAND = Absent(
 )
 
 
-@command("device")
+@command("device", "keep_disturbed")
 def dataloader(common: Common, options: Options) -> int:
     """Does the data loader keep up? Tokens/s by path and workers, from memory and disk, next to what training needs."""
     from rigbench.core.errors import RigbenchError
@@ -71,7 +71,7 @@ def run(job: Job, options: Options) -> Dataloader | Skipped:
 
 def needed(job: Job, kind: str) -> Figure | Absent:
     """By the newest slice of this rig on that kind of device: this run's own, else a stored one."""
-    slices = [stored for stored in job.slices() if stored.slice.device.kind == kind]
+    slices = [stored for stored in job.slices() if stored.slice.device.kind == kind and not stored.disturbed]
     if not slices:
         return NO_DEMAND
     newest = max(slices, key=lambda stored: (stored.slice.started_at, stored.run_id))

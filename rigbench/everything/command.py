@@ -13,21 +13,28 @@ if TYPE_CHECKING:
     from rigbench.job import Job
 
 
-@command("device")
+@command("device", "keep_disturbed")
 def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptions) -> int:
     """Every probe, one record: the rig, its copies, matmuls and training slices, and what a budget will cost."""
     from rigbench.budget import command as budget
     from rigbench.budget.plan import request
     from rigbench.budget.record import Options as BudgetOptions
+    from rigbench.core.errors import NOTHING, RigbenchError
     from rigbench.everything.plan import Stage, measure, whole_run
     from rigbench.model.recipe import RecipeOptions
     from rigbench.report import screen
+    from rigbench.usable import BUSY
 
     plan = BudgetOptions(flops=options.flops, series=options.series)
     asked = request(plan, RecipeOptions(), watts, prices.electricity)
 
     def work(job: Job) -> None:
         stages = whole_run(asked.models, options.quick, common.device, watts)
-        measure(job, [*stages, Stage("budget", lambda job: budget.run(job, asked, common.device))])
+        measure(job, [*stages, Stage("budget", answer)])
+
+    def answer(job: Job) -> None:
+        if job.has_no_answer:
+            raise RigbenchError(f"no hours: {BUSY} while it was measured", exit_code=NOTHING)
+        budget.run(job, asked, common.device)
 
     return common.answer(work, screen.show)

@@ -131,7 +131,7 @@ class ProcessLoads:
         own = self._ticks(pid)
         if isinstance(own, Absent):
             return Absent("not visible from here" if own.reason == "no such file" else own.reason)
-        children = self._children(pid)
+        children = descendants(self._sysfs, [pid], MOST_CHILDREN)
         known = {child: ticks for child in children if isinstance(ticks := self._ticks(child), int)}
         self._before |= {pid: own, **known}
         if pid not in before or seconds <= 0:
@@ -144,20 +144,21 @@ class ProcessLoads:
         at_limit = sum(cores >= AT_ITS_LIMIT for one, cores in used.items() if one != pid)
         return ProcessLoad(len(children), sum(used.values()), at_limit)
 
-    def _children(self, pid: int) -> list[int]:
-        """All below a process, those that its first thread started; a loader's workers are among them."""
-        found: list[int] = []
-        to_ask = [pid]
-        while to_ask and len(found) < MOST_CHILDREN:
-            one = to_ask.pop()
-            below = [int(it) for it in self._sysfs.text(f"proc/{one}/task/{one}/children").split() if it.isdigit()]
-            found += below
-            to_ask += below
-        return found[:MOST_CHILDREN]
-
     def _ticks(self, pid: int) -> int | Absent:
         text = self._sysfs.read_text(f"proc/{pid}/stat")
         return text if isinstance(text, Absent) else parse_process_ticks(text)
+
+
+def descendants(sysfs: Sysfs, pids: Iterable[int], most: int) -> list[int]:
+    """All below some processes, those that each one's first thread started; a loader's workers are among them."""
+    found: list[int] = []
+    to_ask = list(pids)
+    while to_ask and len(found) < most:
+        one = to_ask.pop()
+        below = [int(it) for it in sysfs.text(f"proc/{one}/task/{one}/children").split() if it.isdigit()]
+        found += below
+        to_ask += below
+    return found[:most]
 
 
 class CpuSensors:
@@ -242,3 +243,19 @@ def parse_process_ticks(text: str) -> int | Absent:
     if len(words) < 13 or not (words[11].isdigit() and words[12].isdigit()):
         return Absent("not understood")
     return int(words[11]) + int(words[12])
+
+
+def parse_schedstat(text: str) -> tuple[float, float] | Absent:
+    """Seconds that a thread ran, and that it could have run and had to wait for a processor."""
+    match = re.fullmatch(r"(\d{1,20}) (\d{1,20}) \d+", text)
+    return (int(match[1]) / 1e9, int(match[2]) / 1e9) if match else Absent("not understood")
+
+
+def parse_processor_seconds(text: str) -> tuple[float, float] | Absent:
+    """Seconds of all processors together since the machine started: in work, and withheld by a hypervisor."""
+    match = re.match(r"cpu +((?:\d{1,19} ?){5,})", text)
+    if match is None:
+        return Absent("not understood")
+    user, nice, system, _, _, *rest = (int(word) / os.sysconf("SC_CLK_TCK") for word in match[1].split())
+    interrupts, soft, stolen = (*rest, 0.0, 0.0, 0.0)[:3]
+    return user + nice + system + interrupts + soft, stolen

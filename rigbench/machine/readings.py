@@ -97,6 +97,12 @@ def _processes(answer: tuple[int, ...]) -> tuple[tuple[int, int | Absent], ...]:
     return tuple((int(pid), NOT_REPORTED if used == NOT_AVAILABLE else int(used)) for pid, used in pairs)
 
 
+def _samples(answer: tuple[int, ...]) -> tuple[tuple[int, int, float], ...]:
+    """Of each sample of a process its id, its moment in microseconds, and its share of the multiprocessors' time."""
+    fields = zip(*(answer[place::6] for place in range(3)), strict=True)  # nvml.h, nvmlProcessUtilizationSample_t
+    return tuple((int(pid), int(at), busy / 100) for pid, at, busy in fields)
+
+
 def _switch(answer: int) -> bool:
     """nvmlEnableState_t: 0 is off."""
     return bool(int(answer))
@@ -167,6 +173,7 @@ SENSORS = {
     "compute_processes": _sensor(_processes, "ComputeRunningProcesses_v3", "ComputeRunningProcesses_v2", place=None),
     "graphics_processes": _sensor(_processes, "GraphicsRunningProcesses_v3", "GraphicsRunningProcesses_v2", place=None),
     "MPS_processes": _sensor(_processes, "MPSComputeRunningProcesses_v3", "MPSComputeRunningProcesses_v2", place=None),
+    "process_utilisation": _sensor(_samples, "ProcessUtilization/0", place=None),
     # PCIe traffic as the card sees it, over the 20 ms that the call takes: it has no place among what moves.
     "from_gpu_bytes_per_s": _sensor(lambda kilobytes: kilobytes * 1000.0, "PcieThroughput/0"),
     "to_gpu_bytes_per_s": _sensor(lambda kilobytes: kilobytes * 1000.0, "PcieThroughput/1"),

@@ -18,7 +18,7 @@ PROBE = "rigbench.matmul.probe"
 MARGIN_SECONDS = 300.0  # beyond the probe's own limit: loading torch, one long product, devices that take turns
 
 
-@command("device")
+@command("device", "keep_disturbed")
 def matmul(common: Common, model: ModelOptions, options: Options) -> int:
     """How fast this device multiplies matrices: the ceiling, cold and hot, and the model's own products.
 
@@ -48,4 +48,12 @@ def run(job: Job, options: ProbeOptions) -> Matmul | Skipped:
         job.faults += verdict.wrong(result)
         return verdict.beside_sensors(verdict.beside_datasheet(result, job.datasheet(result.device)))
 
-    return job.measure(PROBE, options, Matmul, limit_seconds=seconds + MARGIN_SECONDS, room="matmul", complete=complete)
+    return job.measure(
+        PROBE,
+        options,
+        Matmul,
+        limit_seconds=seconds + MARGIN_SECONDS,
+        room="matmul",
+        stands=lambda result: bool(verdict.wrong(result)),
+        complete=complete,
+    )

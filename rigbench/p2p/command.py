@@ -25,13 +25,15 @@ from rigbench.topology import survey
 from rigbench.topology.record import Topology
 from rigbench.topology.verdict import worst_first
 from rigbench.work import ranks
+from rigbench.work.process import Outcome
+from rigbench.work.watch import Watch
 
 PROBE = "rigbench.p2p.probe"
 LIMIT_SECONDS, LIMIT_A_PAIR_SECONDS = 120.0, 3.0  # loading torch, making contexts and communicators; then the checks
 ARM_SECONDS, ARM_A_PAIR_SECONDS = 12.0, 2.0  # for the progress bar
 
 
-@command()
+@command("keep_disturbed")
 def p2p(common: Common, options: Options) -> int:
     """Does P2P between GPUs work, is it faster, and what is to be exported?
 
@@ -120,16 +122,28 @@ class _Trial:
             limit = LIMIT_SECONDS + LIMIT_A_PAIR_SECONDS * pairs
         self.job.progress.stage(f"p2p: {setting.name}", ARM_SECONDS + ARM_A_PAIR_SECONDS * pairs)
         began, expected = time.perf_counter(), self._labels(())
-        with tempfile.TemporaryDirectory(prefix="rigbench-nccl-") as logs:
-            outcome = ranks.call(
+
+        def start(beside: Watch) -> Outcome[P2pRank]:
+            def told(share: float, text: str) -> None:
+                self.job.progress.update(share, p2p_arms.renamed(text, expected))
+
+            return ranks.call(
                 PROBE,
                 # Copies between GPUs do not depend on what NCCL is told: once with access and once without will do.
                 ArmOptions(devices=count, peer_access=not setting.control, copies=setting in (OFF, AS_IT_IS)),
                 P2pRank,
                 world_size=count,
                 limit_seconds=limit,
-                on_progress=lambda share, text: self.job.progress.update(share, p2p_arms.renamed(text, expected)),
+                on_progress=beside.heard(told),
                 environment=p2p_arms.environment(setting, self.inherited, f"{logs}/%p.log"),
+            )
+
+        with tempfile.TemporaryDirectory(prefix="rigbench-nccl-") as logs:
+            outcome, _ = self.job.undisturbed(
+                "p2p",
+                start,
+                place=len(self.result.arms),
+                repeat=False,  # settings are tried in turns anyway, and one that failed once must not be forgotten
             )
             log = "\n".join(file.read_text(errors="replace") for file in sorted(Path(logs).iterdir()))
         results = [result for result in outcome.results if result is not None]

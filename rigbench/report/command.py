@@ -10,7 +10,7 @@ import typer
 from rigbench.command import Common, command, say
 
 
-@command()
+@command("keep_disturbed")
 def report(
     common: Common,
     run: Annotated[str | None, typer.Argument(help="A run's id, its start, or a file. Default: the newest.")] = None,
@@ -18,14 +18,15 @@ def report(
 ) -> int:
     """Show a stored run again."""
     from rigbench import store
-    from rigbench.core.errors import FINE, RigbenchError
+    from rigbench.core.errors import FINE, NOTHING, RigbenchError
     from rigbench.core.progress import make_progress
     from rigbench.report import screen as render
 
     home = common.store()
     if not every:
-        common.show(store.read(home.find(run)), render.show)
-        return FINE
+        stored = store.read(home.find(run))
+        common.show(stored, render.show)
+        return NOTHING if stored.disturbed() and not common.keep_disturbed else FINE
     if common.json:
         raise RigbenchError("--list and --json exclude each other", "the runs are files in " + str(home.runs))
     progress = make_progress(common.quiet)

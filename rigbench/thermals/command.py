@@ -24,6 +24,7 @@ from rigbench.thermals.record import METHOD, HeatEndedBy, HeatLoad, LoadOptions,
 from rigbench.thermals.verdict import SAFE_CELSIUS, Soaked, too_hot
 from rigbench.work.process import Crew
 from rigbench.work.sensors import CPU, FASTEST_SECONDS, Sampler
+from rigbench.work.watch import Watch
 
 if TYPE_CHECKING:
     from rigbench.thermals.screen import Curves
@@ -43,7 +44,7 @@ BECAUSE: dict[str, str] = {"time limit": "ran out of time", "worker died": "ever
 Watcher = Callable[[float, float, "Curves"], None]  # seconds so far, seconds planned, what to draw
 
 
-@command("device", "replay")
+@command("device", "replay", "keep_disturbed")
 def thermals(common: Common, options: Options) -> int:
     """Sustained load on all GPUs at once: steady temperature, what it costs in speed, what held the clocks down.
 
@@ -161,7 +162,12 @@ class _Soak:
         loads = {lane.name: LoadOptions(seconds=self.seconds, device=lane.device) for lane in self.lanes}
         gpus = {lane.name: lane.gpu for lane in self.lanes if lane.gpu}
         watch = HeatWatch(job.rig, gpus, max(FASTEST_SECONDS, self.seconds / MOST_TICKS))
-        with watch, Crew(PROBE, loads, HeatLoad, self.seconds + MARGIN_SECONDS, progress) as crew:
+        limit = self.seconds + MARGIN_SECONDS
+        with (
+            watch,
+            Watch(job.rig, watch) as others,
+            Crew(PROBE, loads, HeatLoad, limit, others.heard(progress)) as crew,
+        ):
             while crew.working():
                 try:
                     crew.listen(LISTEN_SECONDS)
@@ -170,6 +176,7 @@ class _Soak:
                     self.ended_by, self.because = "interrupted", "Ctrl-C"
                     crew.interrupt()
             watch.stop()
+        job.note(others.disturbance("thermals", 0, 1))  # not repeated: a second soak would begin hot
         result = self._record(crew, watch, final=True)
         job.faults += [line for line in self._faults(result, crew, watch) if line not in job.faults]
         interrupted = self.ended_by == "interrupted"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rigbench.document import Run
 
 
-@command("device", "on")
+@command("device", "on", "keep_disturbed")
 def train_probe(
     common: Common, model: ProgramOptions, choices: RecipeOptions, options: ProbeOptions, watts: WattOptions
 ) -> int:

@@ -289,9 +289,10 @@ class StoredSlice(msgspec.Struct, frozen=True, array_like=True):
     steady_steps: int
     early_seconds: float  # of all steps before the steady ones
     is_finite: bool  # whether every steady step's loss was
+    disturbed: str = ""  # what else the machine did meanwhile; empty: nothing that counts
 
     @classmethod
-    def of(cls, run_id: str, whole: Slice) -> StoredSlice:
+    def of(cls, run_id: str, whole: Slice, disturbed: str = "") -> StoredSlice:
         steps, steady = whole.steps, whole.steady_from
         return cls(
             run_id=run_id,
@@ -305,6 +306,7 @@ class StoredSlice(msgspec.Struct, frozen=True, array_like=True):
             steady_steps=len(steps.seconds) - steady,
             early_seconds=math.fsum(steps.seconds[:steady]),
             is_finite=not any(isinstance(loss, Absent) for loss in steps.loss[steady:]),
+            disturbed=disturbed,
         )
 
 

@@ -24,10 +24,9 @@ from rigbench.matmul.record import Matmul
 from rigbench.store import Store
 from rigbench.train.record import AnySlice, Compile, Options, OwnModel, OwnSlice, Slice, TrialOptions
 from rigbench.work import power, process, ranks, telemetry
-from rigbench.work.process import Outcome
+from rigbench.work.process import OnProgress, Outcome
 from rigbench.work.ranks import World, interface
 from rigbench.work.record import NOTHING_DECLARED, WattOptions
-from rigbench.work.sensors import Sampler
 
 PROBE, TRIAL = "rigbench.train.probe", "rigbench.train.own"
 MARGIN_SECONDS = 300.0  # beyond the slice's own seconds: loading torch, building, a first step, one long last one
@@ -143,8 +142,12 @@ def _in_ranks(
     """The slice of all ranks: all of this machine's, or this process as one of torchrun's."""
     count, strategy = world.size if world else rank_count(job, options.device), options.recipe.strategy
     job.progress.stage(f"train-probe {options.model.name}, {strategy}, {count} ranks", 40)
-    with Sampler(job.rig) as sampler:
-        outcome = started(job, options, environment, world, count)
+    outcome, sensors = job.undisturbed(
+        "slices",
+        lambda beside: started(job, options, environment, world, count, beside.heard(job.progress.update)),
+        place=len(job.run.slices),
+        repeat=world is None,  # ranks that torchrun started elsewhere are there once
+    )
     if outcome.ended in ("died", "hung"):
         blamed = f" (rank {', '.join(map(str, outcome.dead_ranks))})" if outcome.dead_ranks else ""
         job.faults.append(f"train {strategy}: {outcome.reason}{blamed}")
@@ -152,7 +155,7 @@ def _in_ranks(
         raise Interrupted
     result: Slice | Skipped = outcome.result or Skipped("train", outcome.reason or "no rank came to a step")
     if isinstance(result, Slice):
-        result = msgspec.structs.replace(result, telemetry=sampler.record())
+        result = msgspec.structs.replace(result, telemetry=sensors)
         result = completed(job, result, watts, _cards(job, result, count))
         if world and int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) < world.size:
             result = _of_many_hosts(result, watts)
@@ -170,19 +173,26 @@ def rank_count(job: Job, device: str) -> int:
 
 
 def started(
-    job: Job, options: Options, environment: Mapping[str, str], world: World | None, count: int
+    job: Job,
+    options: Options,
+    environment: Mapping[str, str],
+    world: World | None,
+    count: int,
+    on_progress: OnProgress,
 ) -> Outcome[Slice]:
     """All ranks here, or the one that this process is."""
-    limit, progress = options.most_seconds + MARGIN_SECONDS, job.progress.update
+    limit = options.most_seconds + MARGIN_SECONDS
     if world is not None:
         own = {**environment, **interface(world)}
-        return ranks.call_as(PROBE, options, Slice, world, limit_seconds=limit, on_progress=progress, environment=own)
+        return ranks.call_as(
+            PROBE, options, Slice, world, limit_seconds=limit, on_progress=on_progress, environment=own
+        )
     if "OMP_NUM_THREADS" not in os.environ:
         cores = host.cpu(Sysfs()).usable_cpus
         usable = int((os.cpu_count() or 1) if isinstance(cores, Absent) else cores)
         environment = {**environment, "OMP_NUM_THREADS": str(max(1, usable // count))}
     return ranks.call(
-        PROBE, options, Slice, world_size=count, limit_seconds=limit, on_progress=progress, environment=environment
+        PROBE, options, Slice, world_size=count, limit_seconds=limit, on_progress=on_progress, environment=environment
     )
 
 
@@ -193,7 +203,7 @@ def follow(options: Options, world: World, home: Path) -> int:
         RigbenchError: this rank's own: there is no device for it, say.
     """
     job = Job(Store(home), Rig.live(), "train-probe", Silent())
-    outcome = started(job, *prepared(job, options), world, world.size)
+    outcome = started(job, *prepared(job, options), world, world.size, job.progress.update)
     if outcome.ended == "interrupted":
         return INTERRUPTED
     return FAULT if outcome.ended in ("died", "hung") else FINE

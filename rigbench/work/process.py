@@ -43,6 +43,9 @@ NEVER_A_CONSEQUENCE = (signal.SIGKILL, signal.SIGBUS, signal.SIGSEGV, signal.SIG
 # (mallopt(3)) make it keep them, as a GPU's caching allocator does.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 
+RUNNING: set[int] = set()  # process ids of the children under way
+EVER: set[int] = set()  # and of all that this process has started
+
 T = TypeVar("T", bound=Record)
 EndedHow = Literal["finished", "interrupted", "died", "hung"]
 OnProgress = Callable[[float, str], None]
@@ -193,6 +196,8 @@ class Child:
             start_new_session=True,
             env={**os.environ, **environment},
         )
+        RUNNING.add(self._process.pid)
+        EVER.add(self._process.pid)
         self.tell(msgspec.json.encode(options))
 
     def tell(self, line: bytes) -> None:
@@ -213,6 +218,7 @@ class Child:
         """End its whole process group. Its output is closed by `pump`: here that would wait for who holds it open."""
         if self._process.stdin and self._process.stdin.closed:
             return
+        RUNNING.discard(self._process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         for pipe in (self._process.stdin, self._stderr):

@@ -1,4 +1,4 @@
-"""What the machine's parts draw beside a piece of work, what is declared of them, what of that is billed; a load."""
+"""What the machine does beside a piece of work: what its parts draw, what is declared and billed; what disturbed it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rigbench.core.profiles import RigProfile
 from rigbench.core.record import Absent, Figure, Record
 
 DrawName = Literal["GPUs", "other GPUs", "CPU package"]
+NOT_WATCHED = Absent("not watched")
 NO_RATING = Absent("the power supply's rating is not known; give --psu-watts W")
 # 80 PLUS Gold asks for 0.90 at half load (0.87 at full, 115 V): sensors read behind the supply, the meter before it.
 ASSUMED_EFFICIENCY = Figure(value=0.90, source="predicted", basis="assumed: 80 PLUS Gold at half load, 115 V")
@@ -121,3 +122,34 @@ class Power(Record, frozen=True):
     split: tuple[PowerPart, ...] = ()  # adds up to the wall's watts, where they were put together or taken apart
     psu: PsuHeadroom | Absent = NO_RATING
     warnings: tuple[str, ...] = ()  # where what is read contradicts what is declared
+
+
+class GpuBeside(Record, frozen=True, kw_only=True):
+    """What one GPU did beside a probe that was not the probe's."""
+
+    device: str
+    others: tuple[str, ...] = ()  # processes of others that computed on it, or held it
+    others_share: float | Absent = Absent("the driver lists no other process")  # of its time, what they kept it busy
+    before_share: float | Absent = Absent("not read")  # how busy it was before the probe touched it
+    throttle_share: dict[str, float] = {}  # noqa: RUF012, msgspec copies it; the share of ticks by decoded reason
+
+
+class Disturbance(Record, frozen=True, kw_only=True):
+    """What else the machine did while a probe ran: raw figures, from its first word on, of all its processes' threads.
+
+    `evidence` is the verdict on them: a sentence for each thing that disturbed it, none where it was left alone.
+    """
+
+    room: str  # of the document
+    place: int = 0  # in that room: of a slice its number, of a bandwidth part or a P2P variant its own
+    attempt: int = 1
+    kept: bool = True  # whether the room holds this attempt
+    evidence: tuple[str, ...] = ()
+    wall_seconds: float = 0.0
+    running_seconds: float | Absent = NOT_WATCHED  # summed over threads, also those that ended
+    waiting_seconds: float | Absent = NOT_WATCHED  # runnable, and no processor for them
+    others_seconds: float | Absent = NOT_WATCHED  # processor time of all other processes of the machine
+    busy_seconds: float | Absent = NOT_WATCHED  # processor time of all processes
+    stolen_seconds: float | Absent = NOT_WATCHED  # withheld by the hypervisor
+    paused_seconds: float | Absent = NOT_WATCHED  # stopped by a signal, or frozen
+    gpus: tuple[GpuBeside, ...] = ()

@@ -1,0 +1,59 @@
+"""Says before any number that a run's machine was busy, and leaves out what was measured meanwhile."""
+
+from __future__ import annotations
+
+import msgspec
+
+from rigbench.core import units
+from rigbench.core.record import Absent, Skipped
+from rigbench.document import NOT_ASKED, Run
+from rigbench.train.record import AnySlice
+from rigbench.work.record import Disturbance
+
+BUSY = "this machine was busy"
+TO_DO = (
+    "Measure again when nothing else runs (`top` and `nvidia-smi` tell what does). `rigbench report {id} "
+    "--keep-disturbed` shows these numbers all the same; the run's file has every sample."
+)
+
+
+def words(run: Run) -> list[str]:
+    """The first line, which stands before any number, and its evidence room by room; none where all is well."""
+    disturbed = run.disturbed()
+    if not disturbed:
+        return []
+    worst = disturbed[0]
+    lines = [f"NOT USABLE: {BUSY}: {worst.evidence[0]}"]
+    for it in disturbed:
+        tries = sum((one.room, one.place) == (it.room, it.place) for one in run.disturbances)
+        again = f", the better of {tries} tries" if tries > 1 else ""
+        lines.append(f"  {_where(run, it)}{again}: {'; '.join(it.evidence)}{_used(it)}")
+    return [*lines, TO_DO.format(id=run.id)]
+
+
+def _where(run: Run, its: Disturbance) -> str:
+    room = run.rooms().get(its.room, ())
+    result = room[its.place] if its.place < len(room) else None
+    return f"slice {result.model.name}" if isinstance(result, AnySlice) else its.room
+
+
+def _used(its: Disturbance) -> str:
+    """Processor time over wall time, which is shown and never judged: a GPU's probe needs little."""
+    if isinstance(its.running_seconds, Absent) or not its.wall_seconds:
+        return ""
+    return f"; it used {units.format_significant(its.running_seconds / its.wall_seconds, 2)} processors"
+
+
+def usable(run: Run) -> Run:
+    """Without the rooms that were disturbed, nor what was concluded from them."""
+    disturbed = run.disturbed()
+    if not disturbed:
+        return run
+    rooms: dict[str, object] = {it.room: Skipped(it.room, f"{BUSY}: {it.evidence[0]}") for it in disturbed}
+    if "slices" in rooms:
+        away = {it.place: Skipped("train", f"{BUSY}: {it.evidence[0]}") for it in disturbed if it.room == "slices"}
+        rooms["slices"] = tuple(away.get(place, item) for place, item in enumerate(run.slices))
+        rooms["arms"] = NOT_ASKED
+    if not isinstance(run.budget, Absent):
+        rooms["budget"] = Skipped("budget", f"{BUSY} while it was measured")
+    return msgspec.structs.replace(run, **rooms)

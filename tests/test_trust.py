@@ -1,0 +1,228 @@
+"""Is a machine that was somebody else's while a probe ran called so, and one that was left alone not?"""
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+from fake_probe import Options, Result
+
+from rigbench import store
+from rigbench.core.progress import Silent
+from rigbench.core.record import Absent, SensorSeries, Telemetry
+from rigbench.job import Job
+from rigbench.machine.rig import Rig
+from rigbench.work import process, verdict, watch
+from rigbench.work.record import Disturbance, GpuBeside
+from rigbench.work.watch import Counts, GpuLook, Totals, Watch
+
+RIG = Path(__file__).parent / "rigs" / "dual-rtx4080s-x8x8"
+# Two threads for ten seconds on a machine of two processors that nobody else uses.
+QUIET = Disturbance(
+    room="matmul",
+    wall_seconds=10.0,
+    running_seconds=19.5,
+    waiting_seconds=0.3,
+    others_seconds=0.4,
+    busy_seconds=20.0,
+    stolen_seconds=0.1,
+    paused_seconds=0.0,
+)
+GPU = GpuBeside(device="GPU1", others_share=0.0, before_share=0.02, throttle_share={"sw_power_cap": 0.9})
+
+
+def of(**changes: object) -> tuple[str, ...]:
+    """The evidence in a quiet reading with some figures changed."""
+    gpu = {name: changes.pop(name) for name in list(changes) if name in GpuBeside.__struct_fields__}
+    gpus = (msgspec.structs.replace(GPU, **gpu),)
+    return verdict.judged(msgspec.structs.replace(QUIET, gpus=gpus, **changes)).evidence
+
+
+LEFT_ALONE = {
+    "nobody else": {},
+    "a probe that starts more threads than there are processors waits for itself": {"waiting_seconds": 30.0},
+    "daemons": {"waiting_seconds": 1.0, "others_seconds": 1.0},
+    "a neighbour on other cores": {"others_seconds": 300.0},
+    "a probe that mostly sleeps while a GPU works": {"running_seconds": 0.4, "waiting_seconds": 0.02},
+    "a rented machine on a good day": {"stolen_seconds": 1.0},
+    "a look by a debugger": {"paused_seconds": 0.15},
+    "a desktop on the card": {"others": ("Xorg (pid 3)",), "others_share": 0.03, "before_share": 0.04},
+    "a card that is warm, and says so": {"throttle_share": {"sw_thermal": 0.58, "sw_power_cap": 1.0}},
+    "a heat test that reaches the limits": {"room": "thermals", "throttle_share": {"hw_thermal": 0.5}},
+    "a kernel that tells nothing": {
+        name: Absent("the kernel does not tell") for name in QUIET.__struct_fields__ if name.endswith("ing_seconds")
+    },
+}
+DISTURBED = {
+    "threads of the probe waited 34 % of the time for a processor": {
+        "running_seconds": 13.2,
+        "waiting_seconds": 6.8,
+        "others_seconds": 6.9,
+    },
+    "in 50 % of the time a thread of the probe waited for a processor": {
+        "running_seconds": 320.0,
+        "waiting_seconds": 5.0,
+        "others_seconds": 5.2,
+    },
+    "the hypervisor withheld 20 % of the processor time": {"stolen_seconds": 5.0},
+    "the probe was stopped for 30 % of its time": {"paused_seconds": 3.0},
+    "GPU1 was used 40 % of the time by python (pid 9)": {"others": ("python (pid 9)",), "others_share": 0.4},
+    "GPU1 was 37 % busy before the probe began": {"before_share": 0.37},
+    "GPU1 was held back by its hardware power brake 25 % of the time": {"throttle_share": {"hw_power_brake": 0.25}},
+}
+
+
+@pytest.mark.parametrize("changes", LEFT_ALONE.values(), ids=LEFT_ALONE)
+def test_a_machine_that_left_the_probe_alone_is_not_accused(changes):
+    assert of(**changes) == ()
+
+
+@pytest.mark.parametrize(("sentence", "changes"), DISTURBED.items(), ids=DISTURBED)
+def test_each_disturbance_is_called_by_its_name(sentence, changes):
+    assert of(**changes) == (sentence,)
+
+
+def test_the_worst_of_several_comes_first():
+    found = of(paused_seconds=3.0, stolen_seconds=5.0, waiting_seconds=5.0, others_seconds=5.0)
+    assert [sentence.split()[0] for sentence in found] == ["the", "threads", "the"]
+    assert "stopped" in found[0]
+
+
+# What the kernel counted at successive moments: (second, {thread: (ran, waited)}, stopped, (busy, stolen)).
+def totals(*moments: tuple[float, dict[str, tuple[float, float]], bool, tuple[float, float]]) -> Totals:
+    made = Totals()
+    for at, threads, is_stopped, machine in moments:
+        made.add(Counts(at, threads, is_stopped, 0.0, machine))
+    return made
+
+
+def test_threads_that_came_and_went_are_counted_as_long_as_they_were_seen():
+    facts = totals(
+        (0.0, {"1": (5.0, 1.0)}, False, (100.0, 1.0)),
+        (1.0, {"1": (5.5, 1.5), "2": (0.8, 0.1)}, False, (102.0, 1.0)),
+        (2.0, {"1": (6.0, 2.0)}, False, (104.0, 1.5)),
+    ).facts()
+    assert facts["running_seconds"] == pytest.approx(1.8)
+    assert facts["waiting_seconds"] == pytest.approx(1.1)
+    assert facts["others_seconds"] == pytest.approx(2.2)
+    assert facts["stolen_seconds"] == 0.5
+    assert facts["paused_seconds"] == 0
+
+
+def test_a_stopped_process_and_a_frozen_machine_are_told_from_one_that_waits_for_a_gpu():
+    still = {"1": (5.0, 1.0)}
+    stopped = totals((0.0, still, False, (0, 0)), (0.2, still, True, (0, 0)), (0.4, still, True, (0, 0)))
+    assert stopped.paused == pytest.approx(0.4)
+    waits_for_a_gpu = totals((0.0, still, False, (0, 0)), (0.2, still, False, (0, 0)), (0.4, still, False, (0, 0)))
+    assert waits_for_a_gpu.paused == 0
+    frozen = totals((0.0, still, False, (0, 0)), (5.0, still, False, (0, 0)))
+    assert frozen.paused == 5.0
+    parent_stopped_alone = totals((0.0, still, False, (0, 0)), (5.0, {"1": (9.9, 1.0)}, False, (5, 0)))
+    assert parent_stopped_alone.paused == 0
+
+
+def test_a_kernel_without_counters_is_not_taken_for_a_quiet_machine():
+    nothing = Totals()
+    nothing.add(Counts(0.0, {}, False, 0.0, Absent("no such file")))
+    nothing.add(Counts(1.0, {}, False, 0.0, Absent("no such file")))
+    assert all(isinstance(value, Absent) for name, value in nothing.facts().items() if name != "wall_seconds")
+
+
+class Scripted(watch.Reader):
+    """A reader whose GPUs say what a test wants."""
+
+    def __init__(self, rig: Rig, looks: list[tuple[float, GpuLook]], before: float = 0.0) -> None:
+        super().__init__(rig)
+        self.looks, self.before = looks, before
+
+    def watched(self, ours: set[int], monkeypatch) -> GpuBeside:
+        monkeypatch.setattr(process, "EVER", ours)
+        made = Watch(Rig.replay(RIG), reader=self)
+        made._began, made._is_replayed, made._name = 10.0, False, lambda path: "python"
+        made._looks = [(at, {"GPU0": look}) for at, look in self.looks]
+        columns = ("power_watts", "energy_joules", "temperature_celsius", "sm_clock_hertz", "throttle_bits")
+        readings = tuple(self.before if at < 10 else 0.99 for at in range(20))
+        absent = dict.fromkeys(columns, Absent("not read"))
+        series = SensorSeries(device="GPU0", uuid="u", utilisation_share=readings, throttle_share={}, **absent)
+        [it] = made._gpus(Telemetry(1.0, tuple(map(float, range(20))), (series,)))
+        return it
+
+
+def gpu_of(monkeypatch, *looks: tuple[float, GpuLook], before: float = 0.0, ours: tuple[int, ...] = (7,)) -> GpuBeside:
+    return Scripted(Rig.replay(RIG), list(looks), before).watched(set(ours), monkeypatch)
+
+
+UNTOLD = Absent("not supported")
+
+
+def test_the_probes_own_process_is_no_neighbour(monkeypatch):
+    looks = ((5.0, GpuLook([], {})), (11.0, GpuLook([7], {7: 0.98})), (12.0, GpuLook([7], {7: 0.99})))
+    assert gpu_of(monkeypatch, *looks).others_share == 0
+
+
+def test_in_a_container_the_probe_under_a_foreign_number_is_no_neighbour(monkeypatch):
+    looks = ((5.0, GpuLook([], {})), (11.0, GpuLook([81234], {81234: 0.98})))
+    assert gpu_of(monkeypatch, *looks).others == ()
+    assert gpu_of(monkeypatch, *((at, look._replace(busy=UNTOLD)) for at, look in looks)).others == ()
+
+
+def test_a_neighbour_that_was_there_before_or_comes_later_is_one(monkeypatch):
+    looks = ((5.0, GpuLook([9], {9: 0.4})), (11.0, GpuLook([7, 9], {7: 0.6, 9: 0.4})))
+    it = gpu_of(monkeypatch, *looks, before=0.4)
+    assert (it.others, it.others_share, it.before_share) == (("python (pid 9)",), 0.4, pytest.approx(0.4))
+    later = ((5.0, GpuLook([], {})), (11.0, GpuLook([7], {7: 1.0})), (12.0, GpuLook([7, 9], {7: 0.5, 9: 0.5})))
+    assert gpu_of(monkeypatch, *later).others_share == 0.25
+
+
+def test_one_that_only_holds_memory_uses_nothing(monkeypatch):
+    looks = ((5.0, GpuLook([9], {})), (11.0, GpuLook([7, 9], {7: 1.0})))
+    assert gpu_of(monkeypatch, *looks).others_share == 0
+    untold = tuple((at, look._replace(busy=UNTOLD)) for at, look in looks)
+    assert gpu_of(monkeypatch, *untold).others_share == 0  # the card stood still before the probe began
+    assert gpu_of(monkeypatch, *untold, before=0.3).others_share == 0.3
+
+
+BUSY = msgspec.structs.replace(QUIET, waiting_seconds=10.0, others_seconds=10.0)
+BUSIER = msgspec.structs.replace(QUIET, waiting_seconds=19.5, others_seconds=19.5)
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    return Job(store.Store(tmp_path), Rig.replay(RIG), "matmul", Silent())
+
+
+def measured(job: Job, monkeypatch, *said: Disturbance, stands: bool = False) -> list[Disturbance]:
+    left = list(said)
+
+    def disturbance(_: Watch, room: str, place: int, attempt: int) -> Disturbance:
+        return verdict.judged(msgspec.structs.replace(left.pop(0), room=room, place=place, attempt=attempt))
+
+    monkeypatch.setattr(Watch, "disturbance", disturbance)
+    outcome, _ = job.undisturbed(
+        "matmul",
+        lambda beside: process.call("fake_probe", Options("finish"), Result, limit_seconds=30.0),
+        stands=lambda result: stands,
+    )
+    assert outcome.result
+    assert not left
+    return list(job.run.disturbances)
+
+
+def test_a_quiet_probe_is_measured_once(job, monkeypatch):
+    assert [(it.attempt, it.kept) for it in measured(job, monkeypatch, QUIET)] == [(1, True)]
+    assert job.run.disturbed() == ()
+
+
+def test_a_disturbed_probe_is_measured_once_more_and_is_then_fine(job, monkeypatch):
+    assert [(it.attempt, it.kept) for it in measured(job, monkeypatch, BUSY, QUIET)] == [(1, False), (2, True)]
+    assert job.run.disturbed() == ()
+
+
+def test_of_two_disturbed_tries_the_better_is_kept_and_called_disturbed(job, monkeypatch):
+    assert [it.kept for it in measured(job, monkeypatch, BUSY, BUSIER)] == [True, False]
+    assert [it.attempt for it in job.run.disturbed("matmul")] == [1]
+
+
+def test_wrong_data_is_not_measured_once_more_until_it_is_right(job, monkeypatch):
+    assert [it.kept for it in measured(job, monkeypatch, BUSY, stands=True)] == [True]
