@@ -27,7 +27,7 @@ from rigbench.train import probe as train
 from rigbench.train import slices as stage
 from rigbench.train import verdict as findings
 from rigbench.train.record import Options, Slice, Steps
-from rigbench.work import process, ranks
+from rigbench.work import process, ranks, watch
 from rigbench.work.process import Outcome
 
 SHAPE = Shape(
