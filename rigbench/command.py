@@ -144,7 +144,7 @@ class Common:
             from rigbench.core.screen import printable, show_rooms
             from rigbench.usable import usable, words
 
-            console, said = self.console(), words(run)
+            console, said = self.console(), words(run, self.keep_disturbed)
             for number, line in enumerate(said):
                 console.print(Text(printable(line), style="" if number else "bold red"))
             if said and not self.keep_disturbed:

@@ -11,14 +11,15 @@ from rigbench.train.record import AnySlice
 from rigbench.work.record import Disturbance
 
 BUSY = "this machine was busy"
-TO_DO = (
-    "Measure again when nothing else runs (`top` and `nvidia-smi` tell what does). `rigbench report {id} "
-    "--keep-disturbed` shows these numbers all the same; the run's file has every sample."
-)
+TO_DO = "Measure again when nothing else runs; `top` and `nvidia-smi` tell what does."
+ANYWAY = "`rigbench report {id} --keep-disturbed` shows the numbers all the same; the run's file has every sample."
 
 
-def words(run: Run) -> list[str]:
-    """The first line, which stands before any number, and its evidence room by room; none where all is well."""
+def words(run: Run, kept: bool = False) -> list[str]:
+    """The first line, which stands before any number, its evidence room by room, and what to do.
+
+    None where the machine left everything alone. `kept`: the numbers follow.
+    """
     disturbed = run.disturbed()
     if not disturbed:
         return []
@@ -28,7 +29,7 @@ def words(run: Run) -> list[str]:
         tries = sum((one.room, one.place) == (it.room, it.place) for one in run.disturbances)
         again = f", the better of {tries} tries" if tries > 1 else ""
         lines.append(f"  {_where(run, it)}{again}: {'; '.join(it.evidence)}{_used(it)}")
-    return [*lines, TO_DO.format(id=run.id)]
+    return [*lines, TO_DO, *([] if kept else [ANYWAY.format(id=run.id)])]
 
 
 def _where(run: Run, its: Disturbance) -> str:

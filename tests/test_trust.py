@@ -1,6 +1,7 @@
-"""Is a machine that was somebody else's while a probe ran called so, and one that was left alone not?"""
+"""Is a machine that was somebody else's while a probe ran called so, and one that was left alone not? What follows?"""
 
 import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -8,10 +9,14 @@ import pytest
 from fake_probe import Options, Result
 
 from rigbench import store
+from rigbench.budget import command as budget
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, SensorSeries, Telemetry
+from rigbench.document import Run
+from rigbench.everything import plan
 from rigbench.job import Job
 from rigbench.machine.rig import Rig
+from rigbench.matmul import command as matmul
 from rigbench.work import process, verdict, watch
 from rigbench.work.record import Disturbance, GpuBeside
 from rigbench.work.watch import Counts, GpuLook, Totals, Watch
@@ -226,3 +231,113 @@ def test_of_two_disturbed_tries_the_better_is_kept_and_called_disturbed(job, mon
 
 def test_wrong_data_is_not_measured_once_more_until_it_is_right(job, monkeypatch):
     assert [it.kept for it in measured(job, monkeypatch, BUSY, stands=True)] == [True]
+
+
+STORED = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
+SENTENCE = "threads of the probe waited 34 % of the time for a processor"
+FIRST = f"NOT USABLE: this machine was busy: {SENTENCE}"
+
+
+def disturbed(room: str, place: int = 0) -> Disturbance:
+    """As the first of two tries was, the better one."""
+    its = msgspec.structs.replace(QUIET, running_seconds=13.2, waiting_seconds=6.8, others_seconds=6.9)
+    return verdict.judged(msgspec.structs.replace(its, room=room, place=place))
+
+
+def stored(home: Path, *of: Disturbance, rig: object = None, run_id: str = "20260101-000000-aaaa") -> Run:
+    run = store.read(STORED)
+    again = [msgspec.structs.replace(it, attempt=2, kept=False) for it in of]
+    run = msgspec.structs.replace(run, id=run_id, rig=rig or run.rig, disturbances=(*of, *again))
+    store.Store(home).save(run)
+    return run
+
+
+def test_a_report_of_a_busy_machine_says_so_first_and_gives_no_hours(rigbench, tmp_path):
+    run = stored(tmp_path / "home", disturbed("slices", 2))
+    code, out, _ = rigbench("report", run.id)
+    lines = out.splitlines()
+    assert code == 3
+    assert lines[0] == FIRST
+    assert lines[1].strip().startswith("slice 120M, the better of 2 tries: threads of the probe waited 34 %")
+    assert "budget skipped: this machine was busy while it was measured" in out
+    assert "matmul on cpu" in out  # which nothing disturbed
+    assert "whole run" not in out
+    assert "190" not in out  # tokens/s of 120M
+    code, out, _ = rigbench("report", run.id, "--keep-disturbed")
+    assert (code, out.splitlines()[0]) == (0, FIRST)
+    assert "whole run" in out
+    assert "190" in out
+
+
+def test_a_run_that_was_left_alone_is_shown_as_ever(rigbench, tmp_path):
+    run = stored(tmp_path / "home", msgspec.structs.replace(disturbed("slices", 2), kept=False))
+    code, out, _ = rigbench("report", run.id)
+    assert (code, out.split()[:2]) == (0, ["rigbench", "run"])
+
+
+@pytest.mark.parametrize(("words", "exit_code"), [((), 3), (("--keep-disturbed",), 0), (("--json",), 3)])
+def test_a_probe_that_stays_disturbed_ends_with_3_and_its_file_has_everything(
+    words, exit_code, rigbench, tmp_path, monkeypatch
+):
+    its = store.read(STORED).matmul
+
+    def run(job: Job, options: object) -> None:
+        job.note(disturbed("matmul"))
+        job.keep(matmul=its)
+
+    monkeypatch.setattr(matmul, "run", run)
+    code, out, _ = rigbench("matmul", *words)
+    [kept] = [store.read(path) for path in store.Store(tmp_path / "home").paths()]
+    assert (code, kept.matmul, len(kept.disturbed())) == (exit_code, its, 1)
+    if "--json" in words:
+        assert msgspec.json.decode(out, type=Run) == kept
+        return
+    assert out.splitlines()[0] == FIRST
+    assert ("GFLOP/s" in out) == bool(words)
+    assert f"`rigbench report {kept.id} --keep-disturbed`" in out.replace("\n", " ") or words
+
+
+def test_a_fault_is_a_fault_on_a_busy_machine_too(rigbench, monkeypatch):
+    def run(job: Job, options: object) -> None:
+        job.note(disturbed("matmul"))
+        job.keep(matmul=store.read(STORED).matmul)
+        job.faults.append("matmul bf16 gave a wrong result")
+
+    monkeypatch.setattr(matmul, "run", run)
+    assert rigbench("matmul")[0] == 1
+
+
+@pytest.mark.parametrize("words", [(), ("--keep-disturbed",)])
+def test_a_whole_run_on_a_busy_machine_has_no_hours(words, rigbench, monkeypatch):
+    def slices(job: Job) -> None:
+        job.note(disturbed("slices", 1))
+        job.keep(slices=store.read(STORED).slices)
+
+    monkeypatch.setattr(plan, "whole_run", lambda *asked: [plan.Stage("slices", slices)])
+    code, out, _ = rigbench("run", "--quick", *words)
+    assert (code, out.splitlines()[0]) == (0 if words else 3, FIRST)
+    assert ("whole run" in out) == bool(words)
+
+
+def test_a_budget_leaves_disturbed_slices_out_and_says_so(rigbench, tmp_path):
+    rig = Job(store.Store(tmp_path / "home"), Rig.live(), "budget", Silent()).run.rig
+    stored(tmp_path / "home", disturbed("slices", 2), rig=rig)
+    code, out, _ = rigbench("budget", "--flops", "1e15", "--params", "60M,120M")
+    assert code == 0
+    assert re.search(r"^ *120M .*predicted *$", out, re.M)
+    left_out = f"1 slice of 120M: the machine was busy meanwhile ({SENTENCE})"
+    assert left_out in " ".join(out.split())
+    code, out, _ = rigbench("budget", "--flops", "1e15", "--params", "60M,120M", "--keep-disturbed")
+    assert code == 0
+    assert re.search(r"^ *120M .*measured *$", out, re.M)
+
+
+def test_a_budget_that_measures_on_a_busy_machine_has_no_hours(rigbench, monkeypatch):
+    def slices(job: Job, *asked: object) -> None:
+        job.note(disturbed("slices", 1))
+        job.keep(slices=store.read(STORED).slices)
+
+    monkeypatch.setattr(budget, "train_slices", slices)
+    code, out, _ = rigbench("budget", "--flops", "1e15")
+    assert (code, out.splitlines()[0]) == (3, FIRST)
+    assert "whole run" not in out
