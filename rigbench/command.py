@@ -28,7 +28,7 @@ OPTIONS: dict[str, tuple[Any, str | None, str]] = {
     "json": (bool, None, "Print the run's JSON document on standard output, nothing else."),
     "quiet": (bool, None, "No progress and no hints, only the answer."),
     "home": (Path, "DIR", "Where runs are kept. Also RIGBENCH_HOME."),
-    "device": (str, "NAME", "cpu, cuda or cuda:N. Default: the first GPU, else the CPU."),
+    "device": (str, "NAME", "cpu, cuda or cuda:N. Default: the visible GPUs, else the CPU."),
     "keep_disturbed": (bool, None, "Show what was measured while the machine was busy too, and answer from it."),
     "on": (str, "NAME", "Hardware you do not own: a rig profile, a GPU, or 2xrtx-4080."),
     "replay": (Path, "DIR", "Read a recorded rig instead of this machine."),

@@ -19,6 +19,7 @@ from rigbench.core.record import Absent, Device, Figure, Record, Skipped, Teleme
 from rigbench.document import Run
 from rigbench.index import Entry, Index, entry_of
 from rigbench.machine import cuda_map, host
+from rigbench.machine.cuda_map import Cards
 from rigbench.machine.record import Gpu, Software
 from rigbench.machine.rig import Rig
 from rigbench.train.record import StoredSlice
@@ -66,13 +67,21 @@ class Job:
     def gpus(self) -> tuple[Gpu, ...]:
         """The driver's facts of every GPU, read when first asked for."""
         facts = self.rig.nvml.gpus()
-        return () if isinstance(facts, Absent) else facts
+        if isinstance(facts, Absent):
+            return ()
+        return tuple(msgspec.structs.replace(gpu, profile=_profile(gpu)) for gpu in facts)
 
-    @property
-    def visible_gpus(self) -> tuple[int, ...]:
-        """The driver's numbers of the GPUs that CUDA shows, in CUDA's order."""
+    def cards(self, device: str | None = None) -> Cards:
+        """The GPUs that `--device` and the environment leave for this run, in CUDA's order; what is odd is said.
+
+        Raises:
+            RigbenchError: there is no such device.
+        """
         environment = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")
-        return cuda_map.visible(self.gpus, *environment).indices
+        found = cuda_map.cards(() if device == "cpu" else self.gpus, device, *environment)
+        if found.trouble:
+            self.warn(found.trouble)
+        return found
 
     @cached_property
     def index(self) -> Index:
@@ -121,11 +130,7 @@ class Job:
     def datasheet(self, device: Device) -> dict[str, Figure]:
         """Published peaks per dtype of this GPU, by PCI id or exact name; none for a CPU or an unknown card."""
         gpu = next((gpu for gpu in self.gpus if device.kind == "cuda" and gpu.uuid == device.uuid), None)
-        if gpu is None:
-            return {}
-        facts = (gpu.pci_device_id, gpu.name, gpu.memory_total_bytes)
-        profile = profiles.match_gpu(*(None if isinstance(fact, Absent) else fact for fact in facts))  # type: ignore[arg-type]
-        return {} if isinstance(profile, Absent) else profiles.peaks(profile)
+        return {} if gpu is None or isinstance(gpu.profile, Absent) else profiles.peaks(gpu.profile)
 
     def undisturbed(
         self,
@@ -254,6 +259,11 @@ class Job:
     def measured(self) -> bool:
         """Whether there is anything in the document worth keeping."""
         return bool(self.run.rooms())
+
+
+def _profile(gpu: Gpu) -> str | Absent:
+    facts = (gpu.pci_device_id, gpu.name, gpu.memory_total_bytes)
+    return profiles.match_gpu(*(None if isinstance(fact, Absent) else fact for fact in facts))  # type: ignore[arg-type]
 
 
 def _software(rig: Rig) -> Software:

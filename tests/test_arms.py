@@ -218,7 +218,7 @@ def scripted(monkeypatch, job, outcomes):
         return answer
 
     monkeypatch.setattr(runs, "run", run)
-    monkeypatch.setattr(arms, "target_of", lambda job, device: Absent("not asked"))
+    monkeypatch.setattr(arms, "target_of", lambda job, its: Absent("not asked"))
     return ran
 
 
@@ -300,7 +300,7 @@ def test_an_arm_that_is_predicted_not_to_fit_is_left_out_with_its_shortfall(job,
     plain, chunked = (predictor.predict(M5, recipe(loss_chunks=n), card).process.value for n in (1, 8))
     tight = msgspec.structs.replace(card, usable=Figure((plain + chunked) / 2, "declared", "test"))
     ran = scripted(monkeypatch, job, [slice_of(900)])
-    monkeypatch.setattr(arms, "target_of", lambda job, device: tight)
+    monkeypatch.setattr(arms, "target_of", lambda job, its: tight)
     monkeypatch.setattr(arms.capacity, "predictor_of", lambda job: predictor)
     arms.run(job, asked("one", cross=("loss",)))
     first, second = job.run.arms.rows
@@ -314,11 +314,11 @@ def test_a_gpu_in_use_is_refused_with_the_process_named(job, monkeypatch):
     busy = msgspec.structs.replace(card, processes=(GpuProcess(4242, "compute", "python", GIB),))
     monkeypatch.setattr(Job, "gpus", (busy,))
     with pytest.raises(RigbenchError) as caught:
-        arms.refuse_busy(job, "auto")
+        arms.refuse_busy(job.cards())
     assert str(caught.value) == (
         "GPU0 is in use by python (pid 4242); wait for it or end it, or measure beside it with --share"
     )
-    arms.refuse_busy(job, "cpu")
+    arms.refuse_busy(job.cards("cpu"))
 
 
 # ---- the micro-batch

@@ -194,7 +194,7 @@ def test_with_one_gpu_peer_copies_do_not_apply(measured, job):
 def test_a_device_that_was_asked_for_is_the_only_one(measured):
     result = measured(device="cuda:1")
     assert [part.name for part in result.parts] == ["GPU1"]
-    assert result.peers == Absent("--device asked for one GPU: a peer copy needs two")
+    assert result.peers == Absent("--device cuda:1 is one of 2 GPUs: a peer copy needs two")
 
 
 def test_the_cpu_can_be_asked_for_on_a_machine_with_gpus(measured):

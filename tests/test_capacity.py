@@ -205,7 +205,7 @@ def test_the_model_asked_about_may_be_published_ones_own_or_changed_beside_a_ser
 REFUSED = {
     "--on rtx-9999": "no rig or GPU profile 'rtx-9999' for --on",
     "--on 2xrtx-408": "did you mean rtx-4080",
-    "--on rtx-3090 --device cpu": "No such option: --device",
+    "--on rtx-3090 --device cpu": "--on and --device exclude each other",
     "--on rtx-3090 --strategy ddp": "--strategy ddp needs several cards, and rtx-3090 is one",
     "--on rtx-3090 --params 12_apples": "unit that I do not know",
     "--on rtx-3090 --params 1e30": "more than a trillion parameters",
@@ -233,11 +233,14 @@ def test_bad_input_gets_one_line_and_exit_code_2(rigbench, typed):
     assert REFUSED[typed] in err
 
 
-@pytest.mark.parametrize("other", ["--device", "--replay"])
-def test_on_stands_alone(rigbench, other):
+@pytest.mark.parametrize(
+    ("other", "refused"),
+    [("--device", "--on and --device exclude each other"), ("--replay", "capacity does not take --replay")],
+)
+def test_on_stands_alone(rigbench, other, refused):
     code, _, err = rigbench("--on", "rtx-3090", other, "cpu", "capacity")
     assert code == 2
-    assert f"capacity does not take {other}" in err
+    assert refused in err
     with pytest.raises(fitting.RigbenchError, match=f"--on and {other} exclude each other"):
         Common("capacity", {"on": "rtx-3090", other.removeprefix("--"): "cpu"})
 
@@ -300,21 +303,30 @@ def gpu(**facts):
 
 
 def test_a_live_card_gives_what_its_other_processes_leave():
-    idle, busy = (
-        gpu(memory_total_bytes=24 * GIB, memory_used_bytes=GIB // 4),
-        gpu(memory_total_bytes=24 * GIB, memory_used_bytes=4 * GIB),
-    )
-    profile = profiles.gpu("rtx-3090")
-    assert cards.of_gpus((idle, idle), profile).count == 2
-    assert cards.of_gpus((idle,), profile).usable.value == 23.5 * GIB
-    assert cards.of_gpus((busy,), profile).usable == Figure(
-        20.0 * GIB, "measured", "the driver's total less what is in use now"
-    )
-    unknown = cards.of_gpus((gpu(memory_total_bytes=24 * GIB),), None)
+    known = {"memory_total_bytes": 24 * GIB, "profile": "rtx-3090"}
+    idle, busy = gpu(**known, memory_used_bytes=GIB // 4), gpu(**known, memory_used_bytes=4 * GIB, index=1)
+    assert cards.of_gpus((idle, idle)).count == 2
+    assert cards.of_gpus((idle,)).usable.value == 23.5 * GIB
+    less = "the driver's total less what is in use now"
+    assert cards.of_gpus((busy,)).usable == Figure(20.0 * GIB, "measured", less)
+    which = f"{less}, on GPU1 (NVIDIA GeForce RTX 3090), which has the least"
+    assert cards.of_gpus((idle, busy)).usable == Figure(20.0 * GIB, "measured", which)
+    unknown = cards.of_gpus((gpu(memory_total_bytes=24 * GIB),))
     assert isinstance(unknown.gpu, Absent)
     assert unknown.context.low < unknown.context.value < unknown.context.high
     with pytest.raises(ValueError, match="not read"):
-        cards.of_gpus((gpu(),), profile)
+        cards.of_gpus((gpu(),))
+
+
+def test_unlike_cards_have_the_smallest_ones_memory_and_the_slowest_ones_arithmetic():
+    """A 2080 Ti of 11 GiB beside a 3080 of 10 GiB: fp16, as the older one has no bf16."""
+    old = gpu(name="NVIDIA GeForce RTX 2080 Ti", memory_total_bytes=11 * GIB, profile="rtx-2080-ti")
+    small = gpu(name="NVIDIA GeForce RTX 3080", memory_total_bytes=10 * GIB, profile="rtx-3080", index=1)
+    both = cards.of_gpus((old, small))
+    assert both.memory_bytes == 10 * GIB
+    assert "on GPU1 (NVIDIA GeForce RTX 3080), which has the least" in both.usable.basis
+    assert fitting.arm_precision("auto", both) == "fp16"
+    assert both.context == cards.of_gpus((small,)).context
 
 
 def test_a_host_that_does_not_tell_its_memory_is_not_guessed():

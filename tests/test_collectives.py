@@ -20,6 +20,7 @@ from rigbench.collectives.rows import rounds_of_pairs
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Device, Tally
+from rigbench.machine.cuda_map import Cards
 from rigbench.work import ranks
 
 TESTS = Path(__file__).parent
@@ -319,7 +320,8 @@ def test_the_way_to_this_machine_is_its_loopback():
 
 def test_gpus_are_not_shared_by_ranks_unless_it_is_asked_for():
     class Job:
-        visible_gpus = (0, 1)
+        def cards(self, device):
+            return Cards((Absent("a GPU"),) * 2)
 
     with pytest.raises(RigbenchError, match="--ranks 3: there are 2 GPUs; use --ranks 2 or --device cpu"):
         command.run(Job(), Options(ranks=3), None)
@@ -329,7 +331,8 @@ def test_a_single_gpu_is_no_group_and_says_what_can_be_measured():
     kept = {}
 
     class Job:
-        visible_gpus = (0,)
+        def cards(self, device):
+            return Cards((Absent("a GPU"),))
 
         def keep(self, **rooms):
             kept.update(rooms)

@@ -84,9 +84,9 @@ def test_the_runs_of_this_rig_are_its_own_and_those_stored_before(job):
 
 def test_the_gpus_that_cuda_shows_are_named_by_the_driver(job, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert job.visible_gpus == (0, 1)
+    assert job.cards().indices == (0, 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert job.visible_gpus == (1,)
+    assert job.cards().indices == (1,)
     card = Device(kind="cuda", name="", uuid=job.gpus[1].uuid, threads=1, memory_total_bytes=Absent("not read"))
     assert job.datasheet(card)["bf16"].value == 104.4e12
     assert job.datasheet(msgspec.structs.replace(card, uuid="GPU-elsewhere")) == {}

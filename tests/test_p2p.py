@@ -347,7 +347,7 @@ def test_a_shells_own_variables_are_set_aside_and_told(rigbench, monkeypatch):
 
 def test_fewer_than_two_gpus_is_no_error(rigbench, monkeypatch):
     card = "NVIDIA GeForce RTX 4080 SUPER"
-    one = f"fewer than two GPUs: CUDA_VISIBLE_DEVICES leaves 1 of 2 ({card}, {card})"
+    one = f"fewer than two GPUs: CUDA_VISIBLE_DEVICES=1 leaves 1 of 2 GPUs ({card}, {card})"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     code, out, _ = rigbench("p2p", "-q")
     assert (code, " ".join(out.split())) == (0, f"P2P: not applicable {one}")

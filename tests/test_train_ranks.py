@@ -239,7 +239,7 @@ def four_cards(tmp_path, monkeypatch, ddp):
 
 
 def test_joules_are_those_of_every_card_that_a_rank_worked_on(four_cards, folder):
-    found = stage.run(four_cards, options(folder, "ddp"))
+    found = stage.run(four_cards, msgspec.structs.replace(options(folder, "ddp"), device="auto"))
     assert found.energy.watts == pytest.approx(220.0)
     assert found.joules_per_item == pytest.approx(220.0 / found.tokens_per_s.value)
     assert {draw.name: draw.watts for draw in found.draws} == pytest.approx({"GPUs": 220.0, "other GPUs": 20.0})

@@ -14,6 +14,7 @@ from rigbench.core import profiles
 from rigbench.core.record import Absent, Telemetry
 from rigbench.job import Interrupted, Job
 from rigbench.machine import cuda_map
+from rigbench.machine.cuda_map import Cards
 from rigbench.store import now
 from rigbench.topology import survey
 from rigbench.topology.record import Topology
@@ -34,32 +35,32 @@ def bandwidth(common: Common, options: Options) -> int:
 
 def run(job: Job, options: Options, device: str = "auto") -> Bandwidth:
     """Each part in a process of its own; one that hangs or dies is a fault, and the others go on."""
-    measuring = _Measuring(job, options, device)
-    visible = measuring.visible
+    cards = job.cards(device)
+    measuring = _Measuring(job, options, cards)
+    visible = cards.indices
     first = measuring.part(device=device)
     on_cpu = device == "cpu" or any(it.kind == "cpu" for it in first.devices)
     count = 0 if on_cpu else len(first.devices) or len(visible)
     if on_cpu and visible and device != "cpu":
         job.warn(f"the driver lists {len(visible)} GPUs and torch sees none: the CPU was measured")
-    if device == "auto" and count > 1:
+    if device in ("auto", "cuda") and count > 1:
         for index in range(1, count):
             measuring.part(device=f"cuda:{index}")
         for access in (True, False):
             measuring.part(part="peers", peer_access=access)
         return measuring.keep(peers="measured")
-    why = "one GPU: a peer copy needs two" if count == 1 else "--device asked for one GPU: a peer copy needs two"
+    why = f"{cards.why}: a peer copy needs two" if cards.hidden else "one GPU: a peer copy needs two"
     return measuring.keep(peers=Absent("the CPU was measured: there are no peers" if on_cpu else why))
 
 
 class _Measuring:
     """One answer in the making; every part is judged and kept as soon as there is one."""
 
-    def __init__(self, job: Job, options: Options, device: str) -> None:
+    def __init__(self, job: Job, options: Options, cards: Cards) -> None:
         self.job, self.started = job, time.perf_counter()
-        self.visible = () if device == "cpu" else job.visible_gpus
-        topology = self._awake() if self.visible else None
+        topology = self._awake() if cards.gpus else None
         self.gpus = topology.gpus if topology else ()
-        parts = len(self.visible) + 2 if device == "auto" and len(self.visible) > 1 else 1
+        parts = len(cards.gpus) + 2 if len(cards.gpus) > 1 else 1
         local = {str(gpu.uuid): gpu.cpu_affinity for gpu in self.gpus if isinstance(gpu.cpu_affinity, str)}
         largest = options.largest_bytes // MIB * MIB
         self.options = PartOptions(seconds=options.seconds / parts, largest_bytes=largest, local_cpus=local)
@@ -83,7 +84,7 @@ class _Measuring:
         for gpu in self.gpus:  # a neighbour on the card shares its links and its memory
             held = gpu.processes if isinstance(gpu.processes, tuple) else ()
             busy = [process for process in held if process.kind == "compute" and process.pid != os.getpid()]
-            if busy and gpu.index in self.visible:
+            if busy and gpu.index in cards.indices:
                 who = ", ".join(it.name if isinstance(it.name, str) else str(it.pid) for it in busy)
                 job.warn(f"GPU{gpu.index} is in use by {who}: rates may be lower than the rig's own")
 

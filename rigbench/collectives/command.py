@@ -54,7 +54,8 @@ def on_device(options: Options, device: str | None) -> Options:
 
 def run(job: Job, options: Options, world: World | None) -> Collectives | Skipped:
     """The ranks of this machine, or this one among others', sensors read beside them."""
-    gpus = 0 if options.device == "cpu" else len(job.visible_gpus)
+    cards = job.cards(options.device)
+    gpus = len(cards.gpus)
     count = gpus if gpus > 1 else 2
     if world:
         count = world.size
@@ -62,6 +63,7 @@ def run(job: Job, options: Options, world: World | None) -> Collectives | Skippe
         count = options.ranks
     elif gpus == 1:
         why = "one GPU: a collective needs two; --device cpu measures two ranks on the CPU, --ranks 1 the GPU alone"
+        why = f"{cards.why}, and {why}" if cards.hidden else why
         skipped = Skipped("collectives", why)
         job.keep(collectives=skipped)
         return skipped

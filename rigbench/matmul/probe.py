@@ -252,7 +252,7 @@ class _Probe:
 
     def all_devices(self) -> None:
         """The first dtype's fastest shape on every device: alone, then all at once. Only where none was asked for."""
-        if self.options.device not in ("", "auto"):
+        if self.options.device not in ("", "auto", "cuda"):
             self.fleet = Absent("one device was asked for")
             return
         count = torch.cuda.device_count() if self.kind == "cuda" else 1

@@ -18,6 +18,7 @@ Strategy = Literal["single", "ddp", "fsdp2", "fsdp2-offload", "data-parallel", "
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+SEVERAL_GPUS: tuple[Strategy, ...] = ("ddp", "fsdp2", "data-parallel", "accelerate")  # where GPUs train
 LOSS_CHUNKS = 8  # of the chunked loss, unless a number is given
 MOST_CHUNKS, MOST_BLOCKS, MOST_ACCUMULATION = 1 << 10, 1 << 12, 1 << 16
 

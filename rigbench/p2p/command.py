@@ -16,6 +16,7 @@ from rigbench.core.errors import FINE, NOTHING
 from rigbench.core.record import Absent, Tally
 from rigbench.job import Interrupted, Job
 from rigbench.machine import cuda_map, peers
+from rigbench.machine.cuda_map import Cards
 from rigbench.machine.record import GpuPair
 from rigbench.p2p import arms as p2p_arms
 from rigbench.p2p import verdict as p2p_verdict
@@ -50,14 +51,14 @@ def p2p(common: Common, options: Options) -> int:
     return code
 
 
-def run(job: Job, options: Options) -> P2p:
+def run(job: Job, options: Options, device: str | None = None) -> P2p:
     """The verdict, the speeds and the advice; what is broken is a fault."""
-    trial = _Trial(job, options)
-    visible, names = len(trial.names), ", ".join(str(gpu.name) for gpu in job.gpus)
-    if visible < 2:
+    cards = job.cards(device)
+    trial = _Trial(job, options, cards)
+    names = ", ".join(str(gpu.name) for gpu in job.gpus)
+    if len(cards.gpus) < 2:
         why = f"this machine has one ({names})" if names else "the driver lists none"
-        if visible < len(job.gpus):
-            why = f"CUDA_VISIBLE_DEVICES leaves {visible} of {len(job.gpus)} ({names})"
+        why = f"{cards.why} ({names})" if cards.hidden else "the CPU was asked for" if device == "cpu" else why
         no_advice = Absent("there is nothing to set for fewer than two GPUs")
         trial.keep(verdict="not applicable", reason=f"fewer than two GPUs: {why}", advice=no_advice)
         return trial.result
@@ -74,12 +75,12 @@ def run(job: Job, options: Options) -> P2p:
 class _Trial:
     """One answer in the making; every arm is judged and kept as soon as there is one."""
 
-    def __init__(self, job: Job, options: Options) -> None:
+    def __init__(self, job: Job, options: Options, cards: Cards) -> None:
         self.job, self.options, self.started = job, options, time.perf_counter()
-        self.names = tuple(f"GPU{index}" for index in job.visible_gpus)
+        self.names = tuple(gpu.label for gpu in cards.gpus)
         self.inherited = p2p_arms.inherited(os.environ)
         self.pairs: tuple[GpuPair, ...] = ()
-        names = tuple(str(gpu.name) for gpu in job.gpus if f"GPU{gpu.index}" in self.names)
+        names = tuple(str(gpu.name) for gpu in cards.gpus)
         self.result = P2p(devices=self.names, device_names=names)
 
     def run(self) -> None:

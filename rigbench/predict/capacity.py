@@ -15,6 +15,7 @@ from rigbench.core.profiles import GpuProfile
 from rigbench.core.record import Absent
 from rigbench.job import Job
 from rigbench.machine import host
+from rigbench.machine.cuda_map import Cards
 from rigbench.model import counts, shape
 from rigbench.model.recipe import LOSS_CHUNKS, Optimizer, Precision, Recipe, Strategy
 from rigbench.model.record import Model
@@ -32,21 +33,31 @@ DEFAULT_CONTEXT = 4096
 PREFERRED = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0)
 
 
-def predicted(job: Job, model: Model, series: Series, options: Options, on_name: str | None) -> Capacity:
+def predicted(
+    job: Job, model: Model, series: Series, options: Options, on_name: str | None, device: str | None = None
+) -> Capacity:
     """What fits; kept in the job."""
     started_at, started = now(), time.perf_counter()
-    place = target(job, on_name)
+    alone = options.strategy == "single" or options.inference
+    its = Cards() if on_name else job.cards(device).alike
+    its = its.first if alone else its
+    place = target(job, on_name, its)
     precision = arm_precision(options.precision, place)
     strategy = ("single" if place.count == 1 else "ddp") if options.strategy == "auto" else options.strategy
     if strategy != "single" and place.count == 1:
-        raise RigbenchError(
-            f"--strategy {strategy} needs several cards, and {place.name} is one", "name several, as 2xrtx-4090"
-        )
-    if place.count > 1 and (
-        strategy == "single" or options.inference
-    ):  # one card of several, with nothing to tell the others
+        why = its.why or f"{place.name} is one"
+        raise RigbenchError(f"--strategy {strategy} needs several cards, and {why}", "name several, as 2xrtx-4090")
+    if place.count > 1 and alone:  # one card of several, with nothing to tell the others
         place = msgspec.structs.replace(place, communication=cards.communication(1))
-    result = Capacity(method=METHOD, started_at=started_at, seconds=0.0, target=place, series=series.name, model=model)
+    result = Capacity(
+        method=METHOD,
+        started_at=started_at,
+        seconds=0.0,
+        target=place,
+        series=series.name,
+        model=model,
+        notes=(f"of {', '.join(gpu.label for gpu in its.gpus)}: {its.why}",) if its.gpus and its.hidden else (),
+    )
     predictor = predictor_of(job)
     job.progress.stage(f"capacity on {place.name}", 10)
     if options.inference:
@@ -79,16 +90,13 @@ def predictor_of(job: Job) -> Predictor:
     return Predictor(Traces(job.store.home / "cache" / "steps"))
 
 
-def target(job: Job, on_name: str | None) -> Target:
-    """What is predicted for: the rig named, else this machine's GPUs, else its host memory."""
+def target(job: Job, on_name: str | None, its: Cards) -> Target:
+    """What is predicted for: the rig named, else these GPUs of this machine, else its host memory."""
     if on_name is not None:
         rig = profiles.rig_named(on_name)
         return cards.of_profile(profiles.gpu(rig.gpu), rig.name, rig.count)
     try:
-        if not job.gpus:
-            return cards.of_host(host.memory(job.rig.sysfs))
-        known = job.gpus[0].profile
-        return cards.of_gpus(job.gpus, None if isinstance(known, Absent) else profiles.gpu(known))
+        return cards.of_gpus(its.gpus) if its.gpus else cards.of_host(host.memory(job.rig.sysfs))
     except ValueError as error:
         raise RigbenchError(
             f"the memory here is not known ({error})", "name hardware with --on NAME", exit_code=NOTHING
@@ -176,4 +184,4 @@ def _inference(result: Capacity, series: Series, tokens: int, predictor: Predict
         notes.append(f"beyond the {model.shape.sequence:,} positions that this model learns")
     if place.count > 1:
         notes.append(f"on one card of the {place.count}")
-    return msgspec.structs.replace(result, context_tokens=tokens, inference=rows, notes=tuple(notes))
+    return msgspec.structs.replace(result, context_tokens=tokens, inference=rows, notes=(*result.notes, *notes))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
+import msgspec
+
+from rigbench.core import profiles
 from rigbench.core.profiles import GpuProfile
 from rigbench.core.record import Absent, Figure
+from rigbench.machine.cuda_map import peak_of
 from rigbench.machine.record import Gpu, Memory
 from rigbench.predict.record import Target
 
@@ -48,31 +53,50 @@ def of_profile(gpu: GpuProfile, name: str, count: int = 1) -> Target:
     )
 
 
-def of_gpus(gpus: tuple[Gpu, ...], profile: GpuProfile | None) -> Target:
-    """The cards of this rig, as many as are alike, with what their other processes hold now taken off.
+def of_gpus(gpus: Sequence[Gpu]) -> Target:
+    """Cards of this rig that train together, what their other processes hold now taken off.
+
+    Of unlike ones the memory is the smallest one's, and the profile the slowest one's.
 
     Raises:
-        ValueError: the first card does not tell its memory.
+        ValueError: one of them does not tell its memory.
     """
-    card = gpus[0]
-    if isinstance(card.memory_total_bytes, Absent):
-        raise ValueError(card.memory_total_bytes.reason)
-    total = card.memory_total_bytes
-    alike = sum(gpu.name == card.name and gpu.memory_total_bytes == total for gpu in gpus)
-    free = usable(total / GIB)
-    if not isinstance(card.memory_used_bytes, Absent) and total - card.memory_used_bytes < free.value:
-        free = Figure(float(total - card.memory_used_bytes), "measured", "the driver's total less what is in use now")
+    rooms = [_free(gpu) for gpu in gpus]
+    card, room = min(zip(gpus, rooms, strict=True), key=lambda its: its[1].value)
+    if any(it.value != room.value for it in rooms):
+        room = msgspec.structs.replace(room, basis=f"{room.basis}, on {card.label} ({card.name}), which has the least")
+    slowest = _profile(min(gpus, key=peak_of))
+    own, known = _profile(card), [it for it in map(_profile, gpus) if it]
     return Target(
         name="this rig",
         kind="cuda",
-        gpu=profile.id if profile else Absent(f"no profile of {card.name}"),
-        count=alike,
-        memory_bytes=total,
-        usable=free,
-        context=context(profile.multiprocessors if profile else Absent("no profile")),
-        communication=communication(alike),
-        workspace_bytes=_workspace(profile.compute_capability if profile else card.compute_capability),
+        gpu=slowest.id if slowest else Absent(f"no profile of {card.name}"),
+        count=len(gpus),
+        memory_bytes=round(_total(card)),
+        usable=room,
+        context=context(own.multiprocessors if own else Absent("no profile")),
+        communication=communication(len(gpus)),
+        workspace_bytes=max(_workspace(it.compute_capability) for it in (known or gpus)),
     )
+
+
+def _profile(gpu: Gpu) -> GpuProfile | None:
+    return None if isinstance(gpu.profile, Absent) else profiles.gpu(gpu.profile)
+
+
+def _total(gpu: Gpu) -> int:
+    if isinstance(gpu.memory_total_bytes, Absent):
+        raise ValueError(gpu.memory_total_bytes.reason)
+    return gpu.memory_total_bytes
+
+
+def _free(gpu: Gpu) -> Figure:
+    """What a program finds of a card's memory now."""
+    total, used = _total(gpu), gpu.memory_used_bytes
+    free = usable(total / GIB)
+    if isinstance(used, Absent) or total - used >= free.value:
+        return free
+    return Figure(float(total - used), "measured", "the driver's total less what is in use now")
 
 
 def of_host(memory: Memory) -> Target:

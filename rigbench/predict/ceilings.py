@@ -13,6 +13,8 @@ from rigbench.core.profiles import GpuProfile, RigProfile
 from rigbench.core.record import Absent, Device, Figure
 from rigbench.dataloader.record import Dataloader
 from rigbench.document import Run
+from rigbench.machine.cuda_map import peak_of
+from rigbench.machine.record import Gpu
 from rigbench.matmul.record import Matmul
 from rigbench.predict.record import Ceilings, LinkCeiling, ProductRate
 from rigbench.topology.record import Topology
@@ -66,12 +68,19 @@ def of_gpu(gpu: GpuProfile, name: str, count: int) -> Ceilings | Absent:
     )
 
 
-def from_runs(runs: Sequence[Run]) -> Ceilings | Absent:
+def from_runs(runs: Sequence[Run], gpus: Sequence[Gpu] = ()) -> Ceilings | Absent:
     """This rig, by its stored probes, newest first; what no probe has measured comes from the card's datasheet.
 
-    Absent where neither a matmul probe with a bandwidth probe nor a datasheet says what the device can do.
+    `gpus` are those that will train; none: all that are alike. Of unlike ones the slowest counts: by what was measured
+    on such a one, else by its datasheet. Absent where neither a matmul probe with a bandwidth probe nor a datasheet
+    says what the device can do.
     """
+    slowest = min(gpus, key=peak_of) if len({gpu.name for gpu in gpus}) > 1 else None
     matmul, matmul_run = _newest(runs, "matmul", Matmul)
+    if slowest and matmul and matmul.device.name != slowest.name:
+        if isinstance(slowest.profile, Absent):
+            return Absent(f"no profile of {slowest.name}, the slowest of these cards")
+        return of_gpu(profiles.gpu(slowest.profile), f"{len(gpus)} cards as slow as {slowest.name}", len(gpus))
     bandwidth, bandwidth_run = _newest(runs, "bandwidth", Bandwidth)
     loader, loader_run = _newest(runs, "dataloader", Dataloader)
     collectives, _ = _newest(runs, "collectives", Collectives)
@@ -82,7 +91,7 @@ def from_runs(runs: Sequence[Run]) -> Ceilings | Absent:
         if not copied:
             return Absent("no stored run has measured matrix products; run `rigbench matmul`")
         device = next((device for device in copied if device.kind == "cuda"), copied[0])
-    cpu, count, card = device.kind == "cpu", _count(runs), None
+    cpu, count, card = device.kind == "cpu", len(gpus) or _count(runs), None
     if not cpu:
         memory = device.memory_total_bytes
         known = profiles.match_gpu(None, device.name, None if isinstance(memory, Absent) else memory)
@@ -100,8 +109,10 @@ def from_runs(runs: Sequence[Run]) -> Ceilings | Absent:
     fits = [it.fit for it in collectives.operations if it.operation == "all_reduce"] if collectives else []
     fit = next((fit for fit in fits if not isinstance(fit, Absent)), None)
     link = card.link if card else Absent("no stored run has fitted an all_reduce")
-    if fit:
-        link = LinkCeiling(_figure(fit.latency_seconds, "fit"), _figure(fit.bytes_per_s, "fit of all_reduce"))
+    if fit and collectives:
+        ring = 1.0 if cpu or count < 2 else _sent(collectives.world_size) / _sent(count)
+        rate = _figure(fit.bytes_per_s * ring, "fit of all_reduce")
+        link = LinkCeiling(_figure(fit.latency_seconds, "fit"), rate)
     sweep = loader.sweeps[0] if loader and loader.sweeps else None
     rests_on = [run for run in (matmul_run, bandwidth_run if isinstance(triad, Figure) else "", loader_run) if run]
     return Ceilings(
@@ -154,6 +165,11 @@ def _count(runs: Iterable[Run]) -> int:
         if isinstance(run.topology, Topology) and (gpus := run.topology.gpus):
             return sum(gpu.name == gpus[0].name for gpu in gpus)
     return 1
+
+
+def _sent(ranks: int) -> float:
+    """What a ring's rank sends for each byte that is reduced."""
+    return 2 * (ranks - 1) / ranks if ranks > 1 else 1.0
 
 
 def _link(gpu: GpuProfile, count: int) -> LinkCeiling:

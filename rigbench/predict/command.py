@@ -7,7 +7,7 @@ from rigbench.model.named import SeriesOptions
 from rigbench.predict.record import Options
 
 
-@command("on")
+@command("device", "on")
 def capacity(common: Common, model: SeriesOptions, options: Options) -> int:
     """What fits: the largest model, micro-batch and sequence, and what fills the memory. Predicted, no GPU needed.
 
@@ -30,4 +30,4 @@ def capacity(common: Common, model: SeriesOptions, options: Options) -> int:
     chosen = named.choose(model, series.models[-1].model)
     if common.on is not None:
         profiles.rig_named(common.on)
-    return common.answer(lambda job: predicted(job, chosen, series, options, common.on))
+    return common.answer(lambda job: predicted(job, chosen, series, options, common.on, common.device))

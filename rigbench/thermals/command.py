@@ -13,9 +13,9 @@ import msgspec
 
 from rigbench.command import Common, command
 from rigbench.core import stats
-from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, SensorSeries, Skipped, Telemetry
 from rigbench.job import Interrupted, Job
+from rigbench.machine.cuda_map import Cards
 from rigbench.machine.readings import LOST, Reading
 from rigbench.machine.record import Gpu
 from rigbench.machine.rig import Rig
@@ -71,21 +71,10 @@ class Lane(NamedTuple):
     gpu: Gpu | None  # what the driver knows of it, None for the CPU
 
 
-def lanes(gpus: Sequence[Gpu], order: Sequence[int], device: str) -> list[Lane]:
-    """The devices that an option names: for "auto" all visible GPUs, in CUDA's order, the CPU where there is none."""
-    by_index = {gpu.index: gpu for gpu in gpus}
-    visible = [Lane(f"GPU{index}", f"cuda:{place}", by_index[index]) for place, index in enumerate(order)]
-    if device == "cpu" or (device == "auto" and not visible):
-        return [Lane(CPU, "cpu", None)]
-    if device == "auto":
-        return visible
-    kind, _, place = device.partition(":")
-    if kind != "cuda" or (place and not place.isdigit()):
-        raise RigbenchError(f"--device {device!r} is not a device", "use cpu, cuda or cuda:N")
-    if int(place or 0) >= len(visible):
-        why = f"--device {device}: the driver shows {len(visible)} GPUs"
-        raise RigbenchError(why, "use --device cpu, or a GPU that `rigbench topology` lists", exit_code=NOTHING)
-    return [visible[int(place or 0)]]
+def lanes(cards: Cards) -> list[Lane]:
+    """The devices to be loaded: the cards, the CPU where there is none."""
+    found = [Lane(gpu.label, f"cuda:{place}", gpu) for gpu, place in zip(cards.gpus, cards.places, strict=True)]
+    return found or [Lane(CPU, "cpu", None)]
 
 
 class HeatWatch(Sampler):
@@ -147,7 +136,7 @@ def run(job: Job, options: Options, watcher: Watcher | None = None) -> Thermals 
 class _Soak:
     def __init__(self, job: Job, options: Options, watcher: Watcher | None) -> None:
         self.job, self.options, self.watcher = job, options, watcher
-        self.lanes = lanes(job.gpus, job.visible_gpus, options.device)
+        self.lanes = lanes(job.cards(options.device))
         self.seconds = 60.0 * options.minutes
         self.ended_by: HeatEndedBy | None = None
         self.because = ""

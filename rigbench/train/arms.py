@@ -10,7 +10,7 @@ from rigbench.core import profiles, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.job import Interrupted, Job
-from rigbench.machine import host
+from rigbench.machine.cuda_map import Cards
 from rigbench.model import shape
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
@@ -36,7 +36,9 @@ def run(job: Job, plan: Plan) -> None:
         RigbenchError: no profile of that name, a GPU is in use, bad input, or no variant could be measured (exit 3).
     """
     if plan.on is None and not plan.share:
-        refuse_busy(job, plan.options.device)
+        its = job.cards(plan.options.device)
+        one = all(recipe.strategy == "single" for recipe in recipes(plan.base, plan.mode, plan.cross))
+        refuse_busy(its.first if one else its)
     if plan.on is not None or plan.several:
         Table(job, plan).fill()
         return
@@ -46,12 +48,12 @@ def run(job: Job, plan: Plan) -> None:
         job.keep(findings=worst_first((*job.run.findings, *slow)))
 
 
-def refuse_busy(job: Job, device: str) -> None:
+def refuse_busy(its: Cards) -> None:
     """
     Raises:
         RigbenchError: another process computes on a GPU that would be measured.
     """
-    for gpu in () if device == "cpu" else job.gpus:
+    for gpu in its.gpus:
         listed = gpu.processes if isinstance(gpu.processes, tuple) else ()
         others = [process for process in listed if process.kind != "graphics"]
         if others:
@@ -63,24 +65,21 @@ def refuse_busy(job: Job, device: str) -> None:
             )
 
 
-def kind_of(job: Job, device: str) -> str:
-    return "cpu" if device.startswith("cpu") or not job.gpus else "cuda"
-
-
-def target_of(job: Job, device: str) -> Target | Absent:
-    """What is predicted for: the GPUs, or the host's memory."""
+def target_of(job: Job, its: Cards) -> Target | Absent:
+    """What is predicted for: these GPUs, or the host's memory."""
     try:
-        if kind_of(job, device) == "cpu":
-            return cards.of_host(host.memory(job.rig.sysfs))
-        return capacity.target(job, None)
-    except (ValueError, RigbenchError) as error:
+        return capacity.target(job, None, its)
+    except RigbenchError as error:
         return Absent(str(error))
 
 
-def stored_ceilings(job: Job, kind: str) -> Ceilings | Absent:
+def stored_ceilings(job: Job, its: Cards) -> Ceilings | Absent:
     """Of this rig's stored probes, this run's own first."""
-    its = ceilings.from_runs(job.newest(*ceilings.ROOMS))
-    return Absent(f"only a {its.kind}'s are stored") if isinstance(its, Ceilings) and its.kind != kind else its
+    kind = "cuda" if its.gpus else "cpu"
+    limits = ceilings.from_runs(job.newest(*ceilings.ROOMS), its.gpus)
+    if isinstance(limits, Ceilings) and limits.kind != kind:
+        return Absent(f"only a {limits.kind}'s are stored")
+    return limits
 
 
 class Table:
@@ -89,15 +88,19 @@ class Table:
     def __init__(self, job: Job, plan: Plan) -> None:
         self.job, self.plan, self.model, self.base = job, plan, plan.model, plan.base
         self.predictor = capacity.predictor_of(job)
-        device = plan.options.device
-        self.target: Target | Absent
+        self.cards = Cards() if plan.on else job.cards(plan.options.device)
+        self.targets: dict[bool, Target | Absent]  # by whether one card trains alone
         if plan.on is None:
-            self.kind, self.count = kind_of(job, device), slices.rank_count(job, device)
-            self.target, self.ceilings = target_of(job, device), stored_ceilings(job, self.kind)
+            its = self.cards
+            self.kind, self.count = "cuda" if its.gpus else "cpu", slices.rank_count(its)
+            self.targets = {alone: target_of(job, its.first if alone else its) for alone in (True, False)}
+            self.ceilings = {alone: stored_ceilings(job, its.first if alone else its) for alone in (True, False)}
         else:
-            rig, target = profiles.rig_named(plan.on), capacity.target(job, plan.on)
+            rig, target = profiles.rig_named(plan.on), capacity.target(job, plan.on, Cards())
             self.kind, self.count = target.kind, target.count
-            self.target, self.ceilings = target, ceilings.from_rig(rig)
+            one = msgspec.structs.replace(target, communication=cards.communication(1))
+            self.targets = {True: one if target.kind == "cuda" else target, False: target}
+            self.ceilings = dict.fromkeys((True, False), ceilings.from_rig(rig))
             several = rig.count > 1 and not plan.strategy_given
             self.base = msgspec.structs.replace(
                 plan.base,
@@ -145,16 +148,20 @@ class Table:
             self.job.progress.update(1.0, "from which size 8-bit states pay")
             self.eight_bit_from = eight_bit_pays_from(self.predictor, self.model, base.recipe, base.target)
 
+    def _target(self, recipe: Recipe) -> Target | Absent:
+        return self.targets[recipe.strategy == "single"]
+
     def _among_ranks(self, recipe: Recipe) -> Recipe:
         one = recipe.strategy in ("single", "data-parallel")
         return msgspec.structs.replace(recipe, ranks=1 if one else self.count)
 
     def _find_micro_batch(self) -> None:
-        if isinstance(self.target, Absent):
-            raise RigbenchError(f"--micro-batch auto: {self.target.reason}", "give a number", NOTHING)
-        recipe = self._predictable(msgspec.structs.replace(self.base, micro_batch=1), self.target)
+        target = self._target(self.base)
+        if isinstance(target, Absent):
+            raise RigbenchError(f"--micro-batch auto: {target.reason}", "give a number", NOTHING)
+        recipe = self._predictable(msgspec.structs.replace(self.base, micro_batch=1), target)
         if self.plan.on is not None:
-            largest = self.predictor.largest_micro_batch(self.model, recipe, self.target)
+            largest = self.predictor.largest_micro_batch(self.model, recipe, target)
             size = 1 if isinstance(largest, Absent) else largest.value
             self.base = msgspec.structs.replace(self.base, micro_batch=size)
             return
@@ -162,7 +169,7 @@ class Table:
         def measured(size: int) -> AnySlice | Skipped:
             return self._run(msgspec.structs.replace(self.base, micro_batch=size), "all")
 
-        self.search, fastest = micro_batch.find(self.model, recipe, self.predictor, self.target, measured)
+        self.search, fastest = micro_batch.find(self.model, recipe, self.predictor, target, measured)
         self.base = msgspec.structs.replace(self.base, micro_batch=self.search.chosen, precision=fastest.precision)
 
     def _default_micro_batch(self) -> int:
@@ -192,7 +199,7 @@ class Table:
         """A row, measured or predicted, or with the reason why not."""
         row = ArmRow(label=label(recipe, self.base), recipe=recipe, outcome="skipped", slice=Absent("it did not run"))
         self.rows.append(row)
-        reason = why_not(recipe, self.base, self.kind, self.count if self.plan.on else len(self.job.gpus))
+        reason = why_not(recipe, self.base, self.kind, self.count, self.cards.why)
         if self.plan.on is not None and recipe.strategy in ("data-parallel", "accelerate"):
             reason = "predicted as ddp"
         if not reason:
@@ -214,9 +221,10 @@ class Table:
 
     def _memory(self, recipe: Recipe) -> VramPrediction | Absent:
         """On each card, or of all ranks where they share the host's."""
-        if isinstance(self.target, Absent):
-            return self.target
-        return self.predictor.predict(self.model, self._predictable(recipe, self.target), self.target)
+        target = self._target(recipe)
+        if isinstance(target, Absent):
+            return target
+        return self.predictor.predict(self.model, self._predictable(recipe, target), target)
 
     def _predictable(self, recipe: Recipe, target: Target) -> Recipe:
         """With nothing left to be chosen; DataParallel's cards are predicted as ranks."""
@@ -229,15 +237,16 @@ class Table:
 
     def _time(self, recipe: Recipe) -> StepTime | Absent:
         """A step by the ceilings that this rig's probes have measured, before it is run: what they do not explain."""
-        if isinstance(self.ceilings, Absent):
-            return self.ceilings
+        limits = self.ceilings[recipe.strategy == "single"]
+        if isinstance(limits, Absent):
+            return limits
         if recipe.precision == "auto":
             return Absent("its precision is still to be chosen")
         recipe = msgspec.structs.replace(recipe, ranks=1 if recipe.strategy == "single" else self.count)
         if recipe.ranks > 1 and self.kind == "cpu":
             return Absent("ranks share this CPU")
         try:
-            return steptime.predict(self.model, recipe, self.ceilings)
+            return steptime.predict(self.model, recipe, limits)
         except RigbenchError as error:
             return Absent(str(error))
 
@@ -297,7 +306,7 @@ class Table:
             started_at=self._started_at,
             seconds=time.perf_counter() - self._started,
             model=self.model,
-            on="here" if self.plan.on is None or isinstance(self.target, Absent) else self.target.name,
+            on="here" if self.plan.on is None else profiles.rig_named(self.plan.on).name,
             rows=tuple(self.rows),
             control=self.control,
             planned_steps=Figure(planned / tokens, "predicted", verdict.PLAN)

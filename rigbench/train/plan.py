@@ -17,7 +17,7 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.model import named
 from rigbench.model.named import ModelOptions
-from rigbench.model.recipe import LOSS_CHUNKS, STRATEGIES, Recipe, RecipeOptions
+from rigbench.model.recipe import LOSS_CHUNKS, SEVERAL_GPUS, STRATEGIES, Recipe, RecipeOptions
 from rigbench.model.record import Model
 from rigbench.train.record import Factor, Options, OwnModel, ProbeOptions, TrialOptions
 from rigbench.work.ranks import World
@@ -178,8 +178,11 @@ def label(arm: Recipe, base: Recipe) -> str:
     return ", ".join(arm.differences(base).values()) or same
 
 
-def why_not(arm: Recipe, base: Recipe, kind: str, gpus: int) -> str:
-    """Why an arm cannot run on this kind of device, or with what is installed; "" where nothing speaks against it."""
+def why_not(arm: Recipe, base: Recipe, kind: str, gpus: int, why_fewer: str = "") -> str:
+    """Why an arm cannot run on this kind of device, or with what is installed; "" where nothing speaks against it.
+
+    `why_fewer`: why there are no more GPUs.
+    """
     if kind == "cpu":
         if arm.precision == "fp16" != base.precision:
             return "a CPU emulates fp16, tens of times slower; `--arms one --precision fp16` measures it"
@@ -191,8 +194,8 @@ def why_not(arm: Recipe, base: Recipe, kind: str, gpus: int) -> str:
             return "DataParallel splits batches over GPUs, and here a CPU trains"
         if arm.compiled and not any(map(shutil.which, ("g++", "clang++", "c++"))):
             return "torch.compile needs a C++ compiler on a CPU: install g++"
-    elif gpus < 2 and arm.strategy in ("ddp", "fsdp2", "data-parallel", "accelerate"):
-        return f"{arm.strategy} is for several GPUs, and here is one"
+    elif gpus < 2 and arm.strategy in SEVERAL_GPUS:
+        return f"{arm.strategy} is for several GPUs, and {why_fewer or 'here is one'}"
     if arm.optimizer.endswith("8bit") and arm.strategy.startswith("fsdp2"):
         return "bitsandbytes steps whole weights, and fsdp2 has shards"
     if arm.optimizer.endswith("8bit") and importlib.util.find_spec("bitsandbytes") is None:

@@ -18,9 +18,11 @@ from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.job import Interrupted, Job
 from rigbench.machine import host
+from rigbench.machine.cuda_map import Cards
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import Sysfs
 from rigbench.matmul.record import Matmul
+from rigbench.model.recipe import SEVERAL_GPUS
 from rigbench.store import Store
 from rigbench.train.record import AnySlice, Compile, Options, OwnModel, OwnSlice, Slice, TrialOptions
 from rigbench.work import power, process, ranks, telemetry
@@ -38,17 +40,32 @@ T = TypeVar("T", bound=AnySlice)
 
 
 def run(
-    job: Job, options: Options, watts: WattOptions = NOTHING_DECLARED, world: World | None = None
+    job: Job,
+    options: Options,
+    watts: WattOptions = NOTHING_DECLARED,
+    world: World | None = None,
+    its: Cards | None = None,
 ) -> AnySlice | Skipped:
     """One slice, sensors read beside it, compared with datasheet and measured matmul; kept in the job.
+
+    On `its` cards; by default on those that `--device` names.
 
     Raises:
         Interrupted: the user said stop; the steps so far are saved.
         RigbenchError: bad token data, no device for a rank, or a model that does not fit.
     """
+    strategy, asked = options.recipe.strategy, job.cards(options.device)
     options, environment = prepared(job, options)
-    if options.recipe.strategy not in ONE_PROCESS:
-        return _in_ranks(job, options, environment, watts, world)
+    if its is None and strategy == "single" and asked.is_mixed:  # the one that was checked and predicted, by its UUID
+        its = asked.first
+    if its and its.environment:
+        options, environment = msgspec.structs.replace(options, device="cuda:0"), {**environment, **its.environment}
+    its = its or asked
+    if len(its.gpus) == 1 and strategy in SEVERAL_GPUS and world is None:
+        what = f"--strategy {strategy} is for several GPUs, and {its.why or 'here is one'}"
+        raise RigbenchError(what, "use --strategy single", NOTHING)
+    if strategy not in ONE_PROCESS:
+        return _in_ranks(job, options, environment, watts, world, its)
     made = OwnSlice if isinstance(options.model, OwnModel) else Slice
     with _kernel_cache(options) as caches:
         environment = {**environment, **caches}
@@ -86,7 +103,7 @@ def prepared(job: Job, options: Options) -> tuple[Options, Mapping[str, str]]:
     options = msgspec.structs.replace(options, cache=str(job.store.home / "cache"), host_name=socket.gethostname())
     if any(key.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for key in os.environ):
         return msgspec.structs.replace(options, host_allocator="set by the user"), {}
-    if options.device == "cpu" or not job.gpus:
+    if not job.cards(options.device).gpus:
         return msgspec.structs.replace(options, host_allocator="keeps memory"), process.KEEP_MEMORY
     return options, {}
 
@@ -137,10 +154,11 @@ def tried(job: Job, options: TrialOptions) -> OwnModel:
 
 
 def _in_ranks(
-    job: Job, options: Options, environment: Mapping[str, str], watts: WattOptions, world: World | None
+    job: Job, options: Options, environment: Mapping[str, str], watts: WattOptions, world: World | None, its: Cards
 ) -> AnySlice | Skipped:
     """The slice of all ranks: all of this machine's, or this process as one of torchrun's."""
-    count, strategy = world.size if world else rank_count(job, options.device), options.recipe.strategy
+    count, strategy = world.size if world else rank_count(its), options.recipe.strategy
+    environment = environment if world else {**environment, **its.environment}
     job.progress.stage(f"train-probe {options.model.name}, {strategy}, {count} ranks", 40)
     outcome, sensors = job.undisturbed(
         "slices",
@@ -156,7 +174,7 @@ def _in_ranks(
     result: Slice | Skipped = outcome.result or Skipped("train", outcome.reason or "no rank came to a step")
     if isinstance(result, Slice):
         result = msgspec.structs.replace(result, telemetry=sensors)
-        result = completed(job, result, watts, _cards(job, result, count))
+        result = completed(job, result, watts, _cards(its, result, count))
         if world and int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) < world.size:
             result = _of_many_hosts(result, watts)
         if outcome.ended in ("died", "hung"):
@@ -167,9 +185,9 @@ def _in_ranks(
     return result
 
 
-def rank_count(job: Job, device: str) -> int:
-    """As many as there are GPUs to be seen, or two on a CPU."""
-    return CPU_RANKS if device.startswith("cpu") or not job.gpus else max(1, len(job.visible_gpus))
+def rank_count(its: Cards) -> int:
+    """A rank a GPU, or two on a CPU."""
+    return len(its.gpus) or CPU_RANKS
 
 
 def started(
@@ -209,12 +227,11 @@ def follow(options: Options, world: World, home: Path) -> int:
     return FAULT if outcome.ended in ("died", "hung") else FINE
 
 
-def _cards(job: Job, result: Slice, count: int) -> tuple[str, ...]:
+def _cards(its: Cards, result: Slice, count: int) -> tuple[str, ...]:
     """The UUIDs of this machine's GPUs that its ranks worked on; none on a CPU, or where that cannot be told."""
     if result.device.kind != "cuda":
         return ()
-    uuids = {gpu.index: gpu.uuid for gpu in job.gpus}
-    worked = [uuids[index] for index in job.visible_gpus[:count]]
+    worked = [gpu.uuid for gpu in its.gpus[:count]]
     return tuple(uuid for uuid in worked if isinstance(uuid, str)) if result.device.uuid in worked else ()
 
 
