@@ -37,7 +37,7 @@ def test_one_rank_under_torchrun_makes_the_steps_of_a_single_process(strategy, s
     """One GPU is enough: the wrapping, NCCL's group and gloo beside it, with nobody to exchange with."""
     found = slice_of(tmp_path, strategy, "--micro-batch", "4", torchrun=True)
     with capsys.disabled():
-        print(f"{strategy:14} {found['tokens_per_s']['value']:12,.0f} of {single['tokens_per_s']['value']:12,.0f}")
+        print(f"{strategy:14} {found['items_per_s']['value']:12,.0f} of {single['items_per_s']['value']:12,.0f}")
     assert (found["device"]["kind"], found["recipe"]["ranks"]) == ("cuda", 1)
     both = min(8, len(found["steps"]["loss"]), len(single["steps"]["loss"]))
     assert found["steps"]["loss"][:both] == pytest.approx(single["steps"]["loss"][:both], rel=1e-3)

@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from one_shot.main import TINY, ceilings
+from one_shot.main import ceilings
 from one_shot.piece import Piece, read
 
 SIDES = tuple(range(1024, 16385, 1024))
@@ -52,8 +52,10 @@ def main() -> int:
     piece = Piece("ceiling")
     found = ceilings(read(piece.out / "run.json"))
     if not found:  # the main job did not get so far
-        words = TINY if piece.tiny else ("matmul", "--dtypes", "bf16", "--seconds", "10s", "--hot-seconds", "3s")
-        found = ceilings(piece.rigbench(*words)[0])
+        size = ("--params", "5M", "--micro-batch", "1") if piece.tiny else ()
+        found = ceilings(
+            piece.rigbench("matmul", *size, "--dtypes", "bf16", *["--seconds", "10s", "--hot-seconds", "3s"])[0]
+        )
     torch.backends.cuda.matmul.allow_tf32 = False
     plan = [("bf16", torch.bfloat16, (64, 128) if piece.tiny else SIDES)]
     if not piece.tiny and "fp32" in found:

@@ -6,13 +6,13 @@ import re
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from one_shot.piece import Piece, last, value, write
+from one_shot.piece import RIGBENCH, Piece, last, value, write
 
 COMMAND = ("run", "--quick")
-# A fake card is slow: one room stands for all of them there.
-TINY = ("matmul", "--params", "5M", "--micro-batch", "1", "--dtypes", "bf16", "--seconds", "6s", "--hot-seconds", "1s")
+SMALL = Path(__file__).parents[2] / "fakecuda/small_run.py"  # the same, with a tenth of the seconds and small models
 ROOMS = ("topology", "bandwidth", "p2p", "collectives", "matmul", "dataloader", "budget")
 FINDING = re.compile(r"\(([a-z0-9]+(?:-[a-z0-9]+)+)\)$")  # a fault of the rig ends with its code, one of ours does not
 
@@ -52,12 +52,11 @@ def ours(errors: str) -> list[str]:
 def main() -> int:
     piece = Piece("main")
     began = time.monotonic()
-    command = TINY if piece.tiny else COMMAND
-    run, code, errors = piece.rigbench(*command)
+    run, code, errors = piece.rigbench(*COMMAND, start=(str(SMALL),) if piece.tiny else RIGBENCH)
     seconds = time.monotonic() - began
     write(piece.out / "run.json", run)
-    piece.row(command=" ".join(command), exit=code, seconds=seconds, rooms=rooms(run), ceilings=ceilings(run))
-    piece.learn(f"rigbench {' '.join(command)}: exit {code} after {seconds:.0f} s")
+    piece.row(command=" ".join(COMMAND), exit=code, seconds=seconds, rooms=rooms(run), ceilings=ceilings(run))
+    piece.learn(f"rigbench {' '.join(COMMAND)}: exit {code} after {seconds:.0f} s")
     for line in errors.splitlines():
         if "fault: " in line or "warning: " in line:
             piece.learn(line)

@@ -13,9 +13,12 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+RIGBENCH = ("-m", "rigbench")
+RANK = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", *RIGBENCH)  # one, under torchrun
 LAST_SECONDS = 4.0  # from the request to stop to the end by force, and a little less
 
 
@@ -57,13 +60,12 @@ class Piece:
         self.keep(seconds=time.monotonic() - self.began)
         return 1 if self.kept["off"] else 0
 
-    def rigbench(self, *words: str, home: str = "home", torchrun: bool = False) -> tuple[dict[str, Any], int, str]:
+    def rigbench(self, *words: str, start: Sequence[str] = RIGBENCH) -> tuple[dict[str, Any], int, str]:
         """(the run's document, exit code, what it said on standard error); no document: {}."""
-        return finished(self.started(*words, home=home, torchrun=torchrun))
+        return finished(self.started(*words, start=start))
 
-    def started(self, *words: str, home: str = "home", torchrun: bool = False) -> subprocess.Popen[str]:
-        ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"] if torchrun else []
-        command = [sys.executable, *ranks, "-m", "rigbench", *words, "--json", "--home", str(self.out / home)]
+    def started(self, *words: str, start: Sequence[str] = RIGBENCH, home: str = "home") -> subprocess.Popen[str]:
+        command = [sys.executable, *start, *words, "--json", "--home", str(self.out / home)]
         print("+", " ".join(command), flush=True)
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

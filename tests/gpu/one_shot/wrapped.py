@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from one_shot.piece import Piece, finished, last
+from one_shot.piece import RANK, RIGBENCH, Piece, finished, last
 
 SIZE = ("--params", "15M", "--micro-batch", "4", "--seconds", "4s")
 TINY = ("--layers", "2", "--width", "64", "--vocab", "512", "--seq", "32", "--micro-batch", "2", "--seconds", "1s")
@@ -29,7 +29,8 @@ def main() -> int:
     names = ("plain", "fsdp2", "adamw8bit") if piece.tiny else tuple(ARMS)
     words = ("train-probe", *(TINY if piece.tiny else SIZE), "--arms", "one", "--precision", "fp32", "--share")
     started = {
-        name: piece.started(*words, *ARMS[name][0], torchrun=ARMS[name][1], home=f"home-{name}") for name in names
+        name: piece.started(*words, *ARMS[name][0], start=RANK if ARMS[name][1] else RIGBENCH, home=f"home-{name}")
+        for name in names
     }
     plain: list[float] = []
     for name, process in started.items():
