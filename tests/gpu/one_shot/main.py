@@ -43,6 +43,15 @@ def slices(run: dict[str, Any]) -> Iterable[str]:
             yield f"{one['model']['name']} ({how}): {rate:,.0f} tokens/s" + (f", MFU {mfu:.3f}" if mfu else "")
 
 
+def disturbances(run: dict[str, Any]) -> list[str]:
+    """What else the machine did beside the probes: a line a room, every attempt."""
+    found = {}
+    for one in run.get("disturbances", []):
+        for sentence in one["evidence"]:
+            found[f"{one['room']} was disturbed: {sentence}"] = None
+    return list(found)
+
+
 def ours(errors: str) -> list[str]:
     """The faults among the lines on standard error that are not findings about the rig."""
     faults = [line.partition("fault: ")[2] for line in errors.splitlines() if "fault: " in line]
@@ -60,6 +69,8 @@ def main() -> int:
     for line in errors.splitlines():
         if "fault: " in line or "warning: " in line:
             piece.learn(line)
+    for line in disturbances(run):
+        piece.learn(line)
     for line in slices(run):
         piece.learn(line)
     if not run or code not in (0, 1) or ours(errors):

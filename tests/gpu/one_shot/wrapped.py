@@ -10,7 +10,7 @@ import sys
 
 from one_shot.piece import RANK, RIGBENCH, Piece, finished, last
 
-SIZE = ("--params", "15M", "--micro-batch", "4", "--seconds", "4s")
+SIZE = ("--params", "15M", "--micro-batch", "4", "--seconds", "3s")
 TINY = ("--layers", "2", "--width", "64", "--vocab", "512", "--seq", "32", "--micro-batch", "2", "--seconds", "1s")
 # Name: its words, whether under torchrun, and how far its first losses may lie from the plain ones, as a share.
 ARMS = {
@@ -27,7 +27,16 @@ FIRST = 8  # losses to compare
 def main() -> int:
     piece = Piece("wrapped")
     names = ("plain", "fsdp2", "adamw8bit") if piece.tiny else tuple(ARMS)
-    words = ("train-probe", *(TINY if piece.tiny else SIZE), "--arms", "one", "--precision", "fp32", "--share")
+    words = (
+        "train-probe",
+        *(TINY if piece.tiny else SIZE),
+        "--arms",
+        "one",
+        "--precision",
+        "fp32",
+        "--share",
+        "--keep-disturbed",
+    )
     started = {
         name: piece.started(*words, *ARMS[name][0], start=RANK if ARMS[name][1] else RIGBENCH, home=f"home-{name}")
         for name in names
