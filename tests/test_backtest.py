@@ -20,7 +20,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.job import Job
 from rigbench.logs import rules
-from rigbench.logs.rules import LogRow, Reading
+from rigbench.logs.stretches import LogRow, Reading
 from rigbench.machine.rig import Rig
 
 FACTS = LogFacts("log.csv", "abc", "CSV", 0, (), (), (), ())

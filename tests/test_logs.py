@@ -9,20 +9,20 @@ from written_logs import WRITERS, Training, steady
 
 from rigbench.backtest import verdict
 from rigbench.core.errors import RigbenchError
-from rigbench.logs import rules, scan, source
+from rigbench.logs import rules, scan, source, stretches
 
 
 def text_of(name: str, training: Training) -> str:
     return "\n".join(WRITERS[name][0](training)) + "\n"
 
 
-def read(text: str | bytes, tokens: float | None = None, columns: dict[str, str] | None = None) -> rules.Reading:
+def read(text: str | bytes, tokens: float | None = None, columns: dict[str, str] | None = None) -> stretches.Reading:
     raw = text if isinstance(text, bytes) else text.encode()
     return rules.read(scan.scan(source.text_of(raw, "a.log"), "a.log"), columns or {}, tokens, "a.log")
 
 
-def rate(reading: rules.Reading) -> float:
-    return verdict.steady(rules.stretches(reading), "a.log").rate.value
+def rate(reading: stretches.Reading) -> float:
+    return verdict.steady(stretches.between_rows(reading), "a.log").rate.value
 
 
 def declared(name: str, training: Training) -> float | None:
@@ -52,7 +52,7 @@ def test_evaluations_between_and_a_slow_start_do_not_bend_the_rate(name):
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_hours_are_those_of_all_steps_not_of_the_printed_ones(name):
     training = steady(steps=200)
-    made = rules.stretches(read(text_of(name, training), declared(name, training)))
+    made = stretches.between_rows(read(text_of(name, training), declared(name, training)))
     if name != "torchtune":  # tells no time
         assert sum(it.seconds for it in made) == pytest.approx(sum(training.seconds), rel=0.06)
     assert sum(it.steps for it in made) == pytest.approx(200, abs=11)

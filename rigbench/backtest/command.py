@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rigbench.budget.record import Rate
     from rigbench.document import Run
     from rigbench.job import Job
-    from rigbench.logs.rules import Reading
     from rigbench.logs.scan import Raw
+    from rigbench.logs.stretches import Reading
 
 
 @command()
@@ -137,7 +137,7 @@ def _is_events(path: Path) -> bool:
 
 def _own(run: Run, model: str) -> Reading:
     """The steady steps of a longer slice of the same model."""
-    from rigbench.logs.rules import LogRow, Reading
+    from rigbench.logs.stretches import LogRow, Reading
     from rigbench.train.record import Slice
 
     slices = [item for item in run.slices if isinstance(item, Slice) and item.model.name == model]

@@ -45,7 +45,9 @@ class LogFacts(Record, frozen=True):
     batch_changes: tuple[tuple[int, float], ...]  # (step, tokens a step from there on)
     reading: tuple[str, ...] = ()  # what its numbers were taken for
     warmup: int = 0  # slow stretches at its start that were left out, besides the first
+    jumps: int = 0  # stretches over which the step count jumped faster than any training, left out
     breaks: int = 0  # stretches with an evaluation or a checkpoint in them, left out
+    breaks_within: int = 0  # and those that are in the rate, since hardly any is without
 
 
 class Backtest(Record, frozen=True):

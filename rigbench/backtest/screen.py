@@ -46,6 +46,10 @@ def _lines(result: Backtest) -> Iterator[tuple[str, str]]:
         yield "hours", f"{_range(result.hours_predicted)} predicted for these tokens, {took}"
     if log.warmup:
         yield "in the log", f"{log.warmup} slow stretches more at its start, left out of the rate"
+    if log.breaks_within:
+        yield "in the log", f"{log.breaks_within} stretches with an evaluation or a checkpoint are in the rate"
+    if log.jumps:
+        yield "in the log", f"the step count jumped {log.jumps} times, left out of the rate"
     if log.breaks:
         yield "in the log", f"{log.breaks} stretches with an evaluation or a checkpoint, left out of the rate"
     if log.pauses:

@@ -15,12 +15,12 @@ from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
-from rigbench.logs import rules
-from rigbench.logs.rules import Reading, Stretch
+from rigbench.logs import stretches
+from rigbench.logs.stretches import Reading, Stretch
 
 PAUSE_FACTOR = 10.0  # a stretch this many times slower than the usual is no training: sleep, a crash, a long evaluation
 WARM = 1.5  # times the usual: above it, stretches at the start still compile or warm up
-BREAK_SHARE = 1.05  # times the usual, with an evaluation or a checkpoint before it: it is in that stretch
+JUMP_FACTOR = 3.0  # a stretch this many times faster than the usual was not trained: a resumed run's count jumped
 SAME_BATCH = 0.01
 FEWEST_STRETCHES = 3
 MOST_NAMED = 100
@@ -29,15 +29,15 @@ MOST_NAMED = 100
 def compare(run_id: str, model: str, predicted: Rate, reading: Reading, log: LogFacts, started_at: str) -> Backtest:
     """One log against one stated rate."""
     rows = reading.rows
-    stretches = rules.stretches(reading)
-    measured = steady(stretches, log.name)
+    parts = stretches.between_rows(reading)
+    measured = steady(parts, log.name)
     actual = measured.rate
     bad_losses = tuple(row.step for row in rows if row.loss is not None and not math.isfinite(row.loss))
     timed = [row for row in rows if (row.at_seconds, row.step_seconds, row.tokens_per_s) != (None, None, None)]
-    clocked = rules.by_clock(reading)
+    clocked = stretches.by_clock(reading)
     whole = math.fsum(s.tokens for s in clocked), math.fsum(s.seconds for s in clocked)
     only_rates = not any(row.step_seconds is not None or row.at_seconds is not None for row in rows)
-    tokens = math.fsum(s.tokens for s in stretches)
+    tokens = math.fsum(s.tokens for s in parts)
     stated = predicted.tokens_per_s
     untold = Absent("the log has no times, only rates")
     return Backtest(
@@ -51,10 +51,12 @@ def compare(run_id: str, model: str, predicted: Rate, reading: Reading, log: Log
             pauses=tuple((s.step, s.seconds) for s in measured.pauses),
             resets=tuple(b.step for a, b in pairwise(timed) if b.step < a.step)[:MOST_NAMED],
             non_finite_losses=bad_losses[:MOST_NAMED],
-            batch_changes=_batch_changes(stretches)[:MOST_NAMED],
+            batch_changes=_batch_changes(parts)[:MOST_NAMED],
             reading=reading.said,
             warmup=measured.warmup,
             breaks=measured.breaks,
+            breaks_within=measured.breaks_within,
+            jumps=measured.jumps,
         ),
         predicted=predicted,
         actual_tokens_per_s=actual,
@@ -74,24 +76,28 @@ class Steady(NamedTuple):
     rate: Estimate
     counted: list[Stretch]
     pauses: list[Stretch]
+    jumps: int
     warmup: int
     breaks: int
+    breaks_within: int
 
 
-def steady(stretches: Sequence[Stretch], name: str) -> Steady:
+def steady(parts: Sequence[Stretch], name: str) -> Steady:
     """Total tokens over total seconds of a log's stretches without its start, its pauses and its evaluations."""
-    if len(stretches) < FEWEST_STRETCHES + 1:
+    if len(parts) < FEWEST_STRETCHES + 1:
         raise RigbenchError(
-            f"{name} has {len(stretches)} usable stretches between steps; {FEWEST_STRETCHES + 1} are needed",
+            f"{name} has {len(parts)} usable stretches between steps; {FEWEST_STRETCHES + 1} are needed",
             "give a longer log",
             exit_code=NOTHING,
         )
-    usual = stats.median([s.seconds / s.tokens for s in stretches])  # a token's, since batches may grow
-    pauses = [s for s in stretches if s.seconds / s.tokens > PAUSE_FACTOR * usual]
-    rest = [s for s in stretches[1:] if s not in pauses]  # the first holds compilation and first allocations
+    usual = stats.median([s.seconds / s.tokens for s in parts])  # a token's, since batches may grow
+    pauses = [s for s in parts if s.seconds / s.tokens > PAUSE_FACTOR * usual]
+    jumps = [s for s in parts if s.seconds / s.tokens < usual / JUMP_FACTOR]
+    odd = {*pauses, *jumps}
+    rest = [s for s in parts[1:] if s not in odd]  # the first holds compilation and first allocations
     warmup = next((i for i, s in enumerate(rest) if s.seconds / s.tokens < WARM * usual), 0)
     warmup = min(warmup, len(rest) // 3)
-    plain = [s for s in rest[warmup:] if not (s.after_break and s.seconds / s.tokens > BREAK_SHARE * usual)]
+    plain = [s for s in rest[warmup:] if not s.after_break]
     counted = plain if len(plain) >= FEWEST_STRETCHES and 3 * len(plain) >= len(rest) else rest[warmup:]
     if len(counted) < FEWEST_STRETCHES:
         raise RigbenchError(f"{name} is mostly pauses", "give a log of steady training", exit_code=NOTHING)
@@ -99,7 +105,8 @@ def steady(stretches: Sequence[Stretch], name: str) -> Steady:
     mean = math.fsum(s.tokens for s in counted) / len(counted)
     spread = stats.rate_estimate(mean, [s.seconds / s.tokens * mean for s in counted])
     total = math.fsum(s.tokens for s in counted) / math.fsum(s.seconds for s in counted)
-    return Steady(spread * (total / spread.value), counted, pauses, warmup, len(rest) - warmup - len(counted))
+    breaks, within = len(rest) - warmup - len(counted), sum(s.after_break for s in counted)
+    return Steady(spread * (total / spread.value), counted, pauses, len(jumps), warmup, breaks, within)
 
 
 def _batch_changes(stretches: Sequence[Stretch]) -> tuple[tuple[int, float], ...]:

@@ -42,7 +42,7 @@ class Format(NamedTuple):
     tells: str  # what is taken from it, for people
     means: Mapping[str, Meaning] = {}  # where a name means another thing here
     sign: str = ""  # what stands in its first lines
-    factors: Mapping[str, float] = {}  # the unit of a number that shows none
+    even: bool = False  # every step has as many tokens; the rate that is shown is smoothed
 
 
 HF_BAR = "tqdm's bar counts optimizer steps and shows the time since the start"
@@ -67,6 +67,7 @@ FORMATS = (
         "step   31/90 | loss 3.512000 (+0.10z)| norm 0.9100 (-0.20z)| lr 6.00e-04 | 51.20 ms | 55.0% bf16 MFU"
         " | 80000 tok/s",
         "step; its own time, in ms; tok/s of all devices, smoothed over about 20 steps",
+        even=True,
     ),
     Format(
         "modded-nanogpt",

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 from rigbench.core import stats, units
 from rigbench.core.errors import NOTHING, RigbenchError
@@ -14,11 +13,11 @@ from rigbench.logs import scan
 from rigbench.logs.formats import Format, Meaning, factor, known, meaning
 from rigbench.logs.scan import Item, Raw, Row
 from rigbench.logs.source import lines_of
+from rigbench.logs.stretches import TOO_COARSE, LogRow, Reading
 
 APART = 1.2  # two readings of one quantity that differ by more contradict each other
 EVEN = 0.03  # tokens of steps that differ by less are one count
 MANY_RESETS = 0.1  # of the rows: no restarts, but rows in no order
-COARSE = 20  # a stretch lasts at least as many times what the clock's last digit stands for
 ROLES: dict[str, Meaning] = {
     "step": "step", "at_seconds": "clock", "step_seconds": "own time", "step_milliseconds": "own time",
     "tokens": "tokens", "tokens_per_s": "rate", "loss": "loss",
@@ -44,40 +43,6 @@ TOKENS_AT_THE_HEAD = re.compile(
 )
 SEQUENCE_AT_THE_HEAD = re.compile(r"^(?:seq(?:uence)?[ _]len(?:gth)?|block_size|max_seq_len(?:gth)?)$")
 EVALUATION = re.compile(r"(?:^|[^a-z])(?:eval|val|valid|validation|test)(?![a-z])")
-ASK_TOKENS = "give --tokens-per-step N"
-
-
-class LogRow(NamedTuple):
-    """One logged step; None is what the log does not tell."""
-
-    step: int
-    at_seconds: float | None = None  # a clock of any origin
-    step_seconds: float | None = None  # a step's time at this row: its own, or the mean since the row before
-    tokens: float | None = None  # all seen so far
-    tokens_per_s: float | None = None
-    loss: float | None = None  # NaN or infinite where it was
-    after_break: bool = False  # an evaluation, a checkpoint or the like stands before it
-
-
-class Stretch(NamedTuple):
-    """From one logged step to the next."""
-
-    step: int  # at its end
-    seconds: float
-    tokens: float
-    steps: int
-    after_break: bool = False
-
-
-class Reading(NamedTuple):
-    """A log as it is understood. `said` tells how, for people."""
-
-    format: str
-    rows: Sequence[LogRow]
-    tokens_per_step: float | None
-    resolution_seconds: float = 0.0
-    said: tuple[str, ...] = ()
-    of_one_device: bool = False  # the rate is that of one device, and how many there were is not known
 
 
 def read(raw: Raw, columns: Mapping[str, str], tokens_per_step: float | None = None, name: str = "the log") -> Reading:
@@ -241,6 +206,8 @@ class _Reader:
         broken = False
         for row in self.raw.rows:
             if step in row.items and _is_count(row.items[step].value):
+                if step == "bar" and not row.items[step].value:
+                    continue  # drawn before the first step; a resumed run's bar jumps from there
                 new = not rows or row.items[step].value != rows[-1].items[step].value
                 rows.append(row._replace(after_break=True) if broken and new else row)
                 broken = broken and not new
@@ -349,34 +316,35 @@ class _Reader:
     def _summed(self, key: str, micro: str) -> list[float | None]:
         """Times of a step's micro-batches added up; rows become one a step."""
         times, counts = self._column(key), self._column(micro)
-        groups: dict[int, list[int]] = {}
+        groups: list[list[int]] = []
         for index, at in enumerate(self.steps):
-            groups.setdefault(at, []).append(index)
-        inner = list(groups.items())[1:-1]
-        span = [
-            b - a
-            for (_, x), (_, y) in pairwise(groups.items())
-            if (a := counts[x[-1]]) is not None and (b := counts[y[-1]]) is not None
-        ]
-        per_step = round(stats.median(span)) if span else 0
-        whole = {
-            at: math.fsum(times[i] or math.nan for i in indices)
-            for at, indices in inner
+            if index and at == self.steps[index - 1]:
+                groups[-1].append(index)
+            else:
+                groups.append([index])
+        ends = [counts[indices[-1]] or 0.0 for indices in groups]
+        per_step = round(stats.median([b - a for a, b in pairwise(ends) if b > a] or [0.0]))
+        whole = [
+            math.fsum(times[i] or math.nan for i in indices)
             if len(indices) == per_step and all((counts[j] or 0) - (counts[i] or 0) == 1 for i, j in pairwise(indices))
-        }
+            else None
+            for indices in groups
+        ]
+        whole[0] = whole[-1] = None  # a step of which only a part may be there
         clocked = any(row.clock for row in self.rows) or self._key("clock", "train clock") is not None
-        if not whole and not clocked:
+        if not any(whole) and not clocked:
             raise RigbenchError(
                 f"{_shown(key)} is the time of one micro-batch of {per_step}, and not all of a step's are printed",
                 "hand back the log that has all of them, or a clock (litgpt's metrics.csv)", NOTHING,
             )  # fmt: skip
-        if whole:
+        if any(whole):
             self.said.append(f"step time from {_shown(key)}, that of {per_step} micro-batches each added up")
-        last = [indices[-1] for indices in groups.values()]
-        breaks = [any(self.rows[i].after_break for i in indices) for indices in groups.values()]
-        self.rows = [self.rows[i]._replace(after_break=its) for i, its in zip(last, breaks, strict=True)]
-        self.steps = list(groups)
-        return [whole.get(at) for at in self.steps]
+        breaks = [any(self.rows[i].after_break for i in indices) for indices in groups]
+        self.steps = [self.steps[indices[-1]] for indices in groups]
+        self.rows = [
+            self.rows[indices[-1]]._replace(after_break=it) for indices, it in zip(groups, breaks, strict=True)
+        ]
+        return whole
 
     def _clock(self) -> tuple[list[float | None], float]:
         """The finest clock, of training alone where there is one, and what its last digit stands for."""
@@ -420,9 +388,9 @@ class _Reader:
         ]
         between = [(b[1] - a[1], b[0] - a[0], b[2]) for a, b in pairwise(points) if b[0] > a[0] and b[1] >= a[1]]
         span = math.fsum(seconds for seconds, _, _ in between)
-        if not mine or not between or span < COARSE * resolution or span <= 0:
+        if not mine or not between or span < TOO_COARSE * resolution or span <= 0:
             return own
-        plain = [it for it in between if not it[2]] or between
+        plain = [it for it in between[1:] if not it[2]] or between  # in the first is compilation
         # Whole seconds of short steps: only sums tell, and where pauses are among them only the usual stretch does.
         usual = stats.median([seconds / steps for seconds, steps, _ in plain])
         if resolution > usual * stats.median([float(steps) for _, steps, _ in plain]) / 10:
@@ -462,11 +430,13 @@ class _Reader:
             ups = [(b[1] - a[1], b[0] - a[0]) for a, b in pairwise(points) if b[0] > a[0]]
             if key is None or len(points) < 2:
                 continue
-            if ups and all(it[0] >= 0 for it in ups) and any(it[0] > 0 for it in ups):
+            down = sum(it[0] < 0 for it in ups)
+            ups = [it for it in ups if it[0] >= 0] if down <= max(1, len(ups) / 10) else []
+            if any(it[0] > 0 for it in ups):
                 told.append((f"{_shown(key)}", math.fsum(it[0] for it in ups) / sum(it[1] for it in ups)))
                 if wanted == "tokens" or not of_all:
                     seen = column
-            elif all(it[1] == 1 for it in ups):
+            elif ups and all(it[1] == 1 for it in ups):
                 told.append((f"{_shown(key)} of each step", stats.median([it for _, it in points])))
         if (key := self._key("step tokens")) is not None:
             of_all.append((_shown(key), stats.median([it for it in self._column(key) if it is not None])))
@@ -485,7 +455,8 @@ class _Reader:
         rate_key, device_key = self._key("rate"), self._key("device rate")
         rate = self._column(rate_key)
         if rate_key is not None and seconds:
-            of_all.append((_shown(rate_key), _middle(rate) * seconds))
+            late = rate[len(rate) // 2 :] if self.format and self.format.even else rate  # a slow start is smoothed away
+            of_all.append((_shown(rate_key), _middle(late) * seconds))
         if device_key is not None and seconds:
             of_one.append((_shown(device_key), _middle(self._column(device_key)) * seconds))
         return self._judged(own, seen, of_all, of_one, rate, rate_key, device_key, seconds, batch)
@@ -493,6 +464,8 @@ class _Reader:
     def _even(self, rate: Sequence[float | None], own: Sequence[float | None]) -> bool:
         """Whether rates and times of steps tell one and the same count of tokens for each."""
         products = [a * b for a, b in zip(rate, own, strict=True) if a and b]
+        if self.format and self.format.even:
+            return True
         return not products or stats.quantile(products, 0.75) - stats.quantile(products, 0.25) < EVEN * stats.median(
             products
         )
@@ -563,101 +536,12 @@ class _Reader:
             )
         if not seconds:
             self._refuse_without_time()
-        cure = f"give --tokens-per-step N, {batch[0]:,.0f} x the sequence's length" if batch else ASK_TOKENS
+        cure = (
+            f"give --tokens-per-step N, {batch[0]:,.0f} x the sequence's length"
+            if batch
+            else "give --tokens-per-step N"
+        )
         raise RigbenchError("the log does not tell how many tokens a step has", cure)
-
-
-# ------------------------------------------------------------------------------------------------------- stretches
-
-
-def stretches(reading: Reading) -> list[Stretch]:
-    """Training between rows: from each row's own time, else from the clock, else from rates alone (a second each)."""
-    rows = reading.rows
-    owning = sum(row.step_seconds is not None for row in rows)
-    clocked = sum(row.at_seconds is not None for row in rows)
-    told = (row.tokens is not None or row.tokens_per_s is not None for row in rows)
-    if reading.tokens_per_step is None and rows and not any(told) and (owning or clocked):
-        raise RigbenchError("the log does not tell how many tokens a step has", ASK_TOKENS)
-    if owning >= max(1, len(rows) / 2):
-        return _by_own_time(reading)
-    if clocked > len(rows) / 2:
-        return by_clock(reading)
-    if owning:
-        return _by_own_time(reading)
-    if rows and not any(row.tokens_per_s for row in rows):
-        raise RigbenchError("the log does not tell how long its steps took", "name the column or group of the time")
-    gaps = _gaps(rows)
-    return [
-        Stretch(row.step, float(gap), row.tokens_per_s * gap, gap, row.after_break)
-        for row, gap in zip(rows, gaps, strict=True)
-        if row.tokens_per_s and gap > 0
-    ]
-
-
-def _gaps(rows: Sequence[LogRow]) -> list[int]:
-    """Steps that each row stands for: since the row before; the first, and the first after a restart, for the usual."""
-    gaps = [b.step - a.step for a, b in pairwise(rows)]
-    ups = [gap for gap in gaps if gap > 0]
-    usual = round(stats.median([float(gap) for gap in ups])) if ups else 1
-    return [max(1, min(usual, rows[0].step + 1)), *(gap if gap > 0 else usual for gap in gaps)] if rows else []
-
-
-def _by_own_time(reading: Reading) -> list[Stretch]:
-    made = []
-    before: LogRow | None = None
-    for row, steps in zip(reading.rows, _gaps(reading.rows), strict=True):
-        if row.step_seconds:
-            tokens = _between(before, row, steps, row.step_seconds * steps, reading.tokens_per_step)
-            if tokens:
-                made.append(Stretch(row.step, row.step_seconds * steps, tokens, steps, row.after_break))
-        before = row
-    return made
-
-
-def by_clock(reading: Reading) -> list[Stretch]:
-    """Between rows that tell the time, as many together as the clock needs to tell them apart."""
-    rows = [row for row in reading.rows if row.at_seconds is not None]
-    runs: list[list[LogRow]] = [[]]
-    for row in rows:  # a restart, or a clock that was set, ends a run
-        last = runs[-1][-1] if runs[-1] else None
-        if last is not None and (row.step <= last.step or _at(row) < _at(last)):
-            runs.append([])
-        runs[-1].append(row)
-    span = math.fsum(_at(run[-1]) - _at(run[0]) for run in runs if run)
-    least = min(COARSE * reading.resolution_seconds, max(span / 12, reading.resolution_seconds))
-    made: list[Stretch] = []
-    for run in runs:
-        start = 0
-        for end in range(1, len(run)):
-            if run[end].after_break and end - 1 > start:
-                made += _stretch(run[start], run[end - 1], reading)
-                start = end - 1
-            ends = end == len(run) - 1 or run[end].after_break
-            if (ends or _at(run[end]) - _at(run[start]) >= 0.999 * least) and (
-                it := _stretch(run[start], run[end], reading)
-            ):
-                made += it
-                start = end
-    return made
-
-
-def _stretch(a: LogRow, b: LogRow, reading: Reading) -> list[Stretch]:
-    """None where no time passed that the clock could tell."""
-    steps, seconds = b.step - a.step, _at(b) - _at(a)
-    tokens = _between(a, b, steps, seconds, reading.tokens_per_step) if seconds > 0 else None
-    return [Stretch(b.step, seconds, tokens, steps, b.after_break)] if tokens else []
-
-
-def _at(row: LogRow) -> float:
-    return row.at_seconds if row.at_seconds is not None else math.nan
-
-
-def _between(a: LogRow | None, b: LogRow, steps: int, seconds: float, per_step: float | None) -> float | None:
-    if a is not None and a.tokens is not None and b.tokens is not None and b.tokens > a.tokens:
-        return b.tokens - a.tokens
-    if per_step is not None:
-        return per_step * steps
-    return b.tokens_per_s * seconds if b.tokens_per_s else None
 
 
 # ------------------------------------------------------------------------------------------------------ small things

@@ -19,6 +19,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.logs.source import lines_of
 
 LINE_LIMIT = 10_000  # a line longer than this is no log line
+MANY_LINES = 8  # of so many the last is left out if it is cut
 MOST_ROWS = 1_000_000
 NUMBER = re.compile(
     # 1 day, 2:03:04.5 | 2:03:04 | 15:35
@@ -61,7 +62,8 @@ RANK = re.compile(
     r"|^ {0,4}(?P<c>\d{1,5}): ",
     re.I,
 )
-COUNT_AT_THE_HEAD = re.compile(r" {0,8}\d{1,12} \| ")  # llama2.c's lines
+COUNT_AT_THE_HEAD = re.compile(r"[ :]{0,8}\d{1,12} \| ")  # llama2.c's lines
+BELOW = re.compile(r"[ :]{0,2}(?:\s{2}|\t|\{)")  # a line that goes on about the step above it
 # Where between two numbers the name of the second begins: after the last of these.
 BEFORE_A_NAME = re.compile(r"[|,;{}\[\]<>\t•]| - ")
 BREAK = re.compile(r"\b(?:eval|valid|test|sav|checkpoint|generat|sampl)", re.I)
@@ -96,7 +98,10 @@ class Raw(NamedTuple):
 
 
 def scan(text: str, name: str) -> Raw:
-    """By the text's own form; the file's name decides nothing."""
+    """By the text's own form; the file's name decides nothing. A last line that does not end may be cut in a number."""
+    whole, _, cut = text.rpartition("\n")
+    if cut and whole.count("\n") >= MANY_LINES and not cut.strip().endswith(("}", "]")):
+        text = whole
     start = text.lstrip()
     if start[:1] in "[{" and (raw := _json(start, name)) is not None:
         return raw
@@ -114,43 +119,50 @@ def scan_lines(lines: Iterable[str]) -> Raw:
     comma = _decimal_commas(kept)
     rows: list[Row] = []
     head: dict[str, float] = {}
+    newest: dict[int | None, int] = {}  # of each rank, the place of its last row
     broken, dates = False, _Dates()
     for line in kept:
         bars = list(BAR.finditer(line))
         for bar in bars:  # several on a line, where carriage returns were lost
+            newest[None] = len(rows)
             rows.append(_of_bar(bar, line[: bar.start()], line[bar.end() :], comma, broken))
             broken = False
         if bars or not any(mark.isdigit() for mark in line):
             broken = broken or bool(not bars and BREAK.search(line))
             continue
         clock, rest = dates.take(line)
-        rank = RANK.search(line[:80])
-        if rank and rank["c"] is None:
-            rest = rest.replace(rank[0], " ", 1)
-        elif rank:
-            rest = rest[rank.end() :]
+        rank, rest = _rank(rest)
         items = items_of(rest, comma)
-        if not any(is_step(key) for key in items) and not (COUNT_AT_THE_HEAD.match(rest) and "" in items):
-            for key, item in items.items():
-                head.setdefault(key, item.value)
-            own = rows and (line[:1] in " \t" or line.lstrip().startswith("{"))
-            if own and any(is_told(key, item.unit) for key, item in items.items()):
-                rows[-1] = rows[-1]._replace(items={**items, **rows[-1].items})
-            elif BREAK.search(rest):
-                broken = True
+        if any(is_step(key) for key in items) or (COUNT_AT_THE_HEAD.match(rest) and "" in items):
+            newest[rank] = newest[None] = len(rows)
+            rows.append(Row(items, clock, rank, line, broken))
+            broken = BREAK.search(rest) is not None and not _tells(items)
+            if len(rows) > MOST_ROWS:
+                raise RigbenchError(f"the log has over {MOST_ROWS:,} lines about steps", "hand back a part of it")
             continue
-        rows.append(
-            Row(items, clock, next((int(it) for it in rank.groups() if it), None) if rank else None, line, broken)
-        )
-        broken = _is_break(items, rest)
-        if len(rows) > MOST_ROWS:
-            raise RigbenchError(f"the log has over {MOST_ROWS:,} lines about steps", "hand back a part of it")
+        for key, item in items.items():
+            head.setdefault(key, item.value)
+        above = newest.get(rank, newest.get(None))
+        if above is not None and BELOW.match(rest) and _tells(items):
+            rows[above] = rows[above]._replace(items={**items, **rows[above].items})
+        else:
+            broken = broken or BREAK.search(rest) is not None
     return Raw("text", _main_bar(rows), head, {}, "\n".join(kept[:400]))
 
 
-def _is_break(items: Mapping[str, Item], text: str) -> bool:
-    """An evaluation's line, which has a step too: what comes between it and the next row is no training alone."""
-    return bool(BREAK.search(text)) and not any(is_told(key, item.unit) for key, item in items.items())
+def _rank(line: str) -> tuple[int | None, str]:
+    """Which rank wrote a line, where that stands before it, and the line without that."""
+    match = RANK.search(line[:80])
+    if match is None:
+        return None, line
+    rank = next(int(it) for it in match.groups() if it)
+    if match["c"] is not None:
+        return rank, line[match.end() :]
+    return rank, (line[: match.start()] + " " + line[match.end() :]).removeprefix(" :").removeprefix(":")
+
+
+def _tells(items: Mapping[str, Item]) -> bool:
+    return any(is_told(key, item.unit) for key, item in items.items())
 
 
 def items_of(line: str, comma: bool = False) -> dict[str, Item]:
@@ -225,7 +237,7 @@ def number_of(text: str, comma: bool) -> tuple[float, float] | None:
 
 
 DECIMAL = {
-    mark: re.compile(rf"(?<![\w.,])\d{{1,9}}{re.escape(mark)}(?:\d{{1,2}}|\d{{4,9}})(?![\d.,])") for mark in ".,"
+    mark: re.compile(rf"(?<![\w.,])\d{{1,9}}{re.escape(mark)}(?:\d{{1,2}}|\d{{4,9}})(?![.,]?\d)") for mark in ".,"
 }
 
 
@@ -349,20 +361,20 @@ class _Dates:
 # ------------------------------------------------------------------------------------------------- tables and JSON
 
 
+NAME = re.compile(r"(?:[A-Za-z_][^|:=]{0,200}(?::[^|:= ]{1,60})?)?")  # of a column; the first may have none
+
+
 def _table_of(text: str) -> Raw | None:
     """A CSV, TSV or semicolon table with a header of names; None where the text is none."""
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) < 2:
         return None
     for mark in ",;\t":
-        names = [name.strip().strip('"').lower() for name in lines[0].split(mark)]
+        names = [name.strip().strip('"') for name in lines[0].split(mark)]
         some = [line.count(mark) for line in lines[1:20]]
-        named = len(names) > 1 and not any(re.fullmatch(r"[-+.\d]*", name) for name in names)
-        if (
-            named
-            and sum(count >= len(names) - 1 for count in some) > 0.8 * len(some)
-            and not any(":" in n for n in names[:2])
-        ):
+        if len(names) < 2 or not all(NAME.fullmatch(name) for name in names):
+            continue
+        if sum(count >= len(names) - 1 for count in some) > 0.8 * len(some):
             return read_table(text, mark)
     return None
 
@@ -423,7 +435,10 @@ def _json(text: str, name: str) -> Raw | None:
     except ValueError:
         if '"log_history"' in text[:2000]:
             raise RigbenchError(f"{name} was cut short: it is no whole JSON", "give the whole file") from None
-        return None
+        try:  # a list that was cut short, or has more behind it
+            document = json.loads(text[: text.rfind("},") + 1] + "]") if first.startswith("[") else None
+        except (ValueError, RecursionError):
+            return None
     except RecursionError:
         raise RigbenchError(f"{name} is nested too deeply", "give the log itself") from None
     summary: dict[str, float] = {}
