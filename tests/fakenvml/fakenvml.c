@@ -9,6 +9,7 @@
  * double quotes. Several answers are handed out one per call, and the last one for ever after; with
  * FAKE_NVML_TICK_MS=n, one per n milliseconds since nvmlInit. A call without a line is NOT_SUPPORTED, as on a GeForce.
  * FAKE_NVML_FAULT="0 nvmlDeviceGetName 15 3" makes that call, from the fourth time on, answer 15 (GPU lost).
+ * FAKE_NVML_LOST="0 PATH" makes every call about that device answer so, from when PATH is there.
  * Code 7777 never returns, 8888 crashes.
  * FAKE_NVML_LOG=path gets a line per call, `0 nvmlDeviceGetName -> 0`, so that a test sees what was asked.
  *
@@ -43,6 +44,7 @@ enum {
     NVML_ERROR_NOT_FOUND = 6,
     NVML_ERROR_INSUFFICIENT_SIZE = 7,
     NVML_ERROR_DRIVER_NOT_LOADED = 9,
+    NVML_ERROR_GPU_IS_LOST = 15,
     NVML_ERROR_UNKNOWN = 999,
 };
 typedef int nvmlReturn_t;
@@ -180,10 +182,13 @@ static void note(const char *scope, const char *key, nvmlReturn_t code) {
     fclose(log);
 }
 
-/* The code that FAKE_NVML_FAULT has for this call, or what it would have been. */
+/* The code that FAKE_NVML_LOST or FAKE_NVML_FAULT has for this call, or what it would have been. */
 static nvmlReturn_t faulted(const char *scope, const char *key, nvmlReturn_t code) {
-    const char *fault = getenv("FAKE_NVML_FAULT");
+    const char *fault = getenv("FAKE_NVML_FAULT"), *lost = getenv("FAKE_NVML_LOST");
     char scope_of_it[16], key_of_it[160];
+    size_t length = strlen(scope);
+    int is_its = lost && !strncmp(lost, scope, length) && lost[length] == ' ';
+    if (is_its && !access(lost + length + 1, F_OK)) return NVML_ERROR_GPU_IS_LOST;
     int code_of_it, after = 0;
     if (!fault || sscanf(fault, "%15s %159s %d %d", scope_of_it, key_of_it, &code_of_it, &after) < 3) return code;
     if (strcmp(scope, scope_of_it) || strcmp(key, key_of_it) || fault_calls++ < after) return code;

@@ -1,0 +1,60 @@
+"""What of a screen is the same in every run: its words. Numbers become #, and lines that times decide are left out."""
+
+from __future__ import annotations
+
+import re
+
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+STAMP = re.compile(r"\b\d{4}-\d\d-\d\dT[\d:]+Z|\b\d{8}-\d{6}-[0-9a-f]{4}\b")
+FINGERPRINT = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{12}\b")
+VERSION = re.compile(r"(?<=torch )[\d.]+\S*|(?<=rigbench )\d[\d.]*")
+# A number as people read it, with what stands for its size: 1.2 GB/s and 980 MB/s are the same. Not the 0 of GPU0.
+NUMBER = re.compile(
+    r"(?<![\w.-])(?:±\s?)?[<>]?-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
+    r"(?:\s?(?:(?P<time>ns|µs|ms|s|min|h|hours?|d|days?|years?)|%|(?:[kKMGTPE]i?)?(?P<unit>B/s|bytes/s|FLOP/s|FLOP|B|W|Hz|J)|x|[KMBT])(?![\w/]))?"
+)
+TOGETHER = re.compile(r"#(?: (?:to )?#)+")
+# A figure that times decide: there in one run, missing with its reason or a dash in the next.
+MISSING = re.compile(r"n/a(?: \((?:[^()]*(?:noise|too few|too short|fewer than|time|not reached|scatter)[^()]*)\))?|–")
+PLOT = re.compile(r"[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉]")
+# Lines that a search, a limit of time or a comparison of times decides.
+PASSING = re.compile(
+    r"×|faster|slower|slowest|time was up|would take too long|not run|no line|scatter|differed by|burst|of load|of rest"
+    r"|ran out of time|^efficiency|own products|^layer|^all devices at once|^datasheet|^hot|^shape|least memory|fastest"
+    r"|worth a choice|of matmul|^note|^change|^enough|^why wide|IO bound|^latency at|^bytes/|^bytes |^tf32|^fp|^bf16"
+    r"|^of the model|warnings?$|for information$|^(?:#|GPU)[#,% ]*$|notes?$|faults?,"
+)
+FINDINGS_BY_SPEED = {
+    *("communication-bound", "launch-bound", "data-bound", "compile-pays", "checkpointing-trades", "p2p-slower"),
+    *("nccl-default-slower", "logits-dominate", "eight-bit-saves-little"),
+}
+
+
+def folded(screen: str) -> str:
+    """Without what varies from run to run; tables and paragraphs keep their lines."""
+    kept: list[str] = []
+    for line in without_findings_by_speed(ESCAPE.sub("", screen).splitlines()):
+        text = plain(line)
+        if PLOT.search(text) or PASSING.search(text):
+            continue
+        if text or (kept and kept[-1]):
+            kept.append(text)
+    return "\n".join(kept).strip() + "\n"
+
+
+def plain(line: str) -> str:
+    for pattern, word in ((STAMP, "STAMP"), (VERSION, "VERSION"), (FINGERPRINT, "RIG"), (MISSING, "#")):
+        line = pattern.sub(word, line)
+    line = re.sub(r"\s+", " ", NUMBER.sub("#", line)).strip()
+    return TOGETHER.sub("#", re.sub(r"\((?:#|[, ]|to)+\)", "#", line))
+
+
+def without_findings_by_speed(lines: list[str]) -> list[str]:
+    """A finding is a block of lines up to an empty one; its first line ends with its code."""
+    kept, passing = [], False
+    for line in lines:
+        words = line.split()
+        passing = bool(words) and (passing or words[-1] in FINDINGS_BY_SPEED)
+        if not passing:
+            kept.append(line)
+    return kept

@@ -1,0 +1,48 @@
+"""Runs rigbench's own command line with the plan of `run` made small: a tenth of the seconds, two models of 64 tokens.
+
+python tests/fakecuda/small_run.py run --quick
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from rigbench import __main__
+from rigbench.budget import command as budget
+from rigbench.everything import plan
+from rigbench.model import shape
+
+SHARE, SEQUENCE, MODELS = 0.1, 64, 2
+
+
+def shortened(options: Any) -> Any:
+    """These options, with a tenth of the seconds where the plan gives any."""
+
+    def made(**words: Any) -> Any:
+        seconds = words.get("seconds")
+        return options(**words | ({"seconds": SHARE * seconds} if isinstance(seconds, float) else {}))
+
+    return made
+
+
+def small(series: Any) -> Any:
+    """The function that gives a series by its name, with its smallest models alone, of a short sequence."""
+
+    def of(name: str) -> Any:
+        whole = series(name)
+        models = [
+            msgspec.structs.replace(model, shape=msgspec.structs.replace(model.shape, sequence=SEQUENCE))
+            for model in whole.models[:MODELS]
+        ]
+        return msgspec.structs.replace(whole, models=tuple(models))
+
+    return of
+
+
+for name in ("BandwidthOptions", "CollectivesOptions", "MatmulOptions", "DataloaderOptions", "SoakOptions"):
+    setattr(plan, name, shortened(getattr(plan, name)))
+budget.QUICK_SECONDS = tuple(SHARE * seconds for seconds in budget.QUICK_SECONDS)
+shape.series = small(shape.series)
+__main__.main()
