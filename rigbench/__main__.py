@@ -105,8 +105,9 @@ def _run() -> int:
             _say(str(error))
         return error.exit_code
     except typer.TyperException as error:
-        words = error.format_message().rstrip(".").replace("Value error, ", "")
-        _say(f"{words}; `rigbench --help` lists the commands, `rigbench COMMAND --help` their options")
+        from rigbench.help import wrong_usage
+
+        _say(wrong_usage(error))
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("rigbench: interrupted\n")

@@ -9,36 +9,44 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
-from rigbench import command
+from rigbench import command, help
 
 
 class Command(NamedTuple):
     name: str
     feature: str  # rigbench.FEATURE.command has a function of the command's name
+    group: str  # of `rigbench --help`, and what one wants there
     says: str  # the first line of its help
 
 
-# In the order of a rig's life: measure it, train on it, plan with it, watch it, find what is wrong.
+PLAN, CHECK, MEASURE = "Plan, no GPU needed", "Check this rig", "Measure one thing"
+RESULTS, SHARE = "Results", "Share, prepare data"
 COMMANDS = (
-    Command("run", "everything", "Run every probe, then say what the rig can train, how long and for how much."),
-    Command("topology", "topology", "Show this rig as sysfs and the driver tell it: CPU, PCI tree, links, GPUs."),
-    Command("bandwidth", "bandwidth", "Copy bytes to, from, inside and between GPUs, verified, against their links."),
-    Command("p2p", "p2p", "Tell whether P2P between GPUs works, whether it is faster, and what to export."),
-    Command("collectives", "collectives", "Time collectives between ranks: latency, bandwidth, transport, values."),
-    Command("matmul", "matmul", "Find how fast this device multiplies matrices, at best and in a model's shapes."),
-    Command("dataloader", "dataloader", "Tell whether the data loader keeps up: tokens/s by path and worker count."),
-    Command("pack", "dataloader", "Tokenize text or JSONL into a file of ids, which loads fastest."),
-    Command("thermals", "thermals", "Load all GPUs until their temperature is steady; say what heat costs."),
-    Command("train-probe", "train", "Train slices of a model and compare the ways to train it."),
-    Command("capacity", "predict", "Predict what fits: the largest model, micro-batch and sequence."),
-    Command("budget", "budget", "Predict hours, kWh and money of a training run, with intervals."),
-    Command("report", "report", "Show a stored run again."),
-    Command("profiles", "report", "List and check the profiles: GPUs, series of models, rigs, prices."),
-    Command("backtest", "backtest", "Compare what was predicted with a training log."),
-    Command("monitor", "monitor", "Watch the GPUs beside your own training."),
-    Command("doctor", "doctor", "Find what is wrong with this rig or holds it back, and what to do."),
-    Command("explain", "doctor", "Explain a finding: what it means, how it is known, what it costs, what to do."),
-    Command("capture", "capture", "Record this rig, redacted, so that --replay DIR shows it anywhere."),
+    Command("budget", "budget", PLAN, "Predict hours, kWh and money of a training run, with intervals."),
+    Command("capacity", "predict", PLAN, "Predict what fits: the largest model, micro-batch and sequence."),
+    Command("profiles", "report", PLAN, "List and check the profiles: GPUs, series of models, rigs, prices."),
+    Command("run", "everything", CHECK, "Run every probe, then say what the rig can train, how long and for how much."),
+    Command("doctor", "doctor", CHECK, "Find what is wrong with this rig or holds it back, and what to do."),
+    Command("topology", "topology", CHECK, "Show how this rig is wired: CPU, PCI tree, links, GPUs."),
+    Command("monitor", "monitor", CHECK, "Watch the GPUs beside your own training."),
+    Command("bandwidth", "bandwidth", MEASURE, "Copy bytes to, from, inside and between GPUs, against their links."),
+    Command("p2p", "p2p", MEASURE, "Tell whether P2P between GPUs works, whether it is faster, and what to export."),
+    Command("collectives", "collectives", MEASURE, "Time collectives between ranks: latency, bandwidth, transport."),
+    Command("matmul", "matmul", MEASURE, "Find how fast this device multiplies matrices, at best and in a model."),
+    Command("dataloader", "dataloader", MEASURE, "Tell whether the data loader keeps up with training."),
+    Command("thermals", "thermals", MEASURE, "Load all GPUs until their temperature is steady; say what heat costs."),
+    Command("train-probe", "train", MEASURE, "Train slices of a model and compare the ways to train it."),
+    Command("report", "report", RESULTS, "Show a stored run again."),
+    Command("backtest", "backtest", RESULTS, "Compare what was predicted with a training log."),
+    Command("explain", "doctor", RESULTS, "Explain a finding: what it means, how it is known, what it costs."),
+    Command("config", "config", RESULTS, "Show the settings of rigbench.toml and where each comes from."),
+    Command("capture", "capture", SHARE, "Record this rig, redacted, so that --replay DIR shows it anywhere."),
+    Command("pack", "dataloader", SHARE, "Tokenize text or JSONL into a file of ids, which loads fastest."),
+)
+START = (
+    ("rigbench run --quick", "test this machine, then hours, kWh and money"),
+    ("rigbench budget --on 2xrtx-4080 --hours 48", "the same for cards you do not own: no test, 1 s"),
+    ("rigbench --replay CAPTURE doctor", "look at somebody else's rig"),
 )
 
 
@@ -59,8 +67,13 @@ class Commands(TyperGroup):
         module = importlib.import_module(f"rigbench.{entry.feature}.command")
         function = getattr(module, entry.name.replace("-", "_"))
         single = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-        single.command(name=entry.name)(command.callback(entry.name, function))
-        return typer.main.get_command(single)
+        names = {"help_option_names": ["-h", "--help"]}
+        single.command(name=entry.name, cls=help.HelpedCommand, context_settings=names)(
+            command.callback(entry.name, function)
+        )
+        made = typer.main.get_command(single)
+        made.settings = [it.key for it in command.choices(function) if it.is_setting]  # type: ignore[attr-defined]
+        return made
 
     def main(self, *_: Any, **__: Any) -> Any:
         """Without typer's answers to Ctrl-C, a broken pipe and a wrong option: rigbench.__main__ gives its own."""
@@ -68,10 +81,16 @@ class Commands(TyperGroup):
         with self.make_context("rigbench", sys.argv[1:]) as context:
             return self.invoke(context)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(entry.name, entry.says) for entry in COMMANDS])
+    def get_help(self, ctx: Any) -> str:
+        groups = dict.fromkeys(entry.group for entry in COMMANDS)
+        listed = ((group, [(it.name, it.says) for it in COMMANDS if it.group == group]) for group in groups)
+        return help.root(ctx, self.help or "", START, listed)
 
 
-app = typer.Typer(cls=Commands, rich_markup_mode=None, add_completion=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Commands,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 command.root_options(app)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
@@ -17,11 +18,13 @@ from rigbench.core.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchErro
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rigbench.core.config import Setting
     from rigbench.core.options import Option
     from rigbench.document import Run
     from rigbench.job import Job
     from rigbench.store import Store
 
+EVERYWHERE, WHERE, SETTINGS = "Everywhere", "Where", ("home", "device")  # the last: those that a file may give
 # The options that every command takes, before or after its name; then those that only some take.
 # Each with its type, its metavar and its help.
 OPTIONS: dict[str, tuple[Any, str | None, str]] = {
@@ -33,7 +36,7 @@ OPTIONS: dict[str, tuple[Any, str | None, str]] = {
     "on": (str, "NAME", "Hardware you do not own: a rig profile, a GPU, or 2xrtx-4080."),
     "replay": (Path, "DIR", "Read a recorded rig instead of this machine."),
 }
-EVERYWHERE = ("json", "quiet", "home")
+ALWAYS = ("json", "quiet", "home")
 
 
 class Common:
@@ -161,25 +164,83 @@ def say(line: str) -> None:
     sys.stderr.write(f"rigbench: {printable(line)}\n")
 
 
-def command(*extra: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+def command(*extra: str, settings: tuple[str, ...] = ()) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Mark a function as a command: its first parameter is a Common, its other ones are options of its own.
 
     `extra` names the options of OPTIONS that it takes besides --json, --quiet and --home. A parameter whose type is a
-    record stands for that record's Options, read and checked before the function is called.
+    record stands for that record's Options, read and checked before the function is called. `settings` are keys of
+    those that this command takes by --set or from rigbench.toml alone, besides the options that are settings anyway.
     """
 
     def mark(function: Callable[..., int]) -> Callable[..., int]:
-        function.taken = (*EVERYWHERE, *extra)  # type: ignore[attr-defined]
+        function.taken = (*ALWAYS, *extra)  # type: ignore[attr-defined]
+        function.settings = settings  # type: ignore[attr-defined]
         return function
 
     return mark
 
 
+class Choice(NamedTuple):
+    """An option of a command: where its value goes, and what it is called on the line and in rigbench.toml."""
+
+    record: type
+    field: str
+    kind: Any
+    default: Any
+    option: Option
+    name: str  # "--micro-batch"
+    is_setting: bool  # not on the line
+
+    @property
+    def key(self) -> str:
+        return self.name.removeprefix("--")
+
+    def read(self, text: str, name: str) -> Any:
+        """The value that a text stands for, `name` saying where it was given.
+
+        Raises:
+            RigbenchError: what it is not, and what would be right.
+        """
+        if self.option.read is not None:
+            return self.option.read.read(text, name)
+        words = typing.get_args(self.kind) or ("on", "off")
+        if text not in words:
+            raise RigbenchError(f"{name} {text[:40]!r} is not one of them", f"use {' or '.join(map(str, words))}")
+        return text if typing.get_args(self.kind) else text == "on"
+
+
+def choices(function: Callable[..., int]) -> list[Choice]:
+    """Every option of a marked function's records, in the order of its help."""
+    settings: tuple[str, ...] = function.settings  # type: ignore[attr-defined]
+    return [choice for record in _records(function).values() for choice in choices_of(record, settings)]
+
+
+def choices_of(record: type, settings: tuple[str, ...] = ()) -> Iterator[Choice]:
+    import msgspec
+
+    from rigbench.core.options import Option
+
+    defaults = {field.name: field.default for field in msgspec.structs.fields(record)}
+    for field, annotation in typing.get_type_hints(record, include_extras=True).items():
+        for option in getattr(annotation, "__metadata__", ()):
+            if isinstance(option, Option):
+                name = option.name(field)
+                is_setting = option.setting or name.removeprefix("--") in settings
+                yield Choice(record, field, annotation.__origin__, defaults[field], option, name, is_setting)
+
+
+def _records(function: Callable[..., int]) -> dict[str, type]:
+    import msgspec
+
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    kinds = {parameter.name: parameter.annotation for parameter in own}
+    return {name: it for name, it in kinds.items() if isinstance(it, type) and issubclass(it, msgspec.Struct)}
+
+
 def callback(name: str, function: Callable[..., int]) -> Callable[..., NoReturn]:
     """The function that typer calls for a marked one: options in its words, then records, then the function."""
     taken: tuple[str, ...] = function.taken  # type: ignore[attr-defined]
-    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-    records = {parameter.name: parameter.annotation for parameter in own if _is_record(parameter.annotation)}
+    records, known = _records(function), choices(function)
 
     @functools.wraps(function)
     def call(context: typer.Context, **values: Any) -> NoReturn:
@@ -193,74 +254,142 @@ def callback(name: str, function: Callable[..., int]) -> Callable[..., NoReturn]
         for key in (key for key in taken if "" in (after[key], before.get(key))):
             raise RigbenchError(f"--{key} is empty", "leave it out, or say what you mean")
         merged = {key: after[key] or before.get(key) for key in taken}
+        settings = _settings(name, known, values.pop("set", None) or [])
+        for setting in settings:
+            if setting.key in SETTINGS and setting.key in taken and not merged[setting.key]:
+                if setting.key == "home" and setting.of_folder:
+                    raise RigbenchError(*_not_of_folder(setting))
+                if setting.key == "home" or not (merged.get("on") or merged.get("replay")):
+                    merged[setting.key] = Path(setting.value).expanduser() if setting.key == "home" else setting.value
         common = Common(name, merged)
-        made = {parameter: _read(record, values) for parameter, record in records.items()}
+        typed = {it.field: values.pop(it.field) for it in known if not it.is_setting and _is_typed(context, it.field)}
+        for it in known:
+            values.pop(it.field, None)
+        made = {
+            parameter: read(record, known, typed, settings, bool(common.on)) for parameter, record in records.items()
+        }
         raise typer.Exit(function(common, **values, **made))
 
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     parameters = [
         inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
         *(
             spoken.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for parameter in own
-            for spoken in (_spoken(records[parameter.name]) if parameter.name in records else [parameter])
+            for spoken in (_spoken(records[parameter.name], known) if parameter.name in records else [parameter])
         ),
         *_common_parameters(taken),
     ]
+    if any(it.is_setting for it in known):
+        words = "A setting for this command alone, as psu-watts=850; several times for several."
+        option = typer.Option("--set", metavar="KEY=VALUE", help=words, rich_help_panel=EVERYWHERE)
+        kind = Annotated[list[str] | None, option]
+        parameters.append(inspect.Parameter("set", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
     _resign(call, parameters)
     return call
 
 
-def _is_record(annotation: Any) -> bool:
-    import msgspec
-
-    return isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
-
-
-def _options(record: type) -> Iterator[tuple[str, Any, Option]]:
-    """(field, its type, its option) of each field that is one."""
-    from rigbench.core.options import Option
-
-    for field, annotation in typing.get_type_hints(record, include_extras=True).items():
-        for option in getattr(annotation, "__metadata__", ()):
-            if isinstance(option, Option):
-                yield field, annotation.__origin__, option
+def _is_typed(context: typer.Context, field: str) -> bool:
+    source = context.get_parameter_source(field)
+    return source is not None and source.name != "DEFAULT"
 
 
-def _spoken(record: type) -> Iterator[inspect.Parameter]:
+def _settings(name: str, known: list[Choice], words: list[str]) -> list[Setting]:
+    """What --set and the files give this command, nearest first.
+
+    Raises:
+        RigbenchError: a key of --set that the command does not have, or one of a file that no command has.
+    """
+    import difflib
+
+    from rigbench.core import config
+
+    keys = [it.key for it in known]
+    typed = list(config.typed(words, name))
+    for setting in typed:
+        if setting.key not in keys:
+            near = difflib.get_close_matches(setting.key, keys, n=2)
+            meant = f"did you mean {' or '.join(near)}? " if near else ""
+            cure = f"{meant}`rigbench config {name}` lists the keys"
+            raise RigbenchError(f"--set {setting.key[:60]}: {name} has no such key", cure)
+    return typed + config.settings(name)
+
+
+def _not_of_folder(setting: Setting) -> tuple[str, str]:
+    what = (
+        f"{setting.origin} in this folder may not give {setting.key}, since it could name somebody else's code or place"
+    )
+    return what, "type it, or put it into your own rigbench.toml; `rigbench config` says where that is"
+
+
+def _spoken(record: type, known: list[Choice]) -> Iterator[inspect.Parameter]:
     """A record's options as typer's parameters."""
-    import msgspec
-
     from rigbench.core.record import Absent
 
-    defaults = {field.name: field.default for field in msgspec.structs.fields(record)}
-    for field, kind, option in _options(record):
-        default = defaults[field]
+    for _, field, kind, default, option, name, is_setting in (it for it in known if it.record is record):
+        if is_setting:
+            continue
         declared: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
+        declared["rich_help_panel"] = option.panel or getattr(record, "panel", None)
         if option.read is not None:
             declared["show_default"] = False  # typer would put a text of ours in parentheses
+            declared["autocompletion"] = completed(option.read.words)
             if default not in ("", ()) and not isinstance(default, Absent):
                 declared["help"] += f"  [default: {option.read.show(default)}]"
             kind, default = str | None, None
         elif isinstance(default, Absent):
             kind, default = kind | None, None
-        names = option.names or ("--" + field.replace("_", "-"),)
         yield inspect.Parameter(
             field,
             inspect.Parameter.KEYWORD_ONLY,
             default=default,
-            annotation=Annotated[kind, typer.Option(*names, **declared)],
+            annotation=Annotated[kind, typer.Option(*(option.names or (name,)), **declared)],
         )
 
 
-def _read(record: type, values: dict[str, Any]) -> Any:
-    """The record of what was said, whose words are taken out of `values`."""
-    said: dict[str, Any] = {}
-    for field, _, option in _options(record):
-        word = values.pop(field)
-        if word is not None:
-            name = option.names[0] if option.names else "--" + field.replace("_", "-")
-            said[field] = option.read.read(word, name) if option.read else word
-    return record(**said)
+def run_ids() -> Iterator[str]:
+    """Those of the home that RIGBENCH_HOME or the system names, for a shell to complete."""
+    from rigbench.store import Store, default_home
+
+    yield from (path.stem for path in reversed(Store(default_home()).paths()))
+
+
+def completed(words: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What a shell offers in the place of an argument or an option's value."""
+
+    def complete(incomplete: str) -> list[str]:
+        try:
+            return [word for word in words() if word.startswith(incomplete)]
+        except RigbenchError:  # a damaged profile or home is no reason to break the line that is being typed
+            return []
+
+    return complete
+
+
+def read(
+    record: type, known: list[Choice], typed: dict[str, Any], settings: Sequence[Setting] = (), on: bool = False
+) -> Any:
+    """The record of what was typed, and else of the nearest setting that no nearer rival replaces."""
+    given: dict[str, Any] = {}
+    for it in (it for it in known if it.record is record):
+        if it.field in typed:
+            word = typed[it.field]
+            given[it.field] = it.option.read.read(word, it.name) if it.option.read else word
+            continue
+        nearer = {other.key for other in known if other.field in typed} | ({"on"} if on else set())
+        for origin, level in itertools.groupby(settings, lambda setting: setting.origin):
+            of_level = {setting.key: setting for setting in reversed(list(level))}
+            if origin != "--set" and nearer & set(it.option.rivals):
+                break
+            if (setting := of_level.get(it.key)) is not None:
+                if it.option.private and setting.of_folder:
+                    raise RigbenchError(*_not_of_folder(setting))
+                given[it.field] = it.read(
+                    setting.value, f"--set {it.key}" if origin == "--set" else f"{origin}: {it.key}"
+                )
+                break
+            nearer |= of_level.keys()
+    return record(**given)
 
 
 def root_options(app: typer.Typer) -> None:
@@ -280,7 +409,7 @@ def root_options(app: typer.Typer) -> None:
         "version",
         inspect.Parameter.KEYWORD_ONLY,
         default=False,
-        annotation=Annotated[bool, typer.Option("--version", help="Print the version.")],
+        annotation=Annotated[bool, typer.Option("--version", "-V", help="Print the version.")],
     )
     context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     _resign(root, [context, version, *_common_parameters(tuple(OPTIONS))])
@@ -297,9 +426,23 @@ def _common_parameters(taken: tuple[str, ...]) -> Iterator[inspect.Parameter]:
             inspect.Parameter.KEYWORD_ONLY,
             default=False if kind is bool else None,
             annotation=Annotated[
-                kind if kind is bool else kind | None, typer.Option(*names, metavar=metavar, help=words)
+                kind if kind is bool else kind | None,
+                typer.Option(
+                    *names,
+                    metavar=metavar,
+                    help=words,
+                    rich_help_panel=EVERYWHERE if name in ALWAYS else WHERE,
+                    autocompletion=completed(_cards) if name == "on" else None,
+                ),
             ],
         )
+
+
+def _cards() -> Iterator[str]:
+    from rigbench.core import profiles
+
+    yield from (rig.name for rig in profiles.rigs())
+    yield from (gpu.id for gpu in profiles.gpus())
 
 
 def _resign(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> None:

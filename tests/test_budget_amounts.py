@@ -92,7 +92,7 @@ def test_kwh_and_money_without_watts_or_a_price_are_refused_with_the_option():
     assert refused.value.exit_code == BAD_INPUT
     with pytest.raises(RigbenchError, match="give --price"):
         ask(35.0, kind="electricity", price=Absent("no electricity price known; give --price P"))
-    with pytest.raises(RigbenchError, match="give --rent"):
+    with pytest.raises(RigbenchError, match="give --set rent"):
         ask(35.0, kind="rent")
 
 
@@ -105,4 +105,4 @@ def test_exact_flop_are_divided_by_the_exact_count_in_every_split():
 def test_a_smaller_batch_option_counts_more_steps_and_says_that_the_rate_is_of_another():
     row = ask(1e17, models=(M60,), batch_tokens=16384).series[0]
     assert row.steps == pytest.approx(row.tokens / 16384)
-    assert row.batch == "16,384 tokens (--batch-tokens; the rate is of 1,024)"
+    assert row.batch == "16,384 tokens (batch-tokens; the rate is of 1,024)"

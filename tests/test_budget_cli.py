@@ -17,7 +17,7 @@ from scripted_sensors import series, telemetry
 from rigbench import __main__, store
 from rigbench.budget import command, plan
 from rigbench.budget.record import Options, PriceOptions
-from rigbench.command import _read
+from rigbench.command import choices_of, read
 from rigbench.core.record import Absent
 from rigbench.document import run_schema
 from rigbench.job import Job
@@ -71,12 +71,12 @@ REFUSED = {
     "--money 10_CHF --on h200": "--money '10 CHF' is not in EUR, as the electricity is",
     "--price 0_EUR": "--price '0' is zero",
     "--price -0.3_EUR": "is negative",
-    "--rent 0_USD": "--rent '0' is zero",
-    "--rent -1_USD": "is negative",
-    "--rent 1.5": "--rent '1.5' names no currency",
-    "--purchase 0_USD": "--purchase '0' is zero",
-    "--purchase 2400": "names no currency; write it as '2400 USD'",
-    "--lifetime 0": "--lifetime '0' is zero",
+    "--set rent=0_USD": "--set rent '0' is zero",
+    "--set rent=-1_USD": "is negative",
+    "--set rent=1.5": "--set rent '1.5' names no currency",
+    "--set purchase=0_USD": "--set purchase '0' is zero",
+    "--set purchase=2400": "names no currency; write it as '2400 USD'",
+    "--set lifetime=0": "--set lifetime '0' is zero",
     "--params 5M,5M": "names one model twice",
     "--params ,": "is 0 models",
     "--params 12apples": "unit that I do not know",
@@ -87,29 +87,29 @@ REFUSED = {
     "--on ,": "names 0 rigs",
     "--on h200,h200": "names a rig twice",
     "--on h200,rtx-3090 --wall-watts 500": "--wall-watts is of one rig, and --on names 2",
-    "--on h200,rtx-3090 --purchase 2400USD": "--purchase is of one rig",
+    "--on h200,rtx-3090 --set purchase=2400USD": "purchase is of one rig",
     "--on h200 --device cpu": "--on and --device exclude each other",
     "--wall-watts 0": "--wall-watts '0' is zero",
     "--wall-watts nan": "--wall-watts 'nan' is not a number",
-    "--host-watts -5": "--host-watts '-5' is negative",
-    "--wall-watts 1 --host-watts 60": "give --wall-watts or --host-watts, not both",
-    "--psu-efficiency 92": "--psu-efficiency '92' is above the sensible range",
-    "--rig-profile nonesuch": "no rig or GPU profile 'nonesuch' for --rig-profile",
+    "--set host-watts=-5": "--set host-watts '-5' is negative",
+    "--wall-watts 1 --set host-watts=60": "give --wall-watts or host-watts, not both",
+    "--set psu-efficiency=92": "--set psu-efficiency '92' is above the sensible range",
+    "--set rig-profile=nonesuch": "no rig or GPU profile 'nonesuch' for --set rig-profile",
     "--optimizer sgd": "--optimizer 'sgd' is not one of them; use adamw, adamw-foreach",
-    "--precision fp4": "use auto, bf16, bf16-pure",
-    "--strategy pipeline": "use single, ddp",
-    "--strategy data-parallel --on 2xh200": "--strategy data-parallel is only measured, not predicted",
-    "--strategy accelerate --on 2xh200": "--strategy accelerate is only measured, not predicted",
-    "--checkpointing 900 --on h200": "--checkpointing '900' is not a whole number from 1 to 4; use off, on, or K",
-    "--checkpointing 13 --params 120M": "--checkpointing '13' is not a whole number from 1 to 12",
-    "--eval-every -1": "--eval-every '-1' is negative",
-    "--restarts-per-day 1000": "above the sensible range",
-    "--keep-checkpoints 0": "--keep-checkpoints '0' is not a whole number",
-    "--hot-over-cold 1.2": "above the sensible range",
-    "--disk-speed fast": "--disk-speed",
-    "--batch-tokens 0": "--batch-tokens '0' is zero",
-    "--on 2xrtx-4080 --series tiny --batch-tokens 32": "is less than a sequence for each card; give 64 or more",
-    "--on rtx-4080 --series tiny --flops 1e6": "less than one step of",
+    "--set precision=fp4": "use auto, bf16, bf16-pure",
+    "--set strategy=pipeline": "use single, ddp",
+    "--set strategy=data-parallel --on 2xh200": "--strategy data-parallel is only measured, not predicted",
+    "--set strategy=accelerate --on 2xh200": "--strategy accelerate is only measured, not predicted",
+    "--set checkpointing=900 --on h200": "--checkpointing '900' is not a whole number from 1 to 4; use off, on, or K",
+    "--set checkpointing=13 --params 120M": "--checkpointing '13' is not a whole number from 1 to 12",
+    "--set eval-every=-1": "--set eval-every '-1' is negative",
+    "--set restarts-per-day=1000": "above the sensible range",
+    "--set keep-checkpoints=0": "--set keep-checkpoints '0' is not a whole number",
+    "--set hot-over-cold=1.2": "above the sensible range",
+    "--set disk-speed=fast": "--set disk-speed",
+    "--set batch-tokens=0": "--set batch-tokens '0' is zero",
+    "--on 2xrtx-4080 --set series=tiny --set batch-tokens=32": "is less than a sequence for each card; give 64 or more",
+    "--on rtx-4080 --set series=tiny --flops 1e6": "less than one step of",
 }
 
 
@@ -123,7 +123,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(rigbench, typed):
 
 def typed(**words: str) -> plan.Request:
     """What the command makes of its options as typed."""
-    options = _read(Options, dict.fromkeys(Options.__struct_fields__) | {"series": None, "plan": False} | words)
+    options = read(Options, list(choices_of(Options)), words)
     return plan.request(options, RecipeOptions(), NOTHING_DECLARED, PriceOptions().electricity)
 
 
@@ -155,7 +155,7 @@ def test_everyday_names_of_cards_are_understood():
 
 def test_rigs_stand_beside_each_other_in_the_order_asked(rigbench):
     code, out, err = rigbench(
-        "budget", "-q", "--flops", "1e13", "--series", "tiny", "--on", "rtx-3090,2xrtx-4080,h200", "--json"
+        "budget", "-q", "--flops", "1e13", "--set", "series=tiny", "--on", "rtx-3090,2xrtx-4080,h200", "--json"
     )
     assert (code, err) == (0, "")
     document = json.loads(out)
@@ -180,7 +180,7 @@ def test_rigs_stand_beside_each_other_in_the_order_asked(rigbench):
 
 
 def test_a_rig_that_cannot_answer_does_not_hide_the_others(rigbench):
-    words = ("budget", "-q", "--flops", "1e13", "--series", "tiny", "--compile", "off", "--on", "here,rtx-4090")
+    words = ("budget", "-q", "--flops", "1e13", "--set", "series=tiny", "--compile", "off", "--on", "here,rtx-4090")
     code, out, _ = rigbench(*words)
     assert code == 0
     assert "this rig: no answer (no slice of this rig is stored; run rigbench train-probe" in out
@@ -189,14 +189,14 @@ def test_a_rig_that_cannot_answer_does_not_hide_the_others(rigbench):
 
 
 def test_without_any_answer_the_first_reason_is_told_with_exit_code_3(rigbench):
-    code, out, err = rigbench("budget", "-q", "--flops", "1e13", "--series", "tiny", "--on", "here")
+    code, out, err = rigbench("budget", "-q", "--flops", "1e13", "--set", "series=tiny", "--on", "here")
     assert (code, out) == (3, "")
     assert "no slice of this rig is stored" in err
 
 
 @pytest.mark.slow
 def test_a_model_that_does_not_fit_is_said_with_what_would(rigbench):
-    code, out, err = rigbench("budget", "-q", "--params", "1B", "--series", "llama", "--on", "rtx-4080")
+    code, out, err = rigbench("budget", "-q", "--params", "1B", "--set", "series=llama", "--on", "rtx-4080")
     assert (code, out) == (2, "")
     assert "does not fit a card of rtx-4080 even with checkpointing and a chunked loss" in err
     assert "what would do: --on rtx-a4500 or --optimizer adamw8bit or a smaller model" in err  # 20 GiB
@@ -239,7 +239,7 @@ def test_slices_of_another_rig_and_of_another_method_are_refused_and_said(rigben
         _, middle, large = tiny_models()
     keep(home, (whole(middle, 9e5), whole(large, 1e5, method=0)))
     keep(home, (whole(large, 5e4),), stranger=True)
-    code, out, err = rigbench("budget", "-q", "--flops", "1e13", "--series", "tiny", "--on", "here")
+    code, out, err = rigbench("budget", "-q", "--flops", "1e13", "--set", "series=tiny", "--on", "here")
     flat = " ".join(out.split())
     assert code == 0, err
     assert "1 slice of large: measured another way (METHOD 0, the newest is 1)" in flat
@@ -251,7 +251,19 @@ def test_the_supplys_peak_is_read_from_the_slices_own_file_and_warned_of_once(ri
     small = tiny_models()[0]
     keep(store.Store(tmp_path / "home"), (whole(small, 9e5, telemetry=ticks, energy=energy(60.0, "CPU package only")),))
     keep(store.Store(tmp_path / "home"), (whole(tiny_models()[2], 5e4),))
-    words = ("budget", "-q", "--flops", "1e13", "--series", "tiny", "--on", "here", "--psu-watts", "85", "--json")
+    words = (
+        "budget",
+        "-q",
+        "--flops",
+        "1e13",
+        "--set",
+        "series=tiny",
+        "--on",
+        "here",
+        "--set",
+        "psu-watts=85",
+        "--json",
+    )
     code, out, err = rigbench(*words)
     assert code == 0, err
     budget = json.loads(out)["budget"]
@@ -264,6 +276,6 @@ def test_only_another_rigs_slices_are_no_answer_and_said(rigbench, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setenv("RIGBENCH_PROFILES", str(PROFILES))
         keep(home, (whole(tiny_models()[0], 9e5),), stranger=True)
-    code, out, err = rigbench("budget", "-q", "--flops", "1e13", "--series", "tiny", "--on", "here")
+    code, out, err = rigbench("budget", "-q", "--flops", "1e13", "--set", "series=tiny", "--on", "here")
     assert (code, out) == (3, "")
     assert "no slice of this rig is stored (1 slice of another rig)" in err

@@ -73,18 +73,18 @@ def test_every_overhead_is_worked_out_as_on_paper():
     assert budget.whole.hours.value == pytest.approx(10 + sum(found.values()))
     assert budget.written.largest_bytes == size
     assert (budget.written.kept_bytes, budget.written.count) == (3 * size, 3)
-    assert "--compile-time" in budget.overheads[1].hours.basis
+    assert "compile-time" in budget.overheads[1].hours.basis
     assert "assumed" not in " ".join(one.hours.basis for one in budget.overheads)
 
 
 def test_what_is_not_declared_is_assumed_and_says_so_with_its_option():
     budget = ask()
     options = {
-        "compile": "assumed (--compile-time)",
-        "warm-up": "assumed (--warm-up)",
-        "evaluation": "(assumed, --eval-every, --eval-tokens)",
-        "checkpoints": "(assumed, --checkpoint-every, --disk-speed)",
-        "restarts": "(assumed, --restarts-per-day)",
+        "compile": "assumed (compile-time)",
+        "warm-up": "assumed (warm-up)",
+        "evaluation": "(assumed, eval-every, eval-tokens)",
+        "checkpoints": "(assumed, checkpoint-every, disk-speed)",
+        "restarts": "(assumed, restarts-per-day)",
     }
     for one in budget.overheads[1:]:
         assert options[one.name] in one.hours.basis
@@ -118,7 +118,7 @@ def test_hot_over_cold_lengthens_the_run_by_its_inverse():
     assert (extra.value, extra.low, extra.high) == pytest.approx((0.25, 1 / 0.9 - 1, 1 / 3))
     declared = ask(hot_over_cold=0.8)
     assert hours(declared)["hot steady state"] == pytest.approx(2.5)
-    assert declared.overheads[0].hours.basis == "hot over cold 0.8 (--hot-over-cold)"
+    assert declared.overheads[0].hours.basis == "hot over cold 0.8 (hot-over-cold)"
     faster = hot_extra(Estimate(1.02, 1.0, 1.05, 0.9, "", 9))
     assert (faster.value, faster.low, faster.high) == (0.0, 0.0, 0.0)  # no saving to plan with
 

@@ -134,7 +134,7 @@ def test_gpu_watts_alone_are_kwh_but_not_the_bill():
     assert (kwh.low, kwh.value, kwh.high) == pytest.approx((9 * 0.28, 3.0, 12 * 0.32))
     assert kwh.basis == "hours × 300 W measured, GPUs only, not the bill"
     assert cost.money(kwh, power, US) == Absent(
-        "the watts cover GPUs only, not the wall; give --host-watts W or --wall-watts W"
+        "the watts cover GPUs only, not the wall; give --set host-watts=W or --wall-watts W"
     )
 
 

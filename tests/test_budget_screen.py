@@ -37,17 +37,16 @@ on cpu (Some CPU, 2 threads), adamw, bf16
  overheads                                          time  based on
  hot steady state               0 s (0 s to 58 h 48 min)  not measured: 0 to 5 % more is assumed
                                                           (`rigbench thermals` measures it, or
-                                                          --hot-over-cold)
+                                                          hot-over-cold)
  compile                                             0 s  not compiled
  warm-up                                          5.00 s  1.00 s a start until the pace is steady,
                                                           measured with the slices
  evaluation        7 h 23 min (6 h 41 min to 8 h 13 min)  1.0M tokens every 50M tokens, each at 1/3
                                                           of its training time (assumed,
-                                                          --eval-every, --eval-tokens)
+                                                          eval-every, eval-tokens)
  checkpoints       37 min 41 s (9 min 25 s to 3 h 8 min)  every hour and at the end, at 500 MB/s
-                                                          (assumed, --checkpoint-every,
-                                                          --disk-speed)
- restarts                2 h 12 min (0 s to 24 h 31 min)  0.1 a day (assumed, --restarts-per-day),
+                                                          (assumed, checkpoint-every, disk-speed)
+ restarts                2 h 12 min (0 s to 24 h 31 min)  0.1 a day (assumed, restarts-per-day),
                                                           each loses half of what lies between
                                                           checkpoints
  whole run             44 d 11 h (40 d 3 h to 52 d 23 h)
@@ -65,12 +64,12 @@ achieved  360 GFLOP/s (324 GFLOP/s to 399 GFLOP/s) over the series: 1.37 EFLOP c
           3.76 GFLOP per joule (exact FLOP, whole run)
 step      1,024 tokens, as the slices had
 disk      a checkpoint of the largest takes 1.39 GiB, 5.28 GiB for the 10 that are kept: weights and
-          AdamW's two moments in fp32; the last 2 of each model (assumed, --keep-checkpoints)
+          AdamW's two moments in fp32; the last 2 of each model (assumed, keep-checkpoints)
 based on  r1 5M, r2 30M, r3 120M
 why wide  5M, 15M, 30M, 60M, 120M: ±5.0 % between processes is assumed (1 run stored)
           15M, 60M: ±22 % between sizes (measured sizes left out one at a time were at most 22 %
           off)
-power     95.0 W (wall), declared: --wall-watts
+power     95.0 W (wall), declared: wall-watts
 price     0.1872 USD/kWh, US residential average, 2026-04 (EIA)
 laws      best use of 1.2 EFLOP on one model: 57.3M to 102.8M parameters, 1.9B to 6.3B tokens
           (Kaplan 2020, Hoffmann 2022, as printed, Hoffmann 2022, source digits, Besiroglu 2024)
@@ -109,15 +108,14 @@ tiny-card: no answer (120M does not fit)
  overheads                                          time  based on
  hot steady state                                    0 s  already included: the published runs
                                                           behind the speed were hot
- compile                                           1 min  1 min a model (--compile-time)
- warm-up                        30.0 s (10.0 s to 2 min)  30.0 s a start, assumed (--warm-up)
+ compile                                           1 min  1 min a model (compile-time)
+ warm-up                        30.0 s (10.0 s to 2 min)  30.0 s a start, assumed (warm-up)
  evaluation        1 min 52 s (1 min 42 s to 2 min 20 s)  1.0M tokens every 50M tokens, each at 1/3
                                                           of its training time (assumed,
-                                                          --eval-every, --eval-tokens)
+                                                          eval-every, eval-tokens)
  checkpoints               16.3 s (4.08 s to 1 min 22 s)  every hour and at the end, at 500 MB/s
-                                                          (assumed, --checkpoint-every,
-                                                          --disk-speed)
- restarts                     35.1 s (0 s to 7 min 40 s)  0.1 a day (assumed, --restarts-per-day),
+                                                          (assumed, checkpoint-every, disk-speed)
+ restarts                     35.1 s (0 s to 7 min 40 s)  0.1 a day (assumed, restarts-per-day),
                                                           each loses half of what lies between
                                                           checkpoints
  whole run          4 h 32 min (4 h 6 min to 5 h 49 min)
@@ -130,18 +128,18 @@ next slice  rigbench train-probe --params 120M on 2xsome-card would take 120M fr
             ±6.0 %
 step        16 × 1,024 tokens
 disk        a checkpoint of the largest takes 1.39 GiB, 2.78 GiB for the 2 that are kept: weights
-            and AdamW's two moments in fp32; the last 2 of each model (assumed, --keep-checkpoints)
+            and AdamW's two moments in fp32; the last 2 of each model (assumed, keep-checkpoints)
 based on    datasheet of 2xsome-card, published training runs
 interval    90 %: of published runs
 power       756 W (wall), predicted: (GPUs + host) / 0.90, the parts below
             GPUs 600 W, predicted: a test's word
-            host 80.0 W, declared: --host-watts
+            host 80.0 W, declared: host-watts
             power supply 75.6 W, predicted: 0.90 efficiency, assumed: 80 PLUS Gold at half load, 115
             V
 price       0.1872 USD/kWh, US residential average, 2026-04 (EIA)
 rented      4.53 (4.11 to 5.82) USD: 2 × 0.50 USD an hour: a provider, 2026-09-01 (--rent)
 purchase    0.414 (0.375 to 0.531) USD of 2,400 USD (1,200 USD MSRP a card) over 3 years around the
-            clock, assumed (--lifetime)
+            clock, assumed (lifetime)
 break-even  bought is cheaper than rented after 2,800 (2,730 to 2,860) h, 617 such runs: 0.141 USD
             of electricity an hour against the rent
 laws        best use of 1.2 EFLOP on one model: 57.3M to 102.8M parameters, 1.9B to 6.3B tokens
@@ -257,7 +255,7 @@ def test_gpu_watts_are_shown_as_not_the_bill():
     assert text.startswith("1.2 EFLOP for 60M (")
     assert " kWh GPUs only (" in text.splitlines()[0]
     assert "power     300 W (GPUs only), measured: GPUs read beside 1 slice" in text
-    assert "money     n/a (the watts cover GPUs only, not the wall; give --host-watts W or --wall-watts W)" in text
+    assert "money     n/a (the watts cover GPUs only, not the wall; give --set host-watts=W or --wall-watts W)" in text
     assert "each model alone" not in text
 
 
@@ -282,4 +280,4 @@ def test_a_budget_survives_its_file():
 
 def test_hot_over_cold_declared_is_on_its_own_line():
     asked = request(1e17, (M120,), "120M", hot_over_cold=0.9)
-    assert "hot over cold 0.9 (--hot-over-cold)" in screen(plan(asked, [stored(M120, 400.0)]))
+    assert "hot over cold 0.9 (hot-over-cold)" in screen(plan(asked, [stored(M120, 400.0)]))

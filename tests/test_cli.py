@@ -146,7 +146,7 @@ REFUSED = {
     "budget --flops 1e6": "less than one step of",
     "budget --wall-watts 0": "--wall-watts '0' is zero",
     "budget --price 0.3": "names no currency",
-    "budget --place mars": "no electricity price 'mars'",
+    "budget --set place=mars": "no electricity price 'mars'",
     "report nothing": "no stored run is called 'nothing'",
     "report /nowhere/run.json": "cannot read /nowhere/run.json",
     "--replay /nowhere topology": "--replay /nowhere is not a folder",
@@ -273,7 +273,7 @@ def test_a_whole_run_is_shown_with_every_room(measured, links_measured, rigbench
 
 
 def test_the_budget_uses_what_is_stored_and_says_so(measured, rigbench):
-    words = ("budget", "--flops", "1e12", "--series", "tiny", "--device", "cpu", "--home", str(measured.home))
+    words = ("budget", "--flops", "1e12", "--params", "tiny", "--device", "cpu", "--home", str(measured.home))
     run_id = measured.find(None).stem
     code, out, err = rigbench(*words)
     assert code == 0, err

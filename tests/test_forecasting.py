@@ -154,7 +154,7 @@ def test_peak_rent_and_price_are_of_all_cards_with_their_sources():
     assert isinstance(known.rent, Absent)  # nobody is known to rent it out
     rent = elsewhere("rtx-4090", asked())[0].rent
     assert (rent.per_hour, rent.currency) == (0.74, "USD")  # the newest of three
-    assert rent.name == "RunPod, 2026-09-27, RunPod's pods page; listed from 0.34 to 0.74 (--rent)"
+    assert rent.name == "RunPod, 2026-09-27, RunPod's pods page; listed from 0.34 to 0.74 (rent)"
 
 
 def test_the_classic_claim_is_judged_by_the_same_rig():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scripted_sensors import series, telemetry
 
-from rigbench.command import _read
+from rigbench.command import choices_of, read
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Figure
 from rigbench.train import screen as render
@@ -69,7 +69,7 @@ def test_gpus_idle_gpus_package_rest_and_loss_add_up_to_the_wall():
     assert power.watts.value == pytest.approx((300 + 25 + 110) / 0.87) == pytest.approx(500.0)
     assert power.watts.basis == "(GPUs + other GPUs + CPU package + rest of the host) / 0.87, the parts below"
     rest = power.split[3].watts  # type: ignore[index]
-    assert rest.basis == "110 W (--host-watts) less the CPU package"
+    assert rest.basis == "110 W (host-watts) less the CPU package"
 
 
 @settings(deadline=None, max_examples=200)
@@ -144,7 +144,7 @@ def test_watts_declared_at_the_wall_are_taken_apart():
     draws = draw("GPUs", 300.0), draw("CPU package", 60.0)
     power = cost.power([sliced(*draws)], at_meter(500.0, host(efficiency=0.9)))
     assert isinstance(power, Power)
-    assert power.watts == declared(500.0, "--wall-watts")
+    assert power.watts == declared(500.0, "wall-watts")
     assert parts_of(power) == {
         "GPUs": (300.0, "measured"),
         "CPU package": (60.0, "measured"),
@@ -156,7 +156,7 @@ def test_watts_declared_at_the_wall_are_taken_apart():
         140.0,
         "predicted",
     )  # the supply's loss is not known, so it is in it
-    assert cost.power([], at_meter(500.0)) == Power(watts=declared(500.0, "--wall-watts"), covers="wall")
+    assert cost.power([], at_meter(500.0)) == Power(watts=declared(500.0, "wall-watts"), covers="wall")
 
 
 def test_parts_above_what_was_declared_at_the_wall_are_said():
@@ -213,7 +213,7 @@ def test_on_a_cpu_the_supply_is_held_against_what_is_declared():
 
 def typed(**words: str) -> WattOptions:
     """The options as typed on a command line."""
-    said: WattOptions = _read(WattOptions, dict.fromkeys(WattOptions.__struct_fields__) | words)
+    said: WattOptions = read(WattOptions, list(choices_of(WattOptions)), words)
     return said
 
 
@@ -241,7 +241,7 @@ def test_a_rig_profile_lends_its_host_and_power_supply_where_none_is_declared():
     assert isinstance(found.host, Figure)
     assert found.host.value == 90
     assert found.host.basis.startswith("rig profile dual-rtx-4080, assumption")
-    assert found.supply == Figure(900.0, "declared", "--psu-watts")
+    assert found.supply == Figure(900.0, "declared", "psu-watts")
 
 
 def test_a_wall_meter_beside_a_profile_keeps_the_profiles_supply():
@@ -265,8 +265,8 @@ def test_a_slice_shows_its_joules_and_the_walls_parts_and_survives_its_file():
         "0.433 J a token, 1.97 GFLOP a joule at the wall",
         "GPUs 300 W, measured: GPUs read beside 1 slice",
         "CPU package 55.0 W, measured: CPU package read beside 1 slice",
-        "rest of the host 35.0 W, declared: 90.0 W (--host-watts) less the CPU package",
-        "power supply 43.3 W, predicted: 0.90 efficiency, declared: --psu-efficiency",
+        "rest of the host 35.0 W, declared: 90.0 W (host-watts) less the CPU package",
+        "power supply 43.3 W, predicted: 0.90 efficiency, declared: psu-efficiency",
     ]
 
 
@@ -275,7 +275,7 @@ def test_a_slice_without_watts_says_what_would_tell_them():
     assert at_wall(bare, host()) == bare
     out = io.StringIO()
     render.show(bare, Console(file=out, width=200, color_system=None))
-    assert "energy  n/a (no sensor; --host-watts W or --wall-watts W declares watts)" in out.getvalue().replace(
+    assert "energy  n/a (no sensor; --set host-watts=W or --wall-watts W declares watts)" in out.getvalue().replace(
         "   ", "  "
     )
 

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from rigbench.backtest.record import LogFacts, Options
-from rigbench.command import Common, command
+from rigbench.command import Common, command, completed, run_ids
 from rigbench.core.errors import FINE, NOTHING, RigbenchError
 from rigbench.core.record import Absent
 
@@ -27,12 +27,20 @@ if TYPE_CHECKING:
 def backtest(
     common: Common,
     options: Options,
-    run: Annotated[str | None, typer.Argument(help="The run that predicted: an id, its start, or a file.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(help="The run that predicted: an id, its start, or a file.", autocompletion=completed(run_ids)),
+    ] = None,
     log: Annotated[
         Path | None, typer.Argument(help="What happened: CSV, text log, TensorBoard folder, or a run of rigbench's.")
     ] = None,
 ) -> int:
-    """Predicted against what really happened: hand back a run's log. Kept per rig; the next interval learns from it."""
+    """Predicted against what really happened: hand back a run's log. Kept per rig; the next interval learns from it.
+
+    rigbench backtest RUN train.log    a budget or slice against the log of the real run
+    rigbench backtest --summary        all of this rig
+    rigbench report --list             which runs predicted something
+    """
     if options.summary:
         if run or log:
             raise RigbenchError("--summary takes no run and no log", "leave them out")

@@ -29,7 +29,12 @@ GRACE_SECONDS, TIMES_ITS_SECONDS = 120.0, 2.0
 
 @command("device", "keep_disturbed")
 def bandwidth(common: Common, options: Options) -> int:
-    """Copies to, from, inside and between GPUs, verified, against their links; without a GPU the CPU's memory."""
+    """Copies to, from, inside and between GPUs, verified, against their links; without a GPU the CPU's memory.
+
+    rigbench bandwidth
+    rigbench bandwidth --seconds 10s      a shorter look
+    rigbench bandwidth --device cuda:1    one GPU alone
+    """
     return common.answer(lambda job: run(job, options, common.device or "auto"))
 
 

@@ -29,13 +29,21 @@ HERE, MOST_RIGS = "here", 12
 QUICK_SECONDS = (15.0, 25.0, 60.0)
 
 
-@command("device", "on", "keep_disturbed")
+# Of the recipe, what few set; the command line has --optimizer and --compile.
+RECIPE_SETTINGS = ("precision", "strategy", "checkpointing", "loss", "accumulation")
+
+
+@command("device", "on", "keep_disturbed", settings=RECIPE_SETTINGS)
 def budget(common: Common, options: Options, recipe: RecipeOptions, prices: PriceOptions, watts: WattOptions) -> int:
     """Hours, kWh and money of a training run, with intervals: on this rig, or --on others (several: A,B,C).
 
     On this rig from slices measured here; where none is stored, short ones are run first. --on predicts. What is said
-    of the recipe (--optimizer to --accumulation) leaves only slices trained so; --on trains so, and else with adamw in
-    bf16, compiled, by ddp on several cards, and with checkpointing where nothing else fits.
+    of the recipe (--optimizer, --compile, precision, strategy …) leaves only slices trained so; --on trains so, and
+    else with adamw in bf16, compiled, by ddp on several cards, and with checkpointing where nothing else fits.
+
+        rigbench budget --flops 1.2e18                what a series of models takes on this rig
+        rigbench budget --on 2xrtx-4080 --hours 48    what 48 hours buy on cards that you do not own
+        rigbench budget --params 120M --tokens-per-param 20 --price '0.30 EUR'
     """
     from rigbench.budget import plan
 
@@ -58,9 +66,9 @@ def _rigs(names: str | None, options: Options, watts: WattOptions) -> tuple[RigP
         raise RigbenchError(f"--on {names[:60]!r} names a rig twice", "name each once")
     of_one = {
         "--wall-watts": watts.wall_watts,
-        "--host-watts": watts.host_watts,
-        "--purchase": options.purchase,
-        "--rig-profile": watts.rig_profile,
+        "host-watts": watts.host_watts,
+        "purchase": options.purchase,
+        "rig-profile": watts.rig_profile,
     }
     for option, value in of_one.items():
         if len(listed) > 1 and not isinstance(value, Absent):

@@ -105,7 +105,7 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
     tokens = request.options.batch_tokens
     least = rig.count * max(model.shape.sequence for model in request.models)
     if not isinstance(tokens, Absent) and tokens < least:
-        what = f"--batch-tokens {tokens:,} is less than a sequence for each card"
+        what = f"batch-tokens {tokens:,} is less than a sequence for each card"
         raise RigbenchError(what, f"give {least:,} or more")
     recipe = fitted(predictor, request, rig)
     steps = [steptime.predict(model, batched(model, recipe, tokens), limits) for model in request.models]
@@ -173,7 +173,7 @@ def _from_slices(request: Request, model: Model, chosen: Chosen, rate: Rate) -> 
     tokens, declared = alike[0].slice.tokens_per_step, request.options.batch_tokens
     words = f"{tokens:,} tokens, as the slices had"
     if not isinstance(declared, Absent):
-        tokens, words = declared, f"{declared:,} tokens (--batch-tokens; the rate is of {tokens:,})"
+        tokens, words = declared, f"{declared:,} tokens (batch-tokens; the rate is of {tokens:,})"
     compiles = [its.slice.compile.cold_seconds for its in alike if isinstance(its.slice.compile, Compile)]
     compiling = math.fsum(compiles) / len(compiles) if compiles else Absent("not measured")
     return Forecast(model, rate, tokens, words, compiling, math.fsum(map(_startup, alike)) / len(alike))
@@ -366,14 +366,14 @@ def rent(gpu: str) -> CardPrice | Absent:
     date = "undated" if isinstance(best.date, Absent) else best.date
     least, most = (pick(price.per_gpu_hour for price in prices) for pick in (min, max))
     spread = f"; listed from {least:g} to {most:g}" if least < most else ""
-    return CardPrice(best.per_gpu_hour, best.currency, f"{best.provider}, {date}, {best.source}{spread} (--rent)")
+    return CardPrice(best.per_gpu_hour, best.currency, f"{best.provider}, {date}, {best.source}{spread} (rent)")
 
 
 def _purchase(gpu: GpuProfile, count: int) -> RigPrice | Absent:
     if isinstance(gpu.launch_price_usd, Absent):
         return money.NO_PURCHASE
     kind = gpu.launch_price_kind.partition(" (")[0] or "list price"
-    basis = f"{_times(count)}{gpu.launch_price_usd:,.0f} USD {kind}, without the host; --purchase"
+    basis = f"{_times(count)}{gpu.launch_price_usd:,.0f} USD {kind}, without the host; purchase"
     return RigPrice(Figure(count * gpu.launch_price_usd, "datasheet", basis), "USD")
 
 

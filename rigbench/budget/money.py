@@ -10,9 +10,9 @@ from rigbench.work import power as cost
 from rigbench.work.record import Power
 
 LIFETIME_HOURS = 3 * 8766.0
-LIFETIME_WORDS = "3 years around the clock, assumed (--lifetime)"
-NO_RENT = Absent("no rent is known of such a card; give --rent '1.50 USD'")
-NO_PURCHASE = Absent("no price is known of this rig; give --purchase '2400 USD'")
+LIFETIME_WORDS = "3 years around the clock, assumed (lifetime)"
+NO_RENT = Absent("no rent is known of such a card; give --set rent='1.50 USD'")
+NO_PURCHASE = Absent("no price is known of this rig; give --set purchase='2400 USD'")
 AN_HOUR = Estimate(1.0, 1.0, 1.0, 1.0, "an hour", 0)
 
 
@@ -32,7 +32,7 @@ def purchase(hours: Estimate, price: RigPrice | Absent, lifetime_seconds: float 
         return price
     lifetime, words = LIFETIME_HOURS, LIFETIME_WORDS
     if not isinstance(lifetime_seconds, Absent):
-        lifetime, words = lifetime_seconds / 3600, f"{units.format_seconds(lifetime_seconds)} (--lifetime)"
+        lifetime, words = lifetime_seconds / 3600, f"{units.format_seconds(lifetime_seconds)} (lifetime)"
     amount = units.format_money(price.price.value, price.currency)
     share = (hours * (price.price.value / lifetime)).figure(f"{amount} ({price.price.basis}) over {words}")
     return Purchase(price.price, price.currency, lifetime, share)
@@ -53,7 +53,7 @@ def break_even(
     if len({rented.currency, bought.currency, currency}) > 1:
         return Absent(
             f"rent in {rented.currency}, purchase in {bought.currency}, electricity in {currency}; "
-            "give --rent, --purchase, --price or --place in one currency"
+            "give rent, purchase, price or place in one currency"
         )
     if running.value >= rented.per_hour:
         return Absent("renting costs less an hour than the electricity alone")

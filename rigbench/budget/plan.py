@@ -19,7 +19,7 @@ from rigbench.core.options import NOT_GIVEN
 from rigbench.core.record import Absent, Figure, Price
 from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.model.record import Model
-from rigbench.model.shape import model_named, series
+from rigbench.model.shape import model_named, series, series_names
 from rigbench.work import power as cost
 from rigbench.work.record import NOTHING_DECLARED, Power, WattOptions
 
@@ -42,7 +42,7 @@ FORWARD_SHARE = 1 / 3  # of a step: backward takes twice what forward takes (Kap
 WEIGHT_BYTES, MOMENTS_BYTES, MOMENTS_8BIT_BYTES = 4, 8, 2 + 8 / 256
 # Slices last minutes; a case takes half an hour to warm through, and clocks fall meanwhile. Assumed where not measured.
 NOT_SOAKED = Estimate(0.0, 0.0, 0.05, stats.LEVEL, "assumed", 0)
-HOT_WORDS = "not measured: 0 to 5 % more is assumed (`rigbench thermals` measures it, or --hot-over-cold)"
+HOT_WORDS = "not measured: 0 to 5 % more is assumed (`rigbench thermals` measures it, or hot-over-cold)"
 
 # About 20 tokens per parameter is compute-optimal (Hoffmann 2022); small models are often trained on ten times that.
 # Outside these bounds a plan is more likely a slip than an intention.
@@ -127,9 +127,9 @@ def request(options: Options, recipe: RecipeOptions, watts: WattOptions, price: 
 
 
 def _models(options: Options) -> tuple[tuple[Model, ...], str]:
-    known = series(options.series)
-    if isinstance(options.params, Absent):
-        return tuple(entry.model for entry in known.models), options.series
+    whole = options.series if isinstance(options.params, Absent) else options.params.strip()
+    if isinstance(options.params, Absent) or whole in series_names():
+        return tuple(entry.model for entry in series(whole).models), whole
     parts = [part.strip() for part in options.params.split(",") if part.strip()]
     if not 1 <= len(parts) <= MOST_MODELS:
         raise RigbenchError(f"--params {options.params[:40]!r} is {len(parts)} models", f"give 1 to {MOST_MODELS}")
@@ -206,7 +206,7 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
     options, price, power = request.options, request.price, machine.power
     if not isinstance(options.hot_over_cold, Absent):
         extra = _exactly(1 / options.hot_over_cold - 1)
-        basis = f"hot over cold {options.hot_over_cold:g} (--hot-over-cold)"
+        basis = f"hot over cold {options.hot_over_cold:g} (hot-over-cold)"
         machine = machine._replace(hot_extra=extra, hot_basis=basis)
     if not isinstance(options.rent, Absent):
         machine = machine._replace(rent=options.rent)
@@ -226,7 +226,7 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
     speed, steps_kwh, peak = flop_exact / steps / HOUR, cost.kwh(steps, power), machine.peak_flops_per_s
     recipe, kept = machine.configuration.recipe, options.keep_checkpoints
     sizes = [checkpoint_bytes(its.model, recipe) for its in forecasts]
-    assumed = "assumed, --keep-checkpoints" if isinstance(kept, Absent) else "--keep-checkpoints"
+    assumed = "assumed, keep-checkpoints" if isinstance(kept, Absent) else "keep-checkpoints"
     kept = KEPT if isinstance(kept, Absent) else kept
     return Budget(
         method=METHOD,
@@ -384,7 +384,7 @@ def overheads(
         options.compile_time,
         [its.compile_seconds for its in forecasts],
         COMPILE_SECONDS,
-        ("a model", "a model, measured beside the slices", "--compile-time"),
+        ("a model", "a model, measured beside the slices", "compile-time"),
     )
     if isinstance(options.compile_time, Absent) and not recipe.compiled:
         compiling, compiling_words = _exactly(0.0), "not compiled"
@@ -392,7 +392,7 @@ def overheads(
         options.warm_up,
         [its.startup_seconds for its in forecasts],
         WARMUP_SECONDS,
-        ("a start", "a start until the pace is steady, measured with the slices", "--warm-up"),
+        ("a start", "a start until the pace is steady, measured with the slices", "warm-up"),
     )
     steps = reduce(add, (its.hours(count) for count, its in zip(tokens, forecasts, strict=True)))
     rows: list[tuple[record.OverheadName, Estimate, str]] = [
@@ -428,7 +428,7 @@ def _evaluation(forecasts: Sequence[Forecast], tokens: Sequence[float], options:
     every, declared = options.eval_every, options.eval_tokens
     each = EVAL_TOKENS if isinstance(declared, Absent) else declared
     if every == 0:
-        return _exactly(0.0), "none (--eval-every 0)"
+        return _exactly(0.0), "none (eval-every 0)"
     hours = []
     for count, its in zip(tokens, forecasts, strict=True):
         apart = EVAL_EVERY_TOKENS if isinstance(every, Absent) else every * its.tokens_per_step
@@ -437,7 +437,7 @@ def _evaluation(forecasts: Sequence[Forecast], tokens: Sequence[float], options:
     often, unit = (EVAL_EVERY_TOKENS, "tokens") if isinstance(every, Absent) else (every, "steps")
     return reduce(add, hours), (
         f"{units.format_count(each)} tokens every {units.format_count(often)} {unit}, each at 1/3 of its training time "
-        f"({'assumed, ' if assumed else ''}--eval-every, --eval-tokens)"
+        f"({'assumed, ' if assumed else ''}eval-every, eval-tokens)"
     )
 
 
@@ -453,7 +453,7 @@ def _checkpoints(
     often = "hour" if isinstance(every, Absent) else f"{units.format_count(every)} steps"
     often = "at the end only" if every == 0 else f"every {often} and at the end"
     assumed = "assumed, " if isinstance(every, Absent) or isinstance(declared, Absent) else ""
-    words = f"{often}, at {units.format_bytes_per_s(disk.value)} ({assumed}--checkpoint-every, --disk-speed)"
+    words = f"{often}, at {units.format_bytes_per_s(disk.value)} ({assumed}checkpoint-every, disk-speed)"
     return size / disk / HOUR, words
 
 
@@ -463,7 +463,7 @@ def _restarts(
     """Each repeats half of what lies between two checkpoints, and starts again."""
     declared = options.restarts_per_day
     a_day = _assumed(*RESTARTS_PER_DAY) if isinstance(declared, Absent) else _exactly(declared)
-    option = "assumed, --restarts-per-day" if isinstance(declared, Absent) else "--restarts-per-day"
+    option = "assumed, restarts-per-day" if isinstance(declared, Absent) else "restarts-per-day"
     if options.write_every == 0:
         option += "; without checkpoints a run begins anew, which is not in here"
     hours = (

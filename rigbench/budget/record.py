@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from rigbench.core import profiles, units
 from rigbench.core.errors import RigbenchError
@@ -74,6 +74,7 @@ FLOP = Reader(units.parse_flops, lambda value: f"{value:g}".replace("+", ""))
 COUNT, HOURS = Reader(units.parse_count), Reader(_hours)
 WHOLE = Reader(lambda text, option: round(units.parse_count(text, option)))
 STEPS, TIME, START = zero_or(number(1, 1e12)), seconds(), zero_or(seconds())
+PLACE = Reader(lambda text, option: text, words=lambda: [it.id for it in profiles.prices().electricity])
 KEPT, CRASHES = whole(1, 10**6), zero_or(number(1e-6, 100))
 PRICE, PURCHASE = Reader(_price), Reader(_purchase)
 RENT = Reader(lambda text, option: CardPrice(*money(text.strip().removesuffix("/h"), option, "1.50 USD"), option))
@@ -83,10 +84,18 @@ DISK = Reader(lambda text, option: float(units.parse_bytes(text.strip().removesu
 class PriceOptions(Record, frozen=True, kw_only=True):
     """Whose electricity: declared, or a place's price from the profiles, which carries its place and date."""
 
+    panel: ClassVar = "Power and price"
+
     price: Annotated[
-        Price | Absent, Option(PRICE, "Electricity per kWh. Default: the price of --place.", "'0.30 EUR'")
+        Price | Absent,
+        Option(PRICE, "Electricity per kWh. Default: the price of `place`.", "'0.30 EUR'", rivals=("place",)),
     ] = NOT_GIVEN
-    place: Annotated[Text, Option(TEXT, "Whose electricity price; `rigbench profiles` lists them.", "ID")] = NOT_GIVEN
+    place: Annotated[
+        Text,
+        Option(
+            PLACE, "Whose electricity price; `rigbench profiles` lists them.", "ID", setting=True, rivals=("price",)
+        ),
+    ] = NOT_GIVEN
 
     @property
     def electricity(self) -> Price | Absent:
@@ -94,20 +103,30 @@ class PriceOptions(Record, frozen=True, kw_only=True):
         if isinstance(self.price, Absent):
             return profiles.electricity(place)
         if place is not None:
-            raise RigbenchError("--price and --place exclude each other", "give the one that is your contract's")
+            raise RigbenchError("price and place exclude each other", "give the one that is your contract's")
         return self.price
 
 
 class Options(Record, frozen=True, kw_only=True):
     """How much is to be trained, and what besides training steps it takes."""
 
+    panel: ClassVar = "How much"
+
     flops: Annotated[Amount, Option(FLOP, "The budget in FLOP, as 1.2e18 or 1.2EFLOP. Default: 1.2e18.", "C")] = (
         NOT_GIVEN
     )
     params: Annotated[
-        Text, Option(TEXT, "One model or a sweep, as 120M or 5M,15M,60M. Default: all of --series.", "SIZES")
+        Text,
+        Option(
+            TEXT,
+            "A model, a sweep as 5M,15M,60M, or a series: diy (GPT-2 style) or llama. Default: diy.",
+            "SIZES",
+            panel="Which models",
+        ),
     ] = NOT_GIVEN
-    series: Annotated[str, Option(TEXT, "The series of models: diy (GPT-2 style) or llama.", "NAME")] = "diy"
+    series: Annotated[
+        str, Option(TEXT, "The series that sizes are of: diy (GPT-2 style) or llama.", "NAME", setting=True)
+    ] = "diy"
     tokens: Annotated[Amount, Option(COUNT, "Instead of --flops: tokens for every model, as 2.5B.", "D")] = NOT_GIVEN
     tokens_per_param: Annotated[
         Amount,
@@ -124,40 +143,73 @@ class Options(Record, frozen=True, kw_only=True):
         Text, Option(TEXT, "Backwards: what so much electricity buys, or so much rent where --rent is given.", "M")
     ] = NOT_GIVEN
     split: Annotated[
-        Split | Absent, Option(SPLIT, "How models share a budget: equal-tokens, equal-flops, compute-optimal.", "HOW")
+        Split | Absent,
+        Option(
+            SPLIT, "How models share a budget: equal-tokens, equal-flops, compute-optimal.", "HOW", panel="Which models"
+        ),
     ] = NOT_GIVEN
     exact_flops: Annotated[
-        bool, Option(None, "Count attention and matmuls exactly instead of 6·N·D.", names=("--exact-flops",))
+        bool,
+        Option(None, "Count attention and matmuls exactly instead of 6·N·D.", names=("--exact-flops",), setting=True),
     ] = False
     batch_tokens: Annotated[
-        int | Absent, Option(WHOLE, "Tokens in a step. Default: as the slices had, or a micro-batch on each card.", "N")
+        int | Absent,
+        Option(
+            WHOLE, "Tokens in a step. Default: as the slices had, or a micro-batch on each card.", "N", setting=True
+        ),
     ] = NOT_GIVEN
     plan: Annotated[bool, Option(None, "Also say which slice would narrow the interval most.", names=("--plan",))] = (
         False
     )
     rent: Annotated[
-        CardPrice | Absent, Option(RENT, "Rent of one card for an hour. Default: of prices.toml.", "'1.50 USD'")
+        CardPrice | Absent,
+        Option(RENT, "Rent of one card for an hour. Default: of prices.toml.", "'1.50 USD'", setting=True),
     ] = NOT_GIVEN
     purchase: Annotated[
-        RigPrice | Absent, Option(PURCHASE, "What the rig cost. Default: the cards' launch price.", "'2400 USD'")
+        RigPrice | Absent,
+        Option(
+            PURCHASE, "What the rig cost. Default: the cards' launch price.", "'2400 USD'", setting=True, rivals=("on",)
+        ),
     ] = NOT_GIVEN
-    lifetime: Annotated[Amount, Option(TIME, "How long the rig will work in all. Default: 3 years.", "T")] = NOT_GIVEN
-    compile_time: Annotated[Amount, Option(START, "Of each model. Default: as measured, else 60 s.", "T")] = NOT_GIVEN
+    lifetime: Annotated[
+        Amount, Option(TIME, "How long the rig will work in all. Default: 3 years.", "T", setting=True)
+    ] = NOT_GIVEN
+    compile_time: Annotated[
+        Amount, Option(START, "Of each model. Default: as measured, else 60 s.", "T", setting=True)
+    ] = NOT_GIVEN
     warm_up: Annotated[
-        Amount, Option(START, "From a start to a steady pace. Default: as measured, else 30 s.", "T")
+        Amount, Option(START, "From a start to a steady pace. Default: as measured, else 30 s.", "T", setting=True)
     ] = NOT_GIVEN
-    eval_every: Annotated[Amount, Option(STEPS, "Evaluate so often; 0: never. Default: every 50M tokens.", "STEPS")] = (
+    eval_every: Annotated[
+        Amount, Option(STEPS, "Evaluate so often; 0: never. Default: every 50M tokens.", "STEPS", setting=True)
+    ] = NOT_GIVEN
+    eval_tokens: Annotated[Amount, Option(COUNT, "Tokens of an evaluation. Default: 1048576.", "N", setting=True)] = (
         NOT_GIVEN
     )
-    eval_tokens: Annotated[Amount, Option(COUNT, "Tokens of an evaluation. Default: 1048576.", "N")] = NOT_GIVEN
     write_every: Annotated[
-        Amount, Option(STEPS, "Write so often; 0: at the end. Default: every hour.", "STEPS", ("--checkpoint-every",))
+        Amount,
+        Option(
+            STEPS, "Write so often; 0: at the end. Default: every hour.", "STEPS", ("--checkpoint-every",), setting=True
+        ),
     ] = NOT_GIVEN
-    keep_checkpoints: Annotated[int | Absent, Option(KEPT, "Of each model, on disk. Default: 2.", "N")] = NOT_GIVEN
-    disk_speed: Annotated[Amount, Option(DISK, "To which checkpoints go, as 500MB. Default: 500MB.", "B/S")] = NOT_GIVEN
-    restarts_per_day: Annotated[Amount, Option(CRASHES, "Crashes to expect. Default: 0.1.", "N")] = NOT_GIVEN
+    keep_checkpoints: Annotated[
+        int | Absent, Option(KEPT, "Of each model, on disk. Default: 2.", "N", setting=True)
+    ] = NOT_GIVEN
+    disk_speed: Annotated[
+        Amount, Option(DISK, "To which checkpoints go, as 500MB. Default: 500MB.", "B/S", setting=True)
+    ] = NOT_GIVEN
+    restarts_per_day: Annotated[Amount, Option(CRASHES, "Crashes to expect. Default: 0.1.", "N", setting=True)] = (
+        NOT_GIVEN
+    )
     hot_over_cold: Annotated[
-        Amount, Option(number(0.1, 1.0), "Throughput once hot, as 0.97. Default: as `thermals` measured it.", "SHARE")
+        Amount,
+        Option(
+            number(0.1, 1.0),
+            "Throughput once hot, as 0.97. Default: as `thermals` measured it.",
+            "SHARE",
+            setting=True,
+            rivals=("on",),
+        ),
     ] = NOT_GIVEN
 
 

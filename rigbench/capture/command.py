@@ -33,7 +33,12 @@ def capture(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds other files.")] = False,
 ) -> int:
-    """Record this rig, redacted, so that --replay DIR shows it anywhere; attach the folder to a bug report."""
+    """Record this rig, redacted, so that --replay DIR shows it anywhere; attach the folder to a bug report.
+
+    rigbench capture -o myrig
+    rigbench capture -o myrig --load       with the links awake
+    rigbench --replay myrig topology       look at it again
+    """
     from rich.text import Text
 
     from rigbench.core import units

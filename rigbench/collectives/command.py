@@ -32,6 +32,10 @@ def collectives(common: Common, options: Options) -> int:
     """Collectives between ranks: latency, bandwidth, values checked, and the way that the bytes really took.
 
     NCCL on GPUs, gloo on a CPU. On several machines: torchrun --nnodes 2 … -m rigbench collectives; rank 0 reports.
+
+        rigbench collectives
+        rigbench collectives --max-bytes 64MiB
+        rigbench collectives --device cpu --ranks 4    gloo between four processes
     """
     world = ranks.world_from(os.environ)
     if world and not isinstance(options.ranks, Absent):

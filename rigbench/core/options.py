@@ -9,7 +9,7 @@ field's default; what is not said and has none is Absent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from rigbench.core import units
@@ -20,10 +20,14 @@ NOT_GIVEN = Absent("not given")
 
 
 class Reader(NamedTuple):
-    """How a word becomes a value: `read(text, "--name")`, which refuses what it does not take, and how one is shown."""
+    """How a word becomes a value: `read(text, "--name")`, which refuses what it does not take, and how one is shown.
+
+    `words` are those that a shell offers to complete.
+    """
 
     read: Callable[[str, str], Any]
     show: Callable[[Any], str] = str
+    words: Callable[[], Iterable[str]] = tuple
 
 
 class Option(NamedTuple):
@@ -33,6 +37,13 @@ class Option(NamedTuple):
     help: str
     metavar: str | None = None
     names: tuple[str, ...] = ()
+    panel: str = ""  # of the help page
+    setting: bool = False  # given by --set KEY=VALUE or rigbench.toml alone
+    rivals: tuple[str, ...] = ()  # keys that this one replaces where they were given farther away, as in a file
+    private: bool = False  # a rigbench.toml in the folder may not give it: it names code or a place to write
+
+    def name(self, field: str) -> str:
+        return self.names[0] if self.names else "--" + field.replace("_", "-")
 
 
 TEXT = Reader(lambda text, option: text)
@@ -86,4 +97,4 @@ def one_of(*words: str) -> Reader:
             raise RigbenchError(f"{option} {text[:40]!r} is not one of them", f"use {listed}")
         return text
 
-    return Reader(read)
+    return Reader(read, words=lambda: words)

@@ -27,7 +27,12 @@ NO_DEMAND = Absent(
 
 @command("device", "keep_disturbed")
 def dataloader(common: Common, options: Options) -> int:
-    """Does the data loader keep up? Tokens/s by path and workers, from memory and disk, next to what training needs."""
+    """Does the data loader keep up? Tokens/s by path and workers, from memory and disk, next to what training needs.
+
+    rigbench dataloader
+    rigbench dataloader --data train.bin --workers 0,4,8
+    rigbench dataloader --dataset mydata:make    a torch Dataset of yours
+    """
     from rigbench.core.errors import RigbenchError
 
     if not isinstance(options.data, Absent) and not isinstance(options.dataset, Absent):
@@ -90,7 +95,12 @@ def pack(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.bin", help="The file of ids to write.")],
     options: PackOptions,
 ) -> int:
-    """Tokenize text or JSONL into a file of ids, which loads many times faster, with a document that describes it."""
+    """Tokenize text or JSONL into a file of ids, which loads many times faster, with a document that describes it.
+
+    rigbench pack books/*.txt -o books.bin
+    rigbench pack web.jsonl -o web.bin --tokenizer tokenizer.json
+    rigbench dataloader --data web.bin    how fast it loads
+    """
     from rigbench.core.errors import FINE, INTERRUPTED
     from rigbench.core.progress import make_progress
     from rigbench.dataloader import packing

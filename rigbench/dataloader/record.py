@@ -49,6 +49,7 @@ class Options(Record, frozen=True, kw_only=True):
             TEXT,
             "Your own: a function that returns a torch Dataset, or an iterable of batches (a DataLoader).",
             "package.module:factory",
+            private=True,
         ),
     ] = NOT_GIVEN
     micro_batch: Annotated[int, Option(whole(1, LARGEST_MICRO_BATCH), "Sequences a batch.", "N")] = 8
@@ -57,7 +58,7 @@ class Options(Record, frozen=True, kw_only=True):
         tuple[int, ...] | Absent,
         Option(WORKERS, "Worker processes to try. Default: doubling, to the CPUs there are.", "0,1,2"),
     ] = NOT_GIVEN
-    seconds: Annotated[float, Option(seconds(), "At most this long for each row.")] = 2.0
+    seconds: Annotated[float, Option(seconds(), "At most this long for each row.", "TIME")] = 2.0
     demand_tokens_per_s: Annotated[
         Figure | Absent,
         Option(DEMAND, "What training needs. Default: this rig's newest slice.", "N", ("--tokens-per-second",)),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rigbench.command import Common, command
+from rigbench.command import Common, command, completed, run_ids
 from rigbench.topology.record import Options
 
 if TYPE_CHECKING:
@@ -21,10 +22,18 @@ def doctor(
     common: Common,
     options: Options,
     run: Annotated[
-        str | None, typer.Argument(help="Diagnose a stored run instead: its id, its start, or a file.")
+        str | None,
+        typer.Argument(
+            help="Diagnose a stored run instead: its id, its start, or a file.", autocompletion=completed(run_ids)
+        ),
     ] = None,
 ) -> int:
-    """What is wrong with this rig, or holds it back: evidence, what it costs, what to do. Changes no setting."""
+    """What is wrong with this rig, or holds it back: evidence, what it costs, what to do. Changes no setting.
+
+    rigbench doctor                     this machine
+    rigbench doctor RUN                 a stored run: its id, its start, or a file
+    rigbench --replay CAPTURE doctor    somebody else's rig
+    """
     from rigbench import store
     from rigbench.core.errors import FAULT, FINE, RigbenchError
     from rigbench.doctor import diagnosis, screen
@@ -41,12 +50,25 @@ def doctor(
     return FAULT if any(finding.severity == "fault" for finding in diagnosed.findings) else FINE
 
 
+def _codes() -> Iterator[str]:
+    from rigbench.core import finding
+
+    yield from finding.explanations()
+
+
 @command()
 def explain(
     common: Common,
-    code: Annotated[str | None, typer.Argument(help="A finding's code. Default: list all.")] = None,
+    code: Annotated[
+        str | None, typer.Argument(help="A finding's code. Default: list all.", autocompletion=completed(_codes))
+    ] = None,
 ) -> int:
-    """What a finding means, how rigbench knows, what it costs, what to do, and where that is from."""
+    """What a finding means, how rigbench knows, what it costs, what to do, and where that is from.
+
+    rigbench explain                       every code
+    rigbench explain throttled       one of them
+    rigbench explain throttled --json
+    """
     import msgspec
 
     from rigbench.core import finding

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 @command("device", "keep_disturbed")
 def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptions) -> int:
-    """Every probe, one record: the rig, its copies, matmuls and training slices, and what a budget will cost."""
+    """Every probe, one record: the rig, its copies, matmuls and training slices, and what a budget will cost.
+
+    rigbench run --quick                      three sizes of model, shorter probes, no heat test
+    rigbench run --price '0.30 EUR'           everything, with your own price of electricity
+    rigbench run --quick --json > rig.json    for a script
+    """
     from rigbench.budget import command as budget
     from rigbench.budget.plan import request
     from rigbench.budget.record import Options as BudgetOptions

@@ -23,6 +23,10 @@ def matmul(common: Common, model: ModelOptions, options: Options) -> int:
     """How fast this device multiplies matrices: the ceiling, cold and hot, and the model's own products.
 
     Checked against float64, next to the datasheet.
+
+        rigbench matmul
+        rigbench matmul --params 350M --series llama    the products of another model
+        rigbench matmul --seconds 20s                   a shorter look
     """
     from rigbench.model import named
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 
 from rigbench.core import units
 from rigbench.core.errors import RigbenchError
-from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, whole
+from rigbench.core.options import NOT_GIVEN, Option, Reader, whole
 from rigbench.core.profiles import Count, Profile, Text, read_toml
 from rigbench.core.record import Absent, Record
 from rigbench.model.counts import describe, total_parameters
@@ -25,6 +25,7 @@ from rigbench.model.shape import (
     model_named,
     models,
     series,
+    series_names,
     shape_for,
     shape_of,
 )
@@ -52,18 +53,24 @@ def _number(field: str) -> Reader:
     return whole(*BOUNDS[field])
 
 
+NAME = Reader(lambda text, option: text, words=lambda: [model.name for model in models()])
+SERIES = Reader(lambda text, option: text, words=series_names)
+
+
 class ModelOptions(Record, frozen=True, kw_only=True):
     """Which model a command is for; `choose` makes a Model of it. A subclass may change a field's help."""
+
+    panel: ClassVar = "Model"
 
     params: Annotated[int | Absent, params_option(DEFAULT_SIZE)] = NOT_GIVEN
     series: Annotated[
         str | Absent,
-        Option(TEXT, f"The series of models: diy (GPT-2 style) or llama. Default: {DEFAULT_SERIES}.", "NAME"),
+        Option(SERIES, f"The series of models: diy (GPT-2 style) or llama. Default: {DEFAULT_SERIES}.", "NAME"),
     ] = NOT_GIVEN
     model: Annotated[
         str | Absent,
         Option(
-            TEXT,
+            NAME,
             "Instead of --params: a published model (`rigbench profiles` lists them) or a shape of your own.",
             "NAME|FILE.toml",
         ),
@@ -102,10 +109,11 @@ class ProgramOptions(ModelOptions, frozen=True, kw_only=True):
     model: Annotated[
         str | Absent,
         Option(
-            TEXT,
+            NAME,
             "Instead of --params: a published model (`rigbench profiles` lists them), a shape of your own, or a "
             "program of yours, as mynet:make.",
             "NAME|FILE.toml|MODULE:FACTORY",
+            private=True,
         ),
     ] = NOT_GIVEN
 

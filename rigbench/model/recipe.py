@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 import msgspec
 
@@ -111,6 +111,8 @@ SWITCH = Reader(lambda text, option: one_of("off", "on").read(text, option) == "
 
 class RecipeOptions(Record, frozen=True, kw_only=True):
     """What of a recipe was said on the command line."""
+
+    panel: ClassVar = "How it is trained"
 
     optimizer: Annotated[Optimizer | Absent, Option(one_of(*OPTIMIZERS), f"{', '.join(OPTIMIZERS)}.", "NAME")] = (
         NOT_GIVEN

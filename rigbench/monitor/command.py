@@ -35,6 +35,10 @@ def monitor(common: Common, options: Options) -> int:
 
     Runs until Ctrl-C, in constant memory, and changes nothing. The end asked for is exit code 0, also by Ctrl-C; a
     --seconds that is cut short is 130, a GPU lost midway or a hint of a fault is 1.
+
+        rigbench monitor
+        rigbench monitor --once                     one look
+        rigbench monitor --record night.jsonl -q    to a file, without a picture
     """
     from rigbench.monitor import screen
 

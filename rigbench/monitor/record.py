@@ -48,8 +48,10 @@ class Options(Record, frozen=True, kw_only=True):
     interval: Annotated[
         float, Option(Reader(_interval, lambda seconds: f"{seconds:g}s"), "Between two readings; 0.1s to 1h.", "1s")
     ] = 1.0
-    record: Annotated[str | Absent, Option(TEXT, "Write every reading, a JSON document a line.", "FILE")] = NO_FILE
-    force: Annotated[bool, Option(None, "Replace the file of --record.")] = False
+    record: Annotated[
+        str | Absent, Option(TEXT, "Write every reading, a JSON document a line.", "FILE", private=True)
+    ] = NO_FILE
+    force: Annotated[bool, Option(None, "Replace the file of --record.", private=True)] = False
     once: Annotated[bool, Option(None, "One look, over one interval; with --json for scripts.")] = False
     recorded: Annotated[str | Absent, Option(TEXT, "The summary of what --record wrote.", "FILE", ("--from",))] = (
         NO_FILE

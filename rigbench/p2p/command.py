@@ -42,6 +42,10 @@ def p2p(common: Common, options: Options) -> int:
 
     Exit code 0: P2P works, is not available, or there are fewer than two GPUs: nothing is broken. 1: it is broken
     (wrong data, or hung, with P2P on alone). 3: inconclusive, since the control fails too or it was not finished.
+
+        rigbench p2p
+        rigbench p2p --times 5      each setting five times
+        rigbench p2p --json         for a script
     """
     results: list[P2p] = []
     code = common.answer(lambda job: results.append(run(job, options)))

@@ -12,6 +12,10 @@ def capacity(common: Common, model: SeriesOptions, options: Options) -> int:
     """What fits: the largest model, micro-batch and sequence, and what fills the memory. Predicted, no GPU needed.
 
     Micro-batch and sequence are those of one model, --params or --model; the largest model is of the series.
+
+        rigbench capacity --on 2xrtx-4080                  cards that you do not own
+        rigbench capacity --params 500M --series llama     one model on this machine
+        rigbench capacity --on rtx-4090 --inference        generating text instead
     """
     import msgspec
 

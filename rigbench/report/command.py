@@ -7,16 +7,26 @@ from typing import Annotated
 
 import typer
 
-from rigbench.command import Common, command, say
+from rigbench.command import Common, command, completed, run_ids, say
 
 
 @command("keep_disturbed")
 def report(
     common: Common,
-    run: Annotated[str | None, typer.Argument(help="A run's id, its start, or a file. Default: the newest.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            help="A run's id, its start, or a file. Default: the newest.", autocompletion=completed(run_ids)
+        ),
+    ] = None,
     every: Annotated[bool, typer.Option("--list", help="List the stored runs.")] = False,
 ) -> int:
-    """Show a stored run again."""
+    """Show a stored run again.
+
+    rigbench report                  the newest
+    rigbench report --list           which there are
+    rigbench report RUN --json       its document
+    """
     from rigbench import store
     from rigbench.core.errors import FINE, NOTHING, RigbenchError
     from rigbench.core.progress import make_progress
@@ -45,7 +55,12 @@ def profiles(
         str | None, typer.Argument(help="A profile's name, `schema` (of a run's JSON) or `check`. Default: list all.")
     ] = None,
 ) -> int:
-    """List and check the profiles: GPU datasheets, series of models, prices; print the JSON Schema of a run."""
+    """List and check the profiles: GPU datasheets, series of models, prices; print the JSON Schema of a run.
+
+    rigbench profiles               all of them
+    rigbench profiles rtx-4090      one, with the source of every figure
+    rigbench profiles schema        the JSON Schema of a run
+    """
     from rigbench.core.errors import FINE
     from rigbench.report import profiles as data
     from rigbench.report import screen

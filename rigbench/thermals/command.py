@@ -49,6 +49,10 @@ def thermals(common: Common, options: Options) -> int:
     """Sustained load on all GPUs at once: steady temperature, what it costs in speed, what held the clocks down.
 
     Changes no setting, and stops 2 °C below a card's own slowdown limit.
+
+        rigbench thermals                     until the temperature is steady, ten minutes at most
+        rigbench thermals --minutes 30        longer
+        rigbench --replay CAPTURE thermals    what a recorded rig did under load
     """
     from rich.console import Console
 

@@ -8,7 +8,12 @@ from rigbench.topology.record import Options
 
 @command("replay")
 def topology(common: Common, options: Options) -> int:
-    """This rig as sysfs and the driver tell it: CPU, memory, NUMA, the PCI tree with its links, disks, GPUs."""
+    """How this rig is wired: CPU, memory, NUMA, the PCI tree with its links, disks, GPUs.
+
+    rigbench topology                     this machine
+    rigbench topology --load              with the links awake, as idle ones go to sleep
+    rigbench --replay CAPTURE topology    somebody else's rig
+    """
     from rigbench.topology import survey
 
     return common.answer(lambda job: survey.topology(job, options.load))

@@ -25,6 +25,10 @@ def train_probe(
 
     With --on NAME everything is predicted for hardware that is not here. On several machines: torchrun --nnodes 2 …
     -m rigbench train-probe --strategy ddp; rank 0 reports.
+
+        rigbench train-probe --params 120M             how fast, how much memory, which variant
+        rigbench train-probe --params 120M --arms all  one choice at a time
+        rigbench train-probe --model mynet:make        a program of yours
     """
     from rigbench.train import arms, plan, slices
     from rigbench.work.ranks import world_from

@@ -129,7 +129,8 @@ class ProbeOptions(Record, frozen=True, kw_only=True):
         ),
     ] = NOT_GIVEN
     seconds: Annotated[
-        float | Absent, Option(seconds(), "At most this long, each arm. Default: 16 steps' worth, within bounds.")
+        float | Absent,
+        Option(seconds(), "At most this long, each variant. Default: 16 steps' worth, within bounds.", "TIME"),
     ] = NOT_GIVEN
     data: Annotated[str, Option(TEXT, "Token ids. Default: a generated, Zipf-distributed file.", "FILE.bin")] = ""
     data_dtype: Annotated[IdType, Option(None, "The type of an id in --data. auto: as it was packed, else uint16.")] = (

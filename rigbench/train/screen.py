@@ -201,7 +201,7 @@ def _energy(result: AnySlice) -> str:
     if isinstance(energy, Absent):
         # Declared watts add to sensors that were read beside the slice; a program takes none.
         cured = isinstance(result, Slice) and result.draws and isinstance(result.power, Absent)
-        return f"n/a ({energy.reason}{'; --host-watts W or --wall-watts W declares watts' if cured else ''})"
+        return f"n/a ({energy.reason}{'; --set host-watts=W or --wall-watts W declares watts' if cured else ''})"
     text = f"{units.format_watts(energy.watts)} ({energy.covers}, {energy.method}) over "
     text += units.format_seconds(energy.window_seconds)
     if not isinstance(result.joules_per_item, Absent):

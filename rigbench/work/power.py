@@ -13,7 +13,7 @@ from rigbench.train.record import AnySlice
 from rigbench.work.record import NO_RATING, NOTHING_DECLARED, Power, PowerPart, PsuHeadroom, WattOptions
 
 NO_WATTS = Absent("no watt reading on this machine and none declared; give --wall-watts W")
-HOST_ALONE = Absent("no watt reading to add --host-watts to; give --wall-watts W")
+HOST_ALONE = Absent("no watt reading to add host-watts to; give --wall-watts W")
 NO_PRICE = Absent("no electricity price known; give --price P")
 # Sensors average over tens of milliseconds and more; what a supply must bear lasts single ones: a tenth is kept free.
 LEAST_HEADROOM = 0.10
@@ -28,7 +28,7 @@ def power(slices: Sequence[AnySlice], declared: WattOptions = NOTHING_DECLARED) 
     read, unread = read_beside(slices)
     psu, host = headroom(slices, declared, read), declared.host
     if not isinstance(declared.wall_watts, Absent):
-        meter = Figure(declared.wall_watts, "declared", "--wall-watts")
+        meter = Figure(declared.wall_watts, "declared", "wall-watts")
         return _power(meter, "wall", *_taken_apart(meter, read, declared), psu)
     covered = [result.energy.covers for result in slices if isinstance(result.energy, Energy)]
     on_cpu = bool(slices) and all(result.device.kind == "cpu" for result in slices)
@@ -151,7 +151,7 @@ def money(energy: Figure | Absent, power: Power | Absent, price: Price | Absent)
     if isinstance(power, Absent):
         return power
     if power.covers != "wall":
-        return Absent(f"the watts cover {power.covers}, not the wall; give --host-watts W or --wall-watts W")
+        return Absent(f"the watts cover {power.covers}, not the wall; give --set host-watts=W or --wall-watts W")
     if isinstance(price, Absent):
         return price
     basis = f"{price.per_kwh:.4g} {price.currency}/kWh, {price.place}, {price.date}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from rigbench.core import profiles
 from rigbench.core.errors import RigbenchError
@@ -12,7 +12,7 @@ from rigbench.core.record import Absent, Figure, Record
 
 DrawName = Literal["GPUs", "other GPUs", "CPU package"]
 NOT_WATCHED = Absent("not watched")
-NO_RATING = Absent("the power supply's rating is not known; give --psu-watts W")
+NO_RATING = Absent("the power supply's rating is not known; give --set psu-watts=W")
 # 80 PLUS Gold asks for 0.90 at half load (0.87 at full, 115 V): sensors read behind the supply, the meter before it.
 ASSUMED_EFFICIENCY = Figure(value=0.90, source="predicted", basis="assumed: 80 PLUS Gold at half load, 115 V")
 
@@ -29,35 +29,70 @@ class CopyLoad(Record, frozen=True):
 class WattOptions(Record, frozen=True, kw_only=True):
     """What is declared of the machine's watts. What is not is the rig profile's, where one is named."""
 
+    panel: ClassVar = "Power and price"
+
     wall_watts: Annotated[
         float | Absent,
-        Option(number(0.1, 1e6), "The whole machine's watts at the wall while training, declared by you.", "W"),
+        Option(
+            number(0.1, 1e6),
+            "The whole machine's watts at the wall while training, declared by you.",
+            "W",
+            rivals=(
+                "on",
+                "host-watts",
+            ),
+        ),
     ] = NOT_GIVEN
     host_watts: Annotated[
         float | Absent,
-        Option(number(0.1, 1e6), "Watts of everything but the GPUs, added to the GPU watts measured.", "W"),
+        Option(
+            number(0.1, 1e6),
+            "Watts of everything but the GPUs, added to the GPU watts measured.",
+            "W",
+            setting=True,
+            rivals=(
+                "on",
+                "wall-watts",
+            ),
+        ),
     ] = NOT_GIVEN
     psu_watts: Annotated[
         float | Absent,
-        Option(number(0.1, 1e6), "The power supply's rating, to tell how much of it is used at the peak.", "W"),
+        Option(
+            number(0.1, 1e6),
+            "The power supply's rating, to tell how much of it is used at the peak.",
+            "W",
+            setting=True,
+            rivals=("on",),
+        ),
     ] = NOT_GIVEN
     psu_efficiency: Annotated[
         float | Absent,
-        Option(number(0.5, 1.0), "The power supply's efficiency, as 0.92. Default: 0.90, assumed.", "SHARE"),
+        Option(
+            number(0.5, 1.0),
+            "The power supply's efficiency, as 0.92. Default: 0.90, assumed.",
+            "SHARE",
+            setting=True,
+            rivals=("on",),
+        ),
     ] = NOT_GIVEN
     rig_profile: Annotated[
         RigProfile | Absent,
         Option(
-            Reader(profiles.rig_named, lambda profile: str(profile.name)),
+            Reader(
+                profiles.rig_named, lambda profile: str(profile.name), lambda: [rig.name for rig in profiles.rigs()]
+            ),
             "Take host watts and power supply from a rig profile, where not declared.",
             "NAME",
+            setting=True,
+            rivals=("on",),
         ),
     ] = NOT_GIVEN
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.wall_watts, Absent) and not isinstance(self.host_watts, Absent):
-            raise RigbenchError("--wall-watts covers the host already", "give --wall-watts or --host-watts, not both")
+            raise RigbenchError("--wall-watts covers the host already", "give --wall-watts or host-watts, not both")
 
     @property
     def host(self) -> Figure | Absent:
@@ -76,7 +111,7 @@ class WattOptions(Record, frozen=True, kw_only=True):
     def _figure(self, name: str) -> Figure | Absent:
         value, profile = getattr(self, name), self.rig_profile
         if not isinstance(value, Absent):
-            return Figure(value, "declared", f"--{name.replace('_', '-')}")
+            return Figure(value, "declared", name.replace("_", "-"))
         stated = profile if isinstance(profile, Absent) else getattr(profile, name)
         if isinstance(stated, Absent):
             return stated
