@@ -121,7 +121,22 @@ def test_without_bitsandbytes_or_a_compiler_their_arms_are_left_out(monkeypatch)
     eight = msgspec.structs.replace(BASE, optimizer="adamw8bit")
     compiled = msgspec.structs.replace(BASE, compiled=True)
     assert plan.why_not(eight, BASE, "cpu", 0) == "bitsandbytes is not installed: pip install bitsandbytes"
-    assert plan.why_not(compiled, BASE, "cpu", 0).endswith("install g++")
+    assert plan.why_not(compiled, BASE, "cpu", 0).endswith("apt install g++")
+    assert plan.why_not(compiled, BASE, "cuda", 1) == (
+        "torch.compile needs a C compiler (gcc, clang or $CC), and finds none: apt install gcc"
+    )
+
+
+def test_a_compiler_without_pythons_header_is_not_enough(monkeypatch, tmp_path):
+    compiled = msgspec.structs.replace(BASE, compiled=True)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in ("clang", "/opt/cc") else None)
+    assert plan.why_not(compiled, BASE, "cuda", 1) == ""
+    monkeypatch.setenv("CC", "/opt/gone")
+    assert "a C compiler" in plan.why_not(compiled, BASE, "cuda", 1)
+    monkeypatch.setenv("CC", "/opt/cc")
+    monkeypatch.setattr("sysconfig.get_path", lambda *_words: str(tmp_path))
+    said = plan.why_not(compiled, BASE, "cuda", 1)
+    assert re.fullmatch(r"torch.compile needs Python.h, and finds none: apt install python3.\d+-dev", said)
 
 
 # ---- how they compare
@@ -175,6 +190,10 @@ def test_the_peak_that_decides_is_the_devices_own():
     on_gpu = stored(M5, 1.0, device=GPU, memory=Vram(5, 7 * GIB, 9 * GIB, GIB, 0, 2, deciding="reserved plus context"))
     assert verdict.peak(on_gpu.slice).value == 8 * GIB
     assert verdict.peak(slice_of(1.0, 3.0)).value == 3 * GIB
+    unknown = Absent("the driver did not tell what others hold on this card")
+    memory_alone = Vram(5, 7 * GIB, 9 * GIB, unknown, 0, 2, deciding="reserved plus context")
+    alone = verdict.peak(stored(M5, 1.0, device=GPU, memory=memory_alone).slice)
+    assert (alone.value, alone.basis) == (7 * GIB, f"reserved, without the context ({unknown.reason})")
 
 
 def test_a_gpus_table_shows_its_memory_four_ways_with_what_runs_out_first():
@@ -385,12 +404,20 @@ def test_a_step_that_waits_for_data_is_named_with_what_it_costs():
     assert "data-bound" not in codes(*table({"base": (BASE, slice_of(1000))}))
 
 
-def test_a_host_that_is_busy_all_the_step_is_launch_bound():
-    plain = slice_of(1000)
-    busy = msgspec.structs.replace(plain.steps, enqueue_seconds=tuple(0.95 * it for it in plain.steps.seconds))
-    idle = msgspec.structs.replace(plain.steps, enqueue_seconds=tuple(0.3 * it for it in plain.steps.seconds))
-    assert "launch-bound" in codes(*table({"base": (BASE, msgspec.structs.replace(plain, steps=busy))}))
-    assert "launch-bound" not in codes(*table({"base": (BASE, msgspec.structs.replace(plain, steps=idle))}))
+@pytest.mark.parametrize("batches", [1, 4])
+def test_a_host_that_is_busy_all_of_a_pass_is_launch_bound(batches):
+    plain, recipe = slice_of(1000), msgspec.structs.replace(BASE, accumulation=batches)
+    last = len(plain.steps.seconds) - 1
+    passes = (plain.steps.forward_seconds[last] + plain.steps.backward_seconds[last]) / batches
+
+    def found(share: float, step: int = last):
+        steps = msgspec.structs.replace(plain.steps, enqueue_steps=(step,), enqueue_seconds=(share * passes,))
+        return codes(*table({"base": (recipe, msgspec.structs.replace(plain, recipe=recipe, steps=steps))}))
+
+    assert "launch-bound" in found(0.95)
+    assert "launch-bound" not in found(0.3)
+    assert "launch-bound" not in found(0.95, step=0)  # which warms up
+    assert "launch-bound" not in codes(*table({"base": (BASE, plain)}))
 
 
 def test_communication_that_nothing_hides_is_named():

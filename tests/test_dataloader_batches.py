@@ -89,6 +89,22 @@ def test_the_thread_is_gone_once_closed(file):
     assert threading.active_count() == before
 
 
+def test_a_gpus_thread_waits_on_the_card_of_its_rank(file, monkeypatch):
+    """A thread begins on the first card: an event of another's would make a second context there."""
+    chosen, waited = {}, []
+
+    class Event:
+        def synchronize(self) -> None:
+            waited.append(chosen.get(threading.get_ident()))
+
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.update({threading.get_ident(): device}))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    with Batches(mapped(file), "uint16", COUNT, 4, 16, "cuda:1", "places.bin", pinned=False) as batches:
+        for made in batches._ahead:
+            made.result()
+    assert waited == ["cuda:1"] * len(batches._ahead)
+
+
 def test_no_thread_is_started_for_a_cpu(file):
     before = threading.active_count()
     with batches_of(file) as batches:

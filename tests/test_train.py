@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -325,6 +326,65 @@ def test_replicas_multiply_in_the_precision_that_the_record_says(precision, dtyp
     wrapped = Wrapped(module, lambda: None, called=Thread)
     trained = stepped(wrapped, Recipe(precision=precision), "cpu", 1e-3)
     assert trained.loss(torch.ones(2, 4)) == dtype
+
+
+def test_what_torch_compile_refuses_is_told_by_its_cause_and_is_no_fault(options, monkeypatch):
+    def refuse(_graph, _inputs):
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nSee also …")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=refuse))
+    with pytest.raises(RigbenchError) as caught:
+        slice_of(options, compiled=True)
+    assert (str(caught.value), caught.value.exit_code) == (
+        "torch.compile cannot be used here (Failed to find C compiler. Please specify via CC environment variable.); "
+        "use --compile off",
+        3,
+    )
+
+
+def test_a_compiled_step_that_fails_is_not_blamed_on_the_compiler(options, monkeypatch):
+    def made(graph, _inputs):
+        def step(*_values):
+            raise ZeroDivisionError("in a step")
+
+        return step
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=made))
+    with pytest.raises(ZeroDivisionError, match="in a step"):
+        slice_of(options, compiled=True)
+
+
+class WithoutKernels:
+    """bitsandbytes' stand-in for a library that does not load."""
+
+    compiled_with_cuda = False
+    error_msg = "Configured CUDA binary not found at /home/anna/lib/bitsandbytes/libbitsandbytes_cuda131.so\nTry …"
+
+
+@pytest.mark.parametrize(
+    ("library", "said"),
+    [
+        (WithoutKernels(), "Configured CUDA binary not found at libbitsandbytes_cuda131.so"),
+        (None, "its library is built without CUDA, or does not load"),  # of 0.45.0
+    ],
+)
+def test_a_bitsandbytes_that_would_fail_at_its_first_step_is_refused_before(monkeypatch, library, said):
+    monkeypatch.setattr("bitsandbytes.cextension.lib", library)
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(8))]}]
+    with pytest.raises(
+        RigbenchError, match=re.escape(f"bitsandbytes cannot be used here ({said}); use --optim")
+    ) as caught:
+        optim._eight_bit("adamw8bit", groups, "cuda", lr=1e-3)
+    assert caught.value.exit_code == 3
+
+
+def test_a_bitsandbytes_whose_kernels_fail_is_quoted_before_the_first_step(options, monkeypatch):
+    def refuse(self, *_words, **_named):
+        raise RuntimeError("no kernel image is available for execution on the device\nand more")
+
+    monkeypatch.setattr("bitsandbytes.optim.adamw.AdamW8bit.step", refuse)
+    with pytest.raises(RigbenchError, match=r"cannot be used here \(no kernel image is available .* device\)"):
+        slice_of(options, optimizer="adamw8bit")
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True)])

@@ -1,5 +1,6 @@
 """Do ranks that train together make one rank's steps, and is a rank that fails named?"""
 
+import contextlib
 import math
 import os
 from pathlib import Path
@@ -243,6 +244,40 @@ def test_joules_are_those_of_every_card_that_a_rank_worked_on(four_cards, folder
     assert found.energy.watts == pytest.approx(220.0)
     assert found.joules_per_item == pytest.approx(220.0 / found.tokens_per_s.value)
     assert {draw.name: draw.watts for draw in found.draws} == pytest.approx({"GPUs": 220.0, "other GPUs": 20.0})
+
+
+def test_joules_and_peaks_of_one_process_are_those_of_every_card_that_it_splits_batches_over(
+    four_cards, folder, ddp, monkeypatch
+):
+    recipe = msgspec.structs.replace(ddp.recipe, strategy="data-parallel", ranks=1, precision="bf16")
+    cards = four_cards.gpus
+    device = Device(kind="cuda", name=cards[0].name, uuid=cards[0].uuid, threads=1, memory_total_bytes=24 << 30)
+    split = msgspec.structs.replace(ddp, recipe=recipe, split_over=2, device=device, exchange=Absent("one rank"))
+    monkeypatch.setattr(process, "call", lambda *_words, **_named: Outcome((split,), "finished"))
+    found = stage.run(four_cards, msgspec.structs.replace(options(folder, "data-parallel"), device="auto"))
+    assert found.energy.watts == pytest.approx(220.0)
+    assert {draw.name: draw.watts for draw in found.draws} == pytest.approx({"GPUs": 220.0, "other GPUs": 20.0})
+    alone = msgspec.structs.replace(found, split_over=1)
+    assert found.mfu.value == pytest.approx(stage.completed(four_cards, alone, stage.NOTHING_DECLARED).mfu.value / 2)
+    assert found.mfu.basis.startswith("of 2 cards, each NVIDIA GeForce RTX 4090")
+
+
+@pytest.mark.parametrize(
+    ("without", "precision", "by"),
+    [
+        ([[], []], "bf16", "the device multiplies bf16 natively"),
+        ([[], ["NVIDIA GeForce RTX 2080 Ti"]], "fp32", "NVIDIA GeForce RTX 2080 Ti does not multiply bf16"),
+    ],
+)
+def test_all_ranks_choose_the_precision_that_every_card_has(monkeypatch, without, precision, by):
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(parallel, "gathered", lambda own: [own, *without[1:]])
+    here = train._Slicing.__new__(train._Slicing)
+    here.kind, here.device, here.world, here.events = "cuda", "cuda:0", ranks.World(0, 2, 0, "", 1), []
+    assert here._precision(Recipe(strategy="ddp")) == (precision, by)
+    assert here._precision(Recipe(strategy="ddp", precision="bf16")) == ("bf16", "--precision")
+    assert here.events == [f"{name}: no bf16 of its own, emulated" for own in without for name in own]
 
 
 def test_one_hosts_joules_are_not_told_of_several_hosts_tokens(four_cards, folder, monkeypatch):

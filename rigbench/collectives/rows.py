@@ -17,9 +17,9 @@ from rigbench.collectives.operations import Flows, Operation, bus_factor
 from rigbench.collectives.record import CollectiveName, CollectiveSize, PairTimes, RankCheck
 from rigbench.core import stats
 from rigbench.core.estimate import Timing
+from rigbench.core.failures import is_out_of_memory
 from rigbench.core.record import Absent
 from rigbench.machine.accelerator import Accelerator
-from rigbench.work.failures import is_out_of_memory
 from rigbench.work.process import Report
 from rigbench.work.timing import sample_until_tight
 

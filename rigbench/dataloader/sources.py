@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from rigbench.core import units
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.failures import told
 from rigbench.core.record import Absent
 from rigbench.dataloader.disk import made_cold
 from rigbench.model.batches import Batches
@@ -123,7 +124,7 @@ class LoaderSource:
                 f"{self.name} shrank from {self.file_bytes:,} to {size:,} bytes while it was being read",
                 "let nothing rewrite it during a run; write a new file and rename it over the old one",
             )
-        words, last = str(error).lower(), last_line(error)
+        words, last = str(error).lower(), told(error)
         if isinstance(error, (RuntimeError, OSError)) and any(full in words for full in FULL_WORDS):
             return NoSharedMemory(last)
         if isinstance(error, RuntimeError) and "out of memory" in words:
@@ -219,16 +220,6 @@ def shared_memory_lacks(workers: int, batch_bytes: int) -> str:
         return ""
     hold = "1 worker holds" if workers == 1 else f"{workers} workers hold"
     return f"/dev/shm has {units.format_bytes(free)} free, and {hold} up to {units.format_bytes(needed)} in it"
-
-
-def last_line(error: BaseException) -> str:
-    """The exception in one line. One from a DataLoader worker has that worker's whole traceback as its text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kind = type(error).__name__
-    if not lines:
-        return kind
-    last = lines[-1][:200]
-    return last if last.startswith(kind) else f"{kind}: {last}"
 
 
 class MappedBlocks:
@@ -365,11 +356,11 @@ def raised(error: BaseException, folder: str) -> str:
         if not frame.filename.startswith(libraries) and not any(name in frame.filename for name in packages)
     ]
     if not frames:
-        return last_line(error)
+        return told(error)
     path, line = frames[-1].filename, frames[-1].lineno
     if Path(path).is_relative_to(folder):
         path = os.path.relpath(path, folder)
-    return f"{last_line(error)} ({path}, line {line})"
+    return f"{told(error)} ({path}, line {line})"
 
 
 class FactoryBatches(NamedTuple):
@@ -394,7 +385,7 @@ def open_factory(name: str, folder: str, micro_batch: int) -> FactoryBatches:
         made = factory()
         samples = len(made) if hasattr(made, "__len__") else -1
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code
-        raise RigbenchError(f"--dataset {name}: it raised {last_line(error)}", "mend the factory") from None
+        raise RigbenchError(f"--dataset {name}: it raised {told(error)}", "mend the factory") from None
     cure = "return a torch Dataset, an IterableDataset, or an iterable of batches"
     if made is None:
         raise RigbenchError(f"--dataset {name}: the factory returned nothing", cure)

@@ -114,7 +114,7 @@ class CpuAccelerator:
     def allocator_retries(self) -> Absent:
         return Absent("the CPU allocator does not retry")
 
-    def used_outside_allocator_bytes(self) -> Absent:
+    def used_outside_allocator_bytes(self, free_before: int | Absent) -> Absent:
         return Absent("a CPU has no device context")
 
 
@@ -207,9 +207,15 @@ class CudaAccelerator:
     def _retries(self) -> int:
         return int(self._torch.cuda.memory_stats(self.torch_device).get("num_alloc_retries", 0))
 
-    def used_outside_allocator_bytes(self) -> int:
-        free, total = self._torch.cuda.mem_get_info(self.torch_device)
-        return int(total - free - self._torch.cuda.memory_reserved(self.torch_device))
+    def used_outside_allocator_bytes(self, free_before: int | Absent) -> int | Absent:
+        """What this process holds beside the allocator, of a card of which so much was free before it began.
+
+        A desktop's and other processes' memory was in use then; the card's total knows nothing of whose it is.
+        """
+        if isinstance(free_before, Absent):
+            return free_before
+        used = free_before - self.free_bytes() - int(self._torch.cuda.memory_reserved(self.torch_device))
+        return used if used >= 0 else Absent("another process has given memory back meanwhile")
 
 
 Accelerator = CpuAccelerator | CudaAccelerator  # all that a probe may ask of a device

@@ -136,6 +136,7 @@ SENSORS = {
     "utilisation_share": _sensor(_over(100), "UtilizationRates"),
     # v2 keeps what the driver reserves out of "used", the last value; unified-memory parts answer neither.
     "memory_used_bytes": _sensor(int, "MemoryInfo_v2", "MemoryInfo", place=-1),
+    "memory_free_bytes": _sensor(int, "MemoryInfo_v2", "MemoryInfo", place=-2),
     "pcie_replays": _sensor(int, "PcieReplayCounter"),
     # Facts of a card; the names are those of Gpu.
     "name": _sensor(_text, "Name"),

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.failures import is_out_of_memory
 from rigbench.core.record import Absent, EndedBy
 from rigbench.machine import host
 from rigbench.machine.accelerator import Accelerator, open_device
@@ -39,7 +40,6 @@ from rigbench.matmul.search import Dims, Search
 from rigbench.model.counts import Gemm, step_gemms
 from rigbench.store import now
 from rigbench.work import products
-from rigbench.work.failures import is_out_of_memory
 from rigbench.work.process import Report
 from rigbench.work.products import ARITHMETIC, Operands
 from rigbench.work.timing import never, sample_until_tight

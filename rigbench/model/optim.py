@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.failures import cause, is_out_of_memory
 from rigbench.model.recipe import OPTIMIZERS
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+TRIAL_VALUES = 8192  # enough that their states are in 8 bits (4,096)
 FUSED_DEVICES = {"cpu", "cuda"}
 CURE = "use --optimizer adamw"
 
@@ -44,21 +47,41 @@ def build(
 def _eight_bit(name: str, groups: list[dict[str, Any]], kind: str, **options: Any) -> torch.optim.Optimizer:
     """bitsandbytes' AdamW with 8-bit states, in pageable memory where asked for.
 
-    A build without kernels for this CUDA says so in its own words, over many lines: the first is quoted.
+    A build without kernels for this CUDA, or for a CPU, may say so only when it is called (see `_native_refusal`), and
+    then in its own words, over many lines: a small step is made beforehand, and the first line is quoted.
     """
+    import torch
+
     if name.startswith("paged") and kind != "cuda":
         raise RigbenchError(f"{name} pages its states between a GPU and the host, and here trains a {kind}", CURE, 3)
     try:
         from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
 
         kernel = AdamW8bit if name == "adamw8bit" else PagedAdamW8bit
+        if kind == "cuda" and (refusal := _native_refusal()):
+            raise RuntimeError(refusal)
+        trial = torch.nn.Parameter(torch.zeros(TRIAL_VALUES, device=groups[0]["params"][0].device))
+        trial.grad = torch.zeros_like(trial)
+        kernel([trial], **options).step()  # type: ignore[no-untyped-call]
         built: torch.optim.Optimizer = kernel(groups, **options)
     except ImportError as error:
-        raise RigbenchError(f"{name} needs bitsandbytes ({_first_line(error)})", f"install it, or {CURE}", 3) from None
-    except (RuntimeError, OSError, AttributeError) as error:
-        raise RigbenchError(f"bitsandbytes cannot be used here ({_first_line(error)})", CURE, 3) from None
+        raise RigbenchError(f"{name} needs bitsandbytes ({cause(error)})", f"install it, or {CURE}", 3) from None
+    except (RuntimeError, OSError, AttributeError, NameError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise RigbenchError(f"bitsandbytes cannot be used here ({cause(error)})", CURE, 3) from None
     return built
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _native_refusal() -> str:
+    """Why bitsandbytes has no kernels for a GPU; "" where it has.
+
+    From 0.45.3 on a stand-in for the library raises at the first call (`ErrorHandlerMockBNBNativeLibrary` of its
+    cextension.py); before, the library is None, or that of a CPU.
+    """
+    from bitsandbytes.cextension import lib
+
+    if getattr(lib, "compiled_with_cuda", False):
+        return ""
+    said = str(getattr(lib, "error_msg", "")).strip() or "its library is built without CUDA, or does not load"
+    return re.sub(r"\S*/(?=[^/\s]+)", "", said)  # files by their names, since folders may name people

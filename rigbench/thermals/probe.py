@@ -8,6 +8,7 @@ import torch
 
 from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.failures import is_out_of_memory
 from rigbench.core.record import Absent
 from rigbench.machine import host
 from rigbench.machine.accelerator import Accelerator, open_device
@@ -16,7 +17,6 @@ from rigbench.matmul.record import Dtype, MatmulCheck
 from rigbench.thermals.record import HeatLoad
 from rigbench.thermals.record import LoadOptions as Options
 from rigbench.work import products
-from rigbench.work.failures import is_out_of_memory
 from rigbench.work.process import Report
 from rigbench.work.products import Operands, Product
 

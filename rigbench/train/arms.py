@@ -227,13 +227,19 @@ class Table:
         return self.predictor.predict(self.model, self._predictable(recipe, target), target)
 
     def _predictable(self, recipe: Recipe, target: Target) -> Recipe:
-        """With nothing left to be chosen; DataParallel's cards are predicted as ranks."""
-        return msgspec.structs.replace(
+        """With nothing left to be chosen."""
+        recipe = msgspec.structs.replace(
             recipe,
             micro_batch=recipe.micro_batch or DEFAULT_MICRO_BATCH[self.kind],
             precision=capacity.arm_precision(recipe.precision, target),
-            ranks=1 if recipe.strategy == "single" else self.count,
         )
+        return self._as_ranks(recipe)
+
+    def _as_ranks(self, recipe: Recipe) -> Recipe:
+        """DataParallel's cards as ranks, of which each is given its part of the batch."""
+        ranks = 1 if recipe.strategy == "single" else self.count
+        parts = ranks if recipe.strategy == "data-parallel" else 1
+        return msgspec.structs.replace(recipe, ranks=ranks, micro_batch=-(-recipe.micro_batch // max(1, parts)))
 
     def _time(self, recipe: Recipe) -> StepTime | Absent:
         """A step by the ceilings that this rig's probes have measured, before it is run: what they do not explain."""
@@ -242,7 +248,7 @@ class Table:
             return limits
         if recipe.precision == "auto":
             return Absent("its precision is still to be chosen")
-        recipe = msgspec.structs.replace(recipe, ranks=1 if recipe.strategy == "single" else self.count)
+        recipe = self._as_ranks(recipe)
         if recipe.ranks > 1 and self.kind == "cpu":
             return Absent("ranks share this CPU")
         try:

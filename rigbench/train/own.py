@@ -18,13 +18,13 @@ from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.failures import is_out_of_memory
 from rigbench.core.record import Absent
 from rigbench.dataloader.sources import find_factory, raised, tensors_in
 from rigbench.machine.accelerator import choose_device
 from rigbench.model.batches import AHEAD
 from rigbench.train.record import OwnModel
 from rigbench.train.record import TrialOptions as Options
-from rigbench.work.failures import is_out_of_memory
 from rigbench.work.process import Report
 
 TRIAL_SAMPLES = 2  # one would do, but a norm over a batch of one has nothing to divide by

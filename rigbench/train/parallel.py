@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.failures import cause
 from rigbench.core.record import Absent, EndedBy
 from rigbench.train.record import PARTS, Exchange, Options, Steps
 from rigbench.train.steps import Around, StepLoop, Wrapped
@@ -80,7 +81,11 @@ def _accelerate(module: nn.Module, torch_device: str, clip_norm: float) -> Wrapp
         raise RigbenchError(
             "accelerate is not installed", "pip install 'rigbench[accelerate]'", exit_code=NOTHING
         ) from None
-    accelerator = Accelerator(cpu=torch_device == "cpu", mixed_precision="no")
+    try:
+        accelerator = Accelerator(cpu=torch_device == "cpu", mixed_precision="no")
+    except NotImplementedError as error:  # of RTX 40 with a driver before 550 (its state.py, check_cuda_p2p_ib_support)
+        cure = "update the driver, or use --strategy ddp"
+        raise RigbenchError(f"accelerate refuses this rig ({cause(error)})", cure, exit_code=NOTHING) from None
     ranks = accelerator.prepare_model(module)
     return _averaged(ranks, lambda: accelerator.no_sync(ranks), clip_norm)
 

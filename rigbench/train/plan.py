@@ -6,6 +6,8 @@ import importlib.util
 import itertools
 import os
 import shutil
+import sys
+import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -192,14 +194,35 @@ def why_not(arm: Recipe, base: Recipe, kind: str, gpus: int, why_fewer: str = ""
             return "paged states move between a GPU and the host, and here a CPU trains"
         if arm.strategy == "data-parallel":
             return "DataParallel splits batches over GPUs, and here a CPU trains"
-        if arm.compiled and not any(map(shutil.which, ("g++", "clang++", "c++"))):
-            return "torch.compile needs a C++ compiler on a CPU: install g++"
     elif gpus < 2 and arm.strategy in SEVERAL_GPUS:
         return f"{arm.strategy} is for several GPUs, and {why_fewer or 'here is one'}"
     if arm.optimizer.endswith("8bit") and arm.strategy.startswith("fsdp2"):
         return "bitsandbytes steps whole weights, and fsdp2 has shards"
     if arm.optimizer.endswith("8bit") and importlib.util.find_spec("bitsandbytes") is None:
         return "bitsandbytes is not installed: pip install bitsandbytes"
+    if arm.compiled and (lacking := compiling_lacks(kind)):
+        return ": ".join(lacking)
     if arm.strategy == "accelerate" and importlib.util.find_spec("accelerate") is None:
         return "accelerate is not installed: pip install 'rigbench[accelerate]'"
     return ""
+
+
+def compiling_lacks(kind: str) -> tuple[str, str] | None:
+    """What torch.compile needs and does not find, and the cure; None where it finds all.
+
+    Extensions of Python are built at run time: on a CPU by inductor, with $CXX or g++ (torch/_inductor/config.py,
+    cpp.cxx; codecache.py includes Python.h), on a GPU by Triton, with $CC, gcc or clang (triton/runtime/build.py).
+    """
+    variable, names = ("CXX", ("g++",)) if kind == "cpu" else ("CC", ("gcc", "clang"))
+    scheme = sysconfig.get_default_scheme()
+    scheme = "posix_prefix" if scheme == "posix_local" else scheme  # as Triton reads it, on Debian
+    needs, packages = [], []
+    if not any(map(shutil.which, [os.environ[variable]] if os.environ.get(variable) else names)):
+        needs.append(f"a {'C++' if kind == 'cpu' else 'C'} compiler ({', '.join(names)} or ${variable})")
+        packages.append(names[0])
+    if not os.path.exists(os.path.join(sysconfig.get_path("include", scheme), "Python.h")):
+        needs.append("Python.h")
+        packages.append(f"python3.{sys.version_info.minor}-dev")
+    if not needs:
+        return None
+    return f"torch.compile needs {' and '.join(needs)}, and finds none", f"apt install {' '.join(packages)}"

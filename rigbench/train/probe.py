@@ -14,6 +14,7 @@ import torch
 
 from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.failures import is_out_of_memory, not_compiled
 from rigbench.core.record import Absent, EndedBy
 from rigbench.machine import host
 from rigbench.machine.accelerator import open_device
@@ -41,7 +42,6 @@ from rigbench.train.record import (
     Vram,
 )
 from rigbench.train.steps import StepLoop, Trained, autocast, stepped
-from rigbench.work.failures import is_out_of_memory
 from rigbench.work.process import Report
 from rigbench.work.ranks import World, free_bytes, join, kind_for, opened
 from rigbench.work.timing import sample_until_tight
@@ -99,6 +99,7 @@ class _Slicing:
             report.check()
         self.precision_trials: tuple[PrecisionTrial, ...] = ()
         self.recipe, self.chosen_by = self._recipe()
+        self.split_over = torch.cuda.device_count() if self.recipe.strategy == "data-parallel" else 1
 
     def _recipe(self) -> tuple[Recipe, dict[str, str]]:
         """With nothing left to be chosen, and by whom precision and micro-batch were."""
@@ -115,23 +116,38 @@ class _Slicing:
         return chosen, {"precision_chosen_by": precision_by, "micro_batch_chosen_by": micro_batch_by}
 
     def _precision(self, recipe: Recipe) -> tuple[str, str]:
-        """bf16 autocast where a GPU has it; on a CPU whichever trains a one-block model of this width faster, measured.
+        """bf16 autocast where all GPUs have it; on a CPU what trains a one-block model of this width faster, measured.
 
         All ranks must choose alike, so none of them measures; nor is a program of the user's measured, as a CPU's
         kernels for bf16 are not for every layer.
         """
+        lacking = self._without_bf16(recipe) if self.kind == "cuda" else []
         if recipe.precision != "auto":
+            if lacking and recipe.dtype == "bf16":
+                self.events.append(f"{', '.join(lacking)}: no bf16 of its own, emulated")
             return recipe.precision, "--precision"
         if self.kind == "cuda":
-            if torch.cuda.is_bf16_supported(including_emulation=False):
+            if not lacking:
                 return "bf16", "the device multiplies bf16 natively"
-            return "fp32", "the device does not multiply bf16"
+            return "fp32", f"{', '.join(lacking)} does not multiply bf16"
         if self.world or self.own:
             return "fp32", f"default {'of ranks ' if self.world else ''}on cpu"
         self.report.progress(0.0, "fp32 or bf16: measuring which is faster here")
         self.precision_trials = (self._trial("fp32"), self._trial("bf16"))
         fastest = min(self.precision_trials, key=lambda trial: trial.timing.estimate.value)
         return fastest.precision, "measured on one block of this model"
+
+    def _without_bf16(self, recipe: Recipe) -> list[str]:
+        """The cards that work and do not multiply bf16 natively; the same on every rank."""
+        several = range(torch.cuda.device_count()) if recipe.strategy == "data-parallel" else [self.device]
+        names = []
+        for device in several:
+            with torch.cuda.device(device):
+                if not torch.cuda.is_bf16_supported(including_emulation=False):
+                    names.append(torch.cuda.get_device_name(device))
+        if self.world:
+            names = [name for own in parallel.gathered(names) for name in own]
+        return list(dict.fromkeys(names))
 
     def _trial(self, precision: Literal["fp32", "bf16"]) -> PrecisionTrial:
         assert isinstance(self.model, Model)
@@ -145,7 +161,7 @@ class _Slicing:
             loss.backward()
 
         timing = sample_until_tight(
-            lambda count: self.accelerator.timed(work, count),
+            lambda count: self.accelerator.timed(work, count, prepare=lambda _: None),  # never flushed
             time.perf_counter,
             target_half_width=0.05,
             limit_seconds=TRIAL_SECONDS,
@@ -216,7 +232,12 @@ class _Slicing:
         try:
             ended_by = loop.run(self.report, record)
         except Exception as error:
-            if self.own and not is_out_of_memory(error) and not isinstance(error, RigbenchError):
+            if is_out_of_memory(error) or isinstance(error, RigbenchError):
+                raise
+            if recipe.compiled and (refusal := not_compiled(error)):
+                what = f"torch.compile cannot be used here ({refusal})"
+                raise RigbenchError(what, "use --compile off", NOTHING) from None
+            if self.own:
                 raise self.own.explained(loop.now_in, error) from None
             raise
         finally:
@@ -260,6 +281,7 @@ class _Slicing:
             "items_per_s": rate,
             "step_seconds": stats.median_estimate(steady),
             "outliers": len(stats.outliers(steady)),
+            "split_over": self.split_over,
             "step_share": {name: seconds / math.fsum(steady) for name, seconds in shares.items()},
             "model_flops_per_s": flop if isinstance(flop, Absent) else rate.value * flop,
             "setup_seconds": self.setup_seconds,
@@ -279,11 +301,15 @@ class _Slicing:
     def _peaks(self) -> Vram:
         """Peak memory since the accelerator's count was reset, and of this process."""
         device, on_gpu = self.accelerator, self.kind == "cuda"
+        uuid, free = device.device.uuid, self.options.free_bytes_before
+        before = free.get(uuid) if isinstance(uuid, str) else None
         return Vram(
             allocated_bytes=device.allocated_peak_bytes(),
             reserved_bytes=device.reserved_peak_bytes(),
             process_bytes=host.process_peak_bytes(Sysfs()),
-            context_bytes=device.used_outside_allocator_bytes(),
+            context_bytes=device.used_outside_allocator_bytes(
+                Absent("the driver did not tell what others hold on this card") if before is None else before
+            ),
             before_model_bytes=self.before_model_bytes,
             allocator_retries=device.allocator_retries(),
             deciding="reserved plus context, on the device" if on_gpu else "process, in host memory",

@@ -69,6 +69,8 @@ class Options(Record, frozen=True, kw_only=True):
     host_allocator: HostAllocator = "default"  # how the parent has set this process's memory
     scaling: bool = False  # whether one of several ranks is also timed alone
     host_name: str = "here"  # of a rank's host
+    # Of each GPU by its UUID, as the driver told before the process began.
+    free_bytes_before: dict[str, int] = msgspec.field(default_factory=dict)
     folder: str = ""  # where the command was typed, to import a program of the user's from
     vocabulary: int = 0  # given for a language model of the user's; 0: as its module says
     sequence: int = 0
@@ -170,7 +172,10 @@ class Steps(Record, frozen=True):
     optimizer_seconds: tuple[float, ...]
     ended_at_seconds: tuple[float, ...]  # on the monotonic clock
     loss: tuple[float | Absent, ...]  # Absent where it was not finite
-    enqueue_seconds: tuple[float, ...] = ()  # how long a GPU's host took to hand the step over
+    # Steps that began with a GPU that had nothing left to do, and how long its host then took to hand over the forward
+    # and backward pass of the first micro-batch.
+    enqueue_steps: tuple[int, ...] = ()
+    enqueue_seconds: tuple[float, ...] = ()
 
 
 class Exchange(Record, frozen=True, kw_only=True):
@@ -208,7 +213,7 @@ class Vram(Record, frozen=True):
     allocated_bytes: int | Absent
     reserved_bytes: int | Absent
     process_bytes: int | Absent
-    context_bytes: int | Absent
+    context_bytes: int | Absent  # beside the allocator: the context and libraries, and not what others have there
     before_model_bytes: int | Absent
     allocator_retries: int | Absent
     deciding: str
@@ -235,6 +240,7 @@ class AnySlice(Record, frozen=True, kw_only=True):
     step_seconds: Estimate  # the median step
     outliers: int
     step_share: dict[str, float]
+    split_over: int = 1  # cards that this one process splits each batch over
     model_flops_per_s: float | Absent
     mfu: Figure | Absent = NOT_COMPARED
     setup_seconds: float
@@ -252,6 +258,11 @@ class AnySlice(Record, frozen=True, kw_only=True):
     @property
     def unit(self) -> Literal["tokens", "samples"]:
         return self.model.unit if isinstance(self.model, OwnModel) else "tokens"
+
+    @property
+    def cards(self) -> int:
+        """Devices that worked together."""
+        return self.recipe.ranks * self.split_over
 
     @property
     def steady_seconds(self) -> tuple[float, ...]:

@@ -78,6 +78,7 @@ def _lines(result: AnySlice) -> Iterator[tuple[str, str]]:
         every, ranks = recipe.checkpoint_every, recipe.ranks
         checkpointing = f"every {every} blocks" if every > 1 else "on" if every else "off"
         strategy = f"{recipe.strategy} over {ranks} ranks" if ranks > 1 else recipe.strategy
+        strategy += f" over {result.split_over} cards" if result.split_over > 1 else ""
         chunks = f", loss in {recipe.loss_chunks} chunks" if recipe.loss_chunks > 1 else ""
         yield (
             "variant",

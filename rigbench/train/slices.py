@@ -77,7 +77,7 @@ def run(
         def complete(result: AnySlice) -> AnySlice:
             if cold_seconds is not None:
                 result = msgspec.structs.replace(result, compile=Compile(cold_seconds, beyond_a_step(result)))
-            return completed(job, result, watts)
+            return completed(job, result, watts, _cards(its, result) if result.cards > 1 else ())
 
         return job.measure(
             PROBE,
@@ -100,7 +100,15 @@ def prepared(job: Job, options: Options) -> tuple[Options, Mapping[str, str]]:
     if recipe.optimizer.endswith("8bit") and recipe.strategy.startswith("fsdp2"):
         cure = "use --strategy ddp, or --optimizer adamw"
         raise RigbenchError("bitsandbytes steps whole weights, and fsdp2 has shards", cure, NOTHING)
-    options = msgspec.structs.replace(options, cache=str(job.store.home / "cache"), host_name=socket.gethostname())
+    free = {gpu.uuid: job.rig.nvml.reading(gpu.index, "memory_free_bytes") for gpu in job.gpus}
+    options = msgspec.structs.replace(
+        options,
+        cache=str(job.store.home / "cache"),
+        host_name=socket.gethostname(),
+        free_bytes_before={
+            uuid: size for uuid, size in free.items() if isinstance(uuid, str) and isinstance(size, int)
+        },
+    )
     if any(key.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for key in os.environ):
         return msgspec.structs.replace(options, host_allocator="set by the user"), {}
     if not job.cards(options.device).gpus:
@@ -174,7 +182,7 @@ def _in_ranks(
     result: Slice | Skipped = outcome.result or Skipped("train", outcome.reason or "no rank came to a step")
     if isinstance(result, Slice):
         result = msgspec.structs.replace(result, telemetry=sensors)
-        result = completed(job, result, watts, _cards(its, result, count))
+        result = completed(job, result, watts, _cards(its, result))
         if world and int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) < world.size:
             result = _of_many_hosts(result, watts)
         if outcome.ended in ("died", "hung"):
@@ -227,11 +235,11 @@ def follow(options: Options, world: World, home: Path) -> int:
     return FAULT if outcome.ended in ("died", "hung") else FINE
 
 
-def _cards(its: Cards, result: Slice, count: int) -> tuple[str, ...]:
-    """The UUIDs of this machine's GPUs that its ranks worked on; none on a CPU, or where that cannot be told."""
+def _cards(its: Cards, result: AnySlice) -> tuple[str, ...]:
+    """The UUIDs of this machine's GPUs that worked together; none on a CPU, or where that cannot be told."""
     if result.device.kind != "cuda":
         return ()
-    worked = [gpu.uuid for gpu in its.gpus[:count]]
+    worked = [gpu.uuid for gpu in its.gpus[: result.cards]]
     return tuple(uuid for uuid in worked if isinstance(uuid, str)) if result.device.uuid in worked else ()
 
 
@@ -285,10 +293,10 @@ def at_wall(result: T, watts: WattOptions) -> T:
 
 
 def _of_peak(job: Job, result: AnySlice, flops_per_s: float | Absent) -> Figure | Absent:
-    """A rate as a share of the datasheet's, of all ranks' cards together."""
+    """A rate as a share of the datasheet's, of all cards together."""
     if isinstance(flops_per_s, Absent):
         return flops_per_s
-    dtype, cards = result.recipe.dtype, result.recipe.ranks
+    dtype, cards = result.recipe.dtype, result.cards
     peak = job.datasheet(result.device).get(dtype)
     if peak is None:
         return Absent(f"no datasheet peak for {result.device.name} in {dtype}")
@@ -298,7 +306,7 @@ def _of_peak(job: Job, result: AnySlice, flops_per_s: float | Absent) -> Figure 
 
 def _of_matmul(job: Job, result: Slice) -> Figure | Absent:
     """Of the fastest matmul in this precision on this device: this run's, else the newest stored one of this rig."""
-    dtype, cards = result.recipe.dtype, result.recipe.ranks
+    dtype, cards = result.recipe.dtype, result.cards
     if cards > 1 and result.device.kind == "cpu":
         return Absent("ranks share this CPU")
     for run in job.holding("matmul"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -20,6 +19,7 @@ from rigbench.core.record import Absent, EndedBy, Record
 from rigbench.machine.accelerator import Accelerator
 from rigbench.model import optim
 from rigbench.model.recipe import Recipe
+from rigbench.train.plan import compiling_lacks
 from rigbench.train.record import PARTS, WORTH_STEPS, Options, Steps
 from rigbench.work.process import Report
 from rigbench.work.timing import StepWatch
@@ -73,8 +73,8 @@ def stepped(wrapped: Wrapped, recipe: Recipe, kind: str, learning_rate: float) -
     optimizer = optim.build(recipe.optimizer, wrapped.module, learning_rate=learning_rate)
     module: Any = wrapped.module
     if recipe.compiled:
-        if not torch.cuda.is_available() and not any(map(shutil.which, ("g++", "clang++", "c++"))):
-            raise RigbenchError("torch.compile needs a C++ compiler on a CPU", "install g++, or --compile off", NOTHING)
+        if lacking := compiling_lacks(kind):
+            raise RigbenchError(lacking[0], f"{lacking[1]}, or use --compile off", NOTHING)
         module = torch.compile(module)
     return Trained(
         wrapped=wrapped,
@@ -111,6 +111,11 @@ class StepLoop:
 
     A step begins where the last one ended: the parts add up to the step, and the steps to the whole time, with no gap
     but the moments between chunks in which results are handed over. Of several micro-steps the parts are summed.
+
+    What a GPU's host takes to hand its kernels over is only to be seen where nothing holds it back: not where it waits
+    for a buffer of the loader's, for CUDA's queue of some thousand launches, or in the optimizer, which may look at
+    the gradients. So it is timed in the first step of a chunk alone, before which the device had nothing left to do,
+    and there in the first micro-step's forward and backward pass, without the batch.
     """
 
     def __init__(
@@ -129,7 +134,8 @@ class StepLoop:
         self.now_in = "the first step"
         self._seconds: list[float] = []
         self._parts: tuple[list[float], ...] = tuple([] for _ in PARTS)
-        self._enqueue: list[float] = []
+        self._enqueue: dict[int, float] = {}
+        self._passes_handed_over = 0.0
         self._ended: list[float] = []
         self._loss: list[float | Absent] = []
 
@@ -146,6 +152,7 @@ class StepLoop:
 
     def columns(self) -> Steps:
         data, forward, backward, optimizer = (tuple(part) for part in self._parts)
+        enqueue = self._enqueue if self.accelerator.device.kind == "cuda" else {}
         return Steps(
             seconds=tuple(self._seconds),
             data_seconds=data,
@@ -154,7 +161,8 @@ class StepLoop:
             optimizer_seconds=optimizer,
             ended_at_seconds=tuple(self._ended),
             loss=tuple(self._loss),
-            enqueue_seconds=tuple(self._enqueue) if self.accelerator.device.kind == "cuda" else (),
+            enqueue_steps=tuple(enqueue),
+            enqueue_seconds=tuple(enqueue.values()),
         )
 
     def one_step(self) -> float:
@@ -177,10 +185,10 @@ class StepLoop:
         watch.clock_start = time.perf_counter()
         while True:
             marks, losses = [self.accelerator.mark()], []
-            for _ in range(chunk):
-                begun = time.perf_counter()
+            for place in range(chunk):
                 parts, loss = self._step()
-                self._enqueue.append(time.perf_counter() - begun)
+                if not place:
+                    self._enqueue[len(self._seconds)] = self._passes_handed_over
                 marks += parts
                 losses.append(loss)
             self.accelerator.synchronize()
@@ -205,6 +213,7 @@ class StepLoop:
             self.now_in = "loading a batch"
             batch = self.source.next()
             marks.append(self.accelerator.mark())
+            begun = time.perf_counter()
             with trained.wrapped.synchronised(micro_step == micro_steps - 1):
                 self.now_in = "the forward pass"
                 loss = trained.loss(*batch)
@@ -213,6 +222,8 @@ class StepLoop:
                 marks.append(self.accelerator.mark())
                 self.now_in = "the backward pass"
                 (trained.scaler.scale(loss) if trained.scaler else loss).backward()  # type: ignore[no-untyped-call]
+            if not micro_step:
+                self._passes_handed_over = time.perf_counter() - begun
             marks.append(self.accelerator.mark())
             losses.append(loss.detach())
         self.now_in = "the optimizer's step"

@@ -23,7 +23,7 @@ LOGITS_SHARE = 0.4  # of the peak, from where on they and nothing else decide th
 LITTLE_SAVED = 0.10  # of the peak
 DATA_SHARE = 0.05  # of the step: what a loader that keeps up takes is a tenth of that
 COMMUNICATION_SHARE = 0.15
-ENQUEUE_SHARE = 0.9  # of the step the host was busy handing kernels over
+ENQUEUE_SHARE = 0.9  # of the passes the host was busy handing kernels over
 
 
 def compared(table: Arms, slices: Results) -> Arms:
@@ -74,7 +74,12 @@ def peak(result: AnySlice) -> Figure | Absent:
         size, context = memory.process_bytes, 0
     else:
         size, context = memory.reserved_bytes, 0 if isinstance(memory.context_bytes, Absent) else memory.context_bytes
-    return size if isinstance(size, Absent) else Figure(float(size + context), "measured", memory.deciding)
+    if isinstance(size, Absent):
+        return size
+    basis = memory.deciding
+    if result.device.kind == "cuda" and isinstance(memory.context_bytes, Absent):
+        basis = f"reserved, without the context ({memory.context_bytes.reason})"
+    return Figure(float(size + context), "measured", basis)
 
 
 def _rate(row: ArmRow, slices: Results) -> Estimate | None:
@@ -115,11 +120,22 @@ def data_bound(table: Arms, slices: Results) -> Iterator[Finding]:
 
 def launch_bound(table: Arms, slices: Results) -> Iterator[Finding]:
     row, result = table.rows[0], _slice(table.rows[0], slices)
-    if result is None or not result.steps.enqueue_seconds:
+    if result is None:
         return
-    share = math.fsum(result.steps.enqueue_seconds[result.steady_from :]) / math.fsum(result.steady_seconds)
+    steps, batches = result.steps, result.recipe.accumulation
+    pairs = [
+        (handed, (steps.forward_seconds[step] + steps.backward_seconds[step]) / batches)
+        for step, handed in zip(steps.enqueue_steps, steps.enqueue_seconds, strict=True)
+        if step >= result.steady_from
+    ]
+    if not pairs:
+        return
+    share = math.fsum(handed for handed, _ in pairs) / math.fsum(passes for _, passes in pairs)
     if share >= ENQUEUE_SHARE:
-        evidence = f"the host was handing kernels over for {units.format_share(min(1.0, share))} of the step"
+        evidence = (
+            f"the host was handing kernels over for {units.format_share(min(1.0, share))} of the forward and backward "
+            f"pass, in {len(pairs)} steps that began with nothing left to do"
+        )
         yield finding("launch-bound", "warning", [evidence], [row.label], "a compiled variant tells how much")
 
 

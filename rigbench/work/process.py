@@ -28,12 +28,14 @@ import msgspec
 
 from rigbench.core import progress
 from rigbench.core.errors import RigbenchError
+from rigbench.core.failures import told
 from rigbench.core.record import Record
 
 STOP_SECONDS = 1.0  # after Ctrl-C: for a probe to hand over what it has; the step under way is dropped
 GRACE_SECONDS = 30.0  # where it is not the user who ends a probe, it may finish its step
 LAST_GRACE_SECONDS = 5.0  # for the others of a group, once one of them has ended early
 GONE_SECONDS, GONE_AT_ONCE_SECONDS = 10.0, 0.5  # how long the end of killed processes is waited for
+LAST_WORDS_BYTES = 1 << 16  # of what a process wrote before it ended
 WAKE_SECONDS = 1.0  # for the others to be lost too, or to answer a ping
 # Handing over what there is so far takes a hundredth of the time at most, and is done once a second.
 TIMES_TO_TELL, TELL_SECONDS = 100, 1.0
@@ -169,8 +171,9 @@ def serve(probe: str, *world: object) -> NoReturn:
         report._send({"error": {name: getattr(error, name) for name in facts}})
     except KeyboardInterrupt:
         report._send({"stopped": True})
-    except Exception:  # noqa: BLE001 - the child's boundary; the parent quotes the last line
+    except Exception as error:  # noqa: BLE001 - the child's boundary; the parent quotes the last line
         traceback.print_exc()
+        sys.stderr.write(f"{told(error)}\n")
         sys.stderr.flush()
         os._exit(1)
     while True:
@@ -236,11 +239,14 @@ class Child:
         return -self._process.wait() in NEVER_A_CONSEQUENCE
 
     def last_words(self) -> str:
-        """How it ended, and the last line that it wrote."""
+        """How it ended, and the last line that it wrote; of one that C++ ended, why, before its frames."""
         code = self._process.wait()
         self._stderr.seek(0)
-        lines = self._stderr.read()[-4000:].decode(errors="replace").strip().splitlines()
-        last = f": {lines[-1]}" if lines else ""
+        lines = self._stderr.read()[-LAST_WORDS_BYTES:].decode(errors="replace").strip().splitlines()
+        said = lines[-1:]
+        if code == -signal.SIGABRT:  # std::terminate
+            said = [line.strip() for line in lines if line.lstrip().startswith("what():")][-1:] or said
+        last = f": {said[0]}" if said else ""
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         if code == -signal.SIGKILL:
             how = "was killed, as the system does when memory runs out"

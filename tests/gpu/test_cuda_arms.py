@@ -59,7 +59,9 @@ def test_what_was_predicted_is_what_the_allocator_took(every_arm, capsys):
 def test_a_gpus_step_is_split_and_its_host_watched(every_arm):
     first = every_arm["slices"][0]
     assert first["device"]["kind"] == "cuda"
-    assert len(first["steps"]["enqueue_seconds"]) == len(first["steps"]["seconds"])
+    steps = first["steps"]
+    assert len(steps["enqueue_seconds"]) == len(steps["enqueue_steps"]) > 0
+    assert all(0 <= step < len(steps["seconds"]) for step in steps["enqueue_steps"])
     assert sum(first["step_share"].values()) == pytest.approx(1)
 
 
