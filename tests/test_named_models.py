@@ -4,6 +4,7 @@ import os
 
 import pytest
 import typer
+from privileges import ordinary
 from typer.testing import CliRunner
 
 from rigbench import command
@@ -199,11 +200,10 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
             named.choose(ModelOptions(model=str(tmp_path / name)))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_without_permission_is_one_line(shape_file):
     path = shape_file()
     os.chmod(path, 0)
-    with pytest.raises(RigbenchError, match="Permission denied"):
+    with ordinary(), pytest.raises(RigbenchError, match="Permission denied"):
         named.choose(ModelOptions(model=path))
 
 

@@ -1,6 +1,5 @@
 """Does every way of wrapping a model make the same steps, and can each leave out its exchange and nothing else?"""
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.train import parallel
 from rigbench.work import ranks
 
-NAMES = ("ddp", "fsdp2", "fsdp2-offload") + (("accelerate",) if importlib.util.find_spec("accelerate") else ())
+NAMES = ("ddp", "fsdp2", "fsdp2-offload", "accelerate")
 PATHS = os.pathsep.join([str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(":")
 
 
@@ -46,10 +45,8 @@ def one_rank():
     return list(zip(*halves, strict=True))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "fsdp2-offload", "accelerate"])
+@pytest.mark.parametrize("strategy", NAMES)
 def test_ranks_make_the_steps_of_one_process_with_all_their_batches(strategy, both, one_rank):
-    if strategy not in NAMES:
-        pytest.skip("accelerate is not installed: pip install 'rigbench[accelerate]'")
     for account, losses in zip(both, one_rank, strict=True):
         assert account.losses[strategy] == pytest.approx(losses, rel=1e-4)
         assert account.accumulated[strategy] == pytest.approx(losses, rel=1e-4)

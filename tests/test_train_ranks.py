@@ -117,8 +117,6 @@ def test_where_the_loss_of_rate_goes_adds_up(ddp):
     ],
 )
 def test_every_strategy_makes_the_same_steps(ddp, folder, strategy, scaling):
-    if strategy == "accelerate":
-        pytest.importorskip("accelerate")
     result = together(folder, strategy, scaling=scaling)
     both = min(4, len(result.steps.loss), len(ddp.steps.loss))
     assert both >= 2
