@@ -13,8 +13,6 @@ from .wheels import opened
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "tests" / "data" / "api.json"
 READ = "Python files and stubs in the wheels for Linux x86_64, CPython 3.11; the first release of each minor version"
-    "the Python files and stubs in the wheels for Linux x86_64, CPython 3.11; the first release of each minor version"
-)
 
 # Whose members the objects have that the code does not say the class of.
 CLASSES = (
