@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from fake_rig import DUAL_4080, RIGS
 from rigbench.document import Run
 
 HERE = Path(__file__).parent
+QUIET = HERE.parent / "quiet"
 LAUNCHER = HERE / "small_run.py"
 LIMIT_SECONDS = 600
+HAZARDS = "hazards.txt"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -66,13 +68,11 @@ class FakeRig:
 
     def __init__(self, folder: Path, recording: Path, built: Path) -> None:
         self.folder, self.home, self.built, self.recording = folder, folder / "home", built, recording
-        self.variables = fake_rig.clean(os.environ) | {
-            name: value for name, value in os.environ.items() if name in ("RIGBENCH_CI",)
-        }
+        self.variables = fake_rig.clean(os.environ)
         self.driver(recording / "nvml.txt")
         self.variables |= {
             "FAKE_SYSFS": str(fake_host.tree(recording, folder / "host")),
-            "FAKECUDA_LOG": str(folder / "hazards.txt"),
+            "FAKECUDA_LOG": str(folder / HAZARDS),
             "RIGBENCH_HOME": str(self.home),
             "COLUMNS": "100",
         }
@@ -80,6 +80,7 @@ class FakeRig:
     def driver(self, recording: Path) -> None:
         """Answer from another recording (an nvml.txt)."""
         self.variables |= fake_rig.variables(recording, self.built)
+        self.variables["PYTHONPATH"] = f"{QUIET}{os.pathsep}{self.variables['PYTHONPATH']}"
 
     def edited(self, *edits: tuple[str, str]) -> None:
         """Answer from the same recording, with texts (regular expressions) replaced."""
@@ -120,7 +121,7 @@ class FakeRig:
         return Done(done.returncode, done.stdout, done.stderr, self.home)
 
     def hazards(self) -> list[str]:
-        path = self.folder / "hazards.txt"
+        path = self.folder / HAZARDS
         return path.read_text().splitlines() if path.exists() else []
 
 
@@ -134,8 +135,13 @@ def built() -> Path:
 
 
 @pytest.fixture
-def make_rig(built: Path, tmp_path: Path) -> Callable[..., FakeRig]:
-    return lambda name=DUAL_4080: FakeRig(tmp_path, RIGS / name, built)
+def make_rig(built: Path, tmp_path: Path) -> Iterator[Callable[..., FakeRig]]:
+    """A rig by the name of its recording; hazards of all tests come together where FAKECUDA_LOG says."""
+    yield lambda name=DUAL_4080: FakeRig(tmp_path, RIGS / name, built)
+    found, log = tmp_path / HAZARDS, os.environ.get("FAKECUDA_LOG")
+    if log and found.exists():
+        with open(log, "a") as file:
+            file.write(found.read_text())
 
 
 @pytest.fixture
