@@ -59,30 +59,26 @@ def imported_from_its_folder(probe: Path) -> set[Path]:
 def statements(path: Path) -> dict[int, str]:
     """First line and text of each statement that is executed: no docstrings, nothing for types alone."""
     lines = path.read_text().splitlines()
-    return {number: lines[number - 1].strip() for number in sorted(starts(ast.parse(path.read_text())))}
+    return {number: lines[number - 1].strip() for number in starts(ast.parse(path.read_text()))}
 
 
-def starts(tree: ast.Module) -> Iterator[int]:
-    for parent in ast.walk(tree):
-        for body in bodies(parent):
-            for place, node in enumerate(body):
-                is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-                documents = is_text and place == 0 and isinstance(parent, ast.Module | ast.ClassDef | ast.FunctionDef)
-                if documents or isinstance(node, ast.Global | ast.Nonlocal) or for_types(parent):
-                    continue
-                yield node.lineno if not for_types(node) else 0
-                yield from (one.lineno for one in getattr(node, "decorator_list", []))
-
-
-def bodies(node: ast.AST) -> Iterator[list[Any]]:
-    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
-        value = getattr(node, field, None)
-        if isinstance(value, list):
-            yield value
-
-
-def for_types(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+def starts(parent: ast.AST) -> Iterator[int]:
+    """Lines where statements begin, decorators, handlers and cases too."""
+    if isinstance(parent, ast.If) and ast.unparse(parent.test) == "TYPE_CHECKING":
+        return
+    if isinstance(parent, ast.stmt | ast.ExceptHandler) and not isinstance(parent, ast.Global | ast.Nonlocal):
+        yield parent.lineno
+    if isinstance(parent, ast.match_case):
+        yield parent.pattern.lineno
+    yield from (one.lineno for one in getattr(parent, "decorator_list", []))
+    children = list(ast.iter_child_nodes(parent))
+    if (
+        isinstance(parent, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and ast.get_docstring(parent, clean=False) is not None
+    ):
+        children.remove(parent.body[0])
+    for child in children:
+        yield from starts(child)
 
 
 # ------------------------------------------------------------------------------------------------------------- coverage
@@ -106,7 +102,6 @@ def report(cpu: Seen, fake: Seen) -> tuple[dict[str, Any], list[str]]:
     count, by_cpu, by_fake, unexecuted, troubles = 0, 0, 0, list[dict[str, str]](), list[str]()
     for path in files():
         name, texts = str(path.relative_to(REPOSITORY)), statements(path)
-        texts.pop(0, None)
         (every, on_cpu), (_, on_fake) = cpu.of(path), fake.of(path)
         if every != texts.keys():
             odd = sorted(every ^ texts.keys())
