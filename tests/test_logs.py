@@ -40,7 +40,7 @@ def test_what_each_program_writes_is_read_as_its_own_and_gives_its_rate(name):
 UNMARKED = {"deepspeed", "olmo", "olmo_core", "wandb_api", "dates_alone"}  # nothing says that evaluations were
 
 
-@pytest.mark.parametrize("name", WRITERS.keys() - UNMARKED)
+@pytest.mark.parametrize("name", sorted(WRITERS.keys() - UNMARKED))
 def test_evaluations_between_and_a_slow_start_do_not_bend_the_rate(name):
     training = steady(steps=200, breaks=dict.fromkeys(range(20, 200, 20), 4.0))
     usual = training.rate
