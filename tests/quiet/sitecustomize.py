@@ -29,7 +29,10 @@ class Quiet:
 
 sys.meta_path.insert(0, Quiet())
 
-# Another module of this name, which this one hides (that of tests/fakecuda gives a process its CUDA devices), runs too.
-beside = [folder for folder in sys.path if os.path.abspath(folder) != os.path.dirname(os.path.abspath(__file__))]
-if hidden := importlib.machinery.PathFinder.find_spec("sitecustomize", beside):
-    hidden.loader.exec_module(importlib.util.module_from_spec(hidden))
+# Another module of this name, which this one hides (that of tests/fakecuda gives a process its CUDA devices), runs too:
+# where Python itself imported this one, for that of fakecuda runs this one under another name.
+if __name__ == "sitecustomize":
+    here = os.path.dirname(os.path.abspath(__file__))
+    beside = [folder for folder in sys.path if os.path.abspath(folder) != here]
+    if hidden := importlib.machinery.PathFinder.find_spec("sitecustomize", beside):
+        hidden.loader.exec_module(importlib.util.module_from_spec(hidden))
