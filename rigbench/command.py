@@ -29,14 +29,15 @@ EVERYWHERE, WHERE, SETTINGS = "Everywhere", "Where", ("home", "device")  # the l
 # Each with its type, its metavar and its help.
 OPTIONS: dict[str, tuple[Any, str | None, str]] = {
     "json": (bool, None, "Print the run's JSON document on standard output, nothing else."),
-    "quiet": (bool, None, "No progress and no hints, only the answer."),
+    "quiet": (bool, None, "No progress and no hints: the verdict and the table."),
+    "verbose": (bool, None, "Everything that was measured, not only the first screen."),
     "home": (Path, "DIR", "Where runs are kept. Also RIGBENCH_HOME."),
     "device": (str, "NAME", "cpu, cuda or cuda:N. Default: the visible GPUs, else the CPU."),
     "keep_disturbed": (bool, None, "Show what was measured while the machine was busy too, and answer from it."),
     "on": (str, "NAME", "Hardware you do not own: a rig profile, a GPU, or 2xrtx-4080."),
     "replay": (Path, "DIR", "Read a recorded rig instead of this machine."),
 }
-ALWAYS = ("json", "quiet", "home")
+ALWAYS = ("json", "quiet", "verbose", "home")
 
 
 class Common:
@@ -46,11 +47,16 @@ class Common:
         self.command = command
         self.json = bool(values.get("json"))
         self.quiet = bool(values.get("quiet")) or self.json
+        self.verbose = bool(values.get("verbose"))
         self.home: Path | None = values.get("home")
         self.device: str | None = values.get("device")
         self.replay: Path | None = values.get("replay")
         self.on: str | None = values.get("on")
         self.keep_disturbed = bool(values.get("keep_disturbed"))
+        if self.quiet and self.verbose:
+            raise RigbenchError(
+                f"--{'json' if self.json else 'quiet'} and --verbose exclude each other", "leave one of them out"
+            )
         if self.device is not None and self.replay is not None:
             raise RigbenchError("--device and --replay exclude each other", "a recorded rig has no device to run on")
         if self.on is not None and (self.device is not None or self.replay is not None):
@@ -91,13 +97,24 @@ class Common:
         rig = Rig.replay(self.replay) if self.replay else Rig.live(ask_driver=not self.on and self.device != "cpu")
         return Job(home, rig, self.command, make_progress(self.quiet), self.keep_disturbed)
 
-    def answer(self, work: Callable[[Job], object], show: Callable[[Run, Console], None] | None = None) -> int:
-        """Run a job, save it, show it, and say how it ended. Returns the exit code."""
+    def answer(
+        self,
+        work: Callable[[Job], object],
+        show: Callable[[Run, Console, bool], None] | None = None,
+        look: bool = False,
+    ) -> int:
+        """Run a job, save it, show it, and say how it ended. Returns the exit code.
+
+        `look`: nothing is measured, so that lists of runs leave this one out, as they do a replay and other hardware.
+        """
+        import msgspec
+
         from rigbench.core import progress
         from rigbench.core.record import Skipped
         from rigbench.job import Interrupted
 
         job = self.job()
+        job.run = msgspec.structs.replace(job.run, look=look or bool(self.replay or self.on))
         interrupted = False
         try:
             work(job)
@@ -131,8 +148,8 @@ class Common:
         nothing = bool(results) and all(isinstance(it, Skipped) for it in results)  # the document has the reason
         return FAULT if job.faults else NOTHING if nothing or job.has_no_answer else FINE
 
-    def show(self, run: Any, show: Callable[[Any, Console], None] | None = None) -> None:
-        """On the screen, its rooms unless `show` shows more or less of it; or as JSON.
+    def show(self, run: Any, show: Callable[[Any, Console, bool], None] | None = None) -> None:
+        """On the screen, its rooms unless `show` shows more or less of it; or as JSON. Whole with --verbose.
 
         Where the machine was busy, that is said first, and what it disturbed is left out unless the user wants it.
         """
@@ -145,16 +162,18 @@ class Common:
 
             from rigbench.core.record import Skipped
             from rigbench.core.screen import printable, show_rooms
+            from rigbench.document import Run
             from rigbench.usable import usable, words
 
-            console, said = self.console(), words(run, self.keep_disturbed)
+            console = self.console()
+            said = words(run, self.keep_disturbed) if isinstance(run, Run) else []
             for number, line in enumerate(said):
                 console.print(Text(printable(line), style="" if number else "bold red"))
             if said and not self.keep_disturbed:
                 run = usable(run)
                 if all(isinstance(it, Skipped) for room in run.rooms().values() for it in room):
                     return
-            (show or show_rooms)(run, console)
+            (show or show_rooms)(run, console, self.verbose)
 
 
 def say(line: str) -> None:
@@ -420,7 +439,7 @@ def root_options(app: typer.Typer) -> None:
 def _common_parameters(taken: tuple[str, ...]) -> Iterator[inspect.Parameter]:
     for name in taken:
         kind, metavar, words = OPTIONS[name]
-        names = ("--quiet", "-q") if name == "quiet" else (f"--{name.replace('_', '-')}",)
+        names = (f"--{name}", f"-{name[0]}") if name in ("quiet", "verbose") else (f"--{name.replace('_', '-')}",)
         yield inspect.Parameter(
             f"common_{name}",
             inspect.Parameter.KEYWORD_ONLY,

@@ -22,8 +22,9 @@ from rigbench.backtest.record import Backtest
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Progress
-from rigbench.core.record import Record
+from rigbench.core.record import Absent, Record
 from rigbench.document import SCHEMA, Run
+from rigbench.machine.record import RigId
 from rigbench.train.record import Slice, StoredSlice
 
 WAIT_SECONDS = 2.0  # for another rigbench that writes the index
@@ -40,6 +41,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     command: str
     status: str
     rig: str  # its fingerprint
+    machine: str  # its cards, or its processor
+    look: bool  # nothing was measured
     torch: str
     rooms: tuple[str, ...]
     metrics: dict[str, tuple[float, float, float, int]]  # middle, ends of the interval, samples of each headline
@@ -63,12 +66,22 @@ def entry_of(run: Run) -> Entry:
         command=run.command,
         status=run.status,
         rig=run.rig.fingerprint,
+        machine=_machine(run.rig),
+        look=run.look,
         torch=str(run.software.torch),
         rooms=tuple(rooms),
         metrics={path: (it.value, it.low, it.high, it.n) for path, it in metrics.items()},
         slices=slices,
         backtest=backtest,
     )
+
+
+def _machine(rig: RigId) -> str:
+    cards = [name.removeprefix("NVIDIA ").removeprefix("GeForce ") for name in rig.gpu_names if isinstance(name, str)]
+    if cards:
+        counts = {name: cards.count(name) for name in cards}
+        return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts.items())
+    return "a computer" if isinstance(rig.cpu_model, Absent) else rig.cpu_model
 
 
 def _headlines(name: str, room: tuple[Record, ...]) -> Iterator[tuple[str, Estimate]]:

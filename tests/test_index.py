@@ -178,7 +178,7 @@ def test_the_list_of_runs_tells_what_was_passed_over(home, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["rigbench", "report", "--list", "--home", str(home.home)])
     assert __main__._run() == 0
     out, err = capsys.readouterr()
-    assert out.count("finished") == 4
+    assert out.count("\n20") == 4
     assert "not used" in err
     assert "20260106-000001-ffff.json was cut short" in err or "20260106-000001-ffff.json is not JSON" in err
 

@@ -21,7 +21,7 @@ REPORTS = sorted((Path(__file__).parents[1] / "reports").glob("*/*.json"))
 
 def screen(path: Path) -> str:
     out = io.StringIO()
-    render.show(store.read(path), Console(file=out, width=100, highlight=False, color_system=None))
+    render.show(store.read(path), Console(file=out, width=100, highlight=False, color_system=None), whole=True)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 

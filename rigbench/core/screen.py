@@ -54,10 +54,11 @@ class HasRooms(Protocol):
     def rooms(self) -> dict[str, tuple[Record, ...]]: ...
 
 
-def show_rooms(run: HasRooms, console: Console) -> None:
+def show_rooms(run: HasRooms, console: Console, whole: bool = True) -> None:
     """What every probe found, by the screen of the feature that its record belongs to.
 
     A feature whose screen has `show_run` shows its rooms itself, since they belong together, with what it skipped.
+    Not `whole`: by the screen's `brief`, the answer on one screen, where it has one.
     """
     shown: set[str] = set()
     for name, room in run.rooms().items():
@@ -71,7 +72,9 @@ def show_rooms(run: HasRooms, console: Console) -> None:
             if shown:
                 console.print()
             screen = importlib.import_module(f"{feature}.screen")
-            if hasattr(screen, "show_run"):
+            if not whole and hasattr(screen, "brief"):
+                screen.brief(result, console)
+            elif hasattr(screen, "show_run"):
                 screen.show_run(run, console)
             else:
                 screen.show(result, console)

@@ -38,11 +38,11 @@ def doctor(
     from rigbench.core.errors import FAULT, FINE, RigbenchError
     from rigbench.doctor import diagnosis, screen
 
-    def show(diagnosed: Run, console: Console) -> None:
+    def show(diagnosed: Run, console: Console, whole: bool) -> None:
         screen.show(diagnosed, console, hint=not common.quiet)
 
     if run is None:
-        return common.answer(lambda job: diagnosis.examine(job, options.load), show)
+        return common.answer(lambda job: diagnosis.examine(job, options.load), show, look=True)
     if common.replay:
         raise RigbenchError("a stored run and --replay exclude each other", "give one of them")
     diagnosed = diagnosis.diagnosed(store.read(common.store().find(run)))

@@ -3,48 +3,148 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rigbench.command import Common, command, completed, run_ids, say
+from rigbench.core.record import Absent
+from rigbench.report.record import Options
+
+if TYPE_CHECKING:
+    from rigbench.index import Index
+    from rigbench.store import Store
 
 
 @command("keep_disturbed")
 def report(
     common: Common,
-    run: Annotated[
-        str | None,
+    options: Options,
+    runs: Annotated[
+        list[str] | None,
         typer.Argument(
-            help="A run's id, its start, or a file. Default: the newest.", autocompletion=completed(run_ids)
+            metavar="[RUN [PROBE]]",
+            help="A run's id, its start, or a file; then one probe of it, whole. Default: the newest that measured.",
+            autocompletion=completed(run_ids),
         ),
     ] = None,
-    every: Annotated[bool, typer.Option("--list", help="List the stored runs.")] = False,
 ) -> int:
     """Show a stored run again.
 
     rigbench report                  the newest
+    rigbench report RUN matmul       one probe of it, whole
     rigbench report --list           which there are
-    rigbench report RUN --json       its document
+    rigbench report --prune 90d      forget those that are older
     """
     from rigbench import store
     from rigbench.core.errors import FINE, NOTHING, RigbenchError
-    from rigbench.core.progress import make_progress
     from rigbench.report import screen as render
 
-    home = common.store()
-    if not every:
-        stored = store.read(home.find(run))
-        common.show(stored, render.show)
-        return NOTHING if stored.disturbed() and not common.keep_disturbed else FINE
-    if common.json:
-        raise RigbenchError("--list and --json exclude each other", "the runs are files in " + str(home.runs))
+    home, names = common.store(), runs or []
+    actions = {"--list": options.every, "--delete": options.delete, "--prune": not isinstance(options.prune, Absent)}
+    chosen = [name for name, given in actions.items() if given]
+    if len(chosen) > 1:
+        raise RigbenchError(f"{chosen[0]} and {chosen[1]} exclude each other", "do one after the other")
+    if options.delete:
+        return _delete(home, names, common)
+    if chosen and names:
+        raise RigbenchError(f"{chosen[0]} takes no run", "leave it out")
+    if not isinstance(options.prune, Absent):
+        return _prune(home, options.prune, options.yes, common)
+    if options.every:
+        return _list(home, options.all, common)
+    if len(names) > 2:
+        raise RigbenchError(f"{names[2][:40]!r} is one too many", "give a run, and one probe of it")
+    stored = store.read(home.find(names[0]) if names else _newest(home, common))
+    if len(names) == 2:
+        common.verbose = True
+        stored = render.one_room(stored, names[1])
+    common.show(stored, render.show)
+    return NOTHING if stored.disturbed() and not common.keep_disturbed else FINE
+
+
+def _entries(home: Store, common: Common) -> Index:
+    from rigbench.core.progress import make_progress
+
     progress = make_progress(common.quiet)
     index = home.index(progress)
     progress.close()
-    render.show_list(index.entries(), common.console())
+    return index
+
+
+def _newest(home: Store, common: Common) -> Path:
+    """The newest run that measured something, else the newest look."""
+    entry = next((entry for entry in _entries(home, common).entries() if not entry.look), None)
+    return home.find(None) if entry is None else home.runs / f"{entry.id}.json"
+
+
+def _list(home: Store, looks: bool, common: Common) -> int:
+    from rigbench.core.errors import FINE, RigbenchError
+    from rigbench.report import screen as render
+
+    if common.json:
+        raise RigbenchError("--list and --json exclude each other", "the runs are files in " + str(home.runs))
+    index, hidden = _entries(home, common), 0
+    shown = []
+    for entry in index.entries():
+        if entry.look and not looks:
+            hidden += 1
+        else:
+            shown.append(entry)
+    render.show_list(shown, common.console())
+    if hidden and not common.quiet:
+        say(f"{hidden} more that measured nothing (topology, doctor, --replay, --on); --all lists them")
     for line in index.unreadable():
         say(f"not used: {line}")
+    return FINE
+
+
+def _delete(home: Store, names: list[str], common: Common) -> int:
+    """All of them or none: each name is looked up before the first file goes."""
+    from rigbench.core.errors import FINE, RigbenchError
+    from rigbench.core.files import reason
+
+    if not names:
+        raise RigbenchError("--delete names no run", "`rigbench report --list` shows them")
+    paths = [home.find(name) for name in names]
+    for path in paths:
+        if path.parent != home.runs:
+            raise RigbenchError(
+                f"{path} is not a run of this home", f"remove the file yourself, or name one of {home.runs}"
+            )
+    for path in dict.fromkeys(paths):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise RigbenchError(
+                f"cannot delete {path} ({reason(error)})", "look at the folder's permissions"
+            ) from error
+        if not common.quiet:
+            say(f"deleted {path.stem}")
+    return FINE
+
+
+def _prune(home: Store, age_seconds: float, yes: bool, common: Common) -> int:
+    """Files that are older; without --yes only what would go. Runs that are not readable stay."""
+    from datetime import UTC, datetime, timedelta
+
+    from rigbench.core.errors import FINE
+
+    border = (datetime.now(UTC) - timedelta(seconds=age_seconds)).isoformat()
+    stored = {path.stem for path in home.paths()}
+    old = [it for it in _entries(home, common).entries() if it.started_at < border and it.id in stored]
+    slices, tests = sum(len(entry.slices) for entry in old), sum(entry.backtest is not None for entry in old)
+    what = f"{len(old)} run{'' if len(old) == 1 else 's'}"
+    if slices or tests:
+        what += f", among them {slices} slices and {tests} back-tests that budgets rest on"
+    if not old:
+        say("nothing is that old")
+    elif not yes:
+        say(f"would delete {what}; --yes does it")
+    else:
+        _delete(home, [entry.id for entry in old], Common(common.command, {"quiet": True}))
+        say(f"deleted {what}")
     return FINE
 
 

@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from rigbench.core import profiles, units
+from rigbench.core.errors import RigbenchError
 from rigbench.core.finding_screen import show_findings
 from rigbench.core.record import Absent, Figure
 from rigbench.core.screen import printable, show_rooms, table
-from rigbench.document import Run
+from rigbench.document import NOT_ASKED, Run
 from rigbench.index import Entry
 from rigbench.model import shape
 from rigbench.report.profiles import named
@@ -25,7 +26,23 @@ MODELS = ("name", ">layers", ">width", ">heads", ">vocabulary", ">sequence", ">p
 ELECTRICITY = ("id", ">per kWh", "place", "date")
 
 
-def show(run: Run, console: Console) -> None:
+def one_room(run: Run, name: str) -> Run:
+    """The run with one room alone, by its own name or that of its command.
+
+    Raises:
+        RigbenchError: the run has no such room.
+    """
+    rooms = run.rooms()
+    wanted = {"train-probe": "slices", "heat": "thermals"}.get(name, name)
+    if wanted not in rooms and not (wanted == "doctor" and (run.findings or run.unchecked)):
+        raise RigbenchError(f"run {run.id} holds no {name[:40]}", f"it holds {', '.join(rooms) or 'nothing'}")
+    away = {room: () if room == "slices" else NOT_ASKED for room in rooms}
+    kept = {room: getattr(run, room) for room in (wanted, *(["arms"] if wanted == "slices" else [])) if room in rooms}
+    findings = {} if wanted == "doctor" else {"findings": (), "unchecked": ()}
+    return msgspec.structs.replace(run, **{**away, **kept, **findings})
+
+
+def show(run: Run, console: Console, whole: bool) -> None:
     """The run's header, then every room it has, in the order it was measured."""
     console.print(Text.assemble((f"rigbench {run.command}", "bold"), f"  {run.id}, {run.started_at}, {run.status}"))
     rig, torch = run.rig, run.software.torch
@@ -36,7 +53,7 @@ def show(run: Run, console: Console) -> None:
     software = f"rigbench {run.software.rigbench}, torch {'n/a' if isinstance(torch, Absent) else torch}"
     console.print(Text(printable(f"  rig {rig.fingerprint}: {parts}; {software}"), style="dim"))
     console.print()
-    show_rooms(run, console)
+    show_rooms(run, console, whole)
     if run.findings or run.unchecked:
         console.print()
         show_findings(run.findings, run.unchecked, console)
@@ -46,11 +63,18 @@ def show(run: Run, console: Console) -> None:
 
 def show_list(entries: Iterable[Entry], console: Console) -> None:
     """A line per stored run, newest first. Lines are laid out here, since ten thousand take a rich table seconds."""
-    rows = [("run", "command", "status", "rig", "what it holds")]
+    rows = [("run", "when (UTC)", "command", "rig", "result")]
     for entry in entries:
         slices = [f"{it.slice.model.name} {units.format_rate(it.slice.tokens_per_s.value)}" for it in entry.slices]
-        rooms = [name for name in entry.rooms if name != "slices"]
-        rows.append((entry.id, entry.command, entry.status, entry.rig, ", ".join(rooms + slices)))
+        hours = [
+            f"budget {units.format_seconds(middle * 3600)}"
+            for path, (middle, *_) in entry.metrics.items()
+            if path == "budget.series_hours"
+        ]
+        rooms = [name for name in entry.rooms if name not in ("slices", "arms", *(["budget"] if hours else []))]
+        status = [] if entry.status == "finished" else [entry.status]
+        when = entry.started_at[:16].replace("T", " ")
+        rows.append((entry.id, when, entry.command, entry.machine[:32], ", ".join(status + hours + slices + rooms)))
     widths = [max(len(row[column]) for row in rows) + 2 for column in range(4)]
     edge = sum(widths)
     room = max(20, console.width - edge)

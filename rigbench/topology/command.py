@@ -16,4 +16,4 @@ def topology(common: Common, options: Options) -> int:
     """
     from rigbench.topology import survey
 
-    return common.answer(lambda job: survey.topology(job, options.load))
+    return common.answer(lambda job: survey.topology(job, options.load), look=True)

@@ -42,11 +42,11 @@ def train_probe(
     return common.answer(lambda job: arms.run(job, made), _show)
 
 
-def _show(run: Run, console: Console) -> None:
+def _show(run: Run, console: Console, whole: bool) -> None:
     from rigbench.core.finding_screen import show_findings
     from rigbench.core.screen import show_rooms
 
-    show_rooms(run, console)
+    show_rooms(run, console, whole)
     if run.findings:
         console.print()
         show_findings(run.findings, run.unchecked, console)
