@@ -190,10 +190,6 @@ def test_the_peak_that_decides_is_the_devices_own():
     on_gpu = stored(M5, 1.0, device=GPU, memory=Vram(5, 7 * GIB, 9 * GIB, GIB, 0, 2, deciding="reserved plus context"))
     assert verdict.peak(on_gpu.slice).value == 8 * GIB
     assert verdict.peak(slice_of(1.0, 3.0)).value == 3 * GIB
-    unknown = Absent("the driver did not tell what others hold on this card")
-    memory_alone = Vram(5, 7 * GIB, 9 * GIB, unknown, 0, 2, deciding="reserved plus context")
-    alone = verdict.peak(stored(M5, 1.0, device=GPU, memory=memory_alone).slice)
-    assert (alone.value, alone.basis) == (7 * GIB, f"reserved, without the context ({unknown.reason})")
 
 
 def test_a_gpus_table_shows_its_memory_four_ways_with_what_runs_out_first():

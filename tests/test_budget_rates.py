@@ -261,6 +261,16 @@ def test_a_configuration_says_what_is_not_the_plain_loop():
     )
 
 
+def test_one_process_that_splits_its_batches_is_of_all_its_cards():
+    both, four = (
+        stored(M5, rate, run, device=GPU, strategy="data-parallel", split_over=cards)
+        for rate, run, cards in ((9000.0, "r1", 2), (15000.0, "r22", 4))
+    )
+    chosen = choose((M5,), [both, four])
+    assert chosen.configuration.words == "cuda (Some GPU), adamw, bf16, data-parallel on 4"
+    assert chosen.slices == (four,)
+
+
 def test_ways_said_in_full_are_the_same_plain_way():
     chosen = choose((M5, M120), [stored(M5, 9000.0), stored(M120, 400.0, "r2", loss_chunks=1, ranks=1)])
     assert len(chosen.slices) == 2

@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Device
 from rigbench.job import Job
+from rigbench.machine.accelerator import CudaAccelerator
 from rigbench.machine.rig import Rig
 from rigbench.model import counts, optim
 from rigbench.model.batches import Batches
@@ -258,6 +260,24 @@ def test_joules_and_peaks_of_one_process_are_those_of_every_card_that_it_splits_
     alone = msgspec.structs.replace(found, split_over=1)
     assert found.mfu.value == pytest.approx(stage.completed(four_cards, alone, stage.NOTHING_DECLARED).mfu.value / 2)
     assert found.mfu.basis.startswith("of 2 cards, each NVIDIA GeForce RTX 4090")
+
+
+# A card of 100 bytes: 30 are a desktop's, 20 this process's context and libraries, 40 its allocator's.
+CARD = SimpleNamespace(cuda=SimpleNamespace(mem_get_info=lambda _: (10, 100), memory_reserved=lambda _: 40))
+
+
+@pytest.mark.parametrize(
+    ("before", "context"),
+    [
+        (70, 20),
+        (Absent("the driver is silent"), Absent("the driver is silent")),
+        (45, Absent("another process has given memory back meanwhile")),
+    ],
+)
+def test_what_a_process_holds_beside_the_allocator_is_not_what_others_hold(before, context):
+    card = CudaAccelerator.__new__(CudaAccelerator)
+    card._torch, card.torch_device = CARD, "cuda:1"
+    assert card.used_outside_allocator_bytes(before) == context
 
 
 @pytest.mark.parametrize(

@@ -189,11 +189,13 @@ def _startup(stored: StoredSlice) -> float:
 def _steps(models: Sequence[Model], chosen: Chosen, probes: Sequence[Run]) -> tuple[tuple[StepTime, ...], Correction]:
     """Each model's step, trained as the slice nearest in size, and what this rig's slices correct of such predictions.
 
-    No steps where this rig's ceilings are not stored, or not in this precision.
+    No steps where this rig's ceilings are not stored, or not in this precision, nor of one process on several cards.
     """
     nothing = (), calibrate.calibrate([], [])
     limits = ceilings.from_runs(probes)
     if isinstance(limits, Absent) or limits.kind != chosen.configuration.device.kind:
+        return nothing
+    if any(stored.slice.split_over > 1 for stored in chosen.slices):
         return nothing
     try:
         predicted = [steptime.predict(stored.slice.model, stored.slice.recipe, limits) for stored in chosen.slices]

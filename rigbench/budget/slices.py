@@ -86,7 +86,7 @@ def choose(
 
 
 def configuration_of(result: Slice) -> Configuration:
-    recipe = msgspec.structs.replace(result.recipe, micro_batch=0, accumulation=1)
+    recipe = msgspec.structs.replace(result.recipe, micro_batch=0, accumulation=1, ranks=result.cards)
     return Configuration(result.device, recipe, result.host_allocator)
 
 

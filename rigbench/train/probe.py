@@ -179,6 +179,8 @@ class _Slicing:
                 if not is_out_of_memory(error):
                     raise
             self.report.partial(None)  # which would keep the model alive
+            if self.recipe.compiled:
+                torch._dynamo.reset()  # whose programs hold what they were made for
             gc.collect()
             self.accelerator.empty_cache()
             count = self.recipe.micro_batch
@@ -303,16 +305,18 @@ class _Slicing:
         device, on_gpu = self.accelerator, self.kind == "cuda"
         uuid, free = device.device.uuid, self.options.free_bytes_before
         before = free.get(uuid) if isinstance(uuid, str) else None
+        context = device.used_outside_allocator_bytes(
+            Absent("the driver did not tell what others hold on this card") if before is None else before
+        )
+        known = "reserved, without the context" if isinstance(context, Absent) else "reserved plus context"
         return Vram(
             allocated_bytes=device.allocated_peak_bytes(),
             reserved_bytes=device.reserved_peak_bytes(),
             process_bytes=host.process_peak_bytes(Sysfs()),
-            context_bytes=device.used_outside_allocator_bytes(
-                Absent("the driver did not tell what others hold on this card") if before is None else before
-            ),
+            context_bytes=context,
             before_model_bytes=self.before_model_bytes,
             allocator_retries=device.allocator_retries(),
-            deciding="reserved plus context, on the device" if on_gpu else "process, in host memory",
+            deciding=f"{known}, on the device" if on_gpu else "process, in host memory",
         )
 
     def _of_all_ranks(self, loop: parallel.RankLoop, ended_by: EndedBy) -> AnySlice:

@@ -74,12 +74,7 @@ def peak(result: AnySlice) -> Figure | Absent:
         size, context = memory.process_bytes, 0
     else:
         size, context = memory.reserved_bytes, 0 if isinstance(memory.context_bytes, Absent) else memory.context_bytes
-    if isinstance(size, Absent):
-        return size
-    basis = memory.deciding
-    if result.device.kind == "cuda" and isinstance(memory.context_bytes, Absent):
-        basis = f"reserved, without the context ({memory.context_bytes.reason})"
-    return Figure(float(size + context), "measured", basis)
+    return size if isinstance(size, Absent) else Figure(float(size + context), "measured", memory.deciding)
 
 
 def _rate(row: ArmRow, slices: Results) -> Estimate | None:

@@ -102,7 +102,7 @@ class FakeRig:
         path = self.folder / "nvml.txt"
         path.write_text(Path(self.variables["FAKE_NVML_FILE"]).read_text() + "".join(lines))
         self.driver(path)
-        self.variables["FAKECUDA_MEMORY_MIB"] = ",".join(map(str, mib))
+        self.variables |= {"FAKECUDA_MEMORY_MIB": ",".join(map(str, mib)), "FAKECUDA_OTHERS_MIB": "0"}
 
     def command(self, *words: str, small: bool = False) -> list[str]:
         return [sys.executable, *([str(LAUNCHER)] if small else ["-m", "rigbench"]), *words]

@@ -29,6 +29,7 @@ def variables(recording: Path, folder: Path) -> dict[str, str]:
     names = re.findall(r'^\d+ nvmlDeviceGetName.*?"([^"]+)"', text, re.MULTILINE)
     p2p = re.findall(r"^\d+ nvmlDeviceGetP2PStatus/\d+/[01] = (.*)$", text, re.MULTILINE)
     memory = re.findall(r"nvmlDeviceGetMemoryInfo = 0 (\d+)", text)
+    taken = re.findall(r"nvmlDeviceGetMemoryInfo = 0 \d+ \d+ (\d+)", text)  # by a desktop, say
     return {
         "LD_LIBRARY_PATH": str(folder),
         "FAKE_NVML_FILE": str(recording),
@@ -38,6 +39,7 @@ def variables(recording: Path, folder: Path) -> dict[str, str]:
         "FAKECUDA_UUIDS": ",".join(uuids),
         "FAKECUDA_NAME": ",".join(names),
         "FAKECUDA_PEERS": "1" if p2p and set(p2p) == {"0 0"} else "0",
+        **({"FAKECUDA_OTHERS_MIB": ",".join(str(int(each) >> 20) for each in taken)} if taken else {}),
         **({"FAKECUDA_MEMORY_MIB": ",".join(str(int(each) >> 20) for each in memory)} if memory else {}),
         "OMP_NUM_THREADS": "1",  # several processes share few cores, and the threads of OpenMP wait by spinning
         "PYTHONPATH": f"{SHIM}{os.pathsep}{REPOSITORY}",
