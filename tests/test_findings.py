@@ -34,6 +34,9 @@ DUAL = "dual-rtx4080s-x8x8"
 REPLACE = msgspec.structs.replace
 MEASURED = {"p2p-broken", "p2p-control-fails", "p2p-slower", "nccl-default-slower"}  # by arms: test_p2p_verdict.py
 MEASURED |= {"loss-not-finite", "data-bound", "communication-bound", "launch-bound"}  # by training: test_arms.py
+# By results of one run against each other: test_contradictions.py.
+MEASURED |= {"slice-against-products", "efficiency-falls", "memory-against-caches", "repeats-apart"}
+MEASURED |= {"above-its-ceiling", "measured-twice"}
 MEASURED |= {"logits-dominate", "eight-bit-saves-little", "checkpointing-trades", "compile-pays"}
 
 # Every recording's exact findings, and the facts in it that justify them; none may hold a warning.

@@ -165,7 +165,7 @@ matmul on cuda (NVIDIA GeForce RTX 4090)
     hot/cold   0.952 (0.939 to 0.966)
     shape      8192×8448×8192, fp32 accumulate; the best of 4 shapes in 4 tries over 5.60 s (time
                limit), then measured anew
-efficiency over size (cubes, share of the hot ceiling)
+efficiency over size (cubes, share of the fastest)
         bf16                            fp32
    256  ▌                        2.0 %  ▌                        2.0 %
   1024  █████████▉                41 %  █████████▉                41 %
@@ -222,7 +222,7 @@ RESULT
                5.60 s (time limit), then
                measured anew
 efficiency over size (cubes, share of
-the hot ceiling)
+the fastest)
         bf16             fp32
    256  ▏         2.0 %  ▏         2.0 %
   1024  ███▊       41 %  ███▊       41 %

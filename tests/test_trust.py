@@ -10,6 +10,7 @@ from fake_probe import Options, Result
 
 from rigbench import store
 from rigbench.budget import command as budget
+from rigbench.core import stats, units
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.document import Run
@@ -341,3 +342,48 @@ def test_a_budget_that_measures_on_a_busy_machine_has_no_hours(rigbench, monkeyp
     code, out, _ = rigbench("budget", "--flops", "1e15")
     assert (code, out.splitlines()[0]) == (3, FIRST)
     assert "whole run" not in out
+
+
+def of_steps(run: Run, name: str, seconds: tuple[float, ...]) -> Run:
+    """With so many steady steps in one of its slices, and no others."""
+    changed = []
+    for its in run.slices:
+        if its.model.name == name:
+            columns = {column: seconds for column in its.steps.__struct_fields__ if column != "enqueue_seconds"}
+            steps = msgspec.structs.replace(its.steps, **columns)
+            rate = stats.rate_estimate(its.items_per_step, seconds)
+            its = msgspec.structs.replace(its, steps=steps, steady_from=0, items_per_s=rate)
+        changed.append(its)
+    return msgspec.structs.replace(run, slices=tuple(changed))
+
+
+# What a slice's headline is, by its steady steps of 1,024 tokens each.
+HEADLINES = {
+    (5.0, 5.1, 5.0, 4.9, 5.0): "205 tokens/s",
+    (5.0, 10.0): "102 to 205 tokens/s",  # two steps are a range
+    (16.3, 2.0, 23.1, 3.0, 18.1): "47.6 to 295 tokens/s",  # over ±50 %
+    (20.0,): "1,024 tokens in 20.0 s",
+}
+
+
+@pytest.mark.parametrize(("seconds", "headline"), HEADLINES.items(), ids=[f"{len(it)} steps" for it in HEADLINES])
+def test_what_too_few_or_too_unlike_steps_measured_is_a_range_without_a_middle(seconds, headline, rigbench, tmp_path):
+    run = of_steps(stored(tmp_path / "home"), "120M", seconds)
+    store.Store(tmp_path / "home").save(run)
+    out = rigbench("report", run.id)[1]
+    lines = out.splitlines()
+    shown = lines[next(number for number, line in enumerate(lines) if line.startswith("120M on")) + 1]
+    assert shown.strip().startswith(headline)
+    rate = run.slices[2].items_per_s
+    assert (units.format_rate(rate.value, unit="").strip() in shown.split()) == (len(seconds) == 5 and rate.has_middle)
+
+
+def test_a_budget_from_such_a_slice_is_a_range_too(rigbench, tmp_path):
+    rig = Job(store.Store(tmp_path / "home"), Rig.live(), "budget", Silent()).run.rig
+    run = of_steps(stored(tmp_path / "home", rig=rig), "120M", (16.3, 2.0, 23.1, 3.0, 18.1))
+    store.Store(tmp_path / "home").save(run)
+    _, out, _ = rigbench("budget", "--flops", "1e15", "--params", "120M")
+    headline = out.splitlines()[0]
+    assert re.search(r": [\d.]+ to [\d.]+ h$", headline), headline
+    [row] = [line for line in out.splitlines() if line.split()[:1] == ["120M"] and "measured" in line]
+    assert re.search(r"[\d.]+ to [\d.]+ .* [\d.]+ to [\d.]+ +measured", row), row

@@ -19,7 +19,7 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.index import Entry
 from rigbench.model.record import Model
-from rigbench.train.record import StoredSlice
+from rigbench.train.record import FEWEST_STEPS, StoredSlice
 
 # All widths below are half-widths of a 90 % interval in natural logarithms: 0.05 is about ±5 %.
 
@@ -76,7 +76,9 @@ def rate(model: Model, chosen: Chosen) -> Rate:
     points = sorted(map(_point, by_size.values()), key=lambda point: point.log_size)
     exact = next((point for point in points if point.model.shape == model.shape), None)
     if exact:
-        return Rate(exact.flops_per_s / model.flop_per_token, "measured", exact.rests_on, exact.widened_by)
+        estimate = exact.flops_per_s / model.flop_per_token
+        enough = all(stored.steady_steps >= FEWEST_STEPS for stored in by_size[model.flop_per_token])
+        return Rate(estimate, "measured", exact.rests_on, exact.widened_by, has_middle=enough)
     size, cure = math.log(model.flop_per_token), f"run rigbench train-probe --params {model.name}"
     if not points:
         raise RigbenchError(f"no slice of {model.name} or of its kind is stored", cure, exit_code=NOTHING)

@@ -239,6 +239,7 @@ class Rate(Record, frozen=True):
     source: Literal["measured", "predicted"]  # "measured" where a stored slice of this very model is behind it
     rests_on: tuple[str, ...]  # the slices (run id and model) behind it
     widened_by: tuple[str, ...]  # what widened the interval, and by how much
+    has_middle: bool = True  # whether slices of three steps and more are behind it: else it is a range
     history_factor: float = 1.0  # what the rig's back-tests multiplied its logarithmic half-width with
 
 

@@ -47,7 +47,7 @@ def show(budget: Budget, console: Console) -> None:
     console.print(_series(budget))
     console.print()
     rows: list[tuple[str, ...]] = [(one.name, span(one.hours, _time), one.hours.basis) for one in budget.overheads]
-    rows.append(("whole run", span(budget.whole.hours, _time), ""))
+    rows.append(("whole run", span(budget.whole.hours, _time, _has_middle(budget)), ""))
     console.print(table(("overheads", ">time", "based on"), rows))
     if len(budget.alone) > 1:
         console.print()
@@ -72,11 +72,23 @@ def _headline(budget: Budget) -> str:
     known = []
     for answer, unit in shown:
         if not isinstance(answer, Absent):
-            text = f"{significant(answer.value)} {unit}"
-            if not isinstance(answer.low, Absent) and not isinstance(answer.high, Absent):
-                text += f" ({significant(answer.low)} to {significant(answer.high)} {unit})"
-            known.append(text)
+            known.append(_answer(budget, answer, unit))
     return ": ".join([_goal(budget), *([", ".join(known)] if known else [])])
+
+
+def _answer(budget: Budget, answer: Estimate | Figure, unit: str) -> str:
+    """ "4.12 h (3.3 to 5.9 h)"; the range alone where the hours have no middle."""
+    if isinstance(answer.low, Absent) or isinstance(answer.high, Absent):
+        return f"{significant(answer.value)} {unit}"
+    ends = f"{significant(answer.low)} to {significant(answer.high)} {unit}"
+    return f"{significant(answer.value)} {unit} ({ends})" if _has_middle(budget) else ends
+
+
+def _has_middle(budget: Budget) -> bool:
+    """What was measured on this rig must tell it; a prediction's interval is as wide as it is."""
+    if isinstance(budget.rig, str):
+        return True
+    return budget.whole.hours.has_middle and all(row.rate.has_middle for row in budget.series)
 
 
 def _goal(budget: Budget) -> str:
@@ -108,18 +120,25 @@ def _range(low: float, high: float) -> str:
 
 
 Column = tuple[str, Callable[[PlanRow], str]]
+
+
+def _is_told(row: PlanRow) -> bool:
+    """Whether a measured rate has a middle."""
+    return row.rate.source == "predicted" or (row.rate.has_middle and row.rate.tokens_per_s.has_middle)
+
+
 SIZE: tuple[Column, ...] = (
     ("model", lambda row: row.model),
     (">params", lambda row: units.format_count(row.total_parameters)),
 )
 TOKENS: Column = (">tokens", lambda row: units.format_count(row.tokens))
-HOURS: Column = (">hours", lambda row: span(row.hours, significant))
+HOURS: Column = (">hours", lambda row: span(row.hours, significant, _is_told(row)))
 
 
 def _costs(budget: Budget) -> tuple[Column, ...]:
     """Missing watts or price are said once below, not in every cell."""
-    kwh: Column = (">kWh", lambda row: _value(row.kwh))
-    money: Column = (f">{_currency(budget)}", lambda row: _value(row.money))
+    kwh: Column = (">kWh", lambda row: _value(row.kwh, _is_told(row)))
+    money: Column = (f">{_currency(budget)}", lambda row: _value(row.money, _is_told(row)))
     shown = ((kwh, budget.series_kwh), (money, budget.series_money))
     return tuple(column for column, total in shown if isinstance(total, Figure))
 
@@ -129,7 +148,7 @@ def _series(budget: Budget) -> RenderableType:
     columns: tuple[Column, ...] = (
         *SIZE,
         *([TOKENS] if len({row.tokens for row in budget.series}) > 1 else []),
-        (">tokens/s", lambda row: _rate(row.rate.tokens_per_s)),
+        (">tokens/s", lambda row: _rate(row.rate.tokens_per_s, _is_told(row))),
         (">steps", lambda row: units.format_count(row.steps)),
         HOURS,
         *_costs(budget),
@@ -139,9 +158,9 @@ def _series(budget: Budget) -> RenderableType:
     if len(budget.series) > 1:
         sums = {
             "model": "all",
-            ">hours": span(budget.series_hours, significant),
-            ">kWh": _value(budget.series_kwh),
-            f">{_currency(budget)}": _value(budget.series_money),
+            ">hours": span(budget.series_hours, significant, _has_middle(budget)),
+            ">kWh": _value(budget.series_kwh, _has_middle(budget)),
+            f">{_currency(budget)}": _value(budget.series_money, _has_middle(budget)),
         }
         rows.append([sums.get(heading, "") for heading, _ in columns])
     return table([heading for heading, _ in columns], rows)
@@ -190,14 +209,17 @@ def _side_by_side(budget: Budget) -> RenderableType:
     return table(tuple(shown), ([cell(one) for cell in shown.values()] for one in rigs))
 
 
-def span(its: Estimate | Figure, text: Callable[[float], str]) -> str:
+def span(its: Estimate | Figure, text: Callable[[float], str], has_middle: bool = True) -> str:
     if isinstance(its.low, Absent) or isinstance(its.high, Absent) or its.low == its.high:
         return text(its.value)
-    return f"{text(its.value)} ({text(its.low)} to {text(its.high)})"
+    ends = f"{text(its.low)} to {text(its.high)}"
+    return f"{text(its.value)} ({ends})" if has_middle else ends
 
 
-def _value(figure: Figure | Absent) -> str:
-    return significant(figure.value) if isinstance(figure, Figure) else "n/a"
+def _value(figure: Figure | Absent, has_middle: bool) -> str:
+    if isinstance(figure, Absent):
+        return "n/a"
+    return significant(figure.value) if has_middle else span(figure, significant, has_middle)
 
 
 def _kwh_unit(budget: Budget) -> str:
@@ -209,8 +231,10 @@ def _currency(budget: Budget) -> str:
     return budget.price.currency if isinstance(budget.price, Price) else "money"
 
 
-def _rate(rate: Estimate) -> str:
+def _rate(rate: Estimate, has_middle: bool) -> str:
     """Sides that differ much are both told."""
+    if not has_middle:
+        return span(rate, significant, has_middle)
     below, above = rate.low / rate.value - 1, rate.high / rate.value - 1
     text = significant(rate.value)
     if abs(below + above) < 0.1:

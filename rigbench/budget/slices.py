@@ -14,9 +14,8 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.model.record import Model
-from rigbench.train.record import Slice, StoredSlice
+from rigbench.train.record import FEWEST_STEPS, Slice, StoredSlice
 
-FEWEST_STEPS = 3  # of a slice that was cut short: fewer do not tell a rate from its noise
 MOST_LINES = 8
 ANY_RECIPE = RecipeOptions()
 ANY = Absent("any")  # what tells one card of a kind from another

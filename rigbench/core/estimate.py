@@ -6,6 +6,8 @@ import math
 
 from rigbench.core.record import Absent, EndedBy, Figure, Record
 
+WIDEST = 0.5  # half an interval, as a share of its middle
+
 
 class Estimate(Record, frozen=True):
     """A value with its interval. Units are those of the field that holds it.
@@ -26,6 +28,11 @@ class Estimate(Record, frozen=True):
     def half_width(self) -> float:
         """Half the interval, as a share of the value (0.01 is ±1 %)."""
         return (self.high - self.low) / 2 / abs(self.value) if self.value else 0.0
+
+    @property
+    def has_middle(self) -> bool:
+        """Whether a single number may stand for it: over ±50 % only the range says what is known."""
+        return self.half_width <= WIDEST
 
     def __add__(self, other: Estimate | float) -> Estimate:
         if not isinstance(other, Estimate):

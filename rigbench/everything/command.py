@@ -25,6 +25,7 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
     from rigbench.budget.plan import request
     from rigbench.budget.record import Options as BudgetOptions
     from rigbench.core.errors import NOTHING, RigbenchError
+    from rigbench.doctor import diagnosis
     from rigbench.everything.plan import Stage, measure, whole_run
     from rigbench.model.recipe import RecipeOptions
     from rigbench.report import screen
@@ -35,7 +36,9 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
 
     def work(job: Job) -> None:
         stages = whole_run(asked.models, options.quick, common.device, watts)
-        measure(job, [*stages, Stage("budget", answer)])
+        measure(job, stages)
+        diagnosis.contradict(job)
+        measure(job, [Stage("budget", answer)])
 
     def answer(job: Job) -> None:
         if job.has_no_answer:

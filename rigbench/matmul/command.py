@@ -50,7 +50,7 @@ def run(job: Job, options: ProbeOptions) -> Matmul | Skipped:
 
     def complete(result: Matmul) -> Matmul:
         job.faults += verdict.wrong(result)
-        return verdict.beside_sensors(verdict.beside_datasheet(result, job.datasheet(result.device)))
+        return verdict.beside_sensors(verdict.beside_datasheet(verdict.mended(result), job.datasheet(result.device)))
 
     return job.measure(
         PROBE,

@@ -238,9 +238,11 @@ class Matmul(Record, frozen=True, kw_only=True):
     model: Model
     shapes: tuple[MatmulShape, ...]  # the model's own products
     ceilings: tuple[Ceiling, ...]
-    best_flops_per_s: dict[str, Estimate]  # by dtype, the ceiling under sustained load
+    # By dtype the ceiling: the searched shape's rate under sustained load, or a higher one of the model's products.
+    best_flops_per_s: dict[str, Estimate]
     steps: tuple[GemmStep, ...]
     fleet: MatmulFleet | Absent
     ended_by: EndedBy
     telemetry: Telemetry | Absent
     not_run: tuple[str, ...] = ()
+    best_product: dict[str, str] = {}  # noqa: RUF012, msgspec copies it; by dtype, where it is the model's and which

@@ -24,7 +24,7 @@ def show(result: Matmul, console: Console) -> None:
     console.print(Text(printable(f"matmul on {device.kind} ({device.name}{threads})"), style="italic"))
     for ceiling in result.ceilings:
         _show_ceiling(ceiling, result, console)
-    _show_sizes(result.ceilings, console)
+    _show_sizes(result, console)
     for step in result.steps:
         own = [it for it in result.shapes if it.dtype == step.dtype]
         if own:
@@ -50,7 +50,11 @@ def _show_ceiling(ceiling: Ceiling, result: Matmul, console: Console) -> None:
     else:
         right = "correct" if all(check.correct for check in ceiling.checks) else "WRONG RESULT"
         checked = right if ceiling.checks else "not checked"
-        console.print(Text.assemble((f"  {ceiling.dtype}  {_rate(hot.flops_per_s)}", "bold"), f"  {checked}"))
+        best = result.best_flops_per_s.get(ceiling.dtype, hot.flops_per_s)
+        console.print(Text.assemble((f"  {ceiling.dtype}  {_rate(best)}", "bold"), f"  {checked}"))
+        if ceiling.dtype in result.best_product:
+            load = f"faster than the searched shape under load, {_rate(hot.flops_per_s)}"
+            rows.append(("  found by", f"{result.best_product[ceiling.dtype]}, in a short test: {load}"))
         length = units.format_seconds(hot.to_seconds - hot.from_seconds)
         if isinstance(ceiling.share_of_datasheet, Absent):
             rows.append(("  datasheet", f"unknown ({ceiling.share_of_datasheet.reason})"))
@@ -73,7 +77,7 @@ def _show_ceiling(ceiling: Ceiling, result: Matmul, console: Console) -> None:
             f"({ceiling.search_ended_by}){'' if isinstance(hot, Absent) else ', then measured anew'}",
         )
     )
-    rows += _faster(ceiling, result.shapes)
+    rows += _faster(ceiling, () if ceiling.dtype in result.best_product else result.shapes)
     console.print(grid(rows))
 
 
@@ -109,26 +113,30 @@ def _sensors(phase: MatmulPhase) -> str:
 
 
 def _rate(rate: Estimate) -> str:
+    """The range alone where it is too wide for a number."""
+    if not rate.has_middle:
+        return f"{units.format_flops_per_s(rate.low)} to {units.format_flops_per_s(rate.high)}"
     return f"{units.format_flops_per_s(rate.value)} {plus_minus(rate)}"
 
 
-def _show_sizes(ceilings: Iterable[Ceiling], console: Console) -> None:
-    """Cubes of the search, as a share of the sustained ceiling: what small products lose."""
+def _show_sizes(result: Matmul, console: Console) -> None:
+    """Cubes of the search, as a share of the ceiling or of a faster one of them: what small products lose."""
     columns: dict[str, dict[str, float]] = {}
     sizes: set[int] = set()
-    for ceiling in ceilings:
-        if isinstance(ceiling.hot, Absent):
+    for ceiling in result.ceilings:
+        if isinstance(ceiling.hot, Absent) or ceiling.dtype not in result.best_flops_per_s:
             continue
         cubes: dict[int, list[float]] = {}
         for look in ceiling.looks:
             if look.m == look.n == look.k:
                 cubes.setdefault(look.m, []).extend(look.seconds)
-        top = ceiling.hot.flops_per_s.value
-        columns[ceiling.dtype] = {str(size): 2 * size**3 / stats.median(each) / top for size, each in cubes.items()}
+        rates = {str(size): 2 * size**3 / stats.median(each) for size, each in cubes.items()}
+        top = max([result.best_flops_per_s[ceiling.dtype].value, *rates.values()])
+        columns[ceiling.dtype] = {size: rate / top for size, rate in rates.items()}
         sizes |= set(cubes)
     if columns:
         labels = [str(size) for size in sorted(sizes)]
-        bars("efficiency over size (cubes, share of the hot ceiling)", labels, columns, console)
+        bars("efficiency over size (cubes, share of the fastest)", labels, columns, console)
 
 
 def _show_step(step: GemmStep, shapes: Sequence[MatmulShape], result: Matmul, console: Console) -> None:

@@ -87,6 +87,8 @@ def _rate(row: ArmRow, result: Slice | None) -> str:
     its = _estimate(row, result)
     if its is None or result is None:
         return _with_ends(its) if its else ""
+    if not result.has_middle:
+        return f"{units.format_significant(its.low)} to {units.format_significant(its.high)}"
     return f"{units.format_significant(its.value)} {plus_minus(its)}"
 
 

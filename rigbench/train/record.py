@@ -27,6 +27,7 @@ LARGEST_MICRO_BATCH = 1 << 16
 HostAllocator = Literal["default", "keeps memory", "set by the user"]
 DEFAULT_MICRO_BATCH = {"cpu": 1, "cuda": 8}
 OWN_MICRO_BATCH = {"cpu": 4, "cuda": 32}  # samples of a program of the user's
+FEWEST_STEPS = 3  # fewer do not tell a rate from its noise
 PARTS = ("data", "forward", "backward", "optimizer")  # of a step
 # Where no time limit is given: 16 steps' worth, within these bounds.
 WORTH_STEPS, SHORTEST_SECONDS, LONGEST_SECONDS = 16, 25.0, 80.0
@@ -263,6 +264,11 @@ class AnySlice(Record, frozen=True, kw_only=True):
     def cards(self) -> int:
         """Devices that worked together."""
         return self.recipe.ranks * self.split_over
+
+    @property
+    def has_middle(self) -> bool:
+        """Whether its rate may be told as one number: two steps are a range, and so is an interval over ±50 %."""
+        return len(self.steady_seconds) >= FEWEST_STEPS and self.items_per_s.has_middle
 
     @property
     def steady_seconds(self) -> tuple[float, ...]:

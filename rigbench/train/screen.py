@@ -40,9 +40,19 @@ def show(result: AnySlice | Skipped, console: Console) -> None:
         show_skipped(result.probe, result.reason, console)
         return
     console.print(Text.assemble((printable(result.model.name), "bold"), f" on {device_words(result.device)}"))
-    rate = units.format_rate(result.items_per_s.value, unit=f"{result.unit}/s")
-    console.print(Text.assemble("  ", (rate, "bold"), f"  {_interval(result)}"))
+    console.print(Text.assemble("  ", (rate_words(result), "bold"), f"  {_interval(result)}"))
     console.print(grid(_lines(result)))
+
+
+def rate_words(result: AnySlice) -> str:
+    """The rate, or its range alone where it has no middle; one step is told by its seconds."""
+    its, unit = result.items_per_s, f"{result.unit}/s"
+    if result.has_middle:
+        return units.format_rate(its.value, unit=unit)
+    if its.level == 0:
+        step = units.format_seconds(result.steady_seconds[0])
+        return f"{units.format_count(result.items_per_step)} {result.unit} in {step}"
+    return f"{units.format_rate(its.low, unit='').strip()} to {units.format_rate(its.high, unit=unit)}"
 
 
 def device_words(device: Device) -> str:
@@ -60,11 +70,13 @@ def _interval(result: AnySlice) -> str:
     rate, steps = result.items_per_s, result.steps.seconds
     if rate.level == 0:
         return f"one steady step, no interval; {ended}"
+    count = len(steps) - result.steady_from
+    over = f"over {count} steady step{'' if count == 1 else 's'} of {len(steps)}; {ended}"
+    if not result.has_middle:
+        return f"too far apart for one number ({units.format_share(rate.level)} interval) {over}"
     low, high = (units.format_rate(end, unit="").strip() for end in (rate.low, rate.high))
-    return (
-        f"{low} to {high} ({units.format_share(rate.level)} interval, {units.format_plus_minus(rate.half_width)}) over "
-        f"{len(steps) - result.steady_from} steady steps of {len(steps)}; {ended}"
-    )
+    width = units.format_plus_minus(rate.half_width)
+    return f"{low} to {high} ({units.format_share(rate.level)} interval, {width}) {over}"
 
 
 def _lines(result: AnySlice) -> Iterator[tuple[str, str]]:

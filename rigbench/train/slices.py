@@ -300,6 +300,8 @@ def _of_peak(job: Job, result: AnySlice, flops_per_s: float | Absent) -> Figure 
     peak = job.datasheet(result.device).get(dtype)
     if peak is None:
         return Absent(f"no datasheet peak for {result.device.name} in {dtype}")
+    if flops_per_s > cards * peak.value:
+        return Absent(f"it was faster than {peak.basis} says that the card can be: one of the two is wrong")
     basis = f"of {peak.basis}" if cards == 1 else f"of {cards} cards, each {peak.basis}"
     return Figure(value=flops_per_s / peak.value / cards, source="measured", basis=basis)
 
@@ -313,6 +315,8 @@ def _of_matmul(job: Job, result: Slice) -> Figure | Absent:
         matmul = run.matmul
         if isinstance(matmul, Matmul) and matmul.device == result.device and dtype in matmul.best_flops_per_s:
             best = matmul.best_flops_per_s[dtype].value
+            if result.model_flops_per_s > cards * best:
+                return Absent(f"it was faster than the fastest {dtype} matmul of run {run.id}: measure that again")
             basis = f"of the fastest {dtype} matmul of run {run.id}"
             return Figure(value=result.model_flops_per_s / best / cards, source="measured", basis=basis)
     return Absent(f"no {dtype} matmul was measured on this device; run `rigbench matmul`")
