@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from rigbench.core import units
 from rigbench.core.errors import BAD_INPUT, RigbenchError
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Figure
+from rigbench.core.screen import span
 
 
 @pytest.mark.parametrize(
@@ -279,3 +282,53 @@ def test_significant_digits_are_within_half_a_unit_of_the_last(value, digits):
     shown = units.format_significant(value, digits)
     assert "e" not in shown
     assert float(shown.replace(",", "")) == pytest.approx(value, rel=0.5 * 10 ** (1 - digits) * 1.0001)
+
+
+SPANS = {
+    (18468.0, 16668.0, 20448.0, "seconds"): "5.1 h (4.6 to 5.7)",
+    (249.0, 235.0, 268.0, "seconds"): "4.2 min (3.9 to 4.5)",
+    (0.0691 * 3600, 0.0691 * 3600, 0.0691 * 3600, "seconds"): "4.15 min",
+    (59.0, 57.9, 60.4, "seconds"): "59.0 s (57.9 to 60.4)",
+    (12.3 * 86400, 10.1 * 86400, 14.8 * 86400, "seconds"): "12 days (10 to 15)",
+    (3 * 365.25 * 86400, 2.2 * 365.25 * 86400, 4.1 * 365.25 * 86400, "seconds"): "3.0 years (2.2 to 4.1)",
+    (0.00214, 0.00211, 0.00217, "seconds"): "2.14 ms (2.11 to 2.17)",
+    (101_234.0, 98_761.0, 103_400.0, "tokens/s"): "101,000 tokens/s (99,000 to 103,000)",
+    (12.87e9, 12.81e9, 12.93e9, "bytes/s"): "12.87 GB/s (12.81 to 12.93)",
+    (88.04e12, 87.9e12, 88.2e12, "FLOP/s"): "88.04 TFLOP/s (87.90 to 88.20)",
+    (3.6, 2.9, 4.4, "kWh"): "3.6 kWh (2.9 to 4.4)",
+    (0.97, 0.955, 0.984, "share"): "97.0 % (95.5 to 98.4)",
+    (0.0, -0.4, 0.6, "min"): "0.0 min (-0.4 to 0.6)",
+    (123456.7, 123456.6, 123456.8, "tokens/s"): "123,500 tokens/s (123,500 to 123,500)",
+}
+
+
+@pytest.mark.parametrize(("value", "low", "high", "unit"), SPANS)
+def test_a_number_has_its_interval_in_one_unit_and_no_digit_that_it_does_not_support(value, low, high, unit):
+    assert units.format_span(value, low, high, unit) == SPANS[value, low, high, unit]
+
+
+@given(
+    value=st.floats(1e-6, 1e9),
+    down=st.floats(0.5, 1.0),
+    up=st.floats(1.0, 1.9),
+    unit=st.sampled_from(["seconds", "bytes/s", "FLOP/s", "tokens/s", "kWh"]),
+)
+def test_what_is_shown_is_the_number_to_half_a_half_width(value, down, up, unit):
+    """Read back, each of the three is off by less than a quarter of the interval, or one part in a thousand."""
+    low, high = value * down, value * up
+    text, ends, name = units.span_parts(value, low, high, unit)
+    size = next((size for size, its in units.SCALES[unit].steps if its == name), 1.0) if unit in units.SCALES else 1.0
+    shown = [float(part.replace(",", "")) * size for part in (text, *ends.split(" to "))] if ends else []
+    allowed = max((high - low) / 4, 1e-3 * high)
+    for back, true in zip(shown, (value, low, high), strict=False):
+        assert abs(back - true) <= allowed
+    assert shown == [] or shown[1] <= shown[0] <= shown[2]
+
+
+def test_a_wide_interval_has_no_middle_and_a_thin_one_says_what_it_covers():
+    wide = Estimate(5.0, 3.1, 9.8, 0.9, "", 4)
+    assert span(wide, "h") == "3.1 to 9.8 h"
+    assert span(Estimate(5.1, 4.6, 5.7, 0.75, "", 3), "h") == "5.1 h (4.6 to 5.7, 75 %)"
+    assert span(Estimate(5.1, 5.1, 5.1, 0.0, "", 1), "h") == "5.10 h (one sample)"
+    assert span(Figure(5.1, "predicted", "", 4.6, 5.7), "h") == "5.1 h (4.6 to 5.7)"
+    assert span(Figure(5.1, "declared", ""), "h") == "5.10 h"

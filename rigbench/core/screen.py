@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Record, Skipped
+from rigbench.core.record import Absent, Figure, Record, Skipped
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod, RenderableType
@@ -144,6 +144,25 @@ def grid(rows: Iterable[tuple[str, str]]) -> RenderableType:
     for label, text in rows:
         made.add_row(Text(f"  {label}"), Text(printable(text)))
     return made
+
+
+WIDE = 0.5  # half an interval over the middle, from which on no middle is told
+
+
+def span(its: Estimate | Figure, unit: str) -> str:
+    """ "5.1 h (4.6 to 5.7)": the one notation of a number with its 90 % interval; `unit` as units.format_span takes it.
+
+    "5.1 h (4.6 to 5.7, 75 %)" where few samples cover less, "5.1 h (one sample)", and of an interval that says little
+    the range alone: "3.1 to 9.8 h".
+    """
+    low, high = its.ends if isinstance(its, Figure) else (its.low, its.high)
+    if isinstance(its, Estimate) and its.level == 0 and its.n <= 1:
+        return f"{units.format_span(its.value, its.value, its.value, unit)} (one sample)"
+    if high - low > 2 * WIDE * abs(its.value):
+        return units.format_range(low, high, unit)
+    text = units.format_span(its.value, low, high, unit)
+    covers_less = isinstance(its, Estimate) and 0 < its.level < 0.899 and text.endswith(")")
+    return f"{text[:-1]}, {units.format_share(its.level)})" if covers_less else text  # type: ignore[union-attr]
 
 
 def plus_minus(estimate: Estimate) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from rigbench.core.errors import RigbenchError
 
@@ -268,6 +268,74 @@ def format_seconds(seconds: float) -> str:
     if _nearest(seconds / 86400) <= 730:
         return f"{_nearest(seconds / 86400)} d"
     return f"{format_significant(seconds / SECONDS_PER_YEAR)} years"
+
+
+class Scale(NamedTuple):
+    """A quantity's units with their size in SI, each used from `least` of the size before it on."""
+
+    steps: tuple[tuple[float, str], ...]
+    least: tuple[float, ...] = ()  # per step, in SI, from which on it is used; without: its own size
+
+
+def _metric(unit: str, base: float = 1000.0) -> Scale:
+    return Scale(tuple((base**power, f"{prefix}{unit}") for power, prefix in enumerate(_PREFIXES)))
+
+
+_TIME = ((1e-9, "ns"), (1e-6, "µs"), (1e-3, "ms"), (1.0, "s"), (60.0, "min"), (3600.0, "h"), (86400.0, "days"))
+SCALES = {
+    # A minute and a half is said in seconds, two days in hours, as plans are made.
+    "seconds": Scale(
+        (*_TIME, (SECONDS_PER_YEAR, "years")), (1e-9, 1e-6, 1e-3, 1.0, 90.0, 5400.0, 172800.0, 2 * SECONDS_PER_YEAR)
+    ),
+    "bytes/s": Scale(tuple((1000.0**power, f"{name}/s") for power, name in enumerate(_DECIMAL_BYTES))),
+    "bytes": Scale(tuple((1024.0**power, name) for power, name in enumerate(("B", *_BINARY_BYTES)))),
+    "FLOP/s": _metric("FLOP/s"),
+    "FLOP": _metric("FLOP"),
+    "share": Scale(((0.01, "%"),)),
+}
+
+
+def format_span(value: float, low: float, high: float, unit: str) -> str:
+    """ "5.1 h (4.6 to 5.7)": the one notation of a number and its interval, in one unit, as precise as the interval.
+
+    `unit` is one of SCALES, whose unit is chosen by the middle, or any other, taken as it is.
+    """
+    text, ends, name = span_parts(value, low, high, unit)
+    return f"{text} {name} ({ends})" if ends else f"{text} {name}"
+
+
+def format_range(low: float, high: float, unit: str) -> str:
+    """ "3.1 to 9.8 h": where no middle may be told."""
+    size, name = _step(math.sqrt(low * high) if low > 0 else high, unit)
+    return f"{format_significant(float(low / size), 2)} to {format_significant(float(high / size), 2)} {name}"
+
+
+def span_parts(value: float, low: float, high: float, unit: str) -> tuple[str, str, str]:
+    """(middle, "low to high" or "" where nothing is open, unit), for a table that has them in columns."""
+    size, name = _step(abs(value), unit)
+    value, low, high = value / size, low / size, high / size
+    if high <= low:
+        return _three_digits(value), "", name
+    # To the digit in which half of the half width begins: 5.1 (4.6 to 5.7), 101,000 (99,000 to 103,000).
+    place = math.floor(math.log10((high - low) / 4))
+    place = min(place, math.floor(math.log10(abs(value)))) if value else place
+    place = max(place, math.floor(math.log10(max(abs(value), abs(high)))) - 3)  # four digits are enough for anybody
+    middle, below, above = (_to_place(it, place) for it in (value, low, high))
+    return middle, f"{below} to {above}", name
+
+
+def _step(value: float, unit: str) -> tuple[float, str]:
+    if unit not in SCALES:
+        return 1.0, unit
+    steps, least = SCALES[unit].steps, SCALES[unit].least or tuple(size for size, _ in SCALES[unit].steps)
+    return next(
+        (step for step, from_ in zip(reversed(steps), reversed(least), strict=True) if value >= from_), steps[0]
+    )
+
+
+def _to_place(value: float, place: int) -> str:
+    """To the digit of 10^place, with thousands apart."""
+    return f"{round(value, -place) + 0.0:,.{max(0, -place)}f}"
 
 
 def format_share(share: float) -> str:
