@@ -38,7 +38,7 @@ COMMANDS = (
     Command("train-probe", "train", MEASURE, "Train slices of a model and compare the ways to train it."),
     Command("report", "report", RESULTS, "Show a stored run again."),
     Command("backtest", "backtest", RESULTS, "Compare what was predicted with a training log."),
-    Command("explain", "doctor", RESULTS, "Explain a finding: what it means, how it is known, what it costs."),
+    Command("explain", "doctor", RESULTS, "Explain a finding (what it means, what it costs), or a topic such as gpu."),
     Command("config", "config", RESULTS, "Show the settings of rigbench.toml and where each comes from."),
     Command("capture", "capture", SHARE, "Record this rig, redacted, so that --replay DIR shows it anywhere."),
     Command("pack", "dataloader", SHARE, "Tokenize text or JSONL into a file of ids, which loads fastest."),

@@ -76,11 +76,13 @@ def explanations() -> Mapping[str, Explanation]:
     return {code: msgspec.convert(entry | {"code": code}, Explanation) for code, entry in table.items()}
 
 
-def explanation(code: str) -> Explanation:
+def explanation(code: str, beside: Iterable[str] = ()) -> Explanation:
+    """RigbenchError where no finding has that code; `beside` are other words that may have been meant."""
     table = explanations()
     if code in table:
         return table[code]
-    near = difflib.get_close_matches(code.lower().replace("_", "-").replace(" ", "-"), table, cutoff=0.4)
+    meant = code.lower().replace("_", "-").replace(" ", "-")
+    near = difflib.get_close_matches(meant, [*table, *beside], cutoff=0.4)
     cure = f"did you mean {' or '.join(near)}?" if near else "`rigbench explain` lists them all"
     raise RigbenchError(f"no finding has the code {code!r}", cure)
 

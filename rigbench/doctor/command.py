@@ -52,21 +52,23 @@ def doctor(
 
 def _codes() -> Iterator[str]:
     from rigbench.core import finding
+    from rigbench.doctor.topics import titles
 
-    yield from finding.explanations()
+    yield from (*finding.explanations(), *titles())
 
 
 @command()
 def explain(
     common: Common,
     code: Annotated[
-        str | None, typer.Argument(help="A finding's code. Default: list all.", autocompletion=completed(_codes))
+        str | None,
+        typer.Argument(help="A finding's code, or a topic. Default: list all.", autocompletion=completed(_codes)),
     ] = None,
 ) -> int:
-    """What a finding means, how rigbench knows, what it costs, what to do, and where that is from.
+    """What a finding means, how rigbench knows, what it costs, what to do, and where that is from; or a topic.
 
-    rigbench explain                       every code
-    rigbench explain throttled       one of them
+    rigbench explain                       every code and topic
+    rigbench explain throttled             one of them
     rigbench explain throttled --json
     """
     import msgspec
@@ -74,13 +76,19 @@ def explain(
     from rigbench.core import finding
     from rigbench.core.errors import FINE
     from rigbench.doctor import screen
+    from rigbench.doctor.topics import Topic, titles, topic
 
-    chosen = list(finding.explanations().values()) if code is None else [finding.explanation(code)]
-    if common.json:
-        document = msgspec.json.encode(chosen if code is None else chosen[0])
-        sys.stdout.write(msgspec.json.format(document, indent=1).decode() + "\n")
-    elif code is None:
-        screen.show_codes(chosen, common.console())
+    codes, beside = list(finding.explanations().values()), titles()
+    if code is None:
+        chosen: object = [*codes, *beside.values()]
     else:
-        screen.show_explanation(chosen[0], common.console())
+        chosen = topic(code) if code in beside else finding.explanation(code, beside)
+    if common.json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(chosen), indent=1).decode() + "\n")
+    elif isinstance(chosen, Topic):
+        screen.show_topic(chosen, common.console())
+    elif isinstance(chosen, finding.Explanation):
+        screen.show_explanation(chosen, common.console())
+    else:
+        screen.show_codes(codes, list(beside.values()), common.console())
     return FINE
