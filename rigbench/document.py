@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from rigbench.backtest.record import Backtest
+from rigbench.backtest.record import Backtest, Reach
 from rigbench.bandwidth.record import Bandwidth
 from rigbench.budget.record import Budget
 from rigbench.collectives.record import Collectives
@@ -45,7 +45,7 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     slices: tuple[Slice | OwnSlice | Skipped, ...] = ()
     arms: Arms | Absent = NOT_ASKED
     budget: Budget | Skipped | Absent = NOT_ASKED
-    backtest: Backtest | Absent = NOT_ASKED
+    backtest: Backtest | Reach | Absent = NOT_ASKED
     capacity: Capacity | Skipped | Absent = NOT_ASKED
     findings: tuple[Finding, ...] = ()  # worst first
     unchecked: tuple[Unchecked, ...] = ()  # questions that the readings left open

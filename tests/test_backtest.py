@@ -298,3 +298,58 @@ def test_a_budget_learns_from_the_rigs_back_tests():
         == f"half-width × {failed.widen_by:.2f}: the worst of 5 back-tests; 9 are needed to tighten"
     )
     assert after.history_factor == failed.widen_by
+
+
+def slow_nanogpt(milliseconds: float) -> str:
+    lines = [f"iter {i}: loss 3.2, time {milliseconds + i % 3:.2f}ms, mfu 10.00%" for i in range(20)]
+    return "\n".join(["number of parameters: 123.59M", "tokens per iteration will be: 65,536", *lines]) + "\n"
+
+
+def test_a_log_is_good_or_not_for_a_card_without_any_stored_run(rigbench, tmp_path):
+    log = tmp_path / "train.log"
+    log.write_text(slow_nanogpt(600))
+    code, out, _ = rigbench("backtest", "--on", "rtx-4090", str(log))
+    assert code == 0
+    assert out.splitlines()[0].endswith("on rtx-4090: 109,045 tokens/s is as it should be")
+    log.write_text(slow_nanogpt(1600))
+    code, out, _ = rigbench("backtest", "--on", "rtx-4090", "--model", "120M", str(log), "--json")
+    result = json.loads(out)["backtest"]
+    assert result["type"] == "reach"
+    assert result["share"] < 0.5
+    assert "in fp32, without torch.compile" in [cause["words"] for cause in result["causes"]]
+    assert rigbench("backtest", "--summary")[0] == 3  # of hardware that is not here, it is no back-test of this rig
+
+
+def test_a_pasted_line_is_a_log_of_one_line(rigbench):
+    line = "step   31/90 | loss 3.51 (+0.10z)| norm 0.91 (-0.20z)| lr 6.00e-04 | 51.2 ms | 55.0% bf16 MFU | 80000 tok/s"
+    code, out, _ = rigbench("backtest", "--on", "rtx-4090", "--model", "120M", line)
+    assert code == 0
+    assert "80,000 tokens/s, of one or two lines: no interval, a pasted line (llm.c)" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--on", "rtx-4090"), 2, "--on takes a log alone"),
+        (("--on", "rtx-4090", "a", "b"), 2, "--on takes a log alone"),
+        (("--on", "rtx-4090", "--summary"), 2, "--summary takes no run"),
+        (("--on", "rtx-4090", "nowhere.log"), 2, "cannot read nowhere.log"),
+        (("--on", "rtx-4090", "iter 3: loss 2, time 5.1ms"), 2, "--tokens-per-step"),
+        (
+            ("--on", "rtx-4090", "iter 3: loss 2, time 5.1ms", "--tokens-per-step", "4096"),
+            2,
+            "say its size, as --model",
+        ),
+    ],
+)
+def test_what_a_log_on_named_hardware_lacks_is_said(rigbench, words, code, said):
+    got, _, err = rigbench("backtest", *words)
+    assert (got, said in err, len(err.strip().splitlines())) == (code, True, 1), err
+
+
+def test_the_rate_of_one_device_is_not_held_against_that_of_several():
+    reading = Reading(
+        "torchtitan", [LogRow(i, i * 2.0, tokens_per_s=10_000.0) for i in range(20)], None, of_one_device=True
+    )
+    with pytest.raises(RigbenchError, match="the prediction is for 4"):
+        verdict.compare("r1", "5M", stated(1000.0), reading, FACTS, "2026-11-21T00:00:00Z", cards=4)

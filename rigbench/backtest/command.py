@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from rigbench.backtest.record import LogFacts, Options
+from rigbench.backtest.record import Cause, LogFacts, Options
 from rigbench.command import Common, command, completed, run_ids
 from rigbench.core.errors import FINE, NOTHING, RigbenchError
 from rigbench.core.record import Absent
+from rigbench.model.recipe import RecipeOptions
 
 if TYPE_CHECKING:
     from rigbench.budget.record import Rate
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from rigbench.logs.stretches import Reading
 
 
-@command()
+@command("on")
 def backtest(
     common: Common,
     options: Options,
@@ -39,12 +41,18 @@ def backtest(
 
     rigbench backtest RUN train.log    a budget or slice against the log of the real run
     rigbench backtest --summary        all of this rig
-    rigbench report --list             which runs predicted something
+    rigbench backtest --on rtx-4090 --model 120M train.log    no run: is that good for this card? also of a pasted line
+    rigbench explain formats           which logs are read, and what of them
     """
     if options.summary:
-        if run or log:
+        if run or log or common.on:
             raise RigbenchError("--summary takes no run and no log", "leave them out")
         return _summary(common)
+    if common.on is not None:
+        if not run or log:
+            raise RigbenchError("--on takes a log alone", "rigbench backtest --on NAME --model 120M LOG")
+        on, source = common.on, run
+        return common.answer(lambda job: _reach(job, on, source, options))
     if not run or not log:
         raise RigbenchError("a back-test needs a run and a log", "rigbench backtest RUN LOG, or --summary")
     return common.answer(lambda job: _compare(job, run, log, options))
@@ -80,37 +88,86 @@ def _compare(job: Job, predicting: str, log: Path, options: Options) -> None:
         except RigbenchError:
             cure = "give a file, a folder of TensorBoard events or a run"
             raise RigbenchError(f"there is no log {log}", cure) from None
-    model, stated = _predicted(run, options.model)
+    model, stated, cards = _predicted(run, options.model)
     reading, facts = _read(log, options, model)
-    result = verdict.compare(run.id, model, stated, reading, facts, store.now())
+    result = verdict.compare(run.id, model, stated, reading, facts, store.now(), cards)
     job.run = msgspec.structs.replace(job.run, rig=run.rig, software=run.software)
     job.keep(backtest=result)
 
 
-def _predicted(run: Run, model: str | Absent) -> tuple[str, Rate]:
-    """The rate that this run stated for a model: in its budget, else as its own slices would state it."""
+# What is done otherwise most often, and how a request says it.
+OTHERWISE = {
+    "without torch.compile": RecipeOptions(compiled=False),
+    "in fp32, compiled": RecipeOptions(precision="fp32"),
+    "in fp32, without torch.compile": RecipeOptions(precision="fp32", compiled=False),
+    "in tf32, without torch.compile": RecipeOptions(precision="tf32", compiled=False),
+    "recomputing every block": RecipeOptions(checkpoint_every=1),
+    "recomputing every block, without torch.compile": RecipeOptions(checkpoint_every=1, compiled=False),
+}
+
+
+def _reach(job: Job, rig_name: str, log: str, options: Options) -> None:
+    """A log against what is predicted for named hardware."""
+    from rigbench import store
+    from rigbench.backtest import verdict
+    from rigbench.budget import forecast, plan
+    from rigbench.budget.record import Options as BudgetOptions
+    from rigbench.core import profiles
+    from rigbench.predict.capacity import predictor_of
+    from rigbench.work.record import WattOptions
+
+    rig = profiles.rig_named(rig_name)
+    reading, facts = _read(Path(log), options, "")
+    model = options.model
+    if isinstance(model, Absent):
+        if reading.parameters is None:
+            raise RigbenchError("the log does not say which model it is of", "say its size, as --model 120M")
+        model = str(reading.parameters)
+    predictor = predictor_of(job)
+
+    def predicted(recipe: RecipeOptions) -> tuple[str, str, Rate]:
+        asked = plan.request(BudgetOptions(params=model, tokens=1e12), recipe, WattOptions(), Absent("not asked"))
+        machine, forecasts = forecast.elsewhere(predictor, asked, rig)
+        return asked.models[0].name, machine.configuration.recipe.words, forecasts[0].rate
+
+    def variants() -> list[Cause]:
+        made = []
+        for what, recipe in OTHERWISE.items():
+            with contextlib.suppress(RigbenchError):  # does not fit, or no such peak
+                made.append(Cause(what, predicted(recipe)[-1].tokens_per_s))
+        return made
+
+    name, words, expected = predicted(RecipeOptions())
+    job.keep(backtest=verdict.reach(rig, name, words, expected, variants, reading, facts, store.now()))
+
+
+def _predicted(run: Run, model: str | Absent) -> tuple[str, Rate, int]:
+    """The rate that this run stated for a model, in its budget, else as its own slices would state it; of how many."""
     from rigbench.budget.rates import rate
     from rigbench.budget.record import Budget
     from rigbench.budget.slices import choose
     from rigbench.train.record import Slice, StoredSlice
 
     rates: dict[str, Rate] = {}
+    cards = 1
     slices = [StoredSlice.of(run.id, item) for item in run.slices if isinstance(item, Slice)]
     if slices:
         models = {stored.slice.model.name: stored.slice.model for stored in slices}
         chosen = choose(tuple(models.values()), slices)
         rates = {name: rate(its, chosen) for name, its in models.items()}
+        cards = chosen.configuration.recipe.ranks
     if isinstance(run.budget, Budget):
         rates |= {row.model: row.rate for row in run.budget.series}
+        cards = run.budget.configuration.recipe.ranks
     if not rates:
         raise RigbenchError(f"run {run.id} predicts nothing", "name a run of budget, run or train-probe", NOTHING)
     if isinstance(model, Absent):
         if len(rates) == 1:
-            return next(iter(rates.items()))
+            return *next(iter(rates.items())), cards
         raise RigbenchError(f"run {run.id} predicts {', '.join(rates)}", "say which with --model NAME")
     if model not in rates:
         raise RigbenchError(f"run {run.id} predicts {', '.join(rates)}, not {model}", "say which with --model NAME")
-    return model, rates[model]
+    return model, rates[model], cards
 
 
 def _read(log: Path, options: Options, model: str) -> tuple[Reading, LogFacts]:
@@ -120,19 +177,25 @@ def _read(log: Path, options: Options, model: str) -> tuple[Reading, LogFacts]:
 
     columns = rules.parse_columns(options.columns)
     declared = None if isinstance(options.tokens_per_step, Absent) else options.tokens_per_step
+    name = log.name if log.exists() or not _is_pasted(log) else "a pasted line"
     if _is_events(log):
         raw, digest = _events(log)
     else:
-        text, digest = source.read(log)
+        text, digest = source.pasted(str(log)) if name == "a pasted line" else source.read(log)
         if not isinstance(options.pattern, Absent):
             raw, roles = rules.by_pattern(text, options.pattern)
             columns = roles | columns
         elif _is_run(text):
-            return _own(store.read(log), model), _facts(log.name, digest, "a run of rigbench")
+            return _own(store.read(log), model), _facts(name, digest, "a run of rigbench")
         else:
-            raw = scan.scan(text, log.name)
-    reading = rules.read(raw, columns, declared, log.name)
-    return reading, _facts(log.name, digest, reading.format)
+            raw = scan.scan(text, name)
+    reading = rules.read(raw, columns, declared, name)
+    return reading, _facts(name, digest, reading.format)
+
+
+def _is_pasted(log: Path) -> bool:
+    """A line of a log itself, which no file's name looks like."""
+    return len(str(log).split()) > 2 and any(mark.isdigit() for mark in str(log))
 
 
 def _is_run(text: str) -> bool:

@@ -16,7 +16,9 @@ METHOD = 1
 class Options(Record, frozen=True, kw_only=True):
     """How a log is read."""
 
-    model: Annotated[str | Absent, Option(TEXT, "Which of the run's models this log is of.", "NAME")] = NOT_GIVEN
+    model: Annotated[
+        str | Absent, Option(TEXT, "The model of this log: one of the run's; with --on any size, as 120M.", "NAME")
+    ] = NOT_GIVEN
     tokens_per_step: Annotated[
         float | Absent,
         Option(Reader(units.parse_count), "Tokens of one optimizer step, where the log does not tell.", "N"),
@@ -67,6 +69,30 @@ class Backtest(Record, frozen=True):
     hours_actual: float | Absent
     seconds: tuple[float, ...]  # stretches that the actual rate comes from, without pauses and the first
     tokens: tuple[float, ...]
+
+
+class Cause(Record, frozen=True):
+    """One thing done otherwise, and the rate that the step model then predicts."""
+
+    words: str
+    tokens_per_s: Estimate
+
+
+class Reach(Record, frozen=True):
+    """A log's rate beside what this program predicts for named hardware, of which no run need be stored."""
+
+    method: int
+    started_at: str
+    rig: str
+    cards: int
+    model: str
+    recipe: str  # that the prediction is for
+    log: LogFacts
+    expected: Rate
+    actual_tokens_per_s: Estimate
+    share: float  # actual over expected
+    causes: tuple[Cause, ...]  # whose predicted interval holds the actual rate, the nearest first
+    hints: tuple[str, ...]  # what such a factor also is
 
 
 class Coverage(Record, frozen=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from rigbench.backtest.record import Backtest, Coverage
+from rigbench.backtest.record import Backtest, Coverage, Reach
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
@@ -17,13 +17,37 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def show(result: Backtest, console: Console) -> None:
+def show(result: Backtest | Reach, console: Console) -> None:
     """The verdict first, then what was predicted, what happened, and what the log had in it."""
+    if isinstance(result, Reach):
+        _show_reach(result, console)
+        return
     kept = "inside" if result.inside else "OUTSIDE"
     style = "green" if result.inside else "yellow"
     verdict = f"{result.model}: {kept} the stated interval, {_signed(result.error_share)} off"
     console.print(Text(printable(verdict), style=style))
     console.print(grid(_lines(result)))
+
+
+def _show_reach(result: Reach, console: Console) -> None:
+    """Is it good for that card, what it should be, and what would explain the gap."""
+    stated, actual = result.expected.tokens_per_s, result.actual_tokens_per_s
+    if stated.low <= actual.value <= stated.high:
+        verdict, style = "as it should be", "green"
+    elif actual.value < stated.low:
+        verdict, style = f"SLOW, {units.format_share(result.share)} of what is predicted", "yellow"
+    else:
+        verdict, style = f"faster than predicted, {units.format_share(result.share)} of it", "yellow"
+    what = f"{result.model} on {result.rig}: {units.format_rate(actual.value)} is {verdict}"
+    console.print(Text(printable(what), style=style))
+    lines = [("predicted", f"{_range(stated)} tokens/s ({result.recipe}; from datasheets and published runs)")]
+    measured = f" ({plus_minus(actual)})" if actual.level else ", of one or two lines: no interval"
+    lines.append(("this log", f"{units.format_rate(actual.value)}{measured}, {result.log.name} ({result.log.format})"))
+    lines += [("read as" if number == 0 else "", it) for number, it in enumerate(result.log.reading)]
+    for number, cause in enumerate(result.causes):
+        lines.append(("would be" if number == 0 else "", f"{cause.words}: {_range(cause.tokens_per_s)} tokens/s"))
+    lines += [("or" if number == 0 else "", it) for number, it in enumerate(result.hints)]
+    console.print(grid(lines))
 
 
 def _lines(result: Backtest) -> Iterator[tuple[str, str]]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
 
-from rigbench.backtest.record import METHOD, Backtest, LogFacts
+from rigbench.backtest.record import METHOD, Backtest, Cause, LogFacts, Reach
 from rigbench.budget.record import Rate
 from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
+from rigbench.core.profiles import RigProfile
 from rigbench.core.record import Absent
 from rigbench.logs import stretches
 from rigbench.logs.stretches import Reading, Stretch
@@ -26,8 +27,15 @@ FEWEST_STRETCHES = 3
 MOST_NAMED = 100
 
 
-def compare(run_id: str, model: str, predicted: Rate, reading: Reading, log: LogFacts, started_at: str) -> Backtest:
-    """One log against one stated rate."""
+def compare(
+    run_id: str, model: str, predicted: Rate, reading: Reading, log: LogFacts, started_at: str, cards: int = 1
+) -> Backtest:
+    """One log against one stated rate, of so many cards."""
+    if reading.of_one_device and cards > 1:
+        raise RigbenchError(
+            f"{log.name} tells the tokens of one device, and the prediction is for {cards}",
+            "give --tokens-per-step N, the tokens of all devices",
+        )
     rows = reading.rows
     parts = stretches.between_rows(reading)
     measured = steady(parts, log.name)
@@ -68,6 +76,70 @@ def compare(run_id: str, model: str, predicted: Rate, reading: Reading, log: Log
         seconds=tuple(s.seconds for s in measured.counted),
         tokens=tuple(s.tokens for s in measured.counted),
     )
+
+
+def reach(
+    rig: RigProfile,
+    model: str,
+    recipe: str,
+    expected: Rate,
+    variants: Callable[[], Sequence[Cause]],
+    reading: Reading,
+    log: LogFacts,
+    started_at: str,
+) -> Reach:
+    """A log's rate beside the rate predicted for a rig; `variants` predicts the same done otherwise."""
+    parts = stretches.between_rows(reading)
+    try:
+        actual = steady(parts, log.name).rate
+    except RigbenchError:  # a pasted line or a few
+        if not parts or len(parts) > FEWEST_STRETCHES:
+            raise
+        mean = math.fsum(s.tokens for s in parts) / len(parts)
+        actual = stats.rate_estimate(mean, [s.seconds / s.tokens * mean for s in parts])
+    said = reading.said
+    if reading.of_one_device and rig.count > 1:
+        actual = actual * float(rig.count)
+        said += (f"of {rig.count} such devices, as {rig.name} has",)
+    stated = expected.tokens_per_s
+    share = actual.value / stated.value
+    inside = stated.low <= actual.value <= stated.high
+    causes = [] if inside or share > 1 else variants()
+    causes = [it for it in causes if it.tokens_per_s.low <= actual.value <= it.tokens_per_s.high]
+    return Reach(
+        method=METHOD,
+        started_at=started_at,
+        rig=rig.name,
+        cards=rig.count,
+        model=model,
+        recipe=recipe,
+        log=msgspec.structs.replace(log, rows=len(reading.rows), reading=said),
+        expected=expected,
+        actual_tokens_per_s=actual,
+        share=share,
+        causes=tuple(sorted(causes, key=lambda it: abs(math.log(it.tokens_per_s.value / actual.value)))),
+        hints=() if inside else _hints(share, stated, 1 if reading.of_one_device else rig.count),
+    )
+
+
+def _hints(share: float, stated: Estimate, cards: int) -> tuple[str, ...]:
+    """What a factor that no way of training explains usually is, by whether a whole number stands in it."""
+    hints = []
+    if share > 1:
+        whole = [n for n in range(2, 17) if stated.low * n <= share * stated.value <= stated.high * n]
+        if whole:
+            hints.append(f"as fast as {_numbers(whole)} of these rigs: is the log of more cards than --on names?")
+        hints.append("faster than predicted: fewer parameters, a shorter sequence, or tokens a step counted too high?")
+        return tuple(hints)
+    if cards > 1 and stated.low <= cards * share * stated.value <= stated.high:
+        hints.append(f"the rate of one card, of which there are {cards}")
+    hints.append("a micro-batch's tokens, or one card's, counted as the whole step's")
+    hints.append("data that does not keep up (rigbench dataloader), heat or a power cap (rigbench monitor beside it)")
+    return tuple(hints)
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 class Steady(NamedTuple):

@@ -42,6 +42,11 @@ TOKENS_AT_THE_HEAD = re.compile(
     r"tokens (?:per|a|/) ?(?:iteration|iter|step|optimizer step|batch|update)\b|^total (?:desired )?batch size$"
 )
 SEQUENCE_AT_THE_HEAD = re.compile(r"^(?:seq(?:uence)?[ _]len(?:gth)?|block_size|max_seq_len(?:gth)?)$")
+SIZE = re.compile(  # number of parameters: 123.59M, or 124,475,904 total parameters
+    r"\b(?:number of |num[_ ]|total |trainable )(?:trainable )?param(?:eter)?s[ :=]{1,4}(\d[\d,.]{0,15}\d) ?([MB])?"
+    r"|\b(\d[\d,]{6,16}) total parameters",
+    re.I,
+)
 EVALUATION = re.compile(r"(?:^|[^a-z])(?:eval|val|valid|validation|test)(?![a-z])")
 
 
@@ -111,8 +116,10 @@ class _Reader:
             )
             total = sum(gaps) + usual
             self.said[0] += f", {every} of {total:,} steps"
+        size = SIZE.search(self.raw.heads)
+        parameters = units.parse_parameters((size[1] or size[3]).replace(",", "") + (size[2] or "")) if size else None
         name = self.format.name if self.format else {"table": "CSV"}.get(self.raw.kind, self.raw.kind)
-        return Reading(name, kept, per_step, resolution, tuple(self.said), one)
+        return Reading(name, kept, per_step, resolution, tuple(self.said), one, parameters)
 
     def _summary_only(self) -> None:
         """HF's trainer_state.json, whose entries have no time."""
@@ -289,12 +296,12 @@ class _Reader:
             rises = cumulative(values)
             if rises is None and self.means[key] == "time" and not (self.format and key in self.format.means):
                 raise RigbenchError(
-                    f"{_shown(key)} of {self.name} only rises: each step's time, or the time since the start?",
+                    f"{self._shown(key)} of {self.name} only rises: each step's time, or the time since the start?",
                     f"say which: --columns step_seconds={key or 'NAME'} or --columns at_seconds={key or 'NAME'}",
                 )
             self.means[key] = "clock" if rises else "own time"
             if rises:
-                self.said.append(f"{_shown(key)} only rises: a clock")
+                self.said.append(f"{self._shown(key)} only rises: a clock")
         for key in [key for key, it in self.means.items() if it == "clock" and key not in self.forced]:
             values = [(at, value) for at, value in zip(self.steps, self._column(key), strict=True) if value is not None]
             if cumulative(values) is False and not _only_rises(values):  # `elapsed`, but of each step
@@ -303,11 +310,11 @@ class _Reader:
         if own is None:
             rate = self._key("steps rate")
             if rate is not None:
-                self.said.append(f"step time from {_shown(rate)}")
+                self.said.append(f"step time from {self._shown(rate)}")
             return [1 / it if it else None for it in self._column(rate)]
         if micro is not None and not re.search(r"\bstep", own):
             return self._summed(own, micro)
-        self.said.append(f"step time from {_shown(own)}")
+        self.said.append(f"step time from {self._shown(own)}")
         return self._column(own)
 
     def _counts(self, micro: str | None) -> list[int]:
@@ -334,11 +341,11 @@ class _Reader:
         clocked = any(row.clock for row in self.rows) or self._key("clock", "train clock") is not None
         if not any(whole) and not clocked:
             raise RigbenchError(
-                f"{_shown(key)} is the time of one micro-batch of {per_step}, and not all of a step's are printed",
+                f"{self._shown(key)} is the time of one micro-batch of {per_step}, and not all of a step's are printed",
                 "hand back the log that has all of them, or a clock (litgpt's metrics.csv)", NOTHING,
             )  # fmt: skip
         if any(whole):
-            self.said.append(f"step time from {_shown(key)}, that of {per_step} micro-batches each added up")
+            self.said.append(f"step time from {self._shown(key)}, that of {per_step} micro-batches each added up")
         breaks = [any(self.rows[i].after_break for i in indices) for indices in groups]
         self.steps = [self.steps[indices[-1]] for indices in groups]
         self.rows = [
@@ -375,7 +382,7 @@ class _Reader:
         finest, key, column = best
         if key != "the date" and self.means[key] == "train clock":
             finest = min((row.items[key].resolution for row in self.rows if key in row.items), default=0.0)
-        self.said.append(f"clock from {_shown(key) if key != 'the date' else key}")
+        self.said.append(f"clock from {self._shown(key) if key != 'the date' else key}")
         return column, finest
 
     def _agreed(self, own: list[float | None], clock: list[float | None], resolution: float) -> list[float | None]:
@@ -411,8 +418,14 @@ class _Reader:
             )
         return own
 
+    def _shown(self, key: str) -> str:
+        """A name for people, of what has none of its own too."""
+        if key[:1] in ("", "~"):
+            return "the number in tokens/s" if "rate" in self.means.get(key, "") else "the number with a unit of time"
+        return "the bar's elapsed time" if key == "bar elapsed" else key
+
     def _named(self, wanted: Meaning) -> str:
-        return _shown(self._key(wanted) or "")
+        return self._shown(self._key(wanted) or "")
 
     # ------------------------------------------------------------------------------------------------------ tokens
 
@@ -433,13 +446,13 @@ class _Reader:
             down = sum(it[0] < 0 for it in ups)
             ups = [it for it in ups if it[0] >= 0] if down <= max(1, len(ups) / 10) else []
             if any(it[0] > 0 for it in ups):
-                told.append((f"{_shown(key)}", math.fsum(it[0] for it in ups) / sum(it[1] for it in ups)))
+                told.append((f"{self._shown(key)}", math.fsum(it[0] for it in ups) / sum(it[1] for it in ups)))
                 if wanted == "tokens" or not of_all:
                     seen = column
             elif ups and all(it[1] == 1 for it in ups):
-                told.append((f"{_shown(key)} of each step", stats.median([it for _, it in points])))
+                told.append((f"{self._shown(key)} of each step", stats.median([it for _, it in points])))
         if (key := self._key("step tokens")) is not None:
-            of_all.append((_shown(key), stats.median([it for it in self._column(key) if it is not None])))
+            of_all.append((self._shown(key), stats.median([it for it in self._column(key) if it is not None])))
         head = next(
             ((key, it) for key, it in self.raw.head.items() if TOKENS_AT_THE_HEAD.search(key) and it >= 1024), None
         )
@@ -456,9 +469,9 @@ class _Reader:
         rate = self._column(rate_key)
         if rate_key is not None and seconds:
             late = rate[len(rate) // 2 :] if self.format and self.format.even else rate  # a slow start is smoothed away
-            of_all.append((_shown(rate_key), _middle(late) * seconds))
+            of_all.append((self._shown(rate_key), _middle(late) * seconds))
         if device_key is not None and seconds:
-            of_one.append((_shown(device_key), _middle(self._column(device_key)) * seconds))
+            of_one.append((self._shown(device_key), _middle(self._column(device_key)) * seconds))
         return self._judged(own, seen, of_all, of_one, rate, rate_key, device_key, seconds, batch)
 
     def _even(self, rate: Sequence[float | None], own: Sequence[float | None]) -> bool:
@@ -493,7 +506,7 @@ class _Reader:
         declared = self.declared
         if of_all:
             source, value = of_all[0]
-            by_rate = rate_key is not None and source == _shown(rate_key)
+            by_rate = rate_key is not None and source == self._shown(rate_key)
             if declared is not None and not _near(declared, value):
                 its = f"{_tokens_of(value)} by {source}"
                 if seconds:
@@ -526,7 +539,7 @@ class _Reader:
             return self._column(None), declared, self._column(None), False
         only = rate_key if rate_key is not None else device_key
         if only is not None:
-            self.said.append(f"rate from {_shown(only)}, each line weighing the same: the log has no times")
+            self.said.append(f"rate from {self._shown(only)}, each line weighing the same: the log has no times")
             return seen, None, self._column(only), rate_key is None
         if not seconds and self._key("mean rate", "mean time") is not None:
             raise RigbenchError(
@@ -601,16 +614,6 @@ def _is_count(value: float) -> bool:
 
 def _tokens_of(value: float) -> str:
     return f"{value:,.0f} tokens a step"
-
-
-def _shown(key: str) -> str:
-    return (
-        "the number before its unit"
-        if not key or key[0] == "~"
-        else "the bar's elapsed time"
-        if key == "bar elapsed"
-        else key
-    )
 
 
 def _quoted(head: str) -> str:

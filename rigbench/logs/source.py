@@ -32,6 +32,12 @@ def read(path: Path) -> tuple[str, str]:
     return text_of(raw, path.name), hashlib.sha256(raw).hexdigest()[:16]
 
 
+def pasted(line: str) -> tuple[str, str]:
+    """The same of a line that is given in place of a file."""
+    raw = line.encode(errors="replace")
+    return text_of(raw, "the line") + "\n", hashlib.sha256(raw).hexdigest()[:16]
+
+
 def text_of(raw: bytes, name: str) -> str:
     """Unpacked and decoded; escape sequences are gone and numbers have no space or underscore within.
 

@@ -45,6 +45,7 @@ class Reading(NamedTuple):
     resolution_seconds: float = 0.0
     said: tuple[str, ...] = ()
     of_one_device: bool = False  # the rate is that of one device, and how many there were is not known
+    parameters: int | None = None  # of the model, where the log says it
 
 
 def between_rows(reading: Reading) -> list[Stretch]:
