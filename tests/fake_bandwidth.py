@@ -18,6 +18,7 @@ import msgspec
 from rigbench.bandwidth.record import BandwidthPart, CopyCheck, Transfer
 from rigbench.bandwidth.record import PartOptions as Options
 from rigbench.core import stats
+from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate, Timing
 from rigbench.core.record import Absent, Device
 
@@ -29,9 +30,11 @@ NOT_TOLD = Absent("not told")
 def run(options: Options, report) -> BandwidthPart:
     script = json.loads(Path(os.environ["RIGBENCH_TEST_SCRIPT"]).read_text())
     devices = tuple(device(index) for index in script["devices"]) or (cpu(),)
-    name = options.device.replace("auto", "cuda:0" if script["devices"] else "CPU")
+    name = options.device.replace("auto", script.get("first", "cuda:0") if script["devices"] else "CPU")
     if options.part == "peers":
         name = f"peers, access {'on' if options.peer_access else 'off'}"
+    if why := script.get("refused", {}).get(name):
+        raise RigbenchError(why, "install another torch", exit_code=3)
     rows = [
         transfer(way, rate, correct=way not in script.get("wrong", ()))
         for way, rate in script["GB/s"].get(name, {}).items()

@@ -59,7 +59,7 @@ PASCAL, BLACKWELL = ("Quadro P4000", (6, 1)), ("NVIDIA GeForce RTX 5090", (12, 0
 
 def test_the_first_card_that_this_torch_has_kernels_for_is_taken(cards):
     cards(CU130, PASCAL, ADA, TURING)
-    assert choose_device(None) == choose_device("auto") == "cuda:1"
+    assert choose_device(None) == choose_device("auto") == choose_device("cuda") == "cuda:1"
     assert choose_device("cuda:2") == "cuda:2"
 
 
@@ -153,9 +153,9 @@ class Stream:
 
         monkeypatch.setattr(torch.cuda, "Event", Event)
         monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: stream.said.append(f"hold {cycles}"))
-        monkeypatch.setattr(torch.cuda, "synchronize", lambda: stream.said.append("wait for all"))
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: stream.said.append("wait for all"))
         made = CudaAccelerator.__new__(CudaAccelerator)
-        made._torch, made._hold = torch, Hold()
+        made._torch, made._hold, made.torch_device = torch, Hold(), "cuda:0"
         made._flush = lambda index: stream.said.append("flush")
         return made
 

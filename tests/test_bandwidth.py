@@ -1,9 +1,11 @@
 """Are copies timed, counted and read back; is a wrong one caught; and does each part measure what it says?"""
 
 import io
+import itertools
 import os
 import subprocess
 import sys
+import threading
 
 import msgspec
 import pytest
@@ -17,7 +19,7 @@ from rigbench.bandwidth import probe as bandwidth
 from rigbench.bandwidth.record import BandwidthPart
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
-from rigbench.machine import placement
+from rigbench.machine import cuda_cards, placement
 from rigbench.machine.sysfs import RecordedSysfs, Sysfs, parse_cpu_list
 from rigbench.work import copies
 from rigbench.work.process import Report
@@ -52,7 +54,7 @@ def cpu_part() -> BandwidthPart:
 def two_cards(monkeypatch):
     """The probe sees two CUDA cards, which are host memory."""
     fakes = CardsOnCpu()
-    monkeypatch.setattr(bandwidth, "CudaCards", lambda: fakes)
+    monkeypatch.setattr(bandwidth, "CudaCards", lambda *_: fakes)
     monkeypatch.setattr(bandwidth, "cuda_devices", lambda: (device(0), device(1)))
     monkeypatch.setattr(bandwidth, "choose_device", lambda wanted: "cuda:0" if wanted == "auto" else wanted)
     return fakes
@@ -277,6 +279,110 @@ def test_a_card_that_breaks_is_not_taken_for_one_without_memory(two_cards, monke
     monkeypatch.setattr(two_cards, "host_memory", broken)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         on_cards()
+
+
+def test_a_row_whose_check_finds_no_memory_is_left_out_alone(two_cards, monkeypatch):
+    full = two_cards.clock([0])
+
+    def clock(indices):
+        def time_one(lanes):
+            if lanes[0].work.__qualname__.startswith("inside."):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+            return full(lanes)
+
+        time_one.name, time_one.late = "device", True
+        return time_one
+
+    monkeypatch.setattr(two_cards, "clock", clock)
+    result = on_cards()
+    assert result.ended == "finished"
+    assert {row.host_memory for row in result.transfers} == {"pinned", "pageable"}
+    assert result.not_run == tuple(f"{what} in cuda:0: no memory for its check" for what in ("copy", "triad"))
+    late = {row.host_memory: row.timing.late == len(row.timing.seconds) for row in result.transfers}
+    assert late == {"pinned": True, "pageable": False}  # the wall clock cannot be late
+
+
+def test_pairs_with_a_card_that_torch_has_no_kernels_for_are_left_out(two_cards, monkeypatch):
+    monkeypatch.setattr(bandwidth, "cuda_devices", lambda: (device(0), device(1), device(1)))
+    monkeypatch.setattr(bandwidth, "no_kernels", lambda index: "cuda:1 is too old" if index == 1 else "")
+    result = on_cards(part="peers")
+    assert {row.source for row in result.transfers} == {"cuda:0", "cuda:2"}
+    assert "cuda:1 is too old" in result.not_run
+    monkeypatch.setattr(bandwidth, "cuda_devices", lambda: (device(0), device(1)))
+    with pytest.raises(RigbenchError, match="a peer copy needs two GPUs; cuda:1 is too old"):
+        on_cards(part="peers")
+
+
+class Handed:
+    """A stream of a card, and what is handed over to both."""
+
+    def __init__(self, name, said) -> None:
+        self.name, self.said = name, said
+
+    def __enter__(self):
+        self.said.append(f"on {self.name}")
+
+    def __exit__(self, *_):
+        self.said.append("off")
+
+    def wait_event(self, event):
+        self.said.append(f"{self.name} waits for {event}")
+
+    def wait_stream(self, other):
+        self.said.append(f"{self.name} waits for {other.name}")
+
+
+def test_copies_at_once_are_all_handed_over_behind_a_hold_and_a_late_host_is_seen(monkeypatch):
+    said, passed, count = [], [True], itertools.count()
+
+    class Event:
+        def __init__(self, enable_timing):
+            self.name = ("start", "end")[next(count) % 2]
+
+        def __str__(self):
+            return self.name
+
+        def record(self, stream):
+            said.append(f"{stream.name} {self}")
+
+        def query(self):
+            said.append(f"{self} passed?")
+            return passed[0]
+
+        def elapsed_time(self, end):
+            return 3.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda index: said.append(f"wait for cuda:{index}"))
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: said.append("hold"))
+    clock = cuda_cards.DeviceClock([0, 1])
+    lanes = [cuda_cards.Lane(lambda: said.append("copy"), Handed(name, said)) for name in ("a", "b")]
+    assert clock(lanes) == 0.003
+    waits = ["wait for cuda:0", "wait for cuda:1"]
+    held = ["on a", "hold", "a start", "off", "b waits for start"]
+    copied = ["on a", "copy", "off", "on b", "copy", "off", "a waits for b"]
+    assert said == [*waits, *held, *copied, "start passed?", "a end", *waits]
+    assert clock.late
+    passed[0] = False
+    clock(lanes)
+    assert not clock.late
+
+
+def test_threads_that_copy_to_a_card_open_no_context_on_another(monkeypatch):
+    places = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: places.append((threading.get_ident(), index)))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda index: None)
+    meet, at = threading.Barrier(2), []
+
+    def work():
+        at.append(threading.get_ident())
+        meet.wait(10)
+
+    cuda_cards.HostClock(3)([cuda_cards.Lane(work), cuda_cards.Lane(work)])
+    assert sorted(places) == sorted((thread, 3) for thread in at)
+    cuda_cards.CudaCards(2)
+    assert places[-1] == (threading.get_ident(), 2)
 
 
 def test_told_to_stop_it_hands_over_the_rows_it_has():

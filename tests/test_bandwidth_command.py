@@ -18,6 +18,7 @@ from rigbench import store
 from rigbench.bandwidth import command, verdict
 from rigbench.bandwidth import screen as render
 from rigbench.bandwidth.record import Bandwidth, Options
+from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Skipped
 from rigbench.core.screen import show_rooms
@@ -105,6 +106,38 @@ def test_a_healthy_pair_is_fine_everywhere(healthy):
     )
     assert result.peers == "measured"
     assert verdict.judged(result) == result.judged  # a stored run can be judged again
+
+
+OLD = "cuda:0 (Quadro P4000) has compute capability 6.1, for which torch has no kernels"
+
+
+def test_a_card_that_torch_has_no_kernels_for_is_said_and_the_other_is_measured(measured, job):
+    peers = dict.fromkeys(("peers, access on", "peers, access off"), f"a peer copy needs two; {OLD}")
+    result = measured(first="cuda:1", refused={"cuda:0": OLD} | peers)
+    assert [part.name for part in result.parts] == ["GPU1"]
+    assert (result.verdict, job.faults) == ("fine", [])
+    assert result.peers == Absent(f"a peer copy needs two; {OLD}")
+    assert f"{OLD}: not measured; install another torch" in job.run.warnings
+
+
+def test_a_card_that_was_asked_for_and_cannot_be_used_is_refused(measured):
+    with pytest.raises(RigbenchError, match="no kernels"):
+        measured(device="cuda:0", refused={"cuda:0": OLD})
+
+
+def test_rows_that_the_host_was_often_late_for_are_said(healthy):
+    result, _ = healthy
+    assert "too late" not in screen(result)
+    late = {0: 3, 1: 1, 2: 0}  # of three samples each
+
+    def told(row, count):
+        return msgspec.structs.replace(row, timing=msgspec.structs.replace(row.timing, late=count))
+
+    part = result.parts[0]
+    rows = tuple(told(row, late.get(index, 0)) for index, row in enumerate(part.transfers))
+    part = msgspec.structs.replace(part, transfers=rows)
+    text = screen(msgspec.structs.replace(result, parts=(part, *result.parts[1:])), 200)
+    assert "GPU0: in 2 rows the host handed copies over too late (4 of 6 samples)" in text
 
 
 def test_every_rate_is_held_against_its_own_link(healthy):

@@ -1,5 +1,6 @@
 """Are collectives timed, checked and fitted as they really were, every fault a result, and bad options refused?"""
 
+import io
 import json
 import os
 import signal
@@ -7,21 +8,28 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import msgspec
 import pytest
+import torch
+import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rigbench.collectives import command, verdict
 from rigbench.collectives import operations as collective_ops
+from rigbench.collectives.probe import BUFFERS
 from rigbench.collectives.record import Collectives, HostLink, OddHost, Options, RankHost, RankPlace
-from rigbench.collectives.rows import rounds_of_pairs
+from rigbench.collectives.rows import Together, rounds_of_pairs
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Device, Tally
 from rigbench.machine.cuda_map import Cards
 from rigbench.work import ranks
+from rigbench.work.process import Report
 
 TESTS = Path(__file__).parent
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce", "all_to_all", "send_recv")
@@ -97,6 +105,91 @@ def test_a_peer_that_dies_in_mid_collective_is_named_and_what_was_measured_is_ke
     assert (found["verdict"], found["dead_ranks"], found["ended_by"]) == ("died", [1], "worker died")
     assert [row["size_bytes"] for row in found["operations"][0]["sizes"]] == [8, 65536]
     assert stored(tmp_path)["collectives"] == found
+
+
+def test_a_rank_without_memory_for_a_size_ends_that_operation_and_leaves_nobody_waiting(rigbench, monkeypatch):
+    monkeypatch.setattr(command, "PROBE", "broken_collectives")
+    monkeypatch.setenv("BROKEN", "no memory")
+    code, found, err = collectives(rigbench, "--sizes", "8,4KiB", "--seconds", "3s", "--limit", "60s")
+    assert (code, err, found["verdict"]) == (0, "", "fine")
+    for one in found["operations"]:
+        assert [row["size_bytes"] for row in one["sizes"]] == [8]
+        assert one["not_run"] == "another rank refused it, or had no memory for its buffers"
+
+
+class OnTwoCards:
+    """The first of two ranks, on a card that writes down what it is handed; the other's host is always late."""
+
+    device, torch_device, late = SimpleNamespace(kind="cuda"), "cpu", ()
+
+    def __init__(self) -> None:
+        self.said = []
+
+    def timed(self, work, repeats, prepare, align):
+        for index in range(repeats):
+            prepare(index)
+            align()
+            work(index)
+        self.late = (False,) * repeats
+        return [0.001] * repeats
+
+    def gathered(self, received, sent):
+        for rank, into in enumerate(received):
+            into.copy_(sent)
+            count = (len(sent) - 2) // 2  # a time and a flag for each repeat, then the clock and the wish to stop
+            into[count : 2 * count] = float(rank)
+
+
+def test_on_cards_ranks_align_in_the_stream_and_a_late_host_of_any_rank_counts(monkeypatch):
+    card = OnTwoCards()
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "all_gather", card.gathered)
+    monkeypatch.setattr(dist, "all_reduce", lambda buffer, group: card.said.append((buffer.numel(), group)))
+    together = Together(card, Report(io.BytesIO()), "of nccl", 0.01)
+    made = collective_ops.Operation("all_reduce", 4096, *together.place)
+    prepare = made.prepare
+    monkeypatch.setattr(made, "prepare", lambda: (card.said.append("prepare"), prepare()))
+    monkeypatch.setattr(made, "wrong_values", lambda _: 0)
+    times = together.measure(made, 0.05, 0)
+    repeats = len(times.timing.warmup_seconds) + len(times.timing.seconds)
+    assert card.said == [*["prepare", (1, "of nccl"), (1024, "of nccl")] * repeats, (1024, "of nccl")]
+    assert times.timing.late == len(times.timing.seconds) > 0
+
+
+class Alive(TorchDispatchMode):
+    """The bytes of all tensors that were made here and are still alive, and the most there were at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, words=(), named=None):
+        result = function(*words, **(named or {}))
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is None or storage._cdata in self.seen:
+                continue
+            self.seen.add(storage._cdata)
+            self.now += storage.nbytes()
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self.gone, storage._cdata, storage.nbytes())
+        return result
+
+    def gone(self, name, size) -> None:
+        self.seen.discard(name)
+        self.now -= size
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_check_of_many_ranks_takes_no_more_memory_than_sizes_are_cut_for(name):
+    size = 8 << 20
+    with Alive() as alive:
+        made = collective_ops.Operation(name, size, 3, 8, "cpu", None)
+        made.load(0)
+        made.wrong_values(0)
+    assert 2 * size <= alive.most <= (BUFFERS - 1) * size
 
 
 def test_a_rank_that_never_arrives_is_a_verdict_and_named(rigbench, monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """Are matrix products timed, checked, divided over the time and compared, and is a wrong one caught?"""
 
 import io
+import itertools
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rigbench import __main__, store
 from rigbench.core.errors import RigbenchError
+from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Device, SensorSeries, Telemetry
 from rigbench.job import Job
@@ -28,8 +30,10 @@ from rigbench.matmul.record import (
     Ceiling,
     Matmul,
     MatmulCheck,
+    MatmulDims,
     MatmulFleet,
     MatmulLook,
+    MatmulPhase,
     ProbeOptions,
     Times,
     read_dtypes,
@@ -80,7 +84,7 @@ class Heard(Report):
 def test_each_dtype_has_a_ceiling_that_was_measured_anew_and_the_models_own_products(small):
     report = Heard()
     result = matmul.run(small, report)
-    assert (result.method, result.ended_by, list(result.best_flops_per_s)) == (2, "finished", ["bf16", "fp32"])
+    assert (result.method, result.ended_by, list(result.best_flops_per_s)) == (3, "finished", ["bf16", "fp32"])
     for ceiling in result.ceilings:
         work = 2 * ceiling.m * ceiling.n * ceiling.k * ceiling.products_per_sample
         total = sum(ceiling.seconds)
@@ -372,7 +376,8 @@ def test_two_devices_are_loaded_in_turn_then_together_and_the_slowest_is_named()
 
         return open_lane
 
-    lanes = alone_and_together([opener(0), opener(1)], 0.1, 0.2)
+    lanes, failed = alone_and_together({"cpu:0": opener(0), "cpu:1": opener(1)}, 0.1, 0.2)
+    assert failed == {}
     assert len(set(threads)) == 2
     alone = moments[: moments.index(1)]
     assert set(alone) == {0}  # the second had not begun
@@ -383,6 +388,100 @@ def test_two_devices_are_loaded_in_turn_then_together_and_the_slowest_is_named()
     assert [it.together_flops_per_s.value for it in lanes] == pytest.approx(rates)
     fleet = MatmulFleet(dtype="fp32", m=64, n=64, k=64, lanes=lanes)
     assert fleet.slowest.name == f"cpu:{rates.index(min(rates))}"
+
+
+class Cards:
+    """CUDA cards that are really this processor, in all that a load of all asks of them; unlike, as they are told."""
+
+    def __init__(self, monkeypatch, **cards) -> None:
+        """By name: (capability, free bytes, what its work raises from which call on)."""
+        self.cards = {name.replace("_", ":"): facts for name, facts in cards.items()}
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda name: self.cards[name][0])
+        monkeypatch.setattr(matmul, "no_kernels", lambda index: self.refusal(f"cuda:{index}"))
+        monkeypatch.setattr(matmul, "open_device", self.open)
+        monkeypatch.setattr(matmul, "FLEET_ALONE_SECONDS", 0.05)
+        monkeypatch.setattr(matmul, "FLEET_TOGETHER_SECONDS", 0.05)
+        monkeypatch.setattr(matmul, "MEMORY_SHARE", 1.0)
+        monkeypatch.setattr(products, "cache_bytes", lambda *_: 0)
+        monkeypatch.setattr(matmul, "Operands", lambda dtype, name: Operands(dtype, "cpu"))
+
+    def refusal(self, name) -> str:
+        return f"{name} is too old for this torch" if self.cards[name][0] < (7, 5) else ""
+
+    def open(self, name):
+        _, free, trouble = self.cards[name]
+        card = CpuAccelerator(name, Absent("-"), Absent("-"))
+        card.free_bytes, timed, calls = lambda: free, card.timed, itertools.count()
+
+        def check():  # twice for a glance, then after the warm-up and the end of each load
+            if trouble and next(calls) >= trouble[0]:
+                raise trouble[1]
+
+        card.timed, card.synchronize = lambda *words: (check(), timed(*words))[1], check
+        return card
+
+
+def on_all(cards, dtypes=("bf16", "fp16", "fp32")):
+    """What `all_devices` makes of ceilings of 128×128×128 that the first card reached."""
+    probe = matmul._Probe.__new__(matmul._Probe)
+    probe.options, probe.report, probe.kind = matmul.Options(model=shape.model_named("5M")), Heard(), "cuda"
+    probe.dtypes, probe.failures, probe.l3_bytes = dtypes, [], Absent("-")
+    probe.started, probe.times = 0.0, Times(1.0, 1.0, 0.0)
+    phase = MatmulPhase(from_seconds=0.0, to_seconds=1.0, flops_per_s=Estimate(1e12, 1e12, 1e12, 0.9, "-", 3))
+    facts = {"accumulate": "fp32", "looks": (), "search_seconds": 1.0, "search_ended_by": "interval", "hot": phase}
+    probe.ceilings = [Ceiling(128, 128, 128, dtype=dtype, **facts) for dtype in dtypes]
+    probe.fleet = Absent("not reached")
+    probe.all_devices()
+    return probe.fleet, probe.failures
+
+
+ROOM = 1 << 20
+OOM = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of …")
+
+
+def test_unlike_cards_are_loaded_in_the_first_arithmetic_that_all_of_them_have(monkeypatch):
+    cards = Cards(monkeypatch, cuda_0=((8, 9), ROOM, None), cuda_1=((7, 5), ROOM, None))
+    fleet, failures = on_all(cards)
+    assert (fleet.dtype, [lane.name for lane in fleet.lanes], fleet.left_out) == ("fp16", ["cuda:0", "cuda:1"], ())
+    assert failures == []
+    fleet, _ = on_all(cards, dtypes=("bf16",))
+    assert fleet == Absent("cuda:1: bf16 needs compute capability 8.0, this GPU has 7.5")
+
+
+def test_each_card_takes_the_shape_that_its_own_memory_has_room_for(monkeypatch):
+    monkeypatch.setattr(matmul, "LEAST_DIMENSION", 64)
+    small, none = 3 * 64 * 128 * 4, 1000
+    cards = Cards(monkeypatch, cuda_0=((9, 0), ROOM, None), cuda_1=((9, 0), small, None), cuda_2=((9, 0), none, None))
+    fleet, failures = on_all(cards)
+    assert [lane.shape for lane in fleet.lanes] == [Absent("that of all"), MatmulDims(64, 64, 128)]
+    assert fleet.left_out == ("cuda:2: no memory for its matrices; end the program that holds it",)
+    assert failures == []
+
+
+@pytest.mark.parametrize("call", [0, 2, 4, 5])  # opened, loaded alone, before and after all begin
+def test_a_card_that_runs_out_of_memory_is_left_out_wherever_it_does(monkeypatch, call):
+    cards = Cards(
+        monkeypatch, cuda_0=((9, 0), ROOM, None), cuda_1=((9, 0), ROOM, (call, OOM)), cuda_2=((9, 0), ROOM, None)
+    )
+    fleet, failures = on_all(cards)
+    assert [lane.name for lane in fleet.lanes] == ["cuda:0", "cuda:2"]
+    assert (fleet.left_out, failures) == (("cuda:1: no memory for its matrices",), [])
+
+
+def test_a_card_that_breaks_beside_the_others_is_a_fault_and_leaves_the_rest_of_the_answer(monkeypatch):
+    broken = RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")
+    cards = Cards(monkeypatch, cuda_0=((9, 0), ROOM, None), cuda_1=((9, 0), ROOM, (5, broken)))
+    fleet, failures = on_all(cards)
+    assert fleet == Absent("cuda:1: CUDA error: unspecified launch failure")
+    assert failures == ["cuda:1, under the load of all: CUDA error: unspecified launch failure"]
+
+
+def test_a_card_without_kernels_is_left_out(monkeypatch):
+    cards = Cards(monkeypatch, cuda_0=((6, 1), ROOM, None), cuda_1=((9, 0), ROOM, None), cuda_2=((9, 0), ROOM, None))
+    fleet, failures = on_all(cards)
+    assert [lane.name for lane in fleet.lanes] == ["cuda:1", "cuda:2"]
+    assert (fleet.left_out, failures) == (("cuda:0: is too old for this torch",), [])
 
 
 # --- the command, the datasheet and the sensors ---

@@ -27,9 +27,10 @@ from rigbench.machine.accelerator import CpuAccelerator
 from rigbench.machine.rig import Rig
 from rigbench.p2p import checks, command, probe
 from rigbench.p2p.arms import AS_IT_IS, OFF, Setting, assembled
-from rigbench.p2p.checks import Exchange, Writes, filled_like, sent_seed
+from rigbench.p2p.checks import Exchange, TorchRanks, Writes, filled_like, sent_seed
 from rigbench.p2p.record import ArmOptions, Options, P2p, P2pArm
-from rigbench.p2p.verdict import pair_verdict
+from rigbench.p2p.verdict import _state, pair_verdict
+from rigbench.work.copies import Budget
 from rigbench.work.process import Outcome, Report
 from rigbench.work.ranks import World
 
@@ -99,6 +100,9 @@ class OneOfTwo:
     def exchange(self, sends, receives, peer):
         assert peer == 1
         self._answer(receives, sends if self.kind == "own" else filled_like(sends, sent_seed(self.calls % ROUNDS, 1)))
+
+    def align(self):
+        pass
 
     def _answer(self, buffer, right):
         if self.kind == "nothing":
@@ -175,6 +179,54 @@ def test_gpus_that_torch_does_not_see_are_refused_before_anything_starts(monkeyp
     with pytest.raises(RigbenchError, match="the driver lists 2 GPUs, torch sees 0; install a CUDA build") as caught:
         probe.run(ArmOptions(devices=2, peer_access=True), Report(io.BytesIO()), World(0, 2, 0, "127.0.0.1", 1))
     assert caught.value.exit_code == 3
+
+
+class ScriptedAccelerator:
+    """Writes down in what order a repeat's parts are called."""
+
+    late = (True,)
+
+    def __init__(self, ranks) -> None:
+        self.ranks, self.said = ranks, []
+
+    def timed(self, work, repeats, prepare=None, align=None):
+        assert prepare is None  # the cache is flushed, at a pace of its own on each card: before the ranks align
+        for index in range(repeats):
+            align()
+            work(index)
+        self.said += [buffer.numel() for buffer in self.ranks.summed]
+        self.ranks.summed.clear()
+        self.late = (True,) * repeats
+        return [0.001] * repeats
+
+
+def test_ranks_align_before_each_timed_all_reduce_and_late_hosts_are_counted():
+    ranks = TorchRanks.__new__(TorchRanks)
+    ranks.rank, ranks.count, ranks.device, ranks.summed = 0, 2, "cpu", []
+    ranks._token = torch.zeros(1)
+    ranks.all_reduce = ranks.summed.append
+    ranks.agree = lambda number: number
+    accelerator = ScriptedAccelerator(ranks)
+    budget = Budget(limit_seconds=0.05, target_half_width=0.01, should_stop=lambda: False)
+    times = checks.time_reduces(ranks, accelerator, 4096, budget)
+    assert accelerator.said == [1, 1024] * len(times.seconds)
+    assert times.timing.late == len(times.timing.seconds) > 0
+
+
+def test_want_of_memory_in_the_checks_is_not_taken_for_a_death(monkeypatch):
+    def measure(*_):
+        raise RuntimeError("NCCL error: unhandled cuda error. Last error:\nCuda failure 2 'out of memory'")
+
+    monkeypatch.setattr(probe, "cuda_devices", lambda: (1, 2))
+    for name in ("open_device", "join", "TorchRanks"):
+        monkeypatch.setattr(probe, name, lambda *_: None)
+    monkeypatch.setattr(probe, "measure", measure)
+    with pytest.raises(RigbenchError) as refused:
+        probe.run(ArmOptions(devices=2, peer_access=True), Report(io.BytesIO()), World(1, 2, 1, "127.0.0.1", 1))
+    outcome = Outcome((), "died", str(refused.value))
+    arm = assembled(AS_IT_IS, 0, outcome, {"cuda:0": "GPU1", "cuda:1": "GPU0"}, 1.0, Absent("no log"))
+    assert arm.reason.startswith("GPU0 ran out of memory")
+    assert _state(arm, ("GPU0", "GPU1")) == "out of memory"
 
 
 KNOWN: dict[str, object] = {}  # arms that were run for real, by what makes them differ: a control is the same in all

@@ -11,6 +11,7 @@ from rigbench.bandwidth import verdict
 from rigbench.bandwidth.record import METHOD, MIB, Bandwidth, BandwidthPart, Options, PartOptions
 from rigbench.command import Common, command
 from rigbench.core import profiles
+from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Telemetry
 from rigbench.job import Interrupted, Job
 from rigbench.machine import cuda_map
@@ -49,10 +50,17 @@ def run(job: Job, options: Options, device: str = "auto") -> Bandwidth:
     if on_cpu and visible and device != "cpu":
         job.warn(f"the driver lists {len(visible)} GPUs and torch sees none: the CPU was measured")
     if device in ("auto", "cuda") and count > 1:
-        for index in range(1, count):
-            measuring.part(device=f"cuda:{index}")
-        for access in (True, False):
-            measuring.part(part="peers", peer_access=access)
+        for name in (f"cuda:{index}" for index in range(count)):
+            if name != measuring.first:
+                try:
+                    measuring.part(device=name)
+                except RigbenchError as refused:  # what torch has no kernels for does not end the others
+                    job.warn(f"{refused.what_happened}: not measured; {refused.what_to_do}")
+        try:
+            for access in (True, False):
+                measuring.part(part="peers", peer_access=access)
+        except RigbenchError as refused:
+            return measuring.keep(peers=Absent(refused.what_happened))
         return measuring.keep(peers="measured")
     why = f"{cards.why}: a peer copy needs two" if cards.hidden else "one GPU: a peer copy needs two"
     return measuring.keep(peers=Absent("the CPU was measured: there are no peers" if on_cpu else why))
@@ -63,6 +71,7 @@ class _Measuring:
 
     def __init__(self, job: Job, options: Options, cards: Cards) -> None:
         self.job, self.started = job, time.perf_counter()
+        self.first = "cuda:0"  # the card that "auto" chose, as torch names it
         topology = self._awake() if cards.gpus else None
         self.gpus = topology.gpus if topology else ()
         parts = len(cards.gpus) + 2 if len(cards.gpus) > 1 else 1
@@ -130,6 +139,8 @@ class _Measuring:
                 not_run=(),
                 ended="died",
             )
+        if options.part == "device" and options.device in ("auto", "cuda") and part.name.startswith("cuda:"):
+            self.first = part.name
         part = self._placed(part, sensors)
         if outcome.ended != "finished":
             part = msgspec.structs.replace(part, ended=outcome.ended, reason=outcome.reason)

@@ -13,9 +13,10 @@ from rigbench.bandwidth.record import MIB, BandwidthPart, Operation, Transfer
 from rigbench.bandwidth.record import PartOptions as Options
 from rigbench.core import units
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.failures import is_out_of_memory
 from rigbench.core.record import Absent, Device
 from rigbench.machine import host, placement
-from rigbench.machine.accelerator import choose_device, cuda_devices, open_device
+from rigbench.machine.accelerator import choose_device, cuda_devices, no_kernels, open_device
 from rigbench.machine.cuda_cards import Copy, CudaCards, HostClock, waited_for
 from rigbench.machine.sysfs import Sysfs, parse_cpu_list
 from rigbench.work import copies
@@ -23,7 +24,6 @@ from rigbench.work.copies import SHARE_OF_FREE, TIMES_THE_CACHE, VALUE_BYTES, Bu
 from rigbench.work.process import Report
 
 LONGEST_ROW_SECONDS, SHORTEST_ROW_SECONDS = 4.0, 0.15
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 LEAST_BYTES = 128 * MIB  # of an array in host memory, where the cache is small or unknown
 CURVE_BYTES = tuple(4096 << (2 * step) for step in range(9))  # 4 KiB to 256 MiB
 STEP_BACK = 8  # values: one cache line
@@ -64,7 +64,12 @@ def run(options: Options, report: Report) -> BandwidthPart:
                 if report.should_stop():
                     return record("interrupted")
                 report.progress((index + step) / total, label)
-                done.append(row(buffers, budget))
+                try:
+                    done.append(row(buffers, budget))
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    not_run.append(f"{label}: no memory for its check")
                 report.partial(lambda: record("died"))
             del buffers
         index += len(group.rows)
@@ -76,7 +81,7 @@ def _made(group: Group, not_run: list[str]) -> object | None:
     try:
         return group.make()  # type: ignore[no-any-return]
     except RuntimeError as error:
-        if not any(phrase in str(error) for phrase in NO_MEMORY):
+        if not is_out_of_memory(error):
             raise
         not_run.append(f"{group.label}: no memory for its buffers")
         return None
@@ -88,16 +93,21 @@ def _plan(options: Options, sysfs: Sysfs) -> tuple[str, tuple[Device, ...], list
     if options.part == "peers":
         if len(devices) < 2:
             raise RigbenchError(f"torch sees {len(devices)} CUDA devices", "a peer copy needs two", exit_code=NOTHING)
+        reasons = {index: no_kernels(index) for index in range(len(devices))}
+        usable = [index for index, reason in reasons.items() if not reason]
+        if len(usable) < 2:
+            why = "; ".join(filter(None, reasons.values()))
+            raise RigbenchError(f"a peer copy needs two GPUs; {why}", "install a torch for both", exit_code=NOTHING)
         cards = CudaCards()
-        size, notes = copies.largest(cards, options.largest_bytes, copies.NOT_HOST, range(len(devices)))
-        groups, refused = copies.plan_peers(cards, len(devices), options.peer_access, size)
-        return options.name, devices, groups, notes + refused
+        size, notes = copies.largest(cards, options.largest_bytes, copies.NOT_HOST, usable)
+        groups, refused = copies.plan_peers(cards, usable, options.peer_access, size)
+        return options.name, devices, groups, [*filter(None, reasons.values()), *notes, *refused]
     device = choose_device(options.device)
     if device == "cpu":
         cpu = open_device("cpu", flushed=False).device
         return "CPU", (cpu,), *plan_host(sysfs, cpu.threads, options.largest_bytes)
     index = int(device.partition(":")[2])
-    cards = CudaCards()
+    cards = CudaCards(index)
     size, notes = copies.largest(cards, options.largest_bytes, host.memory(sysfs).usable_bytes, [index])
     near = options.local_cpus.get(str(devices[index].uuid), Absent("the CPUs next to this GPU are not known"))
     return device, devices, copies.plan_device(cards, index, near, size), notes

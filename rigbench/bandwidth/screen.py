@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 STYLES = {"fine": "green", "low": "yellow", "unknown": "dim", "wrong data": "red", "hung": "red", "died": "red"}
 AS_TIME_BELOW = 1 << 20  # a smaller message is judged by its time, not by its rate
 NOTHING = "–"
+LATE_SHARE = 0.1  # of a row's samples: a median hardly moves below it
 CONVENTION = "GB/s is 1e9 bytes/s"
 STREAM = "a copy counts 2 bytes a byte (read and write) and a triad a = b + 3·c counts 3, as STREAM does"
 
@@ -179,3 +180,10 @@ def _notes(result: Bandwidth) -> Iterator[str]:
             yield f"{part.name}: host memory next to CPUs {part.host_cpus}"
         for line in part.not_run:
             yield f"{part.name}, not run: {line}"
+        timings = [row.timing for row in part.transfers if row.timing.late > LATE_SHARE * len(row.timing.seconds)]
+        if timings:
+            late, samples = sum(it.late for it in timings), sum(len(it.seconds) for it in timings)
+            yield (
+                f"{part.name}: in {len(timings)} rows the host handed copies over too late ({late:,} of {samples:,} "
+                "samples): their times hold some of the host's, which small sizes show most"
+            )

@@ -83,23 +83,26 @@ class Operation:
         if self.name in SUMMED:
             self._input.copy_(self._other)
 
-    def wrong_values(self, round_number: int) -> int:
-        """Make it once with known values; how many of the results on this rank are not what belongs there."""
+    def load(self, round_number: int) -> None:
+        """Put known values where the operation takes its own from, and others where its result will lie."""
         self._input.copy_(self._sent(self.rank, round_number))
-        result, own_part = self._input, self._part(self.rank)
+        own_part = self._part(self.rank)
         if self.name in OUT_OF_PLACE:
-            result = self._other.fill_(-1.0)
-        elif self.name == "reduce_scatter":
-            result = self._input[own_part]
+            self._other.fill_(-1.0)
         elif self.name == "all_gather":
             kept = self._input[own_part].clone()
             self._input.fill_(-1.0)
             self._input[own_part] = kept
         elif self.name == "broadcast" and self.rank != ROOT:
             self._input.fill_(-1.0)
-        self.work()
+
+    def wrong_values(self, round_number: int) -> int:
+        """After it was made on what `load` put there: how many of the results on this rank do not belong there."""
         if self.name == "reduce" and self.rank != ROOT:
             return 0
+        result = self._other if self.name in OUT_OF_PLACE else self._input
+        if self.name == "reduce_scatter":
+            result = self._input[self._part(self.rank)]
         return int((result != self._expected(round_number)).sum())
 
     def _sent(self, sender: int, round_number: int) -> torch.Tensor:
@@ -110,20 +113,24 @@ class Operation:
         return slice(rank * each, (rank + 1) * each)
 
     def _expected(self, round_number: int) -> torch.Tensor:
-        """Worked out on this rank, from what every other one must have sent."""
+        """Worked out on this rank, from what every other one must have sent, one after the other: the memory that it
+        takes is that of the result and of one rank's values, however many ranks there are.
+        """
         own = self._part(self.rank)
         if self.name == "broadcast":
             return self._sent(ROOT, round_number)
         if self.name == "send_recv":
             return self._sent((self.rank - 1) % self.ranks, round_number)
-        if self.name == "all_gather":
-            return torch.cat([self._sent(it, round_number)[self._part(it)] for it in range(self.ranks)])
-        if self.name == "all_to_all":
-            return torch.cat([self._sent(it, round_number)[own] for it in range(self.ranks)])
+        if self.name in ("all_gather", "all_to_all"):
+            result = torch.empty_like(self._input)
+            for sender in range(self.ranks):
+                what = self._part(sender) if self.name == "all_gather" else own
+                result[self._part(sender)] = self._sent(sender, round_number)[what]
+            return result
         where = own if self.name == "reduce_scatter" else slice(None)
-        total = self._sent(0, round_number)[where]
-        for sender in range(1, self.ranks):
-            total = total + self._sent(sender, round_number)[where]
+        total = torch.zeros_like(self._input[where])
+        for sender in range(self.ranks):
+            total += self._sent(sender, round_number)[where]
         return total
 
 
@@ -160,12 +167,14 @@ class Flows:
     def work(self) -> None:
         transfer(self._sends, self._receives, self.group)
 
-    def wrong_values(self, round_number: int) -> int:
-        """Send known values once; how many of those that came here are not what belongs there."""
+    def load(self, round_number: int) -> None:
+        """Known values to send."""
         for tensor, _ in self._sends:
             tensor.copy_(values(self.count, self.rank, round_number, self.ranks, self.device))
         for tensor, _ in self._receives:
             tensor.fill_(-1.0)
-        self.work()
+
+    def wrong_values(self, round_number: int) -> int:
+        """After they were sent: how many of those that came here are not what belongs there."""
         facts = (round_number, self.ranks, self.device)
         return sum(int((it != values(self.count, sender, *facts)).sum()) for it, sender in self._receives)

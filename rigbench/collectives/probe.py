@@ -42,7 +42,9 @@ LARGEST = {"cpu": 16 << 20, "cuda": 1 << 30}
 PAIR_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
 SMALLEST = 8
 MOST_HOSTS_ALONE, LINK_ROUNDS = 6, 4
-BUFFERS = 6  # of the largest size, that a check holds at once
+# Of the largest size, that an operation holds at once: its own two, what belongs there, what one rank sent, and a
+# quarter of one that tells which values differ. The last is for how values are made, and for NCCL's own.
+BUFFERS = 6
 PAIRS_SHARE, LINKS_SHARE = 0.25, 0.15  # of the time, where there are any
 LEAST_ROW_SECONDS, LEAST_FLOW_SECONDS, MOST_ROW_SECONDS = 0.1, 0.3, 2.0
 TIMES_A_ROW = 4  # how often a size is made at least: checked twice, warm-up, one sample
@@ -78,6 +80,10 @@ class _Probe:
         self.accelerator = opened(self.kind, world)
         group = dist.new_group(backend="nccl") if self.kind == "cuda" else None
         self.together = Together(self.accelerator, report, group, options.target_half_width)
+        # A group's first NCCL call must be made by all its ranks, and messages between two of them would not be
+        # (torch.distributed.batch_isend_irecv); nor is its memory free for buffers.
+        report.progress(0.0, "the first meeting of all ranks")
+        self.together.align()
         seconds = self.options.seconds
         self.seconds = DEFAULT_SECONDS[self.kind] if isinstance(seconds, Absent) else seconds
         # Hosts in the order of their first ranks: those of one node number and name.
@@ -113,8 +119,8 @@ class _Probe:
         most, listed = self.options.max_bytes, self.options.sizes
         largest = max(listed, default=LARGEST[self.kind]) if isinstance(most, Absent) else most
         own = free_bytes(self.accelerator) // BUFFERS
-        if self.kind == "cpu":
-            own //= len(self.hosts[self.places[self.world.rank].host].ranks)
+        mine = self.places[self.world.rank]
+        own //= sum(it.host == mine.host and it.device == mine.device for it in self.places)  # share a memory
         fits = int(min(row[0] for row in self.together.exchange([float(own)])))
         if fits < largest:
             self.not_run.append(f"sizes above {format_bytes(fits)}: no memory for their buffers")
@@ -185,7 +191,11 @@ class _Probe:
                 return
             self._announce(f"{what}, {index + 1} of {len(rows)}")
             left = (until - self.together.elapsed_seconds) / (len(rows) - index)
-            yield of_flows(self.together, flows, size, min(max(left, LEAST_FLOW_SECONDS), MOST_ROW_SECONDS))
+            row = of_flows(self.together, flows, size, min(max(left, LEAST_FLOW_SECONDS), MOST_ROW_SECONDS))
+            if isinstance(row, str):
+                self.not_run.append(f"{what}: {len(rows) - index} of {len(rows)}, {row}")
+                return
+            yield row
             self._hand_over()
 
     def operate(self) -> None:

@@ -9,7 +9,7 @@ from rigbench.core.estimate import Estimate, Timing
 from rigbench.core.options import NOT_GIVEN, Option, Reader, seconds, size, whole
 from rigbench.core.record import Absent, Device, EndedBy, Record, Tally, Telemetry
 
-METHOD = 1
+METHOD = 2  # 2: on GPUs, all of a repeat is handed over behind a hold
 MOST_SIZES = 64
 NO_LINK = Absent("no link between hosts was measured")
 DEFAULT_SECONDS = {"cpu": 40.0, "cuda": 60.0}

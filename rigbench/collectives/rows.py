@@ -1,7 +1,8 @@
 """Times one collective, or messages between some ranks, at one size, on all ranks together; checks what it brought.
 
-Every repeat begins with a meeting, so that no rank runs ahead. After each batch all ranks exchange their own times, how
-long it has taken, and whether one was told to stop: so all of them know the same, and come to the same decision.
+Every repeat begins with a meeting, so that no rank runs ahead; on GPUs all of it is handed over behind a hold, so that
+no host's time is in it. After each batch all ranks exchange their own times, how long it has taken, and whether one was
+told to stop: so all of them know the same, and come to the same decision.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rigbench.work.process import Report
 from rigbench.work.timing import sample_until_tight
 
 MOST_SAMPLES = 100  # those of every rank are stored
+NO_MEMORY = "no memory for its buffers"
 NOT_SUPPORTED = ("not support", "not implemented", "unsupported")
 T = TypeVar("T")
 
@@ -47,6 +49,14 @@ class Together:
         self.place = (dist.get_rank(), self.size, accelerator.torch_device, group)
         self.elapsed_seconds, self.stopping = 0.0, False
         self._started = time.perf_counter()
+        self._token = torch.zeros(1, device=accelerator.torch_device)
+
+    def align(self) -> None:
+        """All ranks meet: on GPUs in their streams, where no host waits."""
+        if self.accelerator.device.kind == "cpu":
+            dist.barrier()
+        else:
+            dist.all_reduce(self._token, group=self.group)
 
     def exchange(self, own: Sequence[float]) -> list[list[float]]:
         """What every rank has to tell, as many numbers each, by rank; and the common clock goes on."""
@@ -65,15 +75,24 @@ class Together:
         try:
             made = make()
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                refusal = "no memory for its buffers"
-            elif not any(words in str(error).lower() for words in NOT_SUPPORTED):
+            if not is_out_of_memory(error) and not any(words in str(error).lower() for words in NOT_SUPPORTED):
                 raise
-            else:
-                refusal = str(error).splitlines()[0]
+            refusal = NO_MEMORY if is_out_of_memory(error) else str(error).splitlines()[0]
         if any(row[0] for row in self.exchange([float(bool(refusal))])):
             return None, refusal or "another rank refused it, or had no memory for its buffers"
         return made, ""
+
+    def checked(self, work: Operation | Flows) -> tuple[int, str]:
+        """How many values are wrong here when it is made for the first time; else why it is refused.
+
+        All agree after each step: a rank that finds no memory then leaves none waiting in the operation itself.
+        """
+        for step in (lambda: work.load(0), work.work):
+            _, refusal = self.agreed(step)
+            if refusal:
+                return 0, refusal
+        wrong, refusal = self.agreed(lambda: work.wrong_values(0))
+        return wrong or 0, refusal
 
     def measure(self, work: Operation | Flows, limit_seconds: float, first_wrong: int) -> Times:
         """Repeat it until the slowest rank's median is known tightly, between two checks of what it brings.
@@ -81,26 +100,20 @@ class Together:
         `first_wrong` is how many values were wrong here when it was made for the first time.
         """
         ranks: list[list[float]] = [[] for _ in range(self.size)]
+        late: list[bool] = []  # of the last repeats: whether the host of any rank was, and so made all of them wait
         wrong = self.exchange([float(first_wrong)])
         work.randomize()
         self.exchange([])  # what came before is not charged to this
 
         def repeat(count: int) -> list[float]:
-            marks = []
-            for _ in range(count):
-                work.prepare()
-                if self.accelerator.device.kind == "cpu":
-                    dist.barrier()
-                else:  # in the stream: the host does not wait, and the ranks' streams do
-                    dist.all_reduce(torch.zeros(1, device=self.accelerator.torch_device), group=self.group)
-                start = self.accelerator.mark()
-                work.work()
-                marks.append((start, self.accelerator.mark()))
-            self.accelerator.synchronize()
-            batch = self.exchange([self.accelerator.seconds_between(start, end) for start, end in marks])
-            for seconds, more in zip(ranks, batch, strict=True):
-                seconds.extend(more)
-            return [max(each) for each in zip(*batch, strict=True)]
+            nonlocal late
+            own = self.accelerator.timed(lambda _: work.work(), count, lambda _: work.prepare(), self.align)
+            flags = self.accelerator.late or (False,) * count
+            rows = self.exchange([*own, *map(float, flags)])
+            late = [any(row[count + index] for row in rows) for index in range(count)]
+            for seconds, row in zip(ranks, rows, strict=True):
+                seconds.extend(row[:count])
+            return [max(row[index] for row in rows) for index in range(count)]
 
         timing = sample_until_tight(
             repeat,
@@ -109,7 +122,10 @@ class Together:
             limit_seconds=limit_seconds,
             max_samples=MOST_SAMPLES,
             should_stop=lambda: self.stopping,
+            late=lambda: late,
         )
+        work.load(1)
+        work.work()
         again = self.exchange([float(work.wrong_values(1))])
         counts = [[int(first), int(last)] for (first,), (last,) in zip(wrong, again, strict=True)]
         check = RankCheck(
@@ -126,8 +142,8 @@ def of_size(together: Together, name: CollectiveName, size_bytes: int, limit_sec
     made, refusal = together.agreed(lambda: Operation(name, size_bytes, *together.place))
     if made is None:
         return refusal
-    wrong, refusal = together.agreed(lambda: made.wrong_values(0))
-    if wrong is None:
+    wrong, refusal = together.checked(made)
+    if refusal:
         return refusal
     times = together.measure(made, limit_seconds, wrong)
     bus_bytes = bus_factor(name, together.size) * size_bytes
@@ -139,10 +155,17 @@ def of_size(together: Together, name: CollectiveName, size_bytes: int, limit_sec
     )
 
 
-def of_flows(together: Together, flows: Sequence[tuple[int, int]], size_bytes: int, limit_seconds: float) -> PairTimes:
-    """Messages from some ranks to others, all at once."""
-    made = Flows(flows, size_bytes, *together.place)
-    times = together.measure(made, limit_seconds, made.wrong_values(0))
+def of_flows(
+    together: Together, flows: Sequence[tuple[int, int]], size_bytes: int, limit_seconds: float
+) -> PairTimes | str:
+    """Messages from some ranks to others, all at once; why not, where it is refused, on whichever rank."""
+    made, refusal = together.agreed(lambda: Flows(flows, size_bytes, *together.place))
+    if made is None:
+        return refusal
+    wrong, refusal = together.checked(made)
+    if refusal:
+        return refusal
+    times = together.measure(made, limit_seconds, wrong)
     rates = []
     for flow in flows:
         slower = [max(pair) for pair in zip(*(times.rank_seconds[rank] for rank in flow), strict=True)]

@@ -222,7 +222,9 @@ Accelerator = CpuAccelerator | CudaAccelerator  # all that a probe may ask of a 
 
 
 def choose_device(wanted: str | None) -> str:
-    """ "cpu" or "cuda:N" from what the user asked for; the first GPU where there is one, else the CPU.
+    """ "cpu" or "cuda:N" from what the user asked for; the first GPU of use where there is one, else the CPU.
+
+    "cuda" is such a GPU too, and never the CPU.
 
     Raises:
         RigbenchError: no such device, or an unknown name.
@@ -232,9 +234,10 @@ def choose_device(wanted: str | None) -> str:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted in (None, "", "auto", "cuda") and count:
+        return _with_kernels(next((index for index in range(count) if not no_kernels(index)), 0))
     if wanted in (None, "", "auto"):
-        usable = next((index for index in range(count) if not no_kernels(index)), 0)
-        return _with_kernels(usable) if count else "cpu"
+        return "cpu"
     kind, _, number = str(wanted).partition(":")
     if kind != "cuda" or (number and not number.isdigit()):
         raise RigbenchError(f"--device {wanted!r} is not a device", "use cpu, cuda or cuda:N")
@@ -277,8 +280,8 @@ def no_kernels(index: int) -> str:
     """Why nothing runs on a card: this torch was built for others. Empty where it has kernels for it."""
     import torch
 
-    built, capability = torch.cuda.get_arch_list(), torch.cuda.get_device_capability(index)
-    known = [name for name in built if name.startswith(("sm_", "compute_"))]  # a ROCm build's names are others
+    known = [name for name in torch.cuda.get_arch_list() if name.startswith(("sm_", "compute_"))]  # ROCm has others
+    capability = torch.cuda.get_device_capability(index) if known else (0, 0)
     if not known or any(runs_on(name, capability) for name in known):
         return ""
     name = torch.cuda.get_device_name(index)

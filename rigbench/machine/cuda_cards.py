@@ -12,11 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from rigbench.machine.accelerator import Hold
+
 Copy = Callable[[torch.Tensor, torch.Tensor], object]
 CUDA_SUCCESS = 0
-# The first stream is held this long, so that the copies of a sample are all enqueued when it starts. Handing out two
-# copies and their waits takes Python some 50 µs; 400,000 cycles are 130 to 270 µs at 1.5 to 3 GHz.
-HOLD_CYCLES = 400_000
 
 
 class Lane(NamedTuple):
@@ -38,10 +37,15 @@ class HostClock:
     """
 
     name: Literal["device", "host"] = "host"
+    late = False  # the host is part of what it times
 
-    def __init__(self, synchronize: Callable[[], object] = lambda: None) -> None:
-        self._synchronize = synchronize
-        self._threads = ThreadPoolExecutor(2)
+    def __init__(self, card: int | None = None) -> None:
+        """Of copies to and from a card: it is its threads' own device, so that they open no context on another."""
+        self._synchronize: Callable[[], object] = lambda: None
+        begin: Callable[[], object] | None = None
+        if card is not None:
+            self._synchronize, begin = partial(torch.cuda.synchronize, card), partial(torch.cuda.set_device, card)
+        self._threads = ThreadPoolExecutor(2, initializer=begin)
 
     def __call__(self, lanes: Sequence[Lane]) -> float:
         self._synchronize()
@@ -58,20 +62,21 @@ class HostClock:
 class DeviceClock:
     """Events of the first lane's device, around everything: the other lanes wait for its start, its end for them.
 
-    CUDA events resolve about half a microsecond.
+    The first lane's stream is held until all is handed over. CUDA events resolve about half a microsecond.
     """
 
     name: Literal["device", "host"] = "device"
 
     def __init__(self, devices: Sequence[int]) -> None:
-        self._devices = devices
+        self._devices, self._hold = devices, Hold()
+        self.late = False  # of the last call: whether the copies began before the host had handed over all of them
 
     def __call__(self, lanes: Sequence[Lane]) -> float:
         for device in self._devices:
             torch.cuda.synchronize(device)
         first = lanes[0].stream
         with torch.cuda.stream(first):
-            torch.cuda._sleep(HOLD_CYCLES)  # type: ignore[no-untyped-call]
+            self._hold.begin()
             start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             start.record(first)
@@ -81,6 +86,7 @@ class DeviceClock:
             lane.enter()
         for lane in lanes[1:]:
             first.wait_stream(lane.stream)
+        self.late = self._hold.late(start)
         end.record(first)
         for device in self._devices:
             torch.cuda.synchronize(device)
@@ -91,7 +97,14 @@ Clock = HostClock | DeviceClock  # seconds that copies take which run at once
 
 
 class CudaCards:
-    """Cards by their CUDA index, through torch. A copy's first argument is its destination."""
+    """Cards by their CUDA index, through torch. A copy's first argument is its destination.
+
+    Where all is about one `card`, it is this thread's own device: no call then opens a context on another.
+    """
+
+    def __init__(self, card: int | None = None) -> None:
+        if card is not None:
+            torch.cuda.set_device(card)
 
     def free_bytes(self, index: int) -> int:
         return int(torch.cuda.mem_get_info(index)[0])
@@ -115,7 +128,7 @@ class CudaCards:
         return DeviceClock(indices)
 
     def host_clock(self, index: int) -> Clock:
-        return HostClock(partial(torch.cuda.synchronize, index))
+        return HostClock(index)
 
     def may_access(self, one: int, other: int) -> bool:
         """Permission (cudaDeviceCanAccessPeer), no proof that it works."""

@@ -7,10 +7,10 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from msgspec.structs import replace
@@ -20,17 +20,19 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.failures import is_out_of_memory
 from rigbench.core.record import Absent, EndedBy
 from rigbench.machine import host
-from rigbench.machine.accelerator import Accelerator, open_device
+from rigbench.machine.accelerator import Accelerator, no_kernels, open_device
 from rigbench.machine.sysfs import Sysfs
 from rigbench.matmul import verdict
 from rigbench.matmul.record import (
     DEFAULT_DTYPES,
     METHOD,
+    SAME_SHAPE,
     Ceiling,
     Dtype,
     GemmStep,
     Matmul,
     MatmulCheck,
+    MatmulDims,
     MatmulFleet,
     MatmulLane,
     MatmulShape,
@@ -48,10 +50,12 @@ NOT_TRAINED_IN = ("fp16-acc16", "fp8", "fp8-fast")  # by rigbench's slices: the 
 DEFAULT_MICRO_BATCH = {"cpu": 1, "cuda": 8}  # as a slice's
 UNIT, LIMIT, MOST_LOOKS = {"cpu": 128, "cuda": 256}, {"cpu": 8192, "cuda": 16384}, 400
 SEARCH_SHARE = 0.35  # of what load and rest leave of a dtype's time
-MEMORY_SHARE = 0.25  # of the device's, for one product's matrices
+MEMORY_SHARE = 0.25  # of what is free on the device, for one product's matrices
 FLEET_ALONE_SECONDS, FLEET_TOGETHER_SECONDS = 3.0, 8.0
 FLEET_WARM_UP_SHARE = 0.2  # of each of these loads: its beginning is not counted
 MEET_WITHIN_SECONDS = 60.0
+LEAST_DIMENSION = 256  # of a product that says something of a card
+T = TypeVar("T")
 
 
 def run(options: Options, report: Report) -> Matmul:
@@ -79,7 +83,7 @@ class _Probe:
         report.progress(0.0, "opening the device")
         torch.manual_seed(0)
         self.options, self.report = options, report
-        cpu, memory = host.cpu(Sysfs()), host.memory(Sysfs())
+        self.l3_bytes = host.cpu(Sysfs()).l3_bytes
         self.accelerator = open_device(options.device)
         self.kind = self.accelerator.device.kind
         self.dtypes, missing = products.offered(options.dtypes_on(self.kind), self.accelerator)
@@ -88,14 +92,15 @@ class _Probe:
             cure = f"--dtypes {','.join(DEFAULT_DTYPES[self.kind])} is this device's default"
             raise RigbenchError(f"nothing to multiply; {'; '.join(missing)}", cure, exit_code=NOTHING)
         self.times = options.times(self.kind, len(self.dtypes))
-        self.rotate_bytes = 2 * products.cache_bytes(self.accelerator, cpu.l3_bytes)
-        size = memory.usable_bytes if self.kind == "cpu" else self.accelerator.device.memory_total_bytes
+        self.rotate_bytes = 2 * products.cache_bytes(self.accelerator, self.l3_bytes)
+        size = self.accelerator.free_bytes()
         self.most_bytes = math.inf if isinstance(size, Absent) else MEMORY_SHARE * size
         chosen = options.micro_batch
         self.micro_batch = DEFAULT_MICRO_BATCH[self.kind] if isinstance(chosen, Absent) else chosen
         self.shapes: list[MatmulShape] = []
         self.ceilings: list[Ceiling] = []
         self.steps: list[GemmStep] = []
+        self.failures = list[str]()
         self.fleet: MatmulFleet | Absent = Absent("one device" if self.kind == "cpu" else "not reached")
         report.check()
 
@@ -115,6 +120,7 @@ class _Probe:
             ended_by=ended_by,
             telemetry=Absent("no sensor was read beside this probe"),
             not_run=tuple(self.not_run),
+            failures=tuple(self.failures),
         )
 
     def progress(self, text: str) -> None:
@@ -224,7 +230,7 @@ class _Probe:
 
     def _out_of_reach(self, gemm: Gemm, operands: Operands, best_flops_per_s: float, seconds_left: float) -> str:
         if operands.bytes_for(gemm.m, gemm.n, gemm.k) > self.most_bytes:
-            return "they would take more than a quarter of the memory each"
+            return "they would take more than a quarter of the free memory each"
         return "" if gemm.flop / best_flops_per_s <= seconds_left else "ran out of time"
 
     def _measure(self, dtype: Dtype, operands: Operands, gemm: Gemm, limit_seconds: float) -> MatmulShape:
@@ -235,6 +241,7 @@ class _Probe:
             target_half_width=self.options.target_half_width,
             limit_seconds=limit_seconds,
             should_stop=self.report.should_stop,
+            late=lambda: self.accelerator.late,
         )
         return MatmulShape(
             gemm.m,
@@ -251,38 +258,73 @@ class _Probe:
         )
 
     def all_devices(self) -> None:
-        """The first dtype's fastest shape on every device: alone, then all at once. Only where none was asked for."""
+        """One shape on every device: alone, then all at once. Only where none was asked for.
+
+        The shape is the fastest in the first arithmetic that all of them have; what a device cannot take is its own
+        matter, and leaves the figure of the others.
+        """
         if self.options.device not in ("", "auto", "cuda"):
             self.fleet = Absent("one device was asked for")
             return
-        count = torch.cuda.device_count() if self.kind == "cuda" else 1
-        if count == 1:
+        names = [f"cuda:{index}" for index in range(torch.cuda.device_count() if self.kind == "cuda" else 1)]
+        if len(names) == 1:
             self.fleet = Absent("one device")
-        if count == 1 or not self.ceilings or isinstance(self.ceilings[0].hot, Absent):
+        measured = {it.dtype: it for it in self.ceilings if not isinstance(it.hot, Absent)}
+        if len(names) == 1 or not measured:
             return
-        ceiling, dtype = self.ceilings[0], self.dtypes[0]
-        self.progress(f"{count} GPUs, one at a time and all at once")
-
-        def lane(index: int) -> Lane:
-            accelerator = open_device(f"cuda:{index}")
-            operands = Operands(dtype, accelerator.torch_device)
-            product = operands.product(*ceiling.dims, rotate_bytes=self.rotate_bytes)
-            return Lane(
-                accelerator,
-                product.work,
-                ceiling.flop,
-                ceiling.products_per_sample,
-                lambda: self._check(product, dtype),
-            )
-
+        old = {name: why.removeprefix(f"{name} ") for index, name in enumerate(names) if (why := no_kernels(index))}
+        lacking = {
+            dtype: {name: reason for name in names if name not in old and (reason := products.unavailable(dtype, name))}
+            for dtype in self.dtypes
+            if dtype in measured
+        }
+        dtype = next((it for it, reasons in lacking.items() if not reasons), next(iter(lacking)))
+        left_out = old | {name: f"{dtype} {reason}" for name, reason in lacking[dtype].items()}
+        openers = {name: partial(self._lane, name, dtype, measured[dtype]) for name in names if name not in left_out}
+        self.progress(f"{len(openers)} GPUs, one at a time and all at once")
         with products.arithmetic_chosen(dtype, self.kind):
-            lanes = alone_and_together(
-                [partial(lane, index) for index in range(count)],
-                FLEET_ALONE_SECONDS,
-                FLEET_TOGETHER_SECONDS,
-                should_stop=self.report.should_stop,
-            )
-        self.fleet = MatmulFleet(*ceiling.dims, dtype=dtype, lanes=lanes)
+            stop = self.report.should_stop
+            lanes, failed = alone_and_together(openers, FLEET_ALONE_SECONDS, FLEET_TOGETHER_SECONDS, should_stop=stop)
+        for name, error in failed.items():
+            words = str(error).strip().partition("\n")[0]
+            left_out[name] = "no memory for its matrices" if is_out_of_memory(error) else words
+            if not is_out_of_memory(error) and not isinstance(error, RigbenchError):
+                self.failures.append(f"{name}, under the load of all: {words}")
+        said = tuple(f"{name}: {left_out[name]}" for name in names if name in left_out)
+        if len(lanes) > 1:
+            self.fleet = MatmulFleet(*measured[dtype].dims, dtype=dtype, lanes=lanes, left_out=said)
+        else:
+            self.fleet = Absent("; ".join(said) or "stopped before all were loaded")
+
+    def _lane(self, name: str, dtype: Dtype, ceiling: Ceiling) -> Lane:
+        """A device with its work: the shape of all, or what fits its free memory, at its own pace, past its own cache.
+
+        Raises:
+            RigbenchError: there is no room for any.
+        """
+        accelerator = open_device(name)
+        operands, free = Operands(dtype, accelerator.torch_device), accelerator.free_bytes()
+        dims = ceiling.dims if isinstance(free, Absent) else fitting(ceiling.dims, operands, MEMORY_SHARE * free)
+        product = operands.product(*dims, rotate_bytes=2 * products.cache_bytes(accelerator, self.l3_bytes))
+        seconds = stats.median(products.glance(accelerator, product))
+        check = partial(self._check, product, dtype)
+        shape = SAME_SHAPE if dims == ceiling.dims else MatmulDims(*dims)
+        return Lane(accelerator, product.work, product.flop, products.products_per_sample(seconds), check, shape)
+
+
+def fitting(dims: tuple[int, int, int], operands: Operands, most_bytes: float) -> tuple[int, int, int]:
+    """The largest dimension halved until the matrices fit.
+
+    Raises:
+        RigbenchError: not even those of `LEAST_DIMENSION` do.
+    """
+    sides = list(dims)
+    while operands.bytes_for(*sides) > most_bytes:
+        largest = sides.index(max(sides))
+        if sides[largest] < 2 * LEAST_DIMENSION:
+            raise RigbenchError("no memory for its matrices", "end the program that holds it", exit_code=NOTHING)
+        sides[largest] //= 2
+    return sides[0], sides[1], sides[2]
 
 
 class Lane(NamedTuple):
@@ -293,51 +335,83 @@ class Lane(NamedTuple):
     flop: int  # of one product
     products_per_sample: int
     check: Callable[[], MatmulCheck]
+    shape: MatmulDims | Absent = SAME_SHAPE
 
 
 def alone_and_together(
-    openers: Sequence[Callable[[], Lane]],
+    openers: Mapping[str, Callable[[], Lane]],
     alone_seconds: float,
     together_seconds: float,
     clock: Callable[[], float] = time.perf_counter,
     should_stop: Callable[[], bool] = never,
-) -> tuple[MatmulLane, ...]:
+) -> tuple[tuple[MatmulLane, ...], dict[str, Exception]]:
     """Load each lane in turn, then all at the same moment; the steady samples of either are kept.
+
+    Also which lanes failed, and how: the others go on, and are loaded once more together where one failed beside them.
 
     A thread a lane, since CUDA's current device is a thread's own; an opener runs in its lane's thread. A product's
     launch releases Python's lock and takes microseconds, so the threads do not hold each other up.
-
-    Raises:
-        threading.BrokenBarrierError: a lane did not come to the common start within a minute.
     """
-    barrier = threading.Barrier(len(openers))
+    failed: dict[str, Exception] = {}
 
-    def load(lane: Lane, seconds: float, meet: bool) -> tuple[float, ...]:
-        lane.work(0)  # kernels are loaded before anything is timed
-        lane.accelerator.synchronize()
-        if meet:
-            barrier.wait(MEET_WITHIN_SECONDS)
+    def load(lane: Lane, seconds: float, barrier: threading.Barrier) -> tuple[float, ...]:
+        try:
+            lane.work(0)  # kernels are loaded before anything is timed
+            lane.accelerator.synchronize()
+        except RuntimeError:
+            barrier.abort()
+            raise
+        barrier.wait(MEET_WITHIN_SECONDS)
         samples = products.sustain(lane.accelerator, lane.work, lane.products_per_sample, seconds, clock, should_stop)
         return samples[min(int(FLEET_WARM_UP_SHARE * len(samples)), len(samples) - 1) :]
 
-    def record(index: int, lane: Lane, alone: tuple[float, ...], together: tuple[float, ...]) -> MatmulLane:
-        work = float(lane.flop * lane.products_per_sample)
-        return MatmulLane(
-            device=lane.accelerator.device,
-            name=f"{lane.accelerator.device.kind}:{index}",
-            products_per_sample=lane.products_per_sample,
-            alone_seconds=alone,
-            together_seconds=together,
-            alone_flops_per_s=stats.rate_estimate(work, alone),
-            together_flops_per_s=stats.rate_estimate(work, together),
-            check=threads[index].submit(lane.check).result(),
-        )
+    def done(futures: Mapping[str, Future[T]]) -> dict[str, T]:
+        """Their results; what failed of itself, and not because another did not come, is out of all that follows."""
+        results = dict[str, T]()
+        for name, future in futures.items():
+            try:
+                results[name] = future.result()
+            except threading.BrokenBarrierError:
+                continue
+            except (RuntimeError, RigbenchError) as error:
+                failed[name] = error
+        return results
 
     with contextlib.ExitStack() as stack:
-        threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in openers]
-        lanes = [thread.submit(opener).result() for thread, opener in zip(threads, openers, strict=True)]
-        pairs = list(zip(threads, lanes, strict=True))
-        alone = [thread.submit(load, lane, alone_seconds, False).result() for thread, lane in pairs]
-        waiting = [thread.submit(load, lane, together_seconds, True) for thread, lane in pairs]
-        together = [future.result() for future in waiting]
-        return tuple(map(record, range(len(lanes)), lanes, alone, together))
+        threads = {name: stack.enter_context(ThreadPoolExecutor(1)) for name in openers}
+        lanes = dict[str, Lane]()
+        for name, opener in openers.items():
+            lanes |= done({name: threads[name].submit(opener)})
+        alone = dict[str, tuple[float, ...]]()
+        for name, lane in lanes.items():
+            alone |= done({name: threads[name].submit(load, lane, alone_seconds, threading.Barrier(1))})
+        together, names = dict[str, tuple[float, ...]](), list(alone)
+        while len(names) > 1 and len(together) < len(names):
+            barrier = threading.Barrier(len(names))
+            waiting = {name: threads[name].submit(load, lanes[name], together_seconds, barrier) for name in names}
+            together = done(waiting)
+            late = [name for name in names if name not in together and name not in failed]
+            if len(late) + len(together) == len(names) and late:  # none failed: one did not come within a minute
+                failed |= dict.fromkeys(late, RuntimeError("the devices did not come to a common start"))
+            names = [name for name in names if name not in failed]
+        checks = done({name: threads[name].submit(lanes[name].check) for name in names if len(names) > 1})
+        return tuple(
+            _fleet_lane(name, lanes[name], alone[name], together[name], checks[name]) for name in checks
+        ), failed
+
+
+def _fleet_lane(
+    name: str, lane: Lane, alone: tuple[float, ...], together: tuple[float, ...], check: MatmulCheck
+) -> MatmulLane:
+    work = float(lane.flop * lane.products_per_sample)
+    return MatmulLane(
+        device=lane.accelerator.device,
+        name=name,
+        products_per_sample=lane.products_per_sample,
+        alone_seconds=alone,
+        together_seconds=together,
+        alone_flops_per_s=stats.rate_estimate(work, alone),
+        together_flops_per_s=stats.rate_estimate(work, together),
+        check=check,
+        shape=lane.shape,
+    )

@@ -11,13 +11,14 @@ from rigbench.core.options import NOT_GIVEN, Option, Reader, seconds, whole
 from rigbench.core.record import Absent, Device, EndedBy, Figure, Record, Telemetry
 from rigbench.model.record import Model
 
-METHOD = 2
+METHOD = 3  # 3: on GPUs, the model's products are handed over behind a hold
 Dtype = Literal["bf16", "fp16", "fp16-acc16", "tf32", "fp32", "fp8", "fp8-fast"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 DEFAULT_DTYPES: dict[str, tuple[Dtype, ...]] = {
     "cpu": ("bf16", "fp32"),
     "cuda": ("bf16", "fp16", "tf32", "fp32", "fp8"),
 }
+SAME_SHAPE = Absent("that of all")
 NOT_LOADED = Absent("interrupted before the load began")
 NOT_READ = Absent("not read beside this load")
 NO_DATASHEET = Absent("no datasheet peak for this device and dtype")
@@ -215,13 +216,15 @@ class MatmulLane(Record, frozen=True, kw_only=True):
     alone_flops_per_s: Estimate
     together_flops_per_s: Estimate
     check: MatmulCheck  # of its last product
+    shape: MatmulDims | Absent = SAME_SHAPE  # a smaller one, where its free memory has no room for that of all
 
 
 class MatmulFleet(MatmulDims, frozen=True, kw_only=True):
-    """All devices on one shape."""
+    """All devices on one shape, in the first arithmetic measured that each of them has."""
 
     dtype: str
     lanes: tuple[MatmulLane, ...]
+    left_out: tuple[str, ...] = ()  # which devices, and why
 
     @property
     def slowest(self) -> MatmulLane:
@@ -246,3 +249,4 @@ class Matmul(Record, frozen=True, kw_only=True):
     telemetry: Telemetry | Absent
     not_run: tuple[str, ...] = ()
     best_product: dict[str, str] = {}  # noqa: RUF012, msgspec copies it; by dtype, where it is the model's and which
+    failures: tuple[str, ...] = ()  # devices that failed in the load of all, and with what words: faults

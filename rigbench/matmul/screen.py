@@ -194,16 +194,20 @@ def _speed(shape: MatmulShape) -> str:
 
 
 def _show_fleet(fleet: MatmulFleet, console: Console) -> None:
-    console.print(Text(f"all {len(fleet.lanes)} GPUs on {fleet.dtype} {fleet.words}", style="bold"))
+    count = len(fleet.lanes)
+    which = f"{count} of {count + len(fleet.left_out)}" if fleet.left_out else f"all {count}"
+    console.print(Text(f"{which} GPUs on {fleet.dtype} {fleet.words}", style="bold"))
     rows = []
     for lane in fleet.lanes:
         alone, together = lane.alone_flops_per_s, lane.together_flops_per_s
         right = "correct" if lane.check.correct else "WRONG RESULT"
         share = units.format_share(together.value / alone.value)
-        rows.append((lane.name, f"alone {_rate(alone)}, all at once {_rate(together)}, {share} of alone; {right}"))
+        own = "" if isinstance(lane.shape, Absent) else f"; on {lane.shape.words}, for want of memory"
+        rows.append((lane.name, f"alone {_rate(alone)}, all at once {_rate(together)}, {share} of alone; {right}{own}"))
     total, slowest = sum(lane.together_flops_per_s.value for lane in fleet.lanes), fleet.slowest
     rate = slowest.together_flops_per_s.value
     behind = units.format_share(1 - rate / ((total - rate) / (len(fleet.lanes) - 1)))
     pace = f"{slowest.name} is the slowest, {behind} behind the others, and sets the pace"
     rows.append(("all", f"{units.format_flops_per_s(total)}; {pace}"))
+    rows += [(name, f"left out: {why}") for name, _, why in (printable(it).partition(": ") for it in fleet.left_out)]
     console.print(grid(rows))

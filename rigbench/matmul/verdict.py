@@ -67,7 +67,7 @@ def step(dtype: str, micro_batch: int, sequence: int, gemms: Sequence[Gemm], don
 
 
 def wrong(result: Matmul) -> list[str]:
-    """A line for every product whose result is not what float64 says."""
+    """A line for every product whose result is not what float64 says, and every device that failed beside the rest."""
     checks: list[tuple[str, MatmulCheck]] = [(f"{it.dtype} {it.words}", it.check) for it in result.shapes]
     for ceiling in result.ceilings:
         name = f"{ceiling.dtype} {ceiling.words}"
@@ -79,7 +79,7 @@ def wrong(result: Matmul) -> list[str]:
         f"matmul {what} gave a wrong result, {check.largest_error_over_bound:.2g} times the error that rounding allows"
         for what, check in checks
         if not check.correct
-    ]
+    ] + [f"matmul on {line}" for line in result.failures]
 
 
 def mended(result: Matmul) -> Matmul:

@@ -110,7 +110,7 @@ def assembled(
         round=number,
         control=setting.control,
         ended=outcome.ended,
-        reason=outcome.reason,
+        reason=renamed(outcome.reason, names),
         dead_ranks=outcome.dead_ranks,
         at="" if finished else renamed(last.at, names) if last else "the start of its processes",
         at_devices=() if finished or last is None else tuple(names[name] for name in last.at_devices),

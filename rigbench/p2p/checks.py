@@ -189,6 +189,11 @@ class TorchRanks:
     def __init__(self, device: str, backend: str) -> None:
         self.rank, self.count, self.device = dist.get_rank(), dist.get_world_size(), device
         self._group = dist.new_group(backend=backend, timeout=timedelta(seconds=NEVER_SECONDS))
+        self._token = torch.zeros(1, device=device)
+
+    def align(self) -> None:
+        """On a GPU in its stream: the host does not wait."""
+        self.all_reduce(self._token)
 
     def all_reduce(self, buffer: torch.Tensor) -> None:
         dist.all_reduce(buffer, group=self._group)
@@ -261,12 +266,15 @@ def summed(like: torch.Tensor, number: int, senders: Sequence[int]) -> torch.Ten
 def time_reduces(ranks: TorchRanks, accelerator: Accelerator, size_bytes: int, budget: Budget) -> ReduceTimes:
     """All_reduces of one size until rank 0's median is tight, each entered together; every rank's own seconds."""
     buffer = torch.empty(size_bytes // FLOAT_BYTES, dtype=torch.float32, device=ranks.device)
-    repeats, seconds = repeats_in_place(ranks.count), list[float]()
+    repeats, seconds, late = repeats_in_place(ranks.count), list[float](), list[bool]()
 
     def repeat(count: int) -> list[float]:
+        late.clear()
         for start in range(0, count, repeats):
             buffer.normal_()
-            seconds.extend(accelerator.timed(lambda _: ranks.all_reduce(buffer), min(count - start, repeats)))
+            work, number = lambda _: ranks.all_reduce(buffer), min(count - start, repeats)
+            seconds.extend(accelerator.timed(work, number, align=ranks.align))
+            late.extend(accelerator.late)
         return seconds[-count:]
 
     timing: Timing | Absent = Absent("rank 0 decides when there is enough")
@@ -277,6 +285,7 @@ def time_reduces(ranks: TorchRanks, accelerator: Accelerator, size_bytes: int, b
             target_half_width=budget.target_half_width,
             limit_seconds=budget.limit_seconds,
             should_stop=budget.should_stop,
+            late=lambda: late,
         )
         ranks.agree(0)
     else:

@@ -12,6 +12,7 @@ import torch
 
 from rigbench.bandwidth.record import Transfer
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.failures import is_out_of_memory
 from rigbench.core.record import Absent
 from rigbench.core.units import format_bytes
 from rigbench.machine.accelerator import Accelerator, cuda_devices, open_device
@@ -44,9 +45,16 @@ def run(options: Options, report: Report, world: World) -> P2pRank:
             "install a CUDA build of torch that fits the driver",
             NOTHING,
         )
-    accelerator = open_device(f"cuda:{world.local_rank}")
+    device = f"cuda:{world.local_rank}"
+    accelerator = open_device(device)
     join(world, report, "gloo")
-    return measure(options, report, CudaCards(), TorchRanks(f"cuda:{world.local_rank}", "nccl"), accelerator)
+    try:
+        return measure(options, report, CudaCards(), TorchRanks(device, "nccl"), accelerator)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        why = f"{device} ran out of memory in the checks, which says nothing of P2P"
+        raise RigbenchError(why, "end the program that holds it", NOTHING) from None
 
 
 def measure(options: Options, report: Report, cards: Cards, ranks: TorchRanks, accelerator: Accelerator) -> P2pRank:
@@ -104,7 +112,7 @@ class _Arm:
 
     def time_copies(self) -> bool:
         """The largest copy one way, back, and both ways at once, by rank 0. Whether to go on."""
-        facts = (self.options.devices, self.options.peer_access, self.options.copy_bytes)
+        facts = (range(self.options.devices), self.options.peer_access, self.options.copy_bytes)
         for group in copies.plan_peers(self.cards, *facts)[0] if self.leads else ():
             buffers = group.make()
             for label, row in group.rows[-len(copies.WAYS) :]:

@@ -10,7 +10,7 @@ from rigbench.core.options import NOT_GIVEN, Option, seconds, whole
 from rigbench.core.record import Absent, Device, Record, Tally
 from rigbench.machine.record import GpuPair
 
-METHOD = 1
+METHOD = 2  # 2: all_reduces begin together, after the cache was flushed, behind a hold
 MIB = 1 << 20
 P2pVerdict = Literal["works", "broken", "not available", "inconclusive", "not applicable"]
 Way = Literal["copy engine", "kernel", "send/recv", "all_reduce"]

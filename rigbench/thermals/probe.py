@@ -86,7 +86,7 @@ def run(options: Options, report: Report) -> HeatLoad:
 def _choose(accelerator: Accelerator, size: int | Absent) -> tuple[Dtype, dict[str, float]]:
     """The first that a GPU has natively; on a CPU the fastest, with the seconds of one product of each."""
     kind = accelerator.device.kind
-    usable = [dtype for dtype in CANDIDATES[kind] if not products.unavailable(dtype, accelerator)]
+    usable = [dtype for dtype in CANDIDATES[kind] if not products.unavailable(dtype, accelerator.torch_device)]
     if kind == "cuda":
         return usable[0], {}
     smallest = SIZES[kind][-1]

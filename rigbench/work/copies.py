@@ -105,13 +105,16 @@ def measure(moves: Sequence[Move], clock: Clock, budget: Budget, *, counted_byte
     """
     verdict = Verdict()
     lanes = [Lane(move.work, move.stream) for move in moves]
+    late: list[bool] = []  # of the last samples
 
     def sample(count: int) -> list[float]:
+        late.clear()
         seconds = []
         for _ in range(count):
             for move in moves:
                 move.destination.zero_()
             seconds.append(clock(lanes))
+            late.append(clock.late)
             for move in moves:
                 verdict.check(move)
         return seconds
@@ -123,6 +126,7 @@ def measure(moves: Sequence[Move], clock: Clock, budget: Budget, *, counted_byte
         limit_seconds=budget.limit_seconds,
         max_samples=MOST_SAMPLES,
         should_stop=budget.should_stop,
+        late=lambda: late,
     )
     return Transfer(
         **facts,
@@ -301,11 +305,13 @@ def plan_device(cards: Cards, index: int, cpus: str | Absent, largest_bytes: int
     return groups
 
 
-def plan_peers(cards: Cards, count: int, peer_access: bool, largest_bytes: int) -> tuple[list[Group], list[str]]:
-    """Every pair of GPUs, and in words the pairs that cannot be had."""
+def plan_peers(
+    cards: Cards, indices: Sequence[int], peer_access: bool, largest_bytes: int
+) -> tuple[list[Group], list[str]]:
+    """Every pair of these GPUs, and in words the pairs that cannot be had."""
     groups, refused = [], []
-    copy = cards.peer_copy(count, peer_access)
-    for one, other in itertools.combinations(range(count), 2):
+    copy = cards.peer_copy(1 + max(indices), peer_access)
+    for one, other in itertools.combinations(indices, 2):
         label = f"cuda:{one} and cuda:{other}"
         if peer_access and not (cards.may_access(one, other) and cards.may_access(other, one)):
             refused.append(f"{label}: the driver does not allow them peer access")

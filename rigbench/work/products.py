@@ -45,12 +45,12 @@ ARITHMETIC: dict[Dtype, Arithmetic] = {
 ON_CPU = ("bf16", "fp16", "fp32")
 
 
-def unavailable(dtype: Dtype, accelerator: Accelerator) -> str:
+def unavailable(dtype: Dtype, torch_device: str) -> str:
     """Why this device or this torch does not offer an arithmetic; empty where it does."""
-    if accelerator.device.kind == "cpu":
+    if torch_device == "cpu":
         return "" if dtype in ON_CPU else "a CPU has no such arithmetic in torch"
     least = ARITHMETIC[dtype].least_capability
-    capability = torch.cuda.get_device_capability(accelerator.torch_device)
+    capability = torch.cuda.get_device_capability(torch_device)
     if capability < least:
         return f"needs compute capability {least[0]}.{least[1]}, this GPU has {capability[0]}.{capability[1]}"
     if dtype == "fp16-acc16" and not hasattr(torch.backends.cuda.matmul, "allow_fp16_accumulation"):
@@ -60,7 +60,7 @@ def unavailable(dtype: Dtype, accelerator: Accelerator) -> str:
 
 def offered(asked: Iterable[Dtype], accelerator: Accelerator) -> tuple[tuple[Dtype, ...], tuple[str, ...]]:
     """Those of the dtypes that this device multiplies, and a line on each of the others."""
-    reasons = {dtype: unavailable(dtype, accelerator) for dtype in asked}
+    reasons = {dtype: unavailable(dtype, accelerator.torch_device) for dtype in asked}
     found = tuple(dtype for dtype, reason in reasons.items() if not reason)
     return found, tuple(f"{dtype}: {reason}" for dtype, reason in reasons.items() if reason)
 

@@ -34,7 +34,7 @@ pytestmark = [
 @pytest.mark.parametrize("sides", [(256, 512, 768)] + [(2048, 2048, 8192), (4096, 4096, 16384)] * (not FAKE))
 def test_every_arithmetic_gives_a_right_product_and_a_wrong_one_is_caught(dtype, sides):
     accelerator = CudaAccelerator(0)
-    reason = products.unavailable(dtype, accelerator)
+    reason = products.unavailable(dtype, accelerator.torch_device)
     if reason:
         pytest.skip(reason)
     with products.arithmetic_chosen(dtype, "cuda"):
