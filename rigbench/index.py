@@ -100,10 +100,16 @@ class Index:
     """The index of one folder of runs, brought up to date when it is opened."""
 
     def __init__(self, runs: Path, read: Callable[[Path], Run], progress: Progress) -> None:
-        self._database = _open(runs.parent / "index.sqlite")
+        file = runs.parent / "index.sqlite"
+        self._database = _open(file)
         try:
+            if self._database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":  # damage within: made anew
+                self._database.close()
+                with contextlib.suppress(OSError):
+                    file.unlink()
+                self._database = _open(file)
             self._follow(runs, read, progress)
-        except sqlite3.Error:  # somebody else's file, a lock that stays, no space, damage within
+        except sqlite3.Error:  # somebody else's file, a lock that stays, no space
             self._database = _open(Path(":memory:"))
             self._follow(runs, read, progress)
 

@@ -103,8 +103,9 @@ def test_entries_of_one_rig_alone(home):
         lambda file: file.write_bytes(b"not a database, but as long as one may be" * 100),
         lambda file: file.write_bytes(file.read_bytes()[:5000]),
         lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes((whole := file.read_bytes())[:8192] + b"\xff" * 4096 + whole[12288:]),
     ],
-    ids=["missing", "garbage", "cut short", "empty"],
+    ids=["missing", "garbage", "cut short", "empty", "a page of it damaged"],
 )
 def test_a_lost_or_broken_index_is_made_anew(home, damage):
     before = ids(opened(home)[0])
