@@ -12,7 +12,7 @@ from rigbench.work.record import Disturbance, GpuBeside
 from rigbench.work.telemetry import REASONS
 
 # A share of running plus waiting. Processes of one quiet machine differ by 5 % anyway (budget/rates.py), and a quiet
-# probe's threads wait under 3 % (reports/, trust.csv); one busy loop on each core makes it about half.
+# probe's threads wait about 2 % (tests/bench/disturbed_trials.py); one busy loop on each core makes it about half.
 WAITED_SHARE = 0.10
 # Seconds of waiting in a second, over all threads. Work in step goes at the pace of its slowest thread: on 64 cores one
 # neighbour halves it, which is hardly 1 % of what 64 threads run and wait.
