@@ -92,8 +92,8 @@ ELSEWHERE = """\
 kWh), 0.641 USD (0.495 to 0.944 USD)
 1.2 EFLOP in 48 h is 6.94 TFLOP/s, 3.5 % of the 200 TFLOP/s peak of 2 Some Card: 11 times as long as
 it should take, 4.53 h (4.11 h to 5.82 h); look for what holds it back
-on 2xsome-card: cuda (Some Card), adamw, bf16, compiled, ddp on 2; nothing was measured there: every
-figure is predicted
+on 2xsome-card: cuda (2 × Some Card), adamw, bf16, compiled, ddp on 2; nothing was measured there:
+every figure is predicted
 
  rig                     hours               kWh                  USD          rent USD  of peak
  2xsome-card  4.5 (4.1 to 5.8)  3.4 (2.6 to 5.0)  0.64 (0.50 to 0.94)  4.5 (4.1 to 5.8)     43 %

@@ -15,6 +15,7 @@ from rigbench import __main__, store
 from rigbench.bandwidth import command as bandwidth
 from rigbench.bandwidth.record import Options as BandwidthOptions
 from rigbench.budget import command as budget
+from rigbench.budget import training
 from rigbench.budget.plan import request
 from rigbench.budget.record import Options as BudgetOptions
 from rigbench.collectives import command as collectives
@@ -87,7 +88,7 @@ def measured(tmp_path_factory) -> store.Store:
     stages = [
         Stage("topology", lambda job: diagnosis.examine(job, load=False)),
         Stage("matmul", lambda job: matmul.run(job, products)),
-        Stage("slices", lambda job: budget.train_slices(job, slices, watts)),
+        Stage("slices", lambda job: training.train_slices(job, slices, watts)),
         Stage("budget", lambda job: budget.run(job, asked, "cpu")),
     ]
     return measured_home(home, stages)

@@ -198,7 +198,7 @@ def predicted_rate(model) -> float:
 
 
 def test_sizes_not_measured_here_are_predicted_and_corrected_by_those_that_were(monkeypatch):
-    monkeypatch.setattr(ceilings, "from_runs", lambda runs: cpu_limits())
+    monkeypatch.setattr(ceilings, "from_runs", lambda runs, gpus: cpu_limits())
     # a rig that takes 1.3 times as long as predicted, at every size
     slices = [stored(model, predicted_rate(model) / 1.3) for model in (M5, M15, M120)]
     budget = plan(request(1e16, (M5, M15, M30, M120), plan=True), slices)

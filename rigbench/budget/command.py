@@ -21,12 +21,8 @@ if TYPE_CHECKING:
     from rigbench.budget.plan import Request
     from rigbench.core.profiles import RigProfile
     from rigbench.job import Job
-    from rigbench.model.record import Model
 
 HERE, MOST_RIGS = "here", 12
-# Sizes and seconds of the short slices: the smallest, a middle and the largest model show how efficiency rises with
-# size, and the middle one is the check on interpolating between the other two.
-QUICK_SECONDS = (15.0, 25.0, 60.0)
 
 
 # Of the recipe, what few set; the command line has --optimizer and --compile.
@@ -46,6 +42,7 @@ def budget(common: Common, options: Options, recipe: RecipeOptions, prices: Pric
         rigbench budget --params 120M --tokens-per-param 20 --price '0.30 EUR'
     """
     from rigbench.budget import plan
+    from rigbench.budget.training import short_slices
 
     rigs = _rigs(common.on, options, watts)
     request = plan.request(options, recipe, watts, prices.electricity)
@@ -90,6 +87,7 @@ def run(
     """
     from rigbench.budget import forecast
     from rigbench.budget.plan import assemble
+    from rigbench.budget.training import train_slices
     from rigbench.predict.capacity import predictor_of
     from rigbench.store import now
 
@@ -106,7 +104,9 @@ def run(
             if len(rigs) > 1:
                 refused.append(Refused(rig.reason if isinstance(rig, Absent) else rig.name, str(error)))
             elif error.exit_code == NOTHING and slices_first and not rigs:
-                train_slices(job, slices_first, request.watts)  # nothing stored is near enough to answer from
+                train_slices(
+                    job, slices_first, request.watts, request.recipe
+                )  # nothing stored is near enough to answer from
                 if job.has_no_answer:
                     job.keep(budget=Skipped("budget", BUSY))
                     return
@@ -119,33 +119,15 @@ def run(
     job.keep(budget=msgspec.structs.replace(first, others=tuple(others), refused=tuple(refused)))
 
 
-def short_slices(models: Sequence[Model], device: str | None) -> tuple[SliceOptions, ...]:
-    """A short slice of the smallest, the middle and the largest model of a series."""
-    picked = (models[0], models[len(models) // 2], models[-1])[: len(models)]
-    return tuple(
-        SliceOptions(model=model, device=device or "auto", seconds=seconds)
-        for model, seconds in zip(picked, QUICK_SECONDS, strict=False)
-    )
-
-
-def train_slices(job: Job, slices: Sequence[SliceOptions], watts: WattOptions) -> None:
-    """One after the other; one that is refused is kept as Skipped, and the others go on."""
-    from rigbench.train import slices as train
-
-    for options in slices:
-        try:
-            train.run(job, options, watts)
-        except RigbenchError as error:
-            job.keep(slices=(*job.run.slices, Skipped("train", str(error))))
-
-
 def _here(job: Job, request: Request, device: str | None) -> Budget:
     """From this run's own slices and those of earlier runs of this rig; of one kind of device where it was named."""
-    from rigbench.budget import forecast, rates
+    from rigbench.budget import forecast, rates, training
     from rigbench.budget.plan import assemble
     from rigbench.predict import ceilings
     from rigbench.store import now
 
+    its = training.wanted(job, device, request.recipe)
+    why = training.did_not_train(job, its) if isinstance(request.recipe.strategy, Absent) else ""
     for line in job.index.unreadable():
         job.warn(f"not used: {line}")
     versions = {entry.torch for entry in job.earlier if entry.slices} - {str(job.run.software.torch)}
@@ -165,6 +147,7 @@ def _here(job: Job, request: Request, device: str | None) -> Budget:
             rates.coverage(tests) if tests else None,
             METHOD,
             lambda stored: stored.slice if isinstance(request.watts.supply, Absent) else _whole(job, stored),
+            its.on_one(why) if why else its,
         )
     except RigbenchError as error:
         if error.exit_code != NOTHING or slices or not count:

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from rigbench.backtest.record import Coverage
-from rigbench.budget import money, rates
+from rigbench.budget import money, rates, record
 from rigbench.budget.plan import HOT_WORDS, NOT_SOAKED, Forecast, Machine, Request
-from rigbench.budget.record import CardPrice, Configuration, NextSlice, Rate, RigPrice
-from rigbench.budget.slices import Chosen, choose
+from rigbench.budget.record import CardPrice, Configuration, NextSlice, Rate, RigPrice, Scaling
+from rigbench.budget.slices import Chosen, Wanted, choose, trains
 from rigbench.core import profiles, stats, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.profiles import GpuProfile, RigProfile
-from rigbench.core.record import Absent, Device, Figure
+from rigbench.core.record import Absent, Device, Energy, Figure
 from rigbench.document import Run
 from rigbench.model.recipe import LOSS_CHUNKS, Recipe
 from rigbench.model.record import Model
@@ -32,6 +32,7 @@ from rigbench.work import power as cost
 from rigbench.work.record import Power, PowerPart
 
 SLICE_SECONDS = 60
+DRAW_ALIKE = "each card draws as much as those of the slices did (--wall-watts declares what they draw)"
 # Cards that train draw most of their limit, small models less: 0.85 of it, between six tenths and all. Assumed.
 WATTS_SHARE = Estimate(0.85, 0.6, 1.0, stats.LEVEL, "assumed", 0)
 
@@ -53,8 +54,12 @@ def here(
     history: Coverage | None = None,
     method: int | None = None,
     whole: Callable[[StoredSlice], Slice] = lambda stored: stored.slice,
+    its: Wanted | None = None,
 ) -> tuple[Machine, tuple[Forecast, ...]]:
     """This rig and its models, from its slices and what else is stored of it, all newest first.
+
+    `its`: how a full run would train here. Where slices of other numbers of cards are all there is, the step's model
+    carries what they tell over to that; None: what the slices say is the rig.
 
     `probes` are runs that measured its ceilings, `soaks` its heat, `history` is of its back-tests; `method` is the way
     of measuring slices that counts; `whole` reads a slice with its telemetry, which tells the supply's peak.
@@ -62,39 +67,132 @@ def here(
     Raises:
         RigbenchError: no stored slice can be used, or one of the models is too far from all of them; exit 3.
     """
-    chosen = choose(request.models, slices, request.recipe, method)
+    chosen = choose(request.models, slices, request.recipe, method, its)
     device, recipe = chosen.configuration.device, chosen.configuration.recipe
-    steps, correction = _steps(request.models, chosen, probes)
+    over = None
+    if its and device.kind == "cuda" and not its.fits(device, recipe.ranks):
+        over = its
+        recipe = msgspec.structs.replace(recipe, strategy=its.strategy, ranks=its.ranks)
+    steps, correction = _steps(request.models, chosen, probes, its, recipe if over else None)
     rests_on = tuple(f"{stored.run_id} {stored.slice.model.name}" for stored in chosen.slices)
+    of_steps, whys = [correction.apply(step) for step in steps], tuple[str, ...]()
+    if over:
+        _refuse_to_carry(chosen, over, steps)
+        of_steps = list(map(_sync_unmeasured, of_steps))
+        whys = (f"gradient sync of {over.strategy} on {over.ranks}: from none to twice what is predicted",)
     modelled = {
-        it.model.name: Rate(it.tokens_per_s, "predicted", rests_on, (f"model of the step: {it.seconds.method}",))
-        for it in map(correction.apply, steps)
+        it.model.name: Rate(it.tokens_per_s, "predicted", rests_on, (f"model of the step: {it.seconds.method}", *whys))
+        for it in of_steps
     }
     forecasts = []
     for model in request.models:
-        rate = surer(model, chosen, modelled.get(model.name))
-        forecasts.append(_from_slices(request, model, chosen, rates.corrected(rate, history) if history else rate))
+        rate = modelled[model.name] if over else surer(model, chosen, modelled.get(model.name))
+        forecast = _from_slices(request, model, chosen, rates.corrected(rate, history) if history else rate)
+        forecasts.append(_carried(forecast, request, chosen, over) if over else forecast)
     card: str | Absent = Absent("a processor has no datasheet here")
     if device.kind == "cuda":
         memory = device.memory_total_bytes
         card = profiles.match_gpu(None, device.name, None if isinstance(memory, Absent) else memory)
     hot_extra, hot_basis = hot_of(soaks, device.kind)
+    beside = [whole(stored) for stored in chosen.slices]
+    if over:
+        beside = [_drawn_by(it, recipe.ranks) for it in beside]
     machine = Machine(
-        configuration=chosen.configuration,
+        configuration=msgspec.structs.replace(chosen.configuration, recipe=recipe),
         cards=recipe.ranks,
         card=device.name,
-        power=cost.power([whole(stored) for stored in chosen.slices], request.watts),
+        power=cost.power(beside, request.watts),
         peak_flops_per_s=card if isinstance(card, Absent) else peak(card, recipe.precision, recipe.ranks),
         hot_extra=hot_extra,
         hot_basis=hot_basis,
         rent=money.NO_RENT if isinstance(card, Absent) else rent(card),
         purchase=money.NO_PURCHASE if isinstance(card, Absent) else _purchase(profiles.gpu(card), recipe.ranks),
+        notes=(DRAW_ALIKE,) if over else (),
+        remark=_remark(chosen, its, over),
+        scaling=record.ONE_CARD if over else scaling(chosen, slices),
         left_out=chosen.left_out,
     )
     if request.options.plan:
         following = _next(request, steps, correction) if steps else _missing_size(request, chosen)
         machine = machine._replace(next_slice=following)
     return machine, tuple(forecasts)
+
+
+def scaling(chosen: Chosen, slices: Sequence[StoredSlice]) -> Scaling | Absent:
+    """The largest model that was trained in the same way on all cards and on one; newest slices first."""
+    configuration = chosen.configuration
+    count = configuration.recipe.ranks
+    if count < 2 or configuration.device.kind != "cuda":
+        return record.ONE_CARD
+    for stored in sorted(chosen.slices, key=lambda it: it.slice.model.flop_per_token, reverse=True):
+        together = stored.slice
+        recipe = msgspec.structs.replace(together.recipe, strategy="single", ranks=1)
+        for other in slices:
+            one = other.slice
+            alike = (one.recipe, one.method, one.device.name) == (recipe, together.method, together.device.name)
+            if alike and one.model.shape == together.model.shape and one.ended_by not in ("interrupted", "worker died"):
+                return Scaling(
+                    model=together.model.name,
+                    cards=count,
+                    one=one.tokens_per_s,
+                    together=together.tokens_per_s,
+                    efficiency=together.tokens_per_s / one.tokens_per_s / count,
+                    rests_on=tuple(dict.fromkeys((stored.run_id, other.run_id))),
+                )
+    return Absent("no model was trained on one card and on all")
+
+
+def _sync_unmeasured(step: StepTime) -> StepTime:
+    """With room for gradient sync that computing hides altogether, and for twice what is predicted."""
+    its = step.seconds
+    share = sum(part.seconds for part in step.parts if part.name == "communication exposed") / its.value
+    seconds = msgspec.structs.replace(its, low=its.low * (1 - share), high=its.high * (1 + share))
+    return msgspec.structs.replace(step, seconds=seconds, tokens_per_s=step.tokens_per_step / seconds)
+
+
+def _refuse_to_carry(chosen: Chosen, its: Wanted, steps: Sequence[StepTime]) -> None:
+    device, recipe = chosen.configuration.device, chosen.configuration.recipe
+    cure = f"run {trains(chosen.slices[0].slice.model, its.strategy)}"
+    if device.name not in [gpu.name for gpu in its.cards.gpus]:
+        raise RigbenchError(f"no slice of {its.cards.words} is stored, only of {device.name}", cure, NOTHING)
+    if not steps:
+        on = "one card" if recipe.ranks == 1 else f"{recipe.ranks} cards"
+        what = f"the stored slices trained on {on} and a full run on {its.ranks}"
+        raise RigbenchError(f"{what}, and no stored ceilings tell what those would do", cure, NOTHING)
+
+
+def _remark(chosen: Chosen, its: Wanted | None, over: Wanted | None) -> str:
+    """Which cards of the rig are not counted; that so many were not measured together, and what would measure them."""
+    if its is None:
+        return ""
+    if its.cards.gpus and chosen.configuration.device.kind == "cpu":
+        return f"the CPU alone: no slice of {its.cards.words} is stored"
+    return "; ".join(filter(None, (its.remark, _said_of(chosen, over) if over else "")))
+
+
+def _said_of(chosen: Chosen, its: Wanted) -> str:
+    trained_on = chosen.configuration.recipe.ranks
+    how = "one card" if its.ranks == 1 else f"{its.strategy} on {its.ranks} cards"
+    on = "one card" if trained_on == 1 else f"{trained_on} cards"
+    largest = max((stored.slice.model for stored in chosen.slices), key=lambda model: model.flop_per_token)
+    return f"predicted for {how} from slices on {on}; `{trains(largest, its.strategy)}` measures it"
+
+
+def _carried(its: Forecast, request: Request, chosen: Chosen, over: Wanted) -> Forecast:
+    """With a batch on each card as the slices had."""
+    if not isinstance(request.options.batch_tokens, Absent):
+        return its
+    tokens = its.tokens_per_step // chosen.configuration.recipe.ranks * over.ranks
+    return its._replace(tokens_per_step=tokens, batch=f"{tokens:,} tokens, on each card as the slices had")
+
+
+def _drawn_by(it: Slice, count: int) -> Slice:
+    """As if so many cards had trained, each drawing as much; what the others drew is not what they will."""
+    energy = it.energy
+    if isinstance(energy, Energy):
+        energy = msgspec.structs.replace(energy, joules=energy.joules / it.cards * count)
+    draws = tuple(draw for draw in it.draws if draw.name != cost.OTHER_GPUS)
+    return msgspec.structs.replace(it, energy=energy, draws=draws, telemetry=Absent("of another number of cards"))
 
 
 def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[Machine, tuple[Forecast, ...]]:
@@ -186,21 +284,38 @@ def _startup(stored: StoredSlice) -> float:
     return its.setup_seconds + max(0.0, stored.early_seconds - its.steady_from * its.step_seconds.value - compiling)
 
 
-def _steps(models: Sequence[Model], chosen: Chosen, probes: Sequence[Run]) -> tuple[tuple[StepTime, ...], Correction]:
+def _steps(
+    models: Sequence[Model],
+    chosen: Chosen,
+    probes: Sequence[Run],
+    its: Wanted | None = None,
+    carried_to: Recipe | None = None,
+) -> tuple[tuple[StepTime, ...], Correction]:
     """Each model's step, trained as the slice nearest in size, and what this rig's slices correct of such predictions.
 
-    No steps where this rig's ceilings are not stored, or not in this precision, nor of one process on several cards.
+    With `carried_to`, on as many cards as that says. No steps where this rig's ceilings are not stored, or not in this
+    precision, nor of one process on several cards.
     """
     nothing = (), calibrate.calibrate([], [])
-    limits = ceilings.from_runs(probes)
-    if isinstance(limits, Absent) or limits.kind != chosen.configuration.device.kind:
+    card = its.cards.gpus[:1] if its else ()
+    trained_on = chosen.configuration.recipe.ranks
+    limits = ceilings.from_runs(probes, card * trained_on)
+    target = limits if carried_to is None else ceilings.from_runs(probes, card * carried_to.ranks)
+    if isinstance(limits, Absent) or isinstance(target, Absent) or limits.kind != chosen.configuration.device.kind:
         return nothing
     if any(stored.slice.split_over > 1 for stored in chosen.slices):
         return nothing
+
+    def recipe(model: Model) -> Recipe:
+        own = chosen.nearest(model).slice.recipe
+        if carried_to is None:
+            return own
+        return msgspec.structs.replace(own, strategy=carried_to.strategy, ranks=carried_to.ranks)
+
     try:
         predicted = [steptime.predict(stored.slice.model, stored.slice.recipe, limits) for stored in chosen.slices]
         measured = [Measured(stored.slice.tokens_per_s, stored.run_id) for stored in chosen.slices]
-        steps = tuple(steptime.predict(model, chosen.nearest(model).slice.recipe, limits) for model in models)
+        steps = tuple(steptime.predict(model, recipe(model), target) for model in models)
         return steps, calibrate.calibrate(predicted, measured)
     except RigbenchError:
         return nothing

@@ -197,6 +197,8 @@ class Machine(NamedTuple):
     rent: CardPrice | Absent = money.NO_RENT
     purchase: record.RigPrice | Absent = money.NO_PURCHASE
     notes: tuple[str, ...] = ()
+    remark: str = ""  # what of the rig is not counted, or was not measured so
+    scaling: record.Scaling | Absent = record.ONE_CARD
     left_out: tuple[str, ...] = ()
     next_slice: record.NextSlice | Absent = Absent("not asked for; give --plan")
 
@@ -232,6 +234,8 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
         method=METHOD,
         started_at=started_at,
         rig=machine.name,
+        remark=machine.remark,
+        scaling=machine.scaling,
         goal=record.Goal(
             kind=request.kind,
             amount=request.amount,
@@ -537,7 +541,9 @@ def _warnings(
         widest = max(guessed, key=lambda row: (round(row.rate.tokens_per_s.half_width, 9), row.total_parameters))
         line = f"{len(guessed)} of {len(series)} models are predicted, not measured"
         if isinstance(machine.next_slice, Absent):
-            line += f"; rigbench train-probe --params {widest.model} would narrow this most"
+            strategy = machine.configuration.recipe.strategy
+            how = "" if strategy == "single" else f" --strategy {strategy}"
+            line += f"; rigbench train-probe --params {widest.model}{how} would narrow this most"
         lines.append(line)
     if hours.value > HOURS_PER_YEAR:
         lines.append(f"that is {hours.value / HOURS_PER_YEAR:,.1f} years of this rig")

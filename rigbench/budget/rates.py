@@ -13,7 +13,7 @@ import msgspec
 from rigbench.backtest.record import METHOD as BACKTEST_METHOD
 from rigbench.backtest.record import Backtest, Coverage
 from rigbench.budget.record import Rate
-from rigbench.budget.slices import Chosen, family, mean_log_rate
+from rigbench.budget.slices import Chosen, family, mean_log_rate, trains
 from rigbench.core import stats, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
@@ -79,7 +79,7 @@ def rate(model: Model, chosen: Chosen) -> Rate:
         estimate = exact.flops_per_s / model.flop_per_token
         enough = all(stored.steady_steps >= FEWEST_STEPS for stored in by_size[model.flop_per_token])
         return Rate(estimate, "measured", exact.rests_on, exact.widened_by, has_middle=enough)
-    size, cure = math.log(model.flop_per_token), f"run rigbench train-probe --params {model.name}"
+    size, cure = math.log(model.flop_per_token), f"run {trains(model, chosen.configuration.recipe.strategy)}"
     if not points:
         raise RigbenchError(f"no slice of {model.name} or of its kind is stored", cure, exit_code=NOTHING)
     nearest = min(points, key=lambda point: abs(point.log_size - size))

@@ -23,7 +23,7 @@ SPLITS: dict[str, Split] = {
     "equal-flops": "equal FLOP",
     "compute-optimal": "compute-optimal",
 }
-THIS_RIG = Absent("this rig")
+THIS_RIG, ONE_CARD = Absent("this rig"), Absent("one card")
 
 
 class CardPrice(Record, frozen=True):
@@ -229,7 +229,8 @@ class Configuration(Record, frozen=True):
         plural = "" if self.device.threads == 1 else "s"
         threads = f", {self.device.threads} thread{plural}" if self.device.kind == "cpu" else ""
         allocator = ", allocator keeps memory" if self.host_allocator == "keeps memory" else ""
-        return f"{self.device.kind} ({self.device.name}{threads}), {self.recipe.words}{allocator}"
+        count = f"{self.recipe.ranks} × " if self.recipe.ranks > 1 and self.device.kind == "cuda" else ""
+        return f"{self.device.kind} ({count}{self.device.name}{threads}), {self.recipe.words}{allocator}"
 
 
 class Rate(Record, frozen=True):
@@ -241,6 +242,17 @@ class Rate(Record, frozen=True):
     widened_by: tuple[str, ...]  # what widened the interval, and by how much
     has_middle: bool = True  # whether slices of three steps and more are behind it: else it is a range
     history_factor: float = 1.0  # what the rig's back-tests multiplied its logarithmic half-width with
+
+
+class Scaling(Record, frozen=True, kw_only=True):
+    """One model trained in the same way on one card and on all."""
+
+    model: str
+    cards: int
+    one: Estimate  # tokens per second
+    together: Estimate
+    efficiency: Estimate  # of so many times the one card
+    rests_on: tuple[str, ...]  # runs
 
 
 class LawLoss(Record, frozen=True):
@@ -398,6 +410,8 @@ class Budget(Record, frozen=True, kw_only=True):
     goal: Goal
     flops: float
     configuration: Configuration
+    remark: str = ""  # which of the rig's cards are not counted, or that so many were not measured together, and why
+    scaling: Scaling | Absent = ONE_CARD
     series_name: str
     series: tuple[PlanRow, ...]
     series_flop_6n: float

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from rigbench.budget.record import Budget, NextSlice, PlanRow, Purchase, Rent
+from rigbench.budget.record import Budget, NextSlice, PlanRow, Purchase, Rent, Scaling
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Price
@@ -36,6 +36,8 @@ def show(budget: Budget, console: Console) -> None:
     if isinstance(budget.rig, str):
         where, words = f"{budget.rig}: ", "; nothing was measured there: every figure is predicted"
     say(f"on {where}{budget.configuration.words}{words}")
+    if budget.remark:
+        say(budget.remark, "yellow")
     if budget.others or budget.refused:
         console.print()
         console.print(_side_by_side(budget))
@@ -264,6 +266,14 @@ def _labelled(lines: Iterable[tuple[str, str]]) -> Table:
 def _notes(budget: Budget) -> Iterator[tuple[str, str]]:
     """(label, text) of every line below the tables; a label that repeats is shown once."""
     yield from _achieved(budget)
+    scaling = budget.scaling
+    if isinstance(scaling, Scaling):
+        one, all_cards = (units.format_rate(its.value) for its in (scaling.one, scaling.together))
+        yield (
+            "scaling",
+            f"{scaling.model}: {one} on one card, {all_cards} on {scaling.cards}, "
+            f"{span(scaling.efficiency, units.format_share)} of {scaling.cards} times one",
+        )
     its = budget.next_slice
     if isinstance(its, NextSlice):
         if isinstance(its.half_width_then, Absent):

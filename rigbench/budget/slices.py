@@ -11,14 +11,48 @@ import msgspec
 
 from rigbench.budget.record import Configuration
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.record import Absent
-from rigbench.model.recipe import Recipe, RecipeOptions
+from rigbench.core.record import Absent, Device
+from rigbench.machine.cuda_map import Cards
+from rigbench.model.recipe import Recipe, RecipeOptions, Strategy
 from rigbench.model.record import Model
 from rigbench.train.record import FEWEST_STEPS, Slice, StoredSlice
 
 MOST_LINES = 8
 ANY_RECIPE = RecipeOptions()
 ANY = Absent("any")  # what tells one card of a kind from another
+
+
+class Wanted(NamedTuple):
+    """How a full run trains on this rig; no cards: on a CPU, or on GPUs that the driver does not tell of."""
+
+    cards: Cards = Cards()
+    strategy: Strategy = "single"
+
+    @property
+    def ranks(self) -> int:
+        return max(1, len(self.cards.gpus))
+
+    @property
+    def remark(self) -> str:
+        """Which of the rig's cards are not counted, and why."""
+        cards = self.cards
+        if not cards.gpus or not cards.hidden:
+            return ""
+        return f"{one_of_cards(len(cards.gpus), len(cards.gpus) + len(cards.hidden))}: {cards.why}"
+
+    def fits(self, device: Device, ranks: int) -> bool:
+        """Whether a slice of so many of such cards is one of what a full run would be."""
+        names = [gpu.name for gpu in self.cards.gpus]
+        return not names or (device.kind == "cuda" and device.name in names and ranks == len(names))
+
+    def on_one(self, why: str) -> Wanted:
+        """One card of several, since all together did not train."""
+        first = self.cards.first
+        return Wanted(first._replace(why="; ".join(filter(None, (self.cards.why, why)))))
+
+
+def one_of_cards(count: int, of: int) -> str:
+    return f"{'one' if count == 1 else count} of {of} cards"
 
 
 class Chosen(NamedTuple):
@@ -42,10 +76,12 @@ def choose(
     measured: Sequence[StoredSlice],
     recipe: RecipeOptions = ANY_RECIPE,
     method: int | None = None,
+    its: Wanted | None = None,
 ) -> Chosen:
     """The configuration whose slices cover most of these models, and its usable slices.
 
-    A GPU goes before the CPU, which nobody with a GPU trains on; of equals the one with the latest slice is taken.
+    A GPU goes before the CPU, which nobody with a GPU trains on, and as many cards as a full run would use (`its`)
+    before fewer; of equals the one with the latest slice is taken.
     Configurations are never mixed: a model measured only in another one is predicted, and the line left out says so.
     `method` is the way of measuring that counts; None: the newest that is stored.
 
@@ -66,13 +102,15 @@ def choose(
     if not groups:
         why = f" can be used ({_lines(left_out)[0]})" if left_out else " is stored"
         middle = sorted(models, key=lambda model: model.flop_per_token)[len(models) // 2]  # within reach of both ends
-        cure = f"run rigbench train-probe --params {middle.name}"
+        cure = f"run {trains(middle, its.strategy if its else 'single')}"
         raise RigbenchError(f"no slice of this rig{why}", cure, exit_code=NOTHING)
 
-    def preference(group: Sequence[StoredSlice]) -> tuple[bool, int, str]:
+    def preference(group: Sequence[StoredSlice]) -> tuple[bool, bool, bool, int, str]:
         covered = {stored.slice.model.shape for stored in group} & {model.shape for model in models}
-        on_gpu = group[0].slice.device.kind != "cpu"
-        return on_gpu, len(covered), max(stored.slice.started_at for stored in group)
+        one = group[0].slice
+        fits = its is None or its.fits(one.device, one.cards)
+        usual = its is None or one.recipe.strategy == its.strategy
+        return one.device.kind != "cpu", fits, usual, len(covered), max(stored.slice.started_at for stored in group)
 
     best = max(groups.values(), key=preference)
     for group in groups.values():
@@ -87,6 +125,12 @@ def choose(
 def configuration_of(result: Slice) -> Configuration:
     recipe = msgspec.structs.replace(result.recipe, micro_batch=0, accumulation=1, ranks=result.cards)
     return Configuration(result.device, recipe, result.host_allocator)
+
+
+def trains(model: Model, strategy: Strategy) -> str:
+    """The command whose slice would do."""
+    words = f"rigbench train-probe --params {model.name}"
+    return words if strategy == "single" else f"{words} --strategy {strategy}"
 
 
 def family(model: Model) -> tuple[object, ...]:

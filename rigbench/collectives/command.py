@@ -59,7 +59,7 @@ def on_device(options: Options, device: str | None) -> Options:
 def run(job: Job, options: Options, world: World | None) -> Collectives | Skipped:
     """The ranks of this machine, or this one among others', sensors read beside them."""
     cards = job.cards(options.device)
-    gpus = len(cards.gpus)
+    gpus, options = len(cards.gpus), msgspec.structs.replace(options, device=options.device.partition(":")[0])
     count = gpus if gpus > 1 else 2
     if world:
         count = world.size

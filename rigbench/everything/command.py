@@ -35,6 +35,7 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
     asked = request(plan, RecipeOptions(), watts, prices.electricity)
 
     def work(job: Job) -> None:
+        job.cards(common.device)  # a device that is not there is refused before anything is measured
         stages = whole_run(asked.models, options.quick, common.device, watts)
         measure(job, stages)
         diagnosis.contradict(job)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rigbench.bandwidth import command as bandwidth
 from rigbench.bandwidth.record import Options as BandwidthOptions
-from rigbench.budget.command import short_slices, train_slices
+from rigbench.budget.training import short_slices, train_slices
 from rigbench.collectives import command as collectives
 from rigbench.collectives.record import Options as CollectivesOptions
 from rigbench.core.errors import RigbenchError
@@ -43,9 +43,7 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None, watts: W
     where = device or "auto"
     transfers = BandwidthOptions(seconds=10.0, largest_bytes=256 << 20) if quick else BandwidthOptions()
     pairs = P2pOptions(times=1 if quick else 3)
-    # Collectives take all GPUs or none.
-    groups = CollectivesOptions(seconds=8.0 if quick else NOT_GIVEN)
-    groups = collectives.on_device(groups, device.partition(":")[0] if device else None)
+    groups = CollectivesOptions(seconds=8.0 if quick else NOT_GIVEN, device=where)
     products = MatmulOptions(model=models[-1], device=where, seconds=QUICK_MATMUL_SECONDS if quick else NOT_GIVEN)
     every_size = tuple(SliceOptions(model=model, device=where) for model in models)
     slices = short_slices(models, device) if quick else every_size
@@ -53,7 +51,7 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None, watts: W
     stages = [
         Stage("topology", lambda job: diagnosis.examine(job, load=bool(job.gpus))),
         Stage("bandwidth", partial(bandwidth.run, options=transfers, device=where)),
-        Stage("p2p", partial(p2p.run, options=pairs)),
+        Stage("p2p", partial(p2p.run, options=pairs, device=device)),
         Stage("collectives", partial(collectives.run, options=groups, world=None)),
         Stage("matmul", partial(matmul.run, options=products)),
         Stage("slices", partial(train_slices, slices=slices, watts=watts)),

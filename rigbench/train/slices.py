@@ -179,7 +179,8 @@ def _in_ranks(
         job.faults.append(f"train {strategy}: {outcome.reason}{blamed}")
     if outcome.result is None and outcome.ended == "interrupted":
         raise Interrupted
-    result: Slice | Skipped = outcome.result or Skipped("train", outcome.reason or "no rank came to a step")
+    why = outcome.reason or "no rank came to a step"
+    result: Slice | Skipped = outcome.result or Skipped(skipped_as(strategy, count), why)
     if isinstance(result, Slice):
         result = msgspec.structs.replace(result, telemetry=sensors)
         result = completed(job, result, watts, _cards(its, result))
@@ -191,6 +192,11 @@ def _in_ranks(
     if outcome.ended == "interrupted" or (isinstance(result, Slice) and result.ended_by == "interrupted"):
         raise Interrupted
     return result
+
+
+def skipped_as(strategy: str, count: int) -> str:
+    """The name of a slice that was not trained: of several cards it says which of them, as one card may do."""
+    return "train" if count == 1 else f"train, {strategy} on {count}"
 
 
 def rank_count(its: Cards) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from rigbench import __main__
-from rigbench.budget import command as budget
+from rigbench.budget import training
 from rigbench.everything import plan
 from rigbench.model import shape
 
@@ -43,6 +43,7 @@ def small(series: Any) -> Any:
 
 for name in ("BandwidthOptions", "CollectivesOptions", "MatmulOptions", "DataloaderOptions", "SoakOptions"):
     setattr(plan, name, shortened(getattr(plan, name)))
-budget.QUICK_SECONDS = tuple(SHARE * seconds for seconds in budget.QUICK_SECONDS)
+training.QUICK_SECONDS = tuple(SHARE * seconds for seconds in training.QUICK_SECONDS)
+training.ALONE_SECONDS *= SHARE
 shape.series = small(shape.series)
 __main__.main()
