@@ -60,9 +60,9 @@ class Piece:
         self.keep(seconds=time.monotonic() - self.began)
         return 1 if self.kept["off"] else 0
 
-    def rigbench(self, *words: str, start: Sequence[str] = RIGBENCH) -> tuple[dict[str, Any], int, str]:
+    def rigbench(self, *words: str) -> tuple[dict[str, Any], int, str]:
         """(the run's document, exit code, what it said on standard error); no document: {}."""
-        return finished(self.started(*words, start=start))
+        return finished(self.started(*words))
 
     def started(self, *words: str, start: Sequence[str] = RIGBENCH, home: str = "home") -> subprocess.Popen[str]:
         command = [sys.executable, *start, *words, "--json", "--home", str(self.out / home)]
