@@ -8,8 +8,6 @@ from rigbench.p2p import probe as p2p
 from rigbench.p2p.checks import TorchRanks
 from rigbench.work import ranks
 
-Options = p2p.Options
-
 
 class OneCard(CudaCards):
     """Every index is the first GPU."""

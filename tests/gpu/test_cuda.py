@@ -10,7 +10,9 @@ from real_card import FAKE, model, only_real
 from rigbench.machine.accelerator import CudaAccelerator, choose_device
 from rigbench.machine.nvml import Nvml
 from rigbench.matmul import probe as matmul
+from rigbench.matmul.record import ProbeOptions as MatmulOptions
 from rigbench.train import probe as train
+from rigbench.train.record import Options as TrainOptions
 from rigbench.work.process import Report
 
 pytestmark = [
@@ -49,7 +51,7 @@ def test_flushing_the_cache_makes_a_small_read_slower():
 
 
 def test_matmul_is_right_and_below_its_datasheet():
-    options = matmul.Options(
+    options = MatmulOptions(
         model=model("120M"), device="cuda:0", seconds=8.0 if FAKE else 30.0, hot_seconds=0.5 if FAKE else 2.0
     )
     result = matmul.run(options, Report(io.BytesIO()))
@@ -57,7 +59,7 @@ def test_matmul_is_right_and_below_its_datasheet():
 
 
 def test_a_slice_trains_and_counts_its_memory(tmp_path):
-    options = train.Options(model=model("15M"), cache=str(tmp_path), device="cuda:0", seconds=5.0)
+    options = TrainOptions(model=model("15M"), cache=str(tmp_path), device="cuda:0", seconds=5.0)
     result = train.run(options, Report(io.BytesIO()))
     assert result.recipe.precision == "bf16"
     assert FAKE or result.steps.loss[-1] < result.steps.loss[0]

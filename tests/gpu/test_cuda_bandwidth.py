@@ -13,7 +13,7 @@ from real_card import only_real
 from rigbench import store
 from rigbench.bandwidth import command, verdict
 from rigbench.bandwidth import probe as bandwidth
-from rigbench.bandwidth.record import Options
+from rigbench.bandwidth.record import Options, PartOptions
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent
 from rigbench.job import Job
@@ -119,8 +119,6 @@ def test_the_drivers_own_peer_copy_moves_bytes():
 
 
 def test_a_cuda_part_runs_in_this_process_too():
-    result = bandwidth.run(
-        bandwidth.Options(device="cuda:0", seconds=5.0, largest_bytes=64 * MIB), Report(io.BytesIO())
-    )
+    result = bandwidth.run(PartOptions(device="cuda:0", seconds=5.0, largest_bytes=64 * MIB), Report(io.BytesIO()))
     assert (result.name, result.ended) == ("cuda:0", "finished")
     assert {row.clock for row in result.transfers} == {"device", "host"}

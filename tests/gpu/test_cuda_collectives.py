@@ -27,7 +27,7 @@ LARGEST_BYTES = 1 << 20 if FAKE else 64 << 20
 def measured(home: Path, count: int):
     options = Options(device="cuda", max_bytes=LARGEST_BYTES, seconds=15.0, limit_seconds=180.0)
     job = Job(store.Store(home), Rig.live(), "collectives", Silent())
-    result = command.judged(command.started(job, options, None, count), count)
+    result = command.judged(command.started(job, options, None, count, lambda share, text: None), count)
     assert result is not None
     assert (result.verdict, result.reason, verdict.faults(result)) == ("fine", "", [])
     assert (result.backend, result.world_size) == ("nccl", count)

@@ -75,8 +75,8 @@ def test_monitor_sees_a_busy_gpu_with_its_watts_traffic_and_process():
     assert trouble is None
     gpu = next(one for one in found.gpus if one.uuid == CudaAccelerator(0).device.uuid)
     assert isinstance(gpu.gone, Absent)
-    assert gpu.utilisation_share.mean > 0.8  # type: ignore[union-attr]
-    assert gpu.power_watts.mean > 50  # type: ignore[union-attr]
-    assert gpu.energy.joules == pytest.approx(gpu.power_watts.mean * gpu.energy.seconds, rel=0.1)  # type: ignore[union-attr]
+    assert gpu.utilisation_share.mean > 0.8
+    assert gpu.power_watts.mean > 50
+    assert gpu.energy.joules == pytest.approx(gpu.power_watts.mean * gpu.energy.seconds, rel=0.1)
     assert not isinstance(gpu.to_gpu_bytes_per_s, Absent)
     assert found.late_ticks <= 1

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rigbench.dataloader import probe as dataloader
-from rigbench.dataloader.record import Loading
+from rigbench.dataloader.record import Loading, Options
 from rigbench.model.batches import Batches
 from rigbench.work.process import Report
 
@@ -42,9 +42,7 @@ def test_batches_on_the_gpu_are_those_of_the_cpu_however_they_get_there(file, pi
 
 
 def test_every_path_is_copied_to_the_gpu_pinned_and_not(file, tmp_path):
-    options = dataloader.Options(
-        device="cuda:0", data=str(file), cache=str(tmp_path), micro_batch=16, workers=(0, 2), seconds=0.5
-    )
+    options = Options(device="cuda:0", data=str(file), cache=str(tmp_path), micro_batch=16, workers=(0, 2), seconds=0.5)
     result = dataloader.run(options, Report(io.BytesIO()))
     assert [sweep.path for sweep in result.sweeps] == ["own loader", "memory map"]
     for sweep in result.sweeps:

@@ -17,7 +17,7 @@ from ceiling_pair import compare
 from rigbench.core.record import Absent
 from rigbench.machine.accelerator import CudaAccelerator
 from rigbench.matmul import probe as matmul
-from rigbench.matmul.record import DTYPES
+from rigbench.matmul.record import DTYPES, ProbeOptions
 from rigbench.model import shape
 from rigbench.work import products
 from rigbench.work.process import Report
@@ -79,7 +79,7 @@ def test_a_tenth_of_the_looks_next_to_all_of_them(dtype, unit, limit, capsys):
 
 @only_real
 def test_the_whole_probe_runs_in_every_arithmetic_that_the_device_has(capsys):
-    options = matmul.Options(
+    options = ProbeOptions(
         model=shape.model_named("120M"), device="cuda:0", dtypes=DTYPES, seconds=100.0, hot_seconds=4.0
     )
     result = matmul.run(options, Report(io.BytesIO()))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from p2p_on_one_gpu import OneCard, Options
+from p2p_on_one_gpu import OneCard
 
 from rigbench import store
 from rigbench.core.progress import Silent
@@ -13,8 +13,8 @@ from rigbench.job import Job
 from rigbench.machine.rig import Rig
 from rigbench.p2p import command
 from rigbench.p2p.checks import Writes, check_writes
+from rigbench.p2p.record import ArmOptions, P2pRank
 from rigbench.p2p.record import Options as P2pOptions
-from rigbench.p2p.record import P2pRank
 from rigbench.work import ranks
 
 CUDA = torch.cuda.is_available()
@@ -43,7 +43,7 @@ def test_two_ranks_of_nccl_on_one_gpu_agree(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     outcome = ranks.call(
         "p2p_on_one_gpu",
-        Options(devices=2, peer_access=True),
+        ArmOptions(devices=2, peer_access=True),
         P2pRank,
         world_size=2,
         limit_seconds=100,

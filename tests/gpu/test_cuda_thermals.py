@@ -13,7 +13,7 @@ from rigbench.job import Job
 from rigbench.machine.rig import Rig
 from rigbench.thermals import command as thermals
 from rigbench.thermals import probe as heat_load
-from rigbench.thermals.record import HeatFit, Options
+from rigbench.thermals.record import HeatFit, LoadOptions, Options
 from rigbench.work.process import Report
 
 pytestmark = [
@@ -23,7 +23,7 @@ pytestmark = [
 
 
 def test_the_load_keeps_tensor_cores_busy_without_a_gap():
-    result = heat_load.run(heat_load.Options(seconds=5.0, device="cuda:0"), Report(io.BytesIO()))
+    result = heat_load.run(LoadOptions(seconds=5.0, device="cuda:0"), Report(io.BytesIO()))
     wall = result.ended_at_seconds[-1] - result.began_at_seconds
     assert sum(result.seconds) == pytest.approx(wall, rel=0.05)
     assert all(check.correct for check in result.checks)

@@ -19,10 +19,9 @@ import msgspec
 import torch
 
 from one_shot.piece import Piece
-from rigbench.core import profiles
 from rigbench.core.record import Absent
 from rigbench.machine.nvml import Nvml
-from rigbench.model import optim, shape
+from rigbench.model import counts, optim, shape
 from rigbench.model.gpt import Decoder
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Shape
@@ -48,10 +47,9 @@ ROOMY_BYTES = 60 << 30  # with so much, three arms at once fit
 
 
 def eight_bit(model: torch.nn.Module, name: str) -> torch.optim.Optimizer:
-    import bitsandbytes
+    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
 
-    kinds = {"adamw8bit": bitsandbytes.optim.AdamW8bit, "paged-adamw8bit": bitsandbytes.optim.PagedAdamW8bit}
-    return kinds[name](model.parameters())
+    return (AdamW8bit if name == "adamw8bit" else PagedAdamW8bit)(model.parameters())
 
 
 def steps(its: Shape, way: Recipe) -> dict[str, int]:
@@ -86,11 +84,11 @@ def steps(its: Shape, way: Recipe) -> dict[str, int]:
 
 def predictions(wanted: list[tuple[Shape, Recipe]]) -> list[dict[str, float]]:
     gpus = Nvml.live().gpus()
-    known = gpus[0].profile
-    target = cards.of_gpus(gpus, None if isinstance(known, Absent) else profiles.gpu(known))
+    assert not isinstance(gpus, Absent), gpus.reason
+    target = cards.of_gpus(gpus[:1])
     predictor, found = memory.Predictor(traces.Traces(None)), []
     for its, way in wanted:
-        one = predictor.predict(shape.describe(its, "asked"), way, target)
+        one = predictor.predict(counts.describe(its, "asked"), way, target)
         low, high = target.context.ends
         bytes_of = {"allocated": one.allocated_bytes, "reserved": one.reserved_bytes}
         found.append(bytes_of | {"context_low": low, "context_high": high, "usable": target.usable.value})
