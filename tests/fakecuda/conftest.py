@@ -26,7 +26,7 @@ from rigbench.document import Run
 HERE = Path(__file__).parent
 QUIET = HERE.parent / "quiet"
 LAUNCHER = HERE / "small_run.py"
-LIMIT_SECONDS = 600
+LIMIT_SECONDS = 900
 HAZARDS = "hazards.txt"
 
 
@@ -157,6 +157,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     def compare(name: str, screen: str) -> None:
         path, found = HERE / "screens" / f"{name}.txt", folding.folded(screen)
         if request.config.getoption("--renew-screens"):
+            path.parent.mkdir(exist_ok=True)
             path.write_text(found)
         expected = path.read_text() if path.exists() else ""
         lines = [text.splitlines() for text in (expected, found)]

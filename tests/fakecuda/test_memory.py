@@ -29,7 +29,7 @@ def test_a_model_that_does_not_fit_is_refused_with_where_it_ended(rig, room_mib,
 
 
 def test_a_default_micro_batch_that_does_not_fit_is_halved_and_said(rig):
-    rig.memory(*[CONTEXT_MIB + 900] * 2)
+    rig.memory(*[CONTEXT_MIB + 720] * 2)
     done = rig.run("train-probe", "--params", "30M", "--seq", "64", "--seconds", "1s", "--strategy", "single").ended(0)
     (found,) = done.run.slices
     assert isinstance(found, Slice)
@@ -60,8 +60,8 @@ def test_matmul_measures_what_fits(rig):
 
 
 def test_collectives_leave_out_the_sizes_that_do_not_fit(rig):
-    rig.memory(*[CONTEXT_MIB + 8] * 2)
-    done = rig.run("collectives", "--sizes", "8,1MiB,8MiB", "--seconds", "6s", "--ops", "all_reduce").ended(0)
+    rig.memory(*[CONTEXT_MIB + 16] * 2)
+    done = rig.run("collectives", "--sizes", "8,1MiB,16MiB", "--seconds", "6s", "--ops", "all_reduce").ended(0)
     (found,) = done.run.collectives.operations
     assert [size.size_bytes for size in found.sizes] == [8, 1 << 20]
     assert "memory" in done.out

@@ -64,7 +64,7 @@ def test_each_of_unlike_cards_is_measured_against_its_own_datasheet(mixed, golde
 
 def test_p2p_that_loses_writes_is_a_fault_and_the_way_around_it_is_named(rig, golden):
     rig.edited(P2P_ALLOWED)
-    done = rig.run("p2p", "--times", "2", FAKECUDA_P2P="loses").ended(1)
+    done = rig.run("p2p", "--times", "2", "--limit", "5min", FAKECUDA_P2P="loses").ended(1)
     assert done.run.p2p.verdict == "broken"
     assert done.run.p2p.advice.environment == {"NCCL_P2P_DISABLE": "1"}
     assert "nothing arrived" in done.out
@@ -73,14 +73,14 @@ def test_p2p_that_loses_writes_is_a_fault_and_the_way_around_it_is_named(rig, go
 
 def test_p2p_that_hangs_is_ended_and_a_fault(rig):
     rig.edited(P2P_ALLOWED)
-    done = rig.run("p2p", "--times", "1", "--limit", "40s", FAKECUDA_P2P="hangs").ended(1)
+    done = rig.run("p2p", "--times", "1", "--limit", "60s", FAKECUDA_P2P="hangs").ended(1)
     assert done.run.p2p.verdict == "broken"
     assert "hung" in done.out
 
 
 def test_p2p_that_works_is_measured_on_and_off(rig):
     rig.edited(P2P_ALLOWED)
-    done = rig.run("p2p", "--times", "2").ended(0)
+    done = rig.run("p2p", "--times", "2", "--limit", "5min").ended(0)
     assert done.run.p2p.verdict == "works"
 
 

@@ -75,7 +75,7 @@ def test_every_command_takes_a_card_by_its_number(rig):
     loader = rig.run("dataloader", "--workers", "0", "--seconds", "1s", *on).ended(0).run.dataloader
     assert not isinstance(loader, Absent)
     heated = rig.run("thermals", "--minutes", "0.1", *on).ended(0).run.thermals
-    assert [lane.label for lane in heated.lanes] == ["GPU1"]
+    assert [card.name for card in heated.cards] == ["GPU1"]
     copied = rig.run("bandwidth", "--seconds", "2s", "--largest", "1MiB", *on).ended(0)
     assert "GPU1" in copied.out
     assert "GPU0" not in copied.out.split("GPU1 and the host")[1]
