@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import time
 from typing import Any
 
-LAST = ("result", "error", "stopped")  # after these a worker does nothing but wait for its end
-SECONDS = 0.5  # between two times of writing; what a worker says last is always written
 WORKER, DRIVER = "rigbench.work.process", "rigbench.machine.driver_child"
 
 
@@ -39,35 +36,41 @@ class Hook:
         return spec
 
 
-class Saver:
-    def __init__(self) -> None:
-        self._next_at = 0.0
+SEEN: dict[str, set[int]] = {}
 
-    def __call__(self, last: bool) -> None:
-        import coverage
 
-        started = coverage.Coverage.current()
-        if started and (last or time.monotonic() > self._next_at):
-            started.save()
-            self._next_at = time.monotonic() + SECONDS
+def save() -> None:
+    """Where lines were executed that were not before: writing takes ten milliseconds, and a driver is asked often."""
+    import coverage
+
+    started = coverage.Coverage.current()
+    if started is None or started._collector is None:
+        return
+    fresh = False
+    for file, lines in list(started._collector.data.items()):
+        known = SEEN.setdefault(file, set())
+        fresh = fresh or not known.issuperset(lines)
+        known.update(lines)
+    if fresh:
+        started.save()
 
 
 def worker(module: Any) -> None:
-    send, save = module.Report._send, Saver()
+    send = module.Report._send
 
     def sent(self: Any, message: dict[str, Any]) -> None:
-        save(any(kind in message for kind in LAST))
+        save()
         send(self, message)
 
     module.Report._send = sent
 
 
 def driver(module: Any) -> None:
-    answers, save = module.Library.answers, Saver()
+    answers = module.Library.answers
 
     def answered(self: Any, *asked: Any) -> Any:
         yield from answers(self, *asked)
-        save(True)
+        save()
 
     module.Library.answers = answered
 

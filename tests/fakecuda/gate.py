@@ -23,6 +23,7 @@ import coverage
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "rigbench"
 LIST = PACKAGE / "doctor/executed.json"
+FALSE_ALARMS = Path(__file__).parent / "false_alarms.json"
 WHOLE_FOLDERS = ("work", "model", "machine")
 MOST_UNEXECUTED = 0.03
 FEWEST_STATEMENTS = 7000  # of all files together; the gate guards nothing where it sees few
@@ -137,10 +138,17 @@ def differences(found: dict[str, Any], listed: dict[str, Any]) -> Iterator[str]:
 
 
 def hazards(path: Path) -> list[str]:
-    """What fake devices took for wrong on real ones, but for false alarms."""
-    known = json.loads((Path(__file__).parent / "false_alarms.json").read_text())
-    lines = sorted({"\t".join(line.split("\t")[:3]) for line in path.read_text().splitlines()}) if path.exists() else []
-    return [f"hazard: {line}" for line in lines if not any(alarm["where"] in line for alarm in known)]
+    """What fake devices took for wrong on real ones, but for false alarms: (kind, words, process, where) a line."""
+    known = json.loads(FALSE_ALARMS.read_text())
+    lines = sorted(set(path.read_text().splitlines())) if path.exists() else []
+    kinds = [line.split("\t") for line in lines]
+    return [
+        f"hazard: {' | '.join(fields)}"
+        for fields in kinds
+        if not any(
+            fields[0] == it["kind"] and fields[2] in it["processes"] and it["where"] in fields[3] for it in known
+        )
+    ]
 
 
 def renewed(found: dict[str, Any], listed: dict[str, Any]) -> dict[str, Any]:
