@@ -139,16 +139,13 @@ def differences(found: dict[str, Any], listed: dict[str, Any]) -> Iterator[str]:
 
 def hazards(path: Path) -> list[str]:
     """What fake devices took for wrong on real ones, but for false alarms: (kind, words, process, where) a line."""
-    known = json.loads(FALSE_ALARMS.read_text())
+    alarms = json.loads(FALSE_ALARMS.read_text())
+
+    def is_known(kind: str, words: str, process: str, where: str) -> bool:
+        return any(it["kind"] == kind and process in it["processes"] and it["where"] in where for it in alarms)
+
     lines = sorted(set(path.read_text().splitlines())) if path.exists() else []
-    kinds = [line.split("\t") for line in lines]
-    return [
-        f"hazard: {' | '.join(fields)}"
-        for fields in kinds
-        if not any(
-            fields[0] == it["kind"] and fields[2] in it["processes"] and it["where"] in fields[3] for it in known
-        )
-    ]
+    return [f"hazard: {line}" for line in lines if not is_known(*line.split("\t"))]
 
 
 def renewed(found: dict[str, Any], listed: dict[str, Any]) -> dict[str, Any]:
