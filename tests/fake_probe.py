@@ -1,4 +1,4 @@
-"""A probe that does what its options say, to test the worker with: finish, refuse, die, hang, or wait to be stopped."""
+"""A probe that does what its options say, to test the worker with: finish, spin, refuse, die, hang, or wait."""
 
 import os
 import signal
@@ -43,7 +43,11 @@ def run(options: Options, report) -> Result:
             time.sleep(20)
             os._exit(0)
         time.sleep(0.5)
-    if options.act in ("finish", "escape"):
+    if options.act == "spin":
+        began = time.monotonic()
+        while time.monotonic() < began + 1.5:
+            pass
+    if options.act in ("finish", "escape", "spin"):
         return Result(steps=7)
     if options.act == "hold back":
         for steps in range(1001):

@@ -2,6 +2,12 @@
 
 import os
 import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -92,6 +98,51 @@ def test_the_worst_of_several_comes_first():
     found = of(paused_seconds=3.0, stolen_seconds=5.0, waiting_seconds=5.0, others_seconds=5.0)
     assert [sentence.split()[0] for sentence in found] == ["the", "threads", "the"]
     assert "stopped" in found[0]
+
+
+def live(act: str, during: Callable[[], object] = lambda: None) -> Disturbance:
+    """What this machine's own counters say of a probe, judged."""
+    with Watch(Rig.live(ask_driver=False)) as beside:
+        thread = threading.Thread(target=during)
+        thread.start()
+        outcome = process.call("fake_probe", Options(act), Result, limit_seconds=30.0)
+        thread.join()
+    assert outcome.result
+    return verdict.judged(beside.disturbance("matmul", 0, 1))
+
+
+@pytest.fixture
+def on_one_core(monkeypatch):
+    """This process and all that it starts."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
+def test_a_probe_beside_a_busy_loop_on_its_core_is_seen_to_wait(on_one_core):
+    loop = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+    try:
+        its = live("spin")
+    finally:
+        loop.kill()
+        loop.wait()
+    assert any(sentence.startswith("threads of the probe waited") for sentence in its.evidence), its
+
+
+def test_a_stopped_probe_is_seen_to_be_stopped(on_one_core):
+    def stop() -> None:
+        while not process.RUNNING:
+            time.sleep(0.01)
+        [pid] = process.RUNNING
+        time.sleep(0.5)
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(1.0)
+        os.kill(pid, signal.SIGCONT)
+
+    its = live("spin", stop)
+    assert any(sentence.startswith("the probe was stopped") for sentence in its.evidence), its
 
 
 # What the kernel counted at successive moments: (second, {thread: (ran, waited)}, stopped, (busy, stolen)).
