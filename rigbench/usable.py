@@ -33,8 +33,8 @@ def words(run: Run, kept: bool = False) -> list[str]:
 
 
 def _where(run: Run, its: Disturbance) -> str:
-    room = run.rooms().get(its.room, ())
-    result = room[its.place] if its.place < len(room) else None
+    """The room, or which of its slices."""
+    result = run.slices[its.place] if its.room == "slices" else None
     return f"slice {result.model.name}" if isinstance(result, AnySlice) else its.room
 
 
@@ -52,8 +52,10 @@ def usable(run: Run) -> Run:
         return run
     rooms: dict[str, object] = {it.room: Skipped(it.room, f"{BUSY}: {it.evidence[0]}") for it in disturbed}
     if "slices" in rooms:
-        away = {it.place: Skipped("train", f"{BUSY}: {it.evidence[0]}") for it in disturbed if it.room == "slices"}
-        rooms["slices"] = tuple(away.get(place, item) for place, item in enumerate(run.slices))
+        slices = list(run.slices)
+        for it in run.disturbed("slices"):
+            slices[it.place] = Skipped(_where(run, it), f"{BUSY}: {it.evidence[0]}")
+        rooms["slices"] = tuple(slices)
         rooms["arms"] = NOT_ASKED
     if not isinstance(run.budget, Absent):
         rooms["budget"] = Skipped("budget", f"{BUSY} while it was measured")

@@ -15,7 +15,7 @@ import pytest
 from fake_probe import Options, Result
 
 from rigbench import store
-from rigbench.budget import command as budget
+from rigbench.budget import training
 from rigbench.core import stats, units
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, SensorSeries, Telemetry
@@ -312,6 +312,7 @@ def test_a_report_of_a_busy_machine_says_so_first_and_gives_no_hours(rigbench, t
     assert lines[0] == FIRST
     assert lines[1].strip().startswith("slice 120M, the better of 2 tries: threads of the probe waited 34 %")
     assert "budget skipped: this machine was busy while it was measured" in out
+    assert f"slice 120M skipped: this machine was busy: {SENTENCE}" in " ".join(out.split())
     assert "matmul on cpu" in out  # which nothing disturbed
     assert "whole run" not in out
     assert "190" not in out  # tokens/s of 120M
@@ -389,7 +390,7 @@ def test_a_budget_that_measures_on_a_busy_machine_has_no_hours(rigbench, monkeyp
         job.note(disturbed("slices", 1))
         job.keep(slices=store.read(STORED).slices)
 
-    monkeypatch.setattr(budget, "train_slices", slices)
+    monkeypatch.setattr(training, "train_slices", slices)
     code, out, _ = rigbench("budget", "--flops", "1e15")
     assert (code, out.splitlines()[0]) == (3, FIRST)
     assert "whole run" not in out
