@@ -107,6 +107,7 @@ def test_a_base_arm_that_is_not_plain_is_varied_back_to_plain():
         ({"strategy": "fsdp2-offload"}, "cuda", 1, ""),
         ({"strategy": "ddp"}, "cuda", 2, ""),
         ({"strategy": "ddp"}, "cpu", 0, ""),
+        ({"strategy": "data-parallel", "compiled": True}, "cuda", 2, "nn.DataParallel copies modules in each step"),
     ],
 )
 def test_what_cannot_run_here_is_known_before_anything_is_busy(changed, kind, gpus, reason):

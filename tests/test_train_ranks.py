@@ -326,6 +326,13 @@ def test_eight_bit_states_of_shards_are_refused_before_anything_starts(four_card
     assert caught.value.exit_code == 3
 
 
+def test_what_is_compiled_is_not_replicated_and_refused_before_anything_starts(four_cards, folder):
+    asked = options(folder, "data-parallel", compiled=True)
+    with pytest.raises(RigbenchError, match=r"cannot copy what torch\.compile has made; use --strategy ddp") as caught:
+        stage.run(four_cards, asked)
+    assert caught.value.exit_code == 3
+
+
 def test_an_exchange_that_cannot_be_told_from_none_is_not_called_a_bottleneck(ddp):
     step = ddp.step_seconds.value
     for low, codes in ((0.2 * step, ["communication-bound"]), (-0.1 * step, [])):

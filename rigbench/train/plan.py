@@ -37,6 +37,8 @@ VALUES: dict[Factor, tuple[str, tuple[Any, ...]]] = {
     "strategy": ("strategy", STRATEGIES),
     "accumulation": ("accumulation", (1, 4)),
 }
+# Its replicas are shallow copies (nn.Module._replicate_for_data_parallel), and a compiled module calls the original.
+NOT_REPLICATED = "nn.DataParallel copies modules in each step, and cannot copy what torch.compile has made"
 USUAL = {"optimizer": ("adamw", "adamw8bit"), "checkpoint_every": (0, 1)}
 # At least and at most so long, where several arms are to be compared.
 SHORTEST_SECONDS, LONGEST_SECONDS = {"usual": 12.0, "one": 25.0, "all": 4.0}, {"usual": 45.0, "one": 80.0, "all": 7.0}
@@ -200,6 +202,8 @@ def why_not(arm: Recipe, base: Recipe, kind: str, gpus: int, why_fewer: str = ""
         return "bitsandbytes steps whole weights, and fsdp2 has shards"
     if arm.optimizer.endswith("8bit") and importlib.util.find_spec("bitsandbytes") is None:
         return "bitsandbytes is not installed: pip install bitsandbytes"
+    if arm.compiled and arm.strategy == "data-parallel":
+        return NOT_REPLICATED
     if arm.compiled and (lacking := compiling_lacks(kind)):
         return ": ".join(lacking)
     if arm.strategy == "accelerate" and importlib.util.find_spec("accelerate") is None:

@@ -24,6 +24,7 @@ from rigbench.machine.sysfs import Sysfs
 from rigbench.matmul.record import Matmul
 from rigbench.model.recipe import SEVERAL_GPUS
 from rigbench.store import Store
+from rigbench.train.plan import NOT_REPLICATED
 from rigbench.train.record import AnySlice, Compile, Options, OwnModel, OwnSlice, Slice, TrialOptions
 from rigbench.work import power, process, ranks, telemetry
 from rigbench.work.process import OnProgress, Outcome
@@ -94,12 +95,14 @@ def prepared(job: Job, options: Options) -> tuple[Options, Mapping[str, str]]:
     """With what the parent knows, and the variables that go with it: memory as the user set it, else kept on a CPU.
 
     Raises:
-        RigbenchError: the optimizer cannot step shards.
+        RigbenchError: the optimizer cannot step shards, or the strategy not copy what is compiled.
     """
     recipe = options.recipe
     if recipe.optimizer.endswith("8bit") and recipe.strategy.startswith("fsdp2"):
         cure = "use --strategy ddp, or --optimizer adamw"
         raise RigbenchError("bitsandbytes steps whole weights, and fsdp2 has shards", cure, NOTHING)
+    if recipe.compiled and recipe.strategy == "data-parallel":
+        raise RigbenchError(NOT_REPLICATED, "use --strategy ddp, or --compile off", NOTHING)
     free = {gpu.uuid: job.rig.nvml.reading(gpu.index, "memory_free_bytes") for gpu in job.gpus}
     options = msgspec.structs.replace(
         options,
