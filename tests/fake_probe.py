@@ -33,6 +33,14 @@ def run(options: Options, report) -> Result:
         raise RigbenchError("the file is empty", "give another", exit_code=3)
     if options.act == "crash":
         raise ZeroDivisionError("one over none")
+    if options.act == "CUDA":
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with `TORCH_USE_CUDA_DSA` …")
+    if options.act == "abort":  # as std::terminate writes it, with torch's frames
+        frames = "".join(f"frame #{number}: <unknown function> + 0xdc253\n" for number in range(200))
+        what = "  what():  [Rank 1] Process group watchdog thread terminated with exception: CUDA error: unknown error"
+        sys.stderr.write(f"terminate called after throwing an instance of 'c10::DistBackendError'\n{what}\n{frames}")
+        sys.stderr.flush()
+        os.abort()
     if options.act == "early stop":
         while True:
             report.check()

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import strategies
@@ -94,3 +95,15 @@ def test_data_parallel_makes_the_step_of_the_whole_batch_however_it_is_split(seq
     ids = next(strategies.batches(0))[:sequences]
     whole = module(ids[:, :-1], ids[:, 1:])
     assert float(loss(ids[:, :-1], ids[:, 1:]).detach()) == pytest.approx(float(whole.detach()), rel=1e-5)
+
+
+def test_accelerate_that_refuses_a_rig_is_quoted_and_is_no_fault(monkeypatch):
+    class Accelerator:
+        def __init__(self, **_named) -> None:
+            raise NotImplementedError("Using RTX 4000 series doesn't support faster communication via P2P or IB.\n…")
+
+    monkeypatch.setitem(sys.modules, "accelerate", SimpleNamespace(Accelerator=Accelerator))
+    said = r"accelerate refuses this rig \(Using RTX 4000 series .* P2P or IB\.\); update the driver, or use --strategy"
+    with pytest.raises(RigbenchError, match=said) as caught:
+        parallel.wrap(torch.nn.Linear(1, 1), "accelerate", "cuda:0", 1.0)
+    assert caught.value.exit_code == NOTHING

@@ -128,6 +128,21 @@ def test_partial_results_are_sent_once_a_second_but_those_that_must_arrive():
     assert json.loads(out.getvalue().splitlines()[-1])["partial"]["steps"] == 1000
 
 
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        ("CUDA", "ended with code 1: RuntimeError: CUDA error: an illegal memory access was encountered"),
+        (
+            "abort",
+            "was ended by SIGABRT: what():  [Rank 1] Process group watchdog thread terminated with exception: CUDA "
+            "error: unknown error",
+        ),
+    ],
+)
+def test_a_probe_that_dies_is_told_by_its_cause_and_not_by_what_follows_it(act, said):
+    assert call(act).reason == f"its process {said}"
+
+
 def test_a_parent_that_is_killed_leaves_no_process_behind(tmp_path):
     pid_file = tmp_path / "pids"
     code = (
