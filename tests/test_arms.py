@@ -359,6 +359,19 @@ def search(rates: dict[int, float]):
     return micro_batch.find(M5, recipe(), Predictor(Traces(None)), card, sized(rates))[0]
 
 
+def test_what_no_size_can_cure_is_said_and_not_taken_for_memory():
+    tried = []
+
+    def measure(size: int):
+        tried.append(size)
+        raise RigbenchError("torch.compile needs a C compiler (gcc, clang or $CC), and finds none", "", NOTHING)
+
+    card = of_profile(profiles.gpu("rtx-3090"), "rtx-3090")
+    with pytest.raises(RigbenchError, match="needs a C compiler"):
+        micro_batch.find(M5, recipe(), Predictor(Traces(None)), card, measure)
+    assert tried == [1]
+
+
 def test_the_fastest_micro_batch_is_often_not_the_largest():
     rates = {1: 1000.0, 2: 1800.0, 4: 2500.0, 8: 2505.0, 16: 2490.0}
     found = search({**rates, **dict.fromkeys(range(17, 200), 2400.0)})

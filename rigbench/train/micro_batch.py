@@ -65,13 +65,17 @@ class _Sizes:
         self.slices: dict[int, AnySlice] = {}
 
     def run(self, size: int) -> AnySlice | None:
-        """None where it ran out of memory or died of it."""
+        """None where it ran out of memory or died of it.
+
+        Raises:
+            RigbenchError: it cannot be run at any size.
+        """
         if size in self.tries:
             return self.slices.get(size)
         try:
             result = self.measure(size)
         except RigbenchError as error:
-            if error.exit_code != NOTHING:
+            if error.exit_code != NOTHING or not (self.slices or "fit" in error.what_happened):
                 raise
             result = Skipped("train", str(error))
         if isinstance(result, Skipped):
