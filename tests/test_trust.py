@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,8 @@ from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.document import Run
 from rigbench.everything import plan
 from rigbench.job import Job
+from rigbench.machine.nvml import Nvml
+from rigbench.machine.replay import ReplayedDriver, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.matmul import command as matmul
 from rigbench.work import process, verdict, watch
@@ -185,6 +188,29 @@ def test_a_kernel_without_counters_is_not_taken_for_a_quiet_machine():
     assert all(isinstance(value, Absent) for name, value in nothing.facts().items() if name != "wall_seconds")
 
 
+RECORDED = """0 nvmlDeviceGetComputeRunningProcesses_v3 = 0 7 1000 9 2000
+0 nvmlDeviceGetProcessUtilization/0 = 0 9 1001 40 5 0 0 9 1002 20 5 0 0 7 1002 60 9 0 0
+1 nvmlDeviceGetComputeRunningProcesses_v3 = 0
+1 nvmlDeviceGetProcessUtilization/0 = 6 ; 0 9 1002 50 0 0 0
+"""
+
+
+def test_the_driver_tells_who_computes_on_a_card_and_for_how_long():
+    """A sample is a process, its moment in microseconds, percent of multiprocessors, memory and codecs (nvml.h)."""
+    text = "# rigbench nvml 1\nsys nvmlInitWithFlags = 0\nsys nvmlDeviceGetCount_v2 = 0 2\n" + "".join(
+        f"{index} nvmlDeviceGetHandleByIndex_v2 = 0\n" for index in range(2)
+    )
+    nvml = Nvml(ReplayedDriver(parse_recording(text + RECORDED, "a test")))
+    reader = watch.Reader(replace(Rig.replay(RIG), nvml=nvml, replayed=False))
+    first = reader.gpus()
+    assert list(first["GPU0"].listed) == [7, 9]
+    assert first["GPU0"].busy == pytest.approx({9: 0.3, 7: 0.6})
+    assert (list(first["GPU1"].listed), first["GPU1"].busy) == ([], {})  # not found: nobody used it lately
+    second = reader.gpus()
+    assert second["GPU0"].busy == {}  # the same samples say nothing new
+    assert second["GPU1"].busy == {9: 0.5}  # on another card they do
+
+
 class Scripted(watch.Reader):
     """A reader whose GPUs say what a test wants."""
 
@@ -278,7 +304,7 @@ def test_a_disturbed_probe_is_measured_once_more_and_is_then_fine(job, monkeypat
 
 def test_of_two_disturbed_tries_the_better_is_kept_and_called_disturbed(job, monkeypatch):
     assert [it.kept for it in measured(job, monkeypatch, BUSY, BUSIER)] == [True, False]
-    assert [it.attempt for it in job.run.disturbed("matmul")] == [1]
+    assert [it.attempt for it in job.run.disturbances if it.kept and it.evidence] == [1]
 
 
 def test_wrong_data_is_not_measured_once_more_until_it_is_right(job, monkeypatch):

@@ -54,7 +54,7 @@ class Reader:
     def __init__(self, rig: Rig, clock: Callable[[], float] = time.perf_counter) -> None:
         self._sysfs, self._nvml, self._clock = rig.sysfs, rig.nvml, clock
         self._is_live = not rig.replayed
-        self._newest = 0  # of the driver's samples
+        self._newest: dict[int, int] = {}  # of each GPU's samples
 
     def counts(self) -> Counts:
         at, read = self._clock(), self._sysfs.text
@@ -84,8 +84,9 @@ class Reader:
         pids = [] if isinstance(listed, Absent) else [pid for pid, _ in listed]
         if isinstance(samples, Absent):
             return GpuLook(pids, {} if samples.reason == "not found" else samples)  # not found: nobody used it lately
-        fresh = [(pid, share) for pid, at, share in samples if at > self._newest]
-        self._newest = max((at for _, at, _ in samples), default=self._newest)
+        newest = self._newest.get(index, 0)
+        fresh = [(pid, share) for pid, at, share in samples if at > newest]
+        self._newest[index] = max((at for _, at, _ in samples), default=newest)
         ticks = Counter(pid for pid, _ in fresh)
         return GpuLook(pids, {pid: sum(it for own, it in fresh if own == pid) / ticks[pid] for pid in ticks})
 
