@@ -127,7 +127,7 @@ def software() -> dict[str, Any]:
     return found | {"commit": said.stdout.strip() or "not a git checkout"}
 
 
-IDENTITY = ("name", "count", "driver", "memory_bytes")
+IDENTITY = ("name", "count", "driver", "memory_bytes", "used_bytes")
 
 
 def asked_of_the_driver() -> dict[str, Any]:

@@ -30,6 +30,7 @@ def answers() -> dict[str, Any]:
         "count": nvml.nvmlDeviceGetCount,
         "driver": nvml.nvmlSystemGetDriverVersion,
         "memory_bytes": lambda: nvml.nvmlDeviceGetMemoryInfo(card).total,
+        "used_bytes": lambda: nvml.nvmlDeviceGetMemoryInfo(card, version=nvml.nvmlMemory_v2).used,  # by programs
         "power_limit_mw": lambda: nvml.nvmlDeviceGetPowerManagementLimit(card),
         "power_limit_default_mw": lambda: nvml.nvmlDeviceGetPowerManagementDefaultLimit(card),
         "persistence_mode": lambda: nvml.nvmlDeviceGetPersistenceMode(card),

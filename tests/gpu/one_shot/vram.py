@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import torch
 
+from one_shot import driver
 from one_shot.piece import Piece
 from rigbench.core.record import Absent
 from rigbench.machine.nvml import Nvml
@@ -82,6 +83,11 @@ def steps(its: Shape, way: Recipe) -> dict[str, int]:
     return {"allocated": allocated, "reserved": reserved, "beside": beside, "total": total}
 
 
+def used_before() -> int | str:
+    """Bytes of the card that programs hold, or why that is not told."""
+    return driver.answers().get("used_bytes", "not asked")
+
+
 def predictions(wanted: list[tuple[Shape, Recipe]]) -> list[dict[str, float]]:
     gpus = Nvml.live().gpus()
     assert not isinstance(gpus, Absent), gpus.reason
@@ -142,6 +148,7 @@ def main() -> int:
     piece = Piece("vram")
     wanted = asked(piece.tiny)
     # No card yet: the predictions, and then the first arm alone, whose bytes beside the allocator are its context.
+    ((_, used),) = forked(used_before, [()])
     ((_, predicted),) = forked(predictions, [([(its, way) for _, its, way, _ in wanted],)])
     jobs = [(its, way) for _, its, way, _ in wanted]
     ((_, first),) = forked(steps, jobs[:1])
@@ -149,8 +156,9 @@ def main() -> int:
         piece.learn(f"nothing could be compared: {predicted if isinstance(predicted, str) else first}", off=True)
         return 1
     low, high = predicted[0]["context_low"], predicted[0]["context_high"]
-    words = f"context {first['beside'] / 2**20:.0f} MiB, predicted {low / 2**20:.0f} to {high / 2**20:.0f}"
-    piece.learn(words, off=not low <= first["beside"] <= high)
+    others = used if isinstance(used, int) else 0
+    words = f"context {(first['beside'] - others) / 2**20:.0f} MiB (beside {others / 2**20:.0f} of others), predicted "
+    piece.learn(f"{words}{low / 2**20:.0f} to {high / 2**20:.0f}", off=not low <= first["beside"] - others <= high)
     usable = predicted[0]["usable"]
     words = f"memory {first['total'] / 2**30:.2f} GiB, taken to be {usable / 2**30:.2f}"
     piece.learn(words, off=abs(first["total"] / usable - 1) > 0.02)
