@@ -74,7 +74,7 @@ class FakeRig:
             "FAKE_SYSFS": str(fake_host.tree(recording, folder / "host")),
             "FAKECUDA_LOG": str(folder / HAZARDS),
             "RIGBENCH_HOME": str(self.home),
-            "COLUMNS": "100",
+            "COLUMNS": "1000",  # nothing is wrapped, so that a longer number moves no word to another line
         }
 
     def driver(self, recording: Path) -> None:

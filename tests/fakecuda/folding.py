@@ -6,23 +6,47 @@ import re
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 STAMP = re.compile(r"\b\d{4}-\d\d-\d\dT[\d:]+Z|\b\d{8}-\d{6}-[0-9a-f]{4}\b")
+AFFINITY = re.compile(r", usable \d+ \(limited by the affinity of this process\)|host memory next to CPUs [\d-]+")
 FINGERPRINT = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{12}\b")
 VERSION = re.compile(r"(?<=torch )[\d.]+\S*|(?<=rigbench )\d[\d.]*")
+# What no time decides: names of cards and processors, places on the bus, links, return codes, settings.
+FIXED = (
+    r"RTX \d+|^ *\d+[KMB] on cuda|gen \d+|code \d+|[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.\d|pci\d+:\d+|\d+th Gen|CUDA \d+\.\d+|driver [\d.]+"
+    r"|NCCL \d[\d.]*|\(\d\)|\w=\d|Linux [\d.]+"
+)
 # A number as people read it, with what stands for its size: 1.2 GB/s and 980 MB/s are the same. Not the 0 of GPU0.
 NUMBER = re.compile(
-    r"(?<![\w.-])(?:±\s?)?[<>]?-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
-    r"(?:\s?(?:(?P<time>ns|µs|ms|s|min|h|hours?|d|days?|years?)|%|(?:[kKMGTPE]i?)?(?P<unit>B/s|bytes/s|FLOP/s|FLOP|B|W|Hz|J)|x|[KMBT])(?![\w/]))?"
+    rf"(?P<fixed>{FIXED})"
+    r"|(?<![\w.-])(?:±\s?)?[<>]?-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?:-\d+)?"
+    r"(?:\s?(?:ns|µs|ms|s|min|h|hours?|d|days?|years?|%|x|[KMBT]|[kKMGTPE]?i?(?:B/s|bytes/s|FLOP/s|FLOP|B|W|Hz|J))(?![\w/]))?"
 )
 TOGETHER = re.compile(r"#(?: (?:to )?#)+")
 # A figure that times decide: there in one run, missing with its reason or a dash in the next.
-MISSING = re.compile(r"n/a(?: \((?:[^()]*(?:noise|too few|too short|fewer than|time|not reached|scatter)[^()]*)\))?|–")
+MISSING = re.compile(
+    r"n/a(?: \((?:[^()]*(?:noise|too few|too short|fewer than|time|not reached|scatter)[^()]*)\))?|–|one sample"
+)
 PLOT = re.compile(r"[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉]")
 # Lines that a search, a limit of time or a comparison of times decides.
 PASSING = re.compile(
-    r"×|faster|slower|slowest|time was up|would take too long|not run|no line|scatter|differed by|burst|of load|of rest"
-    r"|ran out of time|^efficiency|own products|^layer|^all devices at once|^datasheet|^hot|^shape|least memory|fastest"
-    r"|worth a choice|of matmul|^note|^change|^enough|^why wide|IO bound|^latency at|^bytes/|^bytes |^tf32|^fp|^bf16"
-    r"|^of the model|warnings?$|for information$|^(?:#|GPU)[#,% ]*$|notes?$|faults?,"
+    "|".join(
+        (
+            *(
+                "#×#",
+                "faster",
+                "slower",
+                "slowest",
+                "time was up",
+                "would take too long",
+                "not run",
+                "no line",
+                "scatter",
+            ),
+            *("differed by", "burst", "of load", "of rest", "ran out of time", "own products", "IO bound", "fastest"),
+            *("least memory", "worth a choice", "of matmul", "warnings?$", "for information$", "notes?$", "faults?,"),
+            "^(?:efficiency|layer|all devices at once|datasheet|hot|shape|change|enough|why wide|latency at|energy)",
+            *("^(?:tf32|fp|bf16)", "^# tokens/s", "^note (?:warm|workers|this is a)", "^(?:#|GPU)[#,% ]*$"),
+        )
+    )
 )
 FINDINGS_BY_SPEED = {
     *("communication-bound", "launch-bound", "data-bound", "compile-pays", "checkpointing-trades", "p2p-slower"),
@@ -43,9 +67,9 @@ def folded(screen: str) -> str:
 
 
 def plain(line: str) -> str:
-    for pattern, word in ((STAMP, "STAMP"), (VERSION, "VERSION"), (FINGERPRINT, "RIG"), (MISSING, "#")):
+    for pattern, word in ((STAMP, "STAMP"), (VERSION, "VERSION"), (FINGERPRINT, "RIG"), (MISSING, "#"), (AFFINITY, "")):
         line = pattern.sub(word, line)
-    line = re.sub(r"\s+", " ", NUMBER.sub("#", line)).strip()
+    line = re.sub(r"\s+", " ", NUMBER.sub(lambda it: it["fixed"] or "#", line)).strip()
     return TOGETHER.sub("#", re.sub(r"\((?:#|[, ]|to)+\)", "#", line))
 
 
