@@ -11,8 +11,8 @@ FINGERPRINT = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{12}\b")
 VERSION = re.compile(r"(?<=torch )[\d.]+\S*|(?<=rigbench )\d[\d.]*")
 # What no time decides: names of cards and processors, places on the bus, links, return codes, settings.
 FIXED = (
-    r"RTX \d+|^ *\d+[KMB] on cuda|gen \d+|code \d+|[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.\d|pci\d+:\d+|\d+th Gen|CUDA \d+\.\d+|driver [\d.]+"
-    r"|NCCL \d[\d.]*|\(\d\)|\w=\d|Linux [\d.]+"
+    r"RTX \d+|^ *\d+[KMB] on cuda|gen \d+|code \d+|[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.\d|pci\d+:\d+"
+    r"|\d+th Gen|CUDA \d+\.\d+|driver [\d.]+|NCCL \d[\d.]*|\(\d\)|\w=\d|Linux [\d.]+"
 )
 # A number as people read it, with what stands for its size: 1.2 GB/s and 980 MB/s are the same. Not the 0 of GPU0.
 NUMBER = re.compile(
@@ -28,25 +28,11 @@ MISSING = re.compile(
 PLOT = re.compile(r"[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉]")
 # Lines that a search, a limit of time or a comparison of times decides.
 PASSING = re.compile(
-    "|".join(
-        (
-            *(
-                "#×#",
-                "faster",
-                "slower",
-                "slowest",
-                "time was up",
-                "would take too long",
-                "not run",
-                "no line",
-                "scatter",
-            ),
-            *("differed by", "burst", "of load", "of rest", "ran out of time", "own products", "IO bound", "fastest"),
-            *("least memory", "worth a choice", "of matmul", "warnings?$", "for information$", "notes?$", "faults?,"),
-            "^(?:efficiency|layer|all devices at once|datasheet|hot|shape|change|enough|why wide|latency at|energy)",
-            *("^(?:tf32|fp|bf16)", "^# tokens/s", "^note (?:warm|workers|this is a)", "^(?:#|GPU)[#,% ]*$"),
-        )
-    )
+    r"#×#|faster|slower|slowest|fastest|time was up|would take too long|not run|no line|scatter|differed by|burst"
+    r"|of load|of rest|ran out of time|own products|IO bound|least memory|worth a choice|of matmul"
+    r"|warnings?$|for information$|notes?$|faults?,|^# tokens/s|^note (?:warm|workers|this is a)|^(?:#|GPU)[#,% ]*$"
+    r"|^(?:efficiency|layer|all devices at once|datasheet|hot|shape|change|enough|why wide|latency at|energy)"
+    r"|^(?:tf32|fp|bf16)"
 )
 FINDINGS_BY_SPEED = {
     *("communication-bound", "launch-bound", "data-bound", "compile-pays", "checkpointing-trades", "p2p-slower"),
