@@ -1,9 +1,10 @@
-"""A heat load without heat: a window of throughput every 50 ms. FAKE_HEAT tells it to die, or to ignore the stop."""
+"""A heat load without heat: a window every 50 ms. FAKE_HEAT tells it to refuse, to die, or to ignore the stop."""
 
 import os
 import signal
 import time
 
+from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Device
 from rigbench.thermals.record import HeatLoad
 from rigbench.thermals.record import LoadOptions as Options
@@ -15,6 +16,8 @@ def run(options: Options, report) -> HeatLoad:
     act = os.environ.get("FAKE_HEAT", "")
     whose, _, how = act.partition(" ")
     how = how if whose == options.device else ""
+    if how == "refuse" or act == "all refuse":
+        raise RigbenchError(f"{options.device} is too old for this torch", "install another", exit_code=3)
     began = time.perf_counter()
     ended: list[float] = []
 

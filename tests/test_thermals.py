@@ -15,6 +15,7 @@ import torch
 from scripted_sensors import cpu_only, rig
 
 from rigbench import store
+from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.document import Run
@@ -167,6 +168,20 @@ def test_a_load_that_dies_keeps_its_windows_and_the_other_goes_on(soak, monkeypa
     assert result.cards[0].loaded_seconds > result.cards[1].loaded_seconds
     assert len(job.faults) == 1
     assert job.faults[0].startswith("thermals GPU1: its load died: its process was killed")
+
+
+def test_a_card_that_refuses_its_load_leaves_the_other_its_soak_and_is_no_fault(soak, monkeypatch):
+    monkeypatch.setenv("FAKE_HEAT", "cuda:1 refuse")
+    job, result = soak(rig(*TWO, count=2))
+    assert [card.name for card in result.cards] == ["GPU0"]
+    assert not [line for line in job.faults if "GPU1" in line]
+    assert "GPU1 was not heated: cuda:1 is too old for this torch; install another" in job.run.warnings
+
+
+def test_where_all_cards_refuse_the_command_does(soak, monkeypatch):
+    monkeypatch.setenv("FAKE_HEAT", "all refuse")
+    with pytest.raises(RigbenchError, match="is too old for this torch; install another"):
+        soak(rig(*TWO, count=2))
 
 
 def test_a_load_that_does_not_stop_is_ended(soak, monkeypatch):

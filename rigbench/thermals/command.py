@@ -172,6 +172,8 @@ class _Soak:
         job.note(others.disturbance("thermals", 0, 1))  # not repeated: a second soak would begin hot
         result = self._record(crew, watch, final=True)
         job.faults += [line for line in self._faults(result, crew, watch) if line not in job.faults]
+        for name, refusal in crew.refusals.items():
+            job.warn(f"{name} was not heated: {refusal}")
         interrupted = self.ended_by == "interrupted"
         if not result.cards and not interrupted:
             reasons = [self.because, *(outcome.reason for outcome in crew.outcomes.values())]
@@ -257,7 +259,7 @@ class _Soak:
             f"thermals {name}: {why} before its load began" for name, why in early.items()
         ]
         for name, outcome in crew.outcomes.items():
-            if outcome.ended in ("died", "hung") and name not in faulty | set(early):
+            if outcome.ended in ("died", "hung") and name not in faulty | set(early) | set(crew.refusals):
                 lines.append(f"thermals {name}: its load {outcome.ended}: {outcome.reason}")
         return lines
 

@@ -454,6 +454,7 @@ class Crew(Hearing[T]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.outcomes: dict[str, Outcome[T]] = {}
+        self.refusals: dict[str, RigbenchError] = {}  # of those that cannot do it, beside others that can
         self._begin = probe, options, result_type, on_progress
         self._names, self._limit_seconds, self._clock = list(options), limit_seconds, clock
         self._deadlines: dict[str, float] = {}
@@ -505,7 +506,7 @@ class Crew(Hearing[T]):
         """Note what they say, for a time or until the last has ended.
 
         Raises:
-            RigbenchError: a probe refused its options.
+            RigbenchError: every probe refused its options, or its device.
         """
         until = self._clock() + seconds
         while self.working() and (left := until - self._clock()) > 0 and (message := self.next(left)):
@@ -513,9 +514,10 @@ class Crew(Hearing[T]):
             name = self._names[index]
             if name in self.outcomes:
                 continue
-            if kind in ("lost", "error"):
-                reason = self.children[index].last_words() if kind == "lost" else self.refusal(index, said)
-                self._end(name, "died", reason)
+            if kind == "lost":
+                self._end(name, "died", self.children[index].last_words())
+            elif kind == "error":
+                self._end(name, "died", self._refused(index, name, said))
             elif kind in ("result", "stopped"):
                 self._end(name, "finished" if kind == "result" else "interrupted")
         for name in self.working():
@@ -523,6 +525,16 @@ class Crew(Hearing[T]):
                 stopped = self._stopped.get(name)
                 reason = "it did not stop when told to" if stopped else "it took far longer than planned"
                 self._end(name, stopped or "hung", f"{reason}; its processes were ended")
+
+    def _refused(self, index: int, name: str, said: dict[str, Any]) -> str:
+        """Why; it is passed on once all have refused."""
+        try:
+            return self.refusal(index, said)
+        except RigbenchError as error:
+            self.refusals[name] = error
+            if len(self.refusals) == len(self._names):
+                raise
+            return str(error)
 
     def _end(self, name: str, ended: EndedHow, reason: str = "") -> None:
         """A child waits to be ended once it has answered, holding its device's memory meanwhile."""
