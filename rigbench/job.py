@@ -150,7 +150,7 @@ class Job:
         tries: list[tuple[Outcome[T], Telemetry, Disturbance]] = []
         for attempt in (1, 2):
             try:
-                with Watch(self.rig) as beside:
+                with Watch(self.rig, cards=self.cards().indices) as beside:
                     outcome = start(beside)
             except RigbenchError:
                 if not tries:

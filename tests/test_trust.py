@@ -214,25 +214,25 @@ def test_the_driver_tells_who_computes_on_a_card_and_for_how_long():
 class Scripted(watch.Reader):
     """A reader whose GPUs say what a test wants."""
 
-    def __init__(self, rig: Rig, looks: list[tuple[float, GpuLook]], before: float = 0.0) -> None:
+    def __init__(self, rig: Rig, looks: list[tuple[float, GpuLook | dict[str, GpuLook]]], before: float = 0.0) -> None:
         super().__init__(rig)
         self.looks, self.before = looks, before
 
-    def watched(self, ours: set[int], monkeypatch) -> GpuBeside:
+    def watched(self, ours: set[int], monkeypatch, cards: tuple[int, ...] | None = None) -> list[GpuBeside]:
         monkeypatch.setattr(process, "EVER", ours)
-        made = Watch(Rig.replay(RIG), reader=self)
+        made = Watch(Rig.replay(RIG), reader=self, cards=cards)
         made._began, made._is_replayed, made._name = 10.0, False, lambda path: "python"
-        made._looks = [(at, {"GPU0": look}) for at, look in self.looks]
+        made._looks = [(at, look if isinstance(look, dict) else {"GPU0": look}) for at, look in self.looks]
         columns = ("power_watts", "energy_joules", "temperature_celsius", "sm_clock_hertz", "throttle_bits")
         readings = tuple(self.before if at < 10 else 0.99 for at in range(20))
         absent = dict.fromkeys(columns, Absent("not read"))
         series = SensorSeries(device="GPU0", uuid="u", utilisation_share=readings, throttle_share={}, **absent)
-        [it] = made._gpus(Telemetry(1.0, tuple(map(float, range(20))), (series,)))
-        return it
+        return list(made._gpus(Telemetry(1.0, tuple(map(float, range(20))), (series,))))
 
 
 def gpu_of(monkeypatch, *looks: tuple[float, GpuLook], before: float = 0.0, ours: tuple[int, ...] = (7,)) -> GpuBeside:
-    return Scripted(Rig.replay(RIG), list(looks), before).watched(set(ours), monkeypatch)
+    [it] = Scripted(Rig.replay(RIG), list(looks), before).watched(set(ours), monkeypatch)
+    return it
 
 
 UNTOLD = Absent("not supported")
@@ -255,6 +255,15 @@ def test_a_neighbour_that_was_there_before_or_comes_later_is_one(monkeypatch):
     assert (it.others, it.others_share, it.before_share) == (("python (pid 9)",), 0.4, pytest.approx(0.4))
     later = ((5.0, GpuLook([], {})), (11.0, GpuLook([7], {7: 1.0})), (12.0, GpuLook([7, 9], {7: 0.5, 9: 0.5})))
     assert gpu_of(monkeypatch, *later).others_share == 0.25
+
+
+def test_a_card_that_the_probe_neither_uses_nor_may_use_does_not_count(monkeypatch):
+    busy = [(5.0, GpuLook([9], {9: 0.9})), (11.0, GpuLook([9], {9: 0.9}))]
+    reader = Scripted(Rig.replay(RIG), busy)
+    assert reader.watched({7}, monkeypatch, cards=(1,)) == []
+    assert [it.others_share for it in reader.watched({7}, monkeypatch, cards=(0, 1))] == [0.9]
+    elsewhere = {"GPU0": GpuLook([9], {9: 0.9}), "GPU1": GpuLook([7], {7: 0.9})}  # as the driver tells it
+    assert Scripted(Rig.replay(RIG), [(11.0, elsewhere)]).watched({7}, monkeypatch, cards=(0, 1)) == []
 
 
 def test_one_that_only_holds_memory_uses_nothing(monkeypatch):

@@ -158,7 +158,7 @@ class _Soak:
         limit = self.seconds + MARGIN_SECONDS
         with (
             watch,
-            Watch(job.rig, watch) as others,
+            Watch(job.rig, watch, cards=[gpu.index for gpu in gpus.values()]) as others,
             Crew(PROBE, loads, HeatLoad, limit, others.heard(progress)) as crew,
         ):
             while crew.working():

@@ -97,8 +97,19 @@ class Watch:
     What is read before the first progress of the probe, as it loads torch, tells how busy the GPUs were without it.
     """
 
-    def __init__(self, rig: Rig, sampler: Sampler | None = None, reader: Reader | None = None) -> None:
-        """`sampler` is one that reads the sensors already. A watch is made anew for each attempt."""
+    def __init__(
+        self,
+        rig: Rig,
+        sampler: Sampler | None = None,
+        reader: Reader | None = None,
+        cards: Collection[int] | None = None,
+    ) -> None:
+        """A watch is made anew for each attempt.
+
+        `sampler` is one that reads the sensors already. `cards` are the driver's numbers of those that the probe may
+        use, all if None: where the driver tells which it does use, only those count.
+        """
+        self._cards = None if cards is None else {f"GPU{index}" for index in cards}
         self.sampler, self._reader, self._clock = sampler or Sampler(rig), reader or Reader(rig), time.perf_counter
         self._owns_sampler, self._is_replayed, self._name = sampler is None, rig.replayed, rig.sysfs.text
         self._has_gpus = rig.nvml.absent is None and not rig.replayed
@@ -163,8 +174,11 @@ class Watch:
 
     def _gpus(self, sensors: Telemetry) -> Iterator[GpuBeside]:
         began = self._began or self._started
+        ours = self._own | process.EVER
+        used = {device for _, gpus in self._looks for device, look in gpus.items() if not ours.isdisjoint(look.listed)}
+        counted = used or self._cards
         for series in sensors.series if not self._is_replayed else ():
-            if series.device == CPU:
+            if series.device == CPU or (counted is not None and series.device not in counted):
                 continue
             column = () if isinstance(series.utilisation_share, Absent) else series.utilisation_share
             ticks = zip(sensors.at_seconds, column, strict=False)
