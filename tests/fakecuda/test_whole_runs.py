@@ -15,7 +15,12 @@ def check(done, cards: int) -> None:
     assert not missing
     assert run.status == "finished"
     trained = [one for one in run.slices if isinstance(one, Slice)]
-    assert [(one.recipe.strategy, one.recipe.ranks) for one in trained] == [("ddp", cards)] * len(run.slices)
+    *together, alone = [(one.recipe.strategy, one.recipe.ranks) for one in trained]
+    assert len(trained) == len(run.slices)
+    assert (together, alone) == ([("ddp", cards)] * len(together), ("single", 1))
+    assert run.budget.configuration.recipe.ranks == run.budget.scaling.cards == cards
+    assert (run.budget.remark, run.budget.scaling.model) == ("", trained[-1].model.name)
+    assert all(len(one.draws) < 2 or one.draws[-1].name != "other GPUs" for one in trained[:-1])
     assert len(run.bandwidth.gpus) == cards if hasattr(run.bandwidth, "gpus") else True
     assert len(run.p2p.devices) == cards
     assert len(run.collectives.ranks) == cards
