@@ -39,7 +39,9 @@ def show(result: AnySlice | Skipped, console: Console) -> None:
     if isinstance(result, Skipped):
         show_skipped(result.probe, result.reason, console)
         return
-    console.print(Text.assemble((printable(result.model.name), "bold"), f" on {device_words(result.device)}"))
+    console.print(
+        Text.assemble((printable(result.model.name), "bold"), f" on {device_words(result.device, result.cards)}")
+    )
     console.print(Text.assemble("  ", (rate_words(result), "bold"), f"  {_interval(result)}"))
     console.print(grid(_lines(result)))
 
@@ -55,9 +57,10 @@ def rate_words(result: AnySlice) -> str:
     return f"{units.format_rate(its.low, unit='').strip()} to {units.format_rate(its.high, unit=unit)}"
 
 
-def device_words(device: Device) -> str:
+def device_words(device: Device, cards: int = 1) -> str:
     threads = f", {device.threads} thread{'' if device.threads == 1 else 's'}" if device.kind == "cpu" else ""
-    return f"{device.kind} ({printable(device.name)}{threads})"
+    several = f"{cards} × " if cards > 1 and device.kind == "cuda" else ""
+    return f"{device.kind} ({several}{printable(device.name)}{threads})"
 
 
 def _interval(result: AnySlice) -> str:
