@@ -52,7 +52,9 @@ class Network:
         self._run("tc", "-n", own, "qdisc", "add", "dev", "eth0", "root", "tbf", *rate)
         self.hosts.append(own)
 
-    def run(self, commands: list[list[str]], environments: list[dict[str, str]]) -> list[subprocess.CompletedProcess]:
+    def run(
+        self, commands: list[list[str]], environments: list[dict[str, str]], limit_seconds: float = LIMIT_SECONDS
+    ) -> list[subprocess.CompletedProcess]:
         """One command on each host, at once, each under its own host name."""
         processes = []
         for namespace, command, more in zip(self.hosts, commands, environments, strict=True):
@@ -68,7 +70,7 @@ class Network:
                 )
             )
             self._stack.callback(processes[-1].kill)
-        said = [process.communicate(timeout=LIMIT_SECONDS) for process in processes]
+        said = [process.communicate(timeout=limit_seconds) for process in processes]
         return [
             subprocess.CompletedProcess(process.args, process.returncode, *texts)
             for process, texts in zip(processes, said, strict=True)

@@ -27,6 +27,7 @@ SMALL = [
     "--seconds",
     "1s",
 ]
+LIMIT_SECONDS = 400.0  # of ranks on two hosts
 FAST = 10e9 / 8  # bytes/s that a cable lets out
 P2P_ALLOWED = (r"(nvmlDeviceGetP2PStatus/\d/[0134]) = 0 1", r"\1 = 0 0")
 MIXED = (
@@ -110,7 +111,7 @@ def over_two_hosts(rig, network, *words: str) -> dict:
     meeting = ["--master-addr", "10.77.0.1", "--master-port", "29402"]
     own = [*words, "--json", "--home", str(rig.home)]
     commands = [[*torchrun, "--node-rank", rank, *meeting, "-m", "rigbench", *own] for rank in "01"]
-    done: list[subprocess.CompletedProcess] = network.run(commands, [rig.variables] * 2)
+    done: list[subprocess.CompletedProcess] = network.run(commands, [rig.variables] * 2, LIMIT_SECONDS)
     assert [it.returncode for it in done] == [0, 0], [it.stderr[-3000:] for it in done]
     assert done[1].stdout == ""
     return json.loads(done[0].stdout)
