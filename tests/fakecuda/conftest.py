@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -28,6 +30,7 @@ QUIET = HERE.parent / "quiet"
 LAUNCHER = HERE / "small_run.py"
 LIMIT_SECONDS = 900
 HAZARDS = "hazards.txt"
+WIDE = 1000  # columns: a longer number moves no word to another line
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -74,7 +77,6 @@ class FakeRig:
             "FAKE_SYSFS": str(fake_host.tree(recording, folder / "host")),
             "FAKECUDA_LOG": str(folder / HAZARDS),
             "RIGBENCH_HOME": str(self.home),
-            "COLUMNS": "1000",  # nothing is wrapped, so that a longer number moves no word to another line
         }
 
     def driver(self, recording: Path) -> None:
@@ -119,6 +121,20 @@ class FakeRig:
             check=False,
         )
         return Done(done.returncode, done.stdout, done.stderr, self.home)
+
+    def screen(self) -> str:
+        """What `report` shows of the last run, on a terminal so wide that no line is broken."""
+        ours, theirs = pty.openpty()
+        wide = self.variables | {"COLUMNS": str(WIDE), "TERM": "xterm", "NO_COLOR": "1"}
+        process = subprocess.Popen(self.command("report"), env=wide, stdout=theirs, stderr=subprocess.DEVNULL)
+        os.close(theirs)
+        parts = []
+        with contextlib.suppress(OSError):  # the other side is closed
+            while part := os.read(ours, 1 << 16):
+                parts.append(part)
+        os.close(ours)
+        assert process.wait() == 0
+        return b"".join(parts).decode().replace("\r\n", "\n")
 
     def hazards(self) -> list[str]:
         path = self.folder / HAZARDS

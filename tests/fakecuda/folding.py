@@ -24,6 +24,7 @@ TOGETHER = re.compile(r"#(?: (?:to )?#)+")
 # A figure that times decide: there in one run, missing with its reason or a dash in the next.
 MISSING = re.compile(
     r"n/a(?: \((?:[^()]*(?:noise|too few|too short|fewer than|time|not reached|scatter)[^()]*)\))?|–|one sample"
+    r"|\(lib\S+: cannot open[^)]*\)"  # which library bitsandbytes misses
 )
 PLOT = re.compile(r"[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉]")
 # Lines that a search, a limit of time or a comparison of times decides.
@@ -32,7 +33,7 @@ PASSING = re.compile(
     r"|of load|of rest|ran out of time|own products|IO bound|least memory|worth a choice|of matmul"
     r"|warnings?$|for information$|notes?$|faults?,|^# tokens/s|^note (?:warm|workers|this is a)|^(?:#|GPU)[#,% ]*$"
     r"|^(?:efficiency|layer|all devices at once|datasheet|hot|shape|change|enough|why wide|latency at|energy)"
-    r"|^(?:tf32|fp|bf16)"
+    r"|^(?:tf32|fp\d+|bf16)(?: #)?(?: correct)?$"
 )
 FINDINGS_BY_SPEED = {
     *("communication-bound", "launch-bound", "data-bound", "compile-pays", "checkpointing-trades", "p2p-slower"),

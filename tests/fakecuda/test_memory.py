@@ -82,7 +82,7 @@ def test_bandwidth_takes_smaller_buffers(rig):
     assert 0 < max(row.size_bytes for part in parts for row in part.transfers) < 64 << 20
 
 
-@pytest.mark.parametrize(("room_mib", "code"), [(16, 3), (64, 0)])
+@pytest.mark.parametrize(("room_mib", "code"), [(16, 3), (160, 0)])
 def test_the_heat_test_takes_a_load_that_fits_or_says_that_none_does(rig, room_mib, code):
     rig.memory(*[CONTEXT_MIB + room_mib] * 2)
     done = rig.run("thermals", "--minutes", "0.1").ended(code)

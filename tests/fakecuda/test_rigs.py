@@ -60,7 +60,8 @@ def test_unlike_cards_each_multiply_what_they_can(mixed):
 
 
 def test_each_of_unlike_cards_is_measured_against_its_own_datasheet(mixed, golden):
-    golden("mixed-topology", mixed.run("topology").ended(0).out)
+    mixed.run("topology").ended(0)
+    golden("mixed-topology", mixed.screen())
 
 
 def test_p2p_that_loses_writes_is_a_fault_and_the_way_around_it_is_named(rig, golden):
@@ -69,7 +70,7 @@ def test_p2p_that_loses_writes_is_a_fault_and_the_way_around_it_is_named(rig, go
     assert done.run.p2p.verdict == "broken"
     assert done.run.p2p.advice.environment == {"NCCL_P2P_DISABLE": "1"}
     assert "nothing arrived" in done.out
-    golden("p2p-loses", done.out)
+    golden("p2p-loses", rig.screen())
 
 
 def test_p2p_that_hangs_is_ended_and_a_fault(rig):
@@ -112,7 +113,8 @@ def over_two_hosts(rig, network, *words: str) -> dict:
     own = [*words, "--json", "--home", str(rig.home)]
     commands = [[*torchrun, "--node-rank", rank, *meeting, "-m", "rigbench", *own] for rank in "01"]
     done: list[subprocess.CompletedProcess] = network.run(commands, [rig.variables] * 2, LIMIT_SECONDS)
-    assert [it.returncode for it in done] == [0, 0], [it.stderr[-3000:] for it in done]
+    said = "\n".join(it.stderr for it in done)
+    assert [it.returncode for it in done] == [0, 0], said
     assert done[1].stdout == ""
     return json.loads(done[0].stdout)
 

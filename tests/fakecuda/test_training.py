@@ -64,7 +64,7 @@ def test_every_variant_is_a_row_and_those_without_a_library_say_so(rig, golden):
     # bitsandbytes has no kernels for a device that is none: it is refused before it trains.
     assert set(skipped) <= {"adamw8bit", "paged-adamw8bit", "accelerate on 2"}
     done.ended(0)
-    golden("arms", done.out)
+    golden("arms", rig.screen())
 
 
 def test_a_program_of_ones_own_trains_on_a_card(rig):

@@ -30,13 +30,13 @@ def test_two_4080s_whose_driver_refuses_p2p(rig, golden):
     done = rig.run("run", "--quick", small=True).ended(0)
     check(done, 2)
     assert done.run.p2p.verdict == "not available"
-    golden("run-2x4080", done.out)
+    golden("run-2x4080", rig.screen())
 
 
 def test_four_4090s(make_rig, golden):
-    done = make_rig("epyc7502-4x4090").run("run", "--quick", small=True).ended(0)
-    check(done, 4)
-    golden("run-4x4090", done.out)
+    rig = make_rig("epyc7502-4x4090")
+    check(rig.run("run", "--quick", small=True).ended(0), 4)
+    golden("run-4x4090", rig.screen())
 
 
 @pytest.mark.slow
