@@ -191,7 +191,7 @@ FORMATS = (
         "Lightning metrics.csv",
         ("epoch", "step"),
         "epoch,step,train_loss\n0,49,3.1\n0,99,2.9",
-        "step; a time only where a callback logs one (time, or */batches_per_sec)",
+        "step; a time only where a callback logs one as `time`",
     ),
 )
 
@@ -281,7 +281,7 @@ def meaning(key: str, unit: str) -> Meaning:
         re.fullmatch(r"(?:train )?(?:time|took|duration|t|ms|s|sec)(?: ms| s)?", words) or words == "in"
     ):
         return "time"
-    if unit == "s" and (key == "" or key.startswith("~")):
+    if key in ("~s", "~min"):
         return "time"
     return "nothing"
 

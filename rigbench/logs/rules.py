@@ -16,8 +16,9 @@ from rigbench.logs.source import lines_of
 from rigbench.logs.stretches import TOO_COARSE, LogRow, Reading
 
 APART = 1.2  # two readings of one quantity that differ by more contradict each other
+SLOWEST_STEP = 100.0  # a number without a unit above it may be milliseconds
 EVEN = 0.03  # tokens of steps that differ by less are one count
-MANY_RESETS = 0.1  # of the rows: no restarts, but rows in no order
+MANY_RESETS = 0.05  # of the rows: no restarts, but rows in no order
 ROLES: dict[str, Meaning] = {
     "step": "step", "at_seconds": "clock", "step_seconds": "own time", "step_milliseconds": "own time",
     "tokens": "tokens", "tokens_per_s": "rate", "loss": "loss",
@@ -99,7 +100,15 @@ class _Reader:
         self._choose_rows(step)
         own = self._own_seconds(step, micro)
         clock, resolution = self._clock()
+        self._ask_for_a_unit(own, clock)
         own = self._agreed(own, clock, resolution)
+        told = any(it is not None for it in (*own, *clock)) or self._key("rate", "device rate") is not None
+        if not told and self._key("mean rate", "mean time") is not None:
+            raise RigbenchError(
+                f"{self.name} has only a mean over the run so far, in which its start is",
+                "hand back a log that has the time of each step, or a clock",
+                NOTHING,
+            )
         tokens, per_step, rate, one = self._tokens(own, clock)
         loss = self._column(self._key("loss"))
         kept = [
@@ -276,7 +285,8 @@ class _Reader:
             return [None] * len(self.rows)
         items = [row.items.get(key) for row in self.rows]
         scale = self._scale(key)
-        return [item.value * scale if item else None for item in items]
+        loss = self.means[key] == "loss"  # which may be no number
+        return [it.value * scale if it and (loss or 0 <= it.value < math.inf) else None for it in items]
 
     def _scale(self, key: str) -> float:
         unit = next(row.items[key].unit for row in self.raw.rows if key in row.items)
@@ -332,8 +342,9 @@ class _Reader:
         ends = [counts[indices[-1]] or 0.0 for indices in groups]
         per_step = round(stats.median([b - a for a, b in pairwise(ends) if b > a] or [0.0]))
         whole = [
-            math.fsum(times[i] or math.nan for i in indices)
-            if len(indices) == per_step and all((counts[j] or 0) - (counts[i] or 0) == 1 for i, j in pairwise(indices))
+            math.fsum(its)
+            if len(its := [it for i in indices if (it := times[i])]) == len(indices) == per_step
+            and all((counts[j] or 0) - (counts[i] or 0) == 1 for i, j in pairwise(indices))
             else None
             for indices in groups
         ]
@@ -367,15 +378,19 @@ class _Reader:
             )
             if it == "train clock":
                 finest = 0.0
-            if best is None or finest < best[0]:
+            if best is None or "date" in self.forced or finest < best[0]:
                 best = (finest, key, column)
         dated = [row.clock.value if row.clock else None for row in self.rows]
-        if (
-            sum(value is not None for value in dated) >= max(2, len(dated) / 2)
-            and "at_seconds" not in self.forced.values()
+        if sum(value is not None for value in dated) >= max(2, len(dated) / 2) and (
+            "date" in self.forced or "at_seconds" not in self.forced.values()
         ):
             finest = min(row.clock.resolution for row in self.rows if row.clock)
-            if best is None or finest < best[0] or (self.means[best[1]] == "clock" and finest == best[0]):
+            if (
+                best is None
+                or "date" in self.forced
+                or finest < best[0]
+                or (self.means[best[1]] == "clock" and finest == best[0])
+            ):
                 best = (finest, "the date", dated)
         if best is None:
             return [None] * len(self.rows), 0.0
@@ -384,6 +399,19 @@ class _Reader:
             finest = min((row.items[key].resolution for row in self.rows if key in row.items), default=0.0)
         self.said.append(f"clock from {self._shown(key) if key != 'the date' else key}")
         return column, finest
+
+    def _ask_for_a_unit(self, own: list[float | None], clock: list[float | None]) -> None:
+        """A number without a unit that would be a very slow step, and no clock to ask."""
+        key = self._key("own time")
+        mine = [it for it in own if it]
+        if key is None or key in self.forced or not mine or any(it is not None for it in clock):
+            return
+        unit = next(row.items[key].unit for row in self.rows if key in row.items)
+        if unit == "" and self._scale(key) == 1.0 and stats.median(mine) > SLOWEST_STEP:
+            raise RigbenchError(
+                f"{key} of {self.name} is {stats.median(mine):,.4g}: seconds or milliseconds?",
+                f"say which: --columns step_milliseconds={key} or --columns step_seconds={key}",
+            )
 
     def _agreed(self, own: list[float | None], clock: list[float | None], resolution: float) -> list[float | None]:
         """A step's time, having asked the clock whether that can be."""
@@ -467,11 +495,10 @@ class _Reader:
             of_all.append((f"batch of {batch[0]:,.0f} x sequence of {sequence:,.0f}", stats.median(batch) * sequence))
         rate_key, device_key = self._key("rate"), self._key("device rate")
         rate = self._column(rate_key)
-        if rate_key is not None and seconds:
-            late = rate[len(rate) // 2 :] if self.format and self.format.even else rate  # a slow start is smoothed away
-            of_all.append((self._shown(rate_key), _middle(late) * seconds))
-        if device_key is not None and seconds:
-            of_one.append((self._shown(device_key), _middle(self._column(device_key)) * seconds))
+        late = rate[len(rate) // 2 :] if self.format and self.format.even else rate  # a slow start is smoothed away
+        for key, column, told in ((rate_key, late, of_all), (device_key, self._column(device_key), of_one)):
+            if seconds and (middle := _middle(column)):
+                told.append((self._shown(key or ""), middle * seconds))
         return self._judged(own, seen, of_all, of_one, rate, rate_key, device_key, seconds, batch)
 
     def _even(self, rate: Sequence[float | None], own: Sequence[float | None]) -> bool:
@@ -541,12 +568,6 @@ class _Reader:
         if only is not None:
             self.said.append(f"rate from {self._shown(only)}, each line weighing the same: the log has no times")
             return seen, None, self._column(only), rate_key is None
-        if not seconds and self._key("mean rate", "mean time") is not None:
-            raise RigbenchError(
-                f"{self.name} has only a mean over the run so far, in which its start is",
-                "hand back a log that has the time of each step, or a clock",
-                NOTHING,
-            )
         if not seconds:
             self._refuse_without_time()
         cure = (
@@ -600,8 +621,9 @@ def _seconds_per_step(steps: Sequence[int], own: Iterable[float | None], clock: 
     return seconds / count if seconds > 0 and count else None
 
 
-def _middle(values: Iterable[float | None]) -> float:
-    return stats.median([it for it in values if it is not None and math.isfinite(it)])
+def _middle(values: Iterable[float | None]) -> float | None:
+    told = [it for it in values if it is not None and math.isfinite(it)]
+    return stats.median(told) if told else None
 
 
 def _near(a: float, b: float) -> bool:

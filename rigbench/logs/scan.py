@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import NamedTuple
 
 from rigbench.core.errors import RigbenchError
@@ -21,6 +22,7 @@ from rigbench.logs.source import lines_of
 LINE_LIMIT = 10_000  # a line longer than this is no log line
 MANY_LINES = 8  # of so many the last is left out if it is cut
 MOST_ROWS = 1_000_000
+MOST_NUMBERS = 300  # of a line
 NUMBER = re.compile(
     # 1 day, 2:03:04.5 | 2:03:04 | 15:35
     r"(?<![\w.:])(?:(?P<days>\d{1,4}) days?, )?(?P<hours>\d{1,5}):(?P<minutes>\d{2})"
@@ -166,10 +168,10 @@ def _tells(items: Mapping[str, Item]) -> bool:
 
 
 def items_of(line: str, comma: bool = False) -> dict[str, Item]:
-    """`iter 10: loss 8.99, time 4622.05ms` as iter, loss and time. What has no name of its own is "", "~1", "~2"."""
+    """`iter 10: loss 8.99, time 4622.05ms` as iter, loss and time. What has no name of its own is ~s, ~tok/s, or ""."""
     items: dict[str, Item] = {}
     end, unit_end = 0, 0
-    for match in NUMBER.finditer(line):
+    for match in islice(NUMBER.finditer(line), MOST_NUMBERS):
         between = line[unit_end : match.start()]
         of = between.strip() == "/" and end > 0  # the 90 of 31/90
         key = "of" if of else name_of(between)
@@ -180,8 +182,8 @@ def items_of(line: str, comma: bool = False) -> dict[str, Item]:
             item = item and item._replace(unit="?")  # the z of +0.10z: a unit that nobody knows
         if item is None:
             continue
-        while key in items and (not key or key[0] == "~"):
-            key = f"~{len(items)}"
+        if not key and item.unit:
+            key = f"~{item.unit}"
         items.setdefault(key, item)
     return items
 
@@ -427,9 +429,8 @@ def _json(text: str, name: str) -> Raw | None:
                 record = None
             if isinstance(record, dict):
                 records.append(record)
-        if len(records) < 2:
-            return None
-        return Raw("JSON", [of_cells(_flat(record)) for record in records], {}, {})
+        if len(records) > 1:
+            return Raw("JSON", [of_cells(_flat(record)) for record in records], {}, {})
     try:
         document = json.loads(text)
     except ValueError:

@@ -111,7 +111,7 @@ def by_clock(reading: Reading) -> list[Stretch]:
         return []
     least = min(COARSE * reading.resolution_seconds, max(span / 12, 4 * reading.resolution_seconds))
     breaks = sum(row.after_break for row in rows)
-    fine = not breaks or span / (breaks + 1) > COARSE / 2 * reading.resolution_seconds  # breaks can be told apart
+    fine = not breaks or span / (breaks + 1) > COARSE * reading.resolution_seconds  # breaks can be told apart
     made: list[Stretch] = []
     for run in runs:
         start, broken = 0, False

@@ -1,0 +1,208 @@
+"""Does a log in any state (shuffled, cut, resumed, of several ranks, wrapped) give its truth or a refusal, never another?"""
+
+import math
+import random
+import re
+from re import _parser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_logs import declared, rate, read, text_of
+from written_logs import WRITERS, Training, steady
+
+from rigbench.core.errors import RigbenchError
+from rigbench.doctor import topics
+from rigbench.logs import formats, rules, scan, source, stretches
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+TABLES = {name for name in WRITERS if name.endswith("csv")} | {"factory", "wandb_api"}
+
+
+def wrapped(text: str, width: int) -> str:
+    lines = COLOUR.sub("", text).split("\n")
+    return "\n".join(line[at : at + width] for line in lines for at in range(0, max(1, len(line)), width))
+
+
+def with_decimal_commas(text: str) -> str:
+    text = re.sub(r"(?<=\d),(?=\d{3})", "@", text)
+    return re.sub(r"(?<=\d)\.(?=\d)", ",", text).replace("@", ".")
+
+
+def with_noise(text: str) -> str:
+    noise = ("/usr/lib/python3.11/site-packages/torch/utils/checkpoint.py:1399: FutureWarning: use 2.5 instead",
+             'W0301 10:00:00.123000 139 torch/_dynamo/convert_frame.py:844] [0/8] cache_size_limit (8)', "  File \"a.py\", line 310")  # fmt: skip
+    lines = text.split("\n")
+    return "\n".join(it for at, line in enumerate(lines) for it in (line, *noise[: (at % 5 == 2) * 3]))
+
+
+def of_each_rank(text: str, before: str) -> str:
+    return "\n".join(before.format(rank) + line for line in text.split("\n") for rank in range(4))
+
+
+STATES = {
+    "wrapped at 120": lambda text: wrapped(text, 120),
+    "with decimal commas": with_decimal_commas,
+    "with warnings between": with_noise,
+    "with carriage returns": lambda text: text.replace("\n", "\r"),
+    "under srun -l": lambda text: "\n".join(f"0: {line}" for line in text.split("\n")),
+    "of 4 ranks": lambda text: of_each_rank(text, "[rank{}]: "),
+    "of 4 ranks under torchrun": lambda text: of_each_rank(text, "[default{}]:"),
+    "each line twice": lambda text: "\n".join(line for line in text.split("\n") for _ in range(2)),
+    "cut short": lambda text: text[: int(0.8 * len(text))],
+    "its end alone": lambda text: "\n".join([*text.split("\n")[:4], *text.split("\n")[-60:]]),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", sorted(set(WRITERS) - TABLES))
+def test_a_text_log_gives_its_rate_in_any_state(name, state):
+    training = steady(steps=100)
+    if (name, state) == ("nemo_bar", "wrapped at 120"):
+        return  # a bar is drawn over itself, and is never wrapped
+    try:
+        reading = read(STATES[state](text_of(name, training)), declared(name, training))
+    except RigbenchError as error:
+        assert (name, state, error.exit_code) in {(name, "its end alone", 2), (name, "its end alone", 3)}  # noqa: PT017
+        return
+    assert rate(reading) == pytest.approx(training.rate, rel=0.03), reading.said
+
+
+@pytest.mark.parametrize("name", sorted(set(WRITERS) - {"wandb_api"}))
+def test_a_resumed_run_is_counted_once_a_step_and_its_gap_is_no_training(name):
+    first, second = steady(steps=60), steady(steps=60, first=41, seed=2)
+    reading = read(text_of(name, first) + text_of(name, second), declared(name, first))
+    assert rate(reading) == pytest.approx(first.rate, rel=0.03), reading.said
+
+
+@pytest.mark.parametrize("name", sorted(WRITERS))
+def test_a_run_that_begins_late_is_read_as_one_that_begins_at_once(name):
+    training = steady(steps=100, first=5001)
+    assert rate(read(text_of(name, training), declared(name, training))) == pytest.approx(training.rate, rel=0.03)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.data())
+def test_a_shuffled_truncated_or_mixed_log_gives_the_truth_or_is_refused(data):
+    name, other = (data.draw(st.sampled_from(sorted(WRITERS))) for _ in range(2))
+    seconds = data.draw(st.sampled_from([0.05, 0.3, 1.25, 12.0]))
+    training = steady(data.draw(st.integers(20, 90)), seconds, data.draw(st.sampled_from([1, 101, 5001])), 0.02)
+    text = text_of(name, training)
+    state = data.draw(st.sampled_from(["shuffled", "truncated", "mixed", "thinned"]))
+    draw = random.Random(data.draw(st.integers(0, 99)))
+    if state == "truncated":
+        text = text[: draw.randrange(len(text))]
+    elif state == "mixed":
+        text += text_of(other, training)
+    else:
+        lines = text.split("\n")
+        body = lines[3:]
+        body = draw.sample(body, len(body)) if state == "shuffled" else [line for line in body if draw.random() > 0.2]
+        if "olmo" in name:
+            return  # blocks of lines: without its first a block is the one above's
+        text = "\n".join(lines[:3] + body)
+    try:
+        measured = rate(reading := read(text, declared(name, training)))
+    except RigbenchError:
+        return
+    of_one = 4 if reading.of_one_device and name != "torchtune" else 1
+    assert measured * of_one == pytest.approx(training.rate, rel=0.1), (name, state, reading.said)
+
+
+@pytest.mark.parametrize("it", formats.FORMATS, ids=[it.name for it in formats.FORMATS])
+def test_each_formats_example_is_known_as_its_own_and_told_in_the_topic(it):
+    raw = scan.scan(source.text_of((it.example + "\n").encode(), "a"), "a")
+    assert formats.known(raw) is it
+    assert f"- {it.name}: {it.tells}" in topics.topic("formats").text.splitlines()
+
+
+def patterns() -> list[re.Pattern[str]]:
+    found = []
+    for module in (formats, rules, scan, source, stretches):
+        for value in vars(module).values():
+            several = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+            found += [it for it in several if isinstance(it, re.Pattern)]
+    return found
+
+
+def test_no_pattern_has_a_repeat_without_an_end():
+    """So that a line of any length costs so many steps for each of its characters and no more."""
+    assert len(patterns()) > 25
+    for pattern in patterns():
+        assert _parser.parse(pattern.pattern).getwidth()[1] < 700, pattern.pattern
+
+
+@pytest.mark.parametrize(
+    "unit", ["1", "1,", "1.", "1:", "a ", "a=", "=", " ", "1ms ", "0:00", "step ", "1/1 [", "tokens", "\x1b[3"]
+)
+def test_long_lines_of_anything_are_read(unit):
+    line = unit * (scan.LINE_LIMIT // len(unit))
+    scan.scan_lines([f"step {at} {line}" for at in range(20)])
+    source.text_of(line.encode(), "a")
+
+
+AMBIGUOUS = {
+    "a number that rises slowly and could be either": (
+        "\n".join(f"step {1000 + i} | loss 3.0 | time {60 + i / 2:.1f}s" for i in range(40)), 1024, "only rises"),
+    "milliseconds or seconds": (
+        "step,dt,loss\n" + "".join(f"{i},{4600 + i % 7},3.1\n" for i in range(20)), 1024, "seconds or milliseconds"),
+    "a micro-batch's time beside the clock of steps": (
+        "step,dt,_timestamp\n" + "".join(f"{i},{0.25 + i % 3 / 100},{1e9 + 1.08 * i:.3f}\n" for i in range(20)), 1024, "contradicts itself"),
+    "the tokens of a step, twice": (
+        "tokens per iteration will be: 491,520\n" + "".join(f"step {i}: loss 3, time {1 + i % 3 / 100:.2f}s, 52,000 tok/s\n" for i in range(20)), None, "contradicts itself"),
+    "an option that the log contradicts": (
+        "".join(f"step {i}: loss 3, time {1 + i % 3 / 100:.2f}s, 52,000 tok/s\n" for i in range(20)), 491520, "contradicts a.log"),
+    "micro-batches of which only the last is printed": (
+        "".join(f"Epoch 1 | iter {4 * i} step {i} | loss train: 3.2, val: n/a | iter time: {330 + i % 5}.00 ms (step)\n" for i in range(1, 30)), 65536, "micro-batch of 4"),
+    "a mean over the run alone": (
+        "".join(f"step {i}: loss 3, avg step time {1 + i % 3 / 100:.2f}s\n" for i in range(20)), 1024, "only a mean"),
+    "whole seconds of a few steps": (
+        "".join(f"2026-03-01 10:00:{i // 4:02d} step {i} loss 3.1\n" for i in range(60)), 1024, "whole seconds"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", AMBIGUOUS)
+def test_what_can_be_read_in_two_ways_is_refused_with_both(what):
+    text, tokens, said = AMBIGUOUS[what]
+    with pytest.raises(RigbenchError, match=said):
+        rate(read(text, tokens))
+
+
+def test_the_user_has_the_last_word_on_what_a_number_is():
+    text = "\n".join(f"step {1000 + i} | loss 3.0 | time {60 + i / 2:.1f}s" for i in range(40)) + "\n"
+    assert rate(read(text, 1024, {"at_seconds": "time"})) == pytest.approx(2048)
+    assert rate(read(text, 1024, {"step_seconds": "time"})) == pytest.approx(1024 / 70, rel=0.01)
+    table = "n;dauer;verlust\n" + "".join(f"{i};{4600 + i % 7},5;3,1\n" for i in range(20))
+    assert rate(read(table, 4603, {"step": "n", "step_milliseconds": "dauer"})) == pytest.approx(1000, rel=0.01)
+    with pytest.raises(RigbenchError, match="no column is called 'nix'"):
+        read(table, 1, {"step": "nix"})
+
+
+def test_hours_count_the_steps_that_no_line_is_about():
+    training = steady(steps=300, seconds=4.62)
+    made = stretches.between_rows(read(text_of("nanogpt", training)))
+    assert math.fsum(it.seconds for it in made) / 3600 == pytest.approx(0.385, abs=0.001)
+
+
+def test_trainer_state_says_the_whole_run_and_asks_for_the_console():
+    entries = [{"epoch": 0.1 * i, "loss": 3.0, "step": 10 * i} for i in range(1, 13)]
+    entries.append({"epoch": 1.0, "step": 120, "train_runtime": 240.5, "train_steps_per_second": 0.499})
+    with pytest.raises(RigbenchError, match=r"whole run 120 steps in 240.5 s, 0.499 steps/s") as refused:
+        read(str({"global_step": 120, "log_history": entries}).replace("'", '"'))
+    assert refused.value.exit_code == 3
+
+
+def test_a_line_that_is_not_understood_is_quoted_with_a_pattern_that_fits():
+    with pytest.raises(
+        RigbenchError, match=r"first line with numbers is 'Schritt 10 dauerte 250 ms', which"
+    ) as refused:
+        read("hallo\n" + "".join(f"Schritt {i} dauerte 250 ms\n" for i in range(10, 30)))
+    pattern = str(refused.value).rpartition(", which '")[2].removesuffix("' fits").replace("\\\\", "\\")
+    raw, roles = rules.by_pattern("Schritt 10 dauerte 250 ms\nSchritt 11 dauerte 251 ms\n", pattern)
+    assert [row.step_seconds for row in rules.read(raw, roles, 1.0).rows] == [0.25, 0.251]
+
+
+def test_an_evaluation_that_nothing_marks_stays_in_the_rate():
+    training = steady(steps=200, breaks=dict.fromkeys(range(20, 200, 20), 4.0))
+    whole = Training.rate.fget(training) * sum(training.seconds) / (sum(training.seconds) + 36)
+    assert rate(read(text_of("deepspeed", training), training.tokens)) == pytest.approx(whole, rel=0.02)
