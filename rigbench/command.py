@@ -100,7 +100,7 @@ class Common:
     def answer(
         self,
         work: Callable[[Job], object],
-        show: Callable[[Run, Console, bool], None] | None = None,
+        show: Callable[[Run, Console, bool, bool], None] | None = None,
         look: bool = False,
     ) -> int:
         """Run a job, save it, show it, and say how it ended. Returns the exit code.
@@ -148,8 +148,9 @@ class Common:
         nothing = bool(results) and all(isinstance(it, Skipped) for it in results)  # the document has the reason
         return FAULT if job.faults else NOTHING if nothing or job.has_no_answer else FINE
 
-    def show(self, run: Any, show: Callable[[Any, Console, bool], None] | None = None) -> None:
-        """On the screen, its rooms unless `show` shows more or less of it; or as JSON. Whole with --verbose.
+    def show(self, run: Any, show: Callable[[Any, Console, bool, bool], None] | None = None) -> None:
+        """On the screen, its rooms unless `show` shows more or less of it; or as JSON. Whole with --verbose, with
+        --quiet its verdict and table alone.
 
         Where the machine was busy, that is said first, and what it disturbed is left out unless the user wants it.
         """
@@ -173,7 +174,7 @@ class Common:
                 run = usable(run)
                 if all(isinstance(it, Skipped) for room in run.rooms().values() for it in room):
                     return
-            (show or show_rooms)(run, console, self.verbose)
+            (show or show_rooms)(run, console, self.verbose, self.quiet)
 
 
 def say(line: str) -> None:

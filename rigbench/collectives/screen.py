@@ -6,19 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from rigbench.collectives.record import AlphaBeta, Collective, Collectives, HostLink, PairTimes, RankCheck
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Tally
-from rigbench.core.screen import gigabytes, plus_minus, printable, table
+from rigbench.core.screen import Columns, gigabytes, plus_minus, printable, table
 
 STYLES = {"fine": "green", "wrong values": "red", "hung": "red", "died": "red", "interrupted": "yellow"}
 MOST_ROWS = 12
 MOST_WAYS = 4  # lines; of more ranks that differ, only the interfaces are told
-NARROW = 100
 NOTHING = "–"
 
 
@@ -42,9 +40,6 @@ def show(result: Collectives, console: Console) -> None:
     for way in _ways(result):
         line(way)
     for made, note in _tables(result):
-        made.columns[0].no_wrap = True
-        if console.width < NARROW:
-            made.padding = (0, 1, 0, 0)
         console.print()
         console.print(made)
         if note:
@@ -104,7 +99,7 @@ def _way(ways: Tally | Absent, gloo: bool) -> str:
     return f"{', '.join(channels)}, as NCCL's log says"
 
 
-def _tables(result: Collectives) -> Iterator[tuple[Table, str]]:
+def _tables(result: Collectives) -> Iterator[tuple[Columns, str]]:
     """Each with a line about it."""
     if len(result.hosts) > 1:
         hosts = enumerate(result.hosts)

@@ -6,21 +6,24 @@ import importlib
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
 
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Record, Skipped
 
 if TYPE_CHECKING:
-    from rich.console import Console, JustifyMethod, RenderableType
+    from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
     from rich.live import Live
     from rich.table import Table
     from rich.text import Text
 
 T = TypeVar("T")
+Mark = Literal["ok", "note", "warn", "fault"]
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+FOLDED = 16  # a longer word may be broken: a path, an id
 Fact = tuple[str, str | Absent]  # what it is called where it is missing, and its text
 
 
@@ -29,18 +32,88 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub("\ufffd", " ".join(text.splitlines())).replace("\t", " ")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Table:
-    """A table without a frame. A heading that begins with ">" stands above numbers, set to the right."""
-    from rich.table import Table
-    from rich.text import Text
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", drop: Sequence[str] = ()) -> Columns:
+    """A table without a frame. A heading that begins with ">" stands above numbers, set to the right.
 
-    made = Table(title=Text(printable(title)) if title else None, title_justify="left", box=None)
-    for heading in columns:
-        justify: JustifyMethod = "right" if heading.startswith(">") else "left"
-        made.add_column(Text(heading.removeprefix(">")), justify=justify, overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(printable(cell)) for cell in row))
-    return made
+    Where it does not fit, words fold and numbers never do: the headings named in `drop`, least important first, are
+    left out and named in a line below; columns that then still do not fit follow below, beside the first one again.
+    """
+    return Columns(list(columns), [list(map(printable, row)) for row in rows], title, drop)
+
+
+class Columns:
+    """What `table` returns; laid out when it is printed, since only then its width is known."""
+
+    def __init__(self, columns: list[str], rows: list[list[str]], title: str, drop: Sequence[str]) -> None:
+        self.headings = [heading.removeprefix(">") for heading in columns]
+        self.are_numbers = [heading.startswith(">") for heading in columns]
+        self.rows, self.title, self.drop = rows, title, drop
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        from rich.text import Text
+
+        left = list(range(len(self.headings)))
+        dropped: list[str] = []
+        for heading in self.drop:
+            if self._width(left, 2) <= options.max_width:
+                break
+            left = [place for place in left if self.headings[place] != heading]
+            dropped.append(heading)
+        title = self.title
+        while left:
+            fitting = self._fitting(left, options.max_width)
+            yield self._made(fitting, options.max_width, title)
+            left, title = [left[0], *left[len(fitting) :]] if len(fitting) < len(left) else [], ""
+        if dropped:
+            yield Text(f" … {', '.join(dropped)} with --verbose", style="dim")
+
+    def _fitting(self, left: list[int], width: int) -> list[int]:
+        """As many from the left as fit closely set; the first and one more at the least."""
+        count = len(left)
+        while count > 2 and self._width(left[:count], 1) > width:
+            count -= 1
+        return left[:count]
+
+    def _made(self, places: list[int], width: int, title: str) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        fits = self._width(places, 2) <= width
+        made = Table(title=Text(printable(title)) if title else None, title_justify="left", box=None)
+        made.padding = (0, 1) if fits else (0, 1, 0, 0)
+        narrow = self._width(places, 2, folded=False) > width
+        for place in places:
+            heading, is_number = self.headings[place], self.are_numbers[place]
+            if narrow and is_number:  # its words one below the other, as far as the numbers are narrower
+                heading = "\n".join(textwrap.wrap(heading, self._least(place), break_long_words=False))
+            justify: JustifyMethod = "right" if is_number else "left"
+            made.add_column(
+                Text(heading), justify=justify, overflow="fold", no_wrap=is_number, min_width=self._least(place)
+            )
+        for row in self.rows:
+            made.add_row(*(Text(row[place]) for place in places))
+        return made
+
+    def _width(self, places: list[int], gap: int, folded: bool = True) -> int:
+        """What they need at the least, or without any fold; `gap` between two."""
+        each = [self._least(place) if folded else self._natural(place) for place in places]
+        return sum(each) + gap * len(each)
+
+    def _least(self, place: int) -> int:
+        """The longest number, or the longest word but for one that is longer than FOLDED."""
+        texts = [row[place] for row in self.rows]
+        words = [
+            word
+            for text in (self.headings[place], *([] if self.are_numbers[place] else texts))
+            for word in text.split()
+        ]
+        least = max((len(word) for word in words), default=1)
+        if self.are_numbers[place]:
+            return max([least, *map(len, texts)])
+        return min(least, FOLDED)
+
+    def _natural(self, place: int) -> int:
+        return max(len(text) for text in (self.headings[place], *(row[place] for row in self.rows)))
 
 
 def skipped(name: str, reason: str, console: Console) -> None:
@@ -54,11 +127,12 @@ class HasRooms(Protocol):
     def rooms(self) -> dict[str, tuple[Record, ...]]: ...
 
 
-def show_rooms(run: HasRooms, console: Console, whole: bool = True) -> None:
+def show_rooms(run: HasRooms, console: Console, whole: bool = True, quiet: bool = False) -> None:
     """What every probe found, by the screen of the feature that its record belongs to.
 
     A feature whose screen has `show_run` shows its rooms itself, since they belong together, with what it skipped.
-    Not `whole`: by the screen's `brief`, the answer on one screen, where it has one.
+    Not `whole`: by the screen's `brief` or `brief_run`, the answer on one screen, where it has one; `quiet`: its
+    verdict and its table alone.
     """
     shown: set[str] = set()
     for name, room in run.rooms().items():
@@ -72,8 +146,10 @@ def show_rooms(run: HasRooms, console: Console, whole: bool = True) -> None:
             if shown:
                 console.print()
             screen = importlib.import_module(f"{feature}.screen")
-            if not whole and hasattr(screen, "brief"):
-                screen.brief(result, console)
+            if not whole and hasattr(screen, "brief_run"):
+                screen.brief_run(run, console, quiet)
+            elif not whole and hasattr(screen, "brief"):
+                screen.brief(result, console, quiet)
             elif hasattr(screen, "show_run"):
                 screen.show_run(run, console)
             else:
@@ -171,6 +247,37 @@ def plus_minus(estimate: Estimate) -> str:
         return "one sample"
     covers = "" if estimate.level >= 0.899 else f" ({units.format_share(estimate.level)})"
     return f"{units.format_plus_minus(estimate.half_width)}{covers}"
+
+
+MARKS = {"ok": "green", "note": "dim", "warn": "yellow", "fault": "bold red"}
+Headline = tuple[Mark, str]  # how it is, and a sentence with the number that says so
+
+
+def headline(name: str, its: Headline, console: Console) -> None:
+    """The verdict: the first line of a first screen."""
+    from rich.text import Text
+
+    mark, sentence = its
+    console.print(Text.assemble((mark.ljust(5), f"bold {MARKS[mark]}"), (f" {name}: {printable(sentence)}", "bold")))
+
+
+def marked(lines: Iterable[Headline], console: Console) -> None:
+    """What is odd, a line each under the word that says how bad it is."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table.grid(padding=(0, 2, 0, 0))
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for mark, text in lines:
+        made.add_row(Text(f"  {mark}", style=MARKS[mark]), Text(printable(text)))
+    if made.row_count:
+        console.print(made)
+
+
+def closing(sure: str, following: str, console: Console) -> None:
+    """The last lines of a first screen: how sure it is, where there is more and what comes next."""
+    console.print(grid([*([("how sure", sure)] if sure else []), ("more", following)]))
 
 
 SEVERITY_STYLES = {"fault": "bold red", "warning": "yellow", "information": ""}

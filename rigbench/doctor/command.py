@@ -38,8 +38,8 @@ def doctor(
     from rigbench.core.errors import FAULT, FINE, RigbenchError
     from rigbench.doctor import diagnosis, screen
 
-    def show(diagnosed: Run, console: Console, whole: bool) -> None:
-        screen.show(diagnosed, console, hint=not common.quiet)
+    def show(diagnosed: Run, console: Console, _whole: bool, quiet: bool) -> None:
+        screen.show(diagnosed, console, hint=not quiet)
 
     if run is None:
         return common.answer(lambda job: diagnosis.examine(job, options.load), show, look=True)

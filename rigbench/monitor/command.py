@@ -46,7 +46,7 @@ def monitor(common: Common, options: Options) -> int:
         if common.replay or options != Options(recorded=options.recorded):
             raise RigbenchError("--from FILE is a watch that is over", "give it alone, or with --json")
         result = summary(Path(options.recorded))
-        common.show(result, lambda shown, console, _: screen.show(shown, console))
+        common.show(result, lambda shown, console, *_: screen.show(shown, console))
         return FAULT if result.at_fault else FINE
     if options.once and not isinstance(options.seconds, Absent):
         raise RigbenchError("--once and --seconds exclude each other", "--once reads for one --interval")
@@ -64,7 +64,7 @@ def monitor(common: Common, options: Options) -> int:
     finally:
         if display:
             display.close()
-    common.show(result, lambda shown, console, _: screen.show(shown, console))
+    common.show(result, lambda shown, console, *_: screen.show(shown, console))
     if trouble:
         raise trouble
     if isinstance(options.record, str) and not common.quiet:

@@ -42,7 +42,7 @@ def one_room(run: Run, name: str) -> Run:
     return msgspec.structs.replace(run, **{**away, **kept, **findings})
 
 
-def show(run: Run, console: Console, whole: bool) -> None:
+def show(run: Run, console: Console, whole: bool, quiet: bool = False) -> None:
     """The run's header, then every room it has, in the order it was measured."""
     console.print(Text.assemble((f"rigbench {run.command}", "bold"), f"  {run.id}, {run.started_at}, {run.status}"))
     rig, torch = run.rig, run.software.torch
@@ -53,7 +53,7 @@ def show(run: Run, console: Console, whole: bool) -> None:
     software = f"rigbench {run.software.rigbench}, torch {'n/a' if isinstance(torch, Absent) else torch}"
     console.print(Text(printable(f"  rig {rig.fingerprint}: {parts}; {software}"), style="dim"))
     console.print()
-    show_rooms(run, console, whole)
+    show_rooms(run, console, whole, quiet)
     if run.findings or run.unchecked:
         console.print()
         show_findings(run.findings, run.unchecked, console)

@@ -42,11 +42,11 @@ def train_probe(
     return common.answer(lambda job: arms.run(job, made), _show)
 
 
-def _show(run: Run, console: Console, whole: bool) -> None:
+def _show(run: Run, console: Console, whole: bool, quiet: bool) -> None:
     from rigbench.core.finding_screen import show_findings
     from rigbench.core.screen import show_rooms
 
-    show_rooms(run, console, whole)
+    show_rooms(run, console, whole, quiet)
     if run.findings:
         console.print()
         show_findings(run.findings, run.unchecked, console)
