@@ -44,7 +44,7 @@ def run(job: Job, plan: Plan) -> None:
         return
     result = slices.run(job, plan.options_of(plan.base), plan.watts, plan.world)
     if isinstance(result, Slice):
-        slow = verdict.exchange_bound(result, result.recipe.strategy)
+        slow = () if job.has_no_answer else verdict.exchange_bound(result, result.recipe.strategy)
         job.keep(findings=worst_first((*job.run.findings, *slow)))
 
 
@@ -302,7 +302,8 @@ class Table:
         results = self.job.run.slices
         table = verdict.compared(self._table(), results)
         others = [item for item in self.job.run.findings if item.code not in verdict.DIAGNOSES]
-        self.job.keep(arms=table, findings=worst_first((*others, *verdict.diagnose(table, results))))
+        found = () if self.job.has_no_answer else verdict.diagnose(table, results)
+        self.job.keep(arms=table, findings=worst_first((*others, *found)))
 
     def _table(self) -> Arms:
         base, planned = self._slice(self.rows[0]), verdict.TOKENS_PER_PARAMETER * self.model.total_parameters
