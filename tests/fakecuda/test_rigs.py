@@ -120,7 +120,7 @@ def over_two_hosts(rig, network, *words: str) -> dict:
 
 
 def test_collectives_over_two_hosts_of_two_cards(rig, hosts):
-    words = ["collectives", "--sizes", "8,1KiB,64KiB", "--seconds", "10s", "--limit", "90s"]
+    words = ["collectives", "--sizes", "8,1KiB,64KiB", "--seconds", "10s", "--limit", "5min"]
     found = over_two_hosts(rig, hosts, *words)["collectives"]
     assert [host["name"] for host in found["hosts"]] == ["anna", "bert"]
     assert (len(found["ranks"]), found["backend"], found["verdict"]) == (4, "nccl", "fine")
