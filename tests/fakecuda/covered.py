@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from typing import Any
 
+LAST = ("result", "error", "stopped")  # after these a worker does nothing but wait for its end
 WORKER, DRIVER = "rigbench.work.process", "rigbench.machine.driver_child"
 
 
@@ -37,6 +39,7 @@ class Hook:
 
 
 SEEN: dict[str, set[int]] = {}
+ONE = threading.Lock()
 
 
 def save() -> None:
@@ -46,22 +49,36 @@ def save() -> None:
     started = coverage.Coverage.current()
     if started is None or started._collector is None:
         return
-    fresh = False
-    for file, lines in list(started._collector.data.items()):
-        known = SEEN.setdefault(file, set())
-        fresh = fresh or not known.issuperset(lines)
-        known.update(lines)
-    if fresh:
-        started.save()
+    with ONE:
+        fresh = False
+        for file, lines in list(started._collector.data.items()):
+            known = SEEN.setdefault(file, set())
+            fresh = fresh or not known.issuperset(lines)
+            known.update(lines)
+        if fresh:
+            started.save()
 
 
 def worker(module: Any) -> None:
-    send = module.Report._send
+    """Beside its work, for a worker hands over more seldom where that takes long; its last word waits for it."""
+    send, spoken = module.Report._send, threading.Event()
+
+    def keep() -> None:
+        while spoken.wait():
+            spoken.clear()
+            save()
+
+    def serve(*of: Any) -> Any:
+        threading.Thread(target=keep, daemon=True).start()
+        return real(*of)
 
     def sent(self: Any, message: dict[str, Any]) -> None:
-        save()
+        if any(kind in message for kind in LAST):
+            save()
+        spoken.set()
         send(self, message)
 
+    real, module.serve = module.serve, serve
     module.Report._send = sent
 
 
