@@ -21,7 +21,8 @@ def main() -> None:
         signal.signal(number, _interrupt)
     code = INTERRUPTED
     try:
-        _watch()
+        if sys.platform != "win32":  # which wakes nobody up by a pipe
+            _watch()
         _open_streams()
         code = _run()
         sys.stdout.flush()

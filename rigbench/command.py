@@ -86,14 +86,19 @@ class Common:
         width = None if sys.stdout.isatty() else 100
         return Screen(highlight=False, soft_wrap=False, width=width)
 
-    def job(self) -> Job:
-        """A job that measures and is kept. The store is tried first, before the machine is made busy."""
+    def job(self, measures: bool = True) -> Job:
+        """A job that is kept; `measures`: this machine, where nothing else is named.
+
+        The store is tried first, before the machine is made busy.
+        """
         from rigbench.core.progress import make_progress
         from rigbench.job import Job
-        from rigbench.machine.rig import Rig
+        from rigbench.machine.rig import Rig, require_linux
 
         home = self.store()
         home.check_writable()
+        if measures and not self.on and not self.replay:
+            require_linux()
         rig = Rig.replay(self.replay) if self.replay else Rig.live(ask_driver=not self.on and self.device != "cpu")
         return Job(home, rig, self.command, make_progress(self.quiet), self.keep_disturbed)
 
@@ -102,6 +107,7 @@ class Common:
         work: Callable[[Job], object],
         show: Callable[[Run, Console, bool, bool], None] | None = None,
         look: bool = False,
+        measures: bool = True,
     ) -> int:
         """Run a job, save it, show it, and say how it ended. Returns the exit code.
 
@@ -113,7 +119,7 @@ class Common:
         from rigbench.core.record import Skipped
         from rigbench.job import Interrupted
 
-        job = self.job()
+        job = self.job(measures)
         job.run = msgspec.structs.replace(job.run, look=look or bool(self.replay or self.on))
         interrupted = False
         try:

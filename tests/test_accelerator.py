@@ -117,7 +117,12 @@ def test_without_any_card_the_cure_is_a_cuda_build(cards):
     cards([])
     with pytest.raises(RigbenchError) as refused:
         choose_device("cuda:9")
-    assert refused.value.what_to_do == "use --device cpu, or install a CUDA build of torch and the driver"
+    assert refused.value.what_happened.startswith(
+        "--device cuda:9: torch sees 0 CUDA devices: torch 2.13.0+cu130 is a "
+    )
+    assert refused.value.what_to_do == (
+        "install a CUDA build of torch: see pytorch.org/get-started, or measure the CPU: --device cpu"
+    )
 
 
 # --- what is timed ---

@@ -55,7 +55,7 @@ def backtest(
         return common.answer(lambda job: _reach(job, on, source, options))
     if not run or not log:
         raise RigbenchError("a back-test needs a run and a log", "rigbench backtest RUN LOG, or --summary")
-    return common.answer(lambda job: _compare(job, run, log, options))
+    return common.answer(lambda job: _compare(job, run, log, options), measures=False)
 
 
 def _summary(common: Common) -> int:
@@ -63,7 +63,7 @@ def _summary(common: Common) -> int:
     from rigbench.backtest import screen
     from rigbench.budget import rates
 
-    job = common.job()
+    job = common.job(measures=False)
     job.progress.close()
     tests = rates.backtests(job.earlier)
     if not tests:

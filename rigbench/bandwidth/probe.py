@@ -89,7 +89,7 @@ def _made(group: Group, not_run: list[str]) -> object | None:
 
 def _plan(options: Options, sysfs: Sysfs) -> tuple[str, tuple[Device, ...], list[Group], list[str]]:
     """(the part's name, the devices seen, what to measure, what not and why)."""
-    devices = cuda_devices()
+    devices = () if options.device == "cpu" else cuda_devices()
     if options.part == "peers":
         if len(devices) < 2:
             raise RigbenchError(f"torch sees {len(devices)} CUDA devices", "a peer copy needs two", exit_code=NOTHING)

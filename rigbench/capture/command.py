@@ -75,10 +75,12 @@ def record(folder: Path, replayed: Path | None, load: bool, force: bool) -> Capt
     from rigbench.core.record import Absent
     from rigbench.machine import capture
     from rigbench.machine.replay import Recording, ReplayedDriver
-    from rigbench.machine.rig import Rig
+    from rigbench.machine.rig import Rig, require_linux
     from rigbench.work.load import under_load
 
     capture.check_folder(folder, force, replayed)
+    if not replayed:
+        require_linux()
     rig = Rig.replay(replayed) if replayed else Rig.live()
 
     def read_busy(rig: Rig) -> Recording | Absent:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Device
-from rigbench.machine import host
+from rigbench.machine import host, obstacles
 from rigbench.machine.sysfs import Sysfs
 
 CPU_FLUSH_BYTES = 64 << 20  # more than most last-level caches; a larger cache is flushed by its own size
@@ -227,27 +227,23 @@ def choose_device(wanted: str | None) -> str:
     "cuda" is such a GPU too, and never the CPU.
 
     Raises:
-        RigbenchError: no such device, or an unknown name.
+        RigbenchError: no such device, an unknown name, or GPUs that cannot be used.
     """
     if wanted == "cpu":  # without a look at any GPU: its driver may be the reason for asking so
         return "cpu"
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted in (None, "", "auto", "cuda") and count:
-        return _with_kernels(next((index for index in range(count) if not no_kernels(index)), 0))
-    if wanted in (None, "", "auto"):
-        return "cpu"
+    if wanted in (None, "", "auto", "cuda"):
+        count = obstacles.devices("cuda" if wanted == "cuda" else "")
+        usable = next((index for index in range(count) if not no_kernels(index)), 0)
+        return _with_kernels(usable) if count else "cpu"
     kind, _, number = str(wanted).partition(":")
     if kind != "cuda" or (number and not number.isdigit()):
         raise RigbenchError(f"--device {wanted!r} is not a device", "use cpu, cuda or cuda:N")
-    index = int(number or 0)
+    index, count = int(number or 0), obstacles.devices(str(wanted))
     if index >= count:
-        why = " (this torch is a CPU build)" if not count and torch.version.cuda is None else ""
         names = "cuda:0" if count == 1 else f"cuda:0 {'and' if count == 2 else 'to'} cuda:{count - 1}"
         raise RigbenchError(
-            f"--device {wanted}: torch sees {count} CUDA device{'' if count == 1 else 's'}{why}",
-            f"use --device cpu, {f'or {names}' if count else 'or install a CUDA build of torch and the driver'}",
+            f"--device {wanted}: torch sees {count} CUDA device{'' if count == 1 else 's'}",
+            f"use --device cpu, or {names}",
             exit_code=NOTHING,
         )
     return _with_kernels(index)
@@ -309,11 +305,15 @@ def open_device(wanted: str | None = None, flushed: bool = True) -> Accelerator:
     """What the user asked for (`choose_device`), opened; `flushed`: between timed repeats, the cache is written over.
 
     Raises:
-        RigbenchError: no such device, or an unknown name.
+        RigbenchError: no such device, an unknown name, or a GPU that cannot be used.
     """
     device = choose_device(wanted)
     if device != "cpu":
-        return CudaAccelerator(int(device.partition(":")[2]))
+        index = int(device.partition(":")[2])
+        try:
+            return CudaAccelerator(index)
+        except RuntimeError as error:  # torch's, of CUDA
+            raise obstacles.refused_card(index, str(error)) from None
     cpu = host.cpu(Sysfs())
     name = cpu.model if isinstance(cpu.model, str) else f"{cpu.architecture} CPU"
     cache = cpu.l3_bytes if flushed else Absent("nothing is flushed")
@@ -328,11 +328,14 @@ def _bytes(accelerator: CpuAccelerator | CudaAccelerator) -> Any:
 
 
 def cuda_devices() -> tuple[Device, ...]:
-    """Every CUDA device that torch sees, in its order; none of them is touched."""
+    """Every CUDA device that torch sees, in its order; none of them is touched.
+
+    Raises:
+        RigbenchError: GPUs that cannot be used.
+    """
     import torch
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return tuple(_cuda_device(torch.cuda.get_device_properties(index)) for index in range(count))
+    return tuple(_cuda_device(torch.cuda.get_device_properties(index)) for index in range(obstacles.devices()))
 
 
 def _cuda_device(properties: Any) -> Device:

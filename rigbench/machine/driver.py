@@ -25,7 +25,7 @@ READY_SECONDS = 30.0  # Python and pynvml, on a machine that is busy
 OPEN_SECONDS = 10.0  # a card that nobody uses is set up when it is opened
 CALL_SECONDS = 5.0
 GONE_SECONDS = 0.5
-CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGABRT, signal.SIGFPE)
+CRASHES = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGABRT", "SIGFPE")
 LOADER_CACHE = Path("/etc/ld.so.cache")
 LOADER_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", os.path.join(sys.prefix, "lib"))
 
@@ -108,9 +108,10 @@ class DriverProcess:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(GONE_SECONDS)
                 died = -(self._process.returncode or 0)
-                if died in CRASHES:
-                    return self._end(f"the driver's library crashed ({signal.Signals(died).name}) in {call}")
-                how = f"by {signal.Signals(died).name}" if died > 0 else f"with code {-died}"
+                name = signal.Signals(died).name if died > 0 else ""
+                if name in CRASHES:
+                    return self._end(f"the driver's library crashed ({name}) in {call}")
+                how = f"by {name}" if name else f"with code {-died}"
                 return self._end(f"the process that asks the driver ended {how} in {call}")
             self._unread += more
         line, _, self._unread = self._unread.partition(b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -64,3 +65,16 @@ class Rig:
             reason = nvml.absent.reason if nvml.absent else "its driver cannot be replayed"
             raise RigbenchError(f"the recording has no sensors ({reason})", "capture the rig again", exit_code=NOTHING)
         return replace(self, nvml=nvml), nvml.driver
+
+
+def require_linux() -> None:
+    """Before this machine is measured or watched.
+
+    Raises:
+        RigbenchError: it runs another system.
+    """
+    if sys.platform != "linux":
+        system = {"darwin": "macOS", "win32": "Windows", "cygwin": "Windows"}.get(sys.platform, sys.platform)
+        wsl = "run it in WSL2 (wsl --install), or " if system == "Windows" else ""
+        elsewhere = "use --replay DIR (a recorded rig), --on NAME (one to plan for), report, profiles or explain"
+        raise RigbenchError(f"rigbench measures Linux machines, and this is {system}", f"{wsl}{elsewhere}", NOTHING)

@@ -163,7 +163,7 @@ def parse_cpu_list(text: str) -> frozenset[int]:
 
 def _read_bytes(where: str) -> bytes | Absent:
     try:
-        descriptor = os.open(where, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hold us up
+        descriptor = os.open(where, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe must not hold us up
     except OSError as error:
         return _why(error)
     content = bytearray()

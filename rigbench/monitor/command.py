@@ -16,7 +16,7 @@ from rigbench.command import Common, command, say
 from rigbench.core import progress
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, RigbenchError
 from rigbench.core.record import Absent
-from rigbench.machine.rig import Rig
+from rigbench.machine.rig import Rig, require_linux
 from rigbench.monitor import readings, recording
 from rigbench.monitor.record import Monitor, MonitorEnd, MonitorEndedBy, MonitorHeader, MonitorTick, Options
 from rigbench.monitor.summary import Fold
@@ -96,6 +96,8 @@ def watch(
 
     Stop signals end it as the passing of time does: with everything written and a summary.
     """
+    if not replay:
+        require_linux()
     rig = Rig.replay(replay) if replay else Rig.live()
     with contextlib.ExitStack() as stack:
         recorder = None
@@ -151,6 +153,9 @@ def summary(path: Path) -> Monitor:
     return fold.record(notes)
 
 
+HAS_TIMER = hasattr(signal, "setitimer")  # Windows has none, where recordings alone are watched
+
+
 class Overdue(Exception):
     """A second stop signal, or a second after the first one: the tick under way, maybe in a hung driver, is dropped."""
 
@@ -164,12 +169,13 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+            for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGALRM] if HAS_TIMER else [])):
                 self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if HAS_TIMER:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -177,4 +183,5 @@ class StopSignal:
         if self.sent:
             raise Overdue
         self.sent = progress.stopping = True  # for rigbench.__main__: the summary may take longer than its patience
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
+        if HAS_TIMER:
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)

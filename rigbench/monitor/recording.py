@@ -29,7 +29,7 @@ class Recorder:
         self.path = path
         self.trouble: RigbenchError | None = None
         self.lines = self._size = 0
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if force else os.O_EXCL)
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
         try:
             self._file = os.open(path, flags, 0o644)
         except FileExistsError:

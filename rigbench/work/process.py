@@ -39,7 +39,7 @@ LAST_WORDS_BYTES = 1 << 16  # of what a process wrote before it ended
 WAKE_SECONDS = 1.0  # for the others to be lost too, or to answer a ping
 # Handing over what there is so far takes a hundredth of the time at most, and is done once a second.
 TIMES_TO_TELL, TELL_SECONDS = 100, 1.0
-NEVER_A_CONSEQUENCE = (signal.SIGKILL, signal.SIGBUS, signal.SIGSEGV, signal.SIGILL)  # of another process's death
+NEVER_A_CONSEQUENCE = ("SIGKILL", "SIGBUS", "SIGSEGV", "SIGILL")  # of another process's death
 # A training step on a CPU allocates and frees hundreds of megabytes. glibc returns such blocks to the system at once,
 # and the next step faults them in again, page by page: 40 % of the time on a virtual machine. These two variables
 # (mallopt(3)) make it keep them, as a GPU's caching allocator does.
@@ -147,7 +147,7 @@ class Report:
                     self._hand_over()
             elif order.strip() == b"ping":
                 self._send({"pong": True})
-        os.killpg(0, signal.SIGKILL)  # the parent is gone: so are we, and whatever the probe started
+        _kill_group(0)  # the parent is gone: so are we, and whatever the probe started
 
 
 def serve(probe: str, *world: object) -> NoReturn:
@@ -176,8 +176,16 @@ def serve(probe: str, *world: object) -> NoReturn:
         sys.stderr.write(f"{told(error)}\n")
         sys.stderr.flush()
         os._exit(1)
-    while True:
-        signal.pause()
+    threading.Event().wait()
+    raise AssertionError
+
+
+def _kill_group(pid: int) -> None:
+    """A process, or this one (0), with all that it started; where there are no groups (Windows), alone."""
+    if hasattr(os, "killpg"):
+        os.killpg(pid, signal.SIGKILL)
+    else:
+        os.kill(pid or os.getpid(), signal.SIGTERM)
 
 
 class Child:
@@ -223,7 +231,7 @@ class Child:
             return
         RUNNING.discard(self._process.pid)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            _kill_group(self._process.pid)
         for pipe in (self._process.stdin, self._stderr):
             if pipe:
                 with contextlib.suppress(OSError):
@@ -236,7 +244,8 @@ class Child:
     @property
     def ended_alone(self) -> bool:
         """Whether it was ended in a way that no other process's death explains."""
-        return -self._process.wait() in NEVER_A_CONSEQUENCE
+        code = self._process.wait()
+        return code < 0 and signal.Signals(-code).name in NEVER_A_CONSEQUENCE
 
     def last_words(self) -> str:
         """How it ended, and the last line that it wrote; of one that C++ ended, why, before its frames."""
@@ -247,10 +256,11 @@ class Child:
         if code == -signal.SIGABRT:  # std::terminate
             said = [line.strip() for line in lines if line.lstrip().startswith("what():")][-1:] or said
         last = f": {said[0]}" if said else ""
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        if code == -signal.SIGKILL:
+        name = signal.Signals(-code).name if code < 0 else ""
+        how = f"was ended by {name}" if name else f"ended with code {code}"
+        if name == "SIGKILL":
             how = "was killed, as the system does when memory runs out"
-        if code == -signal.SIGBUS:
+        if name == "SIGBUS":
             how += ", as when a mapped file shrinks or its disk cannot be read"
         return f"its process {how}{last}"
 
