@@ -46,6 +46,7 @@ DUAL_4080 = {
     "persistence-off": "information",  # persistence mode 0, and neither card drives a display
 }
 EXPECTED: dict[str, dict[str, str]] = {
+    "wsl2-rtx2080ti": {"virtual-machine": "information"},
     DUAL: DUAL_4080,
     "dual-rtx4080s-throttling": DUAL_4080,  # at rest when it is read; its heat comes later in the sequence
     "epyc7502-4x4090": {},  # the tree and names alone: nothing else was recorded

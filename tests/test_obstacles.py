@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -337,6 +338,19 @@ def test_devices_are_read_from_this_machine(tmp_path: Path) -> None:
     assert obstacles._device_file(str(tmp_path / "none")).state == "missing"
 
 
+def test_a_rig_under_wsl2_has_no_card_in_its_pci_tree_and_is_read_all_the_same(rigbench) -> None:
+    """Composed of what nvidia-smi -q and lspci print there: the tree holds Microsoft's device alone."""
+    rig = str(Path(__file__).parent / "rigs" / "wsl2-rtx2080ti")
+    said = {
+        command: rigbench(*command.split(), "--replay", rig) for command in ("topology", "doctor", "monitor --once")
+    }
+    assert {command: code for command, (code, _, _) in said.items()} == dict.fromkeys(said, 0)
+    assert "virtual machine:\n          WSL2" in re.sub(" +\n", "\n", said["topology"][1])
+    assert "GPU0    NVIDIA GeForce RTX 2080 Ti, 11 GiB, 0000:2d:00.0, rtx-2080-ti" in said["topology"][1]
+    assert "no fault, no warning in what was checked" in said["doctor"][1]
+    assert "n/a (not supported): utilisation" in said["monitor --once"][1]
+
+
 # Other systems.
 
 ELSEWHERE = """
@@ -390,7 +404,7 @@ def test_what_needs_no_machine_works_on_another_system(platform: str, tmp_path: 
         ["topology", "--replay", RIG],
         ["doctor", "--replay", RIG],
         ["budget", "--flops", "1e18", "--on", "2xrtx-4080"],
-        ["report", "--list"],
+        ["report", "--list", "--all"],
         ["report"],
         ["explain", "gpu-lost"],
         ["profiles"],

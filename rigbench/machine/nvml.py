@@ -22,6 +22,7 @@ CURES = {
     9: "the NVIDIA driver's kernel module is not loaded; load it (modprobe nvidia) or reinstall the driver",
     NO_LIBRARY: NO_DRIVER,
     13: "the NVIDIA driver is too old for this pynvml; update the driver",
+    17: "the operating system blocks the GPU; under WSL2 run wsl --update, then wsl --shutdown; else check the sandbox",
     18: "the NVIDIA driver and its library differ in version; restart after the update",
 }
 MOST_GPUS, MOST_MIG_DEVICES, MOST_NVLINKS = 64, 16, 18  # a damaged recording may say four billion
