@@ -28,6 +28,8 @@ OTHERS_MEMBERS = {
     "torch.distributed.TCPStore.check": "of a cache of traces, and of tokens",
     "torch.distributed.TCPStore.clone": "of a tensor",
     "torch.distributed.TCPStore.append": "of a list",
+    "torch.Tensor.indices": "of a group's cards",
+    "torch.distributed.tensor.DTensor.indices": "of a group's cards",
     "torch.Tensor.name": "of everything but a tensor",
     "torch.distributed.tensor.DTensor.name": "of everything but a tensor",
     "torch.UntypedStorage.fill_": "of a tensor",
