@@ -194,6 +194,8 @@ def test_collectives_give_the_same_values_under_the_names_of_an_older_torch(
     try:
         for name in ("all_gather", "reduce_scatter"):
             operation = Operation(name, 64, 0, 1, "cpu", None)  # type: ignore[arg-type]
+            operation.load(0)
+            operation.work()
             assert operation.wrong_values(0) == 0
     finally:
         dist.destroy_process_group()
