@@ -334,7 +334,7 @@ def test_a_pasted_line_is_a_log_of_one_line(rigbench):
     [
         (("--on", "rtx-4090"), 2, "--on takes a log alone"),
         (("--on", "rtx-4090", "a", "b"), 2, "--on takes a log alone"),
-        (("--on", "rtx-4090", "--summary"), 2, "--summary takes no run"),
+        (("--on", "rtx-4090", "--summary"), 3, "no back-test of a prediction for rtx-4090 is stored"),
         (("--on", "rtx-4090", "nowhere.log"), 2, "cannot read nowhere.log"),
         (("--on", "rtx-4090", "iter 3: loss 2, time 5.1ms"), 2, "--tokens-per-step"),
         (
@@ -355,3 +355,26 @@ def test_the_rate_of_one_device_is_not_held_against_that_of_several():
     )
     with pytest.raises(RigbenchError, match="the prediction is for 4"):
         verdict.compare("r1", "5M", stated(1000.0), reading, FACTS, "2026-11-21T00:00:00Z", cards=4)
+
+
+def test_a_log_handed_back_again_takes_the_place_of_the_first_try():
+    """First with the tokens of one GPU of eight, by mistake."""
+    wrong, right = (compare(clocked([10.0] * 9), tokens_per_step=tokens) for tokens in (128.0, 1024.0))
+    counted = rates.coverage([wrong, right])
+    assert (counted.backtests, counted.inside) == (1, 1)
+
+
+def test_a_prediction_for_named_hardware_is_corrected_by_its_own_back_tests_alone(rigbench, predicting, tmp_path):
+    log = tmp_path / "train.log"
+    code, out, _ = rigbench("budget", "--params", "5M", "--tokens", "1e9", "--on", "rtx-4090", "--json")
+    before = json.loads(out)["budget"]["series"][0]["rate"]
+    for number in range(rates.FEWEST_TO_WIDEN):
+        log.write_text(slow_nanogpt(20_000 + number))
+        assert rigbench("backtest", json.loads(out)["id"], str(log))[0] == 0
+    assert rigbench("backtest", "--summary")[0] == 3
+    code, summed, _ = rigbench("backtest", "--on", "rtx-4090", "--summary")
+    assert (code, "back-tests of rtx-4090" in summed) == (0, True)
+    _, out, _ = rigbench("budget", "--params", "5M", "--tokens", "1e9", "--on", "rtx-4090", "--json")
+    after = json.loads(out)["budget"]["series"][0]["rate"]
+    assert after["history_factor"] > 1 == before["history_factor"]
+    assert rigbench("budget", "--params", "5M", "--tokens", "1e9", "--on", "rtx-4080")[0] == 0

@@ -45,7 +45,7 @@ def backtest(
     rigbench explain formats           which logs are read, and what of them
     """
     if options.summary:
-        if run or log or common.on:
+        if run or log:
             raise RigbenchError("--summary takes no run and no log", "leave them out")
         return _summary(common)
     if common.on is not None:
@@ -62,12 +62,15 @@ def _summary(common: Common) -> int:
     from rigbench import store
     from rigbench.backtest import screen
     from rigbench.budget import rates
+    from rigbench.core import profiles
 
     job = common.job(measures=False)
     job.progress.close()
-    tests = rates.backtests(job.earlier)
+    rig = profiles.rig_named(common.on).name if common.on else ""
+    tests = rates.backtests(job.earlier, rig)
     if not tests:
-        raise RigbenchError("no back-test of this rig is stored", "rigbench backtest RUN LOG makes one", NOTHING)
+        what = f"no back-test of a prediction for {rig} is stored" if rig else "no back-test of this rig is stored"
+        raise RigbenchError(what, "rigbench backtest RUN LOG makes one", NOTHING)
     coverage = rates.coverage(tests)
     if common.json:
         sys.stdout.write(store.encode(coverage).decode())
@@ -80,6 +83,7 @@ def _compare(job: Job, predicting: str, log: Path, options: Options) -> None:
     """One log against one stored run's prediction, kept under that run's rig."""
     from rigbench import store
     from rigbench.backtest import verdict
+    from rigbench.budget.record import Budget
 
     run = store.read(job.store.find(predicting))
     if not _is_events(log) and not log.exists():
@@ -90,7 +94,8 @@ def _compare(job: Job, predicting: str, log: Path, options: Options) -> None:
             raise RigbenchError(f"there is no log {log}", cure) from None
     model, stated, cards = _predicted(run, options.model)
     reading, facts = _read(log, options, model)
-    result = verdict.compare(run.id, model, stated, reading, facts, store.now(), cards)
+    named = run.budget.rig if isinstance(run.budget, Budget) and isinstance(run.budget.rig, str) else ""
+    result = verdict.compare(run.id, model, stated, reading, facts, store.now(), cards, named)
     job.run = msgspec.structs.replace(job.run, rig=run.rig, software=run.software)
     job.keep(backtest=result)
 

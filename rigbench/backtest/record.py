@@ -69,6 +69,7 @@ class Backtest(Record, frozen=True):
     hours_actual: float | Absent
     seconds: tuple[float, ...]  # stretches that the actual rate comes from, without pauses and the first
     tokens: tuple[float, ...]
+    rig: str = ""  # hardware that the prediction named; "" is the rig whose run it was
 
 
 class Cause(Record, frozen=True):

@@ -105,7 +105,7 @@ def show_all(backtests: Sequence[Backtest], coverage: Coverage, console: Console
         )
         for one in backtests
     ]
-    console.print(table(columns, rows, "back-tests of this rig"))
+    console.print(table(columns, rows, f"back-tests of {backtests[0].rig or 'this rig'}"))
     low, high, stated = (units.format_share(share) for share in (coverage.low, coverage.high, coverage.stated))
     console.print(
         Text(

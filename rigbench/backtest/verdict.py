@@ -28,9 +28,16 @@ MOST_NAMED = 100
 
 
 def compare(
-    run_id: str, model: str, predicted: Rate, reading: Reading, log: LogFacts, started_at: str, cards: int = 1
+    run_id: str,
+    model: str,
+    predicted: Rate,
+    reading: Reading,
+    log: LogFacts,
+    started_at: str,
+    cards: int = 1,
+    rig: str = "",
 ) -> Backtest:
-    """One log against one stated rate, of so many cards."""
+    """One log against one stated rate, of so many cards; `rig` is the hardware that the prediction named."""
     if reading.of_one_device and cards > 1:
         raise RigbenchError(
             f"{log.name} tells the tokens of one device, and the prediction is for {cards}",
@@ -75,6 +82,7 @@ def compare(
         hours_actual=untold if only_rates else tokens / actual.value / 3600,
         seconds=tuple(s.seconds for s in measured.counted),
         tokens=tuple(s.tokens for s in measured.counted),
+        rig=rig,
     )
 
 

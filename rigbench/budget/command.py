@@ -85,7 +85,7 @@ def run(
     Of several rigs those that have no answer are kept with their reason. Where this rig's stored slices do not answer,
     `slices_first` are run.
     """
-    from rigbench.budget import forecast
+    from rigbench.budget import forecast, rates
     from rigbench.budget.plan import assemble
     from rigbench.budget.training import train_slices
     from rigbench.predict.capacity import predictor_of
@@ -99,7 +99,11 @@ def run(
                 answers.append(_here(job, request, device))
                 continue
             job.progress.stage(f"budget on {rig.name}", 5)
-            answers.append(assemble(request, *forecast.elsewhere(predictor_of(job), request, rig), now()))
+            machine, forecasts = forecast.elsewhere(predictor_of(job), request, rig)
+            if tests := rates.backtests(job.earlier, rig.name):
+                history = rates.coverage(tests)
+                forecasts = tuple(it._replace(rate=rates.corrected(it.rate, history)) for it in forecasts)
+            answers.append(assemble(request, machine, forecasts, now()))
         except RigbenchError as error:
             if len(rigs) > 1:
                 refused.append(Refused(rig.reason if isinstance(rig, Absent) else rig.name, str(error)))

@@ -194,15 +194,18 @@ def _beyond(size: float, nearest: Point, kind: str) -> tuple[Estimate, tuple[Poi
     return _widened(nearest.flops_per_s, down, up), (nearest,), why
 
 
-def backtests(runs: Sequence[Entry]) -> list[Backtest]:
-    """Those of one rig's runs, which are newest first: oldest first, without those made another way."""
+def backtests(runs: Sequence[Entry], rig: str = "") -> list[Backtest]:
+    """Those of one rig's runs, which are newest first: oldest first, without those made another way.
+
+    Of predictions for that rig itself, or for the hardware named.
+    """
     tests = [run.backtest for run in reversed(runs)]
-    return [one for one in tests if one is not None and one.method == BACKTEST_METHOD]
+    return [one for one in tests if one is not None and one.method == BACKTEST_METHOD and one.rig == rig]
 
 
 def coverage(backtests: Sequence[Backtest]) -> Coverage:
-    """Over all back-tests of one rig; of one log against one run and model only the first counts."""
-    distinct = list({(one.log.sha256, one.run_id, one.model): one for one in reversed(backtests)}.values())
+    """Over all back-tests of one rig; of one log against one run and model only the last counts."""
+    distinct = list({(one.log.sha256, one.run_id, one.model): one for one in backtests}.values())
     n, inside = len(distinct), sum(one.inside for one in distinct)
     low, high = stats.binomial_interval(inside, n)
     # Split conformal prediction (Vovk, Gammerman and Shafer 2005, §2.2): of n exchangeable scores, here errors in units
@@ -235,7 +238,7 @@ def coverage(backtests: Sequence[Backtest]) -> Coverage:
 
 
 def corrected(rate: Rate, history: Coverage) -> Rate:
-    """A rate whose interval is as wide as this rig's back-tests ask for."""
+    """A rate whose interval is as wide as the rig's back-tests ask for."""
     if history.widen_by == 1.0:
         return rate
     return msgspec.structs.replace(
