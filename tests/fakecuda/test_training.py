@@ -79,7 +79,10 @@ def test_fp16_and_tf32_train_too_and_a_card_without_bf16_gets_another_precision(
         found = rig.run(*SLICE, "--arms", "one", "--precision", precision).ended(0).run.slices[0]
         assert found.recipe.precision == precision
     old = rig.run(*SLICE, "--arms", "one", FAKECUDA_CAPABILITY="7.5").ended(0).run.slices[0]
-    assert (old.recipe.precision, old.precision_chosen_by) == ("fp32", "the device does not multiply bf16")
+    assert (old.recipe.precision, old.precision_chosen_by) == (
+        "fp32",
+        "NVIDIA GeForce RTX 4080 SUPER does not multiply bf16",
+    )
 
 
 def test_the_second_card_trains_alone_and_the_first_gets_no_context(rig):
