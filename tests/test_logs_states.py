@@ -156,9 +156,32 @@ AMBIGUOUS = {
         "".join(f"Epoch 1 | iter {4 * i} step {i} | loss train: 3.2, val: n/a | iter time: {330 + i % 5}.00 ms (step)\n" for i in range(1, 30)), 65536, "micro-batch of 4"),
     "a mean over the run alone": (
         "".join(f"step {i}: loss 3, avg step time {1 + i % 3 / 100:.2f}s\n" for i in range(20)), 1024, "only a mean"),
+    "a line for each micro-batch of a step": (
+        "".join(f"step {i // 4}/90 micro {i % 4 + 1}/4 | loss 3 | time {250 + i % 7} ms\n" for i in range(80)), 65536, "several lines about each step"),
     "whole seconds of a few steps": (
         "".join(f"2026-03-01 10:00:{i // 4:02d} step {i} loss 3.1\n" for i in range(60)), 1024, "whole seconds"),
 }  # fmt: skip
+
+
+OTHER_WORDS = {
+    "thousands and millions in letters": "".join(f"step {i} | loss 3 | tok/s: 52.0k | seen {i * 0.052:.3f}M\n" for i in range(20)),
+    "with a unit": "".join(f"[{i}/900] step={i} loss=3.1 throughput: 52.0K tokens/s\n" for i in range(20)),
+    "seconds since 1970 before each line": "".join(f"{1740819120 + 2 * i}.25 step {i} loss 3.1 tokens {i * 104000}\n" for i in range(20)),
+    "syslog's dates over midnight": "".join(f"Mar {1 + (86390 + i) // 86400} {(86390 + i) // 3600 % 24:02d}:{(86390 + i) // 60 % 60:02d}:{(86390 + i) % 60:02d} host train[1]: step {i} loss 3.1 tokens {i * 52000}\n" for i in range(90)),
+    "the time of day alone, over midnight": "".join(f"[{(86390 + i) // 3600 % 24:02d}:{(86390 + i) // 60 % 60:02d}:{(86390 + i) % 60:02d}] step {i} loss 3.1 tokens {i * 52000}\n" for i in range(90)),
+    "other columns": "wall_time,tokens_local,loss,optimizer_step,tokens_total\n" + "".join(f"{2.0 * i:.2f},{i * 26000},3,{i},{i * 104000}\n" for i in range(20)),
+    "a table with semicolons and decimal commas": "step;time;tokens;loss\n" + "".join(f"{i};{2.0 * i:.2f};{i * 104000};3,12\n".replace(".", ",") for i in range(20)),
+    "a clock of each micro-batch": "step,batch,elapsed,total_tokens\n" + "".join(f"{i // 4},{i},{0.5 * i:.3f},{i // 4 * 104000}\n" for i in range(80)),
+    "tokens behind their number": "".join(f"step {i} | loss 3 | {2.0 * i:.1f} s elapsed | time {2 + i % 3 / 100}s | {i * 104000:,} tokens seen\n" for i in range(40)),
+    "minutes": "".join(f"step {i} | loss 3 | elapsed {i * 2 / 60:.4f} min | total tokens {i * 104000:,}\n" for i in range(40)),
+    "a data frame's JSON": '{"step": {' + ", ".join(f'"{i}": {i}' for i in range(20)) + '}, "time": {' + ", ".join(f'"{i}": {2.0 * i + 0.125}' for i in range(20)) + '}, "tokens": {' + ", ".join(f'"{i}": {104000 * i}' for i in range(20)) + "}}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", OTHER_WORDS)
+def test_logs_of_other_programs_are_read_by_the_names_of_their_numbers(words):
+    reading = read(OTHER_WORDS[words])
+    assert rate(reading) == pytest.approx(52_000, rel=0.02), reading.said
 
 
 @pytest.mark.parametrize("what", AMBIGUOUS)

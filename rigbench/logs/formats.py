@@ -238,6 +238,8 @@ SAMPLES = re.compile(r"\b(?:samples?|sequences|examples|sentences)\b")
 def meaning(key: str, unit: str) -> Meaning:
     """What a number is, by its name and its unit."""
     words = re.sub(r"[^a-z0-9]+", " ", key).strip()
+    if unit.startswith("tok") and unit.isalpha():
+        words, unit = f"{words} tokens".strip(), ""  # seen 104,000 tokens
     if unit == "?" or key in ("of", "bar of"):
         return "nothing"
     if key == "bar elapsed" or unit == "date" or key in ("_runtime", "_timestamp"):

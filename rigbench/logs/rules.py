@@ -81,6 +81,7 @@ class _Reader:
         for key, it in self.means.items():
             if key not in self.forced and it in {ROLES[role] for role in self.forced.values()}:
                 self.means[key] = "nothing"
+        self.repeated = 0  # lines about the step above with another time
         self.rows: list[Row] = []
         self.steps: list[int] = []
 
@@ -99,6 +100,8 @@ class _Reader:
         micro = self._micro_key(step)
         self._choose_rows(step)
         own = self._own_seconds(step, micro)
+        if micro is not None and len(own) == len(self.rows):
+            own = self._last_of_each_step(own)
         clock, resolution = self._clock()
         self._ask_for_a_unit(own, clock)
         own = self._agreed(own, clock, resolution)
@@ -173,7 +176,8 @@ class _Reader:
 
         chosen = min(able, key=rank)
         shown = "its number at the head" if not chosen else "the progress bar" if chosen == "bar" else chosen
-        self.said.append(f"step from {shown}")
+        calls = ": W&B's count of calls of log, one a step if nothing else was logged" * (chosen == "_step")
+        self.said.append(f"step from {shown}{calls}")
         return chosen
 
     def _refuse_without_step(self) -> None:
@@ -249,6 +253,8 @@ class _Reader:
             at = int(row.items[step].value)
             if self.rows and self.steps[-1] == at and not self._is_micro(row):
                 before = self.rows[-1]  # a second line about the same step adds what the first did not have
+                times = [key for key in row.items.keys() & before.items if self.means[key] in ("own time", "time")]
+                self.repeated += any(row.items[key].value != before.items[key].value for key in times)
                 self.rows[-1] = before._replace(items={**row.items, **before.items}, clock=before.clock or row.clock)
                 continue
             self.rows.append(row)
@@ -317,6 +323,11 @@ class _Reader:
             if cumulative(values) is False and not _only_rises(values):  # `elapsed`, but of each step
                 self.means[key] = "own time"
         own = self._key("own time")
+        if own is not None and self.repeated >= len(self.rows) / 2 and own not in self.forced:
+            raise RigbenchError(
+                f"{self.name} has several lines about each step, with different {self._shown(own)}",
+                "of micro-batches, or of ranks? hand back one line a step, with the time of the whole step",
+            )
         if own is None:
             rate = self._key("steps rate")
             if rate is not None:
@@ -326,6 +337,12 @@ class _Reader:
             return self._summed(own, micro)
         self.said.append(f"step time from {self._shown(own)}")
         return self._column(own)
+
+    def _last_of_each_step(self, own: list[float | None]) -> list[float | None]:
+        """Rows of micro-batches that were not added up: the clock at a step's last is the step's."""
+        last = [i for i, at in enumerate(self.steps) if self.steps[i + 1 : i + 2] != [at]]
+        self.rows, self.steps = [self.rows[i] for i in last], [self.steps[i] for i in last]
+        return [own[i] for i in last]
 
     def _counts(self, micro: str | None) -> list[int]:
         return [int(it or 0) for it in self._column(micro)] if micro else self.steps

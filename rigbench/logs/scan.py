@@ -34,14 +34,16 @@ NUMBER = re.compile(
 )
 UNIT = re.compile(
     r"[ \u00a0]{0,2}(?P<many>[kmgbt](?=\s?tok))?\s?(?P<unit>%|(?:milli|micro)?sec(?:ond)?s?|msecs?|ms|us|µs|μs|"
-    r"s/(?:it|step|iter)|s|min(?:ute)?s?|m|hours?|hrs?|h|(?:tok(?:en)?s?)\s?(?:/|per)\s?s(?:ec(?:ond)?)?(?:\s?(?:/|per)\s?(?:gpu|device|rank))?|"
-    r"(?:it|iter|step|iteration)s?\s?/\s?s(?:ec)?|samples?\s?/\s?s(?:ec(?:ond)?)?|tok(?:en)?s?)(?![\w/]| ?[:=])",
+    r"s/(?:it|step|iter)|s|min(?:ute)?s?|m|hours?|hrs?|h|"
+    r"(?:tok(?:en)?s?)\s?(?:/|per)\s?s(?:ec(?:ond)?)?(?:\s?(?:/|per)\s?(?:gpu|device|rank))?|"
+    r"(?:it|iter|step|iteration)s?\s?/\s?s(?:ec)?|samples?\s?/\s?s(?:ec(?:ond)?)?|tok(?:en)?s?(?! ?\d))(?![\w/]| ?[:=])",
     re.I,
 )
 SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "ms": 1e-3, "msec": 1e-3, "millisecond": 1e-3, "millisec": 1e-3,
            "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "microsecond": 1e-6, "microsec": 1e-6, "min": 60.0, "minute": 60.0,
            "m": 60.0, "h": 3600.0, "hr": 3600.0, "hour": 3600.0}  # fmt: skip
 MANY = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
+SUFFIX = re.compile(r"[kKMGBT](?![A-Za-z/]| ?tok)")
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 CLOCK_TIME = r"(?P<H>\d{1,2}):(?P<M>\d{2}):(?P<S>\d{2})(?:[.,](?P<f>\d{1,9}))?"
 DATES = (
@@ -54,6 +56,9 @@ DATES = (
     re.compile(rf"(?:^|[\[ ])[IWEF](?P<mo>\d{{2}})(?P<d>\d{{2}}) {CLOCK_TIME}"),  # glog
     re.compile(rf"^[^\w\n]{{0,3}}{CLOCK_TIME}(?=[\] |,])"),  # the time alone, at the head of a line
 )  # fmt: skip
+EPOCH = re.compile(
+    r"[\[ (]{0,3}(1[4-9]\d{8}(?:\.(\d{1,9}))?)(?![\w.])[\]):,]?"
+)  # seconds since 1970, at the head of a line
 BAR = re.compile(
     # 258/873 [15:35<43:27, 4.00s/it] and, without an end, 258it [15:35, as tqdm draws; 258/873 0:15:35 • as rich does
     r"(?<![\d.])(?:(?P<at>\d{1,12})/(?P<of>\d{1,12}|\?)|(?P<open>\d{1,12})it) {1,2}"
@@ -175,13 +180,16 @@ def items_of(line: str, comma: bool = False) -> dict[str, Item]:
         between = line[unit_end : match.start()]
         of = between.strip() == "/" and end > 0  # the 90 of 31/90
         key = "of" if of else name_of(between)
-        unit = UNIT.match(line, match.end())
+        unit = None if SUFFIX.match(line, match.end()) else UNIT.match(line, match.end())
         end, unit_end = match.end(), unit.end() if unit else match.end()
         item = _item(match, unit, comma)
-        if not unit and line[end : end + 1].isalpha():
-            item = item and item._replace(unit="?")  # the z of +0.10z: a unit that nobody knows
         if item is None:
             continue
+        if suffix := SUFFIX.match(line, end):  # 52.1k, 1.31B
+            many = MANY[suffix[0].lower()]
+            item, unit_end = Item(item.value * many, "", item.resolution * many), suffix.end()
+        elif not unit and line[end : end + 1].isalpha():
+            item = item._replace(unit="?")  # the z of +0.10z: a unit that nobody knows
         if not key and item.unit:
             key = f"~{item.unit}"
         items.setdefault(key, item)
@@ -326,6 +334,8 @@ class _Dates:
 
     def take(self, line: str) -> tuple[Item | None, str]:
         """The clock at a line's head and the line without it."""
+        if match := EPOCH.match(line):
+            return Item(float(match[1]), "s", 10.0 ** -len(match[2] or "")), line[match.end() :]
         for pattern in DATES:
             if match := pattern.search(line[:200]):
                 seconds = self._seconds({key: it for key, it in match.groupdict().items() if it})
