@@ -106,26 +106,6 @@ def needed(value: float, share: float = 0.05) -> Figure:
 DECLARED = Figure(1e5, "declared", "--tokens-per-second")
 
 
-@pytest.mark.parametrize(
-    ("demand", "said"),
-    [
-        (needed(1e5), "IO bound: no, 19x headroom at 2 workers (jsonl, warm; 17x to 21x)"),
-        (needed(1.8e6), "IO bound: cannot be told, about 1.06x of what training needs at 2 workers"),
-        (needed(19e6), "IO bound: yes, loading gives 0.100x of what training needs at 2 workers"),
-        (
-            Figure(1e5, "declared", "--tokens-per-second"),
-            "IO bound: no, 19x headroom at 2 workers (jsonl, warm; 17x to 21x)",
-        ),
-        (
-            command.NO_DEMAND,
-            "IO bound: n/a (no training slice of this rig is stored; run `rigbench train-probe`, or say ",
-        ),
-    ],
-)
-def test_the_answer_is_a_sentence_that_claims_no_more_than_its_intervals(demand, said):
-    assert render.answers(result([JSONL], demand))[0].startswith(said)
-
-
 def test_one_sample_answers_nothing():
     assert verdict.bound(estimate(19.0, level=0.0)) == "cannot be told"
     assert [verdict.bound(estimate(times)) for times in (0.5, 1.05, 1.2)] == ["yes", "cannot be told", "no"]
@@ -161,7 +141,7 @@ def test_a_change_that_cannot_be_told_from_none_is_not_called_a_gain():
     out = io.StringIO()
     shown = result([sweep("jsonl", {0: 1e6}, 0, cold=loading("jsonl", 0, 0.95e6, temperature="cold"))])
     render.show(shown, Console(file=out, width=120, color_system=None))
-    assert "the file in memory, not on the disk: no difference that could be told (0.913x to 1.21x)" in out.getvalue()
+    assert "the file in memory, not on the disk: no difference that could be told (0.91 to 1.2 times)" in out.getvalue()
 
 
 def test_workers_that_slow_a_memory_map_down_are_said():
@@ -181,31 +161,30 @@ def test_pinned_memory_is_compared_where_there_is_a_gpu():
 
 
 SCREEN = """\
-dataloader on cpu: corpus.jsonl, 3 GiB, tokenizer tok.json, 3 bad lines left out (--skip-bad); 8 ×
-1,024 tokens a batch, no GPU to copy to
-  IO bound: no, 3.80x headroom at 2 workers (jsonl, warm; 3.38x to 4.23x)
-  IO bound: no, 2.00x headroom at 2 workers (jsonl, cold; 1.78x to 2.23x)
- path                workers  memory  tokens/s  interval  a batch  first batch  ended by
- jsonl                     0  warm          1M  ±10 %     8.19 ms      50.0 ms  interval
- jsonl                     1  warm        1.1M  ±10 %     7.80 ms       100 ms  interval
- jsonl                     2  warm        1.9M  ±10 %     4.31 ms       150 ms  interval
- jsonl                     4  warm        1.2M  ±10 %     6.83 ms       250 ms  interval
- jsonl                     2  cold          1M  ±10 %     8.19 ms       150 ms  interval
- own loader, packed        0  warm        150M  ±10 %     54.6 µs      50.0 ms  interval
- memory map, packed        0  warm         30M  ±10 %      273 µs      50.0 ms  interval
+ok    dataloader: the loader is 3.8 times (3.4 to 4.2) as fast as training needs
+  on cpu: corpus.jsonl, 3 GiB, tokenizer tok.json, 3 bad lines left out (--skip-bad); 8 × 1,024
+tokens a batch, no GPU to copy to
+ path                workers  memory  M tokens/s  90 % interval  a batch  first batch  ended by
+ jsonl                     0  warm          1.00   0.90 to 1.10  8.19 ms      50.0 ms  interval
+ jsonl                     1  warm          1.05   0.94 to 1.16  7.80 ms       100 ms  interval
+ jsonl                     2  warm          1.90   1.71 to 2.09  4.31 ms       150 ms  interval
+ jsonl                     4  warm          1.20   1.08 to 1.32  6.83 ms       250 ms  interval
+ jsonl                     2  cold          1.00   0.90 to 1.10  8.19 ms       150 ms  interval
+ own loader, packed        0  warm           150     135 to 165  54.6 µs      50.0 ms  interval
+ memory map, packed        0  warm            30       27 to 33   273 µs      50.0 ms  interval
   enough  the fewest workers as fast as the best: jsonl 2 workers
-  disk    past the page cache 1.00 GB/s (±10 %) in order, 4 MiB at a time
+  disk    past the page cache 1.00 GB/s (0.90 to 1.10) in order, 4 MiB at a time
   demand  500,000 tokens/s (measured: the slice 5M of run r1, on cpu)
-  change  `rigbench pack`, then the same DataLoader on a memory map: 16x (14x to 18x) as many
+  change  `rigbench pack`, then the same DataLoader on a memory map: 16 times (14 to 18) as many
           tokens/s
-  change  `rigbench pack`, then whole batches gathered at once: 79x (68x to 91x) as many tokens/s
-  change  jsonl: 2 workers, not 0: 1.90x (1.65x to 2.19x) as many tokens/s
-  change  jsonl: 4 workers, not 2: 0.632x (0.548x to 0.728x) as many tokens/s
-  change  jsonl: the file in memory, not on the disk: 1.90x (1.65x to 2.19x) as many tokens/s
+  change  `rigbench pack`, then whole batches gathered at once: 79 times (68 to 91) as many tokens/s
+  change  jsonl: 2 workers, not 0: 1.9 times (1.6 to 2.2) as many tokens/s
+  change  jsonl: 4 workers, not 2: 0.63 times (0.55 to 0.73) as many tokens/s
+  change  jsonl: the file in memory, not on the disk: 1.9 times (1.6 to 2.2) as many tokens/s
   note    warm numbers are of memory, not of a disk: its first 64 MiB was in it
   note    4 workers were more than the 2 CPUs there are to use
-  note    on a CPU loading and training share the cores: N x headroom costs training up to 1/N of
-          its time
+  note    on a CPU the two share the cores: a loader N times as fast as training needs takes up to
+          1/N of the time
   not run: jsonl, 16 workers: no room
 """
 
@@ -299,7 +278,7 @@ def test_the_command_loads_stores_and_prints_its_document(rigbench, tmp_path):
     assert (first["path"], first["io_bound"]) == ("memory map", "no")
     code, out, err = rigbench("report")
     assert code == 0
-    assert "IO bound: no," in out
+    assert "as fast as training needs" in out
 
 
 def test_a_bad_token_file_is_one_line_from_the_worker_too(rigbench, tmp_path):

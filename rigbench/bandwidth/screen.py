@@ -7,31 +7,140 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from rigbench.bandwidth.record import Bandwidth, Transfer
+from rigbench.bandwidth.record import Bandwidth, Judged, Transfer
 from rigbench.core import units
 from rigbench.core.record import Absent, Figure
-from rigbench.core.screen import gigabytes, plus_minus, printable, table
+from rigbench.core.screen import (
+    Headline,
+    Mark,
+    closing,
+    gigabytes,
+    grid,
+    headline,
+    listed,
+    marked,
+    printable,
+    span,
+    span_cells,
+    table,
+)
 from rigbench.machine.record import PciPath
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-STYLES = {"fine": "green", "low": "yellow", "unknown": "dim", "wrong data": "red", "hung": "red", "died": "red"}
+MARKS: dict[str, Mark] = {"fine": "ok", "low": "warn", "unknown": "note"}
 AS_TIME_BELOW = 1 << 20  # a smaller message is judged by its time, not by its rate
 NOTHING = "–"
 LATE_SHARE = 0.1  # of a row's samples: a median hardly moves below it
+MOST_ROWS = 14  # of a first screen
 CONVENTION = "GB/s is 1e9 bytes/s"
 STREAM = "a copy counts 2 bytes a byte (read and write) and a triad a = b + 3·c counts 3, as STREAM does"
 
 
+def verdict(result: Bandwidth) -> Headline:
+    """The worst of it in one sentence; where all is well, what the links or the host's memory reach."""
+    if result.verdict == "wrong data":
+        return "fault", _checks(result)
+    for part in result.parts:
+        if part.ended in ("hung", "died"):
+            return "fault", f"{part.name} {part.ended}: {part.reason}"
+    low = [item for item in result.judged if item.judgement.verdict == "low"]
+    if low:
+        worst = min(low, key=lambda item: item.judgement.share if isinstance(item.judgement.share, float) else 1.0)
+        rate, expected = units.format_bytes_per_s(worst.bytes_per_s), worst.judgement.expected
+        text = f"{worst.way}: {rate}"
+        if isinstance(expected, Figure):
+            text += f", where healthy rigs reach {' to '.join(map(gigabytes, expected.ends))}"
+        return "warn", f"{text}; {len(low) - 1} more ways are slow" if len(low) > 1 else text
+    copies = [row for row in _memory(result) if row.operation == "copy"]
+    if copies:
+        best = max(copies, key=lambda row: row.bytes_per_s.value)
+        return "note", f"this host's memory copies at {span(best.bytes_per_s, 'bytes/s')}"
+    return _links(result)
+
+
+def _memory(result: Bandwidth) -> list[Transfer]:
+    """The rows of the host's memory, where the CPU was measured."""
+    on_cpu = (part for part in result.parts if part.devices and part.devices[0].kind == "cpu")
+    return [row for part in on_cpu for row in part.transfers if not row.warm]
+
+
+def _links(result: Bandwidth) -> Headline:
+    """ "GPU0 and GPU1 reach 12.9 GB/s, as their gen 4 x8 links allow", by the slower way of each."""
+    slower: dict[str, float] = {}
+    ways = [item for item in result.judged if item.way.endswith(", pinned")]
+    for item in ways:
+        gpu = next(place for place in item.way.removesuffix(", pinned").split(" to ") if place != "host")
+        slower[gpu] = min(slower.get(gpu, item.bytes_per_s), item.bytes_per_s)
+    if not slower:
+        return ("note", _checks(result)) if result.verdict == "unknown" else ("ok", "every rate is as it should be")
+    rates = list(dict.fromkeys(gigabytes(rate) for rate in slower.values()))
+    text = f"{listed(list(slower))} {'reaches' if len(slower) == 1 else 'reach'} {listed(rates)} GB/s"
+    links = {_link(gpu, result.links) for gpu in slower}
+    if any(item.judgement.verdict == "fine" for item in ways):
+        link = f"{next(iter(links)).strip(' ()').removesuffix(' awake')} " if len(links) == 1 else ""
+        return (
+            "ok",
+            f"{text}, as {'its' if len(slower) == 1 else 'their'} {link}link{'s' * (len(slower) > 1)} allow"
+            + ("s" if len(slower) == 1 else ""),
+        )
+    return "note", f"{text}; not judged: {ways[0].judgement.reason}"
+
+
+def brief(result: Bandwidth, console: Console, quiet: bool = False) -> None:
+    headline("bandwidth", verdict(result), console)
+    memory = _memory(result)
+    if memory:
+        rows = [(row.source, str(row.threads), row.operation, *_rate(row)) for row in memory]
+        console.print(table(("where", ">threads", "operation", ">GB/s", ">90 % interval"), rows))
+    elif result.judged:
+        worst = sorted(result.judged, key=lambda item: ("low", "unknown", "fine").index(item.judgement.verdict))
+        console.print(_judged(result, worst[:MOST_ROWS], reasons=False))
+        if len(worst) > MOST_ROWS:
+            console.print(Text(f"  … and {len(worst) - MOST_ROWS} more ways with --verbose", style="dim"))
+    if quiet:
+        return
+    marked(_odd(result), console)
+    inside = [row for part in result.parts for row in part.transfers if row.warm]
+    if memory and inside:
+        first, last = (min(inside, key=lambda row: row.size_bytes), max(inside, key=lambda row: row.size_bytes))
+        ends = [f"{span(it.bytes_per_s, 'bytes/s')} at {units.format_bytes(it.size_bytes)}" for it in (first, last)]
+        console.print(grid([("cache", f"one thread copies an array again and again: {', '.join(ends)}")]))
+    expected = "" if memory else "; expected is what healthy published rigs reach"
+    counted_so = "; a copy counts the bytes read and those written" if memory else ""
+    closing(f"{_checks(result)}{expected}{counted_so}", "rigbench report RUN bandwidth has every size", console)
+
+
+def _odd(result: Bandwidth) -> Iterator[Headline]:
+    for part in result.parts:
+        if part.ended in ("hung", "died"):
+            yield "fault", f"{part.name} {part.ended}: {part.reason}"
+        for line in part.not_run:
+            yield "note", f"{part.name}, not run: {line}"
+    for item in result.judged:
+        if item.judgement.verdict == "unknown" and isinstance(item.judgement.share, float):
+            yield "note", f"{item.way}: {item.judgement.reason}"
+        if item.judgement.verdict == "low" and isinstance(item.judgement.share, float):
+            share = units.format_share(item.judgement.share)
+            yield "warn", f"{item.way} reaches {share} of its link: rigbench doctor --load says what holds it back"
+    on_cpu = any(device.kind == "cpu" for part in result.parts for device in part.devices)
+    if not on_cpu and isinstance(result.peers, Absent):
+        yield "note", f"no copies between GPUs: {result.peers.reason}"
+
+
 def show(result: Bandwidth, console: Console) -> None:
-    heading = Text(f"bandwidth on {printable(_devices(result))}: ", style="bold")
-    console.print(heading.append(result.verdict, style=f"bold {STYLES[result.verdict]}"))
+    headline("bandwidth", verdict(result), console)
+    console.print(Text(f"  on {printable(_devices(result))}"))
     console.print(Text(f"  {_checks(result)}", style="red" if result.verdict == "wrong data" else ""))
     for part in result.parts:
         if part.ended in ("hung", "died"):
             console.print(Text(printable(f"  {part.name} {part.ended}: {part.reason}"), style="red"))
-    _show_judged(result, console)
+    if any(isinstance(item.judgement.expected, Figure) for item in result.judged):
+        console.print(_judged(result, result.judged))
+    unjudged = [item for item in result.judged if isinstance(item.judgement.expected, Absent)]
+    rates = ((it, units.format_bytes_per_s(it.bytes_per_s)) for it in unjudged)
+    marked((("note", f"{it.way}: {rate}; not judged: {it.judgement.reason}") for it, rate in rates), console)
     for title, shown in _tables(result):
         console.print()
         console.print(Text(title, style="bold"))
@@ -60,23 +169,31 @@ def _checks(result: Bandwidth) -> str:
     return f"{checked:,} copies, each read back where it arrived: all right"
 
 
-def _show_judged(result: Bandwidth, console: Console) -> None:
-    """What could be held against a theory in numbers, the rest in words."""
+def _judged(result: Bandwidth, items: Iterable[Judged], reasons: bool = True) -> RenderableType:
+    """Rates beside what their link should give."""
     rows = []
-    for item in result.judged:
-        verdict, expected, share = item.judgement.verdict, item.judgement.expected, item.judgement.share
-        if isinstance(expected, Figure) and isinstance(share, float):
-            ends = [end for end in (expected.low, expected.high) if isinstance(end, float)]
-            rate, whole, *span = (gigabytes(each) for each in (item.bytes_per_s, item.bytes_per_s / share, *ends))
-            why = item.judgement.reason if verdict == "unknown" else ""
-            rows.append((verdict, item.way, rate, " to ".join(span), f"{units.format_share(share)} of {whole}", why))
-    if rows:
-        console.print(table(("verdict", "way", ">GB/s", ">expected", ">of theory", ""), rows))
-    for item in result.judged:
-        if isinstance(item.judgement.expected, Absent):
-            head = Text(f"  {item.judgement.verdict}  ", style=STYLES[item.judgement.verdict])
-            rate = units.format_bytes_per_s(item.bytes_per_s)
-            console.print(head.append(f"{item.way}: {rate}; {item.judgement.reason}", style="default"))
+    for item in items:
+        judgement = item.judgement
+        cells = "", "", judgement.reason if judgement.verdict == "unknown" else ""
+        if isinstance(judgement.expected, Figure) and isinstance(judgement.share, float):
+            theory = gigabytes(item.bytes_per_s / judgement.share)
+            ends = " to ".join(map(gigabytes, judgement.expected.ends))
+            cells = ends, f"{units.format_share(judgement.share)} of {theory}", cells[2]
+        rows.append((MARKS[judgement.verdict], item.way, *_rate(_row(result, item)), *cells))
+    headings = ["", "way", ">GB/s", ">90 % interval", ">expected", ">of theory", "not judged, since"]
+    shown = 7 if reasons and any(row[6] for row in rows) else 6
+    return table(headings[:shown], [row[:shown] for row in rows])
+
+
+def _row(result: Bandwidth, item: Judged) -> Transfer:
+    """That was judged."""
+    rows = (row for part in result.parts for row in part.transfers)
+    return next(row for row in rows if (row.size_bytes, row.bytes_per_s.value) == (item.size_bytes, item.bytes_per_s))
+
+
+def _rate(row: Transfer) -> tuple[str, str]:
+    text, ends = span_cells(row.bytes_per_s / 1e9, "GB/s")
+    return (text if row.check.correct else f"WRONG {text}"), ends
 
 
 def _tables(result: Bandwidth) -> Iterator[tuple[str, RenderableType]]:
@@ -95,9 +212,9 @@ def _tables(result: Bandwidth) -> Iterator[tuple[str, RenderableType]]:
 def _host_tables(transfers: Sequence[Transfer]) -> Iterator[tuple[str, RenderableType]]:
     def sure(row: Transfer) -> tuple[str, ...]:
         size = units.format_bytes(row.size_bytes)
-        return size, _gb_per_s(row), plus_minus(row.bytes_per_s), str(len(row.timing.seconds))
+        return size, *_rate(row), str(len(row.timing.seconds))
 
-    names = (">each array", ">GB/s", ">interval", ">samples")
+    names = (">each array", ">GB/s", ">90 % interval", ">samples")
     memory, curve = [row for row in transfers if not row.warm], [row for row in transfers if row.warm]
     if memory:
         rows = [(row.source, str(row.threads), row.operation, *sure(row)) for row in memory]

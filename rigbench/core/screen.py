@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Mark = Literal["ok", "note", "warn", "fault"]
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-FOLDED = 16  # a longer word may be broken: a path, an id
+FOLDED = 16  # columns: a longer text is folded, and a longer word broken, as a path or an id
 Fact = tuple[str, str | Absent]  # what it is called where it is missing, and its text
 
 
@@ -36,7 +36,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
     """A table without a frame. A heading that begins with ">" stands above numbers, set to the right.
 
     Where it does not fit, words fold and numbers never do: the headings named in `drop`, least important first, are
-    left out and named in a line below; columns that then still do not fit follow below, beside the first one again.
+    left out and named in a line below; columns that then still do not fit follow below, beside the rows' names again.
     """
     return Columns(list(columns), [list(map(printable, row)) for row in rows], title, drop)
 
@@ -63,16 +63,20 @@ class Columns:
         while left:
             fitting = self._fitting(left, options.max_width)
             yield self._made(fitting, options.max_width, title)
-            left, title = [left[0], *left[len(fitting) :]] if len(fitting) < len(left) else [], ""
+            left, title = [*left[: self._named()], *left[len(fitting) :]] if len(fitting) < len(left) else [], ""
         if dropped:
             yield Text(f" … {', '.join(dropped)} with --verbose", style="dim")
 
     def _fitting(self, left: list[int], width: int) -> list[int]:
-        """As many from the left as fit closely set; the first and one more at the least."""
+        """As many from the left as fit closely set; those that name a row and one more at the least."""
         count = len(left)
-        while count > 2 and self._width(left[:count], 1) > width:
+        while count > self._named() + 1 and self._width(left[:count], 1) > width:
             count -= 1
         return left[:count]
+
+    def _named(self) -> int:
+        """How many columns of words are on the left: they name the rows."""
+        return max(1, next((place for place, is_number in enumerate(self.are_numbers) if is_number), 1))
 
     def _made(self, places: list[int], width: int, title: str) -> Table:
         from rich.table import Table
@@ -100,7 +104,7 @@ class Columns:
         return sum(each) + gap * len(each)
 
     def _least(self, place: int) -> int:
-        """The longest number, or the longest word but for one that is longer than FOLDED."""
+        """The longest number; of a column of words FOLDED, where its texts are longer."""
         texts = [row[place] for row in self.rows]
         words = [
             word
@@ -110,7 +114,7 @@ class Columns:
         least = max((len(word) for word in words), default=1)
         if self.are_numbers[place]:
             return max([least, *map(len, texts)])
-        return min(least, FOLDED)
+        return min(max(least, self._natural(place)), FOLDED)
 
     def _natural(self, place: int) -> int:
         return max(len(text) for text in (self.headings[place], *(row[place] for row in self.rows)))
@@ -192,6 +196,13 @@ def if_known(text: str | Absent) -> str:
     return "" if isinstance(text, Absent) else text
 
 
+def listed(names: Sequence[str]) -> str:
+    """ "GPU0", "GPU0 and GPU1", "GPU0, GPU1 and GPU2"; of more than four the ends and how many."""
+    if len(names) > 4:
+        return f"{names[0]} to {names[-1]} ({len(names)})"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
 def counted(number: int | Absent, noun: str) -> str | Absent:
     return mapped(number, lambda count: f"{count} {noun}{'' if count == 1 else 's'}")
 
@@ -241,6 +252,18 @@ def span(its: Estimate | Figure, unit: str) -> str:
     return f"{text[:-1]}, {units.format_share(its.level)})" if covers_less else text  # type: ignore[union-attr]
 
 
+def span_cells(its: Estimate, unit: str) -> tuple[str, str]:
+    """The same as two cells, the number and its ends, under headings that say the unit; the ends alone where they are
+    too far apart for a number."""
+    if its.level == 0 and its.n <= 1:
+        return units.span_parts(its.value, its.value, its.value, unit)[0], "one sample"
+    if not its.has_middle:
+        low, high = (units.format_significant(float(end), 2) for end in (its.low, its.high))
+        return "–", f"{low} to {high}"
+    text, ends, _ = units.span_parts(its.value, its.low, its.high, unit)
+    return text, ends if its.level >= 0.899 or not ends else f"{ends} ({units.format_share(its.level)})"
+
+
 def plus_minus(estimate: Estimate) -> str:
     """ "±1.2 %", "±5.6 % (75 %)" where the interval covers less than 90 %; nothing is claimed from one sample."""
     if estimate.level == 0:
@@ -262,14 +285,15 @@ def headline(name: str, its: Headline, console: Console) -> None:
 
 
 def marked(lines: Iterable[Headline], console: Console) -> None:
-    """What is odd, a line each under the word that says how bad it is."""
+    """What is odd, worst first, a line each beside the word that says how bad it is."""
     from rich.table import Table
     from rich.text import Text
 
     made = Table.grid(padding=(0, 2, 0, 0))
     made.add_column(no_wrap=True)
     made.add_column(overflow="fold")
-    for mark, text in lines:
+    worst_first = list(MARKS)[::-1].index
+    for mark, text in sorted(lines, key=lambda line: worst_first(line[0])):
         made.add_row(Text(f"  {mark}", style=MARKS[mark]), Text(printable(text)))
     if made.row_count:
         console.print(made)

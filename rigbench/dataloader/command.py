@@ -76,7 +76,8 @@ def run(job: Job, options: Options) -> Dataloader | Skipped:
 
 def needed(job: Job, kind: str) -> Figure | Absent:
     """By the newest slice of this rig on that kind of device: this run's own, else a stored one."""
-    slices = [stored for stored in job.slices() if stored.slice.device.kind == kind and not stored.disturbed]
+    known = (stored for stored in job.slices() if stored.slice.device.kind == kind and not stored.disturbed)
+    slices = [stored for stored in known if stored.slice.tokens_per_s.level > 0]  # one step alone says nothing
     if not slices:
         return NO_DEMAND
     newest = max(slices, key=lambda stored: (stored.slice.started_at, stored.run_id))

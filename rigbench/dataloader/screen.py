@@ -8,29 +8,99 @@ from rich.text import Text
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure
-from rigbench.core.screen import grid, plus_minus, printable, table
-from rigbench.dataloader.record import Dataloader, Headroom, Loading, Sweep, many
+from rigbench.core.screen import Headline, closing, grid, headline, marked, printable, span, span_cells, table
+from rigbench.dataloader.record import Dataloader, Loading, Sweep, many
 from rigbench.model.record import Packed
 
 NAMED_SOURCES = 3
-COLUMNS = ("path", ">workers", "memory", ">tokens/s", "interval", ">a batch", ">first batch", "ended by")
+COLUMNS = ("path", ">workers", "memory", ">{}", ">90 % interval", ">a batch", ">first batch", "ended by")
+GAINS_LISTED = 3
+MANY_TIMES = 100.0  # from which on nobody needs to know how many
+
+
+def verdict(result: Dataloader) -> Headline:
+    """Whether training waits for the loader, warm and, where that differs, from the disk."""
+    demand = result.demand_tokens_per_s
+    if isinstance(demand, Absent) or not result.headrooms:
+        why = demand.reason if isinstance(demand, Absent) else "nothing was timed"
+        best = next((sweep.knee for sweep in result.sweeps if sweep.of == "the data"), None)
+        rate = f"{_rate(best)} at {many(best.workers, 'worker')}; " if best else ""
+        return "note", f"{rate}what training needs is not known ({why})"
+    first = result.headrooms[0]
+    cold = next((one for one in result.headrooms if (one.path, one.temperature) == (first.path, "cold")), None)
+    if first.io_bound == "yes":
+        return "warn", f"training waits for the loader, which gives {_share(first.times)} of what it needs"
+    if first.io_bound == "cannot be told":
+        about = f"the loader gives {_share(first.times)} of what training needs"
+        return "note", f"{about}: whether training waits for it cannot be told"
+    text = f"the loader is {_times(first.times)} as fast as training needs"
+    if cold and cold.io_bound != "no":
+        return "warn", f"{text} from memory, but gives {_share(cold.times)} of it from the disk"
+    return "ok", text
+
+
+def brief(result: Dataloader, console: Console, quiet: bool = False) -> None:
+    headline("dataloader", verdict(result), console)
+    unit, scale = _unit(result)
+    rows = []
+    for sweep in result.sweeps:
+        for row in (sweep.knee, sweep.cold):
+            if isinstance(row, Loading):
+                need = [it.times for it in result.headrooms if (it.path, it.temperature) == (row.path, row.temperature)]
+                over = (
+                    _times(need[0]).partition(" (")[0].removesuffix(" times") if need and sweep.of == "the data" else ""
+                )
+                cells = _cells(sweep, row, scale)
+                rows.append((*cells[:5], over))
+    shown = 6 if result.headrooms else 5
+    console.print(table([*_headings(unit)[:5], ">times the need"][:shown], [row[:shown] for row in rows]))
+    if quiet:
+        return
+    gains = [gain for gain in result.gains if gain.times.low > 1 and gain.times.level > 0]
+    gains.sort(key=lambda gain: -gain.times.value)
+    changes = [f"{gain.change}: {_times(gain.times)} as many tokens/s" for gain in gains]
+    notes = [("note", line) for line in result.notes]
+    refused: list[Headline] = [("warn", f"not run: {line}") for line in result.not_run]
+    waits = verdict(result)[0] != "ok"
+    marked([*refused, *(("note", change) for change in changes[: GAINS_LISTED if waits else 0]), *notes], console)  # type: ignore[list-item]
+    demand = result.demand_tokens_per_s
+    needs = ""
+    if isinstance(demand, Figure):
+        needs = f"training needs {units.format_rate(demand.value)} ({demand.source}: {demand.basis}); "
+    sure = f"{needs}at the fewest workers that are as fast as any"
+    closing(sure, "rigbench report RUN dataloader has every number of workers, and the disk", console)
 
 
 def show(result: Dataloader, console: Console) -> None:
     """The answer in a sentence, a row for each way of loading, the disk, and what changes would gain."""
-    console.print(Text.assemble(("dataloader", "bold"), f" on {result.device.kind}: {_data(result)}"))
-    for line in answers(result):
-        console.print(Text(f"  {line}", style="bold"))
+    headline("dataloader", verdict(result), console)
+    console.print(Text(f"  on {result.device.kind}: {_data(result)}"))
+    unit, scale = _unit(result)
     rows = []
     for sweep in result.sweeps:
         others = (sweep.unpinned, sweep.cold)
-        rows += [_cells(sweep, row) for row in (*sweep.rows, *others) if isinstance(row, Loading)]
+        rows += [_cells(sweep, row, scale) for row in (*sweep.rows, *others) if isinstance(row, Loading)]
         if isinstance(sweep.cold, Absent) and sweep.path in ("own loader", "jsonl") and sweep.of == "the data":
-            rows.append([sweep.path, "", "cold", "n/a", f"({sweep.cold.reason})"])
-    console.print(table(COLUMNS, rows))
+            rows.append([sweep.path, "", "cold", "n/a", "", "", "", sweep.cold.reason])
+    console.print(table(_headings(unit), rows))
     console.print(grid(_lines(result)))
     for line in result.not_run:
         console.print(Text(printable(f"  not run: {line}"), style="yellow"))
+
+
+def _headings(unit: str) -> list[str]:
+    return [heading.format(unit) for heading in COLUMNS]
+
+
+def _unit(result: Dataloader) -> tuple[str, float]:
+    """One for all rows, by the fastest."""
+    most = max((row.tokens_per_s.value for sweep in result.sweeps for row in sweep.rows), default=0.0)
+    return ("M tokens/s", 1e6) if most >= 1e6 else ("tokens/s", 1.0)
+
+
+def _rate(row: Loading) -> str:
+    rate = row.tokens_per_s
+    return span(rate / 1e6, "M tokens/s") if rate.value >= 1e6 else span(rate, "tokens/s")
 
 
 def _lines(result: Dataloader) -> list[tuple[str, str]]:
@@ -42,41 +112,18 @@ def _lines(result: Dataloader) -> list[tuple[str, str]]:
     known = ", ".join(knees) or "n/a (one number of workers)"
     disk, demand = result.disk, result.demand_tokens_per_s
     reads = [
-        f"{units.format_bytes_per_s(read.bytes_per_s.value)} ({plus_minus(read.bytes_per_s)}) {read.order}, "
-        f"{units.format_bytes(read.block_bytes)} at a time"
+        f"{span(read.bytes_per_s, 'bytes/s')} {read.order}, {units.format_bytes(read.block_bytes)} at a time"
         for read in (() if isinstance(disk, Absent) else disk)
     ]
     past = f"n/a ({disk.reason})" if isinstance(disk, Absent) else f"past the page cache {'; '.join(reads)}"
     lines = [("enough", f"the fewest workers as fast as the best: {known}"), ("disk", past)]
     if isinstance(demand, Figure):
         lines.append(("demand", f"{units.format_rate(demand.value)} ({demand.source}: {demand.basis})"))
-    lines += [("change", f"{gain.change}: {_times(gain.times)}") for gain in result.gains]
+    lines += [("change", f"{gain.change}: {_change(gain.times)}") for gain in result.gains]
     return lines + [("note", line) for line in result.notes]
 
 
-def answers(result: Dataloader) -> list[str]:
-    """ "IO bound: no, 14x headroom at 8 workers (jsonl, warm; 13.1x to 15.2x)"; one line warm, one cold."""
-    demand = result.demand_tokens_per_s
-    if isinstance(demand, Absent):
-        return [f"IO bound: n/a ({demand.reason})"]
-    if not result.headrooms:
-        return ["IO bound: n/a (nothing was timed)"]
-    first = result.headrooms[0]
-    cold = next((one for one in result.headrooms if one.temperature == "cold"), None)
-    return [_sentence(one) for one in (first, cold) if one]
-
-
-def _sentence(one: Headroom) -> str:
-    detail = f"({one.path}, {one.temperature}; {_x(one.times.low)} to {_x(one.times.high)})"
-    claim = {
-        "no": f"no, {_x(one.times.value)} headroom",
-        "yes": f"yes, loading gives {_x(one.times.value)} of what training needs",
-        "cannot be told": f"cannot be told, about {_x(one.times.value)} of what training needs",
-    }[one.io_bound]
-    return f"IO bound: {claim} at {many(one.workers, 'worker')} {detail}"
-
-
-def _cells(sweep: Sweep, row: Loading) -> list[str]:
+def _cells(sweep: Sweep, row: Loading, scale: float) -> list[str]:
     of = "" if sweep.of == "the data" else ", packed"
     pageable = ", not pinned" if row.to_device and not row.pinned else ""
     share, startup, cached = row.cached_share, row.startup_seconds, ""
@@ -86,8 +133,7 @@ def _cells(sweep: Sweep, row: Loading) -> list[str]:
         f"{row.path}{of}",
         str(row.workers),
         f"{row.temperature}{cached}{pageable}",
-        units.format_count(row.tokens_per_s.value),
-        plus_minus(row.tokens_per_s),
+        *span_cells(row.tokens_per_s / scale, ""),
         units.format_seconds(sum(row.seconds) / len(row.seconds) / row.batches_per_sample),
         "n/a" if isinstance(startup, Absent) else units.format_seconds(startup),
         row.ended_by,
@@ -113,16 +159,30 @@ def _data(result: Dataloader) -> str:
     return f"{'generated ' if data.kind == 'generated' else ''}{', '.join(facts)}; {batch}{copied}"
 
 
-def _x(times: float) -> str:
-    return f"{units.format_significant(times)}x" if times < 10 else f"{times:,.0f}x"
+def _times(its: Estimate) -> str:
+    """ "42 times (38 to 46)", "over 100 times": two digits of a ratio are enough, and of a large one none."""
+    if its.low >= MANY_TIMES:
+        return f"over {MANY_TIMES:.0f} times"
+    low, middle, high = (
+        f"over {MANY_TIMES:.0f}" if end >= MANY_TIMES else units.format_significant(float(end), 2)
+        for end in (its.low, its.value, its.high)
+    )
+    if its.level == 0:
+        return f"{middle} times (one sample)"
+    return f"{middle} times ({low} to {high})" if its.has_middle else f"{low} to {high} times"
 
 
-def _times(times: Estimate) -> str:
-    """ "1.90x (1.55x to 2.32x) as many tokens/s"; no direction is claimed where the interval has none."""
-    span = f"({_x(times.low)} to {_x(times.high)})"
+def _share(times: Estimate) -> str:
+    """ "63 % (55 to 73)"."""
+    return span(times, "share")
+
+
+def _change(times: Estimate) -> str:
+    """No direction is claimed where the interval has none."""
+    low, high = (units.format_significant(float(end), 2) for end in (times.low, times.high))
     if times.low <= 1 <= times.high:
-        return f"no difference that could be told {span}"
-    return f"{_x(times.value)} {span} as many tokens/s"
+        return f"no difference that could be told ({low} to {high} times)"
+    return f"{_times(times)} as many tokens/s"
 
 
 def show_packed(packed: Packed, folder: str, console: Console, hint: bool) -> None:

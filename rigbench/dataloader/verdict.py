@@ -89,7 +89,7 @@ def _notes(result: Dataloader, own: Sequence[Sweep], virtual_machine: bool) -> I
     if isinstance(result.usable_cpus, float) and most > result.usable_cpus:
         yield f"{most} workers were more than the {result.usable_cpus:g} CPUs there are to use"
     if result.device.kind == "cpu" and not isinstance(result.demand_tokens_per_s, Absent):
-        yield "on a CPU loading and training share the cores: N x headroom costs training up to 1/N of its time"
+        yield "on a CPU the two share the cores: a loader N times as fast as training needs takes up to 1/N of the time"
     from_disk = not isinstance(result.disk, Absent) or any(isinstance(it.cold, Loading) for it in result.sweeps)
     if from_disk and virtual_machine:
         yield HOST_MEMORY
