@@ -126,7 +126,9 @@ class FakeRig:
         """What `report` shows of the last run, on a terminal so wide that no line is broken."""
         ours, theirs = pty.openpty()
         wide = self.variables | {"COLUMNS": str(WIDE), "TERM": "xterm", "NO_COLOR": "1"}
-        process = subprocess.Popen(self.command("report"), env=wide, stdout=theirs, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            self.command("report", "--verbose"), env=wide, stdout=theirs, stderr=subprocess.DEVNULL
+        )
         os.close(theirs)
         parts = []
         with contextlib.suppress(OSError):  # the other side is closed
