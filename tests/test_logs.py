@@ -7,7 +7,6 @@ import lzma
 import pytest
 from written_logs import WRITERS, Training, steady
 
-from rigbench.backtest import verdict
 from rigbench.core.errors import RigbenchError
 from rigbench.logs import rules, scan, source, stretches
 
@@ -22,7 +21,7 @@ def read(text: str | bytes, tokens: float | None = None, columns: dict[str, str]
 
 
 def rate(reading: stretches.Reading) -> float:
-    return verdict.steady(stretches.between_rows(reading), "a.log").rate.value
+    return stretches.steady(stretches.between_rows(reading), "a.log").rate.value
 
 
 def declared(name: str, training: Training) -> float | None:

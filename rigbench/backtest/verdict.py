@@ -5,25 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import msgspec
 
 from rigbench.backtest.record import METHOD, Backtest, Cause, LogFacts, Reach
 from rigbench.budget.record import Rate
 from rigbench.core import stats
-from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.profiles import RigProfile
 from rigbench.core.record import Absent
 from rigbench.logs import stretches
 from rigbench.logs.stretches import Reading, Stretch
 
-PAUSE_FACTOR = 10.0  # a stretch this many times slower than the usual is no training: sleep, a crash, a long evaluation
-WARM = 1.5  # times the usual: above it, stretches at the start still compile or warm up
-JUMP_FACTOR = 3.0  # a stretch this many times faster than the usual was not trained: a resumed run's count jumped
 SAME_BATCH = 0.01
-FEWEST_STRETCHES = 3
 MOST_NAMED = 100
 
 
@@ -45,7 +40,7 @@ def compare(
         )
     rows = reading.rows
     parts = stretches.between_rows(reading)
-    measured = steady(parts, log.name)
+    measured = stretches.steady(parts, log.name)
     actual = measured.rate
     bad_losses = tuple(row.step for row in rows if row.loss is not None and not math.isfinite(row.loss))
     timed = [row for row in rows if (row.at_seconds, row.step_seconds, row.tokens_per_s) != (None, None, None)]
@@ -99,9 +94,9 @@ def reach(
     """A log's rate beside the rate predicted for a rig; `variants` predicts the same done otherwise."""
     parts = stretches.between_rows(reading)
     try:
-        actual = steady(parts, log.name).rate
+        actual = stretches.steady(parts, log.name).rate
     except RigbenchError:  # a pasted line or a few
-        if not parts or len(parts) > FEWEST_STRETCHES:
+        if not parts or len(parts) > stretches.FEWEST_STRETCHES:
             raise
         mean = math.fsum(s.tokens for s in parts) / len(parts)
         actual = stats.rate_estimate(mean, [s.seconds / s.tokens * mean for s in parts])
@@ -148,45 +143,6 @@ def _hints(share: float, stated: Estimate, cards: int) -> tuple[str, ...]:
 
 def _numbers(numbers: Sequence[int]) -> str:
     return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-
-
-class Steady(NamedTuple):
-    """The rate of steady training, and what was left out of it."""
-
-    rate: Estimate
-    counted: list[Stretch]
-    pauses: list[Stretch]
-    jumps: int
-    warmup: int
-    breaks: int
-    breaks_within: int
-
-
-def steady(parts: Sequence[Stretch], name: str) -> Steady:
-    """Total tokens over total seconds of a log's stretches without its start, its pauses and its evaluations."""
-    if len(parts) < FEWEST_STRETCHES + 1:
-        raise RigbenchError(
-            f"{name} has {len(parts)} usable stretches between steps; {FEWEST_STRETCHES + 1} are needed",
-            "give a longer log",
-            exit_code=NOTHING,
-        )
-    usual = stats.median([s.seconds / s.tokens for s in parts])  # a token's, since batches may grow
-    pauses = [s for s in parts if s.seconds / s.tokens > PAUSE_FACTOR * usual]
-    jumps = [s for s in parts if s.seconds / s.tokens < usual / JUMP_FACTOR]
-    odd = {*pauses, *jumps}
-    rest = [s for s in parts[1:] if s not in odd]  # the first holds compilation and first allocations
-    warmup = next((i for i, s in enumerate(rest) if s.seconds / s.tokens < WARM * usual), 0)
-    warmup = min(warmup, len(rest) // 3)
-    plain = [s for s in rest[warmup:] if not s.after_break]
-    counted = plain if len(plain) >= FEWEST_STRETCHES and 3 * len(plain) >= len(rest) else rest[warmup:]
-    if len(counted) < FEWEST_STRETCHES:
-        raise RigbenchError(f"{name} is mostly pauses", "give a log of steady training", exit_code=NOTHING)
-    # The interval from stretches brought to equal tokens.
-    mean = math.fsum(s.tokens for s in counted) / len(counted)
-    spread = stats.rate_estimate(mean, [s.seconds / s.tokens * mean for s in counted])
-    total = math.fsum(s.tokens for s in counted) / math.fsum(s.seconds for s in counted)
-    breaks, within = len(rest) - warmup - len(counted), sum(s.after_break for s in counted)
-    return Steady(spread * (total / spread.value), counted, pauses, len(jumps), warmup, breaks, within)
 
 
 def _batch_changes(stretches: Sequence[Stretch]) -> tuple[tuple[int, float], ...]:

@@ -9,9 +9,14 @@ from typing import NamedTuple
 
 from rigbench.core import stats
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.estimate import Estimate
 
 COARSE = 20  # a stretch lasts at least as many times what the clock's last digit stands for
 TOO_COARSE = 40  # and the log as many times
+PAUSE_FACTOR = 10.0  # a stretch this many times slower than the usual is no training: sleep, a crash, a long evaluation
+WARM = 1.5  # times the usual: above it, stretches at the start still compile or warm up
+JUMP_FACTOR = 3.0  # a stretch this many times faster than the usual was not trained: a resumed run's count jumped
+FEWEST_STRETCHES = 3
 
 
 class LogRow(NamedTuple):
@@ -145,3 +150,42 @@ def _between(a: LogRow | None, b: LogRow, steps: int, seconds: float, per_step: 
     if per_step is not None:
         return per_step * steps
     return b.tokens_per_s * seconds if b.tokens_per_s else None
+
+
+class Steady(NamedTuple):
+    """The rate of steady training, and what was left out of it."""
+
+    rate: Estimate
+    counted: list[Stretch]
+    pauses: list[Stretch]
+    jumps: int
+    warmup: int
+    breaks: int
+    breaks_within: int
+
+
+def steady(parts: Sequence[Stretch], name: str) -> Steady:
+    """Total tokens over total seconds of a log's stretches without its start, its pauses and its evaluations."""
+    if len(parts) < FEWEST_STRETCHES + 1:
+        raise RigbenchError(
+            f"{name} has {len(parts)} usable stretches between steps; {FEWEST_STRETCHES + 1} are needed",
+            "give a longer log",
+            exit_code=NOTHING,
+        )
+    usual = stats.median([s.seconds / s.tokens for s in parts])  # a token's, since batches may grow
+    pauses = [s for s in parts if s.seconds / s.tokens > PAUSE_FACTOR * usual]
+    jumps = [s for s in parts if s.seconds / s.tokens < usual / JUMP_FACTOR]
+    odd = {*pauses, *jumps}
+    rest = [s for s in parts[1:] if s not in odd]  # the first holds compilation and first allocations
+    warmup = next((i for i, s in enumerate(rest) if s.seconds / s.tokens < WARM * usual), 0)
+    warmup = min(warmup, len(rest) // 3)
+    plain = [s for s in rest[warmup:] if not s.after_break]
+    counted = plain if len(plain) >= FEWEST_STRETCHES and 3 * len(plain) >= len(rest) else rest[warmup:]
+    if len(counted) < FEWEST_STRETCHES:
+        raise RigbenchError(f"{name} is mostly pauses", "give a log of steady training", exit_code=NOTHING)
+    # The interval from stretches brought to equal tokens.
+    mean = math.fsum(s.tokens for s in counted) / len(counted)
+    spread = stats.rate_estimate(mean, [s.seconds / s.tokens * mean for s in counted])
+    total = math.fsum(s.tokens for s in counted) / math.fsum(s.seconds for s in counted)
+    breaks, within = len(rest) - warmup - len(counted), sum(s.after_break for s in counted)
+    return Steady(spread * (total / spread.value), counted, pauses, len(jumps), warmup, breaks, within)
