@@ -182,16 +182,19 @@ def test_the_classic_report_is_told_what_it_comes_to():
     took = Estimate(4.2, 3.4, 7.3, 0.9, "", 1)
     # 1.2e18 / (48 · 3600) = 6.94e12, over 2 · 97.5e12
     assert judged(1.2e18, 48.0, took) == (
-        "1.2 EFLOP in 48 h is 6.94 TFLOP/s, 3.6 % of the 195 TFLOP/s peak of 2 RTX 4080: "
-        "11 times as long as it should take, 4.20 h (3.40 h to 7.30 h); look for what holds it back"
+        "You said 48 h. This rig needs 1/11 of that: 48 h would be 6.94 TFLOP/s, 3.6 % of the 195 TFLOP/s peak of 2 "
+        "RTX 4080, so the cards are not what takes the time. Next: `rigbench backtest --on 2xrtx-4080 --model SIZE LOG`"
     )
 
 
 @pytest.mark.parametrize(
     ("declared", "said"),
     [
-        (5.0, "about what it should take"),
-        (3.0, "less time than it should take"),
+        (37.8, "This rig needs a ninth of that: 37.8 h would be"),
+        (9.0, "This rig needs half of that: 9 h would be"),
+        (8.0, "about what this rig needs"),
+        (5.0, "about what this rig needs"),
+        (3.0, "This rig needs 1.4 times that; `rigbench budget --hours 3` says what it buys"),
         (1.0, "more than such cards reach in training"),
         (Absent("none"), ""),
     ],

@@ -101,7 +101,12 @@ def test_odd_plans_are_said_in_a_sentence():
 def test_a_predicted_model_is_said_with_the_slice_that_would_narrow_it():
     budget = plan(request(1.2e18), [stored(m, RATES[m]) for m in (M5, M15, M60, M120)])
     assert [row.rate.source for row in budget.series] == ["measured", "measured", "predicted", "measured", "measured"]
-    assert budget.warnings[-1].endswith("rigbench train-probe --params 30M would narrow this most")
+    assert budget.next_slice.command == "rigbench train-probe --params 30M --precision bf16 --arms one"
+    assert [row.rate.known_from for row in budget.series][1:4] == [
+        "trained here 30 s",
+        "between 15M and 60M",
+        "trained here 30 s",
+    ]
 
 
 HOST_60 = WattOptions(host_watts=60.0)

@@ -160,17 +160,32 @@ def test_peak_rent_and_price_are_of_all_cards_with_their_sources():
 def test_the_classic_claim_is_judged_by_the_same_rig():
     claim = asked(declared_hours=48.0)
     budget = assemble(claim, *elsewhere("2xrtx-4080", claim), "now")
-    assert budget.sanity.sentence.startswith(
-        "1.2 EFLOP in 48 h is 6.94 TFLOP/s, 3.6 % of the 195 TFLOP/s peak of 2 RTX 4080: "
+    assert budget.sanity.sentence == (
+        "You said 48 h. This rig needs 1/12 of that: 48 h would be 6.94 TFLOP/s, 3.6 % of the 195 TFLOP/s peak of 2 "
+        "RTX 4080, so the cards are not what takes the time. Next: `rigbench backtest --on 2xrtx-4080 --model SIZE LOG`"
     )
 
 
+def test_what_decides_most_of_a_rig_elsewhere_is_said_and_the_link_can_be_declared():
+    machine, usual = elsewhere("2xrtx-4080", asked())
+    link, batch = machine.decides
+    # 0.3 of 16 lanes at 1.969 GB/s, which an all_reduce of two sees once
+    assert link.startswith(
+        "cards' link: all_reduce at 9.45 GB/s (PCIe 4.0 x16, through host memory, 30 % of it, --set link-speed=B/S); "
+    )
+    assert batch.startswith("micro-batch: 13 for all models, as 120M surely fits; `rigbench capacity` searches")
+    declared, slower = elsewhere("2xrtx-4080", asked(link_speed=4.7e9))
+    assert declared.decides[0].startswith("cards' link: all_reduce at 4.70 GB/s (link-speed); at half of that a step")
+    assert slower[-1].rate.tokens_per_s.value < usual[-1].rate.tokens_per_s.value
+    with pytest.raises(RigbenchError, match="link-speed is between cards, and rtx-4080 has one"):
+        elsewhere("rtx-4080", asked(link_speed=4.7e9))
+
+
 def test_the_next_slice_for_a_rig_elsewhere_is_a_whole_command():
-    its = elsewhere("2xrtx-4080", asked(plan=True))[0].next_slice
+    its = elsewhere("2xrtx-4080", asked())[0].next_slice
     assert its.command.startswith("rigbench train-probe --params ")
-    assert its.command.endswith("--optimizer adamw --precision bf16 --compile on --strategy ddp --seconds 60s")
+    assert its.command.endswith(" --precision bf16 --compile on --strategy ddp")
     assert its.half_width_then < its.half_width_now
-    assert isinstance(elsewhere("2xrtx-4080", asked())[0].next_slice, Absent)
 
 
 def cpu_limits() -> Ceilings:
@@ -201,7 +216,7 @@ def test_sizes_not_measured_here_are_predicted_and_corrected_by_those_that_were(
     monkeypatch.setattr(ceilings, "from_runs", lambda runs, gpus: cpu_limits())
     # a rig that takes 1.3 times as long as predicted, at every size
     slices = [stored(model, predicted_rate(model) / 1.3) for model in (M5, M15, M120)]
-    budget = plan(request(1e16, (M5, M15, M30, M120), plan=True), slices)
+    budget = plan(request(1e16, (M5, M15, M30, M120)), slices)
     assert [row.rate.source for row in budget.series] == ["measured", "measured", "predicted", "measured"]
     modelled = budget.series[2].rate
     assert modelled.tokens_per_s.value == pytest.approx(predicted_rate(M30) / 1.3, rel=0.05)
@@ -222,10 +237,15 @@ def test_a_step_model_that_contradicts_interpolation_is_not_believed():
 
 def test_without_ceilings_the_next_slice_is_the_size_that_is_missing():
     slices = [stored(M15, 4000.0), stored(M60, 900.0)]
-    known, _ = forecast.here(request(1e16, (M15, M30, M60), plan=True), slices)
-    assert known.next_slice.command == (
-        "rigbench train-probe --params 30M --optimizer adamw --precision bf16 --compile off --seconds 60s"
-    )
+    known, _ = forecast.here(request(1e16, (M15, M30, M60)), slices)
+    assert known.next_slice.command == "rigbench train-probe --params 30M --precision bf16 --arms one"
+    assert known.next_slice.half_width_then == 0.05 < known.next_slice.half_width_now
+
+
+def test_where_every_size_is_measured_the_next_slice_is_another_run_of_the_least_known():
+    slices = [stored(M15, 4000.0), stored(M60, 900.0, within=0.2)]
+    known, _ = forecast.here(request(1e16, (M15, M60)), slices)
+    assert known.next_slice.command == "rigbench train-probe --params 60M --precision bf16 --arms one"
     assert isinstance(known.next_slice.half_width_then, Absent)
 
 

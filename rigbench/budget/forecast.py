@@ -25,13 +25,12 @@ from rigbench.predict import calibrate, cards, ceilings, steptime
 from rigbench.predict import capacity as fitting
 from rigbench.predict.calibrate import Correction, Measured
 from rigbench.predict.memory import Predictor
-from rigbench.predict.record import Largest, StepTime, Target
+from rigbench.predict.record import Ceilings, Largest, StepTime, Target
 from rigbench.thermals.record import Thermals
 from rigbench.train.record import Compile, Slice, StoredSlice
 from rigbench.work import power as cost
 from rigbench.work.record import Power, PowerPart
 
-SLICE_SECONDS = 60
 DRAW_ALIKE = "each card draws as much as those of the slices did (--wall-watts declares what they draw)"
 # Cards that train draw most of their limit, small models less: 0.85 of it, between six tenths and all. Assumed.
 WATTS_SHARE = Estimate(0.85, 0.6, 1.0, stats.LEVEL, "assumed", 0)
@@ -112,10 +111,8 @@ def here(
         scaling=record.ONE_CARD if over else scaling(chosen, slices),
         left_out=chosen.left_out,
     )
-    if request.options.plan:
-        following = _next(request, steps, correction) if steps else _missing_size(request, chosen)
-        machine = machine._replace(next_slice=following)
-    return machine, tuple(forecasts)
+    following = _next(request, steps, correction) if steps else _widest(request, chosen, forecasts)
+    return machine._replace(next_slice=following), tuple(forecasts)
 
 
 def scaling(chosen: Chosen, slices: Sequence[StoredSlice]) -> Scaling | Absent:
@@ -200,6 +197,7 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
     limits = ceilings.from_rig(rig)
     if isinstance(limits, Absent):
         raise RigbenchError(f"{rig.name}: {limits.reason}", "name other hardware", exit_code=NOTHING)
+    limits = _with_link(limits, request.options.link_speed, rig)
     tokens = request.options.batch_tokens
     least = rig.count * max(model.shape.sequence for model in request.models)
     if not isinstance(tokens, Absent) and tokens < least:
@@ -211,8 +209,7 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
     memory = round(min(gpu.memory_gib) * (1 << 30))
     device = Device("cuda", gpu.names[0], Absent("not here"), threads=1, memory_total_bytes=memory)
     neutral = msgspec.structs.replace(recipe, micro_batch=0, accumulation=1)
-    largest = max(request.models, key=lambda model: model.total_parameters)
-    sequences = f"{recipe.micro_batch} sequence{'' if recipe.micro_batch == 1 else 's'} at once ({recipe.words})"
+    largest = max(steps, key=lambda step: step.model.total_parameters)
     notes: dict[str, list[str]] = {}
     for step in steps:
         for note in step.notes:
@@ -228,14 +225,43 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
         hot_basis="already included: the published runs behind the speed were hot",
         rent=rent(rig.gpu),
         purchase=_purchase(gpu, rig.count),
-        notes=(
-            f"{largest.name}, the largest, fits a card with {sequences}: every model is trained so",
-            *(it if len(of) == len(steps) else f"{', '.join(of)}: {it}" for it, of in notes.items()),
-        ),
+        notes=tuple(it if len(of) == len(steps) else f"{', '.join(of)}: {it}" for it, of in notes.items()),
+        next_slice=_next(request, steps, calibrate.calibrate([], [])),
+        decides=(*_link_words(limits, largest), _micro_batch_words(largest)),
     )
-    if request.options.plan:
-        machine = machine._replace(next_slice=_next(request, steps, calibrate.calibrate([], [])))
     return machine, tuple(map(_of_step, steps))
+
+
+def _with_link(limits: Ceilings, bytes_per_s: float | Absent, rig: RigProfile) -> Ceilings:
+    """With the link between cards that the user knows."""
+    if isinstance(bytes_per_s, Absent):
+        return limits
+    if isinstance(limits.link, Absent):
+        raise RigbenchError(f"link-speed is between cards, and {rig.name} has one", "leave it out")
+    rate = Figure(bytes_per_s, "declared", "link-speed")
+    return msgspec.structs.replace(limits, link=msgspec.structs.replace(limits.link, bytes_per_s=rate))
+
+
+def _link_words(limits: Ceilings, largest: StepTime) -> tuple[str, ...]:
+    """What is taken for the link between cards, and what half of it would do to this step."""
+    link = limits.link
+    if isinstance(link, Absent) or largest.recipe.ranks < 2:
+        return ()
+    rate = msgspec.structs.replace(link.bytes_per_s, value=link.bytes_per_s.value / 2)
+    halved = msgspec.structs.replace(limits, link=msgspec.structs.replace(link, bytes_per_s=rate))
+    longer = steptime.predict(largest.model, largest.recipe, halved).seconds.value / largest.seconds.value - 1
+    speed, basis = units.format_bytes_per_s(link.bytes_per_s.value), link.bytes_per_s.basis
+    effect = f"at half of that a step of {largest.model.name} takes {units.format_share(longer)} longer"
+    option = "" if link.bytes_per_s.source == "declared" else ", --set link-speed=B/S"
+    return (f"cards' link: all_reduce at {speed} ({basis}{option}); {effect}",)
+
+
+def _micro_batch_words(largest: StepTime) -> str:
+    batch, name = largest.recipe.micro_batch, largest.model.name
+    return (
+        f"micro-batch: {batch} for all models, as {name} surely fits; `rigbench capacity` searches for the most, "
+        "which is a little more, for eager code"
+    )
 
 
 def _of_step(step: StepTime) -> Forecast:
@@ -331,25 +357,29 @@ def _next(request: Request, steps: Sequence[StepTime], correction: Correction) -
     return NextSlice(_command(request, best.model, best.recipe), target.model.name, now, then, basis)
 
 
-def _missing_size(request: Request, chosen: Chosen) -> NextSlice:
+def _widest(request: Request, chosen: Chosen, forecasts: Sequence[Forecast]) -> NextSlice:
+    """A size that is not measured, of those the one known least, else another run of the one known least."""
     measured = {stored.slice.model.shape for stored in chosen.slices}
-    missing = [model for model in request.models if model.shape not in measured]
-    model = missing[len(missing) // 2] if missing else request.models[-1]
-    absent = Absent("run `rigbench matmul` and `rigbench bandwidth` first: they let a step be modelled")
-    command = _command(request, model, chosen.slices[0].slice.recipe)
-    return NextSlice(command, model.name, 0.0, absent, "a size that is not measured yet")
+    candidates = [its for its in forecasts if its.model.shape not in measured] or forecasts
+    its = max(candidates, key=lambda it: (round(it.rate.tokens_per_s.half_width, 9), it.model.total_parameters))
+    then: float | Absent = rates.ASSUMED_BETWEEN_PROCESSES
+    if its.model.shape in measured:
+        then = Absent("a further run tells how far runs lie apart")
+    command = _command(request, its.model, chosen.slices[0].slice.recipe)
+    basis = "what lies between processes, assumed"
+    return NextSlice(command, its.model.name, its.rate.tokens_per_s.half_width, then, basis)
 
 
 def _command(request: Request, model: Model, recipe: Recipe) -> str:
     """The one slice that trains so."""
-    words = ["rigbench train-probe", f"--params {model.name}"]
-    words += [f"--series {request.name}"] if request.name in series_names()[1:] else []
-    words += [f"--optimizer {recipe.optimizer}", f"--precision {recipe.precision}"]
-    words += [f"--compile {'on' if recipe.compiled else 'off'}"]
-    words += [f"--checkpointing {recipe.checkpoint_every}"] if recipe.checkpoint_every else []
-    words += [f"--loss {recipe.loss_chunks}"] if recipe.loss_chunks > 1 else []
-    words += [f"--strategy {recipe.strategy}"] if recipe.strategy != "single" else []
-    return " ".join([*words, f"--seconds {SLICE_SECONDS}s"])
+    words = [f"--series {request.name}"] if request.name in series_names()[1:] else []
+    words += [f"--precision {recipe.precision}"]
+    choices = [f"--optimizer {recipe.optimizer}"] if recipe.optimizer != "adamw" else []
+    choices += ["--compile on"] if recipe.compiled else []
+    choices += [f"--checkpointing {recipe.checkpoint_every}"] if recipe.checkpoint_every else []
+    choices += [f"--loss {recipe.loss_chunks}"] if recipe.loss_chunks > 1 else []
+    choices += [f"--strategy {recipe.strategy}"] if recipe.strategy != "single" else []
+    return " ".join(["rigbench train-probe", f"--params {model.name}", *words, *(choices or ["--arms one"])])
 
 
 def fitted(predictor: Predictor, request: Request, rig: RigProfile) -> Recipe:

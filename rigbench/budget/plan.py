@@ -62,6 +62,7 @@ class Request(NamedTuple):
     amount: float = DEFAULT_FLOPS
     kind: AmountKind = "flops"
     declared_hours: float | Absent = NOT_GIVEN  # what somebody says that it takes, to be checked
+    declared_kwh: float | Absent = NOT_GIVEN
     options: Options = Options()
     recipe: RecipeOptions = RecipeOptions()
     watts: WattOptions = NOTHING_DECLARED
@@ -114,11 +115,11 @@ def request(options: Options, recipe: RecipeOptions, watts: WattOptions, price: 
         recipe = msgspec.structs.replace(recipe, precision=NOT_GIVEN)
     models, name = _models(options)
     recipe.refuse_beyond(min(model.shape.layers for model in models))
-    kind, amount, declared_hours = _amount(options, price)
+    kind, amount, declared = _amount(options, price)
     if not isinstance(options.split, Absent) and (len(models) == 1 or kind in ("tokens", "tokens per parameter")):
         why = "one model" if len(models) == 1 else "models whose tokens are told"
         raise RigbenchError(f"--split shares a budget out, and this is about {why}", "leave --split out")
-    made = Request(models, name, amount, kind, declared_hours, options, recipe, watts, price)
+    made = Request(models, name, amount, kind, *declared, options, recipe, watts, price)
     if kind in FORWARD:
         tokens = made.tokens()
         for model, count in zip(models, tokens, strict=True):
@@ -139,8 +140,11 @@ def _models(options: Options) -> tuple[tuple[Model, ...], str]:
     return models, ", ".join(model.name for model in models)
 
 
-def _amount(options: Options, price: Price | Absent) -> tuple[AmountKind, float, float | Absent]:
-    """What is given, how much of it, and hours that were declared beside it."""
+Declared = tuple[float | Absent, float | Absent]
+
+
+def _amount(options: Options, price: Price | Absent) -> tuple[AmountKind, float, Declared]:
+    """What is given, how much of it, and the hours and kWh that were declared beside it."""
     amounts: dict[str, tuple[AmountKind, float | str | Absent]] = {
         "--flops": ("flops", options.flops),
         "--tokens": ("tokens", options.tokens),
@@ -149,13 +153,19 @@ def _amount(options: Options, price: Price | Absent) -> tuple[AmountKind, float,
         "--money": ("electricity" if isinstance(options.rent, Absent) else "rent", options.money),
     }
     given = [option for option, (_, amount) in amounts.items() if not isinstance(amount, Absent)]
-    hours = options.hours
-    if not isinstance(hours, Absent) and set(given) & {"--kwh", "--money"}:
+    hours, kwh = options.hours, options.kwh
+    if not isinstance(hours, Absent) and "--money" in given:
         given.insert(0, "--hours")
+    if "--kwh" in given and (len(given) > 1 or not isinstance(hours, Absent)) and "--money" not in given:
+        given.remove("--kwh")
+    else:
+        kwh = NOT_GIVEN
     if len(given) > 1:
         raise RigbenchError(f"{' and '.join(given)} exclude each other", "each of them is the whole budget; give one")
     if not given:
-        return ("flops", DEFAULT_FLOPS, NOT_GIVEN) if isinstance(hours, Absent) else ("hours", hours, NOT_GIVEN)
+        if isinstance(hours, Absent) or isinstance(kwh, float):  # both are the whole claim, of the usual budget
+            return "flops", DEFAULT_FLOPS, (hours, kwh)
+        return "hours", hours, (NOT_GIVEN, NOT_GIVEN)
     kind, amount = amounts[given[0]]
     if isinstance(amount, str):  # money, in the currency of the electricity, or of the rent where that is declared
         number, _, currency = amount.strip().partition(" ")
@@ -166,7 +176,7 @@ def _amount(options: Options, price: Price | Absent) -> tuple[AmountKind, float,
             raise RigbenchError(what, "give both in one")
         amount = units.parse_number(number, "--money", 1e-6, 1e12)
     assert isinstance(amount, float)
-    return kind, amount, hours
+    return kind, amount, (hours, kwh)
 
 
 class Forecast(NamedTuple):
@@ -200,7 +210,8 @@ class Machine(NamedTuple):
     remark: str = ""  # what of the rig is not counted, or was not measured so
     scaling: record.Scaling | Absent = record.ONE_CARD
     left_out: tuple[str, ...] = ()
-    next_slice: record.NextSlice | Absent = Absent("not asked for; give --plan")
+    next_slice: record.NextSlice | Absent = Absent("no slice would narrow it")
+    decides: tuple[str, ...] = ()  # what is assumed that decides most
 
 
 def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], started_at: str) -> Budget:
@@ -243,6 +254,7 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
             flops=flop,
             currency=price.currency if isinstance(price, Price) else price,
             declared_hours=request.declared_hours,
+            declared_kwh=request.declared_kwh,
         ),
         flops=flop.value,
         configuration=machine.configuration,
@@ -273,9 +285,11 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
             share=peak if isinstance(peak, Absent) else speed / peak.value,
             flop_per_joule=_per_joule(flop_exact, whole.kwh),
             sentence=judgement(machine, flop.value, flop_exact, whole.hours, request.declared_hours),
+            kwh_sentence=_judged_kwh(whole.kwh, power, request.declared_kwh),
         ),
         laws=laws.optima(flop.value),
         next_slice=machine.next_slice,
+        decides=machine.decides,
         assumptions=(
             f"FLOP are counted as {'exact FLOP (attention in full)' if options.exact_flops else COUNTED_6N}",
             "a model's hours are training steps alone; the whole run has the overheads in it, at the watts of training",
@@ -498,26 +512,52 @@ def _per_joule(flop: float, kwh: Figure | Absent) -> Figure | Absent:
 def judgement(
     machine: Machine, flop: float, flop_exact: float, hours: Estimate, declared_hours: float | Absent
 ) -> str | Absent:
-    """Whether what was declared is far from what the rig should do, or cannot be; `flop` as it was asked for."""
+    """What was declared beside what the rig should take, and what to do next; `flop` as it was asked for."""
     if isinstance(declared_hours, Absent):
         return declared_hours
     rate = flop / (declared_hours * HOUR)
-    claim = f"{units.format_flop(flop)} in {declared_hours:g} h is {units.format_flops_per_s(rate)}"
+    reached = units.format_flops_per_s(rate)
     if isinstance(machine.peak_flops_per_s, Figure):
         peak = machine.peak_flops_per_s.value
         whose = f"{machine.cards} {machine.card}" if machine.cards > 1 else f"the {machine.card}"
-        claim += f", {units.format_share(rate / peak)} of the {units.format_flops_per_s(peak)} peak of {whose}"
+        of_peak = f"{units.format_share(rate / peak)} of the {units.format_flops_per_s(peak)} peak of {whose}"
+        reached += f", {of_peak}"
         if rate * flop_exact / flop > POSSIBLE_SHARE * peak:
-            return f"{claim}: more than such cards reach in training"
-    value, low, high = (f"{units.format_significant(end)} h" for end in (hours.value, hours.low, hours.high))
-    span = f"{value} ({low} to {high})"
-    times = declared_hours / hours.value
-    if times > FAR and declared_hours > hours.high:
-        factor = units.format_significant(times, 2)
-        return f"{claim}: {factor} times as long as it should take, {span}; look for what holds it back"
+            return f"You said {declared_hours:g} h. That is {reached}: more than such cards reach in training"
+    said, factor = f"You said {declared_hours:g} h.", declared_hours / hours.value
+    if hours.low <= declared_hours <= hours.high or (declared_hours > hours.high and factor <= FAR):
+        return f"{said} That is about what this rig needs"
     if declared_hours < hours.low:
-        return f"{claim}: less time than it should take, {span}"
-    return f"{claim}: about what it should take, {span}"
+        times = units.format_significant(1 / factor, 2)
+        return (
+            f"{said} This rig needs {times} times that; `rigbench budget --hours {declared_hours:g}` says what it buys"
+        )
+    here = isinstance(machine.name, Absent)
+    following = "rigbench doctor" if here else f"rigbench backtest --on {machine.name} --model SIZE LOG"
+    cause = f"{declared_hours:g} h would be {reached}, so the cards are not what takes the time"
+    return f"{said} This rig needs {_part(factor)} of that: {cause}. Next: `{following}`"
+
+
+def _judged_kwh(energy: Figure | Absent, power: Power | Absent, declared: float | Absent) -> str | Absent:
+    if isinstance(declared, Absent):
+        return declared
+    if isinstance(energy, Absent) or isinstance(power, Absent):
+        reason = energy.reason if isinstance(energy, Absent) else ""
+        return f"You said {declared:g} kWh. What this rig draws is n/a ({reason})"
+    low, high = energy.ends
+    takes = f"{units.format_range(low, high, 'kWh')}{'' if power.covers == 'wall' else f' ({power.covers})'}"
+    if low <= declared <= high:
+        return f"You said {declared:g} kWh. That is about what it takes, {takes}"
+    return f"You said {declared:g} kWh. It takes {'less' if high < declared else 'more'}, {takes}"
+
+
+PARTS = ("half", "a third", "a quarter", "a fifth", "a sixth", "a seventh", "an eighth", "a ninth", "a tenth")
+
+
+def _part(factor: float) -> str:
+    """ "a ninth" for 9.1, "1/23" for 23.4."""
+    whole = round(factor)
+    return PARTS[whole - 2] if 2 <= whole < len(PARTS) + 2 else f"1/{whole}"
 
 
 def _warnings(
@@ -530,21 +570,11 @@ def _warnings(
 
     few = [row for row in alone if row.tokens_per_parameter < FEW_TOKENS_PER_PARAMETER]
     many = [row for row in alone if row.tokens_per_parameter > MANY_TOKENS_PER_PARAMETER]
-    guessed = [row for row in series if row.rate.source == "predicted"]
     lines = []
     if few:
         lines.append(f"{each(few)}: too little data for a model of that size (about 20 is compute-optimal)")
     if many:
         lines.append(f"{each(many)}: more data than a model of that size can use (about 20 is compute-optimal)")
-    if guessed and isinstance(machine.name, Absent):
-        # Of equals the largest, which takes most hours.
-        widest = max(guessed, key=lambda row: (round(row.rate.tokens_per_s.half_width, 9), row.total_parameters))
-        line = f"{len(guessed)} of {len(series)} models are predicted, not measured"
-        if isinstance(machine.next_slice, Absent):
-            strategy = machine.configuration.recipe.strategy
-            how = "" if strategy == "single" else f" --strategy {strategy}"
-            line += f"; rigbench train-probe --params {widest.model}{how} would narrow this most"
-        lines.append(line)
     if hours.value > HOURS_PER_YEAR:
         lines.append(f"that is {hours.value / HOURS_PER_YEAR:,.1f} years of this rig")
     return (*lines, *(() if isinstance(machine.power, Absent) else machine.power.warnings))

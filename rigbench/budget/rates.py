@@ -78,7 +78,9 @@ def rate(model: Model, chosen: Chosen) -> Rate:
     if exact:
         estimate = exact.flops_per_s / model.flop_per_token
         enough = all(stored.steady_steps >= FEWEST_STEPS for stored in by_size[model.flop_per_token])
-        return Rate(estimate, "measured", exact.rests_on, exact.widened_by, has_middle=enough)
+        took = math.fsum(it.slice.seconds for it in by_size[model.flop_per_token])
+        known = f"trained here {units.format_seconds(took) if took >= 59.5 else f'{took:.0f} s'}"
+        return Rate(estimate, "measured", exact.rests_on, exact.widened_by, has_middle=enough, known_from=known)
     size, cure = math.log(model.flop_per_token), f"run {trains(model, chosen.configuration.recipe.strategy)}"
     if not points:
         raise RigbenchError(f"no slice of {model.name} or of its kind is stored", cure, exit_code=NOTHING)
@@ -97,7 +99,9 @@ def rate(model: Model, chosen: Chosen) -> Rate:
     rests_on = tuple(name for point in used for name in point.rests_on)
     estimate = msgspec.structs.replace(flops_per_s / model.flop_per_token, method=method, n=len(rests_on))
     reasons = dict.fromkeys((why, *(reason for point in used for reason in point.widened_by)))
-    return Rate(estimate, "predicted", rests_on, tuple(reasons))
+    sizes = [point.model.name for point in used]
+    known = f"between {' and '.join(sizes)}" if len(sizes) > 1 else f"carried over from {sizes[0]}"
+    return Rate(estimate, "predicted", rests_on, tuple(reasons), known_from=known)
 
 
 def _point(slices: Sequence[StoredSlice]) -> Point:

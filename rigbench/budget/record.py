@@ -138,7 +138,10 @@ class Options(Record, frozen=True, kw_only=True):
         Amount,
         Option(HOURS, "Backwards: what so many hours buy. With FLOP or tokens: what you were told it takes.", "T"),
     ] = NOT_GIVEN
-    kwh: Annotated[Amount, Option(number(1e-6, 1e12), "Backwards: what so many kWh buy.", "E")] = NOT_GIVEN
+    kwh: Annotated[
+        Amount,
+        Option(number(1e-6, 1e12), "Backwards: what so many kWh buy. With FLOP, tokens or hours: as --hours.", "E"),
+    ] = NOT_GIVEN
     money: Annotated[
         Text, Option(TEXT, "Backwards: what so much electricity buys, or so much rent where --rent is given.", "M")
     ] = NOT_GIVEN
@@ -158,9 +161,15 @@ class Options(Record, frozen=True, kw_only=True):
             WHOLE, "Tokens in a step. Default: as the slices had, or a micro-batch on each card.", "N", setting=True
         ),
     ] = NOT_GIVEN
-    plan: Annotated[bool, Option(None, "Also say which slice would narrow the interval most.", names=("--plan",))] = (
-        False
-    )
+    link_speed: Annotated[
+        Amount,
+        Option(
+            DISK,
+            "With --on: what an all_reduce moves between its cards, as 5.6GB. Default: a share of their slot's.",
+            "B/S",
+            setting=True,
+        ),
+    ] = NOT_GIVEN
     rent: Annotated[
         CardPrice | Absent,
         Option(RENT, "Rent of one card for an hour. Default: of prices.toml.", "'1.50 USD'", setting=True),
@@ -242,6 +251,7 @@ class Rate(Record, frozen=True):
     widened_by: tuple[str, ...]  # what widened the interval, and by how much
     has_middle: bool = True  # whether slices of three steps and more are behind it: else it is a range
     history_factor: float = 1.0  # what the rig's back-tests multiplied its logarithmic half-width with
+    known_from: str = ""  # in a few words, for people: "trained here 15 s", "between 5M and 30M"
 
 
 class Scaling(Record, frozen=True, kw_only=True):
@@ -291,6 +301,7 @@ class Goal(Record, frozen=True):
     flops: Estimate  # what the amount comes to, with an interval where that depends on the rig
     currency: str | Absent  # the electricity's, where a price is known
     declared_hours: float | Absent  # what somebody says that it takes, to be checked
+    declared_kwh: float | Absent = NOT_GIVEN
 
 
 class NextSlice(Record, frozen=True):
@@ -366,6 +377,7 @@ class Sanity(Record, frozen=True):
     share: Estimate | Absent
     flop_per_joule: Figure | Absent  # exact FLOP over the energy at the wall (or what is covered)
     sentence: str | Absent  # where hours were declared
+    kwh_sentence: str | Absent = NOT_GIVEN  # where kWh were
 
 
 class LawOptimum(Record, frozen=True):
@@ -432,6 +444,7 @@ class Budget(Record, frozen=True, kw_only=True):
     sanity: Sanity
     laws: ScalingLaws
     next_slice: NextSlice | Absent
+    decides: tuple[str, ...] = ()  # what is assumed of a rig elsewhere that decides most
     assumptions: tuple[str, ...]
     left_out: tuple[str, ...] = ()  # which stored slices were not used, and why
     warnings: tuple[str, ...] = ()

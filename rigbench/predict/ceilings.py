@@ -179,11 +179,13 @@ def _link(gpu: GpuProfile, count: int) -> LinkCeiling:
     slotted = any(word in name for name in gpu.names for word in ("PCIe", "NVL", "RTX"))
     if gpu.nvlink_gb_per_s_per_direction >= SWITCHED_GB_PER_S and not slotted:
         rate = NVLINK_SHARE * gpu.nvlink_gb_per_s_per_direction * 1e9
-        return LinkCeiling(latency, Figure(rate * to_algorithm, "datasheet", f"NVLink, {NVLINK_SHARE:.0%} of it"))
+        return LinkCeiling(
+            latency, Figure(rate * to_algorithm, "datasheet", f"NVLink, {NVLINK_SHARE * 100:.0f} % of it")
+        )
     slot = PCIE_LANE_BYTES_PER_S.get(gpu.pcie_generation, PCIE_LANE_BYTES_PER_S[4]) * gpu.pcie_lanes
     direct = gpu.p2p_over_pcie.startswith("yes")
     share, words = (DIRECT_SHARE, "peer copies") if direct else (STAGED_SHARE, "through host memory")
-    basis = f"PCIe {gpu.pcie_generation}.0 x{gpu.pcie_lanes}, {words}, {share:.0%} of it"
+    basis = f"PCIe {gpu.pcie_generation}.0 x{gpu.pcie_lanes}, {words}, {share * 100:.0f} % of it"
     return LinkCeiling(latency, Figure(share * slot * to_algorithm, "datasheet", basis))
 
 
