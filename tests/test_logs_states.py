@@ -229,3 +229,19 @@ def test_an_evaluation_that_nothing_marks_stays_in_the_rate():
     training = steady(steps=200, breaks=dict.fromkeys(range(20, 200, 20), 4.0))
     whole = Training.rate.fget(training) * sum(training.seconds) / (sum(training.seconds) + 36)
     assert rate(read(text_of("deepspeed", training), training.tokens)) == pytest.approx(whole, rel=0.02)
+
+
+@pytest.mark.parametrize("name", sorted(WRITERS))
+def test_a_garbled_log_ends_in_an_answer_or_a_refusal(name):
+    draw = random.Random(name)
+    whole = text_of(name, steady(30))
+    garbage = ["nan", "inf", "-1", "1e309", "9" * 40, "0", ",", '"', "{", "]", "null", "step", "\0", "é", "1e-400", "25:61:61", "Feb 30 10:00:00", "1/0", "%"]  # fmt: skip
+    for count in (1, 5, 50, 200) * 3:
+        text = list(whole)
+        for _ in range(count):
+            at = draw.randrange(len(text))
+            text[at : at + draw.choice([0, 1, 3, 30])] = draw.choice(garbage)
+        try:
+            assert rate(read("".join(text), draw.choice([None, 65536.0, 1e300]))) > 0
+        except RigbenchError as error:
+            assert error.exit_code in (2, 3)  # noqa: PT017

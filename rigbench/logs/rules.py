@@ -17,6 +17,7 @@ from rigbench.logs.stretches import TOO_COARSE, LogRow, Reading
 
 APART = 1.2  # two readings of one quantity that differ by more contradict each other
 SLOWEST_STEP = 100.0  # a number without a unit above it may be milliseconds
+LARGEST = 1e15  # of any number that is believed
 EVEN = 0.03  # tokens of steps that differ by less are one count
 MANY_RESETS = 0.05  # of the rows: no restarts, but rows in no order
 ROLES: dict[str, Meaning] = {
@@ -292,7 +293,7 @@ class _Reader:
         items = [row.items.get(key) for row in self.rows]
         scale = self._scale(key)
         loss = self.means[key] == "loss"  # which may be no number
-        return [it.value * scale if it and (loss or 0 <= it.value < math.inf) else None for it in items]
+        return [it.value * scale if it and (loss or 0 <= it.value < LARGEST) else None for it in items]
 
     def _scale(self, key: str) -> float:
         unit = next(row.items[key].unit for row in self.raw.rows if key in row.items)
@@ -449,7 +450,7 @@ class _Reader:
             usual = math.fsum(it[0] for it in plain) / sum(it[1] for it in plain)
         middle = stats.median(mine)
         every = stats.median([float(steps) for _, steps, _ in between])
-        if every > 1.5 and _near(middle / usual, every):
+        if every > 1.5 and _near(middle, every * usual):
             self.said.append(f"which is that of {every:.0f} steps together, as the clock shows")
             return [value / every if value else None for value in own]
         if not _near(middle, usual) and any(
@@ -458,7 +459,7 @@ class _Reader:
             raise RigbenchError(
                 f"{self.name} contradicts itself: a step takes {units.format_seconds(middle)} by "
                 f"{self._named('own time')} and {units.format_seconds(usual)} by its clock (factor "
-                f"{max(middle / usual, usual / middle):.3g})",
+                f"{_times(middle, usual)})",
                 "a micro-batch's time, or another clock? say which: --columns at_seconds=NAME or step_seconds=NAME",
             )
         return own
@@ -540,11 +541,12 @@ class _Reader:
         batch: list[float],
     ) -> tuple[list[float | None], float | None, list[float | None], bool]:
         """The surest of what the log says, having asked the others and the user whether that can be."""
+        of_all, of_one = ([it for it in told if 0 < it[1] < LARGEST] for told in (of_all, of_one))
         for (a, first), (b, second) in pairwise(of_all):
             if not _near(first, second):
                 raise RigbenchError(
                     f"{self.name} contradicts itself: {_tokens_of(first)} by {a}, {_tokens_of(second)} by {b} "
-                    f"(factor {max(first / second, second / first):.3g})",
+                    f"(factor {_times(first, second)})",
                     "of one device, or of a micro-batch? say which: --columns tokens=NAME or tokens_per_s=NAME",
                 )
         declared = self.declared
@@ -557,7 +559,7 @@ class _Reader:
                     its += f" ({units.format_rate(value / seconds)})"
                 raise RigbenchError(
                     f"--tokens-per-step {declared:,.0f} contradicts {self.name}: {its}, factor "
-                    f"{max(declared / value, value / declared):.3g}",
+                    f"{_times(declared, value)}",
                     "leave the option out, or hand back the log that it belongs to",
                 )
             if by_rate and seconds and not self._even(rate, own):
@@ -645,6 +647,11 @@ def _middle(values: Iterable[float | None]) -> float | None:
 
 def _near(a: float, b: float) -> bool:
     return a > 0 and b > 0 and 1 / APART <= a / b <= APART
+
+
+def _times(a: float, b: float) -> str:
+    least = min(a, b)
+    return f"{max(a, b) / least:.3g}" if least > 0 else "without end"
 
 
 def _is_count(value: float) -> bool:
