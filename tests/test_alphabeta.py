@@ -72,10 +72,10 @@ def test_a_latency_that_cannot_be_told_from_nothing_is_not_negative():
 @pytest.mark.parametrize(
     ("times", "words"),
     [
-        ({}, "0 sizes are too few for a line (4 are needed)"),
-        ({8: [1e-6], 32: [1e-6], 128: [1e-6]}, "3 sizes are too few for a line (4 are needed)"),
+        ({}, "a line needs 4 sizes, and there were 0"),
+        ({8: [1e-6], 32: [1e-6], 128: [1e-6]}, "a line needs 4 sizes, and there were 3"),
         ({size: [1e-6] for size in (8, 16, 32, 64)}, "the largest size is too small"),
-        ({8: [1e-6], 16: [0.0], 32: [1e-6], 64: [1e-6]}, "3 sizes are too few"),
+        ({8: [1e-6], 16: [0.0], 32: [1e-6], 64: [1e-6]}, "a line needs 4 sizes"),
     ],
 )
 def test_there_is_no_line_where_none_can_be_told(times, words):

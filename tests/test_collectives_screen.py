@@ -121,19 +121,20 @@ collectives, 4 ranks, nccl on cuda (4 × NVIDIA GeForce RTX 4090): fine
   88 results compared value by value on each rank: all right
   transport: SHM/direct (4 channels), as NCCL's log says
 
- operation   latency       ±  bus GB/s       ±        α       ±  β GB/s       ±  right
- all_reduce  33.0 µs  ±2.0 %      21.3  ±2.0 %  31.0 µs  ±4.0 %    14.2  ±3.0 %  16/16
- broadcast   21.0 µs  ±2.0 %      12.2  ±2.0 %  31.0 µs  ±4.0 %    14.2  ±3.0 %  16/16
-  latency at 16 B, bus bandwidth at 1 GiB; time = α + bytes/β through all sizes; 90 % intervals; a repeat
-  takes as long as its slowest rank; GB/s is 1e9 bytes/s
+                              90 %   bus          90 %                   90 %     β          90 %
+ operation   latency      interval  GB/s      interval        α      interval  GB/s      interval  right
+ all_reduce  33.0 µs  32.3 to 33.7  21.3  20.9 to 21.7  31.0 µs  29.8 to 32.2  14.2  13.8 to 14.6  16/16
+ broadcast   21.0 µs  20.6 to 21.4  12.2  12.0 to 12.4  31.0 µs  29.8 to 32.2  14.2  13.8 to 14.6  16/16
+  latency at 16 B, bus bandwidth at 1 GiB; time = α + bytes/β through all sizes; a repeat takes as long as its
+  slowest rank; GB/s is 1e9 bytes/s
 
- pair           alone, GB/s each way       ±  all pairs at once       ±
- ranks 0 and 1                  10.0  ±2.0 %                  –
- ranks 0 and 2                  11.0  ±2.0 %                  –
- ranks 0 and 3                  12.0  ±2.0 %               5.00  ±2.0 %
- ranks 1 and 2                  12.0  ±2.0 %               6.00  ±2.0 %
- ranks 1 and 3                  13.0  ±2.0 %                  –
- ranks 2 and 3                  14.0  ±2.0 %                  –
+ pair           alone, GB/s each way  90 % interval  all pairs at once  90 % interval
+ ranks 0 and 1                  10.0    9.8 to 10.2                  –
+ ranks 0 and 2                  11.0   10.8 to 11.2                  –
+ ranks 0 and 3                  12.0   11.8 to 12.2               5.00   4.90 to 5.10
+ ranks 1 and 2                  12.0   11.8 to 12.2               6.00   5.88 to 6.12
+ ranks 1 and 3                  13.0   12.7 to 13.3                  –
+ ranks 2 and 3                  14.0   13.7 to 14.3                  –
   64 MiB each way at once, the slower way of each pair"""
     )
 
@@ -152,7 +153,13 @@ def test_of_three_hosts_the_odd_one_and_the_slowest_link_come_first():
         hosts=tuple(RankHost(name, f"{name}0000", (rank,)) for rank, name in enumerate(("anna", "bert", "carl"))),
         ranks=tuple(place(it, it, CPU, Tally({f"eth0 10.0.0.{it} to 10.0.0.9": 2})) for it in range(3)),
         operations=(
-            collective("all_reduce", 4 / 3, size(12, 210e-6, 4 / 3), fit=Absent("1 sizes are too few"), not_run="slow"),
+            collective(
+                "all_reduce",
+                4 / 3,
+                size(12, 210e-6, 4 / 3),
+                fit=Absent("a line needs 3 sizes, and there was 1"),
+                not_run="slow",
+            ),
             collective("reduce", 1.0, fit=Absent("too few sizes were measured"), not_run="gloo does not support it"),
         ),
         pairs=(),
@@ -167,7 +174,7 @@ def test_of_three_hosts_the_odd_one_and_the_slowest_link_come_first():
         == """\
 collectives, 3 ranks on 3 hosts, gloo on cpu (EPYC 7502): fine
   odd host out: carl, sending: 24.0 MB/s at best, the others 118 MB/s
-  slowest link: carl to anna, 24.0 MB/s ±2.0 %, 150 µs latency
+  slowest link: carl to anna, 24.0 MB/s (23.5 to 24.5), 150 µs (147 to 153) latency
   8 results compared value by value on each rank: all right
   transport of rank 0: TCP over eth0 10.0.0.0 to 10.0.0.9
   transport of rank 1: TCP over eth0 10.0.0.1 to 10.0.0.9
@@ -178,21 +185,22 @@ collectives, 3 ranks on 3 hosts, gloo on cpu (EPYC 7502): fine
  bert  bert0000  1
  carl  carl0000  2
 
- from  to      GB/s       ±  latency
- carl  anna  0.0240  ±2.0 %   150 µs
- carl  bert  0.0240  ±2.0 %   150 µs
- anna  bert   0.118  ±2.0 %   150 µs
- anna  carl   0.118  ±2.0 %   150 µs
- bert  anna   0.118  ±2.0 %   150 µs
- bert  carl   0.118  ±2.0 %   150 µs
+ from  to      GB/s     90 % interval  latency
+ carl  anna  0.0240  0.0235 to 0.0245   150 µs
+ carl  bert  0.0240  0.0235 to 0.0245   150 µs
+ anna  bert   0.118    0.116 to 0.120   150 µs
+ anna  carl   0.118    0.116 to 0.120   150 µs
+ bert  anna   0.118    0.116 to 0.120   150 µs
+ bert  carl   0.118    0.116 to 0.120   150 µs
 
- operation   latency       ±   bus GB/s       ±  α  ±  β GB/s  ±  right
- all_reduce   210 µs  ±2.0 %  0.0000762  ±2.0 %  –          –     8/8
- reduce            –                  –          –          –     not run
-  latency at 12 B, bus bandwidth at 12 B; time = α + bytes/β through all sizes; 90 % intervals; a repeat takes
-  as long as its slowest rank; GB/s is 1e9 bytes/s
+                            90 %                                            90 %     β      90 %
+ operation   latency    interval   bus GB/s           90 % interval  α  interval  GB/s  interval    right
+ all_reduce   210 µs  206 to 214  0.0000762  0.0000747 to 0.0000777  –               –                8/8
+ reduce            –                      –                          –               –            not run
+  latency at 12 B, bus bandwidth at 12 B; time = α + bytes/β through all sizes; a repeat takes as long as its
+  slowest rank; GB/s is 1e9 bytes/s
   all_reduce: not run: slow
-  all_reduce: no line: 1 sizes are too few
+  all_reduce: no line: a line needs 3 sizes, and there was 1
   reduce: not run: gloo does not support it
   not run: pairs at once: 2 of 3, ran out of time"""
     )
@@ -215,10 +223,13 @@ collectives, 4 ranks, nccl on cuda (4 × NVIDIA GeForce RTX 4090): wrong values
   2 of 8 results, compared value by value on each rank, were WRONG
   transport: SHM/direct (4 channels), as NCCL's log says
 
- operation   latency       ±  bus GB/s       ±        α       ±  β GB/s       ±  right
- all_gather  20.0 µs  ±2.0 %  0.000600  ±2.0 %  31.0 µs  ±4.0 %    14.2  ±3.0 %  6/8 WRONG
-  latency at 16 B, bus bandwidth at 16 B; time = α + bytes/β through all sizes; 90 % intervals; a repeat takes
-  as long as its slowest rank; GB/s is 1e9 bytes/s"""
+                              90 %                                                   90 %     β          90 %
+ operation   latency      interval  bus GB/s         90 % interval        α      interval  GB/s      interval
+ all_gather  20.0 µs  19.6 to 20.4  0.000600  0.000588 to 0.000612  31.0 µs  29.8 to 32.2  14.2  13.8 to 14.6
+ operation       right
+ all_gather  6/8 WRONG
+  latency at 16 B, bus bandwidth at 16 B; time = α + bytes/β through all sizes; a repeat takes as long as its
+  slowest rank; GB/s is 1e9 bytes/s"""
     )
 
 

@@ -9,14 +9,22 @@ from pathlib import Path
 import msgspec
 import pytest
 import test_bandwidth_command as bandwidths
+import test_collectives_screen as groups
 import test_dataloader_stage as loaders
+import test_matmul_screen as products
+import test_p2p_verdict as peers
 from rich.console import Console
 
 from rigbench import store
 from rigbench.bandwidth import screen as bandwidth
 from rigbench.bandwidth.record import Bandwidth
+from rigbench.collectives import screen as collectives
+from rigbench.collectives.record import OddHost
+from rigbench.core.record import Absent, Tally
 from rigbench.dataloader import screen as dataloader
 from rigbench.document import Run
+from rigbench.matmul import screen as matmul
+from rigbench.p2p import screen as p2p
 
 NUMBER = re.compile(r"\d(?:[\d,.]*\d)?")
 STORED = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
@@ -222,3 +230,189 @@ def test_a_loader_whose_disk_is_too_slow():
 def test_a_loaders_verdict_claims_no_more_than_its_intervals(demand, said):
     warm = msgspec.structs.replace(loaders.JSONL, cold=loaders.NOTHING)
     assert printed(dataloader.brief, loaders.result([warm], demand)).startswith(said)
+
+
+# ---- p2p
+
+P2P_LOST = """\
+fault p2p: P2P is broken between GPU0 and GPU1: wrong data with P2P as it is, and not with P2P off
+ setting       ended     checks  wrong  all_reduce 16 MiB
+ P2P off       finished      20      0            2.00 ms
+ P2P as it is  finished      20      5            1.00 ms
+  note  P2P off came through right
+  note  torch's own copies between GPUs inside one process (.to, DataParallel) use peer access
+        whatever is exported; go through the host there
+  note  a known cause is present here: `rigbench explain acs-redirect`
+  to set  export NCCL_P2P_DISABLE=1
+  how sure  40 checks by the GPU that received the data; one try a setting
+  more      rigbench report RUN p2p has every try and the evidence of each pair
+"""
+
+
+def test_p2p_that_loses_data():
+    facts = ("cards of one kind: NVIDIA GeForce RTX 4090", "ACS redirects peer traffic at 0000:00:01.0")
+    tries = peers.arm(peers.OFF, seconds=2e-3), peers.arm(peers.AS_IT_IS, "wrong", seconds=1e-3)
+    holds(p2p.brief, peers.answer(*tries, known=(peers.pair(facts=facts),)), P2P_LOST)
+
+
+P2P_FASTER = """\
+ok    p2p: P2P works between GPU0 and GPU1, and P2P at any distance is 2.00 times (1.99 to 2.01) as
+fast as the host's memory
+ setting              ended     checks  wrong  all_reduce 16 MiB  times P2P off  90 % interval
+ P2P off              finished      60      0            2.01 ms              –              –
+ P2P as it is         finished      60      0            2.01 ms           1.00   1.00 to 1.00
+ P2P at any distance  finished      60      0            1.00 ms           2.00   1.99 to 2.01
+  note  P2P at any distance is 2.00 times as fast as P2P as it is in all_reduce (1.99 to 2.01)
+  note  this shell sets NCCL_P2P_LEVEL=SYS, which is not advised
+  to set  export NCCL_P2P_LEVEL=PHB
+  how sure  180 checks by the GPU that received the data; each setting tried 3 times, in turns
+  more      rigbench report RUN p2p has every try and the evidence of each pair
+"""
+
+
+def test_p2p_that_is_faster_with_a_word_to_nccl():
+    tries = peers.turns(off=peers.SLOW, default=peers.SLOW, far=peers.FAST)
+    staged = [peers.REPLACE(it, transports=Tally({"SHM/direct": 4})) if not it.environment else it for it in tries]
+    holds(p2p.brief, peers.answer(*staged, inherited={"NCCL_P2P_LEVEL": "SYS"}), P2P_FASTER)
+
+
+P2P_HUNG = """\
+fault p2p: P2P is broken between 3 GPUs: 1 of 3 pairs: it hung with P2P as it is, and not with P2P
+off
+ setting       ended     checks  wrong
+ P2P off       finished      45      0
+ P2P as it is  hung          30      0
+  fault  GPU1 and GPU2: broken, it hung with P2P as it is, and not with P2P off
+  fault  P2P as it is hung at send/recv GPU1 ↔ GPU2, 4 B: no answer within 120 s; its processes were
+         ended
+  warn   GPU0 and GPU1, GPU0 and GPU2: inconclusive, it ended before everything was checked with P2P
+         on
+  note   P2P off came through right
+  to set  export NCCL_P2P_DISABLE=1
+  how sure  75 checks by the GPU that received the data; one try a setting
+  more      rigbench report RUN p2p has every try and the evidence of each pair
+"""
+
+
+def test_p2p_that_hangs_between_two_of_three():
+    at = {"at": "send/recv GPU1 ↔ GPU2, 4 B", "at_devices": ("GPU1", "GPU2")}
+    hung = peers.arm(peers.AS_IT_IS, "hung", names=peers.THREE, **at)
+    holds(p2p.brief, peers.answer(peers.arm(peers.OFF, names=peers.THREE), hung, known=()), P2P_HUNG)
+
+
+def test_p2p_without_two_gpus_is_one_line(run):
+    assert printed(p2p.brief, run.p2p).startswith("note  p2p: P2P is not applicable: ")
+
+
+# ---- collectives
+
+GROUP = """\
+ok    collectives: all_reduce 21.3 GB/s (20.9 to 21.7) at 1 GiB between 4 GPUs
+ operation   latency  90 % interval  bus GB/s  90 % interval  right
+ all_reduce  33.0 µs   32.3 to 33.7      21.3   20.9 to 21.7  16/16
+ broadcast   21.0 µs   20.6 to 21.4      12.2   12.0 to 12.4  16/16
+  over     SHM/direct (4 channels), as NCCL's log says
+  slowest  ranks 0 and 1 alone: 10.00 GB/s (9.80 to 10.20) each way at once; the fastest pair 14.0
+           GB/s
+  how sure  latency at 16 B, bus bandwidth at 1 GiB; 88 results compared value by value on each
+            rank: all right
+  more      rigbench report RUN collectives has the line through all sizes, and every pair
+"""
+
+
+def test_collectives_of_four_gpus():
+    holds(collectives.brief, groups.ON_GPUS, GROUP)
+
+
+GROUP_CPU = """\
+ok    collectives: all_reduce 1.0 GB/s (0.9 to 2.0, 88 %) at 16 MiB between 2 processes on the CPU
+ operation       latency  90 % interval  bus GB/s        90 % interval  right
+ all_reduce       260 µs     200 to 310       1.0    0.9 to 2.0 (88 %)  48/48
+ all_gather       280 µs     260 to 310      0.56         0.30 to 0.65  48/48
+ reduce_scatter   340 µs     300 to 450      0.39  0.33 to 0.47 (50 %)  48/48
+ broadcast        180 µs     164 to 189       2.6           2.4 to 3.1  48/48
+ reduce           265 µs     254 to 282       1.0    0.9 to 1.7 (75 %)  48/48
+ all_to_all       222 µs     203 to 239      1.08         0.90 to 1.15  48/48
+ send_recv        190 µs     180 to 230      1.64         1.40 to 1.77  48/48
+  over    TCP over lo 127.0.0.1 to 127.0.0.1
+  how sure  latency at 8 B, bus bandwidth at 16 MiB; 336 results compared value by value on each
+            rank: all right
+  more      rigbench report RUN collectives has the line through all sizes, and every pair
+"""
+
+
+def test_collectives_on_a_cpu(run):
+    holds(collectives.brief, run.collectives, GROUP_CPU)
+
+
+def test_collectives_that_went_wrong_say_so_first():
+    wrong = msgspec.structs.replace(groups.ON_GPUS, verdict="wrong values", reason="all_gather brought 2 wrong values")
+    said = printed(collectives.brief, wrong)
+    assert said.startswith("fault collectives: wrong values: all_gather brought 2 wrong values\n")
+    odd = msgspec.structs.replace(groups.ON_GPUS, odd_hosts=(OddHost(0, "sending", 24e6, 118e6),))
+    said = printed(collectives.brief, odd)
+    assert said.startswith("warn  collectives: host 0 is slow sending: 24.0 MB/s at best, the other hosts 118 MB/s; ")
+
+
+# ---- matmul
+
+MATMUL = """\
+ok    matmul: bf16 153.6 TFLOP/s (152.1 to 155.1) per GPU sustained, 93 % of the datasheet
+ dtype  TFLOP/s   90 % interval  of the datasheet  sustained ÷ first 2 s   90 % interval  results
+ bf16     153.6  152.1 to 155.1              93 %                  0.952  0.939 to 0.966  right
+  note  2 GPUs at once: 285 TFLOP/s; cuda:1 is the slowest, 10 % behind the others, and sets the
+        pace
+  note  not run: fp8: needs compute capability 8.9, this GPU has 8.6
+  note  not run: 2 of the model's 15 products in bf16: ran out of time
+  heat    bf16: 72 °C, 430 W, 2,520 MHz
+  how sure  the last 6.70 s of 20.0 s of load; the fastest of 4 shapes
+  more      rigbench report RUN matmul has every size, and each layer's own products
+"""
+
+
+def test_products_on_two_gpus():
+    right = msgspec.structs.replace(products.RESULT, shapes=products.RESULT.shapes[:3])
+    holds(matmul.brief, msgspec.structs.replace(right, ceilings=products.RESULT.ceilings[:1]), MATMUL)
+
+
+MATMUL_WRONG = """\
+fault matmul: WRONG RESULTS in fp32 and bf16 head
+ dtype  TFLOP/s   90 % interval  of the datasheet  sustained ÷ first 2 s   90 % interval  results
+ bf16     153.6  152.1 to 155.1              93 %                  0.952  0.939 to 0.966  right
+ fp32      60.0    59.4 to 60.6                 –                  0.952  0.939 to 0.966  WRONG
+  note  2 GPUs at once: 285 TFLOP/s; cuda:1 is the slowest, 10 % behind the others, and sets the
+        pace
+  note  not run: fp8: needs compute capability 8.9, this GPU has 8.6
+  note  not run: 2 of the model's 15 products in bf16: ran out of time
+  heat    bf16: 72 °C, 430 W, 2,520 MHz
+  heat    fp32: 72 °C, 430 W, 2,520 MHz
+  how sure  the last 6.70 s of 20.0 s of load; the fastest of 4 shapes
+  more      rigbench report RUN matmul has every size, and each layer's own products
+"""
+
+
+def test_products_that_are_wrong():
+    holds(matmul.brief, products.RESULT, MATMUL_WRONG)
+
+
+MATMUL_CPU = """\
+ok    matmul: bf16 49.7 GFLOP/s (49.1 to 50.3) sustained, no datasheet to hold it against
+ dtype  GFLOP/s  90 % interval  of the datasheet  sustained ÷ first 2 s  90 % interval  results
+ bf16      49.7   49.1 to 50.3                 –                   0.99   0.97 to 1.02  right
+ fp32       245     237 to 254                 –                   1.02   0.94 to 1.10  right
+  note  not run: 2 of the model's 15 products in bf16: the time was up
+  model   120M's own products in fp32: 4.78 s (one sample) a step expected for 759 GFLOP: 159
+          GFLOP/s, 65 % of the sustained ceiling
+  how sure  the last 757 ms of 2.27 s of load; the fastest of 12 and 20 shapes
+  more      rigbench report RUN matmul has every size, and each layer's own products
+"""
+
+
+def test_products_on_a_cpu(run):
+    holds(matmul.brief, run.matmul, MATMUL_CPU)
+
+
+def test_an_interrupted_load_has_no_ceiling():
+    short = [msgspec.structs.replace(it, hot=Absent("interrupted after 3 s")) for it in products.RESULT.ceilings[:1]]
+    result = msgspec.structs.replace(products.RESULT, shapes=(), ceilings=tuple(short), best_flops_per_s={})
+    assert printed(matmul.brief, result).startswith("warn  matmul: no ceiling was found: interrupted after 3 s\n")

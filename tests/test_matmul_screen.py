@@ -151,18 +151,20 @@ def screen(result: Matmul, width: int) -> str:
 
 WIDE = """\
 matmul on cuda (NVIDIA GeForce RTX 4090)
-  bf16  154 TFLOP/s ±1.0 %  correct
+  bf16  153.6 TFLOP/s (152.1 to 155.1)  correct
     datasheet  93 % of 165 TFLOP/s (NVIDIA GeForce RTX 4090, published, dense, fp32 accumulate)
     hot        the last 6.70 s of 20.0 s of load; 72 °C, 430 W, 2,520 MHz
-    burst      161 TFLOP/s ±1.0 %, the first 2.00 s after 4.00 s of rest; 41 °C, 430 W, 2,520 MHz
-    hot/cold   0.952 (0.939 to 0.966)
+    burst      161.3 TFLOP/s (159.7 to 162.9), the first 2.00 s after 4.00 s of rest; 41 °C, 430 W,
+               2,520 MHz
+    ratio      sustained ÷ first 2 s: 0.952 (0.939 to 0.966)
     shape      8192×8448×8192, fp32 accumulate; the best of 4 shapes in 4 tries over 5.60 s (time
                limit), then measured anew
-  fp32  60.0 TFLOP/s ±1.0 %  WRONG RESULT
+  fp32  60.0 TFLOP/s (59.4 to 60.6)  WRONG RESULT
     datasheet  unknown (no datasheet peak for this device and dtype)
     hot        the last 6.70 s of 20.0 s of load; 72 °C, 430 W, 2,520 MHz
-    burst      63.0 TFLOP/s ±1.0 %, the first 2.00 s after 4.00 s of rest; 41 °C, 430 W, 2,520 MHz
-    hot/cold   0.952 (0.939 to 0.966)
+    burst      63.0 TFLOP/s (62.4 to 63.6), the first 2.00 s after 4.00 s of rest; 41 °C, 430 W,
+               2,520 MHz
+    ratio      sustained ÷ first 2 s: 0.952 (0.939 to 0.966)
     shape      8192×8448×8192, fp32 accumulate; the best of 4 shapes in 4 tries over 5.60 s (time
                limit), then measured anew
 efficiency over size (cubes, share of the fastest)
@@ -176,8 +178,10 @@ efficiency over size (cubes, share of the fastest)
  head    8192×3072×768     12        WRONG            n/a              n/a      n/a
   all     n/a (2 were not measured)
 all 2 GPUs on bf16 8192×8448×8192
-  cuda:0  alone 153 TFLOP/s ±1.0 %, all at once 150 TFLOP/s ±1.0 %, 98 % of alone; correct
-  cuda:1  alone 152 TFLOP/s ±1.0 %, all at once 135 TFLOP/s ±1.0 %, 89 % of alone; correct
+  cuda:0  alone 153.0 TFLOP/s (151.5 to 154.5), all at once 150.0 TFLOP/s (148.5 to 151.5), 98 % of
+          alone; correct
+  cuda:1  alone 152.0 TFLOP/s (150.5 to 153.5), all at once 135.0 TFLOP/s (133.7 to 136.3), 89 % of
+          alone; correct
   all     285 TFLOP/s; cuda:1 is the slowest, 10 % behind the others, and sets the pace
   not run  fp8: needs compute capability 8.9, this GPU has 8.6
   not run  2 of the model's 15 products in bf16: ran out of time
@@ -185,7 +189,8 @@ all 2 GPUs on bf16 8192×8448×8192
 
 NARROW = """\
 matmul on cuda (NVIDIA GeForce RTX 4090)
-  bf16  154 TFLOP/s ±1.0 %  correct
+  bf16  153.6 TFLOP/s (152.1 to 155.1)
+correct
     datasheet  93 % of 165 TFLOP/s
                (NVIDIA GeForce RTX 4090,
                published, dense, fp32
@@ -193,29 +198,31 @@ matmul on cuda (NVIDIA GeForce RTX 4090)
     hot        the last 6.70 s of 20.0 s
                of load; 72 °C, 430 W,
                2,520 MHz
-    burst      161 TFLOP/s ±1.0 %, the
-               first 2.00 s after 4.00 s
-               of rest; 41 °C, 430 W,
-               2,520 MHz
-    hot/cold   0.952 (0.939 to 0.966)
+    burst      161.3 TFLOP/s (159.7 to
+               162.9), the first 2.00 s
+               after 4.00 s of rest; 41
+               °C, 430 W, 2,520 MHz
+    ratio      sustained ÷ first 2 s:
+               0.952 (0.939 to 0.966)
     shape      8192×8448×8192, fp32
                accumulate; the best of 4
                shapes in 4 tries over
                5.60 s (time limit), then
                measured anew
-  fp32  60.0 TFLOP/s ±1.0 %  WRONG
-RESULT
+  fp32  60.0 TFLOP/s (59.4 to 60.6)
+WRONG RESULT
     datasheet  unknown (no datasheet
                peak for this device and
                dtype)
     hot        the last 6.70 s of 20.0 s
                of load; 72 °C, 430 W,
                2,520 MHz
-    burst      63.0 TFLOP/s ±1.0 %, the
-               first 2.00 s after 4.00 s
-               of rest; 41 °C, 430 W,
-               2,520 MHz
-    hot/cold   0.952 (0.939 to 0.966)
+    burst      63.0 TFLOP/s (62.4 to
+               63.6), the first 2.00 s
+               after 4.00 s of rest; 41
+               °C, 430 W, 2,520 MHz
+    ratio      sustained ÷ first 2 s:
+               0.952 (0.939 to 0.966)
     shape      8192×8448×8192, fp32
                accumulate; the best of 4
                shapes in 4 tries over
@@ -236,12 +243,14 @@ the fastest)
   head    ×12, forward WRONG
   all     n/a (2 were not measured)
 all 2 GPUs on bf16 8192×8448×8192
-  cuda:0  alone 153 TFLOP/s ±1.0 %, all
-          at once 150 TFLOP/s ±1.0 %, 98
-          % of alone; correct
-  cuda:1  alone 152 TFLOP/s ±1.0 %, all
-          at once 135 TFLOP/s ±1.0 %, 89
-          % of alone; correct
+  cuda:0  alone 153.0 TFLOP/s (151.5 to
+          154.5), all at once 150.0
+          TFLOP/s (148.5 to 151.5), 98 %
+          of alone; correct
+  cuda:1  alone 152.0 TFLOP/s (150.5 to
+          153.5), all at once 135.0
+          TFLOP/s (133.7 to 136.3), 89 %
+          of alone; correct
   all     285 TFLOP/s; cuda:1 is the
           slowest, 10 % behind the
           others, and sets the pace
@@ -270,8 +279,10 @@ def test_a_ceiling_that_a_product_beats_clearly_says_so():
 
 def test_a_whole_step_is_told_with_its_interval_and_its_share_of_the_ceiling():
     step = GemmStep(dtype="bf16", micro_batch=8, sequence=1024, flop=10**12, seconds=estimate(0.01, 0.02))
-    shown = screen(msgspec.structs.replace(RESULT, steps=(step,)), 100)
-    assert "all     10.0 ms (±2.0 %) a step expected for 1 TFLOP: 100 TFLOP/s, 65 % of the hot ceiling" in shown
+    shown = screen(msgspec.structs.replace(RESULT, steps=(step,)), 120)
+    assert (
+        "all     10.0 ms (9.8 to 10.2) a step expected for 1 TFLOP: 100 TFLOP/s, 65 % of the sustained ceiling" in shown
+    )
 
 
 def test_an_interrupted_load_claims_nothing():

@@ -57,7 +57,7 @@ def fit(samples: Mapping[int, Sequence[float]]) -> AlphaBeta | Absent:
     """The line through the medians of each size's samples, in seconds."""
     points = _points({size: seconds for size, seconds in sorted(samples.items()) if seconds and min(seconds) > 0})
     if len(points) < FEWEST_SIZES:
-        return Absent(f"{len(points)} sizes are too few for a line ({FEWEST_SIZES} are needed)")
+        return Absent(f"a line needs {FEWEST_SIZES} sizes, and there were {len(points)}")
     kept = _near(points)
     if len(kept) < FEWEST_SIZES:
         return Absent("the times of the sizes lie on no line")

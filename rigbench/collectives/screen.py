@@ -12,12 +12,105 @@ from rigbench.collectives.record import AlphaBeta, Collective, Collectives, Host
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Tally
-from rigbench.core.screen import Columns, gigabytes, plus_minus, printable, table
+from rigbench.core.screen import (
+    Columns,
+    Headline,
+    closing,
+    grid,
+    headline,
+    listed,
+    marked,
+    printable,
+    span,
+    span_cells,
+    table,
+)
 
 STYLES = {"fine": "green", "wrong values": "red", "hung": "red", "died": "red", "interrupted": "yellow"}
 MOST_ROWS = 12
 MOST_WAYS = 4  # lines; of more ranks that differ, only the interfaces are told
-NOTHING = "–"
+NOTHING, ENDS = "–", ">90 % interval"
+
+
+def verdict(result: Collectives) -> Headline:
+    """How it ended, and how fast the first operation is: its bus bandwidth, or the time of its smallest message."""
+    if result.verdict in ("wrong values", "hung", "died"):
+        return "fault", f"{result.verdict}: {result.reason}"
+    if result.verdict == "interrupted" or not any(one.sizes for one in result.operations):
+        return "warn", f"{result.reason or 'nothing was measured'}"
+    first = next(one for one in result.operations if one.sizes)
+    rate = first.sizes[-1].bus_bytes_per_s
+    size = units.format_bytes(first.sizes[-1].size_bytes)
+    text = f"{first.operation} {span(first.sizes[0].timing.estimate, 'seconds')}"
+    if not isinstance(rate, Absent):
+        text = f"{first.operation} {span(rate, 'bytes/s')} at {size}"
+    text += f" between {_members(result)}"
+    if result.odd_hosts:
+        odd = result.odd_hosts[0]
+        best, others = (units.format_bytes_per_s(it) for it in (odd.bytes_per_s, odd.others_bytes_per_s))
+        return "warn", f"{_host(result, odd.host)} is slow {odd.side}: {best} at best, the other hosts {others}; {text}"
+    return "ok", text
+
+
+def _members(result: Collectives) -> str:
+    """ "4 GPUs", "2 processes on the CPU", "3 ranks on 3 hosts"."""
+    if len(result.hosts) > 1:
+        return f"{result.world_size} ranks on {len(result.hosts)} hosts"
+    kind = "GPU" if result.backend == "nccl" else "process"
+    plural = "" if result.world_size == 1 else "s" if kind == "GPU" else "es"
+    return f"{result.world_size} {kind}{plural}{'' if kind == 'GPU' else ' on the CPU'}"
+
+
+def brief(result: Collectives, console: Console, quiet: bool = False) -> None:
+    headline("collectives", verdict(result), console)
+    if result.operations:
+        rows = [(*cells[:5], cells[-1]) for cells in (_operation(one) for one in result.operations)]
+        headings = ("operation", ">latency", ENDS, ">bus GB/s", ENDS, ">right")
+        console.print(table(headings, rows))
+    if quiet:
+        return
+    marked(_odd(result), console)
+    console.print(grid(_facts(result)))
+    sizes = f"{_sizes(result.operations)}; " if result.operations else ""
+    closing(
+        f"{sizes}{_checks(result)}",
+        "rigbench report RUN collectives has the line through all sizes, and every pair",
+        console,
+    )
+
+
+def _odd(result: Collectives) -> Iterator[Headline]:
+    for odd in result.odd_hosts[1:]:
+        best, others = (units.format_bytes_per_s(rate) for rate in (odd.bytes_per_s, odd.others_bytes_per_s))
+        yield "warn", f"{_host(result, odd.host)} is slow {odd.side}: {best} at best, the other hosts {others}"
+    reasons: dict[str, list[str]] = {}
+    for one in result.operations:
+        if one.not_run:
+            reasons.setdefault(one.not_run, []).append(one.operation)
+    yield from (("note", f"not run: {listed(names)}: {why}") for why, names in reasons.items())
+    yield from (("note", f"not run: {line}") for line in result.not_run)
+
+
+def _facts(result: Collectives) -> Iterator[tuple[str, str]]:
+    """The transport, and the slowest of several links or pairs."""
+    for place, way in enumerate(list(_ways(result))[:MOST_WAYS]):
+        yield "" if place else "over", way.removeprefix("transport: ").removeprefix("transport ")
+    if isinstance(result.slowest_link, HostLink):
+        yield "slowest", _slowest_link(result, result.slowest_link)
+    if len(result.pairs) > 1:
+        ends = [
+            (min(it.bytes_per_s, key=lambda rate: rate.value), min(it.flows[0]), max(it.flows[0]))
+            for it in result.pairs
+        ]
+        rate, one, other = min(ends, key=lambda it: it[0].value)
+        best = max(it[0].value for it in ends)
+        text = f"ranks {one} and {other} alone: {span(rate, 'bytes/s')} each way at once"
+        yield "slowest", f"{text}; the fastest pair {units.format_bytes_per_s(best)}"
+
+
+def _slowest_link(result: Collectives, link: HostLink) -> str:
+    where = f"{_host(result, link.source)} to {_host(result, link.destination)}"
+    return f"{where}, {span(link.bytes_per_s, 'bytes/s')}, {span(link.latency_seconds, 'seconds')} latency"
 
 
 def show(result: Collectives, console: Console) -> None:
@@ -32,10 +125,7 @@ def show(result: Collectives, console: Console) -> None:
         best, others = (units.format_bytes_per_s(rate) for rate in (odd.bytes_per_s, odd.others_bytes_per_s))
         line(f"odd host out: {_host(result, odd.host)}, {odd.side}: {best} at best, the others {others}", "bold yellow")
     if isinstance(result.slowest_link, HostLink):
-        link = result.slowest_link
-        where = f"{_host(result, link.source)} to {_host(result, link.destination)}"
-        rate = f"{units.format_bytes_per_s(link.bytes_per_s.value)} {plus_minus(link.bytes_per_s)}"
-        line(f"slowest link: {where}, {rate}, {units.format_seconds(link.latency_seconds.value)} latency")
+        line(f"slowest link: {_slowest_link(result, result.slowest_link)}")
     line(_checks(result))
     for way in _ways(result):
         line(way)
@@ -112,16 +202,16 @@ def _tables(result: Collectives) -> Iterator[tuple[Columns, str]]:
             cells.append((*ends, *_rate(link.bytes_per_s), units.format_seconds(link.latency_seconds.value)))
         more = len(links) - MOST_ROWS
         note = f"and {more} faster links" if more > 0 else ""
-        yield table(("from", "to", ">GB/s", ">±", ">latency"), cells), note
+        yield table(("from", "to", ">GB/s", ENDS, ">latency"), cells), note
     if result.operations:
-        columns = ("operation", ">latency", ">±", ">bus GB/s", ">±", ">α", ">±", ">β GB/s", ">±", "right")
+        columns = ("operation", ">latency", ENDS, ">bus GB/s", ENDS, ">α", ENDS, ">β GB/s", ENDS, ">right")
         yield table(columns, map(_operation, result.operations)), _convention(result.operations)
     if result.pairs:
         slowest = sorted(result.pairs, key=lambda times: min(rate.value for rate in times.bytes_per_s))
         more = len(slowest) - MOST_ROWS
         size = units.format_bytes(result.pairs[0].size_bytes)
         note = f"{size} each way at once, the slower way of each pair" + f"; and {more} faster pairs" * (more > 0)
-        heads = ("pair", ">alone, GB/s each way", ">±", ">all pairs at once", ">±")
+        heads = ("pair", ">alone, GB/s each way", ENDS, ">all pairs at once", ENDS)
         yield table(heads, _pairs(result, slowest[:MOST_ROWS])), note
 
 
@@ -146,11 +236,14 @@ def _operation(one: Collective) -> Sequence[str]:
 
 
 def _time(estimate: Estimate) -> list[str]:
-    return [units.format_seconds(estimate.value), plus_minus(estimate)]
+    middle, _, unit = units.span_parts(estimate.value, estimate.low, estimate.high, "seconds")
+    if not estimate.has_middle or estimate.level == 0:
+        return [span(estimate, "seconds"), ""]
+    return [f"{middle} {unit}", units.span_parts(estimate.value, estimate.low, estimate.high, "seconds")[1]]
 
 
 def _rate(estimate: Estimate) -> list[str]:
-    return [gigabytes(estimate.value), plus_minus(estimate)]
+    return list(span_cells(estimate / 1e9, "GB/s"))
 
 
 def _pairs(result: Collectives, pairs: Iterable[PairTimes]) -> Iterator[Sequence[str]]:
@@ -166,12 +259,16 @@ def _pairs(result: Collectives, pairs: Iterable[PairTimes]) -> Iterator[Sequence
 
 
 def _convention(operations: Sequence[Collective]) -> str:
-    """What the columns are about: the sizes at either end, and what the words mean."""
+    """What the columns are about, and what the words mean."""
+    line = "time = α + bytes/β through all sizes"
+    return f"{_sizes(operations)}; {line}; a repeat takes as long as its slowest rank; GB/s is 1e9 bytes/s"
+
+
+def _sizes(operations: Sequence[Collective]) -> str:
+    """At either end."""
     ends = [(one.sizes[0].size_bytes, one.sizes[-1].size_bytes) for one in operations if one.sizes]
     small, large = (" or ".join(map(units.format_bytes, sorted({it[end] for it in ends}))) for end in (0, 1))
-    sizes = f"latency at {small or NOTHING}, bus bandwidth at {large or NOTHING}"
-    line = "time = α + bytes/β through all sizes"
-    return f"{sizes}; {line}; 90 % intervals; a repeat takes as long as its slowest rank; GB/s is 1e9 bytes/s"
+    return f"latency at {small or NOTHING}, bus bandwidth at {large or NOTHING}"
 
 
 def _notes(result: Collectives) -> Iterator[str]:

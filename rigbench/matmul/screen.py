@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -10,12 +10,119 @@ from rich.text import Text
 from rigbench.core import stats, units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
-from rigbench.core.screen import bars, grid, plus_minus, printable, table
+from rigbench.core.screen import (
+    Headline,
+    bars,
+    closing,
+    counted,
+    grid,
+    headline,
+    listed,
+    marked,
+    printable,
+    span,
+    span_cells,
+    table,
+)
 from rigbench.matmul.record import Ceiling, GemmStep, Matmul, MatmulFleet, MatmulPhase, MatmulShape
 
 CLEARLY = 1.25
 NARROW = 76  # columns below which tables become lines
 PASSES = ("forward", "data gradient", "weight gradient")
+
+
+def verdict(result: Matmul) -> Headline:
+    """ "bf16 88 TFLOP/s (87 to 89) per GPU sustained, 90 % of the datasheet", of the first dtype that was loaded."""
+    wrong = _wrong(result)
+    if wrong:
+        return "fault", f"WRONG RESULTS in {listed(wrong)}"
+    if result.failures:
+        return "fault", f"{len(result.failures)} of the devices failed under load: {result.failures[0]}"
+    first = next((it for it in result.ceilings if it.dtype in result.best_flops_per_s), None)
+    if first is None:
+        why = next((it.hot.reason for it in result.ceilings if isinstance(it.hot, Absent)), "nothing was measured")
+        return "warn", f"no ceiling was found: {why}"
+    per = " per GPU" if not isinstance(result.fleet, Absent) else ""
+    text = f"{first.dtype} {span(result.best_flops_per_s[first.dtype], 'FLOP/s')}{per} sustained"
+    return "ok", f"{text}, {_of_datasheet(first, result)}"
+
+
+def _wrong(result: Matmul) -> list[str]:
+    """Every dtype, layer and device of which a product was wrong."""
+    loads = [it.dtype for it in result.ceilings if not all(check.correct for check in it.checks)]
+    own = [f"{it.dtype} {it.purpose}" for it in result.shapes if not it.check.correct]
+    lanes = () if isinstance(result.fleet, Absent) else result.fleet.lanes
+    return list(dict.fromkeys([*loads, *own, *(lane.name for lane in lanes if not lane.check.correct)]))
+
+
+def _of_datasheet(ceiling: Ceiling, result: Matmul) -> str:
+    if isinstance(ceiling.share_of_datasheet, Absent) or isinstance(ceiling.hot, Absent):
+        return "no datasheet to hold it against"
+    best = result.best_flops_per_s[ceiling.dtype].value / ceiling.hot.flops_per_s.value
+    return f"{units.format_share(ceiling.share_of_datasheet * best)} of the datasheet"
+
+
+def brief(result: Matmul, console: Console, quiet: bool = False) -> None:
+    headline("matmul", verdict(result), console)
+    fastest = max((it.value for it in result.best_flops_per_s.values()), default=0.0)
+    unit, scale = ("TFLOP/s", 1e12) if fastest >= 1e12 else ("GFLOP/s", 1e9)
+    rows = []
+    for it in result.ceilings:
+        best = result.best_flops_per_s.get(it.dtype)
+        rate = span_cells(best / scale, unit) if best else ("n/a", "")
+        share = _of_datasheet(it, result).partition(" of ")[0] if best else ""
+        change = it.hot_over_burst
+        times = ("n/a", "") if isinstance(change, Absent) else span_cells(change, "")
+        results = "right" if all(check.correct for check in it.checks) else "WRONG"
+        cells = (it.dtype, *rate, share if "%" in share else "–", *times, results if it.checks else "not checked")
+        rows.append(cells)
+    shares, ends = ">of the datasheet", ">90 % interval"
+    console.print(table(("dtype", f">{unit}", ends, shares, ">sustained ÷ first 2 s", ends, "results"), rows))
+    if quiet:
+        return
+    marked(_odd(result), console)
+    console.print(grid(_facts(result)))
+    hot = [it.hot for it in result.ceilings if not isinstance(it.hot, Absent)]
+    length = f"the last {units.format_seconds(hot[0].to_seconds - hot[0].from_seconds)} of " if hot else ""
+    loads = f"{length}{units.format_seconds(hot[0].to_seconds)} of load; " if hot else ""
+    tried = [str(len({look.dims for look in it.looks})) for it in result.ceilings]
+    closing(
+        f"{loads}the fastest of {listed(list(dict.fromkeys(tried)))} shapes",
+        "rigbench report RUN matmul has every size, and each layer's own products",
+        console,
+    )
+
+
+def _odd(result: Matmul) -> Iterator[Headline]:
+    for ceiling in result.ceilings:
+        if ceiling.dtype not in result.best_product:
+            yield from (("warn", f"{ceiling.dtype}: {text}") for _, text in _faster(ceiling, result.shapes))
+        if isinstance(ceiling.hot, Absent):
+            yield "note", f"{ceiling.dtype}: {ceiling.hot.reason}"
+    if not isinstance(result.fleet, Absent):
+        yield "note", _pace(result.fleet)
+        yield from (("warn", f"left out: {why}") for why in result.fleet.left_out)
+    yield from (("fault", line) for line in result.failures)
+    yield from (("note", f"not run: {line}") for line in result.not_run)
+
+
+def _facts(result: Matmul) -> Iterator[tuple[str, str]]:
+    for step in result.steps:
+        if not isinstance(step.seconds, Absent):
+            products = f"{result.model.name}'s own products in {step.dtype}"
+            yield "model", f"{products}: {_whole_step(step, result.best_flops_per_s.get(step.dtype))}"
+    for ceiling in result.ceilings:
+        if not isinstance(ceiling.hot, Absent) and (readings := _sensors(ceiling.hot)):
+            yield "heat", f"{ceiling.dtype}{readings.replace(';', ':')}"
+
+
+def _pace(fleet: MatmulFleet) -> str:
+    """Who is slowest beside all the others."""
+    total, slowest = sum(lane.together_flops_per_s.value for lane in fleet.lanes), fleet.slowest
+    rate = slowest.together_flops_per_s.value
+    behind = units.format_share(1 - rate / ((total - rate) / (len(fleet.lanes) - 1)))
+    all_at_once = f"{len(fleet.lanes)} GPUs at once: {units.format_flops_per_s(total)}"
+    return f"{all_at_once}; {slowest.name} is the slowest, {behind} behind the others, and sets the pace"
 
 
 def show(result: Matmul, console: Console) -> None:
@@ -67,16 +174,12 @@ def _show_ceiling(ceiling: Ceiling, result: Matmul, console: Console) -> None:
         rows.append(("  burst", f"{_rate(burst.flops_per_s)}, the first {first} after {rest} of rest{_sensors(burst)}"))
     if not isinstance(ceiling.hot_over_burst, Absent):
         ratio = ceiling.hot_over_burst
-        rows.append(("  hot/cold", f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"))
-    shapes = len({look.dims for look in ceiling.looks})
-    rows.append(
-        (
-            "  shape",
-            f"{ceiling.words}, {ceiling.accumulate} accumulate; the best of {shapes} shapes in "
-            f"{len(ceiling.looks)} tries over {units.format_seconds(ceiling.search_seconds)} "
-            f"({ceiling.search_ended_by}){'' if isinstance(hot, Absent) else ', then measured anew'}",
-        )
-    )
+        rows.append(("  ratio", f"sustained ÷ first 2 s: {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"))
+    shapes, tries = len({look.dims for look in ceiling.looks}), len(ceiling.looks)
+    how = f"the best of {counted(shapes, 'shape')} in {tries} {'try' if tries == 1 else 'tries'} over"
+    anew = "" if isinstance(hot, Absent) else ", then measured anew"
+    took = f"{units.format_seconds(ceiling.search_seconds)} ({ceiling.search_ended_by}){anew}"
+    rows.append(("  shape", f"{ceiling.words}, {ceiling.accumulate} accumulate; {how} {took}"))
     rows += _faster(ceiling, () if ceiling.dtype in result.best_product else result.shapes)
     console.print(grid(rows))
 
@@ -113,10 +216,7 @@ def _sensors(phase: MatmulPhase) -> str:
 
 
 def _rate(rate: Estimate) -> str:
-    """The range alone where it is too wide for a number."""
-    if not rate.has_middle:
-        return f"{units.format_flops_per_s(rate.low)} to {units.format_flops_per_s(rate.high)}"
-    return f"{units.format_flops_per_s(rate.value)} {plus_minus(rate)}"
+    return span(rate, "FLOP/s")
 
 
 def _show_sizes(result: Matmul, console: Console) -> None:
@@ -182,9 +282,9 @@ def _whole_step(step: GemmStep, best: Estimate | None) -> str:
     if isinstance(step.seconds, Absent):
         return f"n/a ({step.seconds.reason})"
     rate = step.flop / step.seconds.value
-    of_best = f", {units.format_share(rate / best.value)} of the hot ceiling" if best else ""
+    of_best = f", {units.format_share(rate / best.value)} of the sustained ceiling" if best else ""
     return (
-        f"{units.format_seconds(step.seconds.value)} ({plus_minus(step.seconds)}) a step expected for "
+        f"{span(step.seconds, 'seconds')} a step expected for "
         f"{units.format_flop(step.flop)}: {units.format_flops_per_s(rate)}{of_best}"
     )
 
@@ -204,10 +304,6 @@ def _show_fleet(fleet: MatmulFleet, console: Console) -> None:
         share = units.format_share(together.value / alone.value)
         own = "" if isinstance(lane.shape, Absent) else f"; on {lane.shape.words}, for want of memory"
         rows.append((lane.name, f"alone {_rate(alone)}, all at once {_rate(together)}, {share} of alone; {right}{own}"))
-    total, slowest = sum(lane.together_flops_per_s.value for lane in fleet.lanes), fleet.slowest
-    rate = slowest.together_flops_per_s.value
-    behind = units.format_share(1 - rate / ((total - rate) / (len(fleet.lanes) - 1)))
-    pace = f"{slowest.name} is the slowest, {behind} behind the others, and sets the pace"
-    rows.append(("all", f"{units.format_flops_per_s(total)}; {pace}"))
+    rows.append(("all", _pace(fleet).partition(": ")[2]))
     rows += [(name, f"left out: {why}") for name, _, why in (printable(it).partition(": ") for it in fleet.left_out)]
     console.print(grid(rows))

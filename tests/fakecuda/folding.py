@@ -32,7 +32,7 @@ PASSING = re.compile(
     r"#×#|faster|slower|slowest|fastest|time was up|would take too long|not run|no line|scatter|differed by|burst"
     r"|of load|of rest|ran out of time|own products|training needs|least memory|worth a choice|of matmul"
     r"|warnings?$|for information$|notes?$|faults?,|^# tokens/s|^note (?:warm|workers|this is a)|^(?:#|GPU)[#,% ]*$"
-    r"|^(?:efficiency|layer|all devices at once|datasheet|hot|shape|change|enough|why wide|latency at|energy)"
+    r"|^(?:efficiency|layer|all devices at once|datasheet|hot|ratio|shape|change|enough|why wide|latency at|energy)"
     r"|^(?:tf32|fp\d+|bf16)(?: #)?(?: correct)?$"
 )
 FINDINGS_BY_SPEED = {
