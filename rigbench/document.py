@@ -8,7 +8,7 @@ from rigbench.backtest.record import Backtest, Reach
 from rigbench.bandwidth.record import Bandwidth
 from rigbench.budget.record import Budget
 from rigbench.collectives.record import Collectives
-from rigbench.core.finding import Finding, Unchecked
+from rigbench.core.finding import Examined, Finding, Unchecked
 from rigbench.core.record import Absent, Record, Skipped
 from rigbench.dataloader.record import Dataloader
 from rigbench.machine.record import RigId, Software
@@ -49,6 +49,7 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     capacity: Capacity | Skipped | Absent = NOT_ASKED
     findings: tuple[Finding, ...] = ()  # worst first
     unchecked: tuple[Unchecked, ...] = ()  # questions that the readings left open
+    examined: Examined | Absent = NOT_ASKED  # what the findings rest on
     warnings: tuple[str, ...] = ()
     disturbances: tuple[Disturbance, ...] = ()  # what else the machine did beside each probe, every attempt
 

@@ -176,4 +176,4 @@ def test_doctor_tells_of_a_stored_run_what_contradicts_itself(rigbench, tmp_path
     store.Store(tmp_path / "home").save(with_slice(QUICK, "120M", step_seconds=near(23.0)))
     code, out, _ = rigbench("doctor", QUICK.id)
     assert code == 0
-    assert "A training step does not fit the matrix products that it is made of" in out
+    assert "slice 120M contradicts its own matrix products" in out

@@ -218,7 +218,7 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
         configuration=Configuration(device, neutral, "default"),
         cards=rig.count,
         card=gpu.names[0].removeprefix("NVIDIA ").removeprefix("GeForce "),
-        power=_power(request, rig, gpu),
+        power=power_of(request, rig, gpu),
         name=rig.name,
         peak_flops_per_s=peak(rig.gpu, recipe.precision, rig.count),
         hot_extra=Estimate(0.0, 0.0, 0.0, 1.0, "hot already", 0),
@@ -484,7 +484,7 @@ def _times(count: int) -> str:
     return f"{count} × " if count > 1 else ""
 
 
-def _power(request: Request, rig: RigProfile, gpu: GpuProfile) -> Power | Absent:
+def power_of(request: Request, rig: RigProfile, gpu: GpuProfile) -> Power | Absent:
     """Cards at an assumed share of their limit, and the host of the rig's profile or of one with the same cards."""
     declared = request.watts
     if not isinstance(declared.wall_watts, Absent):

@@ -10,9 +10,12 @@ from typing import Literal, TypeVar, get_args
 
 import msgspec
 
+from rigbench.core import units
 from rigbench.core.errors import RigbenchError
+from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Record, Source
 
+Unit = Literal["bytes/s", "bytes", "watts", "tokens/s", "hertz", "FLOP/s"]
 Severity = Literal["fault", "warning", "information"]
 WORST_FIRST: tuple[Severity, ...] = get_args(Severity)
 
@@ -21,9 +24,30 @@ class Cost(Record, frozen=True):
     """What a finding takes away, where the record's own numbers tell it. `unit` is that of both figures."""
 
     sentence: str
-    unit: Literal["bytes/s", "bytes", "watts", "tokens/s"]
+    unit: Unit
     now: Figure
     possible: Figure
+
+
+class Lost(Record, frozen=True):
+    """Hours that a finding takes of the training that was asked about, and what the electricity of them costs."""
+
+    hours: Estimate
+    money: Figure | Absent
+    basis: str
+
+
+class Examined(Record, frozen=True, kw_only=True):
+    """What a diagnosis looked at, and the training whose hours its findings take."""
+
+    training: str = ""  # what it is, and where its hours are from
+    hours: Estimate | Absent
+    currency: str = ""
+    looked_at: tuple[str, ...] = ()  # what was measured, and when where that was not in this run
+
+
+LEAST_HOURS = 1 / 120  # half a minute: less is no reason to do anything
+NOT_PRICED = Absent("no training was asked about")
 
 
 class Finding(Record, frozen=True):
@@ -31,7 +55,9 @@ class Finding(Record, frozen=True):
 
     A fault is something broken, a warning something that holds the rig back and can be cured, information what its
     owner may want to know. `where` are labels of cards or pairs, empty where it is the whole rig. `commands` are for
-    the owner to run; rigbench changes no setting. `basis` is what was looked at.
+    the owner to run; rigbench changes no setting. `basis` is what was looked at. `short` says after the labels what is
+    wrong with them, `detail` the evidence and `do` the cure in a few words. One with `accepted`, the reason why its
+    owner lives with it, does not count.
     """
 
     code: str
@@ -43,6 +69,26 @@ class Finding(Record, frozen=True):
     cure: str
     commands: tuple[str, ...]
     basis: str
+    short: str = ""
+    detail: str = ""
+    do: str = ""
+    lost: Lost | Absent = NOT_PRICED
+    accepted: str = ""
+
+    @property
+    def what(self) -> str:
+        """ "GPU1 slowed down by heat": where, and what in short."""
+        return f"{', '.join(self.where)} {self.short or self.title}".strip()
+
+    @property
+    def takes_time(self) -> bool:
+        """Whether it is known to take hours, be they few."""
+        return not isinstance(self.lost, Absent) and self.lost.hours.value > LEAST_HOURS
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is a fault that nobody has accepted."""
+        return self.severity == "fault" and not self.accepted
 
 
 class Unchecked(Record, frozen=True):
@@ -64,6 +110,8 @@ class Explanation(Record, frozen=True):
     costs: str
     cure: str
     sources: tuple[str, ...]
+    short: str
+    do: str
 
 
 FILE = "explanations.toml"
@@ -97,25 +145,37 @@ def finding(
     where: Iterable[str],
     cost: Cost | str,
     commands: Iterable[str] = (),
+    short: str = "",
+    detail: str = "",
+    do: str = "",
 ) -> Finding:
     """Title, basis and cure are those of the code. A cost that cannot be told is a text, the reason."""
-    about = explanation(code)
+    about, evidence = explanation(code), tuple(evidence)
     return Finding(
         code=code,
         severity=severity,
         title=about.title,
         where=tuple(where),
-        evidence=tuple(evidence),
+        evidence=evidence,
         cost=Absent(cost) if isinstance(cost, str) else cost,
         cure=about.cure,
         commands=tuple(commands),
         basis=about.basis,
+        short=short or about.short,
+        detail=detail or _detail(cost) or ("" if short else next(iter(evidence), "")),
+        do=do or about.do,
     )
+
+
+def _detail(price: Cost | str) -> str:
+    if isinstance(price, str) or price.unit != "bytes/s":
+        return ""
+    return f"{units.format_bytes_per_s(price.now.value)} of {units.format_bytes_per_s(price.possible.value)}"
 
 
 def cost(
     sentence: str,
-    unit: Literal["bytes/s", "bytes", "watts", "tokens/s"],
+    unit: Unit,
     now: float,
     possible: float,
     basis: str,
@@ -151,6 +211,9 @@ def _together(group: Sequence[Finding]) -> Finding:
         cure=first.cure,
         commands=unique(command for item in group for command in item.commands),
         basis=first.basis,
+        short=first.short,
+        detail=first.detail if len({item.detail for item in group}) == 1 else "",
+        do=first.do,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rigbench.budget.record import PriceOptions
 from rigbench.command import Common, command, completed, run_ids
 from rigbench.topology.record import Options
 
@@ -15,39 +16,76 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rigbench.document import Run
+    from rigbench.job import Job
 
 
 @command("replay")
 def doctor(
     common: Common,
     options: Options,
+    prices: PriceOptions,
     run: Annotated[
         str | None,
         typer.Argument(
             help="Diagnose a stored run instead: its id, its start, or a file.", autocompletion=completed(run_ids)
         ),
     ] = None,
+    accept: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Live with a finding of this rig: it no longer counts.")
+    ] = None,
+    because: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; shown with what is accepted.")] = None,
+    forget: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Let a finding that was accepted count again.")
+    ] = None,
 ) -> int:
-    """What is wrong with this rig, or holds it back: evidence, what it costs, what to do. Changes no setting.
+    """What holds this rig back: one list, most costly first, with its hours and money. Changes no setting.
 
-    rigbench doctor                     this machine
+    Priced by the newest stored budget of the rig, else by 1.2 EFLOP on the series diy. Exit code 1 only on a fault
+    that is not accepted: fit for a scheduler's health check.
+
+    rigbench doctor                     this machine, with the newest measurements of it
     rigbench doctor RUN                 a stored run: its id, its start, or a file
     rigbench --replay CAPTURE doctor    somebody else's rig
+    rigbench doctor --accept pcie-slot --because 'the board has no other slot'
     """
     from rigbench import store
     from rigbench.core.errors import FAULT, FINE, RigbenchError
-    from rigbench.doctor import diagnosis, screen
+    from rigbench.doctor import accepted, diagnosis, screen
+    from rigbench.predict.capacity import predictor_in
 
-    def show(diagnosed: Run, console: Console, _whole: bool, quiet: bool) -> None:
-        screen.show(diagnosed, console, hint=not quiet)
+    def show(diagnosed: Run, console: Console, whole: bool, quiet: bool) -> None:
+        if whole:
+            screen.show(diagnosed, console, hint=True)
+        else:
+            screen.brief(diagnosed, console, quiet)
+
+    if because is not None and accept is None:
+        raise RigbenchError("--because is of a finding that is accepted", "name it: --accept CODE")
+    if accept is not None and not (because or "").strip():
+        raise RigbenchError(f"--accept {accept[:40]} does not say why", "add --because 'the reason'")
+    home = common.store().home
+
+    def decide(fingerprint: str) -> None:
+        if accept is not None:
+            accepted.accept(home, fingerprint, accept, because or "")
+        if forget is not None:
+            accepted.forget(home, fingerprint, forget)
 
     if run is None:
-        return common.answer(lambda job: diagnosis.examine(job, options.load), show, look=True)
+
+        def work(job: Job) -> None:
+            decide(job.run.rig.fingerprint)
+            diagnosis.examine(job, options.load, prices.electricity)
+
+        return common.answer(work, show, look=True)
     if common.replay:
         raise RigbenchError("a stored run and --replay exclude each other", "give one of them")
-    diagnosed = diagnosis.diagnosed(store.read(common.store().find(run)))
+    stored = store.read(common.store().find(run))
+    decide(stored.rig.fingerprint)
+    reasons = accepted.of(home, stored.rig.fingerprint)
+    diagnosed = diagnosis.diagnosed(stored, predictor_in(home), prices.electricity, reasons)
     common.show(diagnosed, show)
-    return FAULT if any(finding.severity == "fault" for finding in diagnosed.findings) else FINE
+    return FAULT if any(finding.counts for finding in diagnosed.findings) else FINE
 
 
 def _codes() -> Iterator[str]:

@@ -1,54 +1,186 @@
-"""Diagnoses a rig, or a stored run: what its probes found to be wrong, what contradicts itself, what stays open."""
+"""Diagnoses a rig, or a stored run: one list of what every room's verdict finds, priced, most costly first."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
 import msgspec
 
-from rigbench.bandwidth.record import Bandwidth
+from rigbench.core import units
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.finding import Finding, Unchecked, merged
+from rigbench.core.record import Absent, Price, Skipped
+from rigbench.core.screen import counted
+from rigbench.doctor import accepted, case, costs
 from rigbench.doctor.contradictions import contradictions
 from rigbench.document import Run
 from rigbench.job import Job
-from rigbench.matmul.record import Matmul
 from rigbench.p2p import verdict as p2p
 from rigbench.p2p.record import P2p
+from rigbench.predict.capacity import predictor_of
+from rigbench.predict.memory import Predictor
+from rigbench.predict.traces import Traces
+from rigbench.thermals import findings as heat
+from rigbench.thermals import verdict as thermals
+from rigbench.thermals.record import Thermals
 from rigbench.topology import survey
 from rigbench.topology import verdict as topology
 from rigbench.topology.record import Topology
-from rigbench.train.record import AnySlice
+from rigbench.train import verdict as train
+from rigbench.train.record import Arms
 from rigbench.usable import usable
 
-DIAGNOSED = (Topology, P2p, Matmul, Bandwidth, AnySlice)
+QUICK = "rigbench run --quick"
+# What is measured in each room, and how to have it measured.
+LOOKED_AT = {
+    "topology": ("links and settings", "rigbench doctor"),
+    "thermals": ("heat", "rigbench thermals"),
+    "matmul": ("matrix products", QUICK),
+    "bandwidth": ("bandwidth", QUICK),
+    "p2p": ("P2P data", QUICK),
+    "collectives": ("collectives", QUICK),
+    "dataloader": ("the data loader", QUICK),
+    "slices": ("training", QUICK),
+}
+BETWEEN_GPUS = ("p2p", "collectives")
+UNDER_LOAD = "heat (sensors under load)"
 
 
-def examine(job: Job, load: bool = False) -> None:
-    """The topology, and what it tells of faults, losses and open questions. Each fault counts against the run."""
-    survey.topology(job, load)
-    job.run = diagnosed(job.run)
+def examine(job: Job, load: bool = False, price: Price | Absent = case.NO_PRICE, *, stored: bool = True) -> None:
+    """Reads the topology and diagnoses it, with what is `stored` of this rig. Each fault counts against the run."""
+    survey.topology(job, load, sensors=True)
+    everything(job, price, stored=stored)
+
+
+def everything(job: Job, price: Price | Absent = case.NO_PRICE, *, stored: bool = False) -> None:
+    """Diagnoses all that this run holds, and with `stored` the newest of what it does not; the list is kept in it."""
+    runs = [job.usable(job.run), *(run for run in job.newest(*LOOKED_AT, "budget") if run.id != job.run.id)]
+    known = case.Known(runs, predictor_of(job), price)
+    reasons = accepted.of(job.store.home, job.run.rig.fingerprint)
+    job.run = _diagnosed(job.run, runs if stored else runs[:1], known, reasons)
     job.keep()
-    faults = [finding for finding in job.run.findings if finding.severity == "fault"]
-    job.faults += [f"{', '.join(finding.where)}: {finding.title} ({finding.code})" for finding in faults]
+    faults = [item for item in job.run.findings if item.counts]
+    lines = [f"{', '.join(item.where)}: {item.title} ({item.code})" for item in faults]
+    job.faults += [line for line in lines if line not in job.faults]
 
 
-def diagnosed(run: Run) -> Run:
+def diagnosed(
+    run: Run,
+    predictor: Predictor | None = None,
+    price: Price | Absent = case.NO_PRICE,
+    reasons: Mapping[str, str] | None = None,
+) -> Run:
     """A run with the findings that its own records tell; the machine is not asked.
 
     Raises:
         RigbenchError: the run holds nothing that could be diagnosed.
     """
-    rooms = [item for room in run.rooms().values() for item in room if isinstance(item, DIAGNOSED)]
-    if not rooms:
+    own = usable(run)
+    if not set(own.rooms()) & set(LOOKED_AT):
         raise RigbenchError(f"run {run.id} holds no topology", "`rigbench doctor` reads one", exit_code=NOTHING)
-    findings = contradictions(usable(run))
-    findings = (*(p2p.diagnose(run.p2p) if isinstance(run.p2p, P2p) else ()), *findings)
-    if not isinstance(run.topology, Topology):
-        return msgspec.structs.replace(run, findings=topology.worst_first(findings))
-    findings = topology.worst_first((*findings, *topology.diagnose(run.topology)))
-    return msgspec.structs.replace(run, findings=findings, unchecked=topology.unchecked(run.topology))
+    return _diagnosed(run, [own], case.Known([own], predictor or Predictor(Traces(None)), price), reasons or {})
 
 
-def contradict(job: Job) -> None:
-    """Add what contradicts itself among all that this run has measured."""
-    found = contradictions(usable(job.run))
-    if found:
-        job.keep(findings=topology.worst_first((*job.run.findings, *found)))
+def what_holds_it_back(run: Run) -> tuple[Finding, ...]:
+    """Of a diagnosed run those findings that cost hours, most costly first, faults before them."""
+    return tuple(item for item in run.findings if item.counts or (item.takes_time and not item.accepted))
+
+
+def _diagnosed(run: Run, runs: Sequence[Run], known: case.Known, reasons: Mapping[str, str]) -> Run:
+    """`runs`: this one and those whose rooms stand in for what it does not hold."""
+    view, sources = _together(runs)
+    found = [*merged(list(_findings(view))), *(item for one in runs for item in contradictions(usable(one)))]
+    priced, examined = costs.priced(found, case.case(known))
+    examined = msgspec.structs.replace(examined, looked_at=_looked_at(run, view, sources))
+    unchecked = topology.unchecked(view.topology) if isinstance(view.topology, Topology) else ()
+    return msgspec.structs.replace(
+        run,
+        findings=costs.ranked(accepted.marked(priced, reasons)),
+        unchecked=(*_not_looked_at(view), *unchecked),
+        examined=examined,
+    )
+
+
+def _together(runs: Sequence[Run]) -> tuple[Run, dict[str, Run]]:
+    """The first run with rooms of the others where it has none, and the run that each room is of."""
+    rooms: dict[str, Any] = {}
+    sources: dict[str, Run] = {}
+    for room in LOOKED_AT:
+        for run in runs:
+            held = run.rooms().get(room, ())
+            if any(not isinstance(it, Skipped) for it in held):
+                rooms[room], sources[room] = getattr(run, room), run
+                if room == "slices":
+                    rooms["arms"] = run.arms
+                break
+    return msgspec.structs.replace(runs[0], **rooms), sources
+
+
+def _findings(run: Run) -> Iterator[Finding]:
+    """What each room's own verdict finds."""
+    held: set[str] = set()
+    for item in _heat(run):
+        held |= set(item.where) if item.code == "throttled" else set()
+        yield item
+    if isinstance(run.topology, Topology):
+        for item in topology.diagnose(run.topology):
+            if item.code != "throttled" or not set(item.where) <= held:
+                yield item
+    if isinstance(run.p2p, P2p):
+        yield from p2p.diagnose(run.p2p)
+    if isinstance(run.arms, Arms):
+        yield from train.diagnose(run.arms, run.slices)
+    else:
+        yield from train.of_slices(run.slices)
+
+
+def _heat(run: Run) -> Iterator[Finding]:
+    """By what the driver said under the load that the topology was read under, and by a heat test."""
+    told: set[tuple[str, tuple[str, ...]]] = set()
+    loads = []
+    if isinstance(run.topology, Topology) and not isinstance(run.topology.load, Absent):
+        loads.append((thermals.played(run.topology.gpus, run.topology.load), run.topology.load))
+    if isinstance(run.thermals, Thermals):
+        loads.append((run.thermals.cards, run.thermals.telemetry))
+    for cards, sensors in sorted(loads, key=lambda it: -len(it[1].at_seconds)):  # the longer look counts
+        found = [it for it in heat.diagnose(cards, sensors) if (it.code, it.where) not in told]
+        told |= {(it.code, it.where) for it in found}
+        yield from found
+
+
+def _looked_at(run: Run, view: Run, sources: Mapping[str, Run]) -> tuple[str, ...]:
+    """What was measured; of other runs with their id and age."""
+    own = [LOOKED_AT[room][0] for room, source in sources.items() if source.id == run.id]
+    if isinstance(view.topology, Topology) and not isinstance(view.topology.load, Absent):
+        own.append(UNDER_LOAD)
+    older: dict[str, list[str]] = {}
+    for room, source in sources.items():
+        if source.id != run.id:
+            older.setdefault(f"run {source.id}, {_age(source.started_at, run.started_at)}", []).append(
+                LOOKED_AT[room][0]
+            )
+    return (*own, *(f"{', '.join(names)} ({where})" for where, names in older.items()))
+
+
+def _age(then: str, now: str) -> str:
+    seconds = (_moment(now) - _moment(then)).total_seconds()
+    days = int(seconds // 86400)
+    return f"{counted(days, 'day')} ago" if days else f"{units.format_seconds(max(0.0, seconds))} ago"
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
+
+
+def _not_looked_at(view: Run) -> Iterable[Unchecked]:
+    """Rooms without a measurement, and the command that makes one."""
+    gpus = view.topology.gpus if isinstance(view.topology, Topology) else ()
+    loaded = isinstance(view.topology, Topology) and not isinstance(view.topology.load, Absent)
+    for room, (what, command) in LOOKED_AT.items():
+        held = [it for it in view.rooms().get(room, ()) if not isinstance(it, Skipped)]
+        if held or (room in BETWEEN_GPUS and len(gpus) < 2) or (room == "thermals" and loaded):
+            continue
+        skipped = next((it.reason for it in view.rooms().get(room, ()) if isinstance(it, Skipped)), "")
+        yield Unchecked(what, (), skipped or f"not measured; `{command}` does it")

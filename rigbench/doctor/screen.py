@@ -3,29 +3,135 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rigbench.core.finding import Explanation
-from rigbench.core.finding_screen import show_findings
-from rigbench.core.screen import grid, printable
+from rigbench.core.estimate import Estimate
+from rigbench.core.finding import NOT_PRICED, Examined, Explanation, Finding
+from rigbench.core.finding_screen import open_questions, show_findings
+from rigbench.core.record import Absent, Figure
+from rigbench.core.screen import SEVERITY_STYLES, counted, grid, printable, span
 from rigbench.doctor.topics import Topic, TopicTitle
 from rigbench.document import Run
 from rigbench.topology.record import Topology
 
 WIDTH = 80  # of a text, wherever it is read
+SIDE_BY_SIDE = 90  # columns from which on the cure stands beside
+WORDS = {"fault": "FAULT", "warning": "warn", "information": "note"}
 
 
 def show(run: Run, console: Console, hint: bool = False) -> None:
     """What the rig is, every finding, what stays open."""
     if isinstance(run.topology, Topology):
         console.print(Text(printable(_rig(run.topology)), style="dim"))
+        for note in _composed(run.topology):
+            console.print(Text(printable(note), style="yellow"))
     show_findings(run.findings, run.unchecked, console)
     if hint and run.findings:
         console.print(Text(f"`rigbench explain {run.findings[0].code}` explains it, as every code", style="dim"))
+
+
+def brief(run: Run, console: Console, quiet: bool = False) -> None:
+    """What is wrong and what it takes; what holds the rig back, ranked; what was not looked at; what next."""
+    examined = run.examined if isinstance(run.examined, Examined) else Examined(hours=NOT_PRICED)
+    console.print(Text(printable(_sentence(run.findings, examined)), style="bold"))
+    if isinstance(run.topology, Topology):
+        console.print(Text(printable(_rig(run.topology)), style="dim"))
+        for note in _composed(run.topology):
+            console.print(Text(printable(note), style="yellow"))
+    listed = [it for it in run.findings if not it.accepted and (it.severity != "information" or it.takes_time)]
+    if listed:
+        console.print()
+        console.print(_held_back(listed, examined, console.width))
+    if quiet:
+        return
+    console.print()
+    for it in run.findings:
+        if it not in listed and not it.accepted:
+            console.print(Text.assemble("note  ", printable(it.what), ("  " + it.code, "dim")))
+        elif it.accepted:
+            because = f"accepted: {it.what}, because {it.accepted}"
+            console.print(Text.assemble((printable(because), "dim"), ("  " + it.code, "dim")))
+    for label, text in _beside(run, examined):
+        lines = textwrap.wrap(f"{label}: {printable(text)}", console.width, subsequent_indent="  ")
+        console.print(Text("\n".join(lines)))
+
+
+def _sentence(findings: Sequence[Finding], examined: Examined) -> str:
+    """ "1 warning: GPU1 slows itself down at 84 °C, which costs 36 min (32 to 41) of 5.1 h (4.6 to 5.7)"."""
+    counting = [it for it in findings if not it.accepted]
+    numbers = {kind: sum(it.severity == kind for it in counting) for kind in ("fault", "warning")}
+    parts = [str(counted(number, kind)) for kind, number in numbers.items() if number]
+    lead = _lead(counting)
+    found = ", ".join(parts) or "no fault, no warning in what was looked at"
+    if lead is None or not (parts or lead.takes_time):
+        return f"{found}; {counted(len(counting), 'note')}" if counting else found
+    text = f"{found}{':' if parts else ';'} {lead.what}"
+    if lead.takes_time and not isinstance(lead.lost, Absent):
+        whole = "" if isinstance(examined.hours, Absent) else f" of {span(examined.hours, 'h')}"
+        text += f", which costs {_time(lead.lost.hours)}{whole}"
+    return text
+
+
+def _lead(findings: Sequence[Finding]) -> Finding | None:
+    """The first of those that are wrong, else of those that take time, else of all."""
+    counting = [it for it in findings if not it.accepted]
+    wrong = [it for it in counting if it.severity != "information"]
+    return next(iter([*wrong, *(it for it in counting if it.takes_time), *counting]), None)
+
+
+def _held_back(findings: Sequence[Finding], examined: Examined, width: int) -> Table:
+    """Severity, what with its evidence in short, what it takes, what to do; narrow screens have the cure below."""
+    beside = width >= SIDE_BY_SIDE
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", no_wrap=True)
+    table.add_column("what holds it back", overflow="fold", ratio=5)
+    table.add_column("costs", no_wrap=True)
+    if beside:
+        table.add_column("do", overflow="fold", ratio=3)
+    for it in findings:
+        what = Text(printable(f"{it.what}: {it.detail}" if it.detail else it.what))
+        what.append(f"  {it.code}", style="dim")
+        if not beside:
+            what.append(f"\ndo: {printable(it.do or it.cure)}")
+        cells = [Text(WORDS[it.severity], style=SEVERITY_STYLES[it.severity]), what, Text(_takes(it, examined))]
+        table.add_row(*cells, *([Text(printable(it.do or it.cure))] if beside else []))
+    return table
+
+
+def _takes(it: Finding, examined: Examined) -> str:
+    if isinstance(it.lost, Absent):
+        return "n/a"
+    if not it.takes_time:
+        return "nothing"
+    money = it.lost.money
+    paid = f"\n{span(money, examined.currency)}" if isinstance(money, Figure) else ""
+    return f"{_time(it.lost.hours)}{paid}"
+
+
+def _time(hours: Estimate) -> str:
+    return span(hours * 3600.0, "seconds")
+
+
+def _beside(run: Run, examined: Examined) -> Iterator[tuple[str, str]]:
+    """What the costs are of, what was looked at and what not, what more there is."""
+    if isinstance(examined.hours, Absent):
+        yield "costs", f"not in hours: {examined.hours.reason}"
+    else:
+        yield "costs", f"of {examined.training}"
+    if examined.looked_at:
+        yield "looked at", ", ".join(examined.looked_at)
+    if run.unchecked:
+        yield "not looked at", "; ".join(open_questions(run.unchecked))
+    if lead := _lead(run.findings):
+        yield "more", f"rigbench doctor --verbose; rigbench explain {lead.code}"
+
+
+def _composed(topology: Topology) -> list[str]:
+    return [line for line in topology.warnings if line.startswith("composed")]
 
 
 def _rig(topology: Topology) -> str:

@@ -38,8 +38,8 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
         job.cards(common.device)  # a device that is not there is refused before anything is measured
         stages = whole_run(asked.models, options.quick, common.device, watts)
         measure(job, stages)
-        diagnosis.contradict(job)
         measure(job, [Stage("budget", answer)])
+        diagnosis.everything(job, prices.electricity)
 
     def answer(job: Job) -> None:
         if job.has_no_answer:

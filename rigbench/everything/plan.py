@@ -49,7 +49,7 @@ def whole_run(models: Sequence[Model], quick: bool, device: str | None, watts: W
     slices = short_slices(models, device) if quick else every_size
     loader = DataloaderOptions(device=where, workers=(0, 2) if quick else NOT_GIVEN, seconds=1.0 if quick else 2.0)
     stages = [
-        Stage("topology", lambda job: diagnosis.examine(job, load=bool(job.gpus))),
+        Stage("topology", lambda job: diagnosis.examine(job, load=bool(job.gpus), stored=False)),
         Stage("bandwidth", partial(bandwidth.run, options=transfers, device=where)),
         Stage("p2p", partial(p2p.run, options=pairs, device=device)),
         Stage("collectives", partial(collectives.run, options=groups, world=None)),

@@ -55,6 +55,7 @@ class RecordedHost(msgspec.Struct, forbid_unknown_fields=False):
     cpu: str = ""
     cpu_vendor: str = ""
     nodes: dict[str, str] = msgspec.field(default_factory=dict)
+    note: str = ""  # by hand: "composed: …" where no machine ever was so
 
 
 class RecordedFunction(msgspec.Struct, forbid_unknown_fields=False):
@@ -96,6 +97,12 @@ def recorded_sysfs(folder: Path) -> RecordedSysfs:
         raise RigbenchError(what, "update")
     functions = _read(folder / "pci.json", dict[str, RecordedFunction])
     return recorded_tree(known, functions or {}, _read(folder / "files.json", RecordedFiles) or RecordedFiles())
+
+
+def composed(folder: Path) -> str:
+    """What a recording says of how it was put together by hand; "" of one that a machine gave."""
+    known = _read(folder / "rig.json", RecordedHost)
+    return known.note if known and known.note.startswith("composed") else ""
 
 
 def _read(path: Path, kind: Any) -> Any:

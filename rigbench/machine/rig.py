@@ -9,9 +9,11 @@ from pathlib import Path
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.recorded_tree import recorded_sysfs
+from rigbench.machine.recorded_tree import composed, recorded_sysfs
 from rigbench.machine.replay import ReplayedDriver
 from rigbench.machine.sysfs import Sysfs
+
+COMPOSED = "composed recording:"  # how the note on one begins that no machine ever gave as it is
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Rig:
         load = folder / "load.nvml.txt"
         busy = Nvml.replay(load) if load.is_file() else Nvml(Absent("the recording has no load.nvml.txt"))
         notes = tuple(note for name, note in missing.items() if not parts[name])
+        if note := composed(folder):
+            notes = (f"{COMPOSED} {note.removeprefix('composed').lstrip(':, ')}", *notes)
         return cls(recorded_sysfs(folder), nvml, replayed=True, notes=notes, load=busy)
 
     def awake(self) -> tuple[Rig, ReplayedDriver]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -87,7 +88,11 @@ def predicted(
 
 def predictor_of(job: Job) -> Predictor:
     """Predictions whose traces are kept in this home's cache."""
-    return Predictor(Traces(job.store.home / "cache" / "steps"))
+    return predictor_in(job.store.home)
+
+
+def predictor_in(home: Path) -> Predictor:
+    return Predictor(Traces(home / "cache" / "steps"))
 
 
 def target(job: Job, on_name: str | None, its: Cards) -> Target:

@@ -20,10 +20,10 @@ from rigbench.machine.readings import LOST, Reading
 from rigbench.machine.record import Gpu
 from rigbench.machine.rig import Rig
 from rigbench.thermals import verdict
-from rigbench.thermals.record import METHOD, HeatEndedBy, HeatLoad, LoadOptions, Options, Thermals
+from rigbench.thermals.record import METHOD, HeatCard, HeatEndedBy, HeatLoad, LoadOptions, Options, Thermals
 from rigbench.thermals.verdict import SAFE_CELSIUS, Soaked, too_hot
 from rigbench.work.process import Crew
-from rigbench.work.sensors import CPU, FASTEST_SECONDS, Sampler
+from rigbench.work.sensors import CPU, FASTEST_SECONDS, Sampler, played
 from rigbench.work.watch import Watch
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ LOOKS_IN_A_ROW = 2  # among many looks one is settled by luck
 SILENT_SECONDS = 10.0
 MARGIN_EVERY_SECONDS = 0.5
 SLOWER_THAN_PLANNED = 1.5  # times the period: below that a tick is merely late
-REPLAYED_TICK_SECONDS = 1.0
 BECAUSE: dict[str, str] = {"time limit": "ran out of time", "worker died": "every load ended before its time"}
 
 Watcher = Callable[[float, float, "Curves"], None]  # seconds so far, seconds planned, what to draw
@@ -236,7 +235,7 @@ class _Soak:
             soaked.append(Soaked(name, device, gpu, load, began, ended, ambient, lost, sensors, series))
         result = _thermals(
             self.options,
-            soaked,
+            tuple(map(verdict.card, soaked)),
             sensors,
             seconds=time.perf_counter() - self.started,
             replayed=False,
@@ -277,8 +276,7 @@ def _series(sensors: Telemetry, name: str) -> SensorSeries | None:
     return next((series for series in sensors.series if series.device == name), None)
 
 
-def _thermals(options: Options, soaked: Sequence[Soaked], sensors: Telemetry, **facts: Any) -> Thermals:
-    cards = tuple(map(verdict.card, soaked))
+def _thermals(options: Options, cards: tuple[HeatCard, ...], sensors: Telemetry, **facts: Any) -> Thermals:
     hottest, spread = verdict.hottest(cards)
     return Thermals(
         method=METHOD,
@@ -316,33 +314,14 @@ def _replayed(job: Job, options: Options) -> Thermals:
     Every card of the recording, awake where that was recorded.
     """
     rig, driver = job.rig.awake()
-    moment = 0.0
-    sampler = Sampler(rig, REPLAYED_TICK_SECONDS, clock=lambda: moment)
-    sampler.tick()
-    steps = driver.steps()
-    for _ in range(1, steps):
-        moment += REPLAYED_TICK_SECONDS
-        sampler.tick()
-    sensors = sampler.record()
-    soaked = []
-    for gpu in job.gpus:
-        label = f"GPU{gpu.index}"
-        series = _series(sensors, label)
-        if series is None:
-            continue
-        column = series.temperature_celsius if isinstance(series.temperature_celsius, tuple) else ()
-        answers = zip(sensors.at_seconds, column, strict=False)
-        lost_at = next((at for at, answer in answers if answer == Absent(LOST)), None)
-        ended, lost = (moment, "") if lost_at is None else (lost_at, LOST)
-        name = gpu.name if isinstance(gpu.name, str) else "unknown GPU"
-        load, ambient = verdict.NO_LOAD, options.ambient
-        soaked.append(Soaked(label, name, gpu, load, 0.0, ended, ambient, lost, sensors, series))
+    sensors = played(rig, driver)
+    steps = len(sensors.at_seconds)
     still = () if steps > 1 else ("the recording holds no sequence: nothing moves in it",)
     result = _thermals(
         options,
-        soaked,
+        verdict.played(job.gpus, sensors, options.ambient),
         sensors,
-        seconds=moment,
+        seconds=sensors.at_seconds[-1],
         replayed=True,
         ended_by="recording ended",
         ended_because="the recording ended",

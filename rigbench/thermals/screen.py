@@ -15,6 +15,7 @@ from rigbench.core.screen import (
     SEVERITY_STYLES,
     Fact,
     LivePicture,
+    if_known,
     known,
     mapped,
     of_limit,
@@ -34,6 +35,7 @@ CHARTS = {  # unit, scale, and the least range that is drawn at full height: noi
 }
 LEAST_RATE_RANGE = 0.05
 CURES = {
+    "sw_power_cap": "its own limit does not hold it: look for a server's cap, the supply, its cables",
     "sw_thermal": "more air (space between cards, dust, case fans, fan curve)",
     "hw_slowdown": "too hot, or its power is cut: check cooling, then cables and power supply, before any long run",
     "hw_thermal": "its cooling fails: check fans, paste, pads and airflow before any long run",
@@ -143,6 +145,8 @@ def _held(held: Throttling, card: HeatCard) -> Row:
     text += f": {', '.join(lower)} meanwhile" if lower else ""
     if held.severity == "information":
         return "held", f"{text}; normal under load" if held.reason == "sw_power_cap" else text, ""
+    if held.reason == "sw_power_cap":
+        text += f", at {if_known(of_limit(held.watts, card.power_limit_watts, units.format_watts))}"
     cure = CURES.get(held.reason, "") + (_cap(card) if held.reason == "sw_thermal" else "")
     label = held.severity.upper() if held.severity == "fault" else held.severity
     return label, f"{text}; cure: {cure}", SEVERITY_STYLES[held.severity]

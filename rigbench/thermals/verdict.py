@@ -50,6 +50,7 @@ LIMITS = ("slowdown_celsius", "target_celsius", "power_limit_watts", "power_limi
 # A GeForce under a tensor load is at its power cap as a rule, and slows down softly near its target temperature; what
 # the hardware itself does is a fault of cooling or of power (nvml.h, nvmlClocksEventReason*).
 SEVERITY: dict[int, Severity] = {0x8: "fault", 0x20: "warning", 0x40: "fault", 0x80: "fault"}
+POWER_CAP, NEAR_ITS_LIMIT = 0x4, 0.9  # of the watts: near its limit a card under load is capped as a rule
 FEWEST = 5  # ticks or windows on either side of a comparison
 COMPARED_TICKS = 0.5  # of a window's ticks must have the bit for the window to count as held down
 NOTHING_TO_COMPARE = Absent("there is nothing to compare with: it was so all the time, or hardly ever")
@@ -58,7 +59,9 @@ PLATEAU_SHARE = 0.03  # of the most work per joule: as near as two runs of one c
 SWEEP = "set a limit (sudo nvidia-smi -pl WATTS), run `rigbench thermals --label WATTSW`, and so on"
 POWER_CURE = "; a sweep needs a power sensor: a GPU's own, or powercap's energy_uj of the CPU, made readable by root"
 NOT_A_GPU = Absent("not a GPU")
+NOT_A_ROOM = Absent("of no room that was declared")
 NO_LOAD = Absent("a replayed rig runs no load")
+LOST = Absent("GPU is lost")  # as machine/readings.py words it
 
 
 class Soaked(NamedTuple):
@@ -136,6 +139,22 @@ def card(soaked: Soaked) -> HeatCard:
         notes=tuple(_notes(soaked, at, celsius)),
         faults=tuple(_faults(soaked)),
     )
+
+
+def played(gpus: Sequence[Gpu], sensors: Telemetry, ambient: Figure | Absent = NOT_A_ROOM) -> tuple[HeatCard, ...]:
+    """What cards did whose driver was recorded, or read, under a load of which nothing else is known."""
+    cards = []
+    for gpu in gpus:
+        series = next((series for series in sensors.series if series.device == gpu.label), None)
+        if series is None:
+            continue
+        column = series.temperature_celsius if isinstance(series.temperature_celsius, tuple) else ()
+        answers = zip(sensors.at_seconds, column, strict=False)
+        lost_at = next((at for at, answer in answers if answer == LOST), None)
+        ended, lost = (sensors.at_seconds[-1], "") if lost_at is None else (lost_at, LOST.reason)
+        name = gpu.name if isinstance(gpu.name, str) else "unknown GPU"
+        cards.append(card(Soaked(gpu.label, name, gpu, NO_LOAD, 0.0, ended, ambient, lost, sensors, series)))
+    return tuple(cards)
 
 
 def settled(load: HeatLoad | Absent, at: Sequence[float], celsius: Sequence[float], fit: HeatFit | Absent) -> Settled:
@@ -248,11 +267,14 @@ def throttling(soaked: Soaked) -> tuple[Throttling, ...]:
             continue
         held = [index for index, _, bits in ticks if bits & bit]
         free = [index for index, _, bits in ticks if not bits & bit]
+        watts = _median(series.power_watts, held)
+        far = bit == POWER_CAP and _far_below(watts, soaked.gpu) and len(held) >= COMPARED_TICKS * len(ticks)
         reasons.append(
             Throttling(
                 reason=reason,
                 bit=bit,
-                severity=SEVERITY.get(bit, "information"),
+                severity="warning" if far else SEVERITY.get(bit, "information"),
+                watts=watts,
                 share=len(held) / len(ticks),
                 first_seconds=at_seconds[held[0]] - soaked.began,
                 clock_ratio=_clock_ratio(series.sm_clock_hertz, held, free),
@@ -260,6 +282,19 @@ def throttling(soaked: Soaked) -> tuple[Throttling, ...]:
             )
         )
     return tuple(sorted(reasons, key=lambda it: (WORST_FIRST.index(it.severity), -it.share)))
+
+
+def _median(column: Column, places: Sequence[int]) -> float | Absent:
+    if isinstance(column, Absent):
+        return column
+    values = [column[place] for place in places if not isinstance(column[place], Absent)]
+    return stats.median(values) if values else Absent("no reading fell into it")  # type: ignore[arg-type]
+
+
+def _far_below(watts: float | Absent, gpu: Gpu | None) -> bool:
+    """Whether a card draws so much less than its limit that its limit cannot be what holds it."""
+    limit = gpu.power_limit_watts if gpu else NOT_A_GPU
+    return not isinstance(watts, Absent) and not isinstance(limit, Absent) and watts < NEAR_ITS_LIMIT * limit
 
 
 def _clock_ratio(clocks: Column, held: Sequence[int], free: Sequence[int]) -> float | Absent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from rigbench.core.options import Option
-from rigbench.core.record import Absent, Record
+from rigbench.core.record import Absent, Record, Telemetry
 from rigbench.machine.record import Cpu, Disk, Gpu, GpuPair, Isolation, Memory, NumaNode, PciDevice, PciPath
 
 
@@ -38,6 +38,7 @@ class Topology(Record, frozen=True):
     paths: tuple[PciPath, ...]  # to GPUs, NVMe drives and network cards
     pairs: tuple[GpuPair, ...]  # every two GPUs
     warnings: tuple[str, ...] = ()
+    load: Telemetry | Absent = Absent("not read under load")  # of the sensors, while every card worked
 
     @property
     def is_virtual(self) -> bool:

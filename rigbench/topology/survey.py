@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,10 @@ from rigbench.job import Job
 from rigbench.machine import host, links, pci, peers
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.record import Gpu, NumaNode, PciDevice
+from rigbench.machine.replay import ReplayedDriver
 from rigbench.machine.rig import Rig
 from rigbench.topology.record import Topology
+from rigbench.work.sensors import FASTEST_SECONDS, REPLAYED_TICK_SECONDS, played
 
 METHOD = 2  # 2: path minimum, generation under load, P2P and what bears on it
 NO_TREE = Absent("not in the PCI tree")
@@ -27,8 +30,11 @@ MatchProfile = Callable[[str | None, str | None, int | None], str | Absent]
 Tree = Mapping[str, PciDevice]
 
 
-def topology(job: Job, load: bool = False) -> Topology:
-    """The rig at rest; with `load`, its links also as they are while every GPU copies. A replay holds its own load."""
+def topology(job: Job, load: bool = False, sensors: bool = False) -> Topology:
+    """The rig at rest; with `load`, its links also as they are while every GPU copies. A replay holds its own load.
+
+    With `sensors` also what temperatures, clocks and watts were under that load.
+    """
     rig = job.rig
     if load and not rig.replayed:
         job.progress.stage("topology under load", 10)
@@ -37,6 +43,10 @@ def topology(job: Job, load: bool = False) -> Topology:
         rig = awake(rig, lambda busy: run(busy, profiles.match_gpu))
     job.progress.stage("topology", 0)
     result = run(rig, profiles.match_gpu)
+    if sensors and isinstance(rig.load.driver, ReplayedDriver) and rig.load.absent is None:
+        period = REPLAYED_TICK_SECONDS if rig.replayed else FASTEST_SECONDS
+        read = played(dataclasses.replace(rig, nvml=rig.load), rig.load.driver, period)
+        result = msgspec.structs.replace(result, load=read)
     job.keep(topology=result)
     return result
 
@@ -62,7 +72,9 @@ def run(rig: Rig, match_profile: MatchProfile) -> Topology:
     flavour, overrides = host.driver_flavour(rig.sysfs), host.driver_overrides(rig.sysfs)
     apart = peers.isolation(rig.sysfs, tree, [gpu.pci_bus_id for gpu in gpus if isinstance(gpu.pci_bus_id, str)])
     facts = peers.rig_facts(cpu.model, apart, flavour, overrides, guest_of)
-    no_tree = (functions.reason,) if isinstance(functions, Absent) and not rig.notes else ()
+    no_tree = (
+        (functions.reason,) if isinstance(functions, Absent) and not any("pci.json" in it for it in rig.notes) else ()
+    )
     return Topology(
         method=METHOD,
         started_at=started_at,

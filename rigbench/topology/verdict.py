@@ -242,7 +242,8 @@ def p2p_refused(topology: Topology) -> Iterator[Finding]:
         expected = expected or (unlike and refusals == {NOT_OF_ONE_KIND})
         severity: Severity = "information" if expected else "warning"
         evidence = [f"the driver refuses {refused}", *pair.facts]
-        yield finding("p2p-refused", severity, evidence, [pair.names], why)
+        codes_of = f"the driver's code {', '.join(str(code) for code in sorted(refusals))}"
+        yield finding("p2p-refused", severity, evidence, [pair.names], why, detail=codes_of)
 
 
 def iommu_translates(topology: Topology) -> Iterator[Finding]:

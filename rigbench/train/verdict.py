@@ -105,18 +105,36 @@ def loss_not_finite(table: Arms, slices: Results) -> Iterator[Finding]:
             yield finding("loss-not-finite", "warning", [evidence], [row.label], "its rate is real")
 
 
+def of_slices(slices: Results) -> Iterator[Finding]:
+    """What holds each of them back, where no variants were compared."""
+    for result in slices:
+        if isinstance(result, Slice):
+            label = f"slice {result.model.name}"
+            yield from waits_for_data(result, label)
+            yield from waits_for_launches(result, label)
+            yield from exchange_bound(result, label)
+
+
 def data_bound(table: Arms, slices: Results) -> Iterator[Finding]:
     row, result = table.rows[0], _slice(table.rows[0], slices)
-    share = result.step_share.get("data", 0.0) if result else 0.0
-    if result and share > DATA_SHARE:
+    if result:
+        yield from waits_for_data(result, row.label)
+
+
+def waits_for_data(result: Slice, label: str) -> Iterator[Finding]:
+    share = result.step_share.get("data", 0.0)
+    if share > DATA_SHARE:
         waited = f"{units.format_share(share)} of the step is spent in waiting for batches"
-        yield finding("data-bound", "warning", [waited], [row.label], _faster(result, share), ["rigbench dataloader"])
+        yield finding("data-bound", "warning", [waited], [label], _faster(result, share), ["rigbench dataloader"])
 
 
 def launch_bound(table: Arms, slices: Results) -> Iterator[Finding]:
     row, result = table.rows[0], _slice(table.rows[0], slices)
-    if result is None:
-        return
+    if result:
+        yield from waits_for_launches(result, row.label)
+
+
+def waits_for_launches(result: Slice, label: str) -> Iterator[Finding]:
     steps, batches = result.steps, result.recipe.accumulation
     pairs = [
         (handed, (steps.forward_seconds[step] + steps.backward_seconds[step]) / batches)
@@ -131,7 +149,7 @@ def launch_bound(table: Arms, slices: Results) -> Iterator[Finding]:
             f"the host was handing kernels over for {units.format_share(min(1.0, share))} of the forward and backward "
             f"pass, in {len(pairs)} steps that began with nothing left to do"
         )
-        yield finding("launch-bound", "warning", [evidence], [row.label], "a compiled variant tells how much")
+        yield finding("launch-bound", "warning", [evidence], [label], "a compiled variant tells how much")
 
 
 def communication_bound(table: Arms, slices: Results) -> Iterator[Finding]:

@@ -10,10 +10,12 @@ from typing import Any, Self
 from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.machine.host_load import CpuSensors
 from rigbench.machine.readings import GpuSensors, Reading
+from rigbench.machine.replay import ReplayedDriver
 from rigbench.machine.rig import Rig
 from rigbench.work.telemetry import throttle_share
 
 FASTEST_SECONDS = 0.1  # sensors themselves move at about 10 Hz
+REPLAYED_TICK_SECONDS = 1.0  # what a step of a recording is taken for
 STOP_WITHIN_SECONDS = 0.8  # a driver call that hangs must not hang us
 
 CPU = "CPU"
@@ -128,6 +130,17 @@ class Sampler:
             self._uuids = {f"GPU{index}": self._nvml.reading(index, "uuid") for index in indices}
             self._gpus = {f"GPU{index}": GpuSensors(self._nvml, index) for index in indices}
         return self._gpus
+
+
+def played(rig: Rig, driver: ReplayedDriver, period_seconds: float = REPLAYED_TICK_SECONDS) -> Telemetry:
+    """Every step of a recorded driver's sequences as a tick, on a scripted clock that begins at 0."""
+    moment = 0.0
+    sampler = Sampler(rig, period_seconds, clock=lambda: moment)
+    sampler.tick()
+    for _ in range(1, driver.steps()):
+        moment += period_seconds
+        sampler.tick()
+    return sampler.record()
 
 
 def _series(device: str, uuid: str | Absent, readings: Sequence[Reading]) -> SensorSeries:
