@@ -12,7 +12,9 @@ from rigbench.core.record import Absent, Device
 from rigbench.machine import host, obstacles
 from rigbench.machine.sysfs import Sysfs
 
-CPU_FLUSH_BYTES = 64 << 20  # more than most last-level caches; a larger cache is flushed by its own size
+CPU_FLUSH_BYTES = 64 << 20  # more than most last-level caches; a larger cache is flushed by twice its size
+# Of the last-level cache: processors have 2 to 16 MiB a core. A virtual machine reports its host's, as if it were its own.
+MOST_CACHE_BYTES_PER_THREAD = 32 << 20
 # A stream is held this long, so that all of a sample is enqueued when its first part starts. Handing out two copies and
 # their waits takes Python some 50 µs, a collective about as much; 400,000 cycles are 130 to 270 µs at 1.5 to 3 GHz.
 HOLD_CYCLES, MOST_HOLD_CYCLES = 400_000, 6_400_000
@@ -48,6 +50,11 @@ class Hold:
         return late
 
 
+def own_cache_bytes(last_level_bytes: int, threads: int) -> int:
+    """What so many threads may fill of the last-level cache that the machine reports."""
+    return min(last_level_bytes, MOST_CACHE_BYTES_PER_THREAD * threads)
+
+
 class CpuAccelerator:
     """The host's processor. Marks are readings of the monotonic clock; work is done when its call returns."""
 
@@ -64,7 +71,7 @@ class CpuAccelerator:
             memory_total_bytes=memory_total_bytes,
         )
         cache = 0 if isinstance(last_level_cache_bytes, Absent) else last_level_cache_bytes
-        self._flush_bytes = max(CPU_FLUSH_BYTES, 2 * cache)
+        self._flush_bytes = max(CPU_FLUSH_BYTES, 2 * own_cache_bytes(cache, self.device.threads))
         self._scrub: Any = None  # as in CudaAccelerator
         self.late: tuple[bool, ...] = ()
 

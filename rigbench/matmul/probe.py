@@ -26,6 +26,7 @@ from rigbench.matmul import verdict
 from rigbench.matmul.record import (
     DEFAULT_DTYPES,
     METHOD,
+    NOT_LOADED,
     SAME_SHAPE,
     Ceiling,
     Dtype,
@@ -134,7 +135,7 @@ class _Probe:
         with products.arithmetic_chosen(dtype, self.kind):
             try:
                 self.ceilings.append(self._search(dtype, operands, search_seconds))
-                if not self.report.should_stop():
+                if self.ceilings[-1].hot == NOT_LOADED and not self.report.should_stop():
                     self.report.partial(self.record("worker died"))
                     hot_seconds = min(self.times.hot, 0.8 * seconds)
                     self.ceilings[-1] = self._load(self.ceilings[-1], dtype, operands, hot_seconds)
@@ -148,7 +149,9 @@ class _Probe:
     def _search(self, dtype: Dtype, operands: Operands, limit_seconds: float) -> Ceiling:
         """A ceiling whose shape is known, and nothing else yet."""
         began, unit = time.perf_counter(), UNIT[self.kind]
-        operands.product(unit, unit, unit).work(0)  # libraries are loaded before anything is timed
+        least = operands.product(unit, unit, unit)
+        least.work(0)  # libraries are loaded before anything is timed
+        known = min(self.accelerator.timed(least.work, 3, prepare=lambda index: None))
 
         def evaluate(dims: Dims) -> tuple[float, ...]:
             self.progress(f"{dtype}: searching, {dims.m}×{dims.n}×{dims.k}")
@@ -163,6 +166,8 @@ class _Probe:
             clock=time.perf_counter,
             should_stop=self.report.should_stop,
             allowed=lambda dims: operands.bytes_for(*dims) <= self.most_bytes,
+            prepared_seconds=lambda dims: operands.draw_seconds(*dims),
+            known_flops_per_s=least.flop / known,
         ).run()
         return Ceiling(
             *found.best,
@@ -171,6 +176,7 @@ class _Probe:
             looks=found.looks,
             search_seconds=time.perf_counter() - began,
             search_ended_by=found.ended_by,
+            hot=Absent(f"not found: ran out of time; {found.short_of}") if found.short_of else NOT_LOADED,
         )
 
     def _load(self, ceiling: Ceiling, dtype: Dtype, operands: Operands, seconds: float) -> Ceiling:

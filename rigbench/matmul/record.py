@@ -11,7 +11,9 @@ from rigbench.core.options import NOT_GIVEN, Option, Reader, seconds, whole
 from rigbench.core.record import Absent, Device, EndedBy, Figure, Record, Telemetry
 from rigbench.model.record import Model
 
-METHOD = 3  # 3: on GPUs, the model's products are handed over behind a hold
+# 3: on GPUs, the model's products are handed over behind a hold. 4: a CPU's flush is bounded by its threads, a look's
+# time counts all of it, the search begins at a middle cube and says where the time did not do.
+METHOD = 4
 Dtype = Literal["bf16", "fp16", "fp16-acc16", "tf32", "fp32", "fp8", "fp8-fast"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 DEFAULT_DTYPES: dict[str, tuple[Dtype, ...]] = {
@@ -241,12 +243,13 @@ class Matmul(Record, frozen=True, kw_only=True):
     model: Model
     shapes: tuple[MatmulShape, ...]  # the model's own products
     ceilings: tuple[Ceiling, ...]
-    # By dtype the ceiling: the searched shape's rate under sustained load, or a higher one of the model's products.
+    # By dtype the ceiling: the searched shape's rate under sustained load, or a higher one of the model's products. Where
+    # the search ran out of time, the fastest of these and of its own; none, where no product of the model was measured.
     best_flops_per_s: dict[str, Estimate]
     steps: tuple[GemmStep, ...]
     fleet: MatmulFleet | Absent
     ended_by: EndedBy
     telemetry: Telemetry | Absent
     not_run: tuple[str, ...] = ()
-    best_product: dict[str, str] = {}  # noqa: RUF012, msgspec copies it; by dtype, where it is the model's and which
+    best_product: dict[str, str] = {}  # noqa: RUF012, msgspec copies it; by dtype, where it is no sustained load, which
     failures: tuple[str, ...] = ()  # devices that failed in the load of all, and with what words: faults

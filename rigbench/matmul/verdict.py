@@ -83,11 +83,22 @@ def wrong(result: Matmul) -> list[str]:
 
 
 def mended(result: Matmul) -> Matmul:
-    """With ceilings that no product of the model beats: where one does, the ceiling is that product's rate."""
-    best, names = dict(result.best_flops_per_s), dict[str, str]()
-    for it in result.shapes:
-        if it.dtype in best and it.check.correct and it.flops_per_s.value > best[it.dtype].value:
-            best[it.dtype], names[it.dtype] = it.flops_per_s, f"{it.purpose} {it.product}, {it.words}"
+    """With ceilings that no product beats: where one of the model's does, the ceiling is that product's rate.
+
+    A search that ran out of time gives none of its own. Where the model's products do, its fastest shape is a product
+    like them.
+    """
+    best, names = dict(result.best_flops_per_s), dict(result.best_product)
+    for ceiling in result.ceilings:
+        own = [(it, it.flops_per_s) for it in result.shapes if it.dtype == ceiling.dtype and it.check.correct]
+        rivals = [(f"{it.purpose} {it.product}, {it.words}", rate) for it, rate in own]
+        if isinstance(ceiling.hot, Absent) and own and ceiling.searched_seconds:
+            shapes = len({look.dims for look in ceiling.looks})
+            name = f"{ceiling.words}, the fastest of {shapes} shape{'s' * (shapes > 1)} tried"
+            rivals.append((name, ceiling.flop / stats.median_estimate(ceiling.searched_seconds)))
+        for name, rate in rivals:
+            if ceiling.dtype not in best or rate.value > best[ceiling.dtype].value:
+                best[ceiling.dtype], names[ceiling.dtype] = rate, name
     return msgspec.structs.replace(result, best_flops_per_s=best, best_product=names)
 
 

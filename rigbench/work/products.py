@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 
 from rigbench.core.record import Absent
-from rigbench.machine.accelerator import Accelerator
+from rigbench.machine.accelerator import Accelerator, own_cache_bytes
 from rigbench.matmul.record import Dtype, MatmulCheck
 from rigbench.model.counts import Layout
 from rigbench.work.timing import never
@@ -17,7 +18,7 @@ from rigbench.work.timing import never
 CHECKED_ROWS, CHECKED_COLUMNS = 8, 512
 FP32_ROUNDOFF = 2.0**-24
 ADDED_AT_ONCE = 8  # products that a tensor core sums before it rounds: 8 of fp16 on the oldest, more since
-LOOK_SECONDS, LONG_PRODUCT_SECONDS, FEWEST_SAMPLES, MOST_SAMPLES = 0.02, 0.25, 3, 20
+LOOK_SECONDS, LONG_PRODUCT_SECONDS, FEWEST_SAMPLES, MOST_SAMPLES = 0.02, 0.05, 3, 20
 SAMPLE_SECONDS = 0.1  # of a sustained load: short enough to see a clock move, long enough to cost nothing
 UNKNOWN_CACHE_BYTES = 64 << 20
 
@@ -101,6 +102,7 @@ class Operands:
     def __init__(self, dtype: Dtype, torch_device: str) -> None:
         self.dtype, self.torch_device = dtype, torch_device
         self._pools: dict[str, torch.Tensor] = {}
+        self._draw_seconds = 0.0  # of a number, when a pool was last drawn
 
     def product(self, m: int, n: int, k: int, layout: Layout = "nn", rotate_bytes: int = 0) -> Product:
         """A product whose operands come from as many sets as `rotate_bytes` need: one where a set is larger.
@@ -134,15 +136,23 @@ class Operands:
         output: int = getattr(torch, arithmetic.output).itemsize
         return 2 * inputs * k * (m + n) + output * m * n
 
+    def draw_seconds(self, m: int, n: int, k: int) -> float:
+        """What it will take to draw the numbers that its pools lack for a product, by what the last ones took."""
+        lacking = {"a": m * k, "b": k * n}
+        return self._draw_seconds * sum(
+            count for pool, count in lacking.items() if pool not in self._pools or len(self._pools[pool]) < count
+        )
+
     def _cut(self, pool: str, index: int, rows: int, columns: int, transposed: bool) -> torch.Tensor:
         needed = (index + 1) * rows * columns
         flat = self._pools.get(pool)
         if flat is None or len(flat) < needed:
             self._pools.pop(pool, None)
             flat = None
-            kind = getattr(torch, ARITHMETIC[self.dtype].tensor)
+            kind, began = getattr(torch, ARITHMETIC[self.dtype].tensor), time.perf_counter()
             drawn = torch.bfloat16 if self.dtype.startswith("fp8") else kind  # torch draws no fp8
             flat = self._pools[pool] = torch.randn(needed, dtype=drawn, device=self.torch_device).to(kind)
+            self._draw_seconds = (time.perf_counter() - began) / needed
         own = flat[index * rows * columns : needed]
         return own.view(columns, rows).t() if transposed else own.view(rows, columns)
 
@@ -150,19 +160,31 @@ class Operands:
 def cache_bytes(accelerator: Accelerator, l3_bytes: int | Absent) -> int:
     """What the last-level cache holds; operands that rotate through twice as much are read from memory."""
     if accelerator.device.kind == "cpu":
-        return l3_bytes if isinstance(l3_bytes, int) else UNKNOWN_CACHE_BYTES
+        reported = l3_bytes if isinstance(l3_bytes, int) else UNKNOWN_CACHE_BYTES
+        return own_cache_bytes(reported, accelerator.device.threads)
     properties = torch.cuda.get_device_properties(accelerator.torch_device)
     size: int = getattr(properties, "L2_cache_size", 0)
     return size or UNKNOWN_CACHE_BYTES
 
 
-def glance(accelerator: Accelerator, product: Product) -> tuple[float, ...]:
-    """A few samples after one that warms up, the cache flushed between them: for a search, not for a report."""
-    (first,) = accelerator.timed(product.work, 1)
-    if first > LONG_PRODUCT_SECONDS:
-        return tuple(accelerator.timed(product.work, 1))
-    count = int(LOOK_SECONDS / first) if first > 0 else MOST_SAMPLES
-    return tuple(accelerator.timed(product.work, min(max(count, FEWEST_SAMPLES), MOST_SAMPLES)))
+def glance(
+    accelerator: Accelerator, product: Product, clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, ...]:
+    """A few samples, the cache flushed before each: for a search, not for a report.
+
+    Three at the least, then as many as the look's time has room for, flushes and the product that warms up included. A
+    long product is a sample from the first: what a warm-up costs is little of it.
+    """
+    began = clock()
+    seconds = list(accelerator.timed(product.work, 1, prepare=lambda index: None))
+    if seconds[0] < LONG_PRODUCT_SECONDS:
+        seconds.clear()
+    seconds += accelerator.timed(product.work, FEWEST_SAMPLES - len(seconds))
+    took = clock() - began
+    room = int((LOOK_SECONDS - took) / took * FEWEST_SAMPLES) if took > 0 else MOST_SAMPLES
+    if room > 0:
+        seconds += accelerator.timed(product.work, min(room, MOST_SAMPLES - FEWEST_SAMPLES))
+    return tuple(seconds)
 
 
 def sustain(
