@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import statistics
 import sys
 import threading
 from pathlib import Path
@@ -18,11 +19,12 @@ from rigbench import __main__, store
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Silent
-from rigbench.core.record import Absent, Device, SensorSeries, Telemetry
+from rigbench.core.record import Absent, Device, Figure, SensorSeries, Telemetry
 from rigbench.job import Job
+from rigbench.machine import accelerator
 from rigbench.machine.accelerator import CpuAccelerator
 from rigbench.machine.rig import Rig
-from rigbench.matmul import command, verdict
+from rigbench.matmul import command, search, verdict
 from rigbench.matmul import probe as matmul
 from rigbench.matmul.probe import Lane, alone_and_together
 from rigbench.matmul.record import (
@@ -55,6 +57,9 @@ def small(monkeypatch):
     """Options for a model of 2 M parameters, dimensions up to 256, and short samples: everything in two seconds."""
     monkeypatch.setattr(products, "SAMPLE_SECONDS", 0.01)
     monkeypatch.setattr(matmul._Probe, "_out_of_reach", lambda *_: "")  # however slow the machine is just now
+    monkeypatch.setattr(search.Search, "_short_of", lambda *_: "")
+    monkeypatch.setattr(accelerator, "CPU_FLUSH_BYTES", 1 << 20)
+    monkeypatch.setattr(accelerator, "MOST_CACHE_BYTES_PER_THREAD", 1 << 20)
     monkeypatch.setitem(matmul.UNIT, "cpu", 64)
     monkeypatch.setitem(matmul.LIMIT, "cpu", 256)
     model = shape.model_named("1.7M")
@@ -84,7 +89,7 @@ class Heard(Report):
 def test_each_dtype_has_a_ceiling_that_was_measured_anew_and_the_models_own_products(small):
     report = Heard()
     result = matmul.run(small, report)
-    assert (result.method, result.ended_by, list(result.best_flops_per_s)) == (3, "finished", ["bf16", "fp32"])
+    assert (result.method, result.ended_by, list(result.best_flops_per_s)) == (4, "finished", ["bf16", "fp32"])
     for ceiling in result.ceilings:
         work = 2 * ceiling.m * ceiling.n * ceiling.k * ceiling.products_per_sample
         total = sum(ceiling.seconds)
@@ -108,6 +113,33 @@ def test_each_dtype_has_a_ceiling_that_was_measured_anew_and_the_models_own_prod
     assert msgspec.json.decode(msgspec.json.encode(result), type=Matmul) == result
     assert report.partials
     assert {text.split(":")[0] for _, text in report.said} >= {"opening the device", "bf16", "fp32"}
+
+
+def test_a_search_that_ran_out_of_time_has_no_ceiling_and_no_load_unless_products_give_one(small, monkeypatch):
+    monkeypatch.setattr(search.Search, "_short_of", lambda *_: "3 shapes tried")
+    monkeypatch.setattr(search.Search, "_ladder", out_of_time)
+    report = Heard()
+    result = matmul.run(small, report)
+    assert {it.hot for it in result.ceilings} == {Absent("not found: ran out of time; 3 shapes tried")}
+    assert not any("of load" in text for _, text in report.said)
+    assert result.best_flops_per_s == {}
+    mended = verdict.mended(result)
+    for ceiling in mended.ceilings:
+        rates = [it.flops_per_s for it in result.shapes if it.dtype == ceiling.dtype]
+        own = ceiling.flop / statistics.median(ceiling.searched_seconds)
+        best = mended.best_flops_per_s[ceiling.dtype]
+        assert best.value == pytest.approx(max(own, *(it.value for it in rates)))
+        assert best.low <= best.value <= best.high
+        product = next((it for it in result.shapes if it.flops_per_s == best), None)
+        named = f"{product.purpose} {product.product}, " if product else f"{ceiling.words}, the fastest of "
+        assert mended.best_product[ceiling.dtype].startswith(named)
+    assert verdict.mended(mended) == mended
+    assert verdict.mended(msgspec.structs.replace(result, shapes=())).best_flops_per_s == {}
+
+
+def out_of_time(self) -> None:
+    self._look(1, 1, 1)
+    raise search._Over
 
 
 def test_stopped_in_a_load_it_keeps_what_was_measured_and_claims_no_ceiling(small):
@@ -403,6 +435,7 @@ class Cards:
         monkeypatch.setattr(matmul, "FLEET_ALONE_SECONDS", 0.05)
         monkeypatch.setattr(matmul, "FLEET_TOGETHER_SECONDS", 0.05)
         monkeypatch.setattr(matmul, "MEMORY_SHARE", 1.0)
+        monkeypatch.setattr(products, "LOOK_SECONDS", 0.0)
         monkeypatch.setattr(products, "cache_bytes", lambda *_: 0)
         monkeypatch.setattr(matmul, "Operands", lambda dtype, name: Operands(dtype, "cpu"))
 
@@ -418,7 +451,7 @@ class Cards:
             if trouble and next(calls) >= trouble[0]:
                 raise trouble[1]
 
-        card.timed, card.synchronize = lambda *words: (check(), timed(*words))[1], check
+        card.timed, card.synchronize = lambda *words, **named: (check(), timed(*words, **named))[1], check
         return card
 
 
@@ -580,6 +613,13 @@ def test_a_ceiling_is_held_against_the_datasheet_of_its_own_arithmetic(on_a_4080
     assert shares["fp8-fast"] == pytest.approx(rate / 208.9e12, rel=1e-3)
     assert shares["int4"] == Absent("no datasheet peak for this device and dtype")
     assert beside.datasheet_flops_per_s["bf16"].basis.endswith("dense, fp32 accumulate")
+
+
+def test_no_share_of_a_peak_is_above_it(on_a_4080):
+    _, result = on_a_4080
+    low = {"bf16": Figure(50e12, "datasheet", "the sheet")}
+    share = verdict.beside_datasheet(result, low).ceilings[0].share_of_datasheet
+    assert share == Absent("faster than the sheet: it clocks higher than published, or one of the two is wrong")
 
 
 def test_an_unknown_card_has_no_share_rather_than_a_guess(on_a_4080):

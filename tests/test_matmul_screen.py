@@ -280,9 +280,20 @@ def test_a_ceiling_that_a_product_beats_clearly_says_so():
 def test_a_whole_step_is_told_with_its_interval_and_its_share_of_the_ceiling():
     step = GemmStep(dtype="bf16", micro_batch=8, sequence=1024, flop=10**12, seconds=estimate(0.01, 0.02))
     shown = screen(msgspec.structs.replace(RESULT, steps=(step,)), 120)
-    assert (
-        "all     10.0 ms (9.8 to 10.2) a step expected for 1 TFLOP: 100 TFLOP/s, 65 % of the sustained ceiling" in shown
-    )
+    assert "all     10.0 ms (9.8 to 10.2) a step expected for 1 TFLOP: 100 TFLOP/s, 65 % of the ceiling" in shown
+
+
+def test_a_ceiling_that_was_not_found_says_so_and_a_product_stands_for_it_where_there_is_one():
+    short = Absent("not found: ran out of time; 3 shapes tried")
+    cut = msgspec.structs.replace(RESULT.ceilings[0], hot=short, burst=short, hot_over_burst=short)
+    alone = msgspec.structs.replace(RESULT, ceilings=(cut,), shapes=(), steps=(), best_flops_per_s={})
+    assert "bf16  n/a (not found: ran out of time; 3 shapes tried)" in screen(alone, 100)
+    named = {"bf16": "mlp up forward, 8192×3072×768"}
+    result = msgspec.structs.replace(alone, best_flops_per_s={"bf16": estimate(120e12)}, best_product=named)
+    lines = [line.strip() for line in screen(result, 100).splitlines()]
+    assert "bf16  120 TFLOP/s (119 to 121)" in lines
+    assert "found by  mlp up forward, 8192×3072×768, in a short test" in lines
+    assert "hot       n/a (not found: ran out of time; 3 shapes tried)" in lines
 
 
 def test_an_interrupted_load_claims_nothing():

@@ -125,9 +125,18 @@ def test_a_time_limit_ends_it_in_time_with_what_there_is():
 
 def test_shapes_left_out_because_they_take_too_long_are_not_called_finished():
     device = Device(lambda d: saturating(d) / 1e3)
-    found = Search(device.evaluate, unit=256, limit=1536, most_looks=999, limit_seconds=10.0, clock=device.clock).run()
-    assert set(device.calls) == {Dims(256, 256, 256)}
-    assert found.ended_by == "time limit"
+    least = Dims(256, 256, 256)
+    found = Search(
+        device.evaluate,
+        unit=256,
+        limit=1536,
+        most_looks=999,
+        limit_seconds=10.0,
+        clock=device.clock,
+        known_flops_per_s=device.rate(least),
+    ).run()
+    assert set(device.calls) == {least}
+    assert (found.ended_by, found.short_of) == ("time limit", "1 shape tried")
 
 
 def test_a_look_that_was_disturbed_does_not_bar_larger_shapes():
@@ -150,8 +159,8 @@ def test_told_to_stop_it_stops_with_what_there_is():
         device.evaluate, unit=256, limit=1536, most_looks=100, should_stop=lambda: len(device.calls) >= 3
     ).run()
     assert found.ended_by == "interrupted"
-    assert len(device.calls) == 3
-    assert found.best == Dims(1024, 1024, 1024)
+    assert device.calls == [Dims(1024, 1024, 1024), Dims(1536, 1536, 1536), Dims(512, 512, 512)]
+    assert found.best == Dims(1536, 1536, 1536)
 
 
 def test_what_is_not_allowed_is_never_tried():

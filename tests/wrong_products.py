@@ -2,6 +2,7 @@
 
 from rigbench.matmul import probe as matmul
 from rigbench.matmul.record import ProbeOptions as Options
+from rigbench.matmul.search import Search
 
 __all__ = ["Options", "run"]
 
@@ -17,4 +18,5 @@ def run(options, report):
         return out
 
     torch.mm = wrong
+    Search._short_of = lambda *_: ""  # however busy the machine, the load goes on
     return matmul.run(options, report)

@@ -13,7 +13,7 @@ from rigbench.machine import host, obstacles
 from rigbench.machine.sysfs import Sysfs
 
 CPU_FLUSH_BYTES = 64 << 20  # more than most last-level caches; a larger cache is flushed by twice its size
-# Of the last-level cache: processors have 2 to 16 MiB a core. A virtual machine reports its host's, as if it were its own.
+# Of the last-level cache: processors have 2 to 16 MiB a core. A virtual machine reports its host's as its own.
 MOST_CACHE_BYTES_PER_THREAD = 32 << 20
 # A stream is held this long, so that all of a sample is enqueued when its first part starts. Handing out two copies and
 # their waits takes Python some 50 µs, a collective about as much; 400,000 cycles are 130 to 270 µs at 1.5 to 3 GHz.

@@ -243,8 +243,8 @@ class Matmul(Record, frozen=True, kw_only=True):
     model: Model
     shapes: tuple[MatmulShape, ...]  # the model's own products
     ceilings: tuple[Ceiling, ...]
-    # By dtype the ceiling: the searched shape's rate under sustained load, or a higher one of the model's products. Where
-    # the search ran out of time, the fastest of these and of its own; none, where no product of the model was measured.
+    # By dtype the ceiling: the searched shape's rate under sustained load, or a higher one of the model's products.
+    # Where the search ran out of time, the fastest of these and of its own; none, where none of these was measured.
     best_flops_per_s: dict[str, Estimate]
     steps: tuple[GemmStep, ...]
     fleet: MatmulFleet | Absent

@@ -43,7 +43,8 @@ def verdict(result: Matmul) -> Headline:
         why = next((it.hot.reason for it in result.ceilings if isinstance(it.hot, Absent)), "nothing was measured")
         return "warn", f"no ceiling was found: {why}"
     per = " per GPU" if not isinstance(result.fleet, Absent) else ""
-    text = f"{first.dtype} {span(result.best_flops_per_s[first.dtype], 'FLOP/s')}{per} sustained"
+    how = f"{per} in a short test" if isinstance(first.hot, Absent) else f"{per} sustained"
+    text = f"{first.dtype} {span(result.best_flops_per_s[first.dtype], 'FLOP/s')}{how}"
     return "ok", f"{text}, {_of_datasheet(first, result)}"
 
 
@@ -56,10 +57,12 @@ def _wrong(result: Matmul) -> list[str]:
 
 
 def _of_datasheet(ceiling: Ceiling, result: Matmul) -> str:
-    if isinstance(ceiling.share_of_datasheet, Absent) or isinstance(ceiling.hot, Absent):
+    peak, best = result.datasheet_flops_per_s.get(ceiling.dtype), result.best_flops_per_s[ceiling.dtype]
+    if peak is None:
         return "no datasheet to hold it against"
-    best = result.best_flops_per_s[ceiling.dtype].value / ceiling.hot.flops_per_s.value
-    return f"{units.format_share(ceiling.share_of_datasheet * best)} of the datasheet"
+    if best.value > peak.value:  # a card may clock higher than published
+        return f"faster than the {units.format_flops_per_s(peak.value)} of the datasheet"
+    return f"{units.format_share(best.value / peak.value)} of the datasheet"
 
 
 def brief(result: Matmul, console: Console, quiet: bool = False) -> None:
@@ -152,7 +155,12 @@ def show(result: Matmul, console: Console) -> None:
 def _show_ceiling(ceiling: Ceiling, result: Matmul, console: Console) -> None:
     """What it sustains hot, next to the datasheet, then how that was found."""
     hot, burst, rows = ceiling.hot, ceiling.burst, list[tuple[str, str]]()
-    if isinstance(hot, Absent):
+    if isinstance(hot, Absent) and ceiling.dtype in result.best_product:
+        best = result.best_flops_per_s[ceiling.dtype]
+        console.print(Text(f"  {ceiling.dtype}  {_rate(best)}", style="bold"))
+        rows.append(("  found by", f"{result.best_product[ceiling.dtype]}, in a short test"))
+        rows.append(("  hot", f"n/a ({printable(hot.reason)})"))
+    elif isinstance(hot, Absent):
         console.print(Text(printable(f"  {ceiling.dtype}  n/a ({hot.reason})"), style="bold"))
     else:
         right = "correct" if all(check.correct for check in ceiling.checks) else "WRONG RESULT"
@@ -282,7 +290,7 @@ def _whole_step(step: GemmStep, best: Estimate | None) -> str:
     if isinstance(step.seconds, Absent):
         return f"n/a ({step.seconds.reason})"
     rate = step.flop / step.seconds.value
-    of_best = f", {units.format_share(rate / best.value)} of the sustained ceiling" if best else ""
+    of_best = f", {units.format_share(rate / best.value)} of the ceiling" if best else ""
     return (
         f"{span(step.seconds, 'seconds')} a step expected for "
         f"{units.format_flop(step.flop)}: {units.format_flops_per_s(rate)}{of_best}"

@@ -129,10 +129,11 @@ class Search:
         return "it was still finding faster ones" if self.rates[best] > (1 + STILL_RISING) * early else ""
 
     def _larger_are_left_out(self, best: Dims) -> bool:
-        """Whether the time, and nothing else, keeps it from a shape with sides twice as long."""
+        """Whether the time, and nothing else, keeps it from sides twice as long, and from anything near them."""
         larger = Dims(*(min(2 * side, self.limit // self.unit * self.unit) for side in best))
         late = self._expected_seconds(larger) > LONGEST_LOOK_SHARE * self.limit_seconds
-        return larger != best and late and self.allowed(larger)
+        tried = any(dims.flop >= 4 * best.flop for dims in self.rates)
+        return larger != best and late and self.allowed(larger) and not tried
 
     def _ladder(self) -> None:
         """Cubes: a middle one, each twice the size of the one before up to the largest, then downwards by halves.

@@ -55,14 +55,17 @@ def _phase(seconds: Sequence[float], start: float, end: float, work_per_sample: 
 
 def step(dtype: str, micro_batch: int, sequence: int, gemms: Sequence[Gemm], done: Sequence[MatmulShape]) -> GemmStep:
     """All products of a micro-batch: each one's median times its count, as if all erred the same way."""
+    missing = f"{len(gemms) - len(done)} of its {len(gemms)} products were not measured"
+    if len(done) == len(gemms):
+        missing = "" if all(shape.check.correct for shape in done) else "a product was wrong"
     return GemmStep(
         dtype=dtype,
         micro_batch=micro_batch,
         sequence=sequence,
         flop=sum(gemm.flop * gemm.times for gemm in gemms),
-        seconds=reduce(add, (shape.timing.estimate * shape.times_per_step for shape in done))
-        if len(done) == len(gemms)
-        else Absent(f"{len(gemms) - len(done)} of its {len(gemms)} products were not measured"),
+        seconds=Absent(missing)
+        if missing
+        else reduce(add, (shape.timing.estimate * shape.times_per_step for shape in done)),
     )
 
 
@@ -103,15 +106,17 @@ def mended(result: Matmul) -> Matmul:
 
 
 def beside_datasheet(result: Matmul, peaks: dict[str, Figure]) -> Matmul:
-    """With each ceiling's share of the published peak."""
+    """With each ceiling's share of the published peak; none where it is above that, which was no peak then."""
     if "fp8" in peaks:  # a figure of the tensor cores, whichever way partial sums are kept
         peaks = {**peaks, "fp8-fast": peaks["fp8"]}
 
     def beside(ceiling: Ceiling) -> Ceiling:
         if isinstance(ceiling.hot, Absent) or ceiling.dtype not in peaks:
             return ceiling
-        share = ceiling.hot.flops_per_s.value / peaks[ceiling.dtype].value
-        return msgspec.structs.replace(ceiling, share_of_datasheet=share)
+        peak = peaks[ceiling.dtype]
+        share = ceiling.hot.flops_per_s.value / peak.value
+        above = Absent(f"faster than {peak.basis}: it clocks higher than published, or one of the two is wrong")
+        return msgspec.structs.replace(ceiling, share_of_datasheet=share if share <= 1 else above)
 
     return msgspec.structs.replace(
         result, ceilings=tuple(beside(it) for it in result.ceilings), datasheet_flops_per_s=peaks

@@ -102,8 +102,14 @@ def from_runs(runs: Sequence[Run], gpus: Sequence[Gpu] = ()) -> Ceilings | Absen
     if isinstance(memory_rate, Absent):
         return Absent(f"the memory's bandwidth is not known ({memory_rate.reason}); run `rigbench bandwidth`")
     best = matmul.best_flops_per_s if matmul else {}
-    basis = f"sustained ceiling, run {matmul_run}"
-    rates = {str(dtype): _figure(rate, basis) for dtype, rate in best.items() if dtype in DTYPES}
+    by_product = matmul.best_product if matmul else {}
+    rates = {
+        str(dtype): _figure(
+            rate, f"{'fastest product' if dtype in by_product else 'sustained ceiling'}, run {matmul_run}"
+        )
+        for dtype, rate in best.items()
+        if dtype in DTYPES
+    }
     if not rates and not card:
         return Absent("no matmul ceiling is stored; run `rigbench matmul`")
     fits = [it.fit for it in collectives.operations if it.operation == "all_reduce"] if collectives else []
