@@ -291,7 +291,7 @@ def test_a_ceiling_that_was_not_found_says_so_and_a_product_stands_for_it_where_
     named = {"bf16": "mlp up forward, 8192×3072×768"}
     result = msgspec.structs.replace(alone, best_flops_per_s={"bf16": estimate(120e12)}, best_product=named)
     lines = [line.strip() for line in screen(result, 100).splitlines()]
-    assert "bf16  120 TFLOP/s (119 to 121)" in lines
+    assert "bf16  120.0 TFLOP/s (118.8 to 121.2)" in lines
     assert "found by  mlp up forward, 8192×3072×768, in a short test" in lines
     assert "hot       n/a (not found: ran out of time; 3 shapes tried)" in lines
 
