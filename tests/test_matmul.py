@@ -55,7 +55,7 @@ PASSES = ("forward", "data gradient", "weight gradient")
 @pytest.fixture
 def small(monkeypatch):
     """Options for a model of 2 M parameters, dimensions up to 256, and short samples: everything in two seconds."""
-    monkeypatch.setattr(products, "SAMPLE_SECONDS", 0.01)
+    monkeypatch.setattr(products, "SAMPLE_SECONDS", 0.001)
     monkeypatch.setattr(matmul._Probe, "_out_of_reach", lambda *_: "")  # however slow the machine is just now
     monkeypatch.setattr(search.Search, "_short_of", lambda *_: "")
     monkeypatch.setattr(accelerator, "CPU_FLUSH_BYTES", 1 << 20)
