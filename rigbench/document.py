@@ -31,6 +31,7 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     id: str
     started_at: str
     command: str
+    ended: tuple[str, ...] = ()  # stages of a whole run, so that one that was killed can go on after them
     look: bool = False  # nothing was measured: facts, a recorded rig, or other hardware
     status: str  # "running" while probes are under way, so a file found so was cut short
     rig: RigId

@@ -210,7 +210,7 @@ def test_a_stored_run_is_shown_again_by_id_by_file_and_in_the_list(rigbench, tmp
     assert by_id == by_file
     assert by_id[0] == 0
     assert f"rigbench topology  {file.stem}" in by_id[1]
-    assert file.stem in rigbench("report", "--list")[1]
+    assert file.stem in rigbench("report", "--list", "--all")[1]
 
 
 def test_help_names_every_command_and_loads_nothing_heavy():

@@ -13,7 +13,8 @@ from rigbench.core.record import Absent, Skipped
 from rigbench.job import Job
 from rigbench.model.recipe import SEVERAL_GPUS, RecipeOptions
 from rigbench.model.record import Model
-from rigbench.predict import capacity
+from rigbench.predict import capacity, steptime
+from rigbench.predict.record import Ceilings
 from rigbench.train import slices as train
 from rigbench.train.record import DEFAULT_MICRO_BATCH, AnySlice, Slice
 from rigbench.train.record import Options as SliceOptions
@@ -22,6 +23,7 @@ from rigbench.work.record import WattOptions
 # Sizes and seconds of the short slices: the smallest, a middle and the largest model show how efficiency rises with
 # size, and the middle one is the check on interpolating between the other two.
 QUICK_SECONDS = (15.0, 25.0, 60.0)
+STEPS_NEEDED = 5  # of a slice, for an interval that says something
 ALONE_SECONDS = 25.0  # of the slice on one card, beside those on all
 
 
@@ -48,6 +50,51 @@ def short_slices(models: Sequence[Model], device: str | None) -> tuple[SliceOpti
         SliceOptions(model=model, device=device or "auto", seconds=seconds)
         for model, seconds in zip(picked, QUICK_SECONDS, strict=False)
     )
+
+
+def in_their_time(
+    job: Job, slices: Sequence[SliceOptions], models: Sequence[Model], ceilings: Ceilings | Absent
+) -> list[SliceOptions]:
+    """Slices of the largest models that are predicted to make STEPS_NEEDED steps in their time; the others are named.
+
+    `models`: the sizes to choose from in the place of one that is too large, smallest first. Without ceilings nobody
+    knows, and the slices stay as they are.
+    """
+    if isinstance(ceilings, Absent):
+        return list(slices)
+
+    def fits(options: SliceOptions) -> bool:
+        model, rates = options.model, ceilings.matmul_flops_per_s
+        usual = max((precision for precision in ("bf16", "fp32") if precision in rates), key=lambda it: rates[it].value)
+        precision = usual if options.recipe.precision == "auto" else options.recipe.precision
+        size = options.recipe.micro_batch or DEFAULT_MICRO_BATCH[ceilings.kind]
+        recipe = msgspec.structs.replace(options.recipe, precision=precision, micro_batch=size)
+        seconds = steptime.predict(model, recipe, ceilings).seconds.value if isinstance(model, Model) else 0.0
+        return STEPS_NEEDED * seconds <= (options.seconds or options.longest_seconds)
+
+    left = [options for options in slices if fits(options)]
+    large = [options for options in slices if options not in left]
+    if not large:
+        return left
+    taken = {options.model for options in left}
+    for options in large:
+        smaller = [it for it in models if it.flop_per_token < _work(options) and it not in taken]
+        tries = (msgspec.structs.replace(options, model=model) for model in reversed(smaller))
+        if (instead := next(filter(fits, tries), None)) is not None:
+            left.append(instead)
+            taken.add(instead.model)
+    names = ", ".join(options.model.name for options in large)
+    left = left or [slices[0]]
+    job.warn(
+        f"{names}: predicted to make fewer than {STEPS_NEEDED} steps in the time of a slice here, so "
+        f"{', '.join(options.model.name for options in left)} {'is' if len(left) == 1 else 'are'} trained, and the "
+        "rates of the others come from the step model"
+    )
+    return sorted(left, key=_work)
+
+
+def _work(options: SliceOptions) -> float:
+    return options.model.flop_per_token if isinstance(options.model, Model) else 0.0
 
 
 def train_slices(

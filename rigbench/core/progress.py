@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 TOLD_AFTER_SECONDS = 1.0  # a stage shorter than this needs no bar
@@ -25,6 +26,8 @@ class Progress(Protocol):
 
     def update(self, share: float, text: str) -> None: ...
 
+    def line(self, text: str, style: str = "") -> None: ...  # one that stays
+
     def close(self) -> None: ...
 
 
@@ -34,6 +37,8 @@ class Silent:
     def stage(self, text: str, weight_seconds: float) -> None: ...
 
     def update(self, share: float, text: str) -> None: ...
+
+    def line(self, text: str, style: str = "") -> None: ...
 
     def close(self) -> None: ...
 
@@ -57,6 +62,9 @@ class Lines:
             self._due = time.monotonic() + LINE_EVERY_SECONDS
             sys.stderr.write(f"{self._stage}: {share:.0%}, {text}\n")
 
+    def line(self, text: str, style: str = "") -> None:
+        sys.stderr.write(f"{text}\n")
+
     def close(self) -> None: ...
 
 
@@ -65,12 +73,19 @@ class Bar:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+        from rich.text import Text
 
+        class Clock(ProgressColumn):
+            def render(_, task: Task) -> Text:  # noqa: N805
+                return Text(self.time(), style="progress.elapsed")
+
+        self._began = time.monotonic()
+        self.time: Callable[[], str] = lambda: clock_text(time.monotonic() - self._began)
         self._progress = Progress(
             TextColumn("{task.fields[stage]}", markup=False),
             BarColumn(bar_width=24),
-            TimeElapsedColumn(),
+            Clock(),
             TextColumn("{task.description}", style="dim", markup=False),
             console=Console(stderr=True),
             transient=True,
@@ -79,6 +94,7 @@ class Bar:
         self._started = False
 
     def stage(self, text: str, weight_seconds: float) -> None:
+        self._began = time.monotonic()
         if weight_seconds >= TOLD_AFTER_SECONDS and not self._started:
             self._progress.start()
             self._started = True
@@ -87,9 +103,21 @@ class Bar:
     def update(self, share: float, text: str) -> None:
         self._progress.update(self._task, completed=share, description=text)
 
+    def line(self, text: str, style: str = "") -> None:
+        from rich.text import Text
+
+        self._progress.console.print(Text(text, style=style), soft_wrap=True)
+
     def close(self) -> None:
         if self._started:
             self._progress.stop()
+
+
+def clock_text(seconds: float) -> str:
+    """ "0:40", "1:02:03"."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
 def make_progress(quiet: bool) -> Silent | Lines | Bar:

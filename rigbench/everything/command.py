@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from rigbench.budget.record import PriceOptions
 from rigbench.command import Common, command
 from rigbench.everything.record import Options
@@ -17,28 +19,37 @@ if TYPE_CHECKING:
 def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptions) -> int:
     """Every probe, one record: the rig, its copies, matmuls and training slices, and what a budget will cost.
 
-    rigbench run --quick                      three sizes of model, shorter probes, no heat test
-    rigbench run --price '0.30 EUR'           everything, with your own price of electricity
-    rigbench run --quick --json > rig.json    for a script
+        rigbench run --quick                    three sizes of model, shorter probes, no heat test
+        rigbench run --hours 48                 everything; were the 48 hours you were told right?
+        rigbench run --resume                   go on with the one that was killed
+        rigbench run --quick --skip dataloader
+
+    Its stages: topology, bandwidth, p2p, collectives, matmul, slices, dataloader, and thermals without --quick; then
+    the budget.
     """
     from rigbench.budget import command as budget
     from rigbench.budget.plan import request
     from rigbench.budget.record import Options as BudgetOptions
     from rigbench.core.errors import NOTHING, RigbenchError
     from rigbench.doctor import diagnosis
-    from rigbench.everything.plan import Stage, measure, whole_run
+    from rigbench.everything.plan import Stage, chosen, measure, whole_run
+    from rigbench.everything.progress import Overall
     from rigbench.model.recipe import RecipeOptions
     from rigbench.report import screen
     from rigbench.usable import BUSY
 
-    plan = BudgetOptions(flops=options.flops, series=options.series)
+    plan = BudgetOptions(flops=options.flops, series=options.series, hours=options.hours)
     asked = request(plan, RecipeOptions(), watts, prices.electricity)
+    stages = chosen(whole_run(asked.models, options.quick, common.device, watts), options.only, options.skip)
 
     def work(job: Job) -> None:
         job.cards(common.device)  # a device that is not there is refused before anything is measured
-        stages = whole_run(asked.models, options.quick, common.device, watts)
+        if options.resume:
+            _resume(job)
+        last = Stage("budget", answer, 2.0)
+        job.progress = Overall(job.progress, [(stage.room, stage.seconds) for stage in (*stages, last)])
         measure(job, stages)
-        measure(job, [Stage("budget", answer)])
+        measure(job, [last])
         diagnosis.everything(job, prices.electricity)
 
     def answer(job: Job) -> None:
@@ -47,3 +58,28 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
         budget.run(job, asked, common.device)
 
     return common.answer(work, screen.show)
+
+
+def _resume(job: Job) -> None:
+    """Take the newest run of this rig that did not end for this one: what its stages measured stays as it is.
+
+    Raises:
+        RigbenchError: there is none.
+    """
+    from rigbench.core.errors import NOTHING, RigbenchError
+
+    cut = next((it for it in job.earlier if it.command == "run" and it.status in ("running", "interrupted")), None)
+    if cut is None:
+        what = "no whole run of this rig was cut short"
+        raise RigbenchError(what, "`rigbench report --list` lists them; `rigbench run` begins one", exit_code=NOTHING)
+    before = job.store.load(cut.id)
+    if before.software != job.run.software:
+        job.warn(f"the first part of this run, {cut.id}, was measured with other software: see its document")
+    warnings = (*before.warnings, *job.run.warnings)
+    job.run = msgspec.structs.replace(
+        before,
+        status="running",
+        warnings=tuple(dict.fromkeys(warnings)),
+        # A stage that did not end begins again; slices that it trained stay.
+        disturbances=tuple(it for it in before.disturbances if it.room in (*before.ended, "slices")),
+    )

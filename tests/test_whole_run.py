@@ -1,0 +1,164 @@
+"""Does a whole run say how far it is, do what is asked alone, choose sizes it can measure, and go on after a kill?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from rigbench import store
+from rigbench.budget.training import STEPS_NEEDED, in_their_time
+from rigbench.core.errors import RigbenchError
+from rigbench.core.progress import SILENT, Lines
+from rigbench.core.record import Absent, Skipped
+from rigbench.everything import plan
+from rigbench.everything.progress import Overall
+from rigbench.job import Interrupted, Job
+from rigbench.machine.rig import Rig
+from rigbench.model.recipe import Recipe
+from rigbench.model.shape import series
+from rigbench.predict import ceilings, steptime
+from rigbench.train.record import Options as SliceOptions
+from rigbench.work.record import NOTHING_DECLARED
+
+STORED = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
+MODELS = tuple(entry.model for entry in series("diy").models)
+
+
+class Heard(Lines):
+    """A progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages: list[str] = []
+        self.updates: list[tuple[float, str]] = []
+        self.lines: list[str] = []
+
+    def stage(self, text, weight_seconds):
+        self.stages.append(text)
+
+    def update(self, share, text):
+        self.updates.append((share, text))
+
+    def line(self, text, style=""):
+        self.lines.append(text)
+
+
+def test_stages_are_counted_and_what_is_left_follows_the_pace_so_far():
+    now, heard = [0.0], Heard()
+    overall = Overall(heard, [("topology", 10.0), ("matmul", 20.0), ("slices", 70.0)], clock=lambda: now[0])
+    overall.begin("topology")
+    assert heard.stages == ["1/3 topology, 0:00 of about 1:40"]
+    now[0] = 20.0  # twice as long as planned
+    overall.begin("matmul")
+    assert heard.stages[-1] == "2/3 matmul, 0:20 of about 3:20"
+    overall.stage("matmul", 18.0)
+    now[0] = 30.0
+    overall.update(0.9, "bf16 512³")
+    share, text = heard.updates[-1]
+    assert share == pytest.approx((10 + 10) / 100)
+    assert text == "0:30 of about 3:20, matmul: bf16 512³"
+    now[0] = 3600.0
+    overall.update(0.9, "")
+    assert heard.updates[-1][0] == pytest.approx(0.29)  # never done before it ends
+    overall.end("matmul", ("warn", "slow\x1b[31m"))
+    assert heard.lines == ["warn  matmul      slow\ufffd[31m"]
+
+
+def test_only_the_stages_asked_for_are_run():
+    stages = plan.whole_run(MODELS, True, "cpu", NOTHING_DECLARED)
+    names = [stage.room for stage in stages]
+    assert names == ["topology", "bandwidth", "p2p", "collectives", "matmul", "slices", "dataloader"]
+    assert [stage.room for stage in plan.chosen(stages, ("slices", "matmul"), ())] == ["matmul", "slices"]
+    assert "p2p" not in [stage.room for stage in plan.chosen(stages, (), ("p2p",))]
+    for only, skip, words in (
+        (("matmull",), (), "--only 'matmull' is no stage"),
+        ((), ("thermals",), "--skip 'thermals' is no stage"),
+        (("matmul",), ("matmul",), "leave nothing to do"),
+    ):
+        with pytest.raises(RigbenchError, match=words):
+            plan.chosen(stages, only, skip)
+
+
+@pytest.fixture
+def job(tmp_path) -> Job:
+    return Job(store.Store(tmp_path / "home"), Rig.live(ask_driver=False), "run", SILENT)
+
+
+def test_sizes_are_the_largest_that_make_enough_steps_and_the_others_are_named(job):
+    """On a processor of which the stored run says how slow it is, made slower until the largest cannot."""
+    measured = ceilings.from_runs([store.read(STORED)])
+    assert not isinstance(measured, Absent)
+    rate = max(measured.matmul_flops_per_s.values(), key=lambda it: it.value)
+    slices = [SliceOptions(model=MODELS[place], device="cpu", seconds=60.0) for place in (0, 2, 4)]
+
+    def slowed(factor: float):
+        def slower(figure):
+            return msgspec.structs.replace(figure, value=figure.value / factor)
+
+        rates, memory = {"bf16": slower(rate)}, slower(measured.memory_bytes_per_s)
+        return msgspec.structs.replace(
+            measured, matmul_flops_per_s=rates, memory_bytes_per_s=memory, products=(), data_tokens_per_s=Absent("")
+        )
+
+    def steps_in_a_minute(model, ceiling) -> float:
+        return 60.0 / steptime.predict(model, Recipe(precision="bf16", micro_batch=1), ceiling).seconds.value
+
+    quick = slowed(1e-3)
+    assert in_their_time(job, slices, MODELS, quick) == slices
+    assert job.run.warnings == ()
+    factor = next(
+        it for it in (2.0**k for k in range(-8, 16)) if steps_in_a_minute(MODELS[4], slowed(it)) < STEPS_NEEDED
+    )
+    slow = slowed(factor)
+    fitting = [model for model in MODELS if steps_in_a_minute(model, slow) >= STEPS_NEEDED]
+    chosen = [it.model for it in in_their_time(job, slices, MODELS, slow)]
+    assert MODELS[0] in chosen
+    assert fitting[-1] in chosen
+    assert set(chosen) <= set(fitting)
+    [line] = job.run.warnings
+    assert line.startswith("120M: predicted to make fewer than 5 steps")
+    assert line.endswith("the rates of the others come from the step model")
+
+
+def test_without_a_ceiling_the_sizes_stay_as_they_are(job):
+    slices = [SliceOptions(model=model, device="cpu") for model in MODELS]
+    assert in_their_time(job, slices, MODELS, Absent("nothing measured")) == slices
+    assert job.run.warnings == ()
+
+
+def test_a_run_that_was_cut_short_goes_on_after_its_last_whole_stage(job, rigbench, monkeypatch):
+    """In process: three scripted stages of which the second is interrupted, then the same command with --resume."""
+    done: list[str] = []
+
+    def stage(name: str, ends: bool = True):
+        def run(job: Job) -> None:
+            done.append(name)
+            if not ends:
+                raise Interrupted
+            job.keep(**{name: Skipped(name, "scripted")})
+
+        return plan.Stage(name, run, 1.0)
+
+    monkeypatch.setattr(plan, "whole_run", lambda *_: [stage("bandwidth"), stage("p2p", ends=False), stage("matmul")])
+    code, _, err = rigbench("run", "-q")
+    assert (code, done) == (130, ["bandwidth", "p2p"]), err
+    monkeypatch.setattr(plan, "whole_run", lambda *_: [stage("bandwidth"), stage("p2p"), stage("matmul")])
+    code, out, err = rigbench("run", "--resume", "--json")
+    document = json.loads(out)
+    assert done == ["bandwidth", "p2p", "p2p", "matmul"]
+    assert document["ended"] == ["bandwidth", "p2p", "matmul", "budget"]
+    assert document["status"] == "finished"
+    code, _, err = rigbench("run", "--resume")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "no whole run of this rig was cut short" in err
+
+
+def test_a_claim_of_hours_is_judged_as_budget_does(rigbench, monkeypatch):
+    asked = []
+    monkeypatch.setattr(plan, "whole_run", lambda *_: [plan.Stage("p2p", lambda job: None, 1.0)])
+    monkeypatch.setattr("rigbench.budget.command.run", lambda job, request, device: asked.append(request))
+    rigbench("run", "--hours", "48")
+    assert (asked[0].declared_hours, asked[0].amount, asked[0].kind) == (48.0, 1.2e18, "flops")
