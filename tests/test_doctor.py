@@ -241,3 +241,51 @@ def test_a_cap_far_below_the_limit_is_told_with_both_numbers(rigbench: Rigbench)
     assert "power" in str(its["cure"])
     out = rigbench("--replay", str(HELD_BACK["a100-240-of-400"]), "thermals", "-q")[1]
     assert "normal under load" not in out
+
+
+def test_the_card_on_the_slow_slot_is_named_with_what_it_costs_all(rigbench: Rigbench) -> None:
+    code, findings, _ = found(rigbench, "x4-among-x16")
+    its = findings["odd-link"]
+    assert (code, its["severity"], its["where"]) == (0, "warning", ["GPU0"])
+    sentence = its["cost"]["sentence"]  # type: ignore[index]
+    assert sentence == "every exchange of all cards runs at 3.94 GB/s, where 7.88 GB/s would be the next slowest's"
+    ways, without = its["evidence"]  # type: ignore[misc]
+    assert ways == "GPU0 has 3.94 GB/s, GPU2 has 7.88 GB/s, GPU1 has 15.8 GB/s, GPU3 has 15.8 GB/s"
+    assert re.fullmatch(r"predicted: \S+ h \(.*\) on all 4 cards, \S+ h \(.*\) on the other 3", without)
+    assert "GPU0" not in findings["pcie-slot"]["where"]  # type: ignore[operator]
+
+
+def test_a_switch_without_p2p_is_slower_than_two_sockets_and_doctor_says_why(rigbench: Rigbench) -> None:
+    code, findings, _ = found(rigbench, "two-behind-a-switch")
+    its = findings["switch-without-p2p"]
+    assert (code, its["where"]) == (0, ["GPU0", "GPU1"])
+    up, apart, order = its["evidence"]  # type: ignore[misc]
+    assert up.startswith("GPU0-GPU1 (PIX)")
+    assert "at most 15.8 GB/s each way" in up
+    assert apart == "GPU0-GPU2 (SYS), GPU1-GPU2 (SYS): over two uplinks, at most 31.5 GB/s each way"
+    assert "not the order of speed" in order
+    assert "shared-uplink" not in findings
+
+
+def test_a_tunnel_is_not_taken_for_a_slow_slot(rigbench: Rigbench) -> None:
+    code, findings, _ = found(rigbench, "thunderbolt-egpu")
+    assert (code, list(findings)) == (0, ["tunnelled-link"])
+    assert findings["tunnelled-link"]["lost"]["hours"]["value"] == 0  # type: ignore[index]
+    assert "the loader's copies" in " ".join(findings["tunnelled-link"]["evidence"])  # type: ignore[arg-type]
+    out = rigbench("--replay", str(HELD_BACK["thunderbolt-egpu"]), "topology", "-q")[1]
+    assert "expect 2.00 to 4.00" in out
+    assert "a tunnel's ports report gen 1, whatever it carries" in out
+
+
+def test_a_chip_with_the_hosts_memory_gets_no_advice_about_a_slot(rigbench: Rigbench) -> None:
+    code, findings, _ = found(rigbench, "gb10")
+    assert (code, list(findings)) == (0, ["unified-memory"])
+    out = rigbench("--replay", str(HELD_BACK["gb10"]), "topology", "-q")[1]
+    assert "unified memory, shared with the CPU: see the host's memory" in out
+    assert "seat the card" not in out
+
+
+def test_a_composed_recording_says_so_wherever_it_is_shown(rigbench: Rigbench) -> None:
+    for words in (("doctor", "-q"), ("thermals", "-q"), ("monitor", "-q"), ("topology", "-q")):
+        out = rigbench("--replay", str(THROTTLING), *words)[1]
+        assert "composed recording: one real RTX 4080 SUPER recording placed twice" in out.replace("\n", " "), words

@@ -37,6 +37,7 @@ MEASURED |= {"loss-not-finite", "data-bound", "communication-bound", "launch-bou
 # By results of one run against each other: test_contradictions.py.
 MEASURED |= {"slice-against-products", "efficiency-falls", "memory-against-caches", "repeats-apart"}
 MEASURED |= {"above-its-ceiling", "measured-twice"}
+MEASURED |= {"odd-link", "switch-without-p2p", "tunnelled-link", "unified-memory"}  # whole rigs: test_doctor.py
 MEASURED |= {"power-cap-low", "odd-card"}  # by readings under load: test_doctor.py
 MEASURED |= {"logits-dominate", "eight-bit-saves-little", "checkpointing-trades", "compile-pays"}
 

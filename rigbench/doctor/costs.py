@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from rigbench.core import stats
+from rigbench.core import stats, units
 from rigbench.core.estimate import Estimate
 from rigbench.core.finding import Cost, Examined, Finding, Lost
 from rigbench.core.record import Absent, Figure, Price
@@ -68,7 +68,12 @@ def priced(findings: Sequence[Finding], case: Case | Absent) -> tuple[tuple[Find
         unpriced = (msgspec.structs.replace(item, lost=case) for item in findings)
         return ranked(unpriced), Examined(hours=case)
     hours = case.hours or _predicted(case, findings)
-    priced = [msgspec.structs.replace(item, lost=_lost(item, findings, case, hours)) for item in findings]
+    priced = [
+        msgspec.structs.replace(
+            item, lost=_lost(item, findings, case, hours), evidence=(*item.evidence, *_without(item, findings, case))
+        )
+        for item in findings
+    ]
     currency = "" if isinstance(case.price, Absent) else case.price.currency
     return ranked(priced), Examined(training=case.words, hours=hours, currency=currency)
 
@@ -81,6 +86,22 @@ def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
         return bool(item.accepted), item.severity != "fault", -hours, item.severity == "information"
 
     return tuple(sorted(findings, key=place))
+
+
+def _without(its: Finding, findings: Sequence[Finding], case: Case) -> list[str]:
+    """What the same training would take without the odd card, where at least two are left."""
+    left = case.ceilings.count - len(its.where)
+    if its.code != "odd-link" or left < 2 or any(row.recipe.ranks != case.ceilings.count for row in case.rows):
+        return []
+    fewer = case._replace(
+        rows=tuple(row._replace(recipe=msgspec.structs.replace(row.recipe, ranks=left)) for row in case.rows),
+        ceilings=msgspec.structs.replace(case.ceilings, count=left),
+        ways={label: rate for label, rate in case.ways.items() if label not in its.where},
+    )
+    others = [item for item in findings if not set(item.where) & set(its.where)]
+    with_all, without = _predicted(case, findings), _predicted(fewer, others)
+    words = [units.format_span(it.value, it.low, it.high, "h") for it in (with_all, without)]
+    return [f"predicted: {words[0]} on all {case.ceilings.count} cards, {words[1]} on the other {left}"]
 
 
 def _lost(its: Finding, findings: Sequence[Finding], case: Case, hours: Estimate) -> Lost | Absent:

@@ -185,6 +185,7 @@ class PciHop(Record, frozen=True):
     awake_bytes_per_s: float | Absent
     best_bytes_per_s: float | Absent
     limits: tuple[str, ...]  # in words, where the two ends differ
+    tunnelled: bool = False  # over Thunderbolt or USB4: what its ends report is not its speed
 
 
 class PciPath(Record, frozen=True):

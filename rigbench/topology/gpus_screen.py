@@ -23,7 +23,9 @@ from rigbench.core.screen import (
     size,
 )
 from rigbench.machine.record import Gpu, PciHop, PciPath
-from rigbench.topology.record import Topology
+from rigbench.topology.record import Topology, is_integrated
+
+UNIFIED = "unified memory, shared with the CPU: see the host's memory"
 
 
 def gpus(topology: Topology) -> RenderableType | None:
@@ -59,7 +61,7 @@ def _topics(gpu: Gpu, path: PciPath | None) -> dict[str, list[Fact]]:
     return {
         "card": [
             ("name", gpu.name),
-            ("memory", mapped(gpu.memory_total_bytes, size)),
+            ("memory", UNIFIED if is_integrated(gpu) else mapped(gpu.memory_total_bytes, size)),
             ("bus id", gpu.pci_bus_id),
             ("profile", if_known(gpu.profile)),
         ],

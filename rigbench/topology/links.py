@@ -8,7 +8,7 @@ from rigbench.core import units
 from rigbench.core.finding import Cost, Finding, Severity, cost, finding
 from rigbench.core.record import Absent
 from rigbench.machine.record import PciHop, PciPath
-from rigbench.topology.record import Topology
+from rigbench.topology.record import Topology, is_integrated
 
 LEAST_SPLIT_LANES = 4  # boards split a slot into 8 and 8, or 8 and 4 and 4; less is a contact that fails
 THEORY = "PCIe generation, lanes and encoding, one way"
@@ -111,15 +111,21 @@ def _missing_lanes(hop: PciHop) -> tuple[int, int] | None:
 def _hops(topology: Topology) -> Iterator[tuple[PciPath, PciHop]]:
     """Every link once, under the first card whose way crosses it; none in a virtual machine."""
     seen: set[str] = set()
-    for path in () if topology.is_virtual else topology.paths:
+    for path in () if topology.is_virtual else _in_slots(topology):
         for hop in path.hops:
-            if hop.device not in seen:
+            if hop.device not in seen and not hop.tunnelled:
                 seen.add(hop.device)
                 yield path, hop
 
 
 def _gpu_paths(topology: Topology) -> list[PciPath]:
-    return [path for path in topology.paths if path.kind == "GPU" and not topology.is_virtual]
+    return [path for path in _in_slots(topology) if path.kind == "GPU" and not topology.is_virtual]
+
+
+def _in_slots(topology: Topology) -> list[PciPath]:
+    """Without chips that are soldered to their CPU, whose link tells nothing."""
+    soldered = {gpu.label for gpu in topology.gpus if is_integrated(gpu)}
+    return [path for path in topology.paths if path.label not in soldered]
 
 
 def _card_rate(topology: Topology, path: PciPath) -> Rate:

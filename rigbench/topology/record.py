@@ -48,3 +48,10 @@ class Topology(Record, frozen=True):
     def pairs_over_pcie(self) -> list[GpuPair]:
         """Those whose traffic does not go over NVLink."""
         return [pair for pair in self.pairs if not pair.label.startswith("NV")]
+
+
+def is_integrated(gpu: Gpu) -> bool:
+    """A chip that shares the CPU's memory: its driver has no memory of its own to tell, and it sits in no slot."""
+    untold = (gpu.memory_total_bytes, gpu.bar1_total_bytes)
+    named = isinstance(gpu.name, str) and bool({"GB10", "Orin", "Thor", "Xavier"} & set(gpu.name.split()))
+    return named and all(isinstance(it, Absent) and it.reason == "not supported" for it in untold)

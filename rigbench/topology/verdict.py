@@ -11,7 +11,7 @@ from rigbench.core import units
 from rigbench.core.finding import WORST_FIRST, Cost, Finding, Severity, Unchecked, cost, finding, merged, unique
 from rigbench.core.record import Absent
 from rigbench.machine.record import Gpu
-from rigbench.topology import links
+from rigbench.topology import links, ways
 from rigbench.topology.record import Topology
 
 NVIDIA = "10de"
@@ -49,7 +49,9 @@ GUEST = Absent("in a virtual machine such readings cannot be trusted")
 
 def diagnose(topology: Topology) -> tuple[Finding, ...]:
     """Every finding, worst first; equal ones of several cards are one."""
-    return worst_first(item for diagnosis in DIAGNOSES for item in merged(list(diagnosis(topology))))
+    found = [item for diagnosis in DIAGNOSES for item in diagnosis(topology)]
+    kept = ways.without_repeats(found)
+    return worst_first(merged(kept))
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -337,6 +339,7 @@ DIAGNOSES = (
     *(iommu_translates, acs_redirects, p2p_refused, rebar_off, numa),
     *(near_slowdown, throttled, power_limit, in_use),
     *(links.slower_slot, links.narrow_way, mixed, replays, persistence),
+    *(ways.odd_way, ways.switch_without_p2p, ways.tunnelled, ways.unified_memory),
     *(matrix_differs, not_listed, virtual_machine),
 )
 
