@@ -75,6 +75,11 @@ class Terms(NamedTuple):
 
 def predict(model: Model, recipe: Recipe, ceilings: Ceilings) -> StepTime:
     """One optimizer step's seconds, every one of them in a named part, with a 90 % interval."""
+    if recipe.strategy == "fsdp2-offload":
+        raise RigbenchError(
+            "the speed of fsdp2-offload is measured, not predicted: what it moves to the host and computes there",
+            "use --strategy fsdp2",
+        )
     if recipe.ranks > max(1, ceilings.count) and ceilings.kind == "cuda":
         raise RigbenchError(
             f"{recipe.ranks} ranks on {ceilings.count} of {ceilings.name}", "ask for as many ranks as there are cards"

@@ -276,7 +276,7 @@ class Table:
         if isinstance(result, Skipped):
             return msgspec.structs.replace(row, reason=result.reason)
         place = len(self.job.run.slices) - 1
-        return msgspec.structs.replace(row, outcome="measured", slice=place, peak_bytes=verdict.peak(result))
+        return msgspec.structs.replace(row, outcome="measured", slice=place, peak_bytes=result.peak)
 
     def _slice(self, row: ArmRow) -> Slice | None:
         result = self.job.run.slices[row.slice] if isinstance(row.slice, int) else None

@@ -10,8 +10,9 @@ from rich.text import Text
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Skipped
-from rigbench.core.screen import bars, grid, plus_minus, printable, table
+from rigbench.core.screen import bars, grid, printable, span, table
 from rigbench.predict.record import StepTime, VramPrediction
+from rigbench.train.brief import rate_cell
 from rigbench.train.record import PARTS, AnySlice, ArmRow, Arms, Compile, Exchange, MicroBatchSearch, Slice
 from rigbench.train.screen import compile_words, device_words
 
@@ -45,8 +46,10 @@ def show(arms: Arms, slices: Results, console: Console) -> None:
 def _setting(arms: Arms) -> str:
     count, batch = len(arms.rows), arms.rows[0].recipe.micro_batch
     times = f"micro-batch {batch} × " if batch else ""
+    compiled = "compiled" if arms.rows[0].recipe.compiled else "eager"
     true, tokens = units.format_count(arms.model.total_parameters), arms.model.shape.sequence
-    return f"{count} variant{'s' if count > 1 else ''}, {true} parameters, {times}{tokens:,} tokens"
+    variants = f"{count} variant{'s' if count > 1 else ''}, the baseline {compiled}"
+    return f"{variants}, {true} parameters, {times}{tokens:,} tokens"
 
 
 def _table(title: str, rows: dict[str, dict[str, str]], console: Console) -> None:
@@ -59,9 +62,9 @@ def _table(title: str, rows: dict[str, dict[str, str]], console: Console) -> Non
 
 
 def _overview(row: ArmRow, result: Slice | None, base: ArmRow) -> dict[str, str]:
-    ratio = _with_ends(row.speedup) if isinstance(row.speedup, Estimate) else ""
+    ratio = " ".join(span(row.speedup, "").split()) if isinstance(row.speedup, Estimate) else ""
     facts = {
-        "tokens/s": _rate(row, result),
+        "tokens/s": rate_cell(row, result),
         "vs baseline": "1" if ratio and row is base else ratio,
         "peak memory": units.format_bytes(row.peak_bytes.value) if isinstance(row.peak_bytes, Figure) else "",
     }
@@ -81,20 +84,6 @@ def _estimate(row: ArmRow, result: Slice | None) -> Estimate | None:
     if result:
         return result.tokens_per_s
     return row.time.tokens_per_s if isinstance(row.time, StepTime) else None
-
-
-def _rate(row: ArmRow, result: Slice | None) -> str:
-    its = _estimate(row, result)
-    if its is None or result is None:
-        return _with_ends(its) if its else ""
-    if not result.has_middle:
-        return f"{units.format_significant(its.low)} to {units.format_significant(its.high)}"
-    return f"{units.format_significant(its.value)} {plus_minus(its)}"
-
-
-def _with_ends(its: Estimate) -> str:
-    low, high = (units.format_significant(end, 2) for end in (its.low, its.high))
-    return f"{units.format_significant(its.value)} ({low} to {high})"
 
 
 def _share(figure: Figure | Absent) -> str:
@@ -160,7 +149,9 @@ def _bytes(row: ArmRow) -> float | None:
 def _lines(arms: Arms, every: Rows, first: Slice | None) -> Iterator[tuple[str, str]]:
     rows = {row.label: (row, result) for row, result in every}
     if isinstance(arms.fastest, str):
-        yield "fastest", f"{arms.fastest}: {_rate(*rows[arms.fastest])} tokens/s"
+        yield "fastest", f"{arms.fastest}: {rate_cell(*rows[arms.fastest])} tokens/s"
+    elif any(row.outcome != "skipped" for row in arms.rows):
+        yield "fastest", arms.fastest.reason
     if isinstance(arms.least_memory, str):
         yield "least memory", f"{arms.least_memory}: {units.format_bytes(_bytes(rows[arms.least_memory][0]) or 0)}"
     if len(arms.pareto) > 1:
@@ -192,7 +183,7 @@ def _search(search: MicroBatchSearch) -> Iterator[tuple[str, str]]:
         rate, peak = one.tokens_per_s, one.peak_bytes
         said = "out of memory"
         if not isinstance(rate, Absent):
-            said = f"{units.format_significant(rate.value)} tokens/s ({plus_minus(rate)})"
+            said = span(rate, "tokens/s")
         yield (
             "tried",
             f"{one.micro_batch}: {said}{'' if isinstance(peak, Absent) else f', {units.format_bytes(peak)}'}",

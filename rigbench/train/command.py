@@ -47,6 +47,6 @@ def _show(run: Run, console: Console, whole: bool, quiet: bool) -> None:
     from rigbench.core.screen import show_rooms
 
     show_rooms(run, console, whole, quiet)
-    if run.findings:
+    if whole and run.findings:
         console.print()
         show_findings(run.findings, run.unchecked, console)

@@ -14,7 +14,6 @@ from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
 from rigbench.predict.memory import Predictor
 from rigbench.predict.record import Target
-from rigbench.train import verdict
 from rigbench.train.record import AnySlice, MemoryLine, MicroBatchSearch, MicroBatchTry
 
 ENOUGH_BETTER = 1.01  # a larger micro-batch that brings less than this is not looked beyond
@@ -82,7 +81,7 @@ class _Sizes:
             gone = Absent(result.reason)
             self.tries[size] = MicroBatchTry(size, gone, gone, gone, "out of memory")
             return None
-        peak, retries = verdict.peak(result), result.memory.allocator_retries
+        peak, retries = result.peak, result.memory.allocator_retries
         size_bytes = peak if isinstance(peak, Absent) else round(peak.value)
         self.tries[size] = MicroBatchTry(size, result.items_per_s, size_bytes, retries, result.ended_by)
         self.slices[size] = result
@@ -138,7 +137,7 @@ def _line(
     if not pairs:
         return Absent("fewer than two sizes were measured")
     small, large = pairs[-1]
-    peaks = [peak for size in pairs[-1] if isinstance(peak := verdict.peak(slices[size]), Figure)]
+    peaks = [peak for size in pairs[-1] if isinstance(peak := slices[size].peak, Figure)]
     if len(peaks) < 2:
         return Absent("no memory was read")
     precision = slices[small].recipe.precision

@@ -18,6 +18,9 @@ from rigbench.predict.record import StepTime, VramPrediction
 from rigbench.work.record import Draw, Power
 
 METHOD = 1
+# Predictions of two arms share most of their error; what is left between them, as a share. Assumed.
+PREDICTED_NOISE = 0.10
+FULL_LEVEL = 0.899  # of a 90 % interval, rounding aside
 IdType = Literal["auto", "uint16", "uint32"]
 Factor = Literal["optimizer", "checkpointing", "precision", "compile", "loss", "strategy", "accumulation"]
 FACTORS: tuple[Factor, ...] = get_args(Factor)
@@ -271,6 +274,15 @@ class AnySlice(Record, frozen=True, kw_only=True):
         return len(self.steady_seconds) >= FEWEST_STEPS and self.items_per_s.has_middle
 
     @property
+    def peak(self) -> Figure | Absent:
+        """What decides out-of-memory: a GPU's reserved memory and context, a CPU's process."""
+        memory = self.memory
+        size, context = memory.reserved_bytes, 0 if isinstance(memory.context_bytes, Absent) else memory.context_bytes
+        if self.device.kind == "cpu":
+            size, context = memory.process_bytes, 0
+        return size if isinstance(size, Absent) else Figure(float(size + context), "measured", memory.deciding)
+
+    @property
     def steady_seconds(self) -> tuple[float, ...]:
         return self.steps.seconds[self.steady_from :]
 
@@ -344,6 +356,7 @@ class ArmRow(Record, frozen=True, kw_only=True):
     reason: str = ""  # why it has none
     # Its rate over the base arm's, the interval of both arms and of what the base arm's second run differed by.
     speedup: Estimate | Absent = Absent("nothing to compare with")
+    differs: bool = False  # whether its rate and the base arm's are further apart than noise
     peak_bytes: Figure | Absent = Absent("not measured")  # what decides out-of-memory
     memory: VramPrediction | Absent = Absent("not predicted")  # before it ran, as `time`
     time: StepTime | Absent = Absent("not predicted")
@@ -394,6 +407,7 @@ class Arms(Record, frozen=True, kw_only=True):
     control: float | Absent = Absent("the baseline was not run again")
     fastest: str | Absent = Absent("nothing was measured")
     least_memory: str | Absent = Absent("nothing was measured")
+    advice: str = ""  # the one arm to take, in words
     pareto: tuple[str, ...] = ()  # labels of arms that no other one beats in both speed and memory
     planned_steps: Figure | Absent = Absent("no plan")
     eight_bit_from: Figure | Absent = Absent("not asked")  # parameters from which 8-bit states save a tenth of the peak

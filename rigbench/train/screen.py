@@ -35,6 +35,13 @@ def show_run(run: Run, console: Console) -> None:
         show(result, console)
 
 
+def brief_run(run: Run, console: Console, quiet: bool = False) -> None:
+    """The first screen."""
+    from rigbench.train import brief
+
+    brief.show(run, console, quiet)
+
+
 def show(result: AnySlice | Skipped, console: Console) -> None:
     if isinstance(result, Skipped):
         show_skipped(result.probe, result.reason, console)

@@ -12,7 +12,7 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.finding import Cost, Finding, cost, finding
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.predict.record import StepTime, VramPrediction
-from rigbench.train.record import AnySlice, ArmRow, Arms, Compile, Exchange, Slice
+from rigbench.train.record import FULL_LEVEL, PREDICTED_NOISE, AnySlice, ArmRow, Arms, Compile, Exchange, Slice
 
 Results = Sequence[AnySlice | Skipped]
 
@@ -23,6 +23,7 @@ LOGITS_SHARE = 0.4  # of the peak, from where on they and nothing else decide th
 LITTLE_SAVED = 0.10  # of the peak
 DATA_SHARE = 0.05  # of the step: what a loader that keeps up takes is a tenth of that
 COMMUNICATION_SHARE = 0.15
+SMALLER = 0.10  # of the peak: a variant that saves less is not worth a word
 ENQUEUE_SHARE = 0.9  # of the passes the host was busy handing kernels over
 
 
@@ -42,17 +43,33 @@ def compared(table: Arms, slices: Results) -> Arms:
     sizes = {row.label: row.peak_bytes.value for row in table.rows if isinstance(row.peak_bytes, Figure)}
     sized = [label for label in rates if label in sizes]
 
+    def ahead(label: str, other: str) -> bool:
+        return label != other and is_ahead(rates[label], rates[other], table)
+
     def beaten(label: str) -> bool:
-        """By one that is at least as good in both, and better in one."""
-        rate, size = rates[label].value, sizes[label]
-        points = ((rates[other].value, sizes[other]) for other in sized)
-        return any(it >= rate and that <= size and (it > rate or that < size) for it, that in points)
+        """By one that noise leaves as fast and is no larger, and is better in one of both."""
+        return any(
+            not ahead(label, other)
+            and sizes[other] <= sizes[label]
+            and (ahead(other, label) or sizes[other] < sizes[label])
+            for other in sized
+        )
 
     if not rates:
         return table
+    rows = (
+        msgspec.structs.replace(row, differs=ahead(row.label, first.label) or ahead(first.label, row.label))
+        if {first.label, row.label} <= rates.keys()
+        else row
+        for row in table.rows
+    )
+    table = msgspec.structs.replace(table, rows=tuple(rows))
+    table = msgspec.structs.replace(table, advice=_advice(table, slices))
+    best = max(rates, key=lambda label: rates[label].value)
+    alike = [label for label in rates if label != best and not ahead(best, label)]
     return msgspec.structs.replace(
         table,
-        fastest=max(rates, key=lambda label: rates[label].value),
+        fastest=Absent(f"noise leaves no difference between {'; '.join([best, *alike])}") if alike else best,
         least_memory=min(sized, key=lambda label: sizes[label]) if sized else Absent("no memory was read"),
         pareto=tuple(label for label in sized if not beaten(label)),
     )
@@ -67,14 +84,48 @@ def speedup(rate: Estimate, base: Estimate, control: float | Absent) -> Estimate
     return msgspec.structs.replace(rate / base * equal, method=METHOD)
 
 
-def peak(result: AnySlice) -> Figure | Absent:
-    """What decides out-of-memory: a GPU's reserved memory and context, a CPU's process."""
-    memory = result.memory
-    if result.device.kind == "cpu":
-        size, context = memory.process_bytes, 0
-    else:
-        size, context = memory.reserved_bytes, 0 if isinstance(memory.context_bytes, Absent) else memory.context_bytes
-    return size if isinstance(size, Absent) else Figure(float(size + context), "measured", memory.deciding)
+def is_ahead(rate: Estimate, other: Estimate, table: Arms) -> bool:
+    """Whether one is faster than the other by more than noise; too few samples for a 90 % interval tell nothing."""
+    if table.on != "here":
+        return rate.value > other.value * (1 + PREDICTED_NOISE)
+    return can_tell(rate, other) and speedup(rate, other, table.control).low > 1
+
+
+def can_tell(rate: Estimate, other: Estimate) -> bool:
+    return min(rate.level, other.level) >= FULL_LEVEL
+
+
+def _advice(table: Arms, slices: Results) -> str:
+    """The one variant to take, which no finding speaks against."""
+    rates = {row.label: (row, rate) for row in table.rows if (rate := _rate(row, slices))}
+    base = table.rows[0]
+    if base.label not in rates or len(rates) < 2:
+        return ""
+    first = rates[base.label][1]
+    little = {label for item in eight_bit_saves_little(table, slices) for label in item.where}
+    open_to = {label: it for label, it in rates.items() if label not in little}
+    faster = [it for it in open_to.values() if is_ahead(it[1], first, table)]
+    if faster:
+        row, rate = max(faster, key=lambda it: it[1].value)
+        ratio = row.speedup if isinstance(row.speedup, Estimate) else rate / first
+        exact = units.format_span(ratio.value, ratio.low, ratio.high, "times")
+        times = exact if table.on == "here" else f"{units.format_significant(ratio.value, 2)} times"
+        longer = "; compiling comes on top of a short run" if row.recipe.compiled and not base.recipe.compiled else ""
+        return f"take {row.label}: {times} the baseline's speed{longer}"
+    smaller = [
+        (row.peak_bytes.value, label)
+        for label, (row, rate) in open_to.items()
+        if isinstance(row.peak_bytes, Figure)
+        and isinstance(base.peak_bytes, Figure)
+        and row.peak_bytes.value < (1 - SMALLER) * base.peak_bytes.value
+        and (table.on != "here" or can_tell(first, rate))
+        and not is_ahead(first, rate, table)
+    ]
+    kept = f"keep the baseline ({base.label}): no variant is faster by more than noise"
+    if smaller and isinstance(base.peak_bytes, Figure):
+        size, label = min(smaller)
+        return f"{kept}; {label} takes {units.format_bytes(base.peak_bytes.value - size)} less at no visible loss"
+    return kept
 
 
 def _rate(row: ArmRow, slices: Results) -> Estimate | None:
