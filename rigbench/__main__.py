@@ -42,7 +42,7 @@ def main() -> None:
 
 def _interrupt(number: int, frame: object) -> None:
     _answered.append(number)
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _watch() -> None:

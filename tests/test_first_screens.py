@@ -13,6 +13,7 @@ import test_collectives_screen as groups
 import test_dataloader_stage as loaders
 import test_matmul_screen as products
 import test_p2p_verdict as peers
+import test_thermals_screens as heat
 from rich.console import Console
 
 from rigbench import store
@@ -25,6 +26,7 @@ from rigbench.dataloader import screen as dataloader
 from rigbench.document import Run
 from rigbench.matmul import screen as matmul
 from rigbench.p2p import screen as p2p
+from rigbench.thermals import screen as thermals
 
 NUMBER = re.compile(r"\d(?:[\d,.]*\d)?")
 STORED = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
@@ -416,3 +418,106 @@ def test_an_interrupted_load_has_no_ceiling():
     short = [msgspec.structs.replace(it, hot=Absent("interrupted after 3 s")) for it in products.RESULT.ceilings[:1]]
     result = msgspec.structs.replace(products.RESULT, shapes=(), ceilings=tuple(short), best_flops_per_s={})
     assert printed(matmul.brief, result).startswith("warn  matmul: no ceiling was found: interrupted after 3 s\n")
+
+
+# ---- thermals
+
+HEAT = """\
+warn  thermals: GPU1 slows itself down at 84 °C, 58 % of the time, its clock 13 % lower
+ card  °C           settles at  target    W  limit    MHz    fan
+ GPU0  72  72.1 (71.8 to 72.4)      84  296    320  2,522   44 %
+ GPU1  84  84.0 (83.6 to 84.4)      84  237    320  2,181  100 %
+  warn  GPU1: thermal slowdown by the driver, first after 1 min 40 s; work that follows the clock
+        takes 15 % longer meanwhile, and cards that train in step wait for it; cure: more air (space
+        between cards, dust, case fans, fan curve), or about the watts that it can cool, no slower
+        than now: sudo nvidia-smi -i 1 -pl 235
+  note  GPU0 is not settled: it may still change by 2.4 °C in the next 5 min
+  note  at the power limit, as is normal under load: GPU0 9.2 %, GPU1 11 % of the time
+  note  GPU1 is the hottest, 12 °C above the other
+  note  composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; the upper card
+        runs hot (exponential, tau 95 s, settling at its 84 C target)
+  GPU0  °C   43.0 ▁▁▂▂▃▄▄▄▅▅▅▆▆▆▆▇▇▇▇▇▇▇██████████████████████████████████████████████████ 72.0
+  GPU0  MHz 2,550 ▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▆▆▅▅▅▅▄▄▄▄▄▄▄▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂ 2,520
+  GPU1  °C   41.0 ▁▁▂▂▃▃▄▄▄▅▅▅▆▆▆▆▇▇▇▇▇███████████████████████████████████████████████████ 84.0
+  GPU1  MHz 2,550 ████████████████████▇▇▇▇▇▇▇▇▇▇▇▆▆▅▅▅▄▄▄▄▃▃▃▃▃▂▂▂▂▂▂▂▂▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁ 2,150
+  how sure  thermals of a recording: 240 readings, taken as 1 s apart; no load was run, so no
+            throughput; `rigbench thermals` on the rig itself tells that too
+  more      rigbench report RUN thermals has the fits and every chart
+"""
+
+
+def test_a_card_that_slows_itself_down(tmp_path):
+    holds(thermals.brief, heat.replayed(heat.RECORDINGS["heat"], tmp_path), HEAT)
+
+
+HEAT_BRAKE = """\
+fault thermals: GPU1 is held down by hardware power brake, 13 % of the time, its clock 54 % lower
+ card  °C           settles at  target    W  limit    MHz   fan
+ GPU0  66  66.3 (66.2 to 66.3)      84  290    320  2,610  62 %
+ GPU1  66  66.2 (66.2 to 66.3)      84  254    320  2,328  62 %
+  fault  GPU1: hardware power brake, first after 1 min 40 s; work that follows the clock takes 117 %
+         longer meanwhile, and cards that train in step wait for it; cure: its power is cut from
+         outside: check power supply, cables and connectors before any long run
+  note   GPU1 is not settled: it may still change by 1.1 °C in the next 5 min
+  note   composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; under load by
+         tests/heat/record.py, power-brake
+  GPU0  °C   40.0 ▁▁▂▃▃▄▄▅▅▅▅▆▆▆▇▇▇▇▇▇▇▇██████████████████████████████████████████████████ 66.0
+  GPU0  MHz 2,610 ▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅ 2,610
+  GPU1  °C   41.0 ▁▁▂▂▃▃▄▄▅▅▅▆▆▆▆▇▇▇▇▇▇▇██████████████████████████████████████████████████ 66.0
+  GPU1  MHz 2,610 ████████████████████████▁███▇▃███▅▅███▅▅███▃▇███▁███▇▃███▇▄███▅▅███▃▇███ 2,610
+  how sure  thermals of a recording: 300 readings, taken as 1 s apart; no load was run, so no
+            throughput; `rigbench thermals` on the rig itself tells that too
+  more      rigbench report RUN thermals has the fits and every chart
+"""
+
+
+def test_a_card_whose_power_is_cut(tmp_path):
+    holds(thermals.brief, heat.replayed(heat.RECORDINGS["power-brake"], tmp_path), HEAT_BRAKE)
+
+
+HEAT_LOST = """\
+fault thermals: GPU1: GPU is lost after 120 s of load; what it told before is kept
+ card  °C           settles at  target    W  limit    MHz   fan
+ GPU0  69  69.4 (69.3 to 69.4)      84  295    320  2,610  68 %
+ GPU1  74  75.6 (75.4 to 75.9)      84  295    320  2,610  79 %
+  note  GPU1 is not settled: it may still change by 4.4 °C in the next 5 min
+  note  GPU1 is the hottest, 5 °C above the other
+  note  composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; under load by
+        tests/heat/record.py, lost-midway
+  GPU0  °C   39.0 ▁▁▂▃▃▃▄▄▅▅▅▆▆▆▆▆▇▇▇▇▇▇▇█████████████████████████████████████████████████ 69.0
+  GPU0  MHz 2,610 ▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅ 2,610
+  GPU1  °C   42.0 ▁▁▁▂▂▂▃▃▃▄▄▄▄▅▅▅▅▅▅▆▆▆▆▇▇▇▇▇▇▇▇▇▇█▇█████████████████████████████████████ 75.0
+  GPU1  MHz 2,610 ▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅ 2,610
+  how sure  thermals of a recording: 300 readings, taken as 1 s apart; no load was run, so no
+            throughput; `rigbench thermals` on the rig itself tells that too
+  more      rigbench report RUN thermals has the fits and every chart
+"""
+
+
+def test_a_card_that_was_lost_under_load(tmp_path):
+    holds(thermals.brief, heat.replayed(heat.RECORDINGS["lost-midway"], tmp_path), HEAT_LOST)
+
+
+HEAT_SETTLED = """\
+ok    thermals: GPU0 settles at 66 °C, and nothing slows down
+ card  °C           settles at  target    W  limit    MHz   fan
+ GPU0  66  66.3 (66.2 to 66.3)      84  290    320  2,610  62 %
+  GPU0  °C   40.0 ▁▁▂▃▃▄▄▅▅▅▅▆▆▆▇▇▇▇▇▇▇▇██████████████████████████████████████████████████ 66.0
+  GPU0  MHz 2,610 ▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅ 2,610
+  how sure  thermals of a recording: 300 readings, taken as 1 s apart; no load was run, so no
+            throughput; `rigbench thermals` on the rig itself tells that too
+  more      rigbench report RUN thermals has the fits and every chart
+"""
+
+
+def test_cards_that_are_fine(tmp_path):
+    result = heat.replayed(heat.RECORDINGS["power-brake"], tmp_path)
+    fine = msgspec.structs.replace(result, cards=result.cards[:1], hottest=Absent("one device"), notes=())
+    holds(thermals.brief, fine, HEAT_SETTLED)
+    blind = msgspec.structs.replace(fine.cards[0], fit=Absent("no temperature"))
+    said = printed(thermals.brief, msgspec.structs.replace(fine, cards=(blind,)))
+    assert said.startswith("ok    thermals: GPU0 settled in throughput, and no temperature can be read\n")
+    stopped = msgspec.structs.replace(fine, ended_by="interrupted", ended_because="stopped by SIGTERM")
+    assert printed(thermals.brief, stopped).startswith(
+        "warn  thermals: ended before it was settled: stopped by SIGTERM\n"
+    )

@@ -14,7 +14,7 @@ import pytest
 import torch
 from scripted_sensors import cpu_only, rig
 
-from rigbench import store
+from rigbench import __main__, store
 from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Figure, Skipped
@@ -229,19 +229,24 @@ def test_telemetry_slower_than_asked_is_said(soak):
     assert any(note.startswith("telemetry was slower than asked: every 0.") for note in result.notes)
 
 
-def test_ctrl_c_keeps_and_summarises_what_was_sampled(tmp_path):
+@pytest.mark.parametrize(("number", "by"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_ctrl_c_keeps_and_summarises_what_was_sampled(tmp_path, number, by):
     job = Job(store.Store(tmp_path), rig(*TWO, count=2), "thermals", Silent())
     interrupted = []
 
     def interrupt(elapsed: float, planned: float, curves) -> None:
         if not interrupted and all(len(own.get("throughput", ())) > 3 for own in curves.values()):
             interrupted.append(elapsed)
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
-    with pytest.raises(Interrupted):
-        thermals.run(job, Options(minutes=5.0), interrupt)
+    before = signal.signal(number, __main__._interrupt)
+    try:
+        with pytest.raises(Interrupted):
+            thermals.run(job, Options(minutes=5.0), interrupt)
+    finally:
+        signal.signal(number, before)
     kept = store.read(job.store.paths()[0]).thermals
-    assert kept.ended_by == "interrupted"
+    assert (kept.ended_by, kept.ended_because) == ("interrupted", f"stopped by {by}")
     assert len(kept.telemetry.at_seconds) > 3
     assert [card.load is not None for card in kept.cards] == [True, True]
 
@@ -271,6 +276,17 @@ def test_without_any_sensor_it_says_which_are_missing_and_still_tells_throughput
     assert card.settled.what == "throughput"
     assert isinstance(result.power, Absent)
     assert "no package energy counter" in result.power.reason or "too short" in result.power.reason
+
+
+def test_nothing_is_heated_where_no_sensor_answers(rigbench, monkeypatch):
+    monkeypatch.setattr(Rig, "live", lambda ask_driver=True: cpu_only({}))
+    monkeypatch.setattr(thermals, "run", None)
+    code, out, err = rigbench("thermals", "--device", "cpu")
+    assert (code, out) == (3, "")
+    assert err == (
+        "rigbench: no sensor would tell how hot it gets (CPU: no CPU temperature sensor): nothing was heated; "
+        "`rigbench matmul` tells without sensors whether the speed holds under load\n"
+    )
 
 
 def test_nothing_measured_is_skipped_with_its_reason(soak, monkeypatch):

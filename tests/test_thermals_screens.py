@@ -51,8 +51,10 @@ def screen(result: Thermals, width: int) -> str:
 
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_a_replayed_soak_is_one_literal_screen(rigbench, name):
-    code, out, err = rigbench("--replay", str(RECORDINGS[name]), "thermals", "-q")
+    code, _, err = rigbench("--replay", str(RECORDINGS[name]), "thermals", "-q")
     assert (code, err) == (EXIT_CODES[name], FAULTS.get(name, ""))
+    code, out, _ = rigbench("report", "--verbose")
+    _, _, out = out.partition("\n\n")
     assert out == (SCREENS / f"{name}.txt").read_text()
     assert out.count("\n") <= 27  # 25, and what a composed recording is
 
@@ -148,10 +150,10 @@ def test_bad_input_is_one_line_and_exit_code_2(rigbench, words):
 
 def test_a_stored_soak_is_shown_again(rigbench):
     rigbench("--replay", str(RECORDINGS["heat"]), "thermals", "-q")
-    code, out, _ = rigbench("report")
+    code, out, _ = rigbench("report", "--verbose")
     assert code == 0
     assert (SCREENS / "heat.txt").read_text() in out
-    assert "thermals" in rigbench("report", "--list")[1]
+    assert "thermals" in rigbench("report", "--list", "--all")[1]
 
 
 def test_json_is_the_stored_document(rigbench, tmp_path):

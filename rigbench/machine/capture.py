@@ -21,7 +21,7 @@ from rigbench.machine import recorded_tree
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.redact import Redaction
 from rigbench.machine.replay import Recording, RecordingDriver, as_text
-from rigbench.machine.rig import Rig
+from rigbench.machine.rig import COMPOSED, Rig
 
 FILES = ("rig.json", "pci.json", "nvml.txt", "load.nvml.txt", "files.json")
 HOST_NAME = "proc/sys/kernel/hostname"
@@ -51,7 +51,9 @@ def record(rig: Rig, read: Callable[[Rig], object], read_busy: Callable[[Rig], R
         files["load.nvml.txt"] = as_text(redaction.recording(busy))
     rig_json, pci_json, more = recorded_tree.describe(sysfs, redaction)
     known = {"rigbench_capture": recorded_tree.FORMAT, "driver": "" if isinstance(version, Absent) else version}
-    documents = {"rig.json": known | rig_json | {"redacted": True}, "pci.json": pci_json, "files.json": more or None}
+    made = [note.removeprefix(COMPOSED) for note in rig.notes if note.startswith(COMPOSED)]  # and so is its capture
+    host = known | rig_json | {"redacted": True} | ({"note": f"composed:{made[0]}"} if made else {})
+    documents = {"rig.json": host, "pci.json": pci_json, "files.json": more or None}
     files |= {
         name: json.dumps(document, indent=1, ensure_ascii=False) + "\n"
         for name, document in documents.items()

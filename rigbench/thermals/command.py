@@ -13,6 +13,7 @@ import msgspec
 
 from rigbench.command import Common, command
 from rigbench.core import stats
+from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, SensorSeries, Skipped, Telemetry
 from rigbench.job import Interrupted, Job
 from rigbench.machine.cuda_map import Cards
@@ -38,6 +39,7 @@ LOOKS_IN_A_ROW = 2  # among many looks one is settled by luck
 SILENT_SECONDS = 10.0
 MARGIN_EVERY_SECONDS = 0.5
 SLOWER_THAN_PLANNED = 1.5  # times the period: below that a tick is merely late
+NO_SERIES = Absent("its sensors do not answer")
 BECAUSE: dict[str, str] = {"time limit": "ran out of time", "worker died": "every load ended before its time"}
 
 Watcher = Callable[[float, float, "Curves"], None]  # seconds so far, seconds planned, what to draw
@@ -62,10 +64,36 @@ def thermals(common: Common, options: Options) -> int:
     drawn = not common.quiet and not common.replay and sys.stderr.isatty()
 
     def work(job: Job) -> None:
+        if not common.replay:
+            _refuse_blind(job, options)
         with Display(Console(stderr=True)) if drawn else contextlib.nullcontext() as display:
             run(job, options, display)
 
     return common.answer(work)
+
+
+def _refuse_blind(job: Job, options: Options) -> None:
+    """Before anything is heated.
+
+    Raises:
+        RigbenchError: none of the devices to be loaded has a sensor that answers.
+    """
+    found = lanes(job.cards(options.device))
+    sampler = Sampler(job.rig, FASTEST_SECONDS, [lane.gpu.index for lane in found if lane.gpu])
+    sampler.tick()
+    sensors = sampler.record()
+    blind = {}
+    for lane in found:
+        series = _series(sensors, lane.name)
+        columns = [getattr(series, name, NO_SERIES) for name in ("temperature_celsius", "power_watts", "energy_joules")]
+        if all(isinstance(column, Absent) for column in columns):
+            blind[lane.name] = columns[0].reason
+    if len(blind) == len(found):
+        what = "; ".join(f"{name}: {why}" for name, why in blind.items())
+        cure = "`rigbench matmul` tells without sensors whether the speed holds under load"
+        raise RigbenchError(
+            f"no sensor would tell how hot it gets ({what}): nothing was heated", cure, exit_code=NOTHING
+        )
 
 
 class Lane(NamedTuple):
@@ -164,8 +192,9 @@ class _Soak:
                 try:
                     crew.listen(LISTEN_SECONDS)
                     self._watch(crew, watch)
-                except KeyboardInterrupt:
-                    self.ended_by, self.because = "interrupted", "Ctrl-C"
+                except KeyboardInterrupt as told:
+                    by = "Ctrl-C" if told.args in ((), ("SIGINT",)) else told.args[0]
+                    self.ended_by, self.because = "interrupted", f"stopped by {by}"
                     crew.interrupt()
             watch.stop()
         job.note(others.disturbance("thermals", 0, 1))  # not repeated: a second soak would begin hot

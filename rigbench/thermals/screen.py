@@ -14,14 +14,21 @@ from rigbench.core.record import Absent, Telemetry
 from rigbench.core.screen import (
     SEVERITY_STYLES,
     Fact,
+    Headline,
     LivePicture,
+    Mark,
+    closing,
+    headline,
     if_known,
     known,
+    listed,
     mapped,
+    marked,
     of_limit,
-    plus_minus,
     printable,
+    span,
     spark,
+    table,
 )
 from rigbench.thermals.record import HeatCard, HeatFit, PowerAdvice, SteadyState, Thermals, Throttling
 from rigbench.work.telemetry import REASONS
@@ -43,6 +50,155 @@ CURES = {
 }
 
 Row = tuple[str, str, str]  # label, text, style
+CHARTED = 2  # cards, of which a first screen has charts
+
+
+def verdict(result: Thermals) -> Headline:
+    """What is worst: a fault, a card that slows itself down, heat that is not over; else where it settles."""
+    if not result.cards:
+        return "warn", f"nothing was measured: {result.ended_because}"
+    for card in result.cards:
+        if card.faults:
+            return "fault", f"{card.name}: {card.faults[0]}"
+    if result.ended_by in ("safety stop", "sensors silent"):
+        return "fault", f"stopped for the sake of the cards: {result.ended_because}"
+    held = [(it, card) for card in result.cards for it in card.throttling if it.severity != "information"]
+    if held:
+        worst, card = min(held, key=lambda pair: (pair[0].severity != "fault", -pair[0].share))
+        return ("fault" if worst.severity == "fault" else "warn"), _slowed(worst, card)
+    if result.ended_by in ("interrupted", "worker died"):
+        return "warn", f"ended before it was settled: {result.ended_because}"
+    unsettled = [card for card in result.cards if not card.settled.settled and not _at_target(card)]
+    if unsettled:
+        after = moment(unsettled[0].loaded_seconds)
+        return (
+            "note",
+            f"{listed([it.name for it in unsettled])} had not settled after {after}: {unsettled[0].settled.because}",
+        )
+    ends = [it.fit.steady_celsius for it in result.cards if isinstance(it.fit, HeatFit)]
+    celsius = sorted({f"{end.value:.0f}" for end in ends if isinstance(end, Estimate)}, key=float)
+    names = listed([card.name for card in result.cards])
+    if not celsius:
+        return "ok", f"{names} settled in throughput, and no temperature can be read"
+    verb = "settles" if len(result.cards) == 1 else "settle"
+    return "ok", f"{names} {verb} at {' to '.join(dict.fromkeys((celsius[0], celsius[-1])))} °C, and nothing slows down"
+
+
+def _slowed(held: Throttling, card: HeatCard) -> str:
+    """ "GPU1 slows itself down at 84 °C, 58 % of the time, its clock 13 % lower"."""
+    at = "" if isinstance(card.steady, Absent) else if_known(mapped(card.steady.temperature_celsius, _rounded))
+    how = f"slows itself down{at and f' at {at}'}" if held.reason == "sw_thermal" else "is held down"
+    why = "" if held.reason == "sw_thermal" else f" by {REASONS.get(held.reason, held.reason)}"
+    lower = _lower(held)
+    return f"{card.name} {how}{why}, {units.format_share(held.share)} of the time{lower and f', {lower} lower'}"
+
+
+def _rounded(celsius: float) -> str:
+    return f"{celsius:.0f} °C"
+
+
+def _lower(held: Throttling) -> str:
+    """ "its clock 13 %": what is lower meanwhile."""
+    ratios = (("its clock", held.clock_ratio), ("its throughput", held.throughput_ratio))
+    return ", ".join(
+        f"{what} {units.format_share(1 - ratio)}"
+        for what, ratio in ratios
+        if isinstance(ratio, float) and ratio < 0.995
+    )
+
+
+def _cost(held: Throttling) -> str:
+    """In time, by the throughput where it was measured, else at most by the clock."""
+    if isinstance(held.throughput_ratio, float) and held.throughput_ratio < 0.995:
+        return f"work takes {units.format_share(1 / held.throughput_ratio - 1)} longer meanwhile"
+    if isinstance(held.clock_ratio, float) and held.clock_ratio < 0.995:
+        return f"work that follows the clock takes {units.format_share(1 / held.clock_ratio - 1)} longer meanwhile"
+    return ""
+
+
+def brief(result: Thermals, console: Console, quiet: bool = False) -> None:
+    headline("thermals", verdict(result), console)
+    if not result.cards:
+        return
+    loads = any(not isinstance(card.load, Absent) for card in result.cards)
+    headings = ("card", ">°C", ">settles at", ">target", ">W", ">limit", ">MHz", ">fan", ">hot ÷ cold")
+    rows = [_card(card) for card in result.cards]
+    shown = [place for place, _ in enumerate(headings) if not place or any(row[place] for row in rows)]
+    console.print(table([headings[place] for place in shown], [[row[place] for place in shown] for row in rows]))
+    if quiet:
+        return
+    said = verdict(result)[1]
+    marked([it for it in _odd(result) if it[1] not in said], console)
+    if len(result.cards) <= CHARTED:
+        room = console.width - LABEL - 1
+        charts = ((card, row) for card in result.cards for row in _charts(result.telemetry, card, room))
+        for card, (unit, line, _) in charts:
+            if unit in ("°C", "MHz"):
+                console.print(Text(f"  {card.name:<5} {unit:<3}{line}"))
+    if isinstance(result.power, PowerAdvice):
+        marked([("note", result.power.sentence)], console)
+    where = "" if loads else "; `rigbench thermals` on the rig itself tells that too"
+    closing(f"{_what(result)}{where}", "rigbench report RUN thermals has the fits and every chart", console)
+
+
+def _card(card: HeatCard) -> tuple[str, ...]:
+    """What it was like at the end, and what it may be."""
+    steady, end = card.steady, card.fit.steady_celsius if isinstance(card.fit, HeatFit) else card.fit
+
+    def at_end(name: str, shown: Callable[[float], str]) -> str:
+        value = steady if isinstance(steady, Absent) else getattr(steady, name)
+        return if_known(mapped(value.value if isinstance(value, Estimate) else value, shown))
+
+    return (
+        card.name,
+        at_end("temperature_celsius", "{:.0f}".format),
+        "" if isinstance(end, Absent) else f"{end.value:.1f} ({end.low:.1f} to {end.high:.1f})",
+        if_known(mapped(card.target_celsius, "{:.0f}".format)),
+        at_end("watts", "{:.0f}".format),
+        if_known(mapped(card.power_limit_watts, "{:.0f}".format)),
+        at_end("sm_clock_hertz", lambda hertz: f"{hertz / 1e6:,.0f}"),
+        at_end("fan_share", units.format_share),
+        f"{card.hot_over_cold.value:.3f} ({card.hot_over_cold.low:.3f} to {card.hot_over_cold.high:.3f})"
+        if isinstance(card.hot_over_cold, Estimate)
+        else "",
+    )
+
+
+def _odd(result: Thermals) -> Iterator[Headline]:
+    limited = []
+    for card in result.cards:
+        yield from (("fault", f"{card.name}: {fault}") for fault in card.faults)
+        for it in card.throttling:
+            if it.severity == "information":
+                limited += [f"{card.name} {units.format_share(it.share)}"] if it.reason == "sw_power_cap" else []
+                continue
+            mark: Mark = "fault" if it.severity == "fault" else "warn"
+            cure = CURES.get(it.reason, "") + (_cap(card) if it.reason == "sw_thermal" else "")
+            cost = _cost(it)
+            first = f"{REASONS.get(it.reason, it.reason)}, first after {moment(it.first_seconds)}"
+            waits = ", and cards that train in step wait for it" if len(result.cards) > 1 and cost else ""
+            yield mark, f"{card.name}: {first}{cost and f'; {cost}{waits}'}; cure: {cure}"
+        if not card.settled.settled and not _at_target(card):
+            yield "note", f"{card.name} is not settled: {card.settled.because}"
+    if limited:
+        yield "note", f"at the power limit, as is normal under load: {', '.join(limited)} of the time"
+    if not isinstance(result.hottest, Absent) and not isinstance(result.spread_celsius, Absent):
+        coolest = "the other" if len(result.cards) == 2 else "the coolest"
+        if result.spread_celsius >= 1:
+            yield "note", f"{result.hottest} is the hottest, {result.spread_celsius:.0f} °C above {coolest}"
+    yield from (("note", note) for note in result.notes)
+
+
+def _at_target(card: HeatCard) -> bool:
+    """It slows down to stay at its target, and so heads nowhere else."""
+    end = card.fit.steady_celsius if isinstance(card.fit, HeatFit) else card.fit
+    held = any(it.reason == "sw_thermal" for it in card.throttling)
+    return (
+        held
+        and isinstance(end, Estimate)
+        and isinstance(card.target_celsius, float)
+        and abs(end.value - card.target_celsius) <= 1.0
+    )
 
 
 def show(result: Thermals, console: Console) -> None:
@@ -98,7 +254,7 @@ def _verdict(result: Thermals) -> str:
             if any(it.severity == severity for it in card.throttling) or (card.faults and severity == "fault")
         ]
         text += f"{severity.upper()} on {', '.join(names)}; " if names else ""
-    unsettled = [card.name for card in result.cards if not card.settled.settled]
+    unsettled = [card.name for card in result.cards if not card.settled.settled and not _at_target(card)]
     if result.ended_by in ("safety stop", "sensors silent", "worker died", "interrupted"):
         text += f"{result.ended_by.upper()}: {result.ended_because}"
     elif unsettled:
@@ -165,7 +321,8 @@ def _cap(card: HeatCard) -> str:
     watts, lowest = round(card.steady.watts.value / 5) * 5, card.power_limit_min_watts
     if isinstance(lowest, float) and watts < lowest:
         return ""
-    return f", or about the watts that it can cool: sudo nvidia-smi -i {card.index} -pl {watts:g}"
+    limit = f"sudo nvidia-smi -i {card.index} -pl {watts:g}"
+    return f", or about the watts that it can cool, no slower than now: {limit}"
 
 
 def _heat(result: Thermals, card: HeatCard) -> Iterator[Row]:
@@ -178,12 +335,15 @@ def _heat(result: Thermals, card: HeatCard) -> Iterator[Row]:
     if isinstance(rise, Estimate) and not isinstance(result.ambient_celsius, Absent):
         room = f"the room's {result.ambient_celsius.value:g} °C ({result.ambient_celsius.basis})"
         yield "rise", f"{rise.value:.1f} °C ({rise.low:.1f} to {rise.high:.1f}) over {room}", ""
-    verdict = f"yes, the {card.settled.what}" if card.settled.settled else "no"
-    yield "settled", f"{verdict}: {card.settled.because}", ""
+    if _at_target(card):
+        yield "settled", "yes: it holds its target temperature by slowing down", ""
+        return
+    settled = f"yes, the {card.settled.what}" if card.settled.settled else "no"
+    yield "settled", f"{settled}: {card.settled.because}", ""
 
 
 def _fit(card: HeatCard, fit: HeatFit) -> str:
-    steady, tau, target = fit.steady_celsius, fit.tau_seconds, card.target_celsius
+    steady, tau = fit.steady_celsius, fit.tau_seconds
     if isinstance(steady, Absent):
         return f"settles at n/a ({steady.reason})"
     text = f"settles at {steady.value:.1f} °C ({steady.low:.1f} to {steady.high:.1f})"
@@ -195,9 +355,7 @@ def _fit(card: HeatCard, fit: HeatFit) -> str:
         text += ", but the residuals show a trend"
     if fit.from_seconds >= 1:
         text += f", from {units.format_seconds(fit.from_seconds)} on"
-    # A card at its target heads nowhere else: it slows down to stay there.
-    held = any(it.reason == "sw_thermal" for it in card.throttling)
-    if held and isinstance(target, float) and abs(steady.value - target) <= 1.0:
+    if _at_target(card):
         text += ", its target: held there by slowing down"
     return text
 
@@ -223,7 +381,7 @@ def _speed(card: HeatCard) -> Iterator[Row]:
         yield "speed", f"n/a ({card.hot.reason})", "dim"
         return
     rate, change = card.hot.flops_per_s, card.hot_over_cold
-    text = f"hot {units.format_flops_per_s(rate.value)} {plus_minus(rate)}"
+    text = f"hot {span(rate, 'FLOP/s')}"
     if isinstance(change, Estimate):
         text += f", {change.value:.3f} of cold ({change.low:.3f} to {change.high:.3f})"
     if isinstance(card.flop_per_joule, Estimate):
