@@ -66,7 +66,7 @@ def entry_of(run: Run) -> Entry:
         command=run.command,
         status=run.status,
         rig=run.rig.fingerprint,
-        machine=_machine(run.rig),
+        machine=machine(run.rig),
         look=run.look,
         torch=str(run.software.torch),
         rooms=tuple(rooms),
@@ -76,7 +76,8 @@ def entry_of(run: Run) -> Entry:
     )
 
 
-def _machine(rig: RigId) -> str:
+def machine(rig: RigId) -> str:
+    """ "2 × RTX 4080 SUPER", "AMD EPYC": what a run was on, in a few words."""
     cards = [name.removeprefix("NVIDIA ").removeprefix("GeForce ") for name in rig.gpu_names if isinstance(name, str)]
     if cards:
         counts = {name: cards.count(name) for name in cards}

@@ -51,7 +51,7 @@ def test_a_line_says_when_on_what_and_with_which_result(rigbench, home):
 
 
 def test_one_probe_of_a_run_is_shown_alone(rigbench, home):
-    whole = rigbench("report", "20260102")[1]
+    whole = rigbench("report", "20260102", "-v")[1]
     code, part, _ = rigbench("report", "20260102", "matmul")
     assert code == 0
     assert "matmul on cpu" in part

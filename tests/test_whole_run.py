@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from rigbench import store
 from rigbench.budget.training import STEPS_NEEDED, in_their_time
@@ -20,6 +22,7 @@ from rigbench.machine.rig import Rig
 from rigbench.model.recipe import Recipe
 from rigbench.model.shape import series
 from rigbench.predict import ceilings, steptime
+from rigbench.report import screen
 from rigbench.train.record import Options as SliceOptions
 from rigbench.work.record import NOTHING_DECLARED
 
@@ -162,3 +165,48 @@ def test_a_claim_of_hours_is_judged_as_budget_does(rigbench, monkeypatch):
     monkeypatch.setattr("rigbench.budget.command.run", lambda job, request, device: asked.append(request))
     rigbench("run", "--hours", "48")
     assert (asked[0].declared_hours, asked[0].amount, asked[0].kind) == (48.0, 1.2e18, "flops")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_the_first_screen_of_a_whole_run_answers_in_forty_lines(width):
+    out = io.StringIO()
+    console = Console(file=out, width=width, highlight=False, color_system=None)
+    screen.show(store.read(STORED), console, whole=False)
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= (40 if width >= 100 else 60)
+    head = " ".join(" ".join(lines[:5]).split())
+    assert "1.2 EFLOP on Intel(R) Xeon(R)" in head
+    assert "108 days (99 to 125)" in head
+    for number in ("2,500", "3.9 (3.6 to 4.3)", "191", "51 (48 to 55)", "108 (99 to 125)"):
+        assert number in "\n".join(lines)
+
+
+def test_a_whole_run_on_a_screen_of_a_hundred_columns():
+    out = io.StringIO()
+    screen.show(store.read(STORED), Console(file=out, width=100, highlight=False, color_system=None), whole=False)
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == WHOLE.splitlines()
+
+
+WHOLE = """\
+rigbench run   Intel(R) Xeon(R) Processor @ 2.50GHz · torch 2.13.0+cpu · 2026-11-21 07:44 UTC
+ok    verdict: 1.2 EFLOP on Intel(R) Xeon(R) Processor @ 2.50GHz, 2 threads: 108 days (99 to 125)
+ model      tokens/s                 days  known from
+ 5M            2,500     3.9 (3.6 to 4.3)  measured
+ 15M           1,150     8.5 (7.6 to 9.5)  predicted
+ 30M             650  15.0 (14.0 to 15.9)  measured
+ 60M             350        28 (25 to 31)  predicted
+ 120M            191        51 (48 to 55)  measured
+ overheads                    0.70 to 9.3  mostly assumed
+ in all                   108 (99 to 125)
+checked
+  note  bandwidth   this host's memory copies at 21.5 GB/s (21.2 to 21.6)
+  note  p2p         P2P is not applicable: fewer than two GPUs: the driver lists none
+  ok    topology    looked at
+  ok    collectives all_reduce 1.0 GB/s (0.9 to 2.0, 88 %) at 16 MiB between 2 processes on the CPU
+  ok    matmul      bf16 49.7 GFLOP/s (49.1 to 50.3) sustained, no datasheet to hold it against
+  ok    dataloader  the loader is over 100 times as fast as training needs
+  ok    training    5M 2,489 tokens/s, 30M 654 tokens/s, 120M 191 tokens/s
+  how sure  90 % intervals; 3 of 5 sizes measured
+  more      rigbench report 20261121-074413-f877 PROBE shows one whole, --verbose all of it
+"""

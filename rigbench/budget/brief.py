@@ -37,12 +37,12 @@ def brief(budget: Budget, console: Console, quiet: bool = False) -> None:
         if quiet:
             return
         console.print(Text(printable(f"{rig_words(budget)}; the others with `--on NAME`:"), style="bold"))
-    console.print(_models(budget))
+    console.print(models_table(budget))
     if quiet:
         return
     console.print(grid(_facts(budget)))
     marked(_odd(budget), console)
-    closing(_sure(budget), _following(budget), console)
+    closing(sure(budget), _following(budget), console)
 
 
 def _mark(budget: Budget) -> Mark:
@@ -170,7 +170,7 @@ def short_time(seconds: float) -> str:
     return units.format_seconds(seconds) if seconds >= 59.5 else f"{seconds:.0f} s"
 
 
-def _models(budget: Budget) -> RenderableType:
+def models_table(budget: Budget) -> RenderableType:
     """A model a row, then what else takes time, then all of it; times in one unit."""
     unit, size = time_unit(budget.whole.hours)
     covered, paid = kwh_unit(budget), currency(budget)
@@ -335,7 +335,7 @@ def _odd(budget: Budget) -> Iterator[Headline]:
         yield from (("warn", warning) for warning in budget.power.warnings)
 
 
-def _sure(budget: Budget) -> str:
+def sure(budget: Budget) -> str:
     """What the interval is of, and the one measurement that narrows it most."""
     measured = sum(row.rate.source == "measured" for row in budget.series)
     count = len(budget.series)

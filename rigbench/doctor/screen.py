@@ -45,7 +45,7 @@ def brief(run: Run, console: Console, quiet: bool = False) -> None:
     listed = [it for it in run.findings if not it.accepted and (it.severity != "information" or it.takes_time)]
     if listed:
         console.print()
-        console.print(_held_back(listed, examined, console.width))
+        console.print(held_back(listed, examined, console.width))
     if quiet:
         return
     console.print()
@@ -83,7 +83,7 @@ def _lead(findings: Sequence[Finding]) -> Finding | None:
     return next(iter([*wrong, *(it for it in counting if it.takes_time), *counting]), None)
 
 
-def _held_back(findings: Sequence[Finding], examined: Examined, width: int) -> Table:
+def held_back(findings: Sequence[Finding], examined: Examined, width: int) -> Table:
     """Severity, what with its evidence in short, what it takes, what to do; narrow screens have the cure below."""
     beside = width >= SIDE_BY_SIDE
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")

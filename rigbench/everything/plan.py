@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from rigbench.bandwidth import command as bandwidth
 from rigbench.bandwidth.record import Options as BandwidthOptions
+from rigbench.budget.brief import sentence
+from rigbench.budget.record import Budget
 from rigbench.budget.training import in_their_time, short_slices, train_slices
 from rigbench.collectives import command as collectives
 from rigbench.collectives.record import Options as CollectivesOptions
-from rigbench.core import units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.options import NOT_GIVEN
-from rigbench.core.record import Absent, Record, Skipped
+from rigbench.core.record import Skipped
 from rigbench.core.screen import Headline
 from rigbench.dataloader import command as dataloader
 from rigbench.dataloader.record import Options as DataloaderOptions
@@ -28,10 +28,12 @@ from rigbench.model.record import Model
 from rigbench.p2p import command as p2p
 from rigbench.p2p.record import Options as P2pOptions
 from rigbench.predict import ceilings
+from rigbench.report import first_screen
 from rigbench.thermals import command as thermals
 from rigbench.thermals.record import Options as SoakOptions
 from rigbench.train.record import Options as SliceOptions
 from rigbench.train.record import Slice
+from rigbench.usable import BUSY
 from rigbench.work.record import WattOptions
 
 QUICK_MATMUL_SECONDS = 18.0
@@ -120,16 +122,9 @@ def measure(job: Job, stages: Sequence[Stage]) -> None:
 
 def headline(job: Job, room: str) -> Headline:
     """What a stage came to, by the screen of its feature."""
-    results: Sequence[Record | Absent] = job.run.rooms().get(room, ())
-    measured = [result for result in results if not isinstance(result, Skipped | Absent)]
-    if not measured:
-        return "note", next((it.reason for it in results if isinstance(it, Skipped)), "nothing to measure")
     disturbed = job.run.disturbed(room)
     if disturbed and not job.keep_disturbed:
-        return "warn", f"this machine was busy: {disturbed[0].evidence[0]}"
-    slices = [result for result in measured if isinstance(result, Slice)]
-    if slices:
-        return "ok", ", ".join(f"{it.model.name} {units.format_rate(it.tokens_per_s.value)}" for it in slices)
-    screen = importlib.import_module(f"{type(measured[-1]).__module__.rpartition('.')[0]}.screen")
-    its: Headline = screen.verdict(measured[-1]) if hasattr(screen, "verdict") else ("ok", "measured")
-    return its
+        return "warn", f"{BUSY}: {disturbed[0].evidence[0]}"
+    if room == "budget" and isinstance(job.run.budget, Budget):
+        return "ok", sentence(job.run.budget)
+    return first_screen.verdict(job.run, room)

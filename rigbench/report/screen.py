@@ -18,6 +18,7 @@ from rigbench.core.screen import printable, show_rooms, table
 from rigbench.document import NOT_ASKED, Run
 from rigbench.index import Entry
 from rigbench.model import shape
+from rigbench.report import first_screen
 from rigbench.report.profiles import named
 
 GPUS = ("id", ">bf16", ">fp32", ">memory", ">bandwidth", ">board power")
@@ -43,7 +44,12 @@ def one_room(run: Run, name: str) -> Run:
 
 
 def show(run: Run, console: Console, whole: bool, quiet: bool = False) -> None:
-    """The run's header, then every room it has, in the order it was measured."""
+    """A whole run on one screen; else, or `whole`, the run's header, then every room it has, in order."""
+    if not whole and run.command == "run" and len(run.rooms()) > 1:
+        first_screen.show(run, console, quiet)
+        for warning in run.warnings:
+            console.print(Text(f"note: {printable(warning)}", style="yellow"))
+        return
     console.print(Text.assemble((f"rigbench {run.command}", "bold"), f"  {run.id}, {run.started_at}, {run.status}"))
     rig, torch = run.rig, run.software.torch
     cpu = "unknown CPU" if isinstance(rig.cpu_model, Absent) else rig.cpu_model

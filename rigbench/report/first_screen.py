@@ -1,0 +1,92 @@
+"""Shows a run of several probes on one screen: the answer, what holds the rig back, each probe, how sure, what next."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from rigbench.budget import brief as plan
+from rigbench.budget.record import Budget
+from rigbench.core import units
+from rigbench.core.finding import NOT_PRICED, Examined
+from rigbench.core.record import Absent, Skipped
+from rigbench.core.screen import Headline, Mark, grid, headline, marked, printable
+from rigbench.doctor.screen import held_back
+from rigbench.document import Run
+from rigbench.index import machine
+from rigbench.train.record import AnySlice
+
+MOST_HELD_BACK = 4
+NAMES = {"slices": "training"}
+
+
+def show(run: Run, console: Console, quiet: bool = False) -> None:
+    console.print(Text(printable(_head(run)), style="dim"))
+    if isinstance(run.budget, Budget):
+        headline("verdict", (_worst(run), plan.sentence(run.budget)), console)
+        claims = run.budget.sanity.sentence, run.budget.sanity.kwh_sentence
+        marked([("note", claim) for claim in claims if isinstance(claim, str)], console)
+        console.print(plan.models_table(run.budget))
+    else:
+        why = run.budget.reason if isinstance(run.budget, Skipped | Absent) else ""
+        headline("verdict", (_worst(run), f"no hours: {why}"), console)
+    _hold_back(run, console)
+    if quiet:
+        return
+    console.print(Text("checked", style="bold"))
+    marked(((mark, f"{name:<11} {text}") for name, (mark, text) in checked(run)), console)
+    facts = [("how sure", plan.sure(run.budget))] if isinstance(run.budget, Budget) else []
+    facts.append(("more", f"rigbench report {run.id} PROBE shows one whole, --verbose all of it"))
+    console.print(grid(facts))
+
+
+def _head(run: Run) -> str:
+    torch = "" if isinstance(run.software.torch, Absent) else f" · torch {run.software.torch}"
+    driver = "" if isinstance(run.software.nvidia_driver, Absent) else f" · driver {run.software.nvidia_driver}"
+    when = run.started_at[:16].replace("T", " ")
+    status = "" if run.status == "finished" else f" · {run.status}"
+    return f"rigbench {run.command}   {machine(run.rig)}{driver}{torch} · {when} UTC{status}"
+
+
+def _worst(run: Run) -> Mark:
+    """The verdict's mark: that of the worst finding, and no better than any probe's."""
+    severities = {it.severity for it in run.findings if not it.accepted}
+    marks = {mark for _, (mark, _) in checked(run)}
+    if "fault" in severities or "fault" in marks:
+        return "fault"
+    return "warn" if "warning" in severities or "warn" in marks else "ok"
+
+
+def _hold_back(run: Run, console: Console) -> None:
+    examined = run.examined if isinstance(run.examined, Examined) else Examined(hours=NOT_PRICED)
+    listed = [it for it in run.findings if not it.accepted and (it.severity != "information" or it.takes_time)]
+    if listed:
+        console.print(held_back(listed[:MOST_HELD_BACK], examined, console.width))
+    if len(listed) > MOST_HELD_BACK:
+        console.print(Text(f"  … {len(listed) - MOST_HELD_BACK} more: rigbench doctor {run.id}", style="dim"))
+
+
+def checked(run: Run) -> Iterator[tuple[str, Headline]]:
+    """Each probe's name and verdict, in the order in which they are measured."""
+    for room in run.rooms():
+        if room not in ("arms", "budget", "backtest", "capacity"):
+            yield NAMES.get(room, room), verdict(run, room)
+
+
+def verdict(run: Run, room: str) -> Headline:
+    """What a probe came to, by the screen of its feature."""
+    results = run.rooms().get(room, ())
+    measured = [result for result in results if not isinstance(result, Skipped | Absent)]
+    if not measured:
+        return "note", next((f"not measured: {it.reason}" for it in results if isinstance(it, Skipped)), "not measured")
+    slices = [result for result in measured if isinstance(result, AnySlice)]
+    if slices:
+        return "ok", ", ".join(
+            f"{it.model.name} {units.format_rate(it.items_per_s.value, f'{it.unit}/s')}" for it in slices
+        )
+    screen = importlib.import_module(f"{type(measured[-1]).__module__.rpartition('.')[0]}.screen")
+    its: Headline = screen.verdict(measured[-1]) if hasattr(screen, "verdict") else ("ok", "looked at")
+    return its
