@@ -7,87 +7,142 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from rigbench.backtest.record import Backtest, Coverage, Reach
+from rigbench.backtest.record import Backtest, Coverage, LogFacts, Reach
 from rigbench.core import units
-from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
-from rigbench.core.screen import grid, plus_minus, printable, table
+from rigbench.core.screen import Headline, Mark, closing, counted, grid, headline, marked, span, table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def show(result: Backtest | Reach, console: Console) -> None:
-    """The verdict first, then what was predicted, what happened, and what the log had in it."""
-    if isinstance(result, Reach):
-        _show_reach(result, console)
+HOUR = 3600.0
+MOST_ODD = 6
+
+
+def brief(result: Backtest | Reach, console: Console, quiet: bool = False) -> None:
+    """Predicted against happened in a sentence, both with their intervals, and what the log had in it."""
+    its = _of_reach(result) if isinstance(result, Reach) else _of_backtest(result)
+    headline("backtest", its, console)
+    console.print(grid(_predicted_and_happened(result)))
+    if quiet:
         return
-    kept = "inside" if result.inside else "OUTSIDE"
-    style = "green" if result.inside else "yellow"
-    verdict = f"{result.model}: {kept} the stated interval, {_signed(result.error_share)} off"
-    console.print(Text(printable(verdict), style=style))
-    console.print(grid(_lines(result)))
+    if isinstance(result, Reach):
+        console.print(grid(_explained(result)))
+        following = (
+            "rigbench monitor, beside the training" if its[0] == "warn" else f"rigbench budget --on {result.rig}"
+        )
+        closing("predicted from datasheets and published runs, 90 %", f"--verbose.  next: {following}", console)
+        return
+    odd = [*_in_the_log(result.log), *(("note", f"read as: {line}") for line in result.log.reading)]
+    more: list[Headline] = [("note", f"{len(odd) - MOST_ODD} more with --verbose")] if len(odd) > MOST_ODD else []
+    marked([*odd[:MOST_ODD], *more], console)
+    held = "its next intervals learn from this"
+    closing(f"one log against one interval of 90 %; {held}", "--verbose.  next: rigbench backtest --summary", console)
 
 
-def _show_reach(result: Reach, console: Console) -> None:
-    """Is it good for that card, what it should be, and what would explain the gap."""
+def _of_backtest(result: Backtest) -> Headline:
+    kept = "inside the interval" if result.inside else "OUTSIDE the interval"
+    return "ok" if result.inside else "warn", f"{result.model}: {_apart(1 + result.error_share)}, {kept}"
+
+
+def _apart(factor: float) -> str:
+    """ "1.4 % faster than predicted", "2.3 times as slow as predicted"."""
+    word, times = ("faster", factor) if factor >= 1 else ("slower", 1 / factor)
+    if times >= 2:
+        return f"{units.format_significant(times, 2)} times as {'fast' if factor > 1 else 'slow'} as predicted"
+    if abs(factor - 1) < 0.0005:
+        return "as predicted"
+    return f"{units.format_share(abs(factor - 1))} {word} than predicted"
+
+
+def _time(hours: float) -> str:
+    seconds = hours * HOUR
+    return f"{seconds:.0f} s" if 9.5 <= seconds < 90 else units.format_seconds(seconds)
+
+
+def _of_reach(result: Reach) -> Headline:
+    """Is it good for that card."""
     stated, actual = result.expected.tokens_per_s, result.actual_tokens_per_s
+    mark: Mark = "warn"
     if stated.low <= actual.value <= stated.high:
-        verdict, style = "as it should be", "green"
+        mark, verdict = "ok", "as it should be"
     elif actual.value < stated.low:
-        verdict, style = f"SLOW, {units.format_share(result.share)} of what is predicted", "yellow"
+        verdict = f"SLOW, {units.format_share(result.share)} of what is predicted"
     else:
-        verdict, style = f"faster than predicted, {units.format_share(result.share)} of it", "yellow"
-    what = f"{result.model} on {result.rig}: {units.format_rate(actual.value)} is {verdict}"
-    console.print(Text(printable(what), style=style))
-    lines = [("predicted", f"{_range(stated)} tokens/s ({result.recipe}; from datasheets and published runs)")]
-    measured = f" ({plus_minus(actual)})" if actual.level else ", of one or two lines: no interval"
-    lines.append(("this log", f"{units.format_rate(actual.value)}{measured}, {result.log.name} ({result.log.format})"))
-    lines += [("read as" if number == 0 else "", it) for number, it in enumerate(result.log.reading)]
-    for number, cause in enumerate(result.causes):
-        lines.append(("would be" if number == 0 else "", f"{cause.words}: {_range(cause.tokens_per_s)} tokens/s"))
-    lines += [("or" if number == 0 else "", it) for number, it in enumerate(result.hints)]
-    console.print(grid(lines))
+        verdict = f"faster than predicted, {units.format_share(result.share)} of it"
+    rate = units.format_rate(actual.value)
+    if actual.level:
+        rate = f"{units.span_parts(actual.value, actual.low, actual.high, '')[0]} tokens/s"
+    return mark, f"{result.model} on {result.rig}: {rate} is {verdict}"
 
 
-def _lines(result: Backtest) -> Iterator[tuple[str, str]]:
-    actual, wall, log = result.actual_tokens_per_s, result.wall_tokens_per_s, result.log
-    yield "predicted", f"{_range(result.predicted.tokens_per_s)} tokens/s, run {result.run_id}"
-    over = f"measured over {len(result.seconds)} stretches of {log.name} ({log.format})"
-    yield "actual", f"{units.format_rate(actual.value)} ({plus_minus(actual)}), {over}"
+def _predicted_and_happened(result: Backtest | Reach) -> Iterator[tuple[str, str]]:
+    actual, log = result.actual_tokens_per_s, result.log
+    rate, of = span(actual, "tokens/s"), f"{log.name} ({log.format})"
+    if isinstance(result, Reach):
+        yield "predicted", f"{span(result.expected.tokens_per_s, 'tokens/s')}, {result.recipe}"
+        none = "" if actual.level else ", of one or two lines: no interval"
+        yield "this log", f"{rate if actual.level else units.format_rate(actual.value)}{none}, {of}"
+        return
+    yield "predicted", f"{span(result.predicted.tokens_per_s, 'tokens/s')}, run {result.run_id}"
+    yield "happened", f"{rate}, measured over {_stretches(len(result.seconds))} of {of}"
+    hours, took = result.hours_predicted, result.hours_actual
+    if isinstance(hours, Absent) or isinstance(took, Absent):
+        yield "time", f"n/a ({took.reason if isinstance(took, Absent) else ''})"
+    else:
+        yield "time", f"{_time(took)} of training steps; {span(hours * HOUR, 'seconds')} predicted for these tokens"
+    wall = result.wall_tokens_per_s
     if isinstance(wall, Absent):
         yield "wall clock", f"n/a ({wall.reason})"
     else:
         lost = 1 - wall / actual.value
         share = f", {units.format_share(lost)} less than its training steps" if lost > 0.0005 else ""
         yield "wall clock", f"{units.format_rate(wall)} with everything in it{share}"
-    for number, line in enumerate(log.reading):
-        yield "read as" if number == 0 else "", line
-    if isinstance(result.hours_predicted, Absent) or isinstance(result.hours_actual, Absent):
-        yield "hours", f"n/a ({result.hours_actual.reason if isinstance(result.hours_actual, Absent) else ''})"
-    else:
-        took = f"{units.format_significant(result.hours_actual)} of training steps"
-        yield "hours", f"{_range(result.hours_predicted)} predicted for these tokens, {took}"
+
+
+def _explained(result: Reach) -> Iterator[tuple[str, str]]:
+    """What the numbers were taken for, and what would explain a gap."""
+    yield from (("read as" if number == 0 else "", it) for number, it in enumerate(result.log.reading))
+    for number, cause in enumerate(result.causes):
+        yield "would be" if number == 0 else "", f"{cause.words}: {span(cause.tokens_per_s, 'tokens/s')}"
+    yield from (("or" if number == 0 else "", it) for number, it in enumerate(result.hints))
+
+
+def show(result: Backtest | Reach, console: Console) -> None:
+    """The verdict first, then what was predicted, what happened, and all that the log had in it."""
+    headline("backtest", _of_reach(result) if isinstance(result, Reach) else _of_backtest(result), console)
+    console.print(grid(_predicted_and_happened(result)))
+    if isinstance(result, Reach):
+        console.print(grid(_explained(result)))
+        return
+    reading = [("read as" if number == 0 else "", line) for number, line in enumerate(result.log.reading)]
+    console.print(grid([*reading, *(("in the log", line) for _, line in _in_the_log(result.log))]))
+
+
+def _in_the_log(log: LogFacts) -> Iterator[Headline]:
+    out = "left out of the rate"
     if log.warmup:
-        yield "in the log", f"{log.warmup} slow stretches more at its start, left out of the rate"
+        yield "note", f"{_stretches(log.warmup, 'slow ')} more at its start, {out}"
+    breaks = "with an evaluation or a checkpoint"
     if log.breaks_within:
-        yield "in the log", f"{log.breaks_within} stretches with an evaluation or a checkpoint are in the rate"
+        within = _stretches(log.breaks_within)
+        yield "note", f"{within} {breaks} in the rate, since hardly any is without"
     if log.jumps:
-        yield "in the log", f"the step count jumped {log.jumps} times, left out of the rate"
+        yield "note", f"the step count jumped {counted(log.jumps, 'time')}, {out}"
     if log.breaks:
-        yield "in the log", f"{log.breaks} stretches with an evaluation or a checkpoint, left out of the rate"
+        yield "note", f"{_stretches(log.breaks)} {breaks}, {out}"
     if log.pauses:
-        lost = sum(seconds for _, seconds in log.pauses)
-        in_all = f"{units.format_seconds(lost)} in all, left out of the rate"
-        yield "in the log", f"{len(log.pauses)} pauses, {in_all}"
+        lost = units.format_seconds(sum(seconds for _, seconds in log.pauses))
+        yield "warn", f"{counted(len(log.pauses), 'pause')}, {lost} in all, {out}"
     if log.resets:
-        yield "in the log", f"the step count went back at step {_some(log.resets)}: a restart"
+        yield "warn", f"the step count went back at step {_some(log.resets)}: a restart"
     if log.non_finite_losses:
-        yield "in the log", f"the loss was not finite at step {_some(log.non_finite_losses)}"
+        yield "warn", f"the loss was not finite at step {_some(log.non_finite_losses)}"
     if log.batch_changes:
         step, tokens = log.batch_changes[0]
         changed = f"tokens a step changed to {tokens:,.0f} at step {step:,}"
-        yield "in the log", f"{changed}: the prediction is for one batch size"
+        yield "warn", f"{changed}: the prediction is for one batch size"
 
 
 def show_all(backtests: Sequence[Backtest], coverage: Coverage, console: Console) -> None:
@@ -96,7 +151,7 @@ def show_all(backtests: Sequence[Backtest], coverage: Coverage, console: Console
     rows = [
         (
             one.model,
-            _range(one.predicted.tokens_per_s),
+            " ".join(span(one.predicted.tokens_per_s, "").split()),
             units.format_significant(one.actual_tokens_per_s.value),
             _signed(one.error_share),
             "inside" if one.inside else "OUTSIDE",
@@ -118,14 +173,13 @@ def show_all(backtests: Sequence[Backtest], coverage: Coverage, console: Console
     )
 
 
+def _stretches(count: int, kind: str = "") -> str:
+    return f"{count} {kind}stretch{'' if count == 1 else 'es'}"
+
+
 def _some(steps: Sequence[int]) -> str:
     shown = ", ".join(f"{step:,}" for step in steps[:3])
     return shown + (f" and {len(steps) - 3} more" if len(steps) > 3 else "")
-
-
-def _range(it: Estimate) -> str:
-    value, low, high = (units.format_significant(end) for end in (it.value, it.low, it.high))
-    return f"{value} ({low} to {high})"
 
 
 def _signed(share: float) -> str:
