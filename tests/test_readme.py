@@ -1,0 +1,26 @@
+"""Does the README show what a user sees today, and stay short?"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SCREENS = dict(re.findall(r"^```console\n\$ rigbench (.*)\n((?:.*\n)*?)```$", README, re.M))
+
+
+@pytest.mark.parametrize("line", SCREENS)
+def test_a_screen_is_the_real_one(line, rigbench, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "96")
+    _, out, _ = rigbench(*shlex.split(line))
+    assert [row.rstrip() for row in out.splitlines()] == SCREENS[line].splitlines()
+
+
+def test_it_has_three_screens_in_under_250_lines():
+    assert len(SCREENS) == 3
+    assert len(README.splitlines()) < 250
