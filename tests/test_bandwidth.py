@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import msgspec
 import pytest
@@ -39,7 +40,7 @@ def report() -> Report:
 
 
 def on_cpu() -> BandwidthPart:
-    return bandwidth.run(bandwidth.Options(device="cpu", seconds=0.5, largest_bytes=MIB), report())
+    return bandwidth.run(bandwidth.Options(device="cpu", seconds=3.0, largest_bytes=MIB), report())
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def two_cards(monkeypatch):
 
 
 def on_cards(**changes) -> BandwidthPart:
-    return bandwidth.run(bandwidth.Options(seconds=0.5, largest_bytes=MIB, **changes), report())
+    return bandwidth.run(bandwidth.Options(seconds=2.0, largest_bytes=MIB, **changes), report())
 
 
 def value(index: int, seed: int) -> int:
@@ -395,7 +396,7 @@ def test_told_to_stop_it_hands_over_the_rows_it_has():
             asked._stop.set()
 
     asked.progress = stop_at_the_curve
-    result = bandwidth.run(bandwidth.Options(device="cpu", seconds=0.5, largest_bytes=MIB), asked)
+    result = bandwidth.run(bandwidth.Options(device="cpu", seconds=3.0, largest_bytes=MIB), asked)
     assert result.ended == "interrupted"
     assert [row.warm for row in result.transfers].count(False) == len(result.transfers) > 0
 
@@ -428,6 +429,53 @@ def test_too_little_memory_for_arrays_beyond_the_cache_is_said(monkeypatch):
     assert notes[0] == "arrays are 32 MiB for want of memory, not the 128 MiB that rule a cache out"
     assert notes[1] == "the curve ends before 64 MiB for want of memory"
     assert [group.label for group in groups][:3] == ["copy in node 0", "triad in node 0", "copy in node 1"]
+
+
+def test_too_little_time_for_arrays_beyond_the_cache_is_said(monkeypatch):
+    monkeypatch.setattr(bandwidth, "LEAST_BYTES", 128 * MIB)
+    _, notes = bandwidth.plan_host(two_nodes(), 2, 64 * MIB, made_bytes=600 * MIB)
+    assert notes == ["arrays are 20 MiB for want of time, not the 128 MiB that rule a cache out"]
+
+
+class Script:
+    """Groups whose buffers and rows take as long as their bytes do, on a clock that nothing else moves."""
+
+    def __init__(self, monkeypatch, make_bytes_per_s: float, row_bytes_per_s: float) -> None:
+        self.now, self.make_rate, self.row_rate = 100.0, make_bytes_per_s, row_bytes_per_s
+        monkeypatch.setattr(bandwidth.time, "perf_counter", lambda: self.now)
+
+    def group(self, label: str, size: int, rows: int) -> copies.Group:
+        def make() -> str:
+            self.now += 3 * size / self.make_rate
+            return label
+
+        def row(number: int, buffers: str, budget: copies.Budget) -> str:
+            sample = size / self.row_rate  # as sample_until_tight: one that warms up and one more, then to the limit
+            self.now += max(2 * sample, budget.limit_seconds // sample * sample)
+            return f"{buffers} {number}"
+
+        each = [(f"{label} {number}", partial(row, number)) for number in range(rows)]
+        return copies.Group(label, Absent("anywhere"), make, each, 3 * size)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 4.0, 10.0, 60.0])
+@pytest.mark.parametrize(("make", "copy"), [(1e9, 2e10), (2e8, 1e9), (1e10, 1e11)])
+def test_the_time_bounds_buffers_and_rows_but_for_one_of_each(monkeypatch, seconds, make, copy):
+    monkeypatch.setattr(bandwidth, "SHORTEST_ROW_SECONDS", 0.15)
+    script = Script(monkeypatch, make, copy)
+    sizes = (256 * MIB, 256 * MIB, 64 * MIB, MIB, 512 * MIB)
+    groups = [script.group(f"group {index}", size, 8) for index, size in enumerate(sizes)]
+    monkeypatch.setattr(bandwidth, "_plan", lambda *_: ("CPU", (), groups, []))
+    part = bandwidth.run(bandwidth.Options(seconds=seconds), report())
+    one = 3 * max(sizes) / make + max(0.15, 2 * max(sizes) / copy)
+    assert script.now - 100.0 <= seconds + one
+    left_out = 40 - len(part.transfers)
+    said = [line for line in part.not_run if line.endswith(": ran out of time")]
+    assert bool(left_out) == bool(said)
+    assert sum(int(line.split()[0]) if line[0].isdigit() else 8 for line in said) == left_out
+    assert part.transfers[0] == "group 0 0"  # however short the time
+    if seconds == 60.0 and make >= 1e9:
+        assert left_out == 0
 
 
 @given(st.frozensets(st.integers(0, 300)))

@@ -24,6 +24,7 @@ from rigbench.work.process import Outcome
 from rigbench.work.watch import Watch
 
 PROBE = "rigbench.bandwidth.probe"
+LEAST_SHARE = 0.05  # of the time, for the parts that are left where the others took longer
 # A part that takes this much longer than it was given hangs: loading torch, making the largest buffers, late rows.
 GRACE_SECONDS, TIMES_ITS_SECONDS = 120.0, 2.0
 
@@ -73,11 +74,12 @@ class _Measuring:
         self.job, self.started = job, time.perf_counter()
         self.first = "cuda:0"  # the card that "auto" chose, as torch names it
         topology = self._awake() if cards.gpus else None
+        self.spent = time.perf_counter() - self.started  # of the time that was given
         self.gpus = topology.gpus if topology else ()
-        parts = len(cards.gpus) + 2 if len(cards.gpus) > 1 else 1
+        self.parts_left = len(cards.gpus) + 2 if len(cards.gpus) > 1 else 1
         local = {str(gpu.uuid): gpu.cpu_affinity for gpu in self.gpus if isinstance(gpu.cpu_affinity, str)}
         largest = options.largest_bytes // MIB * MIB
-        self.options = PartOptions(seconds=options.seconds / parts, largest_bytes=largest, local_cpus=local)
+        self.options = PartOptions(seconds=options.seconds, largest_bytes=largest, local_cpus=local)
         labels = {f"GPU{gpu.index}": gpu.profile for gpu in self.gpus}
         self.result = Bandwidth(
             method=METHOD,
@@ -112,8 +114,13 @@ class _Measuring:
         return survey.run(rig, profiles.match_gpu)
 
     def part(self, **changes: str | bool) -> BandwidthPart:
-        """Measure one part, name its places as the rest of rigbench names its GPUs, and keep it."""
-        options = msgspec.structs.replace(self.options, **changes)
+        """Measure one part, name its places as the rest of rigbench names its GPUs, and keep it.
+
+        It has its share of what the parts before, and the look at the links, left of the time.
+        """
+        left = max(self.options.seconds - self.spent, LEAST_SHARE * self.options.seconds)
+        options = msgspec.structs.replace(self.options, seconds=left / max(1, self.parts_left), **changes)
+        self.parts_left -= 1
         name = "" if options.name == "auto" else options.name
         self.job.progress.stage(f"bandwidth {name}".rstrip(), options.seconds + 5)
         limit = GRACE_SECONDS + TIMES_ITS_SECONDS * options.seconds
@@ -127,6 +134,7 @@ class _Measuring:
             "bandwidth", start, place=len(self.result.parts), stands=lambda part: any(verdict.wrong(part))
         )
         part = outcome.result
+        self.spent += part.seconds if part else time.perf_counter() - began
         if outcome.ended == "interrupted" and (part is None or not part.transfers):
             raise Interrupted
         if part is None:

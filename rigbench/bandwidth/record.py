@@ -11,7 +11,7 @@ from rigbench.core.options import Option, seconds, size
 from rigbench.core.record import Absent, Device, Figure, Record, Telemetry
 from rigbench.machine.record import Gpu, GpuPair, PciPath
 
-METHOD = 1
+METHOD = 2  # 2: the time that is given bounds the making of buffers and all rows
 MIB = 1 << 20
 Operation = Literal["copy", "triad"]
 HostMemory = Literal["pinned", "pageable"]
@@ -21,7 +21,7 @@ TIME, SIZE = seconds(1.0, 3600.0, "a minute is usual: 60s"), size(MIB, 64 << 30,
 
 
 class Options(Record, frozen=True, kw_only=True):
-    seconds: Annotated[float, Option(TIME, "About this long in all; start-up comes on top.", "TIME")] = 60.0
+    seconds: Annotated[float, Option(TIME, "For everything; the start of each process comes on top.", "TIME")] = 60.0
     largest_bytes: Annotated[
         int, Option(SIZE, "The largest copy; less where memory is short.", "SIZE", ("--largest",))
     ] = 512 * MIB
@@ -33,7 +33,7 @@ class PartOptions(Record, frozen=True, kw_only=True):
     part: Literal["device", "peers"] = "device"  # peers: all pairs of GPUs
     device: str = "auto"
     peer_access: bool = True
-    seconds: float = 60.0  # about how long the part may take
+    seconds: float = 60.0  # for the part, from when its process has begun
     largest_bytes: int = 512 * MIB
     target_half_width: float = 0.01
     local_cpus: dict[str, str] = msgspec.field(default_factory=dict)  # a GPU's UUID to the CPUs next to it

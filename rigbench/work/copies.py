@@ -67,12 +67,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that share buffers, made once, on the CPUs that the host's part of them should lie next to."""
+    """Rows that share buffers, made once, on the CPUs that the host's part of them should lie next to.
+
+    `made_bytes`: of all its buffers together.
+    """
 
     label: str
     cpus: str | Absent
     make: Callable[[], Any]
     rows: Sequence[tuple[str, Callable[[Any, Budget], Transfer]]]
+    made_bytes: int = 0
 
 
 class Verdict:
@@ -291,7 +295,7 @@ def plan_device(cards: Cards, index: int, cpus: str | Absent, largest_bytes: int
             if not (way == "both" and memory == "pageable" and size < THREADS_PAY_FROM)
         ]
         make = partial(host_buffers, cards, index, memory == "pinned", largest_bytes)
-        groups.append(Group(f"{card} {memory}", cpus, make, rows))
+        groups.append(Group(f"{card} {memory}", cpus, make, rows, 6 * largest_bytes))
 
     def own(buffers: Sequence[torch.Tensor], budget: Budget) -> Transfer:
         warm = largest_bytes < TIMES_THE_CACHE * cards.cache_bytes(index)
@@ -301,7 +305,7 @@ def plan_device(cards: Cards, index: int, cpus: str | Absent, largest_bytes: int
     for operation in operations:
         label = f"{operation} in {card}"
         make_own = partial(inside_buffers, operation, largest_bytes, partial(cards.memory, index))
-        groups.append(Group(label, NOT_HOST, make_own, [(label, own)]))
+        groups.append(Group(label, NOT_HOST, make_own, [(label, own)], 4 * largest_bytes))
     return groups
 
 
@@ -334,7 +338,7 @@ def plan_peers(
             for size in (*(it for it in PEER_SIZES if it < largest_bytes), largest_bytes)
             for way in WAYS
         ]
-        groups.append(Group(label, NOT_HOST, make, rows))
+        groups.append(Group(label, NOT_HOST, make, rows, 6 * largest_bytes))
     return groups, refused
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from rigbench.core import stats
 from rigbench.core.estimate import Estimate
 from rigbench.machine.accelerator import Accelerator
+from rigbench.matmul.probe import LIMIT, MOST_LOOKS, UNIT
 from rigbench.matmul.record import Dtype
 from rigbench.matmul.search import Dims, Search
 from rigbench.work import products
@@ -29,6 +30,7 @@ class Pair:
     searched_flops_per_s: tuple[float, ...]
     scanned_flops_per_s: tuple[float, ...]
     ratio: Estimate
+    short_of: str  # why the search did not find the fastest, as it says
 
     def line(self) -> str:
         a, b = ("×".join(map(str, dims)) for dims in (self.searched, self.scanned))
@@ -38,14 +40,23 @@ class Pair:
             f"search {a} in {self.looks} looks ({self.search_seconds:.1f} s): {rates[0]:,.1f} GFLOP/s; "
             f"scan {b} of {self.shapes} shapes ({self.scan_seconds:.1f} s): {rates[1]:,.1f} GFLOP/s{same}; "
             f"search over scan {self.ratio.value:.4f} ({self.ratio.low:.4f} to {self.ratio.high:.4f}), "
-            f"{self.ratio.n} pairs"
+            f"{self.ratio.n} pairs{f'; the search says: {self.short_of}' if self.short_of else ''}"
         )
 
 
-def compare(accelerator: Accelerator, dtype: Dtype, unit: int, limit: int, pairs: int, block_seconds: float) -> Pair:
+def compare(
+    accelerator: Accelerator,
+    dtype: Dtype,
+    unit: int,
+    limit: int,
+    pairs: int,
+    block_seconds: float,
+    search_seconds: float = math.inf,
+) -> Pair:
     """Search with a tenth of the scan's looks, scan, then measure both winners again in turn.
 
-    Every second pair is the other way round. Where both chose the same shape the ratio is of a shape with itself.
+    With `search_seconds` the search is the probe's own: its grid, and that much time. Every second pair is the other
+    way round. Where both chose the same shape the ratio is of a shape with itself.
     """
     operands = Operands(dtype, accelerator.torch_device)
     grid = [Dims(*sides) for sides in itertools.product(range(unit, limit + 1, unit), repeat=3)]
@@ -56,7 +67,20 @@ def compare(accelerator: Accelerator, dtype: Dtype, unit: int, limit: int, pairs
     with products.arithmetic_chosen(dtype, accelerator.device.kind):
         evaluate(grid[-1])  # libraries are loaded, and the operands drawn, for both
         started = time.perf_counter()
-        found = Search(evaluate, unit=unit, limit=limit, most_looks=len(grid) // 10).run()
+        if math.isinf(search_seconds):
+            search = Search(evaluate, unit=unit, limit=limit, most_looks=len(grid) // 10)
+        else:
+            kind = accelerator.device.kind
+            search = Search(
+                evaluate,
+                unit=UNIT[kind],
+                limit=LIMIT[kind],
+                most_looks=MOST_LOOKS,
+                limit_seconds=search_seconds,
+                clock=time.perf_counter,
+                prepared_seconds=lambda dims: operands.draw_seconds(*dims),
+            )
+        found = search.run()
         searched = time.perf_counter()
         scanned = max(grid, key=lambda dims: dims.flop / stats.median(evaluate(dims)))
         ended = time.perf_counter()
@@ -75,6 +99,7 @@ def compare(accelerator: Accelerator, dtype: Dtype, unit: int, limit: int, pairs
         searched_flops_per_s=tuple(rates["search"]),
         scanned_flops_per_s=tuple(rates["scan"]),
         ratio=stats.paired_ratio(rates["search"], rates["scan"]),
+        short_of=found.short_of,
     )
 
 
