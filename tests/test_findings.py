@@ -37,6 +37,9 @@ MEASURED |= {"loss-not-finite", "data-bound", "communication-bound", "launch-bou
 # By results of one run against each other: test_contradictions.py.
 MEASURED |= {"slice-against-products", "efficiency-falls", "memory-against-caches", "repeats-apart"}
 MEASURED |= {"above-its-ceiling", "measured-twice"}
+# By measurements of one room: test_doctor_rooms.py.
+MEASURED |= {"matmul-wrong", "matmul-low", "copies-wrong", "bandwidth-low", "collectives-wrong", "odd-host"}
+MEASURED |= {"loader-too-slow", "micro-batch-small"}
 MEASURED |= {"odd-link", "switch-without-p2p", "tunnelled-link", "unified-memory"}  # whole rigs: test_doctor.py
 MEASURED |= {"power-cap-low", "odd-card"}  # by readings under load: test_doctor.py
 MEASURED |= {"logits-dominate", "eight-bit-saves-little", "checkpointing-trades", "compile-pays"}
@@ -354,6 +357,8 @@ information  The driver refuses P2P between GPUs  p2p-refused
             IOMMU: translating (DMA-FQ)
   cost      n/a (it takes a measurement of this rig; `rigbench explain
             p2p-refused` has published ones)
+  takes     0 to 2.4 h (step model, as it is against cured; from none of it to
+            twice)
   to do     consumer cards: nothing, NCCL goes through shared memory by itself;
             others: turn on resizable BAR, look for registry settings of the
             driver, try slots below the same CPU
@@ -363,6 +368,8 @@ information  The slot offers a slower link than the card could use  pcie-slot
   evidence  GPU0: 0000:00:01.0 is x8, the card below it x16
             GPU1: 0000:00:01.1 is x8, the card below it x16
   cost      15.8 GB/s each way in theory, instead of 31.5 GB/s
+  takes     0 to 2.1 h (step model, as it is against cured; from none of it to
+            twice)
   to do     use a slot with all lanes if the board has one free; else nothing,
             it is the board's or the CPU's limit
 

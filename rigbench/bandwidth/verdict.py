@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from rigbench.bandwidth.record import MIB, Bandwidth, BandwidthPart, Judged, Judgement, Transfer
 from rigbench.core import units
+from rigbench.core.finding import Cost, Finding, finding
 from rigbench.core.record import Absent, Figure
 from rigbench.machine.record import GpuPair, PciHop, PciPath
 
@@ -178,6 +179,27 @@ def wrong(part: BandwidthPart) -> Iterator[str]:
             what = f"{row.operation} from {row.source} to {row.destination}, {units.format_bytes(row.size_bytes)}"
             counts = f"{row.check.wrong} of {row.check.checked} arrived wrong ({row.check.wrong_values} values{where})"
             yield f"bandwidth {what}: {counts}"
+
+
+def diagnose(result: Bandwidth) -> Iterator[Finding]:
+    """What arrived wrong, and each way that is clearly below what such links give on healthy rigs."""
+    if lines := [line for part in result.parts for line in wrong(part)]:
+        yield finding("copies-wrong", "fault", lines, (), "trust, not speed")
+    for way in judged(result):
+        expected = way.judgement.expected
+        if way.judgement.verdict != "low" or isinstance(expected, Absent):
+            continue
+        low, most = expected.ends
+        rates = [units.format_bytes_per_s(rate) for rate in (way.bytes_per_s, low, most)]
+        evidence = [f"{way.way}: {rates[0]} where {rates[1]} to {rates[2]} are expected", way.judgement.reason]
+        now = Figure(way.bytes_per_s, "measured", "copies of this run")
+        price: Cost | str = Cost(evidence[0], "bytes/s", now, expected)
+        if " in " in way.way:
+            price = "the card's own memory: what is predicted takes this rate already"
+        where = [word for word in way.way.replace(",", "").split() if word.startswith("GPU")]
+        yield finding(
+            "bandwidth-low", "warning", evidence, ["-".join(where)] if where else (), price, detail=evidence[0]
+        )
 
 
 def replays(part: BandwidthPart) -> Iterator[str]:

@@ -7,7 +7,7 @@ both of them a good one, to a third. So it takes three hosts to tell.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -15,6 +15,7 @@ import msgspec
 from rigbench.collectives.record import NO_LINK, Collectives, HostLink, OddHost, PairTimes, RankCheck, RankHost
 from rigbench.core import stats, units
 from rigbench.core.estimate import Estimate
+from rigbench.core.finding import Finding, cost, finding
 from rigbench.core.record import Absent, Tally
 
 ADDRESS = re.compile(r"\[([0-9a-fA-F.:]+)\]:\d+")
@@ -47,6 +48,20 @@ def faults(result: Collectives) -> list[str]:
     """A line for what hung or died, and for everything that brought wrong values."""
     ended = [result.reason] if result.verdict in ("died", "hung") else []
     return [f"collectives: {line}" for line in (*ended, *_wrong(result))]
+
+
+def diagnose(result: Collectives) -> Iterator[Finding]:
+    """What hung, died or brought wrong values, and the host that is far slower than the others."""
+    if lines := faults(result):
+        yield finding("collectives-wrong", "fault", lines, (), "no training on all of them before it is mended")
+    for odd in result.odd_hosts:
+        name = str(result.hosts[odd.host].name)
+        best, others = units.format_bytes_per_s(odd.bytes_per_s), units.format_bytes_per_s(odd.others_bytes_per_s)
+        evidence = [f"{name}: {best} {odd.side}, the others {others}"]
+        price = cost(
+            f"{best} instead of {others}", "bytes/s", odd.bytes_per_s, odd.others_bytes_per_s, "links", "measured"
+        )
+        yield finding("odd-host", "warning", evidence, [name], price)
 
 
 def _wrong(result: Collectives) -> list[str]:

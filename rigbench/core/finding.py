@@ -15,7 +15,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Record, Source
 
-Unit = Literal["bytes/s", "bytes", "watts", "tokens/s", "hertz", "FLOP/s"]
+Unit = Literal["bytes/s", "bytes", "watts", "tokens/s", "hertz", "FLOP/s", "sequences"]
 Severity = Literal["fault", "warning", "information"]
 WORST_FIRST: tuple[Severity, ...] = get_args(Severity)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rigbench.core.finding import Finding, Unchecked
 from rigbench.core.record import Absent
-from rigbench.core.screen import counted, grid, printable
+from rigbench.core.screen import counted, grid, printable, span
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,8 @@ def show_findings(findings: Sequence[Finding], unchecked: Sequence[Unchecked], c
 def _verdict(findings: Sequence[Finding], unchecked: Sequence[Unchecked]) -> str:
     if not findings:
         return "no problem found in what was checked" if unchecked else "no problem found"
-    numbers = {kind: sum(finding.severity == kind for finding in findings) for kind in STYLES}
+    counting = [finding for finding in findings if not finding.accepted]
+    numbers = {kind: sum(finding.severity == kind for finding in counting) for kind in STYLES}
     if not numbers["fault"] and not numbers["warning"]:
         healthy = "no fault, no warning in what was checked" if unchecked else "healthy"
         return f"{healthy}; {counted(numbers['information'], 'note')}"
@@ -50,6 +51,10 @@ def _finding(finding: Finding) -> Iterable[tuple[str, str]]:
         yield ("evidence" if number == 0 else ""), sentence
     cost = finding.cost
     yield "cost", f"n/a ({cost.reason})" if isinstance(cost, Absent) else cost.sentence
+    if not isinstance(finding.lost, Absent):
+        yield "takes", f"{span(finding.lost.hours * 3600.0, 'seconds')} ({finding.lost.basis})"
+    if finding.accepted:
+        yield "accepted", f"because {finding.accepted}"
     yield "to do", finding.cure
     for command in finding.commands:
         yield "", f"$ {command}"

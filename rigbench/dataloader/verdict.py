@@ -8,6 +8,7 @@ import msgspec
 
 from rigbench.core import stats, units
 from rigbench.core.estimate import Estimate
+from rigbench.core.finding import Finding, cost, finding
 from rigbench.core.record import Absent, Figure
 from rigbench.dataloader.record import Bound, Dataloader, Gain, Headroom, Loading, LoadingPath, Sweep, many
 
@@ -37,6 +38,21 @@ def _headrooms(sweeps: Sequence[Sweep], demand: Figure | Absent) -> Iterator[Hea
             if isinstance(row, Loading):
                 times = row.tokens_per_s / needed
                 yield Headroom(sweep.path, row.workers, row.temperature, times, bound(times))
+
+
+def diagnose(result: Dataloader) -> Iterator[Finding]:
+    """A loader that training would have to wait for, at its best number of workers and with the file in memory."""
+    demand = result.demand_tokens_per_s
+    for its in result.headrooms:
+        if its.io_bound != "yes" or its.temperature != "warm" or isinstance(demand, Absent):
+            continue
+        rate = demand.value * its.times.value
+        words = [units.format_rate(it) for it in (rate, demand.value)]
+        evidence = [f"{its.path}, {many(its.workers, 'worker')}: {words[0]}, and training needs {words[1]}"]
+        price = cost(
+            f"{words[0]} where training needs {words[1]}", "tokens/s", rate, demand.value, demand.basis, "measured"
+        )
+        yield finding("loader-too-slow", "warning", evidence, [its.path], price, ["rigbench dataloader"])
 
 
 def bound(times: Estimate) -> Bound:

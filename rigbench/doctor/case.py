@@ -70,7 +70,8 @@ def _of_budget(known: Known, topology: Topology | None, gpus: Sequence[Gpu]) -> 
     for row in budget.series:
         model = _model(budget.series_name, row.model)
         sequences = max(1, round(row.tokens_per_step / model.shape.sequence / recipe.ranks))
-        rows.append(Row(model, msgspec.structs.replace(recipe, micro_batch=sequences, accumulation=1), row.tokens))
+        own = msgspec.structs.replace(recipe, micro_batch=sequences, accumulation=1)
+        rows.append(Row(model, own, row.tokens, row.hours.value))
     words = f"{units.format_flop(budget.flops)} on {budget.series_name}, the budget of run {run_id}"
     power = budget.power
     watts = power.watts if isinstance(power, Power) else power

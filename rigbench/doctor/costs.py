@@ -19,7 +19,7 @@ from rigbench.core.record import Absent, Figure, Price
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
 from rigbench.predict import steptime
-from rigbench.predict.ceilings import DIRECT_SHARE, STAGED_SHARE
+from rigbench.predict.ceilings import DIRECT_SHARE, NO_LOADER, STAGED_SHARE
 from rigbench.predict.record import Ceilings, LinkCeiling
 
 HOUR = 3600.0
@@ -38,6 +38,7 @@ class Row(NamedTuple):
     model: Model
     recipe: Recipe
     tokens: float
+    hours: float | None = None  # of a stored budget
 
 
 class Case(NamedTuple):
@@ -138,12 +139,16 @@ def _share(its: Finding, findings: Sequence[Finding], case: Case) -> Estimate | 
     """Of all models together; its ends by what the finding's own numbers leave open."""
     if its.code == "launch-bound":
         return _by_cure(its, findings, case, lambda left: _without_launches(case, left), (1.0, 1.0))
+    if its.code == "loader-too-slow":
+        return _by_cure(its, findings, case, lambda left: _without_waiting(case, left), (1.0, 1.0))
     if its.code == "p2p-refused":
         return _of_sync(its, findings, case)
     if isinstance(its.cost, Absent):
         return Absent(its.cost.reason)
     if its.cost.unit == "bytes":
         return Absent("memory, not time")
+    if its.cost.unit == "sequences":
+        return _of_larger_batch(its, its.cost, findings, case)
     if its.cost.unit == "tokens/s":
         return _of_one_model(its, its.cost, case)
     if its.cost.unit == "bytes/s":
@@ -187,15 +192,30 @@ def _of_sync(its: Finding, findings: Sequence[Finding], case: Case) -> Estimate 
 
 def _of_one_model(its: Finding, price: Cost, case: Case) -> Estimate | Absent:
     """A slice's own share, of the hours of the model that it trained."""
-    total = math.fsum(_seconds(row, case.ceilings) for row in case.rows)
+    hours = [row.hours or _seconds(row, case.ceilings) / HOUR for row in case.rows]
     own = [row for row in case.rows if any(row.model.name in place.split() for place in its.where)]
     rows = own or (case.rows if len(case.rows) == 1 else ())
     if not rows:
         return Absent("it is of another model than those of the training")
-    part = math.fsum(_seconds(row, case.ceilings) for row in rows) / total
+    part = math.fsum(its for its, row in zip(hours, case.rows, strict=True) if row in rows) / math.fsum(hours)
     ends = [part * (1 - now / possible) for now in price.now.ends for possible in price.possible.ends if possible]
     middle = part * (1 - price.now.value / price.possible.value)
     return Estimate(middle, max(0.0, min(ends)), max(ends), stats.LEVEL, "the slice's own share of its step", 0)
+
+
+def _of_larger_batch(its: Finding, price: Cost, findings: Sequence[Finding], case: Case) -> Estimate | Absent:
+    """Of one model's steps, with so many sequences at once: fewer launches, fewer syncs for the same tokens."""
+    as_is, rows = _as_is(case, findings), list(case.rows)
+    for place, row in enumerate(rows):
+        if any(row.model.name in where.split() for where in its.where):
+            rows[place] = row._replace(
+                recipe=msgspec.structs.replace(row.recipe, micro_batch=int(price.possible.value))
+            )
+    if rows == list(case.rows):
+        return Absent("it is of another model than those of the training, or its budget has as many already")
+    share = 1 - math.fsum(_seconds(row, as_is) for row in rows) / _all(case, as_is)
+    low, high = (max(0.0, end * share) for end in ASSUMED)
+    return Estimate(max(0.0, share), low, high, stats.LEVEL, f"{MODEL}; from none of it to twice", 0)
 
 
 def _of(case: Case, as_is: Ceilings, cured: Ceilings) -> float:
@@ -226,7 +246,9 @@ def _as_is(case: Case, findings: Sequence[Finding], cured: Finding | None = None
     """The ceilings with every finding in them; `cured`, one that is not among them, says what its cards then reach."""
     ceilings = case.ceilings
     clock, peak = _worst(findings, "hertz"), _worst(findings, "FLOP/s")
-    if clock * peak < 1:
+    if ceilings.source == "measured":  # they hold slow products already
+        peak = 1 / _worst([cured], "FLOP/s") if cured else 1.0
+    if clock * peak != 1:
         slower = clock * peak
         products = tuple(msgspec.structs.replace(it, flops_per_s=it.flops_per_s * slower) for it in ceilings.products)
         rates = {dtype: _times(it, slower) for dtype, it in ceilings.matmul_flops_per_s.items()}
@@ -284,6 +306,10 @@ def _pairwise(cured: Finding) -> float:
     if isinstance(cured.cost, Cost) and cured.cost.unit == "bytes/s" and any("-" in label for label in cured.where):
         return cured.cost.possible.value / cured.cost.now.value
     return 1.0
+
+
+def _without_waiting(case: Case, findings: Sequence[Finding]) -> Ceilings:
+    return msgspec.structs.replace(_as_is(case, findings), data_tokens_per_s=NO_LOADER)
 
 
 def _without_launches(case: Case, findings: Sequence[Finding]) -> Ceilings:

@@ -8,17 +8,27 @@ from typing import Any
 
 import msgspec
 
-from rigbench.core import units
+from rigbench.bandwidth import verdict as bandwidth
+from rigbench.bandwidth.record import Bandwidth
+from rigbench.budget import forecast
+from rigbench.collectives import verdict as collectives
+from rigbench.collectives.record import Collectives
+from rigbench.core import profiles, units
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.finding import Finding, Unchecked, merged
+from rigbench.core.finding import Finding, Unchecked, cost, finding, merged
 from rigbench.core.record import Absent, Price, Skipped
 from rigbench.core.screen import counted
+from rigbench.dataloader import verdict as dataloader
+from rigbench.dataloader.record import Dataloader
 from rigbench.doctor import accepted, case, costs
 from rigbench.doctor.contradictions import contradictions
 from rigbench.document import Run
 from rigbench.job import Job
+from rigbench.matmul import verdict as matmul
+from rigbench.matmul.record import Matmul
 from rigbench.p2p import verdict as p2p
 from rigbench.p2p.record import P2p
+from rigbench.predict import cards
 from rigbench.predict.capacity import predictor_of
 from rigbench.predict.memory import Predictor
 from rigbench.predict.traces import Traces
@@ -29,7 +39,7 @@ from rigbench.topology import survey
 from rigbench.topology import verdict as topology
 from rigbench.topology.record import Topology
 from rigbench.train import verdict as train
-from rigbench.train.record import Arms
+from rigbench.train.record import Arms, Slice
 from rigbench.usable import usable
 
 QUICK = "rigbench run --quick"
@@ -91,7 +101,10 @@ def what_holds_it_back(run: Run) -> tuple[Finding, ...]:
 def _diagnosed(run: Run, runs: Sequence[Run], known: case.Known, reasons: Mapping[str, str]) -> Run:
     """`runs`: this one and those whose rooms stand in for what it does not hold."""
     view, sources = _together(runs)
-    found = [*merged(list(_findings(view))), *(item for one in runs for item in contradictions(usable(one)))]
+    found = [
+        *merged([*_findings(view), *_small_batches(view, known.predictor)]),
+        *(item for one in runs for item in contradictions(usable(one))),
+    ]
     priced, examined = costs.priced(found, case.case(known))
     examined = msgspec.structs.replace(examined, looked_at=_looked_at(run, view, sources))
     unchecked = topology.unchecked(view.topology) if isinstance(view.topology, Topology) else ()
@@ -130,10 +143,39 @@ def _findings(run: Run) -> Iterator[Finding]:
                 yield item
     if isinstance(run.p2p, P2p):
         yield from p2p.diagnose(run.p2p)
+    if isinstance(run.matmul, Matmul):
+        yield from matmul.diagnose(run.matmul)
+    if isinstance(run.bandwidth, Bandwidth):
+        yield from bandwidth.diagnose(run.bandwidth)
+    if isinstance(run.collectives, Collectives):
+        yield from collectives.diagnose(run.collectives)
+    if isinstance(run.dataloader, Dataloader):
+        yield from dataloader.diagnose(run.dataloader)
     if isinstance(run.arms, Arms):
         yield from train.diagnose(run.arms, run.slices)
     else:
         yield from train.of_slices(run.slices)
+
+
+def _small_batches(run: Run, predictor: Predictor) -> Iterator[Finding]:
+    """Slices on GPUs whose micro-batch is smaller than what surely fits, as budgets of other rigs choose it."""
+    for its in run.slices:
+        if not isinstance(its, Slice) or its.device.kind != "cuda":
+            continue
+        memory = its.device.memory_total_bytes
+        profile = profiles.match_gpu(None, its.device.name, None if isinstance(memory, Absent) else memory)
+        if isinstance(profile, Absent):
+            continue
+        recipe, sequence = its.recipe, its.model.shape.sequence
+        target = cards.of_profile(profiles.gpu(profile), profile, recipe.ranks)
+        fits = forecast.micro_batch_that_surely_fits(predictor, its.model, recipe, target)
+        fits = min(fits, forecast.MOST_TOKENS_A_CARD // sequence)
+        if fits > recipe.micro_batch:
+            words = f"{recipe.micro_batch} sequences at once, and at least {fits} fit"
+            price = cost(words, "sequences", recipe.micro_batch, fits, "the memory of a step in closed form")
+            command = f"rigbench train-probe --params {its.model.name} --micro-batch {fits}"
+            where = [f"slice {its.model.name}"]
+            yield finding("micro-batch-small", "information", [words], where, price, [command], detail=words)
 
 
 def _heat(run: Run) -> Iterator[Finding]:
@@ -167,7 +209,9 @@ def _looked_at(run: Run, view: Run, sources: Mapping[str, Run]) -> tuple[str, ..
 def _age(then: str, now: str) -> str:
     seconds = (_moment(now) - _moment(then)).total_seconds()
     days = int(seconds // 86400)
-    return f"{counted(days, 'day')} ago" if days else f"{units.format_seconds(max(0.0, seconds))} ago"
+    if days:
+        return f"{counted(days, 'day')} ago"
+    return "just now" if seconds < 60 else f"{units.format_seconds(seconds)} ago"
 
 
 def _moment(text: str) -> datetime:

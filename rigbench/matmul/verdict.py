@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import accumulate
 from operator import add
 
 import msgspec
 
-from rigbench.core import stats
+from rigbench.core import stats, units
 from rigbench.core.estimate import ratio
+from rigbench.core.finding import Cost, Finding, finding
 from rigbench.core.record import Absent, Figure, SensorSeries
 from rigbench.matmul.record import Ceiling, GemmStep, Matmul, MatmulCheck, MatmulPhase, MatmulShape
 from rigbench.model.counts import Gemm
 from rigbench.work.telemetry import of_device
 
+# Of the datasheet, sustained: 67 % (H100), 85 % (A100), 100 % (4090), as published products come out.
+LEAST_SHARE, USUAL_SHARE = 0.6, 0.85
+USUAL = "67 to 100 % of the datasheet, which published cards reach"
 BURST_SECONDS, BURST_SHARE, HOT_SHARE = 2.0, 0.2, 1 / 3  # of a load: its first seconds, at most a fifth; its last third
 FEWEST_SAMPLES = 3
 
@@ -83,6 +87,24 @@ def wrong(result: Matmul) -> list[str]:
         for what, check in checks
         if not check.correct
     ] + [f"matmul on {line}" for line in result.failures]
+
+
+def diagnose(result: Matmul) -> Iterator[Finding]:
+    """Wrong products, and ceilings below what published cards reach of their datasheet."""
+    if lines := wrong(result):
+        yield finding("matmul-wrong", "fault", lines, [result.device.name], "trust, not speed")
+    for ceiling in result.ceilings:
+        share, peak = ceiling.share_of_datasheet, result.datasheet_flops_per_s.get(ceiling.dtype)
+        if isinstance(share, Absent) or isinstance(ceiling.hot, Absent) or peak is None or share >= LEAST_SHARE:
+            continue
+        rate = ceiling.hot.flops_per_s
+        low, middle = (units.format_flops_per_s(it) for it in (rate.value, USUAL_SHARE * peak.value))
+        evidence = [f"{low} sustained, {units.format_share(share)} of the datasheet's {ceiling.dtype}"]
+        now = Figure(rate.value, "measured", "sustained products", rate.low, rate.high)
+        usual = Figure(USUAL_SHARE * peak.value, "datasheet", USUAL, LEAST_SHARE * peak.value, peak.value)
+        price = Cost(f"{low} where such cards reach about {middle}", "FLOP/s", now, usual)
+        detail = f"{ceiling.dtype}, {units.format_share(share)} of the datasheet"
+        yield finding("matmul-low", "warning", evidence, [result.device.name], price, detail=detail)
 
 
 def mended(result: Matmul) -> Matmul:
