@@ -208,9 +208,8 @@ def _of_larger_batch(its: Finding, price: Cost, findings: Sequence[Finding], cas
     as_is, rows = _as_is(case, findings), list(case.rows)
     for place, row in enumerate(rows):
         if any(row.model.name in where.split() for where in its.where):
-            rows[place] = row._replace(
-                recipe=msgspec.structs.replace(row.recipe, micro_batch=int(price.possible.value))
-            )
+            larger = msgspec.structs.replace(row.recipe, micro_batch=int(price.possible.value))
+            rows[place] = row._replace(recipe=larger)
     if rows == list(case.rows):
         return Absent("it is of another model than those of the training, or its budget has as many already")
     share = 1 - math.fsum(_seconds(row, as_is) for row in rows) / _all(case, as_is)

@@ -101,10 +101,8 @@ def what_holds_it_back(run: Run) -> tuple[Finding, ...]:
 def _diagnosed(run: Run, runs: Sequence[Run], known: case.Known, reasons: Mapping[str, str]) -> Run:
     """`runs`: this one and those whose rooms stand in for what it does not hold."""
     view, sources = _together(runs)
-    found = [
-        *merged([*_findings(view), *_small_batches(view, known.predictor)]),
-        *(item for one in runs for item in contradictions(usable(one))),
-    ]
+    found = merged([*_findings(view), *_small_batches(view, known.predictor)])
+    found += [item for one in runs for item in contradictions(usable(one))]
     priced, examined = costs.priced(found, case.case(known))
     examined = msgspec.structs.replace(examined, looked_at=_looked_at(run, view, sources))
     unchecked = topology.unchecked(view.topology) if isinstance(view.topology, Topology) else ()
@@ -186,8 +184,8 @@ def _heat(run: Run) -> Iterator[Finding]:
         loads.append((thermals.played(run.topology.gpus, run.topology.load), run.topology.load))
     if isinstance(run.thermals, Thermals):
         loads.append((run.thermals.cards, run.thermals.telemetry))
-    for cards, sensors in sorted(loads, key=lambda it: -len(it[1].at_seconds)):  # the longer look counts
-        found = [it for it in heat.diagnose(cards, sensors) if (it.code, it.where) not in told]
+    for heated, sensors in sorted(loads, key=lambda it: -len(it[1].at_seconds)):  # the longer look counts
+        found = [it for it in heat.diagnose(heated, sensors) if (it.code, it.where) not in told]
         told |= {(it.code, it.where) for it in found}
         yield from found
 
