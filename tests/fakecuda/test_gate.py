@@ -22,9 +22,7 @@ def test_what_is_listed_with_its_reason_and_executed_by_none_passes():
 @pytest.mark.parametrize(
     ("now", "before", "said"),
     [
-        (found("a()"), listed(), f"{PLACE}: executed by no test, and not listed: a()"),
-        (found("a()", "a()"), listed("a()"), f"{PLACE}: executed by no test, and not listed: a()"),
-        (found(), listed("a()"), f"{PLACE}: listed as executed by no test, and it is: a()"),
+        (found(*["a()"] * 27), listed("a()"), "26 statements are executed by no test and not listed; 25 may be"),
         (found("a()"), listed("a()", reason="?"), f"{PLACE}: listed without a reason: a()"),
         (found(count=900), listed(), "900 statements are too few to be all: fewer than 7000"),
         (
@@ -36,6 +34,19 @@ def test_what_is_listed_with_its_reason_and_executed_by_none_passes():
 )
 def test_every_difference_is_said(now, before, said):
     assert list(gate.differences(now, before)) == [said]
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "said"),
+    [
+        (found("a()"), listed(), f"{PLACE}: executed by no test, and not listed: a()"),
+        (found("a()", "a()"), listed("a()"), f"{PLACE}: executed by no test, and not listed: a()"),
+        (found(), listed("a()"), f"{PLACE}: listed as executed by no test, and it is: a()"),
+    ],
+)
+def test_a_few_statements_that_depend_on_the_machines_pace_are_noted_and_pass(now, before, said):
+    assert list(gate.differences(now, before)) == []
+    assert list(gate.notes(now, before)) == [said]
 
 
 def test_the_syntax_tree_has_as_many_statements_as_coverage_counts():
