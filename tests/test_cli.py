@@ -267,7 +267,7 @@ def test_a_whole_run_measures_trains_and_budgets_in_one_record(measured, rigbenc
 def test_a_whole_run_is_shown_with_every_room(measured, links_measured, rigbench):
     homes = [str(home.home) for home in (measured, links_measured)]
     shown = "".join(rigbench("report", "-v", "--home", home)[1] for home in homes)
-    rooms = ("PCI tree", "matmul on cpu", "small on cpu", "train skipped", "overheads", "EUR")
+    rooms = ("topology: ", "matmul: ", "small on cpu", "train skipped", "overheads", "EUR")
     rooms += ("memory copies at", "P2P", "all_reduce", "dataloader: ")
     for words in rooms:
         assert words in shown

@@ -14,6 +14,7 @@ import test_dataloader_stage as loaders
 import test_matmul_screen as products
 import test_p2p_verdict as peers
 import test_thermals_screens as heat
+import test_topology as rigs
 from rich.console import Console
 
 from rigbench import store
@@ -24,9 +25,11 @@ from rigbench.collectives.record import OddHost
 from rigbench.core.record import Absent, Tally
 from rigbench.dataloader import screen as dataloader
 from rigbench.document import Run
+from rigbench.machine.rig import Rig
 from rigbench.matmul import screen as matmul
 from rigbench.p2p import screen as p2p
 from rigbench.thermals import screen as thermals
+from rigbench.topology import screen as topology
 
 NUMBER = re.compile(r"\d(?:[\d,.]*\d)?")
 STORED = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
@@ -521,3 +524,79 @@ def test_cards_that_are_fine(tmp_path):
     assert printed(thermals.brief, stopped).startswith(
         "warn  thermals: ended before it was settled: stopped by SIGTERM\n"
     )
+
+
+# ---- topology
+
+RIG = """\
+ok    topology: 2 × RTX 4080 SUPER, each gen 4 x8 (x16 possible), no P2P, ReBAR on
+ GPU   link                     GB/s at best        expect  memory  °C  limit, W
+ GPU0  gen 4 x8 (x16 possible)          15.8  11.8 to 14.5  16 GiB  43       320
+ GPU1  gen 4 x8 (x16 possible)          15.8  11.8 to 14.5  16 GiB  41       320
+  note  GPU0 and GPU1: the slot is x8, the card below it x16
+  note  no P2P: code 1 was seen where the chipset is not in the driver's table, or the driver
+        withholds P2P from GeForce cards
+  note  composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8
+  host    Intel(R) Core(TM) i7-14700K, 28 CPUs, Linux 6.8.0, NVIDIA driver 595.71.05
+                           link now  at best   GB/s
+  pci0000:00
+  ├─ 0000:00:01.0 bridge             gen 5 x8
+  │  └─ 0000:01:00.0 GPU0  gen 1 x8  gen 4 x8  15.8
+  └─ 0000:00:01.1 bridge             gen 5 x8
+     └─ 0000:03:00.0 GPU1  gen 1 x8  gen 4 x8  15.8
+  how sure  as the system and the driver report it; nothing was measured, and nothing diagnosed:
+            rigbench doctor does
+  more      rigbench report RUN topology has the whole tree, the matrix and disks
+"""
+
+
+def test_two_cards_in_slots_of_eight_lanes():
+    holds(topology.brief, rigs.read(Rig.replay(rigs.RIGS / "dual-rtx4080s-x8x8")), RIG)
+
+
+RIG_PARTLY_KNOWN = """\
+note  topology: 4 × RTX 4090, each link not reported, P2P not reported
+ GPU   link
+ GPU0  link not reported
+ GPU1  link not reported
+ GPU2  link not reported
+ GPU3  link not reported
+  host    16 CPUs, Linux 6.8.0, NVIDIA driver 595.58.03
+                           link now      at best  GB/s
+  pci0000:80
+  ├─ 0000:80:01.1 bridge
+  │  └─ 0000:81:00.0 GPU0  not reported
+  └─ 0000:80:03.1 bridge
+     └─ 0000:82:00.0 GPU1  not reported
+  pci0000:c0
+  ├─ 0000:c0:01.1 bridge
+  │  └─ 0000:c1:00.0 GPU2  not reported
+  └─ 0000:c0:03.1 bridge
+     └─ 0000:c2:00.0 GPU3  not reported
+  how sure  as the system and the driver report it; nothing was measured, and nothing diagnosed:
+            rigbench doctor does
+  more      rigbench report RUN topology has the whole tree, the matrix and disks
+"""
+
+
+def test_a_rig_that_is_known_in_part_is_not_called_fine():
+    holds(topology.brief, rigs.read(Rig.replay(rigs.RIGS / "epyc7502-4x4090")), RIG_PARTLY_KNOWN)
+
+
+@pytest.mark.parametrize("name", rigs.ALL)
+def test_every_recorded_rig_fits_one_screen(name):
+    shown = printed(topology.brief, rigs.read(Rig.replay(rigs.RIGS / name)))
+    assert len(shown.splitlines()) <= 40
+
+
+RIG_WITHOUT_GPU = """\
+note  topology: no GPU: Intel(R) Xeon(R) Processor @ 2.50GHz, 23.5 GiB
+  host    Intel(R) Xeon(R) Processor @ 2.50GHz, 2 CPUs, 23.5 GiB, Linux 6.18.44-fc-v595
+  how sure  as the system and the driver report it; nothing was measured, and nothing diagnosed:
+            rigbench doctor does
+  more      rigbench report RUN topology has the whole tree, the matrix and disks
+"""
+
+
+def test_a_host_without_a_gpu(run):
+    holds(topology.brief, run.topology, RIG_WITHOUT_GPU)

@@ -38,7 +38,7 @@ def test_looks_are_stored_but_neither_listed_nor_the_newest(rigbench, home):
     assert "1 more that measured nothing" in hint
     assert ids(rigbench("report", "--list", "--all")[1])[0] == look
     assert "20260102-000000-cccc" in rigbench("report")[1]
-    assert "PCI tree" in rigbench("report", look)[1]
+    assert "topology: 2 × RTX 4080 SUPER" in rigbench("report", look)[1]
 
 
 def test_a_line_says_when_on_what_and_with_which_result(rigbench, home):

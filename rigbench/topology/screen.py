@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -11,18 +11,24 @@ from rich.text import Text
 from rigbench.core.record import Absent
 from rigbench.core.screen import (
     Fact,
+    Headline,
+    closing,
     counted,
     gigabytes,
     grid,
+    headline,
     if_known,
     known,
     line,
+    listed,
     mapped,
+    marked,
     missing,
     printable,
     size,
+    table,
 )
-from rigbench.machine.record import GpuPair, PciDevice, PciHop
+from rigbench.machine.record import Gpu, GpuPair, PciDevice, PciHop
 from rigbench.topology.gpus_screen import gpus, lanes
 from rigbench.topology.record import Topology
 
@@ -39,6 +45,130 @@ MEANINGS = {
 }
 # nvmlGpuP2PStatus_t, as the vendor's tool shortens it.
 CODES = {0: "OK", 1: "CNS", 2: "GNS", 3: "TNS", 4: "DR", 5: "NS", 6: "U"}
+
+
+MOST_LINES = 14  # of the tree, and of the cards, on a first screen
+
+
+def verdict(topology: Topology) -> Headline:
+    """ "2 × RTX 4080 SUPER, each gen 4 x8 (x16 possible), no P2P, ReBAR on"; no fine rig where that is not reported."""
+    if not topology.gpus:
+        facts = known([("CPU", topology.cpu.model), ("memory", mapped(topology.memory.total_bytes, size))])
+        return "note", f"no GPU: {facts or 'a host that tells nothing'}"
+    names = [gpu.name if isinstance(gpu.name, str) else "a GPU without a name" for gpu in topology.gpus]
+    cards = " and ".join(
+        f"{names.count(name)} × {name}".removeprefix("1 × ").replace("NVIDIA ", "").replace("GeForce ", "")
+        for name in dict.fromkeys(names)
+    )
+    links: dict[str, list[str]] = {}
+    for gpu in topology.gpus:
+        links.setdefault(_link(topology, gpu), []).append(gpu.label)
+    each = "each " if len(topology.gpus) > 1 else ""
+    ways = [f"{each}{next(iter(links))}"] if len(links) == 1 else [f"{listed(of)} {link}" for link, of in links.items()]
+    parts = [cards, *ways, _p2p(topology), _rebar(topology)]
+    text = ", ".join(filter(None, parts))
+    if isinstance(topology.driver_gpus, int) and topology.driver_gpus < len(topology.gpus):
+        return "warn", f"{text}; the driver lists {topology.driver_gpus} of them"
+    return ("note" if "not reported" in text else "ok"), text
+
+
+def _link(topology: Topology, gpu: Gpu) -> str:
+    """ "gen 4 x8 (x16 possible)": the narrowest of its way, and what the card itself could do."""
+    path = next((path for path in topology.paths if path.label == gpu.label), None)
+    hop = next((hop for hop in path.hops if hop.device == path.narrowest), None) if path else None
+    if hop is None:
+        return "link not reported"
+    text, own = lanes(hop.generation_best, hop.width_best_lanes), None
+    if isinstance(gpu.pci_bus_id, str):
+        own = next((function for function in topology.pci if function.bus_id == gpu.pci_bus_id), None)
+    widest = own.link_max_width_lanes if own else gpu.link_width_max_lanes
+    if isinstance(widest, int) and isinstance(hop.width_best_lanes, int) and widest > hop.width_best_lanes:
+        text += f" (x{widest} possible)"
+    return text
+
+
+def _p2p(topology: Topology) -> str:
+    pairs = topology.pairs
+    if not pairs:
+        return ""
+    if all(pair.label.startswith("NV") for pair in pairs):
+        return "NVLink"
+    allowed = sum(pair.is_allowed for pair in pairs)
+    if not any(pair.codes for pair in pairs):
+        return "P2P not reported"
+    return (
+        "P2P allowed" if allowed == len(pairs) else f"P2P in {allowed} of {len(pairs)} pairs" if allowed else "no P2P"
+    )
+
+
+def _rebar(topology: Topology) -> str:
+    states = {gpu.bar1_covers_memory for gpu in topology.gpus}
+    return "ReBAR on" if states == {True} else "ReBAR off" if False in states else ""
+
+
+def brief(topology: Topology, console: Console, quiet: bool = False) -> None:
+    headline("topology", verdict(topology), console)
+    if topology.gpus:
+        console.print(_cards(topology))
+    if quiet:
+        return
+    marked(_odd(topology), console)
+    cpu, memory = topology.cpu, topology.memory
+    driver = if_known(mapped(topology.driver_version, lambda version: f"NVIDIA driver {version}"))
+    host: list[Fact] = [
+        ("CPU", cpu.model),
+        ("CPUs", counted(cpu.logical_cpus, "CPU")),
+        ("memory", mapped(memory.total_bytes, size)),
+        ("kernel", mapped(topology.kernel, str, "Linux")),
+        ("driver", driver),
+    ]
+    console.print(grid([("host", known(host))]))
+    wanted = with_bridges({function.bus_id: function for function in topology.pci}, {"GPU"})
+    if 0 < len(wanted) <= MOST_LINES and (drawn := _tree(topology, {"GPU"})):
+        console.print(drawn)
+    sure = "as the system and the driver report it; nothing was measured, and nothing diagnosed: rigbench doctor does"
+    closing(sure, "rigbench report RUN topology has the whole tree, the matrix and disks", console)
+
+
+def _cards(topology: Topology) -> RenderableType:
+    """A row a GPU; of many the first."""
+    paths = {path.label: path for path in topology.paths}
+    rows = []
+    for gpu in topology.gpus[:MOST_LINES]:
+        path = paths.get(gpu.label)
+        expected = path.expected if path else Absent("no way to it is known")
+        rows.append(
+            (
+                gpu.label,
+                _link(topology, gpu),
+                gigabytes(path.best_bytes_per_s) if path else "",
+                "" if isinstance(expected, Absent) else f"{gigabytes(expected.low)} to {gigabytes(expected.high)}",
+                if_known(mapped(gpu.memory_total_bytes, size)),
+                if_known(mapped(gpu.temperature_celsius, "{:.0f}".format)),
+                if_known(mapped(gpu.power_limit_watts, "{:.0f}".format)),
+            )
+        )
+    headings = ("GPU", "link", ">GB/s at best", ">expect", ">memory", ">°C", ">limit, W")
+    shown = [place for place in range(len(headings)) if place < 2 or any(row[place] for row in rows)]
+    return table([headings[place] for place in shown], [[row[place] for place in shown] for row in rows])
+
+
+def _odd(topology: Topology) -> Iterator[Headline]:
+    """What makes a way narrow, by what the same is true of, and what was not as it should be in reading the rig."""
+    labels: dict[str, list[str]] = {}
+    for path in (path for path in topology.paths if path.kind == "GPU"):
+        for hop in path.hops:
+            for limit in hop.limits:
+                labels.setdefault(limit.replace(f"{hop.port} is", "the slot is"), []).append(path.label)
+        if path.shared_with:
+            labels.setdefault(f"shares a link with {', '.join(path.shared_with)}", []).append(path.label)
+        if isinstance(path.chipset, str):
+            labels.setdefault(f"through the {path.chipset}, whose cards share one link", []).append(path.label)
+    yield from (("note", f"{listed(alike)}: {what}") for what, alike in labels.items())
+    refused = [pair for pair in topology.pairs if pair.is_refused]
+    if refused and refused[0].facts:
+        yield "note", f"no P2P: {refused[0].facts[0]}"
+    yield from (("note", warning) for warning in topology.warnings)
 
 
 def show(topology: Topology, console: Console) -> None:
@@ -188,33 +318,33 @@ def _codes(pair: GpuPair) -> dict[str, int | Absent]:
     }
 
 
-def _tree(topology: Topology) -> RenderableType | None:
+def _tree(topology: Topology, kinds: Collection[str] = WORTH_SHOWING) -> RenderableType | None:
     by_id = {function.bus_id: function for function in topology.pci}
-    kept = with_bridges(by_id)
+    kept = with_bridges(by_id, kinds)
     if not kept:
         return None
     hops = {hop.device: hop for path in topology.paths for hop in path.hops}
-    table = Table(box=None, padding=(0, 1), pad_edge=False, show_edge=False)
+    drawn = Table(box=None, padding=(0, 1), pad_edge=False, show_edge=False)
     for name in ("", "link now", "at best", "GB/s"):
-        table.add_column(name, justify="right" if name == "GB/s" else "left", no_wrap=bool(name), header_style="dim")
+        drawn.add_column(name, justify="right" if name == "GB/s" else "left", no_wrap=bool(name), header_style="dim")
     names = {bus_id: label for label, bus_id in topology.matrix_bus_ids.items()}  # as elsewhere on the screen
     for disk in topology.disks:
         if isinstance(disk.pci_bus_id, str):
             names[disk.pci_bus_id] = " ".join(filter(None, [names.get(disk.pci_bus_id), disk.name]))
     for text, function in _drawn(kept, names):
         cells = [] if function is None else _cells(function, hops.get(function.bus_id))
-        table.add_row(Text(f"  {printable(text)}"), *map(Text, cells))
-    hidden = len(by_id) - len(kept)
+        drawn.add_row(Text(f"  {printable(text)}"), *map(Text, cells))
+    hidden = len(by_id) - len(kept) if kinds is WORTH_SHOWING else 0
     note = Text(f"  {counted(hidden, 'other function')} not shown, see --json", style="dim")
-    return Group(table, note) if hidden else table
+    return Group(drawn, note) if hidden else drawn
 
 
-def with_bridges(by_id: dict[str, PciDevice]) -> dict[str, PciDevice]:
-    """The functions worth showing and the bridges above them, in bus order."""
+def with_bridges(by_id: dict[str, PciDevice], kinds: Collection[str]) -> dict[str, PciDevice]:
+    """The functions of these kinds and the bridges above them, in bus order."""
     wanted: set[str] = set()
     for function in by_id.values():
         place: str | Absent = function.bus_id
-        while function.kind in WORTH_SHOWING and isinstance(place, str) and place in by_id and place not in wanted:
+        while function.kind in kinds and isinstance(place, str) and place in by_id and place not in wanted:
             wanted.add(place)
             place = by_id[place].parent
     return {bus_id: function for bus_id, function in by_id.items() if bus_id in wanted}
