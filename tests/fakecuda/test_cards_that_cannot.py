@@ -76,7 +76,7 @@ def test_copies_to_the_second_card_open_no_context_on_the_first(rig):
 
 
 def test_a_host_that_is_always_late_is_said(rig):
-    done = rig.run(*COPIES, "--device", "cuda:1", FAKECUDA_LATE="1").ended(0)
+    done = rig.run(*COPIES, "--verbose", "--device", "cuda:1", FAKECUDA_LATE="1").ended(0)
     (part,) = done.run.bandwidth.parts
     pinned = [row.timing for row in part.transfers if row.host_memory == "pinned"]
     assert pinned
