@@ -23,7 +23,7 @@ from rigbench.model.record import Model
 from rigbench.model.shape import Series
 from rigbench.predict import cards, inference
 from rigbench.predict.memory import METHOD, Predictor
-from rigbench.predict.record import WEIGHT_FORMATS, Capacity, CapacityRow, Options, Target
+from rigbench.predict.record import WEIGHT_FORMATS, Capacity, CapacityRow, Largest, Options, Target
 from rigbench.predict.traces import Traces
 from rigbench.store import now
 
@@ -137,13 +137,16 @@ def with_sequence(model: Model, tokens: int) -> Model:
 def _training(job: Job, result: Capacity, series: Series, recipes: Sequence[Recipe], predictor: Predictor) -> Capacity:
     model, place = result.model, result.target
     models = tuple(with_sequence(other, model.shape.sequence) for other in sizes(series))
+    first = predictor.largest_micro_batch(model, recipes[0], place)
+    if isinstance(first, Largest):  # the answer to most questions, long before the table is full
+        job.progress.line(f"{model.name} fits with micro-batch {first.value} ({recipes[0].words}); the table follows")
     rows = []
     for index, recipe in enumerate(recipes):
         job.progress.update(index / len(recipes), f"{recipe.optimizer}, {index + 1} of {len(recipes)}")
         rows.append(
             CapacityRow(
                 recipe=recipe,
-                micro_batch=predictor.largest_micro_batch(model, recipe, place),
+                micro_batch=predictor.largest_micro_batch(model, recipe, place) if index else first,
                 sequence=predictor.longest_sequence(model, recipe, place),
                 model=predictor.largest_model(models, recipe, place),
             )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from rigbench.core import units
 from rigbench.core.record import Absent
-from rigbench.core.screen import table
+from rigbench.core.screen import Columns, Headline, closing, grid, headline, marked, span, table
+from rigbench.model.recipe import checkpoint_words
 from rigbench.predict.record import Capacity, Largest, Target, VramPrediction
 
 BAR_CELLS = 40
+SLOW_WORDS = "slow: it fits only while torch gives cached memory back again and again"
 PARTS = {
     "weights": "weights, and their 16-bit copies",
     "gradients": "gradients",
@@ -26,16 +30,97 @@ PARTS = {
 PRECISIONS = {"bf16": "bf16 autocast", "fp16": "fp16 autocast", "bf16-pure": "pure bf16"}
 
 
-def show(result: Capacity, console: Console) -> None:
-    """The table of what fits, and the chart of what fills the memory."""
+def brief(result: Capacity, console: Console, quiet: bool = False) -> None:
+    """The one answer, the table of what fits, what fills the memory, how sure and what next."""
+    headline("capacity", _answer(result), console)
+    console.print(_weights_table(result) if result.inference else _ways_table(result))
+    if quiet:
+        return
+    facts = [("on", _room(result))]
+    shown = _shown(result)
+    if shown:
+        facts += [("memory", _filled(shown)), ("per row", "longest sequence and largest model: at micro-batch 1")]
+    console.print(grid(facts))
+    marked([("note", line) for line in _notes(result)], console)
+    basis = shown.prediction.basis if shown else result.inference[0].process.basis if result.inference else ""
+    named = f" --on {result.target.name}" if " " not in result.target.name else ""  # a card of this machine has spaces
+    following = f"rigbench budget{named}" if named else f"rigbench train-probe --params {result.model.name}"
+    following = f"rigbench capacity{named} (training)" if result.inference else following
+    closing(f"predicted: {basis}" if basis else "predicted", f"--verbose.  next: {following}", console)
+
+
+def _answer(result: Capacity) -> Headline:
+    model, target = result.model, result.target
+    card = target.name if target.count < 2 else f"each card of {target.name}"
+    if result.inference:
+        kept = next((row for row in result.inference if row.fits), None)
+        if kept is None:
+            return "warn", f"{model.name} cannot generate on {card}, however its weights are kept"
+        words = (
+            f"{_sequences(kept.largest_batch)} of {result.context_tokens:,} tokens at once, weights in {kept.weights}"
+        )
+        return "ok", f"{model.name} generates on {card} with {words}"
+    shown, row = _shown(result), result.rows[0]
+    if shown is None:
+        return "warn", f"{model.name} does not fit {card} with any of these choices"
+    recipe = shown.prediction.recipe
+    words = recipe.words if recipe.compiled else f"{recipe.words}, eager"
+    slow = ", which is slow" if _slow(shown) else ""
+    fits = f"{model.name} fits {card} with {_sequences(shown.value)} of {model.shape.sequence:,} tokens"
+    return "ok" if isinstance(row.micro_batch, Largest) and not slow else "warn", f"{fits}{slow} [{words}]"
+
+
+def _sequences(count: int) -> str:
+    return f"{count:,} sequence{'' if count == 1 else 's'}"
+
+
+def _shown(result: Capacity) -> Largest | None:
+    """The first way in which the model fits."""
+    return next((row.micro_batch for row in result.rows if isinstance(row.micro_batch, Largest)), None)
+
+
+def _room(result: Capacity) -> str:
     target = result.target
     several = f"{target.count} cards, each " if target.count > 1 else ""
     kind = "of host memory, now available" if target.kind == "cpu" else f"usable ({target.usable.basis})"
-    room = (
+    return (
         f"{several}{units.format_bytes(target.memory_bytes)}, {units.format_bytes(target.usable.value)} {kind}, "
         f"less {units.format_bytes(target.context.value + target.communication.value)} for {_outside_words(target)}"
     )
-    console.print(Text.assemble((f"what fits on {target.name}", "bold"), f", predicted: {room}"))
+
+
+def _filled(shown: Largest) -> str:
+    """The parts of the peak, largest first, those below a hundredth left out."""
+    prediction = shown.prediction
+    total = prediction.process.value
+    sizes = [(name, size) for name, size in prediction.breakdown.parts().items() if size >= total / 100]
+    parts = "; ".join(f"{_part_words(name, prediction.target)} {units.format_bytes(size)}" for name, size in sizes)
+    short = shown.next_short_bytes
+    more = "" if isinstance(short, Absent) else f". One more lacks {units.format_bytes(short)}"
+    return f"{span(prediction.process, 'bytes')} at micro-batch {shown.value}: {parts}{more}"
+
+
+def _part_words(name: str, target: Target) -> str:
+    if name == "outside":
+        return _outside_words(target)
+    return "freed and kept by the heap" if name == "cache" and target.kind == "cpu" else PARTS[name]
+
+
+def _notes(result: Capacity) -> Iterator[str]:
+    if any(_slow(cell) for row in result.rows for cell in (row.micro_batch, row.sequence, row.model)):
+        yield SLOW_WORDS
+    if result.rows and _shown(result) and result.target.kind == "cuda":
+        yield (
+            "`rigbench budget --on` trains compiled with a little less, as many as surely fit by a formula; "
+            "this is of recorded steps"
+        )
+    yield from result.would_fit
+    yield from result.notes
+
+
+def show(result: Capacity, console: Console) -> None:
+    """The table of what fits, and the chart of what fills the memory."""
+    console.print(Text.assemble((f"what fits on {result.target.name}", "bold"), f", predicted: {_room(result)}"))
     if result.inference:
         _show_inference(result, console)
     else:
@@ -52,11 +137,7 @@ def chart(prediction: VramPrediction, console: Console) -> None:
     for justify in ("left", "right", "right", "left"):
         grid.add_column(justify=justify, no_wrap=True)
     for name, size in parts.items():
-        label = PARTS[name]
-        if name == "outside":
-            label = _outside_words(prediction.target)
-        elif name == "cache" and prediction.target.kind == "cpu":
-            label = "freed and kept by the heap"
+        label = _part_words(name, prediction.target)
         cells = Text("█" * round(BAR_CELLS * size / total) or "▏", style="cyan")
         grid.add_row(f"  {label}", units.format_bytes(size), units.format_share(size / total), cells)
     console.print(grid)
@@ -66,13 +147,11 @@ def prediction_line(prediction: VramPrediction) -> str:
     """The four numbers, the deciding one named."""
     reserved = prediction.reserved_bytes
     process = prediction.process
-    low, high = process.ends
     sizes = [f"allocated {units.format_bytes(prediction.allocated_bytes)}"]
     if not isinstance(reserved, Absent):
         sizes.append(f"reserved {units.format_bytes(reserved)}")
     sizes.append(f"{_outside_words(prediction.target)} {units.format_bytes(prediction.outside.value)}")
-    span = f"{units.format_bytes(low)} to {units.format_bytes(high)}"
-    sizes.append(f"process {units.format_bytes(process.value)} ({span})")
+    sizes.append(f"process {span(process, 'bytes')}")
     retries = prediction.allocator_retries
     slow = f"; cached memory is given back {retries} times meanwhile: a slow fit" if retries else ""
     host = f"; in host memory {units.format_bytes(prediction.host_bytes)}" if prediction.host_bytes else ""
@@ -94,22 +173,8 @@ def _show_training(result: Capacity, console: Console) -> None:
             f"{model.shape.sequence:,}, {precision}, eager, {recipe.strategy}"
         )
     )
-    columns = ["optimizer", "checkpointing", "loss", f">micro-batch of {model.name}", ">its longest sequence"]
-    rows = []
-    for row in result.rows:
-        chunks, every = row.recipe.loss_chunks, row.recipe.checkpoint_every
-        rows.append(
-            [
-                row.recipe.optimizer,
-                "off" if every == 0 else "on" if every == 1 else f"every {every}th block",
-                "plain" if chunks == 1 else f"in {chunks} chunks",
-                "does not fit" if isinstance(row.micro_batch, Absent) else _cell(row.micro_batch),
-                "none" if isinstance(row.sequence, Absent) else _cell(row.sequence),
-                "none" if isinstance(row.model, Absent) else units.format_count(row.model.value) + _slow(row.model),
-            ]
-        )
-    console.print(table([*columns, f">largest of {result.series}"], rows))
-    shown = next((row.micro_batch for row in result.rows if isinstance(row.micro_batch, Largest)), None)
+    console.print(_ways_table(result))
+    shown = _shown(result)
     if shown is None:
         return
     console.print()
@@ -117,11 +182,29 @@ def _show_training(result: Capacity, console: Console) -> None:
     chart(shown.prediction, console)
     notes = [prediction_line(shown.prediction)]
     if any(_slow(cell) for row in result.rows for cell in (row.micro_batch, row.sequence, row.model)):
-        notes.append("* fits only while torch gives cached memory back again and again: slow")
+        notes.append(SLOW_WORDS)
     if not isinstance(shown.next_short_bytes, Absent):
         notes.append(f"one more lacks {units.format_bytes(shown.next_short_bytes)}")
     for note in (*notes, "longest sequence and largest model: at micro-batch 1", shown.prediction.basis):
         console.print(Text(f"  {note}", style="dim"))
+
+
+def _ways_table(result: Capacity) -> Columns:
+    columns = ["optimizer", "checkpointing", "loss", f">micro-batch of {result.model.name}", ">its longest sequence"]
+    rows = []
+    for row in result.rows:
+        chunks, every = row.recipe.loss_chunks, row.recipe.checkpoint_every
+        rows.append(
+            [
+                row.recipe.optimizer,
+                checkpoint_words(every) if every > 1 else "on" if every else "off",
+                "plain" if chunks == 1 else f"in {chunks} chunks",
+                "does not fit" if isinstance(row.micro_batch, Absent) else _cell(row.micro_batch),
+                "none" if isinstance(row.sequence, Absent) else _cell(row.sequence),
+                "none" if isinstance(row.model, Absent) else units.format_count(row.model.value) + _slow(row.model),
+            ]
+        )
+    return table([*columns, f">largest of {result.series}"], rows)
 
 
 def _cell(largest: Largest) -> str:
@@ -129,8 +212,8 @@ def _cell(largest: Largest) -> str:
 
 
 def _slow(largest: Largest | Absent) -> str:
-    """A fit for which cached memory must be given back again and again is marked."""
-    return "*" if isinstance(largest, Largest) and largest.prediction.allocator_retries else ""
+    """A fit for which cached memory must be given back again and again says so."""
+    return " slow" if isinstance(largest, Largest) and largest.prediction.allocator_retries else ""
 
 
 def _show_inference(result: Capacity, console: Console) -> None:
@@ -141,6 +224,11 @@ def _show_inference(result: Capacity, console: Console) -> None:
             f"{result.context_tokens:,} tokens a sequence in bf16"
         )
     )
+    console.print(_weights_table(result))
+    console.print(Text(f"  {result.inference[0].process.basis}", style="dim"))
+
+
+def _weights_table(result: Capacity) -> Columns:
     columns = ["weights in", ">weights", ">cache", ">prompt", ">total", ">sequences at once", ">longest context"]
     rows = []
     for row in result.inference:
@@ -155,5 +243,4 @@ def _show_inference(result: Capacity, console: Console) -> None:
                 "none" if isinstance(largest, Absent) else units.format_count(largest.total_parameters),
             ]
         )
-    console.print(table([*columns, f">largest of {result.series}"], rows))
-    console.print(Text(f"  {result.inference[0].process.basis}", style="dim"))
+    return table([*columns, f">largest of {result.series}"], rows)
