@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -214,6 +215,26 @@ def test_faults_come_first_then_what_costs_most() -> None:
     ]
     order = [item.code for item in costs.ranked(listed)]  # type: ignore[arg-type]
     assert order == ["gpu-lost", "pcie-slot", "throttled", "rebar-off", "numa-split"]
+
+
+def test_doctor_takes_the_newest_measurements_of_the_rig_and_says_of_when(rigbench: Rigbench, tmp_path: Path) -> None:
+    """Rooms of other runs are judged and named with their run and age, and stay out of this run's document."""
+    rig = ("--replay", str(THROTTLING), "doctor")
+    rigbench(*rig, "-q")
+    mine = only_run(tmp_path)
+    measured = store.read(TESTS.parent / "reports/xeon-2.5ghz-2-cores/run-quick-every-probe.json")
+    measured = msgspec.structs.replace(measured, rig=mine.rig)
+    died = msgspec.structs.replace(measured.collectives, verdict="died", reason="rank 1 ended")
+    store.Store(tmp_path / "home").save(msgspec.structs.replace(measured, collectives=died))
+    code, out, _ = rigbench(*rig, "--json")
+    document = json.loads(out)
+    assert code == 1
+    assert document["findings"][0]["code"] == "collectives-wrong"
+    assert document["collectives"]["reason"] == "not asked for"
+    [of_others] = [text for text in document["examined"]["looked_at"] if measured.id in text]
+    assert of_others.startswith("matrix products, bandwidth, P2P data, collectives, the data loader, training (run ")
+    assert re.search(r"\d+ days? ago\)$", of_others)
+    assert document["unchecked"][0]["what"] == "ECC errors"
 
 
 # ---- Rigs whose owners were told too little.

@@ -103,7 +103,10 @@ def _diagnosed(run: Run, runs: Sequence[Run], known: case.Known, reasons: Mappin
     view, sources = _together(runs)
     found = merged([*_findings(view), *_small_batches(view, known.predictor)])
     found += [item for one in runs for item in contradictions(usable(one))]
-    priced, examined = costs.priced(found, case.case(known))
+    try:
+        priced, examined = costs.priced(found, case.case(known))
+    except RigbenchError as error:  # a recipe that the step model does not know, or more ranks than there are cards
+        priced, examined = costs.priced(found, Absent(str(error)))
     examined = msgspec.structs.replace(examined, looked_at=_looked_at(run, view, sources))
     unchecked = topology.unchecked(view.topology) if isinstance(view.topology, Topology) else ()
     return msgspec.structs.replace(
