@@ -254,6 +254,15 @@ def test_a_card_that_its_hardware_holds_down_under_load_is_a_fault(rigbench: Rig
         assert words in evidence
 
 
+def test_a_card_that_is_lost_under_load_and_a_power_brake_are_faults(rigbench: Rigbench) -> None:
+    code, out, _ = rigbench("--replay", str(TESTS / "heat" / "lost-midway"), "doctor", "-q")
+    assert code == 1
+    assert out.startswith("1 fault: GPU1 lost: no longer answering on the bus\n")
+    code, out, _ = rigbench("--replay", str(TESTS / "heat" / "power-brake"), "doctor", "-q")
+    assert code == 1
+    assert out.startswith("1 fault: GPU1 held down by hardware power brake at 66 °C")
+
+
 def test_a_cap_far_below_the_limit_is_told_with_both_numbers(rigbench: Rigbench) -> None:
     code, findings, _ = found(rigbench, "a100-240-of-400")
     its = findings["power-cap-low"]
@@ -293,7 +302,7 @@ def test_a_tunnel_is_not_taken_for_a_slow_slot(rigbench: Rigbench) -> None:
     assert (code, list(findings)) == (0, ["tunnelled-link"])
     assert findings["tunnelled-link"]["lost"]["hours"]["value"] == 0  # type: ignore[index]
     assert "the loader's copies" in " ".join(findings["tunnelled-link"]["evidence"])  # type: ignore[arg-type]
-    out = rigbench("--replay", str(HELD_BACK["thunderbolt-egpu"]), "topology", "-q")[1]
+    out = rigbench("--replay", str(HELD_BACK["thunderbolt-egpu"]), "topology", "-v")[1]
     assert "expect 2.00 to 4.00" in out
     assert "a tunnel's ports report gen 1, whatever it carries" in out
 
@@ -301,12 +310,12 @@ def test_a_tunnel_is_not_taken_for_a_slow_slot(rigbench: Rigbench) -> None:
 def test_a_chip_with_the_hosts_memory_gets_no_advice_about_a_slot(rigbench: Rigbench) -> None:
     code, findings, _ = found(rigbench, "gb10")
     assert (code, list(findings)) == (0, ["unified-memory"])
-    out = rigbench("--replay", str(HELD_BACK["gb10"]), "topology", "-q")[1]
+    out = rigbench("--replay", str(HELD_BACK["gb10"]), "topology", "-v")[1]
     assert "unified memory, shared with the CPU: see the host's memory" in out
     assert "seat the card" not in out
 
 
 def test_a_composed_recording_says_so_wherever_it_is_shown(rigbench: Rigbench) -> None:
-    for words in (("doctor", "-q"), ("thermals",), ("monitor", "-q"), ("topology", "-q")):
+    for words in (("doctor", "-q"), ("thermals",), ("monitor",), ("topology", "-v")):
         out = rigbench("--replay", str(THROTTLING), *words)[1]
         assert "composed recording: one real RTX 4080 SUPER recording placed twice" in out, words

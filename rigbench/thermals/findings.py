@@ -9,7 +9,7 @@ from rigbench.core import profiles, stats, units
 from rigbench.core.finding import Cost, Finding, Severity, cost, finding
 from rigbench.core.record import Absent, Column, Figure, SensorSeries, Telemetry
 from rigbench.thermals.record import HeatCard, Throttling
-from rigbench.thermals.verdict import POWER_CAP
+from rigbench.thermals.verdict import LOST, POWER_CAP
 from rigbench.work.telemetry import REASONS
 
 THERMAL = 0x20 | 0x40 | 0x8
@@ -71,6 +71,9 @@ def diagnose(heat: Sequence[HeatCard], sensors: Telemetry) -> Iterator[Finding]:
         held += [card.heat.name] * bool(found)
         yield from found
         yield from _cap_below_limit(card)
+        for line in card.heat.faults:  # its words, of what happened under the load
+            code = "gpu-lost" if line.startswith(LOST.reason) else "matmul-wrong"
+            yield finding(code, "fault", [line], [card.heat.name], "all of it")
     yield from _odd(cards, held)
 
 
@@ -142,6 +145,12 @@ def _clock_cost(card: Card, cards: Sequence[Card]) -> Cost | str:
     others = {it.heat.name: clock for it in alike if (clock := it.last(it.series.sm_clock_hertz))}
     best = max(others, key=lambda name: others[name], default="")
     known = [clock for clock in (own, others.get(best)) if clock and clock > now]
+    held = [it for it in card.heat.throttling if it.severity != "information" and it.bit != POWER_CAP]
+    worst = max(held, key=lambda it: it.share, default=None)
+    if not known and own and worst and isinstance(worst.clock_ratio, float) and worst.clock_ratio < 1:
+        mean = own * (1 - worst.share * (1 - worst.clock_ratio))  # over the load, since it came and went
+        sentence = f"{_mhz(own * worst.clock_ratio)} while it was held, {_mhz(own)} else: {_mhz(mean)} on average"
+        return cost(sentence, "hertz", mean, own, CLOCKS, "measured")
     if not known:
         return "what its clock would be is not known: it was held all the time, and there is no other card to compare"
     possible, low = max(known), min(known)
