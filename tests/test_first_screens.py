@@ -22,12 +22,15 @@ from rigbench.bandwidth import screen as bandwidth
 from rigbench.bandwidth.record import Bandwidth
 from rigbench.collectives import screen as collectives
 from rigbench.collectives.record import OddHost
+from rigbench.core import profiles
 from rigbench.core.record import Absent, Tally
 from rigbench.dataloader import screen as dataloader
 from rigbench.document import Run
 from rigbench.machine.rig import Rig
 from rigbench.matmul import screen as matmul
+from rigbench.model import shape
 from rigbench.p2p import screen as p2p
+from rigbench.report import screen as report
 from rigbench.thermals import screen as thermals
 from rigbench.topology import screen as topology
 
@@ -600,3 +603,41 @@ note  topology: no GPU: Intel(R) Xeon(R) Processor @ 2.50GHz, 23.5 GiB
 
 def test_a_host_without_a_gpu(run):
     holds(topology.brief, run.topology, RIG_WITHOUT_GPU)
+
+
+# ---- profiles
+
+DIY = """\
+series diy: GPT-2 style, tied head, vocabulary 50304, sequence 1024: sizes people reproduce at home
+ name  layers  width  heads  vocabulary  sequence   parameters
+ 5M         4     96      3      50,304     1,024    5,375,040
+ 15M        5    224      7      50,304     1,024   14,523,040
+ 30M        6    384      6      50,304     1,024   30,357,504
+ 60M        8    576      9      50,304     1,024   61,476,480
+ 120M      12    768     12      50,304     1,024  124,475,904
+source: rigbench; 120M is GPT-2 small with its vocabulary padded to a multiple of 128, as in
+karpathy/llm.c
+"""
+
+
+def lines(show, width: int = 100) -> list[str]:
+    return printed(lambda _result, console, _quiet: show(console), None, width).splitlines()
+
+
+def test_a_series_is_a_table_of_its_models():
+    assert "\n".join(lines(lambda console: report.show_profile("diy", console))) + "\n" == DIY
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_profiles_are_listed_whole_at_every_width(width):
+    gpus = [gpu.id for gpu in profiles.gpus()]
+    names = {*gpus, *(rig.name for rig in profiles.rigs()), *(model.name for model in shape.models())}
+    first, whole = lines(report.brief_profiles, width), lines(report.show_profiles, width)
+    assert max(map(len, first + whole)) <= width
+    assert names <= set(re.findall(r"[\w.-]+", " ".join(first)))
+    assert names <= set(re.findall(r"[\w.-]+", " ".join(whole)))
+    assert width < 100 or len(first) <= 40
+    rows = [line.split() for line in whole if line.split() and line.split()[0] in gpus]
+    shown = [row[0] for row in rows]
+    assert shown.index("rtx-3060") < shown.index("rtx-3090") < shown.index("rtx-4070") < shown.index("rtx-5090")
+    assert [word for row in rows if row[0] == "rtx-3090" for word in row[1:]] == ["71.0", "35.6", "24", "936.2", "350"]

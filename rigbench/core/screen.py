@@ -33,7 +33,8 @@ def printable(text: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", drop: Sequence[str] = ()) -> Columns:
-    """A table without a frame. A heading that begins with ">" stands above numbers, set to the right.
+    """A table without a frame. A heading that begins with ">" stands above numbers, set to the right, one with
+    "=" above names that may not be broken.
 
     Where it does not fit, words fold and numbers never do: the headings named in `drop`, least important first, are
     left out and named in a line below; columns that then still do not fit follow below, beside the rows' names again.
@@ -45,7 +46,8 @@ class Columns:
     """What `table` returns; laid out when it is printed, since only then its width is known."""
 
     def __init__(self, columns: list[str], rows: list[list[str]], title: str, drop: Sequence[str]) -> None:
-        self.headings = [heading.removeprefix(">") for heading in columns]
+        self.headings = [heading.removeprefix(">").removeprefix("=") for heading in columns]
+        self.are_whole = [heading.startswith((">", "=")) for heading in columns]
         self.are_numbers = [heading.startswith(">") for heading in columns]
         self.rows, self.title, self.drop = rows, title, drop
 
@@ -92,7 +94,11 @@ class Columns:
                 heading = "\n".join(textwrap.wrap(heading, self._least(place), break_long_words=False))
             justify: JustifyMethod = "right" if is_number else "left"
             made.add_column(
-                Text(heading), justify=justify, overflow="fold", no_wrap=is_number, min_width=self._least(place)
+                Text(heading),
+                justify=justify,
+                overflow="fold",
+                no_wrap=self.are_whole[place],
+                min_width=self._least(place),
             )
         for row in self.rows:
             made.add_row(*(Text(row[place]) for place in places))
@@ -107,12 +113,10 @@ class Columns:
         """The longest number; of a column of words FOLDED, where its texts are longer."""
         texts = [row[place] for row in self.rows]
         words = [
-            word
-            for text in (self.headings[place], *([] if self.are_numbers[place] else texts))
-            for word in text.split()
+            word for text in (self.headings[place], *([] if self.are_whole[place] else texts)) for word in text.split()
         ]
         least = max((len(word) for word in words), default=1)
-        if self.are_numbers[place]:
+        if self.are_whole[place]:
             return max([least, *map(len, texts)])
         return min(max(least, self._natural(place)), FOLDED)
 

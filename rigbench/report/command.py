@@ -157,7 +157,7 @@ def profiles(
 ) -> int:
     """List and check the profiles: GPU datasheets, series of models, prices; print the JSON Schema of a run.
 
-    rigbench profiles               all of them
+    rigbench profiles               which there are; with --verbose their figures
     rigbench profiles rtx-4090      one, with the source of every figure
     rigbench profiles schema        the JSON Schema of a run
     """
@@ -180,6 +180,8 @@ def profiles(
         sys.stdout.write(data.as_json(what))
     elif what:
         screen.show_profile(what, common.console())
-    else:
+    elif common.verbose:
         screen.show_profiles(common.console())
+    else:
+        screen.brief_profiles(common.console())
     return FINE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable
 
@@ -14,17 +15,20 @@ from rigbench.core import profiles, units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.finding_screen import show_findings
 from rigbench.core.record import Absent, Figure
-from rigbench.core.screen import printable, show_rooms, table
+from rigbench.core.screen import counted, grid, printable, show_rooms, table
 from rigbench.document import NOT_ASKED, Run
 from rigbench.index import Entry
 from rigbench.model import shape
+from rigbench.model.counts import total_parameters
+from rigbench.model.shape import Series, SeriesModel
 from rigbench.report import first_screen
 from rigbench.report.profiles import named
 
-GPUS = ("id", ">bf16", ">fp32", ">memory", ">bandwidth", ">board power")
-RIGS = ("name", "GPUs", ">host", ">power supply", "about")
-MODELS = ("name", ">layers", ">width", ">heads", ">vocabulary", ">sequence", ">parameters published")
-ELECTRICITY = ("id", ">per kWh", "place", "date")
+GPUS = ("=id", ">bf16 TFLOP/s", ">fp32 TFLOP/s", ">memory GiB", ">GB/s", ">board W")
+RIGS = ("=name", "=GPUs", ">host W", ">supply W", "about")
+MODELS = ("=name", ">layers", ">width", ">heads", ">vocabulary", ">sequence", ">parameters published")
+SERIES = ("=name", ">layers", ">width", ">heads", ">vocabulary", ">sequence", ">parameters")
+ELECTRICITY = ("=id", ">per kWh", "place", "date")
 
 
 def one_room(run: Run, name: str) -> Run:
@@ -92,43 +96,61 @@ def show_list(entries: Iterable[Entry], console: Console) -> None:
         )
 
 
+def brief_profiles(console: Console) -> None:
+    """Which there are, by name."""
+    gpus, rigs = _sorted(gpu.id for gpu in profiles.gpus()), _sorted(rig.name for rig in profiles.rigs())
+    rows = [
+        (str(counted(len(gpus), "GPU")), ", ".join(gpus)),
+        (str(counted(len(rigs), "rig")), ", ".join(rigs)),
+    ]
+    series = [shape.series(name) for name in shape.series_names()]
+    rows += [(f"series {it.name}", ", ".join(model.name for model in it.models)) for it in series]
+    rows += [(family.name, ", ".join(model.name for model in family.models)) for family in shape.families()]
+    prices = [
+        f"{it.id} {it.per_kwh:g} {it.currency}{' (default)' * it.default}" for it in profiles.prices().electricity
+    ]
+    rows.append(("per kWh", ", ".join(prices)))
+    rows.append(
+        ("more", "rigbench profiles --verbose has all figures, rigbench profiles ID those of one, with sources")
+    )
+    console.print(grid(rows))
+
+
+def _sorted(names: Iterable[str]) -> list[str]:
+    """rtx-3060 before rtx-4090, a40 before a100."""
+    return sorted(
+        names, key=lambda name: [part.zfill(9) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    )
+
+
 def show_profiles(console: Console) -> None:
     """Every profile, a line each: GPUs, rigs, series, published models, electricity."""
+    gpus = {gpu.id: gpu for gpu in profiles.gpus()}
     rows = [
         (
-            gpu.id,
-            _rate(profiles.peak(gpu.id, "bf16")),
-            _rate(profiles.peak(gpu.id, "fp32")),
-            " or ".join(f"{size:g}" for size in gpu.memory_gib) + " GiB",
-            f"{gpu.memory_bandwidth_gb_per_s:,g} GB/s",
-            _watts(gpu.power_limit_watts),
+            name,
+            _tera(profiles.peak(name, "bf16")),
+            _tera(profiles.peak(name, "fp32")),
+            " or ".join(f"{size:g}" for size in gpus[name].memory_gib),
+            f"{gpus[name].memory_bandwidth_gb_per_s:,g}",
+            _watts(gpus[name].power_limit_watts),
         )
-        for gpu in profiles.gpus()
+        for name in _sorted(gpus)
     ]
     console.print(table(GPUS, rows, "GPU datasheets (dense, fp32 accumulate)"), "")
-    rigs = [
-        (rig.name, f"{rig.count}x {rig.gpu}", _watts(rig.host_watts), _watts(rig.psu_watts), rig.about)
-        for rig in profiles.rigs()
+    rigs = {rig.name: rig for rig in profiles.rigs()}
+    cells = [
+        (name, f"{rig.count}x {rig.gpu}", _watts(rig.host_watts), _watts(rig.psu_watts), rig.about)
+        for name, rig in ((name, rigs[name]) for name in _sorted(rigs))
     ]
-    console.print(table(RIGS, rigs, "Rigs, for --on (also any GPU above, as rtx-4080 or 2xrtx-4080)"), "")
+    console.print(table(RIGS, cells, "Rigs, for --on (also any GPU above, as rtx-4080 or 2xrtx-4080)"), "")
     for name in shape.series_names():
-        series = shape.series(name)
-        sizes = ", ".join(model.name for model in series.models)
-        about = printable(f": {sizes}. {series.about}")
-        console.print(Text.assemble((f"series {printable(name)}", "bold"), about))
-    console.print()
+        show_series(shape.series(name), console)
+        console.print()
     console.print(Text("Published models, for --model", style="italic"))
     for family in shape.families():
         console.print(Text(printable(family.about)))
-        models = []
-        for model in family.models:
-            its, published = model.shape, model.published_parameters
-            heads = f"{its.heads}" if its.kv_heads == its.heads else f"{its.heads}/{its.kv_heads}"
-            total = f"{published:,}" if isinstance(published, int) else "n/a"
-            models.append(
-                (model.name, f"{its.layers}", f"{its.width}", heads, f"{its.vocabulary:,}", f"{its.sequence:,}", total)
-            )
-        console.print(table(MODELS, models))
+        console.print(table(MODELS, [_model(model) for model in family.models]))
     prices = [
         (price.id, f"{price.per_kwh:g} {price.currency}", price.place + " (default)" * price.default, price.date)
         for price in profiles.prices().electricity
@@ -137,27 +159,46 @@ def show_profiles(console: Console) -> None:
     console.print(Text("`rigbench profiles ID` shows one with its sources", style="dim"))
 
 
+def _model(model: SeriesModel) -> tuple[str, ...]:
+    its, published = model.shape, model.published_parameters
+    heads = f"{its.heads}" if its.kv_heads == its.heads else f"{its.heads}/{its.kv_heads}"
+    total = f"{published:,}" if isinstance(published, int) else f"{total_parameters(its):,}"
+    return model.name, f"{its.layers}", f"{its.width}", heads, f"{its.vocabulary:,}", f"{its.sequence:,}", total
+
+
+def show_series(series: Series, console: Console) -> None:
+    console.print(Text(printable(f"series {series.name}: {series.about}"), style="bold"))
+    console.print(table(SERIES, [_model(model) for model in series.models]))
+    console.print(Text(printable(f"source: {series.source}"), style="dim"))
+
+
 def show_profile(what: str, console: Console) -> None:
     """One profile with everything it states."""
-    grid = Table.grid(padding=(0, 2))
-    for name, value in msgspec.to_builtins(named(what)).items():
-        grid.add_row(Text(name, style="dim"), Text("\n".join(map(printable, _words(value).splitlines()))))
-    console.print(grid)
+    its = named(what)
+    if isinstance(its, Series):
+        show_series(its, console)
+        return
+    facts = Table.grid(padding=(0, 2))
+    for name, value in msgspec.to_builtins(its).items():
+        if (words := _words(value)) and (name, value) != ("published_within", 0):
+            label = name.replace("_", " ")
+            facts.add_row(Text(label, style="dim"), Text("\n".join(map(printable, words.splitlines()))))
+    console.print(facts)
 
 
 def _watts(watts: float | Absent) -> str:
-    return "n/a" if isinstance(watts, Absent) else units.format_watts(watts)
+    return "n/a" if isinstance(watts, Absent) else f"{watts:,g}"
 
 
-def _rate(figure: Figure | Absent) -> str:
-    return "n/a" if isinstance(figure, Absent) else units.format_flops_per_s(figure.value)
+def _tera(figure: Figure | Absent) -> str:
+    return "n/a" if isinstance(figure, Absent) else units.format_significant(figure.value / 1e12)
 
 
 def _words(value: object) -> str:
     if isinstance(value, dict):
         if value.get("type") == "absent":
             return f"n/a ({value['reason']})"
-        return ", ".join(f"{key} {_words(item)}" for key, item in value.items() if key != "type")
+        return ", ".join(f"{key.replace('_', ' ')} {_words(item)}" for key, item in value.items() if key != "type")
     if isinstance(value, list | tuple):
         nested = any(isinstance(item, dict) for item in value)
         return ("\n" if nested else ", ").join(_words(item) for item in value)
