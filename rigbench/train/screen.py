@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rigbench.core import units
 from rigbench.core.record import Absent, Device, Figure, Skipped
-from rigbench.core.screen import grid, plus_minus, printable
+from rigbench.core.screen import grid, printable, span
 from rigbench.core.screen import skipped as show_skipped
 from rigbench.train.record import AnySlice, Arms, Compile, Exchange, OwnModel, Slice, Vram
 from rigbench.work import screen as power
@@ -57,11 +57,11 @@ def rate_words(result: AnySlice) -> str:
     """The rate, or its range alone where it has no middle; one step is told by its seconds."""
     its, unit = result.items_per_s, f"{result.unit}/s"
     if result.has_middle:
-        return units.format_rate(its.value, unit=unit)
+        return units.format_span(its.value, its.low, its.high, unit)
     if its.level == 0:
         step = units.format_seconds(result.steady_seconds[0])
         return f"{units.format_count(result.items_per_step)} {result.unit} in {step}"
-    return f"{units.format_rate(its.low, unit='').strip()} to {units.format_rate(its.high, unit=unit)}"
+    return units.format_range(its.low, its.high, unit)
 
 
 def device_words(device: Device, cards: int = 1) -> str:
@@ -82,11 +82,8 @@ def _interval(result: AnySlice) -> str:
         return f"one steady step, no interval; {ended}"
     count = len(steps) - result.steady_from
     over = f"over {count} steady step{'' if count == 1 else 's'} of {len(steps)}; {ended}"
-    if not result.has_middle:
-        return f"too far apart for one number ({units.format_share(rate.level)} interval) {over}"
-    low, high = (units.format_rate(end, unit="").strip() for end in (rate.low, rate.high))
-    width = units.format_plus_minus(rate.half_width)
-    return f"{low} to {high} ({units.format_share(rate.level)} interval, {width}) {over}"
+    apart = "" if result.has_middle else ", too far apart for one number"
+    return f"({units.format_share(rate.level)} interval{apart}) {over}"
 
 
 def _lines(result: AnySlice) -> Iterator[tuple[str, str]]:
@@ -109,9 +106,7 @@ def _lines(result: AnySlice) -> Iterator[tuple[str, str]]:
         )
         if result.precision_trials:
             trials = (
-                f"{trial.precision} {units.format_seconds(trial.timing.estimate.value)} "
-                f"({plus_minus(trial.timing.estimate)})"
-                for trial in result.precision_trials
+                f"{trial.precision} {span(trial.timing.estimate, 'seconds')}" for trial in result.precision_trials
             )
             yield "precision", f"one block and head, forward and backward: {', '.join(trials)}"
         times = f"{accumulated} × {ranks} ranks" if ranks > 1 else accumulated
@@ -120,9 +115,8 @@ def _lines(result: AnySlice) -> Iterator[tuple[str, str]]:
         yield "variant", f"{chosen}, {compiled}"
         yield "batch", f"{recipe.micro_batch} samples{accumulated} {by}"
     step = result.step_seconds
-    median, low, high = (units.format_seconds(seconds) for seconds in (step.value, step.low, step.high))
     shares = ", ".join(f"{name} {units.format_share(share)}" for name, share in result.step_share.items())
-    yield "step", f"median {median} ({low} to {high}), outliers {result.outliers}; {shares}"
+    yield "step", f"median {span(step, 'seconds')}, outliers {result.outliers}; {shares}"
     yield "compute", _compute(result)
     if isinstance(result.compile, Compile):
         yield "compiling", f"{compile_words(result.compile, 'with a warm cache')}, before the first step"
