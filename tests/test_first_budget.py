@@ -108,3 +108,11 @@ def test_declared_kwh_are_judged_beside_declared_hours():
     text = printed(brief, plan(asked, [stored(M120, 400.0)]), 200)
     assert "  warn  You said 48 h. This rig needs " in text
     assert "  note  You said 35 kWh. It takes more, " in text
+
+
+def test_twelve_rigs_are_one_screen():
+    others = tuple(card(f"rig-{number}", 50_000.0 + number, 1) for number in range(11))
+    shown = printed(brief, msgspec.structs.replace(card("2xsome-card", 100_000.0, 2), others=others))
+    assert len(shown.splitlines()) <= 40
+    assert "rig-10" in shown
+    assert " model " not in shown

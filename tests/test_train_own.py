@@ -109,7 +109,7 @@ def test_the_command_tries_trains_stores_and_shows(monkeypatch, tmp_path, capsys
     monkeypatch.setattr(sys, "argv", ["rigbench", "train-probe", "--model", "few_shot:make", "--seconds", "0.5s"])
     assert __main__._run() == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("few_shot:make on cpu (")
-    assert " samples/s " in shown
+    assert "train-probe: few_shot:make: " in shown.splitlines()[0]
+    assert " samples/s" in shown.splitlines()[0]
     document = json.loads(next((tmp_path / "runs").glob("*.json")).read_text())
     assert document["slices"][0]["model"]["name"] == "few_shot:make"

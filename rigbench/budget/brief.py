@@ -21,6 +21,7 @@ BACKWARDS = ("hours", "kWh", "electricity", "rent")
 HOUR = 3600.0
 TIMES = {name: size for size, name in units.SCALES["seconds"].steps}
 Its = Estimate | Figure
+MOST_RIGS_WITH_ONE = 4  # that stand on one screen beside the first one's models
 
 
 def brief(budget: Budget, console: Console, quiet: bool = False) -> None:
@@ -35,6 +36,9 @@ def brief(budget: Budget, console: Console, quiet: bool = False) -> None:
         for line in reasons:
             console.print(Text(printable(f" {line}"), style="dim"))
         if quiet:
+            return
+        if len(rigs_of(budget)) > MOST_RIGS_WITH_ONE:
+            closing("90 % intervals", "rigbench budget --on NAME says of one all it can", console)
             return
         console.print(Text(printable(f"{rig_words(budget)}; the others with `--on NAME`:"), style="bold"))
     console.print(models_table(budget))
@@ -241,7 +245,7 @@ def side_by_side(budget: Budget) -> tuple[RenderableType, list[str]]:
 
     kWh are of the same parts of every rig: of the GPUs alone where not all of them are known at the wall.
     """
-    rigs = [budget, *budget.others]
+    rigs = rigs_of(budget)
     covers = {one.power.covers for one in rigs if isinstance(one.power, Power)}
     all_at_wall = covers <= {"wall"}
     rented = sorted({one.rent.currency for one in rigs if isinstance(one.rent, Rent)})
@@ -272,6 +276,10 @@ def side_by_side(budget: Budget) -> tuple[RenderableType, list[str]]:
         reasons += [f"{name} {missing(lacking)}"] if lacking else []
     reasons += [f"{refused.rig}: no answer ({refused.reason})" for refused in budget.refused]
     return table(["rig", *(f">{name}" for name in figures), ">of peak"], rows), reasons
+
+
+def rigs_of(budget: Budget) -> list[Budget]:
+    return [budget, *budget.others]
 
 
 def rig_name(budget: Budget) -> str:

@@ -45,7 +45,7 @@ def show(run: Run, console: Console, quiet: bool) -> None:
     if not results:
         return
     last = results[-1]
-    headline("train-probe", ("ok", sentence(last)), console)
+    headline("train-probe", ("ok" if last.has_middle else "warn", sentence(last)), console)
     if len(results) > 1:
         console.print(_models(results))
     if quiet:
@@ -168,7 +168,8 @@ def _show_arms(run: Run, arms: Arms, console: Console, quiet: bool) -> None:
     results = {row.label: it for row in arms.rows if isinstance(it := _result(row, run), Slice)}
     base = arms.rows[0]
     first = results.get(base.label)
-    headline("train-probe", ("ok" if arms.on == "here" else "note", _of_arms(arms, base, first)), console)
+    mark: Mark = "ok" if first and first.has_middle else "note" if arms.on != "here" else "warn"
+    headline("train-probe", (mark, _of_arms(arms, base, first)), console)
     ran = [row for row in arms.rows if row.outcome != "skipped"]
     if ran:
         console.print(_variants(arms, ran, results))
