@@ -274,7 +274,18 @@ def test_a_whole_run_is_shown_with_every_room(measured, links_measured, rigbench
 
 
 def test_the_budget_uses_what_is_stored_and_says_so(measured, rigbench):
-    words = ("budget", "--flops", "1e12", "--params", "tiny", "--device", "cpu", "--home", str(measured.home))
+    words = (
+        "budget",
+        "--verbose",
+        "--flops",
+        "1e12",
+        "--params",
+        "tiny",
+        "--device",
+        "cpu",
+        "--home",
+        str(measured.home),
+    )
     run_id = measured.find(None).stem
     code, out, err = rigbench(*words)
     assert code == 0, err
