@@ -257,7 +257,7 @@ def test_a_configuration_says_what_is_not_the_plain_loop():
     ways = {"ranks": 4, "strategy": "fsdp2", "loss_chunks": 8, "checkpoint_every": 2}
     slices = [stored(M5, 9000.0, device=GPU, compiled=True, **ways)]
     assert choose((M5,), slices).configuration.words == (
-        "cuda (Some GPU), adamw, bf16, checkpointing every 2nd, compiled, loss in 8 chunks, fsdp2 on 4"
+        "cuda (4 × Some GPU), adamw, bf16, checkpointing every 2nd, compiled, loss in 8 chunks, fsdp2 on 4"
     )
 
 
@@ -267,7 +267,7 @@ def test_one_process_that_splits_its_batches_is_of_all_its_cards():
         for rate, run, cards in ((9000.0, "r1", 2), (15000.0, "r22", 4))
     )
     chosen = choose((M5,), [both, four])
-    assert chosen.configuration.words == "cuda (Some GPU), adamw, bf16, data-parallel on 4"
+    assert chosen.configuration.words == "cuda (4 × Some GPU), adamw, bf16, data-parallel on 4"
     assert chosen.slices == (four,)
 
 

@@ -594,6 +594,8 @@ def test_every_recorded_rig_fits_one_screen(name):
 
 RIG_WITHOUT_GPU = """\
 note  topology: no GPU: Intel(R) Xeon(R) Processor @ 2.50GHz, 23.5 GiB
+  note  GPUs: no NVIDIA driver found (libnvidia-ml.so.1); install it, or replay a capture with
+        --replay DIR
   host    Intel(R) Xeon(R) Processor @ 2.50GHz, 2 CPUs, 23.5 GiB, Linux 6.18.44-fc-v595
   how sure  as the system and the driver report it; nothing was measured, and nothing diagnosed:
             rigbench doctor does

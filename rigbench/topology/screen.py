@@ -169,6 +169,8 @@ def _odd(topology: Topology) -> Iterator[Headline]:
     if refused and refused[0].facts:
         yield "note", f"no P2P: {refused[0].facts[0]}"
     yield from (("note", warning) for warning in topology.warnings)
+    if not topology.gpus and isinstance(topology.driver_gpus, Absent):
+        yield "note", f"GPUs: {topology.driver_gpus.reason}"
 
 
 def show(topology: Topology, console: Console) -> None:
