@@ -342,7 +342,8 @@ def test_a_rig_under_wsl2_has_no_card_in_its_pci_tree_and_is_read_all_the_same(r
     """Composed of what nvidia-smi -q and lspci print there: the tree holds Microsoft's device alone."""
     rig = str(Path(__file__).parent / "rigs" / "wsl2-rtx2080ti")
     said = {
-        command: rigbench(*command.split(), "--replay", rig) for command in ("topology -v", "doctor -v", "monitor --once")
+        command: rigbench(*command.split(), "--replay", rig)
+        for command in ("topology -v", "doctor -v", "monitor --once")
     }
     assert {command: code for command, (code, _, _) in said.items()} == dict.fromkeys(said, 0)
     assert "virtual machine:\n          WSL2" in re.sub(" +\n", "\n", said["topology -v"][1])
