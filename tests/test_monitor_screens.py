@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
+import pty
+import re
+import select
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from fakenvml.library import FakeDriver
 from rich.console import Console
-from test_monitor import MOVING
+from test_monitor import HOT, MOVING
 from test_monitor_parts import header
 
 from rigbench.core.record import Absent
+from rigbench.monitor import limits, live_screen
 from rigbench.monitor import live as monitor_live
+from rigbench.monitor.live_screen import View
 from rigbench.monitor.record import (
     GpuSlow,
     GpuTick,
@@ -33,9 +43,10 @@ from rigbench.monitor.screen import show
 from rigbench.monitor.summary import Fold
 
 GIB = 1 << 30
+READ = View()
 
 
-def watched(gpus: int = 2, seconds: int = 65) -> tuple[Monitor, dict[str, list[tuple[float, float]]]]:
+def watched(gpus: int = 2, seconds: int = 65) -> tuple[Monitor, live_screen.Charts]:
     """Cards of which the last does little, the first is at its power limit."""
     fold = Fold(header(gpu_count=gpus))
     names = [f"GPU{index}" for index in range(gpus)]
@@ -48,6 +59,8 @@ def watched(gpus: int = 2, seconds: int = 65) -> tuple[Monitor, dict[str, list[t
                 uuid=name,
                 memory_total_bytes=16 * GIB,
                 power_limit_watts=320.0,
+                target_celsius=84.0,
+                slowdown_celsius=96.0,
             )
         )
     process = MonitorProcess(
@@ -82,42 +95,166 @@ def watched(gpus: int = 2, seconds: int = 65) -> tuple[Monitor, dict[str, list[t
             disk_write_bytes_per_s=0.0,
         )
         fold.add(MonitorTick(float(second), ticks, host))
-    return fold.record(), {name: fold.chart(name) for name in names}
+    return fold.record(), fold.charts()
 
 
-def frame(width: int, height: int, gpus: int = 2) -> str:
-    return monitor_live.frame(*watched(gpus), width, height).plain
+def frame(width: int, height: int, gpus: int = 2, view: View = READ, **facts: object) -> str:
+    monitor, charts = watched(gpus)
+    return live_screen.frame(msgspec.structs.replace(monitor, **facts), charts, width, height, view).plain
 
 
 def test_the_whole_picture_at_80_columns():
     assert (
-        frame(80, 40)
+        frame(80, 24)
         == """\
-watching for 1 min 4 s, every 1 s; Ctrl-C ends it with a summary
-GPU0 NVIDIA GeForce RTX 4080 SUPER
-  busy   99 %  █████████████████████████████████████████████████████████████
-  now    14 GiB of 16 GiB, 319 W of 320 W, 66 °C, 2,550 MHz, fan 45 %
-  held   now: power limit; power limit 100 % of the time
-  PCIe   in 1.20 GB/s, out 300 MB/s; 20 ms of every 5 s
-  in use python 4242: 13 GiB, 3.9 cores, 4 children
-GPU1 NVIDIA GeForce RTX 4080 SUPER
-  busy   10 %  ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁
-  now    14 GiB of 16 GiB, 120 W of 320 W, 66 °C, 2,550 MHz; n/a: fan
-  held   clocks free all the time
-  PCIe   in 1.20 GB/s, out 300 MB/s; 20 ms of every 5 s
-  in use python 4242: 13 GiB, 3.9 cores, 4 children
-host
-  now    CPU 31 % busy of 16 cores, 2 at their limit, load 5.2, 22 GiB of 64
-         GiB, read 210 MB/s, written 0 B/s
-hint (warning): GPU1 does much less than GPU0: an uneven split of the work
-(DataParallel, pipeline stages, evaluation on one card), or it waits for the
-other
+watching for 1 min 4 s, every 1 s
+GPU0 NVIDIA GeForce RTX 4080 SUPER                       1 min ago          now
+  busy    █████████████▉         99 %                     ██████████████████████
+  memory  ████████████▎  14 of 16 GiB
+  power   ██████████████ 319 of 320 W  note at its limit  ██████████████████████
+  clock   2,550 MHz  note power limit  heat 66 of 96 °C  fan 45 %
+          PCIe in 1.20 GB/s, out 300 MB/s
+GPU1 NVIDIA GeForce RTX 4080 SUPER                       1 min ago          now
+  busy    █▍                     10 %  note mostly waits  ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁
+  memory  ████████████▎  14 of 16 GiB
+  power   █████▎         120 of 320 W                     ▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄
+  clock   2,550 MHz  heat 66 of 96 °C  PCIe in 1.20 GB/s, out 300 MB/s
+          n/a (not supported): fan
+host      CPU █▉     31 %  memory ██     22 of 64 GiB
+          read 210 MB/s, written 0 B/s  load 5.2 of 16 cores, 2 at their limit
+process   GPU0 4242 python  13 GiB, 4 children, 3.9 cores  note 1 fills a core
+          GPU1 4242 python  13 GiB, 4 children, 3.9 cores  note 1 fills a core
+warn GPU1 does much less than GPU0: an uneven split of the work (DataParallel,
+pipeline stages, evaluation on one card), or it waits for the other
+  GPU0 99 % busy, GPU1 10 %, over 1 min; GPU1 was behind at 61 of 61 readings
+  next: rigbench collectives (is the link slow?); DistributedDataParallel
+    splits evenly
+q quit · h help · p pause"""
+    )
+
+
+def test_a_line_a_reading_where_there_is_room():
+    assert (
+        frame(120, 40)
+        == """\
+watching for 1 min 4 s, every 1 s
+GPU0 NVIDIA GeForce RTX 4080 SUPER                                       1 min ago                                  now
+  busy    █████████████████████████████▊         99 %                     ██████████████████████████████████████████████
+  memory  ██████████████████████████▎    14 of 16 GiB
+  power   █████████████████████████████▉ 319 of 320 W  note at its limit  ██████████████████████████████████████████████
+  heat    ████████████████████▊           66 of 96 °C
+  fan     █████████████▌                         45 %
+  clock   2,550 MHz  note power limit  PCIe in 1.20 GB/s, out 300 MB/s
+GPU1 NVIDIA GeForce RTX 4080 SUPER                                       1 min ago                                  now
+  busy    ███                                    10 %  note mostly waits  ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁
+  memory  ██████████████████████████▎    14 of 16 GiB
+  power   ███████████▎                   120 of 320 W                     ▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄
+  heat    ████████████████████▊           66 of 96 °C
+  clock   2,550 MHz  PCIe in 1.20 GB/s, out 300 MB/s
+          n/a (not supported): fan
+host      CPU ███▊         31 %  memory ████▏        22 of 64 GiB  read 210 MB/s, written 0 B/s
+          load 5.2 of 16 cores, 2 at their limit
+process   GPU0 4242 python  13 GiB, 4 children, 3.9 cores  note 1 fills a core
+          GPU1 4242 python  13 GiB, 4 children, 3.9 cores  note 1 fills a core
+warn GPU1 does much less than GPU0: an uneven split of the work (DataParallel, pipeline stages, evaluation on one card),
+or it waits for the other
   GPU0 99 % busy, GPU1 10 %, over 1 min; GPU1 was behind at 61 of 61 readings
   GPU1 holds 14 GiB of 16 GiB
   GPU0 holds 14 GiB of 16 GiB
-  next: rigbench collectives (is the link slow?); DistributedDataParallel
-    splits evenly"""
+  next: rigbench collectives (is the link slow?); DistributedDataParallel splits evenly
+q quit · h help · p pause"""
     )
+
+
+def test_a_card_on_a_narrow_terminal():
+    assert (
+        frame(60, 30, gpus=1)
+        == """\
+watching for 1 min 4 s, every 1 s
+GPU0 NVIDIA GeForce RTX 4080 SUPER        1 min ago     now
+  busy    █▏                  10 %  note   ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁
+  memory  █████████▋  14 of 16 GiB
+  power   ████▏       120 of 320 W         ▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄▄
+  heat    ███████▋     66 of 96 °C
+  clock   2,550 MHz  note power limit
+          PCIe in 1.20 GB/s, out 300 MB/s
+          n/a (not supported): fan
+host      CPU █▉     31 %  memory ██     22 of 64 GiB
+          read 210 MB/s, written 0 B/s
+          load 5.2 of 16 cores, 2 at their limit
+process   GPU0 4242 python  13 GiB, 4 children, 3.9 cores
+          note 1 fills a core
+warn GPU0 is often without work while a core is at its limit
+and its worker processes are at theirs and the disk is read:
+the data may not keep up
+  GPU0 10 % busy over 1 min; GPU0 holds 14 GiB of 16 GiB
+  CPU 31 % busy, 2.0 cores at their limit, disks read 210
+    MB/s, 1.0 worker processes at their limit
+  next: rigbench dataloader --data YOUR_FILE
+q quit · h help · p pause"""
+    )
+
+
+def rendered(width: int, **settings: object) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, _environ={}, **settings)
+    console.print(live_screen.frame(*watched(), width, 40))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_colours_say_what_the_words_beside_them_say(width: int):
+    """SGR 2 is dim, 32 green, 33 yellow, 1;33 bold yellow."""
+    coloured = rendered(width, color_system="standard")
+    assert "\x1b[2mnote " in coloured
+    assert "\x1b[1;33mwarn GPU1" in coloured
+    assert "\x1b[32m█" in coloured
+    codes = set(re.findall(r"\x1b\[([\d;]*)m", coloured))
+    assert codes <= {"0", "1", "2", "32", "33", "1;33", "1;31"}
+    assert re.sub(r"\x1b\[[\d;]*m", "", coloured).rstrip() == frame(width, 40).rstrip()
+    plain = rendered(width, color_system="standard", no_color=True)
+    assert not re.search(r"\x1b\[[\d;]*3[0-9]m", plain)
+
+
+@pytest.mark.parametrize(
+    ("judged", "expected"),
+    [
+        (limits.busy(0.99), "ok"),
+        (limits.busy(0.3), "note mostly waits"),
+        (limits.busy(0.0), "note idle"),
+        (limits.memory(0.89), "ok"),
+        (limits.memory(0.9), "note little left"),
+        (limits.memory(0.97), "warn nearly full"),
+        (limits.power(0.96), "ok"),
+        (limits.power(0.97), "note at its limit"),
+        (limits.heat(82.0, 84.0, 96.0), "ok"),
+        (limits.heat(83.0, 84.0, 96.0), "warn at its target"),
+        (limits.heat(96.0, 84.0, 96.0), "fault too hot"),
+        (limits.heat(91.0, Absent("not told"), 96.0), "warn near its limit"),
+        (limits.heat(120.0, Absent("not told"), Absent("not told")), "ok"),
+        (limits.fan(0.95), "note full speed"),
+        (limits.held(["gpu_idle"]), "ok"),
+        (limits.held(["sw_power_cap"]), "note power limit"),
+        (limits.held(["sw_power_cap", "sw_thermal"]), "warn power limit, thermal slowdown by the driver"),
+        (limits.held(["hw_thermal", "sw_thermal"])[:1], "fault"),
+        (limits.cores(0.9), "note no core free"),
+        (limits.host_memory(0.95), "warn nearly full"),
+        (limits.loaders(2), "note 2 fill a core"),
+        (limits.loaders(Absent("gone")), "ok"),
+    ],
+)
+def test_a_reading_is_judged_against_its_limit(judged: tuple[str, ...], expected: str):
+    assert " ".join(judged).strip() == expected
+
+
+def test_the_picture_says_what_is_recorded_composed_or_paused():
+    assert frame(80, 24, replayed=True).startswith("watching a recorded rig for 1 min 4 s")
+    notes = ("composed recording: two cards that never met",)
+    assert frame(80, 24, replayed=True, notes=notes).startswith("watching a recorded rig (composed) for 1 min 4 s")
+    assert frame(80, 24, view=View(paused=True)).splitlines()[-1].startswith("paused, readings go on · p goes on")
+    assert frame(80, 24, view=View(keys=False)).splitlines()[-1] == "Ctrl-C ends it with a summary"
+    explained = frame(100, 40, view=View(explained=True), notes=notes)
+    assert explained.splitlines()[0] == "what the lines mean"
+    assert "two cards that never met" in explained
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 8])
@@ -131,7 +268,7 @@ def test_a_picture_fits_whatever_the_terminal_is(width: int, height: int, gpus: 
 def test_eight_cards_on_a_low_terminal_take_a_line_each():
     lines = frame(80, 24, gpus=8).splitlines()
     assert [line.split()[0] for line in lines[1:9]] == [f"GPU{index}" for index in range(8)]
-    assert lines[1] == "GPU0 99 %, 14 GiB of 16 GiB, 319 W of 320 W, 66 °C, 2,550 MHz, fan 45 %, power l"
+    assert lines[1] == "GPU0  ███████▉ 99 %  14 of 16 GiB  319 of 320 W  66 °C  45 %  note power limit"
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
@@ -159,9 +296,10 @@ def test_lines_tell_a_hint_when_it_comes_and_when_it_goes():
 def test_without_a_gpu_the_picture_says_why():
     fold = Fold(header(gpu_count=Absent("no NVIDIA driver found")))
     fold.add(MonitorTick(0.0, {}, HostTick(load_average=1.0)))
-    assert monitor_live.frame(fold.record(), {}, 40, 24).plain.splitlines()[:2] == [
-        "watching for 0 s, every 1 s; Ctrl-C ends",
-        "no GPU is seen (no NVIDIA driver found)",
+    assert live_screen.frame(fold.record(), {}, 40, 24).plain.splitlines()[:3] == [
+        "watching for 0 s, every 1 s",
+        "warn no GPU is seen (no NVIDIA driver",
+        "found)",
     ]
 
 
@@ -222,12 +360,84 @@ def test_a_real_terminal_shows_readings_that_move_and_ctrl_c_ends_with_a_summary
         for seen in (first, second)
     ]
     assert int(heat[0]) < int(heat[1])
-    bars = next(line for line in second.splitlines() if line.startswith(("  busy   9", "  busy   100")))
-    assert "██████" in bars
+    assert any("████" in line for line in second.splitlines() if line.startswith("  busy "))
     terminal.tmux("send-keys", "-t", "watch", "C-c")
     after = terminal.wait_for("ended with 0", history="-100")
     assert "stopped by the user" in " ".join(after.split())
     assert "watching for" not in after
+
+
+def test_a_recorded_rig_is_played_on_a_terminal_and_keys_are_heard(terminal: Terminal):
+    command = f"env PATH='{os.environ['PATH']}' LC_ALL=C.UTF-8 '{sys.executable}' -m rigbench --replay '{HOT}' monitor"
+    terminal.start(80, 24, f"{command} --interval 0.1s; echo ended with $?; sleep 60")
+    seen = terminal.wait_for("watching a recorded rig (composed) for 1 s")
+    assert "of 96 °C" in seen
+    assert "q quit · h help · p pause" in seen
+    terminal.tmux("send-keys", "-t", "watch", "p")
+    held = terminal.wait_for("paused · p goes on")
+    time.sleep(0.3)
+    assert terminal.screen() == held  # three readings later
+    terminal.tmux("send-keys", "-t", "watch", "h")
+    terminal.wait_for("what the lines mean")
+    terminal.tmux("send-keys", "-t", "watch", "h", "p")
+    terminal.wait_for("watching a recorded rig (composed) for 3 s")
+    terminal.tmux("send-keys", "-t", "watch", "q")
+    assert "composed recording" in " ".join(terminal.wait_for("ended with 0", history="-100").split())
+
+
+CRASHING = """
+import sys
+from rigbench import __main__
+from rigbench.monitor import live
+pictures = iter(range(3))
+frame = live.frame
+live.frame = lambda *what: (next(pictures), frame(*what))[1]
+sys.argv = ["rigbench", *sys.argv[1:]]
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "end", "code"),
+    [
+        (("-m", "rigbench"), b"q", 0),
+        (("-m", "rigbench"), b"\x03", 0),
+        (("-m", "rigbench"), signal.SIGTERM, 0),
+        (("-c", CRASHING), None, 4),
+    ],
+    ids=["q", "Ctrl-C", "SIGTERM", "a crash"],
+)
+def test_the_terminal_is_given_back_as_it_was(program: tuple[str, str], end: bytes | int | None, code: int):
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, *program, "--replay", str(HOT), "monitor", "--interval", "0.2s"]
+    environment = {**os.environ, "TERM": "xterm", "LC_ALL": "C.UTF-8"}
+    with subprocess.Popen(
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as it:
+        seen = b""
+        while b"watching a recorded rig (composed) for 0.4 s" not in seen:
+            seen += os.read(ours, 1 << 16)
+        if end is not None:
+            assert not termios.tcgetattr(theirs)[3] & (termios.ICANON | termios.ECHO)
+        if isinstance(end, bytes):
+            os.write(ours, end)
+        elif end is not None:
+            it.send_signal(end)
+        while it.poll() is None:
+            if select.select([ours], [], [], 0.05)[0]:
+                os.read(ours, 1 << 16)
+    assert it.returncode == code
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_what_a_recorded_file_says_does_nothing_to_the_terminal():

@@ -354,11 +354,19 @@ LEVELS = "▁▂▃▄▅▆▇█"
 BLANK = " "
 
 
-def spark(points: Sequence[tuple[float, float]], width: int, start: float, end: float, least_range: float = 0.0) -> str:
+def spark(
+    points: Sequence[tuple[float, float]],
+    width: int,
+    start: float,
+    end: float,
+    least_range: float = 0.0,
+    top: float | None = None,
+) -> str:
     """Values at rising moments as `width` cells from `start` to `end`: a cell is the mean of what falls into it.
 
     Lowest to highest fill the height, but `least_range` at the least, about their middle; where all are the same, half
-    of it. A cell without a reading is blank; where there are fewer readings than cells, each lasts until the next.
+    of it. With `top`, full height is that and no height is 0. A cell without a reading is blank; where there are fewer
+    readings than cells, each lasts until the next.
     """
     if width < 1 or end <= start:
         return ""
@@ -372,7 +380,7 @@ def spark(points: Sequence[tuple[float, float]], width: int, start: float, end: 
     known = [mean for mean in means if mean is not None]
     if not known:
         return BLANK * width
-    low, high = min(known), max(known)
+    low, high = (min(known), max(known)) if top is None else (0.0, top)
     if high - low < least_range:
         low, high = (low + high - least_range) / 2, (low + high + least_range) / 2
     return "".join(BLANK if mean is None else _level(mean, low, high) for mean in means)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from rigbench.monitor.record import Monitor, MonitorEnd, MonitorEndedBy, Monitor
 from rigbench.monitor.summary import Fold
 
 if TYPE_CHECKING:
-    from rigbench.monitor.live import Chart, Display, Lines
+    from rigbench.monitor.live import Display, Lines
 
 TORN = "the recording's last line was cut short, and is left out"
 PATIENCE_SECONDS = 1.0  # with the tick under way, once told to stop
@@ -33,7 +33,8 @@ ENDLESS = "the recording has no end: it was killed, its disk was full, or it sti
 def monitor(common: Common, options: Options) -> int:
     """Watch the GPUs beside your own training: load, memory, watts, heat, throttling, imbalance, starvation.
 
-    Runs until Ctrl-C, in constant memory, and changes nothing. The end asked for is exit code 0, also by Ctrl-C; a
+    Runs until Ctrl-C or q, in constant memory, and changes nothing; h explains what is shown. On a terminal, --replay
+    plays a recorded rig at its pace. The end asked for is exit code 0, also by Ctrl-C; a
     --seconds that is cut short is 130, a GPU lost midway or a hint of a fault is 1.
 
         rigbench monitor
@@ -76,8 +77,8 @@ def monitor(common: Common, options: Options) -> int:
 
 
 def _display(common: Common, once: bool) -> Display | Lines | None:
-    """A picture on a terminal, lines elsewhere; a replay takes no time, and one look needs neither."""
-    if common.quiet or common.replay or once:
+    """A picture on a terminal, lines elsewhere, but of a replay, which then takes no time; one look needs neither."""
+    if common.quiet or once:
         return None
     from rich.console import Console
 
@@ -86,11 +87,11 @@ def _display(common: Common, once: bool) -> Display | Lines | None:
     console = Console(highlight=False)
     if console.is_terminal and not console.is_dumb_terminal:
         return Display(console)
-    return Lines(lambda text: print(text, end="", flush=True))
+    return None if common.replay else Lines(lambda text: print(text, end="", flush=True))
 
 
 def watch(
-    options: Options, replay: Path | None, display: Callable[[Monitor, Mapping[str, Chart]], None] | None
+    options: Options, replay: Path | None, display: Display | Lines | None
 ) -> tuple[Monitor, RigbenchError | None]:
     """Watch this machine, or play a recorded rig; the summary, and what went wrong with the recording's file.
 
@@ -104,11 +105,12 @@ def watch(
         if not isinstance(options.record, Absent):
             recorder = stack.enter_context(recording.Recorder(Path(options.record), options.force))
         stop = StopSignal()
-        events = (
-            readings.replayed(rig, Rig.replay(replay), options)
-            if replay
-            else readings.live(rig, options, lambda: stop.sent)
-        )
+
+        def is_over() -> bool:
+            stop.sent = stop.sent or (display is not None and display.poll())
+            return stop.sent
+
+        events = readings.replayed(rig, Rig.replay(replay), options) if replay else readings.live(rig, options, is_over)
         with contextlib.closing(events):
             header = next(events)  # until then Ctrl-C breaks in: there is nothing to sum up
             assert isinstance(header, MonitorHeader)
@@ -121,8 +123,10 @@ def watch(
                     if recorder:
                         recorder.write(event)
                     if display and isinstance(event, MonitorTick):
-                        monitor = fold.record()
-                        display(monitor, {gpu.device: fold.chart(gpu.device) for gpu in monitor.gpus})
+                        due = time.monotonic() + options.interval
+                        display(fold.record(), fold.charts())
+                        while replay and not is_over() and (display.paused or time.monotonic() < due):
+                            time.sleep(min(readings.POLL_SECONDS, options.interval / 4))
                     if stop.sent:
                         break
         ended_by: MonitorEndedBy = "stopped by the user"

@@ -115,7 +115,7 @@ class SlowBeat:
     def _changed(self, index: int) -> list[dict[str, Any]]:
         device, nvml = f"GPU{index}", self._facts.nvml
         if device not in self._known:
-            facts = nvml.readings(index, "name", "uuid", "memory_total_bytes")
+            facts = nvml.readings(index, "name", "uuid", "memory_total_bytes", "target_celsius", "slowdown_celsius")
             self._known[device] = {"device": device, **facts, "power_limit_watts": Absent("not asked yet")}
         limit = nvml.reading(index, "power_limit_watts")
         before = self._known[device]["power_limit_watts"]

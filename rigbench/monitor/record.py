@@ -88,6 +88,8 @@ class MonitorCard(Record, frozen=True, kw_only=True):
     uuid: str | Absent
     memory_total_bytes: int | Absent
     power_limit_watts: float | Absent
+    target_celsius: float | Absent = NOT_READ  # from where on the driver lowers its clocks
+    slowdown_celsius: float | Absent = NOT_READ  # and the hardware
 
 
 class GpuTick(Record, frozen=True, kw_only=True):
@@ -191,6 +193,8 @@ class MonitorGpu(Record, frozen=True, kw_only=True):
     from_gpu_bytes_per_s: Watched | Absent
     pcie_replays: int | Absent
     processes: tuple[MonitorProcess, ...] | Absent
+    target_celsius: float | Absent = NOT_READ
+    slowdown_celsius: float | Absent = NOT_READ
     gone: Gone | Absent = NOT_GONE
     unanswered_ticks: int = 0
     frozen: str | Absent = Absent("its readings move")  # which sensor stands still though the card works

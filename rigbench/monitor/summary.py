@@ -43,6 +43,7 @@ LATE = 1.5  # intervals between two ticks: one or more between them were missed
 WORKS = 0.1  # utilisation
 GPU_TALLIES = tuple(name for name in GpuTick.__struct_fields__ if name not in ("throttle_bits", "energy_joules"))
 HOST_TALLIES = tuple(name for name in HostTick.__struct_fields__ if name != "energy_joules")
+CHARTED = ("utilisation_share", "power_watts")
 NOT_SEEN = Absent("not listed yet")
 NOT_SUPPORTED = REASONS[3]  # what a card never told is not why it is silent
 GAP_TICKS = 3.0  # a longer gap between two readings of power is not bridged
@@ -117,11 +118,15 @@ class Fold:
             first, held = (before.first_seconds, before.held_looks) if before else (self.at_seconds, 0)
             self._hints[hint.code, hint.where] = MonitorHint(hint, first, self.at_seconds, held + 1, self._looks, True)
 
-    def chart(self, device: str) -> list[tuple[float, float]]:
-        """Utilisation over the window, for a small picture."""
+    def chart(self, device: str, name: str = "utilisation_share") -> list[tuple[float, float]]:
+        """One of GpuTick's readings over the window, for a small picture."""
         ticks = [(tick.at_seconds, tick.gpus[device]) for tick in self._window if device in tick.gpus]
-        points = ((at, gpu.utilisation_share) for at, gpu in ticks)
-        return [(at, share) for at, share in points if not isinstance(share, Absent)]
+        points = ((at, getattr(gpu, name)) for at, gpu in ticks)
+        return [(at, value) for at, value in points if not isinstance(value, Absent)]
+
+    def charts(self) -> dict[str, dict[str, list[tuple[float, float]]]]:
+        """By card, then by reading."""
+        return {device: {name: self.chart(device, name) for name in CHARTED} for device in self._cards}
 
     def record(self, notes: Sequence[str] = ()) -> Monitor:
         """Hints are worst first, then those that held longest."""
@@ -214,7 +219,9 @@ class _Card:
         return NOT_SEEN if self.facts is None else getattr(self.facts, name)
 
     def record(self) -> MonitorGpu:
-        facts = {name: self._fact(name) for name in ("name", "uuid", "memory_total_bytes", "power_limit_watts")}
+        facts = {
+            name: self._fact(name) for name in MonitorCard.__struct_fields__ if name not in ("at_seconds", "device")
+        }
         replays, still = self._tallies["pcie_replays"].now, self._still
         return MonitorGpu(
             device=self.device,
