@@ -48,6 +48,8 @@ hint (warning)  GPU1: the driver slows it down at its target temperature: it nee
   held    at 60 % of the readings, one every 5 s; first after 1 min 55 s, last after 3 min 55 s,
           still so
   next    rigbench thermals (what it costs, and when it sets in)
+note: composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; the upper card runs
+hot (exponential, tau 95 s, settling at its 84 C target)
 """
 
 MOVING = [
