@@ -43,7 +43,6 @@ from rigbench.monitor.screen import show
 from rigbench.monitor.summary import Fold
 
 GIB = 1 << 30
-READ = View()
 
 
 def watched(gpus: int = 2, seconds: int = 65) -> tuple[Monitor, live_screen.Charts]:
@@ -98,7 +97,7 @@ def watched(gpus: int = 2, seconds: int = 65) -> tuple[Monitor, live_screen.Char
     return fold.record(), fold.charts()
 
 
-def frame(width: int, height: int, gpus: int = 2, view: View = READ, **facts: object) -> str:
+def frame(width: int, height: int, gpus: int = 2, view: View = live_screen.READ, **facts: object) -> str:
     monitor, charts = watched(gpus)
     return live_screen.frame(msgspec.structs.replace(monitor, **facts), charts, width, height, view).plain
 
@@ -252,6 +251,10 @@ def test_the_picture_says_what_is_recorded_composed_or_paused():
     assert frame(80, 24, replayed=True, notes=notes).startswith("watching a recorded rig (composed) for 1 min 4 s")
     assert frame(80, 24, view=View(paused=True)).splitlines()[-1].startswith("paused, readings go on · p goes on")
     assert frame(80, 24, view=View(keys=False)).splitlines()[-1] == "Ctrl-C ends it with a summary"
+    monitor, charts = watched()
+    over = [msgspec.structs.replace(held, holds_now=False) for held in monitor.hints]
+    told = live_screen.frame(msgspec.structs.replace(monitor, hints=over), charts, 120, 40).plain
+    assert "no more, last after 1 min: warn GPU1 does much less than GPU0" in told
     explained = frame(100, 40, view=View(explained=True), notes=notes)
     assert explained.splitlines()[0] == "what the lines mean"
     assert "two cards that never met" in explained
@@ -379,7 +382,7 @@ def test_a_recorded_rig_is_played_on_a_terminal_and_keys_are_heard(terminal: Ter
     assert terminal.screen() == held  # three readings later
     terminal.tmux("send-keys", "-t", "watch", "h")
     terminal.wait_for("what the lines mean")
-    terminal.tmux("send-keys", "-t", "watch", "h", "p")
+    terminal.tmux("send-keys", "-t", "watch", "h", "F1", "Home", "p")  # of which two are no letters
     terminal.wait_for("watching a recorded rig (composed) for 3 s")
     terminal.tmux("send-keys", "-t", "watch", "q")
     assert "composed recording" in " ".join(terminal.wait_for("ended with 0", history="-100").split())

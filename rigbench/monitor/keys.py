@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import select
 import sys
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 with contextlib.suppress(ImportError):  # Windows, where recordings alone are watched
     import termios
 
+SEQUENCE = re.compile(r"\x1b(\[[\d;]*[A-Za-z~]|O.)")  # of a key that is no letter: Home ends in an H, F1 in a P
 CANONICAL, VALUES = 3, 6  # places in what tcgetattr returns
 
 
@@ -41,7 +43,7 @@ class Keys:
         if not self._take() or not select.select([self._descriptor], [], [], 0)[0]:
             return ""
         with contextlib.suppress(OSError):  # the terminal went away
-            return os.read(self._descriptor, 64).decode(errors="replace")
+            return SEQUENCE.sub("", os.read(self._descriptor, 64).decode(errors="replace"))
         return ""
 
     def _take(self) -> bool:

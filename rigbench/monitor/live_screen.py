@@ -53,6 +53,9 @@ class View(NamedTuple):
     explained: bool = False
 
 
+READ = View()
+
+
 class Detail(NamedTuple):
     """How much of a picture there is room for."""
 
@@ -82,7 +85,7 @@ class Gauge(NamedTuple):
     top: float | None = None  # of the chart
 
 
-def frame(monitor: Monitor, charts: Charts, width: int, height: int, view: View = View()) -> Text:  # noqa: B008
+def frame(monitor: Monitor, charts: Charts, width: int, height: int, view: View = READ) -> Text:
     """One picture that fits: less is told of hints and processes first, then a line a card."""
     width = max(LEAST_WIDTH, width)
     room = max(2, height - 1)
@@ -335,7 +338,7 @@ def _bytes(one: MonitorProcess) -> int:
 
 
 def _hints(monitor: Monitor, width: int, evidence: int | None) -> Iterator[Text]:
-    """What holds now; where there is little room, less of what was seen."""
+    """What holds now, then what did; where there is little room, less of what was seen and nothing of what is over."""
     for hint in (held.hint for held in monitor.hints if held.holds_now):
         mark = limits.MARK_OF[hint.severity]
         for line in textwrap.wrap(printable(f"{mark} {hint.title}"), width):
@@ -343,6 +346,13 @@ def _hints(monitor: Monitor, width: int, evidence: int | None) -> Iterator[Text]
         for text in (*hint.evidence[:evidence], f"next: {hint.cure}"):
             for number, part in enumerate(textwrap.wrap(printable(text), max(10, width - 4))):
                 yield Text(f"{'    ' if number else '  '}{part}", "" if text.startswith("next: ") else "dim")
+    for held in monitor.hints if evidence is None else ():
+        if not held.holds_now:
+            mark = limits.MARK_OF[held.hint.severity]
+            for line in textwrap.wrap(
+                printable(f"no more, last after {length(held.last_seconds)}: {mark} {held.hint.title}"), width
+            ):
+                yield Text(line, "dim")
 
 
 def _alarm(mark: str, text: str, width: int) -> Iterator[Text]:
