@@ -30,6 +30,7 @@ from rigbench.monitor import limits, live_screen
 from rigbench.monitor import live as monitor_live
 from rigbench.monitor.live_screen import View
 from rigbench.monitor.record import (
+    Gone,
     GpuSlow,
     GpuTick,
     HostTick,
@@ -233,7 +234,7 @@ def test_colours_say_what_the_words_beside_them_say(width: int):
         (limits.fan(0.95), "note full speed"),
         (limits.held(["gpu_idle"]), "ok"),
         (limits.held(["sw_power_cap"]), "note power limit"),
-        (limits.held(["sw_power_cap", "sw_thermal"]), "warn power limit, thermal slowdown by the driver"),
+        (limits.held(["sw_power_cap", "sw_thermal"]), "warn thermal slowdown by the driver, power limit"),
         (limits.held(["hw_thermal", "sw_thermal"])[:1], "fault"),
         (limits.cores(0.9), "note no core free"),
         (limits.host_memory(0.95), "warn nearly full"),
@@ -272,6 +273,18 @@ def test_eight_cards_on_a_low_terminal_take_a_line_each():
     lines = frame(80, 24, gpus=8).splitlines()
     assert [line.split()[0] for line in lines[1:9]] == [f"GPU{index}" for index in range(8)]
     assert lines[1] == "GPU0  ███████▉ 99 %  14 of 16 GiB  319 of 320 W  66 °C  45 %  note power limit"
+
+
+def test_what_is_wrong_with_a_card_stands_in_its_line():
+    monitor, charts = watched(gpus=8)
+    first, second, *others = monitor.gpus
+    lost = msgspec.structs.replace(first, gone=Gone(30.0, "it has fallen off the bus"))
+    hot = msgspec.structs.replace(second.temperature_celsius, now=85.0)
+    held = msgspec.structs.replace(second, temperature_celsius=hot, throttle_now=("sw_power_cap", "sw_thermal"))
+    gpus = (lost, held, *others)
+    lines = live_screen.frame(msgspec.structs.replace(monitor, gpus=gpus), charts, 80, 24).plain.splitlines()
+    assert lines[1] == "GPU0  fault gone since 30 s: it has fallen off the bus"
+    assert lines[2] == "GPU1  █████ 99 %  14 of 16 GiB  319 of 320 W  85 °C  45 %  warn thermal slowdown"
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rigbench.core.finding import Severity
 from rigbench.core.record import Absent
-from rigbench.core.screen import Mark
+from rigbench.core.screen import MARKS, Mark
 from rigbench.monitor.verdict import BUSY, IDLE, THROTTLED
 from rigbench.work.telemetry import IDLE as IDLE_CLOCKS
 from rigbench.work.telemetry import REASONS
@@ -52,11 +52,14 @@ def fan(share: float) -> Judged:
 
 
 def held(reasons: Sequence[str]) -> Judged:
-    """What holds clocks down now, the worst of it as the mark; idleness holds nothing down."""
-    reasons = [name for name in reasons if name != IDLE_CLOCKS]
-    marks: list[Mark] = [MARK_OF[THROTTLED[name][0]] if name in THROTTLED else "note" for name in reasons]
-    worst = next((mark for mark in ("fault", "warn", "note") if mark in marks), "ok")
-    return worst, ", ".join(REASONS.get(name, name) for name in reasons)  # type: ignore[return-value]
+    """What holds clocks down now, worst first, with the worst's mark; idleness holds nothing down."""
+    judged: list[Judged] = [
+        (MARK_OF[THROTTLED[name][0]] if name in THROTTLED else "note", REASONS.get(name, name))
+        for name in reasons
+        if name != IDLE_CLOCKS
+    ]
+    judged.sort(key=lambda it: -list(MARKS).index(it[0]))
+    return (judged[0][0], ", ".join(words for _, words in judged)) if judged else OK
 
 
 def cores(share: float) -> Judged:

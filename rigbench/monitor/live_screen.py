@@ -208,7 +208,9 @@ def _compact(monitor: Monitor, width: int) -> Iterator[Text]:
             its["clock"] = Gauge("clock", "clock", None, clock, OK)
         if isinstance(heat, str):
             its["temperature"] = its["temperature"]._replace(text=heat)
-        rows.append((gpu, its, _worst([limits.held(gpu.throttle_now), *(it.judged for it in its.values())])))
+        mark, reasons = limits.held(gpu.throttle_now)
+        first = " ".join(reasons.split(", ")[0].split()[:2])  # "thermal slowdown", without "by the driver"
+        rows.append((gpu, its, _worst([(mark, first), *(it.judged for it in its.values())])))
     names = ("utilisation", "memory", "power", "temperature", "fan", "clock")
     texts = {name: max((len(its[name].text) for _, its, _ in rows if name in its), default=0) for name in names}
     devices = max((len(gpu.device) for gpu in monitor.gpus), default=0)
