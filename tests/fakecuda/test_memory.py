@@ -61,7 +61,7 @@ def test_matmul_measures_what_fits(rig):
 
 def test_collectives_leave_out_the_sizes_that_do_not_fit(rig):
     rig.memory(*[CONTEXT_MIB + 16] * 2)
-    done = rig.run("collectives", "--sizes", "8,1MiB,16MiB", "--seconds", "6s", "--ops", "all_reduce").ended(0)
+    done = rig.run("collectives", "--sizes", "8,1MiB,16MiB", "--seconds", "20s", "--ops", "all_reduce").ended(0)
     (found,) = done.run.collectives.operations
     assert [size.size_bytes for size in found.sizes] == [8, 1 << 20]
     assert "memory" in done.out

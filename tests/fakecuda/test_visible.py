@@ -76,7 +76,7 @@ def test_every_command_takes_a_card_by_its_number(rig):
     assert not isinstance(loader, Absent)
     heated = rig.run("thermals", "--minutes", "0.1", *on).ended(0).run.thermals
     assert [card.name for card in heated.cards] == ["GPU1"]
-    copied = rig.run("bandwidth", "--seconds", "2s", "--largest", "1MiB", *on).ended(0)
+    copied = rig.run("bandwidth", "-v", "--seconds", "4s", "--largest", "1MiB", *on).ended(0)
     assert "GPU1" in copied.out
     assert "GPU0" not in copied.out.split("GPU1 and the host")[1]
 
