@@ -158,6 +158,7 @@ def test_what_rigbench_asks_is_served_and_not_stubbed(fake_driver: FakeDriver, b
     assert stubbed <= older_names
 
 
+@pytest.mark.gpu  # where CUDA's toolkit is; elsewhere there is no nvml.h to hold it against
 def test_the_source_has_the_vendors_signatures_where_their_header_is_at_hand(tmp_path: Path) -> None:
     headers = [*Path("/usr").glob("local/cuda*/include/nvml.h"), *Path("/usr").glob("include/nvml.h")]
     if not headers or not library.has_compiler():
