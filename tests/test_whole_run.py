@@ -200,9 +200,9 @@ ok    verdict: 1.2 EFLOP on Intel(R) Xeon(R) Processor @ 2.50GHz, 2 threads: 108
  overheads                    0.70 to 9.3  mostly assumed
  in all                   108 (99 to 125)
 checked
+  note  topology    no GPU: Intel(R) Xeon(R) Processor @ 2.50GHz, 23.5 GiB
   note  bandwidth   this host's memory copies at 21.5 GB/s (21.2 to 21.6)
   note  p2p         P2P is not applicable: fewer than two GPUs: the driver lists none
-  ok    topology    looked at
   ok    collectives all_reduce 1.0 GB/s (0.9 to 2.0, 88 %) at 16 MiB between 2 processes on the CPU
   ok    matmul      bf16 49.7 GFLOP/s (49.1 to 50.3) sustained, no datasheet to hold it against
   ok    dataloader  the loader is over 100 times as fast as training needs
