@@ -63,15 +63,15 @@ composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; the u
 (exponential, tau 95 s, settling at its 84 C target)
 
       what holds it back                   costs               do
+warn  GPU1 slows itself down at 84 °C: 58  17 min (14 to 28)   more air, or a lower power limit
+      % of the time, clock −14 %           0.026 to 0.086 EUR
+      throttled
 note  GPU0-GPU1 without P2P: gradients go  0 to 2.4 h          nothing for GeForce cards
       through host memory: the driver's    0 to 0.45 EUR
       code 1  p2p-refused
 note  GPU0, GPU1 in a slot with a slower   0 to 2.1 h          nothing, unless a faster slot is
       link than the card's: 15.8 GB/s of   0 to 0.39 EUR       free
       31.5 GB/s  pcie-slot
-warn  GPU1 slows itself down at 84 °C: 58  17 min (14 to 28)   more air, or a lower power limit
-      % of the time, clock −14 %           0.026 to 0.086 EUR
-      throttled
 
 note  GPU0, GPU1 with persistence mode off  persistence-off
 costs: of 1.2 EFLOP on diy, predicted from the datasheet: no budget is stored
@@ -201,12 +201,13 @@ def test_what_cannot_be_priced_says_why_and_stays_in_the_list() -> None:
 
 
 def test_faults_come_first_then_what_costs_most() -> None:
-    def lost(code: str, severity: str, hours: float) -> object:
+    def lost(code: str, severity: str, hours: float, low: float | None = None) -> object:
         made = finding(code, severity, ["e"], ["GPU0"], "x")  # type: ignore[arg-type]
-        its = Lost(Estimate(hours, hours, hours, 0.9, "", 0), Absent("no price"), "")
+        its = Lost(Estimate(hours, hours if low is None else low, hours, 0.9, "", 0), Absent("no price"), "")
         return costs.msgspec.structs.replace(made, lost=its)
 
     listed = [
+        lost("p2p-refused", "information", 4.0, low=0.0),
         lost("pcie-slot", "information", 3.0),
         lost("gpu-lost", "fault", 0.0),
         lost("throttled", "warning", 1.0),
@@ -214,7 +215,7 @@ def test_faults_come_first_then_what_costs_most() -> None:
         finding("numa-split", "information", ["e"], ["GPU0"], "x"),
     ]
     order = [item.code for item in costs.ranked(listed)]  # type: ignore[arg-type]
-    assert order == ["gpu-lost", "pcie-slot", "throttled", "rebar-off", "numa-split"]
+    assert order == ["gpu-lost", "pcie-slot", "throttled", "p2p-refused", "rebar-off", "numa-split"]
 
 
 def test_doctor_takes_the_newest_measurements_of_the_rig_and_says_of_when(rigbench: Rigbench, tmp_path: Path) -> None:
