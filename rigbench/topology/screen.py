@@ -67,6 +67,12 @@ def verdict(topology: Topology) -> Headline:
     ways = [f"{each}{next(iter(links))}"] if len(links) == 1 else [f"{listed(of)} {link}" for link, of in links.items()]
     parts = [cards, *ways, _p2p(topology), _rebar(topology)]
     text = ", ".join(filter(None, parts))
+    lost = [gpu.label for gpu in topology.gpus if isinstance(gpu.name, Absent) and "lost" in gpu.name.reason.lower()]
+    if lost:
+        return (
+            "fault",
+            f"{listed(lost)} {'is' if len(lost) == 1 else 'are'} lost: the driver no longer reaches it; {text}",
+        )
     if isinstance(topology.driver_gpus, int) and topology.driver_gpus < len(topology.gpus):
         return "warn", f"{text}; the driver lists {topology.driver_gpus} of them"
     return ("note" if "not reported" in text else "ok"), text

@@ -53,14 +53,16 @@ def test_the_search_for_a_micro_batch_ends_where_memory_does(rig):
 
 
 def test_matmul_measures_what_fits(rig):
-    rig.memory(*[CONTEXT_MIB + 24] * 2)
-    done = rig.run("matmul", "--params", "5M", "--micro-batch", "8", "--dtypes", "fp32", "--seconds", "4s").ended(0)
+    rig.memory(*[CONTEXT_MIB + 48] * 2)  # 16 of them for what flushes the cache
+    done = rig.run("matmul", "-v", "--params", "5M", "--micro-batch", "8", "--dtypes", "fp32", "--seconds", "4s").ended(
+        0
+    )
     assert done.run.matmul.ceilings
-    assert "out of memory" in done.out
+    assert "more than a quarter of the free memory" in " ".join(done.out.split())
 
 
 def test_collectives_leave_out_the_sizes_that_do_not_fit(rig):
-    rig.memory(*[CONTEXT_MIB + 16] * 2)
+    rig.memory(*[CONTEXT_MIB + 40] * 2)  # 16 of them for what flushes the cache
     done = rig.run("collectives", "--sizes", "8,1MiB,16MiB", "--seconds", "20s", "--ops", "all_reduce").ended(0)
     (found,) = done.run.collectives.operations
     assert [size.size_bytes for size in found.sizes] == [8, 1 << 20]

@@ -66,7 +66,7 @@ def test_each_of_unlike_cards_is_measured_against_its_own_datasheet(mixed, golde
 
 def test_p2p_that_loses_writes_is_a_fault_and_the_way_around_it_is_named(rig, golden):
     rig.edited(P2P_ALLOWED)
-    done = rig.run("p2p", "--times", "2", "--limit", "5min", FAKECUDA_P2P="loses").ended(1)
+    done = rig.run("p2p", "-v", "--times", "2", "--limit", "5min", FAKECUDA_P2P="loses").ended(1)
     assert done.run.p2p.verdict == "broken"
     assert done.run.p2p.advice.environment == {"NCCL_P2P_DISABLE": "1"}
     assert "nothing arrived" in done.out
