@@ -53,7 +53,7 @@ def test_the_search_for_a_micro_batch_ends_where_memory_does(rig):
 
 
 def test_matmul_measures_what_fits(rig):
-    rig.memory(*[CONTEXT_MIB + 48] * 2)  # 16 of them for what flushes the cache
+    rig.memory(*[CONTEXT_MIB + 128] * 2)  # 16 of them for what flushes the cache, as much again for operands in turn
     done = rig.run("matmul", "-v", "--params", "5M", "--micro-batch", "8", "--dtypes", "fp32", "--seconds", "4s").ended(
         0
     )
