@@ -276,6 +276,7 @@ def plus_minus(estimate: Estimate) -> str:
     return f"{units.format_plus_minus(estimate.half_width)}{covers}"
 
 
+MARK_OF: dict[str, Mark] = {"fault": "fault", "warning": "warn", "information": "note"}  # of a finding's severity
 MARKS = {"ok": "green", "note": "dim", "warn": "yellow", "fault": "bold red"}
 Headline = tuple[Mark, str]  # how it is, and a sentence with the number that says so
 

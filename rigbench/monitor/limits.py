@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rigbench.core.finding import Severity
 from rigbench.core.record import Absent
-from rigbench.core.screen import MARKS, Mark
+from rigbench.core.screen import MARK_OF, MARKS, Mark
 from rigbench.monitor.verdict import BUSY, IDLE, THROTTLED
 from rigbench.work.telemetry import IDLE as IDLE_CLOCKS
 from rigbench.work.telemetry import REASONS
 
 Judged = tuple[Mark, str]
 OK: Judged = ("ok", "")
-MARK_OF: dict[Severity, Mark] = {"fault": "fault", "warning": "warn", "information": "note"}
 
 LITTLE_LEFT, NEARLY_FULL = 0.9, 0.97  # of memory: 3 % of 16 GiB is 0.5 GiB, and one allocation more ends a training
 AT_POWER_LIMIT = 0.97  # a card held at its limit swings by so much; that is normal, and worth to know

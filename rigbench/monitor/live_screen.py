@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rigbench.core import units
 from rigbench.core.record import Absent
-from rigbench.core.screen import MARKS, Fact, bar, known, mapped, missing, printable, spark
+from rigbench.core.screen import MARK_OF, MARKS, Fact, bar, known, mapped, missing, printable, spark
 from rigbench.monitor import limits
 from rigbench.monitor.limits import OK, Judged
 from rigbench.monitor.record import Gone, Monitor, MonitorGpu, MonitorProcess, Watched
@@ -342,7 +342,7 @@ def _bytes(one: MonitorProcess) -> int:
 def _hints(monitor: Monitor, width: int, evidence: int | None) -> Iterator[Text]:
     """What holds now, then what did; where there is little room, less of what was seen and nothing of what is over."""
     for hint in (held.hint for held in monitor.hints if held.holds_now):
-        mark = limits.MARK_OF[hint.severity]
+        mark = MARK_OF[hint.severity]
         for line in textwrap.wrap(printable(f"{mark} {hint.title}"), width):
             yield Text(line, f"bold {MARKS[mark]}")
         for text in (*hint.evidence[:evidence], f"next: {hint.cure}"):
@@ -350,7 +350,7 @@ def _hints(monitor: Monitor, width: int, evidence: int | None) -> Iterator[Text]
                 yield Text(f"{'    ' if number else '  '}{part}", "" if text.startswith("next: ") else "dim")
     for held in monitor.hints if evidence is None else ():
         if not held.holds_now:
-            mark = limits.MARK_OF[held.hint.severity]
+            mark = MARK_OF[held.hint.severity]
             for line in textwrap.wrap(
                 printable(f"no more, last after {length(held.last_seconds)}: {mark} {held.hint.title}"), width
             ):

@@ -69,10 +69,7 @@ def verdict(topology: Topology) -> Headline:
     text = ", ".join(filter(None, parts))
     lost = [gpu.label for gpu in topology.gpus if isinstance(gpu.name, Absent) and "lost" in gpu.name.reason.lower()]
     if lost:
-        return (
-            "fault",
-            f"{listed(lost)} {'is' if len(lost) == 1 else 'are'} lost: the driver no longer reaches it; {text}",
-        )
+        return "fault", f"lost, and no longer reached by the driver: {listed(lost)}; {text}"
     if isinstance(topology.driver_gpus, int) and topology.driver_gpus < len(topology.gpus):
         return "warn", f"{text}; the driver lists {topology.driver_gpus} of them"
     return ("note" if "not reported" in text else "ok"), text

@@ -10,7 +10,7 @@ from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.finding import Finding
 from rigbench.core.record import Absent, Energy, Figure
-from rigbench.core.screen import Headline, Mark, closing, counted, grid, headline, marked, span, table
+from rigbench.core.screen import MARK_OF, Headline, Mark, closing, counted, grid, headline, marked, span, table
 from rigbench.model.recipe import Recipe
 from rigbench.predict.record import StepTime, VramPrediction
 from rigbench.train.record import (
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from rigbench.document import Run
 
-MARKS: dict[str, Mark] = {"fault": "fault", "warning": "warn", "information": "note"}
 MOST_ODD = 6
 MORE = "--verbose: each part of a step, memory, energy.  next: "
 
@@ -151,7 +150,7 @@ def _finding_line(item: Finding) -> Headline:
     where = f" ({', '.join(item.where)})" if item.where else ""
     cost = "" if isinstance(item.cost, Absent) else f"; costs: {item.cost.sentence}"
     cure = "" if item.severity == "information" else f". To do: {item.cure}"  # of what to choose there is one advice
-    return MARKS[item.severity], f"{item.title}{where}: {said}{cost}{cure}"
+    return MARK_OF[item.severity], f"{item.title}{where}: {said}{cost}{cure}"
 
 
 def _sure(result: AnySlice) -> str:
