@@ -1,0 +1,123 @@
+"""Does what leaves the machine tell nobody whose it is, and keep every number?"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fakenvml.expand_sysfs import expand_recording, write
+from test_capture import LIVE_FILES, RIGS, SECRETIVE, SECRETS
+
+from rigbench import store
+from rigbench.collectives.record import RankHost
+from rigbench.core.record import Absent, Skipped
+from rigbench.document import Run
+from rigbench.machine import host
+from rigbench.machine.nvml import Nvml
+from rigbench.machine.record import Software
+from rigbench.machine.replay import ReplayedDriver, parse_recording
+from rigbench.machine.rig import Rig
+from rigbench.machine.sysfs import Sysfs
+from rigbench.redacted import Redacted, redacted
+from rigbench.topology import survey, verdict
+from rigbench.work.record import Disturbance, GpuBeside
+
+STORED = [*(Path(__file__).parent / "runs").glob("*.json"), *Path(__file__).parents[1].glob("reports/*/*.json")]
+TOLD = (
+    "train-llm (pid 4242) of alice@secret-host at 192.168.7.9 and fe80::1 reads /home/alice/work/data.bin; "
+    "booted with ip=192.168.7.9"
+)
+MORE = ("192.168.7.9", "fe80::1", "data.bin", "/home", "bob", "private", "rank-zero", "RMSecret")
+
+
+@pytest.fixture
+def secretive(tmp_path: Path) -> Run:
+    """A run of the rig that the tests of captures record, with what besides may stand in a run's file."""
+    expand_recording(RIGS / "dual-rtx4080s-x8x8", tmp_path / "root")
+    write(tmp_path / "root", LIVE_FILES | {"proc/driver/nvidia/params": 'RegistryDwords: "ForceP2P=17;RMSecret=bob"'})
+    rig = Rig(Sysfs(tmp_path / "root"), Nvml(ReplayedDriver(parse_recording(SECRETIVE))))
+    topology = survey.run(rig, lambda *_facts: Absent("no profile"))
+    beside = GpuBeside(device="GPU0", others=("train-llm (pid 4242)", "tmux: bob (pid 7)"))
+    return Run(
+        id="20261128-120000-abcd",
+        started_at="2026-11-28T12:00:00Z",
+        command="run",
+        status="finished",
+        rig=host.rig_id(host.cpu(rig.sysfs), host.memory(rig.sysfs), [(SECRETS[0], "H100 of alice@secret-host")]),
+        software=Software(
+            *("0.1.0", "3.11", "2.13", Absent("none"), "595.71.05", "13.0", "6.8.0-45-secret-host"),
+            environment={"LD_PRELOAD": "libc.so", "NCCL_SOCKET_IFNAME": "eth0"},
+        ),
+        topology=topology,
+        bandwidth=Skipped("bandwidth", TOLD),
+        findings=verdict.diagnose(topology),
+        warnings=(TOLD, "GPU0 is in use by 4242: rates may be lower", "~bob/x is full", "C:\\Users\\bob\\private.txt"),
+        disturbances=(Disturbance(room="bandwidth", evidence=(TOLD,), gpus=(beside,)),),
+    )
+
+
+def left_in(public: Redacted) -> list[str]:
+    written = store.encode(public.run).decode()
+    patterns = {it: re.compile(rf"(?<![\d.]){re.escape(it)}(?![\d.])", re.IGNORECASE) for it in (*SECRETS, *MORE)}
+    return [secret for secret, pattern in patterns.items() if pattern.search(written)]
+
+
+def test_no_secret_of_the_capture_tests_is_left(secretive: Run) -> None:
+    assert [secret for secret in SECRETS[:2] if secret not in store.encode(secretive).decode()] == []
+    public = redacted(secretive)
+    assert left_in(public) == []
+    assert public.counts.keys() >= {"UUIDs", "process ids", "process names", "paths", "IP addresses", "registry words"}
+    assert public.run.topology.driver_overrides == "ForceP2P=17;…"
+    assert public.run.software.kernel == "6.8.0-45-host-host"
+    assert redacted(public.run).run == public.run
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_no_secret_is_left_in_whatever_text_of_a_run(path: Path) -> None:
+    """Every sentence of a stored run tells all of them."""
+    free = {"reason", "basis", "evidence", "warnings", "notes", "title", "assumptions", "events", "sentence", "model"}
+
+    def told(value: Any, field: str) -> Any:
+        if isinstance(value, dict):
+            return {key: told(item, key) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [told(item, field) for item in value]
+        return TOLD if isinstance(value, str) and field in free else value
+
+    document = msgspec.to_builtins(store.read(path))
+    run = msgspec.convert(told(document, ""), Run)
+    assert "192.168.7.9" in store.encode(run).decode()
+    assert left_in(redacted(run)) == []
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_no_number_is_changed(path: Path) -> None:
+    def numbers(value: Any) -> Any:
+        if isinstance(value, dict):
+            return [numbers(item) for item in value.values()]
+        if isinstance(value, list | tuple):
+            return [numbers(item) for item in value]
+        return None if isinstance(value, str) else value
+
+    run = store.read(path)
+    public = redacted(run, host_name="secret-host", user_name="bob")
+    assert numbers(msgspec.to_builtins(public.run)) == numbers(msgspec.to_builtins(run))
+    assert public.run.rooms().keys() == run.rooms().keys()
+
+
+def test_the_names_of_this_machine_are_hidden_wherever_they_stand(secretive: Run) -> None:
+    run = msgspec.structs.replace(secretive, warnings=("rank-zero waits for private", "Rank-Zero, privateer, host"))
+    assert redacted(run, "rank-zero", "private").run.warnings == ("host waits for user", "host, privateer, host")
+
+
+def test_several_hosts_stay_several() -> None:
+    run = store.read(next(path for path in STORED if path.stem == "run-quick-every-probe"))
+    hosts = tuple(RankHost(name, "f", (rank,)) for rank, name in enumerate(("node-a", "node-b", "node-a")))
+    collectives = msgspec.structs.replace(run.collectives, hosts=hosts)
+    run = msgspec.structs.replace(run, collectives=collectives, warnings=("node-b is slow",))
+    public = redacted(run).run
+    assert [its.name for its in public.collectives.hosts] == ["host", "host 2", "host"]
+    assert public.warnings == ("host 2 is slow",)
