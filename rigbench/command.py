@@ -34,7 +34,7 @@ OPTIONS: dict[str, tuple[Any, str | None, str]] = {
     "home": (Path, "DIR", "Where runs are kept. Also RIGBENCH_HOME."),
     "device": (str, "NAME", "cpu, cuda or cuda:N. Default: the visible GPUs, else the CPU."),
     "keep_disturbed": (bool, None, "Show what was measured while the machine was busy too, and answer from it."),
-    "on": (str, "NAME", "Hardware you do not own: a rig profile, a GPU, or 2xrtx-4080."),
+    "on": (str, "NAME", "Hardware you do not own: a rig profile, a GPU, 2xrtx-4080, or FILE.toml."),
     "replay": (Path, "DIR", "Read a recorded rig instead of this machine."),
 }
 ALWAYS = ("json", "quiet", "verbose", "home")

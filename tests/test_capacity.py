@@ -160,7 +160,7 @@ def test_a_model_that_fits_nowhere_here_is_told_what_would_do(rigbench, tmp_path
     assert out.count("does not fit") == 3
     assert "one sequence takes 2" in out
     assert "at least, with adamw" in out
-    assert "that way it would fit with --on rtx-3080 (10 GiB)" in out  # the smallest of the shipped cards
+    assert "that way it would fit with --on rtx-a2000 (6 GiB)" in out  # the smallest of the shipped cards
 
 
 def test_without_a_gpu_the_hosts_memory_is_asked_and_named(rigbench):

@@ -227,7 +227,7 @@ def test_config_says_where_each_value_comes_from_and_which_are_of_no_use(rigbenc
 COMPLETED = {
     "rigbench bud": ["budget"],
     "rigbench budget --on 2xrtx-40": [],
-    "rigbench budget --on rtx-409": ["rtx-4090"],
+    "rigbench budget --on rtx-409": ["rtx-4090", "rtx-4090-d", "rtx-4090-laptop"],
     "rigbench budget --opti": ["--optimizer"],
     "rigbench train-probe --optimizer adamw8": ["adamw8bit"],
     "rigbench train-probe --model gpt2-m": ["gpt2-medium"],

@@ -43,19 +43,31 @@ def a_gpu(**changes):
 
 def test_every_shipped_profile_is_well_formed():
     assert report.check() == (
-        "profiles are well formed: 47 GPUs, 2 series (diy, llama), 41 published models, "
+        "profiles are well formed: 104 GPUs, 2 series (diy, llama), 41 published models, "
         "11 electricity prices, 30 cloud prices, 13 rigs"
     )
 
 
-def test_no_two_shipped_cards_share_a_pci_id_a_name_or_an_id():
+def test_no_two_shipped_cards_share_a_pci_id_an_id_or_a_name_with_the_same_memory():
     gpus = profiles.gpus()
     for facts in (
         [gpu.id for gpu in gpus],
-        sum((gpu.names for gpu in gpus), ()),
+        [(name, size) for gpu in gpus for name in gpu.names for size in gpu.memory_gib],
         sum((gpu.pci_device_ids for gpu in gpus), ()),
     ):
         assert len(facts) == len(set(facts))
+
+
+def test_cards_of_one_name_know_of_each_others_memory():
+    by_name: dict[str, list[profiles.GpuProfile]] = {}
+    for gpu in profiles.gpus():
+        for name in gpu.names:
+            by_name.setdefault(name, []).append(gpu)
+    twins = [gpus for gpus in by_name.values() if len(gpus) > 1]
+    assert {gpus[0].id for gpus in twins} == {"rtx-3080-12gb", "rtx-4060-ti-8gb", "rtx-5060-ti-8gb"}
+    for a, b in twins:
+        assert set(a.memory_gib) <= set(b.same_name_memory_gib)
+        assert set(b.memory_gib) <= set(a.same_name_memory_gib)
 
 
 @pytest.mark.parametrize("gpu", profiles.gpus(), ids=lambda gpu: gpu.id)
@@ -76,7 +88,7 @@ def floating_point_operations_per_clock(gpu, tflop_per_s):
 
 
 # Operations per clock and multiprocessor, from NVIDIA's architecture whitepapers: GeForce runs bf16 at half rate.
-PER_CLOCK = {"8.0": (128, 2048), "8.6": (256, 1024), "8.9": (256, 1024), "12.0": (256, 1024)}
+PER_CLOCK = {"8.0": (128, 2048), **dict.fromkeys(("8.6", "8.9", "12.0", "12.1"), (256, 1024))}
 RESTS_ON_CLOCK = [gpu for gpu in profiles.gpus() if gpu.compute_capability in PER_CLOCK and gpu.id != "a10g"]
 
 
@@ -143,7 +155,10 @@ def test_an_mi250x_is_two_devices_and_the_profile_is_of_one():
         ),
         ("27B8", "NVIDIA L4", 23034, "l4"),
         (None, "Tesla T4", 15109, "t4"),
-        (None, "Tesla V100-SXM2-32GB", 32510, "v100-sxm2-16gb"),
+        (None, "Tesla V100-SXM2-32GB", 32510, "v100-sxm2-32gb"),
+        (None, "NVIDIA GeForce RTX 4060 Ti", 8188, "rtx-4060-ti-8gb"),
+        (None, "NVIDIA GeForce RTX 3080", 12288, "rtx-3080-12gb"),
+        (None, "NVIDIA GeForce RTX 3080", 10240, "rtx-3080"),
         ("0x2684", None, None, "rtx-4090"),
         (None, "GeForce RTX 3090", None, "rtx-3090"),
     ],
@@ -155,10 +170,10 @@ def test_a_card_is_matched_by_pci_id_then_by_exact_name(pci_id, name, memory_mib
 @pytest.mark.parametrize(
     "name",
     [
-        "NVIDIA GeForce RTX 4080 Laptop GPU",
-        "NVIDIA GeForce RTX 4090 D",
-        "NVIDIA GeForce RTX 3080 Ti",
-        "NVIDIA GeForce RTX 4070 SUPER",
+        "NVIDIA GeForce RTX 4050 Laptop GPU",
+        "NVIDIA GeForce RTX 5090 D",
+        "NVIDIA GeForce RTX 5080 Ti",
+        "NVIDIA GeForce RTX 2070 Super with Max-Q Design",
         "NVIDIA GeForce RTX 409",
         "nvidia geforce rtx 4090",
         "4090",
@@ -177,7 +192,7 @@ def test_nothing_known_is_unknown():
 
 @pytest.mark.parametrize(
     ("name", "right", "wrong"),
-    [("NVIDIA GeForce RTX 3080", 10, 12), ("NVIDIA GeForce RTX 3060", 12, 8), ("NVIDIA GeForce RTX 4060 Ti", 16, 8)],
+    [("NVIDIA GeForce RTX 2060", 6, 12), ("NVIDIA GeForce RTX 3060", 12, 8), ("NVIDIA GeForce RTX 3080", 12, 20)],
 )
 def test_variants_under_one_name_are_told_apart_by_memory(name, right, wrong):
     assert isinstance(profiles.match_gpu(None, name, right * GIB), str)
@@ -215,7 +230,7 @@ def test_a_users_own_profiles_add_to_the_shipped_ones_and_replace_those_of_the_s
     )
     assert profiles.match_gpu(None, "NVIDIA My Card", 16 * GIB) == "my-card"
     assert profiles.gpu("rtx-4090").peak_basis == "its box"
-    assert len(profiles.gpus()) == 48
+    assert len(profiles.gpus()) == 105
     assert profiles.electricity().source == "my bill"
 
 

@@ -446,7 +446,7 @@ def _does_not_fit(predictor: Predictor, model: Model, recipe: Recipe, rig: RigPr
     size = min(profiles.gpu(rig.gpu).memory_gib)
     target = cards.of_profile(profiles.gpu(rig.gpu), rig.name, rig.count)
     short = predictor.predict(model, recipe, target).short_bytes
-    larger = sorted((gpu for gpu in profiles.gpus() if min(gpu.memory_gib) > size), key=lambda g: min(g.memory_gib))
+    larger = sorted((gpu for gpu in profiles.for_sale() if min(gpu.memory_gib) > size), key=lambda g: min(g.memory_gib))
     cures = []
     for gpu in larger:
         if predictor.fits(model, recipe, cards.of_profile(gpu, gpu.id, rig.count)):

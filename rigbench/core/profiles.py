@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import re
@@ -13,6 +12,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from rigbench.core import card_names
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Figure, Price
 
@@ -49,7 +49,8 @@ class GpuProfile(Profile, frozen=True, kw_only=True):
     """
 
     id: Text
-    names: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
+    names: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]  # as the driver prints it
+    also: tuple[Text, ...] = ()  # other names that it goes by
     pci_device_ids: tuple[PciId, ...] = ()
     architecture: Text
     compute_capability: Text
@@ -138,6 +139,49 @@ class GpuFile(Profile, frozen=True):
                     raise ValueError(f"{gpu.id}: no source {key!r} under [sources]")
 
 
+class OwnCard(Profile, frozen=True, kw_only=True):
+    """A card of the user's own and its host, as `--on FILE.toml` reads it; `rigbench explain cards` says the units."""
+
+    memory_gib: Amount
+    memory_bandwidth_gb_per_s: Amount
+    fp32_tflop_per_s: Amount
+    name: Text | None = None
+    bf16_tflop_per_s: Amount | Absent = NOT_STATED
+    fp16_tflop_per_s: Amount | Absent = NOT_STATED
+    tf32_tflop_per_s: Amount | Absent = NOT_STATED
+    fp8_tflop_per_s: Amount | Absent = NOT_STATED
+    multiprocessors: Count | Absent = NOT_STATED
+    boost_clock_mhz: Amount | Absent = NOT_STATED
+    compute_capability: Text = "not stated"
+    power_limit_watts: Amount | Absent = NOT_STATED
+    pcie_generation: Annotated[int, msgspec.Meta(ge=1, le=6)] = 4
+    pcie_lanes: Literal[1, 2, 4, 8, 16] = 16
+    nvlink_gb_per_s_per_direction: AmountOrZero = 0.0
+    p2p_over_pcie: bool = False
+    price_usd: Amount | Absent = NOT_STATED
+    host_watts: Amount | Absent = NOT_STATED
+    psu_watts: Amount | Absent = NOT_STATED
+    psu_efficiency: Annotated[float, msgspec.Meta(gt=0.5, le=1)] | Absent = NOT_STATED
+    host_memory_gib: Amount | Absent = NOT_STATED
+
+    def profile(self, its_id: str) -> GpuProfile:
+        shared = set(self.__struct_fields__) & set(GpuProfile.__struct_fields__) - {"memory_gib", "p2p_over_pcie"}
+        return GpuProfile(
+            id=its_id,
+            names=(self.name or its_id,),
+            architecture="not stated",
+            memory_gib=(self.memory_gib,),
+            p2p_over_pcie="yes (as its file says)" if self.p2p_over_pcie else "no (as its file says)",
+            launch_price_usd=self.price_usd,
+            launch_price_kind="" if isinstance(self.price_usd, Absent) else "as its file says",
+            peak_basis="as its file says",
+            **{name: getattr(self, name) for name in shared},
+        )
+
+
+OWN_CARDS: dict[str, GpuProfile] = {}  # those that a FILE.toml named in this process, by id
+
+
 class RigProfile(Profile, frozen=True, kw_only=True):
     """A machine that one may not have: `count` cards of a GPU profile, and the host around them.
 
@@ -208,7 +252,13 @@ def read_toml(path: Path, kind: type[File], where: str, unreadable: str, misfit:
 
 def gpus() -> tuple[GpuProfile, ...]:
     """Every datasheet; one of the user's replaces a shipped one of the same id."""
-    return tuple(by_name((gpu.id, gpu) for file in each("gpus.toml", GpuFile) for gpu in file.gpu).values())
+    written = [(gpu.id, gpu) for file in each("gpus.toml", GpuFile) for gpu in file.gpu]
+    return tuple(by_name([*written, *OWN_CARDS.items()]).values())
+
+
+def for_sale() -> tuple[GpuProfile, ...]:
+    """The cards to suggest where one is too small: no laptop's, and none without bf16."""
+    return tuple(it for it in gpus() if "laptop" not in it.id and isinstance(it.bf16_tflop_per_s, float))
 
 
 def gpu(profile_id: str) -> GpuProfile:
@@ -289,7 +339,7 @@ def memory_bandwidth(profile_id: str) -> Figure | Absent:
 
 
 def rig_named(text: str, option: str = "--on") -> RigProfile:
-    """A rig profile by name, or cards by a GPU profile's id or the maker's name, "2x" in front for several.
+    """A rig profile by name, or cards as people name them, "2x" in front for several, or a FILE.toml of one's own card.
 
     Of mere cards the host is not known: its watts and memory are Absent.
     """
@@ -297,24 +347,57 @@ def rig_named(text: str, option: str = "--on") -> RigProfile:
     named = {rig.name: rig for rig in rigs()}
     if word in named:
         return named[word]
-    match = re.fullmatch(r"(\d{1,9})-?[x×]-?(.+)", word)
-    count, card = (int(match[1]), match[2]) if match else (1, word)
-    cards = {gpu.id: gpu for gpu in gpus()}
-    by_maker = {"-".join(name.lower().split()): gpu for gpu in cards.values() for name in gpu.names}
-    prefixes = ("", "nvidia-", "nvidia-geforce-", "nvidia-geforce-rtx-", "nvidia-rtx-")  # "4090", "a6000"
-    keys = (f"{prefix}{card}" for prefix in prefixes)
-    gpu = cards.get(card) or next((by_maker[key] for key in keys if key in by_maker), None)
-    if gpu is None:
-        raise RigbenchError(f"no rig or GPU profile {text[:60]!r} for {option}", _nearest(card, [*named, *cards]))
+    count, card = _counted(text.strip())
     if not 1 <= count <= MOST_CARDS:
         raise RigbenchError(f"{option} {text[:60]!r} is {count:,} cards", f"give 1 to {MOST_CARDS:,}")
+    if card.lower().endswith(".toml"):
+        return own_card(Path(card), count, option)
+    found = card_names.fitting(card, gpus())
+    if len(found) > 1:
+        listed = ", ".join(f"{gpu.id} ({' or '.join(f'{size:g}' for size in gpu.memory_gib)} GB)" for gpu in found)
+        raise RigbenchError(f"{option} {text[:60]!r} may be any of {len(found)} cards", f"name one: {listed}")
+    if not found:
+        near = card_names.nearest(card, gpus(), named)
+        meant = f"did you mean {' or '.join(near)}?" if near else "`rigbench profiles` lists them."
+        raise RigbenchError(
+            f"no rig or GPU profile {text[:60]!r} for {option}",
+            f"{meant} A card of your own is a FILE.toml: `rigbench explain cards`",
+        )
+    return _of_cards(found[0], count)
+
+
+def _counted(text: str) -> tuple[int, str]:
+    """ "2x 4080 Super", "4080 Super x2": how many, and of what."""
+    if match := re.fullmatch(r"(\d{1,9})\s*-?[xX×*]\s*-?(.+)", text):
+        return int(match[1]), match[2]
+    if match := re.fullmatch(r"(.+[\w\s])(?<=[\d\s])[xX×*]\s*(\d{1,4})", text):
+        return int(match[2]), match[1].strip()
+    return 1, text
+
+
+def _of_cards(gpu: GpuProfile, count: int) -> RigProfile:
     name = f"{count}x{gpu.id}" if count > 1 else gpu.id
     return RigProfile(name=name, about=f"{count} {gpu.names[0]}", gpu=gpu.id, count=count)
 
 
-def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6) or [name for name in known if word and word in name]
-    return f"did you mean {' or '.join(near[:3])}?" if near else "`rigbench profiles` lists them"
+def own_card(path: Path, count: int, option: str = "--on") -> RigProfile:
+    """Cards as a FILE.toml describes them, and their host. From then on this process knows the card by the file's name.
+
+    Raises:
+        RigbenchError: what is wrong in the file, and which fields there are.
+    """
+    needed, others = ([it.name for it in msgspec.structs.fields(OwnCard) if it.required == it_is] for it_is in (1, 0))
+    fields = f"it needs {', '.join(needed)}, and may have {', '.join(others)} (`rigbench explain cards`)"
+    where = f"{option} {path}"
+    card = read_toml(path, OwnCard, where, f"give the path of a FILE.toml; {fields}", fields)
+    shipped = {gpu.id for gpu in gpus()} - OWN_CARDS.keys()
+    its_id = "-".join(re.findall(r"[a-z0-9.]+", path.stem.lower())) or "card"
+    gpu = card.profile(f"own-{its_id}" if its_id in shipped else its_id)
+    OWN_CARDS[gpu.id] = gpu
+    host = ("host_watts", "psu_watts", "psu_efficiency", "host_memory_gib")
+    stated = {name: value for name in host if not isinstance(value := getattr(card, name), Absent)}
+    stated |= {f"{name.removesuffix('_gib')}_basis": path.name for name in stated}
+    return msgspec.structs.replace(_of_cards(gpu, count), **stated)
 
 
 def _price(entry: Electricity) -> Price:

@@ -171,7 +171,7 @@ def _would_fit(predictor: Predictor, result: Capacity) -> tuple[str, ...]:
         recipe = msgspec.structs.replace(least.recipe, strategy=strategy, ranks=count)
         return predictor.fits(model, recipe, cards.of_profile(gpu, gpu.id, count))
 
-    by_size = sorted(profiles.gpus(), key=lambda gpu: min(gpu.memory_gib))
+    by_size = sorted(profiles.for_sale(), key=lambda gpu: min(gpu.memory_gib))
     enough = next((gpu for gpu in by_size if fits("single", gpu, 1)), None)
     if enough:
         lines.append(f"that way it would fit with --on {enough.id} ({min(enough.memory_gib):g} GiB)")
