@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from rigbench.core.finding import Severity
 from rigbench.core.record import Absent, Figure, Record, Source
 
 
@@ -257,3 +258,33 @@ class Isolation(Record, frozen=True):
     acs_readable: int  # bridges whose bits could be read
     acs_separated: tuple[tuple[str, str], ...]  # GPUs below one switch whom the IOMMU groups keep apart, as ACS does
     kernel_words: tuple[str, ...]
+
+
+class KernelEvent(Record, frozen=True, kw_only=True):
+    """A line of the kernel's log that bears on GPUs, PCIe, memory, heat or disks, and what it means.
+
+    `code` is one of kernel_events.toml's kinds, as "aer-corrected", or "xid-79". Of a storm of alike lines the first
+    is kept, with their count and the last one's time.
+    """
+
+    code: str
+    severity: Severity
+    title: str  # what happened, in a few words
+    meaning: str
+    do: str
+    device: str | Absent  # "0000:01:00.0", "nvme0n1", "CPU3"
+    label: str | Absent  # "GPU0", or the GPUs behind a bridge
+    pid: int | Absent
+    process: str | Absent
+    text: str  # the line itself, shortened, printable
+    monotonic_seconds: float | Absent  # since the machine started
+    wall_seconds: float | Absent  # since 1970
+    count: int = 1
+    last_monotonic_seconds: float | Absent = Absent("it came once")
+
+    @property
+    def where(self) -> str:
+        """ "GPU0 (0000:01:00.0)"."""
+        if isinstance(self.device, Absent):
+            return ""
+        return self.device if isinstance(self.label, Absent) else f"{self.label} ({self.device})"
