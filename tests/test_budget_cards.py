@@ -271,3 +271,35 @@ def test_a_cpus_slices_on_a_rig_with_gpus_say_so(both):
 def test_no_cards_known_leaves_everything_as_the_slices_say():
     budget = plan(request(1e15, (M5,)), [stored(M5, 1000.0)], its=Wanted(cuda_map.Cards()))
     assert (budget.remark, budget.scaling) == ("", Absent("one card"))
+
+
+# ---- where the machine was busy whenever it was measured
+
+
+def only_disturbed(job: Job, monkeypatch, profile: str | Absent) -> None:
+    gpus = tuple(msgspec.structs.replace(gpu, profile=profile) for gpu in job.gpus)
+    monkeypatch.setitem(job.__dict__, "gpus", gpus)
+    busy = msgspec.structs.replace(on_two(M120, 100_000.0), disturbed="threads of the probe waited 80 % of the time")
+    monkeypatch.setattr(job, "slices", lambda: [busy])
+
+
+def test_where_every_slice_was_disturbed_the_datasheet_answers_and_it_is_said(job, monkeypatch):
+    only_disturbed(job, monkeypatch, "rtx-4080-super")
+    monkeypatch.setattr(training, "train_slices", lambda *asked: pytest.fail("trained anew"))
+    command.run(job, request(1.2e18, (M120,)), None, (), (Options(model=M120),))
+    assert job.run.budget.rig == "2xrtx-4080-super"
+    assert {row.rate.source for row in job.run.budget.series} == {"predicted"}
+    (said,) = job.run.budget.left_out
+    assert "the machine was busy meanwhile (threads of the probe waited 80 % of the time)" in said
+    assert "predicted from the datasheet instead" in said
+    assert said in job.run.warnings
+
+
+def test_where_nothing_is_published_of_the_rig_slices_are_trained_anew_and_it_is_said(job, monkeypatch):
+    only_disturbed(job, monkeypatch, Absent("no profile"))
+    trained = []
+    monkeypatch.setattr(training, "train_slices", lambda *asked: trained.append(asked))
+    with pytest.raises(RigbenchError):
+        command.run(job, request(1.2e18, (M120,)), None, (), (Options(model=M120),))
+    assert len(trained) == 1
+    assert "trained anew" in job.run.warnings[0]

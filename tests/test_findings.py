@@ -479,8 +479,11 @@ def test_explain_tells_all_about_one_code_and_lists_them(rigbench: Rigbench) -> 
     code, out, _ = rigbench("explain", "rebar-off")
     assert code == 0
     assert all(word in out for word in ("severity", "means", "known by", "costs", "to do", "sources"))
-    listed = rigbench("explain")[1]
+    listed = rigbench("explain", "--verbose")[1]
     assert all(f" {name} " in listed for name in explanations())
+    brief = rigbench("explain")[1]
+    assert set(explanations()) < set(brief.replace(",", " ").split())
+    assert len(brief.splitlines()) <= 40
     assert json.loads(rigbench("explain", "rebar-off", "--json")[1])["code"] == "rebar-off"
     entries = json.loads(rigbench("explain", "--json")[1])
     assert [one["code"] for one in entries if one["type"] == "explanation"] == list(explanations())

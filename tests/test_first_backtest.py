@@ -21,7 +21,7 @@ ok    backtest: 5M: 2.4 % faster than predicted, inside the interval
   time        70 s of training steps; 72 s (68 to 75) predicted for these tokens
   wall clock  796 tokens/s with everything in it, 22 % less than its training steps
   how sure  one log against one interval of 90 %; its next intervals learn from this
-  more      --verbose.  next: rigbench backtest --summary
+  more      rigbench report RUN --verbose.  next: rigbench backtest --summary
 """
 OUTSIDE = """\
 warn  backtest: 5M: 2.2 times as slow as predicted, OUTSIDE the interval
@@ -34,7 +34,7 @@ warn  backtest: 5M: 2.2 times as slow as predicted, OUTSIDE the interval
   warn  the loss was not finite at step 30
   warn  tokens a step changed to 2,048 at step 60: the prediction is for one batch size
   how sure  one log against one interval of 90 %; its next intervals learn from this
-  more      --verbose.  next: rigbench backtest --summary
+  more      rigbench report RUN --verbose.  next: rigbench backtest --summary
 """
 SLOW = """\
 warn  backtest: 120M on 2xrtx-4080: 62,000 tokens/s is SLOW, 53 % of what is predicted
@@ -44,7 +44,7 @@ warn  backtest: 120M on 2xrtx-4080: 62,000 tokens/s is SLOW, 53 % of what is pre
   would be  without torch.compile: 80,000 tokens/s (50,000 to 100,000)
   or        the rate of one card, of which there are 2
   how sure  predicted from datasheets and published runs, 90 %
-  more      --verbose.  next: rigbench monitor, beside the training
+  more      rigbench report RUN --verbose.  next: rigbench monitor, beside the training
 """
 
 

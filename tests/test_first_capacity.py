@@ -10,7 +10,7 @@ from rigbench.core import profiles
 from rigbench.core.record import Absent, Figure
 from rigbench.model.recipe import Recipe
 from rigbench.predict import cards
-from rigbench.predict.record import Breakdown, Capacity, CapacityRow, InferenceRow, Largest, VramPrediction
+from rigbench.predict.record import NOT_ASKED, Breakdown, Capacity, CapacityRow, InferenceRow, Largest, VramPrediction
 from rigbench.predict.screen import brief
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -34,7 +34,7 @@ ddp on 2, eager]
   note  `rigbench budget --on` trains compiled with a little less, as many as surely fit by a
         formula; this is of recorded steps
   how sure  predicted: a replica of torch's allocator; eager, so an upper bound for compiled runs
-  more      --verbose.  next: rigbench budget --on 2xrtx-4080
+  more      rigbench report RUN --verbose.  next: rigbench budget --on 2xrtx-4080
 """
 GENERATING = """\
 ok    capacity: 120M generates on each card of 2xrtx-4080 with 78 sequences of 4,096 tokens at once,
@@ -45,7 +45,7 @@ weights in bf16
           CUDA context and NCCL
   note  beyond the 1,024 positions that this model learns
   how sure  predicted: weights, cache, one block reading the whole prompt
-  more      --verbose.  next: rigbench capacity --on 2xrtx-4080 (training)
+  more      rigbench report RUN --verbose.  next: rigbench capacity --on 2xrtx-4080 (training)
 """
 FITS_NOT = """\
 warn  capacity: 120M does not fit each card of 2xrtx-4080 with any of these choices
@@ -56,7 +56,7 @@ warn  capacity: 120M does not fit each card of 2xrtx-4080 with any of these choi
   note  one sequence takes 2 GiB at least, with adamw
   note  it would fit with --strategy fsdp2 --on 2xrtx-4080
   how sure  predicted
-  more      --verbose.  next: rigbench budget --on 2xrtx-4080
+  more      rigbench report RUN --verbose.  next: rigbench budget --on 2xrtx-4080
 """
 
 
@@ -126,3 +126,10 @@ def test_a_way_that_is_not_the_first_is_a_warning_and_one_sequence_is_one():
     first = printed(brief, capacity(rows=rows), 200).splitlines()[0]
     fits = "120M fits each card of 2xrtx-4080 with 1 sequence of 1,024 tokens, which is slow"
     assert first == f"warn  capacity: {fits} [adamw, bf16, checkpointing, ddp on 2, eager]"
+
+
+def test_of_one_model_alone_no_largest_of_the_series_is_told():
+    its = msgspec.structs.replace(row(largest(13), 617_400_000), model=NOT_ASKED)
+    shown = printed(brief, capacity(rows=(its,)))
+    assert "largest" not in shown
+    assert "per row  longest sequence: at micro-batch 1" in shown

@@ -34,7 +34,8 @@ ok    train-probe: 5M: 1,000 tokens/s (990 to 1,010), 4 GiB of 16 GiB [adamw, bf
   note  not run: tf32 (a CPU has no tf32)
   how sure  90 % interval over 4 steady steps of 5; one process, one moment; the baseline run again
             differed by 3.0 %, allowed for
-  more      --verbose: each part of a step, memory, energy.  next: rigbench budget
+  more      rigbench report 20261121-074413-f877 --verbose: each part of a step, memory, energy.
+            next: rigbench budget
 """
 PREDICTED = """\
 note  train-probe: 120M on 2xrtx-4080, predicted: 80,000 tokens/s (50,000 to 100,000), 11.2 GiB
@@ -49,7 +50,8 @@ note  train-probe: 120M on 2xrtx-4080, predicted: 80,000 tokens/s (50,000 to 100
            micro-batch: --compile on
   how sure  90 % intervals, from published runs; two predictions less than 10 % apart are no
             difference (assumed)
-  more      --verbose: each part of a step, memory, energy.  next: rigbench budget --on 2xrtx-4080
+  more      rigbench report 20261121-074413-f877 --verbose: each part of a step, memory, energy.
+            next: rigbench budget --on 2xrtx-4080
 """
 SLICES = """\
 ok    train-probe: 120M: 191 tokens/s (183 to 200), 3.5 GiB of 23.5 GiB [adamw, fp32, eager]
@@ -63,7 +65,8 @@ ok    train-probe: 120M: 191 tokens/s (183 to 200), 3.5 GiB of 23.5 GiB [adamw, 
   memory  what runs out first: process, in host memory
   energy  n/a (CPU: no package energy counter)
   how sure  90 % interval over 8 steady steps of 10; ended by: time limit; one process, one moment
-  more      --verbose: each part of a step, memory, energy.  next: rigbench budget --params 120M
+  more      rigbench report 20261121-074413-f877 --verbose: each part of a step, memory, energy.
+            next: rigbench budget --params 120M
 """
 
 

@@ -20,25 +20,26 @@ HOUR = 3600.0
 MOST_ODD = 6
 
 
-def brief(result: Backtest | Reach, console: Console, quiet: bool = False) -> None:
+def brief(result: Backtest | Reach, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     """Predicted against happened in a sentence, both with their intervals, and what the log had in it."""
     its = _of_reach(result) if isinstance(result, Reach) else _of_backtest(result)
     headline("backtest", its, console)
     console.print(grid(_predicted_and_happened(result)))
     if quiet:
         return
+    more = f"rigbench report {run_id} --verbose"
     if isinstance(result, Reach):
         console.print(grid(_explained(result)))
         following = (
             "rigbench monitor, beside the training" if its[0] == "warn" else f"rigbench budget --on {result.rig}"
         )
-        closing("predicted from datasheets and published runs, 90 %", f"--verbose.  next: {following}", console)
+        closing("predicted from datasheets and published runs, 90 %", f"{more}.  next: {following}", console)
         return
     odd = [*_in_the_log(result.log), *(("note", f"read as: {line}") for line in result.log.reading)]
-    more: list[Headline] = [("note", f"{len(odd) - MOST_ODD} more with --verbose")] if len(odd) > MOST_ODD else []
-    marked([*odd[:MOST_ODD], *more], console)
+    rest: list[Headline] = [("note", f"{len(odd) - MOST_ODD} more with --verbose")] if len(odd) > MOST_ODD else []
+    marked([*odd[:MOST_ODD], *rest], console)
     held = "its next intervals learn from this"
-    closing(f"one log against one interval of 90 %; {held}", "--verbose.  next: rigbench backtest --summary", console)
+    closing(f"one log against one interval of 90 %; {held}", f"{more}.  next: rigbench backtest --summary", console)
 
 
 def _of_backtest(result: Backtest) -> Headline:

@@ -88,7 +88,7 @@ def _links(result: Bandwidth) -> Headline:
     return "note", f"{text}; not judged: {ways[0].judgement.reason}"
 
 
-def brief(result: Bandwidth, console: Console, quiet: bool = False) -> None:
+def brief(result: Bandwidth, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     headline("bandwidth", verdict(result), console)
     memory = _memory(result)
     if memory:
@@ -109,7 +109,7 @@ def brief(result: Bandwidth, console: Console, quiet: bool = False) -> None:
         console.print(grid([("cache", f"one thread copies an array again and again: {', '.join(ends)}")]))
     expected = "" if memory else "; expected is what healthy published rigs reach"
     counted_so = "; a copy counts the bytes read and those written" if memory else ""
-    closing(f"{_checks(result)}{expected}{counted_so}", "rigbench report RUN bandwidth has every size", console)
+    closing(f"{_checks(result)}{expected}{counted_so}", f"rigbench report {run_id} bandwidth has every size", console)
 
 
 def _odd(result: Bandwidth) -> Iterator[Headline]:

@@ -24,7 +24,7 @@ Its = Estimate | Figure
 MOST_RIGS_WITH_ONE = 4  # that stand on one screen beside the first one's models
 
 
-def brief(budget: Budget, console: Console, quiet: bool = False) -> None:
+def brief(budget: Budget, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     from rich.text import Text
 
     headline("budget", (_mark(budget), sentence(budget)), console)
@@ -46,7 +46,7 @@ def brief(budget: Budget, console: Console, quiet: bool = False) -> None:
         return
     console.print(grid(_facts(budget)))
     marked(_odd(budget), console)
-    closing(sure(budget), _following(budget), console)
+    closing(sure(budget), _following(budget, run_id), console)
 
 
 def _mark(budget: Budget) -> Mark:
@@ -361,8 +361,8 @@ def sure(budget: Budget) -> str:
     return f"{said}. {halves}: {its.command} (1 min{there}) takes {its.of} from {now} to about {then}"
 
 
-def _following(budget: Budget) -> str:
-    more = "--verbose: each overhead, watts, laws, every assumption"
+def _following(budget: Budget, run_id: str) -> str:
+    more = f"rigbench report {run_id} --verbose: each overhead, watts, laws, every assumption"
     if isinstance(budget.rig, str):
         return f"{more}.  next: rigbench capacity --on {budget.rig}"
-    return f"{more}.  next: rigbench backtest RUN train.log, once it has run"
+    return f"{more}.  next: rigbench backtest {run_id} train.log, once it has run"

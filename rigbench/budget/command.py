@@ -108,6 +108,9 @@ def run(
             if len(rigs) > 1:
                 refused.append(Refused(rig.reason if isinstance(rig, Absent) else rig.name, str(error)))
             elif error.exit_code == NOTHING and slices_first and not rigs:
+                if (predicted := _all_disturbed(job, request, device, error)) is not None:
+                    answers.append(predicted)
+                    continue
                 train_slices(
                     job, slices_first, request.watts, request.recipe
                 )  # nothing stored is near enough to answer from
@@ -121,6 +124,33 @@ def run(
         raise RigbenchError("none of these rigs has an answer", refused[0].reason, exit_code=NOTHING)
     first, *others = answers
     job.keep(budget=msgspec.structs.replace(first, others=tuple(others), refused=tuple(refused)))
+
+
+def _all_disturbed(job: Job, request: Request, device: str | None, why: RigbenchError) -> Budget | None:
+    """Where this rig's slices are all left out since the machine was busy: what its datasheet lets expect, saying so.
+
+    None where a slice is none the better for it: none is stored, or nothing is published of this rig, as of a CPU.
+    """
+    from rigbench.budget import forecast
+    from rigbench.budget.plan import assemble
+    from rigbench.core import profiles
+    from rigbench.predict.capacity import predictor_of
+    from rigbench.store import now
+
+    stored = job.slices()
+    if not stored or not all(it.disturbed for it in stored):
+        return None
+    cards = job.cards(device).alike.gpus
+    kinds = {gpu.profile for gpu in cards if isinstance(gpu.profile, str)}
+    if len(kinds) != 1:
+        job.warn(f"{why.what_happened}: short slices are trained anew, since no datasheet lets predict this machine")
+        return None
+    count = 1 if request.recipe.strategy == "single" else len(cards)
+    rig = profiles.rig_named(f"{count}x{kinds.pop()}")
+    machine, forecasts = forecast.elsewhere(predictor_of(job), request, rig)
+    told = f"{why.what_happened}: predicted from the datasheet instead; {why.what_to_do} when nothing else runs"
+    job.warn(told)
+    return assemble(request, machine._replace(left_out=(told,)), forecasts, now())
 
 
 def _here(job: Job, request: Request, device: str | None) -> Budget:

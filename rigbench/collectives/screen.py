@@ -61,7 +61,7 @@ def _members(result: Collectives) -> str:
     return f"{result.world_size} {kind}{plural}{'' if kind == 'GPU' else ' on the CPU'}"
 
 
-def brief(result: Collectives, console: Console, quiet: bool = False) -> None:
+def brief(result: Collectives, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     headline("collectives", verdict(result), console)
     if result.operations:
         rows = [(*cells[:5], cells[-1]) for cells in (_operation(one) for one in result.operations)]
@@ -74,7 +74,7 @@ def brief(result: Collectives, console: Console, quiet: bool = False) -> None:
     sizes = f"{_sizes(result.operations)}; " if result.operations else ""
     closing(
         f"{sizes}{_checks(result)}",
-        "rigbench report RUN collectives has the line through all sizes, and every pair",
+        f"rigbench report {run_id} collectives has the line through all sizes, and every pair",
         console,
     )
 

@@ -132,6 +132,8 @@ def skipped(name: str, reason: str, console: Console) -> None:
 
 
 class HasRooms(Protocol):
+    @property
+    def id(self) -> str: ...
     def rooms(self) -> dict[str, tuple[Record, ...]]: ...
 
 
@@ -157,7 +159,7 @@ def show_rooms(run: HasRooms, console: Console, whole: bool = True, quiet: bool 
             if not whole and hasattr(screen, "brief_run"):
                 screen.brief_run(run, console, quiet)
             elif not whole and hasattr(screen, "brief"):
-                screen.brief(result, console, quiet)
+                screen.brief(result, console, quiet, run.id)
             elif hasattr(screen, "show_run"):
                 screen.show_run(run, console)
             else:
@@ -266,14 +268,6 @@ def span_cells(its: Estimate, unit: str) -> tuple[str, str]:
         return "–", f"{low} to {high}"
     text, ends, _ = units.span_parts(its.value, its.low, its.high, unit)
     return text, ends if its.level >= 0.899 or not ends else f"{ends} ({units.format_share(its.level)})"
-
-
-def plus_minus(estimate: Estimate) -> str:
-    """ "±1.2 %", "±5.6 % (75 %)" where the interval covers less than 90 %; nothing is claimed from one sample."""
-    if estimate.level == 0:
-        return "one sample"
-    covers = "" if estimate.level >= 0.899 else f" ({units.format_share(estimate.level)})"
-    return f"{units.format_plus_minus(estimate.half_width)}{covers}"
 
 
 MARK_OF: dict[str, Mark] = {"fault": "fault", "warning": "warn", "information": "note"}  # of a finding's severity

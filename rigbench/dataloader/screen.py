@@ -39,7 +39,7 @@ def verdict(result: Dataloader) -> Headline:
     return "ok", text
 
 
-def brief(result: Dataloader, console: Console, quiet: bool = False) -> None:
+def brief(result: Dataloader, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     headline("dataloader", verdict(result), console)
     unit, scale = _unit(result)
     rows = []
@@ -68,7 +68,7 @@ def brief(result: Dataloader, console: Console, quiet: bool = False) -> None:
     if isinstance(demand, Figure):
         needs = f"training needs {units.format_rate(demand.value)} ({demand.source}: {demand.basis}); "
     sure = f"{needs}at the fewest workers that are as fast as any"
-    closing(sure, "rigbench report RUN dataloader has every number of workers, and the disk", console)
+    closing(sure, f"rigbench report {run_id} dataloader has every number of workers, and the disk", console)
 
 
 def show(result: Dataloader, console: Console) -> None:

@@ -128,5 +128,6 @@ def explain(
     elif isinstance(chosen, finding.Explanation):
         screen.show_explanation(chosen, common.console())
     else:
-        screen.show_codes(codes, list(beside.values()), common.console())
+        show = screen.show_codes if common.verbose else screen.brief_codes
+        show(codes, list(beside.values()), common.console())
     return FINE

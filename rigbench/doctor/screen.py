@@ -13,7 +13,7 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.finding import NOT_PRICED, Examined, Explanation, Finding
 from rigbench.core.finding_screen import open_questions, show_findings
 from rigbench.core.record import Absent, Figure
-from rigbench.core.screen import SEVERITY_STYLES, counted, grid, printable, span
+from rigbench.core.screen import MARK_OF, SEVERITY_STYLES, counted, grid, printable, span
 from rigbench.doctor.topics import Topic, TopicTitle
 from rigbench.document import Run
 from rigbench.topology.record import Topology
@@ -156,6 +156,18 @@ def show_codes(explanations: Sequence[Explanation], topics: Sequence[TopicTitle]
     for topic in topics:
         beside.add_row(topic.code, Text(topic.title))
     console.print(beside)
+
+
+def brief_codes(explanations: Sequence[Explanation], topics: Sequence[TopicTitle], console: Console) -> None:
+    """The codes by how bad they are, then the topics."""
+    listed: dict[str, list[str]] = {}
+    for about in explanations:
+        listed.setdefault(about.severity.partition(";")[0].partition(" where")[0], []).append(about.code)
+    console.print(Text("findings of rigbench doctor", style="bold"))
+    console.print(grid((MARK_OF.get(severity, severity), ", ".join(codes)) for severity, codes in listed.items()))
+    console.print(Text("topics", style="bold"))
+    console.print(grid((topic.code, topic.title) for topic in topics))
+    console.print(grid([("more", "rigbench explain CODE|TOPIC explains one; --verbose says in a line what each is")]))
 
 
 def show_explanation(about: Explanation, console: Console) -> None:

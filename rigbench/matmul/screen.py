@@ -65,7 +65,7 @@ def _of_datasheet(ceiling: Ceiling, result: Matmul) -> str:
     return f"{units.format_share(best.value / peak.value)} of the datasheet"
 
 
-def brief(result: Matmul, console: Console, quiet: bool = False) -> None:
+def brief(result: Matmul, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     headline("matmul", verdict(result), console)
     fastest = max((it.value for it in result.best_flops_per_s.values()), default=0.0)
     unit, scale = ("TFLOP/s", 1e12) if fastest >= 1e12 else ("GFLOP/s", 1e9)
@@ -91,7 +91,7 @@ def brief(result: Matmul, console: Console, quiet: bool = False) -> None:
     tried = [str(len({look.dims for look in it.looks})) for it in result.ceilings]
     closing(
         f"{loads}the fastest of {listed(list(dict.fromkeys(tried)))} shapes",
-        "rigbench report RUN matmul has every size, and each layer's own products",
+        f"rigbench report {run_id} matmul has every size, and each layer's own products",
         console,
     )
 
@@ -309,9 +309,12 @@ def _show_fleet(fleet: MatmulFleet, console: Console) -> None:
     for lane in fleet.lanes:
         alone, together = lane.alone_flops_per_s, lane.together_flops_per_s
         right = "correct" if lane.check.correct else "WRONG RESULT"
-        share = units.format_share(together.value / alone.value)
+        pace = together / alone
+        share = f"{units.format_share(pace.value)} of alone"
+        if pace.high >= 1:  # more than alone is noise, or alone was disturbed
+            share = "as fast as alone" if pace.low <= 1 else "faster than alone, which was disturbed"
         own = "" if isinstance(lane.shape, Absent) else f"; on {lane.shape.words}, for want of memory"
-        rows.append((lane.name, f"alone {_rate(alone)}, all at once {_rate(together)}, {share} of alone; {right}{own}"))
+        rows.append((lane.name, f"alone {_rate(alone)}, all at once {_rate(together)}, {share}; {right}{own}"))
     rows.append(("all", _pace(fleet).partition(": ")[2]))
     rows += [(name, f"left out: {why}") for name, _, why in (printable(it).partition(": ") for it in fleet.left_out)]
     console.print(grid(rows))

@@ -43,7 +43,7 @@ def _times(ratio: Estimate) -> str:
     return f"{ratio.value:.2f} times {ends}"
 
 
-def brief(result: P2p, console: Console, quiet: bool = False) -> None:
+def brief(result: P2p, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     headline("p2p", verdict(result), console)
     if not result.arms:
         return
@@ -56,7 +56,7 @@ def brief(result: P2p, console: Console, quiet: bool = False) -> None:
     tries = max(sum(arm.setting == one.setting for arm in result.arms) for one in result.arms)
     sure = f"{checked:,} checks by the GPU that received the data; {'' if tries > 1 else 'one try'}"
     sure += f"each setting tried {tries} times, in turns" if tries > 1 else " a setting"
-    closing(sure, "rigbench report RUN p2p has every try and the evidence of each pair", console)
+    closing(sure, f"rigbench report {run_id} p2p has every try and the evidence of each pair", console)
 
 
 def _settings(result: P2p) -> RenderableType:

@@ -23,7 +23,7 @@ from rigbench.model.record import Model
 from rigbench.model.shape import Series
 from rigbench.predict import cards, inference
 from rigbench.predict.memory import METHOD, Predictor
-from rigbench.predict.record import WEIGHT_FORMATS, Capacity, CapacityRow, Largest, Options, Target
+from rigbench.predict.record import NOT_ASKED, WEIGHT_FORMATS, Capacity, CapacityRow, Largest, Options, Target
 from rigbench.predict.traces import Traces
 from rigbench.store import now
 
@@ -35,9 +35,15 @@ PREFERRED = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0)
 
 
 def predicted(
-    job: Job, model: Model, series: Series, options: Options, on_name: str | None, device: str | None = None
+    job: Job,
+    model: Model,
+    series: Series,
+    options: Options,
+    on_name: str | None,
+    device: str | None = None,
+    of_series: bool = True,
 ) -> Capacity:
-    """What fits; kept in the job."""
+    """What fits; kept in the job. Not `of_series`: of this model alone, not which of the series is the largest."""
     started_at, started = now(), time.perf_counter()
     alone = options.strategy == "single" or options.inference
     its = Cards() if on_name else job.cards(device).alike
@@ -80,7 +86,7 @@ def predicted(
             for every in CHECKPOINT_EVERY
             for chunks in CHUNKS
         ]
-        result = _training(job, result, series, recipes, predictor)
+        result = _training(job, result, sizes(series) if of_series else (), recipes, predictor)
     result = msgspec.structs.replace(result, seconds=time.perf_counter() - started)
     job.keep(capacity=result)
     return result
@@ -134,9 +140,11 @@ def with_sequence(model: Model, tokens: int) -> Model:
     return counts.describe(msgspec.structs.replace(model.shape, sequence=tokens), model.name)
 
 
-def _training(job: Job, result: Capacity, series: Series, recipes: Sequence[Recipe], predictor: Predictor) -> Capacity:
+def _training(
+    job: Job, result: Capacity, series: Sequence[Model], recipes: Sequence[Recipe], predictor: Predictor
+) -> Capacity:
     model, place = result.model, result.target
-    models = tuple(with_sequence(other, model.shape.sequence) for other in sizes(series))
+    models = tuple(with_sequence(other, model.shape.sequence) for other in series)
     first = predictor.largest_micro_batch(model, recipes[0], place)
     if isinstance(first, Largest):  # the answer to most questions, long before the table is full
         job.progress.line(f"{model.name} fits with micro-batch {first.value} ({recipes[0].words}); the table follows")
@@ -148,7 +156,7 @@ def _training(job: Job, result: Capacity, series: Series, recipes: Sequence[Reci
                 recipe=recipe,
                 micro_batch=predictor.largest_micro_batch(model, recipe, place) if index else first,
                 sequence=predictor.longest_sequence(model, recipe, place),
-                model=predictor.largest_model(models, recipe, place),
+                model=predictor.largest_model(models, recipe, place) if models else NOT_ASKED,
             )
         )
     result = msgspec.structs.replace(result, rows=tuple(rows))

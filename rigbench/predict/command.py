@@ -11,7 +11,8 @@ from rigbench.predict.record import Options
 def capacity(common: Common, model: SeriesOptions, options: Options) -> int:
     """What fits: the largest model, micro-batch and sequence, and what fills the memory. Predicted, no GPU needed.
 
-    Micro-batch and sequence are those of one model, --params or --model; the largest model is of the series.
+    Micro-batch and sequence are those of one model, the series' largest; with --params or --model of that one, and
+    the largest model of the series is then not worked out.
 
         rigbench capacity --on 2xrtx-4080                  cards that you do not own
         rigbench capacity --params 500M --series llama     one model on this machine
@@ -29,9 +30,10 @@ def capacity(common: Common, model: SeriesOptions, options: Options) -> int:
     if options.context_tokens is not NOT_GIVEN and not options.inference:
         raise RigbenchError("--context is the length of an inference's cache", "add --inference, or give --seq")
     series = shape.series(model.series_name)
+    of_series = isinstance(model.params, Absent) and isinstance(model.model, Absent)
     if not isinstance(model.model, Absent):  # the series beside it is the one whose largest model is wanted
         model = msgspec.structs.replace(model, series=NOT_GIVEN)
     chosen = named.choose(model, series.models[-1].model)
     if common.on is not None:
         profiles.rig_named(common.on)
-    return common.answer(lambda job: predicted(job, chosen, series, options, common.on, common.device))
+    return common.answer(lambda job: predicted(job, chosen, series, options, common.on, common.device, of_series))

@@ -109,13 +109,16 @@ class Largest(Record, frozen=True):
     next_short_bytes: int | Absent  # what the next larger one lacks here
 
 
+NOT_ASKED = Absent("not worked out: one model was asked about")
+
+
 class CapacityRow(Record, frozen=True, kw_only=True):
     """What fits with one way of training."""
 
     recipe: Recipe
     micro_batch: Largest | Absent
     sequence: Largest | Absent  # of one sequence
-    model: Largest | Absent  # its value is the true count of parameters; trained with one sequence
+    model: Largest | Absent  # of the series; its value is the true count of parameters, trained with one sequence
 
 
 class InferenceRow(Record, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from rigbench.core import units
 from rigbench.core.record import Absent
 from rigbench.core.screen import Columns, Headline, closing, grid, headline, marked, span, table
 from rigbench.model.recipe import checkpoint_words
-from rigbench.predict.record import Capacity, Largest, Target, VramPrediction
+from rigbench.predict.record import NOT_ASKED, Capacity, Largest, Target, VramPrediction
 
 BAR_CELLS = 40
 SLOW_WORDS = "slow: it fits only while torch gives cached memory back again and again"
@@ -30,7 +30,7 @@ PARTS = {
 PRECISIONS = {"bf16": "bf16 autocast", "fp16": "fp16 autocast", "bf16-pure": "pure bf16"}
 
 
-def brief(result: Capacity, console: Console, quiet: bool = False) -> None:
+def brief(result: Capacity, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     """The one answer, the table of what fits, what fills the memory, how sure and what next."""
     headline("capacity", _answer(result), console)
     console.print(_weights_table(result) if result.inference else _ways_table(result))
@@ -39,14 +39,17 @@ def brief(result: Capacity, console: Console, quiet: bool = False) -> None:
     facts = [("on", _room(result))]
     shown = _shown(result)
     if shown:
-        facts += [("memory", _filled(shown)), ("per row", "longest sequence and largest model: at micro-batch 1")]
+        of_series = any(row.model != NOT_ASKED for row in result.rows)
+        both = "longest sequence and largest model" if of_series else "longest sequence"
+        facts += [("memory", _filled(shown)), ("per row", f"{both}: at micro-batch 1")]
     console.print(grid(facts))
     marked([("note", line) for line in _notes(result)], console)
     basis = shown.prediction.basis if shown else result.inference[0].process.basis if result.inference else ""
     named = f" --on {result.target.name}" if " " not in result.target.name else ""  # a card of this machine has spaces
     following = f"rigbench budget{named}" if named else f"rigbench train-probe --params {result.model.name}"
     following = f"rigbench capacity{named} (training)" if result.inference else following
-    closing(f"predicted: {basis}" if basis else "predicted", f"--verbose.  next: {following}", console)
+    more = f"rigbench report {run_id} --verbose.  next: {following}"
+    closing(f"predicted: {basis}" if basis else "predicted", more, console)
 
 
 def _answer(result: Capacity) -> Headline:
@@ -204,7 +207,11 @@ def _ways_table(result: Capacity) -> Columns:
                 "none" if isinstance(row.model, Absent) else units.format_count(row.model.value) + _slow(row.model),
             ]
         )
-    return table([*columns, f">largest of {result.series}"], rows)
+    if any(row.model != NOT_ASKED for row in result.rows):
+        columns.append(f">largest of {result.series}")
+    else:
+        rows = [row[:-1] for row in rows]
+    return table(columns, rows)
 
 
 def _cell(largest: Largest) -> str:

@@ -24,7 +24,7 @@ NAMES = {"slices": "training"}
 
 
 def show(run: Run, console: Console, quiet: bool = False) -> None:
-    console.print(Text(printable(_head(run)), style="dim"))
+    console.print(Text(printable(head(run)), style="dim"))
     if isinstance(run.budget, Budget):
         headline("verdict", (_worst(run), plan.sentence(run.budget)), console)
         claims = run.budget.sanity.sentence, run.budget.sanity.kwh_sentence
@@ -43,7 +43,7 @@ def show(run: Run, console: Console, quiet: bool = False) -> None:
     console.print(grid(facts))
 
 
-def _head(run: Run) -> str:
+def head(run: Run) -> str:
     torch = "" if isinstance(run.software.torch, Absent) else f" · torch {run.software.torch}"
     driver = "" if isinstance(run.software.nvidia_driver, Absent) else f" · driver {run.software.nvidia_driver}"
     when = run.started_at[:16].replace("T", " ")

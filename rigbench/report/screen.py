@@ -16,6 +16,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.finding_screen import show_findings
 from rigbench.core.record import Absent, Figure
 from rigbench.core.screen import counted, grid, printable, show_rooms, table
+from rigbench.doctor import screen as doctor
 from rigbench.document import NOT_ASKED, Run
 from rigbench.index import Entry
 from rigbench.model import shape
@@ -49,10 +50,8 @@ def one_room(run: Run, name: str) -> Run:
 
 def show(run: Run, console: Console, whole: bool, quiet: bool = False) -> None:
     """A whole run on one screen; else, or `whole`, the run's header, then every room it has, in order."""
-    if not whole and run.command == "run" and len(run.rooms()) > 1:
-        first_screen.show(run, console, quiet)
-        for warning in run.warnings:
-            console.print(Text(f"note: {printable(warning)}", style="yellow"))
+    if not whole:
+        _brief(run, console, quiet)
         return
     console.print(Text.assemble((f"rigbench {run.command}", "bold"), f"  {run.id}, {run.started_at}, {run.status}"))
     rig, torch = run.rig, run.software.torch
@@ -63,10 +62,24 @@ def show(run: Run, console: Console, whole: bool, quiet: bool = False) -> None:
     software = f"rigbench {run.software.rigbench}, torch {'n/a' if isinstance(torch, Absent) else torch}"
     console.print(Text(printable(f"  rig {rig.fingerprint}: {parts}; {software}"), style="dim"))
     console.print()
-    show_rooms(run, console, whole, quiet)
+    show_rooms(run, console)
     if run.findings or run.unchecked:
         console.print()
         show_findings(run.findings, run.unchecked, console)
+    for warning in run.warnings:
+        console.print(Text(f"warning: {printable(warning)}", style="yellow"))
+
+
+def _brief(run: Run, console: Console, quiet: bool) -> None:
+    """As the command itself showed it, below a line that says which run it is."""
+    if run.command == "run" and len(run.rooms()) > 1:
+        first_screen.show(run, console, quiet)
+    else:
+        console.print(Text(printable(first_screen.head(run)), style="dim"))
+        if run.command == "doctor":
+            doctor.brief(run, console, quiet)
+        else:
+            show_rooms(run, console, whole=False, quiet=quiet)
     for warning in run.warnings:
         console.print(Text(f"warning: {printable(warning)}", style="yellow"))
 

@@ -116,7 +116,7 @@ def _cost(held: Throttling) -> str:
     return ""
 
 
-def brief(result: Thermals, console: Console, quiet: bool = False) -> None:
+def brief(result: Thermals, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     headline("thermals", verdict(result), console)
     if not result.cards:
         return
@@ -138,7 +138,7 @@ def brief(result: Thermals, console: Console, quiet: bool = False) -> None:
     if isinstance(result.power, PowerAdvice):
         marked([("note", result.power.sentence)], console)
     where = "" if loads else "; `rigbench thermals` on the rig itself tells that too"
-    closing(f"{_what(result)}{where}", "rigbench report RUN thermals has the fits and every chart", console)
+    closing(f"{_what(result)}{where}", f"rigbench report {run_id} thermals has the fits and every chart", console)
 
 
 def _card(card: HeatCard) -> tuple[str, ...]:

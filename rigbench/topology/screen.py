@@ -109,7 +109,7 @@ def _rebar(topology: Topology) -> str:
     return "ReBAR on" if states == {True} else "ReBAR off" if False in states else ""
 
 
-def brief(topology: Topology, console: Console, quiet: bool = False) -> None:
+def brief(topology: Topology, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     headline("topology", verdict(topology), console)
     if topology.gpus:
         console.print(_cards(topology))
@@ -130,7 +130,7 @@ def brief(topology: Topology, console: Console, quiet: bool = False) -> None:
     if 0 < len(wanted) <= MOST_LINES and (drawn := _tree(topology, {"GPU"})):
         console.print(drawn)
     sure = "as the system and the driver report it; nothing was measured, and nothing diagnosed: rigbench doctor does"
-    closing(sure, "rigbench report RUN topology has the whole tree, the matrix and disks", console)
+    closing(sure, f"rigbench report {run_id} topology has the whole tree, the matrix and disks", console)
 
 
 def _cards(topology: Topology) -> RenderableType:

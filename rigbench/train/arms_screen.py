@@ -13,7 +13,17 @@ from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.core.screen import bars, grid, printable, span, table
 from rigbench.predict.record import StepTime, VramPrediction
 from rigbench.train.brief import rate_cell
-from rigbench.train.record import PARTS, AnySlice, ArmRow, Arms, Compile, Exchange, MicroBatchSearch, Slice
+from rigbench.train.record import (
+    FEWEST_STEPS,
+    PARTS,
+    AnySlice,
+    ArmRow,
+    Arms,
+    Compile,
+    Exchange,
+    MicroBatchSearch,
+    Slice,
+)
 from rigbench.train.screen import compile_words, device_words
 
 Results = Sequence[AnySlice | Skipped]
@@ -182,8 +192,9 @@ def _search(search: MicroBatchSearch) -> Iterator[tuple[str, str]]:
     for one in search.tries:
         rate, peak = one.tokens_per_s, one.peak_bytes
         said = "out of memory"
-        if not isinstance(rate, Absent):
-            said = span(rate, "tokens/s")
+        if not isinstance(rate, Absent):  # two steps are a range
+            few = rate.level > 0 and rate.n < FEWEST_STEPS
+            said = units.format_range(rate.low, rate.high, "tokens/s") if few else span(rate, "tokens/s")
         yield (
             "tried",
             f"{one.micro_batch}: {said}{'' if isinstance(peak, Absent) else f', {units.format_bytes(peak)}'}",

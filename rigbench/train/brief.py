@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rigbench.document import Run
 
 MOST_ODD = 6
-MORE = "--verbose: each part of a step, memory, energy.  next: "
+MORE = "rigbench report {run_id} --verbose: each part of a step, memory, energy.  next: {following}"
 
 
 def show(run: Run, console: Console, quiet: bool) -> None:
@@ -52,7 +52,7 @@ def show(run: Run, console: Console, quiet: bool) -> None:
     console.print(grid(_facts(last)))
     marked(_odd(run, [(last.model.name, last)]), console)
     following = f"rigbench budget --params {last.model.name}" if isinstance(last, Slice) else "rigbench report"
-    closing(_sure(last), f"{MORE}{following}", console)
+    closing(_sure(last), MORE.format(run_id=run.id, following=following), console)
 
 
 def sentence(result: AnySlice) -> str:
@@ -190,7 +190,7 @@ def _show_arms(run: Run, arms: Arms, console: Console, quiet: bool) -> None:
             skipped[row.reason].append(row.label)
     marked([*_odd(run, list(results.items())), *_skipped(skipped)], console)
     following = f"rigbench budget --on {arms.on}" if arms.on != "here" else "rigbench budget"
-    closing(_sure_of_arms(arms, first), f"{MORE}{following}", console)
+    closing(_sure_of_arms(arms, first), MORE.format(run_id=run.id, following=following), console)
 
 
 def _result(row: ArmRow, run: Run) -> object:

@@ -49,7 +49,7 @@ def find(
         largest_predicted=predicted.value,
         largest=largest,
         chosen=chosen,
-        why=_why(chosen, best, rates, predicted.value, ended),
+        why=_why(chosen, best, slices, predicted.value, ended),
         line=_line(model, recipe, predictor, target, slices),
     )
     return search, slices[chosen].recipe
@@ -117,15 +117,23 @@ class _Sizes:
         return Absent("none ran")
 
 
-def _why(chosen: int, best: int, rates: dict[int, float], largest: int, ended: str) -> str:
-    rate = units.format_rate(rates[chosen])
+def _why(chosen: int, best: int, slices: dict[int, AnySlice], largest: int, ended: str) -> str:
+    its = slices[chosen]
+    told = its.items_per_s
+    rate = units.format_rate(told.value) if its.has_middle else units.format_range(told.low, told.high, "tokens/s")
     if chosen == largest:
         return f"{chosen}, the largest that fits, is also the fastest: {rate}"
-    gains = ", ".join(f"{size}: {it / rates[chosen] - 1:+.1%}" for size, it in rates.items() if size > chosen)
+    gains = ", ".join(f"{size}: {_gain(slices[size], its)}" for size in sorted(slices) if size > chosen)
     if not gains:
         return f"{chosen} is the largest that was tried: {ended}"
     same = f" (within 1 % of {best})" if best != chosen else ""
     return f"{chosen} at {rate}{same}, and larger ones bring no more ({gains}){f'; {ended}' if ended else ''}"
+
+
+def _gain(larger: AnySlice, its: AnySlice) -> str:
+    if not (larger.has_middle and its.has_middle):
+        return "no clear gain"
+    return f"{larger.items_per_s.value / its.items_per_s.value - 1:+.1%}"
 
 
 def _line(
