@@ -136,7 +136,7 @@ def test_gathered_rows_are_the_files(tmp_path, monkeypatch, dtype, forbidden):
     ids.tofile(path)
     windows = 3000  # more than one call takes
     starts = np.random.default_rng(1).integers(0, 9000 - 33 + 1, windows)
-    rows = Gatherer(mapped(path, dtype), "t.bin", windows, 33)(starts)
+    rows = Gatherer([mapped(path, dtype)], "t.bin", windows, 33)(starts)
     assert rows.tolist() == [ids[start : start + 33].tolist() for start in starts]
 
 

@@ -29,7 +29,7 @@ def test_a_good_file_is_mapped_and_named_without_its_folder(tmp_path):
     ("content", "said"),
     [
         (b"", "is empty"),
-        (b"abc", "holds 3 bytes, not a whole number of uint16 ids"),
+        (b"a\0c", "holds 3 bytes, not a whole number of uint16 ids"),
         (b"\x00\x00" * 16, "holds 16 tokens, fewer than one block of 17"),
     ],
 )

@@ -17,9 +17,10 @@ from rigbench.core.progress import Progress
 from rigbench.core.record import Absent
 from rigbench.dataloader.record import PackOptions
 from rigbench.model import text
-from rigbench.model.record import Packed
+from rigbench.model.record import Packed, PackedDtype
+from rigbench.model.shards import ITEM_BYTES
 from rigbench.model.tokenizer import Tokenizer, open_tokenizer
-from rigbench.model.tokens import ITEM_BYTES, Dtype, sidecar_path
+from rigbench.model.tokens import sidecar_path
 from rigbench.store import encode, now
 
 BATCH_TEXTS, BATCH_CHARACTERS = 1024, 1 << 20  # texts that are tokenized at once: the tokenizer has threads of its own
@@ -38,7 +39,7 @@ def run(sources: Sequence[Path], output: Path, options: PackOptions, progress: P
     _check_output(output, options.force)
     end = None if isinstance(options.end_of_text, Absent) else options.end_of_text
     tokenizer = open_tokenizer(options.tokenizer, end)
-    dtype: Dtype = "uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32"
+    dtype: PackedDtype = "uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32"
     if options.dtype == "uint16" and dtype != "uint16":
         what = f"--dtype uint16 cannot hold the {tokenizer.vocabulary:,} ids of {tokenizer.name}"
         raise RigbenchError(what, "leave --dtype out")
@@ -85,7 +86,7 @@ def run(sources: Sequence[Path], output: Path, options: PackOptions, progress: P
 class _Writer:
     """Tokenizes documents and writes their ids, an end-of-text id after each."""
 
-    def __init__(self, tokenizer: Tokenizer, dtype: Dtype) -> None:
+    def __init__(self, tokenizer: Tokenizer, dtype: PackedDtype) -> None:
         self.tokenizer, self.dtype = tokenizer, dtype
         self.tokens = self.largest = 0
 

@@ -36,10 +36,12 @@ from rigbench.dataloader.record import (
 from rigbench.machine import host
 from rigbench.machine.accelerator import open_device
 from rigbench.machine.sysfs import Sysfs
-from rigbench.model import text
+from rigbench.model import shards, text
 from rigbench.model.batches import Batches
+from rigbench.model.record import PackedDtype
+from rigbench.model.shards import ITEM_BYTES
 from rigbench.model.tokenizer import Tokenizer, open_tokenizer
-from rigbench.model.tokens import ITEM_BYTES, Dtype, open_tokens, read_sidecar, zipf_tokens
+from rigbench.model.tokens import open_tokens, read_sidecar, zipf_tokens
 from rigbench.store import now
 from rigbench.work.process import Report
 
@@ -223,11 +225,11 @@ class _Probe:
             tokens, data = zipf_tokens(Path(options.cache), vocabulary)
             path = Path(options.cache) / data.name
         else:
-            path = Path(options.data)
+            path = shards.find(Path(options.data))[0]
             packed = read_sidecar(path)
             known = packed.vocabulary if packed else None
-            tokens, data = open_tokens(path, options.data_dtype, known, options.sequence)
-            vocabulary = known or 1 << 8 * ITEM_BYTES[data.dtype]
+            tokens, data = open_tokens(Path(options.data), options.data_dtype, known, options.sequence)
+            vocabulary = known or 1 << min(63, 8 * ITEM_BYTES[data.dtype])
         share = WARM_BYTES if isinstance(self.usable_bytes, Absent) else int(WARM_MEMORY_SHARE * self.usable_bytes)
         block_bytes = 4 * (options.sequence + 1)
         used_bytes = min(tokens.nbytes, max(block_bytes, min(WARM_BYTES, share) // 8 * 8))
@@ -239,6 +241,7 @@ class _Probe:
             tokens=data.tokens,
             item_bytes=tokens.itemsize,
             tokenizer=packed.tokenizer if packed else Absent("the file does not say"),
+            layout="" if data.kind == "generated" else data.layout,
         )
         self._read_disk(path)
         self._tell("own loader, cold")
@@ -323,7 +326,7 @@ class _Probe:
     def _packed_sample(self, path: Path, tokenizer: Tokenizer) -> None:
         """The first MiB of the same text as ids, mapped: what a conversion would bring."""
         self._tell("packing a sample")
-        dtype: Dtype = "uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32"
+        dtype: PackedDtype = "uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32"
         tally = text.Tally(self.options.skip_bad)
         ending = np.array([] if isinstance(tokenizer.end_of_text, Absent) else [tokenizer.end_of_text], np.uint32)
         until = time.perf_counter() + 2 * self.options.seconds
@@ -353,7 +356,7 @@ class _Probe:
     def _batches(
         self, tokens: Tokens, vocabulary: int, name: str, *, pinned: bool = True, ahead: bool | None = None
     ) -> Batches:
-        dtype: Dtype = "uint16" if tokens.itemsize == 2 else "uint32"
+        dtype = next(name for name, item in ITEM_BYTES.items() if item == tokens.itemsize and name[0] == "u")
         B, T = self.options.micro_batch, self.options.sequence
         device = self.accelerator.torch_device
         return Batches(tokens, dtype, vocabulary, B, T, device, name, pinned=pinned, ahead=ahead)

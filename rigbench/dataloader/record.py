@@ -9,6 +9,7 @@ from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, seconds, whole
 from rigbench.core.record import Absent, Device, EndedBy, Figure, Record, Telemetry
+from rigbench.model.record import AskedDtype
 
 METHOD = 1
 LONGEST_SEQUENCE, LARGEST_MICRO_BATCH = 1 << 20, 1 << 16
@@ -34,10 +35,11 @@ DEMAND = Reader(lambda text, option: Figure(units.parse_count(text, option), "de
 
 class Options(Record, frozen=True, kw_only=True):
     data: Annotated[
-        str | Absent, Option(TEXT, "Token ids (.bin) or JSONL (.jsonl). Default: a generated file of ids.", "FILE")
+        str | Absent,
+        Option(TEXT, "Token ids (.bin, .npy, a folder) or JSONL. Default: a generated file of ids.", "FILE"),
     ] = NOT_GIVEN
     data_dtype: Annotated[
-        TokenType, Option(None, "The type of an id in --data. auto: as it was packed, else uint16.")
+        AskedDtype, Option(None, "The type of an id in --data. auto: by its header or packing, else uint16.")
     ] = "auto"
     field: Annotated[str, Option(TEXT, "JSONL's field with the text.", "NAME")] = "text"
     skip_bad: Annotated[bool, Option(None, "Leave out bad lines of JSONL, counted.")] = False
@@ -145,6 +147,7 @@ class LoadedData(Record, frozen=True, kw_only=True):
     tokens: int | Absent = Absent("not counted")
     item_bytes: int | Absent = NOT_KNOWN
     tokenizer: str | Absent = NOT_KNOWN
+    layout: str = ""  # of token ids: what the file is, and how their type was known
     bad_lines: int = 0
 
 

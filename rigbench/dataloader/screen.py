@@ -148,7 +148,8 @@ def _data(result: Dataloader) -> str:
         batch = f"{units.format_significant(sum(row.tokens) / len(row.tokens) / row.batches_per_sample)} tokens a batch"
     facts = [data.name]
     if isinstance(data.tokens, int):
-        facts.append(f"{units.format_count(data.tokens)} tokens of {data.item_bytes} bytes")
+        layout = f" ({data.layout})" if data.layout not in ("", "raw ids") else ""
+        facts.append(f"{units.format_count(data.tokens)} tokens of {data.item_bytes} bytes{layout}")
     elif isinstance(data.size_bytes, int):
         facts.append(units.format_bytes(data.size_bytes))
     if isinstance(data.tokenizer, str):

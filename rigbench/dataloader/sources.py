@@ -154,7 +154,7 @@ class OwnSource:
         """
         if self._cold and not self._left:
             started = time.perf_counter()
-            mapping = getattr(self._batches.tokens, "_mmap", None)
+            mapping = getattr(self._batches.parts[0], "_mmap", None)
             assert isinstance(mapping, mmap.mmap)
             mapping.madvise(mmap.MADV_DONTNEED)  # our own mapping would hold the pages
             share = made_cold(self._cold)

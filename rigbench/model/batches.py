@@ -1,4 +1,4 @@
-"""Takes random blocks of a token file as a training step's batches, labels shifted by one, made ahead."""
+"""Takes random blocks of token files as a training step's batches, labels shifted by one, made ahead."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import functools
 import mmap
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rigbench.core.errors import RigbenchError
-from rigbench.model.tokens import Dtype, check_ids
+from rigbench.model.record import Dtype
+from rigbench.model.tokens import check_ids
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ MOST_BYTES = 1 << 30  # a call stops at 2 GiB less a page (read(2))
 
 
 class Batches:
-    """Random windows of a token array as (inputs, targets), both int64 [B, T] on the device, fixed by the seed.
+    """Random windows of token arrays as (inputs, targets), both int64 [B, T] on the device, fixed by the seed.
 
     A batch is the caller's to keep. For a GPU a thread makes the next ones, in pinned memory. On a CPU `ahead` is off
     unless asked for: a batch takes 0.03 % of even a 5M model's step there, and the thread would take its time from the
@@ -40,7 +41,7 @@ class Batches:
 
     def __init__(
         self,
-        tokens: Tokens,
+        tokens: Tokens | Sequence[Tokens],
         dtype: Dtype,
         vocabulary: int,
         micro_batch: int,
@@ -54,13 +55,14 @@ class Batches:
     ) -> None:
         import numpy as np
 
-        self.tokens, self.dtype, self.vocabulary, self.name = tokens, dtype, vocabulary, name
+        self.parts: Sequence[Tokens] = [tokens] if isinstance(tokens, np.ndarray) else tokens
+        self.dtype, self.vocabulary, self.name = dtype, vocabulary, name
         self.micro_batch, self.sequence, self.device = micro_batch, sequence, device
         self._on_gpu = device != "cpu"
         self._pinned = pinned and self._on_gpu
         self._random = np.random.default_rng(seed)
+        self._gather = Gatherer(self.parts, name, micro_batch, sequence + 1)
         self._starts = self._draw()
-        self._gather = Gatherer(tokens, name, micro_batch, sequence + 1)
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: deque[Future[_Slot]] = deque()
         if self._on_gpu if ahead is None else ahead:
@@ -114,7 +116,7 @@ class Batches:
 
     def _draw(self) -> Starts:
         rounds = max(1, DRAWN_AT_ONCE // self.micro_batch)
-        return self._random.integers(0, self.tokens.size - self.sequence, size=rounds * self.micro_batch)
+        return self._random.integers(0, self._gather.windows, size=rounds * self.micro_batch)
 
     def _slot(self) -> _Slot:
         import torch
@@ -155,7 +157,9 @@ class _Slot:
 
 
 class Gatherer:
-    """Copies windows of a mapped token array into one buffer, `rows` [B, length], that every call fills anew.
+    """Copies windows of mapped token arrays into one buffer, `rows` [B, length], that every call fills anew.
+
+    `windows` is how many there are: those of the first array, then those of the next. None spans two.
 
     Three ways were measured (batch 16 × 1025 uint16, warm, 2 cores; microseconds for the copy alone): an index into
     numpy's sliding windows 7, process_vm_readv(2) on our own memory 12, a pread(2) per row 20 and a Python loop with
@@ -165,19 +169,21 @@ class Gatherer:
     the call, numpy copies, after a look at the size.
     """
 
-    def __init__(self, tokens: Tokens, name: str, windows: int, length: int) -> None:
+    def __init__(self, parts: Sequence[Tokens], name: str, rows: int, length: int) -> None:
         import numpy as np
 
-        self._tokens, self._name = tokens, name
-        self.rows: Tokens = np.empty((windows, length), tokens.dtype)
-        mapping = getattr(tokens, "_mmap", None)
-        self._file_bytes: Callable[[], int] | None = None  # of the file as it is now
-        if isinstance(mapping, mmap.mmap):
-            self._file_bytes, self._expected_bytes = mapping.size, len(mapping)  # as it was when it was mapped
-        self._sliding = np.lib.stride_tricks.sliding_window_view(tokens, length)
-        self._pieces = np.empty((windows, 2), np.uint64)  # struct iovec: address, bytes
+        self._parts, self._name = parts, name
+        self.rows: Tokens = np.empty((rows, length), parts[0].dtype)
+        ends = np.cumsum([part.size - length + 1 for part in parts])
+        self.windows = int(ends[-1])
+        self._ends, self._firsts = ends, np.concatenate([[0], ends[:-1]])
+        self._bases = np.array([part.ctypes.data for part in parts], np.uint64)
+        mappings = [getattr(part, "_mmap", None) for part in parts]
+        # Of each file as it is now, and as it was when it was mapped.
+        self._files = [(each.size, len(each)) if isinstance(each, mmap.mmap) else None for each in mappings]
+        self._sliding = [np.lib.stride_tricks.sliding_window_view(part, length) for part in parts]
+        self._pieces = np.empty((rows, 2), np.uint64)  # struct iovec: address, bytes
         self._pieces[:, 1] = self.rows[0].nbytes
-        self._base = tokens.ctypes.data
         self._calls = self._split()
         self._call = _process_vm_readv()
 
@@ -185,13 +191,22 @@ class Gatherer:
         """The windows that begin at `starts` [B], in `rows`, which is returned."""
         import numpy as np
 
-        if self._call is None:
-            self._check_size()
-            np.copyto(self.rows, self._sliding[starts])
+        if len(self._parts) == 1:
+            used: Any = [0]
+            which: Any = 0
+            within = starts
         else:
-            self._pieces[:, 0] = starts * self._tokens.itemsize + self._base
-            self._read()
-        self._check_size()  # what lies between the new end and the end of its page reads as zeros, with no error
+            which = np.searchsorted(self._ends, starts, side="right")
+            within, used = starts - self._firsts[which], np.unique(which)
+        if self._call is None:
+            self._check_sizes(used)
+            for part in used:
+                there = slice(None) if len(self._parts) == 1 else which == part
+                self.rows[there] = self._sliding[part][within[there]]
+        else:
+            self._pieces[:, 0] = within.astype(np.uint64) * np.uint64(self.rows.itemsize) + self._bases[which]
+            self._read(used)
+        self._check_sizes(used)  # what lies between the new end and the end of its page reads as zeros, with no error
         return self.rows
 
     def _split(self) -> list[tuple[_Piece, int, int]]:
@@ -205,25 +220,23 @@ class Gatherer:
             calls.append((into, self._pieces[first].ctypes.data, count))
         return calls
 
-    def _read(self) -> None:
+    def _read(self, used: Sequence[int]) -> None:
         assert self._call
         for into, pieces, count in self._calls:
             if self._call(os.getpid(), ctypes.addressof(into), 1, pieces, count, 0) != into.bytes:
-                self._check_size()
+                self._check_sizes(used)
                 raise RigbenchError(
                     f"{self._name} could not be read midway ({os.strerror(ctypes.get_errno() or errno.EIO).lower()})",
                     "check the disk that it lies on",
                 )
 
-    def _check_size(self) -> None:
-        if self._file_bytes is None:
-            return
-        size = self._file_bytes()
-        if size < self._expected_bytes:
-            raise RigbenchError(
-                f"{self._name} shrank from {self._expected_bytes:,} to {size:,} bytes while it was being read",
-                "let nothing rewrite it during a run; write a new file and rename it over the old one",
-            )
+    def _check_sizes(self, used: Sequence[int]) -> None:
+        for file in map(self._files.__getitem__, used):
+            if file and (size := file[0]()) < file[1]:
+                raise RigbenchError(
+                    f"{self._name} shrank from {file[1]:,} to {size:,} bytes while it was being read",
+                    "let nothing rewrite it during a run; write a new file and rename it over the old one",
+                )
 
 
 class _Piece(ctypes.Structure):

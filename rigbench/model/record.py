@@ -6,6 +6,10 @@ from typing import Literal
 
 from rigbench.core.record import Absent, Record
 
+Dtype = Literal["uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]  # of an id in a file
+PackedDtype = Literal["uint16", "uint32"]  # that `rigbench pack` writes
+AskedDtype = Literal["auto", "uint16", "uint32", "int32", "int64"]
+
 
 class Packed(Record, frozen=True, kw_only=True):
     """The document beside a packed file (FILE.bin.json): who made its ids, from what, and how many they are."""
@@ -13,7 +17,7 @@ class Packed(Record, frozen=True, kw_only=True):
     rigbench: str
     made_at: str
     file: str
-    dtype: Literal["uint16", "uint32"]
+    dtype: PackedDtype
     tokens: int
     documents: int
     tokenizer: str  # "bytes", or the base name of its tokenizer.json

@@ -1,16 +1,18 @@
-"""Opens token files, checked before anything is trained on them, and mapped; or generates one."""
+"""Opens files of token ids, checked before anything is trained on them, and mapped; or generates one."""
 
 from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.files import reason, write_whole
-from rigbench.model.record import Packed
+from rigbench.model import shards
+from rigbench.model.record import AskedDtype, Dtype, Packed
+from rigbench.model.shards import ITEM_BYTES
 from rigbench.train.record import Data
 
 if TYPE_CHECKING:
@@ -18,9 +20,6 @@ if TYPE_CHECKING:
 
     Tokens = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
 
-Dtype = Literal["uint16", "uint32"]
-AskedDtype = Literal["auto", "uint16", "uint32"]
-ITEM_BYTES: dict[Dtype, int] = {"uint16": 2, "uint32": 4}
 SCAN_BYTES = 1 << 30  # ids are checked up front this far (about a second), and in every batch beyond
 SCAN_STEP_BYTES = 1 << 25
 SIDECAR_LIMIT_BYTES = 1 << 20
@@ -29,28 +28,75 @@ ZIPF_SHIFT = 2.7  # Zipf-Mandelbrot: p(rank) ~ 1 / (rank + 2.7), Mandelbrot's co
 
 
 def open_tokens(path: Path, dtype: AskedDtype, vocabulary: int | None, sequence: int) -> tuple[Tokens, Data]:
-    """A memory map of the file's ids (shape [tokens]) and what to say of it in a record.
+    """The first of `open_all`, alone."""
+    parts, data = open_all(path, dtype, vocabulary, sequence, most=1)
+    return parts[0], data
 
-    "auto" is the type that the document beside a packed file names, else uint16. `vocabulary` None: any id will do."""
-    import numpy as np
 
-    packed = read_sidecar(path)
-    known = _known_dtype(path, dtype, packed)
+def open_all(
+    given: Path, dtype: AskedDtype, vocabulary: int | None, sequence: int, most: int | None = None
+) -> tuple[list[Tokens], Data]:
+    """A memory map of the ids of each file (shape [tokens]) that a path, folder or pattern names, and what to say of
+    them in a record.
+
+    "auto" is the type that a header or the document beside a packed file names, else uint16, or what ids look like
+    ids by. `vocabulary` None: any id will do. `most` files are opened; the others are only counted.
+    """
+    paths = shards.find(given)
+    opened: list[shards.Shard] = []
+    parts: list[Tokens] = []
+    budget = SCAN_BYTES
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise RigbenchError(f"{path} is a directory", "give --data a file of token ids")
-        if not stat.S_ISREG(status.st_mode):
-            raise RigbenchError(f"{path} is not a regular file", "give --data a file of token ids")
-        _check_size(path, status.st_size, known, sequence)
-        _check_sidecar(path, status.st_size // ITEM_BYTES[known], vocabulary, packed)
-        if vocabulary is not None:
-            _scan(path, status.st_size, vocabulary, known)
-        tokens: Tokens = np.memmap(path, dtype=np.dtype(f"<u{ITEM_BYTES[known]}"), mode="r")
+        for path in paths[:most]:
+            shard = _checked(path, dtype, vocabulary, sequence)
+            if opened and shard.dtype != opened[0].dtype:
+                what = f"{path.name} holds {shard.dtype} ids, and {opened[0].path.name} {opened[0].dtype}"
+                raise RigbenchError(what, "give files of one type, as with a pattern: 'train_*.bin'")
+            if vocabulary is not None and budget > 0:
+                _scan(shard, vocabulary, budget)
+            budget -= shard.tokens * ITEM_BYTES[shard.dtype]
+            opened.append(shard)
+            parts.append(shards.mapped(shard))
     except OSError as error:
         raise RigbenchError(f"cannot read {path} ({reason(error)})", "give --data a readable file") from None
-    data = Data(kind="file", name=path.name, tokens=int(tokens.size), dtype=known, distribution="as in the file")
-    return tokens, data
+    name = paths[0].name if len(paths) == 1 else given.name or given.resolve().name
+    layout = shards.summary(opened)
+    if len(paths) > len(opened):
+        layout = f"{opened[0].path.name}, the first of {len(paths):,} files; {layout}"
+    return parts, Data(
+        kind="file",
+        name=name,
+        tokens=sum(shard.tokens for shard in opened),
+        dtype=opened[0].dtype,
+        distribution="as in the file" if len(paths) == 1 else "as in the files",
+        layout=layout,
+    )
+
+
+def _checked(path: Path, dtype: AskedDtype, vocabulary: int | None, sequence: int) -> shards.Shard:
+    packed = read_sidecar(path)
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise RigbenchError(f"{path} is not a regular file", "give --data a file of token ids")
+    if packed:
+        known = _known_dtype(path, dtype, packed)
+        _check_size(path, status.st_size, known)
+        shard = shards.Shard(path, known, 0, status.st_size // ITEM_BYTES[known], "as rigbench packed it")
+        _check_sidecar(path, shard.tokens, vocabulary, packed)
+    else:
+        if status.st_size == 0:
+            raise RigbenchError(f"{path} is empty", "give --data a file of token ids")
+        with path.open("rb", buffering=0) as file:
+            head = file.read(shards.HEAD_BYTES)
+        shard = shards.recognised(path, head, status.st_size, dtype)
+        if not shard.offset_bytes:
+            _check_size(path, status.st_size, shard.dtype)
+    if shard.tokens < sequence + 1:
+        raise RigbenchError(
+            f"{path} holds {shard.tokens:,} tokens, fewer than one block of {sequence + 1:,}",
+            "give a longer file, or a smaller --seq",
+        )
+    return shard
 
 
 def sidecar_path(path: Path) -> Path:
@@ -72,35 +118,23 @@ def read_sidecar(path: Path) -> Packed | None:
         raise RigbenchError(f"{sidecar} does not describe a packed file ({error})", cure) from None
 
 
-def _known_dtype(path: Path, dtype: AskedDtype, packed: Packed | None) -> Dtype:
-    if packed and dtype not in ("auto", packed.dtype):
+def _known_dtype(path: Path, dtype: AskedDtype, packed: Packed) -> Dtype:
+    if dtype not in ("auto", packed.dtype):
         raise RigbenchError(
             f"{path.name} was packed as {packed.dtype}, and --data-dtype says {dtype}", "leave --data-dtype out"
         )
-    if packed:
-        return packed.dtype
-    return "uint16" if dtype == "auto" else dtype
+    return packed.dtype
 
 
-def _check_size(path: Path, size_bytes: int, dtype: Dtype, sequence: int) -> None:
-    item = ITEM_BYTES[dtype]
-    if size_bytes == 0:
-        raise RigbenchError(f"{path} is empty", "give --data a file of token ids")
-    if size_bytes % item:
+def _check_size(path: Path, size_bytes: int, dtype: Dtype) -> None:
+    if size_bytes % ITEM_BYTES[dtype]:
         raise RigbenchError(
             f"{path} holds {size_bytes:,} bytes, not a whole number of {dtype} ids",
             "check --data-dtype (uint16 or uint32), or write the file again",
         )
-    if size_bytes // item < sequence + 1:
-        raise RigbenchError(
-            f"{path} holds {size_bytes // item:,} tokens, fewer than one block of {sequence + 1:,}",
-            "give a longer file, or a smaller --seq",
-        )
 
 
-def _check_sidecar(path: Path, tokens: int, vocabulary: int | None, packed: Packed | None) -> None:
-    if packed is None:
-        return
+def _check_sidecar(path: Path, tokens: int, vocabulary: int | None, packed: Packed) -> None:
     if packed.tokens != tokens:
         raise RigbenchError(
             f"{path} holds {tokens:,} tokens, and {sidecar_path(path).name} says {packed.tokens:,}",
@@ -114,18 +148,21 @@ def _check_sidecar(path: Path, tokens: int, vocabulary: int | None, packed: Pack
         )
 
 
-def _scan(path: Path, size_bytes: int, vocabulary: int, dtype: Dtype) -> None:
-    """Look at the first GiB of ids. They are read, not mapped: a file that shrinks meanwhile is no SIGBUS."""
+def _scan(shard: shards.Shard, vocabulary: int, most_bytes: int) -> None:
+    """Look at its first ids, `most_bytes` of them. They are read, not mapped: a file that shrinks is no SIGBUS."""
     import numpy as np
 
-    part = np.empty(min(size_bytes, SCAN_BYTES, SCAN_STEP_BYTES), np.uint8)
+    path, item = shard.path, ITEM_BYTES[shard.dtype]
+    size_bytes = min(shard.tokens * item, most_bytes)
+    part = np.empty(min(size_bytes, SCAN_STEP_BYTES), np.uint8)
     with path.open("rb", buffering=0) as file:
-        for start in range(0, min(size_bytes, SCAN_BYTES), part.nbytes):
-            wanted = min(part.nbytes, size_bytes - start)
+        file.seek(shard.offset_bytes)
+        for start in range(0, size_bytes, part.nbytes):
+            wanted = min(part.nbytes, size_bytes - start) // item * item
             if _read_into(file, part.data[:wanted]) < wanted:
                 raise RigbenchError(f"{path} shrank while it was being read", "let nothing rewrite it during a run")
-            ids: Tokens = part[:wanted].view(f"<u{ITEM_BYTES[dtype]}")
-            check_ids(ids, vocabulary, str(path), dtype, start // ITEM_BYTES[dtype])
+            ids: Tokens = part[:wanted].view(f"<u{item}")
+            check_ids(ids, vocabulary, str(path), shard.dtype, start // item)
 
 
 def _read_into(file: Any, buffer: memoryview) -> int:

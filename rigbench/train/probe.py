@@ -24,7 +24,7 @@ from rigbench.model.batches import Batches
 from rigbench.model.gpt import Decoder
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
-from rigbench.model.tokens import open_tokens, zipf_tokens
+from rigbench.model.tokens import open_all, zipf_tokens
 from rigbench.store import now
 from rigbench.train import own as programs
 from rigbench.train import parallel
@@ -80,7 +80,7 @@ class _Slicing:
         report.progress(0.0, "token data")
         self.tokens: Any = None  # ids and what is known of them; a program may make its own batches
         if isinstance(self.vocabulary, int) and options.data:
-            self.tokens = open_tokens(Path(options.data), options.data_dtype, self.vocabulary, self.sequence)
+            self.tokens = open_all(Path(options.data), options.data_dtype, self.vocabulary, self.sequence)
         elif isinstance(self.vocabulary, int):
             self.tokens = zipf_tokens(Path(options.cache), self.vocabulary)
         torch.manual_seed(options.seed)

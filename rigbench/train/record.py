@@ -13,7 +13,7 @@ from rigbench.core.estimate import Estimate, Timing
 from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, seconds
 from rigbench.core.record import Absent, Device, EndedBy, Energy, Figure, Record, Telemetry
 from rigbench.model.recipe import Recipe
-from rigbench.model.record import Model
+from rigbench.model.record import AskedDtype, Dtype, Model
 from rigbench.predict.record import StepTime, VramPrediction
 from rigbench.work.record import Draw, Power
 
@@ -21,7 +21,6 @@ METHOD = 1
 # Predictions of two arms share most of their error; what is left between them, as a share. Assumed.
 PREDICTED_NOISE = 0.10
 FULL_LEVEL = 0.899  # of a 90 % interval, rounding aside
-IdType = Literal["auto", "uint16", "uint32"]
 Factor = Literal["optimizer", "checkpointing", "precision", "compile", "loss", "strategy", "accumulation"]
 FACTORS: tuple[Factor, ...] = get_args(Factor)
 LARGEST_MICRO_BATCH = 1 << 16
@@ -61,7 +60,7 @@ class Options(Record, frozen=True, kw_only=True):
     recipe: Recipe = Recipe()  # precision and micro-batch may be left to be chosen
     device: str = "auto"
     data: str = ""  # a file of token ids; none: generated ones
-    data_dtype: IdType = "auto"
+    data_dtype: AskedDtype = "auto"
     cache: str = ""  # a folder for the generated token file
     seconds: float = 0.0  # 0: long enough for 16 steps, between the two bounds
     shortest_seconds: float = SHORTEST_SECONDS
@@ -138,10 +137,10 @@ class ProbeOptions(Record, frozen=True, kw_only=True):
         float | Absent,
         Option(seconds(), "At most this long, each variant. Default: 16 steps' worth, within bounds.", "TIME"),
     ] = NOT_GIVEN
-    data: Annotated[str, Option(TEXT, "Token ids. Default: a generated, Zipf-distributed file.", "FILE.bin")] = ""
-    data_dtype: Annotated[IdType, Option(None, "The type of an id in --data. auto: as it was packed, else uint16.")] = (
-        "auto"
-    )
+    data: Annotated[str, Option(TEXT, "Token ids: .bin, .npy, a folder. Default: a generated file.", "FILE")] = ""
+    data_dtype: Annotated[
+        AskedDtype, Option(None, "The type of an id in --data. auto: by its header or packing, else uint16.")
+    ] = "auto"
     share: Annotated[bool, Option(None, "Measure though another process uses the GPU.")] = False
 
 
@@ -151,8 +150,9 @@ class Data(Record, frozen=True):
     kind: Literal["file", "generated"]
     name: str  # a file's base name, never its folder
     tokens: int
-    dtype: Literal["uint16", "uint32"]
+    dtype: Dtype
     distribution: str
+    layout: str = "raw ids"  # what the file is, and how its type was known; of several files, how many
 
 
 class PrecisionTrial(Record, frozen=True):

@@ -128,7 +128,8 @@ def _lines(result: AnySlice) -> Iterator[tuple[str, str]]:
         yield from _at_the_wall(result, result.power)
     if isinstance(result, Slice):
         data = result.data
-        yield "data", f"{data.kind} {data.name}, {data.tokens:,} tokens ({data.distribution})"
+        layout = f"{data.dtype}, {data.layout}" if data.kind == "file" else data.distribution
+        yield "data", f"{data.kind} {data.name}, {data.tokens:,} tokens ({layout})"
     yield from (("event", event) for event in result.events[:MOST_EVENTS])
 
 
