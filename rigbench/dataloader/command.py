@@ -91,7 +91,7 @@ def pack(
     common: Common,
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="SOURCE...", help="Text files, a document each, or JSONL.", show_default=False),
+        typer.Argument(metavar="SOURCE...", help="Text, a document each; JSONL; Parquet.", show_default=False),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.bin", help="The file of ids to write.")],
     options: PackOptions,
@@ -99,7 +99,8 @@ def pack(
     """Tokenize text or JSONL into a file of ids, which loads many times faster, with a document that describes it.
 
     rigbench pack books/*.txt -o books.bin
-    rigbench pack web.jsonl -o web.bin --tokenizer tokenizer.json
+    rigbench pack web.jsonl.gz -o web.bin --tokenizer tokenizer.json
+    rigbench pack stories.txt -o stories.bin --separator '<|endoftext|>'
     rigbench dataloader --data web.bin    how fast it loads
     """
     from rigbench.core.errors import FINE, INTERRUPTED

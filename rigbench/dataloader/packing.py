@@ -15,7 +15,8 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.files import reason, replacing
 from rigbench.core.progress import Progress
 from rigbench.core.record import Absent
-from rigbench.dataloader.record import PackOptions
+from rigbench.core.unpack import packed_by
+from rigbench.dataloader.record import PackOptions, many
 from rigbench.model import text
 from rigbench.model.record import Packed, PackedDtype
 from rigbench.model.shards import ITEM_BYTES
@@ -49,8 +50,8 @@ def run(sources: Sequence[Path], output: Path, options: PackOptions, progress: P
     writer = _Writer(tokenizer, dtype)
     try:
         with replacing(sidecar_path(output)) as beside, replacing(output) as file:
-            for tokens in writer.write(file, _documents(sources, options.field, tally)):
-                share = tally.bytes / total_bytes if total_bytes else 0.0
+            for tokens in writer.write(file, _documents(sources, options, tally)):
+                share = min(1.0, tally.bytes / total_bytes) if total_bytes else 0.0
                 progress.update(share, f"{tokens:,} tokens, {tally.documents:,} documents")
             if not writer.tokens:
                 raise RigbenchError("the sources hold no text", "give files with text in them")
@@ -70,6 +71,7 @@ def run(sources: Sequence[Path], output: Path, options: PackOptions, progress: P
                 source_bytes=tally.bytes,
                 bad_lines=tally.bad_lines,
                 cut_documents=tally.cut_documents,
+                unsplit=tuple(f"{end} {many(count, 'time')}" for end, count in tally.ends.items() if count),
             )
             beside.write(encode(packed))
             beside.flush()  # a full disk is met here, where neither file has taken its place yet
@@ -123,12 +125,18 @@ def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, boo
         yield batch
 
 
-def _documents(sources: Sequence[Path], field: str | Absent, tally: text.Tally) -> Iterator[tuple[str, bool]]:
-    """Every piece of text, and whether it is the last of its document; with a field all sources are JSONL."""
+def _documents(sources: Sequence[Path], options: PackOptions, tally: text.Tally) -> Iterator[tuple[str, bool]]:
+    """Every piece of text, and whether it is the last of its document; with a field none is a text file."""
+    field = options.field if isinstance(options.field, str) and options.field else DEFAULT_FIELD
     for source in sources:
-        if isinstance(field, str) or text.is_jsonl(source):
-            for line in text.jsonl_texts(source, field if isinstance(field, str) and field else DEFAULT_FIELD, tally):
-                yield line, True
+        if text.is_arrow(source):
+            yield from ((row, True) for row in text.arrow_texts(source, field, tally))
+            continue
+        if isinstance(options.field, str) or text.is_jsonl(source):
+            yield from ((line, True) for line in text.jsonl_texts(source, field, tally))
+            continue
+        if isinstance(options.separator, str) and options.separator:
+            yield from text.separated_texts(source, options.separator, tally)
             continue
         for piece, following in pairwise(chain(text.text_pieces(source, tally), [None])):
             assert piece is not None
@@ -136,8 +144,9 @@ def _documents(sources: Sequence[Path], field: str | Absent, tally: text.Tally) 
 
 
 def _check_sources(sources: Sequence[Path], output: Path) -> int:
-    """All their bytes; 0 where one is a pipe, whose size nobody knows."""
+    """All their bytes; 0 where one is a pipe or packed, whose size nobody knows."""
     sizes = [text.check_source(source) for source in sources]
+    sizes = [0 if packed_by(text.head_of(source)) else size for source, size in zip(sources, sizes, strict=True)]
     for source in sources:
         with contextlib.suppress(OSError):
             if output.samefile(source):

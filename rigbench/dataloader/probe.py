@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.files import reason
 from rigbench.core.record import Absent, EndedBy
+from rigbench.core.unpack import packed_by
 from rigbench.dataloader import sources
 from rigbench.dataloader.disk import cached_share, direct_reads, made_cold, read_through
 from rigbench.dataloader.loading import knee, timed
@@ -257,6 +258,9 @@ class _Probe:
         size = text.check_source(path)
         if not path.is_file():
             raise RigbenchError(f"{path} is not a regular file", "pack it first: rigbench pack")
+        if how := packed_by(text.head_of(path)):
+            cure = f"unpack it, or make ids of it: `rigbench pack {path} -o tokens.bin`"
+            raise RigbenchError(f"{path.name} is packed by {how}, and loaders begin anywhere in a file", cure)
         tokenizer = open_tokenizer(options.tokenizer, self.end_of_text)
         tally = text.Tally(options.skip_bad)
         for _ in text.jsonl_texts(path, options.field, tally):

@@ -86,9 +86,12 @@ class PackOptions(Record, frozen=True, kw_only=True):
     tokenizer: Annotated[str, TOKENIZER] = "bytes"
     field: Annotated[
         str | Absent,
-        Option(TEXT, "JSONL's field with the text; given, all sources are JSONL. Default: text.", "NAME"),
+        Option(TEXT, "The field or column with the text, as data.text; given, no source is plain text.", "NAME"),
     ] = NOT_GIVEN
     end_of_text: Annotated[str | Absent, END_OF_TEXT] = NOT_GIVEN
+    separator: Annotated[
+        str | Absent, Option(TEXT, "What stands between a text file's documents, as '<|endoftext|>'.", "TEXT")
+    ] = NOT_GIVEN
     dtype: Annotated[TokenType, Option(None, "auto: uint16 where the vocabulary fits.")] = "auto"
     skip_bad: Annotated[bool, Option(None, "Leave out bad lines, counted, and go on.")] = False
     force: Annotated[bool, Option(None, "Replace a file that is there.")] = False

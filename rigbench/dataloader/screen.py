@@ -204,6 +204,12 @@ def show_packed(packed: Packed, folder: str, console: Console, hint: bool) -> No
     if packed.bad_lines:
         bad = many(packed.bad_lines, "bad line")
         console.print(Text(f"  left out: {bad} (--skip-bad)", style="yellow"))
+    if packed.unsplit:
+        end = packed.unsplit[0].partition(" ")[0]
+        line = (
+            f"  in the text stands {', '.join(packed.unsplit)}: --separator '{end}' makes a document of what is between"
+        )
+        console.print(Text(line, style="yellow"))
     if packed.cut_documents and packed.tokenizer != "bytes":
         long = many(packed.cut_documents, "long document")
         line = f"  {long} tokenized in pieces of 4 MiB: a token that spans one of their ends became two"

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import hashlib
 import io
-import lzma
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.files import reason
+from rigbench.core.unpack import broken, packed_by, unpacked
 
 LARGEST_TEXT_BYTES = 256 << 20  # after unpacking: a few million lines
-MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 # A colour, a cursor's movement, a title or a character set, as terminals are told (ECMA-48, §5.4 and §8.3.89).
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]{0,40}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|[ -/]{0,4}[0-~])")
 WITHIN_NUMBERS = re.compile(r"(?<=\d)[\u00a0\u202f\u2009_'\u2019](?=\d{3}(?!\d))")  # 491_520, 491 520 in French
@@ -44,8 +40,7 @@ def text_of(raw: bytes, name: str) -> str:
     Raises:
         RigbenchError: it is broken, too large, packed in a way that cannot be unpacked here, or no text.
     """
-    packed = next((how for magic, how in MAGIC.items() if raw.startswith(magic)), None)
-    if packed:
+    if packed := packed_by(raw[:8]):
         raw = _unpacked(raw, packed, name)
     if len(raw) > LARGEST_TEXT_BYTES:
         raise RigbenchError(f"{name} is larger than {LARGEST_TEXT_BYTES >> 20} MiB", "hand back its lines about steps")
@@ -59,37 +54,15 @@ def _unpacked(raw: bytes, how: str, name: str) -> bytes:
     """At most a byte more than is allowed, however much is packed in it; of a file cut short, what can be had."""
     parts: list[bytes] = []
     try:
-        with _opened(raw, how, name) as file:
+        with unpacked(io.BytesIO(raw), how, name) as file:
             while sum(map(len, parts)) <= LARGEST_TEXT_BYTES and (part := file.read1(1 << 20)):
                 parts.append(part)
     except EOFError:
         if not parts:
             raise RigbenchError(f"{name} is cut short", "give the whole file") from None
-    except (OSError, ValueError, zlib.error, lzma.LZMAError) as error:
+    except broken() as error:
         raise RigbenchError(f"{name} cannot be unpacked ({how}: {error})", "unpack it first") from None
     return b"".join(parts)
-
-
-def _opened(raw: bytes, how: str, name: str) -> io.BufferedIOBase:
-    source = io.BytesIO(raw)
-    if how == "gzip":
-        return gzip.GzipFile(fileobj=source)
-    if how == "bzip2":
-        return bz2.BZ2File(source)
-    if how == "xz":
-        return lzma.LZMAFile(source)
-    try:
-        from compression import zstd  # type: ignore[import-not-found, unused-ignore]  # Python 3.14
-
-        return zstd.ZstdFile(source)  # type: ignore[no-any-return, unused-ignore]
-    except ImportError:
-        pass
-    try:
-        import zstandard
-    except ImportError:
-        cure = f"`zstd -d {name}`, or pip install zstandard"
-        raise RigbenchError(f"{name} is packed by zstd, which this Python does not unpack", cure) from None
-    return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True))
 
 
 def _decoded(raw: bytes) -> str:

@@ -29,6 +29,7 @@ class Packed(Record, frozen=True, kw_only=True):
     source_bytes: int
     bad_lines: int  # left out (--skip-bad)
     cut_documents: int  # too long to be tokenized whole: a token that spans one of the cuts became two
+    unsplit: tuple[str, ...] = ()  # ends of documents that stand within the text, and how often
 
 
 class Shape(Record, frozen=True):
