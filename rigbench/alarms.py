@@ -96,7 +96,7 @@ def due(state: State) -> Iterator[Alarm]:
     for device, why in state.throttled.items():
         yield Alarm("throttled", "warning", device, printable(f"{device} is slowed down: {why}"), at)
     for event in state.kernel:
-        if event.severity == "fault" or event.code.startswith("xid-"):
+        if event.severity == "fault" or event.code.startswith(("xid-", "oom")):
             where = f"{event.where}: " if event.where else ""
             told = printable(f"kernel: {where}{event.title}; {event.do}")
             yield Alarm("kernel", event.severity, f"{event.code} {event.where}".strip(), told, at)

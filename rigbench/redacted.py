@@ -19,6 +19,7 @@ FILES, REGISTRY = "names of files and programs", "registry words"
 PLACES = {
     ("gpuprocess", "name"): (PROCESSES, UNNAMED),
     ("gpubeside", "others"): (PROCESSES, UNNAMED),
+    ("kernelevent", "process"): (PROCESSES, UNNAMED),
     ("rankhost", "name"): (PEOPLE, "host"),
     ("exchange", "hosts"): (PEOPLE, "host"),
     ("loadeddata", "name"): (FILES, "data"),

@@ -22,6 +22,7 @@ from rigbench.core.record import Absent
 from rigbench.doctor import diagnosis
 from rigbench.doctor import screen as render
 from rigbench.document import Run, run_schema
+from rigbench.machine import kernel_log
 from rigbench.machine.readings import REASONS
 from rigbench.machine.record import Gpu, GpuProcess, NumaNode, PciDevice, PciHop, RigId, Software
 from rigbench.machine.rig import Rig
@@ -129,6 +130,11 @@ def all_absent(topology: Topology, reason: str) -> Topology:
     return with_gpu(topology, **{name: Absent(reason) for name in Gpu.__struct_fields__ if name != "index"})
 
 
+def with_log(topology: Topology, name: str) -> Topology:
+    lines = (Path(__file__).parent / "kernel" / name).read_text().splitlines()
+    return REPLACE(topology, kernel_events=kernel_log.merged(kernel_log.events(lines)))
+
+
 TRAINING = GpuProcess(4242, "compute", "python", 4 << 30)
 ROOT_PORTS = ("0000:00:01.0", "0000:00:01.1")
 NARROW = {"width_now_lanes": 4, "width_best_lanes": 8}
@@ -173,6 +179,16 @@ ALTERED: list[tuple[str, str, Callable[[Topology], Topology], str]] = [
     ("persistence-off", "information", lambda rig: rig, "persistence mode is off"),
     ("matrix-differs", "information", lambda rig: with_pair(rig, driver_label="SYS"), "PHB in the PCI tree, SYS"),
     ("gpu-not-listed", "information", with_card_on_the_bus, "the driver lists 2, the PCI tree holds 3"),
+    ("kernel-gpu", "fault", lambda rig: with_log(rig, "gpu_falls_off.txt"), "the card fell off the bus (Xid 79)"),
+    ("kernel-pcie", "warning", lambda rig: with_log(rig, "riser_new_words.txt"), "PCIe errors that the link mended"),
+    (
+        "kernel-host",
+        "warning",
+        lambda rig: with_log(rig, "host.json"),
+        "the CPU was too hot, and slowed down (CPU), once",
+    ),
+    ("kernel-oom", "warning", lambda rig: with_log(rig, "host.json"), "for want of memory, once, on 2026-11-28 at 22:"),
+    ("kernel-disk", "fault", lambda rig: with_log(rig, "host.json"), "a disk could not be read or written (nvme1)"),
     ("virtual-machine", "information", lambda rig: REPLACE(rig, virtual_machine="QEMU"), "it runs on: QEMU"),
 ]
 

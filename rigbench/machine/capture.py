@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
-from rigbench.machine import recorded_tree
+from rigbench.machine import kernel_log, recorded_tree
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.redact import Redaction
 from rigbench.machine.replay import Recording, RecordingDriver, as_text
-from rigbench.machine.rig import COMPOSED, Rig
+from rigbench.machine.rig import COMPOSED, KERNEL_FILE, Rig
 
-FILES = ("rig.json", "pci.json", "nvml.txt", "load.nvml.txt", "files.json")
+FILES = ("rig.json", "pci.json", "nvml.txt", "load.nvml.txt", "files.json", KERNEL_FILE)
 HOST_NAME = "proc/sys/kernel/hostname"
 
 
@@ -49,6 +49,8 @@ def record(rig: Rig, read: Callable[[Rig], object], read_busy: Callable[[Rig], R
         files["nvml.txt"] = as_text(redaction.recording(recording))
     if not isinstance(busy, Absent):
         files["load.nvml.txt"] = as_text(redaction.recording(busy))
+    if (log := kernel_log.recorded(rig, redaction)) is not None:
+        files[KERNEL_FILE] = log
     rig_json, pci_json, more = recorded_tree.describe(sysfs, redaction)
     known = {"rigbench_capture": recorded_tree.FORMAT, "driver": "" if isinstance(version, Absent) else version}
     made = [note.removeprefix(COMPOSED) for note in rig.notes if note.startswith(COMPOSED)]  # and so is its capture

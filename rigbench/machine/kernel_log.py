@@ -28,16 +28,18 @@ from rigbench.core.record import Absent
 from rigbench.machine.host import NOT_A_DISK
 from rigbench.machine.pci import DEVICES
 from rigbench.machine.record import KernelEvent
+from rigbench.machine.redact import Redaction
 from rigbench.machine.rig import Rig
-from rigbench.machine.sysfs import UNPRINTABLE
+from rigbench.machine.sysfs import UNPRINTABLE, Sysfs
 
-KMSG = "/dev/kmsg"
+KMSG, ELSEWHERE = "/dev/kmsg", "RIGBENCH_KERNEL_LOG"
 LINE_LIMIT, JSON_LIMIT = 2048, 64 << 10  # printk gives 1 KiB and a prefix; a line of JSON has fields beside it
 TEXT_LIMIT = 240
 RECORD_BYTES = 8192  # CONSOLE_EXT_LOG_MAX, printk.c: a shorter buffer is refused with EINVAL
 MOST_LINES = 20_000  # of one look: a ring of 2 MiB holds fewer
 TWIN_SECONDS = 2.0  # two lines about one error
-LOST_SECONDS = 30.0  # what a lost card brings about
+# Lines of one device that are about one event, however many come within so many seconds.
+AS_ONE = {"xid-79": 30.0, "gpu-lost": 30.0, "link-down": 5.0, "aer-fatal": 2.0, "cpu-hot": 2.0}
 NO_TIME, NO_DEVICE, NO_PROCESS = Absent("the line has none"), Absent("the line names none"), Absent("not said")
 NOT_A_GPU = Absent("no GPU of this rig")
 RESTRICTED = (
@@ -45,7 +47,10 @@ RESTRICTED = (
     "in again, or `sudo sysctl kernel.dmesg_restrict=0`, or run this with sudo"
 )
 NONE_HERE = "there is no kernel log here, as in most containers; look on the host: sudo dmesg"
-JOURNAL = ("journalctl", "-k", "-b", "-o", "json", "--no-pager", "-q")
+JOURNAL = ("journalctl", "-k", "-b", "-o", "short-monotonic", "--no-pager", "-q")
+RECENT_SECONDS = 7 * 86400.0  # an error of last month that did not come back holds nothing up
+MOST_EVENTS, MOST_RECORDED = 50, 500
+LONGEST_TEXT = 8 << 20  # of a log file's end
 
 BDF = r"[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}(?:\.[0-7])?"
 DRIVER = rf"[\w.+-]{{1,40}} ({BDF}): "  # dev_printk: driver, device
@@ -162,19 +167,13 @@ def merged(told: Sequence[KernelEvent]) -> tuple[KernelEvent, ...]:
     return tuple(sorted(first.values(), key=lambda event: WORST_FIRST.index(event.severity)))
 
 
-def is_told(line: str) -> bool:
-    """Whether a line says something that rigbench knows of: these are what a capture keeps."""
-    found = parse(line)
-    return found is not None and _matched(found.message) is not None
-
-
 class Reader:
     """Reads lines as they come. One that may be followed by a better one about the same error waits for the next."""
 
     def __init__(self, labels: Mapping[str, str] | None = None, booted: float | None = None) -> None:
         self.labels, self._booted = labels or {}, booted
         self._waiting: KernelEvent | None = None
-        self._lost: dict[str, float] = {}  # when a card was said to have fallen off the bus
+        self._told: dict[tuple[str, str], KernelEvent] = {}
 
     def read(self, lines: Iterable[str]) -> Iterator[KernelEvent]:
         for text in lines:
@@ -183,11 +182,11 @@ class Reader:
                 continue
             event = self._event(line, *match)
             waiting, self._waiting = self._waiting, None
-            if waiting is not None and not (event.code == waiting.code and _close(waiting, event)):
+            if waiting is not None and not (event.code == waiting.code and _close(waiting, event, TWIN_SECONDS)):
                 yield waiting
             if match[0] == "aer-report":
                 self._waiting = event
-            elif not self._is_known_lost(event):
+            elif not self._is_told(event):
                 yield event
 
     def rest(self) -> list[KernelEvent]:
@@ -195,14 +194,14 @@ class Reader:
         waiting, self._waiting = self._waiting, None
         return [waiting] if waiting else []
 
-    def _is_known_lost(self, event: KernelEvent) -> bool:
+    def _is_told(self, event: KernelEvent) -> bool:
         """The driver says twice that a card fell off the bus, and more often while programs ask for it."""
-        if event.code not in ("xid-79", "gpu-lost"):
+        if event.code not in AS_ONE:
             return False
-        at = 0.0 if isinstance(event.monotonic_seconds, Absent) else event.monotonic_seconds
-        before = self._lost.get(str(event.device))
-        self._lost[str(event.device)] = at
-        return before is not None and at - before <= LOST_SECONDS
+        key = "gpu-lost" if event.code == "xid-79" else event.code, str(event.device)
+        before = self._told.get(key)
+        self._told[key] = event
+        return before is not None and _close(before, event, AS_ONE[event.code])
 
     def _event(self, line: Line, code: str, match: re.Match[str]) -> KernelEvent:
         groups = match.groupdict()
@@ -320,11 +319,11 @@ def _named(more: str) -> tuple[str | None, str | None]:
     return pid[1] if pid else None, _printable(name[1].strip()) if name else None
 
 
-def _close(one: KernelEvent, other: KernelEvent) -> bool:
+def _close(one: KernelEvent, other: KernelEvent, seconds: float) -> bool:
     """Whether two lines may be about one error; where neither tells a time, they stand beside each other."""
     clocks = (one.monotonic_seconds, other.monotonic_seconds), (one.wall_seconds, other.wall_seconds)
     apart = [abs(a - b) for a, b in clocks if not isinstance(a, Absent) and not isinstance(b, Absent)]
-    return not apart or apart[0] <= TWIN_SECONDS
+    return not apart or apart[0] <= seconds
 
 
 def _printable(text: str) -> str:
@@ -344,33 +343,79 @@ def _table() -> Mapping[str, Mapping[str, _Words]]:
     return msgspec.toml.decode(text, type=dict[str, dict[str, _Words]])
 
 
-def gpu_labels(rig: Rig) -> dict[str, str]:
-    """ "GPU0" by its PCI address, and by those of the bridges above it."""
-    count = rig.nvml.gpu_count() if rig.nvml.absent is None else 0
+def labels_of(sysfs: Sysfs, places: Mapping[str, str]) -> dict[str, str]:
+    """A GPU's label by its PCI address, and by those of the bridges above it; `places` are the addresses by label."""
     labels: dict[str, list[str]] = {}
-    for index in () if isinstance(count, Absent) else range(count):
-        place = rig.nvml.reading(index, "pci_bus_id")
-        if isinstance(place, Absent):
-            continue
-        way = rig.sysfs.real_path(f"{DEVICES}/{place}")
+    for label, place in places.items():
+        way = sysfs.real_path(f"{DEVICES}/{place}")
         above = [] if isinstance(way, Absent) else [part for part in way.split("/") if re.fullmatch(BDF, part)]
-        for address in {place, *above}:
-            labels.setdefault(address, []).append(f"GPU{index}")
+        for address in dict.fromkeys((place, *above)):
+            labels.setdefault(address, []).append(label)
     return {address: ", ".join(names) for address, names in labels.items()}
+
+
+def gpu_labels(rig: Rig) -> dict[str, str]:
+    """As `labels_of`, of the GPUs that the driver lists."""
+    count = rig.nvml.gpu_count() if rig.nvml.absent is None else 0
+    indices = range(0 if isinstance(count, Absent) else count)
+    places = {f"GPU{index}": rig.nvml.reading(index, "pci_bus_id") for index in indices}
+    return labels_of(rig.sysfs, {label: place for label, place in places.items() if isinstance(place, str)})
+
+
+def so_far(rig: Rig, places: Mapping[str, str]) -> tuple[KernelEvent, ...] | Absent:
+    """What the kernel's log of a rig holds, of a live one for the last seven days; `places` as in `labels_of`."""
+    lines = rig.kernel_lines if rig.replayed else lines_so_far()
+    if isinstance(lines, Absent):
+        return lines
+    found = events(lines, booted=None if rig.replayed else booted())
+    if not rig.replayed:
+        least = time.time() - RECENT_SECONDS
+        found = [it for it in found if isinstance(it.wall_seconds, Absent) or it.wall_seconds >= least]
+    labels = labels_of(rig.sysfs, places) if found else {}
+    labelled = [msgspec.structs.replace(it, label=labels.get(str(it.device), NOT_A_GPU)) for it in found]
+    return merged(labelled)[:MOST_EVENTS]
+
+
+def booted() -> float:
+    """The time of day, in seconds since 1970, at which the monotonic clock stood at 0."""
+    return time.time() - time.monotonic()
+
+
+def recorded(rig: Rig, redaction: Redaction) -> str | None:
+    """The lines of a rig's log that say something, without what tells whose machine it is; None where none is read."""
+    lines = rig.kernel_lines if rig.replayed else lines_so_far()
+    if isinstance(lines, Absent):
+        return None
+    start = None if rig.replayed else booted()
+    kept = [line for text in lines if (line := parse(text)) and _matched(line.message)]
+    return "".join(f"{_as_recorded(line, start, redaction)}\n" for line in kept[-MOST_RECORDED:])
+
+
+def _as_recorded(line: Line, start: float | None, redaction: Redaction) -> str:
+    """`2026-11-28T22:33:30.410012+00:00 [ 5210.410012] message`, of which a part may be missing."""
+    mono, wall = line.monotonic_seconds, line.wall_seconds
+    if wall is None and mono is not None and start is not None:
+        wall = start + mono
+    day = ""
+    with contextlib.suppress(ValueError, OverflowError, OSError):
+        day = "" if wall is None else f"{datetime.fromtimestamp(wall, UTC).isoformat(timespec='microseconds')} "
+    since = "" if mono is None else f"[{mono:12.6f}] "
+    return f"{day}{since}{_printable(redaction.kernel_message(line.message))}"
 
 
 class KernelLog:
     """Follows the kernel's log: `poll` gives what is new, never waits, and costs one system call where nothing is.
 
-    `source` is a file that grows; without it /dev/kmsg, else the journal, whichever may be read. `absent` says why
-    there is none, and how to get it.
+    `source` is a file that grows; without it that of $RIGBENCH_KERNEL_LOG, /dev/kmsg or the journal, whichever may be
+    read. `absent` says why there is none, and how to get it.
     """
 
     def __init__(
         self, source: Path | None = None, labels: Mapping[str, str] | None = None, *, from_start: bool = False
     ) -> None:
         self.absent: Absent | None = None
-        self._reader = Reader(labels, None if source else time.time() - time.monotonic())
+        source = source or _elsewhere()
+        self._reader = Reader(labels, None if source else booted())
         self._path, self._kmsg, self._file, self._left = source, False, -1, b""
         self._child: subprocess.Popen[bytes] | None = None
         try:
@@ -458,6 +503,13 @@ class KernelLog:
 
 def lines_so_far() -> list[str] | Absent:
     """The kernel's log of this machine since it started, as far as it is still held."""
+    if path := _elsewhere():
+        try:
+            with path.open("rb") as log:
+                log.seek(max(0, path.stat().st_size - LONGEST_TEXT))
+                return log.read(LONGEST_TEXT).decode(errors="replace").split("\n")
+        except OSError as error:
+            return Absent(f"{ELSEWHERE}={path} cannot be read ({os.strerror(error.errno or 0)})")
     try:
         file = os.open(KMSG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -475,6 +527,12 @@ def lines_so_far() -> list[str] | Absent:
     finally:
         os.close(file)
     return lines
+
+
+def _elsewhere() -> Path | None:
+    """A file that stands for this machine's log, as a container may be given its host's."""
+    name = os.environ.get(ELSEWHERE)
+    return Path(name) if name else None
 
 
 def _journal_lines(count: int) -> list[str]:

@@ -14,6 +14,14 @@ GUID = re.compile(r"(?<![0-9a-fA-F:])[0-9a-fA-F]{4}(?::[0-9a-fA-F]{4}){3}(?![0-9
 PERSON = re.compile(r"[\w.+-]+@[\w.-]+")
 PROCESS_LIST, PROCESS_NAME = "RunningProcesses", "nvmlSystemGetProcessName"
 UNNAMED = "process"
+# Where lines of the kernel's log name processes (mm/oom_kill.c, kernel/hung_task.c, fs/ext4, NVIDIA's driver).
+PROCESSES_OF_KERNEL = (
+    (re.compile(r"\bpid='?(?P<pid>\d{1,10})'?"), "pid={pid}"),
+    (re.compile(r"\bname=(?P<name>[^,<]{1,64})"), "name={name}"),
+    (re.compile(r"\bprocess (?P<pid>\d{1,10}) \((?P<name>.{0,64}?)\)"), "process {pid} ({name})"),
+    (re.compile(r"\btask (?P<name>.{1,64}?):(?P<pid>\d{1,10})"), "task {name}:{pid}"),
+    (re.compile(r"\bcomm (?P<name>[^:]{1,64}):"), "comm {name}:"),
+)
 # The kernel's words that bear on GPUs and PCI. Any other word may hold a name, an address or a disk's identity.
 KERNEL_WORDS = re.compile(
     r"(iommu|intel_iommu|amd_iommu|iommu\.\w+|pci|pcie_aspm|pcie_ports|pcie_acs_override|pci_aspm|nvidia(?:[_-]\w+)?"
@@ -58,6 +66,18 @@ class Redaction:
         text = self._replace(GUID, "GUIDs", "0000:0000:0000:0000", text)
         text = ADDRESS.sub(lambda it: str(self._known("MAC addresses", it[0], re.sub("[^:]+", "00", it[0]))), text)
         return self._replace(self._host_name, "user and host names", "host", text) if self._host_name else text
+
+    def kernel_message(self, text: str) -> str:
+        """A line of the kernel's log, without processes' names and numbers."""
+        for pattern, words in PROCESSES_OF_KERNEL:
+            for match in reversed(list(pattern.finditer(text))):
+                text = text[: match.start()] + self._process(match.groupdict(), words) + text[match.end() :]
+        return self.text(text)
+
+    def _process(self, groups: dict[str, str], words: str) -> str:
+        if "name" in groups:
+            self._count("process names", groups["name"] != UNNAMED)
+        return words.format(pid=self._process_id(groups["pid"]) if "pid" in groups else "", name=UNNAMED)
 
     def kernel_words(self, text: str) -> str:
         words = text.split()

@@ -13,6 +13,8 @@ from rigbench.machine.recorded_tree import composed, recorded_sysfs
 from rigbench.machine.replay import ReplayedDriver
 from rigbench.machine.sysfs import Sysfs
 
+LIVE_LINES = Absent("read where they are wanted")
+KERNEL_FILE, LONGEST_KERNEL_TEXT = "kernel.txt", 8 << 20
 COMPOSED = "composed recording:"  # how the note on one begins that no machine ever gave as it is
 
 
@@ -27,6 +29,7 @@ class Rig:
     nvml: Nvml
     replayed: bool = False
     notes: tuple[str, ...] = ()
+    kernel_lines: tuple[str, ...] | Absent = LIVE_LINES  # of the kernel's log, where that is a recording's
     load: Nvml = field(default_factory=lambda: Nvml(Absent("not read under load; --load does it")))
 
     @classmethod
@@ -56,7 +59,8 @@ class Rig:
         notes = tuple(note for name, note in missing.items() if not parts[name])
         if note := composed(folder):
             notes = (f"{COMPOSED} {note.removeprefix('composed').lstrip(':, ')}", *notes)
-        return cls(recorded_sysfs(folder), nvml, replayed=True, notes=notes, load=busy)
+        lines = _lines(folder / KERNEL_FILE)
+        return cls(recorded_sysfs(folder), nvml, replayed=True, notes=notes, kernel_lines=lines, load=busy)
 
     def awake(self) -> tuple[Rig, ReplayedDriver]:
         """A recorded rig with the driver as it was under load, where that was recorded; and that driver.
@@ -69,6 +73,16 @@ class Rig:
             reason = nvml.absent.reason if nvml.absent else "its driver cannot be replayed"
             raise RigbenchError(f"the recording has no sensors ({reason})", "capture the rig again", exit_code=NOTHING)
         return replace(self, nvml=nvml), nvml.driver
+
+
+def _lines(path: Path) -> tuple[str, ...] | Absent:
+    if not path.is_file():
+        return Absent("the recording holds no kernel log")
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return tuple(file.read(LONGEST_KERNEL_TEXT).split("\n"))
+    except OSError as error:
+        raise RigbenchError(f"cannot read {path} ({error.strerror})", "check its permissions") from None
 
 
 def require_linux() -> None:

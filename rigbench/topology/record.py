@@ -6,7 +6,18 @@ from typing import Annotated
 
 from rigbench.core.options import Option
 from rigbench.core.record import Absent, Record, Telemetry
-from rigbench.machine.record import Cpu, Disk, Gpu, GpuPair, Isolation, Memory, NumaNode, PciDevice, PciPath
+from rigbench.machine.record import (
+    Cpu,
+    Disk,
+    Gpu,
+    GpuPair,
+    Isolation,
+    KernelEvent,
+    Memory,
+    NumaNode,
+    PciDevice,
+    PciPath,
+)
 
 
 class Options(Record, frozen=True):
@@ -38,6 +49,7 @@ class Topology(Record, frozen=True):
     paths: tuple[PciPath, ...]  # to GPUs, NVMe drives and network cards
     pairs: tuple[GpuPair, ...]  # every two GPUs
     warnings: tuple[str, ...] = ()
+    kernel_events: tuple[KernelEvent, ...] | Absent = Absent("not read")  # of the kernel's log, alike ones as one
     load: Telemetry | Absent = Absent("not read under load")  # of the sensors, while every card worked
 
     @property

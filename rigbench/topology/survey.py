@@ -14,7 +14,7 @@ import msgspec
 from rigbench.core import profiles
 from rigbench.core.record import Absent
 from rigbench.job import Job
-from rigbench.machine import host, links, pci, peers
+from rigbench.machine import host, kernel_log, links, pci, peers
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.record import Gpu, NumaNode, PciDevice
 from rigbench.machine.replay import ReplayedDriver
@@ -96,6 +96,9 @@ def run(rig: Rig, match_profile: MatchProfile) -> Topology:
         isolation=apart,
         paths=links.paths(tree, cards),
         pairs=peers.pairs(rig.nvml, gpus, matrix.cells, matrix.by_driver, cpu.vendor, facts),
+        kernel_events=kernel_log.so_far(
+            rig, {gpu.label: gpu.pci_bus_id for gpu in gpus if isinstance(gpu.pci_bus_id, str)}
+        ),
         warnings=(*rig.notes, *no_tree, *matrix.differences),
         seconds=time.perf_counter() - start,
     )

@@ -11,7 +11,7 @@ from rigbench.core import units
 from rigbench.core.finding import WORST_FIRST, Cost, Finding, Severity, Unchecked, cost, finding, merged, unique
 from rigbench.core.record import Absent
 from rigbench.machine.record import Gpu
-from rigbench.topology import links, ways
+from rigbench.topology import kernel, links, ways
 from rigbench.topology.record import Topology
 
 NVIDIA = "10de"
@@ -44,6 +44,7 @@ KERNEL_LOG = "sudo dmesg | grep -iE 'nvrm|xid'"
 NOT_MEASURED = "it depends on the traffic; compare copies of both kinds"
 CHIPSET_OR_POLICY, CARD_PROPERTY, NOT_OF_ONE_KIND = 1, 2, 5  # nvmlGpuP2PStatus_t
 FIRST_WITH_REBAR = (8, 0)  # compute capability of the first generation whose BAR1 can be resized, Ampere
+UNASKED = ("not read", "the recording holds no kernel log")  # nobody can do anything about that now
 GUEST = Absent("in a virtual machine such readings cannot be trusted")
 
 
@@ -334,7 +335,7 @@ def virtual_machine(topology: Topology) -> Iterator[Finding]:
 
 
 DIAGNOSES = (
-    *(on_the_bus_without_driver, lost, unreadable, memory_health),
+    *(on_the_bus_without_driver, lost, unreadable, memory_health, kernel.kernel_events),
     *(links.below_possible_width, links.below_possible_generation, links.behind_the_chipset),
     *(iommu_translates, acs_redirects, p2p_refused, rebar_off, numa),
     *(near_slowdown, throttled, power_limit, in_use),
@@ -360,7 +361,8 @@ def unchecked(topology: Topology) -> tuple[Unchecked, ...]:
 
 def _open_questions(topology: Topology) -> Iterator[tuple[str, str, Absent | None]]:
     """(what, where, why not); None where it is known."""
-    virtual, isolation = topology.is_virtual, topology.isolation
+    virtual, isolation, log = topology.is_virtual, topology.isolation, topology.kernel_events
+    yield "the kernel's log", "", log if isinstance(log, Absent) and log.reason not in UNASKED else None
     if not topology.gpus:
         absent = topology.driver_gpus
         yield "GPUs", "", absent if isinstance(absent, Absent) else Absent("there is none")
