@@ -57,20 +57,20 @@ def drawn(run: Run, width: int) -> str:
 
 
 FIRST_SCREEN = """\
-1 warning: GPU1 slows itself down at 84 °C, which costs 17 min (14 to 28) of 5.0 h (4.2 to 8.1)
+1 warning: GPU1 slows itself down at 84 °C, which costs 21 min (14 to 30) of 4.5 h (3.1 to 6.6)
 2 × NVIDIA GeForce RTX 4080 SUPER, Intel(R) Core(TM) i7-14700K, driver 595.71.05
 composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; the upper card runs hot
 (exponential, tau 95 s, settling at its 84 C target)
 
       what holds it back                   costs               do
-warn  GPU1 slows itself down at 84 °C: 58  17 min (14 to 28)   more air, or a lower power limit
-      % of the time, clock −14 %           0.026 to 0.086 EUR
+warn  GPU1 slows itself down at 84 °C: 58  21 min (14 to 30)   more air, or a lower power limit
+      % of the time, clock −14 %           0.026 to 0.093 EUR
       throttled
-note  GPU0-GPU1 without P2P: gradients go  0 to 2.4 h          nothing for GeForce cards
-      through host memory: the driver's    0 to 0.45 EUR
+note  GPU0-GPU1 without P2P: gradients go  0 to 69 min         nothing for GeForce cards
+      through host memory: the driver's    0 to 0.21 EUR
       code 1  p2p-refused
-note  GPU0, GPU1 in a slot with a slower   0 to 2.1 h          nothing, unless a faster slot is
-      link than the card's: 15.8 GB/s of   0 to 0.39 EUR       free
+note  GPU0, GPU1 in a slot with a slower   0 to 60 min         nothing, unless a faster slot is
+      link than the card's: 15.8 GB/s of   0 to 0.18 EUR       free
       31.5 GB/s  pcie-slot
 
 note  GPU0, GPU1 with persistence mode off  persistence-off

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+from collections import Counter
 from typing import Any
 
 import msgspec
 import numpy as np
 import published
+import published_fit
+import published_score
 import pytest
+import set_aside
 from recipes import recipe
 
 from rigbench.core import profiles
@@ -18,8 +23,9 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure
 from rigbench.model.shape import model_named
-from rigbench.predict import ceilings, steptime
+from rigbench.predict import ceilings, posterior, steptime
 from rigbench.predict.record import Ceilings, LinkCeiling, ProductRate, StepTime
+from rigbench.predict.terms import terms
 
 
 def rig(text: str) -> Ceilings:
@@ -39,7 +45,7 @@ def of_5m(ceilings: Ceilings) -> StepTime:
 
 @pytest.fixture(scope="module")
 def data() -> list[published.Published]:
-    return published.rows()[0]
+    return [row for row in published.rows()[0] if row.source not in set_aside.SOURCES]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +80,7 @@ def test_a_small_step_is_what_its_host_needs_to_hand_it_over() -> None:
     assert found.part("launches") > 0.5 * found.seconds.value
     assert any("host cannot keep up" in note for note in found.notes)
     large = predict("h200", compiled=False, micro_batch=64)
-    assert large.part("launches") == 0.0
+    assert large.part("launches") < 0.01 * large.seconds.value
     assert large.seconds.high / large.seconds.low < found.seconds.high / found.seconds.low
 
 
@@ -83,8 +89,8 @@ def test_each_choice_moves_the_seconds_where_it_should() -> None:
     assert plain.part("recomputation") == 0.0
     assert 0.15 < checkpointed.part("recomputation") / plain.seconds.value < 0.35
     four, once = predict(accumulation=4), predict(accumulation=1)
-    assert four.part("optimizer") == once.part("optimizer")
-    assert four.part("matmul") == pytest.approx(4 * once.part("matmul"), rel=1e-12)
+    assert four.part("optimizer") == pytest.approx(once.part("optimizer"), rel=0.01)  # under a power limit
+    assert four.part("matmul") == pytest.approx(4 * once.part("matmul"), rel=0.01)
     assert predict(optimizer="adamw8bit").part("optimizer") < once.part("optimizer")
     assert predict(compiled=False).part("memory traffic") > once.part("memory traffic")
     assert predict(precision="fp32").part("matmul") > 1.5 * once.part("matmul")
@@ -93,9 +99,10 @@ def test_each_choice_moves_the_seconds_where_it_should() -> None:
 def test_ddp_costs_its_all_reduce_once_a_step_and_fsdp_in_every_micro_batch() -> None:
     pair = {"card": "2xrtx-4080", "ranks": 2}
     once, four = (predict(strategy="ddp", accumulation=n, **pair).part("communication exposed") for n in (1, 4))
-    assert once == four > 0
+    assert once == pytest.approx(four, rel=0.01)
+    assert once > 0
     once, four = (predict(strategy="fsdp2", accumulation=n, **pair).part("communication exposed") for n in (1, 4))
-    assert four == pytest.approx(4 * once)
+    assert four == pytest.approx(4 * once, rel=0.01)
     alone = predict()
     both = predict(strategy="ddp", **pair)
     assert alone.tokens_per_s.value < both.tokens_per_s.value < 2 * alone.tokens_per_s.value
@@ -182,38 +189,79 @@ print({name for name in ("torch", "numpy") if name in sys.modules})
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
-def test_the_shipped_constants_are_those_that_the_published_rows_give(data: list[published.Published]) -> None:
-    fitted = np.exp(published.fit(data)[:-1])
-    assert tuple(steptime.PUBLISHED) == pytest.approx(tuple(fitted), rel=2e-3)
-    assert len({row.source for row in data}) == steptime.LEFT_OUT_SOURCES
+def test_the_shipped_posterior_is_what_the_published_rows_give(data: list[published.Published]) -> None:
+    fitted, shipped = published_fit.fit(data).its, posterior.fitted()
+    assert shipped.constants == pytest.approx(fitted.constants, abs=2e-3)
+    assert shipped.levels == pytest.approx(fitted.levels, abs=2e-3)
+    assert shipped.cards == pytest.approx(fitted.cards, abs=2e-3)
+    assert (shipped.rows, shipped.sources, shipped.spreads) == (fitted.rows, fitted.sources, fitted.spreads)
 
 
 @pytest.mark.parametrize("card", ["rtx-a5000", "a100-sxm4-80gb", "l40s"])
 def test_a_card_that_was_left_out_is_predicted_inside_of_the_interval(
     card: str, data: list[published.Published]
 ) -> None:
-    theta = published.fit([row for row in data if row.card != card])
-    own = [row for row in data if row.card == card]
-    errors = published.residuals(theta, own)
-    low, high = steptime.LEFT_OUT
-    assert np.average((errors >= low) & (errors <= high)) >= 0.8
-    assert abs(np.median(errors)) < 0.12
+    its = published_fit.fit([row for row in data if row.case.card != card])
+    own = published_score.asked(its, [row for row in data if row.case.card == card])
+    nothing = [it for it in own if it.known == "nothing"]
+    assert np.mean([abs(it.error) <= it.half_width for it in nothing]) >= 0.8
 
 
-def test_every_row_that_is_not_used_has_a_reason(data: list[published.Published]) -> None:
+def test_every_row_that_is_not_used_has_a_reason() -> None:
     found, why = published.rows()
-    assert len(found) + sum(why.values()) == sum(1 for _ in published.FILE.open()) - 1
-    assert sorted(why) == [
-        "fp8, which rigbench does not train in",
-        "no decoder",
-        "no profile of the card",
-        "no speed or no shape",
-    ]
+    lines = sum(len(published.read(table)) for table in published.TABLES) + len(published.sweep())
+    assert len(found) + sum(why.values()) == lines
+    assert sorted(why) == ["no decoder", "no profile of the card", "no speed or no shape", "tensor parallel"]
+
+
+def test_the_sources_set_aside_are_those_that_were_drawn() -> None:
+    found, _ = published.rows()
+    rows = Counter(row.source for row in found)
+    assert {name for name in rows if set_aside.drawn(name) and rows[name] <= set_aside.MOST_ROWS} == {
+        *set_aside.SOURCES
+    }
 
 
 def test_an_interval_says_how_it_was_made() -> None:
-    found = predict().seconds
+    found, its = predict().seconds, posterior.fitted()
     assert found.level == 0.9
-    assert found.method == "constants fitted on published runs: ln(measured/predicted) from -0.18 to +0.49"
+    assert found.method.startswith(f"posterior of {its.rows} published runs of {its.sources} sources, compiled code: ")
     assert isinstance(found, Estimate)
-    assert json.loads(msgspec.json.encode(found))["n"] == 14
+    assert json.loads(msgspec.json.encode(found))["n"] == its.sources
+
+
+def test_a_run_that_is_known_moves_the_middle_to_it_and_narrows_the_interval() -> None:
+    """Most where it is of the same card and recipe, and little from another card."""
+    card, model, its = rig("rtx-4090"), model_named("120M"), recipe(micro_batch=16, compiled=True)
+    plain = steptime.predict(model, its, card)
+    own = posterior.case(model, its, card, terms(model, its, card))
+    half = posterior.Known("half as fast", own, math.log(2 * plain.seconds.value))
+    told = steptime.predict(model, its, card, posterior.Told(known=(half,)))
+    assert told.seconds.value > 1.8 * plain.seconds.value
+    assert half_width(told) < 0.4 * half_width(plain)
+    assert isinstance(plain.half_width_with_a_run, float)
+    assert half_width(told) <= plain.half_width_with_a_run < 0.5 * half_width(plain)
+    elsewhere = steptime.predict(model, its, rig("rtx-3090"), posterior.Told(known=(half,)))
+    assert half_width(elsewhere) > 0.75 * half_width(plain)
+    assert told.known == ("half as fast",)
+
+
+def test_attention_by_hand_is_slower_and_its_interval_is_its_own() -> None:
+    plain, naive = predict(), predict(attention="naive")
+    assert naive.seconds.value > 1.5 * plain.seconds.value
+    assert naive.code == "by hand"
+
+
+def test_a_program_written_in_cuda_is_faster_and_another_name_changes_little() -> None:
+    card, model, its = rig("rtx-4090"), model_named("120M"), recipe(micro_batch=16, compiled=True)
+    plain, named, cuda = (
+        steptime.predict(model, its, card, posterior.Told(program=name)) for name in ("", "nanogpt", "llm.c")
+    )
+    assert abs(named.seconds.value / plain.seconds.value - 1) < 0.05
+    assert half_width(named) > 0.9 * half_width(plain)
+    assert cuda.seconds.value < plain.seconds.value
+    assert cuda.code == "hand-written CUDA"
+
+
+def half_width(found: StepTime) -> float:
+    return math.log(found.seconds.high / found.seconds.value)

@@ -226,7 +226,7 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
         rent=rent(rig.gpu),
         purchase=_purchase(gpu, rig.count),
         notes=tuple(it if len(of) == len(steps) else f"{', '.join(of)}: {it}" for it, of in notes.items()),
-        next_slice=_next(request, steps, calibrate.calibrate([], [])),
+        next_slice=_one_run(request, steps),
         decides=(*_link_words(limits, largest), _micro_batch_words(largest)),
     )
     return machine, tuple(map(_of_step, steps))
@@ -355,6 +355,17 @@ def _next(request: Request, steps: Sequence[StepTime], correction: Correction) -
     now, then = suggestion.half_width_now, suggestion.half_width_then
     basis = "the step's model and what its slices have corrected so far"
     return NextSlice(_command(request, best.model, best.recipe), target.model.name, now, then, basis)
+
+
+def _one_run(request: Request, steps: Sequence[StepTime]) -> NextSlice:
+    """One known run of the largest model on that card, which most hours go to."""
+    its = max(steps, key=lambda step: step.model.flop_per_token)
+    then: float | Absent = its.half_width_with_a_run
+    if isinstance(then, float):
+        then = math.sinh(then)
+    now = math.sinh(math.log(its.seconds.high / its.seconds.low) / 2)
+    basis = "the posterior of published runs, with one run of nearly this on that card"
+    return NextSlice(_command(request, its.model, its.recipe), its.model.name, now, then, basis)
 
 
 def _widest(request: Request, chosen: Chosen, forecasts: Sequence[Forecast]) -> NextSlice:

@@ -13,11 +13,13 @@ from rigbench.core.record import Absent, Record
 from rigbench.model.record import Model
 
 Optimizer = Literal["adamw", "adamw-foreach", "adamw8bit", "paged-adamw8bit"]
-Precision = Literal["bf16", "bf16-pure", "fp16", "fp32", "tf32"]
+Precision = Literal["bf16", "bf16-pure", "fp16", "fp32", "tf32", "fp8"]
 Strategy = Literal["single", "ddp", "fsdp2", "fsdp2-offload", "data-parallel", "accelerate"]
+Attention = Literal["fused", "naive"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 SEVERAL_GPUS: tuple[Strategy, ...] = ("ddp", "fsdp2", "data-parallel", "accelerate")  # where GPUs train
 LOSS_CHUNKS = 8  # of the chunked loss, unless a number is given
 MOST_CHUNKS, MOST_BLOCKS, MOST_ACCUMULATION = 1 << 10, 1 << 12, 1 << 16
@@ -28,13 +30,15 @@ class Recipe(Record, frozen=True, kw_only=True):
 
     optimizer: Optimizer = "adamw"
     checkpoint_every: int = 0  # 0: no block is recomputed, 1: all, k: every k-th
-    precision: Precision | Literal["auto"] = "auto"  # bf16, fp16: autocast, weights in fp32; bf16-pure: none is
+    precision: Precision | Literal["auto"] = "auto"  # bf16, fp16: autocast, weights in fp32; bf16-pure: none is;
+    # fp8: the blocks' products, the rest as bf16; predicted only
     compiled: bool = False
     loss_chunks: int = 1  # into how many parts the sequence goes for head and loss
     strategy: Strategy = "single"
     ranks: int = 1  # that train together, each with `micro_batch` sequences
     accumulation: int = 1  # micro-batches a step
     micro_batch: int = 0  # sequences at once; 0: the device's default, still to be chosen
+    attention: Attention = "fused"  # naive: written out, its scores in memory; predicted only
 
     @property
     def replicated(self) -> bool:
@@ -71,6 +75,7 @@ class Recipe(Record, frozen=True, kw_only=True):
             "loss_chunks": f"loss in {self.loss_chunks} chunks" if self.loss_chunks > 1 else "plain loss",
             "strategy": f"{self.strategy}{ranks}",
             "accumulation": f"accumulation {self.accumulation}",
+            "attention": "fused attention" if self.attention == "fused" else "attention by hand",
         }
 
     @property
@@ -137,6 +142,10 @@ class RecipeOptions(Record, frozen=True, kw_only=True):
     strategy: Annotated[Strategy | Absent, Option(one_of(*STRATEGIES), f"{', '.join(STRATEGIES)}.", "NAME")] = NOT_GIVEN
     accumulation: Annotated[
         int | Absent, Option(whole(1, MOST_ACCUMULATION), "Micro-batches a step. Default: 1.", "N")
+    ] = NOT_GIVEN
+    attention: Annotated[
+        Attention | Absent,
+        Option(one_of(*ATTENTIONS), "fused, or naive: written by hand, T × T scores in memory (predicted).", "NAME"),
     ] = NOT_GIVEN
 
     @property

@@ -45,6 +45,8 @@ class Shape(Record, frozen=True):
     sequence: int
     tied_head: bool
     biases: bool
+    window: int = 0  # tokens that a layer with a sliding window sees, 0: all
+    windowed_layers: int = 0  # how many layers have it
 
 
 class Model(Record, frozen=True):

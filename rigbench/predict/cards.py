@@ -170,10 +170,13 @@ def communication(count: int) -> Figure:
     return Figure(middle, "predicted", basis, low, high)
 
 
-def _workspace(compute_capability: str | Absent) -> int:
-    if isinstance(compute_capability, Absent):
-        return WORKSPACE_BYTES
+def capability(compute_capability: str | Absent) -> float:
+    """As a number; 0 where it is not known, and of other makers' names, as AMD's gfx942."""
     try:
-        return WORKSPACE_HOPPER_BYTES if float(compute_capability) >= HOPPER else WORKSPACE_BYTES
-    except ValueError:  # AMD's gfx names
-        return WORKSPACE_BYTES
+        return 0.0 if isinstance(compute_capability, Absent) else float(compute_capability)
+    except ValueError:
+        return 0.0
+
+
+def _workspace(compute_capability: str | Absent) -> int:
+    return WORKSPACE_HOPPER_BYTES if capability(compute_capability) >= HOPPER else WORKSPACE_BYTES

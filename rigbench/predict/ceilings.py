@@ -16,10 +16,11 @@ from rigbench.document import Run
 from rigbench.machine.cuda_map import peak_of
 from rigbench.machine.record import Gpu
 from rigbench.matmul.record import Matmul
+from rigbench.predict import cards
 from rigbench.predict.record import Ceilings, LinkCeiling, ProductRate
 from rigbench.topology.record import Topology
 
-DTYPES = ("bf16", "fp16", "tf32", "fp32")
+DTYPES = ("bf16", "fp16", "tf32", "fp32", "fp8")
 # Host seconds for one kernel of eager code, Python, autograd and autocast included, on a desktop's processor: published
 # GPT-2 124M loops at micro-batch 1 need 1 to 5 ms a layer for the 65 kernels of its two passes. Assumed, not fitted.
 LAUNCH_SECONDS = (25e-6, 12e-6, 50e-6)
@@ -64,6 +65,8 @@ def of_gpu(gpu: GpuProfile, name: str, count: int) -> Ceilings | Absent:
         else Figure(clock.value * feed, "datasheet", f"{feed} multiprocessors at boost"),
         link=_link(gpu, count) if count > 1 else Absent("one card"),
         data_tokens_per_s=NO_LOADER,
+        gpu=gpu.id,
+        compute_capability=cards.capability(gpu.compute_capability),
         rests_on=(f"profile {gpu.id}",),
     )
 
@@ -132,6 +135,8 @@ def from_runs(runs: Sequence[Run], gpus: Sequence[Gpu] = ()) -> Ceilings | Absen
         tdp_watts=card.tdp_watts if card else NO_PROFILE,
         feed_hertz=card.feed_hertz if card else NO_PROFILE,
         link=link,
+        gpu=card.gpu if card else "",
+        compute_capability=card.compute_capability if card else 0.0,
         data_tokens_per_s=_figure(sweep.knee.tokens_per_s, f"loader with as many workers as it needs, run {loader_run}")
         if sweep
         else NO_LOADER,

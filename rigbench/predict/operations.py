@@ -25,6 +25,9 @@ ROPE_SHARE = {"gpt2": 0.0, "neox": 0.25, "llama": 1.0}  # as model/gpt.py has it
 # has two moments of a byte and a scale per 256. Clipping reads the gradients, then scales them.
 FUSED_PASSES, FOREACH_PASSES, CLIP_PASSES = 7, 20, 3
 STATES_8BIT_BYTES = 4 * (1 + FP32 / 256)
+# Attention by hand: one pass over its scores in fp32; how many passes a step makes is one of steptime's constants. The
+# kernels are scale, mask, softmax, dropout and casts, forward and backward.
+SCORES, SCORE_BYTES, SCORE_KERNELS = "scores", 4, 12
 FOREACH_KERNELS, CLIP_KERNELS, TENSORS_A_KERNEL = 8, 4, 48
 
 
@@ -82,7 +85,7 @@ class Sizes(NamedTuple):
 def sizes(shape: Shape, recipe: Recipe) -> Sizes:
     head = shape.width // shape.heads
     return Sizes(
-        act=2 if recipe.precision in ("bf16", "fp16", "bf16-pure") else 4,
+        act=4 if recipe.precision in ("fp32", "tf32") else 2,
         res=recipe.weight_bytes,
         weight=recipe.weight_bytes,
         R=recipe.micro_batch * shape.sequence,
@@ -104,7 +107,11 @@ def micro_step(shape: Shape, recipe: Recipe, first: bool = True) -> tuple[Operat
     """
     s, layers, compiled = sizes(shape, recipe), shape.layers, recipe.compiled
     work = _products(shape, recipe, s)
-    work += [_attention(shape, s, forward=True), _attention(shape, s, forward=False)]
+    attention = _attention if recipe.attention == "fused" else _attention_by_hand
+    work += [attention(shape, s, forward=True), attention(shape, s, forward=False)]
+    if recipe.attention == "naive":
+        size = SCORE_BYTES * recipe.micro_batch * shape.heads * shape.sequence**2
+        work.append(Operation("attention", SCORES, layers, 0, size, SCORE_KERNELS))
     block = _fused_block(s) if compiled else _eager_block(shape, s)
     work += [Operation("memory traffic", it.name, layers, 0, it.bytes, it.kernels) for it in block]
     work += _outside(shape, s, compiled)
@@ -153,7 +160,7 @@ def _attention(shape: Shape, s: Sizes, forward: bool) -> Operation:
 
     Forward multiplies twice. Backward five times, since the scores are computed again (Dao 2022, arXiv 2205.14135).
     """
-    scores = 2.0 * s.R * shape.sequence * s.d / 2
+    scores = 2.0 * s.R * shape.sequence * s.d / 2 * seen_share(shape)
     inputs = s.R * s.act * (s.d + 2 * s.kv)
     sums = FP32 * s.R * shape.heads
     if forward:
@@ -161,6 +168,20 @@ def _attention(shape: Shape, s: Sizes, forward: bool) -> Operation:
         return Operation("attention", "attention, forward", shape.layers, 2 * scores, size, 1)
     size = 2 * inputs + 2 * s.R * s.act * s.d + sums
     return Operation("attention", "attention, backward", shape.layers, 5 * scores, size, 1)
+
+
+def seen_share(shape: Shape) -> float:
+    """Of the causal half of all scores, with sliding windows in some layers."""
+    reach = min(1.0, shape.window / shape.sequence) if shape.window else 1.0
+    return 1 - shape.windowed_layers / shape.layers * (1 - reach * (2 - reach))
+
+
+def _attention_by_hand(shape: Shape, s: Sizes, forward: bool) -> Operation:
+    """Plain products, which do the masked half as well; nothing is computed twice."""
+    fused = _attention(shape, s, forward)
+    products = 2 if forward else 4
+    flop = products * 2.0 * s.R * shape.sequence * s.d
+    return fused._replace(flop=flop, m=s.R, n=shape.sequence, k=shape.width // shape.heads)
 
 
 def _eager_block(shape: Shape, s: Sizes) -> list[Pointwise]:

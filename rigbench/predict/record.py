@@ -198,6 +198,8 @@ class Ceilings(Record, frozen=True, kw_only=True):
     feed_hertz: Figure | Absent  # all multiprocessors' clocks together
     link: LinkCeiling | Absent
     data_tokens_per_s: Figure | Absent  # the loader's rate
+    gpu: str = ""  # the profile's id, "" where there is none
+    compute_capability: float = 0.0  # 0: not known, as another maker's
     products: tuple[ProductRate, ...] = ()  # shapes that were measured
     rests_on: tuple[str, ...] = ()  # runs or profiles
 
@@ -223,6 +225,10 @@ class StepTime(Record, frozen=True, kw_only=True):
     tokens_per_s: Estimate
     basis: str
     notes: tuple[str, ...] = ()  # what was assumed, and where this lies outside of what the constants rest on
+    code: str = ""  # the kind of code that the level and the interval are of
+    program: str = ""  # as it was named
+    known: tuple[str, ...] = ()  # the runs that were told, in words
+    half_width_with_a_run: float | Absent = Absent("not asked")  # of the interval, if one run of this were known
 
     def part(self, name: PartName) -> float:
         """Seconds of that part, 0 where the step has none."""
