@@ -32,6 +32,8 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     started_at: str
     command: str
     ended: tuple[str, ...] = ()  # stages of a whole run, so that one that was killed can go on after them
+    label: str = ""  # a name of its owner's for runs that belong together, as "before" and "after"
+    host: str = ""  # its name, only where a run was one of several machines' that must be told apart
     look: bool = False  # nothing was measured: facts, a recorded rig, or other hardware
     status: str  # "running" while probes are under way, so a file found so was cut short
     rig: RigId

@@ -17,20 +17,21 @@ from typing import Any
 
 import msgspec
 
-from rigbench import __version__
+from rigbench import __version__, tables
 from rigbench.backtest.record import Backtest
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Progress
-from rigbench.core.record import Absent, Record
+from rigbench.core.record import Record
 from rigbench.document import SCHEMA, Run
-from rigbench.machine.record import RigId
+from rigbench.tables import Measured, Row
 from rigbench.train.record import Slice, StoredSlice
 
 WAIT_SECONDS = 2.0  # for another rigbench that writes the index
 MANY, SECONDS_A_RUN = 500, 0.001  # from how many on it is told how far reading is, and about what one takes
 KEEP_EVERY = 500  # runs read anew, so that an interrupted rebuild goes on where it stopped
-COLUMNS = "name TEXT PRIMARY KEY, size INTEGER, changed INTEGER, rig TEXT, slices INTEGER, entry BLOB, unread TEXT"
+COLUMNS = "name TEXT PRIMARY KEY, size INTEGER, changed INTEGER, rig TEXT, slices INTEGER, entry BLOB, "
+COLUMNS += "measured BLOB, unread TEXT"
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -66,7 +67,7 @@ def entry_of(run: Run) -> Entry:
         command=run.command,
         status=run.status,
         rig=run.rig.fingerprint,
-        machine=machine(run.rig),
+        machine=tables.machine(run.rig),
         look=run.look,
         torch=str(run.software.torch),
         rooms=tuple(rooms),
@@ -74,15 +75,6 @@ def entry_of(run: Run) -> Entry:
         slices=slices,
         backtest=backtest,
     )
-
-
-def machine(rig: RigId) -> str:
-    """ "2 × RTX 4080 SUPER", "AMD EPYC": what a run was on, in a few words."""
-    cards = [name.removeprefix("NVIDIA ").removeprefix("GeForce ") for name in rig.gpu_names if isinstance(name, str)]
-    if cards:
-        counts = {name: cards.count(name) for name in cards}
-        return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts.items())
-    return "a computer" if isinstance(rig.cpu_model, Absent) else rig.cpu_model
 
 
 def _headlines(name: str, room: tuple[Record, ...]) -> Iterator[tuple[str, Estimate]]:
@@ -121,6 +113,14 @@ class Index:
         for (entry,) in rows:
             yield msgspec.json.decode(entry, type=Entry)
 
+    def measured(self, rig: str | None = None) -> Iterator[Measured]:
+        """Every readable run's headlines, newest first; of one rig where it is named. No run's file is opened."""
+        where, values = ("AND rig = ?", (rig,)) if rig else ("", ())
+        rows = self._database.execute(f"SELECT measured FROM runs WHERE unread = '' {where} ORDER BY name DESC", values)
+        decoder = msgspec.json.Decoder(Measured)
+        for (numbers,) in rows:
+            yield decoder.decode(numbers)
+
     def slices_of_other_rigs(self, rig: str) -> int:
         query = "SELECT coalesce(sum(slices), 0) FROM runs WHERE rig <> ?"
         return int(self._database.execute(query, (rig,)).fetchone()[0])
@@ -147,12 +147,12 @@ class Index:
                 run, unread = read(runs / name), ""
             except RigbenchError as error:
                 run, unread = None, error.what_happened
-            row: tuple[object, ...] = ("", 0, b"")
+            row: tuple[object, ...] = ("", 0, b"", b"")
             if run:
-                entry = entry_of(run)
-                row = run.rig.fingerprint, len(entry.slices), msgspec.json.encode(entry)
+                entry, numbers = entry_of(run), tables.measured(run)
+                row = run.rig.fingerprint, len(entry.slices), msgspec.json.encode(entry), msgspec.json.encode(numbers)
             self._database.execute(
-                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", (name, *files[name], *row, unread)
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (name, *files[name], *row, unread)
             )
             if number % KEEP_EVERY == KEEP_EVERY - 1:
                 self._database.commit()
@@ -174,7 +174,9 @@ def _open(path: Path) -> sqlite3.Connection:
                 database.execute(f"CREATE TABLE runs ({COLUMNS})")
                 database.execute(f"PRAGMA user_version = {VERSION}")
                 database.commit()
-            database.execute("SELECT name, size, changed, rig, slices, entry, unread FROM runs LIMIT 1").fetchall()
+            database.execute(
+                "SELECT name, size, changed, rig, slices, entry, measured, unread FROM runs LIMIT 1"
+            ).fetchall()
             return database
         except sqlite3.OperationalError:  # no permission, no space, a lock that stays
             continue
@@ -186,8 +188,8 @@ def _open(path: Path) -> sqlite3.Connection:
 
 def _version() -> int:
     """Changes with whatever an entry is made of."""
-    parts: list[Any] = [__version__, SCHEMA, COLUMNS]
-    parts += [record.__struct_fields__ for record in (Entry, StoredSlice, Slice, Backtest, Estimate)]
+    parts: list[Any] = [__version__, SCHEMA, COLUMNS, tables.METHOD]
+    parts += [record.__struct_fields__ for record in (Entry, StoredSlice, Slice, Backtest, Estimate, Measured, Row)]
     return zlib.crc32(repr(parts).encode()) & 0x7FFFFFFF
 
 

@@ -21,6 +21,7 @@ PLACES = {
     ("gpubeside", "others"): (PROCESSES, UNNAMED),
     ("kernelevent", "process"): (PROCESSES, UNNAMED),
     ("rankhost", "name"): (PEOPLE, "host"),
+    ("run", "host"): (PEOPLE, "host"),
     ("exchange", "hosts"): (PEOPLE, "host"),
     ("loadeddata", "name"): (FILES, "data"),
     ("loadeddata", "tokenizer"): (FILES, "tokenizer"),

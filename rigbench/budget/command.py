@@ -85,25 +85,17 @@ def run(
     Of several rigs those that have no answer are kept with their reason. Where this rig's stored slices do not answer,
     `slices_first` are run.
     """
-    from rigbench.budget import forecast, rates
-    from rigbench.budget.plan import assemble
     from rigbench.budget.training import train_slices
-    from rigbench.predict.capacity import predictor_of
-    from rigbench.store import now
 
     answers: list[Budget] = []
     refused: list[Refused] = []
     for rig in rigs or (THIS_RIG,):
         try:
             if isinstance(rig, Absent):
-                answers.append(_here(job, request, device))
+                answers.append(here(job, request, device))
                 continue
             job.progress.stage(f"budget on {rig.name}", 5)
-            machine, forecasts = forecast.elsewhere(predictor_of(job), request, rig)
-            if tests := rates.backtests(job.earlier, rig.name):
-                history = rates.coverage(tests)
-                forecasts = tuple(it._replace(rate=rates.corrected(it.rate, history)) for it in forecasts)
-            answers.append(assemble(request, machine, forecasts, now()))
+            answers.append(elsewhere(job, request, rig))
         except RigbenchError as error:
             if len(rigs) > 1:
                 refused.append(Refused(rig.reason if isinstance(rig, Absent) else rig.name, str(error)))
@@ -117,7 +109,7 @@ def run(
                 if job.has_no_answer:
                     job.keep(budget=Skipped("budget", BUSY))
                     return
-                answers.append(_here(job, request, device))
+                answers.append(here(job, request, device))
             else:
                 raise
     if not answers:
@@ -153,7 +145,21 @@ def _all_disturbed(job: Job, request: Request, device: str | None, why: Rigbench
     return assemble(request, machine._replace(left_out=(told,)), forecasts, now())
 
 
-def _here(job: Job, request: Request, device: str | None) -> Budget:
+def elsewhere(job: Job, request: Request, rig: RigProfile) -> Budget:
+    """Predicted, and corrected by what back-tests on that rig said."""
+    from rigbench.budget import forecast, rates
+    from rigbench.budget.plan import assemble
+    from rigbench.predict.capacity import predictor_of
+    from rigbench.store import now
+
+    machine, forecasts = forecast.elsewhere(predictor_of(job), request, rig)
+    if tests := rates.backtests(job.earlier, rig.name):
+        history = rates.coverage(tests)
+        forecasts = tuple(it._replace(rate=rates.corrected(it.rate, history)) for it in forecasts)
+    return assemble(request, machine, forecasts, now())
+
+
+def here(job: Job, request: Request, device: str | None) -> Budget:
     """From this run's own slices and those of earlier runs of this rig; of one kind of device where it was named."""
     from rigbench.budget import forecast, rates, training
     from rigbench.budget.plan import assemble

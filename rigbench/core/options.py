@@ -47,6 +47,17 @@ class Option(NamedTuple):
 
 
 TEXT = Reader(lambda text, option: text)
+LONGEST_LABEL = 40
+
+
+def _label(text: str, option: str) -> str:
+    label = text.strip()
+    if not label or len(label) > LONGEST_LABEL or not label.isprintable() or set(label) & set(",/"):
+        raise RigbenchError(f"{option} {text[:50]!r} is no label", "give a short word, like before or 250W")
+    return label
+
+
+LABEL = Reader(_label)
 
 
 def whole(low: int, high: int) -> Reader:

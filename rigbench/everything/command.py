@@ -46,6 +46,8 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
         job.cards(common.device)  # a device that is not there is refused before anything is measured
         if options.resume:
             _resume(job)
+        if isinstance(options.label, str):
+            job.run = msgspec.structs.replace(job.run, label=options.label)
         last = Stage("budget", answer, 2.0)
         job.progress = Overall(job.progress, [(stage.room, stage.seconds) for stage in (*stages, last)])
         measure(job, stages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from rigbench.budget.record import FLOP, HOURS
-from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader
+from rigbench.core.options import LABEL, NOT_GIVEN, TEXT, Option, Reader
 from rigbench.core.record import Absent, Record
 
 STAGES = Reader(lambda text, option: tuple(word.strip() for word in text.split(",") if word.strip()))
@@ -24,3 +24,4 @@ class Options(Record, frozen=True, kw_only=True):
     only: Annotated[tuple[str, ...], Option(STAGES, "These stages alone, as matmul,slices.", "A,B")] = ()
     skip: Annotated[tuple[str, ...], Option(STAGES, "Not these stages.", "A,B")] = ()
     resume: Annotated[bool, Option(None, "Go on with the newest run that was killed or interrupted.")] = False
+    label: Annotated[str | Absent, Option(LABEL, "Keep it under a label, for `rigbench compare`.", "NAME")] = NOT_GIVEN

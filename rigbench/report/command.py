@@ -13,6 +13,7 @@ from rigbench.core.record import Absent
 from rigbench.report.record import Options
 
 if TYPE_CHECKING:
+    from rigbench.document import Run
     from rigbench.index import Index
     from rigbench.store import Store
 
@@ -35,6 +36,8 @@ def report(
     rigbench report                  the newest
     rigbench report RUN matmul       one probe of it, whole
     rigbench report --list           which there are
+    rigbench report RUN RUN RUN --label before      for `rigbench compare before after`
+    rigbench report RUN --format md  for an issue; also csv, openmetrics, pytest-benchmark
     rigbench report --prune 90d      forget those that are older
     """
     from rigbench import store
@@ -43,11 +46,14 @@ def report(
 
     home, names = common.store(), runs or []
     actions = {"--list": options.every, "--delete": options.delete, "--prune": not isinstance(options.prune, Absent)}
+    actions["--label"] = not isinstance(options.label, Absent)
     chosen = [name for name, given in actions.items() if given]
     if len(chosen) > 1:
         raise RigbenchError(f"{chosen[0]} and {chosen[1]} exclude each other", "do one after the other")
     if options.delete:
         return _delete(home, names, common)
+    if isinstance(options.label, str):
+        return _label(home, names, options.label, common)
     if chosen and names:
         raise RigbenchError(f"{chosen[0]} takes no run", "leave it out")
     if not isinstance(options.prune, Absent):
@@ -60,8 +66,39 @@ def report(
     if len(names) == 2:
         common.verbose = True
         stored = render.one_room(stored, names[1])
+    if not all(isinstance(it, Absent) for it in (options.format, options.tensorboard, options.wandb)):
+        return _export(stored, options, common)
+    if options.no_redact:
+        raise RigbenchError("--no-redact is of what leaves this machine", "the screen and --json hide nothing anyway")
     common.show(stored, render.show)
     return NOTHING if stored.disturbed() and not common.keep_disturbed else FINE
+
+
+def _export(run: Run, options: Options, common: Common) -> int:
+    """In the forms that were asked for, redacted as a capture is."""
+    import getpass
+    import socket
+
+    from rigbench.core.errors import FINE, RigbenchError
+    from rigbench.redacted import redacted
+    from rigbench.report import exports, trackers
+
+    if common.json:
+        raise RigbenchError("--json prints the run's document, not another form", "leave it or the form out")
+    if options.no_redact:
+        say("not redacted: GPU UUIDs, host, user and process names, process ids, paths and addresses are in it")
+    else:
+        public = redacted(run, socket.gethostname(), getpass.getuser())
+        run = public.run
+        if not common.quiet:
+            say(f"redacted: {public.words or 'nothing was there to redact'}; --no-redact leaves it in")
+    if isinstance(options.tensorboard, str):
+        say(f"TensorBoard's events are in {trackers.tensorboard(run, Path(options.tensorboard))}")
+    if isinstance(options.wandb, str):
+        say(f"`wandb sync {trackers.wandb(run, Path(options.wandb))}` sends the run")
+    if isinstance(options.format, str):
+        sys.stdout.write(exports.FORMATS[options.format](run))
+    return FINE
 
 
 def _entries(home: Store, common: Common) -> Index:
@@ -97,6 +134,26 @@ def _list(home: Store, looks: bool, common: Common) -> int:
         say(f"{hidden} more that measured nothing (topology, doctor, --replay, --on); --all lists them")
     for line in index.unreadable():
         say(f"not used: {line}")
+    return FINE
+
+
+def _label(home: Store, names: list[str], label: str, common: Common) -> int:
+    """All of them or none: each is read before the first is written."""
+    import msgspec
+
+    from rigbench.core.errors import FINE, RigbenchError
+    from rigbench.store import read
+
+    if not names:
+        raise RigbenchError("--label names no run", "`rigbench report --list` shows them")
+    paths = [home.find(name) for name in names]
+    for path in paths:
+        if path.parent != home.runs:
+            raise RigbenchError(f"{path} is not a run of this home", f"name one of {home.runs}")
+    for path, run in [(path, read(path)) for path in dict.fromkeys(paths)]:
+        home.save(msgspec.structs.replace(run, label=label))
+        if not common.quiet:
+            say(f"{path.stem} is now labelled {label}")
     return FINE
 
 

@@ -16,7 +16,7 @@ from rigbench.core.record import Absent, Skipped
 from rigbench.core.screen import Headline, Mark, grid, headline, marked, printable
 from rigbench.doctor.screen import held_back
 from rigbench.document import Run
-from rigbench.index import machine
+from rigbench.tables import machine
 from rigbench.train.record import AnySlice
 
 MOST_HELD_BACK = 4

@@ -5,26 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from rigbench.core import units
-from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.finding import Severity
-from rigbench.core.options import Option, Reader, number
+from rigbench.core.options import LABEL, Option, Reader, number
 from rigbench.core.record import Absent, Device, Figure, Record, Telemetry
 from rigbench.matmul.record import MatmulCheck, MatmulPhase
 
 METHOD = 1
-LONGEST_LABEL = 40
 
 HeatEndedBy = Literal[
     "settled", "time limit", "safety stop", "interrupted", "worker died", "sensors silent", "recording ended"
 ]
-
-
-def _label(text: str, option: str) -> str:
-    label = text.strip()
-    if not label or len(label) > LONGEST_LABEL or not label.isprintable():
-        raise RigbenchError(f"{option} {text[:50]!r} is no label", "give a short word, like 250W")
-    return label
 
 
 ROOM = Reader(lambda text, option: Figure(units.parse_number(text, option, 1.0, 60.0), "declared", option))
@@ -37,7 +28,7 @@ class Options(Record, frozen=True, kw_only=True):
     label: Annotated[
         str | Absent,
         Option(
-            Reader(_label),
+            LABEL,
             "Keep it under a label, like 250W: three or more of them, at power limits that you set, "
             "show where watts stop paying.",
             "NAME",

@@ -1,0 +1,125 @@
+"""A stored run for TensorBoard and Weights & Biases: steps and sensors over time, headlines, what it was of."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rigbench import tables
+from rigbench.core.errors import RigbenchError
+from rigbench.core.files import reason
+from rigbench.core.record import Absent, SensorSeries, Telemetry
+from rigbench.document import Run
+from rigbench.report.exports import markdown
+from rigbench.train.record import AnySlice
+
+SENSORS = ("temperature_celsius", "power_watts", "sm_clock_hertz", "utilisation_share", "fan_share")
+
+
+def curves(run: Run) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+    """By name what changed over steps or over sensors' ticks: (step, value)."""
+    for place, its in enumerate(it for it in run.slices if isinstance(it, AnySlice)):
+        stem = f"slices/{place} {its.model.name}"
+        rates = [(step, its.items_per_step / took) for step, took in enumerate(its.steps.seconds) if took > 0]
+        yield f"{stem}/{its.unit}_per_s", rates
+        yield f"{stem}/step_seconds", list(enumerate(its.steps.seconds))
+        yield f"{stem}/loss", [(step, it) for step, it in enumerate(its.steps.loss) if isinstance(it, float)]
+        yield from _sensors(stem, its.telemetry)
+    for room in run.rooms():
+        if room != "slices":
+            yield from _sensors(room, getattr(getattr(run, room), "telemetry", None))
+
+
+def _sensors(stem: str, its: object) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+    for series in its.series if isinstance(its, Telemetry) else ():
+        for name in SENSORS:
+            yield f"{stem}/{series.device}/{name}", _column(series, name)
+
+
+def _column(series: SensorSeries, name: str) -> list[tuple[int, float]]:
+    column = getattr(series, name)
+    return [] if isinstance(column, Absent) else [(t, it) for t, it in enumerate(column) if not isinstance(it, Absent)]
+
+
+def headlines(run: Run) -> dict[str, float]:
+    rows = [row for row in tables.rows(run) if row.headline]
+    return {f"{row.room}/{row.what} {row.metric}": row.value for row in rows}
+
+
+def tensorboard(run: Run, folder: Path) -> Path:
+    """Write an events file into a folder of the run's own below `folder`.
+
+    Raises:
+        RigbenchError: tensorboard is not installed, or the folder cannot be written.
+    """
+    summary = _package("tensorboard.summary", "tensorboard")
+    target = folder / run.id
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        writer = summary.Writer(str(target))
+        for name, points in curves(run):
+            for step, value in points:
+                writer.add_scalar(name, value, step)
+        for name, value in headlines(run).items():
+            writer.add_scalar(f"headlines/{name}", value, 0)
+        writer.close()
+    except OSError as error:
+        raise RigbenchError(f"cannot write to {target} ({reason(error)})", "choose another folder") from None
+    return target
+
+
+def wandb(run: Run, folder: Path) -> Path:
+    """Write an offline run below `folder`, which `wandb sync` sends; nothing is sent here.
+
+    Raises:
+        RigbenchError: wandb is not installed, or does not take the run.
+    """
+    package = _package("wandb", "wandb")
+    config = {
+        "rig": run.rig.fingerprint,
+        "machine": tables.machine(run.rig),
+        "command": run.command,
+        "label": run.label,
+        "software": {key: it for key, it in msgspec.to_builtins(run.software).items() if isinstance(it, str)},
+    }
+    # Nothing of this machine but what is in the run: not who, where, with which command, in which repository.
+    named = package.Settings.model_fields
+    quiet: dict[str, object] = {
+        "silent": True,
+        "console": "off",
+        "save_code": False,
+        "disable_git": True,
+        "disable_code": True,
+    }
+    private: dict[str, object] = dict.fromkeys(("x_disable_meta", "x_disable_stats", "x_disable_machine_info"), True)
+    private |= dict.fromkeys(("host", "username", "email", "program", "program_abspath", "program_relpath"), "")
+    settings = package.Settings(**{key: value for key, value in {**quiet, **private}.items() if key in named})
+    its: Any = package.init(
+        project="rigbench",
+        name=run.id,
+        dir=str(folder),
+        mode="offline",
+        config=config,
+        settings=settings,
+    )
+    by_step: dict[int, dict[str, float]] = {}
+    for name, points in curves(run):
+        for step, value in points:
+            by_step.setdefault(step, {})[name] = value
+    for step in sorted(by_step):
+        its.log(by_step[step], step=step)
+    its.summary.update({"report": markdown(run), **headlines(run)})
+    written = Path(its.dir).parent
+    its.finish()
+    return written
+
+
+def _package(module: str, name: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise RigbenchError(f"--{name} needs the package {name}", f"pip install 'rigbench[{name}]'") from None

@@ -1,0 +1,334 @@
+"""Does a comparison say what changed, no more often than it promises, and refuse what cannot be compared?"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from privileges import ordinary
+from test_first_screens import holds
+
+from rigbench import store, tables
+from rigbench.compare import screen, sides, verdict
+from rigbench.compare.record import LEVEL, Comparison
+from rigbench.core.record import Skipped
+from rigbench.core.stats import rate_estimate
+from rigbench.document import Run
+from rigbench.tables import Row
+from rigbench.train.record import Slice
+
+RUN = Path(__file__).parent / "runs" / "schema-1.json"
+WHOLE = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
+NOISE = (0.4, -0.9, 0.2, 0.7, -0.5, 0.1, -0.3, 0.8)  # per cent, of runs one after the other
+
+
+@pytest.fixture
+def home(tmp_path) -> store.Store:
+    """Where the fixture `rigbench` keeps its runs."""
+    return store.Store(tmp_path / "home")
+
+
+def run_of(number: int, speed: float = 1.0, **changes: object) -> Run:
+    """The stored run again, each of its slices so many times as fast, give or take NOISE."""
+    run = store.read(RUN)
+    slices = tuple(
+        msgspec.structs.replace(it, items_per_s=it.items_per_s * (speed * (1 + NOISE[(number + place) % 8] / 100)))
+        for place, it in enumerate(run.slices)
+        if isinstance(it, Slice)
+    )
+    when = f"2026-01-{number:02}T00:00:00Z"
+    return msgspec.structs.replace(run, id=f"202601{number:02}-000000-aaaa", started_at=when, slices=slices, **changes)
+
+
+def three_and_three(home: store.Store, speed: float = 0.87, **changes: object) -> None:
+    for number in range(1, 7):
+        its = {"label": "before"} if number < 4 else {"label": "after", **changes}
+        home.save(run_of(number, 1.0 if number < 4 else speed, **its))
+
+
+def test_three_runs_a_side_tell_a_change(rigbench, home):
+    software = msgspec.structs.replace(store.read(RUN).software, torch="2.14.0")
+    three_and_three(home, software=software)
+    code, out, err = rigbench("compare", "before", "after")
+    assert (code, err) == (0, "")
+    whole = "\n".join(line.rstrip() for line in out.splitlines()) + "\n"
+    assert whole == SCREEN
+    assert rigbench("compare", "after", "before", "-q")[1].startswith("ok    compare: better in 3 of 6, worse in none")
+
+
+CHANGED = "  changed  torch 2.13.0+cpu → 2.14.0\n"
+SCREEN = """\
+warn  compare: worse in 3 of 6: training 5M adamw −13 % (−24 to −1)
+  changed  torch 2.13.0+cpu → 2.14.0
+ what                         before           after                    change  verdict
+ training 5M adamw    2,452 tokens/s  2,129 tokens/s         −13 % (−24 to −1)  slower
+ training 30M adamw     583 tokens/s    508 tokens/s  −12.9 % (−14.7 to −11.1)  slower
+ training 120M adamw    142 tokens/s    124 tokens/s         −13 % (−21 to −4)  slower
+  before   before, 3 runs: Intel(R) Xeon(R) Processor @ 2.50GHz
+  after    after, 3 runs: Intel(R) Xeon(R) Processor @ 2.50GHz
+  besides  3 the same
+  how sure  of rigs that did not change at most 10 % get any verdict but same or ambiguous (20 ways
+            to share the runs out, all numbers together); 90 % intervals between runs; same: surely
+            within 3.0 %
+  more      --verbose: every number; --json: every unit's
+"""
+
+
+def test_no_width_cuts_a_number_and_quiet_is_the_verdict_and_the_table(rigbench, home):
+    three_and_three(home)
+    made = msgspec.json.decode(rigbench("compare", "before", "after", "--json")[1], type=Comparison)
+    holds(lambda its, console, quiet: screen.show(its, console, False, quiet), made, SCREEN.replace(CHANGED, ""))
+    assert rigbench("compare", "before", "after", "-q")[1] in rigbench("compare", "before", "after")[1]
+
+
+def test_one_run_a_side_is_ambiguous_however_large_the_difference(rigbench, home):
+    home.save(run_of(1))
+    home.save(run_of(2, 0.5))
+    code, out, _ = rigbench("compare")
+    assert code == 0
+    assert "ambiguous: one run a side says nothing of how the next one would differ; run it 3 times" in " ".join(
+        out.split()
+    )
+    document = json.loads(rigbench("compare", "--json")[1])
+    assert {row["verdict"] for row in document["pairs"][0]["rows"]} == {"ambiguous"}
+    assert rigbench("compare", "--fail-over", "5%")[0] == 3
+
+
+def test_stored_repeats_of_both_runs_count_and_are_said(rigbench, home):
+    for number in range(1, 7):
+        home.save(run_of(number, 1.0 if number < 4 else 0.87))
+    code, out, _ = rigbench("compare", "20260103", "20260104")
+    assert code == 0
+    assert "3 runs, 2 of them stored repeats" in " ".join(out.split())
+    assert out.startswith("warn  compare: worse in 3 of 6")
+    home.save(run_of(7, 0.2, look=True))  # nothing measured
+    home.save(run_of(8, 0.2, command="train-probe"))  # another way to measure
+    document = json.loads(rigbench("compare", "20260103", "20260104", "--json")[1])["pairs"][0]
+    assert [len(document[side]["runs"]) for side in ("before", "after")] == [3, 3]
+
+
+def test_a_run_against_itself_is_the_same(rigbench, home):
+    code, out, _ = rigbench("compare", str(RUN), str(RUN))
+    assert (code, out.splitlines()[0]) == (0, "ok    compare: the same in all 6 numbers")
+
+
+def test_the_sides_may_change_places(home):
+    olds, news = ([run_of(number, speed) for number in numbers] for speed, numbers in ((1, (1, 2, 3)), (0.95, (4, 5))))
+    forth, back = judged(olds, news), judged(news, olds)
+    opposite = {"faster": "slower", "slower": "faster", "better": "worse", "worse": "better"}
+    assert {row.name: opposite.get(row.verdict, row.verdict) for row in forth} == {
+        row.name: row.verdict for row in back
+    }
+    other = {(row.name, row.metric): row for row in back}
+    for row in forth:
+        again = other[row.name, row.metric]
+        assert opposite.get(row.verdict, row.verdict) == again.verdict
+        assert (row.p, row.ratio.low) == (pytest.approx(again.p), pytest.approx(1 / again.ratio.high))
+
+
+def judged(olds, news, level=LEVEL):
+    units = [[tables.measured(run) for run in side] for side in (olds, news)]
+    rows = {verdict.key(row): row for side in units for its in side for row in its.rows}
+    return verdict.compared(*([verdict.unit([its]) for its in side] for side in units), rows, 0.03, level)[0]
+
+
+def test_what_was_measured_otherwise_is_refused_alone(rigbench, home):
+    bf16 = []
+    for place, its in enumerate(store.read(RUN).slices):
+        recipe = msgspec.structs.replace(its.recipe, precision="bf16") if place == 0 else its.recipe
+        bf16.append(msgspec.structs.replace(its, recipe=recipe))
+    home.save(run_of(1))
+    home.save(msgspec.structs.replace(run_of(2), slices=tuple(bf16)))
+    pair = json.loads(rigbench("compare", "--json")[1])["pairs"][0]
+    assert {it["reason"] for it in pair["refused"]} == {"dtype fp32 against bf16"}
+    assert len(pair["rows"]) == 4
+    out = rigbench("compare")[1]
+    assert "slices 5M adamw items_per_s: dtype fp32 against bf16" in " ".join(out.split())
+
+
+def test_nothing_in_common_is_no_answer(rigbench, home):
+    other = run_of(2)
+    device = msgspec.structs.replace(other.slices[0].device, name="another processor")
+    slices = tuple(msgspec.structs.replace(it, device=device) for it in other.slices)
+    home.save(run_of(1))
+    home.save(msgspec.structs.replace(other, slices=slices))
+    code, out, err = rigbench("compare")
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert "nothing compares (slices 5M adamw items_per_s: device cpu Intel(R) Xeon(R) Processor @ 2.50GHz" in err
+
+
+@pytest.mark.parametrize(("threshold", "code"), [("5%", 1), ("0.05", 1), ("20 %", 0)])
+def test_ci_fails_on_what_got_worse_by_more_than_was_said(rigbench, home, threshold, code):
+    three_and_three(home)
+    assert rigbench("compare", "before", "after", "--fail-over", threshold)[0] == code
+    assert rigbench("compare", "after", "before", "--fail-over", threshold)[0] == 0
+
+
+def test_others_of_its_kind_are_compared_by_rig_and_the_place_is_said(rigbench, home, tmp_path):
+    folder = store.Store(tmp_path / "others")
+    for number, speed in zip(range(2, 12), (1.01, 1.02, 0.99, 1, 1.03, 1.01, 1.0, 0.98, 1.02, 1.01), strict=True):
+        its = run_of(number, speed)
+        rig = msgspec.structs.replace(its.rig, fingerprint=f"{number:012x}")
+        folder.save(msgspec.structs.replace(its, rig=rig))
+    home.save(run_of(1, 0.8))
+    code, out, _ = rigbench("compare", "20260101", str(folder.runs))
+    words = " ".join(out.split())
+    assert code == 0
+    assert "10 rigs" in words
+    assert "11 of 11" in words
+    pair = json.loads(rigbench("compare", "20260101", str(folder.runs), "--json")[1])["pairs"][0]
+    rates = [row for row in pair["rows"] if row["metric"] == "items_per_s"]
+    assert {(row["verdict"], row["place"]) for row in rates} == {("faster", "11 of 11")}
+
+
+BAD = {
+    "a label that does not exist": (("nobody", "nothing"), 2, "no stored run and no label is called 'nobody'"),
+    "half of a file": (("half.json", str(RUN)), 2, "half.json was cut short"),
+    "a foreign file": (("foreign.json", str(RUN)), 2, "is not a rigbench run (it has no schema number)"),
+    "a folder of nothing": (("empty", str(RUN)), 2, "empty holds no run that can be read"),
+    "nothing stored": ((), 3, "no run is stored in"),
+    "no samples": (("bare.json", str(RUN)), 3, "which holds no number that compares"),
+    "commas alone": ((",,", str(RUN)), 2, "',,' names no run"),
+    "on both sides": ((f"{RUN},{WHOLE}", str(WHOLE)), 2, "stands on both sides"),
+    "a hostile name": (("\x1b[31m<script>\u202e", str(RUN)), 2, "no stored run and no label is called"),
+    "no share": ((str(RUN), str(WHOLE), "--fail-over", "much"), 2, "--fail-over 'much'"),
+    "a share of all": ((str(RUN), str(WHOLE), "--fail-over", "100%"), 2, "is no share"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_compared_is_one_line(rigbench, tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    Path("half.json").write_bytes(RUN.read_bytes()[:5000])
+    Path("foreign.json").write_text('{"results": []}')
+    Path("empty").mkdir()
+    bare = msgspec.structs.replace(store.read(RUN), slices=(), matmul=Skipped("matmul", "no time"))
+    Path("bare.json").write_bytes(store.encode(bare))
+    words, expected, said = BAD[case]
+    code, out, err = rigbench("compare", *words)
+    assert (code, out, err.count("\n")) == (expected, "", 1), err
+    assert said in err
+    assert "\x1b" not in err
+
+
+def test_a_folder_that_may_not_be_read_is_said_and_a_bad_file_in_one_is_left_out(rigbench, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    with ordinary():
+        code, _, err = rigbench("compare", str(RUN), str(closed))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "permission denied" in err
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    (mixed / "one.json").write_bytes(WHOLE.read_bytes())
+    (mixed / "half.json").write_bytes(RUN.read_bytes()[:5000])
+    code, out, err = rigbench("compare", str(RUN), str(mixed))
+    assert (code, err) == (0, f"rigbench: not used: {mixed}/half.json was cut short\n")
+    assert out
+
+
+def test_labels_are_given_to_all_runs_or_to_none(rigbench, home):
+    home.save(run_of(1))
+    code, _, err = rigbench("report", "20260101", "20270101", "--label", "before")
+    assert (code, home.load("20260101-000000-aaaa").label) == (2, "")
+    assert rigbench("report", "20260101", "--label", "before")[0] == 0
+    assert home.load("20260101-000000-aaaa").label == "before"
+    for bad in ("", "a,b", "a/b", "x" * 50, "\x1b[1m"):
+        code, _, err = rigbench("report", "20260101", "--label", bad)
+        assert (code, err.count("\n")) == (2, 1)
+
+
+def test_changed_settings_are_said(home):
+    old = run_of(1)
+    environment = {**old.software.environment, "NCCL_P2P_DISABLE": "1"}
+    new = run_of(2, software=msgspec.structs.replace(old.software, environment=environment, nvidia_driver="595.71"))
+    said = list(sides.changes(*(sides.Chosen("", [tables.measured(it)], [it]) for it in (old, new))))
+    assert said == ["nvidia driver n/a → 595.71", "NCCL_P2P_DISABLE not set → 1"]
+
+
+# Runs of a rig that does not change, by shape: logarithms of 12 numbers, of as many runs as are asked for.
+SHAPES = {
+    "equal": lambda its, runs: its.normal(size=(runs, 12)),
+    "correlated": lambda its, runs: 0.8 * its.normal(size=(runs, 1)) + 0.6 * its.normal(size=(runs, 12)),
+    "skewed": lambda its, runs: -its.exponential(size=(runs, 12)),
+    "very skewed": lambda its, runs: -np.exp(its.normal(size=(runs, 12))),
+    "two states": lambda its, runs: -3.0 * (its.random((runs, 1)) < 0.3) + 0.1 * its.normal(size=(runs, 12)),
+    "equal but in scale": lambda its, runs: its.normal(size=(runs, 12)) * np.geomspace(0.1, 10, 12),
+    "autocorrelated steps": lambda its, runs: np.array([[_steps(its) for _ in range(12)] for _ in range(runs)]),
+}
+
+
+def _steps(its) -> float:
+    """A run's rate, of 40 steps of which neighbours are alike (AR(1), 0.7), beside what the run itself is off by."""
+    noise, its_steps = 0.0, []
+    for shock in its.normal(size=40):
+        noise = 0.7 * noise + shock
+        its_steps.append(math.exp(0.02 * noise))
+    return 100 * math.log(rate_estimate(1.0, its_steps).value) + 0.5 * its.normal()
+
+
+def alarms(
+    shape: str, before: int, after: int, trials: int, change: float = 0.0, seed: int = 14
+) -> tuple[float, float]:
+    """Shares of comparisons in which a number that did not change got a verdict, and in which the one that did got it;
+    `change` of the first number, in logarithms."""
+    generator = np.random.default_rng(seed)
+    names = [("room", f"{number}", "seconds", ()) for number in range(12)]
+    rows = {it: Row(*it[:3], "seconds", "lower", 1, 1, 1, 0.9, 5, (), True) for it in names}
+    false = found = 0
+    for _ in range(trials):
+        logs = 0.01 * SHAPES[shape](generator, before + after)
+        logs[before:, 0] += change
+        units = [{it: (run[place], 0.003) for place, it in enumerate(names)} for run in logs]
+        made, _ = verdict.compared(units[:before], units[before:], rows, 0.03, LEVEL)
+        told = {row.what for row in made if row.verdict in ("slower", "faster")}
+        false += bool(told - ({"0"} if change else set()))
+        found += "0" in told
+    return false / trials, found / trials
+
+
+@pytest.mark.parametrize("sides", [(3, 3), (3, 2), (9, 1)], ids=str)
+@pytest.mark.parametrize("shape", [name for name in SHAPES if name != "autocorrelated steps"])
+def test_an_unchanged_rig_is_called_changed_no_more_often_than_stated(shape, sides):
+    """At most 10 of 100; of 120 that are expected at 10 % up to 20 come in 99 of 100 seeds, and this seed is fixed."""
+    assert alarms(shape, *sides, trials=120)[0] <= 20 / 120
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_rate_of_false_alarms_and_the_power_are_those_stored(shape):
+    """tests/data/compare.json, 2,000 comparisons each: what the topic says is from there."""
+    stored = json.loads((Path(__file__).parent / "data" / "compare.json").read_text())[shape]
+    trials = 300
+    for name, (false, found) in stored.items():
+        before, after, change = name.split()
+        again = alarms(shape, int(before), int(after), trials, float(change), seed=15)
+        assert again[0] == pytest.approx(false, abs=0.06)
+        assert again[1] == pytest.approx(found, abs=0.1)
+        assert false <= 1 - LEVEL + 0.015  # two standard errors of 2,000
+
+
+def test_a_change_of_a_twentieth_is_found_with_three_runs_a_side():
+    false, found = alarms("equal", 3, 3, 100, change=math.log(1.05))
+    assert found >= 0.85
+    assert false <= 0.2
+
+
+def test_all_numbers_changed_are_all_found():
+    """One number's change must not hide another's."""
+    olds, news = [run_of(number) for number in (1, 2, 3)], [run_of(number, 1.2) for number in (4, 5, 6)]
+    told = [row.verdict for row in judged(olds, news) if row.metric == "items_per_s"]
+    assert told == ["faster"] * 3
+
+
+def test_many_runs_are_shared_out_by_a_sample_that_is_always_the_same():
+    generator = random.Random(1)
+    keys = [("room", "a", "seconds", ())]
+    units = [{keys[0]: (generator.gauss(0, 0.01), 0.0)} for _ in range(24)]
+    first, again = (verdict.judge(units[:12], units[12:], keys) for _ in range(2))
+    assert (first.splits, first.p) == (verdict.MOST_SPLITS, again.p)
