@@ -136,6 +136,7 @@ GOOD = {
     "a batch function with more arguments": "def make(): return Net(), lambda n, seed=0, *more: batch(n)",
     "numbers beside the tensors": "class Scaled(Net):\n def forward(self, x, by): return self.line(x).mean() * by\n"
     "def make(): return Scaled(), lambda n: (torch.ones(n, 4), 2.0)",
+    "a size of its own": "def make(): return Net(), lambda n: torch.ones(3, 4)",
     "frozen parts": "def make():\n net = Net(); net.line.bias.requires_grad_(False); return net, batch",
 }
 
@@ -183,8 +184,8 @@ BAD = {
     "def make(): return Net(), lambda n: None": r"batch\(2\) returned nothing \(None\), with no tensor in it",
     "def make(): return Net(), lambda n: 'text'": "returned a str, with no tensor",
     "def make(): return Net(), lambda n: []": "returned an empty list, with no tensor",
-    "def make(): return Net(), lambda n: torch.ones(32, 4)":
-        r"batch\(2\) returned a first tensor of float32 32×4, not 2 samples; make the first dimension",
+    "sizes = [2, 3, 5, 7, 9]\ndef make(): return Net(), lambda n: torch.ones(sizes.pop(), 4)":
+        r"batch\(2\) returned a first tensor of float32 7×4, not 2 samples, and others of other sizes; make the first",
     "def make(): return Net(), lambda n: torch.tensor(1.0)": "a first tensor of float32 of one number, not 2 samples",
     "def make(): return Net(), lambda n: torch.ones(n, 4, device='meta')": "returned a tensor on meta; return",
     "def make(): return Net(), lambda n: torch.ones(n, 5)":

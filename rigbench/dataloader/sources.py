@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -179,7 +179,7 @@ def tensors_in(batch: Any) -> Iterator[Any]:
     """Every tensor of a batch that is a tensor, or tuples, lists and mappings of them."""
     if isinstance(batch, torch.Tensor):
         yield batch
-    elif isinstance(batch, dict):
+    elif isinstance(batch, Mapping):
         yield from chain.from_iterable(map(tensors_in, batch.values()))
     elif isinstance(batch, (tuple, list)):
         yield from chain.from_iterable(map(tensors_in, batch))
@@ -191,7 +191,7 @@ def count_tokens(name: str, batch: Any) -> int:
     Raises:
         RigbenchError: there is no tensor, or it holds no integer ids.
     """
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         batch = next((batch[key] for key in TOKEN_KEYS if key in batch), batch)
     first = next(tensors_in(batch), None)
     cure = "yield tensors of integer token ids, inputs first, or under the key input_ids"

@@ -34,9 +34,10 @@ MOST_BYTES = 1 << 30  # a call stops at 2 GiB less a page (read(2))
 class Batches:
     """Random windows of token arrays as (inputs, targets), both int64 [B, T] on the device, fixed by the seed.
 
-    A batch is the caller's to keep. For a GPU a thread makes the next ones, in pinned memory. On a CPU `ahead` is off
-    unless asked for: a batch takes 0.03 % of even a 5M model's step there, and the thread would take its time from the
-    cores that train. Close it (or use `with`) to end the thread.
+    A batch is the caller's to keep, and contiguous, as programs view it as one dimension. For a GPU a thread makes the
+    next ones, in pinned memory. On a CPU `ahead` is off unless asked for: a batch takes 0.03 % of even a 5M model's
+    step there, and the thread would take its time from the cores that train. Close it (or use `with`) to end the
+    thread.
     """
 
     def __init__(
@@ -91,15 +92,15 @@ class Batches:
         import torch
 
         if self._pool is None and not self._on_gpu:
-            ids = self._rows().astype(np.int64)  # B, T+1
-            return torch.from_numpy(ids[:, :-1]), torch.from_numpy(ids[:, 1:])
+            rows = self._rows()  # B, T+1
+            return torch.from_numpy(rows[:, :-1].astype(np.int64)), torch.from_numpy(rows[:, 1:].astype(np.int64))
         if self._pool is None:
             block = self._sent(self._fill(self._slot()))
         else:
             slot = self._ahead.popleft().result()
             block = self._sent(slot)
             self._ahead.append(self._pool.submit(self._fill, slot))
-        return block[:, :-1], block[:, 1:]
+        return block[0], block[1]
 
     def _rows(self) -> Tokens:
         """The ids of the next batch, [B, T+1], in a buffer that the next call overwrites."""
@@ -122,7 +123,7 @@ class Batches:
         import torch
 
         return _Slot(
-            torch.empty((self.micro_batch, self.sequence + 1), dtype=torch.int64, pin_memory=self._pinned),
+            torch.empty((2, self.micro_batch, self.sequence), dtype=torch.int64, pin_memory=self._pinned),
             torch.cuda.Event() if self._on_gpu else None,  # type: ignore[no-untyped-call]
         )
 
@@ -131,11 +132,13 @@ class Batches:
 
         if slot.sent:
             slot.sent.synchronize()  # the copy out of this buffer; returns at once where none was made
-        np.copyto(slot.block.numpy(), self._rows())
+        rows, block = self._rows(), slot.block.numpy()
+        np.copyto(block[0], rows[:, :-1])
+        np.copyto(block[1], rows[:, 1:])
         return slot
 
     def _sent(self, slot: _Slot) -> torch.Tensor:
-        """The block in the device's memory, [B, T+1], its copy queued before whatever is asked of the device next."""
+        """The block in the device's memory, [2, B, T], its copy queued before whatever is asked of the device next."""
         if slot.sent is None:
             return slot.block.clone()
         block = slot.block.to(self.device, non_blocking=True)
@@ -150,7 +153,7 @@ def _set_device(device: str) -> None:
 
 
 class _Slot:
-    """A host buffer, int64 [B, T+1], and the event after the last copy out of it."""
+    """A host buffer, int64 [2, B, T] of inputs and targets, and the event after the last copy out of it."""
 
     def __init__(self, block: torch.Tensor, sent: torch.cuda.Event | None) -> None:
         self.block, self.sent = block, sent

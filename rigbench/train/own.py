@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
@@ -15,12 +15,13 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.failures import is_out_of_memory
 from rigbench.core.record import Absent
-from rigbench.dataloader.sources import find_factory, raised, tensors_in
+from rigbench.dataloader.sources import TOKEN_KEYS, find_factory, raised, tensors_in
 from rigbench.machine.accelerator import choose_device
 from rigbench.model.batches import AHEAD
 from rigbench.train.record import OwnModel
@@ -58,26 +59,30 @@ class Own(NamedTuple):
     module: nn.Module
     batch: Callable[[int], Any] | None  # theirs; None: a language model, which eats rigbench's own token data
     vocabulary: int  # its ids are below this
-    sequence: int
+    sequence: int  # tokens of a sample; 0: its samples are no tokens
+    notes: tuple[str, ...] = ()
 
     @property
     def unit(self) -> Literal["tokens", "samples"]:
-        return "samples" if self.batch else "tokens"
+        return "tokens" if self.sequence else "samples"
 
     @property
     def items_per_sample(self) -> int:
-        return 1 if self.batch else self.sequence
+        return self.sequence or 1
 
     def losses(self, module: Callable[..., Any]) -> Callable[..., torch.Tensor]:
         """The module, as it is or wrapped for ranks or compiled, as a function from what its source gives to the loss.
 
         Its source is an `OwnBatches`, or for a language model a `Batches`.
         """
+        if not self.batch and _names_labels(self.module):
+            # transformers' models move the labels themselves, so they are the tokens.
+            return lambda tokens, targets: loss_of(module(input_ids=tokens, labels=tokens))
         if not self.batch:
             return lambda tokens, targets: loss_of(module(tokens, targets))
 
         def called(batch: Any) -> Any:
-            if isinstance(batch, dict):
+            if isinstance(batch, Mapping):
                 return loss_of(module(**batch))
             return loss_of(module(*batch) if isinstance(batch, (tuple, list)) else module(batch))
 
@@ -104,9 +109,12 @@ def load(name: str, folder: str, vocabulary: int = 0, sequence: int = 0) -> Own:
     """Call the user's factory, `package.module:factory`, importable from the folder the command was typed in.
 
     It takes no arguments and returns a pair: a `torch.nn.Module`, and a function that makes n samples as a tensor, a
-    tuple, list or dict of tensors, on the CPU, whose first tensor is n long. The module is called with them (a dict's
-    by name) and returns the loss, or what has it as `loss`. A module alone is a language model: it is called with
-    tokens and targets, int64 [B, T], and has `vocabulary` and `sequence`, or is given them.
+    tuple, list or dict of tensors, on the CPU, whose first tensor is n long; or in its place a Dataset, a DataLoader or
+    another iterable of batches. The module is called with them (a dict's by name) and returns the loss, what has it as
+    `loss`, or a tuple with it; with a third thing, a function, the loss is that of the module's output and the batch's
+    last tensor. What has a `model` and `get_train_dataloader()`, as transformers' Trainer, is such a pair. A module
+    alone is a language model: it is called with tokens and targets, int64 [B, T], or with input_ids and labels where
+    its forward names them, and has `vocabulary` and `sequence`, or a `config` that tells, or is given them.
 
     Raises:
         RigbenchError: it is not there, raises, or returns anything else.
@@ -120,6 +128,12 @@ def load(name: str, folder: str, vocabulary: int = 0, sequence: int = 0) -> Own:
     own = Own(name, folder, nn.Module(), None, 0, 0)
     with own.blamed("it", "mend the factory"):
         made = factory()
+        if isinstance(getattr(made, "model", None), nn.Module) and hasattr(made, "get_train_dataloader"):
+            made = (made.model, made.get_train_dataloader())
+    if isinstance(made, (tuple, list)) and len(made) == 3 and isinstance(made[0], nn.Module) and callable(made[2]):
+        made = (_WithLoss(made[0], made[2]), made[1])
+    if isinstance(made, (tuple, list)) and len(made) == 2 and isinstance(made[1], Iterable | Dataset):
+        made = (made[0], made[1] if callable(made[1]) else _Drawn(made[1]))
     if isinstance(made, nn.Module):
         own = _language_model(own._replace(module=made), vocabulary, sequence)
     elif isinstance(made, (tuple, list)) and len(made) == 2 and isinstance(made[0], nn.Module) and callable(made[1]):
@@ -143,20 +157,111 @@ def load(name: str, folder: str, vocabulary: int = 0, sequence: int = 0) -> Own:
     return own
 
 
+class _WithLoss(nn.Module):
+    """A net and its loss: called with a batch, whose last tensor is what the output is compared with."""
+
+    def __init__(self, net: nn.Module, loss: Callable[..., Any]) -> None:
+        super().__init__()
+        self.net, self.loss = net, loss
+
+    def forward(self, *batch: Any) -> Any:
+        return self.loss(self.net(*batch[:-1]), batch[-1])
+
+
+class _Drawn:
+    """Batches out of a Dataset, of as many samples as asked for, or of a loader, as it comes, over and over."""
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        self._iterator: Iterator[Any] | None = None
+        self._samples = 0
+
+    def __call__(self, samples: int) -> Any:
+        source = self.source
+        if isinstance(source, Dataset):
+            if samples != self._samples:
+                self._iterator, self._samples = None, samples
+            ordered = isinstance(source, IterableDataset)
+            source = DataLoader(source, batch_size=samples, shuffle=None if ordered else True, drop_last=True)
+        for _ in range(2):
+            self._iterator = iter(source) if self._iterator is None else self._iterator
+            batch = next(self._iterator, None)
+            if batch is not None and self._whole(batch):
+                return each(batch, lambda tensor: tensor.cpu())
+            self._iterator = None
+        raise RigbenchError("the loader gave no whole batch", "give it more samples than one batch")
+
+    def _whole(self, batch: Any) -> bool:
+        """Not the last one of an epoch, which may be shorter."""
+        first = next(tensors_in(batch), None)
+        size = getattr(self.source, "batch_size", None)
+        return not (isinstance(size, int) and first is not None and first.dim() and len(first) < size)
+
+
+def _tokens_of_a_sample(own: Own) -> int:
+    """How many, where a batch begins with ids, int64 [n, T], that always have one length; else 0."""
+    lengths = set()
+    for _ in range(2):
+        batch = drawn(own, TRIAL_SAMPLES)
+        named = next((batch[key] for key in TOKEN_KEYS if key in batch), batch) if isinstance(batch, Mapping) else batch
+        first = next(tensors_in(named), None)
+        if first is None or first.dtype not in (torch.int64, torch.int32) or first.dim() != 2 or first.shape[1] < 2:
+            return 0
+        lengths.add(int(first.shape[1]))
+    return lengths.pop() if len(lengths) == 1 else 0
+
+
+def _names_labels(module: nn.Module) -> bool:
+    try:
+        return {"input_ids", "labels"} <= inspect.signature(module.forward).parameters.keys()
+    except (TypeError, ValueError):
+        return False
+
+
+CONFIG_NAMES = {
+    "vocabulary": ("vocab_size", "padded_vocab_size", "n_vocab"),
+    "sequence": (
+        "block_size",
+        "sequence_len",
+        "n_positions",
+        "max_position_embeddings",
+        "max_seq_len",
+    ),
+}
+LONGEST_UNASKED = 1024  # tokens of a sequence where a model could take more and --seq says nothing
+
+
 def _language_model(own: Own, vocabulary: int, sequence: int) -> Own:
     sizes = {"vocabulary": vocabulary, "sequence": sequence}
+    notes = []
     for field, option in (("vocabulary", "--vocab"), ("sequence", "--seq")):
-        has = getattr(own.module, field, None)
-        known = has if isinstance(has, int) and has > 1 else 0
+        known, source = _size_of(own.module, field)
         if sizes[field] > known > 0:
             raise RigbenchError(f"{option} {sizes[field]:,} is beyond the model's {field} of {known:,}", "give no more")
+        if source and not sizes[field]:
+            cut = field == "sequence" and known > LONGEST_UNASKED
+            notes.append(f"{field} {min(known, LONGEST_UNASKED) if cut else known:,}, as config.{source} is {known:,}")
+            known = LONGEST_UNASKED if cut else known
         sizes[field] = sizes[field] or known
         if not sizes[field]:
             raise RigbenchError(
                 f"--model {own.name} returned a module alone, a language model, and its {field} is not known",
                 f"give {option}, set module.{field}, or return (module, batch)",
             )
-    return own._replace(vocabulary=sizes["vocabulary"], sequence=sizes["sequence"])
+    return own._replace(vocabulary=sizes["vocabulary"], sequence=sizes["sequence"], notes=tuple(notes))
+
+
+def _size_of(module: nn.Module, field: str) -> tuple[int, str]:
+    """A module's own vocabulary or sequence, and the name in its config that tells; 0 where nothing does."""
+    has = getattr(module, field, None)
+    if isinstance(has, int) and has > 1:
+        return has, ""
+    config = getattr(module, "config", None)
+    for name in CONFIG_NAMES[field]:
+        value = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
+        if isinstance(value, int) and value > 1:
+            return value, name
+    return 0, ""
 
 
 def _unmet(function: Any, given: int) -> str:
@@ -185,11 +290,15 @@ def tried(own: Own, device: str, samples: int) -> OwnModel:
     """
     with own.blamed(f"moving the module to {device}"):
         own.module.to(device)
+    fixed = 0
     if own.batch:
-        batch: tuple[Any, ...] = (each(drawn(own, samples), lambda tensor: tensor.to(device)),)
+        own = own._replace(sequence=_tokens_of_a_sample(own))
+        made = drawn(own, samples)
+        samples, fixed = _size_that_it_chose(own, made, samples)
+        batch: tuple[Any, ...] = (each(made, lambda tensor: tensor.to(device)),)
     else:
         ids = torch.randint(own.vocabulary, (samples, own.sequence + 1), device=device)
-        batch = (ids[:, :-1], ids[:, 1:])
+        batch = (ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
     outputs: list[Any] = []
 
     def keep(*parts: Any, **named: Any) -> Any:
@@ -229,14 +338,56 @@ def tried(own: Own, device: str, samples: int) -> OwnModel:
         flop_basis=BASIS.format(samples=samples),
         trial_samples=samples,
         loss=value,
+        fixed_samples=fixed,
+        notes=(*own.notes, *_notes(own, outputs[-1], fixed)),
     )
 
 
+def _size_that_it_chose(own: Own, batch: Any, asked: int) -> tuple[int, int]:
+    """(the samples of a batch, that number again where the program makes no other): a loader has a size of its own.
+
+    Raises:
+        RigbenchError: the size is not the one asked for, and not always the same.
+    """
+    here = len(next(tensors_in(batch)))
+    if here == asked:
+        return asked, 0
+    sizes = {here, *(len(next(tensors_in(drawn(own, wanted)))) for wanted in (asked, asked + 1))}
+    if len(sizes) > 1:
+        first = next(tensors_in(batch))
+        raise RigbenchError(
+            f"--model {own.name}: batch({asked}) returned a first tensor of {shape_words(first)}, not {asked} samples, "
+            "and others of other sizes",
+            "make the first dimension of a batch's first tensor the number of samples asked for",
+        )
+    return here, here
+
+
+def _notes(own: Own, output: Any, fixed: int) -> Iterator[str]:
+    if fixed:
+        yield f"its batches are always of {fixed} samples, which is the micro-batch"
+    if own.batch and own.sequence:
+        yield f"a sample is {own.sequence:,} tokens, as its batches begin with ids"
+    if isinstance(output, (tuple, list)):
+        place = next(number for number, item in enumerate(output, 1) if item is loss_of(output))
+        yield f"the loss is item {place} of the {len(output)} that it returns: the one number with a gradient"
+    if not own.batch and _names_labels(own.module):
+        yield "called with input_ids and labels, both the tokens: it moves the labels itself"
+
+
 def loss_of(output: Any) -> Any:
-    """The loss in what a module returned: itself, its `loss`, or its entry of that name; None where it has none."""
+    """The loss in what a module returned; None where it has none.
+
+    Itself, its `loss`, its entry of that name, or the one item of a tuple that is a number with a gradient.
+    """
     if isinstance(output, torch.Tensor):
         return output
-    return output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+    if isinstance(output, Mapping):
+        return output.get("loss")
+    if isinstance(output, (tuple, list)) and not hasattr(output, "loss"):
+        losses = [item for item in output if isinstance(item, torch.Tensor) and not item.dim() and item.requires_grad]
+        return losses[0] if len(losses) == 1 else None
+    return getattr(output, "loss", None)
 
 
 def _checked_loss(name: str, output: Any, loss: Any) -> float:
@@ -303,6 +454,14 @@ class OwnBatches:
     def _made(self) -> Any:
         """In host memory; on a GPU's rig pinned, which torch frees only when the copy out of it is done."""
         batch = drawn(self.own, self.micro_batch)
+        first = next(tensors_in(batch))
+        if len(first) != self.micro_batch or (self.own.sequence and first.shape[-1] != self.own.sequence):
+            wanted = f"{self.micro_batch} samples" + (f" of {self.own.sequence:,} tokens" if self.own.sequence else "")
+            raise RigbenchError(
+                f"--model {self.own.name}: batch({self.micro_batch}) returned a first tensor of {shape_words(first)}, "
+                f"not {wanted}",
+                "make every batch of one size, as with drop_last=True",
+            )
         if self.floats is not None:
             batch = each(batch, lambda tensor: tensor.to(self.floats) if tensor.is_floating_point() else tensor)
         return each(batch, lambda tensor: tensor.pin_memory()) if self._on_gpu else batch
@@ -312,7 +471,7 @@ def drawn(own: Own, samples: int) -> Any:
     """A batch of the user's, on the CPU.
 
     Raises:
-        RigbenchError: their function raises, or gives anything but that many samples.
+        RigbenchError: their function raises, or gives no tensors, or some that are elsewhere.
     """
     assert own.batch is not None
     with own.blamed(f"batch({samples})", "mend the function"):
@@ -324,7 +483,7 @@ def drawn(own: Own, samples: int) -> Any:
     elsewhere = next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), None)
     if elsewhere:
         raise RigbenchError(f"{where} a tensor on {elsewhere}", "return tensors on the CPU; they are moved for you")
-    if not tensors[0].dim() or len(tensors[0]) != samples:
+    if not tensors[0].dim():
         first = "make the first dimension of a batch's first tensor the number of samples asked for"
         raise RigbenchError(f"{where} a first tensor of {shape_words(tensors[0])}, not {samples} samples", first)
     return batch
@@ -334,7 +493,7 @@ def each(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """The same batch with every tensor changed."""
     if isinstance(batch, torch.Tensor):
         return change(batch)
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return {key: each(value, change) for key, value in batch.items()}
     return tuple(each(value, change) for value in batch) if isinstance(batch, (tuple, list)) else batch
 

@@ -96,6 +96,8 @@ class _Slicing:
         if isinstance(self.model, OwnModel):
             report.progress(0.0, f"calling {self.model.name}")
             self.own = programs.load(self.model.name, options.folder, options.vocabulary, options.sequence)
+            if self.own.batch and self.model.unit == "tokens":
+                self.own = self.own._replace(sequence=self.model.items_per_sample)
             report.check()
         self.precision_trials: tuple[PrecisionTrial, ...] = ()
         self.recipe, self.chosen_by = self._recipe()
@@ -107,10 +109,16 @@ class _Slicing:
         precision, precision_by = self._precision(recipe)
         defaults = OWN_MICRO_BATCH if self.own else DEFAULT_MICRO_BATCH
         micro_batch_by = "--micro-batch" if recipe.micro_batch else f"default on {self.kind}"
+        fixed = self.model.fixed_samples if isinstance(self.model, OwnModel) else 0
+        if fixed:
+            if recipe.micro_batch not in (0, fixed):
+                what = f"{self.model.name} makes batches of {fixed}, and --micro-batch says {recipe.micro_batch}"
+                raise RigbenchError(what, "leave --micro-batch out, or give its loader that size")
+            micro_batch_by = "as the program's own batches are"
         chosen = msgspec.structs.replace(
             recipe,
             precision=precision,
-            micro_batch=recipe.micro_batch or defaults[self.kind],
+            micro_batch=recipe.micro_batch or fixed or defaults[self.kind],
             ranks=self.world.size if self.world else 1,
         )
         return chosen, {"precision_chosen_by": precision_by, "micro_batch_chosen_by": micro_batch_by}

@@ -51,6 +51,8 @@ class OwnModel(Record, frozen=True):
     flop_basis: str
     trial_samples: int
     loss: float  # of the untrained model
+    fixed_samples: int = 0  # of every batch, where the program decides that, as a DataLoader does; 0: as asked for
+    notes: tuple[str, ...] = ()  # how what it returned was read, where there was a choice
 
 
 class Options(Record, frozen=True, kw_only=True):

@@ -139,6 +139,7 @@ def _model(result: AnySlice) -> Iterator[tuple[str, str]]:
     if isinstance(model, OwnModel):
         frozen = model.total_parameters - model.trainable_parameters
         yield "model", f"{parameters}{f', {frozen:,} of them frozen' if frozen else ''}; a batch is {model.batch}"
+        yield from (("note", note) for note in model.notes)
         if model.unused_parameters:
             yield "unused", f"{model.unused_parameters:,} parameters got no gradient in the trial step"
         return
