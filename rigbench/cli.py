@@ -29,6 +29,7 @@ COMMANDS = (
     Command("doctor", "doctor", CHECK, "Find what is wrong with this rig or holds it back, and what to do."),
     Command("topology", "topology", CHECK, "Show how this rig is wired: CPU, PCI tree, links, GPUs."),
     Command("monitor", "monitor", CHECK, "Watch the GPUs beside your own training."),
+    Command("watch", "watch", CHECK, "Run your own training command, and say how fast it is and when it ends."),
     Command("bandwidth", "bandwidth", MEASURE, "Copy bytes to, from, inside and between GPUs, against their links."),
     Command("p2p", "p2p", MEASURE, "Tell whether P2P between GPUs works, whether it is faster, and what to export."),
     Command("collectives", "collectives", MEASURE, "Time collectives between ranks: latency, bandwidth, transport."),
@@ -68,7 +69,7 @@ class Commands(TyperGroup):
         module = importlib.import_module(f"rigbench.{entry.feature}.command")
         function = getattr(module, entry.name.replace("-", "_"))
         single = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-        names = {"help_option_names": ["-h", "--help"]}
+        names = {"help_option_names": ["-h", "--help"], "allow_interspersed_args": entry.name != "watch"}
         single.command(name=entry.name, cls=help.HelpedCommand, context_settings=names)(
             command.callback(entry.name, function)
         )

@@ -18,6 +18,7 @@ from rigbench.predict.record import Capacity
 from rigbench.thermals.record import Thermals
 from rigbench.topology.record import Topology
 from rigbench.train.record import Arms, OwnSlice, Slice
+from rigbench.watch.record import Training
 from rigbench.work.record import Disturbance
 
 SCHEMA = 1
@@ -50,6 +51,7 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     budget: Budget | Skipped | Absent = NOT_ASKED
     backtest: Backtest | Reach | Absent = NOT_ASKED
     capacity: Capacity | Skipped | Absent = NOT_ASKED
+    watched: Training | Absent = NOT_ASKED
     findings: tuple[Finding, ...] = ()  # worst first
     unchecked: tuple[Unchecked, ...] = ()  # questions that the readings left open
     examined: Examined | Absent = NOT_ASKED  # what the findings rest on

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import msgspec
 import pytest
 from fakenvml import library
@@ -18,6 +19,10 @@ from rigbench.work.watch import Watch
 # Two tests at a time on two cores: a product that waits for both of them takes many times as long.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No test asserts a time, and so none of hypothesis's examples may.
+hypothesis.settings.register_profile("rigbench", deadline=None)
+hypothesis.settings.load_profile("rigbench")
 
 QUIET = Path(__file__).parent / "quiet"
 # What a shell starts in the background inherits an ignored SIGINT, and so would every process that a test starts.
@@ -47,6 +52,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.outcome = "failed"
         report.longrepr = f"skipped, which no test may be in CI: {report.longrepr[2] if report.longrepr else ''}"
     return report
+
+
+def pytest_sessionfinish() -> None:
+    """Tests whose process ends slowly are killed by xdist after ten seconds, with what coverage has seen in them."""
+    if "rigbench_covered" in sys.modules:
+        sys.modules["rigbench_covered"].save()
 
 
 @pytest.fixture(scope="session")

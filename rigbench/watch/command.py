@@ -1,0 +1,185 @@
+"""The command watch: runs somebody's own training command, and answers for it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rigbench.command import Common, command, say
+from rigbench.core.errors import RigbenchError
+from rigbench.core.record import Absent
+from rigbench.watch.record import METHOD, Options, Training
+
+if TYPE_CHECKING:
+    from rigbench.job import Job
+    from rigbench.watch.session import Session
+    from rigbench.watch.watching import Plan, Watching
+
+
+@command()
+def watch(
+    common: Common,
+    options: Options,
+    words: Annotated[
+        list[str], typer.Argument(metavar="-- COMMAND...", help="The training, as it is started without rigbench.")
+    ],
+) -> int:
+    """Run your own training command, unchanged, and say how fast it is, when it ends, and what slows it.
+
+    Its steps are read from what it writes (`rigbench explain formats`), or told by `rigbench.hooks.step` in its loop.
+    It has the terminal and the exit code as it would without rigbench, and goes on if rigbench is killed.
+
+        rigbench watch -- python train.py config/gpt2.py
+        rigbench watch -- torchrun --nproc-per-node 2 train.py
+        rigbench watch --for 5m --json -- accelerate launch train.py     five minutes of it, for a script
+    """
+    if sys.platform == "win32":
+        raise RigbenchError("watch needs a POSIX terminal", "run it in WSL2")
+    home = common.store()
+    home.check_writable()
+    plan = _plan(common, options)
+    if shutil.which(words[0]) is None:
+        cure = "give it as you would without rigbench, after --"
+        raise RigbenchError(f"there is no command {words[0]}", cure)
+    folder = home.home / "watch" / str(os.getpid())
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return _watched(common, options, words, folder, plan)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
+
+
+def _watched(common: Common, options: Options, words: list[str], folder: Path, plan: Plan | None) -> int:
+    from rigbench.core import progress
+    from rigbench.watch.session import Session
+
+    os.environ["RIGBENCH_WATCH"] = str(folder)
+    shown = options.foot == "on" and not common.quiet and sys.stdout.isatty()
+    with Session(words, folder, shown, common.json) as session:
+        progress.stopping = True  # a signal is the command's, and rigbench ends after it
+        training, job = _followed(common, options, words, session, shown, plan)
+    code = session.code if session.code is not None else 1
+    if training is None or job is None:
+        return code
+    job.keep(watched=training, status="finished")
+    if common.json:
+        common.show(job.run)
+    else:
+        from rigbench.watch import screen
+
+        console = common.console()
+        if not sys.stdout.isatty():  # a pipe has what the command writes, and nothing else
+            console.file = sys.stderr
+        show = screen.show if common.verbose else screen.brief
+        show(training, console)
+    if not common.quiet:
+        say(f"saved as {job.run.id}; `rigbench report {job.run.id}` shows it again")
+    if job.trouble:
+        say(str(job.trouble))
+    return code
+
+
+def _followed(
+    common: Common, options: Options, words: list[str], session: Session, shown: bool, plan: Plan | None
+) -> tuple[Training | None, Job | None]:
+    """From its start to its end. Whatever goes wrong with watching ends the watching, never the command."""
+    from rigbench import store
+    from rigbench.core import profiles
+    from rigbench.core.progress import SILENT
+    from rigbench.job import Job
+    from rigbench.machine.rig import Rig
+    from rigbench.monitor import readings
+    from rigbench.monitor.record import MonitorHeader
+    from rigbench.monitor.record import Options as Rhythm
+    from rigbench.monitor.summary import Fold
+    from rigbench.watch import screen
+    from rigbench.watch.watching import Watching
+
+    started = store.now()
+    job = Job(common.store(), Rig.live(), "watch", SILENT, keep_disturbed=True)
+
+    def peak(device: str) -> float | None:
+        gpu = next((it for it in job.gpus if f"GPU{it.index}" == device), None)
+        if gpu is None or isinstance(gpu.profile, Absent):
+            return None
+        known = profiles.peaks(gpu.profile).get("bf16")
+        return known.value if known else None
+
+    watching = Watching(session, options, profiles.electricity(), plan, peak)
+
+    def is_over() -> bool:
+        watching.wants_end()
+        return session.poll()
+
+    colour = "NO_COLOR" not in os.environ
+    for event in readings.live(job.rig, Rhythm(), is_over):
+        if isinstance(event, MonitorHeader):
+            watching.fold = Fold(event)
+            continue
+        watching.add(event)
+        if shown:
+            session.panel(screen.panel(watching.view(), datetime.datetime.now().astimezone(), colour))
+    while not session.poll():  # the readings ended, the command did not
+        time.sleep(0.05)
+    watching.look(final=True)
+    return _record(watching, session, words, started), job
+
+
+def _record(watching: Watching, session: Session, words: list[str], started: str) -> Training:
+    from rigbench.core.finding import WORST_FIRST
+    from rigbench.monitor.record import MonitorEnd
+
+    assert watching.fold is not None
+    watching.fold.add(MonitorEnd(watching.fold.at_seconds, "time is up"))
+    monitor = watching.fold.record()
+    told = watching.forecast()
+    ended_by = watching.ended_by
+    if ended_by == "itself" and session.asked_to_end:
+        ended_by = "the user"
+    findings = sorted((held.hint for held in monitor.hints), key=lambda it: WORST_FIRST.index(it.severity))
+    return Training(
+        method=METHOD,
+        command=tuple(words),
+        started_at=started,
+        seconds=watching.seconds,
+        exit_code=session.code if session.code is not None else 1,
+        ended_by=ended_by,
+        steps=watching.steps(),
+        forecasts=tuple(watching.forecasts),
+        model_flops_share=watching.model_flops_share(),
+        planned=watching.planned(told),
+        monitor=monitor,
+        findings=tuple(findings),
+        own=watching.own(),
+        lost_output=session.lost_bytes,
+    )
+
+
+def _plan(common: Common, options: Options) -> Plan | None:
+    """The stored budget that --budget names.
+
+    Raises:
+        RigbenchError: there is no such run, or no budget in it.
+    """
+    if isinstance(options.budget, Absent):
+        return None
+    from rigbench import store
+    from rigbench.budget.record import Budget
+    from rigbench.watch.watching import Plan
+
+    run = store.read(common.store().find(options.budget))
+    if not isinstance(run.budget, Budget):
+        raise RigbenchError(
+            f"--budget {options.budget}: that run has no budget", "rigbench report --list shows which have"
+        )
+    return Plan(f"budget {run.id}", run.budget.whole.hours)

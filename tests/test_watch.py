@@ -1,0 +1,333 @@
+"""Is a command that rigbench watches as it would be without, and what it says of its steps true?"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import watched_programs
+from test_monitor_screens import Terminal
+
+from rigbench import hooks
+from rigbench.core.estimate import Estimate
+from rigbench.watch import forecast
+from rigbench.watch.steps import HookSteps, LogSteps, period
+
+PROGRAMS = [sys.executable, watched_programs.__file__]
+
+
+def watched(
+    folder: Path, program: Sequence[str], *words: str, stdin: bytes = b"", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "rigbench", "--home", str(folder), "watch", *words, "--", *program]
+    environment = {**os.environ, **(env or {})}
+    return subprocess.run(command, capture_output=True, input=stdin, env=environment, timeout=120)
+
+
+def document(folder: Path) -> dict[str, object]:
+    (path,) = (folder / "runs").glob("*.json")
+    found: dict[str, object] = json.loads(path.read_text())["watched"]
+    return found
+
+
+def test_steps_of_a_log(tmp_path: Path) -> None:
+    """By its output alone: its own count of tokens a second, what it printed, nothing else on its standard output."""
+    done = watched(tmp_path, [*PROGRAMS, "steps", "100"])
+    assert done.returncode == 0, done.stderr.decode()
+    lines = done.stdout.decode().splitlines()
+    assert lines[0] == "number of parameters: 123.59M"
+    assert len(lines) == 103
+    own = float(lines[-1].removeprefix("own rate "))
+    its = document(tmp_path)
+    steps = its["steps"]
+    assert steps["source"] == "the output"  # type: ignore[index]
+    assert steps["unit"] == "tokens"  # type: ignore[index]
+    assert steps["tokens_per_step"] == 4096  # type: ignore[index]
+    assert steps["rate"]["value"] == pytest.approx(own, rel=0.02)  # type: ignore[index]
+    assert its["exit_code"] == 0
+    verdict = done.stderr.decode().splitlines()[0]
+    assert re.match(r"ok +watch: [\d,]+ tokens/s \(.*\), 99 steps in .*; it ended well", verdict), verdict
+    assert not (tmp_path / "watch").exists()
+
+
+def test_steps_of_the_hook(tmp_path: Path) -> None:
+    done = watched(tmp_path, [*PROGRAMS, "hooked", "80"], "--json")
+    run = json.loads(done.stdout)
+    steps = run["watched"]["steps"]
+    assert (steps["source"], steps["unit"], steps["step"][-1]) == ("the hook", "tokens", 80)
+    assert steps["tokens_per_step"] == pytest.approx(1000)
+    assert steps["rate"]["value"] < 1000 / watched_programs.STEP_SECONDS
+    assert steps["rate"]["value"] == pytest.approx(1000 / steps["step_seconds"]["value"], rel=0.1)
+    assert run["watched"]["own"]["hook_seconds_per_step"] > 0
+
+
+def test_a_bar_without_tokens(tmp_path: Path) -> None:
+    done = watched(tmp_path, [*PROGRAMS, "bar"], "--json")
+    steps = json.loads(done.stdout)["watched"]["steps"]
+    assert (steps["unit"], steps["total_steps"], steps["step"][-1]) == ("steps", 60, 60)
+    assert b"60/60" in done.stderr  # with --json what it writes goes to standard error
+
+
+def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
+    watched(tmp_path, [*PROGRAMS, "broken"])
+    assert "step 21 loss nan" in document(tmp_path)["steps"]["loss_broke"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "written"),
+    [
+        ([*PROGRAMS, "killed"], 137, b""),
+        (["bash", "-c", "echo out; echo err >&2; exit 7"], 7, b"out\n"),
+        ([*PROGRAMS, "away"], 5, b"leaving\n"),
+        ([*PROGRAMS, "binary"], 0, bytes(range(256)) * 400 + b"\n"),
+        (["bash", "-c", "exec >&- 2>&-; sleep 0.2"], 0, b""),
+        (["true"], 0, b""),
+    ],
+)
+def test_it_ends_as_without(tmp_path: Path, program: list[str], code: int, written: bytes) -> None:
+    done = watched(tmp_path, program)
+    assert (done.returncode, done.stdout.removesuffix(b"still here\n")) == (code, written), done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--", "no-such-command"], "there is no command no-such-command"),
+        (["--budget", "nosuch", "--", "true"], "nosuch"),
+        ([], "COMMAND"),
+        (["--steps", "0", "--", "true"], "--steps"),
+    ],
+)
+def test_nothing_is_started(tmp_path: Path, words: list[str], what: str) -> None:
+    command = [sys.executable, "-m", "rigbench", "--home", str(tmp_path), "watch", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert what in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_goes_away(tmp_path: Path) -> None:
+    """`| head`: the command is told, as it would be without rigbench, and ends by SIGPIPE."""
+    command = [sys.executable, "-m", "rigbench", "--home", str(tmp_path), "watch", "--", "yes"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"y\n"
+        process.stdout.close()
+        assert process.wait(60) in (128 + signal.SIGPIPE, 1)  # yes tells a write error where SIGPIPE is ignored
+
+
+def test_what_is_written_is_bounded(tmp_path: Path) -> None:
+    done = watched(tmp_path, [*PROGRAMS, "flood", "40"])
+    assert len(done.stdout) == (40 << 20) + len("the end\n")
+    assert done.stdout.endswith(b"the end\n")
+
+
+def test_an_end_that_was_asked_for(tmp_path: Path) -> None:
+    done = watched(tmp_path, [*PROGRAMS, "steps", "100000"], "--steps", "50")
+    assert done.returncode == 130
+    its = document(tmp_path)
+    assert its["ended_by"] == "--steps"
+    assert its["steps"]["step"][-1] < 400  # type: ignore[index]
+    assert b"ended by --steps" in done.stderr
+
+
+def test_signals_are_its_own(tmp_path: Path) -> None:
+    """One that is sent to rigbench reaches the command, which may ignore it."""
+    command = [sys.executable, "-m", "rigbench", "--home", str(tmp_path), "watch", "--", *PROGRAMS, "stubborn"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == b"heard 15\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == b"heard 2\n"
+        assert process.wait(60) == 0
+
+
+def test_rigbench_is_killed(tmp_path: Path) -> None:
+    """By -9: the command goes on, its output where it was, and nothing of rigbench is left when it ends."""
+    command = [sys.executable, "-m", "rigbench", "--home", str(tmp_path), "watch", "--", *PROGRAMS, "steps", "80"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        for _ in range(10):
+            process.stdout.readline()
+        process.kill()
+        rest = process.stdout.read().decode()
+    assert "iter 79: " in rest
+    assert "own rate" in rest
+
+
+def appears(terminal: Terminal, pattern: str) -> str:
+    """The screen as soon as it shows what fits a pattern."""
+    deadline = time.monotonic() + 30
+    while not re.search(pattern, seen := terminal.screen()):
+        assert time.monotonic() < deadline, f"{pattern!r} did not appear in:\n{seen}"
+        time.sleep(0.05)
+    return seen
+
+
+def test_in_a_terminal(tmp_path: Path) -> None:
+    """Keys, size, Ctrl-C and Ctrl-Z are the command's; the panel stands below and goes."""
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed: watch is not tested in a real terminal; install tmux")
+    home = tmp_path / "home"
+    start = f"env PS1='$ ' {sys.executable} -m rigbench --home {home} watch -- {' '.join(PROGRAMS)}"
+    terminal = Terminal(tmp_path)
+    terminal.start(100, 20, "bash --norc")
+    try:
+        terminal.tmux("send-keys", "-t", "watch", f"{start} asks", "Enter")
+        appears(terminal, r"\n\?")
+        terminal.tmux("send-keys", "-t", "watch", "hello", "Enter")
+        seen = appears(terminal, r"got 'hello' on a terminal: True, .*columns=100, lines=19")
+        assert seen.count("hello") == 2, seen  # as it was typed, echoed once, and as it was read
+        appears(terminal, r"saved as")
+        terminal.tmux("send-keys", "-t", "watch", f"clear; {start} steps 100000", "Enter")
+        appears(terminal, r"rigbench · [\d,]+ tokens/s")
+        terminal.tmux("send-keys", "-t", "watch", "C-z")
+        appears(terminal, r"Stopped")
+        terminal.tmux("send-keys", "-t", "watch", "fg", "Enter")
+        appears(terminal, r"rigbench · [\d,]+ tokens/s")
+        terminal.tmux("send-keys", "-t", "watch", "C-c")
+        seen = appears(terminal, r"KeyboardInterrupt[\s\S]*ended by the user[\s\S]*saved as")
+        assert "rigbench · " not in seen.split("KeyboardInterrupt")[1]
+    finally:
+        terminal.tmux("kill-server")
+
+
+# ------------------------------------------------------------------------------------------------------- in the middle
+
+
+def test_a_hook_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(hooks.FOLDER, raising=False)
+    monkeypatch.setattr(hooks, "_writer", None)
+    hooks.step(tokens=5)
+    assert hooks._writer is False
+
+
+def test_a_hook_that_cannot_write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(hooks.FOLDER, str(tmp_path / "gone"))
+    monkeypatch.setattr(hooks, "_writer", None)
+    hooks.step(tokens=5)
+
+
+def test_ranks_and_a_ring_that_goes_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two ranks with other shares of the tokens; rank 0 calls it more often than the ring has entries."""
+    moment = 0.0
+    monkeypatch.setattr(hooks, "_clock", lambda: moment)
+    writers = [hooks._Writer(str(tmp_path / f"steps.{rank}.77")) for rank in (0, 1)]
+    steps = HookSteps(tmp_path)
+    for step in range(hooks.CAPACITY + 5000):
+        moment = step * 0.5
+        writers[0].step(100.0)
+        if step < 5000:
+            writers[1].step(300.0)
+        if step == 5000:
+            steps.look()
+    steps.look()
+    seen = steps.seen(None)
+    assert seen is not None
+    assert seen.unit == "tokens"
+    rate = forecast.rate(seen)
+    assert isinstance(rate, Estimate)
+    assert rate.value == pytest.approx(400 / 0.5)
+    assert len(seen.wall) <= 4097
+
+
+def lines(text: Sequence[str], every: float = 1.0) -> list[tuple[float, bytes]]:
+    return [(every * number, f"{line}\n".encode()) for number, line in enumerate(text)]
+
+
+def feed(log: LogSteps, pieces: Sequence[tuple[float, bytes]]) -> None:
+    for piece in pieces:
+        log.add([piece])
+
+
+def test_lines_without_any_time() -> None:
+    """Their step is dated by when they came; an evaluation between is a pause of the wall's clock alone."""
+    log = LogSteps()
+    feed(log, lines([f"step {step} | loss {3 - step / 100:.3f}" for step in range(40)], every=2.0))
+    seen = log.final(1000)
+    assert seen is not None
+    rate = forecast.rate(seen)
+    assert isinstance(rate, Estimate)
+    assert rate.value == pytest.approx(500.0)
+    assert "when each line came" in " ".join(seen.said)
+
+
+def test_output_without_steps() -> None:
+    log = LogSteps()
+    feed(log, lines(["loading", "step by step", "12 files", "\x1b[31mred\x1b[0m"]))
+    assert log.final(None) is None
+    assert log.why
+
+
+def test_a_line_in_two_pieces_and_no_line_at_all() -> None:
+    log = LogSteps()
+    pieces = [(float(step), part) for step in range(30) for part in (f"step {step} lo".encode(), b"ss 2.0\r\n")]
+    feed(log, [*pieces, (31.0, b"\xff\x00" * 5000), (32.0, b"\n")])
+    seen = log.final(10)
+    assert seen is not None
+    assert [step for _, step in seen.wall] == list(range(30))
+
+
+def test_pace_has_the_pauses_in_it() -> None:
+    """A minute's evaluation every 100 steps of a second: 1.6 s of the wall's clock a step."""
+    random.seed(5)
+    at, wall = 0.0, []
+    for step in range(1, 1001):
+        at += random.uniform(0.9, 1.1) + (60.0 if step % 100 == 0 else 0.0)
+        wall.append((at, step))
+    pace = forecast.pace(wall)
+    assert isinstance(pace, Estimate)
+    assert pace.low < 1.6 < pace.high
+    assert pace.value == pytest.approx(1.6, rel=0.06)
+
+
+def test_the_end_is_within_its_interval() -> None:
+    """Told at a fifth of the way, of trainings whose steps resemble their neighbours: 18 of 20 and more."""
+    held = 0
+    for seed in range(20):
+        draw = random.Random(seed)
+        at, slow, wall = 0.0, 1.0, []
+        for step in range(1, 1501):
+            slow = 0.95 * slow + 0.05 * draw.uniform(0.9, 1.1)
+            at += slow * draw.uniform(0.97, 1.03) * (20 if step == 1 else 1)
+            wall.append((at, step))
+        pace = forecast.pace(wall[:300])
+        assert isinstance(pace, Estimate)
+        rest = forecast.rest(pace, 1200)
+        held += rest.low <= wall[-1][0] - wall[299][0] <= rest.high
+    assert held >= 18
+
+
+@pytest.mark.parametrize("seconds", [6, 11])
+def test_a_load_that_repeats(seconds: int) -> None:
+    random.seed(1)
+    load = [(0.2 if second % seconds < 2 else 0.95) + random.uniform(-0.03, 0.03) for second in range(240)]
+    assert period(load, 1.0) == pytest.approx(seconds, abs=0.5)
+
+
+def test_loads_that_do_not_repeat() -> None:
+    random.seed(2)
+    assert period([random.random() for _ in range(240)], 1.0) is None
+    assert period([0.99] * 240, 1.0) is None
+    assert period([1.0] * 10, 1.0) is None
+    assert period([second / 240 for second in range(240)], 1.0) is None
+
+
+def test_what_a_training_imports(tmp_path: Path) -> None:
+    """The hook is light, and none of the trainers is imported by it."""
+    code = "import sys, rigbench.hooks as h; h.step(); print([m for m in sys.modules if m.split('.')[0] in " \
+        "('torch','transformers','lightning','numpy','rich','typer','msgspec')])"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n"
