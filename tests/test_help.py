@@ -90,7 +90,7 @@ def test_every_example_is_a_command_line_that_is_taken(entry, called, rigbench, 
     function = getattr(*function_of(entry))
     lines = [words for words, _ in help.examples(function.__doc__.replace("\n    ", "\n"))]
     for line in lines:
-        words = shlex.split(line.partition(">")[0])
+        words = shlex.split(line.partition(" > ")[0])
         assert words[0] == "rigbench"
         code, _, err = rigbench(*words[1:])
         assert (code, err) == (0, ""), line
