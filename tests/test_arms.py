@@ -222,7 +222,7 @@ def scripted(monkeypatch, job, outcomes):
     answers = iter(outcomes)
     ran = []
 
-    def run(job, options, watts=None, world=None):
+    def run(job, options, watts=None, world=None, its=None):
         ran.append(options)
         answer = next(answers)
         if isinstance(answer, tuple):  # a slice so far, and then Ctrl-C
@@ -255,6 +255,49 @@ def test_what_the_base_arm_chose_for_itself_holds_for_all(job, monkeypatch):
     arms.run(job, asked(base=msgspec.structs.replace(BASE, precision="auto", micro_batch=0)))
     assert [one.recipe.precision for one in ran] == ["auto", "fp32", "fp32", "fp32", "fp32"]
     assert [one.recipe.micro_batch for one in ran] == [1, 2, 2, 2, 2]
+
+
+def two_cards(tmp_path, monkeypatch, outcomes):
+    """A rig of two alike cards, and a list of what was trained: strategy, ranks, indices of the cards."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    rig = Rig.replay(Path(__file__).parent / "rigs/dual-rtx4080s-x8x8")
+    job, ran = Job(store.Store(tmp_path / "home"), rig, "train-probe", Silent()), []
+    scripted(monkeypatch, job, outcomes)
+    script = runs.run
+
+    def run(job, options, watts=None, world=None, its=None):
+        ran.append((options.recipe.strategy, options.recipe.micro_batch, its and its.indices, options.alone))
+        return script(job, options, watts, world, its)
+
+    monkeypatch.setattr(runs, "run", run)
+    return job, ran
+
+
+def test_alike_cards_train_together_by_themselves_with_one_alone_as_a_row(tmp_path, monkeypatch):
+    job, ran = two_cards(tmp_path, monkeypatch, [slice_of(rate) for rate in (1900, 1500, 1800, 1400, 1000, 1890)])
+    arms.run(job, plan.Plan(options=Options(model=M5), base=BASE, mode="usual"))
+    together, table = ("ddp", 1, (0, 1), plan.NOT_IN_A_TABLE), job.run.arms
+    assert ran == [together, together, together, together, ("single", 1, (0,), plan.NOT_IN_A_TABLE), together]
+    assert table.rows[0].label == "adamw, bf16, ddp on 2"
+    assert (table.rows[-1].label, table.rows[-1].recipe.ranks) == ("single", 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "strategy", "indices"),
+    [
+        ({}, "auto", "ddp", (0, 1)),
+        ({}, "cuda:1", "single", None),
+        ({}, "cpu", "single", None),
+        ({"strategy_given": True}, "auto", "single", None),
+    ],
+)
+def test_one_variant_too_trains_on_all_alike_cards_and_times_one_rank_alone(
+    tmp_path, monkeypatch, changes, device, strategy, indices
+):
+    job, ran = two_cards(tmp_path, monkeypatch, [slice_of(1900)])
+    base = msgspec.structs.replace(BASE, micro_batch=0)
+    arms.run(job, plan.Plan(options=Options(model=M5, device=device), base=base, mode="one", **changes))
+    assert ran == [(strategy, 8 if strategy == "ddp" else 0, indices, True)]
 
 
 def test_out_of_memory_in_one_arm_is_its_row_and_the_others_run(job, monkeypatch):

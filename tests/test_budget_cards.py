@@ -9,6 +9,7 @@ import pytest
 from budget_slices import M5, M60, M120, energy, plan, request, stored, whole
 
 from rigbench.budget import command, training
+from rigbench.budget.brief import scaling_words
 from rigbench.budget.record import Scaling
 from rigbench.budget.slices import Wanted
 from rigbench.core.errors import RigbenchError
@@ -194,6 +195,46 @@ def test_slices_on_all_cards_go_before_those_on_one_and_scaling_is_shown(both):
     assert budget.purchase.price.value == 2 * 999
 
 
+def scaling_of(both, *slices):
+    budget = plan(request(1e16, (M120,)), slices, its=both)
+    return budget.scaling, scaling_words(budget.scaling)
+
+
+def test_scaling_is_a_number_only_where_both_slices_tell_one(both):
+    its, words = scaling_of(both, single(M120, 45_000.0), on_two(M120, 81_000.0))
+    assert words == "120M: 45,000 tokens/s on one card, 81,000 tokens/s on 2, 90 % (84 to 97) of 2 times one"
+    assert (its.efficiency.low, its.efficiency.high) == pytest.approx((0.84, 0.97), abs=0.006)  # ±5 % between processes
+    wide, words = scaling_of(both, single(M120, 45_000.0, within=0.6), on_two(M120, 81_000.0))
+    assert not wide.has_middle
+    assert (
+        words
+        == "120M: 18,000 to 72,000 tokens/s on one card, 77,000 to 85,000 tokens/s on 2, 56 to 230 % of 2 times one"
+    )
+    runs = [single(M120, rate, run=run) for rate, run in ((30_000.0, "r3"), (60_000.0, "r4"))]
+    apart, words = scaling_of(both, *runs, on_two(M120, 81_000.0))
+    assert apart.efficiency.high / apart.efficiency.low > 1.9
+
+
+@pytest.mark.parametrize(
+    ("alone", "why"),
+    [
+        ({"disturbed": "40 % of the CPU"}, "120M on one card was disturbed: 40 % of the CPU"),
+        ({"steady_steps": 2}, "120M on one card made fewer than 3 steady steps"),
+        ({"is_finite": False}, "120M on one card came to a loss that is not finite"),
+        (None, "no model was trained on one card and on all"),
+    ],
+)
+def test_scaling_of_a_slice_that_tells_nothing_has_a_reason_instead(both, alone, why):
+    slices = [] if alone is None else [msgspec.structs.replace(single(M120, 45_000.0), **alone)]
+    its, words = scaling_of(both, *slices, on_two(M120, 81_000.0))
+    assert (its, words) == (Absent(why), f"n/a ({why})")
+
+
+def test_cards_that_gain_by_being_several_are_not_believed(both):
+    its, _ = scaling_of(both, single(M120, 30_000.0), on_two(M120, 81_000.0))
+    assert its == Absent("2 cards were 2.70 times as fast as one, so that something held the one up")
+
+
 def limits(runs, gpus):
     """Measured ceilings of so many of these cards, and a link over which 120M's gradients take 50 ms."""
 
@@ -245,7 +286,7 @@ def test_slices_on_two_cards_are_carried_over_to_one_that_is_asked_for(job, monk
     assert budget.configuration.words == f"cuda ({CARD}), adamw, bf16"
     assert budget.remark == (
         "one of 2 cards: --device cuda:1 is one of 2 GPUs; predicted for one card from slices on 2 cards; "
-        "`rigbench train-probe --params 120M` measures it"
+        "`rigbench train-probe --params 120M --strategy single` measures it"
     )
     assert 40_500.0 < budget.series[1].rate.tokens_per_s.value < 81_000.0
 

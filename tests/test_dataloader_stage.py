@@ -215,21 +215,47 @@ def test_worker_counts_double_up_to_the_cpus_there_are(cpus, counts):
 def test_training_eats_what_the_newest_slice_of_this_rig_on_this_kind_of_device_trained(tmp_path):
     home = store.Store(tmp_path)
     job = Job(home, Rig.live(), "dataloader", Silent())
-    nothing = command.needed(job, "cpu")
+    nothing, _ = command.needed(job, "cpu")
     assert "rigbench train-probe" in nothing.reason
 
-    def keep(run_id: str, item, fingerprint: str) -> None:
+    def keep(run_id: str, item, fingerprint: str, *more) -> None:
         rig = msgspec.structs.replace(job.run.rig, fingerprint=fingerprint)
-        home.save(msgspec.structs.replace(job.run, id=run_id, rig=rig, slices=(item.slice,)))
+        slices = (item.slice, *(other.slice for other in more))
+        home.save(msgspec.structs.replace(job.run, id=run_id, rig=rig, slices=slices))
 
     own = job.run.rig.fingerprint
     keep("20260101-000000-aaaa", stored(M5, 1000.0, started_at="2026-01-01T00:00:00Z"), own)
     keep("20260102-000000-bbbb", stored(M15, 400.0, started_at="2026-01-02T00:00:00Z"), own)
     keep("20260103-000000-cccc", stored(M5, 9e6, started_at="2026-01-03T00:00:00Z"), "another")
     keep("20260104-000000-dddd", stored(M5, 8e6, started_at="2026-01-04T00:00:00Z", device=GPU), own)
-    found = command.needed(Job(home, Rig.live(), "dataloader", Silent()), "cpu")
-    assert (found.value, found.low, found.high) == pytest.approx((400.0, 396.0, 404.0))
+    found, loaders = command.needed(Job(home, Rig.live(), "dataloader", Silent()), "cpu")
+    assert (found.value, found.low, found.high, loaders) == pytest.approx((400.0, 396.0, 404.0, 1))
     assert found.basis == "the slice 15M of run 20260102-000000-bbbb, on cpu"
+    # Of four cards' slices each rank's loader gives a quarter; the single card beside them is no full run.
+    together = {"device": GPU, "strategy": "ddp", "ranks": 4}
+    alone = stored(M15, 1e6, started_at="2026-01-05T00:10:00Z", device=GPU)
+    keep("20260105-000000-eeee", stored(M15, 2e6, started_at="2026-01-05T00:00:00Z", **together), own, alone)
+    found, loaders = command.needed(Job(home, Rig.live(), "dataloader", Silent()), "cuda")
+    assert (found.value, loaders) == (pytest.approx(5e5), 4)
+    assert found.basis.endswith("on cuda, each of 4 ranks")
+
+
+def test_of_several_ranks_loaders_a_fast_one_alone_does_not_tell_that_all_keep_up():
+    def answers(rate: float, **changes):
+        shown = result([JSONL], needed(rate), loaders=2, **changes)
+        return [one.io_bound for one in shown.headrooms], render.verdict(shown)
+
+    # 2 workers a loader; the cold file gives half of the warm one.
+    assert answers(1e5)[0] == ["no", "no"]  # one loader could feed both
+    assert answers(6e5, usable_cpus=8.0)[0] == ["no", "cannot be told"]
+    crowded, (mark, sentence) = answers(1.2e6)
+    assert crowded == ["cannot be told", "yes"]
+    assert (mark, sentence) == (
+        "note",
+        "the loader is 1.6 times (1.4 to 1.8) as fast as each of 2 ranks needs, alone: whether 2 at once keep up "
+        "cannot be told",
+    )
+    assert answers(3e6)[0] == ["yes", "yes"]
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ddp(folder) -> Slice:
-    return together(folder, "ddp", scaling=True)
+    return together(folder, "ddp", alone=True)
 
 
 def losses_of_one_rank(folder: Path, steps: int) -> list[float]:
@@ -119,7 +119,7 @@ def test_where_the_loss_of_rate_goes_adds_up(ddp):
     ],
 )
 def test_every_strategy_makes_the_same_steps(ddp, folder, strategy, scaling):
-    result = together(folder, strategy, scaling=scaling)
+    result = together(folder, strategy, alone=scaling or Absent("not here"))
     both = min(4, len(result.steps.loss), len(ddp.steps.loss))
     assert both >= 2
     assert result.steps.loss[:both] == pytest.approx(ddp.steps.loss[:both], rel=1e-4)

@@ -210,3 +210,37 @@ checked
   how sure  90 % intervals; 3 of 5 sizes measured
   more      rigbench report 20261121-074413-f877 PROBE shows one whole, --verbose all of it
 """
+
+
+def test_gpus_are_opened_before_anything_is_measured_and_a_blocked_one_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    rig = Rig.replay(Path(__file__).parent / "rigs/dual-rtx4080s-x8x8")
+    job, asked = Job(store.Store(tmp_path), rig, "run", SILENT), []
+    stages = [plan.Stage("topology", lambda job: None), plan.Stage("matmul", lambda job: None)]
+    answer = RigbenchError("cuda:1 has no memory left", "end what holds it", exit_code=3)
+
+    def measure(probe, options, kind, limit_seconds):
+        asked.append((probe, options.device))
+        if isinstance(answer, RigbenchError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(job, "measure", measure)
+    plan.refuse_blocked(job, "cpu", stages)
+    plan.refuse_blocked(job, None, stages[:1])  # topology loads no torch
+    assert asked == []
+    with pytest.raises(RigbenchError, match="no memory left"):
+        plan.refuse_blocked(job, "cuda:1", stages)
+    assert asked == [("rigbench.everything.probe", "cuda:1")]
+    answer = Skipped("everything", "its process was ended by SIGSEGV")
+    with pytest.raises(RigbenchError, match="the GPUs could not be opened: its process was ended by SIGSEGV") as caught:
+        plan.refuse_blocked(job, None, stages)
+    assert caught.value.exit_code == 3
+
+
+def test_a_machine_without_gpus_loads_no_torch_for_that(tmp_path, monkeypatch):
+    job = Job(store.Store(tmp_path), Rig.replay(Path(__file__).parent / "rigs/dual-rtx4080s-x8x8"), "run", SILENT)
+    monkeypatch.setitem(job.__dict__, "gpus", ())
+    monkeypatch.setattr(plan.pci, "devices", lambda sysfs: ())
+    monkeypatch.setattr(job, "measure", lambda *_, **__: pytest.fail("nothing to open"))
+    plan.refuse_blocked(job, None, [plan.Stage("matmul", lambda job: None)])

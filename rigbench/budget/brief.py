@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rigbench.budget.plan import FEW_TOKENS_PER_PARAMETER, MANY_TOKENS_PER_PARAMETER
-from rigbench.budget.record import Budget, NextSlice, Overhead, PlanRow, Rent, Scaling
+from rigbench.budget.record import ONE_CARD, Budget, NextSlice, Overhead, PlanRow, Rent, Scaling
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Price
@@ -311,17 +311,25 @@ def _facts(budget: Budget) -> Iterator[tuple[str, str]]:
         decides.append(f"{one.name}: {one.hours.basis}")
     for number, line in enumerate(decides):
         yield "assumed" if number == 0 else "", line
-    if isinstance(budget.scaling, Scaling):
+    if budget.scaling != ONE_CARD:
         yield "scaling", scaling_words(budget.scaling)
+    if exports := budget.configuration.exports:
+        yield "export", f"{' '.join(exports)} before the run, as its slices had: p2p advises it on this rig"
     if isinstance(budget.power, Absent):
         yield "kWh", f"n/a ({budget.power.reason})"
     elif isinstance(budget.whole.money, Absent):
         yield "money", f"n/a ({budget.whole.money.reason})"
 
 
-def scaling_words(its: Scaling) -> str:
-    one, together = (units.format_rate(rate.value) for rate in (its.one, its.together))
-    kept = f"{told(its.efficiency, 'share')} of {its.cards} times one"
+def scaling_words(its: Scaling | Absent) -> str:
+    if isinstance(its, Absent):
+        return f"n/a ({its.reason})"
+    middle = its.has_middle and its.efficiency.has_middle
+    one, together = (
+        units.format_rate(rate.value) if middle else units.format_range(rate.low, rate.high, "tokens/s")
+        for rate in (its.one, its.together)
+    )
+    kept = f"{told(its.efficiency, 'share', middle)} of {its.cards} times one"
     return f"{its.model}: {one} on one card, {together} on {its.cards}, {kept}"
 
 

@@ -11,7 +11,7 @@ from rigbench.backtest.record import Coverage
 from rigbench.budget import money, rates, record
 from rigbench.budget.plan import HOT_WORDS, NOT_SOAKED, Forecast, Machine, Request
 from rigbench.budget.record import CardPrice, Configuration, NextSlice, Rate, RigPrice, Scaling
-from rigbench.budget.slices import Chosen, Wanted, choose, trains
+from rigbench.budget.slices import ANYHOW, Chosen, Wanted, choose, trains
 from rigbench.core import profiles, stats, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
@@ -27,7 +27,7 @@ from rigbench.predict.calibrate import Correction, Measured
 from rigbench.predict.memory import Predictor
 from rigbench.predict.record import Ceilings, Largest, StepTime, Target
 from rigbench.thermals.record import Thermals
-from rigbench.train.record import Compile, Slice, StoredSlice
+from rigbench.train.record import FEWEST_STEPS, Compile, Slice, StoredSlice
 from rigbench.work import power as cost
 from rigbench.work.record import Power, PowerPart
 
@@ -111,32 +111,62 @@ def here(
         scaling=record.ONE_CARD if over else scaling(chosen, slices),
         left_out=chosen.left_out,
     )
-    following = _next(request, steps, correction) if steps else _widest(request, chosen, forecasts)
+    following = _next(request, steps, correction, chosen.its) if steps else _widest(request, chosen, forecasts)
     return machine._replace(next_slice=following), tuple(forecasts)
 
 
 def scaling(chosen: Chosen, slices: Sequence[StoredSlice]) -> Scaling | Absent:
-    """The largest model that was trained in the same way on all cards and on one; newest slices first."""
+    """Of the largest model that was trained in the same way on all cards and on one, both left in peace."""
     configuration = chosen.configuration
     count = configuration.recipe.ranks
     if count < 2 or configuration.device.kind != "cuda":
         return record.ONE_CARD
-    for stored in sorted(chosen.slices, key=lambda it: it.slice.model.flop_per_token, reverse=True):
-        together = stored.slice
-        recipe = msgspec.structs.replace(together.recipe, strategy="single", ranks=1)
-        for other in slices:
-            one = other.slice
-            alike = (one.recipe, one.method, one.device.name) == (recipe, together.method, together.device.name)
-            if alike and one.model.shape == together.model.shape and one.ended_by not in ("interrupted", "worker died"):
-                return Scaling(
-                    model=together.model.name,
-                    cards=count,
-                    one=one.tokens_per_s,
-                    together=together.tokens_per_s,
-                    efficiency=together.tokens_per_s / one.tokens_per_s / count,
-                    rests_on=tuple(dict.fromkeys((stored.run_id, other.run_id))),
-                )
-    return Absent("no model was trained on one card and on all")
+    models = {stored.slice.model.name: stored.slice.model for stored in chosen.slices}
+    whys = []
+    for model in sorted(models.values(), key=lambda model: model.flop_per_token, reverse=True):
+        every = [stored for stored in chosen.slices if stored.slice.model == model]
+        its = every[0].slice
+        recipe = msgspec.structs.replace(its.recipe, strategy="single", ranks=1)
+        alike = _kind_of(msgspec.structs.replace(its, recipe=recipe))
+        twins = [stored for stored in slices if _kind_of(stored.slice) == alike]
+        single = [stored for stored in twins if not _tells_nothing(stored)]
+        if not single:
+            whys += [f"{model.name} on one card {_tells_nothing(stored)}" for stored in twins]
+        elif few := next(filter(None, map(_tells_nothing, every)), ""):
+            whys.append(f"{model.name} on {count} cards {few}")
+        else:
+            return _efficiency(count, every, single)
+    return Absent(whys[0] if whys else "no model was trained on one card and on all")
+
+
+def _kind_of(its: Slice) -> tuple[object, ...]:
+    return its.recipe, its.method, its.device.name, its.model.shape
+
+
+def _tells_nothing(stored: StoredSlice) -> str:
+    """Why a slice is none to compare with; "" where it is one."""
+    if stored.disturbed:
+        return f"was disturbed: {stored.disturbed}"
+    if stored.steady_steps < FEWEST_STEPS:
+        return f"made fewer than {FEWEST_STEPS} steady steps"
+    return "" if stored.is_finite else "came to a loss that is not finite"
+
+
+def _efficiency(count: int, every: Sequence[StoredSlice], single: Sequence[StoredSlice]) -> Scaling | Absent:
+    together, one = rates.of_slices(every), rates.of_slices(single)
+    efficiency = together / one / count
+    if efficiency.low > 1:  # a card may lose by training beside others, never gain
+        times = units.format_significant(efficiency.value * count)
+        return Absent(f"{count} cards were {times} times as fast as one, so that something held the one up")
+    return Scaling(
+        model=every[0].slice.model.name,
+        cards=count,
+        one=one,
+        together=together,
+        efficiency=efficiency,
+        rests_on=tuple(dict.fromkeys(stored.run_id for stored in (*every, *single))),
+        has_middle=all(stored.slice.tokens_per_s.has_middle for stored in (*every, *single)),
+    )
 
 
 def _sync_unmeasured(step: StepTime) -> StepTime:
@@ -149,7 +179,7 @@ def _sync_unmeasured(step: StepTime) -> StepTime:
 
 def _refuse_to_carry(chosen: Chosen, its: Wanted, steps: Sequence[StepTime]) -> None:
     device, recipe = chosen.configuration.device, chosen.configuration.recipe
-    cure = f"run {trains(chosen.slices[0].slice.model, its.strategy)}"
+    cure = f"run {trains(chosen.slices[0].slice.model, its)}"
     if device.name not in [gpu.name for gpu in its.cards.gpus]:
         raise RigbenchError(f"no slice of {its.cards.words} is stored, only of {device.name}", cure, NOTHING)
     if not steps:
@@ -172,7 +202,7 @@ def _said_of(chosen: Chosen, its: Wanted) -> str:
     how = "one card" if its.ranks == 1 else f"{its.strategy} on {its.ranks} cards"
     on = "one card" if trained_on == 1 else f"{trained_on} cards"
     largest = max((stored.slice.model for stored in chosen.slices), key=lambda model: model.flop_per_token)
-    return f"predicted for {how} from slices on {on}; `{trains(largest, its.strategy)}` measures it"
+    return f"predicted for {how} from slices on {on}; `{trains(largest, its)}` measures it"
 
 
 def _carried(its: Forecast, request: Request, chosen: Chosen, over: Wanted) -> Forecast:
@@ -347,14 +377,14 @@ def _steps(
         return nothing
 
 
-def _next(request: Request, steps: Sequence[StepTime], correction: Correction) -> NextSlice:
+def _next(request: Request, steps: Sequence[StepTime], correction: Correction, its: Wanted = ANYHOW) -> NextSlice:
     """The slice that would narrow the rate of the largest model most, which most hours go to."""
     target = max(steps, key=lambda step: step.model.flop_per_token)
     suggestion = calibrate.suggest(steps, correction, target)
     best = steps[suggestion.candidate]
     now, then = suggestion.half_width_now, suggestion.half_width_then
     basis = "the step's model and what its slices have corrected so far"
-    return NextSlice(_command(request, best.model, best.recipe), target.model.name, now, then, basis)
+    return NextSlice(_command(request, best.model, best.recipe, its), target.model.name, now, then, basis)
 
 
 def _one_run(request: Request, steps: Sequence[StepTime]) -> NextSlice:
@@ -376,12 +406,12 @@ def _widest(request: Request, chosen: Chosen, forecasts: Sequence[Forecast]) -> 
     then: float | Absent = rates.ASSUMED_BETWEEN_PROCESSES
     if its.model.shape in measured:
         then = Absent("a further run tells how far runs lie apart")
-    command = _command(request, its.model, chosen.slices[0].slice.recipe)
+    command = _command(request, its.model, chosen.slices[0].slice.recipe, chosen.its)
     basis = "what lies between processes, assumed"
     return NextSlice(command, its.model.name, its.rate.tokens_per_s.half_width, then, basis)
 
 
-def _command(request: Request, model: Model, recipe: Recipe) -> str:
+def _command(request: Request, model: Model, recipe: Recipe, its: Wanted = ANYHOW) -> str:
     """The one slice that trains so."""
     words = [f"--series {request.name}"] if request.name in series_names()[1:] else []
     words += [f"--precision {recipe.precision}"]
@@ -389,7 +419,7 @@ def _command(request: Request, model: Model, recipe: Recipe) -> str:
     choices += ["--compile on"] if recipe.compiled else []
     choices += [f"--checkpointing {recipe.checkpoint_every}"] if recipe.checkpoint_every else []
     choices += [f"--loss {recipe.loss_chunks}"] if recipe.loss_chunks > 1 else []
-    choices += [f"--strategy {recipe.strategy}"] if recipe.strategy != "single" else []
+    choices += [option.strip()] if (option := its.option(recipe.strategy)) else []
     return " ".join(["rigbench train-probe", f"--params {model.name}", *words, *(choices or ["--arms one"])])
 
 

@@ -81,7 +81,10 @@ def rate(model: Model, chosen: Chosen) -> Rate:
         took = math.fsum(it.slice.seconds for it in by_size[model.flop_per_token])
         known = f"trained here {units.format_seconds(took) if took >= 59.5 else f'{took:.0f} s'}"
         return Rate(estimate, "measured", exact.rests_on, exact.widened_by, has_middle=enough, known_from=known)
-    size, cure = math.log(model.flop_per_token), f"run {trains(model, chosen.configuration.recipe.strategy)}"
+    size, cure = (
+        math.log(model.flop_per_token),
+        f"run {trains(model, chosen.its, chosen.configuration.recipe.strategy)}",
+    )
     if not points:
         raise RigbenchError(f"no slice of {model.name} or of its kind is stored", cure, exit_code=NOTHING)
     nearest = min(points, key=lambda point: abs(point.log_size - size))
@@ -102,6 +105,11 @@ def rate(model: Model, chosen: Chosen) -> Rate:
     sizes = [point.model.name for point in used]
     known = f"between {' and '.join(sizes)}" if len(sizes) > 1 else f"carried over from {sizes[0]}"
     return Rate(estimate, "predicted", rests_on, tuple(reasons), known_from=known)
+
+
+def of_slices(slices: Sequence[StoredSlice]) -> Estimate:
+    """Tokens per second that one more run of their model would show."""
+    return _point(slices).flops_per_s / slices[0].slice.model.flop_per_token
 
 
 def _point(slices: Sequence[StoredSlice]) -> Point:

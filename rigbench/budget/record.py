@@ -231,6 +231,7 @@ class Configuration(Record, frozen=True):
     device: Device
     recipe: Recipe  # whose micro-batch and accumulation say nothing: those are each model's own
     host_allocator: HostAllocator
+    exports: tuple[str, ...] = ()  # settings of NCCL that its ranks need, as "NCCL_P2P_DISABLE=1"
 
     @property
     def words(self) -> str:
@@ -239,7 +240,8 @@ class Configuration(Record, frozen=True):
         threads = f", {self.device.threads} thread{plural}" if self.device.kind == "cpu" else ""
         allocator = ", allocator keeps memory" if self.host_allocator == "keeps memory" else ""
         count = f"{self.recipe.ranks} × " if self.recipe.ranks > 1 and self.device.kind == "cuda" else ""
-        return f"{self.device.kind} ({count}{self.device.name}{threads}), {self.recipe.words}{allocator}"
+        exports = f", with {' '.join(self.exports)}" if self.exports else ""
+        return f"{self.device.kind} ({count}{self.device.name}{threads}), {self.recipe.words}{allocator}{exports}"
 
 
 class Rate(Record, frozen=True):
@@ -263,6 +265,7 @@ class Scaling(Record, frozen=True, kw_only=True):
     together: Estimate
     efficiency: Estimate  # of so many times the one card
     rests_on: tuple[str, ...]  # runs
+    has_middle: bool = True  # as of Rate
 
 
 class LawLoss(Record, frozen=True):

@@ -24,7 +24,7 @@ from rigbench.budget.brief import (
     time_unit,
     told,
 )
-from rigbench.budget.record import Budget, NextSlice, PlanRow, Purchase, Rent, Scaling
+from rigbench.budget.record import ONE_CARD, Budget, NextSlice, PlanRow, Purchase, Rent
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Price
@@ -156,7 +156,7 @@ def _labelled(lines: Iterable[tuple[str, str]]) -> Table:
 def _notes(budget: Budget) -> Iterator[tuple[str, str]]:
     """(label, text) of every line below the tables; a label that repeats is shown once."""
     yield from _achieved(budget)
-    if isinstance(budget.scaling, Scaling):
+    if budget.scaling != ONE_CARD:
         yield "scaling", scaling_words(budget.scaling)
     its = budget.next_slice
     if isinstance(its, NextSlice):

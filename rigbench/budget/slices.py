@@ -32,6 +32,10 @@ class Wanted(NamedTuple):
     def ranks(self) -> int:
         return max(1, len(self.cards.gpus))
 
+    def option(self, strategy: Strategy) -> str:
+        """What a command must say to train so: all alike cards train together by themselves, a single one alone."""
+        return f" --strategy {strategy}" if strategy != "single" or self.cards.hidden else ""
+
     @property
     def remark(self) -> str:
         """Which of the rig's cards are not counted, and why."""
@@ -51,6 +55,9 @@ class Wanted(NamedTuple):
         return Wanted(first._replace(why="; ".join(filter(None, (self.cards.why, why)))))
 
 
+ANYHOW = Wanted()
+
+
 def one_of_cards(count: int, of: int) -> str:
     return f"{'one' if count == 1 else count} of {of} cards"
 
@@ -61,6 +68,7 @@ class Chosen(NamedTuple):
     configuration: Configuration
     slices: tuple[StoredSlice, ...]
     left_out: tuple[str, ...]
+    its: Wanted = ANYHOW
 
     def nearest(self, model: Model) -> StoredSlice:
         """The slice nearest in size."""
@@ -102,7 +110,7 @@ def choose(
     if not groups:
         why = f" can be used ({_lines(left_out)[0]})" if left_out else " is stored"
         middle = sorted(models, key=lambda model: model.flop_per_token)[len(models) // 2]  # within reach of both ends
-        cure = f"run {trains(middle, its.strategy if its else 'single')}"
+        cure = f"run {trains(middle, its or ANYHOW)}"
         raise RigbenchError(f"no slice of this rig{why}", cure, exit_code=NOTHING)
 
     def preference(group: Sequence[StoredSlice]) -> tuple[bool, bool, bool, int, str]:
@@ -119,18 +127,18 @@ def choose(
     kept, slower = _fastest_batches(best)
     left_out.update(slower)
     newest = max(kept, key=lambda stored: stored.slice.started_at)
-    return Chosen(configuration_of(newest.slice), tuple(kept), _lines(left_out))
+    return Chosen(configuration_of(newest.slice), tuple(kept), _lines(left_out), its or ANYHOW)
 
 
 def configuration_of(result: Slice) -> Configuration:
     recipe = msgspec.structs.replace(result.recipe, micro_batch=0, accumulation=1, ranks=result.cards)
-    return Configuration(result.device, recipe, result.host_allocator)
+    exports = tuple(f"{name}={value}" for name, value in result.exports.items())
+    return Configuration(result.device, recipe, result.host_allocator, exports)
 
 
-def trains(model: Model, strategy: Strategy) -> str:
+def trains(model: Model, its: Wanted, strategy: Strategy | None = None) -> str:
     """The command whose slice would do."""
-    words = f"rigbench train-probe --params {model.name}"
-    return words if strategy == "single" else f"{words} --strategy {strategy}"
+    return f"rigbench train-probe --params {model.name}{its.option(strategy or its.strategy)}"
 
 
 def family(model: Model) -> tuple[object, ...]:

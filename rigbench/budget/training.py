@@ -24,6 +24,7 @@ from rigbench.work.record import WattOptions
 # size, and the middle one is the check on interpolating between the other two.
 QUICK_SECONDS = (15.0, 25.0, 60.0)
 STEPS_NEEDED = 5  # of a slice, for an interval that says something
+IN_A_SLICE = Absent("one card alone has a slice of its own, of the largest model")
 ALONE_SECONDS = 25.0  # of the slice on one card, beside those on all
 
 
@@ -114,7 +115,8 @@ def train_slices(
     for number, options in enumerate(slices):
         size = _micro_batch(job, options, its)
         chosen = msgspec.structs.replace(options.recipe, strategy=its.strategy, micro_batch=size)
-        result = _slice(job, msgspec.structs.replace(options, recipe=chosen, device="cuda"), watts, its)
+        together = msgspec.structs.replace(options, recipe=chosen, device="cuda", alone=IN_A_SLICE)
+        result = _slice(job, together, watts, its)
         if number == 0 and isinstance(result, Skipped) and isinstance(recipe.strategy, Absent):
             _on_one(job, slices, watts, its, result.reason)
             return

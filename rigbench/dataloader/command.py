@@ -59,7 +59,8 @@ def run(job: Job, options: Options) -> Dataloader | Skipped:
 
     def complete(result: Dataloader) -> Dataloader:
         declared = options.demand_tokens_per_s
-        demand = needed(job, result.device.kind) if isinstance(declared, Absent) else declared
+        demand, loaders = needed(job, result.device.kind) if isinstance(declared, Absent) else (declared, 1)
+        result = msgspec.structs.replace(result, loaders=loaders)
         return verdict.completed(result, demand, isinstance(host.virtual_machine(job.rig.sysfs), str))
 
     return job.measure(
@@ -74,16 +75,25 @@ def run(job: Job, options: Options) -> Dataloader | Skipped:
     )
 
 
-def needed(job: Job, kind: str) -> Figure | Absent:
-    """By the newest slice of this rig on that kind of device: this run's own, else a stored one."""
+def needed(job: Job, kind: str) -> tuple[Figure | Absent, int]:
+    """What one loader has to give, and how many work at once: every rank has its own.
+
+    By the newest slice of this rig on that kind of device: this run's own, else a stored one; of one run's slices by
+    those that trained on all its cards, as a full run would.
+    """
     known = (stored for stored in job.slices() if stored.slice.device.kind == kind and not stored.disturbed)
     slices = [stored for stored in known if stored.slice.tokens_per_s.level > 0]  # one step alone says nothing
     if not slices:
-        return NO_DEMAND
+        return NO_DEMAND, 1
     newest = max(slices, key=lambda stored: (stored.slice.started_at, stored.run_id))
-    rate = newest.slice.tokens_per_s
+    slices = [stored for stored in slices if stored.run_id == newest.run_id]
+    most = max(stored.slice.cards for stored in slices)
+    newest = max((it for it in slices if it.slice.cards == most), key=lambda it: it.slice.started_at)
+    ranks = newest.slice.recipe.ranks
+    rate = newest.slice.tokens_per_s / ranks
     basis = f"the slice {newest.slice.model.name} of run {newest.run_id}, on {kind}"
-    return Figure(value=rate.value, source="measured", basis=basis, low=rate.low, high=rate.high)
+    basis += f", each of {ranks} ranks" if ranks > 1 else ""
+    return Figure(value=rate.value, source="measured", basis=basis, low=rate.low, high=rate.high), ranks
 
 
 @command()

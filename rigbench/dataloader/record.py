@@ -184,7 +184,8 @@ class Dataloader(Record, frozen=True, kw_only=True):
     usable_cpus: float | Absent
     sweeps: tuple[Sweep, ...]
     disk: tuple[DiskReads, ...] | Absent
-    demand_tokens_per_s: Figure | Absent = Absent("not compared")
+    demand_tokens_per_s: Figure | Absent = Absent("not compared")  # of each loader
+    loaders: int = 1  # that work at once where several ranks train: each has its own
     headrooms: tuple[Headroom, ...] = ()  # of each path at its knee; first the path that the data stands for
     gains: tuple[Gain, ...] = ()
     ended_by: EndedBy

@@ -30,10 +30,15 @@ def verdict(result: Dataloader) -> Headline:
     cold = next((one for one in result.headrooms if (one.path, one.temperature) == (first.path, "cold")), None)
     if first.io_bound == "yes":
         return "warn", f"training waits for the loader, which gives {_share(first.times)} of what it needs"
+    whom = f"each of {result.loaders} ranks" if result.loaders > 1 else "training"
+    text = f"the loader is {_times(first.times)} as fast as {whom} needs"
+    if first.io_bound == "cannot be told" and first.times.low > 1:
+        return "note", f"{text}, alone: whether {result.loaders} at once keep up cannot be told"
     if first.io_bound == "cannot be told":
         about = f"the loader gives {_share(first.times)} of what training needs"
         return "note", f"{about}: whether training waits for it cannot be told"
-    text = f"the loader is {_times(first.times)} as fast as training needs"
+    if cold and cold.io_bound != "no" and cold.times.low > 1:
+        return "warn", f"{text} from memory; from the disk, where it is {_times(cold.times)}, {result.loaders} share it"
     if cold and cold.io_bound != "no":
         return "warn", f"{text} from memory, but gives {_share(cold.times)} of it from the disk"
     return "ok", text

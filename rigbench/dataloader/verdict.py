@@ -23,13 +23,14 @@ def completed(result: Dataloader, demand: Figure | Absent, virtual_machine: bool
     result = msgspec.structs.replace(result, demand_tokens_per_s=demand)
     return msgspec.structs.replace(
         result,
-        headrooms=tuple(_headrooms(sweeps, demand)),
+        headrooms=tuple(_headrooms(sweeps, demand, result)),
         gains=tuple(_gains(sweeps, result.sweeps)),
         notes=tuple(_notes(result, sweeps, virtual_machine)),
     )
 
 
-def _headrooms(sweeps: Sequence[Sweep], demand: Figure | Absent) -> Iterator[Headroom]:
+def _headrooms(sweeps: Sequence[Sweep], demand: Figure | Absent, result: Dataloader) -> Iterator[Headroom]:
+    """Of one loader alone. Where several work at once, those share the processors and the disk."""
     if isinstance(demand, Absent):
         return
     needed = Estimate(demand.value, *demand.ends, level=stats.LEVEL, method=demand.basis, n=1)
@@ -37,7 +38,13 @@ def _headrooms(sweeps: Sequence[Sweep], demand: Figure | Absent) -> Iterator[Hea
         for row in (sweep.knee, sweep.cold):
             if isinstance(row, Loading):
                 times = row.tokens_per_s / needed
-                yield Headroom(sweep.path, row.workers, row.temperature, times, bound(times))
+                alone = bound(times)
+                processes = result.loaders * max(1, row.workers)
+                cpus = 0.0 if isinstance(result.usable_cpus, Absent) else result.usable_cpus
+                shared = row.temperature == "cold" or processes > cpus
+                if alone == "no" and shared and bound(times / result.loaders) != "no":
+                    alone = "cannot be told"
+                yield Headroom(sweep.path, row.workers, row.temperature, times, alone)
 
 
 def diagnose(result: Dataloader) -> Iterator[Finding]:
@@ -104,6 +111,8 @@ def _notes(result: Dataloader, own: Sequence[Sweep], virtual_machine: bool) -> I
     most = max((row.workers for sweep in own for row in sweep.rows), default=0)
     if isinstance(result.usable_cpus, float) and most > result.usable_cpus:
         yield f"{most} workers were more than the {result.usable_cpus:g} CPUs there are to use"
+    if result.loaders > 1:
+        yield f"one loader was timed alone, and {result.loaders} ranks train: theirs share the processors and the disk"
     if result.device.kind == "cpu" and not isinstance(result.demand_tokens_per_s, Absent):
         yield "on a CPU the two share the cores: a loader N times as fast as training needs takes up to 1/N of the time"
     from_disk = not isinstance(result.disk, Absent) or any(isinstance(it.cold, Loading) for it in result.sweeps)

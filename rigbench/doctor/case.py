@@ -75,6 +75,8 @@ def _of_budget(known: Known, topology: Topology | None, gpus: Sequence[Gpu]) -> 
     words = f"{units.format_flop(budget.flops)} on {budget.series_name}, the budget of run {run_id}"
     power = budget.power
     watts = power.watts if isinstance(power, Power) else power
+    if isinstance(power, Power) and power.covers != "wall":  # as the budget itself: only those are on the bill
+        watts = Absent(f"the watts cover {power.covers}, not the wall")
     return _with_links(
         Case(words, tuple(rows), limits, budget.whole.hours, watts, budget.price, ways={}), known, topology, gpus
     )

@@ -32,7 +32,7 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
     from rigbench.budget.record import Options as BudgetOptions
     from rigbench.core.errors import NOTHING, RigbenchError
     from rigbench.doctor import diagnosis
-    from rigbench.everything.plan import Stage, chosen, measure, whole_run
+    from rigbench.everything.plan import Stage, chosen, measure, refuse_blocked, whole_run
     from rigbench.everything.progress import Overall
     from rigbench.model.recipe import RecipeOptions
     from rigbench.report import screen
@@ -43,7 +43,7 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
     stages = chosen(whole_run(asked.models, options.quick, common.device, watts), options.only, options.skip)
 
     def work(job: Job) -> None:
-        job.cards(common.device)  # a device that is not there is refused before anything is measured
+        refuse_blocked(job, common.device, stages)
         if options.resume:
             _resume(job)
         if isinstance(options.label, str):

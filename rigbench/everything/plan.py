@@ -13,15 +13,17 @@ from rigbench.budget.record import Budget
 from rigbench.budget.training import in_their_time, short_slices, train_slices
 from rigbench.collectives import command as collectives
 from rigbench.collectives.record import Options as CollectivesOptions
-from rigbench.core.errors import RigbenchError
+from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.options import NOT_GIVEN
-from rigbench.core.record import Skipped
+from rigbench.core.record import Absent, Skipped
 from rigbench.core.screen import Headline
 from rigbench.dataloader import command as dataloader
 from rigbench.dataloader.record import Options as DataloaderOptions
 from rigbench.doctor import diagnosis
 from rigbench.everything.progress import Overall
+from rigbench.everything.record import Opened, OpenOptions
 from rigbench.job import Job
+from rigbench.machine import pci
 from rigbench.matmul import command as matmul
 from rigbench.matmul.record import ProbeOptions as MatmulOptions
 from rigbench.model.record import Model
@@ -37,6 +39,7 @@ from rigbench.usable import BUSY
 from rigbench.work.record import WattOptions
 
 QUICK_MATMUL_SECONDS = 18.0
+OPENS, OPEN_SECONDS = "rigbench.everything.probe", 180.0  # at most, to load torch and make a context on each GPU
 START_SECONDS = 6.0  # of a worker that loads torch
 
 
@@ -97,6 +100,26 @@ def chosen(stages: Sequence[Stage], only: Sequence[str], skip: Sequence[str]) ->
     if not left:
         raise RigbenchError("--only and --skip leave nothing to do", f"the stages: {', '.join(names)}")
     return left
+
+
+def refuse_blocked(job: Job, device: str | None, stages: Sequence[Stage]) -> None:
+    """Before anything is measured. A machine without a trace of GPUs is not looked at: that takes loading torch.
+
+    Raises:
+        RigbenchError: there is no such device, torch cannot use the GPUs, or one of them cannot be opened.
+    """
+    cards = job.cards(device).gpus
+    tree = pci.devices(job.rig.sysfs)
+    there = not isinstance(tree, Absent) and any((it.kind, it.vendor_id) == ("GPU", pci.NVIDIA) for it in tree)
+    of_others = any(f"+{name}" in str(job.run.software.torch) for name in ("rocm", "xpu"))
+    without_torch = all(stage.room == "topology" for stage in stages)
+    if device == "cpu" or without_torch or not (cards or there or of_others):
+        return
+    job.progress.stage("opening the GPUs", START_SECONDS)
+    opened = job.measure(OPENS, OpenOptions(device or "auto"), Opened, limit_seconds=OPEN_SECONDS)
+    if isinstance(opened, Skipped):
+        what = f"the GPUs could not be opened: {opened.reason}"
+        raise RigbenchError(what, "see nvidia-smi and dmesg; or measure the CPU: --device cpu", NOTHING)
 
 
 def measure(job: Job, stages: Sequence[Stage]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from rigbench.budget.record import FLOP, HOURS
 from rigbench.core.options import LABEL, NOT_GIVEN, TEXT, Option, Reader
-from rigbench.core.record import Absent, Record
+from rigbench.core.record import Absent, Device, Record
 
 STAGES = Reader(lambda text, option: tuple(word.strip() for word in text.split(",") if word.strip()))
 
@@ -25,3 +25,13 @@ class Options(Record, frozen=True, kw_only=True):
     skip: Annotated[tuple[str, ...], Option(STAGES, "Not these stages.", "A,B")] = ()
     resume: Annotated[bool, Option(None, "Go on with the newest run that was killed or interrupted.")] = False
     label: Annotated[str | Absent, Option(LABEL, "Keep it under a label, for `rigbench compare`.", "NAME")] = NOT_GIVEN
+
+
+class OpenOptions(Record, frozen=True):
+    device: str
+
+
+class Opened(Record, frozen=True):
+    """What a run's probes will find."""
+
+    devices: tuple[Device, ...]

@@ -31,7 +31,7 @@ from rigbench.p2p.record import P2pRank, ReduceTimes, ValueCheck, Way
 from rigbench.work import copies
 from rigbench.work.copies import Budget
 from rigbench.work.process import Report
-from rigbench.work.ranks import World, join
+from rigbench.work.ranks import World, join, refuse_without_nccl
 
 MEETINGS_BETWEEN = 3  # after the writes, after the collectives, after timing copies
 
@@ -45,6 +45,7 @@ def run(options: Options, report: Report, world: World) -> P2pRank:
             "install a CUDA build of torch that fits the driver",
             NOTHING,
         )
+    refuse_without_nccl()
     device = f"cuda:{world.local_rank}"
     accelerator = open_device(device)
     join(world, report, "gloo")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -84,9 +84,22 @@ def verdict(run: Run, room: str) -> Headline:
         return "note", next((f"not measured: {it.reason}" for it in results if isinstance(it, Skipped)), "not measured")
     slices = [result for result in measured if isinstance(result, AnySlice)]
     if slices:
-        return "ok", ", ".join(
-            f"{it.model.name} {units.format_rate(it.items_per_s.value, f'{it.unit}/s')}" for it in slices
-        )
+        return "ok", "; ".join(_rates(slices))
     screen = importlib.import_module(f"{type(measured[-1]).__module__.rpartition('.')[0]}.screen")
     its: Headline = screen.verdict(measured[-1]) if hasattr(screen, "verdict") else ("ok", "looked at")
     return its
+
+
+def _rates(slices: Sequence[AnySlice]) -> Iterator[str]:
+    """By how many cards trained together, where that differs; a rate without a middle is its range."""
+    counts = dict.fromkeys(it.cards for it in slices)
+    for cards in counts:
+        alike = [it for it in slices if it.cards == cards]
+        rates = ", ".join(f"{it.model.name} {_rate(it)}" for it in alike)
+        on = f"on {cards} cards by {alike[0].recipe.strategy}" if cards > 1 else "on one card"
+        yield f"{rates} {on}" if len(counts) > 1 or (cards > 1 and alike[0].device.kind == "cuda") else rates
+
+
+def _rate(its: AnySlice) -> str:
+    rate, unit = its.items_per_s, f"{its.unit}/s"
+    return units.format_rate(rate.value, unit) if its.has_middle else units.format_range(rate.low, rate.high, unit)

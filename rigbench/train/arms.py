@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import msgspec
 
@@ -21,7 +22,7 @@ from rigbench.predict.record import Ceilings, StepTime, Target, VramPrediction
 from rigbench.store import now
 from rigbench.topology.verdict import worst_first
 from rigbench.train import micro_batch, slices, verdict
-from rigbench.train.plan import Mode, Plan, label, recipes, why_not
+from rigbench.train.plan import Mode, Plan, label, why_not
 from rigbench.train.record import DEFAULT_MICRO_BATCH, METHOD, AnySlice, ArmRow, Arms, MicroBatchSearch, Slice
 
 SAVED_SHARE = 0.10  # of the peak: from where on 8-bit states pay
@@ -35,14 +36,21 @@ def run(job: Job, plan: Plan) -> None:
         Interrupted: the user said stop; what was measured is saved.
         RigbenchError: no profile of that name, a GPU is in use, bad input, or no variant could be measured (exit 3).
     """
-    if plan.on is None and not plan.share:
-        its = job.cards(plan.options.device)
-        one = all(recipe.strategy == "single" for recipe in recipes(plan.base, plan.mode, plan.cross))
-        refuse_busy(its.first if one else its)
+    if plan.on is None:
+        cards = job.cards(plan.options.device)
+        plan = plan.as_a_full_run(cards.alike)
+        if plan.cards and plan.cards != cards:
+            job.warn(f"{plan.cards.words} train: {plan.cards.why}")
+        its = plan.cards or cards
+        if not plan.share:
+            refuse_busy(its.first if all(recipe.strategy == "single" for recipe in plan.recipes) else its)
     if plan.on is not None or plan.several:
         Table(job, plan).fill()
         return
-    result = slices.run(job, plan.options_of(plan.base), plan.watts, plan.world)
+    base = plan.base
+    if plan.cards and not base.micro_batch:  # ranks do not halve it by themselves, as a single process does
+        base = Table(job, plan).with_micro_batch()
+    result = slices.run(job, plan.options_of(base), plan.watts, plan.world, plan.cards)
     if isinstance(result, Slice):
         slow = () if job.has_no_answer else verdict.exchange_bound(result, result.recipe.strategy)
         job.keep(findings=worst_first((*job.run.findings, *slow)))
@@ -88,7 +96,7 @@ class Table:
     def __init__(self, job: Job, plan: Plan) -> None:
         self.job, self.plan, self.model, self.base = job, plan, plan.model, plan.base
         self.predictor = capacity.predictor_of(job)
-        self.cards = Cards() if plan.on else job.cards(plan.options.device)
+        self.cards = Cards() if plan.on else plan.cards or job.cards(plan.options.device)
         self.targets: dict[bool, Target | Absent]  # by whether one card trains alone
         if plan.on is None:
             its = self.cards
@@ -135,11 +143,11 @@ class Table:
         if self.plan.find_micro_batch:
             self._find_micro_batch()
         elif not self.base.micro_batch:
-            self.base = msgspec.structs.replace(self.base, micro_batch=self._default_micro_batch())
+            self.base = self.with_micro_batch()
         self._add(self.base)
         if self.plan.on is None:
             self._resolve()
-        for recipe in recipes(self.base, self.plan.mode, self.plan.cross)[1:]:
+        for recipe in replace(self.plan, base=self.base).recipes[1:]:
             self._add(self._among_ranks(recipe))
         if self.plan.on is None and len(self.rows) > 1 and self.rows[0].outcome == "measured":
             self._run_control()
@@ -172,15 +180,15 @@ class Table:
         self.search, fastest = micro_batch.find(self.model, recipe, self.predictor, target, measured)
         self.base = msgspec.structs.replace(self.base, micro_batch=self.search.chosen, precision=fastest.precision)
 
-    def _default_micro_batch(self) -> int:
-        """The device's default, or the largest power of two below it that is predicted to fit."""
+    def with_micro_batch(self) -> Recipe:
+        """The base with the device's default, or the largest power of two below it that is predicted to fit."""
         size = DEFAULT_MICRO_BATCH[self.kind]
         while size > 1:
             memory = self._memory(msgspec.structs.replace(self.base, micro_batch=size))
             if isinstance(memory, Absent) or memory.fits:
                 break
             size //= 2
-        return size
+        return msgspec.structs.replace(self.base, micro_batch=size)
 
     def _resolve(self) -> None:
         """What the base arm's slice chose for itself holds for all."""
@@ -257,7 +265,8 @@ class Table:
             return Absent(str(error))
 
     def _run(self, recipe: Recipe, mode: Mode | None = None) -> AnySlice | Skipped:
-        return slices.run(self.job, self.plan.options_of(recipe, mode), self.plan.watts, self.plan.world)
+        its = self.plan.cards.first if self.plan.cards and recipe.strategy == "single" else self.plan.cards
+        return slices.run(self.job, self.plan.options_of(recipe, mode), self.plan.watts, self.plan.world, its)
 
     def _measured(self, row: ArmRow) -> ArmRow:
         try:

@@ -24,7 +24,7 @@ from rigbench.train.record import (
     MicroBatchSearch,
     Slice,
 )
-from rigbench.train.screen import compile_words, device_words, rate_words
+from rigbench.train.screen import compile_words, device_words, exported, kept_words, rate_words
 from rigbench.work.record import Power
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ def _facts(result: AnySlice) -> Iterator[tuple[str, str]]:
         yield "compile", f"{compile_words(result.compile, 'with a warm cache')}, before the first step"
     if isinstance(result, Slice) and isinstance(result.exchange, Exchange):
         yield "sync", sync_words(result, result.exchange)
+    if isinstance(result, Slice) and result.exports:
+        yield "export", exported(result.exports)
     yield "memory", f"what runs out first: {result.memory.deciding}"
     energy = result.energy
     if isinstance(result.power, Power) and result.power.covers == "wall":
@@ -132,9 +134,10 @@ def sync_words(result: Slice, its: Exchange) -> str:
     """What of a step waits for gradients, and how much of so many times one is kept."""
     share = units.format_share(max(0.0, its.exposed.value / result.step_seconds.value))
     words = f"gradient sync that computing does not hide takes {share} of a step"
-    if isinstance(its.efficiency, Absent):
+    kept = its.kept(result.step_seconds)
+    if isinstance(kept, Absent):
         return words
-    return f"{words}; {units.format_share(its.efficiency)} of {len(its.hosts)} times one rank alone"
+    return f"{words}; {kept_words(result, kept)} of {len(its.hosts)} times one rank alone"
 
 
 def _odd(run: Run, results: Sequence[tuple[str, AnySlice]]) -> list[Headline]:
@@ -180,7 +183,7 @@ def _show_arms(run: Run, arms: Arms, console: Console, quiet: bool) -> None:
     if isinstance(arms.micro_batch, MicroBatchSearch):
         lines.append(("batch", arms.micro_batch.why))
     if first:
-        lines += [it for it in _facts(first) if it[0] in ("on", "step", "sync", "energy")]
+        lines += [it for it in _facts(first) if it[0] in ("on", "step", "sync", "export", "energy")]
     else:
         lines.append(("assumed", _assumed(arms, base)))
     console.print(grid(lines))

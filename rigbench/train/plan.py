@@ -9,7 +9,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -17,6 +17,7 @@ import msgspec
 from rigbench.core import profiles
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
+from rigbench.machine.cuda_map import Cards
 from rigbench.model import named
 from rigbench.model.named import ModelOptions
 from rigbench.model.recipe import LOSS_CHUNKS, SEVERAL_GPUS, STRATEGIES, Recipe, RecipeOptions
@@ -27,6 +28,7 @@ from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
 Mode = Literal["usual", "one", "all"]
 ONE_PROCESS = ("single", "data-parallel")
+NOT_IN_A_TABLE = Absent("not timed in a table of variants; `--arms one` times one rank alone")
 # The fields that --cross names, and what it and `--arms all` go through, the plain choice first.
 VALUES: dict[Factor, tuple[str, tuple[Any, ...]]] = {
     "optimizer": ("optimizer", ("adamw", "adamw8bit", "paged-adamw8bit")),
@@ -68,6 +70,7 @@ class Plan:
     on: str | None = None
     strategy_given: bool = False
     world: World | None = None  # that torchrun has put this process into
+    cards: Cards | None = None  # that train together where no strategy was said, since a full run would use them
     watts: WattOptions = NOTHING_DECLARED
 
     @property
@@ -87,8 +90,20 @@ class Plan:
             recipe=recipe,
             shortest_seconds=SHORTEST_SECONDS[mode],
             longest_seconds=LONGEST_SECONDS[mode],
-            scaling=not self.several,
+            alone=NOT_IN_A_TABLE if self.several else True,
         )
+
+    def as_a_full_run(self, its: Cards) -> Plan:
+        """By ddp on these alike cards, with one card as a row; as it is where there are fewer than two, or where a
+        strategy was said."""
+        if len(its.gpus) < 2 or self.strategy_given or self.world or self.on is not None:
+            return self
+        return replace(self, base=msgspec.structs.replace(self.base, strategy="ddp"), cards=its)
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """Of the arms to run, the base first and none twice."""
+        return recipes(self.base, self.mode, self.cross, one_card=self.cards is not None)
 
 
 def of(
@@ -162,8 +177,8 @@ def of(
     )
 
 
-def recipes(base: Recipe, mode: Mode, cross: Sequence[Factor]) -> list[Recipe]:
-    """Of the arms to run, the base first and none twice."""
+def recipes(base: Recipe, mode: Mode, cross: Sequence[Factor], one_card: bool = False) -> list[Recipe]:
+    """Of the arms to run, the base first and none twice; with `one_card` also the base's choices on a single one."""
     values = dict(VALUES[factor] for factor in cross) if cross else USUAL
     if mode == "one" and not cross:
         changes: list[dict[str, Any]] = []
@@ -171,6 +186,8 @@ def recipes(base: Recipe, mode: Mode, cross: Sequence[Factor]) -> list[Recipe]:
         changes = [{field: value} for field, several in VALUES.values() for value in several]
     else:
         changes = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+    if one_card and (cross or mode != "one"):
+        changes.append({"strategy": "single"})
     return list(dict.fromkeys([base, *(msgspec.structs.replace(base, **change) for change in changes)]))
 
 

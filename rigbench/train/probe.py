@@ -356,8 +356,8 @@ class _Slicing:
 
     def _alone(self, loop: StepLoop) -> tuple[float, ...] | Absent:
         """Rank 0's steps of the whole model while the others wait; the same on every rank."""
-        if not self.options.scaling:
-            return Absent("not asked for in a table of variants; `--arms one` times one rank alone")
+        if isinstance(self.options.alone, Absent):
+            return self.options.alone
         self.report.progress(0.95, "one rank alone")
         leads = self.world is not None and self.world.rank == 0
         seconds = parallel.gathered(self._steps_alone(loop) if leads else ())[0]

@@ -9,7 +9,7 @@ import msgspec
 
 from rigbench.core import units
 from rigbench.core.errors import RigbenchError
-from rigbench.core.estimate import Estimate, Timing
+from rigbench.core.estimate import Estimate, Timing, ratio
 from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, seconds
 from rigbench.core.record import Absent, Device, EndedBy, Energy, Figure, Record, Telemetry
 from rigbench.model.recipe import Recipe
@@ -72,7 +72,7 @@ class Options(Record, frozen=True, kw_only=True):
     clip_norm: float = 1.0
     seed: int = 0
     host_allocator: HostAllocator = "default"  # how the parent has set this process's memory
-    scaling: bool = False  # whether one of several ranks is also timed alone
+    alone: Literal[True] | Absent = Absent("not asked for")  # whether a rank is also timed alone, or why not
     host_name: str = "here"  # of a rank's host
     # Of each GPU by its UUID, as the driver told before the process began.
     free_bytes_before: dict[str, int] = msgspec.field(default_factory=dict)
@@ -205,6 +205,13 @@ class Exchange(Record, frozen=True, kw_only=True):
     without_samples: tuple[tuple[float, ...], ...]
     alone_samples: tuple[float, ...]
 
+    def kept(self, step_seconds: Estimate) -> Estimate | Absent:
+        """`efficiency` with its interval, of the slice's step; why there is none, where its samples contradict it."""
+        share = ratio(self.alone_seconds, step_seconds)
+        if isinstance(share, Estimate) and share.low > 1:  # a rank may lose by working beside others, never gain
+            return Absent("one rank alone took longer than beside the others: something held it up")
+        return share
+
 
 class Compile(Record, frozen=True):
     """What `torch.compile` took before the first step was done, beyond a later step's seconds."""
@@ -300,6 +307,8 @@ class Slice(AnySlice, frozen=True, kw_only=True):
     hfu: Figure | Absent = NOT_COMPARED
     share_of_measured_matmul: Figure | Absent = NOT_COMPARED
     exchange: Exchange | Absent = Absent("one rank")
+    # NCCL's settings that the ranks had beside the shell's: what p2p advises on this rig.
+    exports: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def tokens_per_s(self) -> Estimate:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rigbench.core import units
+from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Device, Figure, Skipped
 from rigbench.core.screen import grid, printable, span
 from rigbench.core.screen import skipped as show_skipped
@@ -122,6 +123,8 @@ def _lines(result: AnySlice) -> Iterator[tuple[str, str]]:
         yield "compiling", f"{compile_words(result.compile, 'with a warm cache')}, before the first step"
     if isinstance(result, Slice) and isinstance(result.exchange, Exchange):
         yield from _exchange(result, result.exchange)
+    if isinstance(result, Slice) and result.exports:
+        yield "export", exported(result.exports)
     yield "memory", _memory(result.memory)
     yield "energy", _energy(result)
     if isinstance(result.power, Power):
@@ -191,16 +194,28 @@ def _exchange(result: Slice, its: Exchange) -> Iterator[tuple[str, str]]:
         f"computing does not hide, by {len(its.with_samples[0])} pairs of steps with and without it "
         f"({_signed(its.exposed.low)} to {_signed(its.exposed.high)})",
     )
-    if isinstance(its.alone_seconds, Absent):
-        yield "scaling", f"n/a ({its.alone_seconds.reason})"
-    elif not isinstance(its.shared_seconds, Absent) and not isinstance(its.efficiency, Absent):
-        kept, alone = units.format_share(its.efficiency), units.format_seconds(its.alone_seconds.value)
+    kept = its.kept(result.step_seconds)
+    if isinstance(kept, Absent):
+        yield "scaling", f"n/a ({kept.reason})"
+    elif not isinstance(its.shared_seconds, Absent) and not isinstance(its.alone_seconds, Absent):
+        alone = units.format_seconds(its.alone_seconds.value)
         yield (
             "scaling",
-            f"{kept} of {len(its.hosts)} times one rank alone, whose step takes {alone}: {_signed(its.shared_seconds)} "
-            f"where all compute at once, {_signed(its.imbalance_seconds)} for the slowest rank, "
-            f"{_signed(its.exposed.value)} for gradient sync, {_signed(its.unexplained_seconds)} unexplained",
+            f"{kept_words(result, kept)} of {len(its.hosts)} times one rank alone, whose step takes {alone}: "
+            f"{_signed(its.shared_seconds)} where all compute at once, {_signed(its.imbalance_seconds)} for the "
+            f"slowest rank, {_signed(its.exposed.value)} for gradient sync, {_signed(its.unexplained_seconds)} "
+            "unexplained",
         )
+
+
+def exported(exports: dict[str, str]) -> str:
+    settings = " ".join(f"{name}={value}" for name, value in exports.items())
+    return f"{settings}, which p2p advises on this rig: a full run needs it too"
+
+
+def kept_words(result: AnySlice, kept: Estimate) -> str:
+    """A share of so many times one rank alone; the range where the slice's own rate has no middle."""
+    return span(kept, "share") if result.has_middle else units.format_range(kept.low, kept.high, "share")
 
 
 def _signed(seconds: float) -> str:

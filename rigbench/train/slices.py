@@ -23,6 +23,8 @@ from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import Sysfs
 from rigbench.matmul.record import Matmul
 from rigbench.model.recipe import SEVERAL_GPUS
+from rigbench.p2p import arms as p2p_arms
+from rigbench.p2p.record import P2p, P2pAdvice
 from rigbench.store import Store
 from rigbench.train.plan import NOT_REPLICATED
 from rigbench.train.record import AnySlice, Compile, Options, OwnModel, OwnSlice, Slice, TrialOptions
@@ -169,7 +171,8 @@ def _in_ranks(
 ) -> AnySlice | Skipped:
     """The slice of all ranks: all of this machine's, or this process as one of torchrun's."""
     count, strategy = world.size if world else rank_count(its), options.recipe.strategy
-    environment = environment if world else {**environment, **its.environment}
+    exports = {} if world or not its.gpus else advised(job)
+    environment = environment if world else {**environment, **its.environment, **exports}
     job.progress.stage(f"train-probe {options.model.name}, {strategy}, {count} ranks", 40)
     outcome, sensors = job.undisturbed(
         "slices",
@@ -185,7 +188,7 @@ def _in_ranks(
     why = outcome.reason or "no rank came to a step"
     result: Slice | Skipped = outcome.result or Skipped(skipped_as(strategy, count), why)
     if isinstance(result, Slice):
-        result = msgspec.structs.replace(result, telemetry=sensors)
+        result = msgspec.structs.replace(result, telemetry=sensors, exports=exports)
         result = completed(job, result, watts, _cards(its, result))
         if world and int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) < world.size:
             result = _of_many_hosts(result, watts)
@@ -195,6 +198,15 @@ def _in_ranks(
     if outcome.ended == "interrupted" or (isinstance(result, Slice) and result.ended_by == "interrupted"):
         raise Interrupted
     return result
+
+
+def advised(job: Job) -> dict[str, str]:
+    """NCCL's settings that the newest p2p of this rig advises, which a full run would have; a shell that sets any of
+    them decides itself."""
+    if p2p_arms.inherited(os.environ):
+        return {}
+    its = next((run.p2p for run in job.holding("p2p")), None)
+    return its.advice.environment if isinstance(its, P2p) and isinstance(its.advice, P2pAdvice) else {}
 
 
 def skipped_as(strategy: str, count: int) -> str:

@@ -223,13 +223,31 @@ def _never_came(report: Report, ranks: list[int], arrive_seconds: float) -> NoRe
         time.sleep(1.0)
 
 
+def refuse_without_nccl() -> None:
+    """
+    Raises:
+        RigbenchError: this torch has GPUs, and no way between the ranks on them.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_nccl_available():
+        raise RigbenchError(
+            f"torch {torch.__version__} was built without NCCL, by which ranks on GPUs talk",
+            "install a torch of pytorch.org; without: one GPU (--strategy single), or ranks on the CPU (--device cpu)",
+            exit_code=NOTHING,
+        )
+
+
 def kind_for(asked: str, world: World) -> Literal["cpu", "cuda"]:
     """Whether there is a GPU for this rank; `asked` is "auto", "cpu" or "cuda".
 
     Raises:
-        RigbenchError: there is none, and GPUs were asked for.
+        RigbenchError: there is none, and GPUs were asked for; or there is no NCCL.
     """
     count = 0 if asked == "cpu" else len(cuda_devices())
+    if count:
+        refuse_without_nccl()
     if count and (world.local_rank < count or os.environ.get(SEVERAL_ON_ONE_GPU) == "1"):
         return "cuda"
     if asked != "cuda":

@@ -19,6 +19,7 @@ RIGS = REPOSITORY / "tests/rigs"
 DUAL_4080 = "dual-rtx4080s-x8x8"
 # A slice of a second, of a model whose step takes milliseconds.
 SLICE = shlex.split("train-probe --params 5M --layers 2 --width 64 --vocab 512 --seq 32 --micro-batch 2 --seconds 1s")
+OLD_MEMORY = re.compile(r"nvmlDeviceGetMemoryInfo = 0 (\d+) \d+ (\d+)")
 FOREIGN = ("RIGBENCH_", "FAKE", "CUDA_", "NCCL_", "TORCH", "PYTORCH", "GLOO_", "OMP_", "MASTER_", "WORLD_")
 
 
@@ -28,8 +29,10 @@ def variables(recording: Path, folder: Path) -> dict[str, str]:
     uuids = re.findall(r"^\d+ nvmlDeviceGetUUID.*?(GPU-[0-9a-f-]+)", text, re.MULTILINE)
     names = re.findall(r'^\d+ nvmlDeviceGetName.*?"([^"]+)"', text, re.MULTILINE)
     p2p = re.findall(r"^\d+ nvmlDeviceGetP2PStatus/\d+/[01] = (.*)$", text, re.MULTILINE)
-    memory = re.findall(r"nvmlDeviceGetMemoryInfo = 0 (\d+)", text)
-    taken = re.findall(r"nvmlDeviceGetMemoryInfo = 0 \d+ \d+ (\d+)", text)  # by a desktop, say
+    memory = re.findall(r"nvmlDeviceGetMemoryInfo_v2 = 0 (\d+) (\d+) \d+ (\d+)", text)
+    # CUDA's total is without what the driver keeps for itself, and that is nobody's use of it.
+    rooms = [(int(total) - int(reserved), int(used)) for total, reserved, used in memory]
+    rooms = rooms or [(int(total), int(used)) for total, used in OLD_MEMORY.findall(text)]
     return {
         "LD_LIBRARY_PATH": str(folder),
         "FAKE_NVML_FILE": str(recording),
@@ -39,8 +42,8 @@ def variables(recording: Path, folder: Path) -> dict[str, str]:
         "FAKECUDA_UUIDS": ",".join(uuids),
         "FAKECUDA_NAME": ",".join(names),
         "FAKECUDA_PEERS": "1" if p2p and set(p2p) == {"0 0"} else "0",
-        **({"FAKECUDA_OTHERS_MIB": ",".join(str(int(each) >> 20) for each in taken)} if taken else {}),
-        **({"FAKECUDA_MEMORY_MIB": ",".join(str(int(each) >> 20) for each in memory)} if memory else {}),
+        **({"FAKECUDA_MEMORY_MIB": ",".join(str(total >> 20) for total, _ in rooms)} if rooms else {}),
+        **({"FAKECUDA_OTHERS_MIB": ",".join(str(used >> 20) for _, used in rooms)} if rooms else {}),
         "OMP_NUM_THREADS": "1",  # several processes share few cores, and the threads of OpenMP wait by spinning
         "PYTHONPATH": f"{SHIM}{os.pathsep}{REPOSITORY}",
     }

@@ -17,7 +17,7 @@ FIXED = (
 # A number as people read it, with what stands for its size: 1.2 GB/s and 980 MB/s are the same. Not the 0 of GPU0.
 NUMBER = re.compile(
     rf"(?P<fixed>{FIXED})"
-    r"|(?<![\w.-])(?:±\s?)?[<>]?-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?:-\d+)?"
+    r"|(?<![\w.+-])(?:±\s?)?(?:[<>]\s?)?[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?:-\d+)?"
     r"(?:\s?(?:ns|µs|ms|s|min|h|hours?|d|days?|years?|%|x|[KMBT]|[kKMGTPE]?i?(?:B/s|bytes/s|FLOP/s|FLOP|B|W|Hz|J))(?![\w/]))?"
 )
 TOGETHER = re.compile(r"#(?: (?:to )?#)+")
@@ -30,11 +30,15 @@ PLOT = re.compile(r"[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉]")
 # Lines that a search, a limit of time or a comparison of times decides.
 PASSING = re.compile(
     r"#×#|faster|slower|slowest|fastest|time was up|would take too long|not run|no line|scatter|differed by|burst"
-    r"|of load|of rest|ran out of time|own products|training needs|least memory|worth a choice|of matmul"
+    r"|far off the line|cache to memory|of load|of rest|ran out of time|own products|training needs|least memory"
+    r"|worth a choice|of matmul"
     r"|warnings?$|for information$|notes?$|faults?,|^# tokens/s|^note (?:warm|workers|this is a)|^(?:#|GPU)[#,% ]*$"
-    r"|^(?:efficiency|layer|all devices at once|datasheet|hot|ratio|shape|change|enough|why wide|latency at|energy)"
+    r"|^(?:efficiency|layer|all #$|all # \(# of its|all devices at once|next slice|takes|GB/s is"
+    r"|datasheet|hot|ratio|shape|change|enough|why wide|latency at|energy)"
     r"|^(?:tf32|fp\d+|bf16)(?: #)?(?: correct)?$"
 )
+ENDED = re.compile(r"^((?:own loader|memory map) .*) (?:time limit|interval)$")  # a row of the loader
+SEVERITIES = ("fault ", "warning ", "information ")
 FINDINGS_BY_SPEED = {
     *("communication-bound", "launch-bound", "data-bound", "compile-pays", "checkpointing-trades", "p2p-slower"),
     *("nccl-default-slower", "logits-dominate", "eight-bit-saves-little"),
@@ -46,17 +50,25 @@ def folded(screen: str) -> str:
     kept: list[str] = []
     for line in without_findings_by_speed(ESCAPE.sub("", screen).splitlines()):
         text = plain(line)
-        if PLOT.search(text) or PASSING.search(text):
+        begins = text.startswith(SEVERITIES)
+        if PLOT.search(text) or (PASSING.search(text) and not begins):
             continue
         if text or (kept and kept[-1]):
             kept.append(text)
-    return "\n".join(kept).strip() + "\n"
+    return "\n\n".join(in_order("\n".join(kept).strip().split("\n\n"))) + "\n"
+
+
+def in_order(blocks: list[str]) -> list[str]:
+    """Findings by their words, since their costs order them on the screen; all else stays in its place."""
+    findings = iter(sorted(block for block in blocks if block.startswith(SEVERITIES)))
+    return [next(findings) if block.startswith(SEVERITIES) else block for block in blocks]
 
 
 def plain(line: str) -> str:
     for pattern, word in ((STAMP, "STAMP"), (VERSION, "VERSION"), (FINGERPRINT, "RIG"), (MISSING, "#"), (AFFINITY, "")):
         line = pattern.sub(word, line)
     line = re.sub(r"\s+", " ", NUMBER.sub(lambda it: it["fixed"] or "#", line)).strip()
+    line = ENDED.sub(r"\1", line)
     return TOGETHER.sub("#", re.sub(r"\((?:#|[, ]|to)+\)", "#", line))
 
 

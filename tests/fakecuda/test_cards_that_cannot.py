@@ -3,6 +3,8 @@
 import json
 import subprocess
 
+from fake_rig import SLICE
+
 from rigbench.bandwidth.record import Bandwidth
 from rigbench.collectives.record import Collectives
 from rigbench.matmul.record import Matmul
@@ -68,6 +70,25 @@ def test_a_group_of_ranks_is_refused_in_a_line_that_says_how_to_leave_the_card_o
         done = rig.run(command, **OLD_AND_NEW).ended(3)
         assert NO_KERNELS in done.err
         assert "leave the card out with CUDA_VISIBLE_DEVICES=1" in done.err
+
+
+def test_a_torch_without_nccl_refuses_ranks_on_gpus_before_any_dies(rig):
+    for words in (("p2p",), ("collectives",), (*SLICE, "--strategy", "ddp")):
+        done = rig.run(*words, FAKECUDA_NCCL="none").ended(3)
+        assert "was built without NCCL" in done.err
+        assert "--strategy single" in done.err
+
+
+def test_a_whole_run_on_cards_that_torch_cannot_use_ends_before_it_measures(rig):
+    for more, why in (
+        ({"FAKECUDA": "0"}, "torch sees none of 2 NVIDIA GPUs: torch 2.13.0+cpu is a CPU build"),
+        ({"FAKECUDA_CAPABILITY": "6.1"}, NO_KERNELS),
+    ):
+        done = rig.run("run", "--quick", **more).ended(3)
+        (line,) = [line for line in done.err.splitlines() if line.startswith("rigbench: ")]
+        assert why in line
+        assert "--device cpu" in line
+        assert not list(rig.home.glob("runs/*.json"))
 
 
 def test_copies_to_the_second_card_open_no_context_on_the_first(rig):

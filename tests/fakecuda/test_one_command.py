@@ -43,6 +43,8 @@ def test_every_piece_answers_on_one_fake_card(rig: Any, tmp_path: Path) -> None:
         (how, by) for how in ("eager", "compiled") for by in ("plain loop", "rigbench")
     ]
     assert (rows["main"][0]["exit"], rows["main"][0]["rooms"]["matmul"]) == (0, "")
+    vram = json.loads((out / "vram.json").read_text())
+    assert any("context 420 MiB (beside 596 of others)" in str(line) for line in vram["learnt"])
     assert {row["outcome"] for row in rows["suite"]} == {"passed"}
     assert [row["arm"] for row in rows["wrapped"]] == ["plain", "fsdp2", "adamw8bit"]
     assert not list(out.glob("home*/cache"))

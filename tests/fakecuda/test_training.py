@@ -52,7 +52,7 @@ def test_accelerate_trains_on_both_cards(rig):
 
 
 def test_every_variant_is_a_row_and_those_without_a_library_say_so(rig, golden):
-    done = rig.run(*SLICE, "--arms", "all")
+    done = rig.run(*SLICE, "--arms", "all", "--strategy", "single")
     arms = done.run.arms
     assert isinstance(arms, Arms)
     outcomes = {row.label: row.outcome for row in arms.rows}
@@ -65,6 +65,15 @@ def test_every_variant_is_a_row_and_those_without_a_library_say_so(rig, golden):
     assert set(skipped) <= {"adamw8bit", "paged-adamw8bit", "accelerate on 2"}
     done.ended(0)
     golden("arms", rig.screen())
+
+
+def test_both_cards_train_together_by_themselves_and_one_alone_is_a_row(rig):
+    done = rig.run(*SLICE, "--arms", "usual").ended(0)
+    measured = [(row.label, row.recipe.ranks) for row in done.run.arms.rows if row.outcome == "measured"]
+    assert measured == [("adamw, bf16, ddp on 2", 2), ("checkpointing", 2), ("single", 1)]
+    found = done.run.slices[-1]  # the baseline once more
+    assert found.energy.watts == pytest.approx(TWO_CARDS_WATTS, rel=0.02)
+    assert found.exchange.alone_seconds.reason.startswith("not timed in a table of variants")
 
 
 def test_a_program_of_ones_own_trains_on_a_card(rig):
