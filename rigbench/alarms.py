@@ -10,9 +10,12 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -29,6 +32,8 @@ from rigbench.machine.record import KernelEvent
 STALL_STEPS = 5.0  # times the usual step without a new one
 LEAST_STALL_SECONDS = 10.0  # of very short steps: a checkpoint or an evaluation takes its time
 HOLD_OFF_SECONDS = 900.0  # an alarm that went away and came back is told again after so long
+SOON_SECONDS = 3600.0  # a disk that is full within it is told of though nobody knows the training's end
+DISK_EVERY_SECONDS, DISK_WINDOW_SECONDS, DISK_LEAST_SECONDS = 10.0, 600.0, 60.0
 COMMAND_SECONDS, WEBHOOK_SECONDS = 10.0, 10.0
 MOST_WAITING = 100  # alarms that a slow receiver may be behind by
 MOST_TOLD = 500  # kinds and places that are remembered
@@ -103,12 +108,14 @@ def due(state: State) -> Iterator[Alarm]:
     if not isinstance(state.not_a_number, Absent):
         yield Alarm("nan", "fault", "", printable(f"the loss is no number any more: {state.not_a_number}"), at)
     for disk in state.disks:
-        if not isinstance(state.left_seconds, Absent) and disk.written_bytes_per_s > 0:
+        if disk.written_bytes_per_s > 0:
             full = disk.free_bytes / disk.written_bytes_per_s
-            if full < state.left_seconds:
+            if full < (SOON_SECONDS if isinstance(state.left_seconds, Absent) else state.left_seconds):
                 rate, free = units.format_bytes_per_s(disk.written_bytes_per_s), units.format_bytes(disk.free_bytes)
-                soon, end = units.format_seconds(full), units.format_seconds(state.left_seconds)
-                told = printable(f"{disk.path} will be full in {soon}, before the end in {end} ({free} left, {rate})")
+                soon = units.format_seconds(full)
+                if not isinstance(state.left_seconds, Absent):
+                    soon += f", before the end in {units.format_seconds(state.left_seconds)}"
+                told = printable(f"{disk.path} will be full in {soon} ({free} left, {rate})")
                 yield Alarm("disk-full", "warning", disk.path, told, at)
     it = state.behind
     if not isinstance(it, Absent) and it.forecast_low > it.budget_high:
@@ -135,6 +142,36 @@ class Alarms:
                 told.append(alarm)
             self._held[key] = alarm.at_seconds
         return told
+
+
+class DiskGauge:
+    """What a folder's disk has left and is filled by, read on a thread of its own: network storage may hang."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._free: deque[tuple[float, int]] = deque(maxlen=round(DISK_WINDOW_SECONDS / DISK_EVERY_SECONDS))
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, name="rigbench-disk", daemon=True).start()
+
+    def add(self, at_seconds: float, free_bytes: int) -> None:
+        self._free.append((at_seconds, free_bytes))
+
+    def read(self) -> tuple[DiskLeft, ...]:
+        """Nothing in the first minute; then by what was there at the window's start."""
+        (first, free), (last, left) = (self._free[0], self._free[-1]) if self._free else ((0.0, 0), (0.0, 0))
+        if last - first < DISK_LEAST_SECONDS:
+            return ()
+        rate = max(0.0, (free - left) / (last - first))
+        return (DiskLeft(path=self.folder, free_bytes=left, written_bytes_per_s=rate),)
+
+    def close(self) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(OSError):
+                self.add(time.monotonic(), shutil.disk_usage(self.folder).free)
+            self._stopped.wait(DISK_EVERY_SECONDS)
 
 
 def _url(text: str, option: str) -> str:
@@ -165,6 +202,10 @@ class AlarmOptions(Record, frozen=True, kw_only=True):
         str | Absent, Option(Reader(_url), "An alarm is sent there, as JSON by POST.", "URL", private=True)
     ] = Absent("no --webhook was given")
 
+    @property
+    def are_given(self) -> bool:
+        return isinstance(self.alert_command, str) or isinstance(self.webhook, str)
+
 
 class Delivery:
     """Hands alarms to a command and a webhook, on a thread of its own; trouble with either is said once.
@@ -181,8 +222,7 @@ class Delivery:
 
     def send(self, alarms: Sequence[Alarm]) -> None:
         """At once; never waits."""
-        wanted = isinstance(self._options.alert_command, str) or isinstance(self._options.webhook, str)
-        if not alarms or not wanted:
+        if not alarms or not self._options.are_given:
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="rigbench-alarms", daemon=True)

@@ -190,3 +190,10 @@ def test_nobody_there_is_said():
 def test_what_is_no_address_is_refused(text):
     with pytest.raises(RigbenchError, match="is no address"):
         alarms._url(text, "--webhook")
+
+
+def test_a_disk_that_is_full_within_the_hour_is_told_though_the_end_is_unknown():
+    soon, later = (DiskLeft(path="/data", free_bytes=free, written_bytes_per_s=1e6) for free in (10**9, 10**10))
+    assert [text for _, _, text in told(disks=(soon, later))] == [
+        "/data will be full in 16 min 40 s (954 MiB left, 1.00 MB/s)"
+    ]

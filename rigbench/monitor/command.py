@@ -12,14 +12,27 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from rigbench.alarms import AlarmOptions, Alarms, Delivery, DiskGauge
 from rigbench.command import Common, command, say
 from rigbench.core import progress
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, RigbenchError
 from rigbench.core.record import Absent
+from rigbench.machine.record import KernelEvent
 from rigbench.machine.rig import Rig, require_linux
 from rigbench.monitor import readings, recording
-from rigbench.monitor.record import Monitor, MonitorEnd, MonitorEndedBy, MonitorHeader, MonitorTick, Options
+from rigbench.monitor.metrics import samples, state
+from rigbench.monitor.record import (
+    Monitor,
+    MonitorEnd,
+    MonitorEndedBy,
+    MonitorEvent,
+    MonitorHeader,
+    MonitorKernel,
+    MonitorTick,
+    Options,
+)
 from rigbench.monitor.summary import Fold
+from rigbench.openmetrics import Exporter, MetricsOptions, address_of, serve
 
 if TYPE_CHECKING:
     from rigbench.monitor.live import Display, Lines
@@ -30,7 +43,7 @@ ENDLESS = "the recording has no end: it was killed, its disk was full, or it sti
 
 
 @command("replay")
-def monitor(common: Common, options: Options) -> int:
+def monitor(common: Common, options: Options, alerts: AlarmOptions, metrics: MetricsOptions) -> int:
     """Watch the GPUs beside your own training: load, memory, watts, heat, throttling, imbalance, starvation.
 
     Runs until Ctrl-C or q, in constant memory, and changes nothing; h explains what is shown. On a terminal, --replay
@@ -40,11 +53,13 @@ def monitor(common: Common, options: Options) -> int:
         rigbench monitor
         rigbench monitor --once                     one look
         rigbench monitor --record night.jsonl -q    to a file, without a picture
+        rigbench monitor --alert-cmd 'mail -s "$RIGBENCH_ALARM" me'    at a throttle, an Xid, a lost GPU, a full disk
+        rigbench monitor --openmetrics 9464         for Prometheus
     """
     from rigbench.monitor import screen
 
     if not isinstance(options.recorded, Absent):
-        if common.replay or options != Options(recorded=options.recorded):
+        if common.replay or options != Options(recorded=options.recorded) or alerts.are_given:
             raise RigbenchError("--from FILE is a watch that is over", "give it alone, or with --json")
         result = summary(Path(options.recorded))
         common.show(result, lambda shown, console, *_: screen.show(shown, console))
@@ -58,7 +73,7 @@ def monitor(common: Common, options: Options) -> int:
         raise RigbenchError(what, "give at least one interval")
     display = _display(common, options.once)
     try:
-        result, trouble = watch(options, common.replay, display)
+        result, trouble = watch(options, common.replay, display, alerts, metrics)
     except BrokenPipeError:  # the reader of our lines went away, as `| head` does: that is an end like any other
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINE
@@ -91,7 +106,11 @@ def _display(common: Common, once: bool) -> Display | Lines | None:
 
 
 def watch(
-    options: Options, replay: Path | None, display: Display | Lines | None
+    options: Options,
+    replay: Path | None,
+    display: Display | Lines | None,
+    alerts: AlarmOptions = AlarmOptions(),
+    metrics: MetricsOptions = MetricsOptions(),
 ) -> tuple[Monitor, RigbenchError | None]:
     """Watch this machine, or play a recorded rig; the summary, and what went wrong with the recording's file.
 
@@ -103,7 +122,10 @@ def watch(
     with contextlib.ExitStack() as stack:
         recorder = None
         if not isinstance(options.record, Absent):
-            recorder = stack.enter_context(recording.Recorder(Path(options.record), options.force))
+            recorder = stack.enter_context(
+                recording.Recorder(Path(options.record), options.force, options.record_limit)
+            )
+        outside = stack.enter_context(contextlib.closing(_Outside(options, alerts, metrics)))
         stop = StopSignal()
 
         def is_over() -> bool:
@@ -122,6 +144,7 @@ def watch(
                     fold.add(event)
                     if recorder:
                         recorder.write(event)
+                    outside.tell(event, fold)
                     if display and isinstance(event, MonitorTick):
                         due = time.monotonic() + options.interval
                         display(fold.record(), fold.charts())
@@ -137,6 +160,41 @@ def watch(
         if recorder:
             recorder.write(end)
     return fold.record(), recorder.trouble if recorder else None
+
+
+class _Outside:
+    """Who is told besides the screen: alarms' receivers, and who scrapes."""
+
+    def __init__(self, options: Options, alerts: AlarmOptions, metrics: MetricsOptions) -> None:
+        self._length, self._fresh = options.length_seconds, list[KernelEvent]()
+        self._exporter: Exporter | None = None
+        if isinstance(metrics.openmetrics, str):
+            self._exporter = serve(address_of(metrics.openmetrics, "--openmetrics"))
+            say(f"readings for Prometheus at http://{self._exporter.address}/metrics")
+        self._alarms = Alarms() if alerts.are_given else None
+        self._delivery = Delivery(alerts, say)
+        self._disk = DiskGauge(os.getcwd()) if alerts.are_given else None
+
+    def tell(self, event: MonitorEvent, fold: Fold) -> None:
+        if isinstance(event, MonitorKernel):
+            self._fresh.append(event.event)
+        if not isinstance(event, MonitorTick) or not (self._alarms or self._exporter):
+            return
+        record = fold.record()
+        if self._exporter:
+            self._exporter.update(samples(record))
+        if self._alarms:
+            left = self._length if isinstance(self._length, Absent) else max(0.0, self._length - record.seconds)
+            disks = self._disk.read() if self._disk else ()
+            self._delivery.send(self._alarms.check(state(record, self._fresh, disks, left)))
+        self._fresh.clear()
+
+    def close(self) -> None:
+        if self._disk:
+            self._disk.close()
+        if self._exporter:
+            self._exporter.close()
+        self._delivery.close()
 
 
 def summary(path: Path) -> Monitor:

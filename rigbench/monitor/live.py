@@ -13,7 +13,7 @@ from rigbench.core.screen import Fact, LivePicture, known, printable
 from rigbench.monitor.keys import Keys
 from rigbench.monitor.live_screen import Charts, View, frame
 from rigbench.monitor.record import Gone, Monitor, MonitorGpu
-from rigbench.monitor.screen import gpu_facts, host_facts, length, word
+from rigbench.monitor.screen import gpu_facts, host_facts, kernel_words, length, word
 from rigbench.work.telemetry import IDLE, REASONS
 
 
@@ -77,12 +77,16 @@ class Display(LivePicture):
 
 
 class Lines:
-    """For a pipe or a log: a line per GPU and one for the host at every tick, a hint when it comes and when it goes."""
+    """For a pipe or a log: a line per GPU and one for the host at every tick, a hint when it comes and when it goes.
+
+    What the kernel's log tells has a line when it comes.
+    """
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write, self._first = write, True
         self.paused = False
         self._held: frozenset[str] = frozenset()
+        self._told: dict[str, int] = {}  # lines of the kernel's log, by kind and device
 
     def __call__(self, monitor: Monitor, charts: Charts) -> None:
         at = f"{monitor.seconds:.1f} s" if monitor.interval_seconds < 1 else length(monitor.seconds)
@@ -92,6 +96,10 @@ class Lines:
         for gpu in monitor.gpus:
             self._write(f"{at}  {gpu.device}  {printable(_terse(gpu, monitor))}\n")
         self._write(f"{at}  host  {_host(monitor)}\n")
+        for event in (it.event for it in monitor.kernel):
+            if self._told.get(event.code + event.where, 0) < event.count:
+                self._told[event.code + event.where] = event.count
+                self._write(f"{at}  kernel ({event.severity}): {kernel_words(event)}; next: {event.do}\n")
         now = {held.hint.title: held.hint for held in monitor.hints if held.holds_now}
         for title in now.keys() - self._held:
             hint, seen = now[title], printable("; ".join(now[title].evidence))

@@ -15,7 +15,7 @@ from rigbench.core.screen import MARK_OF, MARKS, Fact, bar, known, mapped, missi
 from rigbench.monitor import limits
 from rigbench.monitor.limits import OK, Judged
 from rigbench.monitor.record import Gone, Monitor, MonitorGpu, MonitorProcess, Watched
-from rigbench.monitor.screen import gpu_facts, host_facts, length, rhythm
+from rigbench.monitor.screen import gpu_facts, host_facts, kernel_words, length, rhythm
 
 LABEL = 10  # columns, with what is left free before it
 LEAST_WIDTH = 20
@@ -341,6 +341,13 @@ def _bytes(one: MonitorProcess) -> int:
 
 def _hints(monitor: Monitor, width: int, evidence: int | None) -> Iterator[Text]:
     """What holds now, then what did; where there is little room, less of what was seen and nothing of what is over."""
+    for seen in monitor.kernel:
+        event, mark = seen.event, MARK_OF[seen.event.severity]
+        for line in textwrap.wrap(f"{mark} kernel: {kernel_words(event)}, after {length(seen.last_seconds)}", width):
+            yield Text(line, f"bold {MARKS[mark]}")
+        for text in (*(event.text, event.meaning)[: 2 if evidence is None else evidence], f"next: {event.do}"):
+            for number, part in enumerate(textwrap.wrap(printable(text), max(10, width - 4))):
+                yield Text(f"{'    ' if number else '  '}{part}", "" if text.startswith("next: ") else "dim")
     for hint in (held.hint for held in monitor.hints if held.holds_now):
         mark = MARK_OF[hint.severity]
         for line in textwrap.wrap(printable(f"{mark} {hint.title}"), width):

@@ -11,8 +11,11 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from rigbench.core.record import Absent
 from rigbench.machine.host_load import CpuSensors, HostLoad, ProcessLoad, ProcessLoads
+from rigbench.machine.kernel_log import NOT_A_GPU, KernelLog, labels_of, so_far
 from rigbench.machine.readings import LOST, Reading
 from rigbench.machine.record import GpuProcess
 from rigbench.machine.rig import Rig
@@ -23,6 +26,7 @@ from rigbench.monitor.record import (
     MonitorCard,
     MonitorEvent,
     MonitorHeader,
+    MonitorKernel,
     MonitorProcess,
     MonitorSlow,
     MonitorTick,
@@ -73,6 +77,7 @@ class SlowBeat:
         self._loads = ProcessLoads(rig.sysfs)
         self._known: dict[str, dict[str, Any]] = {}
         self._lost: set[int] = set()
+        self.places: dict[str, str] = {}  # PCI addresses by card
         self._fresh: SlowReading | None = None
         self.has_read, self._stopped = threading.Event(), threading.Event()
         self._lock = threading.Lock()
@@ -116,6 +121,8 @@ class SlowBeat:
         device, nvml = f"GPU{index}", self._facts.nvml
         if device not in self._known:
             facts = nvml.readings(index, "name", "uuid", "memory_total_bytes", "target_celsius", "slowdown_celsius")
+            if isinstance(place := nvml.reading(index, "pci_bus_id"), str):
+                self.places = self.places | {device: place}
             self._known[device] = {"device": device, **facts, "power_limit_watts": Absent("not asked yet")}
         limit = nvml.reading(index, "power_limit_watts")
         before = self._known[device]["power_limit_watts"]
@@ -162,11 +169,12 @@ def live(rig: Rig, options: Options, stopped: Callable[[], bool]) -> Generator[M
     """This machine, a tick per interval, until the time is up or the user says stop."""
     period = options.interval
     host, beat = Host(rig, time.perf_counter), Beat(rig, period)
-    yield _header(rig, options, host, options.slow_seconds)
+    log = KernelLog()
+    yield _header(rig, options, host, options.slow_seconds, (f"{log.absent.reason}",) if log.absent else ())
     started = time.perf_counter()  # the driver has been found by now
     due = heard = started
     gpus: dict[str, GpuTick] = {}
-    with beat, SlowBeat(rig, options.slow_seconds) as slow:
+    with log, beat, SlowBeat(rig, options.slow_seconds) as slow:
         while not stopped():
             newest, moment = beat.latest, time.perf_counter()
             if newest is not None and newest[0] > heard:
@@ -181,6 +189,9 @@ def live(rig: Rig, options: Options, stopped: Callable[[], bool]) -> Generator[M
             due = at + period
             elapsed = max(0.0, at - started)
             yield from slow.events(elapsed)
+            for event in log.poll():
+                label = labels_of(rig.sysfs, slow.places).get(str(event.device), NOT_A_GPU)
+                yield MonitorKernel(elapsed, msgspec.structs.replace(event, label=label))
             yield MonitorTick(elapsed, gpus, host.read())
             if not isinstance(options.length_seconds, Absent) and at - started >= options.length_seconds - period / 4:
                 break
@@ -207,6 +218,9 @@ def replayed(rig: Rig, facts: Rig, options: Options) -> Generator[MonitorEvent, 
             break
         slow.read_once()
         yield from slow.events(moment)
+        if not tick:
+            told = so_far(rig, slow.places)
+            yield from (MonitorKernel(moment, event) for event in (() if isinstance(told, Absent) else told))
         beat.tick()
         assert beat.latest is not None
         yield MonitorTick(moment, _gpus(beat.latest[1]), host.read())

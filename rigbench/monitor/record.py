@@ -1,8 +1,8 @@
 """What is watched and how: options, a line per event as it is recorded, and the summary that the events add up to.
 
 A recording (`rigbench monitor --record FILE`) is one JSON document per line: a MonitorHeader, then MonitorCard,
-MonitorTick and MonitorSlow in the order in which they happened, then a MonitorEnd. Moments are seconds since the
-header.
+MonitorTick, MonitorSlow and MonitorKernel in the order in which they happened, then a MonitorEnd. Moments are seconds
+since the header.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import msgspec
 from rigbench.core import units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.finding import Finding
-from rigbench.core.options import TEXT, Option, Reader
+from rigbench.core.options import TEXT, Option, Reader, size
 from rigbench.core.record import Absent, Record
+from rigbench.machine.record import KernelEvent
 
 FORMAT = 1  # of a recording
 METHOD = 1
@@ -51,6 +52,14 @@ class Options(Record, frozen=True, kw_only=True):
     record: Annotated[
         str | Absent, Option(TEXT, "Write every reading, a JSON document a line.", "FILE", private=True)
     ] = NO_FILE
+    record_limit: Annotated[
+        int,
+        Option(
+            size(64 << 10, usual="give 64KiB or more, as 1GiB"),
+            "The most that --record writes: FILE, then FILE.1 and older parts, of which the oldest goes.",
+            "SIZE",
+        ),
+    ] = 1 << 30
     force: Annotated[bool, Option(None, "Replace the file of --record.", private=True)] = False
     once: Annotated[bool, Option(None, "One look, over one interval; with --json for scripts.")] = False
     recorded: Annotated[str | Absent, Option(TEXT, "The summary of what --record wrote.", "FILE", ("--from",))] = (
@@ -144,12 +153,19 @@ class MonitorSlow(Record, frozen=True):
     gpus: dict[str, GpuSlow]
 
 
+class MonitorKernel(Record, frozen=True):
+    """A line of the kernel's log, new since the tick before; of a replay one that its capture holds."""
+
+    at_seconds: float
+    event: KernelEvent
+
+
 class MonitorEnd(Record, frozen=True):  # missing where the watch was killed or its disk was full
     at_seconds: float
     ended_by: MonitorEndedBy
 
 
-MonitorEvent = MonitorHeader | MonitorCard | MonitorTick | MonitorSlow | MonitorEnd
+MonitorEvent = MonitorHeader | MonitorCard | MonitorTick | MonitorSlow | MonitorKernel | MonitorEnd
 
 
 class Watched(Record, frozen=True):
@@ -226,6 +242,12 @@ class MonitorHint(Record, frozen=True):
     holds_now: bool
 
 
+class KernelSeen(Record, frozen=True):
+    event: KernelEvent  # the first of its kind and device, with the count of all
+    first_seconds: float
+    last_seconds: float
+
+
 class Monitor(Record, frozen=True, kw_only=True):
     method: int
     started_at: str
@@ -242,9 +264,11 @@ class Monitor(Record, frozen=True, kw_only=True):
     host: MonitorHost
     hints: tuple[MonitorHint, ...]
     notes: tuple[str, ...] = ()
+    kernel: tuple[KernelSeen, ...] = ()  # worst first
 
     @property
     def at_fault(self) -> bool:
-        """A GPU that answers no more, or a hint of a fault that held."""
+        """A GPU that answers no more, a hint of a fault that held, or a fault in the kernel's log."""
         hinted = any(held.hint.severity == "fault" for held in self.hints)
+        hinted = hinted or any(seen.event.severity == "fault" for seen in self.kernel)
         return hinted or any(isinstance(gpu.gone, Gone) for gpu in self.gpus)

@@ -10,9 +10,11 @@ from rich.text import Text
 from rigbench.core import units
 from rigbench.core.record import Absent
 from rigbench.core.screen import SEVERITY_STYLES, Fact, grid, known, mapped, missing, printable
+from rigbench.machine.record import KernelEvent
 from rigbench.monitor.record import (
     LOOK_SECONDS,
     Gone,
+    KernelSeen,
     Monitor,
     MonitorGpu,
     MonitorHint,
@@ -51,8 +53,28 @@ def show(monitor: Monitor, console: Console) -> None:
         severity = held.hint.severity
         console.print(Text.assemble((f"{word(severity)}  ", SEVERITY_STYLES[severity]), printable(held.hint.title)))
         console.print(grid(_hint(held)))
+    for seen in monitor.kernel:
+        severity = seen.event.severity
+        console.print(Text.assemble((f"kernel ({severity})  ", SEVERITY_STYLES[severity]), kernel_words(seen.event)))
+        console.print(grid(_kernel(seen)))
     for note in monitor.notes:
         console.print(Text(printable(f"note: {note}"), style="dim"))
+
+
+def kernel_words(event: KernelEvent) -> str:
+    """ "GPU0 (0000:01:00.0): the card fell off the bus (Xid 79), 3 times"."""
+    often = f", {event.count} times" if event.count > 1 else ""
+    return printable(f"{f'{event.where}: ' if event.where else ''}{event.title}{often}")
+
+
+def _kernel(seen: KernelSeen) -> Iterator[tuple[str, str]]:
+    event = seen.event
+    at = f"after {length(seen.first_seconds)}"
+    if seen.last_seconds > seen.first_seconds:
+        at = f"first {at}, last after {length(seen.last_seconds)}"
+    yield "seen", printable(f"{event.text} ({at})")
+    yield "means", event.meaning
+    yield "next", event.do
 
 
 def _rows(facts: Mapping[str, Fact]) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ import msgspec
 
 from rigbench.core.finding import WORST_FIRST, Finding
 from rigbench.core.record import Absent
+from rigbench.machine.kernel_log import merged
 from rigbench.machine.readings import LOST, REASONS
 from rigbench.monitor.record import (
     LOOK_SECONDS,
@@ -20,6 +21,7 @@ from rigbench.monitor.record import (
     Gone,
     GpuTick,
     HostTick,
+    KernelSeen,
     Monitor,
     MonitorCard,
     MonitorEnd,
@@ -29,6 +31,7 @@ from rigbench.monitor.record import (
     MonitorHeader,
     MonitorHint,
     MonitorHost,
+    MonitorKernel,
     MonitorProcess,
     MonitorSlow,
     MonitorTick,
@@ -39,6 +42,7 @@ from rigbench.monitor.verdict import FEWEST, LEAST_SECONDS, WINDOW_SECONDS, Card
 from rigbench.work.telemetry import Stillness, decode_throttle, throttle_share
 
 MOST_IN_WINDOW = 601  # 60 s at 10 Hz
+MOST_KERNEL = 50  # kinds of lines of the kernel's log
 LATE = 1.5  # intervals between two ticks: one or more between them were missed
 WORKS = 0.1  # utilisation
 GPU_TALLIES = tuple(name for name in GpuTick.__struct_fields__ if name not in ("throttle_bits", "energy_joules"))
@@ -63,6 +67,7 @@ class Fold:
         self._host = {name: Tally() for name in HOST_TALLIES}
         self._package = EnergyTally(period)
         self._hints: dict[tuple[str, tuple[str, ...]], MonitorHint] = {}
+        self._kernel: dict[tuple[str, str], KernelSeen] = {}
         self._looks, self._looked = 0, 0.0
         self.ticks = self.late_ticks = 0
         self.at_seconds = 0.0
@@ -80,8 +85,19 @@ class Fold:
                 card.to_gpu.add(slow.to_gpu_bytes_per_s)
                 card.from_gpu.add(slow.from_gpu_bytes_per_s)
                 card.processes = slow.processes
+        elif isinstance(event, MonitorKernel):
+            self._told(event)
         elif isinstance(event, MonitorEnd):
             self.ended_by = event.ended_by
+
+    def _told(self, told: MonitorKernel) -> None:
+        event, at = told.event, told.at_seconds
+        key = event.code, str(event.device)
+        if before := self._kernel.get(key):
+            both = merged([before.event, event])[0]
+            self._kernel[key] = KernelSeen(both, before.first_seconds, at)
+        elif len(self._kernel) < MOST_KERNEL:
+            self._kernel[key] = KernelSeen(event, at, at)
 
     def _card(self, device: str) -> _Card:
         return self._cards.setdefault(device, _Card(device, self.header.interval_seconds))
@@ -154,6 +170,7 @@ class Fold:
             hints=tuple(
                 msgspec.structs.replace(it, looks=self._looks, holds_now=it.hint in self.hints_now) for it in held
             ),
+            kernel=tuple(sorted(self._kernel.values(), key=lambda it: WORST_FIRST.index(it.event.severity))),
             notes=(*header.notes, *([TOO_SHORT] if self.ended_by and not self._looks else []), *notes),
         )
 
