@@ -216,7 +216,7 @@ def test_a_file_without_permission_is_one_line(shape_file):
         ("--model=120M", "a size is given as --params 120M"),
         ("--model=zzz", "`rigbench profiles` lists them"),
         ("--model=", "`rigbench profiles` lists them"),
-        ("--model=config.json", "a shape is given as a FILE.toml"),
+        ("--model=config.yaml", "a shape is given as a FILE.toml or config.json"),
         ("--model=" + "x" * 5000, "no published model"),
         ("--model=gpt2 --params=120M", "--model and --params exclude each other"),
         ("--model=gpt2 --series=llama", "--model and --series exclude each other"),

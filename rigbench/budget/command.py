@@ -11,6 +11,7 @@ from rigbench.budget.record import THIS_RIG, Budget, Options, PriceOptions, Refu
 from rigbench.command import Common, command
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Skipped
+from rigbench.model import named
 from rigbench.model.recipe import RecipeOptions
 from rigbench.train.record import METHOD, Slice, StoredSlice
 from rigbench.train.record import Options as SliceOptions
@@ -46,6 +47,8 @@ def budget(common: Common, options: Options, recipe: RecipeOptions, prices: Pric
 
     rigs = _rigs(common.on, options, watts)
     request = plan.request(options, recipe, watts, prices.electricity)
+    if not rigs or THIS_RIG in rigs:
+        named.refuse_to_train(request.models)
     short = short_slices(request.models, common.device)
     return common.answer(lambda job: run(job, request, common.device, rigs, short))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
@@ -413,6 +414,8 @@ def _widest(request: Request, chosen: Chosen, forecasts: Sequence[Forecast]) -> 
 
 def _command(request: Request, model: Model, recipe: Recipe, its: Wanted = ANYHOW) -> str:
     """The one slice that trains so."""
+    spec = request.options.model
+    model_words = f"--params {model.name}" if isinstance(spec, Absent) else f"--model {shlex.quote(spec)}"
     words = [f"--series {request.name}"] if request.name in series_names()[1:] else []
     words += [f"--precision {recipe.precision}"]
     choices = [f"--optimizer {recipe.optimizer}"] if recipe.optimizer != "adamw" else []
@@ -420,7 +423,7 @@ def _command(request: Request, model: Model, recipe: Recipe, its: Wanted = ANYHO
     choices += [f"--checkpointing {recipe.checkpoint_every}"] if recipe.checkpoint_every else []
     choices += [f"--loss {recipe.loss_chunks}"] if recipe.loss_chunks > 1 else []
     choices += [option.strip()] if (option := its.option(recipe.strategy)) else []
-    return " ".join(["rigbench train-probe", f"--params {model.name}", *words, *(choices or ["--arms one"])])
+    return " ".join(["rigbench train-probe", model_words, *words, *(choices or ["--arms one"])])
 
 
 def fitted(predictor: Predictor, request: Request, rig: RigProfile) -> Recipe:
@@ -474,7 +477,7 @@ def micro_batch_that_surely_fits(predictor: Predictor, model: Model, recipe: Rec
     shape = model.shape
     kept = KEPT_BYTES.get(shape.style)
     plain = recipe.checkpoint_every == 0 and recipe.loss_chunks == 1 and recipe.precision in ("bf16", "fp16")
-    if kept is None or not plain or recipe.strategy not in ("single", "ddp"):
+    if kept is None or not plain or not shape.plain or recipe.strategy not in ("single", "ddp"):
         return 0
     buckets = 4 if recipe.strategy == "ddp" else 0
     fixed = predictor.least_bytes(model, recipe) + (COPIES_BYTES + buckets) * model.total_parameters + SCRATCH_BYTES

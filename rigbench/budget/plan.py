@@ -17,6 +17,7 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.options import NOT_GIVEN
 from rigbench.core.record import Absent, Figure, Price
+from rigbench.model import named
 from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.model.record import Model
 from rigbench.model.shape import model_named, series, series_names
@@ -128,6 +129,11 @@ def request(options: Options, recipe: RecipeOptions, watts: WattOptions, price: 
 
 
 def _models(options: Options) -> tuple[tuple[Model, ...], str]:
+    if not isinstance(options.model, Absent):
+        if not isinstance(options.params, Absent):
+            raise RigbenchError("--model and --params exclude each other", "give the one that you mean")
+        model = named.choose(named.ModelOptions(model=options.model))
+        return (model,), model.name
     whole = options.series if isinstance(options.params, Absent) else options.params.strip()
     if isinstance(options.params, Absent) or whole in series_names():
         return tuple(entry.model for entry in series(whole).models), whole

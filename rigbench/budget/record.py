@@ -124,6 +124,15 @@ class Options(Record, frozen=True, kw_only=True):
             panel="Which models",
         ),
     ] = NOT_GIVEN
+    model: Annotated[
+        Text,
+        Option(
+            TEXT,
+            "Instead of --params: a published model, its config.json, or a shape of your own (FILE.toml).",
+            "NAME|FILE",
+            panel="Which models",
+        ),
+    ] = NOT_GIVEN
     series: Annotated[
         str, Option(TEXT, "The series that sizes are of: diy (GPT-2 style) or llama.", "NAME", setting=True)
     ] = "diy"

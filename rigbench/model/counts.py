@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Literal, NamedTuple
 
-from rigbench.model.record import Model, Shape
+from rigbench.model.record import ALL_ACTIVE, Model, Shape
 
 Tensors = tuple[tuple[str, tuple[int, ...]], ...]
 Layout = Literal["nn", "nt", "tn"]
@@ -28,14 +28,21 @@ def non_embedding_parameters(shape: Shape) -> int:
     return total_parameters(shape) - tables - _positions(shape) * shape.width
 
 
+def active_parameters(shape: Shape) -> int:
+    """Those that a token meets: of the experts the chosen ones."""
+    unused = shape.experts - shape.active_experts
+    return total_parameters(shape) - shape.layers * unused * 3 * shape.ffn_width * shape.width
+
+
 def matmul_parameters(shape: Shape) -> int:
-    """Weights that enter a matrix product: the head once, tied or not; no lookup tables, norms or biases."""
+    """Weights that a token's products meet: the head once, tied or not; no lookup tables, norms or biases."""
     return shape.layers * block_matmul_parameters(shape) + shape.vocabulary * shape.width
 
 
 def block_matmul_parameters(shape: Shape) -> int:
     """The part of `matmul_parameters` that lies in one layer: queries, keys, values, output and MLP."""
-    return sum(prod(dims) for _, dims in _block_tensors(shape) if len(dims) == 2)
+    flat = sum(prod(dims) for _, dims in _block_tensors(shape) if len(dims) == 2)
+    return flat + 3 * shape.active_experts * shape.ffn_width * shape.width
 
 
 def parameter_tensors(shape: Shape) -> Tensors:
@@ -49,16 +56,38 @@ def parameter_tensors(shape: Shape) -> Tensors:
 
 
 def _block_tensors(shape: Shape) -> Tensors:
-    d, ffn = shape.width, shape.ffn_width
-    head_dim = d // shape.heads
+    d, ffn, head_dim = shape.width, shape.ffn_width, shape.head_width
     gates = 2 if shape.style == "llama" else 1
+    qk_norms: Tensors = (("attention.q_norm.weight", (head_dim,)), ("attention.k_norm.weight", (head_dim,)))
+    mlp: Tensors
+    if shape.experts:
+        shared = shape.shared_width
+        mlp = (
+            ("mlp.up", (shape.experts, 2 * ffn, d)),
+            ("mlp.down", (shape.experts, d, ffn)),
+            ("mlp.router.weight", (shape.experts, d)),
+        )
+        if shared:
+            mlp += (
+                ("mlp.shared.up.weight", (2 * shared, d)),
+                ("mlp.shared.down.weight", (d, shared)),
+                ("mlp.gate.weight", (1, d)),
+            )
+    else:
+        mlp = (
+            *_linear_tensors("mlp.up", gates * ffn, d, shape.biases),
+            *_linear_tensors("mlp.down", d, ffn, shape.biases),
+        )
     return (
         *_norm_tensors("norm1", shape),
-        *_linear_tensors("attention.qkv", (shape.heads + 2 * shape.kv_heads) * head_dim, d, shape.biases),
-        *_linear_tensors("attention.out", d, d, shape.biases),
+        *_linear_tensors(
+            "attention.qkv", (shape.heads + 2 * shape.kv_heads) * head_dim, d, shape.biases or shape.qkv_biases
+        ),
+        *_linear_tensors("attention.out", d, shape.query_width, shape.biases),
+        *(qk_norms if shape.qk_norms else ()),
         *_norm_tensors("norm2", shape),
-        *_linear_tensors("mlp.up", gates * ffn, d, shape.biases),
-        *_linear_tensors("mlp.down", d, ffn, shape.biases),
+        *mlp,
+        *((*_norm_tensors("norm3", shape), *_norm_tensors("norm4", shape)) if shape.post_norms else ()),
     )
 
 
@@ -101,7 +130,8 @@ def describe(shape: Shape, name: str) -> Model:
         non_embedding_parameters=non_embedding_parameters(shape),
         matmul_parameters=matmul_parameters(shape),
         flop_per_token=float(flop_per_token(shape)),
-        flop_per_token_6n=6.0 * total_parameters(shape),
+        flop_per_token_6n=6.0 * active_parameters(shape),
+        active_parameters=active_parameters(shape) if shape.experts else ALL_ACTIVE,
     )
 
 
@@ -129,7 +159,7 @@ def hardware_flop_per_token(shape: Shape, checkpoint_every: int = 0, loss_chunks
     """
     flop = flop_per_token(shape)
     if checkpoint_every:
-        products = block_matmul_parameters(shape) - shape.ffn_width * shape.width
+        products = block_matmul_parameters(shape) - shape.active_width * shape.width
         flop += -(-shape.layers // checkpoint_every) * (2 * products + _attention_flop_per_token(shape))
     if loss_chunks > 1:
         flop += 2 * shape.width * shape.vocabulary
@@ -137,8 +167,8 @@ def hardware_flop_per_token(shape: Shape, checkpoint_every: int = 0, loss_chunks
 
 
 def _attention_flop_per_token(shape: Shape) -> int:
-    """One layer's scores and weighted values: two products of 2·d·T each."""
-    return 4 * shape.width * shape.sequence
+    """One layer's scores and weighted values: two products of 2·d·T each, d of all heads together."""
+    return 4 * shape.query_width * shape.sequence
 
 
 class Gemm(NamedTuple):
@@ -167,25 +197,35 @@ def step_gemms(shape: Shape, micro_batch: int) -> tuple[Gemm, ...]:
     """
     rows = micro_batch * shape.sequence
     gemms: list[Gemm] = []
-    for (outputs, inputs), (layer, times) in _linears(shape).items():
+    linears = [(rows, outputs, inputs, *its) for (outputs, inputs), its in _linears(shape).items()]
+    if shape.experts:  # each sees its share of the tokens, evenly
+        share, times = max(1, rows * shape.active_experts // shape.experts), shape.layers * shape.experts
+        linears += [
+            (share, 2 * shape.ffn_width, shape.width, "experts up", times),
+            (share, shape.width, shape.ffn_width, "experts down", times),
+        ]
+    for m, outputs, inputs, layer, times in linears:
         gemms += [
-            Gemm(layer, "forward", rows, outputs, inputs, "nt", times),
-            Gemm(layer, "data gradient", rows, inputs, outputs, "nn", times),
-            Gemm(layer, "weight gradient", outputs, inputs, rows, "tn", times),
+            Gemm(layer, "forward", m, outputs, inputs, "nt", times),
+            Gemm(layer, "data gradient", m, inputs, outputs, "nn", times),
+            Gemm(layer, "weight gradient", outputs, inputs, m, "tn", times),
         ]
     return tuple(gemms)
 
 
 def _linears(shape: Shape) -> dict[tuple[int, int], tuple[str, int]]:
     """(outputs, inputs) to (name, how many); layers of the same size are one."""
-    d, ffn = shape.width, shape.ffn_width
+    d, ffn = shape.width, shape.shared_width if shape.experts else shape.ffn_width
     gates = 2 if shape.style == "llama" else 1
+    mlp = [((gates * ffn, d), "mlp up", shape.layers), ((d, ffn), "mlp down", shape.layers)] if ffn else []
+    if shape.experts:
+        mlp.append(((shape.experts, d), "router", shape.layers))
+        mlp += [((1, d), "gate", shape.layers)] if ffn else []
     found: dict[tuple[int, int], tuple[str, int]] = {}
     for size, name, times in (
-        (((shape.heads + 2 * shape.kv_heads) * (d // shape.heads), d), "qkv", shape.layers),
-        ((d, d), "attention out", shape.layers),
-        ((gates * ffn, d), "mlp up", shape.layers),
-        ((d, ffn), "mlp down", shape.layers),
+        (((shape.heads + 2 * shape.kv_heads) * shape.head_width, d), "qkv", shape.layers),
+        ((d, shape.query_width), "attention out", shape.layers),
+        *mlp,
         ((shape.vocabulary, d), "head", 1),
     ):
         same_name, same_times = found.get(size, ("", 0))

@@ -34,30 +34,34 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.heads, self.kv_heads = shape.heads, shape.kv_heads
-        self.head_dim = shape.width // shape.heads
-        self.qkv = Linear(shape.width, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=shape.biases)
-        self.out = Linear(shape.width, shape.width, bias=shape.biases)
+        self.head_dim = shape.head_width
+        biases = shape.biases or shape.qkv_biases
+        self.qkv = Linear(shape.width, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=biases)
+        self.out = Linear(shape.query_width, shape.width, bias=shape.biases)
+        self.q_norm, self.k_norm = (nn.RMSNorm(self.head_dim) if shape.qk_norms else None for _ in range(2))
 
     def forward(self, x: Tensor, rope: Rope | None) -> Tensor:
-        B, T, d = x.shape
+        B, T, _ = x.shape
         heads = self.qkv(x).view(B, T, self.heads + 2 * self.kv_heads, self.head_dim)
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)  # [B, T, H, D]
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, T, D]
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.kv_heads != self.heads)
-        return cast(Tensor, self.out(y.transpose(1, 2).reshape(B, T, d)))
+        return cast(Tensor, self.out(y.transpose(1, 2).reshape(B, T, -1)))
 
 
 class Mlp(nn.Module):
     """GELU, in OpenAI's tanh form for GPT-2 and exact for GPT-NeoX; SwiGLU with one fused product for Llama."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, ffn_width: int = 0) -> None:
         super().__init__()
-        self.gated = shape.style == "llama"
+        self.gated, ffn_width = shape.style == "llama", ffn_width or shape.ffn_width
         self.gelu = "tanh" if shape.style == "gpt2" else "none"
-        self.up = Linear(shape.width, shape.ffn_width * (2 if self.gated else 1), bias=shape.biases)
-        self.down = Linear(shape.ffn_width, shape.width, bias=shape.biases)
+        self.up = Linear(shape.width, ffn_width * (2 if self.gated else 1), bias=shape.biases)
+        self.down = Linear(ffn_width, shape.width, bias=shape.biases)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
@@ -67,6 +71,34 @@ class Mlp(nn.Module):
         return cast(Tensor, self.down(F.gelu(x, approximate=self.gelu)))
 
 
+class Experts(nn.Module):
+    """SwiGLU experts, of which each token meets a few. Here every expert gets as many tokens as every other, by turns:
+    what that takes is what an even router's choice takes, so it serves for predictions and not for training.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        E, d, f = shape.experts, shape.width, shape.ffn_width
+        self.active = shape.active_experts
+        self.up = nn.Parameter(INIT_STD * torch.randn(E, 2 * f, d))
+        self.down = nn.Parameter(INIT_STD * torch.randn(E, d, f))
+        self.router = Linear(d, E, bias=False)
+        self.shared = Mlp(shape, shape.shared_width) if shape.shared_width else None
+        self.gate = Linear(d, 1, bias=False) if shape.shared_width else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        E, k, rows = self.up.shape[0], self.active, x.flatten(0, 1)  # [R, d]
+        weights = self.router(rows).softmax(dim=-1, dtype=torch.float32)[:, :k].to(x.dtype)  # [R, k]
+        places = torch.arange(-(-len(rows) * k // E) * E, device=x.device) % len(rows)
+        sent = rows[places].view(E, -1, rows.shape[1])  # [E, R·k/E, d]
+        gate, up = (sent @ self.up.mT).chunk(2, dim=-1)
+        back = ((F.silu(gate) * up) @ self.down.mT).flatten(0, 1)[: len(rows) * k]  # [R·k, d]
+        y = (back.view(k, *rows.shape) * weights.T[..., None]).sum(0).to(x.dtype)
+        if self.shared is not None and self.gate is not None:
+            y = y + torch.sigmoid(self.gate(rows)) * self.shared(rows)
+        return cast(Tensor, y.view_as(x))
+
+
 class Block(nn.Module):
     """One layer. GPT-NeoX adds attention and MLP side by side, the others one after the other."""
 
@@ -74,11 +106,15 @@ class Block(nn.Module):
         super().__init__()
         self.parallel = shape.style == "neox"
         self.norm1, self.attention = norm(shape), Attention(shape)
-        self.norm2, self.mlp = norm(shape), Mlp(shape)
+        self.norm2, self.mlp = norm(shape), Experts(shape) if shape.experts else Mlp(shape)
+        self.norm3, self.norm4 = (norm(shape) if shape.post_norms else None for _ in range(2))
 
     def forward(self, x: Tensor, rope: Rope | None) -> Tensor:
         if self.parallel:
             return cast(Tensor, x + self.attention(self.norm1(x), rope) + self.mlp(self.norm2(x)))
+        if self.norm3 is not None and self.norm4 is not None:
+            x = x + self.norm3(self.attention(self.norm1(x), rope))
+            return cast(Tensor, x + self.norm4(self.mlp(self.norm2(x))))
         x = x + self.attention(self.norm1(x), rope)
         return cast(Tensor, x + self.mlp(self.norm2(x)))
 
@@ -109,7 +145,7 @@ class Decoder(nn.Module):
             for name, weight in self.named_parameters():
                 if name.startswith(("tokens", "positions")):
                     weight.mul_(INIT_STD)
-                elif name.endswith(("out.weight", "down.weight")):
+                elif name.endswith(("out.weight", "down.weight", "mlp.down")):
                     weight.mul_(1 / math.sqrt(2 * shape.layers))
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -150,7 +186,7 @@ def norm(shape: Shape) -> nn.Module:
 
 
 def rope_tables(shape: Shape) -> Rope:
-    rotated = int(shape.width // shape.heads * ROPE_SHARE[shape.style]) // 2 * 2
+    rotated = int(shape.head_width * ROPE_SHARE[shape.style]) // 2 * 2
     frequencies = ROPE_BASE ** (-torch.arange(0, rotated, 2).float() / max(rotated, 1))
     angles = torch.outer(torch.arange(shape.sequence).float(), frequencies)[:, None]  # [T, 1, R/2]
     return angles.cos(), angles.sin()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import msgspec
 
 from rigbench.core import units
-from rigbench.core.errors import RigbenchError
+from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.options import NOT_GIVEN, Option, Reader, whole
 from rigbench.core.profiles import Count, Profile, Text, read_toml
 from rigbench.core.record import Absent, Record
-from rigbench.model.counts import describe, total_parameters
+from rigbench.model import config_json
+from rigbench.model.counts import active_parameters, describe, total_parameters
 from rigbench.model.record import Model, Shape
 from rigbench.model.shape import (
     LARGEST_PARAMETERS,
@@ -71,8 +73,9 @@ class ModelOptions(Record, frozen=True, kw_only=True):
         str | Absent,
         Option(
             NAME,
-            "Instead of --params: a published model (`rigbench profiles` lists them) or a shape of your own.",
-            "NAME|FILE.toml",
+            "Instead of --params: a published model (`rigbench profiles` lists them), its config.json, or a shape of "
+            "your own.",
+            "NAME|FILE",
         ),
     ] = NOT_GIVEN
     layers: Annotated[int | Absent, Option(_number("layers"), "Other layers than the model's.", "N")] = NOT_GIVEN
@@ -110,9 +113,9 @@ class ProgramOptions(ModelOptions, frozen=True, kw_only=True):
         str | Absent,
         Option(
             NAME,
-            "Instead of --params: a published model (`rigbench profiles` lists them), a shape of your own, or a "
-            "program of yours, as mynet:make.",
-            "NAME|FILE.toml|MODULE:FACTORY",
+            "Instead of --params: a published model (`rigbench profiles` lists them), its config.json, a shape of your "
+            "own, or a program of yours, as mynet:make.",
+            "NAME|FILE|MODULE:FACTORY",
             private=True,
         ),
     ] = NOT_GIVEN
@@ -149,12 +152,26 @@ def choose(options: ModelOptions, default: str | Model = DEFAULT_SIZE) -> Model:
     return _changed(_base(options, default), options)
 
 
+def refuse_to_train(models: Iterable[Model]) -> None:
+    """
+    Raises:
+        RigbenchError: one of them is a mixture of experts.
+    """
+    for model in models:
+        if model.shape.experts:
+            what = f"{model.name} is a mixture of experts, which rigbench predicts and does not train"
+            raise RigbenchError(what, "name hardware with --on NAME", NOTHING)
+        if model.shape.windowed_layers and model.shape.sequence > model.shape.window:
+            what = f"{model.name} sees a window of {model.shape.window:,} tokens, and rigbench trains without windows"
+            raise RigbenchError(what, f"give --seq of at most {model.shape.window}, or --on NAME", NOTHING)
+
+
 def factory(options: ModelOptions) -> str | None:
     """ "package.module:factory" where that is what --model names. Options that a factory decides are refused."""
     if isinstance(options.model, Absent):
         return None
     spec = options.model.strip()
-    if ":" not in spec or spec.lower().endswith(".toml"):
+    if ":" not in spec or spec.lower().endswith((".toml", ".json")):
         return None
     module, _, name = spec.partition(":")
     if not all(part.isidentifier() for part in module.split(".")) or not name.isidentifier():
@@ -179,8 +196,11 @@ def _base(options: ModelOptions, default: str | Model) -> Model:
     for other in ("params", "series"):
         if not isinstance(getattr(options, other), Absent):
             raise RigbenchError(f"--model and --{other} exclude each other", "give the one that you mean")
-    if options.model.strip().lower().endswith(".toml"):
-        return _from_file(Path(options.model.strip()))
+    spec = options.model.strip()
+    if spec.lower().endswith(".toml"):
+        return _from_file(Path(spec))
+    if spec.lower().endswith(".json"):
+        return _from_config(Path(spec))
     return published(options.model).model
 
 
@@ -198,12 +218,12 @@ def _meant(text: str, known: dict[str, SeriesModel]) -> str:
     with contextlib.suppress(RigbenchError):
         units.parse_parameters(text)
         return f"a size is given as --params {text}"
-    if "/" in text or Path(text).suffix in (".json", ".yaml", ".yml", ".py"):
-        return "a shape is given as a FILE.toml, a program of yours as package.module:factory"
+    if "/" in text or Path(text).suffix in (".yaml", ".yml", ".py"):
+        return "a shape is given as a FILE.toml or config.json, a program of yours as package.module:factory"
     if near and text:
         names = dict.fromkeys(known[key].name for key in near)
         return f"did you mean {' or '.join(list(names)[:3])}?"
-    return "`rigbench profiles` lists them; a shape of yours is a FILE.toml, a program package.module:factory"
+    return "`rigbench profiles` lists them; a shape is a FILE.toml or config.json, a program package.module:factory"
 
 
 def _key(name: str) -> str:
@@ -217,14 +237,32 @@ def _from_file(path: Path) -> Model:
     form = f"it needs {', '.join(needed)}, and may have {', '.join(others)}"
     written = read_toml(path, ShapeFile, where, "give the path of a FILE.toml", form)
     shape = shape_of(**{field.name: getattr(written, field.name) for field in fields if field.name != "name"})
-    for field, (low, high) in BOUNDS.items():
+    _check(shape, where)
+    return describe(shape, written.name or path.stem)
+
+
+def _from_config(path: Path) -> Model:
+    """A mixture of experts goes by its name and both of its counts."""
+    where = f"--model {path}"
+    name, shape = config_json.read(path, where)
+    _check(shape, where, also=("experts", "active_experts") if shape.experts else ())
+    if shape.experts:
+        if shape.active_experts > shape.experts:
+            what = f"{where}: {shape.active_experts} of {shape.experts} experts see each token"
+            raise RigbenchError(what, "give the authors' own file")
+        active, total = (units.format_count(count(shape)) for count in (active_parameters, total_parameters))
+        name = f"{name} ({active} active of {total})"
+    return describe(shape, name)
+
+
+def _check(shape: Shape, where: str, also: tuple[str, ...] = ()) -> None:
+    for field, (low, high) in BOUNDS.items() | {(name, (1, 1 << 12)) for name in also}:
         if not low <= getattr(shape, field) <= high:
             raise RigbenchError(
                 f"{where}: {field} = {getattr(shape, field):,} is not within {low:,} to {high:,}", "mend it there"
             )
     _check_division(shape, f"{where}: heads = {shape.heads}", f"{where}: kv_heads = {shape.kv_heads}")
     _check_size(shape, where)
-    return describe(shape, written.name or path.stem)
 
 
 def _changed(model: Model, options: ModelOptions) -> Model:
@@ -253,7 +291,7 @@ def _changed(model: Model, options: ModelOptions) -> Model:
 
 
 def _check_division(shape: Shape, heads: str, kv_heads: str) -> None:
-    if shape.width % shape.heads:
+    if not shape.head_dim and shape.width % shape.heads:
         near = _nearest_divisors(shape.width, shape.heads)
         raise RigbenchError(f"{heads} does not divide the width of {shape.width:,}", f"give {near}")
     if shape.heads % shape.kv_heads:

@@ -9,6 +9,7 @@ from rigbench.core.record import Absent, Record
 Dtype = Literal["uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]  # of an id in a file
 PackedDtype = Literal["uint16", "uint32"]  # that `rigbench pack` writes
 AskedDtype = Literal["auto", "uint16", "uint32", "int32", "int64"]
+ALL_ACTIVE = Absent("every token meets them all")
 
 
 class Packed(Record, frozen=True, kw_only=True):
@@ -47,6 +48,34 @@ class Shape(Record, frozen=True):
     biases: bool
     window: int = 0  # tokens that a layer with a sliding window sees, 0: all
     windowed_layers: int = 0  # how many layers have it
+    head_dim: int = 0  # of each head; 0: width / heads
+    qkv_biases: bool = False  # where nothing else has biases, as Qwen2
+    qk_norms: bool = False  # RMS norms of each head's queries and keys, as Qwen3
+    post_norms: bool = False  # norms after attention and MLP too, as Gemma 2
+    experts: int = 0  # gated MLPs of `ffn_width`, of which `active_experts` see each token; 0: one MLP for all
+    active_experts: int = 0
+    shared_width: int = 0  # of the expert that sees every token, and has a gate of its own
+
+    @property
+    def head_width(self) -> int:
+        return self.head_dim or self.width // self.heads
+
+    @property
+    def query_width(self) -> int:
+        """All heads together; the width of most."""
+        return self.heads * self.head_width
+
+    @property
+    def active_width(self) -> int:
+        """The feed-forward width that a token meets."""
+        return self.active_experts * self.ffn_width + self.shared_width if self.experts else self.ffn_width
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is of the kinds that rigbench's own series are of."""
+        return self.query_width == self.width and not (
+            self.qkv_biases or self.qk_norms or self.post_norms or self.experts
+        )
 
 
 class Model(Record, frozen=True):
@@ -58,4 +87,5 @@ class Model(Record, frozen=True):
     non_embedding_parameters: int
     matmul_parameters: int  # those that enter a matrix product: the N of 6·N + 12·L·d·T
     flop_per_token: float  # that exact closed form, with full (not causally halved) attention
-    flop_per_token_6n: float  # the field's 6·N_total
+    flop_per_token_6n: float  # the field's 6·N_total; of experts those that a token meets
+    active_parameters: int | Absent = ALL_ACTIVE  # those that a token meets, of a mixture of experts

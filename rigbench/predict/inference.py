@@ -35,7 +35,7 @@ def weight_bytes(weights: WeightFormat, name: str, dims: tuple[int, ...]) -> int
 
 def cache_bytes(shape: Shape, tokens: int) -> int:
     """One sequence's keys and values over all layers, in bf16."""
-    return 2 * shape.layers * shape.kv_heads * (shape.width // shape.heads) * tokens * BF16
+    return 2 * shape.layers * shape.kv_heads * shape.head_width * tokens * BF16
 
 
 def row(

@@ -70,6 +70,11 @@ class Sizes(NamedTuple):
     biases: int
     norm_biases: int
     rotated: int  # half of a head's elements that carry a rotation
+    q: int  # all heads' queries
+    head: int  # of one head
+    experts: int  # weights of the experts that a token does not meet
+    qk_norms: int
+    norms: int  # of a block
 
     @property
     def casts(self) -> int:
@@ -79,11 +84,11 @@ class Sizes(NamedTuple):
     @property
     def linears(self) -> list[tuple[int, int]]:
         """(outputs, inputs) of a block's layers: qkv, attention out, up, down."""
-        return [(self.d + 2 * self.kv, self.d), (self.d, self.d), (self.gates * self.f, self.d), (self.d, self.f)]
+        return [(self.q + 2 * self.kv, self.d), (self.d, self.q), (self.gates * self.f, self.d), (self.d, self.f)]
 
 
 def sizes(shape: Shape, recipe: Recipe) -> Sizes:
-    head = shape.width // shape.heads
+    head = shape.head_width
     return Sizes(
         act=4 if recipe.precision in ("fp32", "tf32") else 2,
         res=recipe.weight_bytes,
@@ -91,12 +96,17 @@ def sizes(shape: Shape, recipe: Recipe) -> Sizes:
         R=recipe.micro_batch * shape.sequence,
         d=shape.width,
         kv=shape.kv_heads * head,
-        f=shape.ffn_width,
+        f=shape.active_width,
         gates=2 if shape.style == "llama" else 1,
         V=shape.vocabulary,
         biases=int(shape.biases),
         norm_biases=int(shape.biases and shape.style != "llama"),
         rotated=int(head * ROPE_SHARE[shape.style]) // 2,
+        q=shape.query_width,
+        head=head,
+        experts=3 * (shape.experts - shape.active_experts) * shape.ffn_width * shape.width,
+        qk_norms=int(shape.qk_norms),
+        norms=4 if shape.post_norms else 2,
     )
 
 
@@ -160,13 +170,13 @@ def _attention(shape: Shape, s: Sizes, forward: bool) -> Operation:
 
     Forward multiplies twice. Backward five times, since the scores are computed again (Dao 2022, arXiv 2205.14135).
     """
-    scores = 2.0 * s.R * shape.sequence * s.d / 2 * seen_share(shape)
-    inputs = s.R * s.act * (s.d + 2 * s.kv)
+    scores = 2.0 * s.R * shape.sequence * s.q / 2 * seen_share(shape)
+    inputs = s.R * s.act * (s.q + 2 * s.kv)
     sums = FP32 * s.R * shape.heads
     if forward:
-        size = inputs + s.R * s.act * s.d + sums
+        size = inputs + s.R * s.act * s.q + sums
         return Operation("attention", "attention, forward", shape.layers, 2 * scores, size, 1)
-    size = 2 * inputs + 2 * s.R * s.act * s.d + sums
+    size = 2 * inputs + 2 * s.R * s.act * s.q + sums
     return Operation("attention", "attention, backward", shape.layers, 5 * scores, size, 1)
 
 
@@ -180,18 +190,18 @@ def _attention_by_hand(shape: Shape, s: Sizes, forward: bool) -> Operation:
     """Plain products, which do the masked half as well; nothing is computed twice."""
     fused = _attention(shape, s, forward)
     products = 2 if forward else 4
-    flop = products * 2.0 * s.R * shape.sequence * s.d
-    return fused._replace(flop=flop, m=s.R, n=shape.sequence, k=shape.width // shape.heads)
+    flop = products * 2.0 * s.R * shape.sequence * s.q
+    return fused._replace(flop=flop, m=s.R, n=shape.sequence, k=s.head)
 
 
 def _eager_block(shape: Shape, s: Sizes) -> list[Pointwise]:
     """Every operation by itself."""
-    weights = sum(outputs * inputs for outputs, inputs in s.linears)
+    weights = sum(outputs * inputs for outputs, inputs in s.linears) + s.experts
     outputs = sum(outputs for outputs, _ in s.linears)
     rows = s.R * s.d
     forward, whole = _norm(s)
     work = [
-        Pointwise("norms", 2 * whole, 4, 2 * forward, 2),
+        Pointwise("norms", s.norms * whole, 2 * s.norms, s.norms * forward, s.norms),
         Pointwise("residuals", rows * 2 * (2 * s.res + s.act) + 6 * rows * s.res, 4, rows * (2 * s.res + s.act), 1),
     ]
     if s.casts:  # the two norms' outputs and the branches' results, forth and back
@@ -200,12 +210,15 @@ def _eager_block(shape: Shape, s: Sizes) -> list[Pointwise]:
         work.append(Pointwise("casts of weights", 2 * moved, 8 + 8 * s.biases, moved, 4 + 4 * s.biases))
     if s.biases:  # added within the product, summed up in the backward pass
         work.append(Pointwise("biases", s.act * (outputs * s.R + 2 * outputs), 4))
-    work.append(Pointwise("gradients of q, k, v joined", 2 * s.R * s.act * (s.d + 2 * s.kv), 1))
+    work.append(Pointwise("gradients of q, k, v joined", 2 * s.R * s.act * (s.q + 2 * s.kv), 1))
+    if s.qk_norms:  # read and written forward; input and gradient read, gradient written backward
+        once = 2 * s.R * s.act * (s.q + s.kv)
+        work.append(Pointwise("norms of queries and keys", 2.5 * once, 4, once, 2))
     if s.rotated:
         # Four products, a sum, a difference and a join forward; backward seven and the slices' gradients, each.
         size = again = 0
-        for width in (s.d, s.kv):
-            turned = s.R * (width // (s.d // shape.heads)) * s.rotated * s.act
+        for width in (s.q, s.kv):
+            turned = s.R * (width // s.head) * s.rotated * s.act
             products = 4 * (2 * turned + shape.sequence * s.rotated * s.act)
             once = products + 6 * turned + 2 * s.R * width * s.act
             again += once
@@ -219,15 +232,15 @@ def _eager_block(shape: Shape, s: Sizes) -> list[Pointwise]:
 
 def _fused_block(s: Sizes) -> list[Pointwise]:
     """As inductor fuses pointwise work."""
-    rows, weights = s.R * s.d, sum(prod(dims) for dims in s.linears)
-    forward, backward = 2 * rows * (2 * s.res + 2 * s.act), 2 * rows * (3 * s.res + 2 * s.act)
+    rows, weights = s.R * s.d, sum(prod(dims) for dims in s.linears) + s.experts
+    forward, backward = s.norms * rows * (2 * s.res + 2 * s.act), s.norms * rows * (3 * s.res + 2 * s.act)
     work = [Pointwise("norms and residuals", forward + backward, 6, forward, 8)]  # kernels: of all that is repeated
     if s.casts:
         work.append(Pointwise("casts of weights", 2 * s.casts * weights, 8, s.casts * weights))
     if s.biases:
         work.append(Pointwise("biases", s.act * sum(outputs for outputs, _ in s.linears) * s.R, 4))
     if s.rotated:
-        turned = 2 * s.R * s.act * (s.d + s.kv)
+        turned = 2 * s.R * s.act * (s.q + s.kv)
         work.append(Pointwise("rotary positions", 2 * turned, 2, turned))
     # Up and gate read, their product written; backward three read, two written.
     passes, again = (8, 3) if s.gates == 2 else (5, 2)

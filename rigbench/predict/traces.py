@@ -204,7 +204,11 @@ class Traces:
     def of_one_sequence(self, step: Step) -> Trace:
         """The same for one sequence, without a record of its own where three widths tell those of all others."""
         shape, period = step.shape, max(1, step.checkpoint_every)
-        if not (shape.width == HEAD * shape.heads == HEAD * shape.kv_heads and shape.ffn_width == 4 * shape.width):
+        if not (
+            shape.plain
+            and shape.width == HEAD * shape.heads == HEAD * shape.kv_heads
+            and shape.ffn_width == 4 * shape.width
+        ):
             return self._deep(step, 1)
         depth = worth_recording(shape.layers, period)[0]
         points = []

@@ -155,6 +155,8 @@ def of(
         vocabulary, sequence = (0 if isinstance(it, Absent) else it for it in (model.vocabulary, model.sequence))
         return Program(TrialOptions(program, os.getcwd(), vocabulary, sequence, device or "auto"), facts)
     decoder = named.choose(model)
+    if on is None:
+        named.refuse_to_train((decoder,))
     choices.refuse_beyond(decoder.shape.layers)
     if world is not None:
         if options.arms not in ("auto", "one") or options.cross or find or on is not None:
