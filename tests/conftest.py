@@ -42,6 +42,7 @@ def quiet_machine() -> Iterator[None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew-screens", action="store_true", help="write tests/fakecuda/screens anew")
+    parser.addoption("--shots", metavar="DIR", help="where tests/page keeps what a browser shows")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -84,8 +85,8 @@ def rigbench(
     monkeypatch.setenv("RIGBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "100")
 
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rigbench", *words])
+    def call(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rigbench", *map(str, words)])
         code = __main__._run()
         out, err = capsys.readouterr()
         return code, out, err

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rigbench.budget.record import PriceOptions
-from rigbench.command import Common, command
+from rigbench.command import Common, command, say
 from rigbench.everything.record import Options
 from rigbench.work.record import WattOptions
 
 if TYPE_CHECKING:
+    from rigbench.document import Run
     from rigbench.job import Job
 
 
@@ -42,7 +43,10 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
     asked = request(plan, RecipeOptions(), watts, prices.electricity)
     stages = chosen(whole_run(asked.models, options.quick, common.device, watts), options.only, options.skip)
 
+    done: list[Job] = []
+
     def work(job: Job) -> None:
+        done.append(job)
         refuse_blocked(job, common.device, stages)
         if options.resume:
             _resume(job)
@@ -59,7 +63,25 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
             raise RigbenchError(f"no hours: {BUSY} while it was measured", exit_code=NOTHING)
         budget.run(job, asked, common.device)
 
-    return common.answer(work, screen.show)
+    code = common.answer(work, screen.show)
+    if done and done[-1].measured and done[-1].run.status == "finished":
+        _keep_page(done[-1].run, common)
+    return code
+
+
+def _keep_page(run: Run, common: Common) -> None:
+    """The page beside the run, which is saved: what a drawing trips over is said, and costs the page alone."""
+    from rigbench.core.errors import RigbenchError
+    from rigbench.report.command import write_page
+
+    try:
+        made = write_page(run, common)
+    except RigbenchError as error:
+        made = str(error)
+    except Exception as error:  # noqa: BLE001
+        made = f"no page: {type(error).__name__}; `rigbench report {run.id} --html` says more"
+    if not common.quiet:
+        say(made)
 
 
 def _resume(job: Job) -> None:

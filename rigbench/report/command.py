@@ -35,6 +35,7 @@ def report(
 
     rigbench report                  the newest
     rigbench report RUN matmul       one probe of it, whole
+    rigbench report RUN --html       the page, one file; or RUN page.html --html
     rigbench report --list           which there are
     rigbench report RUN RUN RUN --label before      for `rigbench compare before after`
     rigbench report RUN --format md  for an issue; also csv, openmetrics, pytest-benchmark
@@ -45,7 +46,10 @@ def report(
     from rigbench.report import screen as render
 
     home, names = common.store(), runs or []
-    actions = {"--list": options.every, "--delete": options.delete, "--prune": not isinstance(options.prune, Absent)}
+    files = [name for name in names if options.html and name.lower().endswith((".html", ".htm"))]
+    names = [name for name in names if name not in files]
+    prune = not isinstance(options.prune, Absent)
+    actions = {"--html": options.html, "--list": options.every, "--delete": options.delete, "--prune": prune}
     actions["--label"] = not isinstance(options.label, Absent)
     chosen = [name for name, given in actions.items() if given]
     if len(chosen) > 1:
@@ -54,15 +58,25 @@ def report(
         return _delete(home, names, common)
     if isinstance(options.label, str):
         return _label(home, names, options.label, common)
-    if chosen and names:
+    if chosen and names and not options.html:
         raise RigbenchError(f"{chosen[0]} takes no run", "leave it out")
     if not isinstance(options.prune, Absent):
         return _prune(home, options.prune, options.yes, common)
     if options.every:
         return _list(home, options.all, common)
-    if len(names) > 2:
-        raise RigbenchError(f"{names[2][:40]!r} is one too many", "give a run, and one probe of it")
+    most = 1 if options.html else 2
+    if len(names) > most or len(files) > 1:
+        one = (names[most:] + files[1:])[0]
+        cure = "give a run, and a FILE.html" if options.html else "give a run, and one probe of it"
+        raise RigbenchError(f"{one[:40]!r} is one too many", cure)
     stored = store.read(home.find(names[0]) if names else _newest(home, common))
+    if options.html:
+        others = (options.format, options.tensorboard, options.wandb)
+        if common.json or not all(isinstance(it, Absent) for it in others):
+            raise RigbenchError("--html and another form exclude each other", "ask for one, then for the other")
+        made = write_page(stored, common, Path(files[0]) if files else None, redact=not options.no_redact)
+        say(made)
+        return FINE
     if len(names) == 2:
         common.verbose = True
         stored = render.one_room(stored, names[1])
@@ -99,6 +113,23 @@ def _export(run: Run, options: Options, common: Common) -> int:
     if isinstance(options.format, str):
         sys.stdout.write(exports.FORMATS[options.format](run))
     return FINE
+
+
+def write_page(run: Run, common: Common, path: Path | None = None, *, redact: bool = True) -> str:
+    """Writes the page of a run, by default into HOME/pages; returns what there is to say of it.
+
+    Raises:
+        RigbenchError: what draws and writes pages is not installed, or the file cannot be written.
+    """
+    from rigbench.core.errors import RigbenchError
+
+    try:
+        from rigbench.report.page import page
+    except ImportError as error:
+        raise RigbenchError(f"no page: {error.name} is not installed", "pip install jinja2 matplotlib") from None
+    target = path or common.store().home / "pages" / f"{run.id}.html"
+    made = page.write(run, target, redact=redact, keep_disturbed=common.keep_disturbed)
+    return " ".join(filter(None, [f"page: {target}", f"({made.hidden})", made.thinned]))
 
 
 def _entries(home: Store, common: Common) -> Index:

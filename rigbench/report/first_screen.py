@@ -26,13 +26,13 @@ NAMES = {"slices": "training"}
 def show(run: Run, console: Console, quiet: bool = False) -> None:
     console.print(Text(printable(head(run)), style="dim"))
     if isinstance(run.budget, Budget):
-        headline("verdict", (_worst(run), plan.sentence(run.budget)), console)
+        headline("verdict", (worst(run), plan.sentence(run.budget)), console)
         claims = run.budget.sanity.sentence, run.budget.sanity.kwh_sentence
         marked([("note", claim) for claim in claims if isinstance(claim, str)], console)
         console.print(plan.models_table(run.budget))
     else:
         why = run.budget.reason if isinstance(run.budget, Skipped | Absent) else ""
-        headline("verdict", (_worst(run), f"no hours: {why}"), console)
+        headline("verdict", (worst(run), f"no hours: {why}"), console)
     _hold_back(run, console)
     if quiet:
         return
@@ -51,7 +51,7 @@ def head(run: Run) -> str:
     return f"rigbench {run.command}   {machine(run.rig)}{driver}{torch} · {when} UTC{status}"
 
 
-def _worst(run: Run) -> Mark:
+def worst(run: Run) -> Mark:
     """The verdict's mark: that of the worst finding, and no better than any probe's."""
     severities = {it.severity for it in run.findings if not it.accepted}
     marks = {mark for _, (mark, _) in checked(run)}

@@ -28,6 +28,10 @@ class Options(Record, frozen=True, kw_only=True):
     delete: Annotated[bool, Option(None, "Delete the runs named.")] = False
     prune: Annotated[float | Absent, Option(Reader(_age), "Delete the runs that are older, as 90d.", "AGE")] = NOT_GIVEN
     yes: Annotated[bool, Option(None, "With --prune: do it; without, it says what would go.")] = False
+    html: Annotated[
+        bool,
+        Option(None, "Write the page, one file: FILE.html where it is named, else in HOME/pages.", names=("--html",)),
+    ] = False
     format: Annotated[
         Literal["md", "csv", "openmetrics", "pytest-benchmark"] | Absent,
         Option(FORMAT, "Print it as md (for an issue), csv, openmetrics, or pytest-benchmark's JSON.", "FORM"),
