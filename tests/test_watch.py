@@ -331,3 +331,31 @@ def test_what_a_training_imports(tmp_path: Path) -> None:
         "('torch','transformers','lightning','numpy','rich','typer','msgspec')])"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n"
+
+
+def test_a_training_that_stands_still_and_a_kernel_that_tells_why(tmp_path: Path) -> None:
+    """Every alarm once, to a command, in the output's terminal line and in the document; a card fell off the bus."""
+    kernel, told = tmp_path / "kernel.log", tmp_path / "told"
+    kernel.write_text("")
+    program = f"""
+import sys, time
+sys.path.insert(0, {str(Path(watched_programs.__file__).parent)!r})
+import watched_programs
+watched_programs.steps("60")
+print("step 61 loss nan", flush=True)
+with open({str(kernel)!r}, "a") as file:
+    file.write("[ 100.000001] NVRM: Xid (PCI:0000:01:00): 79, pid=1234, name=python, GPU has fallen off the bus.\\n")
+time.sleep(12.5)
+"""
+    home = tmp_path / "home"
+    words = ["--alert-cmd", f'echo "$RIGBENCH_ALARM_CODE: $(cat)" >> {told}']
+    done = watched(home, [sys.executable, "-c", program], *words, env={"RIGBENCH_KERNEL_LOG": str(kernel)})
+    assert done.returncode == 0, done.stderr.decode()
+    its = document(home)
+    codes = [it["code"] for it in its["alarms"]]  # type: ignore[attr-defined, index]
+    assert sorted(codes) == ["kernel", "nan", "stall"]
+    assert [it["code"] for it in its["events"]] == ["xid-79"]  # type: ignore[attr-defined, index]
+    assert sorted(line.partition(":")[0] for line in told.read_text().splitlines()) == ["kernel", "nan", "stall"]
+    seen = done.stderr.decode()
+    assert seen.count("no step for") == 2  # when it came, and at the end
+    assert "the card fell off the bus (Xid 79)" in seen

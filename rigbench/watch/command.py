@@ -8,15 +8,17 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rigbench.alarms import Alarm, AlarmOptions, Delivery
 from rigbench.command import Common, command, say
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
-from rigbench.watch.record import METHOD, Options, Training
+from rigbench.watch.record import METHOD, Options, Told, Training
 
 if TYPE_CHECKING:
     from rigbench.job import Job
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 def watch(
     common: Common,
     options: Options,
+    alarms: AlarmOptions,
     words: Annotated[
         list[str], typer.Argument(metavar="-- COMMAND...", help="The training, as it is started without rigbench.")
     ],
@@ -52,14 +55,16 @@ def watch(
     folder = home.home / "watch" / str(os.getpid())
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return _watched(common, options, words, folder, plan)
+        return _watched(common, options, alarms, words, folder, plan)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()
 
 
-def _watched(common: Common, options: Options, words: list[str], folder: Path, plan: Plan | None) -> int:
+def _watched(
+    common: Common, options: Options, alarms: AlarmOptions, words: list[str], folder: Path, plan: Plan | None
+) -> int:
     from rigbench.core import progress
     from rigbench.watch.session import Session
 
@@ -67,7 +72,7 @@ def _watched(common: Common, options: Options, words: list[str], folder: Path, p
     shown = options.foot == "on" and not common.quiet and sys.stdout.isatty()
     with Session(words, folder, shown, common.json) as session:
         progress.stopping = True  # a signal is the command's, and rigbench ends after it
-        training, job = _followed(common, options, words, session, shown, plan)
+        training, job = _followed(common, options, alarms, words, session, shown, plan)
     code = session.code if session.code is not None else 1
     if training is None or job is None:
         return code
@@ -90,13 +95,20 @@ def _watched(common: Common, options: Options, words: list[str], folder: Path, p
 
 
 def _followed(
-    common: Common, options: Options, words: list[str], session: Session, shown: bool, plan: Plan | None
+    common: Common,
+    options: Options,
+    alarms: AlarmOptions,
+    words: list[str],
+    session: Session,
+    shown: bool,
+    plan: Plan | None,
 ) -> tuple[Training | None, Job | None]:
     """From its start to its end. Whatever goes wrong with watching ends the watching, never the command."""
     from rigbench import store
     from rigbench.core import profiles
     from rigbench.core.progress import SILENT
     from rigbench.job import Job
+    from rigbench.machine import kernel_log
     from rigbench.machine.rig import Rig
     from rigbench.monitor import readings
     from rigbench.monitor.record import MonitorHeader
@@ -115,7 +127,16 @@ def _followed(
         known = profiles.peaks(gpu.profile).get("bf16")
         return known.value if known else None
 
-    watching = Watching(session, options, profiles.electricity(), plan, peak)
+    log = kernel_log.KernelLog(labels=kernel_log.gpu_labels(job.rig))
+    delivery = Delivery(alarms, lambda text: session.line(f"rigbench: {text}"))
+
+    def tell(raised: Sequence[Alarm]) -> None:
+        delivery.send(raised)
+        if not common.quiet:
+            for alarm in raised:
+                session.line(f"rigbench: {alarm.text}")
+
+    watching = Watching(session, options, profiles.electricity(), plan, peak, log.poll, tell)
 
     def is_over() -> bool:
         watching.wants_end()
@@ -132,6 +153,9 @@ def _followed(
     while not session.poll():  # the readings ended, the command did not
         time.sleep(0.05)
     watching.look(final=True)
+    delivery.close()
+    log.close()
+    watching.unread_log = log.absent.reason if log.absent else ""
     return _record(watching, session, words, started), job
 
 
@@ -160,6 +184,18 @@ def _record(watching: Watching, session: Session, words: list[str], started: str
         planned=watching.planned(told),
         monitor=monitor,
         findings=tuple(findings),
+        alarms=tuple(
+            Told(
+                code=it.code,
+                severity=it.severity,
+                where=it.where,
+                text=it.text,
+                after_seconds=max(0.0, it.at_seconds - session.started_seconds),
+            )
+            for it in watching.alarms
+        ),
+        events=tuple(watching.events),
+        unread_log=watching.unread_log,
         own=watching.own(),
         lost_output=session.lost_bytes,
     )

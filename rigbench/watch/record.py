@@ -6,9 +6,10 @@ from typing import Annotated, Literal, NamedTuple
 
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.finding import Finding
+from rigbench.core.finding import Finding, Severity
 from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, seconds, whole
 from rigbench.core.record import Absent, Figure, Record
+from rigbench.machine.record import KernelEvent
 from rigbench.monitor.record import Monitor
 
 METHOD = 1
@@ -80,6 +81,16 @@ class Own(Record, frozen=True, kw_only=True):
         return self.cpu_seconds / self.wall_seconds if self.wall_seconds > 0 else 0.0
 
 
+class Told(Record, frozen=True, kw_only=True):
+    """An alarm, and when it was raised."""
+
+    code: str
+    severity: Severity
+    where: str
+    text: str
+    after_seconds: float
+
+
 class Training(Record, frozen=True, kw_only=True):
     method: int
     command: tuple[str, ...]
@@ -93,7 +104,9 @@ class Training(Record, frozen=True, kw_only=True):
     planned: str = ""  # the budget it was held against, and how it stood at the end
     monitor: Monitor
     findings: tuple[Finding, ...]  # the most costly first
-    alarms: tuple[str, ...] = ()
+    alarms: tuple[Told, ...] = ()
+    events: tuple[KernelEvent, ...] = ()  # of the kernel's log, while it ran
+    unread_log: str = ""  # why the kernel's log was not followed
     own: Own
     lost_output: bool = False
 

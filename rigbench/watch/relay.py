@@ -4,6 +4,7 @@ Started by rigbench.watch.session as a file (python -I -S relay.py), in a sessio
 module of rigbench: it takes few megabytes, and nothing that ends rigbench reaches it. Over a socket it is told
 
     {"keys": text}  {"signal": number}  {"window": true}  {"panel": text or ""}
+    {"line": text}
 
 and tells {"started": pid}, {"failed": words}, {"ended": code}, {"drained": true}. When the socket ends, rigbench is
 gone: the terminal is made as it was, and the command goes on.
@@ -311,6 +312,8 @@ class Relay:
                 self._signal(word["signal"])
             if "window" in word:
                 self._set_window()
+            if "line" in word:  # above the panel, on a line of its own
+                self._outlets[2].write(b"\r\n" + word["line"].encode(errors="replace") + b"\r\n")
             if "panel" in word and self._master is not None and self._screen_outlet:
                 self._screen_outlet.panel(word["panel"])
 

@@ -17,7 +17,7 @@ from rigbench.watch.record import Forecast, Training, View
 from rigbench.work.telemetry import IDLE, REASONS
 
 DIM, BOLD, YELLOW, RED, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
-OWN_SHARE = 0.005  # of a core: what watching may cost
+MOST_ALARMS = 8
 
 
 # ------------------------------------------------------------------------------------------------------- while it runs
@@ -114,8 +114,16 @@ def brief(training: Training, console: Console, quiet: bool = False) -> None:
         [(MARK_OF[it.severity], f"{it.title}: {'; '.join(it.evidence)}; {it.cure}") for it in training.findings],
         console,
     )
+    beside: list[Headline] = [
+        (MARK_OF[it.severity], f"after {units.format_seconds(it.after_seconds)}: {it.text}") for it in training.alarms
+    ]
+    marked(beside[:MOST_ALARMS], console)
+    if len(beside) > MOST_ALARMS:
+        console.print(Text(f"  {len(beside) - MOST_ALARMS} more alarms: --verbose", style="dim"))
     if quiet:
         return
+    if training.unread_log:
+        console.print(Text(printable(f"the kernel's log was not read: {training.unread_log}"), style="dim"))
     sure = ""
     if not isinstance(training.steps, Absent):
         sure = f"{training.steps.source}: {', '.join(training.steps.said)}"

@@ -128,6 +128,10 @@ class Session:
     def panel(self, text: str) -> None:
         self._say({"panel": text if self._is_in_front() else ""})
 
+    def line(self, text: str) -> None:
+        """A line of rigbench's own on standard error, between the command's."""
+        self._say({"line": text})
+
     def send(self, number: int) -> None:
         self._say({"signal": number})
 

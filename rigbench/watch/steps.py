@@ -23,7 +23,7 @@ from rigbench.logs.stretches import LogRow, Reading
 MOST_ROWS = 4096  # of either source; above it every other is dropped, the tokens between staying as they are
 HEAD_LINES, TAIL_LINES = 400, 1000  # of the output that are read together: a program names itself at the start
 MOST_LINES_A_LOOK = 300  # of a flood the newest are kept
-LOOKED_AT = 4  # of these the newest are looked at for a step at once, which takes 0.2 ms a line
+LOOKS_A_TICK, MOST_LOOKS = 4, 200  # lines that are looked at for a step at once, 0.2 ms each: the newest
 LONGEST_LINE = 4096
 READING_SHARE = 0.001  # of a core, for reading the output as a log
 ARRIVAL_SECONDS = 0.02  # how exactly the relay notes when a line came
@@ -141,12 +141,12 @@ class LogSteps:
 
     def __init__(self, cost_clock: object = time.thread_time) -> None:
         self._clock = cost_clock
-        self._rest = b""
+        self._rest, self._looks = b"", MOST_LOOKS
         self._head: list[str] = []
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._marks: dict[str, Marks] = {}
         self._totals: dict[str, int] = {}
-        self._due, self._fresh = 0.0, False
+        self._due, self._fresh, self._times = 0.0, False, 0
         self._found: Seen | None = None
         self.last_seconds, self.dropped = 0.0, 0
         self.broken_loss: str | None = None  # the first line whose loss is no number
@@ -160,6 +160,7 @@ class LogSteps:
             self._rest = self._rest[-LONGEST_LINE:]
             self.dropped += max(0, len(lines) + len(whole) - MOST_LINES_A_LOOK)
             lines.extend((at, line) for line in whole[-MOST_LINES_A_LOOK:] if line.strip())
+        self._looks = min(MOST_LOOKS, self._looks + LOOKS_A_TICK)
         for place, (at, raw) in enumerate(lines):
             try:
                 line = text_of(raw[:LONGEST_LINE], "the output").strip("\n")
@@ -167,8 +168,9 @@ class LogSteps:
                 continue
             self._fresh = True
             (self._head if len(self._head) < HEAD_LINES else self._tail).append(line)
-            if place >= len(lines) - LOOKED_AT or "nan" in line.lower():
+            if place >= len(lines) - self._looks or "nan" in line.lower():
                 self._look(at, line)
+        self._looks = max(0, self._looks - len(lines))
 
     def _look(self, at: float, line: str) -> None:
         """For a step, and for a loss that is no number."""
@@ -201,7 +203,9 @@ class LogSteps:
         if self._fresh and now >= self._due:
             begun = time.thread_time()
             self._found = self._read(tokens_per_step)
-            self._due, self._fresh = now + (time.thread_time() - begun) / READING_SHARE, False
+            self._times += 1  # the first ones come soon, however dear they are
+            dear = (time.thread_time() - begun) / READING_SHARE
+            self._due, self._fresh = now + min(dear, 2.0**self._times), False
         return self._found
 
     def final(self, tokens_per_step: float | None) -> Seen | None:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from rigbench.alarms import NOT_WATCHED, Alarm, Alarms, Behind, DiskLeft, State, stalls_after
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Price
-from rigbench.monitor.record import MonitorEvent, MonitorSlow, MonitorTick
+from rigbench.machine.record import KernelEvent
+from rigbench.monitor.record import Gone, MonitorEvent, MonitorSlow, MonitorTick
 from rigbench.monitor.summary import Fold
 from rigbench.watch import forecast
 from rigbench.watch.record import NO_STEPS, EndedBy, Forecast, Options, Own, SeenSteps, View
 from rigbench.watch.session import Session
 from rigbench.watch.steps import HookSteps, LogSteps, Seen, period
+from rigbench.work.telemetry import REASONS
 
 PATIENCE_SECONDS = 30.0  # between SIGINT and SIGTERM
-STALL = 5.0  # usual steps without one
+MOST_EVENTS = 1000
+COSTLY = ("sw_thermal", "hw_thermal", "hw_power_brake", "hw_slowdown")
+DISK_LOOKS, LEAST_DISK_SECONDS = 600, 60.0
 JOULES_PER_KWH = 3.6e6
 FOREST_DEPTH = 40
 
@@ -41,10 +47,16 @@ class Watching:
         price: Price | Absent,
         plan: Plan | None,
         peak: Callable[[str], float | None],
+        kernel: Callable[[], list[KernelEvent]] = list,
+        tell: Callable[[Sequence[Alarm]], object] = lambda alarms: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session, self._options, self._price, self._plan, self._peak = session, options, price, plan, peak
         self._clock, self._begun = clock, session.started_seconds
+        self._kernel, self._tell, self._watch = kernel, tell, Alarms()
+        self.alarms: list[Alarm] = []
+        self.unread_log = ""
+        self.events: list[KernelEvent] = []
         self._hook, self._log = HookSteps(session.folder), LogSteps()
         self._cpu = _cpu_seconds()
         self.fold: Fold | None = None
@@ -55,6 +67,7 @@ class Watching:
         self._asked_at: float | None = None
         self._terminated = False
         self._load: dict[str, list[float]] = {}
+        self._free: list[tuple[float, int]] = []
         self._its: dict[int, bool] = {}  # whether a process is the command's
         self.gpus: tuple[str, ...] = ()
 
@@ -76,6 +89,7 @@ class Watching:
                     readings.append(gpu.utilisation_share)
                     del readings[:-600]
             self.look()
+            self._alarm()
 
     def look(self, final: bool = False) -> None:
         """At what came since the last time."""
@@ -89,6 +103,68 @@ class Watching:
         if its is not None and its is not self.seen:
             self.seen, self.rate = its, forecast.rate(its)
             self._forecast(final)
+
+    def _alarm(self) -> None:
+        """What is wrong at this moment, told once."""
+        assert self.fold is not None
+        fresh = self._kernel()
+        self.events = [*self.events, *fresh][-MOST_EVENTS:]
+        gpus = [gpu for gpu in self.fold.record().gpus if not self.gpus or gpu.device in self.gpus]
+        held = {gpu.device: ", ".join(REASONS.get(it, it) for it in gpu.throttle_now if it in COSTLY) for gpu in gpus}
+        told = self.forecast()
+        behind: Behind | Absent = NOT_WATCHED
+        left: float | Absent = NOT_WATCHED
+        usual = self._usual_gap()
+        if told is not None:
+            left = told.rest_seconds.value
+            if self._plan is not None:
+                its = told.whole_seconds * (1 / 3600)
+                plan = self._plan.hours
+                behind = Behind(
+                    forecast_low=its.low, forecast_high=its.high, budget_low=plan.low, budget_high=plan.high
+                )
+        state = State(
+            at_seconds=self._clock(),
+            since_step_seconds=NOT_WATCHED if usual is None else self._silent_seconds(),
+            usual_step_seconds=NOT_WATCHED if usual is None else usual,
+            throttled={device: why for device, why in held.items() if why},
+            lost={gpu.device: gpu.gone.reason for gpu in gpus if isinstance(gpu.gone, Gone)},
+            kernel=tuple(fresh),
+            not_a_number=self._log.broken_loss or NOT_WATCHED,
+            disks=self._disks(),
+            left_seconds=left,
+            behind=behind,
+        )
+        if alarms := self._watch.check(state):
+            self.alarms += alarms
+            self._tell(alarms)
+
+    def _usual_gap(self) -> float | None:
+        """Seconds between two steps that are seen: not every step is told."""
+        its = self.seen
+        if its is None or not its.wall or isinstance(pace := forecast.pace(its.wall), Absent):
+            return None
+        return pace.value * (its.wall[-1][1] - its.wall[0][1]) / max(1, len(its.wall) - 1)
+
+    def _silent_seconds(self) -> float:
+        assert self.seen is not None
+        last = max(self._hook.last_seconds, self._log.last_seconds, self.seen.wall[-1][0])
+        return max(0.0, self._clock() - last)
+
+    def _disks(self) -> tuple[DiskLeft, ...]:
+        """The disk under the folder that it was started in, and how fast its free space shrinks."""
+        try:
+            free = shutil.disk_usage(".").free
+        except OSError:
+            return ()
+        now = self._clock()
+        self._free.append((now, free))
+        del self._free[:-DISK_LOOKS]
+        begun, before = self._free[0]
+        seconds = now - begun
+        if seconds < LEAST_DISK_SECONDS:
+            return ()
+        return (DiskLeft(path=os.getcwd(), free_bytes=free, written_bytes_per_s=(before - free) / seconds),)
 
     def _forecast(self, final: bool) -> None:
         told = self.forecast()
@@ -232,12 +308,9 @@ class Watching:
     def view(self) -> View:
         assert self.fold is not None
         its = self.seen
-        stalled = None
-        if its and its.wall and isinstance(pace := forecast.pace(its.wall), Estimate):
-            last = max(self._hook.last_seconds, self._log.last_seconds, its.wall[-1][0])
-            gaps = (its.wall[-1][1] - its.wall[0][1]) / max(1, len(its.wall) - 1)
-            silent = self._clock() - last
-            stalled = silent if silent > STALL * pace.value * gaps else None
+        usual = self._usual_gap()
+        silent = None if usual is None else self._silent_seconds()
+        stalled = silent if usual is not None and silent is not None and silent > stalls_after(usual) else None
         told = self.forecast()
         return View(
             seconds=self.seconds,
