@@ -31,6 +31,12 @@ def capture(
     load: Annotated[
         bool, typer.Option("--load", help="Also read the GPUs while they copy, so that their links are awake.")
     ] = False,
+    pasted: Annotated[
+        list[Path],
+        typer.Option(
+            "--from", metavar="FILE", help="Make it from what somebody pasted: nvidia-smi, lspci, a bug report, NCCL."
+        ),
+    ] = [],  # noqa: B006 - typer's form of an option that may be repeated
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds other files.")] = False,
 ) -> int:
     """Record this rig, redacted, so that --replay DIR shows it anywhere; attach the folder to a bug report.
@@ -38,6 +44,7 @@ def capture(
     rigbench capture -o myrig
     rigbench capture -o myrig --load       with the links awake
     rigbench --replay myrig topology       look at it again
+    rigbench capture -o theirs --from smi.txt --from lspci.txt
     """
     from rich.text import Text
 
@@ -47,7 +54,9 @@ def capture(
     from rigbench.core.screen import printable
     from rigbench.store import encode
 
-    summary = record(output, common.replay, load, force)
+    summary = from_pasted(output, pasted, force) if pasted else record(output, common.replay, load, force)
+    if summary.made_from:
+        say(f"{output}: made from {', '.join(summary.made_from)}; what that does not say is absent")
     if common.json:
         sys.stdout.write(encode(summary).decode())
     else:
@@ -65,6 +74,30 @@ def capture(
     return FINE
 
 
+def from_pasted(folder: Path, paths: list[Path], force: bool) -> CaptureSummary:
+    """
+    Raises:
+        RigbenchError: a file cannot be read or is nothing that is known, or the folder cannot be written.
+    """
+    from rigbench.capture import pasted
+    from rigbench.capture.record import CaptureSummary
+    from rigbench.core.record import Absent
+    from rigbench.machine import capture
+
+    capture.check_folder(folder, force, None)
+    made = pasted.capture_of(paths)
+    capture.write(folder, made.files)
+    return CaptureSummary(
+        folder=str(folder),
+        files={name: len(text.encode()) for name, text in made.files.items()},
+        gpus=made.gpus,
+        redacted=made.redacted,
+        left_out=(),
+        load=Absent("not asked for"),
+        made_from=made.kinds,
+    )
+
+
 def record(folder: Path, replayed: Path | None, load: bool, force: bool) -> CaptureSummary:
     """Reads the rig, live or replayed, and writes what was read, redacted.
 
@@ -72,16 +105,19 @@ def record(folder: Path, replayed: Path | None, load: bool, force: bool) -> Capt
         RigbenchError: the recording cannot be read, or the folder not be written.
     """
     from rigbench.capture.record import CaptureSummary
+    from rigbench.core.errors import RigbenchError
     from rigbench.core.record import Absent
     from rigbench.machine import capture
     from rigbench.machine.replay import Recording, ReplayedDriver
-    from rigbench.machine.rig import Rig, require_linux
+    from rigbench.machine.rig import PASTED, Rig, require_linux
     from rigbench.work.load import under_load
 
     capture.check_folder(folder, force, replayed)
     if not replayed:
         require_linux()
     rig = Rig.replay(replayed) if replayed else Rig.live()
+    if any(note.startswith(PASTED) for note in rig.notes):
+        raise RigbenchError(f"{replayed} was made from pasted text, and not by a machine", "copy the folder as it is")
 
     def read_busy(rig: Rig) -> Recording | Absent:
         if replayed:

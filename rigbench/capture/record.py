@@ -11,4 +11,5 @@ class CaptureSummary(Record, frozen=True):
     gpus: int
     redacted: dict[str, int]  # how often each kind of secret was replaced
     left_out: tuple[str, ...]  # files that were read and are in no form in the capture
-    load: str | Absent  # the file with the readings under load, or why there are none
+    made_from: tuple[str, ...] = ()  # what somebody pasted, as it was recognised; empty of a machine's own capture
+    load: str | Absent = Absent("not asked for")  # the file with the readings under load, or why there are none

@@ -23,7 +23,8 @@ from rigbench.machine.redact import Redaction
 from rigbench.machine.replay import Recording, RecordingDriver, as_text
 from rigbench.machine.rig import COMPOSED, KERNEL_FILE, Rig
 
-FILES = ("rig.json", "pci.json", "nvml.txt", "load.nvml.txt", "files.json", KERNEL_FILE)
+NCCL_FILE = "nccl.txt"  # of a recording that was made from pasted text
+FILES = ("rig.json", "pci.json", "nvml.txt", "load.nvml.txt", "files.json", KERNEL_FILE, NCCL_FILE)
 HOST_NAME = "proc/sys/kernel/hostname"
 
 

@@ -52,8 +52,8 @@ class Nvml:
         return cls(DriverProcess() if is_installed() else Absent(NO_DRIVER))
 
     @classmethod
-    def replay(cls, path: Path) -> Nvml:
-        """The driver as `nvml.txt` recorded it.
+    def replay(cls, path: Path, unsaid: Absent | None = None) -> Nvml:
+        """The driver as `nvml.txt` recorded it; `unsaid` answers for every call that was not recorded.
 
         Raises:
             RigbenchError: the file cannot be read, or is not a recording.
@@ -64,7 +64,7 @@ class Nvml:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RigbenchError(f"{path} cannot be read as a recording: {error}", "capture the rig again") from error
-        return cls(ReplayedDriver(parse_recording(text, path.name)))
+        return cls(ReplayedDriver(parse_recording(text, path.name), unsaid))
 
     @property
     def trouble(self) -> Absent | None:

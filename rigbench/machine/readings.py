@@ -57,6 +57,7 @@ NOT_KNOWN = {REASONS[code] for code in (13, 25, 26, NOT_IN_PYNVML)}
 TRY_THE_OTHER_CALL = {REASONS[2], REASONS[3]} | NOT_KNOWN
 LOST = REASONS[15]
 NOT_REPORTED = Absent("not reported")
+UNSAID = "not in what this recording was"  # how the reason begins of what a paste does not say
 WRONG_KIND = Absent(REASONS[999])
 
 Value = Any  # float, int, bool, str, tuple or Absent
@@ -224,7 +225,8 @@ class Answers:
             if not isinstance(value, Absent):
                 return value, (call,)
             refusals.append(value)
-            if value != NOT_REPORTED and value.reason not in TRY_THE_OTHER_CALL:
+            unsaid = value.reason.startswith(UNSAID)
+            if value != NOT_REPORTED and value.reason not in TRY_THE_OTHER_CALL and not unsaid:
                 return value, sensor.calls
         # A call that the driver knows tells more than one that it does not, and "not supported" tells little.
         why = max(refusals, key=lambda refusal: (refusal.reason not in NOT_KNOWN, refusal.reason != REASONS[3]))

@@ -99,10 +99,10 @@ def recorded_sysfs(folder: Path) -> RecordedSysfs:
     return recorded_tree(known, functions or {}, _read(folder / "files.json", RecordedFiles) or RecordedFiles())
 
 
-def composed(folder: Path) -> str:
+def recorded_note(folder: Path, beginning: str = "composed") -> str:
     """What a recording says of how it was put together by hand; "" of one that a machine gave."""
     known = _read(folder / "rig.json", RecordedHost)
-    return known.note if known and known.note.startswith("composed") else ""
+    return known.note if known and known.note.startswith(beginning) else ""
 
 
 def _read(path: Path, kind: Any) -> Any:

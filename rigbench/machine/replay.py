@@ -72,17 +72,21 @@ def as_text(recording: Recording) -> str:
 
 
 class ReplayedDriver:
-    """A recorded one. A call that was not recorded is "not supported"; sequences advance a step a call."""
+    """A recorded one. A call that was not recorded is "not supported", or what `unsaid` says of it; sequences advance a
+    step a call."""
 
     trouble = None
 
-    def __init__(self, recording: Recording) -> None:
-        self.recording = recording
+    def __init__(self, recording: Recording, unsaid: Absent | None = None) -> None:
+        self.recording, self.unsaid = recording, unsaid
         self._calls_so_far: dict[tuple[str, str], int] = {}
         self.log: list[tuple[str, str, int]] = []
 
     def ask(self, scope: str, *keys: str) -> list[Answer | Absent]:
-        return [self.answer(scope, key) for key in keys]
+        return [self._unsaid(scope, key) or self.answer(scope, key) for key in keys]
+
+    def _unsaid(self, scope: str, key: str) -> Absent | None:
+        return None if key in (INIT, HANDLE) or self.recorded(scope, key) else self.unsaid
 
     def recorded(self, scope: str, key: str) -> list[Answer]:
         """All answers of a call, wherever its sequence stands."""

@@ -9,12 +9,15 @@ from pathlib import Path
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.recorded_tree import composed, recorded_sysfs
+from rigbench.machine.readings import UNSAID
+from rigbench.machine.recorded_tree import recorded_note, recorded_sysfs
 from rigbench.machine.replay import ReplayedDriver
 from rigbench.machine.sysfs import Sysfs
 
 LIVE_LINES = Absent("read where they are wanted")
 KERNEL_FILE, LONGEST_KERNEL_TEXT = "kernel.txt", 8 << 20
+PASTED = "this recording was"
+MADE_FROM = "made from"  # how the note begins on a recording of what somebody pasted
 COMPOSED = "composed recording:"  # how the note on one begins that no machine ever gave as it is
 
 
@@ -48,6 +51,8 @@ class Rig:
         if not any(parts.values()):
             what = "holds no capture" if folder.is_dir() else "is not a folder"
             raise RigbenchError(f"--replay {folder} {what}", "record a rig with rigbench capture -o DIR")
+        if made := recorded_note(folder, MADE_FROM):
+            return cls._pasted(folder, made)
         missing = {
             "rig.json": "the recording has no rig.json: nothing is known about its host",
             "pci.json": "the recording has no pci.json: there is no PCI tree",
@@ -57,10 +62,20 @@ class Rig:
         load = folder / "load.nvml.txt"
         busy = Nvml.replay(load) if load.is_file() else Nvml(Absent("the recording has no load.nvml.txt"))
         notes = tuple(note for name, note in missing.items() if not parts[name])
-        if note := composed(folder):
+        if note := recorded_note(folder):
             notes = (f"{COMPOSED} {note.removeprefix('composed').lstrip(':, ')}", *notes)
         lines = _lines(folder / KERNEL_FILE)
         return cls(recorded_sysfs(folder), nvml, replayed=True, notes=notes, kernel_lines=lines, load=busy)
+
+    @classmethod
+    def _pasted(cls, folder: Path, made: str) -> Rig:
+        """A recording of what somebody pasted: what that does not say is absent with this reason, not unsupported."""
+        unsaid = Absent(f"{UNSAID} {made}")
+        path = folder / "nvml.txt"
+        nvml = Nvml.replay(path, unsaid) if path.is_file() else Nvml(unsaid)
+        notes = (f"{PASTED} {made}; what that does not say is absent",)
+        kernel = _lines(folder / KERNEL_FILE) if (folder / KERNEL_FILE).is_file() else unsaid
+        return cls(recorded_sysfs(folder), nvml, replayed=True, notes=notes, kernel_lines=kernel, load=Nvml(unsaid))
 
     def awake(self) -> tuple[Rig, ReplayedDriver]:
         """A recorded rig with the driver as it was under load, where that was recorded; and that driver.
