@@ -329,6 +329,15 @@ def test_a_pasted_line_is_a_log_of_one_line(rigbench):
     assert "80,000 tokens/s, of one or two lines: no interval, a pasted line (llm.c)" in " ".join(out.split())
 
 
+def test_a_log_may_come_by_standard_input(rigbench, monkeypatch):
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("step 31 | 51.2 ms | 80000 tok/s\n"))
+    code, out, _ = rigbench("backtest", "--on", "rtx-4090", "--model", "120M", "-")
+    assert code == 0
+    assert "80,000 tokens/s, of one or two lines: no interval, standard input (text)" in " ".join(out.split())
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

@@ -43,6 +43,8 @@ MEASURED |= {"matmul-wrong", "matmul-low", "copies-wrong", "bandwidth-low", "col
 MEASURED |= {"loader-too-slow", "micro-batch-small"}
 MEASURED |= {"odd-link", "switch-without-p2p", "tunnelled-link", "unified-memory"}  # whole rigs: test_doctor.py
 MEASURED |= {"power-cap-low", "odd-card"}  # by readings under load: test_doctor.py
+# By a log of NCCL: tests/wild/test_nccl_logs.py.
+MEASURED |= {"nccl-chose", "nccl-setting", "nccl-no-p2p", "nccl-socket", "nccl-shared-memory"}
 MEASURED |= {"logits-dominate", "eight-bit-saves-little", "checkpointing-trades", "compile-pays"}
 
 # Every recording's exact findings, and the facts in it that justify them; none may hold a warning.

@@ -42,6 +42,7 @@ def backtest(
     rigbench backtest RUN train.log    a budget or slice against the log of the real run
     rigbench backtest --summary        all of this rig
     rigbench backtest --on rtx-4090 --model 120M train.log    no run: is that good for this card? also of a pasted line
+    tail train.log | rigbench backtest --on rtx-4090 --model 120M -
     rigbench explain formats           which logs are read, and what of them
     """
     if options.summary:
@@ -183,10 +184,14 @@ def _read(log: Path, options: Options, model: str) -> tuple[Reading, LogFacts]:
     columns = rules.parse_columns(options.columns)
     declared = None if isinstance(options.tokens_per_step, Absent) else options.tokens_per_step
     name = log.name if log.exists() or not _is_pasted(log) else "a pasted line"
-    if _is_events(log):
+    if str(log) == "-":
+        name, text = "standard input", sys.stdin.read(source.LARGEST_TEXT_BYTES)
+        text, digest = source.pasted(text)
+    elif _is_events(log):
         raw, digest = _events(log)
     else:
         text, digest = source.pasted(str(log)) if name == "a pasted line" else source.read(log)
+    if not _is_events(log):
         if not isinstance(options.pattern, Absent):
             raw, roles = rules.by_pattern(text, options.pattern)
             columns = roles | columns

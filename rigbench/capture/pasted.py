@@ -433,11 +433,17 @@ class _Made:
                 bus = int(match[2], 16)  # nccl/src/misc/utils.cc, int64ToBusId: domain, bus, device, function
                 at = f"{bus >> 20:08x}:{bus >> 12 & 0xFF:02x}:{bus >> 4 & 0xFF:02x}.{bus & 0xF:x}"
                 self.say(int(match[1]), "PciInfo_v3", at, 0)
-        self.nccl += told[:20000]
+        kept = [match[0] for line in told if (match := OF_NCCL.search(line))]  # neither hosts nor addresses
+        self.nccl += kept[:20000]
         return bool(told)
 
 
 EXPRESS = re.compile(r"Capabilities: \[\w{1,8}\] Express (?:\(v\d\) )?([A-Z][\w /-]{3,40}?)(?:,| \(|$)")
+OF_NCCL = re.compile(
+    r"NCCL (?:INFO|WARN) (?:Channel \d.{0,20} : .{1,160}|NCCL_(?:P2P|SHM|IB|NET|ALGO|PROTO)\w{0,30} set .{1,80}"
+    r"|P2P is disabled between .{1,60}|Using network \S{1,40}|NET/IB : No device found"
+    r"|Error while creating shared .{1,120})"
+)
 NVRM = re.compile(
     r"^NVRM version: NVIDIA UNIX (Open )?.{0,80}?Kernel Module.{0,40}?  (\d{3}\.[\d.]{2,12})", re.MULTILINE
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,6 +38,9 @@ def doctor(
     forget: Annotated[
         str | None, typer.Option(metavar="CODE", help="Let a finding that was accepted count again.")
     ] = None,
+    nccl_log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A log with NCCL_DEBUG=INFO: what NCCL chose here, and why.")
+    ] = None,
 ) -> int:
     """What holds this rig back: one list, most costly first, with its hours and money. Changes no setting.
 
@@ -46,11 +50,14 @@ def doctor(
     rigbench doctor                     this machine, with the newest measurements of it
     rigbench doctor RUN                 a stored run: its id, its start, or a file
     rigbench --replay CAPTURE doctor    somebody else's rig
+    rigbench doctor --nccl-log train.log
     rigbench doctor --accept pcie-slot --because 'the board has no other slot'
     """
     from rigbench import store
     from rigbench.core.errors import FAULT, FINE, RigbenchError
-    from rigbench.doctor import accepted, diagnosis, screen
+    from rigbench.doctor import accepted, diagnosis, nccl, screen
+    from rigbench.logs import source
+    from rigbench.machine.capture import NCCL_FILE
     from rigbench.predict.capacity import predictor_in
 
     def show(diagnosed: Run, console: Console, whole: bool, quiet: bool) -> None:
@@ -64,6 +71,8 @@ def doctor(
     if accept is not None and not (because or "").strip():
         raise RigbenchError(f"--accept {accept[:40]} does not say why", "add --because 'the reason'")
     home = common.store().home
+    log = nccl_log or (common.replay / NCCL_FILE if common.replay and (common.replay / NCCL_FILE).is_file() else None)
+    beside = list(nccl.diagnose(source.read(log)[0], log.name)) if log else []
 
     def decide(fingerprint: str) -> None:
         if accept is not None:
@@ -75,11 +84,13 @@ def doctor(
 
         def work(job: Job) -> None:
             decide(job.run.rig.fingerprint)
-            diagnosis.examine(job, options.load, prices.electricity)
+            diagnosis.examine(job, options.load, prices.electricity, beside=beside)
 
         return common.answer(work, show, look=True)
     if common.replay:
         raise RigbenchError("a stored run and --replay exclude each other", "give one of them")
+    if nccl_log:
+        raise RigbenchError("a stored run and --nccl-log exclude each other", "give one of them")
     stored = store.read(common.store().find(run))
     decide(stored.rig.fingerprint)
     reasons = accepted.of(home, stored.rig.fingerprint)

@@ -58,18 +58,30 @@ BETWEEN_GPUS = ("p2p", "collectives")
 UNDER_LOAD = "heat (sensors under load)"
 
 
-def examine(job: Job, load: bool = False, price: Price | Absent = case.NO_PRICE, *, stored: bool = True) -> None:
-    """Reads the topology and diagnoses it, with what is `stored` of this rig. Each fault counts against the run."""
+def examine(
+    job: Job,
+    load: bool = False,
+    price: Price | Absent = case.NO_PRICE,
+    *,
+    stored: bool = True,
+    beside: Sequence[Finding] = (),
+) -> None:
+    """Reads the topology and diagnoses it, with what is `stored` of this rig and what was found `beside`.
+
+    Each fault counts against the run.
+    """
     survey.topology(job, load, sensors=True)
-    everything(job, price, stored=stored)
+    everything(job, price, stored=stored, beside=beside)
 
 
-def everything(job: Job, price: Price | Absent = case.NO_PRICE, *, stored: bool = False) -> None:
+def everything(
+    job: Job, price: Price | Absent = case.NO_PRICE, *, stored: bool = False, beside: Sequence[Finding] = ()
+) -> None:
     """Diagnoses all that this run holds, and with `stored` the newest of what it does not; the list is kept in it."""
     runs = [job.usable(job.run), *(run for run in job.newest(*LOOKED_AT, "budget") if run.id != job.run.id)]
     known = case.Known(runs, predictor_of(job), price)
     reasons = accepted.of(job.store.home, job.run.rig.fingerprint)
-    job.run = _diagnosed(job.run, runs if stored else runs[:1], known, reasons)
+    job.run = _diagnosed(job.run, runs if stored else runs[:1], known, reasons, beside)
     job.keep()
     faults = [item for item in job.run.findings if item.counts]
     lines = [f"{', '.join(item.where)}: {item.title} ({item.code})" for item in faults]
@@ -98,10 +110,12 @@ def what_holds_it_back(run: Run) -> tuple[Finding, ...]:
     return tuple(item for item in run.findings if item.counts or (item.takes_time and not item.accepted))
 
 
-def _diagnosed(run: Run, runs: Sequence[Run], known: case.Known, reasons: Mapping[str, str]) -> Run:
+def _diagnosed(
+    run: Run, runs: Sequence[Run], known: case.Known, reasons: Mapping[str, str], beside: Sequence[Finding] = ()
+) -> Run:
     """`runs`: this one and those whose rooms stand in for what it does not hold."""
     view, sources = _together(runs)
-    found = merged([*_findings(view), *_small_batches(view, known.predictor)])
+    found = merged([*_findings(view), *beside, *_small_batches(view, known.predictor)])
     found += [item for one in runs for item in contradictions(usable(one))]
     try:
         priced, examined = costs.priced(found, case.case(known))
