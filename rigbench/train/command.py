@@ -23,8 +23,9 @@ def train_probe(
 ) -> int:
     """Train slices of a model, each choice of a full run a variant: tokens/s, memory, energy, and which is best.
 
-    With --on NAME everything is predicted for hardware that is not here. On several machines: torchrun --nnodes 2 …
-    -m rigbench train-probe --strategy ddp; rank 0 reports.
+    Several alike GPUs train together by ddp, with one alone as a row, unless --strategy says otherwise. With --on NAME
+    everything is predicted for hardware that is not here. On several machines: torchrun --nnodes 2 … -m rigbench
+    train-probe --strategy ddp; rank 0 reports.
 
         rigbench train-probe --params 120M             how fast, how much memory, which variant
         rigbench train-probe --params 120M --arms all  one choice at a time

@@ -44,6 +44,7 @@ def variables(recording: Path, folder: Path) -> dict[str, str]:
         "FAKECUDA_PEERS": "1" if p2p and set(p2p) == {"0 0"} else "0",
         **({"FAKECUDA_MEMORY_MIB": ",".join(str(total >> 20) for total, _ in rooms)} if rooms else {}),
         **({"FAKECUDA_OTHERS_MIB": ",".join(str(used >> 20) for _, used in rooms)} if rooms else {}),
+        "RIGBENCH_KERNEL_LOG": os.devnull,  # that of the machine beneath is not this rig's
         "OMP_NUM_THREADS": "1",  # several processes share few cores, and the threads of OpenMP wait by spinning
         "PYTHONPATH": f"{SHIM}{os.pathsep}{REPOSITORY}",
     }

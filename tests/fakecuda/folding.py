@@ -33,15 +33,15 @@ PASSING = re.compile(
     r"|far off the line|cache to memory|of load|of rest|ran out of time|own products|training needs|least memory"
     r"|worth a choice|of matmul"
     r"|warnings?$|for information$|notes?$|faults?,|^# tokens/s|^note (?:warm|workers|this is a)|^(?:#|GPU)[#,% ]*$"
-    r"|^(?:efficiency|layer|all #$|all # \(# of its|all devices at once|next slice|takes|GB/s is"
-    r"|datasheet|hot|ratio|shape|change|enough|why wide|latency at|energy)"
+    r"|^(?:efficiency|layer|all #$|all # (?:a step|\(# of its)|that is # of this rig"
+    r"|all devices at once|next slice|takes|GB/s is|datasheet|hot|ratio|shape|change|enough|why wide|latency at|energy)"
     r"|^(?:tf32|fp\d+|bf16)(?: #)?(?: correct)?$"
 )
 ENDED = re.compile(r"^((?:own loader|memory map) .*) (?:time limit|interval)$")  # a row of the loader
 SEVERITIES = ("fault ", "warning ", "information ")
 FINDINGS_BY_SPEED = {
     *("communication-bound", "launch-bound", "data-bound", "compile-pays", "checkpointing-trades", "p2p-slower"),
-    *("nccl-default-slower", "logits-dominate", "eight-bit-saves-little"),
+    *("nccl-default-slower", "logits-dominate", "eight-bit-saves-little", "repeats-apart"),
 }
 
 
