@@ -9,7 +9,7 @@ import pytest
 from budget_slices import M5, M60, M120, energy, plan, request, stored, whole
 
 from rigbench.budget import command, training
-from rigbench.budget.brief import scaling_words
+from rigbench.budget.brief import _facts, scaling_words
 from rigbench.budget.record import Scaling
 from rigbench.budget.slices import Wanted
 from rigbench.core.errors import RigbenchError
@@ -18,10 +18,14 @@ from rigbench.core.record import Absent, Device, Figure, Skipped
 from rigbench.job import Job
 from rigbench.machine import cuda_map
 from rigbench.machine.rig import Rig
-from rigbench.model.recipe import RecipeOptions
+from rigbench.model.recipe import Recipe, RecipeOptions
+from rigbench.p2p import arms as p2p_arms
+from rigbench.p2p.record import P2p, P2pAdvice
 from rigbench.predict import ceilings
 from rigbench.store import Store
-from rigbench.train.record import Options
+from rigbench.train import slices as train
+from rigbench.train.record import Options, StoredSlice
+from rigbench.work.process import Outcome
 from rigbench.work.record import NOTHING_DECLARED
 
 RIGS = Path(__file__).parent / "rigs"
@@ -171,6 +175,29 @@ def test_what_is_said_of_the_recipe_is_trained(job, trained):
     training.train_slices(job, SHORT[:1], NOTHING_DECLARED, RecipeOptions(strategy="fsdp2"))
     assert [asked[:3] for asked in its.asked] == [("5M", "single", (0,)), ("5M", "fsdp2", (0, 1))]
     assert job.run.slices[0].recipe.optimizer == "adamw8bit"
+
+
+def test_ranks_get_what_p2p_advises_on_this_rig_and_slice_and_budget_say_so(job, monkeypatch):
+    for name in p2p_arms.BEARING:
+        monkeypatch.delenv(name, raising=False)
+    off = {"NCCL_P2P_DISABLE": "1"}
+    job.keep(p2p=P2p(devices=("GPU0", "GPU1"), device_names=(CARD, CARD), advice=P2pAdvice(off, "a test", ())))
+    trained_with = []
+
+    def started(job, options, environment, *_):
+        trained_with.append(environment)
+        made = whole(M5, 2000.0, device=ON_CARD, strategy="ddp", ranks=2, micro_batch=8)
+        return Outcome((made, made), "finished")
+
+    monkeypatch.setattr(train, "started", started)
+    its = training.wanted(job, None, RecipeOptions())
+    result = train.run(job, Options(model=M5, recipe=Recipe(strategy="ddp")), its=its.cards)
+    assert (trained_with, result.exports) == ([off], off)
+    budget = plan(request(1e16, (M5,)), [StoredSlice.of("r1", result)], its=its)
+    assert budget.configuration.words.endswith("ddp on 2, with NCCL_P2P_DISABLE=1")
+    assert dict(_facts(budget))["export"].startswith("NCCL_P2P_DISABLE=1 before the run, as its slices had")
+    monkeypatch.setenv("NCCL_P2P_LEVEL", "SYS")  # whoever sets any of them decides
+    assert train.advised(job) == {}
 
 
 # ---- what a budget rests on
