@@ -39,6 +39,7 @@ COMMANDS = (
     Command("train-probe", "train", MEASURE, "Train slices of a model and compare the ways to train it."),
     Command("report", "report", RESULTS, "Show a stored run again."),
     Command("compare", "compare", RESULTS, "Compare runs: faster, slower, the same or ambiguous, and what changed."),
+    Command("fleet", "fleet", RESULTS, "Find the odd host among many, number by number, with evidence."),
     Command("backtest", "backtest", RESULTS, "Compare what was predicted with a training log."),
     Command("explain", "doctor", RESULTS, "Explain a finding (what it means, what it costs), or a topic such as gpu."),
     Command("config", "config", RESULTS, "Show the settings of rigbench.toml and where each comes from."),

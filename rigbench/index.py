@@ -49,6 +49,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     metrics: dict[str, tuple[float, float, float, int]]  # middle, ends of the interval, samples of each headline
     slices: tuple[StoredSlice, ...] = ()
     backtest: Backtest | None = None
+    label: str = ""
 
 
 def entry_of(run: Run) -> Entry:
@@ -74,6 +75,7 @@ def entry_of(run: Run) -> Entry:
         metrics={path: (it.value, it.low, it.high, it.n) for path, it in metrics.items()},
         slices=slices,
         backtest=backtest,
+        label=tables.label(run),
     )
 
 

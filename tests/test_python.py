@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import test_bandwidth_command as bandwidths
 
 import rigbench
 from rigbench import api, store, tables
@@ -138,3 +139,13 @@ def test_a_forecast_is_the_commands(home):
     assert len(list(home.runs.iterdir())) == 1  # nothing was stored
     with pytest.raises(RigbenchError):
         rigbench.forecast(on="rtx-9999")
+
+
+def test_copies_of_gpus_are_named_by_their_way_and_the_large_pinned_ones_stand_for_them(tmp_path, monkeypatch):
+    job = bandwidths.scripted_job(tmp_path / "home", monkeypatch)
+    bandwidths.run_script(job, tmp_path / "script.json", monkeypatch)
+    rows = [row for row in tables.rows(job.run, "bandwidth") if row.metric == "bytes_per_s"]
+    heads = {row.what for row in rows if row.headline}
+    assert {"copy host to GPU0, pinned, 256 MiB", "copy GPU0 to GPU1 and back, peer access on, 256 MiB"} <= heads
+    assert not [what for what in heads if "pageable" in what]
+    assert {dict(row.under)["device"].split(",")[0] for row in rows} == {"cuda NVIDIA GeForce RTX 4080 SUPER"}

@@ -102,7 +102,7 @@ def _pair(before: Chosen, after: Chosen, index: Index, same_within: float, level
         after=new,
         changes=() if is_same else tuple(finding.changes(before, after)),
         rows=made,
-        refused=verdict.refused(old_rows, new_rows),
+        refused=(*finding.busy(before), *finding.busy(after), *verdict.refused(old_rows, new_rows)),
         level=level,
         splits=splits,
         least_p=verdict.least_p(old.units, new.units),

@@ -29,12 +29,17 @@ METRICS = {
     "flop_per_joule": "FLOP per joule",
 }
 ROOMS = {"slices": "training"}
+MORE = {1: "once more", 2: "twice more"}
 WORDS = {("bytes", "better"): "less", ("bytes", "worse"): "more", ("°C", "better"): "cooler", ("°C", "worse"): "hotter"}
 
 
+def named(room: str, what: str, metric: str) -> str:
+    """ "training 120M adamw memory": a number in words."""
+    return " ".join(filter(None, (ROOMS.get(room, room), what, METRICS.get(metric, metric.replace("_", " ")))))
+
+
 def name(its: Compared) -> str:
-    metric = METRICS.get(its.metric, its.metric.replace("_", " "))
-    return " ".join(filter(None, (ROOMS.get(its.room, its.room), its.what, metric)))
+    return named(its.room, its.what, its.metric)
 
 
 def show(comparison: Comparison, console: Console, whole: bool, quiet: bool = False) -> None:
@@ -91,7 +96,7 @@ def _too_few(pair: Pair) -> str:
         return "one run a side says nothing of how the next one would differ; run it 3 times on each side"
     if pair.more_runs > 2:
         return f"{sides[0]} and {sides[1]} runs cannot tell a change from chance; run it 3 times on each side"
-    return f"{sides[0]} and {sides[1]} runs cannot tell a change from chance; run it {pair.more_runs} more times"
+    return f"{sides[0]} and {sides[1]} runs cannot tell a change from chance; run it {MORE[pair.more_runs]}"
 
 
 def _few(pair: Pair) -> Iterator[Compared]:
@@ -129,6 +134,10 @@ def word(row: Compared) -> str:
 
 def change(row: Compared) -> str:
     """ "−13 % (−15 to −11)"; the number alone where nothing tells how the next run would differ."""
+    if row.unit == "°C":  # a share of a temperature means nothing
+        value, low, high = (row.before * (end - 1) for end in (row.ratio.value, row.ratio.low, row.ratio.high))
+        ends = f" ({_signed(low, 0)} to {_signed(high, 0)})" if 0 < row.ratio.level < 1 else ""
+        return f"{_signed(value, 0)} °C{ends}"
     value, low, high = ((end - 1) * 100 for end in (row.ratio.value, row.ratio.low, row.ratio.high))
     if not 0 < row.ratio.level < 1:
         return _signed(value, 1 if abs(value) < 10 else 0) + " %"
@@ -144,10 +153,11 @@ def _signed(value: float, digits: int) -> str:
 
 
 def _rest(pair: Pair, shown: int, whole: bool) -> Iterator[tuple[str, str]]:
-    for side, label in ((pair.before, "before"), (pair.after, "after")):
+    for label, side in (("before", pair.before), ("after", pair.after)):
         kind = counted(side.units, side.unit)
         repeats = f", {len(side.added)} of them stored repeats" if side.added else ""
-        yield label, f"{side.name}, {kind}{repeats}: {side.machine}"
+        name = "" if "," in side.name else f"{side.name}, "
+        yield label, f"{name}{kind}{repeats}: {side.machine}"
     counts = {kind: sum(row.verdict == kind for row in pair.rows) for kind in ("same", "ambiguous")}
     parts = [f"{count} {'the ' * (kind == 'same')}{kind}" for kind, count in counts.items() if count]
     if parts and len(pair.rows) > shown:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rigbench import tables
-from rigbench.compare.record import Side
+from rigbench.compare.record import NotCompared, Side
 from rigbench.compare.verdict import Key, key
 from rigbench.core import units
 from rigbench.core.errors import NOTHING, RigbenchError
@@ -67,7 +67,8 @@ def chosen(word: str, home: Store, index: Index) -> Chosen:
     if not any(its.rows for its in runs.values()):
         what = f"{len(runs)} runs" if len(runs) > 1 else f"run {next(iter(runs))}" if runs else "no run"
         held = "which hold" if len(runs) > 1 else "which holds"
-        where = f"{word[:60]!r} is {what}" + (f", {held} no number that compares" if runs else "")
+        why = " (the machine was busy)" if any(run.disturbed() for run in documents) else ""
+        where = f"{word[:60]!r} is {what}" + (f", {held} no number that compares{why}" if runs else "")
         raise RigbenchError(where, "compare what was measured: run, train-probe, matmul, …", exit_code=NOTHING)
     return Chosen(word, list(runs.values()), documents, (), tuple(unreadable))
 
@@ -158,6 +159,13 @@ def without(its: Chosen, other: Chosen) -> Chosen:
     if len(other.rigs) == 1:
         left = [run for run in left if run.unit != other.rigs[0]] or left
     return its._replace(runs=left)
+
+
+def busy(its: Chosen) -> Iterator[NotCompared]:
+    """What of the runs that were named is left out, since the machine was busy while it was measured."""
+    for run in its.documents:
+        for one in run.disturbed():
+            yield NotCompared(f"{one.room} of {run.id}", f"the machine was busy: {one.evidence[0]}")
 
 
 def rows(its: Chosen) -> dict[Key, Row]:

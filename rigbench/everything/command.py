@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptions) -> int:
     """Every probe, one record: the rig, its copies, matmuls and training slices, and what a budget will cost.
 
+    Under torchrun on several machines: collectives across them, one document for each, one verdict for the fleet.
+
         rigbench run --quick                    three sizes of model, shorter probes, no heat test
         rigbench run --hours 48                 everything; were the 48 hours you were told right?
         rigbench run --resume                   go on with the one that was killed
@@ -28,19 +30,28 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
     Its stages: topology, bandwidth, p2p, collectives, matmul, slices, dataloader, and thermals without --quick; then
     the budget.
     """
+    import os
+
     from rigbench.budget import command as budget
     from rigbench.budget.plan import request
     from rigbench.budget.record import Options as BudgetOptions
+    from rigbench.collectives import command as collectives
+    from rigbench.collectives.record import Options as CollectivesOptions
     from rigbench.core.errors import NOTHING, RigbenchError
+    from rigbench.core.options import NOT_GIVEN
     from rigbench.doctor import diagnosis
     from rigbench.everything.plan import Stage, chosen, measure, refuse_blocked, whole_run
     from rigbench.everything.progress import Overall
+    from rigbench.fleet import together
     from rigbench.model.recipe import RecipeOptions
     from rigbench.report import screen
     from rigbench.usable import BUSY
 
     plan = BudgetOptions(flops=options.flops, series=options.series, hours=options.hours)
     asked = request(plan, RecipeOptions(), watts, prices.electricity)
+    its = together.place(os.environ)
+    if its and options.resume:
+        raise RigbenchError("--resume is not for hosts that torchrun started", "leave it out")
     stages = chosen(whole_run(asked.models, options.quick, common.device, watts), options.only, options.skip)
 
     done: list[Job] = []
@@ -63,6 +74,13 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
             raise RigbenchError(f"no hours: {BUSY} while it was measured", exit_code=NOTHING)
         budget.run(job, asked, common.device)
 
+    if its is not None:
+        stages = [stage for stage in stages if stage.room != "collectives"]  # that is across hosts
+        seconds = sum(stage.seconds for stage in stages)
+        where = common.device and common.device.partition(":")[0]
+        across = collectives.on_device(CollectivesOptions(seconds=8.0 if options.quick else NOT_GIVEN), where)
+        label = options.label if isinstance(options.label, str) else ""
+        return together.run(common, its, across, work, seconds, label)
     code = common.answer(work, screen.show)
     if done and done[-1].measured and done[-1].run.status == "finished":
         _keep_page(done[-1].run, common)

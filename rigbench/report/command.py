@@ -236,11 +236,26 @@ def _prune(home: Store, age_seconds: float, yes: bool, common: Common) -> int:
     return FINE
 
 
+def _templates() -> list[str]:
+    from rigbench.report import profiles as data
+
+    return list(data.TEMPLATES)
+
+
 @command()
 def profiles(
     common: Common,
     what: Annotated[
         str | None, typer.Argument(help="A profile's name, `schema` (of a run's JSON) or `check`. Default: list all.")
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template",
+            metavar="NAME",
+            help="Print a file to begin with: cpu-docker, cuda-docker, sbatch, slurm-health, systemd, ci.",
+            autocompletion=completed(_templates),
+        ),
     ] = None,
 ) -> int:
     """List and check the profiles: GPU datasheets, series of models, prices; print the JSON Schema of a run.
@@ -248,12 +263,17 @@ def profiles(
     rigbench profiles               which there are; with --verbose their figures
     rigbench profiles rtx-4090      one, with the source of every figure
     rigbench profiles schema        the JSON Schema of a run
+    rigbench profiles --template sbatch     a file to begin with
     """
-    from rigbench.core.errors import FINE
+    from rigbench.core.errors import FINE, RigbenchError
     from rigbench.report import profiles as data
     from rigbench.report import screen
 
-    if what == "schema":
+    if template is not None:
+        if what or common.json:
+            raise RigbenchError("--template prints a file alone", "leave the rest out")
+        sys.stdout.write(data.template(template))
+    elif what == "schema":
         from rigbench.document import run_schema
 
         sys.stdout.write(run_schema())

@@ -75,3 +75,24 @@ def named(what: str) -> Named:
     if what not in entries:
         raise RigbenchError(f"no profile {what!r}", "`rigbench profiles` lists them")
     return entries[what]
+
+
+TEMPLATES = {
+    "cpu-docker": "cpu.Dockerfile",
+    "cuda-docker": "cuda.Dockerfile",
+    "sbatch": "sbatch.sh",
+    "slurm-health": "slurm-health.sh",
+    "systemd": "rigbench-monitor.service",
+    "ci": "ci.yml",
+}
+
+
+def template(name: str) -> str:
+    """A file to begin with, as it is shipped.
+
+    Raises:
+        RigbenchError: there is none of that name.
+    """
+    if name not in TEMPLATES:
+        raise RigbenchError(f"no template is called {name[:40]!r}", f"there are {', '.join(TEMPLATES)}")
+    return (profiles.folders()[0] / "templates" / TEMPLATES[name]).read_text()

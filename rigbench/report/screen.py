@@ -95,7 +95,8 @@ def show_list(entries: Iterable[Entry], console: Console) -> None:
             if path == "budget.series_hours"
         ]
         rooms = [name for name in entry.rooms if name not in ("slices", "arms", *(["budget"] if hours else []))]
-        status = [] if entry.status == "finished" else [entry.status]
+        status = [f"label {entry.label}"] if entry.label else []
+        status += [] if entry.status == "finished" else [entry.status]
         when = entry.started_at[:16].replace("T", " ")
         rows.append((entry.id, when, entry.command, entry.machine[:32], ", ".join(status + hours + slices + rooms)))
     widths = [max(len(row[column]) for row in rows) + 2 for column in range(4)]

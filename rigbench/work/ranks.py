@@ -171,7 +171,7 @@ def join(
     import torch.distributed as dist
 
     report.progress(0.0, "waiting for all ranks")
-    store = _store(world, report, arrive_seconds)
+    store = meeting(world, report, arrive_seconds)
     store.set(f"arrived/{world.rank}", word)
     waiting = set(range(world.size))
     until = time.monotonic() + arrive_seconds
@@ -185,7 +185,7 @@ def join(
     return words
 
 
-def _store(world: World, report: Report, arrive_seconds: float) -> Any:
+def meeting(world: World, report: Report, arrive_seconds: float) -> Any:
     """The table that the ranks meet at: rank 0 keeps it, or torchrun's agent where that says so (as torch does).
 
     Of ranks on one machine it is not to be reached from another: torch itself would listen on every interface.
