@@ -53,7 +53,8 @@ note  budget: 1.2 EFLOP on 2 × Some Card (ddp): 4.5 h (4.1 to 5.8), 3.4 kWh, 0.
   assumed   restarts: 0.1 a day (assumed, restarts-per-day), each loses half of what lies between
             checkpoints
   how sure  90 % intervals, from published runs; nothing was measured there. Halve it: rigbench
-            train-probe --params 120M (1 min there) takes 120M from ±30 % to about ±6.0 %
+            train-probe --params 120M (1 min there), or --known with a published run of it, takes
+            120M from ±30 % to about ±6.0 %
   more      rigbench report RUN --verbose: each overhead, watts, laws, every assumption.  next:
             rigbench capacity --on 2xsome-card
 """

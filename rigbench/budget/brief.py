@@ -365,8 +365,8 @@ def sure(budget: Budget) -> str:
         return f"{said}. Surer: {its.command} (1 min); {its.half_width_then.reason}"
     now, then = (units.format_plus_minus(width) for width in (its.half_width_now, its.half_width_then))
     halves = "Halve it" if its.half_width_then <= its.half_width_now / 2 else "Narrow it"
-    there = " there" if isinstance(budget.rig, str) else ""
-    return f"{said}. {halves}: {its.command} (1 min{there}) takes {its.of} from {now} to about {then}"
+    there, other = (" there", ", or --known with a published run of it,") if isinstance(budget.rig, str) else ("", "")
+    return f"{said}. {halves}: {its.command} (1 min{there}){other} takes {its.of} from {now} to about {then}"
 
 
 def _following(budget: Budget, run_id: str) -> str:

@@ -13,6 +13,7 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent, Skipped
 from rigbench.model import named
 from rigbench.model.recipe import RecipeOptions
+from rigbench.predict.record import ToldOptions
 from rigbench.train.record import METHOD, Slice, StoredSlice
 from rigbench.train.record import Options as SliceOptions
 from rigbench.usable import BUSY
@@ -31,7 +32,14 @@ RECIPE_SETTINGS = ("precision", "strategy", "checkpointing", "loss", "accumulati
 
 
 @command("device", "on", "keep_disturbed", settings=RECIPE_SETTINGS)
-def budget(common: Common, options: Options, recipe: RecipeOptions, prices: PriceOptions, watts: WattOptions) -> int:
+def budget(
+    common: Common,
+    options: Options,
+    recipe: RecipeOptions,
+    told: ToldOptions,
+    prices: PriceOptions,
+    watts: WattOptions,
+) -> int:
     """Hours, kWh and money of a training run, with intervals: on this rig, or --on others (several: A,B,C).
 
     On this rig from slices measured here; where none is stored, short ones are run first. --on predicts. What is said
@@ -44,11 +52,18 @@ def budget(common: Common, options: Options, recipe: RecipeOptions, prices: Pric
     """
     from rigbench.budget import plan
     from rigbench.budget.training import short_slices
+    from rigbench.predict import known
 
     rigs = _rigs(common.on, options, watts)
+    if not rigs or THIS_RIG in rigs:
+        recipe.refuse_unmeasured()
+    if not rigs:
+        known.refuse_alone(told)
     request = plan.request(options, recipe, watts, prices.electricity)
     if not rigs or THIS_RIG in rigs:
         named.refuse_to_train(request.models)
+    largest = max(request.models, key=lambda model: model.total_parameters)
+    request = request._replace(told=known.told(told, largest, common.store().find))
     short = short_slices(request.models, common.device)
     return common.answer(lambda job: run(job, request, common.device, rigs, short))
 

@@ -26,6 +26,7 @@ from rigbench.predict import calibrate, cards, ceilings, steptime
 from rigbench.predict import capacity as fitting
 from rigbench.predict.calibrate import Correction, Measured
 from rigbench.predict.memory import Predictor
+from rigbench.predict.posterior import Told
 from rigbench.predict.record import Ceilings, Largest, StepTime, Target
 from rigbench.thermals.record import Thermals
 from rigbench.train.record import FEWEST_STEPS, Compile, Slice, StoredSlice
@@ -42,6 +43,7 @@ FEWEST_TOKENS_A_CARD = 4096  # with fewer the next way is tried
 # (three fp32 copies) and for each of a block's width; a parameter's half-precision copy and what else is of its size.
 LOGITS_BYTES, KEPT_BYTES = 13.5, {"gpt2": 39, "llama": 47}
 COPIES_BYTES, SCRATCH_BYTES, SAFETY = 3, 128 << 20, 0.92
+NARROWER = 0.8  # of an interval: from where on one more run is worth naming
 # (recompute every k-th block, parts of the loss): the first that fits the largest model well is taken for all.
 WAYS = ((0, 1), (0, LOSS_CHUNKS), (1, LOSS_CHUNKS))
 
@@ -235,7 +237,7 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
         what = f"batch-tokens {tokens:,} is less than a sequence for each card"
         raise RigbenchError(what, f"give {least:,} or more")
     recipe = fitted(predictor, request, rig)
-    steps = [steptime.predict(model, batched(model, recipe, tokens), limits) for model in request.models]
+    steps = [steptime.predict(model, batched(model, recipe, tokens), limits, request.told) for model in request.models]
     gpu = profiles.gpu(rig.gpu)
     memory = round(min(gpu.memory_gib) * (1 << 30))
     device = Device("cuda", gpu.names[0], Absent("not here"), threads=1, memory_total_bytes=memory)
@@ -258,7 +260,7 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
         purchase=_purchase(gpu, rig.count),
         notes=tuple(it if len(of) == len(steps) else f"{', '.join(of)}: {it}" for it, of in notes.items()),
         next_slice=_one_run(request, steps),
-        decides=(*_link_words(limits, largest), _micro_batch_words(largest)),
+        decides=(*_link_words(limits, largest, request.told), _micro_batch_words(largest)),
     )
     return machine, tuple(map(_of_step, steps))
 
@@ -273,14 +275,14 @@ def _with_link(limits: Ceilings, bytes_per_s: float | Absent, rig: RigProfile) -
     return msgspec.structs.replace(limits, link=msgspec.structs.replace(limits.link, bytes_per_s=rate))
 
 
-def _link_words(limits: Ceilings, largest: StepTime) -> tuple[str, ...]:
+def _link_words(limits: Ceilings, largest: StepTime, told: Told) -> tuple[str, ...]:
     """What is taken for the link between cards, and what half of it would do to this step."""
     link = limits.link
     if isinstance(link, Absent) or largest.recipe.ranks < 2:
         return ()
     rate = msgspec.structs.replace(link.bytes_per_s, value=link.bytes_per_s.value / 2)
     halved = msgspec.structs.replace(limits, link=msgspec.structs.replace(link, bytes_per_s=rate))
-    longer = steptime.predict(largest.model, largest.recipe, halved).seconds.value / largest.seconds.value - 1
+    longer = steptime.predict(largest.model, largest.recipe, halved, told).seconds.value / largest.seconds.value - 1
     speed, basis = units.format_bytes_per_s(link.bytes_per_s.value), link.bytes_per_s.basis
     effect = f"at half of that a step of {largest.model.name} takes {units.format_share(longer)} longer"
     option = "" if link.bytes_per_s.source == "declared" else ", --set link-speed=B/S"
@@ -388,13 +390,15 @@ def _next(request: Request, steps: Sequence[StepTime], correction: Correction, i
     return NextSlice(_command(request, best.model, best.recipe, its), target.model.name, now, then, basis)
 
 
-def _one_run(request: Request, steps: Sequence[StepTime]) -> NextSlice:
+def _one_run(request: Request, steps: Sequence[StepTime]) -> NextSlice | Absent:
     """One known run of the largest model on that card, which most hours go to."""
     its = max(steps, key=lambda step: step.model.flop_per_token)
     then: float | Absent = its.half_width_with_a_run
     if isinstance(then, float):
         then = math.sinh(then)
     now = math.sinh(math.log(its.seconds.high / its.seconds.low) / 2)
+    if isinstance(then, float) and then > NARROWER * now:
+        return Absent("a run of it is known")
     basis = "the posterior of published runs, with one run of nearly this on that card"
     return NextSlice(_command(request, its.model, its.recipe), its.model.name, now, then, basis)
 

@@ -21,6 +21,7 @@ from rigbench.model import named
 from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.model.record import Model
 from rigbench.model.shape import model_named, series, series_names
+from rigbench.predict.posterior import NOTHING_TOLD, Told
 from rigbench.work import power as cost
 from rigbench.work.record import NOTHING_DECLARED, Power, WattOptions
 
@@ -68,6 +69,7 @@ class Request(NamedTuple):
     recipe: RecipeOptions = RecipeOptions()
     watts: WattOptions = NOTHING_DECLARED
     price: Price | Absent = cost.NO_PRICE
+    told: Told = NOTHING_TOLD  # of the code, where the rig is not this one
 
     @property
     def split(self) -> Split:

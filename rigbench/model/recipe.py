@@ -162,6 +162,15 @@ class RecipeOptions(Record, frozen=True, kw_only=True):
             what = f"--checkpointing '{self.checkpoint_every}' is not a whole number from 1 to {layers}"
             raise RigbenchError(what, f"use off, on, or K of 2 to {layers} for every K-th block")
 
+    def refuse_unmeasured(self) -> None:
+        """What is predicted only, with --on, where something is to be trained."""
+        for option, only in (
+            ("--attention naive", self.attention == "naive"),
+            ("--precision fp8", self.precision == "fp8"),
+        ):
+            if only:
+                raise RigbenchError(f"{option} is only predicted, not trained", "add --on NAME, or leave it out")
+
     def allows(self, recipe: Recipe) -> bool:
         """Whether a recipe is one of those that were asked for."""
         return all(getattr(recipe, name) == value for name, value in self.said.items())

@@ -24,32 +24,19 @@ import msgspec
 from rigbench.core import stats
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
-from rigbench.predict.record import Ceilings
+from rigbench.predict.record import NEWEST_YEAR, Ceilings
 from rigbench.predict.terms import DEVICE, HOST, TOGETHER, Constants, Terms, together
 
 FILE = Path(__file__).with_name("fitted.json")
-# A program's name tells what code runs, and hardly how fast: its prior is 1 and stays near it. Those whose code is
-# written in CUDA by hand are of their own kind.
-PROGRAMS = (
-    "nanogpt",
-    "modded-nanogpt",
-    "nanochat",
-    "llm.c",
-    "llmq",
-    "llm-foundry",
-    "torchtitan",
-    "fms-fsdp",
-    "hf trainer",
-    "mingpt",
-    "book code",
-)
+# Their code is written in CUDA by hand: a kind of its own.
 HAND_WRITTEN = ("llm.c", "llmq")
 KINDS = ("compiled", "eager", "sharded", "by hand", "hand-written CUDA", "fp8")
 LEVELS = ("sharded", "by hand", "hand-written CUDA", "eager", "fp8", "year", "year, compiled")
 YEAR = 2024.0  # that the level of a year counts from
-YEARS = 2022.0, 2025.5  # beyond, nothing was fitted: later code is taken to be as the newest that was
+YEARS = 2022.0, NEWEST_YEAR  # beyond, nothing was fitted: later code is taken to be as the newest that was
 LENGTH = 1.7  # e-folds of size and batch over which one program's habits are forgotten
 ANOTHER_RECIPE = 2.0  # so many e-folds away
+ANOTHER_MODEL = 0.1  # e-folds of FLOP a token from which a model is another
 OTHER_MAKER_SPREAD = 0.25  # of a card that no NVIDIA datasheet describes: nothing was fitted on such; assumed
 NEAR_RUN = 0.5  # e-folds between the next run and what is asked, for what such a run would be worth
 
@@ -250,6 +237,13 @@ def source_effects(a: Case, b: Case, spreads: dict[str, float]) -> float:
     if a.card == b.card:
         found += spreads["source card"] ** 2
     return found + spreads["place"] ** 2 * math.exp(-((distance(a, b) / LENGTH) ** 2) / 2)
+
+
+def unlike(known: Case, asked: Case) -> str:
+    """What of a known run is so unlike that it tells of the program above all; "" where it tells of this very code."""
+    if known.card != asked.card:
+        return "of another card"
+    return "of another model" if abs(known.place[0] - asked.place[0]) > ANOTHER_MODEL else ""
 
 
 def distance(a: Case, b: Case) -> float:

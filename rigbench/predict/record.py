@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from rigbench.core.estimate import Estimate
-from rigbench.core.options import NOT_GIVEN, Option, one_of, whole
+from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, number, one_of, whole
 from rigbench.core.record import Absent, Figure, Record, Source
 from rigbench.model.recipe import OPTIMIZERS, PRECISIONS, Optimizer, Precision, Recipe, Strategy
 from rigbench.model.record import Model
@@ -14,6 +14,22 @@ WeightFormat = Literal["bf16", "8-bit", "4-bit"]
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 CAPACITY_STRATEGIES = ("single", "ddp", "fsdp2", "fsdp2-offload")
 LONGEST_CONTEXT = 1 << 20
+
+# A program's name tells what code runs, and hardly how fast: its prior is 1 and stays near it.
+PROGRAMS = (
+    "nanogpt",
+    "modded-nanogpt",
+    "nanochat",
+    "llm.c",
+    "llmq",
+    "llm-foundry",
+    "torchtitan",
+    "fms-fsdp",
+    "hf trainer",
+    "mingpt",
+    "book code",
+)
+NEWEST_YEAR = 2025.5  # of the software behind the published runs
 
 
 class Options(Record, frozen=True, kw_only=True):
@@ -44,6 +60,29 @@ class Options(Record, frozen=True, kw_only=True):
         int | Absent,
         Option(whole(1, LONGEST_CONTEXT), "Tokens in the cache, with --inference. Default: 4096.", "N", ("--context",)),
     ] = NOT_GIVEN
+
+
+class ToldOptions(Record, frozen=True, kw_only=True):
+    """What of the code is known, with --on."""
+
+    panel: ClassVar = "What is known of the code, with --on"
+
+    program: Annotated[
+        str | Absent,
+        Option(
+            Reader(lambda text, option: text.strip().lower()[:40], words=lambda: PROGRAMS),
+            "The program that trains, as nanogpt or llm.c: a label, learnt from published runs of that name.",
+            "NAME",
+        ),
+    ] = NOT_GIVEN
+    known: Annotated[
+        str | Absent,
+        Option(TEXT, "A run of it whose speed is known: a stored run, a CSV file, or a row in words; several by ';'.",
+               "RUN|ROW|FILE"),
+    ] = NOT_GIVEN  # fmt: skip
+    software_year: Annotated[
+        float, Option(number(2020, 2100), "The code's and torch's year.", "YEAR", setting=True)
+    ] = NEWEST_YEAR
 
 
 class Target(Record, frozen=True, kw_only=True):

@@ -51,7 +51,7 @@ def predict(model: Model, recipe: Recipe, ceilings: Ceilings, told: Told = NOTHI
         )
     found = terms(model, recipe, ceilings)
     published = ceilings.kind == "cuda" and ceilings.source == "datasheet"
-    code = ""
+    code, others = "", tuple[str, ...]()
     with_a_run: float | Absent = Absent("its constants are assumed, not fitted")
     if published:
         case = posterior.case(model, recipe, ceilings, found, told.program, told.year)
@@ -59,6 +59,13 @@ def predict(model: Model, recipe: Recipe, ceilings: Ceilings, told: Told = NOTHI
         constants, level, rests_on = answer.constants, answer.level, answer.sources
         spread = -answer.half_width, answer.half_width
         basis, code, with_a_run = answer.basis, case.kind, answer.with_a_run
+        others = tuple(
+            f"known, but {why}, so used for the program above all: {it.name}"
+            for it in told.known
+            if (why := posterior.unlike(it.case, case))
+        )
+        if case.maker == "other":
+            others += ("unfitted maker: no published run behind the constants is of such a card",)
     else:
         constants, spread, basis = _assumed(ceilings)
         level, rests_on = 0.0, 0
@@ -79,7 +86,7 @@ def predict(model: Model, recipe: Recipe, ceilings: Ceilings, told: Told = NOTHI
         tokens_per_step=tokens,
         tokens_per_s=tokens / estimate,
         basis=f"{ceilings.source} ceilings of {ceilings.name}; {basis}",
-        notes=_notes(recipe, ceilings, parts),
+        notes=(*_notes(recipe, ceilings, parts), *others),
         code=code,
         program=told.program,
         known=tuple(it.name for it in told.known) if published else (),

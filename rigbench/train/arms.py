@@ -260,7 +260,7 @@ class Table:
         if recipe.ranks > 1 and self.kind == "cpu":
             return Absent("ranks share this CPU")
         try:
-            return steptime.predict(self.model, recipe, limits)
+            return steptime.predict(self.model, recipe, limits, self.plan.told)
         except RigbenchError as error:
             return Absent(str(error))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import TYPE_CHECKING
 
 from rigbench.command import Common, command
 from rigbench.model.named import ProgramOptions
 from rigbench.model.recipe import RecipeOptions
+from rigbench.predict.record import ToldOptions
 from rigbench.train.record import ProbeOptions
 from rigbench.work.record import WattOptions
 
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
 
 @command("device", "on", "keep_disturbed")
 def train_probe(
-    common: Common, model: ProgramOptions, choices: RecipeOptions, options: ProbeOptions, watts: WattOptions
+    common: Common,
+    model: ProgramOptions,
+    choices: RecipeOptions,
+    options: ProbeOptions,
+    told: ToldOptions,
+    watts: WattOptions,
 ) -> int:
     """Train slices of a model, each choice of a full run a variant: tokens/s, memory, energy, and which is best.
 
@@ -31,16 +38,20 @@ def train_probe(
         rigbench train-probe --params 120M --arms all  one choice at a time
         rigbench train-probe --model mynet:make        a program of yours
     """
+    from rigbench.predict import known
     from rigbench.train import arms, plan, slices
     from rigbench.work.ranks import world_from
 
     world = world_from(os.environ)
+    if common.on is None:
+        known.refuse_alone(told)
     made = plan.of(model, choices, options, watts, device=common.device, on=common.on, world=world)
     if isinstance(made, plan.Program):
         return common.answer(lambda job: slices.run(job, made.options(slices.tried(job, made.trial))), _show)
     if world and world.rank:
         return slices.follow(made.options_of(made.base), world, common.store().home)
-    return common.answer(lambda job: arms.run(job, made), _show)
+    asked = dataclasses.replace(made, told=known.told(told, made.model, common.store().find))
+    return common.answer(lambda job: arms.run(job, asked), _show)
 
 
 def _show(run: Run, console: Console, whole: bool, quiet: bool) -> None:

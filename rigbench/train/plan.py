@@ -22,6 +22,7 @@ from rigbench.model import named
 from rigbench.model.named import ModelOptions
 from rigbench.model.recipe import LOSS_CHUNKS, SEVERAL_GPUS, STRATEGIES, Recipe, RecipeOptions
 from rigbench.model.record import Model
+from rigbench.predict.posterior import NOTHING_TOLD, Told
 from rigbench.train.record import Factor, Options, OwnModel, ProbeOptions, TrialOptions
 from rigbench.work.ranks import World
 from rigbench.work.record import NOTHING_DECLARED, WattOptions
@@ -72,6 +73,7 @@ class Plan:
     world: World | None = None  # that torchrun has put this process into
     cards: Cards | None = None  # that train together where no strategy was said, since a full run would use them
     watts: WattOptions = NOTHING_DECLARED
+    told: Told = NOTHING_TOLD  # of the code, with --on
 
     @property
     def model(self) -> Model:
@@ -128,6 +130,8 @@ def of(
         given = {"--seconds": not isinstance(options.seconds, Absent), "--data": options.data, "--share": options.share}
         for option in (option for option, value in given.items() if value):
             raise RigbenchError(f"--on and {option} exclude each other", "--on predicts; nothing is measured")
+    else:
+        choices.refuse_unmeasured()
     find, micro_batch = options.micro_batch == "auto", options.micro_batch
     base = choices.over(Recipe(micro_batch=micro_batch if isinstance(micro_batch, int) else 0))
     facts: dict[str, Any] = {

@@ -1,0 +1,233 @@
+"""Reads what is known of the code that a prediction is for: its program's name, its year, runs whose speed is known.
+
+A known run is a stored run of rigbench's, a CSV file, or a row in words: "rtx-4090, gpt2-124m, bf16, compiled,
+micro-batch 16, 104000 tokens/s". It becomes one more row of the posterior.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rigbench.core import profiles, units
+from rigbench.core.errors import RigbenchError
+from rigbench.core.profiles import RigProfile
+from rigbench.core.record import Absent
+from rigbench.model import named
+from rigbench.model.counts import describe
+from rigbench.model.recipe import OPTIMIZERS, PRECISIONS, STRATEGIES, Recipe
+from rigbench.model.record import Model, Shape
+from rigbench.model.shape import model_named
+from rigbench.predict import ceilings, posterior
+from rigbench.predict.posterior import NOTHING_TOLD, Known, Told
+from rigbench.predict.record import PROGRAMS, Ceilings, ToldOptions
+from rigbench.predict.terms import terms
+
+EXAMPLE = "rtx-4090, gpt2-124m, bf16, compiled, micro-batch 16, 104000 tokens/s"
+CURE = f"say it as '{EXAMPLE}'"
+MICRO_BATCH = 8  # of a row that does not say
+LARGEST_CSV_BYTES, MOST_ROWS = 1 << 20, 200
+RATE = re.compile(r"([\d.]+ ?[kKM]?) ?(?:tokens?|tok)(?:/s| per second)")
+NUMBERS = (
+    ("micro_batch", re.compile(r"(?:micro[- ]batch|mb|batch) ?(\d+)")),
+    ("accumulation", re.compile(r"(?:accumulation|accum) ?(\d+)")),
+    ("sequence", re.compile(r"(?:seq|sequence|t) ?(\d+)")),
+)
+WORDS: dict[str, dict[str, Any]] = {
+    "compiled": {"compiled": True},
+    "eager": {"compiled": False},
+    "naive": {"attention": "naive"},
+    "fused": {"attention": "fused"},
+    "checkpointing": {"checkpoint_every": 1},
+    **{word: {"precision": word} for word in PRECISIONS},
+    **{word: {"optimizer": word} for word in OPTIMIZERS},
+    **{word: {"strategy": word} for word in STRATEGIES},
+}
+COLUMNS = {"gpu": "card", "gpu_count": "cards", "compile": "compiled", "grad_accum": "accumulation", "seq_len": "seq"}
+
+
+def told(options: ToldOptions, asked: Model, find: Callable[[str | None], Path]) -> Told:
+    """What was said, read. `asked` is the model of a row that names none; `find` finds a stored run.
+
+    Raises:
+        RigbenchError: a row that cannot be read, a run that is none of a known card, or a speed above the card's peak.
+    """
+    program = "" if isinstance(options.program, Absent) else options.program
+    its = NOTHING_TOLD._replace(program=program, year=options.software_year)
+    if isinstance(options.known, Absent):
+        return its
+    found: list[Known] = []
+    for one in (part.strip() for part in options.known.split(";") if part.strip()):
+        if "," in one or " " in one:
+            found.append(_row(one, asked, its))
+        elif one.endswith(".csv"):
+            found += _file(Path(one), asked, its)
+        else:
+            found += _stored(find(one), its)
+    if not found:
+        raise RigbenchError("--known names no run", CURE)
+    return its._replace(known=tuple(found))
+
+
+def refuse_alone(options: ToldOptions) -> None:
+    """Without --on nothing is predicted from published runs."""
+    given = {"--program": options.program, "--known": options.known}
+    for name, value in given.items():
+        if not isinstance(value, Absent):
+            raise RigbenchError(f"{name} is for a prediction, and here slices are measured", "add --on NAME")
+
+
+def _row(text: str, asked: Model, its: Told) -> Known:
+    """A row in words, in any order, with commas between them."""
+    facts: dict[str, Any] = {"micro_batch": MICRO_BATCH, "compiled": True, "precision": "bf16"}
+    rig: RigProfile | None = None
+    model, rate, program, sequence = asked, 0.0, its.program, 0
+    for word in (part.strip() for part in text.split(",")):
+        key = word.lower()
+        if match := RATE.fullmatch(word):
+            rate = units.parse_count(match[1].replace(" ", ""), "--known")
+        elif key in WORDS:
+            facts |= WORDS[key]
+        elif numbered := next(((name, it) for name, form in NUMBERS if (it := form.fullmatch(key))), None):
+            name, it = numbered
+            if name == "sequence":
+                sequence = int(it[1])
+            else:
+                facts[name] = max(1, int(it[1]))
+        elif key in PROGRAMS or key.startswith("program "):
+            program = key.removeprefix("program ")
+        elif (card := _rig(word)) and rig is None:
+            rig = card
+        else:
+            model = _model(word)
+    if rig is None or not rate:
+        raise RigbenchError(f"--known {text[:60]!r} names no {'card' if rig is None else 'tokens/s'}", CURE)
+    if sequence:
+        model = describe(msgspec.structs.replace(model.shape, sequence=sequence), model.name)
+    facts.setdefault("strategy", "ddp" if rig.count > 1 else "single")
+    recipe = Recipe(**facts, ranks=1 if facts["strategy"] == "single" else rig.count)
+    limits = ceilings.from_rig(rig)
+    if isinstance(limits, Absent):
+        raise RigbenchError(f"--known: {limits.reason}", "name another card")
+    return known(model, recipe, limits, rate, its._replace(program=program))
+
+
+def known(model: Model, recipe: Recipe, limits: Ceilings, tokens_per_s: float, its: Told) -> Known:
+    """One run as a row of the posterior; `tokens_per_s` of all its cards."""
+    found = terms(model, recipe, limits)
+    words = f"{limits.name} {model.name} {recipe.words}, {units.format_rate(tokens_per_s)}"
+    peak = limits.matmul_flops_per_s.get(recipe.dtype) or max(limits.matmul_flops_per_s.values(), key=lambda f: f.value)
+    its_shape = model.shape
+    causal = (
+        model.flop_per_token - 6 * its_shape.layers * its_shape.width * its_shape.sequence
+    )  # the least it multiplies
+    flop = tokens_per_s / recipe.ranks * causal
+    if flop > peak.value:
+        raise RigbenchError(
+            f"--known {words}: that is {units.format_flops_per_s(flop)} a card, and its {recipe.dtype} peak is"
+            f" {units.format_flops_per_s(peak.value)}",
+            "check its tokens/s (of all cards), model and card",
+        )
+    case = posterior.case(model, recipe, limits, found, its.program, its.year)
+    return Known(words, case, math.log(recipe.tokens_per_step(model) / tokens_per_s))
+
+
+def _rig(word: str) -> RigProfile | None:
+    try:
+        return profiles.rig_named(word)
+    except RigbenchError:
+        return None
+
+
+def _model(word: str) -> Model:
+    try:
+        return named.published(word).model
+    except RigbenchError:
+        pass
+    try:
+        return model_named(word)
+    except RigbenchError:
+        raise RigbenchError(f"--known: {word[:40]!r} is neither a card, a model nor a choice", CURE) from None
+
+
+def _file(path: Path, asked: Model, its: Told) -> list[Known]:
+    """Rows under a header: card, cards, model (or the shape's columns), precision, compiled, micro_batch, tokens_per_s
+    of all cards, or tokens_per_s_per_gpu.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file.read(LARGEST_CSV_BYTES).splitlines()))[:MOST_ROWS]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RigbenchError(f"--known {path}: cannot read it ({error})", CURE) from None
+    found = []
+    for row in rows:
+        its_row = {COLUMNS.get(name, name): (value or "").strip() for name, value in row.items() if name}
+        count = int(its_row.get("cards") or 1)
+        rate = its_row.get("tokens_per_s") or ""
+        if not rate and its_row.get("tokens_per_s_per_gpu"):
+            rate = str(float(its_row["tokens_per_s_per_gpu"]) * count)
+        words = [f"{count}x{its_row.get('card', '')}" if count > 1 else its_row.get("card", ""), f"{rate} tokens/s"]
+        words += [it for it in (its_row.get("precision", "").split(",")[0].split(" ")[0],) if it in WORDS]
+        words += ["compiled" if its_row.get("compiled", "yes") in ("yes", "true", "on", "compiled") else "eager"]
+        words += [f"micro-batch {its_row['micro_batch']}"] if its_row.get("micro_batch") else []
+        words += [f"accumulation {its_row['accumulation']}"] if its_row.get("accumulation") else []
+        words += ["naive"] if its_row.get("attention") == "naive" else []
+        words += [f"program {its_row['program']}"] if its_row.get("program") else []
+        model = asked
+        if its_row.get("n_layers"):
+            model = _shaped(its_row)
+        elif its_row.get("model"):
+            model = _model(its_row["model"])
+        words += [f"seq {its_row['seq']}"] if its_row.get("seq") else []
+        found.append(_row(", ".join(words), model, its))
+    return found
+
+
+def _shaped(row: dict[str, str]) -> Model:
+    try:
+        layers, width = int(row["n_layers"]), int(row["d_model"])
+        heads = int(row.get("n_heads") or max(1, width // 64))
+        shape = Shape(
+            style="gpt2",
+            layers=layers,
+            width=width,
+            heads=heads,
+            kv_heads=heads,
+            ffn_width=int(row.get("d_ff") or 4 * width),
+            vocabulary=int(row.get("vocab") or 50304),
+            sequence=int(row.get("seq") or 1024),
+            tied_head=True,
+            biases=True,
+        )
+        return describe(shape, row.get("model") or f"{layers} layers of width {width}")
+    except (KeyError, ValueError, ZeroDivisionError) as error:
+        what = f"--known: a shape that cannot be read ({error})"
+        raise RigbenchError(what, "give n_layers, d_model, n_heads") from None
+
+
+def _stored(path: Path, its: Told) -> Sequence[Known]:
+    from rigbench import store
+    from rigbench.train.record import Slice
+
+    run = store.read(path)
+    found = []
+    for it in run.slices:
+        if not isinstance(it, Slice) or it.device.kind != "cuda":
+            continue
+        memory = it.device.memory_total_bytes
+        card = profiles.match_gpu(None, it.device.name, None if isinstance(memory, Absent) else memory)
+        if isinstance(card, Absent):
+            continue
+        limits = ceilings.of_gpu(profiles.gpu(card), card, it.recipe.ranks)
+        if isinstance(limits, Ceilings):
+            found.append(known(it.model, it.recipe, limits, it.tokens_per_s.value, its))
+    if not found:
+        what = f"--known: run {run.id} has no slice that was trained on a GPU with a profile"
+        raise RigbenchError(what, "name a run of train-probe on a card, or say a row in words")
+    return found
