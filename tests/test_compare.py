@@ -228,6 +228,22 @@ def test_what_cannot_be_compared_is_one_line(rigbench, tmp_path, monkeypatch, ca
     assert "\x1b" not in err
 
 
+def test_a_name_as_long_as_a_file_leaves_the_screen_a_screen(rigbench, home):
+    long = "<script>\x1b[31m" + "x" * 10_000
+    for number in (1, 2):
+        its = run_of(number, label=long)
+        slices = tuple(
+            msgspec.structs.replace(it, model=msgspec.structs.replace(it.model, name=long + it.model.name))
+            for it in its.slices
+        )
+        home.save(msgspec.structs.replace(its, slices=slices, rig=msgspec.structs.replace(its.rig, cpu_model=long)))
+    for words in (("compare",), ("fleet",), ("compare", "-v")):
+        code, out, _ = rigbench(*words)
+        assert code == 0
+        assert len(out.splitlines()) <= 60
+        assert "\x1b" not in out
+
+
 def test_a_folder_that_may_not_be_read_is_said_and_a_bad_file_in_one_is_left_out(rigbench, tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)

@@ -13,6 +13,7 @@ from rigbench.core import units
 from rigbench.core.screen import Mark, closing, counted, grid, headline, printable, table
 
 MOST_CHANGED, MOST_UNDECIDED, MOST_CHANGES, MOST_REFUSED, LONGEST_NAME = 14, 8, 6, 3, 22
+LONGEST_TEXT = 120
 METRICS = {
     "items_per_s": "",
     "tokens_per_s": "",
@@ -35,7 +36,14 @@ WORDS = {("bytes", "better"): "less", ("bytes", "worse"): "more", ("°C", "bette
 
 def named(room: str, what: str, metric: str) -> str:
     """ "training 120M adamw memory": a number in words."""
-    return " ".join(filter(None, (ROOMS.get(room, room), what, METRICS.get(metric, metric.replace("_", " ")))))
+    return shortened(
+        " ".join(filter(None, (ROOMS.get(room, room), what, METRICS.get(metric, metric.replace("_", " ")))))
+    )
+
+
+def shortened(text: str) -> str:
+    """Somebody's name may be as long as a file."""
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
 
 def name(its: Compared) -> str:
@@ -56,7 +64,7 @@ def _show(pair: Pair, comparison: Comparison, console: Console, whole: bool, qui
     if len(changes) < len(pair.changes):
         changes = (*changes, f"{len(pair.changes) - len(changes)} more with --verbose")
     if changes:
-        console.print(grid([("changed", "; ".join(changes))]))
+        console.print(grid([("changed", "; ".join(map(shortened, changes)))]))
     rows = pair.rows if whole else tuple(_few(pair))
     if rows:
         console.print(_table(pair, rows))
@@ -156,15 +164,15 @@ def _rest(pair: Pair, shown: int, whole: bool) -> Iterator[tuple[str, str]]:
     for label, side in (("before", pair.before), ("after", pair.after)):
         kind = counted(side.units, side.unit)
         repeats = f", {len(side.added)} of them stored repeats" if side.added else ""
-        name = "" if "," in side.name else f"{side.name}, "
-        yield label, f"{name}{kind}{repeats}: {side.machine}"
+        name = "" if "," in side.name else f"{shortened(side.name)}, "
+        yield label, f"{name}{kind}{repeats}: {shortened(side.machine)}"
     counts = {kind: sum(row.verdict == kind for row in pair.rows) for kind in ("same", "ambiguous")}
     parts = [f"{count} {'the ' * (kind == 'same')}{kind}" for kind, count in counts.items() if count]
     if parts and len(pair.rows) > shown:
         yield "besides", ", ".join(parts)
     lacking = {whose: sum(it.reason == f"only in {whose}" for it in pair.refused) for whose in ("before", "after")}
     other = [it for it in pair.refused if not it.reason.startswith("only in ")]
-    said = [f"{it.name}: {it.reason}" for it in other[:MOST_REFUSED]]
+    said = [shortened(f"{it.name}: {it.reason}") for it in other[:MOST_REFUSED]]
     said += [f"{len(other) - MOST_REFUSED} more"] * (len(other) > MOST_REFUSED)
     said += [f"{count} only in {whose}" for whose, count in lacking.items() if count]
     if said and not whole:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from rigbench.compare.screen import named
+from rigbench.compare.screen import named, shortened
 from rigbench.core import units
 from rigbench.core.screen import Mark, closing, counted, grid, headline, printable, table
 from rigbench.fleet.record import FEWEST_HOSTS, Fleet, OddHost, OddNumber
@@ -50,7 +50,7 @@ def verdict(fleet: Fleet) -> tuple[Mark, str]:
 
 
 def name(host: OddHost) -> str:
-    return printable(" ".join(filter(None, (host.host, host.label and f"({host.label})"))))
+    return shortened(printable(" ".join(filter(None, (host.host, host.label and f"({host.label})")))))
 
 
 def _rows(host: OddHost, whole: bool) -> Iterator[tuple[str, ...]]:
@@ -81,7 +81,10 @@ def _off(values: tuple[float, float]) -> str:
 
 
 def _facts(fleet: Fleet, shown: int) -> Iterator[tuple[str, str]]:
-    kinds = [f"{counted(kind.hosts, 'host')} with {kind.machine} ({counted(kind.runs, 'run')})" for kind in fleet.kinds]
+    kinds = [
+        f"{counted(kind.hosts, 'host')} with {shortened(kind.machine)} ({counted(kind.runs, 'run')})"
+        for kind in fleet.kinds
+    ]
     yield "hosts", "; ".join(kinds[:6] + [f"{len(kinds) - 6} kinds more"] * (len(kinds) > 6))
     if shown < len(fleet.odd):
         yield "besides", f"{len(fleet.odd) - shown} more odd hosts with --verbose"
