@@ -128,7 +128,8 @@ def read(path: Path) -> Run:
     Raises:
         RigbenchError: missing, unreadable, cut short, not JSON, not a run, or written by a newer rigbench.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for, a device has no end
+    # A pipe would be waited for, a device has no end. (os.path answers no where a name is too long; Path would raise.)
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise RigbenchError(f"{path} is not a regular file", "give a run's id or the path of its file")
     try:
         raw = path.read_bytes()

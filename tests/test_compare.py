@@ -208,6 +208,8 @@ BAD = {
     "commas alone": ((",,", str(RUN)), 2, "',,' names no run"),
     "on both sides": ((f"{RUN},{WHOLE}", str(WHOLE)), 2, "stands on both sides"),
     "a hostile name": (("\x1b[31m<script>\u202e", str(RUN)), 2, "no stored run and no label is called"),
+    "a name too long for a file": (("x" * 10_000, str(RUN)), 2, "no stored run and no label is called"),
+    "a path too long for a file": (("x" * 10_000 + ".json", str(RUN)), 2, "file name too long"),
     "no share": ((str(RUN), str(WHOLE), "--fail-over", "much"), 2, "--fail-over 'much'"),
     "a share of all": ((str(RUN), str(WHOLE), "--fail-over", "100%"), 2, "is no share"),
 }

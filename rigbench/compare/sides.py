@@ -56,10 +56,10 @@ def chosen(word: str, home: Store, index: Index) -> Chosen:
     documents: list[Run] = []
     unreadable: list[str] = []
     for part in words:
-        if Path(part).is_dir():
+        if os.path.isdir(part):
             for its in _of_folder(Path(part), unreadable):
                 runs.setdefault(its.run, its)
-        elif labelled := [its for its in index.measured() if its.label == part and not its.look]:
+        elif labelled := _labelled(part, home, index):
             runs |= {its.run: its for its in labelled}
         else:
             documents.append(read(_path(part, home)))
@@ -71,6 +71,13 @@ def chosen(word: str, home: Store, index: Index) -> Chosen:
         where = f"{word[:60]!r} is {what}" + (f", {held} no number that compares{why}" if runs else "")
         raise RigbenchError(where, "compare what was measured: run, train-probe, matmul, …", exit_code=NOTHING)
     return Chosen(word, list(runs.values()), documents, (), tuple(unreadable))
+
+
+def _labelled(word: str, home: Store, index: Index) -> list[Measured]:
+    """None where the word is a file's or a whole id, which no label is: then no other run need be looked at."""
+    if os.sep in word or word.endswith(".json") or os.path.isfile(home.runs / f"{word}.json"):
+        return []
+    return [its for its in index.measured() if its.label == word and not its.look]
 
 
 def _path(word: str, home: Store) -> Path:
