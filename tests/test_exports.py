@@ -236,6 +236,7 @@ def test_a_package_that_is_missing_is_one_line(rigbench, monkeypatch, tmp_path, 
         ("--no-redact",),
         ("--format", "csv", "--list"),
         ("--tensorboard", "/proc/nowhere"),
+        ("--html", "--wandb", "."),
     ],
     ids=" ".join,
 )

@@ -54,6 +54,10 @@ def report(
     chosen = [name for name, given in actions.items() if given]
     if len(chosen) > 1:
         raise RigbenchError(f"{chosen[0]} and {chosen[1]} exclude each other", "do one after the other")
+    others = {"--format": options.format, "--tensorboard": options.tensorboard, "--wandb": options.wandb}
+    forms = [name for name, value in others.items() if not isinstance(value, Absent)]
+    if chosen and forms:
+        raise RigbenchError(f"{chosen[0]} and {forms[0]} exclude each other", "ask for one, then for the other")
     if options.delete:
         return _delete(home, names, common)
     if isinstance(options.label, str):
@@ -71,16 +75,15 @@ def report(
         raise RigbenchError(f"{one[:40]!r} is one too many", cure)
     stored = store.read(home.find(names[0]) if names else _newest(home, common))
     if options.html:
-        others = (options.format, options.tensorboard, options.wandb)
-        if common.json or not all(isinstance(it, Absent) for it in others):
-            raise RigbenchError("--html and another form exclude each other", "ask for one, then for the other")
+        if common.json:
+            raise RigbenchError("--html and --json exclude each other", "ask for one, then for the other")
         made = write_page(stored, common, Path(files[0]) if files else None, redact=not options.no_redact)
         say(made)
         return FINE
     if len(names) == 2:
         common.verbose = True
         stored = render.one_room(stored, names[1])
-    if not all(isinstance(it, Absent) for it in (options.format, options.tensorboard, options.wandb)):
+    if forms:
         return _export(stored, options, common)
     if options.no_redact:
         raise RigbenchError("--no-redact is of what leaves this machine", "the screen and --json hide nothing anyway")
@@ -90,6 +93,7 @@ def report(
 
 def _export(run: Run, options: Options, common: Common) -> int:
     """In the forms that were asked for, redacted as a capture is."""
+    import contextlib
     import getpass
     import socket
 
@@ -102,7 +106,10 @@ def _export(run: Run, options: Options, common: Common) -> int:
     if options.no_redact:
         say("not redacted: GPU UUIDs, host, user and process names, process ids, paths and addresses are in it")
     else:
-        public = redacted(run, socket.gethostname(), getpass.getuser())
+        user = ""
+        with contextlib.suppress(KeyError, OSError):  # in a container, a number that has no name
+            user = getpass.getuser()
+        public = redacted(run, socket.gethostname(), user)
         run = public.run
         if not common.quiet:
             say(f"redacted: {public.words or 'nothing was there to redact'}; --no-redact leaves it in")
