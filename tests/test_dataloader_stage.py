@@ -308,7 +308,7 @@ def test_the_command_loads_stores_and_prints_its_document(rigbench, tmp_path):
 
 
 def test_a_bad_token_file_is_one_line_from_the_worker_too(rigbench, tmp_path):
-    (tmp_path / "odd.bin").write_bytes(b"abc")
+    (tmp_path / "odd.bin").write_bytes(b"\x00\xff\x01")
     code, out, err = rigbench("dataloader", "--quiet", "--data", str(tmp_path / "odd.bin"))
     assert (code, out) == (2, "")
     assert "odd.bin holds 3 bytes, not a whole number of uint16 ids" in err
