@@ -36,6 +36,8 @@ OPTIONS: dict[str, tuple[Any, str | None, str]] = {
     "keep_disturbed": (bool, None, "Show what was measured while the machine was busy too, and answer from it."),
     "on": (str, "NAME", "Hardware you do not own: a rig profile, a GPU, 2xrtx-4080, or FILE.toml."),
     "replay": (Path, "DIR", "Read a recorded rig instead of this machine."),
+    "link": (str, "WIDTH", "With --on: the slot that each card has, as x8 or gen4x8."),
+    "p2p": (str, "on|off", "With --on: whether its cards copy to each other directly."),
 }
 ALWAYS = ("json", "quiet", "verbose", "home")
 
@@ -52,6 +54,14 @@ class Common:
         self.device: str | None = values.get("device")
         self.replay: Path | None = values.get("replay")
         self.on: str | None = values.get("on")
+        link, p2p = values.get("link"), values.get("p2p")
+        if link is not None or p2p is not None:
+            from rigbench.core import profiles
+
+            if self.on is None:
+                option = "--link" if link is not None else "--p2p"
+                raise RigbenchError(f"{option} is of the rig that --on names", "add --on NAME")
+            self.on = profiles.wired(self.on, link, p2p)
         self.keep_disturbed = bool(values.get("keep_disturbed"))
         if self.quiet and self.verbose:
             raise RigbenchError(

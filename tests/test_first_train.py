@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import msgspec
-import pytest
 from budget_slices import M120
 from test_arms import BASE, changed, estimate, slice_of, table
 from test_first_screens import STORED, holds, printed
 
 from rigbench import store
 from rigbench.core import profiles
-from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Figure
 from rigbench.document import Run
 from rigbench.model.recipe import Recipe
@@ -148,9 +146,3 @@ def test_the_advice_is_a_variant_that_is_faster_or_smaller_by_more_than_noise():
 def test_of_one_sample_nothing_is_ahead():
     one = msgspec.structs.replace(estimate(2000.0, 0.0), level=0.0, n=1)
     assert not verdict.is_ahead(one, estimate(1000.0), table({"base": (BASE, slice_of(1000))})[0])
-
-
-def test_what_moving_weights_to_the_host_takes_is_not_predicted_as_nothing():
-    recipe = Recipe(precision="bf16", micro_batch=8, strategy="fsdp2-offload", ranks=2)
-    with pytest.raises(RigbenchError, match="the speed of fsdp2-offload is measured, not predicted"):
-        predicted(recipe, "fsdp2-offload", 9.0)

@@ -171,7 +171,8 @@ def test_what_decides_most_of_a_rig_elsewhere_is_said_and_the_link_can_be_declar
     link, batch = machine.decides
     # 0.3 of 16 lanes at 1.969 GB/s, which an all_reduce of two sees once
     assert link.startswith(
-        "cards' link: all_reduce at 9.45 GB/s (PCIe 4.0 x16, through host memory, 30 % of it, --set link-speed=B/S); "
+        "cards' link: all_reduce at 9.45 GB/s (PCIe 4.0 x16, assumed; through host memory, assumed; 30 % of it, "
+        "--set link-speed=B/S); "
     )
     assert batch.startswith("micro-batch: 13 for all models, as 120M surely fits; `rigbench capacity` searches")
     declared, slower = elsewhere("2xrtx-4080", asked(link_speed=4.7e9))

@@ -31,7 +31,7 @@ HERE, MOST_RIGS = "here", 12
 RECIPE_SETTINGS = ("precision", "strategy", "checkpointing", "loss", "accumulation")
 
 
-@command("device", "on", "keep_disturbed", settings=RECIPE_SETTINGS)
+@command("device", "on", "link", "p2p", "replay", "keep_disturbed", settings=RECIPE_SETTINGS)
 def budget(
     common: Common,
     options: Options,
@@ -53,8 +53,9 @@ def budget(
     from rigbench.budget import plan
     from rigbench.budget.training import short_slices
     from rigbench.predict import known
+    from rigbench.predict.recorded import rig_asked
 
-    rigs = _rigs(common.on, options, watts)
+    rigs = _rigs(rig_asked(common.on, common.replay), options, watts)
     if not rigs or THIS_RIG in rigs:
         recipe.refuse_unmeasured()
     if not rigs:

@@ -258,7 +258,10 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
         hot_basis="already included: the published runs behind the speed were hot",
         rent=rent(rig.gpu),
         purchase=_purchase(gpu, rig.count),
-        notes=tuple(it if len(of) == len(steps) else f"{', '.join(of)}: {it}" for it, of in notes.items()),
+        notes=(
+            *([rig.notes] if rig.notes else []),
+            *(it if len(of) == len(steps) else f"{', '.join(of)}: {it}" for it, of in notes.items()),
+        ),
         next_slice=_one_run(request, steps),
         decides=(*_link_words(limits, largest, request.told), _micro_batch_words(largest)),
     )

@@ -179,6 +179,8 @@ class OwnCard(Profile, frozen=True, kw_only=True):
         )
 
 
+# Bytes per second and lane of PCIe, by generation, after its line code.
+PCIE_LANE_BYTES_PER_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 OWN_CARDS: dict[str, GpuProfile] = {}  # those that a FILE.toml named in this process, by id
 
 
@@ -201,6 +203,15 @@ class RigProfile(Profile, frozen=True, kw_only=True):
     psu_efficiency_basis: str = ""
     host_memory_gib: Amount | Absent = NOT_STATED
     host_memory_basis: str = ""
+    slot_bytes_per_s: Amount | Absent = NOT_STATED  # one way, of the narrowest; else the whole link is assumed
+    slot_basis: str = ""
+    p2p: bool | Absent = NOT_STATED  # whether cards copy to each other directly; else as such cards usually do
+    p2p_basis: str = ""
+    notes: str = ""
+
+    @property
+    def slot_by_user(self) -> bool:
+        return self.slot_basis.endswith("by --link")
 
     def __post_init__(self) -> None:
         based = ("host_watts", "psu_watts", "psu_efficiency", "host_memory")
@@ -208,6 +219,11 @@ class RigProfile(Profile, frozen=True, kw_only=True):
             value = getattr(self, "host_memory_gib" if name == "host_memory" else name)
             if isinstance(value, Absent) == bool(getattr(self, f"{name}_basis")):
                 raise ValueError(f'{self.name}: {name} and {name}_basis go together (a source, or "assumption")')
+
+
+LINK = re.compile(r"(?:gen([1-6]))?x(1|2|4|8|16)")
+WIRED = re.compile(r"(.+)@((?:(?:gen[1-6])?x(?:1|2|4|8|16)|p2p-on|p2p-off)(?:\+p2p-(?:on|off))?)")
+RECORDED: dict[str, RigProfile] = {}  # those that --replay named in this process, by the folder's name
 
 
 def each(pattern: str, kind: type[File]) -> list[File]:
@@ -343,6 +359,10 @@ def rig_named(text: str, option: str = "--on") -> RigProfile:
 
     Of mere cards the host is not known: its watts and memory are Absent.
     """
+    if text in RECORDED:
+        return RECORDED[text]
+    if match := WIRED.fullmatch(text.strip()):
+        return _wired(rig_named(match[1], option), match[2])
     word = "-".join(text.strip().lower().split())
     named = {rig.name: rig for rig in rigs()}
     if word in named:
@@ -364,6 +384,34 @@ def rig_named(text: str, option: str = "--on") -> RigProfile:
             f"{meant} A card of your own is a FILE.toml: `rigbench explain cards`",
         )
     return _of_cards(found[0], count)
+
+
+def wired(rigs: str, link: str | None, p2p: str | None) -> str:
+    """ "A,B" with `--link` and `--p2p` said in each name, as rig_named takes it: "A@gen4x8+p2p-off".
+
+    Raises:
+        RigbenchError: no such link.
+    """
+    if link is not None and not LINK.fullmatch(link.lower()):
+        raise RigbenchError(f"--link {link[:20]!r} is no link", "write it as x8 or gen4x8")
+    if p2p not in (None, "on", "off"):
+        raise RigbenchError(f"--p2p {p2p[:20]!r} is not one of them" if p2p else "--p2p is empty", "use on or off")
+    said = "+".join([*([link.lower()] if link else []), *([f"p2p-{p2p}"] if p2p else [])])
+    return ",".join(f"{name.strip()}@{said}" for name in rigs.split(",") if name.strip())
+
+
+def _wired(rig: RigProfile, said: str) -> RigProfile:
+    rig = msgspec.structs.replace(rig, name=f"{rig.name}@{said}")
+    for word in said.split("+"):
+        if match := LINK.fullmatch(word):
+            generation, lanes = int(match[1] or gpu(rig.gpu).pcie_generation), int(match[2])
+            rate = lanes * PCIE_LANE_BYTES_PER_S[generation]
+            rig = msgspec.structs.replace(
+                rig, slot_bytes_per_s=rate, slot_basis=f"PCIe {generation}.0 x{lanes}, by --link"
+            )
+        else:
+            rig = msgspec.structs.replace(rig, p2p=word == "p2p-on", p2p_basis="by --p2p")
+    return rig
 
 
 def _counted(text: str) -> tuple[int, str]:

@@ -63,7 +63,9 @@ def predicted(
         target=place,
         series=series.name,
         model=model,
-        notes=(f"of {', '.join(gpu.label for gpu in its.gpus)}: {its.why}",) if its.gpus and its.hidden else (),
+        notes=(f"of {', '.join(gpu.label for gpu in its.gpus)}: {its.why}",)
+        if its.gpus and its.hidden
+        else tuple(filter(None, [profiles.rig_named(on_name).notes if on_name else ""])),
     )
     predictor = predictor_of(job)
     job.progress.stage(f"capacity on {place.name}", 10)

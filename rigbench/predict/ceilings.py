@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from rigbench.bandwidth.record import Bandwidth
 from rigbench.collectives.record import Collectives
 from rigbench.core import profiles
 from rigbench.core.estimate import Estimate
-from rigbench.core.profiles import GpuProfile, RigProfile
+from rigbench.core.profiles import PCIE_LANE_BYTES_PER_S, GpuProfile, RigProfile
 from rigbench.core.record import Absent, Device, Figure
 from rigbench.dataloader.record import Dataloader
 from rigbench.document import Run
@@ -25,9 +27,9 @@ DTYPES = ("bf16", "fp16", "tf32", "fp32", "fp8")
 # GPT-2 124M loops at micro-batch 1 need 1 to 5 ms a layer for the 65 kernels of its two passes. Assumed, not fitted.
 LAUNCH_SECONDS = (25e-6, 12e-6, 50e-6)
 CPU_LAUNCH_SECONDS = (10e-6, 5e-6, 20e-6)
-# Bytes per second and lane of PCIe, by generation, after its line code; what an all_reduce's ring sees of a slot where
+# What an all_reduce's ring sees of a slot where
 # peers copy directly, and where every copy goes through host memory; what it sees of NVLink (nccl-tests, large sizes).
-PCIE_LANE_BYTES_PER_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
+PINNED_SHARE = 0.8  # of a slot, by copies between pinned host memory and a card; assumed
 DIRECT_SHARE, STAGED_SHARE, NVLINK_SHARE = 0.7, 0.3, 0.75
 SWITCHED_GB_PER_S = 200  # less is a bridge between two cards
 LINK_LATENCY_SECONDS = 30e-6  # of an all_reduce of a few bytes within a host, published nccl-tests: 15 to 60 µs
@@ -41,7 +43,14 @@ ROOMS = ("topology", "bandwidth", "collectives", "matmul", "dataloader")  # that
 
 def from_rig(profile: RigProfile) -> Ceilings | Absent:
     """A rig that is not here, by its cards' datasheet; Absent where that gives no peak."""
-    return of_gpu(profiles.gpu(profile.gpu), profile.name, profile.count)
+    gpu = profiles.gpu(profile.gpu)
+    found = of_gpu(gpu, profile.name, profile.count)
+    if isinstance(found, Absent):
+        return found
+    slot = profile.slot_bytes_per_s
+    host = found.host_bytes_per_s if isinstance(slot, Absent) else _to_host(slot, profile.slot_basis)
+    link = found.link if profile.count < 2 else _link(gpu, profile.count, profile)
+    return msgspec.structs.replace(found, link=link, host_bytes_per_s=host)
 
 
 def of_gpu(gpu: GpuProfile, name: str, count: int) -> Ceilings | Absent:
@@ -64,6 +73,10 @@ def of_gpu(gpu: GpuProfile, name: str, count: int) -> Ceilings | Absent:
         if isinstance(clock, Absent) or isinstance(feed, Absent)
         else Figure(clock.value * feed, "datasheet", f"{feed} multiprocessors at boost"),
         link=_link(gpu, count) if count > 1 else Absent("one card"),
+        host_bytes_per_s=_to_host(
+            PCIE_LANE_BYTES_PER_S.get(gpu.pcie_generation, PCIE_LANE_BYTES_PER_S[4]) * gpu.pcie_lanes,
+            f"PCIe {gpu.pcie_generation}.0 x{gpu.pcie_lanes}, assumed",
+        ),
         data_tokens_per_s=NO_LOADER,
         gpu=gpu.id,
         compute_capability=cards.capability(gpu.compute_capability),
@@ -183,20 +196,31 @@ def _sent(ranks: int) -> float:
     return 2 * (ranks - 1) / ranks if ranks > 1 else 1.0
 
 
-def _link(gpu: GpuProfile, count: int) -> LinkCeiling:
-    """NVLink where the card is built for a switch of it, else its slot: a bridge may or may not be there."""
+def _to_host(slot: float, basis: str) -> Figure:
+    return Figure(PINNED_SHARE * slot, "declared", f"{basis}, {PINNED_SHARE * 100:.0f} % of it")
+
+
+def _link(gpu: GpuProfile, count: int, rig: RigProfile | None = None) -> LinkCeiling:
+    """NVLink where the card is built for a switch of it and no slot is said, else its slot: a bridge may or may not be
+    there. What the rig does not say is assumed: the card's whole link, and peers as such cards usually are.
+    """
     latency = Figure(LINK_LATENCY_SECONDS, "declared", "assumption")
     to_algorithm = count / (2 * (count - 1))
     slotted = any(word in name for name in gpu.names for word in ("PCIe", "NVL", "RTX"))
-    if gpu.nvlink_gb_per_s_per_direction >= SWITCHED_GB_PER_S and not slotted:
+    if gpu.nvlink_gb_per_s_per_direction >= SWITCHED_GB_PER_S and not slotted and not (rig and rig.slot_by_user):
         rate = NVLINK_SHARE * gpu.nvlink_gb_per_s_per_direction * 1e9
         return LinkCeiling(
             latency, Figure(rate * to_algorithm, "datasheet", f"NVLink, {NVLINK_SHARE * 100:.0f} % of it")
         )
     slot = PCIE_LANE_BYTES_PER_S.get(gpu.pcie_generation, PCIE_LANE_BYTES_PER_S[4]) * gpu.pcie_lanes
-    direct = gpu.p2p_over_pcie.startswith("yes")
+    direct, told = gpu.p2p_over_pcie.startswith("yes"), "assumed"
+    where = f"PCIe {gpu.pcie_generation}.0 x{gpu.pcie_lanes}, assumed"
+    if rig and not isinstance(rig.slot_bytes_per_s, Absent):
+        slot, where = rig.slot_bytes_per_s, rig.slot_basis
+    if rig and not isinstance(rig.p2p, Absent):
+        direct, told = rig.p2p, rig.p2p_basis
     share, words = (DIRECT_SHARE, "peer copies") if direct else (STAGED_SHARE, "through host memory")
-    basis = f"PCIe {gpu.pcie_generation}.0 x{gpu.pcie_lanes}, {words}, {share * 100:.0f} % of it"
+    basis = f"{where}; {words}, {told}; {share * 100:.0f} % of it"
     return LinkCeiling(latency, Figure(share * slot * to_algorithm, "datasheet", basis))
 
 

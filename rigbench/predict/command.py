@@ -7,7 +7,7 @@ from rigbench.model.named import SeriesOptions
 from rigbench.predict.record import Options
 
 
-@command("device", "on")
+@command("device", "on", "link", "p2p", "replay")
 def capacity(common: Common, model: SeriesOptions, options: Options) -> int:
     """What fits: the largest model, micro-batch and sequence, and what fills the memory. Predicted, no GPU needed.
 
@@ -26,6 +26,7 @@ def capacity(common: Common, model: SeriesOptions, options: Options) -> int:
     from rigbench.core.record import Absent
     from rigbench.model import named, shape
     from rigbench.predict.capacity import predicted
+    from rigbench.predict.recorded import rig_asked
 
     if options.context_tokens is not NOT_GIVEN and not options.inference:
         raise RigbenchError("--context is the length of an inference's cache", "add --inference, or give --seq")
@@ -34,6 +35,7 @@ def capacity(common: Common, model: SeriesOptions, options: Options) -> int:
     if not isinstance(model.model, Absent):  # the series beside it is the one whose largest model is wanted
         model = msgspec.structs.replace(model, series=NOT_GIVEN)
     chosen = named.choose(model, series.models[-1].model)
-    if common.on is not None:
-        profiles.rig_named(common.on)
-    return common.answer(lambda job: predicted(job, chosen, series, options, common.on, common.device, of_series))
+    on = rig_asked(common.on, common.replay)
+    if on is not None:
+        profiles.rig_named(on)
+    return common.answer(lambda job: predicted(job, chosen, series, options, on, common.device, of_series))

@@ -200,6 +200,7 @@ PartName = Literal[
     "recomputation",
     "optimizer",
     "communication exposed",
+    "offload",
     "launches",
     "data",
 ]
@@ -237,6 +238,7 @@ class Ceilings(Record, frozen=True, kw_only=True):
     feed_hertz: Figure | Absent  # all multiprocessors' clocks together
     link: LinkCeiling | Absent
     data_tokens_per_s: Figure | Absent  # the loader's rate
+    host_bytes_per_s: Figure | Absent = Absent("not asked for")  # between a card and pinned host memory, one way
     gpu: str = ""  # the profile's id, "" where there is none
     compute_capability: float = 0.0  # 0: not known, as another maker's
     products: tuple[ProductRate, ...] = ()  # shapes that were measured

@@ -32,6 +32,9 @@ MEASURED_SPREAD = (-0.30, 0.40)
 CPU = Constants(1.15, 1.15, 0, 0, 3.0, 1.5, 1.5, 1.5, 0.9, 20, 38, 0, 0, 1.0, 0, 0)
 CPU_SPREAD = (-0.5, 0.5)
 PER_E_FOLD_BEYOND = 0.1  # the interval widens so much, each way, for every e-fold outside of what was fitted
+# Of CPU offload: passes over fp32 weights, gradients and moments (7 of AdamW's, 3 of clipping) at what a desktop's two
+# memory channels give to all of its cores. Assumed, as is that nothing is hidden: the interval is wider by so much.
+OFFLOAD_PASSES, HOST_BYTES_PER_S, OFFLOAD_SPREAD = 10, 50e9, 0.7
 FITTED_TOKENS = (4096.0, 131072.0)  # a micro-batch of the published rows
 
 
@@ -40,11 +43,6 @@ def predict(model: Model, recipe: Recipe, ceilings: Ceilings, told: Told = NOTHI
 
     `told` is what is known of the code besides: its program, its year, runs of it.
     """
-    if recipe.strategy == "fsdp2-offload":
-        raise RigbenchError(
-            "the speed of fsdp2-offload is measured, not predicted: what it moves to the host and computes there",
-            "use --strategy fsdp2",
-        )
     if recipe.ranks > max(1, ceilings.count) and ceilings.kind == "cuda":
         raise RigbenchError(
             f"{recipe.ranks} ranks on {ceilings.count} of {ceilings.name}", "ask for as many ranks as there are cards"
@@ -70,6 +68,10 @@ def predict(model: Model, recipe: Recipe, ceilings: Ceilings, told: Told = NOTHI
         constants, spread, basis = _assumed(ceilings)
         level, rests_on = 0.0, 0
     parts = seconds_by_part(found, constants, ceilings.kind, level)
+    if recipe.strategy == "fsdp2-offload":
+        kept = tuple(part for part in parts if part.name != "optimizer")
+        parts = (*kept, StepPart("offload", offload_seconds(model, recipe, ceilings)))
+        spread = spread[0] - OFFLOAD_SPREAD, spread[1] + OFFLOAD_SPREAD
     total = sum(part.seconds for part in parts)
     tokens, together = recipe.tokens_per_step(model), recipe.micro_batch * model.shape.sequence
     beyond = PER_E_FOLD_BEYOND * max(0.0, math.log(FITTED_TOKENS[0] / together), math.log(together / FITTED_TOKENS[1]))
@@ -92,6 +94,22 @@ def predict(model: Model, recipe: Recipe, ceilings: Ceilings, told: Told = NOTHI
         known=tuple(it.name for it in told.known) if published else (),
         half_width_with_a_run=with_a_run,
     )
+
+
+def offload_seconds(model: Model, recipe: Recipe, ceilings: Ceilings) -> float:
+    """What FSDP's CPU offload takes longer, nothing of it hidden: each rank fetches its fp32 shards before the forward
+    and the backward pass of a micro-step and sends its gradients' shard back; then the host's processor clips and steps
+    all ranks' weights, AdamW's passes over the memory that they share.
+
+    Raises:
+        RigbenchError: the rate to the host is not known.
+    """
+    rate = ceilings.host_bytes_per_s
+    if isinstance(rate, Absent):
+        raise RigbenchError("the speed of fsdp2-offload is only measured here", "use --strategy fsdp2")
+    weights = float(recipe.weight_bytes * model.total_parameters)
+    moved = 3 * recipe.accumulation * weights / recipe.ranks / rate.value
+    return moved + OFFLOAD_PASSES * weights / HOST_BYTES_PER_S
 
 
 def seconds_by_part(terms: Terms, constants: Constants, kind: str, level: float = 0.0) -> tuple[StepPart, ...]:
@@ -128,6 +146,12 @@ def _notes(recipe: Recipe, ceilings: Ceilings, parts: tuple[StepPart, ...]) -> t
         notes.append("the host cannot keep up with so small a step, and hosts differ")
     if isinstance(ceilings.link, Absent) and recipe.ranks > 1:
         notes.append(f"communication is left out: {ceilings.link.reason}")
+    if recipe.strategy == "fsdp2-offload" and isinstance(ceilings.host_bytes_per_s, Figure):
+        rate = ceilings.host_bytes_per_s
+        notes.append(
+            f"offload: {rate.value / 1e9:.3g} GB/s to the host ({rate.basis}), AdamW on its processor at "
+            f"{HOST_BYTES_PER_S / 1e9:.0f} GB/s of memory (assumed)"
+        )
     if recipe.compiled and ceilings.kind == "cpu":
         notes.append("compiled code on a processor was not measured")
     if not isinstance(ceilings.data_tokens_per_s, Figure):

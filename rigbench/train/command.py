@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rigbench.document import Run
 
 
-@command("device", "on", "keep_disturbed")
+@command("device", "on", "link", "p2p", "replay", "keep_disturbed")
 def train_probe(
     common: Common,
     model: ProgramOptions,
@@ -39,13 +39,15 @@ def train_probe(
         rigbench train-probe --model mynet:make        a program of yours
     """
     from rigbench.predict import known
+    from rigbench.predict.recorded import rig_asked
     from rigbench.train import arms, plan, slices
     from rigbench.work.ranks import world_from
 
     world = world_from(os.environ)
-    if common.on is None:
+    on = rig_asked(common.on, common.replay)
+    if on is None:
         known.refuse_alone(told)
-    made = plan.of(model, choices, options, watts, device=common.device, on=common.on, world=world)
+    made = plan.of(model, choices, options, watts, device=common.device, on=on, world=world)
     if isinstance(made, plan.Program):
         return common.answer(lambda job: slices.run(job, made.options(slices.tried(job, made.trial))), _show)
     if world and world.rank:

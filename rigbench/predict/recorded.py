@@ -1,0 +1,79 @@
+"""A recorded rig as one that is predicted for: its cards, the links that they have there, their power limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from rigbench.core import profiles
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.profiles import PCIE_LANE_BYTES_PER_S, RigProfile
+from rigbench.core.record import Absent
+from rigbench.machine import cuda_map
+from rigbench.machine.record import Gpu, PciPath
+from rigbench.machine.rig import Rig
+from rigbench.topology import survey
+from rigbench.topology.record import Topology
+
+
+def rig_asked(on: str | None, replay: Path | None) -> str | None:
+    """The name of the rig that is predicted for: --on's, or the recorded one."""
+    return on if replay is None else rig_of(replay)
+
+
+def rig_of(folder: Path) -> str:
+    """The name under which `profiles.rig_named` finds the rig from now on. Of unlike cards those that train together
+    count, the largest group of alike ones; of these the slowest link, the lowest power limit.
+
+    Raises:
+        RigbenchError: nothing is recorded there, or no GPU of which there is a profile.
+    """
+    topology = survey.run(Rig.replay(folder), profiles.match_gpu)
+    its = cuda_map.cards(topology.gpus, None, None, None).alike
+    known = [gpu.profile for gpu in its.gpus if isinstance(gpu.profile, str)]
+    if not known or len(known) < len(its.gpus):
+        why = next((gpu.profile.reason for gpu in its.gpus if isinstance(gpu.profile, Absent)), "it records no GPU")
+        raise RigbenchError(f"--replay {folder}: {why}", "describe the card instead: --on FILE.toml", NOTHING)
+    card, count = _limited(profiles.gpu(known[0]), its.gpus), len(its.gpus)
+    slots = [slot for gpu in its.gpus if (slot := _slot(gpu, topology)) is not None]
+    inside = {gpu.index for gpu in its.gpus}
+    pairs = [pair for pair in topology.pairs if {pair.one, pair.other} <= inside]
+    words = []
+    rig = RigProfile(name="", about=f"recorded: {its.words}", gpu=card, count=count, notes=its.why)
+    if slots:
+        slowest, generation, lanes = min(slots)
+        words.append(f"gen{generation}x{lanes}")
+        basis = f"PCIe {generation}.0 x{lanes}, as recorded"
+        rig = msgspec.structs.replace(rig, slot_bytes_per_s=slowest, slot_basis=basis)
+    if pairs and all(pair.codes for pair in pairs):
+        allowed = all(pair.is_allowed for pair in pairs)
+        words.append(f"p2p-{'on' if allowed else 'off'}")
+        rig = msgspec.structs.replace(rig, p2p=allowed, p2p_basis="as recorded")
+    name = f"{count}x{card}" if count > 1 else card
+    name += f"@{'+'.join(words)}" if words else ""  # as --on would take it
+    profiles.RECORDED[name] = msgspec.structs.replace(rig, name=name)
+    return name
+
+
+def _limited(gpu: profiles.GpuProfile, cards: tuple[Gpu, ...]) -> str:
+    """The id of the card, or of one like it with the limit that was set."""
+    limits = [card.power_limit_watts for card in cards if isinstance(card.power_limit_watts, float)]
+    usual = gpu.power_limit_watts
+    if not limits or isinstance(usual, Absent) or abs(min(limits) - usual) < 1:
+        return gpu.id
+    limited = f"{gpu.id}-at-{min(limits):.0f}w"
+    profiles.OWN_CARDS[limited] = msgspec.structs.replace(gpu, id=limited, power_limit_watts=min(limits))
+    return limited
+
+
+def _slot(gpu: Gpu, topology: Topology) -> tuple[float, int, int] | None:
+    """Bytes per second of the slowest link on the way to a card, one way; its generation and lanes."""
+    path: PciPath | None = next((it for it in topology.paths if it.kind == "GPU" and it.label == gpu.label), None)
+    found = []
+    for hop in path.hops if path else ():
+        generation = hop.generation_best if isinstance(hop.generation_awake, Absent) else hop.generation_awake
+        lanes = hop.width_best_lanes if isinstance(hop.width_now_lanes, Absent) else hop.width_now_lanes
+        if isinstance(generation, int) and isinstance(lanes, int) and generation in PCIE_LANE_BYTES_PER_S:
+            found.append((lanes * PCIE_LANE_BYTES_PER_S[generation], generation, lanes))
+    return min(found) if found else None
