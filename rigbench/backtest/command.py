@@ -34,7 +34,8 @@ def backtest(
         typer.Argument(help="The run that predicted: an id, its start, or a file.", autocompletion=completed(run_ids)),
     ] = None,
     log: Annotated[
-        Path | None, typer.Argument(help="What happened: CSV, text log, TensorBoard folder, or a run of rigbench's.")
+        Path | None,
+        typer.Argument(help="What happened: CSV, text log (- is standard input), TensorBoard folder, a run."),
     ] = None,
 ) -> int:
     """Predicted against what really happened: hand back a run's log. Kept per rig; the next interval learns from it.
@@ -42,7 +43,6 @@ def backtest(
     rigbench backtest RUN train.log    a budget or slice against the log of the real run
     rigbench backtest --summary        all of this rig
     rigbench backtest --on rtx-4090 --model 120M train.log    no run: is that good for this card? also of a pasted line
-    tail train.log | rigbench backtest --on rtx-4090 --model 120M -
     rigbench explain formats           which logs are read, and what of them
     """
     if options.summary:
