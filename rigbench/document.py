@@ -15,7 +15,7 @@ from rigbench.machine.record import RigId, Software
 from rigbench.matmul.record import Matmul
 from rigbench.p2p.record import P2p
 from rigbench.predict.record import Capacity
-from rigbench.thermals.record import Thermals
+from rigbench.thermals.record import PowerSteps, Thermals
 from rigbench.topology.record import Topology
 from rigbench.train.record import Arms, OwnSlice, Slice
 from rigbench.watch.record import Training
@@ -45,7 +45,7 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     collectives: Collectives | Skipped | Absent = NOT_ASKED
     matmul: Matmul | Skipped | Absent = NOT_ASKED
     dataloader: Dataloader | Skipped | Absent = NOT_ASKED
-    thermals: Thermals | Skipped | Absent = NOT_ASKED
+    thermals: Thermals | PowerSteps | Skipped | Absent = NOT_ASKED
     slices: tuple[Slice | OwnSlice | Skipped, ...] = ()
     arms: Arms | Absent = NOT_ASKED
     budget: Budget | Skipped | Absent = NOT_ASKED

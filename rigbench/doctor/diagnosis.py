@@ -33,8 +33,10 @@ from rigbench.predict.capacity import predictor_of
 from rigbench.predict.memory import Predictor
 from rigbench.predict.traces import Traces
 from rigbench.thermals import findings as heat
+from rigbench.thermals import steps_verdict as steps
+from rigbench.thermals import underway
 from rigbench.thermals import verdict as thermals
-from rigbench.thermals.record import Thermals
+from rigbench.thermals.record import PowerSteps, Thermals
 from rigbench.topology import survey
 from rigbench.topology import verdict as topology
 from rigbench.topology.record import Topology
@@ -81,6 +83,8 @@ def everything(
     runs = [job.usable(job.run), *(run for run in job.newest(*LOOKED_AT, "budget") if run.id != job.run.id)]
     known = case.Known(runs, predictor_of(job), price)
     reasons = accepted.of(job.store.home, job.run.rig.fingerprint)
+    died = None if job.rig.replayed else underway.went_down(job.store.home, job.rig.sysfs)
+    beside = (*beside, *(steps.diagnose(died) if died else ()))
     job.run = _diagnosed(job.run, runs if stored else runs[:1], known, reasons, beside)
     job.keep()
     faults = [item for item in job.run.findings if item.counts]
@@ -113,7 +117,7 @@ def what_holds_it_back(run: Run) -> tuple[Finding, ...]:
 def _diagnosed(
     run: Run, runs: Sequence[Run], known: case.Known, reasons: Mapping[str, str], beside: Sequence[Finding] = ()
 ) -> Run:
-    """`runs`: this one and those whose rooms stand in for what it does not hold."""
+    """`runs`: this one and those whose rooms stand in for what it does not hold; `beside`: what no room holds."""
     view, sources = _together(runs)
     found = merged([*_findings(view), *beside, *_small_batches(view, known.predictor)])
     found += [item for one in runs for item in contradictions(usable(one))]
@@ -156,6 +160,8 @@ def _findings(run: Run) -> Iterator[Finding]:
         for item in topology.diagnose(run.topology):
             if item.code != "throttled" or not set(item.where) <= held:
                 yield item
+    if isinstance(run.thermals, PowerSteps):
+        yield from steps.diagnose(run.thermals)
     if isinstance(run.p2p, P2p):
         yield from p2p.diagnose(run.p2p)
     if isinstance(run.matmul, Matmul):

@@ -53,6 +53,7 @@ def thermals(common: Common, options: Options) -> int:
 
         rigbench thermals                     until the temperature is steady, ten minutes at most
         rigbench thermals --minutes 30        longer
+        rigbench thermals --power-steps       for a machine that reboots in training: does its supply hold?
         rigbench --replay CAPTURE thermals    what a recorded rig did under load
     """
     from rich.console import Console
@@ -63,9 +64,20 @@ def thermals(common: Common, options: Options) -> int:
     # A picture on a terminal only: elsewhere the progress is told in lines, and a replay takes no time.
     drawn = not common.quiet and not common.replay and sys.stderr.isatty()
 
+    if options.power_steps and common.replay:
+        raise RigbenchError("--power-steps loads this machine, and --replay is of another", "give one of them")
+
     def work(job: Job) -> None:
+        from rigbench.thermals import steps, steps_verdict, underway
+
         if not common.replay:
             _refuse_blind(job, options)
+            if died := underway.went_down(job.store.home, job.rig.sysfs):
+                job.warn(f"this machine went down {steps_verdict.step_words(died)}; `rigbench doctor` says more")
+        if options.power_steps:
+            steps.confirm(len(lanes(job.cards(options.device))), options)
+            steps.run(job, options)
+            return
         with Display(Console(stderr=True)) if drawn else contextlib.nullcontext() as display:
             run(job, options, display)
 

@@ -27,6 +27,8 @@ SHARE_OF_MEMORY = 0.25
 WINDOW_SECONDS = 0.5  # a window of throughput: as long as sensors take to tell a change
 LONGEST_PRODUCT_SECONDS = 0.2  # so that a window holds a few
 CHECK_EVERY_SECONDS = 30.0
+SHARE_OF_PERIOD = 1 / 20  # a product, and a sample, of a load that comes and goes: the step is to be sharp
+POLL_SECONDS = 0.005
 
 
 def run(options: Options, report: Report) -> HeatLoad:
@@ -39,7 +41,8 @@ def run(options: Options, report: Report) -> HeatLoad:
     windows: list[tuple[float, int, float]] = []  # when each ended, its products, its seconds
     checks: list[MatmulCheck] = []
     with products.arithmetic_chosen(dtype, accelerator.device.kind):
-        product = _largest(dtype, accelerator, options.size)
+        longest = options.period_seconds * SHARE_OF_PERIOD or LONGEST_PRODUCT_SECONDS
+        product = _largest(dtype, accelerator, options.size, longest)
         (m, k), n = product.sets[0][0].shape, product.sets[0][1].shape[1]
 
         def check() -> None:
@@ -66,11 +69,16 @@ def run(options: Options, report: Report) -> HeatLoad:
 
         check()
         each = stats.median(accelerator.timed(product.work, 3))
-        count = max(1, round(products.SAMPLE_SECONDS / max(each, 1e-6)))
+        sample = min(products.SAMPLE_SECONDS, options.period_seconds * SHARE_OF_PERIOD or products.SAMPLE_SECONDS)
+        count = max(1, round(sample / max(each, 1e-6)))
         clock = time.perf_counter
         began = checked = clock()
         while (now := clock()) - began < options.seconds and not report.should_stop():
-            samples = products.sustain(accelerator, product.work, count, WINDOW_SECONDS, clock, report.should_stop)
+            window = on_seconds(now, options.period_seconds) if options.period_seconds else WINDOW_SECONDS
+            if window <= 0:
+                time.sleep(min(-window, POLL_SECONDS))
+                continue
+            samples = products.sustain(accelerator, product.work, count, window, clock, report.should_stop)
             windows.append((clock(), count * len(samples), sum(samples)))
             if now - checked >= CHECK_EVERY_SECONDS:
                 check()
@@ -98,7 +106,16 @@ def _choose(accelerator: Accelerator, size: int | Absent) -> tuple[Dtype, dict[s
     return min(usable, key=lambda dtype: trials[dtype]), trials
 
 
-def _largest(dtype: Dtype, accelerator: Accelerator, size: int | Absent) -> Product:
+def on_seconds(at: float, period_seconds: float) -> float:
+    """What is left of the full half of a period, or, below 0, of the idle half that comes first.
+
+    By the machine's one clock, so that all devices step at the same moments without a word between them.
+    """
+    phase, half = at % period_seconds, period_seconds / 2
+    return period_seconds - phase if phase >= half else phase - half
+
+
+def _largest(dtype: Dtype, accelerator: Accelerator, size: int | Absent, longest_seconds: float) -> Product:
     """The largest square product that fits a quarter of the memory and whose one run is short."""
     operands = Operands(dtype, accelerator.torch_device)
     sides = SIZES[accelerator.device.kind] if isinstance(size, Absent) else (size,)
@@ -118,7 +135,7 @@ def _largest(dtype: Dtype, accelerator: Accelerator, size: int | Absent) -> Prod
             if not is_out_of_memory(error):
                 raise
             continue
-        if once <= LONGEST_PRODUCT_SECONDS or side == sides[-1]:
+        if once <= longest_seconds or side == sides[-1]:
             return product
     raise RigbenchError(
         f"not even a {sides[-1]}×{sides[-1]} matrix product fits the free memory of {accelerator.device.name}",

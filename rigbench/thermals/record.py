@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.finding import Severity
-from rigbench.core.options import LABEL, Option, Reader, number
+from rigbench.core.options import LABEL, Option, Reader, number, seconds
 from rigbench.core.record import Absent, Device, Figure, Record, Telemetry
 from rigbench.matmul.record import MatmulCheck, MatmulPhase
 
@@ -15,6 +15,10 @@ METHOD = 1
 
 HeatEndedBy = Literal[
     "settled", "time limit", "safety stop", "interrupted", "worker died", "sensors silent", "recording ended"
+]
+
+StepsEndedBy = Literal[
+    "finished", "safety stop", "interrupted", "worker died", "GPU lost", "sensors silent", "machine went down"
 ]
 
 
@@ -38,6 +42,18 @@ class Options(Record, frozen=True, kw_only=True):
         Figure | Absent,
         Option(ROOM, "The room's temperature: results are shown as rise over it too.", "CELSIUS"),
     ] = Absent("the room's temperature was not declared; --ambient does it")
+    power_steps: Annotated[
+        bool,
+        Option(
+            None,
+            "Instead of heat: take all GPUs from idle to full and back, ever faster, as weak power supplies fail at. "
+            "May switch this machine off.",
+        ),
+    ] = False
+    step_seconds: Annotated[
+        float, Option(seconds(1.0, 600.0), "How long each rhythm of --power-steps lasts.", "TIME")
+    ] = 20.0
+    yes: Annotated[bool, Option(None, "Begin --power-steps without being asked.", private=True)] = False
     device: str = "auto"  # all GPUs, else the CPU; or one device in torch's words
 
 
@@ -45,6 +61,32 @@ class LoadOptions(Record, frozen=True):
     seconds: float
     device: str = "auto"
     size: int | Absent = Absent("the largest that fits and does not take too long")
+    period_seconds: float = 0.0  # idle for half of it, then full for the other; 0: full without a gap
+
+
+class PowerStep(Record, frozen=True, kw_only=True):
+    """One rhythm: all devices together from idle to full and back, half of the period each."""
+
+    period_seconds: float
+    seconds: float
+    pulses: int  # from idle to full, of the device that made the fewest
+    lowest_watts: float | Absent  # of all cards together, as sensors tell that average over up to a second
+    highest_watts: float | Absent
+
+
+class PowerSteps(Record, frozen=True, kw_only=True):
+    """What became of a machine whose GPUs went from idle to full and back, ever faster."""
+
+    method: int
+    devices: tuple[str, ...]
+    planned: tuple[float, ...]  # periods, in seconds
+    steps: tuple[PowerStep, ...]  # those that ended, the last of them maybe early
+    ended_by: StepsEndedBy
+    ended_because: str
+
+    @property
+    def failed(self) -> bool:
+        return self.ended_by in ("worker died", "GPU lost", "machine went down")
 
 
 class HeatFit(Record, frozen=True, kw_only=True):

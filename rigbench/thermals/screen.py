@@ -18,6 +18,7 @@ from rigbench.core.screen import (
     LivePicture,
     Mark,
     closing,
+    grid,
     headline,
     if_known,
     known,
@@ -30,7 +31,7 @@ from rigbench.core.screen import (
     spark,
     table,
 )
-from rigbench.thermals.record import HeatCard, HeatFit, PowerAdvice, SteadyState, Thermals, Throttling
+from rigbench.thermals.record import HeatCard, HeatFit, PowerAdvice, PowerSteps, SteadyState, Thermals, Throttling
 from rigbench.work.telemetry import REASONS
 
 LABEL = 10  # columns
@@ -116,7 +117,10 @@ def _cost(held: Throttling) -> str:
     return ""
 
 
-def brief(result: Thermals, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
+def brief(result: Thermals | PowerSteps, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
+    if isinstance(result, PowerSteps):
+        _show_steps(result, console)
+        return
     headline("thermals", verdict(result), console)
     if not result.cards:
         return
@@ -201,8 +205,34 @@ def _at_target(card: HeatCard) -> bool:
     )
 
 
-def show(result: Thermals, console: Console) -> None:
+def _show_steps(result: PowerSteps, console: Console) -> None:
+    count, planned = len(result.steps), len(result.planned)
+    devices = result.devices[0] if len(result.devices) == 1 else f"{len(result.devices)} devices together"
+    if result.ended_by == "finished":
+        its: Headline = "ok", f"{devices} went from idle to full and back in all {planned} rhythms, and nothing gave in"
+    else:
+        mark: Mark = "fault" if result.failed else "warn"
+        its = mark, f"ended after {count} of {planned} rhythms: {result.ended_because}"
+    headline("power steps", its, console)
+    rows = [
+        [f"every {step.period_seconds:g} s", str(step.pulses), units.format_seconds(step.seconds)]
+        + [
+            units.format_watts(watts) if not isinstance(watts, Absent) else "n/a"
+            for watts in (step.lowest_watts, step.highest_watts)
+        ]
+        for step in result.steps
+    ]
+    console.print(table(["idle to full", ">times", ">in", ">W from", ">to"], rows))
+    console.print(
+        grid([("watts", "of all cards together, as their sensors tell, which average: the true steps are sharper")])
+    )
+
+
+def show(result: Thermals | PowerSteps, console: Console) -> None:
     """One screen for two cards: what their owner needs to know, worst first."""
+    if isinstance(result, PowerSteps):
+        _show_steps(result, console)
+        return
 
     def wrapped(text: str, style: str) -> None:
         for line in textwrap.wrap(printable(text), console.width, subsequent_indent="    "):
