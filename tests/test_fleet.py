@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import network as namespaces
 import numpy as np
 import pytest
 from test_compare import run_of
@@ -209,3 +210,24 @@ def test_two_agents_of_torchrun_bring_one_document_a_host_and_one_verdict(tmp_pa
     [across] = [run.collectives for run in kept if isinstance(run.collectives, Collectives)]
     assert (across.world_size, len(across.hosts)) == (2, 2)
     assert len(list((tmp_path / "1" / "runs").glob("*.json"))) == 1
+
+
+@pytest.mark.slow
+def test_hosts_in_namespaces_are_named_and_their_cable_is_in_the_verdict(tmp_path):
+    """Two network namespaces with a gigabit between them, as two machines have it; each host under its own name."""
+    namespaces.skip_without_namespaces()
+    with namespaces.made() as network:
+        for name in ("anna", "bert"):
+            network.add_host(name, 1e9 / 8)
+        agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+        agent += ["--master-addr", "10.77.0.1", "--master-port", "29400"]
+        words = ["-m", "rigbench", "run", "--quick", "--only", "matmul,collectives", "--device", "cpu", "--json"]
+        commands = [[*agent, "--node-rank", rank, *words, "--home", str(tmp_path / rank)] for rank in "01"]
+        done = network.run(commands, [{}, {}])
+    assert [it.returncode for it in done] == [0, 0], [it.stderr for it in done]
+    kept = {run.host: run for run in map(store.read, (tmp_path / "0" / "runs").glob("*.json"))}
+    assert set(kept) == {"anna", "bert"}
+    [across] = [run.collectives for run in kept.values() if isinstance(run.collectives, Collectives)]
+    assert [it.name for it in across.hosts] == ["anna", "bert"]
+    assert across.slowest_link.bytes_per_s.value == pytest.approx(1e9 / 8, rel=0.15)
+    assert msgspec.json.decode(done[0].stdout, type=Fleet).hosts == 2
