@@ -121,6 +121,8 @@ class _Secrets:
         if isinstance(value, list | tuple):
             if field == "kernel_words":
                 return self.redaction.kernel_words(" ".join(map(str, value))).split()
+            if (record, field) == ("training", "command"):  # as it was typed: names, folders, keys
+                return [self._counted("command lines", "COMMAND")]
             return [self.hidden(item, record, field) for item in value]
         if field == "pid":
             return int(self._process_id(str(value)))

@@ -21,7 +21,7 @@ from rigbench.machine.record import Software
 from rigbench.machine.replay import ReplayedDriver, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import Sysfs
-from rigbench.redacted import Redacted, redacted
+from rigbench.redacted import Redacted, _Secrets, redacted
 from rigbench.topology import survey, verdict
 from rigbench.work.record import Disturbance, GpuBeside
 
@@ -121,3 +121,8 @@ def test_several_hosts_stay_several() -> None:
     public = redacted(run).run
     assert [its.name for its in public.collectives.hosts] == ["host", "host 2", "host"]
     assert public.warnings == ("host 2 is slow",)
+
+
+def test_a_command_line_is_hidden_whole() -> None:
+    document = {"type": "training", "command": ("python", "train.py", "--key=private"), "steps": 3}
+    assert _Secrets().hidden(document, "", "") == {"type": "training", "command": ["COMMAND"], "steps": 3}

@@ -58,7 +58,7 @@ def markdown(run: Run) -> str:
     if isinstance(run.budget, Budget):
         price = run.budget.price
         currency = "money" if isinstance(price, Absent) else price.currency
-        lines += [*_table(("model", ">tokens/s", ">hours", ">kWh", f">{currency}"), _models(run.budget)), ""]
+        lines += [*_table(("model", ">tokens/s", ">hours", ">kWh", f">{_plain(currency)}"), _models(run.budget)), ""]
     probes = [(mark, name, text) for name, (mark, text) in checked(run)]
     if probes:
         lines += [*_table(("", "probe", "result"), probes), ""]

@@ -65,7 +65,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "foe": pages.foe(pair),
     }
     for name, run in runs.items():
-        (folder / f"{name}.html").write_text(page(run).text)
+        (folder / f"{name}.html").write_text(page(run, redact=name != "foe").text)
     return {name: folder / f"{name}.html" for name in runs}
 
 

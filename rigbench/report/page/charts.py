@@ -18,6 +18,7 @@ from rigbench.core.screen import printable
 
 WIDTH = 400  # of every chart, in points; the page scales them
 LONGEST_LABEL, MOST_POINTS = 40, 400
+LEAF = 150  # points that the name of a card at the end of a tree takes
 # Colours that stand for the page's variables until the SVG is written.
 INK, MUTED, GRID, GOOD, WARN, BAD = (f"#0a0b0{number}" for number in range(6))
 SERIES = tuple(f"#0a0c0{number}" for number in range(8))
@@ -28,7 +29,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a name with dollars in it is a name
     "font.family": "sans-serif",
-    "font.size": 11,
+    "font.size": 12,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
@@ -44,7 +45,7 @@ STYLE: Any = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "legend.frameon": False,
-    "legend.fontsize": 10,
+    "legend.fontsize": 11,
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
 }
@@ -181,7 +182,7 @@ def tree(nodes: Sequence[Node]) -> str:
     with _drawn(max(70, 34 * leaves + 16), None) as figure:
         axes = figure.add_axes((0, 0, 1, 1))
         axes.axis("off")
-        axes.set_xlim(-0.05, depth + 0.95)
+        axes.set_xlim(-0.08, max(1.0, (depth + 0.08) * WIDTH / (WIDTH - LEAF)))
         axes.set_ylim(leaves - 0.4, -0.6)
         for node in nodes:
             if node.name not in places:
@@ -193,10 +194,13 @@ def tree(nodes: Sequence[Node]) -> str:
                 axes.plot([before, *bend], [at, at, row, row], color=node.colour, linewidth=node.width)
                 lift: Any = {"xytext": (0, 4 + node.width / 2), "textcoords": "offset points"}
                 axes.annotate(node.link, (across - 0.24, row), ha="center", fontsize=9, **lift)
-            inner = node.name in children
-            axes.plot([across], [row], marker="s" if inner else "o", markersize=7, color=INK)
-            beside: Any = {"xytext": (-3, 9) if inner else (7, -3.5), "textcoords": "offset points"}
-            axes.annotate(_short(node.label, 22), (across, row), fontsize=9 if inner else 10, **beside)
+            axes.plot([across], [row], marker="s" if node.name in children else "o", markersize=7, color=INK)
+            if node.name in children:
+                below: Any = {"xytext": (0, -15), "textcoords": "offset points", "fontsize": 9}
+                axes.annotate(_short(node.label, 14), (across, row), ha="center" if node.parent else "left", **below)
+            else:
+                beside: Any = {"xytext": (7, -4), "textcoords": "offset points", "fontsize": 11}
+                axes.annotate(_short(node.label, 22), (across, row), **beside)
     return _svg(figure, f"{nodes}")
 
 
@@ -255,7 +259,7 @@ def _metric(value: float) -> str:
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        columns = max(1, min(3, len(labels), 60 // (6 + max(map(len, labels)))))
+        columns = max(1, min(3, len(labels), 54 // (6 + max(map(len, labels)))))
         figure.legend(handles, labels, loc="outside upper left", ncols=columns, columnspacing=1.0, handlelength=1.8)
 
 

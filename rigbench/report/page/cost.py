@@ -10,7 +10,7 @@ from rigbench.budget import brief
 from rigbench.budget.record import Budget, PlanRow
 from rigbench.core import units
 from rigbench.core.finding import Examined, Lost
-from rigbench.core.record import Absent, Figure, Price
+from rigbench.core.record import Absent, Figure, Price, Skipped
 from rigbench.document import Run
 from rigbench.matmul.record import Matmul
 from rigbench.predict.record import Capacity, Largest, VramPrediction
@@ -93,7 +93,10 @@ def _held_back(run: Run) -> Section:
     examined = held(run.examined, Examined)
     sentences = [f"Costs are of {examined.training}." if examined and examined.training else ""]
     if not rows:
-        sentences.append("No finding: nothing that was looked at holds this rig back.")
+        looked = any(not isinstance(it, Skipped) for room in run.rooms().values() for it in room)
+        sentences.append(
+            "No finding in what was measured." if looked else "Nothing was measured, so nothing was found."
+        )
     if examined and examined.looked_at:
         sentences.append(f"Looked at: {'; '.join(examined.looked_at)}.")
     open_questions = [cells(it.what, ", ".join(it.where), it.reason) for it in run.unchecked]

@@ -124,7 +124,7 @@
       else for (const [name, it] of Object.entries(its)) if (name !== "type") yield* flat(it, path + key(name));
     } else yield [path, its];
   }
-  const text = its => Array.isArray(its) ? its.join(" ") : String(its);
+  const text = its => (Array.isArray(its) ? its.join(" ") : String(its)).replace(/[\0-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
   const quoted = its => { let words = String(its); if (typeof its === "string" && /^[=+\-@\t\r]/.test(words)) words = `'${words}`; return /[",\r\n]/.test(words) ? `"${words.replaceAll('"', '""')}"` : words; };
   function saved(rows, name) {
     const lines = ["path,value"];

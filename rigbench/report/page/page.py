@@ -30,6 +30,7 @@ from rigbench.tables import machine
 from rigbench.usable import usable, words
 
 LARGEST = 1 << 20  # bytes
+LONGEST = 600  # characters of one sentence
 THINNED = (None, 2000, 500, 200, 50, 20)  # samples that are left of a list
 
 
@@ -105,8 +106,9 @@ def _template() -> Any:
 
 
 def _shown(value: object) -> str:
-    """Foreign text: nothing in it may turn the page's text around or ring a bell."""
-    return printable(str(value))
+    """Foreign text: nothing in it may turn the page's text around, ring a bell or fill the page."""
+    text = printable(str(value))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text)} characters)"
 
 
 def _facts(whole: Run, shown: Run, keep_disturbed: bool) -> dict[str, Any]:
@@ -121,9 +123,10 @@ def _facts(whole: Run, shown: Run, keep_disturbed: bool) -> dict[str, Any]:
     claims = [
         it for it in ((budget.sanity.sentence, budget.sanity.kwh_sentence) if budget else ()) if isinstance(it, str)
     ]
+    is_empty = all(isinstance(it, Skipped) for room in whole.rooms().values() for it in room) and not whole.findings
     return {
         "run": whole,
-        "mark": "fault" if busy else mark,
+        "mark": "fault" if busy else "none" if is_empty else mark,
         "title": title,
         "sentence": sentence if busy else "",
         "busy": busy[1:],
@@ -132,8 +135,6 @@ def _facts(whole: Run, shown: Run, keep_disturbed: bool) -> dict[str, Any]:
         "warnings": whole.warnings,
         "machine": machine(whole.rig),
         "checked": [(name, its, text) for name, (its, text) in checked],
-        "nothing": bool(whole.rooms())
-        and all(isinstance(it, Skipped) for room in whole.rooms().values() for it in room),
         "versions": _versions(whole),
         "method": list(_method(whole)),
         "cost": cost.cost_data(budget) if budget else None,

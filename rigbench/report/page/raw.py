@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 DIGITS = 4
-NOT_SAMPLES = ("schema", "id", "started_at", "command", "ended", "look", "status")
+NOT_SAMPLES = ("type", "schema", "id", "started_at", "command", "ended", "look", "status")
 
 
 def packed(document: dict[str, Any], most: int | None) -> dict[str, str]:

@@ -45,8 +45,8 @@ def _roofline(run: Run) -> Section:
     for dtype in dtypes:
         own = [(_intensity(it, dtype), it.flops_per_s.value) for it in shapes if it.dtype == dtype]
         tried = [(_intensity(it, dtype), it.flop / min(it.seconds)) for name, it in looks if name == dtype]
-        drawn += [Line(f"{dtype}, the model's products", own, "points", colours[dtype])] if own else []
-        drawn += [Line(f"{dtype}, shapes tried", tried, "small", colours[dtype])] if tried else []
+        drawn += [Line(f"{dtype} model", own, "points", colours[dtype])] if own else []
+        drawn += [Line(f"{dtype} tried", tried, "small", colours[dtype])] if tried else []
     reach = [x for line in drawn for x, _ in line.points]
     memory, top = _memory_rate(run), max((it.value for it in matmul.best_flops_per_s.values()), default=0.0)
     ridge = top / memory.value if memory else 0.0
