@@ -82,7 +82,7 @@ class Common:
         from rich.console import Console
         from rich.segment import Segment
 
-        from rigbench.core.screen import UNPRINTABLE
+        from rigbench.core.screen import UNPRINTABLE, colours
 
         class Screen(Console):
             def on_broken_pipe(self) -> None:
@@ -94,7 +94,7 @@ class Common:
                     yield Segment(text if control else UNPRINTABLE.sub("\ufffd", text), style, control)
 
         width = None if sys.stdout.isatty() else 100
-        return Screen(highlight=False, soft_wrap=False, width=width)
+        return Screen(highlight=False, soft_wrap=False, width=width, color_system=colours())
 
     def job(self, measures: bool = True) -> Job:
         """A job that is kept; `measures`: this machine, where nothing else is named.

@@ -6,6 +6,7 @@ are a row of the room's table.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -102,6 +103,11 @@ class Item(NamedTuple):
     record: Record
     numbers: Mapping[str, object]  # estimates, figures and plain numbers by the metric's name
     headlines: frozenset[str] = frozenset()
+
+
+def shortened(name: str) -> str:
+    """ "Intel Xeon @ 2.50GHz": without what tells nothing of a processor."""
+    return re.sub(r"\((?:R|TM)\)| Processor| CPU", "", name)
 
 
 def machine(rig: RigId) -> str:

@@ -88,7 +88,7 @@ def test_of_unlike_cards_the_others_are_named_with_why(job, monkeypatch):
 
 def test_a_strategy_of_several_cards_is_refused_where_one_is_visible(job, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with pytest.raises(RigbenchError, match="--strategy ddp is for several GPUs, and CUDA_VISIBLE_DEVICES=0 leaves 1"):
+    with pytest.raises(RigbenchError, match="strategy ddp is for several GPUs, and CUDA_VISIBLE_DEVICES=0 leaves 1"):
         training.wanted(job, None, RecipeOptions(strategy="ddp"))
 
 

@@ -560,10 +560,10 @@ def test_two_cards_in_slots_of_eight_lanes():
 RIG_PARTLY_KNOWN = """\
 note  topology: 4 × RTX 4090, each link not reported, P2P not reported
  GPU   link
- GPU0  link not reported
- GPU1  link not reported
- GPU2  link not reported
- GPU3  link not reported
+ GPU0  not reported
+ GPU1  not reported
+ GPU2  not reported
+ GPU3  not reported
   host    16 CPUs, Linux 6.8.0, NVIDIA driver 595.58.03
                            link now      at best  GB/s
   pci0000:80
@@ -636,7 +636,8 @@ def test_profiles_are_listed_whole_at_every_width(width):
     names = {*gpus, *(rig.name for rig in profiles.rigs()), *(model.name for model in shape.models())}
     first, whole = lines(report.brief_profiles, width), lines(report.show_profiles, width)
     assert max(map(len, first + whole)) <= width
-    assert names <= set(re.findall(r"[\w.-]+", " ".join(first)))
+    many = {name for name in names if name.startswith("chinchilla-")}  # told by the ends and their number
+    assert names - many <= set(re.findall(r"[\w.-]+", " ".join(first)))
     assert names <= set(re.findall(r"[\w.-]+", " ".join(whole)))
     assert width < 100 or len(first) <= 40
     rows = [line.split() for line in whole if line.split() and line.split()[0] in gpus]

@@ -98,7 +98,7 @@ def test_a_model_that_does_not_fit_is_said_with_what_would():
 
 @pytest.mark.parametrize(("rig", "strategy"), [("2xrtx-4080", "single"), ("h200", "ddp")])
 def test_a_strategy_that_is_none_for_so_many_cards_is_refused(rig, strategy):
-    with pytest.raises(RigbenchError, match=f"--strategy {strategy} is none for the"):
+    with pytest.raises(RigbenchError, match=f"strategy {strategy} is none for the"):
         fitted(Fits({(0, 1): 13}), rig, strategy=strategy)
 
 

@@ -154,7 +154,7 @@ def test_what_the_hardware_holds_down_is_a_fault_and_a_power_limit_is_none():
     held = card("GPU0", 0.99, throttle_share={"sw_power_cap": 1.0, "hw_thermal": 0.1, "sw_thermal": 0.1})
     (hint,) = hints(window(held))
     assert (hint.code, hint.severity) == ("throttled-hw-thermal", "fault")
-    assert hint.evidence == ("hw_thermal at 10 % of the readings of 1 min",)
+    assert hint.evidence == ("hardware thermal slowdown at 10 % of the readings of 1 min",)
 
 
 def test_nothing_is_told_of_a_short_window_or_of_readings_that_are_missing():

@@ -22,6 +22,7 @@ import msgspec
 import pytest
 from fakenvml.library import FakeDriver
 from rich.console import Console
+from test_first_screens import NUMBER, printed
 from test_monitor import HOT, MOVING
 from test_monitor_parts import header
 
@@ -40,7 +41,7 @@ from rigbench.monitor.record import (
     MonitorSlow,
     MonitorTick,
 )
-from rigbench.monitor.screen import show
+from rigbench.monitor.screen import brief, show
 from rigbench.monitor.summary import Fold
 
 GIB = 1 << 30
@@ -463,3 +464,13 @@ def test_what_a_recorded_file_says_does_nothing_to_the_terminal():
     console = Console(file=io.StringIO(), width=100)
     show(fold.record([odd]), console)
     assert odd not in console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_first_screen_of_a_watch_has_every_number_at_any_width(width: int):
+    whole = printed(brief, watched()[0])
+    assert whole.startswith("warn  monitor: GPU1 does much less")
+    assert len(whole.splitlines()) <= 40
+    shown = printed(brief, watched()[0], width)
+    assert max(map(len, shown.splitlines())) <= width
+    assert set(NUMBER.findall(whole)) <= set(NUMBER.findall(shown))

@@ -189,7 +189,7 @@ def test_a_whole_run_on_a_screen_of_a_hundred_columns():
 
 
 WHOLE = """\
-rigbench run   Intel(R) Xeon(R) Processor @ 2.50GHz · torch 2.13.0+cpu · 2026-11-21 07:44 UTC
+rigbench run   Intel Xeon @ 2.50GHz · torch 2.13.0+cpu · 2026-11-21 07:44 UTC
 ok    verdict: 1.2 EFLOP on Intel(R) Xeon(R) Processor @ 2.50GHz, 2 threads: 108 days (99 to 125)
  model      tokens/s                 days  known from
  5M            2,500     3.9 (3.6 to 4.3)  measured
@@ -206,7 +206,7 @@ checked
   ok    collectives all_reduce 1.0 GB/s (0.9 to 2.0, 88 %) at 16 MiB between 2 processes on the CPU
   ok    matmul      bf16 49.7 GFLOP/s (49.1 to 50.3) sustained, no datasheet to hold it against
   ok    dataloader  the loader is over 100 times as fast as training needs
-  ok    training    5M 2,489 tokens/s, 30M 654 tokens/s, 120M 191 tokens/s
+  ok    training    5M 2,490 tokens/s, 30M 650 tokens/s, 120M 191 tokens/s
   how sure  90 % intervals; 3 of 5 sizes measured
   more      rigbench report 20261121-074413-f877 PROBE shows one whole, --verbose all of it
 """

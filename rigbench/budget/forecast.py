@@ -440,10 +440,10 @@ def fitted(predictor: Predictor, request: Request, rig: RigProfile) -> Recipe:
     """
     options = request.recipe
     if options.strategy in ("data-parallel", "accelerate"):
-        raise RigbenchError(f"--strategy {options.strategy} is only measured, not predicted", "use --strategy ddp")
+        raise RigbenchError(f"strategy {options.strategy} is only measured, not predicted", "use --set strategy=ddp")
     if "strategy" in options.said and (options.strategy == "single") != (rig.count == 1):
         several = "one card" if rig.count == 1 else f"{rig.count} cards"
-        raise RigbenchError(f"--strategy {options.strategy} is none for the {several} of {rig.name}", "leave it out")
+        raise RigbenchError(f"strategy {options.strategy} is none for the {several} of {rig.name}", "leave it out")
     target = cards.of_profile(profiles.gpu(rig.gpu), rig.name, rig.count)
     model = max(request.models, key=lambda model: model.total_parameters)
     plain = Recipe(

@@ -152,7 +152,7 @@ class Options(Record, frozen=True, kw_only=True):
         Option(number(1e-6, 1e12), "Backwards: what so many kWh buy. With FLOP, tokens or hours: as --hours.", "E"),
     ] = NOT_GIVEN
     money: Annotated[
-        Text, Option(TEXT, "Backwards: what so much electricity buys, or so much rent where --rent is given.", "M")
+        Text, Option(TEXT, "Backwards: what so much electricity buys, or so much rent where `rent` is set.", "M")
     ] = NOT_GIVEN
     split: Annotated[
         Split | Absent,

@@ -39,8 +39,8 @@ def wanted(job: Job, device: str | None, recipe: RecipeOptions) -> Wanted:
     if isinstance(strategy, Absent):
         return Wanted(cards, "ddp" if len(cards.gpus) > 1 else "single")
     if strategy in SEVERAL_GPUS and len(cards.gpus) == 1:
-        what = f"--strategy {strategy} is for several GPUs, and {cards.why or 'here is one'}"
-        raise RigbenchError(what, "leave it out, or use --strategy single")
+        what = f"strategy {strategy} is for several GPUs, and {cards.why or 'here is one'}"
+        raise RigbenchError(what, "leave it out, or use --set strategy=single")
     return Wanted(cards.first if strategy == "single" else cards, strategy)
 
 

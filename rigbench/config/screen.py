@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.text import Text
 
 from rigbench.core.config import FILE, Setting
-from rigbench.core.screen import grid, printable, table
+from rigbench.core.screen import grid, table
 
 
 def show(
@@ -26,7 +25,7 @@ def show(
         console.print(table(("key", "value", "for", "from", ""), rows))
     else:
         console.print("nothing is set")
-    console.print(Text(f"  yours {printable(user_file)}; a folder's {FILE} there", style="dim"), soft_wrap=True)
+    console.print(grid([("yours", user_file), ("a folder's", f"{FILE} in the folder that you are in")]))
     if keys:
         console.print()
         console.print(grid(keys))

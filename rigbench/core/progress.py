@@ -76,6 +76,8 @@ class Bar:
         from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
         from rich.text import Text
 
+        from rigbench.core.screen import colours
+
         class Clock(ProgressColumn):
             def render(_, task: Task) -> Text:  # noqa: N805
                 return Text(self.time(), style="progress.elapsed")
@@ -87,7 +89,7 @@ class Bar:
             BarColumn(bar_width=24),
             Clock(),
             TextColumn("{task.description}", style="dim", markup=False),
-            console=Console(stderr=True),
+            console=Console(stderr=True, color_system=colours()),
             transient=True,
         )
         self._task = self._progress.add_task("", total=1.0, stage="")

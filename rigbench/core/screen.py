@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
+import os
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -258,6 +259,12 @@ def span(its: Estimate | Figure, unit: str) -> str:
     return f"{text[:-1]}, {units.format_share(its.level)})" if covers_less else text  # type: ignore[union-attr]
 
 
+def middle(its: Estimate, unit: str) -> str:
+    """As `span`, without the ends: "2,500 tokens/s", rounded to what they support; the range where that is all."""
+    text = span(its, unit)
+    return text.partition(" (")[0] if its.has_middle else text
+
+
 def span_cells(its: Estimate, unit: str) -> tuple[str, str]:
     """The same as two cells, the number and its ends, under headings that say the unit; the ends alone where they are
     too far apart for a number."""
@@ -393,6 +400,11 @@ def _level(value: float, low: float, high: float) -> str:
     if high - low <= 1e-9 * max(abs(high), abs(low)):
         return LEVELS[len(LEVELS) // 2]
     return LEVELS[min(len(LEVELS) - 1, int((value - low) / (high - low) * len(LEVELS)))]
+
+
+def colours() -> Literal["auto"] | None:
+    """For a Console: none where NO_COLOR is set. rich alone would still write escapes for bold and dim."""
+    return None if os.environ.get("NO_COLOR") else "auto"
 
 
 class LivePicture:

@@ -62,7 +62,7 @@ def monitor(common: Common, options: Options, alerts: AlarmOptions, metrics: Met
         if common.replay or options != Options(recorded=options.recorded) or alerts.are_given:
             raise RigbenchError("--from FILE is a watch that is over", "give it alone, or with --json")
         result = summary(Path(options.recorded))
-        common.show(result, lambda shown, console, *_: screen.show(shown, console))
+        common.show(result, screen.told)
         return FAULT if result.at_fault else FINE
     if options.once and not isinstance(options.seconds, Absent):
         raise RigbenchError("--once and --seconds exclude each other", "--once reads for one --interval")
@@ -80,7 +80,7 @@ def monitor(common: Common, options: Options, alerts: AlarmOptions, metrics: Met
     finally:
         if display:
             display.close()
-    common.show(result, lambda shown, console, *_: screen.show(shown, console))
+    common.show(result, screen.told)
     if trouble:
         raise trouble
     if isinstance(options.record, str) and not common.quiet:
@@ -97,9 +97,10 @@ def _display(common: Common, once: bool) -> Display | Lines | None:
         return None
     from rich.console import Console
 
+    from rigbench.core.screen import colours
     from rigbench.monitor.live import Display, Lines
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, color_system=colours())
     if console.is_terminal and not console.is_dumb_terminal:
         return Display(console)
     return None if common.replay else Lines(lambda text: print(text, end="", flush=True))

@@ -9,7 +9,22 @@ from rich.text import Text
 
 from rigbench.core import units
 from rigbench.core.record import Absent
-from rigbench.core.screen import SEVERITY_STYLES, Fact, grid, known, mapped, missing, printable
+from rigbench.core.screen import (
+    MARK_OF,
+    SEVERITY_STYLES,
+    Fact,
+    Headline,
+    closing,
+    counted,
+    grid,
+    headline,
+    known,
+    mapped,
+    marked,
+    missing,
+    printable,
+    table,
+)
 from rigbench.machine.record import KernelEvent
 from rigbench.monitor.record import (
     LOOK_SECONDS,
@@ -29,13 +44,93 @@ MOST_PROCESSES = 4
 PCIE_WINDOW = "20 ms"  # nvml.h, nvmlDeviceGetPcieThroughput
 
 
-def show(monitor: Monitor, console: Console) -> None:
-    taken = "of a recorded rig, as if " if monitor.replayed else ""
-    readings = f"{monitor.ticks:,} reading{'' if monitor.ticks == 1 else 's'}"
-    readings += f", one each {rhythm(monitor.interval_seconds)}"
+def told(monitor: Monitor, console: Console, whole: bool, quiet: bool) -> None:
+    if whole:
+        show(monitor, console)
+    else:
+        brief(monitor, console, quiet)
+
+
+def brief(monitor: Monitor, console: Console, quiet: bool = False) -> None:
+    """What was odd, a line a card, the host, and how long it was watched."""
+    headline("monitor", verdict(monitor), console)
+    if monitor.gpus:
+        console.print(table(COLUMNS, [_in_a_row(gpu) for gpu in monitor.gpus]))
+    if quiet:
+        return
+    odd: list[Headline] = [("fault", lost) for lost in map(_lost, monitor.gpus) if lost]
+    odd += [("warn", f"{it.device}: {it.frozen}: do not trust it") for it in monitor.gpus if isinstance(it.frozen, str)]
+    for held in monitor.hints:
+        seen, so = "; ".join(held.hint.evidence), ", still so" if held.holds_now else ""
+        when = f"at {units.format_share(held.held_looks / held.looks)} of the readings{so}"
+        odd.append((MARK_OF[held.hint.severity], f"{held.hint.title}: {seen}; {when}; next: {held.hint.cure}"))
+    for event in monitor.kernel:
+        told = "; ".join(f"next: {text}" if label == "next" else text for label, text in _kernel(event))
+        odd.append((MARK_OF[event.event.severity], f"{kernel_words(event.event)}; {told}"))
+    marked([*odd, *(("note", note) for note in monitor.notes)], console)
+    host = known(host_facts(monitor.host, now=False).values(), "; ")
+    console.print(grid([("host", host)] if host else []))
+    closing(_watched(monitor), "--verbose: every reading of each card, and what was not reported", console)
+
+
+def verdict(monitor: Monitor) -> Headline:
+    """The worst that was seen, else that nothing was."""
+    if isinstance(monitor.gpu_count, Absent):
+        return "warn", f"no GPU is seen ({monitor.gpu_count.reason})"
+    lost = [text for text in map(_lost, monitor.gpus) if text]
+    if lost:
+        return "fault", lost[0]
+    found = [(held.hint.severity, held.hint.title) for held in monitor.hints]
+    found += [(seen.event.severity, kernel_words(seen.event)) for seen in monitor.kernel]
+    if not found:
+        return "ok", f"{counted(len(monitor.gpus), 'GPU')} watched for {length(monitor.seconds)}, nothing odd"
+    severity, title = min(found, key=lambda it: list(MARK_OF).index(it[0]))
+    return MARK_OF[severity], title
+
+
+def _lost(gpu: MonitorGpu) -> str:
+    if not isinstance(gpu.gone, Gone):
+        return ""
+    return f"{gpu.device} answers no more since {length(gpu.gone.since_seconds)} ({gpu.gone.reason})"
+
+
+# Means over the watch; memory and the hottest at most.
+COLUMNS = ("=card", ">busy", ">memory", ">W", ">limit", ">°C", ">hottest", ">MHz", ">fan", "held down")
+
+
+def _in_a_row(gpu: MonitorGpu) -> tuple[str, ...]:
+    def mean(its: Watched | Absent, scale: float = 1.0) -> str:
+        return "n/a" if isinstance(its, Absent) else f"{its.mean * scale:,.0f}"
+
+    def share(its: Watched | Absent) -> str:
+        return "n/a" if isinstance(its, Absent) else units.format_share(its.mean)
+
+    memory, heat, limit = gpu.memory_used_bytes, gpu.temperature_celsius, gpu.power_limit_watts
+    held = _held_down(gpu)
+    return (
+        gpu.device,
+        share(gpu.utilisation_share),
+        "n/a" if isinstance(memory, Absent) else units.format_bytes(round(memory.high)),
+        mean(gpu.power_watts),
+        "n/a" if isinstance(limit, Absent) else f"{limit:,.0f}",
+        mean(heat),
+        "n/a" if isinstance(heat, Absent) else f"{heat.high:.0f}",
+        mean(gpu.sm_clock_hertz, 1e-6),
+        share(gpu.fan_share),
+        "n/a" if isinstance(held, Absent) else held.removesuffix(" of the time"),
+    )
+
+
+def _watched(monitor: Monitor) -> str:
+    """ "3 min 59 s of a recorded rig: 240 readings, one each 1 s; recording ended"."""
+    of = " of a recorded rig" if monitor.replayed else ""
     late = f", {monitor.late_ticks:,} missed" if monitor.late_ticks else ""
-    what = f"watched {taken}{length(monitor.seconds)}: {readings}{late}; {monitor.ended_by}"
-    console.print(Text(what, style="bold"))
+    each = f"{counted(monitor.ticks, 'reading')}, one each {rhythm(monitor.interval_seconds)}"
+    return f"{length(monitor.seconds)}{of}: {each}{late}; {monitor.ended_by}"
+
+
+def show(monitor: Monitor, console: Console) -> None:
+    console.print(Text(f"watched {_watched(monitor)}", style="bold"))
     if isinstance(monitor.gpu_count, Absent):
         console.print(Text(printable(f"no GPU is seen ({monitor.gpu_count.reason})"), style="yellow"))
     for gpu in monitor.gpus:

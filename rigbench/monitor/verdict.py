@@ -14,6 +14,7 @@ from typing import NamedTuple
 from rigbench.core import units
 from rigbench.core.finding import WORST_FIRST, Finding, Severity
 from rigbench.core.record import Absent
+from rigbench.work.telemetry import REASONS
 
 FEWEST = 20  # readings: fewer are not yet a window
 WINDOW_SECONDS = 60.0
@@ -109,7 +110,8 @@ def _throttling(window: Window) -> Iterable[Finding]:
             share = card.throttle_share.get(reason, 0.0)
             if share >= least:
                 code, title = f"throttled-{reason.replace('_', '-')}", f"{card.device}: {sentence}"
-                seen = f"{reason} at {units.format_share(share)} of the readings of {_length(window)}"
+                part = units.format_share(share)
+                seen = f"{REASONS.get(reason, reason)} at {part} of the readings of {_length(window)}"
                 yield _hint(code, severity, [card.device], title, [seen])
 
 

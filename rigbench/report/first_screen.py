@@ -10,14 +10,14 @@ from rich.text import Text
 
 from rigbench.budget import brief as plan
 from rigbench.budget.record import Budget
-from rigbench.core import units
 from rigbench.core.finding import NOT_PRICED, Examined
 from rigbench.core.record import Absent, Skipped
-from rigbench.core.screen import Headline, Mark, grid, headline, marked, printable
+from rigbench.core.screen import Headline, Mark, grid, headline, marked, middle, printable
 from rigbench.doctor.screen import held_back
 from rigbench.document import Run
-from rigbench.tables import machine
-from rigbench.train.record import AnySlice
+from rigbench.predict.record import Capacity
+from rigbench.tables import machine, shortened
+from rigbench.train.record import AnySlice, Arms
 
 MOST_HELD_BACK = 4
 NAMES = {"slices": "training"}
@@ -44,11 +44,17 @@ def show(run: Run, console: Console, quiet: bool = False) -> None:
 
 
 def head(run: Run) -> str:
-    torch = "" if isinstance(run.software.torch, Absent) else f" · torch {run.software.torch}"
-    driver = "" if isinstance(run.software.nvidia_driver, Absent) else f" · driver {run.software.nvidia_driver}"
+    """Which command, of what hardware, with which software, when."""
     when = run.started_at[:16].replace("T", " ")
     status = "" if run.status == "finished" else f" · {run.status}"
-    return f"rigbench {run.command}   {machine(run.rig)}{driver}{torch} · {when} UTC{status}"
+    its = run.budget.rig if isinstance(run.budget, Budget) else run.arms.on if isinstance(run.arms, Arms) else "here"
+    if run.look and isinstance(run.capacity, Capacity):
+        its = run.capacity.target.name
+    if isinstance(its, str) and its != "here":  # predicted of hardware that is not here
+        return f"rigbench {run.command}   {its} · {when} UTC{status}"
+    torch = "" if isinstance(run.software.torch, Absent) else f" · torch {run.software.torch}"
+    driver = "" if isinstance(run.software.nvidia_driver, Absent) else f" · driver {run.software.nvidia_driver}"
+    return f"rigbench {run.command}   {shortened(machine(run.rig))}{driver}{torch} · {when} UTC{status}"
 
 
 def worst(run: Run) -> Mark:
@@ -84,7 +90,7 @@ def verdict(run: Run, room: str) -> Headline:
         return "note", next((f"not measured: {it.reason}" for it in results if isinstance(it, Skipped)), "not measured")
     slices = [result for result in measured if isinstance(result, AnySlice)]
     if slices:
-        return "ok", "; ".join(_rates(slices))
+        return "ok" if all(it.has_middle for it in slices) else "warn", "; ".join(_rates(slices))
     screen = importlib.import_module(f"{type(measured[-1]).__module__.rpartition('.')[0]}.screen")
     its: Headline = screen.verdict(measured[-1]) if hasattr(screen, "verdict") else ("ok", "looked at")
     return its
@@ -95,11 +101,6 @@ def _rates(slices: Sequence[AnySlice]) -> Iterator[str]:
     counts = dict.fromkeys(it.cards for it in slices)
     for cards in counts:
         alike = [it for it in slices if it.cards == cards]
-        rates = ", ".join(f"{it.model.name} {_rate(it)}" for it in alike)
+        rates = ", ".join(f"{it.model.name} {middle(it.items_per_s, f'{it.unit}/s')}" for it in alike)
         on = f"on {cards} cards by {alike[0].recipe.strategy}" if cards > 1 else "on one card"
         yield f"{rates} {on}" if len(counts) > 1 or (cards > 1 and alike[0].device.kind == "cuda") else rates
-
-
-def _rate(its: AnySlice) -> str:
-    rate, unit = its.items_per_s, f"{its.unit}/s"
-    return units.format_rate(rate.value, unit) if its.has_middle else units.format_range(rate.low, rate.high, unit)

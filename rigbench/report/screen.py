@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from rich.console import Console
@@ -15,7 +15,7 @@ from rigbench.core import profiles, units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.finding_screen import show_findings
 from rigbench.core.record import Absent, Figure
-from rigbench.core.screen import counted, grid, printable, show_rooms, table
+from rigbench.core.screen import counted, grid, listed, middle, printable, show_rooms, table
 from rigbench.doctor import screen as doctor
 from rigbench.document import NOT_ASKED, Run
 from rigbench.index import Entry
@@ -24,11 +24,14 @@ from rigbench.model.counts import total_parameters
 from rigbench.model.shape import Series, SeriesModel
 from rigbench.report import first_screen
 from rigbench.report.profiles import named
+from rigbench.tables import shortened
 
 GPUS = ("=id", ">bf16 TFLOP/s", ">fp32 TFLOP/s", ">memory GiB", ">GB/s", ">board W")
 RIGS = ("=name", "=GPUs", ">host W", ">supply W", "about")
 MODELS = ("=name", ">layers", ">width", ">heads", ">vocabulary", ">sequence", ">parameters published")
 SERIES = ("=name", ">layers", ">width", ">heads", ">vocabulary", ">sequence", ">parameters")
+MOST_NAMES = 12  # of a family, a line or two
+LEAST_RESULT = 30  # columns; with fewer left it stands below
 ELECTRICITY = ("=id", ">per kWh", "place", "date")
 
 
@@ -88,26 +91,33 @@ def show_list(entries: Iterable[Entry], console: Console) -> None:
     """A line per stored run, newest first. Lines are laid out here, since ten thousand take a rich table seconds."""
     rows = [("run", "when (UTC)", "command", "rig", "result")]
     for entry in entries:
-        slices = [f"{it.slice.model.name} {units.format_rate(it.slice.tokens_per_s.value)}" for it in entry.slices]
+        slices = [f"{it.slice.model.name} {middle(it.slice.tokens_per_s, 'tokens/s')}" for it in entry.slices]
         hours = [
-            f"budget {units.format_seconds(middle * 3600)}"
-            for path, (middle, *_) in entry.metrics.items()
+            f"training steps {units.format_seconds(hours * 3600)}"
+            for path, (hours, *_) in entry.metrics.items()
             if path == "budget.series_hours"
         ]
-        rooms = [name for name in entry.rooms if name not in ("slices", "arms", *(["budget"] if hours else []))]
+        told = {"slices", *(["arms"] if slices else []), *(["budget"] if hours else [])}
+        rooms = [{"arms": "variants, predicted"}.get(name, name) for name in entry.rooms if name not in told]
         status = [f"label {entry.label}"] if entry.label else []
         status += [] if entry.status == "finished" else [entry.status]
         when = entry.started_at[:16].replace("T", " ")
-        rows.append((entry.id, when, entry.command, entry.machine[:32], ", ".join(status + hours + slices + rooms)))
+        rows.append(
+            (entry.id, when, entry.command, shortened(entry.machine), ", ".join(status + hours + slices + rooms))
+        )
     widths = [max(len(row[column]) for row in rows) + 2 for column in range(4)]
     edge = sum(widths)
-    room = max(20, console.width - edge)
+    beside = console.width - edge >= LEAST_RESULT
     for row in rows:
-        first = "".join(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True))
-        last = textwrap.wrap(row[4], room) if len(row[4]) > room else [row[4]]
-        console.out(
-            printable(first + last[0]).rstrip(), *(" " * edge + line for line in last[1:]), sep="\n", highlight=False
-        )
+        cells = row[:4] if beside else row[:3]
+        first = "".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
+        if beside:
+            start, *rest = textwrap.wrap(row[4], console.width - edge) or [""]
+            lines = [first + start, *(" " * edge + line for line in rest)]
+        else:
+            result = f"{row[3]}: {row[4]}"
+            lines = [first, *textwrap.wrap(result, console.width, initial_indent="  ", subsequent_indent="  ")]
+        console.out(*(printable(line).rstrip() for line in lines), sep="\n", highlight=False)
 
 
 def brief_profiles(console: Console) -> None:
@@ -119,7 +129,7 @@ def brief_profiles(console: Console) -> None:
     ]
     series = [shape.series(name) for name in shape.series_names()]
     rows += [(f"series {it.name}", ", ".join(model.name for model in it.models)) for it in series]
-    rows += [(family.name, ", ".join(model.name for model in family.models)) for family in shape.families()]
+    rows += [(family.name, _some([model.name for model in family.models])) for family in shape.families()]
     prices = [
         f"{it.id} {it.per_kwh:g} {it.currency}{' (default)' * it.default}" for it in profiles.prices().electricity
     ]
@@ -128,6 +138,11 @@ def brief_profiles(console: Console) -> None:
         ("more", "rigbench profiles --verbose has all figures, rigbench profiles ID those of one, with sources")
     )
     console.print(grid(rows))
+
+
+def _some(names: Sequence[str]) -> str:
+    """All, or of many the ends and how many."""
+    return listed(names) if len(names) > MOST_NAMES else ", ".join(names)
 
 
 def _sorted(names: Iterable[str]) -> list[str]:

@@ -58,6 +58,7 @@ def thermals(common: Common, options: Options) -> int:
     """
     from rich.console import Console
 
+    from rigbench.core.screen import colours
     from rigbench.thermals.screen import Display
 
     options = msgspec.structs.replace(options, device=common.device or "auto")
@@ -78,7 +79,7 @@ def thermals(common: Common, options: Options) -> int:
             steps.confirm(len(lanes(job.cards(options.device))), options)
             steps.run(job, options)
             return
-        with Display(Console(stderr=True)) if drawn else contextlib.nullcontext() as display:
+        with Display(Console(stderr=True, color_system=colours())) if drawn else contextlib.nullcontext() as display:
             run(job, options, display)
 
     return common.answer(work)

@@ -143,7 +143,7 @@ def _cards(topology: Topology) -> RenderableType:
         rows.append(
             (
                 gpu.label,
-                _link(topology, gpu),
+                _link(topology, gpu).removeprefix("link "),
                 gigabytes(path.best_bytes_per_s) if path else "",
                 "" if isinstance(expected, Absent) else f"{gigabytes(expected.low)} to {gigabytes(expected.high)}",
                 if_known(mapped(gpu.memory_total_bytes, size)),

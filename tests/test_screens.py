@@ -1,0 +1,207 @@
+"""Is the first screen of every command, in a real terminal of any width, what its golden file says?
+
+`pytest tests/test_screens.py --renew-screens` writes tests/screens anew; the diff shows what changed. Runs are stored,
+replayed or composed: nothing is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+import test_collectives_screen as groups
+import test_first_backtest as logs
+import test_first_capacity as sizes
+import test_first_train as variants
+import test_matmul_screen as products
+import test_p2p_verdict as peers
+from test_first_screens import NUMBER, STORED
+from test_monitor_screens import Terminal, terminal
+
+from rigbench import __main__, store
+from rigbench.core.record import Absent
+from rigbench.document import NOT_ASKED, ROOMS, Run
+from rigbench.store import Store
+
+__all__ = ["terminal"]
+TESTS = Path(__file__).parent
+HOT = TESTS / "rigs" / "dual-rtx4080s-throttling"
+GOLDEN = TESTS / "screens"
+WIDTHS = (100, 60, 80, 120)
+MOST_LINES = 40
+LONG = {"help", "budget-help", "explain-topic"}  # pages to be read, not answers
+# By the golden file's name: the command, where {name} is a run stored beforehand, by its id.
+COMMANDS = {
+    "help": "--help",
+    "budget-help": "budget --help",
+    "run": "report {run}",
+    "doctor": "report {doctor}",
+    "doctor-slot": "report {doctor-slot}",
+    "topology": "report {topology}",
+    "topology-partly": "report {topology-partly}",
+    "thermals": "report {thermals}",
+    "monitor": "monitor --from {watch}",
+    "bandwidth": "report {bandwidth}",
+    "p2p": "report {p2p}",
+    "collectives": "report {collectives}",
+    "matmul": "report {matmul}",
+    "dataloader": "report {dataloader}",
+    "train-probe": "report {slice}",
+    "train-probe-arms": "report {arms}",
+    "train-probe-on": "report {arms-on}",
+    "budget": "report {budget}",
+    "budget-on": "report {budget-on}",
+    "budget-on-several": "report {budget-several}",
+    "capacity": "report {capacity}",
+    "backtest": "report {backtest}",
+    "report-list": "report --list",
+    "profiles": "profiles",
+    "profiles-one": "profiles rtx-4080",
+    "profiles-series": "profiles diy",
+    "explain": "explain",
+    "explain-one": "explain throttled",
+    "explain-topic": "explain scaling",
+    "config": "config",
+}
+ANSWERED = {  # commands whose run is stored for `report`
+    "doctor": f"--replay {HOT} doctor",
+    "doctor-slot": f"--replay {TESTS / 'held_back' / 'x4-among-x16'} doctor",
+    "topology": f"--replay {TESTS / 'rigs' / 'dual-rtx4080s-x8x8'} topology",
+    "topology-partly": f"--replay {TESTS / 'rigs' / 'epyc7502-4x4090'} topology",
+    "thermals": f"--replay {HOT} thermals",
+    "budget-on": "budget --on 2xrtx-4080 --flops 1.2e18 --hours 48",
+    "budget-several": "budget --on rtx-3090,2xrtx-4080,h200",
+}
+EMPTY: dict[str, object] = {room: () if room == "slices" else NOT_ASKED for room in ROOMS}
+ESCAPE = re.compile(r"\x1b\[[0-9;:]*m")
+
+
+def runs(home: Path, answered: Callable[[str], Run]) -> dict[str, str]:
+    """Stores a run for each feature, alike every time; their ids by name."""
+    whole, reports = store.read(STORED), STORED.parent
+    empty = msgspec.structs.replace(whole, findings=(), unchecked=(), **EMPTY)
+
+    def of(command: str, **rooms: object) -> Run:
+        return msgspec.structs.replace(empty, command=command, **rooms)
+
+    fits = (
+        sizes.row(sizes.largest(13), 617_400_000),
+        sizes.row(sizes.largest(29, loss_chunks=8), 617_400_000, loss_chunks=8),
+    )
+    tries = peers.turns(off=peers.SLOW, default=peers.SLOW, far=peers.FAST)
+    stored = {
+        "run": whole,
+        "budget": store.read(reports / "budget.json"),
+        "slice": store.read(reports / "train-probe-120M.json"),
+        "arms": store.read(reports / "train-probe-120M-arms.json"),
+        "arms-on": of("train-probe", arms=variants.on_two_4080s()),
+        "bandwidth": of("bandwidth", bandwidth=whole.bandwidth),
+        "dataloader": of("dataloader", dataloader=whole.dataloader),
+        "matmul": of("matmul", matmul=products.RESULT),
+        "collectives": of("collectives", collectives=groups.ON_GPUS),
+        "p2p": of("p2p", p2p=peers.answer(*tries, inherited={"NCCL_P2P_LEVEL": "SYS"})),
+        "capacity": of("capacity", capacity=sizes.capacity(rows=fits)),
+        "backtest": of("backtest", backtest=logs.outside()),
+    }
+    for name, words in ANSWERED.items():
+        its = answered(words)
+        software = its.software if "--replay" in words else whole.software
+        software = msgspec.structs.replace(software, torch=Absent("not asked"), rigbench="0.1.0")
+        stored[name] = msgspec.structs.replace(its, software=software, started_at=whole.started_at)
+    for path in (home / "runs").glob("*.json"):
+        path.unlink()
+    ids = {name: f"20260101-{number:06d}-abcd" for number, name in enumerate(stored)}
+    for name, its in stored.items():
+        Store(home).save(msgspec.structs.replace(its, id=ids[name]))
+    return ids
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    home = tmp_path / "home"
+    monkeypatch.setenv("RIGBENCH_HOME", str(home))
+
+    def answered(words: str) -> Run:
+        monkeypatch.setattr(sys, "argv", ["rigbench", "--json", *words.split()])
+        assert __main__._run() == 0
+        return msgspec.json.decode(capsys.readouterr().out, type=Run)
+
+    ids = runs(home, answered)
+    watch = tmp_path / "watch.jsonl"
+    monkeypatch.setattr(sys, "argv", f"rigbench -q --replay {HOT} monitor --record {watch}".split())
+    assert __main__._run() == 0
+    places = {**ids, "watch": str(watch)}
+    return {name: [word.format(**places) for word in line.split()] for name, line in COMMANDS.items()}
+
+
+def test_every_first_screen_in_a_real_terminal(terminal: Terminal, commands, tmp_path: Path, request):
+    """Colour at every width, and once more without it."""
+    passes = [(True, width) for width in WIDTHS] + [(False, WIDTHS[0])]
+    file = tmp_path / "commands.json"
+    file.write_text(json.dumps([(colour, commands) for colour, _ in passes]))
+    settings = (
+        f"RIGBENCH_HOME={tmp_path}/home HOME=/home/somebody XDG_CONFIG_HOME=/home/somebody/.config LC_ALL=C.UTF-8"
+    )
+    path = f"PATH='{os.environ['PATH']}' PYTHONPATH='{os.environ['PYTHONPATH']}:{TESTS.parent}'"
+    driver = f"'{sys.executable}' '{TESTS / 'screens_in_terminal.py'}' {file}"
+    program = f"cd {tmp_path}; env -u COLUMNS -u LINES {settings} {path} {driver}"
+    size = ("-x", "100", "-y", "50")
+    lines = ("set-option", "-g", "history-limit", "20000")
+    terminal.tmux("start-server", ";", *lines, ";", "new-session", "-d", *size, "-s", "watch", f"{program}; sleep 60")
+    seen = []
+    for number, (_, width) in enumerate(passes):
+        terminal.wait_for(f"=== pass {number}")
+        terminal.tmux("resize-window", "-t", "watch", "-x", str(width), "-y", "50")
+        terminal.tmux("send-keys", "-t", "watch", "Enter")
+        terminal.wait_for(f"=== end {number}")
+        seen.append(parts(terminal.tmux("capture-pane", "-p", "-e", "-J", "-t", "watch", "-S", "-20000")))
+        terminal.tmux("clear-history", "-t", "watch")
+    coloured, plain = seen[0], seen[-1]
+    wrong = []
+    for name in COMMANDS:
+        whole = ESCAPE.sub("", coloured[name])
+        golden = GOLDEN / f"{name}.txt"
+        if request.config.getoption("--renew-screens"):
+            golden.write_text(f"$ rigbench {COMMANDS[name]}\n{whole}")
+        elif golden.read_text() != f"$ rigbench {COMMANDS[name]}\n{whole}":
+            wrong.append(f"{name} differs from {golden}; --renew-screens, where it is meant to:\n{whole}")
+        if len(whole.splitlines()) > MOST_LINES and name not in LONG:
+            wrong.append(f"{name} has {len(whole.splitlines())} lines")
+        if plain[name] != whole:
+            wrong.append(f"{name} without colour is\n{plain[name]!r}")
+        for width, screens in zip(WIDTHS, seen, strict=False):
+            shown = ESCAPE.sub("", screens[name])
+            lines = [line for line in shown.splitlines() if name not in LONG or not line.startswith("  rigbench ")]
+            if any(len(line) > width for line in lines):  # command lines are not broken
+                wrong.append(f"{name} is wider than {width} columns:\n{shown}")
+            lost = set(NUMBER.findall(whole)) - set(NUMBER.findall(shown))
+            if lost:
+                wrong.append(f"{name} at {width} columns lost {lost}:\n{shown}")
+    assert not wrong, "\n\n".join(wrong)
+    assert {path.stem for path in GOLDEN.iterdir()} == set(COMMANDS)
+
+
+def parts(captured: str) -> dict[str, str]:
+    """Each command's own screen, without spaces at the ends of lines."""
+    found: dict[str, list[str]] = {}
+    name = ""
+    for line in captured.splitlines():
+        bare = ESCAPE.sub("", line).rstrip()
+        if bare.startswith("=== "):
+            name = bare.removeprefix("=== ")
+            found[name] = []
+        elif name:
+            found[name].append(line.rstrip() if "\x1b" in line else bare)
+    return {name: "".join(f"{line}\n" for line in trimmed(lines)) for name, lines in found.items()}
+
+
+def trimmed(lines: list[str]) -> list[str]:
+    while lines and not ESCAPE.sub("", lines[-1]).strip():
+        lines = lines[:-1]
+    return lines
