@@ -7,12 +7,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from rigbench.core.errors import NOTHING
-from rigbench.machine import obstacles
+from rigbench.core.record import Absent
+from rigbench.machine import nvml, obstacles
 from rigbench.machine.obstacles import Card, DeviceFile, Facts, Torch, obstacle, unopened
+from rigbench.machine.record import GpuProcess
+from rigbench.machine.rig import Rig
 
 CUDA13 = Torch("2.13.0+cu130", "13.0")
 CPU_BUILD = Torch("2.13.0+cpu", None)
@@ -414,3 +419,23 @@ def test_what_needs_no_machine_works_on_another_system(platform: str, tmp_path: 
         assert done.returncode in (0, 1), (command, done.stderr)
         assert len(done.stdout.splitlines()) > 3, command
         assert "internal error" not in done.stderr
+
+
+def test_a_card_that_torch_lists_and_cannot_open_is_named_with_who_holds_it(monkeypatch):
+    """torch's second device of a rig of two; its process is this test's parent, whose name the system knows."""
+    rig = Rig.replay(Path(__file__).parent / "rigs/dual-rtx4080s-x8x8")
+    cards = rig.nvml.gpus()
+    holder = msgspec.structs.replace(cards[1].processes[0], pid=os.getppid()) if cards[1].processes else None
+    holder = holder or GpuProcess(pid=os.getppid(), kind="compute", memory_bytes=1 << 30, name="python")
+    busy = msgspec.structs.replace(cards[1], processes=(holder,), compute_mode="exclusive process")
+    monkeypatch.setattr(nvml.Nvml, "live", lambda: SimpleNamespace(gpus=lambda: (cards[0], busy)))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    name = Path(f"/proc/{os.getppid()}/comm").read_text().strip()
+    words = "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
+    told = str(obstacles.refused_card(1, words))
+    assert told.startswith("cuda:1 (NVIDIA GeForce RTX 4080 SUPER) is in compute mode exclusive process")
+    assert f"held by {name} (pid {os.getppid()})" in told
+    assert f"-i {busy.index} -c DEFAULT" in told
+    monkeypatch.setattr(nvml.Nvml, "live", lambda: SimpleNamespace(gpus=lambda: Absent("no driver")))
+    assert str(obstacles.refused_card(0, words)).startswith("cuda:0 ")

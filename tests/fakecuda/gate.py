@@ -66,10 +66,13 @@ def statements(path: Path) -> dict[int, str]:
     return {number: lines[number - 1].strip() for number in starts(ast.parse(path.read_text()))}
 
 
-def starts(parent: ast.AST) -> Iterator[int]:
-    """Lines where statements begin, decorators, handlers and cases too."""
+def starts(parent: ast.AST, within: bool = False) -> Iterator[int]:
+    """Lines where statements begin, decorators, handlers and cases too. In a function a mere annotation is none."""
     if isinstance(parent, ast.If) and ast.unparse(parent.test) == "TYPE_CHECKING":
         return
+    if isinstance(parent, ast.AnnAssign) and parent.value is None and within:
+        return
+    within = isinstance(parent, ast.FunctionDef) or (within and not isinstance(parent, ast.ClassDef))
     if isinstance(parent, ast.stmt | ast.ExceptHandler) and not isinstance(parent, ast.Global | ast.Nonlocal):
         yield parent.lineno
     if isinstance(parent, ast.match_case):
@@ -82,7 +85,7 @@ def starts(parent: ast.AST) -> Iterator[int]:
     ):
         children.remove(parent.body[0])
     for child in children:
-        yield from starts(child)
+        yield from starts(child, within)
 
 
 # ------------------------------------------------------------------------------------------------------------- coverage
