@@ -11,16 +11,19 @@ import shutil
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rigbench import store
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine import kernel_log
 from rigbench.machine.kernel_log import KernelLog, events, gpu_labels, merged, words_of_time
 from rigbench.machine.redact import Redaction
 from rigbench.machine.rig import Rig
+from rigbench.redacted import redacted
 
 KERNEL, RIGS = Path(__file__).parent / "kernel", Path(__file__).parent / "rigs"
 XID_31 = "NVRM: Xid (PCI:0000:01:00): 31, pid=7, name=x, MMU Fault"
@@ -298,7 +301,17 @@ def test_doctor_tells_a_recorded_rigs_log_with_evidence_and_what_it_costs(rigben
     assert "a link that goes down ends the program" in words
 
 
-def test_what_is_told_on_and_on_about_one_event_is_one(tmp_path):
+def test_an_export_holds_neither_the_processes_nor_their_numbers():
+    (event,) = events(["[1.0] Out of memory: Killed process 77777 (secret_train) total-vm:1kB"])
+    run = store.read(Path(__file__).parent / "runs" / "schema-1.json")
+    run = msgspec.structs.replace(run, topology=msgspec.structs.replace(run.topology, kernel_events=(event,)))
+    public = store.encode(redacted(run).run).decode()
+    assert "secret_train" not in public
+    assert "77777" not in public
+    assert "Killed process" in public
+
+
+def test_what_is_told_on_and_on_about_one_event_is_one():
     lines = [f"[{at}.0] {XID_79}" for at in (10, 20, 45, 60, 300)]
     assert [event.monotonic_seconds for event in events(lines)] == [10.0, 300.0]
 

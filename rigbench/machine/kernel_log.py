@@ -46,7 +46,10 @@ RESTRICTED = (
     "the kernel's log is closed to this user (kernel.dmesg_restrict); to open it: `sudo usermod -aG adm $USER` and log "
     "in again, or `sudo sysctl kernel.dmesg_restrict=0`, or run this with sudo"
 )
-NONE_HERE = "there is no kernel log here, as in most containers; look on the host: sudo dmesg"
+NONE_HERE = (
+    "there is no kernel log here, as in most containers; look on the host (sudo dmesg), or name its log, where it is "
+    "mounted: RIGBENCH_KERNEL_LOG=FILE"
+)
 JOURNAL = ("journalctl", "-k", "-b", "-o", "short-monotonic", "--no-pager", "-q")
 RECENT_SECONDS = 7 * 86400.0  # an error of last month that did not come back holds nothing up
 MOST_EVENTS, MOST_RECORDED = 50, 500

@@ -33,7 +33,8 @@ def kernel_events(topology: Topology) -> Iterator[Finding]:
             if len(here) > MOST_LINES:
                 lines.append(f"other kinds of error beside them: {len(here) - MOST_LINES}")
             where = [place] if place else []
-            yield finding(code, worst, lines, where, cost, detail=f"{here[0].title}, {_times(here[0])}", do=here[0].do)
+            detail = _times(here[0]) if code == "kernel-oom" else f"{here[0].title}, {_times(here[0])}"
+            yield finding(code, worst, lines, where, cost, detail=detail, do=here[0].do)
 
 
 def _place(event: KernelEvent) -> str:
