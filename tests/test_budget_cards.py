@@ -235,11 +235,11 @@ def test_scaling_is_a_number_only_where_both_slices_tell_one(both):
     assert not wide.has_middle
     assert (
         words
-        == "120M: 18,000 to 72,000 tokens/s on one card, 77,000 to 85,000 tokens/s on 2, 56 to 230 % of 2 times one"
+        == "120M: 18,000 to 72,000 tokens/s on one card, 77,000 to 85,000 tokens/s on 2, 56 to 100 % of 2 times one"
     )
     runs = [single(M120, rate, run=run) for rate, run in ((30_000.0, "r3"), (60_000.0, "r4"))]
-    apart, words = scaling_of(both, *runs, on_two(M120, 81_000.0))
-    assert apart.efficiency.high / apart.efficiency.low > 1.9
+    _, words = scaling_of(both, *runs, on_two(M120, 81_000.0))
+    assert words.endswith("81,000 tokens/s on 2, 95 % (67 to 100) of 2 times one")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from rigbench.predict.memory import Predictor
 from rigbench.predict.posterior import Told
 from rigbench.predict.record import Ceilings, Largest, StepTime, Target
 from rigbench.thermals.record import Thermals
-from rigbench.train.record import FEWEST_STEPS, Compile, Slice, StoredSlice
+from rigbench.train.record import FEWEST_STEPS, Compile, Slice, StoredSlice, at_most_all
 from rigbench.work import power as cost
 from rigbench.work.record import Power, PowerPart
 
@@ -158,7 +158,7 @@ def _tells_nothing(stored: StoredSlice) -> str:
 def _efficiency(count: int, every: Sequence[StoredSlice], single: Sequence[StoredSlice]) -> Scaling | Absent:
     together, one = rates.of_slices(every), rates.of_slices(single)
     efficiency = together / one / count
-    if efficiency.low > 1:  # a card may lose by training beside others, never gain
+    if efficiency.low > 1:
         times = units.format_significant(efficiency.value * count)
         return Absent(f"{count} cards were {times} times as fast as one, so that something held the one up")
     return Scaling(
@@ -166,7 +166,7 @@ def _efficiency(count: int, every: Sequence[StoredSlice], single: Sequence[Store
         cards=count,
         one=one,
         together=together,
-        efficiency=efficiency,
+        efficiency=at_most_all(efficiency),
         rests_on=tuple(dict.fromkeys(stored.run_id for stored in (*every, *single))),
         has_middle=all(stored.slice.tokens_per_s.has_middle for stored in (*every, *single)),
     )

@@ -116,6 +116,8 @@ def train_slices(
         size = _micro_batch(job, options, its)
         chosen = msgspec.structs.replace(options.recipe, strategy=its.strategy, micro_batch=size)
         together = msgspec.structs.replace(options, recipe=chosen, device="cuda", alone=IN_A_SLICE)
+        if size and not options.recipe.micro_batch:
+            together = msgspec.structs.replace(together, micro_batch_by="by what is predicted to fit")
         result = _slice(job, together, watts, its)
         if number == 0 and isinstance(result, Skipped) and isinstance(recipe.strategy, Absent):
             _on_one(job, slices, watts, its, result.reason)
@@ -127,7 +129,7 @@ def train_slices(
     options = next(it for it in slices if it.model == largest.model)
     alone = msgspec.structs.replace(options.recipe, micro_batch=largest.recipe.micro_batch)
     seconds = min(ALONE_SECONDS, options.seconds or ALONE_SECONDS)
-    options = msgspec.structs.replace(options, recipe=alone, seconds=seconds)
+    options = msgspec.structs.replace(options, recipe=alone, seconds=seconds, micro_batch_by="as on all cards")
     _slice(job, options, watts, Wanted(its.cards.first))
 
 

@@ -93,7 +93,14 @@ class Plan:
             shortest_seconds=SHORTEST_SECONDS[mode],
             longest_seconds=LONGEST_SECONDS[mode],
             alone=NOT_IN_A_TABLE if self.several else True,
+            micro_batch_by=self._micro_batch_by,
         )
+
+    @property
+    def _micro_batch_by(self) -> str:
+        if self.find_micro_batch:
+            return "--micro-batch auto"
+        return "--micro-batch" if self.base.micro_batch else "by what is predicted to fit"
 
     def as_a_full_run(self, its: Cards) -> Plan:
         """By ddp on these alike cards, with one card as a row; as it is where there are fewer than two, or where a

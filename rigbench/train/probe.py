@@ -108,7 +108,7 @@ class _Slicing:
         recipe = self.options.recipe
         precision, precision_by = self._precision(recipe)
         defaults = OWN_MICRO_BATCH if self.own else DEFAULT_MICRO_BATCH
-        micro_batch_by = "--micro-batch" if recipe.micro_batch else f"default on {self.kind}"
+        micro_batch_by = self.options.micro_batch_by if recipe.micro_batch else f"default on {self.kind}"
         fixed = self.model.fixed_samples if isinstance(self.model, OwnModel) else 0
         if fixed:
             if recipe.micro_batch not in (0, fixed):

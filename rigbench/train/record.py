@@ -60,6 +60,7 @@ class Options(Record, frozen=True, kw_only=True):
 
     model: Model | OwnModel
     recipe: Recipe = Recipe()  # precision and micro-batch may be left to be chosen
+    micro_batch_by: str = "--micro-batch"  # who chose the recipe's, where it has one
     device: str = "auto"
     data: str = ""  # a file of token ids; none: generated ones
     data_dtype: AskedDtype = "auto"
@@ -184,6 +185,11 @@ class Steps(Record, frozen=True):
     enqueue_seconds: tuple[float, ...] = ()
 
 
+def at_most_all(share: Estimate) -> Estimate:
+    """An efficiency: whoever works beside others may lose by it, and never gains."""
+    return msgspec.structs.replace(share, value=min(share.value, 1.0), high=min(share.high, 1.0))
+
+
 class Exchange(Record, frozen=True, kw_only=True):
     """What the ranks of a slice wait for each other's gradients and weights in a step, and what a step loses to it.
 
@@ -208,9 +214,11 @@ class Exchange(Record, frozen=True, kw_only=True):
     def kept(self, step_seconds: Estimate) -> Estimate | Absent:
         """`efficiency` with its interval, of the slice's step; why there is none, where its samples contradict it."""
         share = ratio(self.alone_seconds, step_seconds)
-        if isinstance(share, Estimate) and share.low > 1:  # a rank may lose by working beside others, never gain
+        if isinstance(share, Absent):
+            return share
+        if share.low > 1:
             return Absent("one rank alone took longer than beside the others: something held it up")
-        return share
+        return at_most_all(share)
 
 
 class Compile(Record, frozen=True):
