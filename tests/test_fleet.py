@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -19,10 +20,11 @@ from rigbench import store, tables
 from rigbench.collectives.record import Collectives
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent, Skipped
+from rigbench.fleet import probe as gather
 from rigbench.fleet import screen, together, verdict
-from rigbench.fleet.record import Fleet
+from rigbench.fleet.record import Fleet, Gathered, GatherOptions
 from rigbench.tables import Measured
-from rigbench.work.ranks import free_port
+from rigbench.work.ranks import World, free_port
 
 HOSTS = (1.0, 1.01, 0.99, 1.005, 0.995, 1.0, 1.01, 0.98)
 
@@ -171,6 +173,27 @@ def test_hosts_of_one_name_and_runs_of_one_id_are_told_apart():
     assert [run.host for run in told] == ["node7 #0", "node8", "node7 #2"]
     assert len({run.id for run in told}) == 3
     assert len({tables.measured(run).unit for run in told}) == 3
+
+
+class Silence:
+    """A probe's report that nobody hears."""
+
+    def progress(self, share: float, text: str) -> None: ...
+
+    def check(self) -> None: ...
+
+
+def test_every_hosts_document_comes_to_rank_0_and_the_others_wait_for_that():
+    port, texts = free_port(), ["a document of node7", "one of node8, ten thousand times as long: " + "x" * 10_000_000]
+
+    def host(node: int) -> Gathered:
+        facts = {"node": node, "nodes": 2, "limit_seconds": 60.0, "kept_by_agent": False}
+        return gather.run(GatherOptions(document=texts[node], **facts), Silence(), World(node, 2, 0, "127.0.0.1", port))
+
+    with ThreadPoolExecutor() as hosts:
+        first, other = hosts.map(host, (0, 1))
+    assert first.documents == tuple(texts)
+    assert other.documents == ()
 
 
 def test_resuming_many_hosts_is_refused(rigbench, monkeypatch):
