@@ -119,8 +119,8 @@ def machine(rig: RigId) -> str:
     return "a computer" if isinstance(rig.cpu_model, Absent) else rig.cpu_model
 
 
-def measured(run: Run) -> Measured:
-    """The run's headlines, without what was measured while the machine was busy."""
+def measured(run: Run, keep_disturbed: bool = False) -> Measured:
+    """The run's headlines, without what was measured while the machine was busy unless that is to be kept."""
     return Measured(
         run=run.id,
         started_at=run.started_at,
@@ -132,7 +132,7 @@ def measured(run: Run) -> Measured:
         host=run.host,
         label=label(run),
         software=run.software,
-        rows=tuple(row for row in rows(usable(run)) if row.headline),
+        rows=tuple(row for row in rows(run if keep_disturbed else usable(run)) if row.headline),
     )
 
 

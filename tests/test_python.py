@@ -103,6 +103,8 @@ def test_what_was_disturbed_or_skipped_is_no_headline():
     assert len(tables.measured(run).rows) == 6
     busy = Disturbance(room="slices", place=1, evidence=("this process waited",))
     disturbed = tables.measured(msgspec.structs.replace(run, disturbances=(busy,))).rows
+    kept = tables.measured(msgspec.structs.replace(run, disturbances=(busy,)), keep_disturbed=True).rows
+    assert kept == tables.measured(run).rows
     assert {row.what for row in tables.measured(run).rows} - {row.what for row in disturbed} == {"30M adamw"}
     skipped = msgspec.structs.replace(run, matmul=Skipped("matmul", "no time"), slices=())
     assert tables.measured(skipped).rows == ()

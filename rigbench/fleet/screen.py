@@ -44,6 +44,8 @@ def verdict(fleet: Fleet) -> tuple[Mark, str]:
     if not fleet.numbers:
         if fleet.hosts >= FEWEST_HOSTS:
             return "note", f"{fleet.hosts} hosts, of which no three have a number in common"
+        if not fleet.hosts:
+            return "note", "no host has a number that may be used"
         return "note", f"{counted(fleet.hosts, 'host')}: which is the odd one can be told from {FEWEST_HOSTS} on"
     better = f"; {len(fleet.odd)} better than the others in something" if fleet.odd else ""
     return "ok", f"no odd one: {fleet.hosts} hosts, {counted(fleet.numbers, 'number')}{better}"
@@ -85,7 +87,8 @@ def _facts(fleet: Fleet, shown: int) -> Iterator[tuple[str, str]]:
         f"{counted(kind.hosts, 'host')} with {shortened(kind.machine)} ({counted(kind.runs, 'run')})"
         for kind in fleet.kinds
     ]
-    yield "hosts", "; ".join(kinds[:6] + [f"{len(kinds) - 6} kinds more"] * (len(kinds) > 6))
+    if kinds:
+        yield "hosts", "; ".join(kinds[:6] + [f"{len(kinds) - 6} kinds more"] * (len(kinds) > 6))
     if shown < len(fleet.odd):
         yield "besides", f"{len(fleet.odd) - shown} more odd hosts with --verbose"
 

@@ -171,7 +171,7 @@ def _report(common: Common, job: Job, gathered: list[Run]) -> int:
     documents = told_apart(gathered)
     for run in documents:
         job.store.save(run)
-    fleet = verdict.judge(map(tables.measured, documents))
+    fleet = verdict.judge(tables.measured(run, common.keep_disturbed) for run in documents)
     common.show(fleet, screen.show)
     faults = [f"{run.host}: {it.what}" for run in documents for it in run.findings if it.counts]
     for line in [*job.faults, *faults]:
