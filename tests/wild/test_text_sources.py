@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import io
 import json
 import lzma
 import subprocess
@@ -50,40 +49,33 @@ def pack(tmp_path, name, content, **how):
 def zstd(monkeypatch):
     """A stand-in for zstandard that reads frames of raw blocks, which is how `stored` writes them (RFC 8878)."""
 
-    class Reader(io.RawIOBase):
-        def __init__(self, stream):
-            self.stream, self.left = stream, None
-
-        def unpack(self):
-            packed, self.left = self.stream.read(), b""
-            if packed[4:5] != b"\x20":
-                raise ZstdError("not a frame of one segment")
-            at, last = 6, False
-            while not last:
-                header = int.from_bytes(packed[at : at + 3], "little")
-                last, size = bool(header & 1), header >> 3
-                if len(packed) < at + 3 + size:
-                    raise ZstdError("frame is cut short")
-                self.left += packed[at + 3 : at + 3 + size]
-                at += 3 + size
-
-        def readable(self):
-            return True
-
-        def readinto(self, buffer):
-            if self.left is None:
-                self.unpack()
-            part = self.left[: len(buffer)]
-            buffer[: len(part)], self.left = part, self.left[len(part) :]
-            return len(part)
-
     class ZstdError(Exception):
         pass
 
+    class Frame:
+        """As zstandard's decompressobj: `eof` where the frame has ended, `unused_data` what lies behind it."""
+
+        def __init__(self):
+            self.packed, self.eof, self.unused_data = b"", False, b""
+
+        def decompress(self, packed):
+            self.packed += packed
+            if self.packed[4:5] not in (b"", b"\x20"):
+                raise ZstdError("not a frame of one segment")
+            at, last, content = 6, False, b""
+            while not last:
+                header = int.from_bytes(self.packed[at : at + 3], "little")
+                last, end = bool(header & 1), at + 3 + (header >> 3)
+                if len(self.packed) < max(end, at + 3):
+                    return b""  # more must come
+                content += self.packed[at + 3 : end]
+                at = end
+            self.eof, self.unused_data = True, self.packed[at:]
+            return content
+
     class ZstdDecompressor:
-        def stream_reader(self, source, read_across_frames=False):
-            assert read_across_frames
-            return Reader(source)
+        def decompressobj(self):
+            return Frame()
 
     module = types.ModuleType("zstandard")
     module.ZstdDecompressor, module.ZstdError = ZstdDecompressor, ZstdError
@@ -124,12 +116,15 @@ def test_every_document_is_packed_whatever_holds_it(tmp_path, name, content, how
 
 @pytest.mark.usefixtures("zstd")
 def test_zstd_is_read_by_pack_and_by_backtest_where_its_library_is(tmp_path):
-    assert pack(tmp_path, "dump.jsonl.zst", stored(lines()))[0] == IDS
+    assert pack(tmp_path, "dump.jsonl.zst", stored(lines()[:30]) + stored(lines()[30:]))[0] == IDS
     assert source.text_of(stored(b"step 1 | 250 ms\n"), "a.log.zst") == "step 1 | 250 ms\n"
-    with pytest.raises(RigbenchError, match=r"cannot be unpacked .*cut short"):
+    with pytest.raises(RigbenchError, match=r"cannot be unpacked .it ends within a frame.*cut short"):
         pack(tmp_path, "cut.jsonl.zst", stored(lines())[:-9], force=True)
-    with pytest.raises(RigbenchError, match=r"cannot be unpacked .*zstd: frame is cut short"):
+    with pytest.raises(RigbenchError, match=r"a.log.zst is cut short"):
         source.text_of(stored(lines())[:-9], "a.log.zst")
+    broken = stored(lines()).replace(b"\x20", b"\x21", 1)
+    with pytest.raises(RigbenchError, match=r"cannot be unpacked .*zstd: not a frame"):
+        source.text_of(broken, "a.log.zst")
 
 
 def test_without_its_library_zstd_is_named_with_two_cures(tmp_path, monkeypatch):
