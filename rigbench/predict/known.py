@@ -1,7 +1,8 @@
 """Reads what is known of the code that a prediction is for: its program's name, its year, runs whose speed is known.
 
 A known run is a stored run of rigbench's, a CSV file, or a row in words: "rtx-4090, gpt2-124m, bf16, compiled,
-micro-batch 16, 104000 tokens/s". It becomes one more row of the posterior.
+micro-batch 16, 104000 tokens/s", in which a training log may stand for the speed. It becomes one more row of the
+posterior.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rigbench.core import profiles, units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.profiles import RigProfile
 from rigbench.core.record import Absent
+from rigbench.logs import rules, scan, source, stretches
 from rigbench.model import named
 from rigbench.model.counts import describe
 from rigbench.model.recipe import OPTIMIZERS, PRECISIONS, STRATEGIES, Recipe
@@ -88,12 +90,15 @@ def _row(text: str, asked: Model, its: Told) -> Known:
     facts: dict[str, Any] = {"micro_batch": MICRO_BATCH, "compiled": True, "precision": "bf16"}
     rig: RigProfile | None = None
     model, rate, program, sequence = asked, 0.0, its.program, 0
+    log: Path | None = None
     for word in (part.strip() for part in text.split(",")):
         key = word.lower()
         if match := RATE.fullmatch(word):
             rate = units.parse_count(match[1].replace(" ", ""), "--known")
         elif key in WORDS:
             facts |= WORDS[key]
+        elif log is None and Path(word).is_file():
+            log = Path(word)
         elif numbered := next(((name, it) for name, form in NUMBERS if (it := form.fullmatch(key))), None):
             name, it = numbered
             if name == "sequence":
@@ -106,6 +111,8 @@ def _row(text: str, asked: Model, its: Told) -> Known:
             rig = card
         else:
             model = _model(word)
+    if log and rig and not rate:
+        rate = _of_log(log, rig.count)
     if rig is None or not rate:
         raise RigbenchError(f"--known {text[:60]!r} names no {'card' if rig is None else 'tokens/s'}", CURE)
     if sequence:
@@ -116,6 +123,14 @@ def _row(text: str, asked: Model, its: Told) -> Known:
     if isinstance(limits, Absent):
         raise RigbenchError(f"--known: {limits.reason}", "name another card")
     return known(model, recipe, limits, rate, its._replace(program=program))
+
+
+def _of_log(path: Path, cards: int) -> float:
+    """Tokens/s of all cards, steady, by a training log."""
+    text, _ = source.read(path)
+    reading = rules.read(scan.scan(text, path.name), {}, None, path.name)
+    rate = stretches.steady(stretches.between_rows(reading), path.name).rate.value
+    return rate * (cards if reading.of_one_device else 1)
 
 
 def known(model: Model, recipe: Recipe, limits: Ceilings, tokens_per_s: float, its: Told) -> Known:

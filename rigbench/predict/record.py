@@ -77,7 +77,7 @@ class ToldOptions(Record, frozen=True, kw_only=True):
     ] = NOT_GIVEN
     known: Annotated[
         str | Absent,
-        Option(TEXT, "A run of it whose speed is known: a stored run, a CSV file, or a row in words; several by ';'.",
+        Option(TEXT, "A run of it whose speed is known: a stored run, a CSV file, a row in words; several by ';'.",
                "RUN|ROW|FILE"),
     ] = NOT_GIVEN  # fmt: skip
     software_year: Annotated[
