@@ -13,7 +13,7 @@ from written_logs import WRITERS, Training, steady
 
 from rigbench.core.errors import RigbenchError
 from rigbench.doctor import topics
-from rigbench.logs import formats, rules, scan, source, stretches
+from rigbench.logs import columns, formats, rules, scan, source, stretches, times, tokens
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 TABLES = {name for name in WRITERS if name.endswith("csv")} | {"factory", "wandb_api"}
@@ -118,7 +118,7 @@ def test_each_formats_example_is_known_as_its_own_and_told_in_the_topic(it):
 
 def patterns() -> list[re.Pattern[str]]:
     found = []
-    for module in (formats, rules, scan, source, stretches):
+    for module in (columns, formats, rules, scan, source, stretches, times, tokens):
         for value in vars(module).values():
             several = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
             found += [it for it in several if isinstance(it, re.Pattern)]
