@@ -291,7 +291,7 @@ def _topology(run: Run) -> Section:
         )
     nodes = list(_nodes(run, topology))
     alt = "; ".join(f"{row[0]}: {row[3]}, {row[4]} of {row[5]}" for row in rows)
-    legend = "Links are as thick as they have lanes. Green: as fast as expected; yellow, red: below; grey: not known."
+    legend = "As thick as a link has lanes. Green: as fast as its two ends can be; yellow, red: below; grey: not known."
     table = tables.pop(0)
     return Section(
         "topology",
