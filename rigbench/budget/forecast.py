@@ -294,10 +294,8 @@ def _link_words(limits: Ceilings, largest: StepTime, told: Told) -> tuple[str, .
 
 def _micro_batch_words(largest: StepTime) -> str:
     batch, name = largest.recipe.micro_batch, largest.model.name
-    return (
-        f"micro-batch: {batch} for all models, as {name} surely fits; `rigbench capacity` searches for the most, "
-        "which is a little more, for eager code"
-    )
+    code = "compiled" if largest.recipe.compiled else "eager"
+    return f"micro-batch: {batch} for all models, {code}, as {name} is predicted to fit with"
 
 
 def _of_step(step: StepTime) -> Forecast:
@@ -455,7 +453,7 @@ def fitted(predictor: Predictor, request: Request, rig: RigProfile) -> Recipe:
     )
     base = options.over(plain)
     most = max(1, MOST_TOKENS_A_CARD // model.shape.sequence)
-    ample = micro_batch_that_surely_fits(predictor, model, base, target)
+    ample = 0 if base.compiled else micro_batch_that_surely_fits(predictor, model, base, target)
     if ample * model.shape.sequence >= FEWEST_TOKENS_A_CARD:
         return msgspec.structs.replace(base, micro_batch=min(ample, most))
     first: Recipe | None = None

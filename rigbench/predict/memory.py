@@ -19,7 +19,7 @@ from rigbench.core.record import Absent, Figure
 from rigbench.model.counts import total_parameters
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
-from rigbench.predict import allocator, cards
+from rigbench.predict import allocator, cards, compiled
 from rigbench.predict.allocator import OutOfMemory, Peaks
 from rigbench.predict.loop import Script, ScriptLine, compose, device_bytes, paged_bytes, weights_of
 from rigbench.predict.record import Breakdown, Largest, Target, VramPrediction
@@ -49,11 +49,15 @@ class Predictor:
 
     def predict(self, model: Model, recipe: Recipe, target: Target) -> VramPrediction:
         """A step's peak memory on the target, and whether there is room for it."""
+        if compiled.covers(recipe, target):
+            return compiled.prediction(model, recipe, target)
         return _prediction(model, recipe, target, Case(self._script(model, recipe, target), target))
 
     def of_one_sequence(self, model: Model, recipe: Recipe, target: Target) -> VramPrediction:
         """The same for one sequence, at less cost where many sizes are asked about."""
         single = msgspec.structs.replace(recipe, micro_batch=1)
+        if compiled.covers(recipe, target):
+            return compiled.prediction(model, single, target)
         return _prediction(model, single, target, Case(self._script(model, single, target, "width"), target))
 
     def least_bytes(self, model: Model, recipe: Recipe) -> int:
@@ -66,6 +70,8 @@ class Predictor:
 
     def fits(self, model: Model, recipe: Recipe, target: Target) -> bool:
         """Whether there is room for a step: `predict(…).fits` at less cost."""
+        if compiled.covers(recipe, target):
+            return compiled.prediction(model, recipe, target).fits
         return Case(self._script(model, recipe, target), target).fits(cards.room_bytes(target))
 
     def largest_micro_batch(self, model: Model, recipe: Recipe, target: Target) -> Largest | Absent:
@@ -74,6 +80,9 @@ class Predictor:
         def at(n: int) -> tuple[Model, Recipe]:
             return model, msgspec.structs.replace(recipe, micro_batch=n)
 
+        if compiled.covers(recipe, target):
+            count = most(lambda n: compiled.expected(*at(n), target), MOST_SEQUENCES)
+            return _largest(count, count, at, target) if count else Absent("not even one sequence fits")
         case, room = self._along(at, MICRO_BATCHES, target), cards.room_bytes(target)
         count = most(lambda n: case(n).fits(room), MOST_SEQUENCES)
         if not count:
@@ -87,6 +96,10 @@ class Predictor:
             shape = msgspec.structs.replace(model.shape, sequence=n * SEQUENCE_STEP)
             return msgspec.structs.replace(model, shape=shape), msgspec.structs.replace(recipe, micro_batch=1)
 
+        if compiled.covers(recipe, target):
+            steps = most(lambda n: compiled.expected(*at(n), target), MOST_TOKENS // SEQUENCE_STEP)
+            none = Absent(f"not even {SEQUENCE_STEP} tokens fit")
+            return _largest(steps, steps * SEQUENCE_STEP, at, target) if steps else none
         case, room = self._along(at, SEQUENCES, target), cards.room_bytes(target)
         steps = most(lambda n: case(n).fits(room), MOST_TOKENS // SEQUENCE_STEP)
         if not steps:
@@ -97,6 +110,12 @@ class Predictor:
     def largest_model(self, models: Sequence[Model], recipe: Recipe, target: Target) -> Largest | Absent:
         """The largest of models, smallest first, of which one sequence fits."""
         single = msgspec.structs.replace(recipe, micro_batch=1)
+        if compiled.covers(recipe, target):
+            found = most(lambda n: compiled.expected(models[n - 1], single, target), len(models)) - 1
+            if found < 0:
+                return Absent(f"not even {models[0].name}, the smallest of the series")
+            largest = compiled.prediction(models[found], single, target)
+            return Largest(models[found].total_parameters, largest, Absent("not worked out"))
 
         def case(index: int) -> Case:
             return Case(self._script(models[index], single, target, "width"), target)
@@ -144,6 +163,13 @@ class Predictor:
         else:
             trace = self.traces.at(step, recipe.micro_batch)
         return compose(trace, weights_of(shape, recipe.weight_bytes), recipe, target.workspace_bytes)
+
+
+def _largest(step: int, value: int, at: Callable[[int], tuple[Model, Recipe]], target: Target) -> Largest:
+    """Of compiled code: the largest step, what it is of, and what the next one lacks."""
+    following = compiled.prediction(*at(step + 1), target).process.value
+    short = max(1, round(following - target.usable.value))
+    return Largest(value, compiled.prediction(*at(step), target), short)
 
 
 def _prediction(model: Model, recipe: Recipe, target: Target, case: Case) -> VramPrediction:

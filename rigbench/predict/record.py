@@ -12,6 +12,7 @@ from rigbench.model.record import Model
 
 WeightFormat = Literal["bf16", "8-bit", "4-bit"]
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
+CAPACITY_PRECISIONS = tuple(it for it in PRECISIONS if it != "fp8")  # whose memory no published run tells
 CAPACITY_STRATEGIES = ("single", "ddp", "fsdp2", "fsdp2-offload")
 LONGEST_CONTEXT = 1 << 20
 
@@ -42,8 +43,8 @@ class Options(Record, frozen=True, kw_only=True):
     precision: Annotated[
         Precision | Literal["auto"],
         Option(
-            one_of("auto", *PRECISIONS),
-            f"{', '.join(PRECISIONS)}, or auto: bf16 autocast, or what the card has instead.",
+            one_of("auto", *CAPACITY_PRECISIONS),
+            f"{', '.join(CAPACITY_PRECISIONS)}, or auto: bf16 autocast, or what the card has instead.",
             "NAME",
         ),
     ] = "auto"
@@ -83,6 +84,9 @@ class ToldOptions(Record, frozen=True, kw_only=True):
     software_year: Annotated[
         float, Option(number(2020, 2100), "The code's and torch's year.", "YEAR", setting=True)
     ] = NEWEST_YEAR
+
+
+LEANER = 0.8  # eager code of others keeps so much less than the one that is recorded; assumed
 
 
 class Target(Record, frozen=True, kw_only=True):
@@ -138,6 +142,13 @@ class VramPrediction(Record, frozen=True, kw_only=True):
     short_bytes: int  # what is missing
     allocator_retries: int  # how often torch gives cached memory back so that it fits: a slow fit
     deciding: str  # which of these runs out first
+    tight: bool = False  # it may not fit after all: the high end of the prediction lies above the room
+
+    @property
+    def low_end(self) -> float:
+        """Bytes of the process that other code for the same step is known to get by with."""
+        low = self.process.ends[0]
+        return low if self.recipe.compiled or self.target.kind == "cpu" else LEANER * low
 
 
 class Largest(Record, frozen=True):

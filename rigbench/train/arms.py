@@ -218,6 +218,9 @@ class Table:
                 short, room = (units.format_bytes(size) for size in (memory.short_bytes, memory.room_bytes))
                 at = f"at micro-batch {memory.recipe.micro_batch}"
                 reason = f"predicted not to fit: {short} more than the {room} there, {at}"
+                if self.plan.on is not None and memory.low_end <= memory.target.usable.value:
+                    self.job.warn(f"{row.label} may not fit: {short} more than the {room} there, {at}")
+                    reason = ""
         if reason:
             self.rows[-1] = msgspec.structs.replace(row, reason=reason)
             return

@@ -1,0 +1,160 @@
+"""The peak memory of a compiled step, and of one with attention by hand, from a handful of counted bytes.
+
+torch.compile keeps other tensors than eager code, and fewer: what AOTAutograd's partitioner keeps of a block for the
+backward pass was counted by storage, and the bytes a logit are those of published peaks. A step's peak is the larger of
+two moments, both at the turn from forward to backward:
+
+    the first micro-step ever    weights and their half-precision copies, no gradients and states yet, FIRST a logit
+    every later one              with gradients and states, STEADY a logit
+
+The logits' bytes, the context and the bytes a score are fitted: on 40 published rows of one program and on a sweep of
+batch sizes (tests/test_compiled_memory.py judges them on the others). So the interval is narrow for such a program
+alone.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from rigbench.core import profiles
+from rigbench.core.record import Absent, Figure
+from rigbench.model.recipe import Recipe
+from rigbench.model.record import Model
+from rigbench.predict import cards
+from rigbench.predict.loop import device_bytes, weights_of
+from rigbench.predict.record import Breakdown, Target, VramPrediction
+
+METHOD = 1
+MIB = 1 << 20
+FIRST, STEADY, ALLOCATED = 8.0, 6.1, 3.0  # bytes a logit of half precision; the last as torch counts allocations
+UNFUSED_LOSS = 14.0  # where the loss is outside of what is compiled, as programs with attention by hand have it
+SCORE = {"half": 10.25, "pure": 5.0, "wide": 12.0}  # bytes kept of one attention score, compiled
+EAGER_SCORE = 1.3  # times as much
+LAST = 6  # bytes x width a token: the last norm's
+CONTEXT_MIB, CONTEXT_MIB_PER_MULTIPROCESSOR, MULTIPROCESSORS = 223.0, 3.4, 80
+PLAIN_SPREAD, SPREAD, SHARDED_SPREAD = 0.06, 0.25, 0.35
+MARGIN = 1.02
+GATHERED_BLOCKS = 3  # of weights in half precision that FSDP holds at once
+BASIS = "counted bytes of compiled code, its logits' fitted on published peaks"
+DECIDING = "reserved and context, on the device"
+
+
+def covers(recipe: Recipe, target: Target) -> bool:
+    """Whether the counted bytes answer, rather than a recorded step."""
+    ways = recipe.compiled or recipe.attention == "naive"
+    return target.kind == "cuda" and recipe.strategy != "fsdp2-offload" and ways
+
+
+def prediction(model: Model, recipe: Recipe, target: Target, held_bytes: float = 0.0) -> VramPrediction:
+    """`held_bytes` is what a program keeps on the card beside weights and states, such as masks."""
+    first, later = _moment(model, recipe, first=True), _moment(model, recipe, first=False)
+    sizes = max(first, later, key=lambda moment: sum(moment.values()))
+    sizes["activations"] += round(held_bytes)
+    reserved, outside = sum(sizes.values()), _outside(target)
+    process, spread = reserved + outside.value, PLAIN_SPREAD if plain(model, recipe) else SPREAD
+    spread = SHARDED_SPREAD if recipe.sharded else spread
+    low, high = process * (1 - spread), process * (1 + spread)
+    usable = target.usable.value
+    logits = later["logits"] / STEADY * ALLOCATED if later["logits"] else 0.0
+    return VramPrediction(
+        method=METHOD,
+        basis=f"{BASIS}; {recipe.words}",
+        target=target,
+        model=model,
+        recipe=recipe,
+        allocated_bytes=round(sum(later.values()) - later["logits"] + logits + held_bytes),
+        reserved_bytes=reserved,
+        outside=outside,
+        process=Figure(process, "predicted", BASIS, low, high),
+        host_bytes=0,
+        breakdown=Breakdown(
+            **{f"{name}_bytes": size for name, size in sizes.items()},
+            workspace_bytes=0,
+            cache_bytes=0,
+            outside_bytes=round(outside.value),
+        ),
+        room_bytes=max(0, round(usable - outside.value)),
+        fits=low <= usable,
+        short_bytes=max(0, round(low - usable)),
+        allocator_retries=0,
+        deciding=DECIDING,
+        tight=high > usable,
+    )
+
+
+def expected(model: Model, recipe: Recipe, target: Target, held_bytes: float = 0.0) -> bool:
+    """Whether a step is expected to fit: the middle of the prediction and a little more, since too many is the worse
+    mistake.
+    """
+    return MARGIN * prediction(model, recipe, target, held_bytes).process.value <= target.usable.value
+
+
+def plain(model: Model, recipe: Recipe) -> bool:
+    """Whether this is code as the bytes were fitted on."""
+    usual = Recipe(precision="bf16", compiled=True, strategy=recipe.strategy, ranks=recipe.ranks)
+    its = msgspec.structs.replace(recipe, micro_batch=0, accumulation=1)
+    return model.shape.style == "gpt2" and its == usual and recipe.strategy in ("single", "ddp")
+
+
+def kept_bytes(model: Model, recipe: Recipe) -> float:
+    """Of one token and one layer, over the width: what the partitioner keeps for the backward pass."""
+    s = model.shape
+    half = 4 if recipe.precision in ("fp32", "tf32") else 2
+    residual = 2 if recipe.precision == "bf16-pure" or s.style == "neox" else 4
+    kv, ffn = s.kv_heads / s.heads, s.ffn_width * max(1, s.active_experts) / s.width
+    norms = 2 * residual + 2 * half
+    attention = half * (1 + 2 * kv) + half
+    if s.style == "neox" or s.qk_norms:
+        attention += half * (1 + kv)  # before and after the norm of q and k
+    return norms + attention + half * ffn * (3 if s.style == "llama" else 2)
+
+
+def _moment(model: Model, recipe: Recipe, first: bool) -> dict[str, int]:
+    """Bytes by what holds them, at the peak of the first micro-step or of a later one."""
+    s, n = model.shape, model.total_parameters
+    tokens = recipe.micro_batch * s.sequence
+    wide, pure = recipe.precision in ("fp32", "tf32"), recipe.precision == "bf16-pure"
+    own = recipe.weight_bytes
+    copy = 0 if wide or pure else 2
+    states = device_bytes(recipe.optimizer, weights_of(s, own))
+    weights, gradients, buckets = n * (own + copy), n * own, n * own if recipe.replicated and recipe.ranks > 1 else 0
+    if recipe.sharded:
+        block = (n - s.vocabulary * s.width) / s.layers
+        buckets = round(2 * (GATHERED_BLOCKS * block + 2 * s.vocabulary * s.width))
+        weights, gradients, states = n * own // recipe.ranks, gradients // recipe.ranks, states // recipe.ranks
+    layers = tokens * s.layers * s.width * kept_bytes(model, recipe) * _share(model, recipe)
+    naive = recipe.attention == "naive"
+    scores = 0.0
+    if naive:
+        each = SCORE["wide" if wide else "pure" if pure else "half"]
+        each *= 1.0 if recipe.compiled or wide or pure else EAGER_SCORE
+        scores = each * recipe.micro_batch * s.layers * s.heads * s.sequence**2
+    logit = UNFUSED_LOSS if naive else FIRST if first else STEADY
+    return {
+        "weights": weights,
+        "gradients": 0 if first else gradients,
+        "optimizer": 0 if first else states,
+        "activations": round(layers + tokens * s.width * LAST + scores),
+        "logits": round(tokens * s.vocabulary * logit * (2 if wide else 1) / recipe.loss_chunks),
+        "communication": 0 if first and not recipe.sharded else buckets,
+    }
+
+
+def _share(model: Model, recipe: Recipe) -> float:
+    """Of the layers' bytes under checkpointing: each block's input, and one block at work."""
+    every = recipe.checkpoint_every
+    if not every:
+        return 1.0
+    residual = 2 if recipe.precision == "bf16-pure" else 4
+    return (residual / kept_bytes(model, recipe) + 1 / model.shape.layers) / every + (1 - 1 / every)
+
+
+def _outside(target: Target) -> Figure:
+    """Context, with the kernels that a compiled program loads, and NCCL."""
+    gpu = None if isinstance(target.gpu, Absent) else profiles.gpu(target.gpu)
+    count = gpu.multiprocessors if gpu and isinstance(gpu.multiprocessors, int) else MULTIPROCESSORS
+    size = MIB * (CONTEXT_MIB + CONTEXT_MIB_PER_MULTIPROCESSOR * count)
+    spread = cards.CONTEXT_SPREAD * size
+    low, high = target.communication.ends
+    basis = f"CUDA context of published compiled runs, {CONTEXT_MIB:g} + {CONTEXT_MIB_PER_MULTIPROCESSOR:g} MiB a SM"
+    return Figure(size + target.communication.value, "predicted", basis, size - spread + low, size + spread + high)
