@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 from scripted_sensors import rig
 from test_thermals import TWO
 
@@ -22,7 +23,7 @@ from rigbench.job import Interrupted, Job
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs, Sysfs
 from rigbench.thermals import command as thermals
-from rigbench.thermals import probe, steps, steps_verdict, underway
+from rigbench.thermals import probe, screen, steps, steps_verdict, underway
 from rigbench.thermals.record import LoadOptions, Options, PowerSteps
 from rigbench.work.process import Report
 
@@ -37,6 +38,7 @@ def a_fake_load(monkeypatch):
     monkeypatch.setattr(thermals, "PROBE", "fake_heat")
     monkeypatch.setattr(thermals, "LISTEN_SECONDS", 0.05)
     monkeypatch.setattr(steps, "PERIODS", (5.0, 1.0, 0.2))
+    monkeypatch.setattr(steps, "LEAST_PERIODS", 0)  # a fake load needs no whole one
 
 
 def job_of(home: Path, machine: Rig) -> Job:
@@ -103,6 +105,21 @@ def test_ctrl_c_ends_it_and_keeps_what_there_is(tmp_path):
         steps.run(job, options(30.0))
     assert job.run.thermals.ended_by == "interrupted"
     assert not (tmp_path / underway.FILE).exists()
+
+
+def test_every_rhythm_has_whole_steps_however_short_it_was_asked_for(monkeypatch):
+    monkeypatch.undo()
+    assert [steps.lasts(period, options(1.0)) for period in steps.PERIODS] == [10.0, 4.0, 2.0, 1.0, 1.0]
+
+
+def test_a_rhythm_without_a_step_proves_nothing():
+    step = steps.PowerStep(period_seconds=5.0, seconds=1.0, pulses=0, lowest_watts=40.0, highest_watts=41.0)
+    result = PowerSteps(
+        method=1, devices=("GPU0",), planned=(5.0,), steps=(step,), ended_by="finished", ended_because="the end"
+    )
+    console = Console(file=io.StringIO(), width=100)
+    screen.show(result, console)
+    assert console.file.getvalue().startswith("warn  power steps: GPU0 did not come to full in 1 of 1 rhythms")
 
 
 # ---- the machine goes down
@@ -197,11 +214,14 @@ def test_a_recorded_rig_takes_no_steps(rigbench):
     assert "of another" in err
 
 
-def test_a_whole_command_on_the_cpu_says_what_it_did(rigbench, monkeypatch):
+def test_a_whole_command_says_where_the_machine_went_down_before_and_what_it_did(rigbench, monkeypatch, tmp_path):
     monkeypatch.setattr(thermals, "_refuse_blind", lambda *_: None)
-    code, out, _ = rigbench("--device", "cpu", "thermals", "--power-steps", "--yes", "--step-seconds", "1s")
+    left_behind(tmp_path / "home", boot="another start")
+    code, out, err = rigbench("--device", "cpu", "thermals", "--power-steps", "--yes", "--step-seconds", "1s")
     assert code == 0
     assert out.startswith("ok    power steps: CPU went from idle to full and back in all 3 rhythms")
+    assert "warning: this machine went down in step 2 of 3, from idle to full every 1 s" in err
+    assert not (tmp_path / "home" / underway.FILE).exists()  # these ended in good order
     assert re.search(r"^ *every 0.2 s +\d+ +", out, re.MULTILINE)
     _, again, _ = rigbench("report")
     assert "every 0.2 s" in again

@@ -208,11 +208,14 @@ def _at_target(card: HeatCard) -> bool:
 def _show_steps(result: PowerSteps, console: Console) -> None:
     count, planned = len(result.steps), len(result.planned)
     devices = result.devices[0] if len(result.devices) == 1 else f"{len(result.devices)} devices together"
-    if result.ended_by == "finished":
-        its: Headline = "ok", f"{devices} went from idle to full and back in all {planned} rhythms, and nothing gave in"
+    still = sum(not step.pulses for step in result.steps)
+    if result.ended_by == "finished" and still:
+        its: Headline = "warn", f"{devices} did not come to full in {still} of {planned} rhythms: nothing is proven"
+    elif result.ended_by == "finished":
+        its = "ok", f"{devices} went from idle to full and back in all {planned} rhythms, and nothing gave in"
     else:
         mark: Mark = "fault" if result.failed else "warn"
-        its = mark, f"ended after {count} of {planned} rhythms: {result.ended_because}"
+        its = mark, f"ended in rhythm {count} of {planned}: {result.ended_because}"
     headline("power steps", its, console)
     rows = [
         [f"every {step.period_seconds:g} s", str(step.pulses), units.format_seconds(step.seconds)]

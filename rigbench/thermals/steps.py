@@ -19,6 +19,7 @@ from rigbench.work.process import Crew
 from rigbench.work.sensors import FASTEST_SECONDS
 
 PERIODS = (5.0, 2.0, 1.0, 0.5, 0.2)  # s: from what a supply's fan and regulation follow to what training steps do
+LEAST_PERIODS = 2  # of a rhythm, however short it was asked to last: one whole step up and down at the least
 OVER_LIMIT = 1.25  # times a card's own power limit, in a reading that averages: its limit does not hold it
 
 
@@ -28,7 +29,7 @@ def confirm(devices: int, options: Options) -> None:
     Raises:
         RigbenchError: it was not allowed, or nobody can be asked.
     """
-    minutes = units.format_seconds(len(PERIODS) * options.step_seconds)
+    minutes = units.format_seconds(sum(lasts(period, options) for period in PERIODS))
     what = f"{'the device goes' if devices == 1 else f'all {devices} devices go'} from idle to full and back"
     rhythm = f"every {PERIODS[0]:g} s, then faster, down to every {PERIODS[-1]:g} s"
     say(f"--power-steps: {what} {rhythm}, {minutes} in all; a weak power supply may switch this machine off.")
@@ -43,6 +44,11 @@ def confirm(devices: int, options: Options) -> None:
         raise RigbenchError("--power-steps was not begun", "answer y, or give --yes")
 
 
+def lasts(period: float, options: Options) -> float:
+    """Seconds of one rhythm."""
+    return max(options.step_seconds, LEAST_PERIODS * period)
+
+
 def run(job: Job, options: Options) -> PowerSteps:
     """All rhythms, slowest first; what was under way stands on the disk before each begins.
 
@@ -53,7 +59,7 @@ def run(job: Job, options: Options) -> PowerSteps:
     try:
         for number, period in enumerate(PERIODS):
             its.begin(number)
-            its.step(period)
+            its.step(period, lasts(period, options))
             job.keep(thermals=its.record())
             if its.ended_by:
                 break
@@ -69,7 +75,7 @@ def run(job: Job, options: Options) -> PowerSteps:
 
 class _Steps:
     def __init__(self, job: Job, options: Options) -> None:
-        self.job, self.seconds = job, options.step_seconds
+        self.job = job
         self.lanes = thermals.lanes(job.cards(options.device))
         self.gpus = {lane.name: lane.gpu for lane in self.lanes if lane.gpu}
         self.steps: list[PowerStep] = []
@@ -88,15 +94,14 @@ class _Steps:
             steps=tuple(self.steps),
         )
         underway.begin(self.job.store.home, it)
-        self.job.progress.stage(f"power steps, every {PERIODS[number]:g} s", self.seconds + 10)
 
-    def step(self, period: float) -> None:
+    def step(self, period: float, length: float) -> None:
+        self.job.progress.stage(f"power steps, every {period:g} s", length + 10)
         loads = {
-            lane.name: LoadOptions(seconds=self.seconds, device=lane.device, period_seconds=period)
-            for lane in self.lanes
+            lane.name: LoadOptions(seconds=length, device=lane.device, period_seconds=period) for lane in self.lanes
         }
         watch = thermals.HeatWatch(self.job.rig, self.gpus, FASTEST_SECONDS)
-        limit = self.seconds + thermals.MARGIN_SECONDS
+        limit = length + thermals.MARGIN_SECONDS
         progress = self.job.progress.update
         with watch, Crew(thermals.PROBE, loads, HeatLoad, limit, progress) as crew:
             while crew.working():
