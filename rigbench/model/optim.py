@@ -40,7 +40,11 @@ def build(
     if name.endswith("8bit"):
         kind = weights[0].device.type
         return _eight_bit(name, groups, kind, lr=learning_rate, betas=betas)
-    fused = name == "adamw" and all(weight.device.type in FUSED_DEVICES for weight in weights)
+    fused = name in ("adamw", "muon") and all(weight.device.type in FUSED_DEVICES for weight in weights)
+    if name == "muon":
+        from rigbench.model.muon import Muon
+
+        return Muon(model, learning_rate, betas, weight_decay, fused)
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused, foreach=name == "adamw-foreach")
 
 

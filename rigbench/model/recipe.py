@@ -12,7 +12,7 @@ from rigbench.core.options import NOT_GIVEN, Option, Reader, one_of, whole
 from rigbench.core.record import Absent, Record
 from rigbench.model.record import Model
 
-Optimizer = Literal["adamw", "adamw-foreach", "adamw8bit", "paged-adamw8bit"]
+Optimizer = Literal["adamw", "adamw-foreach", "adamw8bit", "paged-adamw8bit", "muon"]
 Precision = Literal["bf16", "bf16-pure", "fp16", "fp32", "tf32", "fp8"]
 Strategy = Literal["single", "ddp", "fsdp2", "fsdp2-offload", "data-parallel", "accelerate"]
 Attention = Literal["fused", "naive"]

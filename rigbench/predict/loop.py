@@ -84,6 +84,11 @@ class Weight(NamedTuple):
     def size_bytes(self) -> int:
         return self.elements * self.item_bytes
 
+    @property
+    def inner(self) -> bool:
+        """A matrix of a block, which Muon steps (model/muon.py)."""
+        return self.layer >= 0 and len(self.dims) == 2
+
     def shard(self, ranks: int) -> Weight:
         return self._replace(dims=(-(-self.dims[0] // ranks), *self.dims[1:]))
 
@@ -102,6 +107,8 @@ def states(optimizer: Optimizer, weight: Weight) -> tuple[tuple[int, ...], tuple
     Bytes on the device, a number for each storage, and in pageable memory.
     """
     n, moment = weight.elements, weight.size_bytes
+    if optimizer == "muon":
+        return ((moment,) if weight.inner else (STEP_BYTES, moment, moment)), ()
     if optimizer in ("adamw", "adamw-foreach"):
         return ((STEP_BYTES, moment, moment) if optimizer == "adamw" else (moment, moment)), ()
     if n < SMALL_ELEMENTS:
@@ -179,6 +186,9 @@ class Loop:
         optimizer, weights = self.recipe.optimizer, self.stepped_weights()
         for size in code_books(optimizer) if first else ():
             self.script.allocate(size, "optimizer")
+        if optimizer == "muon":
+            self._step_muon([weight for weight in weights if weight.inner], first)
+            weights = [weight for weight in weights if not weight.inner]
         for matrices in (True, False):  # matrices decay, others do not: groups of their own, as in model/optim.py
             group = [weight for weight in weights if (len(weight.dims) >= 2) == matrices]
             for weight in group if first else ():
@@ -188,6 +198,16 @@ class Loop:
             # (torch/optim/adamw.py, _multi_tensor_adam).
             roots = [weight.size_bytes for weight in group] if optimizer == "adamw-foreach" else []
             self.script.free([self.script.allocate(size, "optimizer") for size in roots])
+
+    def _step_muon(self, weights: Sequence[Weight], first: bool) -> None:
+        """One matrix after the other: its momentum for good; the update, its bf16 copy, that of the next iteration and
+        two products of its shorter side with itself for a while (torch/optim/_muon.py)."""
+        made = self.script.allocate
+        for weight in weights if first else ():
+            made(states("muon", weight)[0][0], "optimizer")
+        for weight in weights:
+            half, square = 2 * weight.elements, 2 * min(weight.dims) ** 2
+            self.script.free([made(size, "optimizer") for size in (weight.size_bytes, half, half, square, square)])
 
     def free_gradients(self) -> None:
         for storages in self._gradients.values():

@@ -28,6 +28,7 @@ STATES_8BIT_BYTES = 4 * (1 + FP32 / 256)
 # Attention by hand: one pass over its scores in fp32; how many passes a step makes is one of steptime's constants. The
 # kernels are scale, mask, softmax, dropout and casts, forward and backward.
 SCORES, SCORE_BYTES, SCORE_KERNELS = "scores", 4, 12
+MUON_STEPS, MUON_PASSES = 5, 8  # model/muon.py's iterations; passes over weight, gradient and momentum
 FOREACH_KERNELS, CLIP_KERNELS, TENSORS_A_KERNEL = 8, 4, 48
 
 
@@ -141,12 +142,39 @@ def optimizer_step(shape: Shape, recipe: Recipe) -> tuple[Operation, ...]:
     batches = -(-len(tensors) // TENSORS_A_KERNEL)
     if recipe.optimizer == "adamw":
         size, kernels = FUSED_PASSES * weight * count, float(batches)
+    elif recipe.optimizer == "muon":
+        return _muon_step(shape, recipe)
     elif recipe.optimizer == "adamw-foreach":
         size, kernels = FOREACH_PASSES * weight * count, float(FOREACH_KERNELS * batches)
     else:  # weight read and written, gradient read
         size, kernels = (3 * weight + STATES_8BIT_BYTES) * count, float(len(tensors))
     clip = Operation("optimizer", "clipping", 1, 0, CLIP_PASSES * weight * count, CLIP_KERNELS * batches)
     return clip, Operation("optimizer", recipe.optimizer, 1, 0, size, kernels)
+
+
+def _muon_step(shape: Shape, recipe: Recipe) -> tuple[Operation, ...]:
+    """Clipping; AdamW on tables, head and vectors; Muon on each matrix of the blocks: momentum (6 passes), a bf16 copy
+    scaled to its norm, five iterations of three products (G = X·Xᵀ, G·G, G·X; m the shorter side), the update.
+    """
+    weight, inner = recipe.weight_bytes, [dims for name, dims in parameter_tensors(shape) if _inner(name, dims)]
+    count = sum(map(prod, inner))
+    flop = size = 0.0
+    for dims in inner:
+        m, n = min(dims), max(dims)
+        flop += MUON_STEPS * (4.0 * m * m * n + 2.0 * m**3)
+        size += MUON_STEPS * 2 * (4.0 * m * n + 5.0 * m * m) + (MUON_PASSES * weight + 12) * m * n
+    rest = FUSED_PASSES * weight * (total_parameters(shape) - count)
+    clip = CLIP_PASSES * weight * total_parameters(shape)
+    batches = -(-len(parameter_tensors(shape)) // TENSORS_A_KERNEL)
+    return (
+        Operation("optimizer", "clipping", 1, 0, clip, CLIP_KERNELS * batches),
+        Operation("optimizer", "adamw", 1, 0, rest, batches),
+        Operation("optimizer", "muon", 1, flop, size, len(inner) * (10 + 3 * MUON_STEPS)),
+    )
+
+
+def _inner(name: str, dims: tuple[int, ...]) -> bool:
+    return name.startswith("blocks.") and len(dims) == 2
 
 
 def _products(shape: Shape, recipe: Recipe, s: Sizes) -> list[Operation]:

@@ -126,6 +126,7 @@ class _Device:
         if peak is None:
             cure = f"there are {', '.join(peaks)}; choose such a precision"
             raise RigbenchError(f"{ceilings.name} has no {dtype} ceiling", cure)
+        self._half = peaks.get("bf16", peak).value
         single = peaks.get("fp32")
         plain = dtype == "fp32" or (single is not None and peak.value == single.value)
         simt = ceilings.source == "datasheet" and ceilings.kind == "cuda" and plain
@@ -146,7 +147,8 @@ class _Device:
         """(index of a constant, seconds at the ceiling)."""
         moved = operation.bytes / self._bandwidth
         if operation.part == "optimizer":
-            return [(COLUMN["optimizer"], moved)]
+            products = [(COLUMN["peak"], operation.flop / self._half)] if operation.flop else []  # Muon's, in bf16
+            return [(COLUMN["optimizer"], moved), *products]
         if operation.name == operations.SCORES:
             return [(self._scores, moved)]
         if not operation.flop:

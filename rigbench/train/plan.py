@@ -228,6 +228,8 @@ def why_not(arm: Recipe, base: Recipe, kind: str, gpus: int, why_fewer: str = ""
             return "DataParallel splits batches over GPUs, and here a CPU trains"
     elif gpus < 2 and arm.strategy in SEVERAL_GPUS:
         return f"{arm.strategy} is for several GPUs, and {why_fewer or 'here is one'}"
+    if arm.optimizer == "muon" and arm.strategy.startswith("fsdp2"):
+        return "muon steps whole matrices, and fsdp2 has shards"
     if arm.optimizer.endswith("8bit") and arm.strategy.startswith("fsdp2"):
         return "bitsandbytes steps whole weights, and fsdp2 has shards"
     if arm.optimizer.endswith("8bit") and importlib.util.find_spec("bitsandbytes") is None:
