@@ -78,7 +78,7 @@ class _Made:
             ("nvidia-smi -q", self._query),
             ("nvidia-smi topo -m", self._matrix),
             ("nvidia-smi", self._table),
-            ("lspci -vvv", self._lspci),
+            ("lspci", self._lspci),
             ("lspci -tv", self._tree),
             ("the host's files", self._host),
             ("the kernel's log", self._kernel),
@@ -317,6 +317,8 @@ class _Made:
     # lspci
 
     def _lspci(self, text: str, lines: list[str]) -> bool:
+        if not re.search(r"(?:VGA compatible|3D) controller|PCI bridge", text):
+            return False
         secondary: dict[str, str] = {}  # a bridge by the bus below it
         function: dict[str, Any] = {}
         found = False
@@ -325,6 +327,7 @@ class _Made:
                 bus_id = f"{head['domain'] or '0000'}:{head['place']}".lower()
                 function = self.functions.setdefault(bus_id, {"parent": None})
                 function |= _identity(head["what"])
+                found = found or function.get("vendor") == "0x10de"
                 continue
             if not line.startswith(("\t", " ")):
                 function = {}
@@ -364,11 +367,11 @@ class _Made:
             bus = buses.get(at, ("", None))
             place = ""  # the last function of this line
             while at < len(line):
-                if root := re.compile(r"\[([0-9a-f]{4}:[0-9a-f]{2})\]").match(line, at):
+                if root := ROOT_BUS.match(line, at):
                     bus, at = (root[1], None), root.end()
-                elif below := re.compile(r"\[([0-9a-f]{2})(?:-[0-9a-f]{2})?\]").match(line, at):
+                elif below := BUS_BELOW.match(line, at):
                     bus, at = (f"{bus[0][:5]}{below[1]}", place), below.end()
-                elif bus[0] and (device := re.compile(r"([0-9a-f]{2}\.[0-7])(?:  (.{1,200}))?").match(line, at)):
+                elif bus[0] and (device := FUNCTION.match(line, at)):
                     place = f"{bus[0]}:{device[1]}"
                     function = self.functions.setdefault(place, {"parent": None})
                     function["parent"] = function["parent"] or bus[1]
@@ -447,6 +450,9 @@ OF_NCCL = re.compile(
 NVRM = re.compile(
     r"^NVRM version: NVIDIA UNIX (Open )?.{0,80}?Kernel Module.{0,40}?  (\d{3}\.[\d.]{2,12})", re.MULTILINE
 )
+ROOT_BUS = re.compile(r"\[([0-9a-f]{4}:[0-9a-f]{2})\]")
+BUS_BELOW = re.compile(r"\[([0-9a-f]{2})(?:-[0-9a-f]{2})?\]")
+FUNCTION = re.compile(r"([0-9a-f]{2}\.[0-7])(?:  (.{1,200}))?")
 HEAD = re.compile(
     r"(?:(?P<domain>[0-9a-f]{4}):)?(?P<place>[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]) (?P<what>[A-Z].{3,300})", re.ASCII
 )

@@ -174,6 +174,13 @@ def test_a_long_line_costs_its_length(tmp_path, line):
     assert twice < 3.5 * once + 0.05
 
 
+def test_a_plain_list_of_lspci_is_cards_without_links(tmp_path):
+    plain = "".join(f"{line}\n" for line in lspci(FUNCTIONS, False).split("\n") if line[:1].isdigit())
+    _, found = topology(tmp_path, plain)
+    assert len(found.gpus) == 2
+    assert all(isinstance(gpu.link_width_now_lanes, Absent) for gpu in found.gpus)
+
+
 def test_a_recording_of_pasted_text_is_not_captured_again_as_if_it_were_a_machines(tmp_path):
     topology(tmp_path, query(TWO))
     with pytest.raises(RigbenchError, match="was made from pasted text"):
