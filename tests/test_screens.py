@@ -205,3 +205,20 @@ def trimmed(lines: list[str]) -> list[str]:
     while lines and not ESCAPE.sub("", lines[-1]).strip():
         lines = lines[:-1]
     return lines
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("profiles rtx-4080x", "no profile 'rtx-4080x'; did you mean rtx-4080"),
+        ("config bugdet", "did you mean budget? `rigbench --help` lists"),
+        ("budget --set hostwatts=80", "did you mean host-watts or psu-watts?"),
+        ("run --only topologie", "is no stage of this run; did you mean topology? its stages"),
+        (f"report {STORED} matmull", "holds no matmull; did you mean matmul? it holds"),
+        ("backtest --on rtx-4090 /dev/null", "no line of null tells a step"),
+    ],
+)
+def test_a_slip_of_the_finger_gets_one_line_with_what_is_near(rigbench, line, said):
+    code, out, err = rigbench(*line.split())
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err

@@ -11,7 +11,7 @@ import typer
 
 from rigbench.command import SETTINGS, Choice, Common, choices, command
 from rigbench.core import config as files
-from rigbench.core.errors import FINE, RigbenchError
+from rigbench.core.errors import FINE, RigbenchError, did_you_mean
 
 
 class Key(NamedTuple):
@@ -38,7 +38,8 @@ def config(
     """
     keys = _keys()
     if command is not None and not any(command in key.commands for key in keys):
-        raise RigbenchError(f"no command {command[:40]!r} with keys", "`rigbench --help` lists the commands")
+        near = did_you_mean(command, {name for key in keys for name in key.commands})
+        raise RigbenchError(f"no command {command[:40]!r} with keys", f"{near}`rigbench --help` lists the commands")
     given = [(setting, _judged(setting, keys)) for setting in files.settings(command)]
     if common.json:
         rows = [{**setting._asdict(), "used": not wrong, "why not": wrong} for setting, wrong in given]

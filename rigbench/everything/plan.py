@@ -13,7 +13,7 @@ from rigbench.budget.record import Budget
 from rigbench.budget.training import in_their_time, short_slices, train_slices
 from rigbench.collectives import command as collectives
 from rigbench.collectives.record import Options as CollectivesOptions
-from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.errors import NOTHING, RigbenchError, did_you_mean
 from rigbench.core.options import NOT_GIVEN
 from rigbench.core.record import Absent, Skipped
 from rigbench.core.screen import Headline
@@ -93,9 +93,8 @@ def chosen(stages: Sequence[Stage], only: Sequence[str], skip: Sequence[str]) ->
     for option, asked in (("--only", only), ("--skip", skip)):
         for name in asked:
             if name not in names:
-                raise RigbenchError(
-                    f"{option} {name[:40]!r} is no stage of this run", f"its stages: {', '.join(names)}"
-                )
+                cure = f"{did_you_mean(name, names)}its stages: {', '.join(names)}"
+                raise RigbenchError(f"{option} {name[:40]!r} is no stage of this run", cure)
     left = [stage for stage in stages if (not only or stage.room in only) and stage.room not in skip]
     if not left:
         raise RigbenchError("--only and --skip leave nothing to do", f"the stages: {', '.join(names)}")

@@ -111,7 +111,7 @@ def scan(text: str, name: str) -> Raw:
     if cut and whole.count("\n") >= MANY_LINES and not cut.strip().endswith(("}", "]")):
         text = whole
     start = text.lstrip()
-    if start[:1] in "[{" and (raw := _json(start, name)) is not None:
+    if start.startswith(("[", "{")) and (raw := _json(start, name)) is not None:
         return raw
     if table := _table_of(text):
         return table

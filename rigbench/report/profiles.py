@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from rigbench.core import profiles
-from rigbench.core.errors import RigbenchError
+from rigbench.core.errors import RigbenchError, did_you_mean
 from rigbench.core.profiles import Electricity, GpuProfile, RigProfile
 from rigbench.model import shape
 from rigbench.model.counts import total_parameters
@@ -73,7 +73,7 @@ def named(what: str) -> Named:
     entries |= {rig.name: rig for rig in profiles.rigs()}
     entries |= {gpu.id: gpu for gpu in profiles.gpus()}
     if what not in entries:
-        raise RigbenchError(f"no profile {what!r}", "`rigbench profiles` lists them")
+        raise RigbenchError(f"no profile {what!r}", did_you_mean(what, entries) + "`rigbench profiles` lists them")
     return entries[what]
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rigbench.core import profiles, units
-from rigbench.core.errors import RigbenchError
+from rigbench.core.errors import RigbenchError, did_you_mean
 from rigbench.core.finding_screen import show_findings
 from rigbench.core.record import Absent, Figure
 from rigbench.core.screen import counted, grid, listed, middle, printable, show_rooms, table
@@ -44,7 +44,9 @@ def one_room(run: Run, name: str) -> Run:
     rooms = run.rooms()
     wanted = {"train-probe": "slices", "heat": "thermals"}.get(name, name)
     if wanted not in rooms and not (wanted == "doctor" and (run.findings or run.unchecked)):
-        raise RigbenchError(f"run {run.id} holds no {name[:40]}", f"it holds {', '.join(rooms) or 'nothing'}")
+        raise RigbenchError(
+            f"run {run.id} holds no {name[:40]}", f"{did_you_mean(name, rooms)}it holds {', '.join(rooms) or 'nothing'}"
+        )
     away = {room: () if room == "slices" else NOT_ASKED for room in rooms}
     kept = {room: getattr(run, room) for room in (wanted, *(["arms"] if wanted == "slices" else [])) if room in rooms}
     findings = {} if wanted == "doctor" else {"findings": (), "unchecked": ()}
