@@ -162,6 +162,14 @@ def test_the_same_log_against_the_same_prediction_counts_once():
     assert rates.coverage([one, one, one]).backtests == 1
 
 
+def test_of_one_log_the_last_back_test_counts_whatever_it_was_compared_with():
+    wrong, right = results(1, 0.01)[0], results(1, 0.01)[0]
+    wrong = msgspec.structs.replace(wrong, run_id="an earlier run", model="5M", inside=False)
+    found = rates.coverage([wrong, right])
+    assert (found.backtests, found.inside) == (1, 1)
+    assert rates.coverage([right, wrong]).inside == 0
+
+
 def test_the_next_interval_is_widened_where_the_stated_ones_failed_and_tightened_only_by_many():
     assert rates.coverage(results(2, spread=0.5)).widen_by == 1.0
     assert rates.coverage(results(5, spread=0.5)).widen_by > 2.0

@@ -216,8 +216,8 @@ def backtests(runs: Sequence[Entry], rig: str = "") -> list[Backtest]:
 
 
 def coverage(backtests: Sequence[Backtest]) -> Coverage:
-    """Over all back-tests of one rig; of one log against one run and model only the last counts."""
-    distinct = list({(one.log.sha256, one.run_id, one.model): one for one in backtests}.values())
+    """Over all back-tests of one rig; of one log only the last counts."""
+    distinct = list({one.log.sha256: one for one in backtests}.values())
     n, inside = len(distinct), sum(one.inside for one in distinct)
     low, high = stats.binomial_interval(inside, n)
     # Split conformal prediction (Vovk, Gammerman and Shafer 2005, §2.2): of n exchangeable scores, here errors in units
