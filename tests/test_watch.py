@@ -165,6 +165,10 @@ def test_rigbench_is_killed(tmp_path: Path) -> None:
         rest = process.stdout.read().decode()
     assert "iter 79: " in rest
     assert "own rate" in rest
+    left = tmp_path / "watch"
+    assert list(left.glob("*/output.1"))
+    watched(tmp_path, ["true"])
+    assert not left.exists()
 
 
 def appears(terminal: Terminal, pattern: str) -> str:

@@ -53,6 +53,7 @@ def watch(
         cure = "give it as you would without rigbench, after --"
         raise RigbenchError(f"there is no command {words[0]}", cure)
     folder = home.home / "watch" / str(os.getpid())
+    _clear(folder.parent)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return _watched(common, options, alarms, words, folder, plan)
@@ -60,6 +61,22 @@ def watch(
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()
+
+
+def _clear(folder: Path) -> None:
+    """Removes what watches left that were killed, once their command has ended too: no relay is at work in it."""
+    lines = [_words(path) for path in Path("/proc").glob("[0-9]*/cmdline")] if folder.exists() else []
+    for left in folder.glob("*"):
+        with contextlib.suppress(OSError):
+            if not any(os.fsencode(left) in line for line in lines):
+                shutil.rmtree(left)
+
+
+def _words(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has ended
+        return b""
 
 
 def _watched(

@@ -176,8 +176,7 @@ def _facts(training: Training) -> list[tuple[str, str]]:
         first = training.forecasts[0]
         done = units.format_share(first.done_share)
         truth = f"; it took {units.format_seconds(training.seconds)}" if training.ended_by == "itself" else ""
-        whole = span(first.whole_seconds * (1 / 60), "min") if first.whole_seconds.high < 7200 else span(
-            first.whole_seconds * (1 / 3600), "h")  # fmt: skip
+        whole = span(first.whole_seconds, "seconds")
         rows.append(("forecast", f"at {done} of the way: {whole} in all{truth}"))
     if training.planned:
         rows.append(("budget", training.planned))
