@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -211,6 +212,28 @@ def test_in_a_terminal(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- in the middle
 
 
+def test_prometheus_reads_the_training(tmp_path: Path) -> None:
+    """Over loopback, from inside the command, the machine's readings and the training's own."""
+    code = f"""
+import sys, time, urllib.request
+sys.path.insert(0, {str(Path(watched_programs.__file__).parent)!r})
+import watched_programs
+watched_programs.steps("120")
+time.sleep(2.5)
+for line in urllib.request.urlopen("http://127.0.0.1:" + sys.argv[1] + "/metrics").read().decode().splitlines():
+    if "rigbench_training" in line and line[0] != "#":
+        print(line.split()[0])
+"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    done = watched(tmp_path, [sys.executable, "-c", code, port], "--openmetrics", port)
+    assert done.stdout.decode().splitlines()[-2:] == [
+        "rigbench_training_tokens_per_second",
+        "rigbench_training_steps_total",
+    ]
+
+
 def test_a_hook_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(hooks.FOLDER, raising=False)
     monkeypatch.setattr(hooks, "_writer", None)
@@ -358,7 +381,7 @@ time.sleep(12.5)
     its = document(home)
     codes = [it["code"] for it in its["alarms"]]  # type: ignore[attr-defined, index]
     assert sorted(codes) == ["kernel", "nan", "stall"]
-    assert [it["code"] for it in its["events"]] == ["xid-79"]  # type: ignore[attr-defined, index]
+    assert [it["event"]["code"] for it in its["monitor"]["kernel"]] == ["xid-79"]  # type: ignore[attr-defined, index]
     assert sorted(line.partition(":")[0] for line in told.read_text().splitlines()) == ["kernel", "nan", "stall"]
     seen = done.stderr.decode()
     assert seen.count("no step for") == 2  # when it came, and at the end

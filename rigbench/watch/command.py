@@ -18,6 +18,7 @@ from rigbench.alarms import Alarm, AlarmOptions, Delivery
 from rigbench.command import Common, command, say
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
+from rigbench.openmetrics import Exporter, MetricsOptions, address_of, serve
 from rigbench.watch.record import METHOD, Options, Told, Training
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def watch(
     common: Common,
     options: Options,
     alarms: AlarmOptions,
+    metrics: MetricsOptions,
     words: Annotated[
         list[str], typer.Argument(metavar="-- COMMAND...", help="The training, as it is started without rigbench.")
     ],
@@ -52,11 +54,12 @@ def watch(
     if shutil.which(words[0]) is None:
         cure = "give it as you would without rigbench, after --"
         raise RigbenchError(f"there is no command {words[0]}", cure)
+    exporter = serve(address_of(metrics.openmetrics, "--openmetrics")) if isinstance(metrics.openmetrics, str) else None
     folder = home.home / "watch" / str(os.getpid())
     _clear(folder.parent)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return _watched(common, options, alarms, words, folder, plan)
+        return _watched(common, options, alarms, exporter, words, folder, plan)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -80,7 +83,13 @@ def _words(path: Path) -> bytes:
 
 
 def _watched(
-    common: Common, options: Options, alarms: AlarmOptions, words: list[str], folder: Path, plan: Plan | None
+    common: Common,
+    options: Options,
+    alarms: AlarmOptions,
+    exporter: Exporter | None,
+    words: list[str],
+    folder: Path,
+    plan: Plan | None,
 ) -> int:
     from rigbench.core import progress
     from rigbench.watch.session import Session
@@ -89,7 +98,7 @@ def _watched(
     shown = options.foot == "on" and not common.quiet and sys.stdout.isatty()
     with Session(words, folder, shown, common.json) as session:
         progress.stopping = True  # a signal is the command's, and rigbench ends after it
-        training, job = _followed(common, options, alarms, words, session, shown, plan)
+        training, job = _followed(common, options, alarms, exporter, words, session, shown, plan)
     code = session.code if session.code is not None else 1
     if training is None or job is None:
         return code
@@ -115,6 +124,7 @@ def _followed(
     common: Common,
     options: Options,
     alarms: AlarmOptions,
+    exporter: Exporter | None,
     words: list[str],
     session: Session,
     shown: bool,
@@ -125,10 +135,9 @@ def _followed(
     from rigbench.core import profiles
     from rigbench.core.progress import SILENT
     from rigbench.job import Job
-    from rigbench.machine import kernel_log
     from rigbench.machine.rig import Rig
     from rigbench.monitor import readings
-    from rigbench.monitor.record import MonitorHeader
+    from rigbench.monitor.record import MonitorHeader, MonitorTick
     from rigbench.monitor.record import Options as Rhythm
     from rigbench.monitor.summary import Fold
     from rigbench.watch import screen
@@ -144,7 +153,6 @@ def _followed(
         known = profiles.peaks(gpu.profile).get("bf16")
         return known.value if known else None
 
-    log = kernel_log.KernelLog(labels=kernel_log.gpu_labels(job.rig))
     delivery = Delivery(alarms, lambda text: session.line(f"rigbench: {text}"))
 
     def tell(raised: Sequence[Alarm]) -> None:
@@ -153,7 +161,7 @@ def _followed(
             for alarm in raised:
                 session.line(f"rigbench: {alarm.text}")
 
-    watching = Watching(session, options, profiles.electricity(), plan, peak, log.poll, tell)
+    watching = Watching(session, options, profiles.electricity(), plan, peak, tell)
 
     def is_over() -> bool:
         watching.wants_end()
@@ -165,14 +173,17 @@ def _followed(
             watching.fold = Fold(event)
             continue
         watching.add(event)
+        if exporter and isinstance(event, MonitorTick):
+            exporter.update(watching.samples())
         if shown:
             session.panel(screen.panel(watching.view(), datetime.datetime.now().astimezone(), colour))
     while not session.poll():  # the readings ended, the command did not
         time.sleep(0.05)
     watching.look(final=True)
     delivery.close()
-    log.close()
-    watching.unread_log = log.absent.reason if log.absent else ""
+    watching.close()
+    if exporter:
+        exporter.close()
     return _record(watching, session, words, started), job
 
 
@@ -211,8 +222,6 @@ def _record(watching: Watching, session: Session, words: list[str], started: str
             )
             for it in watching.alarms
         ),
-        events=tuple(watching.events),
-        unread_log=watching.unread_log,
         own=watching.own(),
         lost_output=session.lost_bytes,
     )

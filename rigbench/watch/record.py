@@ -9,7 +9,6 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.finding import Finding, Severity
 from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, seconds, whole
 from rigbench.core.record import Absent, Figure, Record
-from rigbench.machine.record import KernelEvent
 from rigbench.monitor.record import Monitor
 
 METHOD = 1
@@ -105,8 +104,6 @@ class Training(Record, frozen=True, kw_only=True):
     monitor: Monitor
     findings: tuple[Finding, ...]  # the most costly first
     alarms: tuple[Told, ...] = ()
-    events: tuple[KernelEvent, ...] = ()  # of the kernel's log, while it ran
-    unread_log: str = ""  # why the kernel's log was not followed
     own: Own
     lost_output: bool = False
 

@@ -122,8 +122,8 @@ def brief(training: Training, console: Console, quiet: bool = False) -> None:
         console.print(Text(f"  {len(beside) - MOST_ALARMS} more alarms: --verbose", style="dim"))
     if quiet:
         return
-    if training.unread_log:
-        console.print(Text(printable(f"the kernel's log was not read: {training.unread_log}"), style="dim"))
+    for note in training.monitor.notes:
+        console.print(Text(printable(f"note: {note}"), style="dim"))
     sure = ""
     if not isinstance(training.steps, Absent):
         sure = f"{training.steps.source}: {', '.join(training.steps.said)}"

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from rigbench.alarms import NOT_WATCHED, Alarm, Alarms, Behind, DiskLeft, State, stalls_after
+import msgspec
+
+from rigbench.alarms import NOT_WATCHED, Alarm, Alarms, Behind, DiskGauge, stalls_after
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Price
 from rigbench.machine.record import KernelEvent
-from rigbench.monitor.record import Gone, MonitorEvent, MonitorSlow, MonitorTick
+from rigbench.monitor import metrics
+from rigbench.monitor.record import MonitorEvent, MonitorKernel, MonitorSlow, MonitorTick
 from rigbench.monitor.summary import Fold
+from rigbench.openmetrics import Sample
 from rigbench.watch import forecast
 from rigbench.watch.record import NO_STEPS, EndedBy, Forecast, Options, Own, SeenSteps, View
 from rigbench.watch.session import Session
 from rigbench.watch.steps import HookSteps, LogSteps, Seen, period
-from rigbench.work.telemetry import REASONS
 
 PATIENCE_SECONDS = 30.0  # between SIGINT and SIGTERM
-MOST_EVENTS = 1000
-COSTLY = ("sw_thermal", "hw_thermal", "hw_power_brake", "hw_slowdown")
-DISK_LOOKS, LEAST_DISK_SECONDS = 600, 60.0
 JOULES_PER_KWH = 3.6e6
 FOREST_DEPTH = 40
 
@@ -47,16 +46,15 @@ class Watching:
         price: Price | Absent,
         plan: Plan | None,
         peak: Callable[[str], float | None],
-        kernel: Callable[[], list[KernelEvent]] = list,
         tell: Callable[[Sequence[Alarm]], object] = lambda alarms: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session, self._options, self._price, self._plan, self._peak = session, options, price, plan, peak
         self._clock, self._begun = clock, session.started_seconds
-        self._kernel, self._tell, self._watch = kernel, tell, Alarms()
+        self._tell, self._watch = tell, Alarms()
         self.alarms: list[Alarm] = []
-        self.unread_log = ""
-        self.events: list[KernelEvent] = []
+        self._fresh: list[KernelEvent] = []
+        self._disk = DiskGauge(os.getcwd())
         self._hook, self._log = HookSteps(session.folder), LogSteps()
         self._cpu = _cpu_seconds()
         self.fold: Fold | None = None
@@ -67,7 +65,6 @@ class Watching:
         self._asked_at: float | None = None
         self._terminated = False
         self._load: dict[str, list[float]] = {}
-        self._free: list[tuple[float, int]] = []
         self._its: dict[int, bool] = {}  # whether a process is the command's
         self.gpus: tuple[str, ...] = ()
 
@@ -80,7 +77,9 @@ class Watching:
     def add(self, event: MonitorEvent) -> None:
         assert self.fold is not None
         self.fold.add(event)
-        if isinstance(event, MonitorSlow):
+        if isinstance(event, MonitorKernel):
+            self._fresh.append(event.event)
+        elif isinstance(event, MonitorSlow):
             self._find_gpus(event)
         elif isinstance(event, MonitorTick):
             for device, gpu in event.gpus.items():
@@ -107,14 +106,9 @@ class Watching:
     def _alarm(self) -> None:
         """What is wrong at this moment, told once."""
         assert self.fold is not None
-        fresh = self._kernel()
-        self.events = [*self.events, *fresh][-MOST_EVENTS:]
-        gpus = [gpu for gpu in self.fold.record().gpus if not self.gpus or gpu.device in self.gpus]
-        held = {gpu.device: ", ".join(REASONS.get(it, it) for it in gpu.throttle_now if it in COSTLY) for gpu in gpus}
         told = self.forecast()
         behind: Behind | Absent = NOT_WATCHED
         left: float | Absent = NOT_WATCHED
-        usual = self._usual_gap()
         if told is not None:
             left = told.rest_seconds.value
             if self._plan is not None:
@@ -123,19 +117,17 @@ class Watching:
                 behind = Behind(
                     forecast_low=its.low, forecast_high=its.high, budget_low=plan.low, budget_high=plan.high
                 )
-        state = State(
-            at_seconds=self._clock(),
+        now = metrics.state(self.fold.record(), self._fresh, self._disk.read(), left)
+        self._fresh.clear()
+        usual = self._usual_gap()
+        now = msgspec.structs.replace(
+            now,
             since_step_seconds=NOT_WATCHED if usual is None else self._silent_seconds(),
             usual_step_seconds=NOT_WATCHED if usual is None else usual,
-            throttled={device: why for device, why in held.items() if why},
-            lost={gpu.device: gpu.gone.reason for gpu in gpus if isinstance(gpu.gone, Gone)},
-            kernel=tuple(fresh),
             not_a_number=self._log.broken_loss or NOT_WATCHED,
-            disks=self._disks(),
-            left_seconds=left,
             behind=behind,
         )
-        if alarms := self._watch.check(state):
+        if alarms := self._watch.check(now):
             self.alarms += alarms
             self._tell(alarms)
 
@@ -150,21 +142,6 @@ class Watching:
         assert self.seen is not None
         last = max(self._hook.last_seconds, self._log.last_seconds, self.seen.wall[-1][0])
         return max(0.0, self._clock() - last)
-
-    def _disks(self) -> tuple[DiskLeft, ...]:
-        """The disk under the folder that it was started in, and how fast its free space shrinks."""
-        try:
-            free = shutil.disk_usage(".").free
-        except OSError:
-            return ()
-        now = self._clock()
-        self._free.append((now, free))
-        del self._free[:-DISK_LOOKS]
-        begun, before = self._free[0]
-        seconds = now - begun
-        if seconds < LEAST_DISK_SECONDS:
-            return ()
-        return (DiskLeft(path=os.getcwd(), free_bytes=free, written_bytes_per_s=(before - free) / seconds),)
 
     def _forecast(self, final: bool) -> None:
         told = self.forecast()
@@ -304,6 +281,20 @@ class Watching:
         assert self.seen is not None
         wall = self.seen.wall
         return wall[-1][1] - wall[0][1] + 1 if wall else 0
+
+    def close(self) -> None:
+        self._disk.close()
+
+    def samples(self) -> Iterator[Sample]:
+        """For Prometheus: the machine's readings, and the training's own."""
+        assert self.fold is not None
+        yield from metrics.samples(self.fold.record())
+        if isinstance(self.rate, Estimate) and self.seen:
+            yield Sample(f"rigbench_training_{self.seen.unit}_per_second", "Steady rate.", {}, self.rate.value)
+        if self.seen and self.seen.wall:
+            yield Sample("rigbench_training_steps", "Steps so far.", {}, float(self.seen.wall[-1][1]), "counter")
+        if (told := self.forecast()) is not None:
+            yield Sample("rigbench_training_left_seconds", "Until its end.", {}, told.rest_seconds.value)
 
     def view(self) -> View:
         assert self.fold is not None
