@@ -94,8 +94,8 @@ def stored(content):
         ("a.jsonl", lines(), {}),
         ("marked.jsonl", lines(mark=b"\xef\xbb\xbf"), {}),
         ("windows.jsonl", lines(end="\r\n"), {}),
-        ("dump.jsonl.gz", gzip.compress(lines()), {}),
-        ("parts.json.gz", gzip.compress(lines()[:9]) + gzip.compress(lines()[9:]), {}),
+        ("dump.jsonl.gz", gzip.compress(lines(), mtime=0), {}),
+        ("parts.json.gz", gzip.compress(lines()[:9], mtime=0) + gzip.compress(lines()[9:], mtime=0), {}),
         ("dump.jsonl.bz2", bz2.compress(lines()), {}),
         ("dump.ndjson.xz", lzma.compress(lines(mark=b"\xef\xbb\xbf")), {}),
         ("nested.jsonl", nested("data", "text"), {"field": "data.text"}),
@@ -105,7 +105,7 @@ def stored(content):
         ("stories.txt", b"\n<|endoftext|>\n".join(text.encode() for text in TEXTS), {"separator": "<|endoftext|>"}),
         ("ended.txt", b"".join(text.encode() + b"\n<|eos|>\r\n" for text in TEXTS), {"separator": "<|eos|>"}),
         ("marked.txt", b"\xef\xbb\xbf" + "@@".join(TEXTS).encode(), {"separator": "@@"}),
-        ("stories.txt.gz", gzip.compress("@@".join(TEXTS).encode()), {"separator": "@@"}),
+        ("stories.txt.gz", gzip.compress("@@".join(TEXTS).encode(), mtime=0), {"separator": "@@"}),
     ],
 )
 def test_every_document_is_packed_whatever_holds_it(tmp_path, name, content, how):
@@ -162,7 +162,7 @@ ARRAY = json.dumps([{"text": text} for text in TEXTS])
         ("a.jsonl", '{"data": "text"}\n', {"field": "data.text"}, r"has str in the field 'data.text'"),
         ("a.jsonl", lines().decode().encode("utf-16"), {}, r"is UTF-16; `iconv -f UTF-16 -t UTF-8 .*a.jsonl`"),
         ("a.txt", "ab".encode("utf-16-be").join([b"\xfe\xff", b""]), {}, r"is UTF-16; `iconv"),
-        ("a.jsonl.gz", gzip.compress(lines())[:-12], {}, r"cannot be unpacked .*damaged or cut short"),
+        ("a.jsonl.gz", gzip.compress(lines(), mtime=0)[:-12], {}, r"cannot be unpacked .*damaged or cut short"),
         ("a.jsonl.gz", b"\x1f\x8b\x08" + bytes(99), {}, r"cannot be unpacked .*damaged or cut short"),
         ("a.jsonl.xz", lzma.compress(lines())[:40] + bytes(40), {}, r"cannot be unpacked .*damaged or cut short"),
     ],

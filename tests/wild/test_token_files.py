@@ -94,8 +94,16 @@ def zipped(**files):
         ("a.npy", npy(IDS.astype(">u2")), r"\.npy file of >u2, which is read as no ids"),
         ("a.npy", npy(IDS.astype("<u2"))[:-100], r"its header says 3,000 tokens, and 2,950 are there"),
         ("a.npy", b"\x93NUMPY\x01\x00\x10\x00{broken header!}\n", r"broken header"),
-        ("a.bin.gz", gzip.compress(IDS.astype("<u2").tobytes()), r"is packed by gzip, not token ids; .*gunzip -k"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 99), r"is packed by gzip.*rigbench pack .* makes ids"),
+        (
+            "a.bin.gz",
+            gzip.compress(IDS.astype("<u2").tobytes(), mtime=0),
+            r"is packed by gzip, not token ids; .*gunzip -k",
+        ),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"text": "x"}\n' * 99, mtime=0),
+            r"is packed by gzip.*rigbench pack .* makes ids",
+        ),
         ("a.bin.zst", b"\x28\xb5\x2f\xfd" + bytes(999), r"is packed by zstd, not token ids; .*zstd -d"),
         ("my a.parquet", b"PAR1" + bytes(999) + b"PAR1", r"is a Parquet file.*rigbench pack '.*my a.parquet' -o"),
         ("a.arrow", b"ARROW1\0\0" + bytes(999), r"is an Arrow file.*rigbench\[arrow\]"),
