@@ -61,7 +61,7 @@ def told(monitor: Monitor) -> list[tuple[str, str, int]]:
 
 
 def test_a_replay_tells_the_log_of_its_capture_and_counts_as_faulty(rigbench, faulty):
-    code, out, _ = rigbench("--replay", str(faulty), "monitor", "-q")
+    code, out, _ = rigbench("--replay", str(faulty), "monitor", "-v")
     assert code == 1
     assert "kernel (fault)  GPU0 (0000:01:00.0): the card fell off the bus (Xid 79)\n" in out
     assert "next    power off and on; check power cables" in out

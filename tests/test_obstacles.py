@@ -348,13 +348,13 @@ def test_a_rig_under_wsl2_has_no_card_in_its_pci_tree_and_is_read_all_the_same(r
     rig = str(Path(__file__).parent / "rigs" / "wsl2-rtx2080ti")
     said = {
         command: rigbench(*command.split(), "--replay", rig)
-        for command in ("topology -v", "doctor -v", "monitor --once")
+        for command in ("topology -v", "doctor -v", "monitor --once -v")
     }
     assert {command: code for command, (code, _, _) in said.items()} == dict.fromkeys(said, 0)
     assert "virtual machine:\n          WSL2" in re.sub(" +\n", "\n", said["topology -v"][1])
     assert "GPU0    NVIDIA GeForce RTX 2080 Ti, 11 GiB, 0000:2d:00.0, rtx-2080-ti" in said["topology -v"][1]
     assert "no fault, no warning in what was checked" in said["doctor -v"][1]
-    assert "n/a (not supported): utilisation" in said["monitor --once"][1]
+    assert "n/a (not supported): utilisation" in said["monitor --once -v"][1]
 
 
 # Other systems.

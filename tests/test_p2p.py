@@ -218,6 +218,7 @@ def test_want_of_memory_in_the_checks_is_not_taken_for_a_death(monkeypatch):
         raise RuntimeError("NCCL error: unhandled cuda error. Last error:\nCuda failure 2 'out of memory'")
 
     monkeypatch.setattr(probe, "cuda_devices", lambda: (1, 2))
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: True)
     for name in ("open_device", "join", "TorchRanks"):
         monkeypatch.setattr(probe, name, lambda *_: None)
     monkeypatch.setattr(probe, "measure", measure)
@@ -385,9 +386,8 @@ def test_json_is_valid_and_the_stored_run_is_shown_and_diagnosed_again(rigbench,
     assert store.encode(run).decode() == out
     assert [finding.code for finding in run.findings] == ["p2p-broken"]
     assert [it.code for it in diagnosis.diagnosed(run).findings] == [it.code for it in run.findings]
-    shown = rigbench("report")[1]
-    assert "P2P is broken between GPU0 and GPU1" in shown
-    assert "p2p-broken" in shown
+    assert "P2P is broken between GPU0 and GPU1" in rigbench("report")[1]
+    assert "p2p-broken" in rigbench("report", "-v")[1]
     assert rigbench("doctor", run.id)[0] == 1
 
 

@@ -6,6 +6,7 @@ A worker is killed as soon as it has answered, or when it hangs. So it is writte
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import sys
 import threading
@@ -61,15 +62,23 @@ def save() -> None:
 
 def worker(module: Any) -> None:
     """Beside its work, for a worker hands over more seldom where that takes long; its last word waits for it."""
-    send, spoken = module.Report._send, threading.Event()
+    send, spoken, ending = module.Report._send, threading.Event(), threading.Event()
 
     def keep() -> None:
-        while spoken.wait():
+        while spoken.wait() and not ending.is_set():
             spoken.clear()
             save()
 
     def serve(*of: Any) -> Any:
-        threading.Thread(target=keep, daemon=True).start()
+        thread = threading.Thread(target=keep, daemon=True)
+        thread.start()
+
+        def end() -> None:  # a thread that still writes when the interpreter is taken apart brings it down
+            ending.set()
+            spoken.set()
+            thread.join(5.0)
+
+        atexit.register(end)
         return real(*of)
 
     def sent(self: Any, message: dict[str, Any]) -> None:

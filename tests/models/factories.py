@@ -6,7 +6,7 @@ llm.c's, `from nanochat.gpt import GPT, GPTConfig`, `from transformers import Ll
 """
 
 import torch
-from published import (
+from published_models import (
     GPT,
     AutoregressiveWrapper,
     CausalLM,
