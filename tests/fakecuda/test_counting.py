@@ -12,7 +12,8 @@ LARGE_L2_MIB = "64"  # a buffer that flushes it would be 128 MiB
 
 
 def test_what_was_predicted_is_what_the_allocator_took_whatever_the_cache(rig):
-    arms = rig.run(*SLICE, "--cross", "loss,accumulation", FAKECUDA_L2_MIB=LARGE_L2_MIB).ended(0).run
+    crossed = ("--strategy", "single", "--cross", "loss,accumulation")
+    arms = rig.run(*SLICE, *crossed, FAKECUDA_L2_MIB=LARGE_L2_MIB).ended(0).run
     assert isinstance(arms.arms, Arms)
     assert len(arms.arms.rows) == 4
     for row in arms.arms.rows:
