@@ -21,6 +21,7 @@ NUMBER = re.compile(
     r"(?:\s?(?:ns|µs|ms|s|min|h|hours?|d|days?|years?|%|x|[KMBT]|[kKMGTPE]?i?(?:B/s|bytes/s|FLOP/s|FLOP|B|W|Hz|J))(?![\w/]))?"
 )
 TOGETHER = re.compile(r"#(?: (?:to )?#)+")
+EACH = re.compile(r"\breach #(?:, #)*(?: and #)?")  # cards that are alike reach one figure together
 # A figure that times decide: there in one run, missing with its reason or a dash in the next.
 MISSING = re.compile(
     r"n/a(?: \((?:[^()]*(?:noise|too few|too short|fewer than|time|not reached|scatter)[^()]*)\))?|–|one sample"
@@ -68,7 +69,7 @@ def plain(line: str) -> str:
     for pattern, word in ((STAMP, "STAMP"), (VERSION, "VERSION"), (FINGERPRINT, "RIG"), (MISSING, "#"), (AFFINITY, "")):
         line = pattern.sub(word, line)
     line = re.sub(r"\s+", " ", NUMBER.sub(lambda it: it["fixed"] or "#", line)).strip()
-    line = ENDED.sub(r"\1", line)
+    line = EACH.sub("reach #", ENDED.sub(r"\1", line))
     return TOGETHER.sub("#", re.sub(r"\((?:#|[, ]|to)+\)", "#", line))
 
 
