@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import os
 import random
@@ -14,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import watched_programs
@@ -21,6 +24,7 @@ from test_monitor_screens import Terminal
 
 from rigbench import hooks
 from rigbench.core.estimate import Estimate
+from rigbench.document import ROOMS, Run
 from rigbench.watch import forecast
 from rigbench.watch.steps import HookSteps, LogSteps, period
 
@@ -57,8 +61,30 @@ def test_steps_of_a_log(tmp_path: Path) -> None:
     assert steps["rate"]["value"] == pytest.approx(own, rel=0.02)  # type: ignore[index]
     assert its["exit_code"] == 0
     verdict = done.stderr.decode().splitlines()[0]
-    assert re.match(r"ok +watch: [\d,]+ tokens/s \(.*\), 99 steps in .*; it ended well", verdict), verdict
+    assert re.match(r"ok +watch: [\d,]+ tokens/s \(.*\), 100 steps in .*; it ended well", verdict), verdict
     assert not (tmp_path / "watch").exists()
+    again = [sys.executable, "-m", "rigbench", "--home", str(tmp_path), "report"]
+    for words in ([], ["-v"], ["-q"]):
+        shown = subprocess.run([*again, *words], capture_output=True, text=True, timeout=60)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert verdict in shown.stdout
+    assert f"rigbench report {next((tmp_path / 'runs').glob('*.json')).stem} --verbose" in done.stderr.decode()
+
+
+def test_every_room_of_a_run_has_a_first_screen_that_is_called_alike() -> None:
+    """By show_rooms, with the result, the console, whether it is quiet, and the run's id."""
+    kinds = {kind for room in ROOMS for kind in _records(get_type_hints(Run)[room])}
+    for feature in {kind.__module__.rpartition(".")[0] for kind in kinds} - {"rigbench.core"}:
+        screen = importlib.import_module(f"{feature}.screen")
+        if hasattr(screen, "brief") and not hasattr(screen, "brief_run"):
+            inspect.signature(screen.brief).bind(None, None, True, "RUN")
+
+
+def _records(kind: object) -> set[type]:
+    """The records in a field's type: of `tuple[A | B, ...] | C` these three."""
+    return (
+        {kind} if isinstance(kind, type) and not get_args(kind) else set().union(*map(_records, get_args(kind)), set())
+    )
 
 
 def test_steps_of_the_hook(tmp_path: Path) -> None:

@@ -106,13 +106,12 @@ def _watched(
     if common.json:
         common.show(job.run)
     else:
-        from rigbench.watch import screen
+        from rigbench.core.screen import show_rooms
 
         console = common.console()
         if not sys.stdout.isatty():  # a pipe has what the command writes, and nothing else
             console.file = sys.stderr
-        show = screen.show if common.verbose else screen.brief
-        show(training, console)
+        show_rooms(job.run, console, common.verbose, common.quiet)
     if not common.quiet:
         say(f"saved as {job.run.id}; `rigbench report {job.run.id}` shows it again")
     if job.trouble:

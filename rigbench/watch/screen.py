@@ -13,7 +13,7 @@ from rigbench.core.record import Absent, Figure
 from rigbench.core.screen import MARK_OF, Headline, Mark, closing, grid, headline, marked, printable, span
 from rigbench.monitor import screen as monitor_screen
 from rigbench.monitor.record import MonitorGpu, Watched
-from rigbench.watch.record import Forecast, Training, View
+from rigbench.watch.record import Forecast, SeenSteps, Training, View
 from rigbench.work.telemetry import IDLE, REASONS
 
 DIM, BOLD, YELLOW, RED, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
@@ -106,7 +106,7 @@ def _now(watched: Watched | Absent) -> float | None:
 # ---------------------------------------------------------------------------------------------------------- at its end
 
 
-def brief(training: Training, console: Console, quiet: bool = False) -> None:
+def brief(training: Training, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     """The verdict, how fast, what it took, what held it back, how sure."""
     headline("watch", _verdict(training), console)
     console.print(grid(_facts(training)))
@@ -129,7 +129,7 @@ def brief(training: Training, console: Console, quiet: bool = False) -> None:
         sure = f"{training.steps.source}: {', '.join(training.steps.said)}"
     else:
         console.print(Text(printable(training.steps.reason), style="yellow"))
-    closing(sure, "rigbench report RUN --verbose shows the GPUs and the host over the whole time", console)
+    closing(sure, f"rigbench report {run_id} --verbose shows the GPUs and the host over the whole time", console)
 
 
 def show(training: Training, console: Console) -> None:
@@ -149,8 +149,14 @@ def _verdict(training: Training) -> Headline:
     if isinstance(its, Absent):
         return "warn" if mark == "ok" else mark, f"{ended} after {took}; no step of it was seen"
     if isinstance(its.rate, Absent):
-        return mark, f"{ended} after {took} and {its.step[-1]:,} steps; no steady rate ({its.rate.reason})"
-    return mark, f"{span(its.rate, f'{its.unit}/s')}, {its.step[-1]:,} steps in {took}; {ended}"
+        return mark, f"{ended} after {took} and {_steps(its)}; no steady rate ({its.rate.reason})"
+    return mark, f"{span(its.rate, f'{its.unit}/s')}, {_steps(its)} in {took}; {ended}"
+
+
+def _steps(its: SeenSteps) -> str:
+    """How many were seen done: programs count them from 0 or from 1, or go on where an earlier run ended."""
+    count = its.step[-1] - its.step[0] + 1
+    return f"{count:,} step{'' if count == 1 else 's'}"
 
 
 def _ended(training: Training) -> str:
