@@ -222,7 +222,7 @@ def _record(watching: Watching, session: Session, words: list[str], started: str
             for it in watching.alarms
         ),
         own=watching.own(),
-        lost_output=session.lost_bytes,
+        lost_output=session.tape.lost,
     )
 
 

@@ -122,7 +122,8 @@ def brief(training: Training, console: Console, quiet: bool = False, run_id: str
         console.print(Text(f"  {len(beside) - MOST_ALARMS} more alarms: --verbose", style="dim"))
     if quiet:
         return
-    for note in training.monitor.notes:
+    lost = ("it wrote faster than it could be read: some of its output is not counted",) * training.lost_output
+    for note in (*lost, *training.monitor.notes):
         console.print(Text(printable(f"note: {note}"), style="dim"))
     sure = ""
     if not isinstance(training.steps, Absent):

@@ -69,7 +69,7 @@ class Session:
                 f"{command[0]} cannot be started ({words_})", "give the command as you would without rigbench"
             )
         self.pid = first["started"]
-        self._reader = Tape(folder)
+        self.tape = Tape(folder)
 
     def _next_word(self) -> dict[str, Any]:
         while b"\n" not in self._heard:
@@ -108,12 +108,7 @@ class Session:
 
     def read(self) -> Iterator[Piece]:
         """What it wrote since the last time."""
-        return self._reader.read()
-
-    @property
-    def lost_bytes(self) -> bool:
-        """Whether it wrote faster than anybody could read, so that some was dropped."""
-        return self._reader.lost
+        return self.tape.read()
 
     @property
     def relay_seconds(self) -> float:
@@ -198,7 +193,8 @@ class Tape:
     """Reads what the relay keeps, from file to file."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._number, self.lost = folder, 1, False
+        self._folder, self._number = folder, 1
+        self.lost = False  # it wrote faster than anybody could read, so that some was dropped
         self._output = (folder / "output.1").open("rb")
         self._times = (folder / "times.1").open("rb")
         self._at = 0.0
