@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import os
 import sys
 import threading
-from typing import Any
+from typing import Any, NoReturn
 
 LAST = ("result", "error", "stopped")  # after these a worker does nothing but wait for its end
 WORKER, DRIVER = "rigbench.work.process", "rigbench.machine.driver_child"
@@ -78,7 +79,12 @@ def worker(module: Any) -> None:
             spoken.set()
             thread.join(5.0)
 
+        def exit_at_once(code: int) -> NoReturn:
+            end()
+            leave(code)
+
         atexit.register(end)
+        leave, os._exit = os._exit, exit_at_once  # coverage's, which saves: two threads that save at once crash as well
         return real(*of)
 
     def sent(self: Any, message: dict[str, Any]) -> None:
