@@ -13,10 +13,16 @@ from rigbench import command, help
 
 
 class Command(NamedTuple):
-    name: str
+    name: str  # of two words: a command of the group that the first one names
     feature: str  # rigbench.FEATURE.command has a function of the command's name
     group: str  # of `rigbench --help`, and what one wants there
     says: str  # the first line of its help
+
+    @property
+    def function(self) -> Any:
+        """What runs it; imports its module."""
+        module = importlib.import_module(f"rigbench.{self.feature}.command")
+        return getattr(module, self.name.replace("-", "_").replace(" ", "_"))
 
 
 PLAN, CHECK, MEASURE = "Plan, no GPU needed", "Check this rig", "Measure one thing"
@@ -46,6 +52,7 @@ COMMANDS = (
     Command("capture", "capture", SHARE, "Record this rig, redacted, so that --replay DIR shows it anywhere."),
     Command("pack", "dataloader", SHARE, "Tokenize text or JSONL into a file of ids, which loads fastest."),
 )
+GROUPS = {"scaling": "Train a series of models on this rig, and fit how the loss falls with size, data and compute."}
 START = (
     ("rigbench run --quick", "test this machine, then hours, kWh and money"),
     ("rigbench budget --on 2xrtx-4080 --hours 48", "the same for cards you do not own: no test, 1 s"),
@@ -56,27 +63,35 @@ START = (
 class Commands(TyperGroup):
     """Commands whose modules are imported when they are called; `rigbench --help` imports none."""
 
-    def __init__(self, **attributes: Any) -> None:
+    def __init__(self, *, of: str = "", **attributes: Any) -> None:
+        """`of`: the group whose commands these are."""
         super().__init__(**attributes)
-        self.commands = dict.fromkeys(entry.name for entry in COMMANDS)  # type: ignore[assignment] # for suggestions
+        self.of = f"{of} " if of else ""
+        self.commands = dict.fromkeys(self.list_commands(None))  # type: ignore[assignment] # for suggestions
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [entry.name for entry in COMMANDS]
+        names = (entry.name.removeprefix(self.of) for entry in COMMANDS if entry.name.startswith(self.of))
+        return list(dict.fromkeys(name.partition(" ")[0] for name in names))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        entry = next((entry for entry in COMMANDS if entry.name == cmd_name), None)
+        name = f"{self.of}{cmd_name}"
+        names: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+        entry = next((entry for entry in COMMANDS if entry.name == name), None)
+        if entry is None and name in GROUPS and cmd_name in self.commands:
+            return Commands(of=name, name=name, help=GROUPS[name], context_settings=names)
         if entry is None:
             return None
-        module = importlib.import_module(f"rigbench.{entry.feature}.command")
-        function = getattr(module, entry.name.replace("-", "_"))
+        function, names["allow_interspersed_args"] = entry.function, name != "watch"
         single = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-        names = {"help_option_names": ["-h", "--help"], "allow_interspersed_args": entry.name != "watch"}
         single.command(name=entry.name, cls=help.HelpedCommand, context_settings=names)(
             command.callback(entry.name, function)
         )
         made = typer.main.get_command(single)
         made.settings = [it.key for it in command.choices(function) if it.is_setting]  # type: ignore[attr-defined]
         return made
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or (["--help"] if self.of else []))
 
     def main(self, *_: Any, **__: Any) -> Any:
         """Without typer's answers to Ctrl-C, a broken pipe and a wrong option: rigbench.__main__ gives its own."""
@@ -85,6 +100,9 @@ class Commands(TyperGroup):
             return self.invoke(context)
 
     def get_help(self, ctx: Any) -> str:
+        if self.of:
+            rows = [(it.name.removeprefix(self.of), it.says) for it in COMMANDS if it.name.startswith(self.of)]
+            return help.group(ctx, self.help or "", rows)
         groups = dict.fromkeys(entry.group for entry in COMMANDS)
         listed = ((group, [(it.name, it.says) for it in COMMANDS if it.group == group]) for group in groups)
         return help.root(ctx, self.help or "", START, listed)

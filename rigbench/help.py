@@ -121,11 +121,20 @@ def root(ctx: Any, says: str, examples: Rows, groups: Iterable[tuple[str, Rows]]
     return "\n\n".join(parts)
 
 
+def group(ctx: Any, says: str, commands: Rows) -> str:
+    """The page of a command that is several, as `rigbench scaling --help`."""
+    path = ctx.command_path
+    usage = filled(f"Usage: {path} COMMAND [OPTIONS]")
+    parts = [filled(says), usage, panel("Commands", commands), filled(f"`{path} COMMAND -h` shows its options.")]
+    return "\n\n".join(parts)
+
+
 def wrong_usage(error: Any) -> str:
     """What is said of a command line that cannot be read; of an unknown option the nearest ones."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "rigbench"
-    page = f"`{path} --help` lists {'the commands' if path == 'rigbench' else 'its options'}"
+    several = context is None or hasattr(context.command, "list_commands")
+    page = f"`{path} --help` lists {'the commands' if several else 'its options'}"
     given = getattr(error, "option_name", None)
     if context is None or not hasattr(error, "possibilities") or not given:
         return f"{error.format_message().rstrip('.')}; {page}"

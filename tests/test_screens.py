@@ -78,7 +78,7 @@ ANSWERED = {  # commands whose run is stored for `report`
     "budget-on": "budget --on 2xrtx-4080 --flops 1.2e18 --hours 48",
     "budget-several": "budget --on rtx-3090,2xrtx-4080,h200",
 }
-EMPTY: dict[str, object] = {room: () if room == "slices" else NOT_ASKED for room in ROOMS}
+EMPTY: dict[str, object] = {room: () if room in ("slices", "scaling") else NOT_ASKED for room in ROOMS}
 ESCAPE = re.compile(r"\x1b\[[0-9;:]*m")
 
 

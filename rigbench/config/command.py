@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
-from rigbench.command import SETTINGS, Choice, Common, choices, command
+from rigbench.command import SETTINGS, Choice, Common, choices
+from rigbench.command import command as marked
 from rigbench.core import config as files
 from rigbench.core.errors import FINE, RigbenchError, did_you_mean
 
@@ -22,10 +22,12 @@ class Key(NamedTuple):
     choice: Choice | None  # None: a common option
 
 
-@command()
+@marked()
 def config(
     common: Common,
-    command: Annotated[str | None, typer.Argument(help="Every key of this command, with what it is.")] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Every key of this command, with what it is.", metavar="[COMMAND]")
+    ] = None,
 ) -> int:
     """The settings of rigbench.toml: each key that is set, its value, and the file that it comes from.
 
@@ -36,7 +38,7 @@ def config(
         rigbench config budget                every key of `rigbench budget`
         rigbench budget --set psu-watts=850   for once
     """
-    keys = _keys()
+    keys, command = _keys(), " ".join(words or ()) or None
     if command is not None and not any(command in key.commands for key in keys):
         near = did_you_mean(command, {name for key in keys for name in key.commands})
         raise RigbenchError(f"no command {command[:40]!r} with keys", f"{near}`rigbench --help` lists the commands")
@@ -57,8 +59,7 @@ def _keys() -> list[Key]:
 
     keys: dict[str, Key] = {}
     for entry in COMMANDS:
-        module = importlib.import_module(f"rigbench.{entry.feature}.command")
-        function: Any = getattr(module, entry.name.replace("-", "_"))
+        function = entry.function
         for choice in choices(function):
             known = keys.setdefault(choice.key, Key(choice.key, [], choice))
             known.commands.append(entry.name)

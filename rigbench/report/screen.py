@@ -47,7 +47,7 @@ def one_room(run: Run, name: str) -> Run:
         raise RigbenchError(
             f"run {run.id} holds no {name[:40]}", f"{did_you_mean(name, rooms)}it holds {', '.join(rooms) or 'nothing'}"
         )
-    away = {room: () if room == "slices" else NOT_ASKED for room in rooms}
+    away = {room: () if isinstance(getattr(run, room), tuple) else NOT_ASKED for room in rooms}
     kept = {room: getattr(run, room) for room in (wanted, *(["arms"] if wanted == "slices" else [])) if room in rooms}
     findings = {} if wanted == "doctor" else {"findings": (), "unchecked": ()}
     return msgspec.structs.replace(run, **{**away, **kept, **findings})
