@@ -76,9 +76,9 @@ def test_the_usual_arms_answer_the_usual_question():
 def test_all_arms_vary_one_choice_at_a_time_and_none_comes_twice():
     found = plan.recipes(BASE, "all", ())
     assert [plan.label(arm, BASE) for arm in found] == [
-        "adamw, bf16", "adamw8bit", "paged-adamw8bit", "checkpointing", "checkpointing every 2nd", "bf16-pure", "fp16",
-        "fp32", "tf32", "compiled", "loss in 8 chunks", "ddp", "fsdp2", "fsdp2-offload", "data-parallel", "accelerate",
-        "accumulation 4",
+        "adamw, bf16", "adamw8bit", "paged-adamw8bit", "muon", "checkpointing", "checkpointing every 2nd", "bf16-pure",
+        "fp16", "fp32", "tf32", "compiled", "loss in 8 chunks", "ddp", "fsdp2", "fsdp2-offload", "data-parallel",
+        "accelerate", "accumulation 4",
     ]  # fmt: skip
     fields = BASE.__struct_fields__
     assert all(sum(getattr(arm, name) != getattr(BASE, name) for name in fields) == 1 for arm in found[1:])

@@ -1,11 +1,14 @@
 """Does Muon step what it should, hold what is predicted, and multiply as often as is counted?"""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rigbench.core import profiles
+from rigbench.core.errors import NOTHING
 from rigbench.model import muon, optim
 from rigbench.model.gpt import Decoder
 from rigbench.model.recipe import Recipe
@@ -119,6 +122,27 @@ def test_it_takes_less_memory_and_more_time_than_adamw_by_prediction():
     saved = peaks["adamw"].breakdown.optimizer_bytes - peaks["muon"].breakdown.optimizer_bytes
     inner = sum(weight.elements for weight in weights_of(small.shape, 4) if weight.inner)
     assert saved == pytest.approx(4 * inner, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "capacity --optimizer muon --strategy fsdp2",
+        "train-probe --optimizer muon --strategy fsdp2",
+        "budget --flops 1e18 --optimizer muon --set strategy=fsdp2",
+    ],
+)
+def test_no_command_predicts_what_none_can_train(command, rigbench):
+    code, _, err = rigbench(*command.split(), "--on", "2xrtx-4090")
+    assert code == NOTHING
+    assert "muon steps whole matrices, and fsdp2 has shards" in err
+
+
+def test_a_table_of_shards_has_no_rows_in_8_bits(rigbench):
+    line = "capacity --params 5M --on 2xrtx-4090 --strategy fsdp2 --attention naive --json"
+    rows = json.loads(rigbench(*line.split())[1])["capacity"]["rows"]
+    assert [row["recipe"]["optimizer"] for row in rows] == ["adamw"] * 4
+    assert {row["recipe"]["attention"] for row in rows} == {"naive"}
 
 
 def test_shards_are_no_matrices_to_it():

@@ -74,6 +74,9 @@ def dims(model: Model):
         ("gpt2_XL", "gpt2-xl", "gpt2", (48, 1600, 25, 25, 6400, 50257, 1024), 1_557_611_200),
         ("pythia-160m", "pythia-160m", "neox", (12, 768, 12, 12, 3072, 50304, 2048), 162_322_944),
         ("Pythia-6.9B", "pythia-6.9b", "neox", (32, 4096, 32, 32, 16384, 50432, 2048), 6_857_302_016),
+        # Totals of the rest: the Hugging Face hub's model cards (of their weight files).
+        ("Llama-3.1-8B", "llama-3-8b", "llama", (32, 4096, 32, 8, 14336, 128256, 4096), 8_030_261_248),
+        ("Qwen3-0.6B", "qwen3-0.6b", "llama", (28, 1024, 16, 8, 3072, 151936, 4096), 596_049_920),
         ("tinyllama", "tinyllama-1.1b", "llama", (22, 2048, 32, 4, 5632, 32000, 2048), 1_100_048_384),
         ("chinchilla-425m", "chinchilla-425m", "neox", (18, 1280, 10, 10, 5120, 32000, 2048), 395_120_640),
     ],
@@ -93,8 +96,8 @@ def test_every_published_model_can_be_named_and_no_two_go_by_one_name():
 
 
 def test_the_shapes_of_all_published_models_have_the_counts_published():
-    assert check_published() == (15, 26)  # the 26 of Chinchilla lack its relative positions, up to 8 %
-    assert len(models()) == 41
+    assert check_published() == (38, 26)  # the 26 of Chinchilla lack its relative positions, up to 8 %
+    assert len(models()) == 64
     assert {model.name.split("-")[0] for model in models() if model.published_within} == {"chinchilla"}
 
 
@@ -212,7 +215,7 @@ def test_a_file_without_permission_is_one_line(shape_file):
     [
         ("--model=gpt3", "'gpt3': no published model has that name; did you mean gpt2"),
         ("--model=pythia-1.4", "did you mean pythia-1.4b"),
-        ("--model=llama", "did you mean tinyllama-1.1b"),
+        ("--model=llama", "did you mean llama-3-8b or llama-2-7b or tinyllama-1.1b"),
         ("--model=120M", "a size is given as --params 120M"),
         ("--model=zzz", "`rigbench profiles` lists them"),
         ("--model=", "`rigbench profiles` lists them"),

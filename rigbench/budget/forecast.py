@@ -452,6 +452,7 @@ def fitted(predictor: Predictor, request: Request, rig: RigProfile) -> Recipe:
         micro_batch=1,
     )
     base = options.over(plain)
+    base.refuse_contradiction()
     most = max(1, MOST_TOKENS_A_CARD // model.shape.sequence)
     ample = 0 if base.compiled else micro_batch_that_surely_fits(predictor, model, base, target)
     if ample * model.shape.sequence >= FEWEST_TOKENS_A_CARD:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 import msgspec
 
 from rigbench.core import units
-from rigbench.core.errors import RigbenchError
+from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.options import NOT_GIVEN, Option, Reader, one_of, whole
 from rigbench.core.record import Absent, Record
 from rigbench.model.record import Model
@@ -83,6 +83,23 @@ class Recipe(Record, frozen=True, kw_only=True):
         """ "adamw, bf16, compiled": optimizer and precision, then what differs from the plain loop."""
         plain = Recipe(optimizer=self.optimizer, precision=self.precision)
         return ", ".join([self.optimizer, self.precision, *self.differences(plain).values()])
+
+    @property
+    def contradiction(self) -> str:
+        """Which of its choices exclude each other, whatever trains it; "" where none do."""
+        if self.sharded and self.optimizer == "muon":
+            return "muon steps whole matrices, and fsdp2 has shards"
+        if self.sharded and self.optimizer.endswith("8bit"):
+            return "bitsandbytes steps whole weights, and fsdp2 has shards"
+        return ""
+
+    def refuse_contradiction(self) -> None:
+        """
+        Raises:
+            RigbenchError: two of its choices exclude each other.
+        """
+        if self.contradiction:
+            raise RigbenchError(self.contradiction, "use --strategy ddp, or --optimizer adamw", NOTHING)
 
     def differences(self, other: Recipe) -> dict[str, str]:
         """In which choices this differs from another, in words."""

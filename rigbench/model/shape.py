@@ -58,6 +58,12 @@ class Common(Profile, frozen=True):
     sequence: Count
     tied_head: bool
     biases: bool
+    head_dim: Count | None = None  # None: width / heads
+    qkv_biases: bool = False
+    qk_norms: bool = False
+    post_norms: bool = False
+    window: Annotated[int, msgspec.Meta(ge=0)] = 0  # tokens that a layer with a sliding window sees
+    full_every: Count | None = None  # every so-manieth layer sees all; None: with a window, none does
 
 
 class Size(Profile, frozen=True, kw_only=True):
@@ -68,6 +74,8 @@ class Size(Profile, frozen=True, kw_only=True):
     kv_heads: Count | None = None
     ffn_width: Count | None = None
     vocabulary: Count | None = None
+    head_dim: Count | None = None
+    tied_head: bool | None = None
     published_parameters: Count | Absent = NOT_STATED
     also: tuple[Text, ...] = ()
 
@@ -84,35 +92,43 @@ class SeriesFile(Profile, frozen=True):
 
     def __post_init__(self) -> None:
         for size in self.models:
-            if size.width % size.heads or size.heads % (size.kv_heads or size.heads):
+            own_width = size.head_dim or self.shape.head_dim
+            if (size.width % size.heads and not own_width) or size.heads % (size.kv_heads or size.heads):
                 raise ValueError(f"{size.name}: heads must divide the width, and kv_heads the heads")
             if self.shape.style == "llama" and size.ffn_width is None:
                 raise ValueError(f"{size.name}: a llama's ffn_width must be stated")
 
     def series(self) -> Series:
-        shared = self.shape
         models = tuple(
-            SeriesModel(
-                size.name,
-                shape_of(
-                    shared.style,
-                    size.layers,
-                    size.width,
-                    size.heads,
-                    size.vocabulary or shared.vocabulary,
-                    shared.sequence,
-                    kv_heads=size.kv_heads,
-                    ffn_width=size.ffn_width,
-                    tied_head=shared.tied_head,
-                    biases=shared.biases,
-                ),
-                size.published_parameters,
-                size.also,
-                self.published_within,
-            )
+            SeriesModel(size.name, self._shape(size), size.published_parameters, size.also, self.published_within)
             for size in self.models
         )
         return Series(name=self.name, about=self.about, source=self.source, models=models)
+
+    def _shape(self, size: Size) -> Shape:
+        shared = self.shape
+        plain = shape_of(
+            shared.style,
+            size.layers,
+            size.width,
+            size.heads,
+            size.vocabulary or shared.vocabulary,
+            shared.sequence,
+            kv_heads=size.kv_heads,
+            ffn_width=size.ffn_width,
+            tied_head=shared.tied_head if size.tied_head is None else size.tied_head,
+            biases=shared.biases,
+        )
+        own_width = size.head_dim or shared.head_dim or 0
+        return msgspec.structs.replace(
+            plain,
+            head_dim=0 if own_width * size.heads == size.width else own_width,
+            qkv_biases=shared.qkv_biases,
+            qk_norms=shared.qk_norms,
+            post_norms=shared.post_norms,
+            window=shared.window,
+            windowed_layers=size.layers - size.layers // (shared.full_every or size.layers + 1) if shared.window else 0,
+        )
 
 
 class ModelsFile(Profile, frozen=True):

@@ -73,25 +73,32 @@ def predicted(
         tokens = DEFAULT_CONTEXT if isinstance(options.context_tokens, Absent) else options.context_tokens
         result = _inference(result, series, tokens, predictor)
     else:
-        optimizers = USUAL_OPTIMIZERS if isinstance(options.optimizer, Absent) else (options.optimizer,)
-        recipes = [
-            Recipe(
-                optimizer=optimizer,
-                checkpoint_every=every,
-                precision=precision,
-                loss_chunks=chunks,
-                strategy=strategy,
-                ranks=1 if strategy == "single" else place.count,
-                micro_batch=1,
-            )
-            for optimizer in optimizers
-            for every in CHECKPOINT_EVERY
-            for chunks in CHUNKS
-        ]
+        recipes = _recipes(options, strategy, precision, 1 if strategy == "single" else place.count)
         result = _training(job, result, sizes(series) if of_series else (), recipes, predictor)
     result = msgspec.structs.replace(result, seconds=time.perf_counter() - started)
     job.keep(capacity=result)
     return result
+
+
+def _recipes(options: Options, strategy: Strategy, precision: Precision, ranks: int) -> list[Recipe]:
+    """A row each; of the usual optimizers those that can step what the strategy leaves."""
+    recipes = [
+        Recipe(
+            optimizer=optimizer,
+            checkpoint_every=every,
+            precision=precision,
+            loss_chunks=chunks,
+            strategy=strategy,
+            ranks=ranks,
+            micro_batch=1,
+            attention=options.attention,
+        )
+        for optimizer in (USUAL_OPTIMIZERS if isinstance(options.optimizer, Absent) else (options.optimizer,))
+        for every in CHECKPOINT_EVERY
+        for chunks in CHUNKS
+    ]
+    recipes[0].refuse_contradiction()
+    return [recipe for recipe in recipes if not recipe.contradiction]
 
 
 def predictor_of(job: Job) -> Predictor:

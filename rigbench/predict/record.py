@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from rigbench.core.estimate import Estimate
 from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, number, one_of, whole
 from rigbench.core.record import Absent, Figure, Record, Source
-from rigbench.model.recipe import OPTIMIZERS, PRECISIONS, Optimizer, Precision, Recipe, Strategy
+from rigbench.model.recipe import ATTENTIONS, OPTIMIZERS, PRECISIONS, Attention, Optimizer, Precision, Recipe, Strategy
 from rigbench.model.record import Model
 
 WeightFormat = Literal["bf16", "8-bit", "4-bit"]
@@ -56,6 +56,9 @@ class Options(Record, frozen=True, kw_only=True):
             "NAME",
         ),
     ] = "auto"
+    attention: Annotated[
+        Attention, Option(one_of(*ATTENTIONS), "fused, or naive: written by hand, T × T scores in memory.", "NAME")
+    ] = "fused"
     inference: Annotated[bool, Option(None, "Generating text instead: weights in bf16, 8-bit and 4-bit.")] = False
     context_tokens: Annotated[
         int | Absent,

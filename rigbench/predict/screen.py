@@ -112,7 +112,8 @@ def _part_words(name: str, target: Target) -> str:
 def _notes(result: Capacity) -> Iterator[str]:
     if any(_slow(cell) for row in result.rows for cell in (row.micro_batch, row.sequence, row.model)):
         yield SLOW_WORDS
-    if result.rows and _shown(result) and result.target.kind == "cuda":
+    shown = _shown(result)
+    if shown and shown.prediction.recipe.attention == "fused" and result.target.kind == "cuda":
         yield (
             "`rigbench budget --on` trains compiled with a little less, as many as surely fit by a formula; "
             "this is of recorded steps"

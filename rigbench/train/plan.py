@@ -32,7 +32,7 @@ ONE_PROCESS = ("single", "data-parallel")
 NOT_IN_A_TABLE = Absent("not timed in a table of variants; `--arms one` times one rank alone")
 # The fields that --cross names, and what it and `--arms all` go through, the plain choice first.
 VALUES: dict[Factor, tuple[str, tuple[Any, ...]]] = {
-    "optimizer": ("optimizer", ("adamw", "adamw8bit", "paged-adamw8bit")),
+    "optimizer": ("optimizer", ("adamw", "adamw8bit", "paged-adamw8bit", "muon")),
     "checkpointing": ("checkpoint_every", (0, 1, 2)),
     "precision": ("precision", ("bf16", "bf16-pure", "fp16", "fp32", "tf32")),
     "compile": ("compiled", (False, True)),
@@ -228,10 +228,8 @@ def why_not(arm: Recipe, base: Recipe, kind: str, gpus: int, why_fewer: str = ""
             return "DataParallel splits batches over GPUs, and here a CPU trains"
     elif gpus < 2 and arm.strategy in SEVERAL_GPUS:
         return f"{arm.strategy} is for several GPUs, and {why_fewer or 'here is one'}"
-    if arm.optimizer == "muon" and arm.strategy.startswith("fsdp2"):
-        return "muon steps whole matrices, and fsdp2 has shards"
-    if arm.optimizer.endswith("8bit") and arm.strategy.startswith("fsdp2"):
-        return "bitsandbytes steps whole weights, and fsdp2 has shards"
+    if arm.contradiction:
+        return arm.contradiction
     if arm.optimizer.endswith("8bit") and importlib.util.find_spec("bitsandbytes") is None:
         return "bitsandbytes is not installed: pip install bitsandbytes"
     if arm.compiled and arm.strategy == "data-parallel":

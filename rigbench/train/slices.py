@@ -100,9 +100,7 @@ def prepared(job: Job, options: Options) -> tuple[Options, Mapping[str, str]]:
         RigbenchError: the optimizer cannot step shards, or the strategy not copy what is compiled.
     """
     recipe = options.recipe
-    if recipe.optimizer.endswith("8bit") and recipe.strategy.startswith("fsdp2"):
-        cure = "use --strategy ddp, or --optimizer adamw"
-        raise RigbenchError("bitsandbytes steps whole weights, and fsdp2 has shards", cure, NOTHING)
+    recipe.refuse_contradiction()
     if recipe.compiled and recipe.strategy == "data-parallel":
         raise RigbenchError(NOT_REPLICATED, "use --strategy ddp, or --compile off", NOTHING)
     free = {gpu.uuid: job.rig.nvml.reading(gpu.index, "memory_free_bytes") for gpu in job.gpus}
