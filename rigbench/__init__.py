@@ -12,7 +12,9 @@ These are functions of `rigbench.api`, which is imported when one of them is ask
 
 from __future__ import annotations
 
-from typing import Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing takes longer to import than all else before Ctrl-C is heard
+    from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ("__version__", "forecast", "load", "runs")

@@ -8,40 +8,54 @@ import os
 import signal
 import sys
 
+from rigbench.core import signals
 from rigbench.core.errors import BAD_INPUT, FINE, INTERNAL, INTERRUPTED, RigbenchError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_SECONDS = 1.0
 _answered: list[int] = []  # the signals whose handler has run
 
 
 def main() -> None:
     """Run the command line and exit with the contract's code."""
-    for number in SIGNALS:  # SIGINT too where it is ignored, as in what a script starts in the background
+    for number in filter(signals.is_heard, signals.STOP):
         signal.signal(number, _interrupt)
     code = INTERRUPTED
     try:
-        if sys.platform != "win32":  # which wakes nobody up by a pipe
-            _watch()
-        _open_streams()
-        code = _run()
+        try:
+            if sys.platform != "win32":  # which wakes nobody up by a pipe
+                _watch()
+            _open_streams()
+            code = _run()
+            sys.stdout.flush()
+        except OSError as error:  # the reader of our output went away, as `| head` does, or its disk is full
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = FINE if isinstance(error, BrokenPipeError) else BAD_INPUT
+            if code:
+                _say(f"cannot write the answer ({error.strerror})")
+        for number in signals.STOP:
+            if signal.getsignal(number) is _interrupt:
+                signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+    except KeyboardInterrupt:  # while the answer was written, or once more while the first one was being answered
+        code = INTERRUPTED
+    if code != INTERRUPTED:  # else at once: no thread that hangs is waited for, and children go with us
+        _finalize()
+    os._exit(code)  # for the interpreter's own end has a part in which no handler is left, and a signal kills it
+
+
+def _finalize() -> None:
+    import atexit
+    import contextlib
+    import threading
+
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
-    except OSError as error:  # the reader of our output went away, as `| head` does, or its disk is full
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = FINE if isinstance(error, BrokenPipeError) else BAD_INPUT
-        if code:
-            _say(f"cannot write the answer ({error.strerror})")
-    except KeyboardInterrupt:  # once more, while the first one was being answered
-        pass
-    if code == INTERRUPTED:
-        os._exit(code)  # at once: no thread that hangs is waited for, and children end as their parent is gone
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL)  # all is said: no traceback from Python's own end
-    sys.exit(code)
 
 
 def _interrupt(number: int, frame: object) -> None:
     _answered.append(number)
+    signals.let_go(number)
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
@@ -121,15 +135,15 @@ def _run() -> int:
 
 
 def _internal(error: Exception) -> str:
-    import tempfile
     import traceback
+
+    from rigbench.core import home
 
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
-    with tempfile.NamedTemporaryFile("w", prefix="rigbench-", suffix=".txt", delete=False) as file:
-        file.write("".join(traceback.format_exception(error)))
+    kept = home.log_error("".join(traceback.format_exception(error)))
     words = " ".join(str(error).split())[:200]
-    return f"internal error, {type(error).__name__} at {where}: {words}; please report it with {file.name}"
+    return f"internal error, {type(error).__name__} at {where}: {words}; please report it{kept}"
 
 
 def _say(line: str) -> None:

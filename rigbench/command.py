@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 import typer
 
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
+from rigbench.core.home import begin
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -298,6 +299,7 @@ def callback(name: str, function: Callable[..., int]) -> Callable[..., NoReturn]
                 if setting.key == "home" or not (merged.get("on") or merged.get("replay")):
                     merged[setting.key] = Path(setting.value).expanduser() if setting.key == "home" else setting.value
         common = Common(name, merged)
+        begin(common.home)
         typed = {it.field: values.pop(it.field) for it in known if not it.is_setting and _is_typed(context, it.field)}
         for it in known:
             values.pop(it.field, None)

@@ -16,21 +16,13 @@ import msgspec
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.files import reason, write_whole
+from rigbench.core.home import default_home as default_home
 from rigbench.core.progress import SILENT, Progress
 from rigbench.core.record import Record
 from rigbench.document import SCHEMA, Run
 
 if TYPE_CHECKING:
     from rigbench.index import Index
-
-
-def default_home() -> Path:
-    """RIGBENCH_HOME, else the user's data directory: a slice measured yesterday is found from any folder."""
-    if from_environment := os.environ.get("RIGBENCH_HOME"):
-        return Path(from_environment)
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("rigbench", appauthor=False))
 
 
 def now() -> str:
@@ -53,7 +45,7 @@ class Store:
         """Before anything is measured: can a run be kept here?"""
         try:
             self.runs.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.runs, prefix=".probe-") as probe:
+            with tempfile.TemporaryFile(dir=self.runs) as probe:
                 probe.write(b"\0" * 4096)
                 probe.flush()
                 os.fsync(probe.fileno())

@@ -232,7 +232,7 @@ def test_help_writes_flop_as_people_do(rigbench):
     assert "[default: 1.2e18]" in " ".join(rigbench("run", "--help")[1].split())
 
 
-def test_a_defect_of_ours_is_one_line_with_exit_code_4(rigbench, monkeypatch):
+def test_a_defect_of_ours_is_one_line_with_exit_code_4(rigbench, monkeypatch, tmp_path):
     def broken(*_):
         raise KeyError("a defect")
 
@@ -242,8 +242,8 @@ def test_a_defect_of_ours_is_one_line_with_exit_code_4(rigbench, monkeypatch):
     assert err.count("\n") == 1
     assert "internal error, KeyError at test_cli.py" in err
     log = Path(err.split()[-1])
+    assert log == tmp_path / "home" / "internal-errors.log"
     assert "Traceback" in log.read_text()
-    log.unlink()
 
 
 def test_a_whole_run_measures_trains_and_budgets_in_one_record(measured, rigbench):

@@ -1,12 +1,15 @@
 """Are collectives timed, checked and fitted as they really were, every fault a result, and bad options refused?"""
 
+import contextlib
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -14,6 +17,7 @@ from statistics import median
 from types import SimpleNamespace
 
 import msgspec
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -190,6 +194,31 @@ def test_a_check_of_many_ranks_takes_no_more_memory_than_sizes_are_cut_for(name)
         made.load(0)
         made.wrong_values(0)
     assert 2 * size <= alive.most <= (BUFFERS - 1) * size
+
+
+def test_ranks_of_one_machine_are_reached_from_no_other(rigbench):
+    """Whatever the host's name stands for: all that the processes listen on is loopback, as the system lists it."""
+    listening, done = set(), threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.05):
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    listening.update(it.laddr.ip for it in process.net_connections() if it.status == psutil.CONN_LISTEN)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    code, found, err = collectives(rigbench, "--sizes", "8", "--seconds", "1s")
+    done.set()
+    thread.join()
+    assert (code, found["verdict"], err) == (0, "fine", "")
+    assert listening == {"127.0.0.1"}
+
+
+def test_nothing_that_came_over_a_socket_is_unpickled():
+    unpickles = re.compile(r"\b(import c?pickle|(all_gather|broadcast|gather|scatter|send|recv)_object)")
+    sources = (TESTS.parent / "rigbench").rglob("*.py")
+    assert [path for path in sources if unpickles.search(path.read_text())] == []
 
 
 def test_a_rank_that_never_arrives_is_a_verdict_and_named(rigbench, monkeypatch, tmp_path):

@@ -1,10 +1,12 @@
 """Does Ctrl-C end every command, whatever it is doing, in one line, without a traceback, and with nothing lost?"""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -106,7 +108,7 @@ def measuring(rigbench, *presses: int) -> tuple[int, str, str, list[psutil.Proce
     return process.returncode, out, err, workers
 
 
-@pytest.mark.parametrize("presses", [(signal.SIGINT,), (signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)])
+@pytest.mark.parametrize("presses", [(signal.SIGINT,), (signal.SIGHUP,), (signal.SIGINT, signal.SIGINT)])
 def test_a_measurement_is_stopped_with_what_it_has_and_its_workers_are_gone(rigbench, presses, tmp_path):
     code, out, err, workers = measuring(rigbench, *presses)
     first, last = err.splitlines()[0], err.splitlines()[-1]
@@ -124,6 +126,59 @@ def test_a_measurement_is_stopped_with_what_it_has_and_its_workers_are_gone(rigb
     (part,) = run["bandwidth"]["parts"]
     assert part["ended"] == "interrupted"
     assert part["transfers"]
+
+
+END = """
+import atexit, os, sys, time
+from rigbench import __main__
+def wait():
+    print(os.getpid(), file=sys.stderr, flush=True)
+    time.sleep(60)
+atexit.register(wait)
+sys.argv = ["rigbench", "profiles"]
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_has_said_all_ends_with_130_as_well(by):
+    with subprocess.Popen([sys.executable, "-c", END], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
+        assert it.stderr.readline() == f"{it.pid}\n"
+        it.send_signal(by)
+        out, err = it.communicate(timeout=60)
+    assert (it.returncode, err) == (130, "")
+    assert "rtx-4090" in out
+
+
+def test_whoever_starts_it_by_nohup_keeps_it_when_the_terminal_is_closed():
+    command = ["nohup", sys.executable, "-c", END.replace("60", "0.2")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
+    ) as it:
+        assert it.stderr.readline() == f"{it.pid}\n"
+        it.send_signal(signal.SIGHUP)
+        _, err = it.communicate(timeout=60)
+    assert (it.returncode, err) == (0, "")
+
+
+def test_a_terminal_that_is_closed_ends_it_with_what_it_has(tmp_path):
+    """No more can be written there, which must not keep the recording from its end."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rigbench", "monitor", "--record", str(tmp_path / "night.jsonl")],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    seen = b""
+    while b"cores" not in seen:  # of the host, in the picture
+        seen += os.read(ours, 1 << 16)
+    os.close(ours)
+    assert process.wait(60) == 0
+    assert json.loads((tmp_path / "night.jsonl").read_text().splitlines()[-1])["ended_by"] == "stopped by the user"
 
 
 SLOW_SUMMARY = """

@@ -62,7 +62,7 @@ def test_steps_of_a_log(tmp_path: Path) -> None:
     assert its["exit_code"] == 0
     verdict = done.stderr.decode().splitlines()[0]
     assert re.match(r"ok +watch: [\d,]+ tokens/s \(.*\), 100 steps in .*; it ended well", verdict), verdict
-    assert not (tmp_path / "watch").exists()
+    assert not list(tmp_path.glob(".rigbench-*"))
     again = [sys.executable, "-m", "rigbench", "--home", str(tmp_path), "report"]
     for words in ([], ["-v"], ["-q"]):
         shown = subprocess.run([*again, *words], capture_output=True, text=True, timeout=60)
@@ -192,10 +192,9 @@ def test_rigbench_is_killed(tmp_path: Path) -> None:
         rest = process.stdout.read().decode()
     assert "iter 79: " in rest
     assert "own rate" in rest
-    left = tmp_path / "watch"
-    assert list(left.glob("*/output.1"))
+    assert list(tmp_path.glob(".rigbench-*/output.1"))
     watched(tmp_path, ["true"])
-    assert not left.exists()
+    assert not list(tmp_path.glob(".rigbench-*"))
 
 
 def appears(terminal: Terminal, pattern: str) -> str:

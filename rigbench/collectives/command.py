@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
-from pathlib import Path
 
 import msgspec
 
@@ -14,6 +12,7 @@ from rigbench.collectives.record import DEFAULT_SECONDS, Collectives, Options, R
 from rigbench.command import Common, command
 from rigbench.core import units
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, RigbenchError
+from rigbench.core.home import scratch
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Skipped
 from rigbench.job import Interrupted, Job
@@ -126,7 +125,7 @@ def started(
         host_name=socket.gethostname() if world else "",
         node=os.environ.get("GROUP_RANK", "") if world else "",
     )
-    with tempfile.TemporaryDirectory(prefix="rigbench-nccl-") as folder:
+    with scratch() as folder:
 
         def environment(rank: int) -> dict[str, str]:
             """One thread a rank, as torchrun sets it; and NCCL's own account of the ways that it takes."""
@@ -134,7 +133,7 @@ def started(
                 "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
                 "NCCL_DEBUG": "INFO",
                 "NCCL_DEBUG_SUBSYS": "INIT,ENV",
-                "NCCL_DEBUG_FILE": str(Path(folder) / f"rank{rank}.log"),
+                "NCCL_DEBUG_FILE": str(folder / f"rank{rank}.log"),
             }
 
         if world:

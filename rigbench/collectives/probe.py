@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import torch
@@ -36,7 +36,7 @@ from rigbench.core.record import Absent, EndedBy, Tally
 from rigbench.core.units import format_bytes
 from rigbench.machine import peers, placement
 from rigbench.work.process import Report
-from rigbench.work.ranks import World, free_bytes, join, kind_for, opened
+from rigbench.work.ranks import World, exchange, free_bytes, join, kind_for, opened
 
 LARGEST = {"cpu": 16 << 20, "cuda": 1 << 30}
 PAIR_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
@@ -110,9 +110,7 @@ class _Probe:
         rank = self.world.rank
         host = next(index for index, it in enumerate(self.hosts) if rank in it.ranks)
         own = RankPlace(rank=rank, host=host, device=self.accelerator.device, ways=ways)
-        received: list[Any] = [None] * self.world.size
-        dist.all_gather_object(received, msgspec.json.encode(own))
-        self.places = tuple(msgspec.json.decode(it, type=RankPlace) for it in received)
+        self.places = tuple(msgspec.json.decode(it, type=RankPlace) for it in exchange(msgspec.json.encode(own)))
 
     def _sizes(self) -> tuple[int, ...]:
         """What was asked for, or 8 B to the most that fits on every rank; the largest in pairs comes of it too."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+from rigbench.core.home import temporary_name
 
 
 @contextlib.contextmanager
@@ -17,17 +19,23 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: as the file system says; the old content is then untouched.
     """
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+    named, nameless = target.parent / f".{temporary_name()}{secrets.token_hex(4)}", True
+    try:  # a file without a name goes with its process, however that ends
+        handle = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY, 0o600)
+    except (AttributeError, OSError):  # not every system and file system has them
+        handle, nameless = os.open(named, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), False
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
+            os.fsync(handle)
+            os.chmod(handle if os.chmod in os.supports_fd else named, 0o644)
+            if nameless:
+                os.link(f"/proc/self/fd/{handle}", named, src_dir_fd=handle)  # so that it follows the link there
+        os.replace(named, target)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(named)
         raise
 
 

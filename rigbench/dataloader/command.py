@@ -114,10 +114,12 @@ def pack(
     rigbench dataloader --data web.bin    how fast it loads
     """
     from rigbench.core.errors import FINE, INTERRUPTED
+    from rigbench.core.home import sweep
     from rigbench.core.progress import make_progress
     from rigbench.dataloader import packing
     from rigbench.store import encode
 
+    sweep(output.parent)
     progress = make_progress(common.quiet)
     try:
         packed = packing.run(sources, output, options, progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from msgspec.structs import replace
 
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.files import reason
+from rigbench.core.home import scratch
 from rigbench.core.record import Absent, EndedBy
 from rigbench.core.unpack import packed_by
 from rigbench.dataloader import sources
@@ -347,8 +347,8 @@ class _Probe:
         with contextlib.ExitStack() as stack:
             try:
                 cache.mkdir(parents=True, exist_ok=True)
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sample-", dir=cache))
-                sample = Path(folder) / "sample.bin"
+                folder = stack.enter_context(scratch(cache))
+                sample = folder / "sample.bin"
                 sample.write_bytes(ids.tobytes())
             except OSError as error:
                 raise RigbenchError(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.home import sweep, temporary_name
 from rigbench.core.record import Absent
 from rigbench.machine import kernel_log, recorded_tree
 from rigbench.machine.nvml import Nvml
@@ -94,7 +95,9 @@ def write(folder: Path, files: Mapping[str, str]) -> None:
         RigbenchError: the disk would not take them.
     """
     new = not folder.exists()
-    temporary = (folder.absolute().parent if new else folder) / f".capture-{secrets.token_hex(4)}"
+    beside = folder.absolute().parent if new else folder
+    sweep(beside)
+    temporary = beside / f".{temporary_name()}{secrets.token_hex(4)}"
     try:
         temporary.mkdir(parents=True)
         for name, text in files.items():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rigbench.alarms import AlarmOptions, Alarms, Delivery, DiskGauge
 from rigbench.command import Common, command, say
-from rigbench.core import progress
+from rigbench.core import progress, signals
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine.record import KernelEvent
@@ -224,7 +224,7 @@ class Overdue(Exception):
 
 
 class StopSignal:
-    """Ctrl-C and SIGTERM ask for the end instead of breaking in."""
+    """Ctrl-C, SIGTERM and SIGHUP ask for the end instead of breaking in."""
 
     def __init__(self) -> None:
         self.sent = False
@@ -232,8 +232,9 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGALRM] if HAS_TIMER else [])):
-                self._before[number] = signal.signal(number, self._note)
+            for number in (*signals.STOP, *([signal.SIGALRM] if HAS_TIMER else [])):
+                if signals.is_heard(number):
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -243,6 +244,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        signals.let_go(number)
         if self.sent:
             raise Overdue
         self.sent = progress.stopping = True  # for rigbench.__main__: the summary may take longer than its patience

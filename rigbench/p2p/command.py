@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
 from rigbench.command import Common, command, say
 from rigbench.core import profiles
 from rigbench.core.errors import FINE, NOTHING
+from rigbench.core.home import scratch
 from rigbench.core.record import Absent, Tally
 from rigbench.job import Interrupted, Job
 from rigbench.machine import cuda_map, peers
@@ -143,14 +142,14 @@ class _Trial:
                 environment=p2p_arms.environment(setting, self.inherited, f"{logs}/%p.log"),
             )
 
-        with tempfile.TemporaryDirectory(prefix="rigbench-nccl-") as logs:
+        with scratch() as logs:
             outcome, _ = self.job.undisturbed(
                 "p2p",
                 start,
                 place=len(self.result.arms),
                 repeat=False,  # settings are tried in turns anyway, and one that failed once must not be forgotten
             )
-            log = "\n".join(file.read_text(errors="replace") for file in sorted(Path(logs).iterdir()))
+            log = "\n".join(file.read_text(errors="replace") for file in sorted(logs.iterdir()))
         results = [result for result in outcome.results if result is not None]
         labels = self._labels(results)
         transports = Tally(peers.nccl_transports(log)) if log else Absent("NCCL wrote no log")

@@ -20,6 +20,7 @@ from rigbench.core.failures import cause
 from rigbench.core.record import Absent, EndedBy
 from rigbench.train.record import PARTS, Exchange, Options, Steps
 from rigbench.train.steps import Around, StepLoop, Wrapped
+from rigbench.work.ranks import exchange
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # gloo beside NCCL for shards that live in host memory
 EXCHANGE_METHOD = (
@@ -216,11 +217,9 @@ class RankLoop(StepLoop):
         return ENDED[ending], max(1, size)
 
 
-def gathered(own: T) -> list[T]:
-    """Every rank's value, by rank."""
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, own)
-    return values
+def gathered(own: T, kind: Any = Any) -> list[T]:
+    """Every rank's value, by rank; `kind` is its type, where that is more than JSON tells."""
+    return [msgspec.json.decode(it, type=kind) for it in exchange(msgspec.json.encode(own))]
 
 
 def slowest(ranks: Sequence[Steps]) -> Steps:

@@ -329,7 +329,7 @@ class _Slicing:
 
     def _of_all_ranks(self, loop: parallel.RankLoop, ended_by: EndedBy) -> AnySlice:
         """The slowest rank's steps and the largest peaks; then what they wait for each other, and rank 0 alone."""
-        every = parallel.gathered((loop.columns(), self._peaks()))
+        every = parallel.gathered((loop.columns(), self._peaks()), tuple[Steps, Vram])
         by_rank = [columns for columns, _ in every]
         steps = parallel.slowest(by_rank)
         steady_from = 1 + stats.steady_start(steps.seconds[1:]) if len(steps.seconds) > 1 else 0
@@ -343,7 +343,8 @@ class _Slicing:
         if apart is None:
             event = "gradient sync not measured: this torch cannot leave out that of fully_shard"
             return msgspec.structs.replace(together, events=(*together.events, event))
-        pairs = parallel.gathered(parallel.timed_pairs(loop, self.options, apart))
+        kind = tuple[tuple[float, ...], tuple[float, ...]]
+        pairs = parallel.gathered(parallel.timed_pairs(loop, self.options, apart), kind)
         exchange = parallel.split(
             together.step_seconds.value,
             self.hosts,
@@ -360,7 +361,7 @@ class _Slicing:
             return self.options.alone
         self.report.progress(0.95, "one rank alone")
         leads = self.world is not None and self.world.rank == 0
-        seconds = parallel.gathered(self._steps_alone(loop) if leads else ())[0]
+        seconds = parallel.gathered(self._steps_alone(loop) if leads else (), tuple[float, ...] | str)[0]
         return Absent(seconds) if isinstance(seconds, str) else seconds
 
     def _steps_alone(self, loop: StepLoop) -> tuple[float, ...] | str:

@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
+from rigbench.core.home import scratch
 from rigbench.core.progress import Silent
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.job import Interrupted, Job
@@ -125,8 +125,8 @@ def _kernel_cache(options: Options) -> Iterator[Mapping[str, str]]:
     if not options.recipe.compiled:
         yield {}
         return
-    with tempfile.TemporaryDirectory(prefix="rigbench-compile-") as folder:
-        yield {"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": os.path.join(folder, "triton")}
+    with scratch() as folder:
+        yield {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
 
 
 def _first_steps(job: Job, options: Options, made: type[AnySlice], environment: Mapping[str, str]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 import shutil
@@ -17,6 +16,7 @@ import typer
 from rigbench.alarms import Alarm, AlarmOptions, Delivery
 from rigbench.command import Common, command, say
 from rigbench.core.errors import RigbenchError
+from rigbench.core.home import scratch
 from rigbench.core.record import Absent
 from rigbench.openmetrics import Exporter, MetricsOptions, address_of, serve
 from rigbench.watch.record import METHOD, Options, Told, Training
@@ -55,31 +55,8 @@ def watch(
         cure = "give it as you would without rigbench, after --"
         raise RigbenchError(f"there is no command {words[0]}", cure)
     exporter = serve(address_of(metrics.openmetrics, "--openmetrics")) if isinstance(metrics.openmetrics, str) else None
-    folder = home.home / "watch" / str(os.getpid())
-    _clear(folder.parent)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with scratch(home.home, hidden=True) as folder:
         return _watched(common, options, alarms, exporter, words, folder, plan)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            folder.parent.rmdir()
-
-
-def _clear(folder: Path) -> None:
-    """Removes what watches left that were killed, once their command has ended too: no relay is at work in it."""
-    lines = [_words(path) for path in Path("/proc").glob("[0-9]*/cmdline")] if folder.exists() else []
-    for left in folder.glob("*"):
-        with contextlib.suppress(OSError):
-            if not any(os.fsencode(left) in line for line in lines):
-                shutil.rmtree(left)
-
-
-def _words(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # it has ended
-        return b""
 
 
 def _watched(

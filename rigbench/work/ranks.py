@@ -76,7 +76,7 @@ def call(
     """
     if master_port is not None:
         try:
-            socket.create_server(("", master_port)).close()
+            socket.create_server((HERE, master_port)).close()
         except OSError:
             raise port_in_use(master_port) from None
     for _ in range(1 if master_port is not None else PORTS_TRIED):
@@ -84,9 +84,10 @@ def call(
         with contextlib.ExitStack() as started:
             children = []
             for rank in range(world_size):
-                place = World(rank, world_size, rank, HERE, port).environment
+                world = World(rank, world_size, rank, HERE, port)
+                place = world.environment
                 place["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # whatever torchrun may have set here
-                own = {**(environment or {}), **rank_environment(rank), **place}
+                own = {**interface(world), **(environment or {}), **rank_environment(rank), **place}
                 children.append(Child(probe, options, own, f"rank {rank}", "ranks"))
                 started.callback(children[-1].kill)
             outcome = attend(children, result_type, limit_seconds, on_progress)
@@ -214,6 +215,19 @@ def meeting(world: World, report: Report, arrive_seconds: float) -> Any:
         _never_came(report, [0], arrive_seconds)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"rigbench/{attempt}", store)  # type: ignore[attr-defined]
+
+
+def exchange(own: bytes) -> list[bytes]:
+    """Every rank's bytes, by rank, as tensors of the host: torch's own exchange of objects unpickles whatever comes."""
+    import torch
+    import torch.distributed as dist
+
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([len(own)]))
+    every = [torch.zeros(max(map(int, sizes)), dtype=torch.uint8) for _ in sizes]
+    mine = torch.frombuffer(bytearray(own.ljust(len(every[0]))), dtype=torch.uint8)
+    dist.all_gather(every, mine)
+    return [one.numpy().tobytes()[: int(size)] for one, size in zip(every, sizes, strict=True)]
 
 
 def _never_came(report: Report, ranks: list[int], arrive_seconds: float) -> NoReturn:
