@@ -308,7 +308,7 @@ def test_lines_without_any_time() -> None:
     """Their step is dated by when they came; an evaluation between is a pause of the wall's clock alone."""
     log = LogSteps()
     feed(log, lines([f"step {step} | loss {3 - step / 100:.3f}" for step in range(40)], every=2.0))
-    seen = log.final(1000)
+    seen = log.seen(1000)
     assert seen is not None
     rate = forecast.rate(seen)
     assert isinstance(rate, Estimate)
@@ -319,7 +319,7 @@ def test_lines_without_any_time() -> None:
 def test_output_without_steps() -> None:
     log = LogSteps()
     feed(log, lines(["loading", "step by step", "12 files", "\x1b[31mred\x1b[0m"]))
-    assert log.final(None) is None
+    assert log.seen(None) is None
     assert log.why
 
 
@@ -327,7 +327,7 @@ def test_a_line_in_two_pieces_and_no_line_at_all() -> None:
     log = LogSteps()
     pieces = [(float(step), part) for step in range(30) for part in (f"step {step} lo".encode(), b"ss 2.0\r\n")]
     feed(log, [*pieces, (31.0, b"\xff\x00" * 5000), (32.0, b"\n")])
-    seen = log.final(10)
+    seen = log.seen(10)
     assert seen is not None
     assert [step for _, step in seen.wall] == list(range(30))
 

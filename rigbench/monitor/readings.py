@@ -165,8 +165,16 @@ class SlowBeat:
         return rate
 
 
-def live(rig: Rig, options: Options, stopped: Callable[[], bool]) -> Generator[MonitorEvent, None, None]:
-    """This machine, a tick per interval, until the time is up or the user says stop."""
+def live(
+    rig: Rig,
+    options: Options,
+    stopped: Callable[[], bool],
+    wait: Callable[[float], object] = lambda seconds: time.sleep(min(POLL_SECONDS, seconds)),
+) -> Generator[MonitorEvent, None, None]:
+    """This machine, a tick per interval, until the time is up or the user says stop.
+
+    `wait` may come back sooner than it is asked to, where `stopped` may have changed.
+    """
     period = options.interval
     host, beat = Host(rig, time.perf_counter), Beat(rig, period)
     log = KernelLog()
@@ -184,7 +192,7 @@ def live(rig: Rig, options: Options, stopped: Callable[[], bool]) -> Generator[M
                 at = moment
                 gpus = dict.fromkeys(gpus, GpuTick(**dict.fromkeys(GpuTick.__struct_fields__, NO_ANSWER)))
             else:
-                time.sleep(min(POLL_SECONDS, period / 4))
+                wait(max(min(POLL_SECONDS, period / 4), due - moment))
                 continue
             due = at + period
             elapsed = max(0.0, at - started)

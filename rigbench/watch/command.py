@@ -6,7 +6,6 @@ import datetime
 import os
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -113,9 +112,8 @@ def _followed(
     from rigbench.job import Job
     from rigbench.machine.rig import Rig
     from rigbench.monitor import readings
-    from rigbench.monitor.record import MonitorHeader, MonitorTick
+    from rigbench.monitor.record import MonitorTick
     from rigbench.monitor.record import Options as Rhythm
-    from rigbench.monitor.summary import Fold
     from rigbench.watch import screen
     from rigbench.watch.watching import Watching
 
@@ -144,17 +142,18 @@ def _followed(
         return session.poll()
 
     colour = "NO_COLOR" not in os.environ
-    for event in readings.live(job.rig, Rhythm(), is_over):
-        if isinstance(event, MonitorHeader):
-            watching.fold = Fold(event)
-            continue
+
+    def wait(seconds: float) -> None:
+        session.wait(min(seconds, watching.wants_look()))
+
+    for event in readings.live(job.rig, Rhythm(), is_over, wait):
         watching.add(event)
         if exporter and isinstance(event, MonitorTick):
             exporter.update(watching.samples())
-        if shown:
+        if shown and isinstance(event, MonitorTick):
             session.panel(screen.panel(watching.view(), datetime.datetime.now().astimezone(), colour))
     while not session.poll():  # the readings ended, the command did not
-        time.sleep(0.05)
+        session.wait(1.0)
     watching.look(final=True)
     delivery.close()
     watching.close()
@@ -167,7 +166,6 @@ def _record(watching: Watching, session: Session, words: list[str], started: str
     from rigbench.core.finding import WORST_FIRST
     from rigbench.monitor.record import MonitorEnd
 
-    assert watching.fold is not None
     watching.fold.add(MonitorEnd(watching.fold.at_seconds, "time is up"))
     monitor = watching.fold.record()
     told = watching.forecast()

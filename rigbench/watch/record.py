@@ -71,7 +71,8 @@ class Forecast(Record, frozen=True, kw_only=True):
 class Own(Record, frozen=True, kw_only=True):
     """What watching cost, measured on itself."""
 
-    cpu_seconds: float  # rigbench's own, the relay's and the driver's child's
+    cpu_seconds: float  # rigbench's own, the relay's and the driver's child's, from the command's start on
+    start_cpu_seconds: float  # until then: loading rigbench
     wall_seconds: float
     hook_seconds_per_step: float | Absent = Absent("the hook was not called")
 

@@ -201,5 +201,6 @@ def _facts(training: Training) -> list[tuple[str, str]]:
     own = training.own
     hook = f", the hook {own.hook_seconds_per_step * 1e6:.1f} µs a step" if not isinstance(
         own.hook_seconds_per_step, Absent) else ""  # fmt: skip
-    rows.append(("watching took", f"{100 * own.core_share:.2g} % of a core{hook}"))
+    load = units.format_seconds(own.start_cpu_seconds)
+    rows.append(("watching took", f"{100 * own.core_share:.2g} % of a core, {load} of one to start{hook}"))
     return rows

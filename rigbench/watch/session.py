@@ -44,7 +44,6 @@ class Session:
 
     def __init__(self, command: Sequence[str], folder: Path, panel: bool, to_stderr: bool) -> None:
         self.folder, self.code, self.over, self.pid = folder, None, False, 0
-        self._relay_seconds = 0.0
         self.asked_to_end = False  # by a signal that ends programs
         self._terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), None)
         self._keyboard = 0 if os.isatty(0) else None
@@ -106,19 +105,14 @@ class Session:
             self.over = self.over or not word or "drained" in word
         return self.over
 
+    def wait(self, seconds: float) -> None:
+        """Until the relay has something to tell, or so long."""
+        if not self.over and b"\n" not in self._heard:
+            select.select([self._mine], [], [], seconds)
+
     def read(self) -> Iterator[Piece]:
         """What it wrote since the last time."""
         return self.tape.read()
-
-    @property
-    def relay_seconds(self) -> float:
-        """Processor time of the relay so far, without the command's."""
-        try:
-            fields = Path(f"/proc/{self._relay.pid}/stat").read_bytes().rpartition(b")")[2].split()
-        except OSError:
-            return self._relay_seconds
-        self._relay_seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        return self._relay_seconds
 
     def panel(self, text: str) -> None:
         self._say({"panel": text if self._is_in_front() else ""})
@@ -202,8 +196,8 @@ class Tape:
     def read(self) -> Iterator[Piece]:
         while True:
             yield from self._rest()
-            numbers = (int(it.suffix[1:]) for it in self._folder.glob("output.*"))
-            newer = sorted(number for number in numbers if number > self._number)
+            names = (name.partition("output.")[2] for name in os.listdir(self._folder))
+            newer = sorted(int(number) for number in names if number and int(number) > self._number)
             if not newer:
                 return
             yield from self._rest()  # written before the next file was begun

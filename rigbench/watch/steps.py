@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import os
 import re
-import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -25,7 +25,6 @@ HEAD_LINES, TAIL_LINES = 400, 1000  # of the output that are read together: a pr
 MOST_LINES_A_LOOK = 300  # of a flood the newest are kept
 LOOKS_A_TICK, MOST_LOOKS = 4, 200  # lines that are looked at for a step at once, 0.2 ms each: the newest
 LONGEST_LINE = 4096
-READING_SHARE = 0.001  # of a core, for reading the output as a log
 ARRIVAL_SECONDS = 0.02  # how exactly the relay notes when a line came
 LOSS = re.compile(r"(?:^|[^a-z])(?:loss|nll|perplexity)$")
 
@@ -64,14 +63,14 @@ class HookSteps:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: dict[Path, _HookFile] = {}
+        self._files: dict[str, _HookFile] = {}
         self.last_seconds = 0.0
 
     def look(self) -> None:
-        for path in self._folder.glob("steps.*"):
-            if path not in self._files:
+        for name in os.listdir(self._folder):
+            if name.startswith("steps.") and name not in self._files:
                 with contextlib.suppress(OSError, ValueError):
-                    self._files[path] = _HookFile(path)
+                    self._files[name] = _HookFile(self._folder / name)
         for file in self._files.values():
             file.read()
             self.last_seconds = max(self.last_seconds, file.last_seconds)
@@ -81,6 +80,10 @@ class HookSteps:
         """What a call of the hook takes, as it times itself."""
         calls = sum(file.count for file in self._files.values())
         return sum(file.own_seconds for file in self._files.values()) / calls if calls else None
+
+    @property
+    def done(self) -> int:
+        return max((file.count for file in self._files.values()), default=0)
 
     def seen(self, tokens_per_step: float | None) -> Seen | None:
         """None where the hook was not called often enough yet."""
@@ -137,16 +140,15 @@ class _HookFile:
 
 
 class LogSteps:
-    """What the command writes, read as a training log. Each line costs once, the log as a whole a share of a core."""
+    """What the command writes, read as a training log: each line once for its step, the log as a whole by `seen`."""
 
-    def __init__(self, cost_clock: object = time.thread_time) -> None:
-        self._clock = cost_clock
+    def __init__(self) -> None:
         self._rest, self._looks = b"", MOST_LOOKS
         self._head: list[str] = []
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._marks: dict[str, Marks] = {}
         self._totals: dict[str, int] = {}
-        self._due, self._fresh, self._times = 0.0, False, 0
+        self._fresh = False
         self._found: Seen | None = None
         self.last_seconds, self.dropped = 0.0, 0
         self.broken_loss: str | None = None  # the first line whose loss is no number
@@ -198,20 +200,18 @@ class LogSteps:
                 if "of" in items and items["of"].value >= item.value:
                     self._totals[key] = int(items["of"].value)
 
-    def seen(self, tokens_per_step: float | None, now: float) -> Seen | None:
-        """None while the output does not tell; `why` says what is missing."""
-        if self._fresh and now >= self._due:
-            begun = time.thread_time()
-            self._found = self._read(tokens_per_step)
-            self._times += 1  # the first ones come soon, however dear they are
-            dear = (time.thread_time() - begun) / READING_SHARE
-            self._due, self._fresh = now + min(dear, 2.0**self._times), False
-        return self._found
+    @property
+    def done(self) -> int:
+        """Steps that were seen: programs count from 0 or from 1, or go on where an earlier run ended."""
+        key = self._step_key()
+        rows = self._marks[key].rows if key is not None else ()
+        return rows[-1][1] - rows[0][1] + 1 if rows else 0
 
-    def final(self, tokens_per_step: float | None) -> Seen | None:
-        """With all that it wrote, whatever reading it costs."""
-        self._due = 0.0
-        return self.seen(tokens_per_step, math.inf) if self._fresh else self._found
+    def seen(self, tokens_per_step: float | None) -> Seen | None:
+        """None while the output does not tell; `why` says what is missing. Dear where something new was written."""
+        if self._fresh:
+            self._found, self._fresh = self._read(tokens_per_step), False
+        return self._found
 
     def _read(self, tokens_per_step: float | None) -> Seen | None:
         key = self._step_key()

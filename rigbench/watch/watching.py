@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -16,7 +17,7 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Price
 from rigbench.machine.record import KernelEvent
 from rigbench.monitor import metrics
-from rigbench.monitor.record import MonitorEvent, MonitorKernel, MonitorSlow, MonitorTick
+from rigbench.monitor.record import Monitor, MonitorEvent, MonitorHeader, MonitorKernel, MonitorSlow, MonitorTick
 from rigbench.monitor.summary import Fold
 from rigbench.openmetrics import Sample
 from rigbench.watch import forecast
@@ -24,6 +25,7 @@ from rigbench.watch.record import NO_STEPS, EndedBy, Forecast, Options, Own, See
 from rigbench.watch.session import Session
 from rigbench.watch.steps import HookSteps, LogSteps, Seen, period
 
+READING_SHARE = 0.001  # of a core, for what all steps so far tell
 PATIENCE_SECONDS = 30.0  # between SIGINT and SIGTERM
 JOULES_PER_KWH = 3.6e6
 FOREST_DEPTH = 40
@@ -56,10 +58,13 @@ class Watching:
         self._fresh: list[KernelEvent] = []
         self._disk = DiskGauge(os.getcwd())
         self._hook, self._log = HookSteps(session.folder), LogSteps()
-        self._cpu = _cpu_seconds()
-        self.fold: Fold | None = None
+        self._own = _own_seconds()  # until here: loading rigbench
+        self._due, self._times = 0.0, 0
+        self.fold: Fold
         self.seen: Seen | None = None
         self.rate: Estimate | Absent = NO_STEPS
+        self.pace: Estimate | Absent = NO_STEPS
+        self.monitor: Monitor
         self.forecasts: list[Forecast] = []
         self.ended_by: EndedBy = "itself"
         self._asked_at: float | None = None
@@ -75,8 +80,12 @@ class Watching:
     # ------------------------------------------------------------------------------------------------ at each reading
 
     def add(self, event: MonitorEvent) -> None:
-        assert self.fold is not None
-        self.fold.add(event)
+        if isinstance(event, MonitorHeader):
+            self.fold = Fold(event)
+        else:
+            self.fold.add(event)
+        if isinstance(event, MonitorHeader | MonitorTick):
+            self.monitor = self.fold.record()
         if isinstance(event, MonitorKernel):
             self._fresh.append(event.event)
         elif isinstance(event, MonitorSlow):
@@ -95,17 +104,19 @@ class Watching:
         now = self._clock()
         self._hook.look()
         self._log.add((piece.at_seconds, piece.text) for piece in self._session.read())
+        if now < self._due and not final:
+            return
+        begun = time.thread_time()
         tokens = None if isinstance(self._options.tokens_per_step, Absent) else self._options.tokens_per_step
-        its = self._hook.seen(tokens)
-        if its is None:
-            its = self._log.final(tokens) if final else self._log.seen(tokens, now)
+        its = self._hook.seen(tokens) or self._log.seen(tokens)
         if its is not None and its is not self.seen:
-            self.seen, self.rate = its, forecast.rate(its)
+            self.seen, self.rate, self.pace = its, forecast.rate(its), forecast.pace(its.wall)
             self._forecast(final)
+        self._times += 1  # the first ones come soon, however dear they are
+        self._due = now + min((time.thread_time() - begun) / READING_SHARE, 2.0**self._times)
 
     def _alarm(self) -> None:
         """What is wrong at this moment, told once."""
-        assert self.fold is not None
         told = self.forecast()
         behind: Behind | Absent = NOT_WATCHED
         left: float | Absent = NOT_WATCHED
@@ -117,7 +128,7 @@ class Watching:
                 behind = Behind(
                     forecast_low=its.low, forecast_high=its.high, budget_low=plan.low, budget_high=plan.high
                 )
-        now = metrics.state(self.fold.record(), self._fresh, self._disk.read(), left)
+        now = metrics.state(self.monitor, self._fresh, self._disk.read(), left)
         self._fresh.clear()
         usual = self._usual_gap()
         now = msgspec.structs.replace(
@@ -134,9 +145,9 @@ class Watching:
     def _usual_gap(self) -> float | None:
         """Seconds between two steps that are seen: not every step is told."""
         its = self.seen
-        if its is None or not its.wall or isinstance(pace := forecast.pace(its.wall), Absent):
+        if its is None or not its.wall or isinstance(self.pace, Absent):
             return None
-        return pace.value * (its.wall[-1][1] - its.wall[0][1]) / max(1, len(its.wall) - 1)
+        return self.pace.value * (its.wall[-1][1] - its.wall[0][1]) / max(1, len(its.wall) - 1)
 
     def _silent_seconds(self) -> float:
         assert self.seen is not None
@@ -156,15 +167,15 @@ class Watching:
         its = self.seen
         if its is None or not its.wall:
             return None
-        pace, total = forecast.pace(its.wall), self.total_steps
-        if isinstance(pace, Absent) or total is None:
+        total = self.total_steps
+        if isinstance(self.pace, Absent) or total is None:
             return None
         at, step = its.wall[-1]
         left = total - step
         if left <= 0:
             return None
         since = max(0.0, self._clock() - at)
-        rest = forecast.rest(pace, left)
+        rest = forecast.rest(self.pace, left)
         value, low, high = (max(0.0, it - since) for it in (rest.value, rest.low, rest.high))
         rest = Estimate(value, low, high, rest.level, rest.method, rest.n)
         gone = self.seconds
@@ -212,8 +223,8 @@ class Watching:
         rows = [(row.step, row.tokens) for row in its.reading.rows if row.tokens is not None]
         if len(rows) > 1 and rows[-1][0] > rows[0][0] and rows[-1][1] > rows[0][1]:
             return (rows[-1][1] - rows[0][1]) / (rows[-1][0] - rows[0][0])
-        if isinstance(self.rate, Estimate) and isinstance(pace := forecast.pace(its.wall), Estimate):
-            return self.rate.value * pace.value
+        if isinstance(self.rate, Estimate) and isinstance(self.pace, Estimate):
+            return self.rate.value * self.pace.value
         return None
 
     # --------------------------------------------------------------------------------------------------- its own GPUs
@@ -234,9 +245,7 @@ class Watching:
 
     def _joules(self) -> tuple[float, float] | None:
         """Of its GPUs, or of all where no process is listed: joules, seconds."""
-        if self.fold is None:
-            return None
-        energies = [it.energy for it in self.fold.record().gpus if (not self.gpus or it.device in self.gpus)]
+        energies = [it.energy for it in self.monitor.gpus if (not self.gpus or it.device in self.gpus)]
         known = [it for it in energies if not isinstance(it, Absent) and it.seconds > 0]
         if not known or len(known) < len(energies):
             return None
@@ -264,9 +273,7 @@ class Watching:
             reached: EndedBy | None = None
             if not isinstance(self._options.for_seconds, Absent) and self.seconds >= self._options.for_seconds:
                 reached = "--for"
-            elif (
-                self.seen and not isinstance(self._options.steps, Absent) and self._steps_done() >= self._options.steps
-            ):
+            elif not isinstance(self._options.steps, Absent) and self.steps_done >= self._options.steps:
                 reached = "--steps"
             elif self._options.until_steady and forecast.is_steady(self.rate):
                 reached = "--until-steady"
@@ -277,18 +284,23 @@ class Watching:
             self._terminated = True
             self._session.send(signal.SIGTERM)
 
-    def _steps_done(self) -> int:
-        assert self.seen is not None
-        wall = self.seen.wall
-        return wall[-1][1] - wall[0][1] + 1 if wall else 0
+    @property
+    def steps_done(self) -> int:
+        return self._hook.done or self._log.done
+
+    def wants_look(self) -> float:
+        """Seconds until `wants_end` may have something to do by the clock alone."""
+        if self._asked_at is not None:
+            return math.inf if self._terminated else max(0.0, self._asked_at + PATIENCE_SECONDS - self._clock())
+        length = self._options.for_seconds
+        return math.inf if isinstance(length, Absent) else max(0.0, length - self.seconds)
 
     def close(self) -> None:
         self._disk.close()
 
     def samples(self) -> Iterator[Sample]:
         """For Prometheus: the machine's readings, and the training's own."""
-        assert self.fold is not None
-        yield from metrics.samples(self.fold.record())
+        yield from metrics.samples(self.monitor)
         if isinstance(self.rate, Estimate) and self.seen:
             yield Sample(f"rigbench_training_{self.seen.unit}_per_second", "Steady rate.", {}, self.rate.value)
         if self.seen and self.seen.wall:
@@ -297,7 +309,6 @@ class Watching:
             yield Sample("rigbench_training_left_seconds", "Until its end.", {}, told.rest_seconds.value)
 
     def view(self) -> View:
-        assert self.fold is not None
         its = self.seen
         usual = self._usual_gap()
         silent = None if usual is None else self._silent_seconds()
@@ -311,7 +322,7 @@ class Watching:
             total_steps=self.total_steps,
             forecast=told,
             model_flops_share=self.model_flops_share(),
-            monitor=self.fold.record(),
+            monitor=self.monitor,
             gpus=self.gpus,
             stalled_seconds=stalled,
             planned=self.planned(told),
@@ -341,7 +352,7 @@ class Watching:
             at_seconds=tuple(round(at - self._begun, 4) for at, _ in wall),
             step=tuple(step for _, step in wall),
             rate=self.rate,
-            step_seconds=forecast.pace(its.wall),
+            step_seconds=self.pace,
             total_steps=total if total is not None else Absent("nothing says how many there will be"),
             tokens_per_step=per_step if per_step else Absent("nothing says how many tokens a step has"),
             loss_broke=self._log.broken_loss or Absent("no loss was seen that is no number"),
@@ -356,7 +367,8 @@ class Watching:
     def own(self) -> Own:
         its = self._hook.seconds_per_step
         return Own(
-            cpu_seconds=_cpu_seconds() - self._cpu + self._session.relay_seconds,
+            cpu_seconds=_own_seconds() - self._own,
+            start_cpu_seconds=self._own,
             wall_seconds=max(1e-9, self.seconds),
             hook_seconds_per_step=Absent("the hook was not called") if its is None else its,
         )
@@ -380,6 +392,12 @@ def belongs(pid: int, ancestor: int) -> bool:
     return False
 
 
-def _cpu_seconds() -> float:
+def _own_seconds() -> float:
+    """Processor time of rigbench and of what it started, which is the relay and the driver's child, not the command."""
     own = os.times()
-    return own.user + own.system + own.children_user + own.children_system
+    ticks = 0
+    for name in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else ()):
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:  # one may have ended
+            fields = file.read().rpartition(b")")[2].split()
+            ticks += (int(fields[11]) + int(fields[12])) * (int(fields[1]) == os.getpid())
+    return own.user + own.system + own.children_user + own.children_system + ticks / os.sysconf("SC_CLK_TCK")
