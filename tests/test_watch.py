@@ -357,9 +357,18 @@ def test_the_end_is_within_its_interval() -> None:
             wall.append((at, step))
         pace = forecast.pace(wall[:300])
         assert isinstance(pace, Estimate)
-        rest = forecast.rest(pace, 1200)
+        rest = forecast.rest(pace, 299, 1200)
         held += rest.low <= wall[-1][0] - wall[299][0] <= rest.high
     assert held >= 18
+
+
+def test_lines_out_of_a_buffer() -> None:
+    """Five steps of a second each come at once: a second a step, whichever gaps they leave."""
+    wall = [(5.0 * (step // 5 + 1) + 0.001 * (step % 5), step) for step in range(100)]
+    pace = forecast.pace(wall)
+    assert isinstance(pace, Estimate)
+    assert pace.value == pytest.approx(1.0)
+    assert pace.high - pace.low < 0.02
 
 
 @pytest.mark.parametrize("seconds", [6, 11])

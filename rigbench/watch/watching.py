@@ -175,7 +175,7 @@ class Watching:
         if left <= 0:
             return None
         since = max(0.0, self._clock() - at)
-        rest = forecast.rest(self.pace, left)
+        rest = forecast.rest(self.pace, step - its.wall[0][1], left)
         value, low, high = (max(0.0, it - since) for it in (rest.value, rest.low, rest.high))
         rest = Estimate(value, low, high, rest.level, rest.method, rest.n)
         gone = self.seconds
