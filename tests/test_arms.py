@@ -288,7 +288,7 @@ def test_alike_cards_train_together_by_themselves_with_one_alone_as_a_row(tmp_pa
         ({}, "auto", "ddp", (0, 1)),
         ({}, "cuda:1", "single", None),
         ({}, "cpu", "single", None),
-        ({"strategy_given": True}, "auto", "single", None),
+        ({"choices": RecipeOptions(strategy="single")}, "auto", "single", None),
     ],
 )
 def test_one_variant_too_trains_on_all_alike_cards_and_times_one_rank_alone(
@@ -517,7 +517,8 @@ def on_4080(tmp_path_factory) -> Arms:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RIGBENCH_HOME", str(tmp_path_factory.mktemp("home")))
         job = Job(store.Store(tmp_path_factory.mktemp("runs")), Rig.live(), "train-probe", Silent())
-        arms.run(job, plan.of(ModelOptions(), RecipeOptions(), ProbeOptions(arms="usual"), on="2xrtx-4080"))
+        eager = RecipeOptions(compiled=False)
+        arms.run(job, plan.of(ModelOptions(), eager, ProbeOptions(arms="usual"), on="2xrtx-4080"))
         return job.run
 
 

@@ -153,7 +153,19 @@ def test_a_model_that_fits_nowhere_here_is_told_what_would_do(rigbench, tmp_path
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "tiny.toml").write_text((TINY / "series" / "tiny.toml").read_text())
     monkeypatch.setenv("RIGBENCH_PROFILES", str(tmp_path))
-    words = ("capacity", "--series", "tiny", "--seq", "128", "--optimizer", "adamw", "--on", "my-card")
+    words = (
+        "capacity",
+        "--series",
+        "tiny",
+        "--seq",
+        "128",
+        "--optimizer",
+        "adamw",
+        "--on",
+        "my-card",
+        "--compile",
+        "off",
+    )
     code, out, _ = rigbench(*words)
     assert code == 0
     assert out.startswith("warn  capacity: large does not fit my-card with any of these choices\n")

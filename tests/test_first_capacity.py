@@ -31,8 +31,6 @@ ddp on 2, eager]
            MiB. One more lacks 530 MiB
   per row  longest sequence and largest model: at micro-batch 1
   note  slow: it fits only while torch gives cached memory back again and again
-  note  `rigbench budget --on` trains compiled with a little less, as many as surely fit by a
-        formula; this is of recorded steps
   how sure  predicted: a replica of torch's allocator; eager, so an upper bound for compiled runs
   more      rigbench report RUN --verbose.  next: rigbench budget --on 2xrtx-4080
 """

@@ -44,8 +44,7 @@ note  train-probe: 120M on 2xrtx-4080, predicted: 90,000 tokens/s (60,000 to 140
  compiled                      110,000 (80,000 to 170,000)          1.3 ×     11.2 GiB
  loss in 8 chunks               70,000 (50,000 to 120,000)         0.85 ×      6.3 GiB
   advice   take compiled: 1.3 times the baseline's speed; compiling comes on top of a short run
-  assumed  micro-batch 8, eager; `rigbench budget --on 2xrtx-4080` is of compiled code and a larger
-           micro-batch: --compile on
+  assumed  micro-batch 8, eager
   how sure  90 % intervals, from published runs; two predictions less than 10 % apart are no
             difference (assumed)
   more      rigbench report 20261121-074413-f877 --verbose: each part of a step, memory, energy.
@@ -105,8 +104,10 @@ def on_two_4080s() -> Arms:
     return verdict.compared(arms, ())
 
 
-def test_variants_that_are_predicted_say_eager_and_of_what_a_budget_is():
+def test_variants_that_are_predicted_say_eager_and_whether_a_budget_takes_the_same():
     holds(brief_run, run_of(on_two_4080s()), PREDICTED)
+    usual = printed(brief_run, run_of(msgspec.structs.replace(on_two_4080s(), usual=True)))
+    assert "micro-batch 8, eager, as `rigbench budget` and `capacity --on 2xrtx-4080` take it" in usual
 
 
 def test_slices_of_a_whole_run():

@@ -18,16 +18,16 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.profiles import GpuProfile, RigProfile
 from rigbench.core.record import Absent, Device, Energy, Figure
+from rigbench.core.screen import span
 from rigbench.document import Run
-from rigbench.model.recipe import LOSS_CHUNKS, Recipe
+from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.model.record import Model
 from rigbench.model.shape import series_names
-from rigbench.predict import calibrate, cards, ceilings, steptime
-from rigbench.predict import capacity as fitting
+from rigbench.predict import calibrate, cards, ceilings, steptime, usual
 from rigbench.predict.calibrate import Correction, Measured
 from rigbench.predict.memory import Predictor
 from rigbench.predict.posterior import Told
-from rigbench.predict.record import Ceilings, Largest, StepTime, Target
+from rigbench.predict.record import Ceilings, StepTime, Target, VramPrediction
 from rigbench.thermals.record import Thermals
 from rigbench.train.record import FEWEST_STEPS, Compile, Slice, StoredSlice, at_most_all
 from rigbench.work import power as cost
@@ -37,15 +37,11 @@ DRAW_ALIKE = "each card draws as much as those of the slices did (--wall-watts d
 # Cards that train draw most of their limit, small models less: 0.85 of it, between six tenths and all. Assumed.
 WATTS_SHARE = Estimate(0.85, 0.6, 1.0, stats.LEVEL, "assumed", 0)
 
-MOST_TOKENS_A_CARD = 32768  # of a micro-batch: what is larger gains little
-FEWEST_TOKENS_A_CARD = 4096  # with fewer the next way is tried
 # What recorded steps of both series hold, and the allocator rounds up: bytes a token for each entry of the vocabulary
 # (three fp32 copies) and for each of a block's width; a parameter's half-precision copy and what else is of its size.
 LOGITS_BYTES, KEPT_BYTES = 13.5, {"gpt2": 39, "llama": 47}
 COPIES_BYTES, SCRATCH_BYTES, SAFETY = 3, 128 << 20, 0.92
 NARROWER = 0.8  # of an interval: from where on one more run is worth naming
-# (recompute every k-th block, parts of the loss): the first that fits the largest model well is taken for all.
-WAYS = ((0, 1), (0, LOSS_CHUNKS), (1, LOSS_CHUNKS))
 
 
 def here(
@@ -236,12 +232,20 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
     if not isinstance(tokens, Absent) and tokens < least:
         what = f"batch-tokens {tokens:,} is less than a sequence for each card"
         raise RigbenchError(what, f"give {least:,} or more")
-    recipe = fitted(predictor, request, rig)
-    steps = [steptime.predict(model, batched(model, recipe, tokens), limits, request.told) for model in request.models]
+    recipes = [
+        batched(model, recipe, tokens)
+        for model, recipe in zip(request.models, fitted(predictor, request, rig), strict=True)
+    ]
+    steps = [
+        steptime.predict(model, recipe, limits, request.told)
+        for model, recipe in zip(request.models, recipes, strict=True)
+    ]
     gpu = profiles.gpu(rig.gpu)
+    place = cards.of_profile(gpu, rig.name, rig.count)
+    memories = [predictor.predict(step.model, step.recipe, place) for step in steps]
     memory = round(min(gpu.memory_gib) * (1 << 30))
     device = Device("cuda", gpu.names[0], Absent("not here"), threads=1, memory_total_bytes=memory)
-    neutral = msgspec.structs.replace(recipe, micro_batch=0, accumulation=1)
+    neutral = msgspec.structs.replace(recipes[0], micro_batch=0, accumulation=1)
     largest = max(steps, key=lambda step: step.model.total_parameters)
     notes: dict[str, list[str]] = {}
     for step in steps:
@@ -253,7 +257,7 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
         card=gpu.names[0].removeprefix("NVIDIA ").removeprefix("GeForce "),
         power=power_of(request, rig, gpu),
         name=rig.name,
-        peak_flops_per_s=peak(rig.gpu, recipe.precision, rig.count),
+        peak_flops_per_s=peak(rig.gpu, neutral.precision, rig.count),
         hot_extra=Estimate(0.0, 0.0, 0.0, 1.0, "hot already", 0),
         hot_basis="already included: the published runs behind the speed were hot",
         rent=rent(rig.gpu),
@@ -263,9 +267,9 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
             *(it if len(of) == len(steps) else f"{', '.join(of)}: {it}" for it, of in notes.items()),
         ),
         next_slice=_one_run(request, steps),
-        decides=(*_link_words(limits, largest, request.told), _micro_batch_words(largest)),
+        decides=(*_link_words(limits, largest, request.told), _micro_batch_words(memories)),
     )
-    return machine, tuple(map(_of_step, steps))
+    return machine, tuple(map(_of_step, steps, memories))
 
 
 def _with_link(limits: Ceilings, bytes_per_s: float | Absent, rig: RigProfile) -> Ceilings:
@@ -292,13 +296,19 @@ def _link_words(limits: Ceilings, largest: StepTime, told: Told) -> tuple[str, .
     return (f"cards' link: all_reduce at {speed} ({basis}{option}); {effect}",)
 
 
-def _micro_batch_words(largest: StepTime) -> str:
-    batch, name = largest.recipe.micro_batch, largest.model.name
-    code = "compiled" if largest.recipe.compiled else "eager"
-    return f"micro-batch: {batch} for all models, {code}, as {name} is predicted to fit with"
+def _micro_batch_words(memories: Sequence[VramPrediction]) -> str:
+    """Of each model, and the memory that the largest takes with its own."""
+    its = max(memories, key=lambda it: it.model.total_parameters)
+    counts = [it.recipe.micro_batch for it in memories]
+    least, most = min(counts), max(counts)
+    count = f"{most}" if least == most else f"{most} to {least} by size"
+    code = "compiled" if its.recipe.compiled else "eager"
+    takes = f"{its.model.name} takes {span(its.process, 'bytes')} of {units.format_bytes(its.target.memory_bytes)}"
+    takes += f", {its.unsure}" if its.unsure else ""
+    return f"micro-batch: {count}, {code}, as many as fit and gain speed; {takes}"
 
 
-def _of_step(step: StepTime) -> Forecast:
+def _of_step(step: StepTime, memory: VramPrediction) -> Forecast:
     its, recipe = step.seconds, step.recipe
     less, more = (units.format_share(abs(end / its.value - 1)) for end in (its.low, its.high))
     factors = [f"{recipe.micro_batch} × {step.model.shape.sequence:,} tokens"]
@@ -307,7 +317,10 @@ def _of_step(step: StepTime) -> Forecast:
     rests_on = f"datasheet of {step.ceilings.name}", "published training runs"
     why = f"a step takes {less} less to {more} more than predicted, as published runs left out of the fit did"
     rate = Rate(step.tokens_per_s, "predicted", rests_on, widened_by=(why,))
-    return Forecast(step.model, rate, step.tokens_per_step, " × ".join(factors))
+    batch = " × ".join(factors)
+    return Forecast(
+        step.model, rate, step.tokens_per_step, batch, micro_batch=recipe.micro_batch, memory=memory.process
+    )
 
 
 def surer(model: Model, chosen: Chosen, modelled: Rate | None) -> Rate:
@@ -334,7 +347,9 @@ def _from_slices(request: Request, model: Model, chosen: Chosen, rate: Rate) -> 
         tokens, words = declared, f"{declared:,} tokens (batch-tokens; the rate is of {tokens:,})"
     compiles = [its.slice.compile.cold_seconds for its in alike if isinstance(its.slice.compile, Compile)]
     compiling = math.fsum(compiles) / len(compiles) if compiles else Absent("not measured")
-    return Forecast(model, rate, tokens, words, compiling, math.fsum(map(_startup, alike)) / len(alike))
+    starting = math.fsum(map(_startup, alike)) / len(alike)
+    size, peak = alike[0].slice.recipe.micro_batch, alike[0].slice.peak if own else Absent("no slice of it is stored")
+    return Forecast(model, rate, tokens, words, compiling, starting, size, peak)
 
 
 def _startup(stored: StoredSlice) -> float:
@@ -431,11 +446,8 @@ def _command(request: Request, model: Model, recipe: Recipe, its: Wanted = ANYHO
     return " ".join(["rigbench train-probe", model_words, *words, *(choices or ["--arms one"])])
 
 
-def fitted(predictor: Predictor, request: Request, rig: RigProfile) -> Recipe:
-    """How the largest model fits the rig's cards, with the micro-batch that all models are then trained with.
-
-    One for all, so that a single model has to be recorded: the smaller ones would fit more, and gain little by it.
-    """
+def fitted(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[Recipe, ...]:
+    """How each model is trained on the rig's cards: all in the way that fits the largest, each with its micro-batch."""
     options = request.recipe
     if options.strategy in ("data-parallel", "accelerate"):
         raise RigbenchError(f"strategy {options.strategy} is only measured, not predicted", "use --set strategy=ddp")
@@ -443,34 +455,16 @@ def fitted(predictor: Predictor, request: Request, rig: RigProfile) -> Recipe:
         several = "one card" if rig.count == 1 else f"{rig.count} cards"
         raise RigbenchError(f"strategy {options.strategy} is none for the {several} of {rig.name}", "leave it out")
     target = cards.of_profile(profiles.gpu(rig.gpu), rig.name, rig.count)
-    model = max(request.models, key=lambda model: model.total_parameters)
-    plain = Recipe(
-        precision=fitting.arm_precision("auto", target),
-        compiled=True,
-        strategy="ddp" if rig.count > 1 else "single",
-        ranks=rig.count,
-        micro_batch=1,
-    )
-    base = options.over(plain)
-    base.refuse_contradiction()
-    most = max(1, MOST_TOKENS_A_CARD // model.shape.sequence)
-    ample = 0 if base.compiled else micro_batch_that_surely_fits(predictor, model, base, target)
-    if ample * model.shape.sequence >= FEWEST_TOKENS_A_CARD:
-        return msgspec.structs.replace(base, micro_batch=min(ample, most))
-    first: Recipe | None = None
-    for every, chunks in WAYS:
-        if "checkpoint_every" in options.said and bool(every) != bool(base.checkpoint_every):
-            continue
-        recipe = options.over(msgspec.structs.replace(plain, checkpoint_every=every, loss_chunks=chunks))
-        largest = predictor.largest_micro_batch(model, recipe, target)
-        if isinstance(largest, Largest):
-            recipe = msgspec.structs.replace(recipe, micro_batch=min(largest.value, most))
-            if recipe.micro_batch * model.shape.sequence >= FEWEST_TOKENS_A_CARD:
-                return recipe
-            first = first or recipe
-    if first:
-        return first
-    raise _does_not_fit(predictor, model, recipe, rig)
+    largest = max(request.models, key=lambda model: model.total_parameters)
+    options.over(usual.plain(target)).refuse_contradiction()
+    way = usual.recipe(predictor, largest, options, target)
+    if isinstance(way, Absent):
+        raise _does_not_fit(predictor, largest, options, rig, target)
+    made = []
+    for model in request.models:
+        its = way if model == largest else usual.with_most(predictor, model, way, target)
+        made.append(way if isinstance(its, Absent) else its)  # a smaller one that needs more than the largest: none
+    return tuple(made)
 
 
 def micro_batch_that_surely_fits(predictor: Predictor, model: Model, recipe: Recipe, target: Target) -> int:
@@ -491,10 +485,13 @@ def micro_batch_that_surely_fits(predictor: Predictor, model: Model, recipe: Rec
     return max(0, math.floor((SAFETY * cards.room_bytes(target) - fixed) / each))
 
 
-def _does_not_fit(predictor: Predictor, model: Model, recipe: Recipe, rig: RigProfile) -> RigbenchError:
+def _does_not_fit(
+    predictor: Predictor, model: Model, said: RecipeOptions, rig: RigProfile, target: Target
+) -> RigbenchError:
     """With the least that would: sharding over more of these cards, or the smallest card that has the room."""
     size = min(profiles.gpu(rig.gpu).memory_gib)
-    target = cards.of_profile(profiles.gpu(rig.gpu), rig.name, rig.count)
+    every, chunks = usual.WAYS[-1]
+    recipe = said.over(msgspec.structs.replace(usual.plain(target), checkpoint_every=every, loss_chunks=chunks))
     short = predictor.predict(model, recipe, target).short_bytes
     larger = sorted((gpu for gpu in profiles.for_sale() if min(gpu.memory_gib) > size), key=lambda g: min(g.memory_gib))
     cures = []

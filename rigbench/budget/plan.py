@@ -196,6 +196,8 @@ class Forecast(NamedTuple):
     batch: str
     compile_seconds: float | Absent = Absent("not measured")
     startup_seconds: float | Absent = Absent("not measured")
+    micro_batch: int = 0  # 0: not known
+    memory: Figure | Absent = Absent("not known")  # of the process, on each card
 
     def hours(self, tokens: float) -> Estimate:
         return tokens / self.rate.tokens_per_s / HOUR
@@ -374,6 +376,8 @@ def _row(its: Forecast, tokens: float, power: Power | Absent, price: Price | Abs
         steps=tokens / its.tokens_per_step,
         tokens_per_step=its.tokens_per_step,
         batch=its.batch,
+        micro_batch=its.micro_batch,
+        memory=its.memory,
         losses=laws.losses(model.total_parameters, model.non_embedding_parameters, tokens),
     )
 

@@ -302,6 +302,8 @@ class PlanRow(Record, frozen=True):
     tokens_per_step: int
     batch: str  # what makes up a step
     losses: tuple[LawLoss, ...]  # laws' predictions
+    micro_batch: int = 0  # sequences at once on each card; 0: not known
+    memory: Figure | Absent = Absent("not known")  # bytes of the process at its peak, on each card
 
 
 class Goal(Record, frozen=True):

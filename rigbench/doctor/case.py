@@ -101,8 +101,8 @@ def _assumed(known: Known, topology: Topology | None, gpus: Sequence[Gpu]) -> Ca
     if isinstance(limits, Absent):
         return limits
     request = plan.request(Options(), RecipeOptions(), WattOptions(), known.price)
-    recipe = forecast.fitted(known.predictor, request, rig)
-    rows = tuple(Row(model, recipe, tokens) for model, tokens in zip(request.models, request.tokens(), strict=True))
+    recipes = forecast.fitted(known.predictor, request, rig)
+    rows = tuple(map(Row, request.models, recipes, request.tokens()))
     how = "from measured ceilings" if limits.source == "measured" else "from the datasheet"
     words = f"{units.format_flop(request.amount)} on {request.name}, predicted {how}: no budget is stored"
     power = forecast.power_of(request, rig, profiles.gpu(profile))

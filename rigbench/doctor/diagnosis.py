@@ -28,7 +28,7 @@ from rigbench.matmul import verdict as matmul
 from rigbench.matmul.record import Matmul
 from rigbench.p2p import verdict as p2p
 from rigbench.p2p.record import P2p
-from rigbench.predict import cards
+from rigbench.predict import cards, usual
 from rigbench.predict.capacity import predictor_of
 from rigbench.predict.memory import Predictor
 from rigbench.predict.traces import Traces
@@ -190,7 +190,7 @@ def _small_batches(run: Run, predictor: Predictor) -> Iterator[Finding]:
         recipe, sequence = its.recipe, its.model.shape.sequence
         target = cards.of_profile(profiles.gpu(profile), profile, recipe.ranks)
         fits = forecast.micro_batch_that_surely_fits(predictor, its.model, recipe, target)
-        fits = min(fits, forecast.MOST_TOKENS_A_CARD // sequence)
+        fits = min(fits, usual.MOST_TOKENS_A_CARD // sequence)
         if fits > recipe.micro_batch:
             words = f"{recipe.micro_batch} sequences at once, and at least {fits} fit"
             price = cost(words, "sequences", recipe.micro_batch, fits, "the memory of a step in closed form")

@@ -12,18 +12,28 @@ import msgspec
 
 from rigbench.core import profiles, units
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.core.profiles import GpuProfile
+from rigbench.core.estimate import Estimate
+from rigbench.core.profiles import GpuProfile, RigProfile
 from rigbench.core.record import Absent
 from rigbench.job import Job
 from rigbench.machine import host
 from rigbench.machine.cuda_map import Cards
 from rigbench.model import counts, shape
-from rigbench.model.recipe import LOSS_CHUNKS, Optimizer, Precision, Recipe, Strategy
+from rigbench.model.recipe import LOSS_CHUNKS, Optimizer, Precision, Recipe, RecipeOptions, Strategy
 from rigbench.model.record import Model
 from rigbench.model.shape import Series
-from rigbench.predict import cards, inference
+from rigbench.predict import cards, ceilings, inference, steptime, usual
 from rigbench.predict.memory import METHOD, Predictor
-from rigbench.predict.record import NOT_ASKED, WEIGHT_FORMATS, Capacity, CapacityRow, Largest, Options, Target
+from rigbench.predict.record import (
+    NOT_ASKED,
+    WEIGHT_FORMATS,
+    Capacity,
+    CapacityRow,
+    Largest,
+    Options,
+    Target,
+    UsualStep,
+)
 from rigbench.predict.traces import Traces
 from rigbench.store import now
 
@@ -73,20 +83,31 @@ def predicted(
         tokens = DEFAULT_CONTEXT if isinstance(options.context_tokens, Absent) else options.context_tokens
         result = _inference(result, series, tokens, predictor)
     else:
-        recipes = _recipes(options, strategy, precision, 1 if strategy == "single" else place.count)
+        compiled = on_name is not None if isinstance(options.compiled, Absent) else options.compiled
+        recipes = _recipes(options, strategy, precision, 1 if strategy == "single" else place.count, compiled)
         result = _training(job, result, sizes(series) if of_series else (), recipes, predictor)
+        if on_name is not None:
+            said = RecipeOptions(
+                optimizer=options.optimizer,
+                precision=precision,
+                compiled=options.compiled,
+                strategy=strategy,
+                attention=options.attention,
+            )
+            result = msgspec.structs.replace(result, usual=_usual(result, said, profiles.rig_named(on_name), predictor))
     result = msgspec.structs.replace(result, seconds=time.perf_counter() - started)
     job.keep(capacity=result)
     return result
 
 
-def _recipes(options: Options, strategy: Strategy, precision: Precision, ranks: int) -> list[Recipe]:
+def _recipes(options: Options, strategy: Strategy, precision: Precision, ranks: int, is_compiled: bool) -> list[Recipe]:
     """A row each; of the usual optimizers those that can step what the strategy leaves."""
     recipes = [
         Recipe(
             optimizer=optimizer,
             checkpoint_every=every,
             precision=precision,
+            compiled=is_compiled,
             loss_chunks=chunks,
             strategy=strategy,
             ranks=ranks,
@@ -99,6 +120,21 @@ def _recipes(options: Options, strategy: Strategy, precision: Precision, ranks: 
     ]
     recipes[0].refuse_contradiction()
     return [recipe for recipe in recipes if not recipe.contradiction]
+
+
+def _usual(result: Capacity, said: RecipeOptions, rig: RigProfile, predictor: Predictor) -> UsualStep | Absent:
+    """How train-probe and budget have this model trained there."""
+    recipe = usual.recipe(predictor, result.model, said, result.target)
+    if isinstance(recipe, Absent):
+        return recipe
+    limits = ceilings.from_rig(rig)
+    rate: Estimate | Absent
+    try:
+        rate = limits if isinstance(limits, Absent) else steptime.predict(result.model, recipe, limits).tokens_per_s
+    except RigbenchError as error:
+        rate = Absent(str(error))
+    memory = predictor.predict(result.model, recipe, result.target)
+    return UsualStep(recipe=recipe, memory=memory, tokens_per_s=rate)
 
 
 def predictor_of(job: Job) -> Predictor:
@@ -124,15 +160,8 @@ def target(job: Job, on_name: str | None, its: Cards) -> Target:
 
 
 def arm_precision(precision: Precision | Literal["auto"], place: Target) -> Precision:
-    """What is predicted for "auto", where a slice will choose its own.
-
-    bf16 where the card multiplies it natively, fp16 on those that only have that, else fp32; a CPU takes bf16.
-    """
-    if precision != "auto":
-        return precision
-    if isinstance(place.gpu, Absent) or not isinstance(profiles.gpu(place.gpu).bf16_tflop_per_s, Absent):
-        return "bf16"
-    return "fp16" if "fp16" in profiles.peaks(place.gpu) else "fp32"
+    """What is predicted for "auto", where a slice will choose its own."""
+    return usual.native_precision(place) if precision == "auto" else precision
 
 
 def sizes(series: Series) -> tuple[Model, ...]:

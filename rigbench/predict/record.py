@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, get_args
 
+from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, number, one_of, whole
 from rigbench.core.record import Absent, Figure, Record, Source
-from rigbench.model.recipe import ATTENTIONS, OPTIMIZERS, PRECISIONS, Attention, Optimizer, Precision, Recipe, Strategy
+from rigbench.model.recipe import (
+    ATTENTIONS,
+    OPTIMIZERS,
+    PRECISIONS,
+    SWITCH,
+    Attention,
+    Optimizer,
+    Precision,
+    Recipe,
+    Strategy,
+)
 from rigbench.model.record import Model
 
 WeightFormat = Literal["bf16", "8-bit", "4-bit"]
@@ -59,6 +70,15 @@ class Options(Record, frozen=True, kw_only=True):
     attention: Annotated[
         Attention, Option(one_of(*ATTENTIONS), "fused, or naive: written by hand, T × T scores in memory.", "NAME")
     ] = "fused"
+    compiled: Annotated[
+        bool | Absent,
+        Option(
+            SWITCH,
+            "Code by torch.compile, or eager. Default: on with --on, as a full run; here off.",
+            "off|on",
+            ("--compile",),
+        ),
+    ] = NOT_GIVEN
     inference: Annotated[bool, Option(None, "Generating text instead: weights in bf16, 8-bit and 4-bit.")] = False
     context_tokens: Annotated[
         int | Absent,
@@ -153,6 +173,14 @@ class VramPrediction(Record, frozen=True, kw_only=True):
         low = self.process.ends[0]
         return low if self.recipe.compiled or self.target.kind == "cpu" else LEANER * low
 
+    @property
+    def unsure(self) -> str:
+        """What to say where it takes more than there is, though it may yet fit; "" where it is expected to."""
+        usable = self.target.usable.value
+        if self.process.value <= usable or self.low_end > usable:
+            return ""
+        return f"more than the {units.format_bytes(usable)} usable: it may not fit"
+
 
 class Largest(Record, frozen=True):
     """The largest of something that fits, and its prediction."""
@@ -172,6 +200,14 @@ class CapacityRow(Record, frozen=True, kw_only=True):
     micro_batch: Largest | Absent
     sequence: Largest | Absent  # of one sequence
     model: Largest | Absent  # of the series; its value is the true count of parameters, trained with one sequence
+
+
+class UsualStep(Record, frozen=True, kw_only=True):
+    """How train-probe and budget have the model trained there, if nothing else is said, with what it takes."""
+
+    recipe: Recipe
+    memory: VramPrediction
+    tokens_per_s: Estimate | Absent  # of all cards together
 
 
 class InferenceRow(Record, frozen=True, kw_only=True):
@@ -200,6 +236,7 @@ class Capacity(Record, frozen=True, kw_only=True):
     series: str
     model: Model
     rows: tuple[CapacityRow, ...] = ()
+    usual: UsualStep | Absent = Absent("a full run here is trained as its slices are")
     context_tokens: int | Absent = Absent("training was asked about")  # of an inference's cache
     inference: tuple[InferenceRow, ...] = ()
     would_fit: tuple[str, ...] = ()  # what would do where nothing fits

@@ -12,7 +12,7 @@ from rigbench.core import units
 from rigbench.core.record import Absent
 from rigbench.core.screen import Columns, Headline, closing, grid, headline, marked, span, table
 from rigbench.model.recipe import checkpoint_words
-from rigbench.predict.record import NOT_ASKED, Capacity, Largest, Target, VramPrediction
+from rigbench.predict.record import NOT_ASKED, Capacity, Largest, Target, UsualStep, VramPrediction
 
 BAR_CELLS = 40
 SLOW_WORDS = "slow: it fits only while torch gives cached memory back again and again"
@@ -112,14 +112,20 @@ def _part_words(name: str, target: Target) -> str:
 def _notes(result: Capacity) -> Iterator[str]:
     if any(_slow(cell) for row in result.rows for cell in (row.micro_batch, row.sequence, row.model)):
         yield SLOW_WORDS
-    shown = _shown(result)
-    if shown and shown.prediction.recipe.attention == "fused" and result.target.kind == "cuda":
-        yield (
-            "`rigbench budget --on` trains compiled with a little less, as many as surely fit by a formula; "
-            "this is of recorded steps"
-        )
+    if isinstance(result.usual, UsualStep):
+        yield usual_words(result.usual)
     yield from result.would_fit
     yield from result.notes
+
+
+def usual_words(its: UsualStep) -> str:
+    recipe = its.recipe
+    code = "" if recipe.compiled else ", eager"
+    takes = span(its.memory.process, "bytes")
+    rate = "" if isinstance(its.tokens_per_s, Absent) else f", {span(its.tokens_per_s, 'tokens/s')}"
+    with_so_many = f"micro-batch {recipe.micro_batch} [{recipe.words}{code}]"
+    unsure = f", {its.memory.unsure}" if its.memory.unsure else ""
+    return f"`rigbench budget` and `train-probe --on` take {with_so_many}: {takes}{unsure}{rate}"
 
 
 def show(result: Capacity, console: Console) -> None:
@@ -129,7 +135,8 @@ def show(result: Capacity, console: Console) -> None:
         _show_inference(result, console)
     else:
         _show_training(result, console)
-    for line in (*result.would_fit, *result.notes):
+    usual = [usual_words(result.usual)] if isinstance(result.usual, UsualStep) else []
+    for line in (*usual, *result.would_fit, *result.notes):
         console.print(Text(f"  {line}"))
 
 
@@ -174,7 +181,7 @@ def _show_training(result: Capacity, console: Console) -> None:
     console.print(
         Text(
             f"  {model.name} ({units.format_count(model.total_parameters)} parameters), sequence "
-            f"{model.shape.sequence:,}, {precision}, eager, {recipe.strategy}"
+            f"{model.shape.sequence:,}, {precision}, {'compiled' if recipe.compiled else 'eager'}, {recipe.strategy}"
         )
     )
     console.print(_ways_table(result))

@@ -15,7 +15,7 @@ from rigbench.machine.cuda_map import Cards
 from rigbench.model import shape
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
-from rigbench.predict import capacity, cards, ceilings, steptime
+from rigbench.predict import capacity, cards, ceilings, steptime, usual
 from rigbench.predict.loop import device_bytes, weights_of
 from rigbench.predict.memory import Predictor
 from rigbench.predict.record import Ceilings, StepTime, Target, VramPrediction
@@ -114,9 +114,11 @@ class Table:
                 plan.base,
                 precision=capacity.arm_precision(plan.base.precision, target),
                 strategy="ddp" if several else plan.base.strategy,
+                compiled=self.kind == "cuda" if isinstance(plan.choices.compiled, Absent) else plan.base.compiled,
             )
         self.base = self._among_ranks(self.base)
         self.rows: list[ArmRow] = []
+        self.usual = False
         self.search: MicroBatchSearch | Absent = Absent("not searched for")
         self.control: float | Absent = Absent("the baseline was not run again")
         self.eight_bit_from: Figure | Absent = Absent("not asked")
@@ -181,7 +183,16 @@ class Table:
         self.base = msgspec.structs.replace(self.base, micro_batch=self.search.chosen, precision=fastest.precision)
 
     def with_micro_batch(self) -> Recipe:
-        """The base with the device's default, or the largest power of two below it that is predicted to fit."""
+        """The base with the device's default, or the largest power of two below it that is predicted to fit; elsewhere
+        as budget and capacity take it."""
+        target = self._target(self.base)
+        if self.plan.on is not None and isinstance(target, Target):
+            said = msgspec.structs.replace(
+                self.plan.choices, precision=self.base.precision, strategy=self.base.strategy
+            )
+            its = usual.recipe(self.predictor, self.model, said, target)
+            self.usual = isinstance(its, Recipe)
+            return its if isinstance(its, Recipe) else msgspec.structs.replace(self.base, micro_batch=1)
         size = DEFAULT_MICRO_BATCH[self.kind]
         while size > 1:
             memory = self._memory(msgspec.structs.replace(self.base, micro_batch=size))
@@ -207,7 +218,7 @@ class Table:
         """A row, measured or predicted, or with the reason why not."""
         row = ArmRow(label=label(recipe, self.base), recipe=recipe, outcome="skipped", slice=Absent("it did not run"))
         self.rows.append(row)
-        reason = why_not(recipe, self.base, self.kind, self.count, self.cards.why)
+        reason = why_not(recipe, self.base, self.kind, self.count, self.cards.why, here=self.plan.on is None)
         if self.plan.on is not None and recipe.strategy in ("data-parallel", "accelerate"):
             reason = "predicted as ddp"
         if not reason:
@@ -218,9 +229,11 @@ class Table:
                 short, room = (units.format_bytes(size) for size in (memory.short_bytes, memory.room_bytes))
                 at = f"at micro-batch {memory.recipe.micro_batch}"
                 reason = f"predicted not to fit: {short} more than the {room} there, {at}"
-                if self.plan.on is not None and memory.low_end <= memory.target.usable.value:
+                if self.plan.on is not None and memory.unsure:
                     self.job.warn(f"{row.label} may not fit: {short} more than the {room} there, {at}")
                     reason = ""
+            elif self.plan.on is not None and isinstance(memory, VramPrediction) and memory.unsure:
+                self.job.warn(f"{row.label}: {units.format_bytes(memory.process.value)}, {memory.unsure}")
         if reason:
             self.rows[-1] = msgspec.structs.replace(row, reason=reason)
             return
@@ -333,6 +346,7 @@ class Table:
             else Absent("the baseline was not measured"),
             eight_bit_from=self.eight_bit_from,
             micro_batch=self.search,
+            usual=self.usual,
         )
 
 

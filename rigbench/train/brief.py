@@ -250,11 +250,8 @@ def _versus(arms: Arms, row: ArmRow) -> str:
 
 
 def _assumed(arms: Arms, base: ArmRow) -> str:
-    """What a budget of the same hardware takes otherwise."""
     said = f"micro-batch {base.recipe.micro_batch}, {'compiled' if base.recipe.compiled else 'eager'}"
-    if base.recipe.compiled:
-        return said
-    return f"{said}; `rigbench budget --on {arms.on}` is of compiled code and a larger micro-batch: --compile on"
+    return f"{said}, as `rigbench budget` and `capacity --on {arms.on}` take it" if arms.usual else said
 
 
 def _skipped(reasons: dict[str, list[str]]) -> Iterator[Headline]:

@@ -9,7 +9,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -69,7 +69,7 @@ class Plan:
     find_micro_batch: bool = False
     share: bool = False
     on: str | None = None
-    strategy_given: bool = False
+    choices: RecipeOptions = field(default_factory=RecipeOptions)  # what of the base was said
     world: World | None = None  # that torchrun has put this process into
     cards: Cards | None = None  # that train together where no strategy was said, since a full run would use them
     watts: WattOptions = NOTHING_DECLARED
@@ -79,6 +79,10 @@ class Plan:
     def model(self) -> Model:
         assert isinstance(self.options.model, Model)
         return self.options.model
+
+    @property
+    def strategy_given(self) -> bool:
+        return "strategy" in self.choices.said
 
     @property
     def several(self) -> bool:
@@ -184,7 +188,7 @@ def of(
         find_micro_batch=find,
         share=options.share,
         on=on,
-        strategy_given="strategy" in choices.said,
+        choices=choices,
         world=world,
         watts=watts,
     )
@@ -212,8 +216,8 @@ def label(arm: Recipe, base: Recipe) -> str:
     return ", ".join(arm.differences(base).values()) or same
 
 
-def why_not(arm: Recipe, base: Recipe, kind: str, gpus: int, why_fewer: str = "") -> str:
-    """Why an arm cannot run on this kind of device, or with what is installed; "" where nothing speaks against it.
+def why_not(arm: Recipe, base: Recipe, kind: str, gpus: int, why_fewer: str = "", here: bool = True) -> str:
+    """Why an arm cannot run on this kind of device, or `here` with what is installed; "" where nothing speaks against.
 
     `why_fewer`: why there are no more GPUs.
     """
@@ -230,10 +234,12 @@ def why_not(arm: Recipe, base: Recipe, kind: str, gpus: int, why_fewer: str = ""
         return f"{arm.strategy} is for several GPUs, and {why_fewer or 'here is one'}"
     if arm.contradiction:
         return arm.contradiction
-    if arm.optimizer.endswith("8bit") and importlib.util.find_spec("bitsandbytes") is None:
-        return "bitsandbytes is not installed: pip install bitsandbytes"
     if arm.compiled and arm.strategy == "data-parallel":
         return NOT_REPLICATED
+    if not here:
+        return ""
+    if arm.optimizer.endswith("8bit") and importlib.util.find_spec("bitsandbytes") is None:
+        return "bitsandbytes is not installed: pip install bitsandbytes"
     if arm.compiled and (lacking := compiling_lacks(kind)):
         return ": ".join(lacking)
     if arm.strategy == "accelerate" and importlib.util.find_spec("accelerate") is None:

@@ -431,3 +431,4 @@ class Arms(Record, frozen=True, kw_only=True):
     planned_steps: Figure | Absent = Absent("no plan")
     eight_bit_from: Figure | Absent = Absent("not asked")  # parameters from which 8-bit states save a tenth of the peak
     micro_batch: MicroBatchSearch | Absent = Absent("not searched for")
+    usual: bool = False  # predicted elsewhere, and micro-batch and way were left to the rule that budget takes too

@@ -255,12 +255,16 @@ def eight_bit_saves_little(table: Arms, slices: Results) -> Iterator[Finding]:
     if other is None or not isinstance(base, VramPrediction) or not isinstance(other.memory, VramPrediction):
         return
     full, less = base.breakdown.optimizer_bytes, other.memory.breakdown.optimizer_bytes
-    total = base.process.value
-    if full - less >= LITTLE_SAVED * total:
+    total, with_less = base.process.value, other.memory.process.value
+    saved = full - less if less else total - with_less
+    if saved >= LITTLE_SAVED * total:
         return
     evidence = [
         f"states take {units.format_bytes(full)} in 32 bits and {units.format_bytes(less)} in 8: "
-        f"{units.format_share((full - less) / total)} of the peak of {units.format_bytes(total)}"
+        f"{units.format_share(saved / total)} of the peak of {units.format_bytes(total)}"
+        if less
+        else f"the first step peaks before there are states: {units.format_bytes(with_less)} with them in 8 bits, "
+        f"{units.format_bytes(total)} in 32"
     ]
     if isinstance(table.eight_bit_from, Figure):
         size = units.format_count(table.eight_bit_from.value)
