@@ -174,9 +174,9 @@ def test_a_webhook_that_hangs_costs_the_watcher_nothing(monkeypatch):
         delivery.send([ALARM] * (2 * alarms.MOST_WAITING))
         assert time.thread_time() - before < 1.0
         delivery.close(0.8)
-    assert any("takes no alarm (timed out)" in line for line in said)
-    assert any("faster than they can be delivered" in line for line in said)
-    assert len(said) == 2
+        assert any("takes no alarm (timed out)" in line for line in said)
+        assert any("faster than they can be delivered" in line for line in said)
+        assert len(said) == 2
 
 
 def test_nobody_there_is_said():

@@ -52,9 +52,15 @@ class Listener(Report):
         return sum(text.startswith("step") for text in self.said) >= self.stop_after
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Of the generated tokens, which take half a second."""
+    return tmp_path_factory.mktemp("tokens")
+
+
 @pytest.fixture
-def options(tmp_path):
-    return Options(model=MODEL, cache=str(tmp_path), device="cpu", recipe=FP32, seconds=0.6)
+def options(cache):
+    return Options(model=MODEL, cache=str(cache), device="cpu", recipe=FP32, seconds=0.3)
 
 
 def slice_of(options, report=None, **changes) -> Slice:
