@@ -176,6 +176,7 @@ class Common:
 
             sys.stdout.write(encode(run).decode())
         else:
+            from rich.padding import Padding
             from rich.text import Text
 
             from rigbench.core.record import Skipped
@@ -186,7 +187,8 @@ class Common:
             console = self.console()
             said = words(run, self.keep_disturbed) if isinstance(run, Run) else []
             for number, line in enumerate(said):
-                console.print(Text(printable(line), style="" if number else "bold red"))
+                text = Text(printable(line.strip()), style="" if number else "bold red")
+                console.print(Padding(text, (0, 0, 0, 2)) if line.startswith("  ") else text)
             if said and not self.keep_disturbed:
                 run = usable(run)
                 if all(isinstance(it, Skipped) for room in run.rooms().values() for it in room):

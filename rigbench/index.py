@@ -50,6 +50,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     slices: tuple[StoredSlice, ...] = ()
     backtest: Backtest | None = None
     label: str = ""
+    busy: tuple[str, ...] = ()  # rooms measured while the machine was busy
 
 
 def entry_of(run: Run) -> Entry:
@@ -76,6 +77,7 @@ def entry_of(run: Run) -> Entry:
         slices=slices,
         backtest=backtest,
         label=tables.label(run),
+        busy=tuple(dict.fromkeys(it.room for it in run.disturbed())),
     )
 
 

@@ -11,20 +11,19 @@ from rigbench.train.record import AnySlice
 from rigbench.work.record import Disturbance
 
 BUSY = "this machine was busy"
-TO_DO = "Measure again when nothing else runs; `top` and `nvidia-smi` tell what does."
+TO_DO = "Measure again when nothing else runs; `top` and `nvidia-smi` show what does."
 ANYWAY = "`rigbench report {id} --keep-disturbed` shows the numbers all the same; the run's file has every sample."
 
 
 def words(run: Run, kept: bool = False) -> list[str]:
-    """The first line, which stands before any number, its evidence room by room, and what to do.
+    """The first line, which stands before any number, its evidence room by room (the worst first), and what to do.
 
     None where the machine left everything alone. `kept`: the numbers follow.
     """
-    disturbed = run.disturbed()
+    disturbed = sorted(run.disturbed(), key=_waited, reverse=True)
     if not disturbed:
         return []
-    worst = disturbed[0]
-    lines = [f"NOT USABLE: {BUSY}: {worst.evidence[0]}"]
+    lines = [f"NOT USABLE: {BUSY}: {disturbed[0].evidence[0]}"]
     for it in disturbed:
         tries = sum((one.room, one.place) == (it.room, it.place) for one in run.disturbances)
         again = f", the better of {tries} tries" if tries > 1 else ""
@@ -38,11 +37,23 @@ def _where(run: Run, its: Disturbance) -> str:
     return f"slice {result.model.name}" if isinstance(result, AnySlice) else its.room
 
 
+def _waited(its: Disturbance) -> float:
+    """Seconds of waiting for one of running: how bad it was, as far as processors tell."""
+    if isinstance(its.running_seconds, Absent) or isinstance(its.waiting_seconds, Absent):
+        return 0.0
+    return its.waiting_seconds / max(its.running_seconds, 1e-9)
+
+
 def _used(its: Disturbance) -> str:
-    """Processor time over wall time, which is shown and never judged: a GPU's probe needs little."""
-    if isinstance(its.running_seconds, Absent) or not its.wall_seconds:
-        return ""
-    return f"; it used {units.format_significant(its.running_seconds / its.wall_seconds, 2)} processors"
+    """Processor time over wall time, the probe's and others': shown and never judged, a GPU's probe needs little."""
+    shares = {"it": its.running_seconds, "other processes": its.others_seconds}
+    used = {
+        name: units.format_significant(seconds / its.wall_seconds, 2)
+        for name, seconds in shares.items()
+        if not isinstance(seconds, Absent) and its.wall_seconds
+    }
+    words = [f"{name} used {count} processors" if name == "it" else f"{name} {count}" for name, count in used.items()]
+    return f"; {', '.join(words)}" if "it" in used else ""
 
 
 def usable(run: Run) -> Run:

@@ -348,11 +348,11 @@ def test_the_command_shows_what_it_wrote_and_json_is_the_document_beside_it(tmp_
     code, out, err = call("a.jsonl", "-o", "out.bin", "--skip-bad")
     assert (code, err) == (0, "")
     assert [line.rstrip() for line in out.splitlines()] == [
-        "out.bin: 4 tokens of 1 document, uint16, 8 B",
-        "  from a.jsonl: 21 B, 5.25 bytes a token",
-        "  tokenizer bytes, vocabulary 257, end of text 256, largest id 256",
-        "  left out: 1 bad line (--skip-bad)",
-        "  rigbench dataloader --data out.bin says how fast it loads",
+        "warn  pack: out.bin: 4 tokens of 1 document, uint16, 8 B",
+        "  warn  left out: 1 bad line (--skip-bad)",
+        "  from       a.jsonl: 21 B, 5.25 bytes a token",
+        "  tokenizer  bytes, vocabulary 257, end of text 256, largest id 256",
+        "  next       rigbench dataloader --data out.bin (how fast it loads)",
     ]
     code, out, err = call("a.jsonl", "-o", "out.bin", "--skip-bad", "--force", "--json")
     assert (code, out, err) == (0, (tmp_path / "out.bin.json").read_text(), "")

@@ -10,24 +10,33 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 import test_collectives_screen as groups
+import test_compare as comparing
 import test_first_backtest as logs
 import test_first_capacity as sizes
 import test_first_train as variants
+import test_fleet as hosts
 import test_matmul_screen as products
+import test_monitor_screens as cards
 import test_p2p_verdict as peers
 from test_first_screens import NUMBER, STORED
 from test_monitor_screens import Terminal, terminal
 
 from rigbench import __main__, store
-from rigbench.core.record import Absent
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure
 from rigbench.document import NOT_ASKED, ROOMS, Run
+from rigbench.predict.record import NOT_ASKED as NOT_WORKED_OUT
+from rigbench.predict.record import CapacityRow
 from rigbench.store import Store
+from rigbench.watch.record import Forecast, Own, SeenSteps, Training
+from rigbench.work import verdict as trust
+from rigbench.work.record import Disturbance
 
 __all__ = ["terminal"]
 TESTS = Path(__file__).parent
@@ -59,7 +68,14 @@ COMMANDS = {
     "budget-on": "report {budget-on}",
     "budget-on-several": "report {budget-several}",
     "capacity": "report {capacity}",
+    "capacity-one": "report {capacity-one}",
     "backtest": "report {backtest}",
+    "watch": "report {watched}",
+    "busy": "report {busy}",
+    "compare": "compare before/runs after/runs",
+    "fleet": "fleet hosts/runs",
+    "capture": "--replay {hot} capture -o recording",
+    "pack": "pack stories.txt -o stories.bin --force",
     "report-list": "report --list",
     "profiles": "profiles",
     "profiles-one": "profiles rtx-4080",
@@ -107,7 +123,10 @@ def runs(home: Path, answered: Callable[[str], Run]) -> dict[str, str]:
         "collectives": of("collectives", collectives=groups.ON_GPUS),
         "p2p": of("p2p", p2p=peers.answer(*tries, inherited={"NCCL_P2P_LEVEL": "SYS"})),
         "capacity": of("capacity", capacity=sizes.capacity(rows=fits)),
+        "capacity-one": of("capacity", capacity=sizes.capacity(rows=tuple(map(alone, fits)))),
         "backtest": of("backtest", backtest=logs.outside()),
+        "watched": of("watch", watched=watched()),
+        "busy": msgspec.structs.replace(whole, disturbances=tuple(busy())),
     }
     for name, words in ANSWERED.items():
         its = answered(words)
@@ -120,6 +139,44 @@ def runs(home: Path, answered: Callable[[str], Run]) -> dict[str, str]:
     for name, its in stored.items():
         Store(home).save(msgspec.structs.replace(its, id=ids[name]))
     return ids
+
+
+def alone(row: CapacityRow) -> CapacityRow:
+    """Of one model that was asked for: the series' largest is not worked out."""
+    return msgspec.structs.replace(row, model=NOT_WORKED_OUT)
+
+
+def estimate(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value, low, high, level=0.9, method="a test", n=90)
+
+
+def watched() -> Training:
+    """A training on two cards, of which one hardly works, a tenth of its way."""
+    rate, rest = estimate(84_000.0, 83_000.0, 85_000.0), estimate(9_000.0, 8_800.0, 9_200.0)
+    its, _ = cards.watched()
+    steps = SeenSteps(
+        source="the output", said=("step", "loss"), unit="tokens", at_seconds=(1.0, 2.0), step=(1, 2), rate=rate,
+        step_seconds=estimate(1.0, 0.99, 1.01), total_steps=10_000, tokens_per_step=84_000.0,
+    )  # fmt: skip
+    told = Forecast(
+        told_after_seconds=1_000.0, done_share=0.1, rest_seconds=rest, whole_seconds=rest, currency="EUR",
+        kwh=Figure(4.0, "predicted", "a test", 3.8, 4.2), money=Figure(1.2, "predicted", "a test", 1.1, 1.3),
+    )  # fmt: skip
+    return Training(
+        method=1, command=("python", "train.py"), started_at="2026-01-01T00:00:00Z", seconds=1_000.0, exit_code=130,
+        ended_by="the user", steps=steps, forecasts=(told,), model_flops_share=Figure(0.31, "measured", "a test"),
+        monitor=its, findings=tuple(held.hint for held in its.hints), own=Own(cpu_seconds=2.0, start_cpu_seconds=0.5, wall_seconds=1_000.0),
+    )  # fmt: skip
+
+
+def busy() -> Iterator[Disturbance]:
+    """Probes of the stored run, as if something else had run on both processors meanwhile."""
+    for room, place, waited in (("bandwidth", 0, 3.0), ("matmul", 0, 12.0), ("slices", 0, 14.0), ("slices", 2, 15.0)):
+        its = Disturbance(
+            room=room, place=place, wall_seconds=20.0, running_seconds=20.0 - waited, waiting_seconds=waited,
+            others_seconds=waited + 1.0,
+        )  # fmt: skip
+        yield trust.judged(its)
 
 
 @pytest.fixture
@@ -136,7 +193,15 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     watch = tmp_path / "watch.jsonl"
     monkeypatch.setattr(sys, "argv", f"rigbench -q --replay {HOT} monitor --record {watch}".split())
     assert __main__._run() == 0
-    places = {**ids, "watch": str(watch)}
+    for number in range(1, 7):
+        side = store.Store(tmp_path / ("before" if number < 4 else "after"))
+        side.save(comparing.run_of(number, 1.0 if number < 4 else 0.87))
+    for number, speed in enumerate((*hosts.HOSTS, 0.8)):
+        its = comparing.run_of(1, speed)
+        rig = msgspec.structs.replace(its.rig, fingerprint=f"{number:012x}")
+        store.Store(tmp_path / "hosts").save(msgspec.structs.replace(its, rig=rig, id=f"20260101-{number:06}-aaaa"))
+    (tmp_path / "stories.txt").write_text("Once upon a time there was a rig.\n" * 100)
+    places = {**ids, "watch": str(watch), "hot": str(HOT)}
     return {name: [word.format(**places) for word in line.split()] for name, line in COMMANDS.items()}
 
 

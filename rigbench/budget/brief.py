@@ -319,6 +319,16 @@ def _facts(budget: Budget) -> Iterator[tuple[str, str]]:
         yield "kWh", f"n/a ({budget.power.reason})"
     elif isinstance(budget.whole.money, Absent):
         yield "money", f"n/a ({budget.whole.money.reason})"
+    else:
+        yield from price(budget)
+
+
+def price(budget: Budget) -> Iterator[tuple[str, str]]:
+    """There is no silent price."""
+    if isinstance(budget.price, Price):
+        its = budget.price
+        per_kwh = f"{units.format_significant(its.per_kwh, 4)} {its.currency}/kWh"
+        yield "price", f"{per_kwh}, {its.place}, {its.date} ({its.source})"
 
 
 def scaling_words(its: Scaling | Absent) -> str:

@@ -17,6 +17,7 @@ from rigbench.budget.brief import (
     is_told,
     kwh_unit,
     models_words,
+    price,
     rig_name,
     scaling_words,
     sentence,
@@ -27,7 +28,7 @@ from rigbench.budget.brief import (
 from rigbench.budget.record import ONE_CARD, Budget, NextSlice, PlanRow, Purchase, Rent
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Figure, Price
+from rigbench.core.record import Absent, Figure
 from rigbench.core.screen import printable, table
 from rigbench.work import screen as power_screen
 
@@ -223,10 +224,7 @@ def _money(budget: Budget) -> Iterator[tuple[str, str]]:
         yield from power_screen.lines(budget.power)
         if isinstance(budget.series_money, Absent):
             yield "money", f"n/a ({budget.series_money.reason})"
-        if isinstance(budget.price, Price):
-            price = budget.price
-            per_kwh = f"{significant(price.per_kwh, 4)} {price.currency}/kWh"
-            yield "price", f"{per_kwh}, {price.place}, {price.date} ({price.source})"
+        yield from price(budget)
     rent, bought, even = budget.rent, budget.purchase, budget.break_even
     if isinstance(rent, Rent):
         yield "rented", f"{told(rent.money, rent.currency)}: {rent.money.basis}"

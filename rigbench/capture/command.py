@@ -46,12 +46,10 @@ def capture(
     rigbench --replay myrig topology       look at it again
     rigbench capture -o theirs --from smi.txt --from lspci.txt
     """
-    from rich.text import Text
-
     from rigbench.core import units
     from rigbench.core.errors import FINE
     from rigbench.core.record import Absent
-    from rigbench.core.screen import printable
+    from rigbench.core.screen import grid, headline
     from rigbench.store import encode
 
     summary = from_pasted(output, pasted, force) if pasted else record(output, common.replay, load, force)
@@ -61,11 +59,11 @@ def capture(
         sys.stdout.write(encode(summary).decode())
     else:
         console = common.console()
-        files = ", ".join(f"{name} ({units.format_bytes(size)})" for name, size in summary.files.items())
-        console.print(Text(printable(f"{summary.folder}: {files}")))
-        if not common.quiet:
-            hint = f"rigbench --replay {summary.folder} topology shows it anywhere"
-            console.print(Text(printable(hint), style="dim"))
+        what = "what was pasted" if pasted else "the replayed rig" if common.replay else "this rig"
+        headline("capture", ("ok", f"{what} is recorded, redacted, in {summary.folder}"), console)
+        files = ", ".join(f"{name} {units.format_bytes(size)}" for name, size in summary.files.items())
+        next_ = [] if common.quiet else [("next", f"rigbench --replay {summary.folder} doctor (works anywhere)")]
+        console.print(grid([("files", files), *next_]))
     counts = ", ".join(f"{times} {kind}" for kind, times in summary.redacted.items())
     left_out = f"; read but left out: {', '.join(summary.left_out)}" if summary.left_out else ""
     say(f"redacted: {counts or 'nothing was there to redact'}{left_out}")

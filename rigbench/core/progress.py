@@ -73,25 +73,31 @@ class Bar:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+        from rich.progress import BarColumn, Progress, ProgressColumn, Task
         from rich.text import Text
 
-        from rigbench.core.screen import colours
+        from rigbench.core.screen import colours, printable
 
-        class Clock(ProgressColumn):
+        class Words(ProgressColumn):
+            """The time, then as much of the description as the line has room for: the rest is never shortened."""
+
             def render(_, task: Task) -> Text:  # noqa: N805
-                return Text(self.time(), style="progress.elapsed")
+                time, stage = self.time(), str(task.fields["stage"])
+                made = Text.assemble(
+                    (time, "progress.elapsed"), (f" {printable(task.description)}", "dim"), no_wrap=True
+                )
+                made.truncate(max(len(time), console.width - len(stage) - bar - 3), overflow="ellipsis")
+                return made
+
+        class Stage(ProgressColumn):
+            def render(_, task: Task) -> Text:  # noqa: N805
+                return Text(printable(str(task.fields["stage"])), no_wrap=True)
 
         self._began = time.monotonic()
         self.time: Callable[[], str] = lambda: clock_text(time.monotonic() - self._began)
-        self._progress = Progress(
-            TextColumn("{task.fields[stage]}", markup=False),
-            BarColumn(bar_width=24),
-            Clock(),
-            TextColumn("{task.description}", style="dim", markup=False),
-            console=Console(stderr=True, color_system=colours()),
-            transient=True,
-        )
+        console = Console(stderr=True, color_system=colours())
+        bar = min(24, console.width // 4)
+        self._progress = Progress(Stage(), BarColumn(bar_width=bar), Words(), console=console, transient=True)
         self._task = self._progress.add_task("", total=1.0, stage="")
         self._started = False
 

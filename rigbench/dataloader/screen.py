@@ -195,29 +195,27 @@ def show_packed(packed: Packed, folder: str, console: Console, hint: bool) -> No
     """The file, what is in it, and the command that trains on it."""
     size = packed.tokens * (2 if packed.dtype == "uint16" else 4)
     documents = many(packed.documents, "document")
-    facts = f": {packed.tokens:,} tokens of {documents}, {packed.dtype}, {units.format_bytes(size)}"
-    console.print(Text.assemble((printable(packed.file), "bold"), facts))
-    others = len(packed.sources) - NAMED_SOURCES
-    density = units.format_significant(packed.source_bytes / packed.tokens)
-    named = printable(", ".join(packed.sources[:NAMED_SOURCES])) + (f" and {others:,} more" if others > 0 else "")
-    console.print(Text(f"  from {named}: {units.format_bytes(packed.source_bytes)}, {density} bytes a token"))
-    end = "none between documents" if isinstance(packed.end_of_text, Absent) else f"{packed.end_of_text:,}"
-    console.print(
-        Text(f"  tokenizer {packed.tokenizer}, vocabulary {packed.vocabulary:,}, end of text {end}, "
-             f"largest id {packed.largest_id:,}")
-    )  # fmt: skip
+    facts = f"{packed.tokens:,} tokens of {documents}, {packed.dtype}, {units.format_bytes(size)}"
+    headline("pack", ("warn" if packed.bad_lines or packed.unsplit else "ok", f"{packed.file}: {facts}"), console)
+    lines: list[Headline] = []
     if packed.bad_lines:
-        bad = many(packed.bad_lines, "bad line")
-        console.print(Text(f"  left out: {bad} (--skip-bad)", style="yellow"))
+        lines.append(("warn", f"left out: {many(packed.bad_lines, 'bad line')} (--skip-bad)"))
     if packed.unsplit:
-        end = packed.unsplit[0].partition(" ")[0]
-        line = (
-            f"  in the text stands {', '.join(packed.unsplit)}: --separator '{end}' makes a document of what is between"
-        )
-        console.print(Text(line, style="yellow"))
+        end, held = packed.unsplit[0].partition(" ")[0], ", ".join(packed.unsplit)
+        lines.append(("warn", f"the text holds {held}: --separator '{end}' makes a document of what is between"))
     if packed.cut_documents and packed.tokenizer != "bytes":
         long = many(packed.cut_documents, "long document")
-        line = f"  {long} tokenized in pieces of 4 MiB: a token that spans one of their ends became two"
-        console.print(Text(line, style="dim"))
-    if hint:
-        console.print(Text(f"  rigbench dataloader --data {folder}{packed.file} says how fast it loads", style="dim"))
+        pieces = f"{long} tokenized in pieces of 4 MiB: a token that spans one of their ends became two"
+        lines.append(("note", pieces))
+    marked(lines, console)
+    others = len(packed.sources) - NAMED_SOURCES
+    density = units.format_significant(packed.source_bytes / packed.tokens)
+    named = ", ".join(packed.sources[:NAMED_SOURCES]) + (f" and {others:,} more" if others > 0 else "")
+    end = "none between documents" if isinstance(packed.end_of_text, Absent) else f"{packed.end_of_text:,}"
+    size_words = f"vocabulary {packed.vocabulary:,}, end of text {end}, largest id {packed.largest_id:,}"
+    rows = [
+        ("from", f"{named}: {units.format_bytes(packed.source_bytes)}, {density} bytes a token"),
+        ("tokenizer", f"{packed.tokenizer}, {size_words}"),
+    ]
+    rows += [("next", f"rigbench dataloader --data {folder}{packed.file} (how fast it loads)")] if hint else []
+    console.print(grid(rows))

@@ -11,34 +11,41 @@ from rich.text import Text
 from rigbench.budget import brief as plan
 from rigbench.budget.record import Budget
 from rigbench.core.finding import NOT_PRICED, Examined
-from rigbench.core.record import Absent, Skipped
-from rigbench.core.screen import Headline, Mark, grid, headline, marked, middle, printable
+from rigbench.core.record import Absent, Figure, Skipped
+from rigbench.core.screen import Headline, Mark, counted, grid, headline, marked, middle, printable
 from rigbench.doctor.screen import held_back
 from rigbench.document import Run
 from rigbench.predict.record import Capacity
 from rigbench.tables import machine, shortened
 from rigbench.train.record import AnySlice, Arms
+from rigbench.usable import BUSY
 
-MOST_HELD_BACK = 4
+MOST_HELD_BACK, MOST_LEFT_OUT = 4, 2
 NAMES = {"slices": "training"}
 
 
 def show(run: Run, console: Console, quiet: bool = False) -> None:
     console.print(Text(printable(head(run)), style="dim"))
     if isinstance(run.budget, Budget):
-        headline("verdict", (worst(run), plan.sentence(run.budget)), console)
+        headline("verdict", (worst(run), f"{_health(run)}; {shortened(plan.sentence(run.budget))}"), console)
         claims = run.budget.sanity.sentence, run.budget.sanity.kwh_sentence
         marked([("note", claim) for claim in claims if isinstance(claim, str)], console)
         console.print(plan.models_table(run.budget))
     else:
         why = run.budget.reason if isinstance(run.budget, Skipped | Absent) else ""
-        headline("verdict", (worst(run), f"no hours: {why}"), console)
+        its = worst(run)  # an answer that is not there is never "ok"
+        headline("verdict", ("warn" if its == "ok" else its, f"no hours: {why}"), console)
     _hold_back(run, console)
     if quiet:
         return
     console.print(Text("checked", style="bold"))
     marked(((mark, f"{name:<11} {text}") for name, (mark, text) in checked(run)), console)
-    facts = [("how sure", plan.sure(run.budget))] if isinstance(run.budget, Budget) else []
+    facts: list[tuple[str, str]] = []
+    if isinstance(run.budget, Budget):
+        facts.append(("models", plan.models_words(run.budget)))
+        facts += [("left out", line) for line in run.budget.left_out[:MOST_LEFT_OUT]]
+        facts += plan.price(run.budget) if isinstance(run.budget.whole.money, Figure) else ()
+        facts.append(("how sure", plan.sure(run.budget)))
     facts.append(("more", f"rigbench report {run.id} PROBE shows one whole, --verbose all of it"))
     console.print(grid(facts))
 
@@ -66,6 +73,14 @@ def worst(run: Run) -> Mark:
     return "warn" if "warning" in severities or "warn" in marks else "ok"
 
 
+def _health(run: Run) -> str:
+    """What a person wants to know first: whether something is wrong."""
+    found = [it.severity for it in run.findings if not it.accepted]
+    counts = {word: found.count(word) for word in ("fault", "warning")}
+    wrong = [str(counted(count, word)) for word, count in counts.items() if count]
+    return " and ".join(wrong) or ("no fault found" if worst(run) == "ok" else "look at what was checked")
+
+
 def _hold_back(run: Run, console: Console) -> None:
     examined = run.examined if isinstance(run.examined, Examined) else Examined(hours=NOT_PRICED)
     listed = [it for it in run.findings if not it.accepted and (it.severity != "information" or it.takes_time)]
@@ -87,7 +102,10 @@ def verdict(run: Run, room: str) -> Headline:
     results = run.rooms().get(room, ())
     measured = [result for result in results if not isinstance(result, Skipped | Absent)]
     if not measured:
-        return "note", next((f"not measured: {it.reason}" for it in results if isinstance(it, Skipped)), "not measured")
+        why = next((it.reason for it in results if isinstance(it, Skipped)), "")
+        if why.startswith(BUSY):
+            return "warn", "not usable: the machine was busy"
+        return "note", f"not measured: {why}" if why else "not measured"
     slices = [result for result in measured if isinstance(result, AnySlice)]
     if slices:
         return "ok" if all(it.has_middle for it in slices) else "warn", "; ".join(_rates(slices))

@@ -93,19 +93,24 @@ def show_list(entries: Iterable[Entry], console: Console) -> None:
     """A line per stored run, newest first. Lines are laid out here, since ten thousand take a rich table seconds."""
     rows = [("run", "when (UTC)", "command", "rig", "result")]
     for entry in entries:
-        slices = [f"{it.slice.model.name} {middle(it.slice.tokens_per_s, 'tokens/s')}" for it in entry.slices]
+        slices = [
+            f"{it.slice.model.name} {middle(it.slice.tokens_per_s, 'tokens/s')}"
+            for it in entry.slices
+            if not it.disturbed
+        ]
+        busy = [f"not usable, as the machine was busy: {', '.join(entry.busy)}"] if entry.busy else []
         hours = [
             f"training steps {units.format_seconds(hours * 3600)}"
             for path, (hours, *_) in entry.metrics.items()
-            if path == "budget.series_hours"
+            if path == "budget.series_hours" and not busy
         ]
-        told = {"slices", *(["arms"] if slices else []), *(["budget"] if hours else [])}
+        told = {"slices", *(["arms"] if slices else []), *(["budget"] if hours or busy else []), *entry.busy}
         rooms = [{"arms": "variants, predicted"}.get(name, name) for name in entry.rooms if name not in told]
         status = [f"label {entry.label}"] if entry.label else []
         status += [] if entry.status == "finished" else [entry.status]
         when = entry.started_at[:16].replace("T", " ")
         rows.append(
-            (entry.id, when, entry.command, shortened(entry.machine), ", ".join(status + hours + slices + rooms))
+            (entry.id, when, entry.command, shortened(entry.machine), ", ".join(status + hours + slices + rooms + busy))
         )
     widths = [max(len(row[column]) for row in rows) + 2 for column in range(4)]
     edge = sum(widths)

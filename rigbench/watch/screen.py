@@ -10,7 +10,7 @@ from rich.text import Text
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure
-from rigbench.core.screen import MARK_OF, Headline, Mark, closing, grid, headline, marked, printable, span
+from rigbench.core.screen import MARK_OF, MARKS, Headline, Mark, closing, grid, headline, marked, printable, span
 from rigbench.monitor import screen as monitor_screen
 from rigbench.monitor.record import MonitorGpu, Watched
 from rigbench.watch.record import Forecast, SeenSteps, Training, View
@@ -108,10 +108,12 @@ def _now(watched: Watched | Absent) -> float | None:
 
 def brief(training: Training, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     """The verdict, how fast, what it took, what held it back, how sure."""
-    headline("watch", _verdict(training), console)
+    mark, sentence = _verdict(training)
+    marks = [mark, *(MARK_OF[it.severity] for it in training.findings if it.severity != "information")]
+    headline("watch", (max(marks, key=list(MARKS).index), sentence), console)
     console.print(grid(_facts(training)))
     marked(
-        [(MARK_OF[it.severity], f"{it.title}: {'; '.join(it.evidence)}; {it.cure}") for it in training.findings],
+        [(MARK_OF[it.severity], f"{it.title}: {'; '.join(it.evidence)}; next: {it.cure}") for it in training.findings],
         console,
     )
     beside: list[Headline] = [
