@@ -165,7 +165,8 @@ def watched() -> Training:
     return Training(
         method=1, command=("python", "train.py"), started_at="2026-01-01T00:00:00Z", seconds=1_000.0, exit_code=130,
         ended_by="the user", steps=steps, forecasts=(told,), model_flops_share=Figure(0.31, "measured", "a test"),
-        monitor=its, findings=tuple(held.hint for held in its.hints), own=Own(cpu_seconds=2.0, start_cpu_seconds=0.5, wall_seconds=1_000.0),
+        monitor=its, findings=tuple(held.hint for held in its.hints),
+        own=Own(cpu_seconds=2.0, start_cpu_seconds=0.5, wall_seconds=1_000.0),
     )  # fmt: skip
 
 
