@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 # No more is imported here: until main has set its handlers, Ctrl-C is a traceback.
+import errno
 import io
 import os
 import signal
 import sys
+from typing import Any
 
 from rigbench.core import signals
 from rigbench.core.errors import BAD_INPUT, FINE, INTERNAL, INTERRUPTED, RigbenchError
 
+THE_ANSWER = "standard output"
+OF_A_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 PATIENCE_SECONDS = 1.0
 _answered: list[int] = []  # the signals whose handler has run
 
@@ -96,9 +100,26 @@ def _open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and stream is getattr(sys, f"__{name}__"):
+            buffer = io.BufferedWriter(_Stream(number, "wb", closefd=False))
+            by_line = stream.line_buffering or stream.write_through or number == 2
+            setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, "replace", line_buffering=by_line))
+
+
+class _Stream(io.FileIO):
+    """Standard output, whose errors tell that they are its own, or standard error, whose disk may be full and whose
+    reader may have gone: what cannot be said there must not keep the answer back."""
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content) or 0
+        except OSError as error:
+            if self.fileno() == 2:
+                return len(content)
+            error.filename = THE_ANSWER
+            raise
 
 
 def _run() -> int:
@@ -127,8 +148,14 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("rigbench: interrupted\n")
         return INTERRUPTED
-    except BrokenPipeError:
-        raise
+    except OSError as error:
+        if error.filename == THE_ANSWER or isinstance(error, BrokenPipeError):
+            raise  # main says so
+        if error.errno in OF_A_NAME and error.filename is not None:
+            _say(f"cannot use {os.fsdecode(error.filename)[:80]!r} ({str(error.strerror).lower()}); give another name")
+            return BAD_INPUT
+        _say(_internal(error))
+        return INTERNAL
     except Exception as error:  # noqa: BLE001 - the last line of defence
         _say(_internal(error))
         return INTERNAL
@@ -147,9 +174,9 @@ def _internal(error: Exception) -> str:
 
 
 def _say(line: str) -> None:
-    from rigbench.core.screen import printable
+    from rigbench.core.screen import told
 
-    sys.stderr.write("rigbench: " + printable(" ".join(line.split())) + "\n")
+    sys.stderr.write(f"rigbench: {told(line)}\n")
 
 
 if __name__ == "__main__":

@@ -80,22 +80,9 @@ class Common:
         return Store(self.home or default_home())
 
     def console(self) -> Console:
-        from rich.console import Console
-        from rich.segment import Segment
+        from rigbench.core.screen import console
 
-        from rigbench.core.screen import UNPRINTABLE, colours
-
-        class Screen(Console):
-            def on_broken_pipe(self) -> None:
-                raise BrokenPipeError  # the reader went away, as `| head` does: rich would call that a failure
-
-            def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
-                """Whatever a screen shows, nothing foreign in it reaches the terminal raw."""
-                for text, style, control in super().render(renderable, options):
-                    yield Segment(text if control else UNPRINTABLE.sub("\ufffd", text), style, control)
-
-        width = None if sys.stdout.isatty() else 100
-        return Screen(highlight=False, soft_wrap=False, width=width, color_system=colours())
+        return console(width=None if sys.stdout.isatty() else 100)
 
     def job(self, measures: bool = True) -> Job:
         """A job that is kept; `measures`: this machine, where nothing else is named.
@@ -198,9 +185,9 @@ class Common:
 
 def say(line: str) -> None:
     """One line on standard error."""
-    from rigbench.core.screen import printable
+    from rigbench.core.screen import told
 
-    sys.stderr.write(f"rigbench: {printable(line)}\n")
+    sys.stderr.write(f"rigbench: {told(line)}\n")
 
 
 def command(*extra: str, settings: tuple[str, ...] = ()) -> Callable[[Callable[..., int]], Callable[..., int]]:

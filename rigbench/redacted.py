@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from rigbench.document import Run
-from rigbench.machine.redact import PERSON, UNNAMED, Redaction
+from rigbench.machine.redact import PERSON, REGISTRY_WORD, UNNAMED, Redaction
 
 PEOPLE, PROCESSES = "user and host names", "process names"
 FILES, REGISTRY = "names of files and programs", "registry words"
@@ -47,7 +47,6 @@ KERNEL_WORD = re.compile(
     r"|ibm|kvm|cloud|virtual|server|desktop|default|lts|zen\d*|hardened|microsoft|standard|WSL2|pve|deb\d+u?\d*|bpo|uek"
     r"|fc\d*|v\d+|host|el\d+(?:_\d+)?|amzn\d*|nvidia|tegra|raspi|64k|lqx\d*|xanmod\d*|cachyos|MANJARO|tiny"
 )
-REGISTRY_WORD = re.compile(r"(?:ForceP2P|RM\w*P2P\w*|PeerMappingOverride|GrdmaPciTopoCheckOverride)=\w+")
 COMMON = ("root", "user", "host", "nvidia", "ubuntu", "debian", "python", "python3", "process", "localhost", "models")
 
 
@@ -132,6 +131,8 @@ class _Secrets:
             for word in _foreign(value):
                 value = value.replace(word, self._counted(PEOPLE, "host"))
             return self.redaction.text(value)
+        if (record, field) == ("disk", "model"):
+            return self.redaction.disk_model(self._text(value))
         if record == "software":
             return value  # versions look like addresses
         if (record, field) in PLACES and value.lower() in COMMON:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rigbench.core.errors import RigbenchError
-from rigbench.core.files import reason, write_whole
+from rigbench.core.files import read_regular, reason, write_whole
 from rigbench.core.home import default_home as default_home
 from rigbench.core.progress import SILENT, Progress
 from rigbench.core.record import Record
@@ -23,6 +24,8 @@ from rigbench.document import SCHEMA, Run
 
 if TYPE_CHECKING:
     from rigbench.index import Index
+
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def now() -> str:
@@ -111,7 +114,12 @@ class Store:
 
 
 def encode(run: Record) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n"
+    """Its JSON document. Of a name that is not UTF-8, what is none becomes a replacement character."""
+    try:
+        raw = msgspec.json.encode(run)
+    except UnicodeEncodeError:
+        raw = HALF_A_CHARACTER.sub("\ufffd", json.dumps(msgspec.to_builtins(run), ensure_ascii=False)).encode()
+    return msgspec.json.format(raw, indent=1) + b"\n"
 
 
 def read(path: Path) -> Run:
@@ -120,11 +128,8 @@ def read(path: Path) -> Run:
     Raises:
         RigbenchError: missing, unreadable, cut short, not JSON, not a run, or written by a newer rigbench.
     """
-    # A pipe would be waited for, a device has no end. (os.path answers no where a name is too long; Path would raise.)
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise RigbenchError(f"{path} is not a regular file", "give a run's id or the path of its file")
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
     except OSError as error:
         raise RigbenchError(
             f"cannot read {path} ({reason(error)})", "give a run's id or the path of its file"
@@ -149,7 +154,7 @@ def read(path: Path) -> Run:
         )
     try:
         return msgspec.convert(document, Run)
-    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # that: half a character, as "\ud800"
+    except (ValueError, RecursionError) as error:  # msgspec's, and of half a character, as "\ud800"
         raise RigbenchError(f"{path} is not a valid run ({error})", "measure again, or restore the file") from None
 
 

@@ -137,7 +137,12 @@ def live(tmp_path: Path) -> Rig:
 def test_a_live_rig_and_its_capture_show_the_same_screen(live: Rig, tmp_path: Path) -> None:
     capture.write(tmp_path / "A", recorded(live).files)
     expected, replayed = screen(read(live)), screen(read(Rig.replay(tmp_path / "A")))
-    redacted = {"alice@secret-host": "user@host", "secret-host": "host", "no such file": "not recorded"}
+    redacted = {
+        "DISK of alice@secret-host": "DISK … …",
+        "alice@secret-host": "user@host",
+        "secret-host": "host",
+        "no such file": "not recorded",
+    }
     for secret, word in redacted.items():
         expected = expected.replace(secret, word)
     assert "IOMMU" in replayed

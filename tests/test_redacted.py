@@ -18,6 +18,7 @@ from rigbench.document import Run
 from rigbench.machine import host
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.record import Software
+from rigbench.machine.redact import Redaction
 from rigbench.machine.replay import ReplayedDriver, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import Sysfs
@@ -30,6 +31,7 @@ TOLD = (
     "train-llm (pid 4242) of alice@secret-host at 192.168.7.9 and fe80::1 reads /home/alice/work/data.bin; "
     "booted with ip=192.168.7.9"
 )
+REGISTRY = "nvidia.NVreg_RegistryDwords="
 MORE = ("192.168.7.9", "fe80::1", "data.bin", "/home", "bob", "private", "rank-zero", "RMSecret")
 
 
@@ -121,6 +123,38 @@ def test_several_hosts_stay_several() -> None:
     public = redacted(run).run
     assert [its.name for its in public.collectives.hosts] == ["host", "host 2", "host"]
     assert public.warnings == ("host 2 is slow",)
+
+
+@pytest.mark.parametrize(
+    ("word", "public"),
+    [
+        ("nvidia-drm.modeset=1", "nvidia-drm.modeset=1"),
+        ("nvidia.NVreg_EnableGpuFirmware=0x0", "nvidia.NVreg_EnableGpuFirmware=0x0"),
+        (f'{REGISTRY}"ForceP2P=0x11;RMForceP2PType=1"', f"{REGISTRY}ForceP2P=0x11;RMForceP2PType=1"),
+        (f"{REGISTRY}RMSecret=bob;ForceP2P=17", f"{REGISTRY}…;ForceP2P=17"),
+        ("nvidia.NVreg_TemporaryFilePath=/home/bob", "nvidia.NVreg_TemporaryFilePath=…"),
+        ("nvidia.NVreg_Anything=bob", "nvidia.NVreg_Anything=…"),
+        ("root=UUID=bob", ""),
+    ],
+)  # fmt: skip
+def test_of_the_kernels_command_line_only_what_bears_on_gpus_stays(word: str, public: str) -> None:
+    redaction = Redaction()
+    assert redaction.kernel_words(f"{word} quiet").removesuffix("quiet").strip() == public
+    assert redaction.kernel_words(public) == public
+
+
+@pytest.mark.parametrize(
+    ("model", "public"),
+    [
+        ("Samsung SSD 990 PRO 2TB", "Samsung SSD 990 PRO 2TB"),
+        ("WD_BLACK SN850X 1000GB", "WD_BLACK SN850X 1000GB"),
+        ("bobs stick S4EWNX0R123456 256GB", "… … … 256GB"),
+        ("", ""),
+    ],
+)
+def test_of_a_disks_model_only_what_names_its_kind_stays(model: str, public: str) -> None:
+    assert Redaction().disk_model(model) == public
+    assert Redaction().disk_model(public) == public
 
 
 def test_a_command_line_is_hidden_whole() -> None:

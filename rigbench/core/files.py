@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from rigbench.core.home import temporary_name
+
+LARGEST_BYTES = 1 << 28  # of what is read whole: no run, recording or tokenizer comes near it
 
 
 @contextlib.contextmanager
@@ -43,6 +47,22 @@ def write_whole(target: Path, content: bytes) -> None:
     """Replace a file at once: readers see the old content or the new, never half."""
     with replacing(target) as file:
         file.write(content)
+
+
+def read_regular(path: Path, largest_bytes: int = LARGEST_BYTES) -> bytes:
+    """A whole file: nothing that has no end, as a device, or that is waited for, as a pipe.
+
+    Raises:
+        OSError: as the file system says, or that it is no regular file, or too large.
+    """
+    status = os.stat(path)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # of a folder the system says it better
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with path.open("rb") as file:
+        content = file.read(largest_bytes + 1)
+    if len(content) > largest_bytes:
+        raise OSError(errno.EFBIG, f"larger than {largest_bytes >> 20} MiB", str(path))
+    return content
 
 
 def reason(error: OSError) -> str:

@@ -14,6 +14,7 @@ import msgspec
 
 from rigbench.core import card_names
 from rigbench.core.errors import RigbenchError
+from rigbench.core.files import read_regular, reason
 from rigbench.core.record import Absent, Figure, Price
 
 USER_FOLDER = "RIGBENCH_PROFILES"
@@ -254,15 +255,14 @@ def _read(path: Path, kind: type[File]) -> File:
 def read_toml(path: Path, kind: type[File], where: str, unreadable: str, misfit: str) -> File:
     """One file, checked. `where` begins each refusal; `unreadable` and `misfit` are cures."""
     try:
-        with path.open("rb") as file:
-            raw = tomllib.loads(file.read(LARGEST_FILE_BYTES).decode())
+        raw = tomllib.loads(read_regular(path, LARGEST_FILE_BYTES).decode())
     except OSError as error:
-        raise RigbenchError(f"{where}: cannot read it ({error.strerror})", unreadable) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RigbenchError(f"{where}: cannot read it ({reason(error)})", unreadable) from error
+    except (ValueError, RecursionError) as error:  # not only TOML's: a number of 5,000 digits, lists in lists
         raise RigbenchError(f"{where} is not TOML: {error}", "mend that line") from error
     try:
         return msgspec.convert(raw, kind)
-    except msgspec.ValidationError as error:
+    except (ValueError, RecursionError) as error:  # msgspec's, and what a number beyond all others is
         raise RigbenchError(f"{where}: {error}", misfit) from error
 
 

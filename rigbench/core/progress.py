@@ -55,15 +55,15 @@ class Lines:
     def stage(self, text: str, weight_seconds: float) -> None:
         self._stage, self._due = text, time.monotonic() + FIRST_LINE_SECONDS
         if weight_seconds >= TOLD_AFTER_SECONDS:
-            sys.stderr.write(f"{text} …\n")
+            sys.stderr.write(f"{_printable(text)} …\n")
 
     def update(self, share: float, text: str) -> None:
         if time.monotonic() > self._due:
             self._due = time.monotonic() + LINE_EVERY_SECONDS
-            sys.stderr.write(f"{self._stage}: {share:.0%}, {text}\n")
+            sys.stderr.write(_printable(f"{self._stage}: {share:.0%}, {text}") + "\n")
 
     def line(self, text: str, style: str = "") -> None:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{_printable(text)}\n")
 
     def close(self) -> None: ...
 
@@ -72,11 +72,11 @@ class Bar:
     """For a terminal: the stage, a bar, the time it has taken, and what the probe says."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, ProgressColumn, Task
         from rich.text import Text
 
-        from rigbench.core.screen import colours, printable
+        from rigbench.core import screen
+        from rigbench.core.screen import printable
 
         class Words(ProgressColumn):
             """The time, then as much of the description as the line has room for: the rest is never shortened."""
@@ -95,7 +95,7 @@ class Bar:
 
         self._began = time.monotonic()
         self.time: Callable[[], str] = lambda: clock_text(time.monotonic() - self._began)
-        console = Console(stderr=True, color_system=colours())
+        console = screen.console(stderr=True)
         bar = min(24, console.width // 4)
         self._progress = Progress(Stage(), BarColumn(bar_width=bar), Words(), console=console, transient=True)
         self._task = self._progress.add_task("", total=1.0, stage="")
@@ -119,6 +119,12 @@ class Bar:
     def close(self) -> None:
         if self._started:
             self._progress.stop()
+
+
+def _printable(text: str) -> str:
+    from rigbench.core.screen import printable
+
+    return printable(text)
 
 
 def clock_text(seconds: float) -> str:

@@ -9,7 +9,7 @@ import os
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Mark = Literal["ok", "note", "warn", "fault"]
-UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Controls (C0, C1), what turns the direction of writing or hides (Unicode's UAX 9, tags), halves of characters.
+UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0000-\U000e007f]"
+)
+LONG_WORD = re.compile(r"(\S{200})\S{100,}(\S{80})")
 FOLDED = 16  # columns: a longer text is folded, and a longer word broken, as a path or an id
 Fact = tuple[str, str | Absent]  # what it is called where it is missing, and its text
 
@@ -31,6 +36,12 @@ Fact = tuple[str, str | Absent]  # what it is called where it is missing, and it
 def printable(text: str) -> str:
     """Foreign text (a file's, a driver's, a process's) that can do nothing to a terminal: the only way to show it."""
     return UNPRINTABLE.sub("\ufffd", " ".join(text.splitlines())).replace("\t", " ")
+
+
+def told(line: str) -> str:
+    """A line about something, printable; of a word that nobody would read to its end, as a path of 4,096 characters,
+    its beginning and its end."""
+    return LONG_WORD.sub(r"\1…\2", " ".join(printable(line).split()))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", drop: Sequence[str] = ()) -> Columns:
@@ -402,9 +413,24 @@ def _level(value: float, low: float, high: float) -> str:
     return LEVELS[min(len(LEVELS) - 1, int((value - low) / (high - low) * len(LEVELS)))]
 
 
-def colours() -> Literal["auto"] | None:
-    """For a Console: none where NO_COLOR is set. rich alone would still write escapes for bold and dim."""
-    return None if os.environ.get("NO_COLOR") else "auto"
+def console(stderr: bool = False, width: int | None = None) -> Console:
+    """The only kind of console there is: whatever it shows, nothing foreign in it reaches the terminal raw.
+
+    No colour where NO_COLOR is set; rich alone would still write escapes for bold and dim.
+    """
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # the reader went away, as `| head` does: rich would call that a failure
+
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+            for text, style, control in super().render(renderable, options):
+                yield Segment(text if control else UNPRINTABLE.sub("\ufffd", text), style, control)
+
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    return Screen(stderr=stderr, highlight=False, soft_wrap=False, width=width, color_system=colours)
 
 
 class LivePicture:

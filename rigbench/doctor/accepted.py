@@ -9,7 +9,7 @@ import msgspec
 
 from rigbench.core import finding
 from rigbench.core.errors import RigbenchError
-from rigbench.core.files import reason, write_whole
+from rigbench.core.files import read_regular, reason, write_whole
 from rigbench.core.finding import Finding
 
 FILE = "accepted.json"
@@ -49,7 +49,7 @@ def marked(findings: Iterable[Finding], reasons: Mapping[str, str]) -> tuple[Fin
 
 def _read(home: Path) -> Accepted:
     try:
-        return msgspec.json.decode((home / FILE).read_bytes(), type=Accepted)
+        return msgspec.json.decode(read_regular(home / FILE), type=Accepted)
     except FileNotFoundError:
         return {}
     except OSError as error:

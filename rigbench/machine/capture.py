@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.files import read_regular
 from rigbench.core.home import sweep, temporary_name
 from rigbench.core.record import Absent
 from rigbench.machine import kernel_log, recorded_tree
@@ -77,7 +78,7 @@ def check_folder(folder: Path, force: bool, replayed: Path | None) -> None:
         raise RigbenchError(f"{folder} is the recording that is replayed", "write to another folder with -o DIR")
     try:
         names = set(os.listdir(folder)) if folder.exists() else set()
-        known = (folder / "rig.json").read_bytes() if "rig.json" in names else b""
+        known = read_regular(folder / "rig.json") if "rig.json" in names else b""
         if names and not force and not re.search(rb'"rigbench_capture"\s*:', known):
             raise RigbenchError(f"{folder} holds other files and no capture", "choose another folder, or add --force")
         existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())

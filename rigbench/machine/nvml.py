@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.files import read_regular
 from rigbench.core.record import Absent
 from rigbench.machine.driver import Driver, DriverProcess, is_installed
 from rigbench.machine.driver_child import HANDLE, INIT, LIBRARY, NO_LIBRARY, NOT_AVAILABLE
@@ -61,7 +62,7 @@ class Nvml:
         from rigbench.machine.replay import ReplayedDriver, parse_recording
 
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_regular(path).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise RigbenchError(f"{path} cannot be read as a recording: {error}", "capture the rig again") from error
         return cls(ReplayedDriver(parse_recording(text, path.name), unsaid))

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.files import read_regular, reason
 from rigbench.core.record import Absent
 from rigbench.machine import host, pci, peers
 from rigbench.machine.redact import Redaction
@@ -108,12 +109,12 @@ def recorded_note(folder: Path, beginning: str = "composed") -> str:
 def _read(path: Path, kind: Any) -> Any:
     """A JSON file as its type; None where there is no such file."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(read_regular(path), type=kind)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise RigbenchError(f"{path.name} cannot be read ({error.strerror})", CAPTURE_AGAIN) from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RigbenchError(f"{path.name} cannot be read ({reason(error)})", CAPTURE_AGAIN) from error
+    except (ValueError, RecursionError) as error:
         raise RigbenchError(f"{path.name} is not what a capture writes ({error})", CAPTURE_AGAIN) from error
 
 
@@ -247,7 +248,9 @@ def describe(
         meaning, replayed = _meaning(path), tree.read_text(path)
         if isinstance(replayed, Absent) or meaning(replayed) != meaning(text):
             kept = meaning(text)
-            more.files[_replayed(sysfs, tree, path)] = redaction.text(kept if isinstance(kept, str) else text)
+            words = redaction.text(kept if isinstance(kept, str) else text)
+            is_disk = path.endswith("/device/model")
+            more.files[_replayed(sysfs, tree, path)] = redaction.disk_model(words) if is_disk else words
     # then files and folders that were there though nobody read them.
     tree, folders = recorded_tree(known, functions, more), list[str]()
     for path, children in sysfs.listings.items():
@@ -285,7 +288,7 @@ def _host(sysfs: RecordingSysfs, redaction: Redaction) -> RecordedHost:
         cmdline=redaction.kernel_words(sysfs.kept("proc/cmdline")),
         iommu="off" if sysfs.listings.get(peers.GROUPS) == () else iommu,
         driver_flavour=flavour if isinstance(flavour, str) else "",
-        driver_overrides=overrides if isinstance(overrides, str) else "",
+        driver_overrides=redaction.registry_words(overrides) if isinstance(overrides, str) else "",
         virtual="hypervisor" in first.get("flags", "").split(),
         cpu=first.get("model name", ""),
         cpu_vendor=first.get("vendor_id", ""),

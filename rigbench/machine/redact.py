@@ -26,7 +26,21 @@ PROCESSES_OF_KERNEL = (
 KERNEL_WORDS = re.compile(
     r"(iommu|intel_iommu|amd_iommu|iommu\.\w+|pci|pcie_aspm|pcie_ports|pcie_acs_override|pci_aspm|nvidia(?:[_-]\w+)?"
     r"|mitigations|isolcpus|nohz_full|nosmt|numa_balancing|transparent_hugepage|hugepages\w*|default_hugepagesz"
-    r"|processor\.max_cstate|intel_idle\.max_cstate|intel_pstate|amd_pstate|quiet|splash|nomodeset)(?:[=.][\w.,:;=\"@/+-]*)?"
+    r"|processor\.max_cstate|intel_idle\.max_cstate|intel_pstate|amd_pstate|quiet|splash|nomodeset)(?:[=.][\w.,:;=\"@/+…-]*)?"
+)
+
+# Of those a parameter of NVIDIA's modules may hold whatever its owner wrote: numbers and known registry words stay.
+PARAMETER = re.compile(r"(nvidia(?:[_-]\w+)?\.\w+=)(.*)")
+REGISTRY_WORD = re.compile(r"(?:ForceP2P|RM\w*P2P\w*|PeerMappingOverride|GrdmaPciTopoCheckOverride)=\w{1,10}")
+PLAIN_VALUE = re.compile(r"-?\d{1,10}|0[xX][0-9a-fA-F]{1,8}|[YNyn]|")
+# Of a disk's model, which is whatever its maker or enclosure says, stay makers' names and what is as short as a type.
+DISK_WORD = re.compile(
+    r"samsung|wdc?|western|digital|wd_black|black|blue|red|green|seagate|toshiba|kioxia|hitachi|hgst|intel|micron|crucial"
+    r"|kingston|sandisk|corsair|sabrent|adata|xpg|hynix|sk|lexar|patriot|transcend|phison|msi|gigabyte|aorus|teamgroup"
+    r"|solidigm|optane|ssd|hdd|nvme|m\.2|evo|pro|plus|qvo|rocket|firecuda|barracuda|ironwolf|exos|gold|purple|ultrastar"
+    r"|apple|fanxiang|netac|virtual|disk|drive|qemu|vbox|vmware|google|persistentdisk|amazon|elastic|block|store|instance"
+    r"|storage|harddisk|[a-z]{0,3}\d{1,4}[a-z]{0,2}",
+    re.IGNORECASE,
 )
 
 
@@ -83,7 +97,25 @@ class Redaction:
         words = text.split()
         kept = [word for word in words if KERNEL_WORDS.fullmatch(word)]
         self._count("words of the kernel's command line", len(words) - len(kept))
-        return " ".join(kept)
+        return " ".join(self._parameter(word) for word in kept)
+
+    def _parameter(self, word: str) -> str:
+        match = PARAMETER.fullmatch(word)
+        if match is None or PLAIN_VALUE.fullmatch(match[2].strip('"')):
+            return word
+        return f"{match[1]}{self.registry_words(match[2])}"
+
+    def registry_words(self, text: str) -> str:
+        """What NVIDIA's module was told, as "ForceP2P=17;RMx=y": the words that bear on P2P, and "…" for any other."""
+        words = [word for word in re.split(r'[;\s"]+', text) if word]
+        self._count("registry words", sum(word != "…" and not REGISTRY_WORD.fullmatch(word) for word in words))
+        return ";".join(word if REGISTRY_WORD.fullmatch(word) else "…" for word in words)
+
+    def disk_model(self, text: str) -> str:
+        """ "Samsung SSD 990 PRO 2TB" as it is; "…" for a word that could be anything, as a serial number or a name."""
+        words = text.split()
+        self._count("words of disks' models", sum(word != "…" and not DISK_WORD.fullmatch(word) for word in words))
+        return " ".join(word if DISK_WORD.fullmatch(word) else "…" for word in words)
 
     def _uuid(self, uuid: str) -> str:
         anonymous = self._uuids.setdefault(uuid.lower(), _as_uuid(uuid, 1000 + len(self._uuids)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.files import read_regular, reason
 from rigbench.model.record import Shape
 
 LARGEST_FILE_BYTES = 1 << 20
@@ -68,11 +69,10 @@ def read(path: Path, where: str) -> tuple[str, Shape]:
         RigbenchError: it is no such file, lacks fields, or is of a family that is not known.
     """
     try:
-        with path.open("rb") as file:
-            config = json.loads(file.read(LARGEST_FILE_BYTES))
+        config = json.loads(read_regular(path, LARGEST_FILE_BYTES))
     except OSError as error:
-        raise RigbenchError(f"{where}: cannot read it ({error.strerror})", "give the path of a config.json") from error
-    except ValueError as error:
+        raise RigbenchError(f"{where}: cannot read it ({reason(error)})", "give the path of a config.json") from error
+    except (ValueError, RecursionError) as error:
         raise RigbenchError(f"{where} is not JSON: {error}", "give a model's config.json") from error
     if isinstance(config, dict) and isinstance(config.get("text_config"), dict):
         config = config["text_config"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rigbench.core.errors import RigbenchError
-from rigbench.core.files import reason
+from rigbench.core.files import read_regular, reason
 from rigbench.core.record import Absent
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _bytes(texts: Sequence[str]) -> list[Ids]:
 
 def _from_file(path: Path, end: str | None) -> Tokenizer:
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise RigbenchError(
             f"--tokenizer: cannot read {path} ({reason(error)})", "give the path of a tokenizer.json, or bytes"

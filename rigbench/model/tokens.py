@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rigbench.core.errors import RigbenchError
-from rigbench.core.files import reason, write_whole
+from rigbench.core.files import read_regular, reason, write_whole
 from rigbench.model import shards
 from rigbench.model.record import AskedDtype, Dtype, Packed
 from rigbench.model.shards import ITEM_BYTES
@@ -108,8 +108,7 @@ def read_sidecar(path: Path) -> Packed | None:
     sidecar = sidecar_path(path)
     cure = "pack the file again, or remove that document"
     try:
-        with sidecar.open("rb") as file:
-            return msgspec.json.decode(file.read(SIDECAR_LIMIT_BYTES), type=Packed)
+        return msgspec.json.decode(read_regular(sidecar, SIDECAR_LIMIT_BYTES), type=Packed)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -95,14 +95,12 @@ def _display(common: Common, once: bool) -> Display | Lines | None:
     """A picture on a terminal, lines elsewhere, but of a replay, which then takes no time; one look needs neither."""
     if common.quiet or once:
         return None
-    from rich.console import Console
-
-    from rigbench.core.screen import colours
+    from rigbench.core.screen import console
     from rigbench.monitor.live import Display, Lines
 
-    console = Console(highlight=False, color_system=colours())
-    if console.is_terminal and not console.is_dumb_terminal:
-        return Display(console)
+    screen_of = console()
+    if screen_of.is_terminal and not screen_of.is_dumb_terminal:
+        return Display(screen_of)
     return None if common.replay else Lines(lambda text: print(text, end="", flush=True))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from rigbench.core.files import write_whole
+from rigbench.core.files import read_regular, write_whole
 from rigbench.core.record import Record
 from rigbench.model.record import Shape
 
@@ -264,8 +264,8 @@ class Traces:
         digest = hashlib.sha256(msgspec.json.encode((_code(), step, micro_batch))).hexdigest()[:24]
         path = self.folder and self.folder / f"{digest}.json"
         if path:
-            with contextlib.suppress(OSError, msgspec.DecodeError):  # a torn file is recorded again
-                return msgspec.json.decode(path.read_bytes(), type=Trace)
+            with contextlib.suppress(OSError, ValueError, RecursionError):  # a torn file is recorded again
+                return msgspec.json.decode(read_regular(path), type=Trace)
         trace: Trace = getattr(importlib.import_module("rigbench.predict.trace"), record)(step, micro_batch)
         if path:
             with contextlib.suppress(OSError):  # a full disk costs time, not the answer

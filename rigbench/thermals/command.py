@@ -56,9 +56,7 @@ def thermals(common: Common, options: Options) -> int:
         rigbench thermals --power-steps       for a machine that reboots in training: does its supply hold?
         rigbench --replay CAPTURE thermals    what a recorded rig did under load
     """
-    from rich.console import Console
-
-    from rigbench.core.screen import colours
+    from rigbench.core.screen import console
     from rigbench.thermals.screen import Display
 
     options = msgspec.structs.replace(options, device=common.device or "auto")
@@ -79,7 +77,7 @@ def thermals(common: Common, options: Options) -> int:
             steps.confirm(len(lanes(job.cards(options.device))), options)
             steps.run(job, options)
             return
-        with Display(Console(stderr=True, color_system=colours())) if drawn else contextlib.nullcontext() as display:
+        with Display(console(stderr=True)) if drawn else contextlib.nullcontext() as display:
             run(job, options, display)
 
     return common.answer(work)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from rigbench.core.errors import RigbenchError
-from rigbench.core.files import reason, write_whole
+from rigbench.core.files import read_regular, reason, write_whole
 from rigbench.core.record import Record
 from rigbench.machine.sysfs import Sysfs
 from rigbench.thermals.record import METHOD, PowerStep, PowerSteps
@@ -63,7 +63,7 @@ def went_down(home: Path, sysfs: Sysfs) -> PowerSteps | None:
     Steps that a program was killed in while the machine went on leave no trace.
     """
     try:
-        it = msgspec.json.decode((home / FILE).read_bytes(), type=Underway)
+        it = msgspec.json.decode(read_regular(home / FILE), type=Underway)
     except (OSError, msgspec.MsgspecError, RecursionError):
         return None
     now = boot(sysfs)

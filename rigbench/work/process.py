@@ -30,6 +30,7 @@ from rigbench.core import progress
 from rigbench.core.errors import RigbenchError
 from rigbench.core.failures import told
 from rigbench.core.record import Record
+from rigbench.core.screen import printable
 
 STOP_SECONDS = 1.0  # after Ctrl-C: for a probe to hand over what it has; the step under way is dropped
 GRACE_SECONDS = 30.0  # where it is not the user who ends a probe, it may finish its step
@@ -196,6 +197,11 @@ class Child:
     ) -> None:
         """`name` says which of several it is; rigbench.work.SERVER.serve runs the probe there."""
         self.name = name
+        try:
+            told = msgspec.json.encode(options)
+        except UnicodeEncodeError as error:
+            word = printable(str(error.object))
+            raise RigbenchError(f"{word!r} is not UTF-8", "rename that file, or give a link to it") from None
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, closed by kill
         package_root = str(Path(__file__).resolve().parents[2])
         code = f"import sys; sys.path.append(sys.argv[1]); from rigbench.work.{server} import serve; serve(sys.argv[2])"
@@ -209,7 +215,7 @@ class Child:
         )
         RUNNING.add(self._process.pid)
         EVER.add(self._process.pid)
-        self.tell(msgspec.json.encode(options))
+        self.tell(told)
 
     def tell(self, line: bytes) -> None:
         assert self._process.stdin
