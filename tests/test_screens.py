@@ -76,6 +76,7 @@ COMMANDS = {
     "fleet": "fleet hosts/runs",
     "capture": "--replay {hot} capture -o recording",
     "pack": "pack stories.txt -o stories.bin --force",
+    "scaling-fit": "report {scaling-fit}",
     "report-list": "report --list",
     "profiles": "profiles",
     "profiles-one": "profiles rtx-4080",
@@ -93,6 +94,7 @@ ANSWERED = {  # commands whose run is stored for `report`
     "thermals": f"--replay {HOT} thermals",
     "budget-on": "budget --on 2xrtx-4080 --flops 1.2e18 --hours 48",
     "budget-several": "budget --on rtx-3090,2xrtx-4080,h200",
+    "scaling-fit": f"scaling fit {TESTS / 'data' / 'losses.csv'}",
 }
 EMPTY: dict[str, object] = {room: () if room in ("slices", "scaling") else NOT_ASKED for room in ROOMS}
 ESCAPE = re.compile(r"\x1b\[[0-9;:]*m")

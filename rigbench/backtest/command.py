@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from rigbench.budget.record import Rate
     from rigbench.document import Run
     from rigbench.job import Job
-    from rigbench.logs.scan import Raw
     from rigbench.logs.stretches import Reading
 
 
@@ -85,9 +83,10 @@ def _compare(job: Job, predicting: str, log: Path, options: Options) -> None:
     from rigbench import store
     from rigbench.backtest import verdict
     from rigbench.budget.record import Budget
+    from rigbench.logs import events
 
     run = store.read(job.store.find(predicting))
-    if not _is_events(log) and not log.exists():
+    if not events.is_events(log) and not log.exists():
         try:
             log = job.store.find(str(log))
         except RigbenchError:
@@ -179,7 +178,7 @@ def _predicted(run: Run, model: str | Absent) -> tuple[str, Rate, int]:
 def _read(log: Path, options: Options, model: str) -> tuple[Reading, LogFacts]:
     """The log as it is understood, and what to call it."""
     from rigbench import store
-    from rigbench.logs import rules, scan, source
+    from rigbench.logs import events, rules, scan, source
 
     columns = rules.parse_columns(options.columns)
     declared = None if isinstance(options.tokens_per_step, Absent) else options.tokens_per_step
@@ -187,11 +186,11 @@ def _read(log: Path, options: Options, model: str) -> tuple[Reading, LogFacts]:
     if str(log) == "-":
         name, text = "standard input", sys.stdin.read(source.LARGEST_TEXT_BYTES)
         text, digest = source.pasted(text)
-    elif _is_events(log):
-        raw, digest = _events(log)
+    elif events.is_events(log):
+        raw, digest = events.read(log)
     else:
         text, digest = source.pasted(str(log)) if name == "a pasted line" else source.read(log)
-    if not _is_events(log):
+    if not events.is_events(log):
         if not isinstance(options.pattern, Absent):
             raw, roles = rules.by_pattern(text, options.pattern)
             columns = roles | columns
@@ -212,10 +211,6 @@ def _is_run(text: str) -> bool:
     return text.lstrip().startswith("{") and '"schema"' in text[:200]
 
 
-def _is_events(path: Path) -> bool:
-    return path.is_dir() or ".tfevents." in path.name
-
-
 def _own(run: Run, model: str) -> Reading:
     """The steady steps of a longer slice of the same model."""
     from rigbench.logs.stretches import LogRow, Reading
@@ -227,35 +222,6 @@ def _own(run: Run, model: str) -> Reading:
     longest = max(slices, key=lambda item: len(item.steps.seconds))
     ended = list(enumerate(longest.steps.ended_at_seconds))[longest.steady_from :]
     return Reading("a run of rigbench", [LogRow(*it) for it in ended], float(longest.tokens_per_step))
-
-
-def _events(log: Path) -> tuple[Raw, str]:
-    """TensorBoard's scalars: a row a step, with the clock at which its first was written."""
-    from rigbench.logs.scan import Item, Raw, Row
-
-    try:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    except ImportError:
-        raise RigbenchError(
-            "reading TensorBoard events needs the package tensorboard", "pip install 'rigbench[tensorboard]'"
-        ) from None
-    events = EventAccumulator(str(log), size_guidance={"scalars": 0})
-    events.Reload()
-    tags = events.Tags()["scalars"]
-    if not tags:
-        raise RigbenchError(f"{log} holds no scalars", "give the folder of the run's events")
-    # A step's clock from the tag that is written most often: others come later in the step, or seldom.
-    main = max(tags, key=lambda tag: (len(events.Scalars(tag)), not tag.startswith(("eval", "val"))))
-    told: dict[int, dict[str, Item]] = {}
-    for tag in tags:
-        for event in events.Scalars(tag):
-            told.setdefault(event.step, {})[tag.lower()] = Item(event.value)
-    rows = [
-        Row({**told[event.step], "step": Item(event.step)}, Item(event.wall_time, "s", 1e-3), None, "", False)
-        for event in events.Scalars(main)
-    ]
-    digest = hashlib.sha256(msgspec.json.encode([(row.items["step"].value, row.clock) for row in rows])).hexdigest()
-    return Raw("TensorBoard events", rows, {}, {}), digest[:16]
 
 
 def _facts(name: str, digest: str, kind: str) -> LogFacts:

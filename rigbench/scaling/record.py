@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+from rigbench.core import units
 from rigbench.core.estimate import Estimate
+from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader
 from rigbench.core.record import Absent, Device, Record
 from rigbench.core.stats import rate_estimate, steady_start
 from rigbench.model.recipe import Recipe
@@ -11,6 +15,7 @@ from rigbench.train.record import Data
 
 METHOD = 1
 NOT_REACHED = Absent("not reached")
+COUNT = Reader(units.parse_count)
 
 
 class Point(Record, frozen=True, kw_only=True):
@@ -139,3 +144,129 @@ def points(trained: Trained) -> tuple[Point, ...]:
         for branch in trained.branches
         if isinstance(branch.loss, float)
     )
+
+
+FIT_METHOD = 1
+Of = Literal["N", "D", "C"]
+
+
+class FitOptions(Record, frozen=True, kw_only=True):
+    """How a user's own losses are read, and what is asked of the law."""
+
+    columns: Annotated[
+        str, Option(TEXT, "Which column is what, as params=N,loss=val; unusual names only.", "ROLE=NAME,…")
+    ] = ""
+    tokens: Annotated[
+        float | Absent, Option(COUNT, "Tokens that each model saw, where the file does not tell.", "D")
+    ] = NOT_GIVEN
+    tokens_per_step: Annotated[
+        float | Absent, Option(COUNT, "Tokens of a step, for logs that count steps alone.", "N")
+    ] = NOT_GIVEN
+    flops: Annotated[
+        float | Absent,
+        Option(Reader(units.parse_flops), "Of which the best model is wanted. Default: the most that was spent.", "C"),
+    ] = NOT_GIVEN
+
+
+class Floor(Record, frozen=True, kw_only=True):
+    """L = E + K·x^-exponent."""
+
+    irreducible: Estimate  # E, nats a token
+    exponent: Estimate
+    constant: float  # K
+    r_squared: float  # of the losses' logarithms
+    next_loss: Estimate  # as of Line
+
+
+class Line(Record, frozen=True, kw_only=True):
+    """L = K·x^-exponent, by least squares on logarithms."""
+
+    of: Of
+    among: str  # which of the points these are, as "each on 1.02M tokens"
+    places: tuple[int, ...]  # of its points among the fit's
+    exponent: Estimate  # of two sizes without an interval (level 0)
+    constant: float  # K
+    r_squared: float  # of the losses' logarithms
+    deviation: float  # of the losses from the law, as a share
+    next_x: float  # one step further, as the points are apart
+    next_loss: Estimate | Absent  # with a prediction interval: where the loss of one run would lie
+    floor: Floor | Absent
+
+
+class Optimum(Record, frozen=True, kw_only=True):
+    """The compute-optimal model for 6·N·D = flops."""
+
+    flops: float
+    parameters: Estimate
+    tokens: Estimate
+    loss: Estimate  # where the loss of one run would lie
+    beyond: str = ""  # how far it lies from what was fitted
+
+
+class Joint(Record, frozen=True, kw_only=True):
+    """L = E + A/N^alpha + B/D^beta (Hoffmann 2022, eq. 2)."""
+
+    places: tuple[int, ...]
+    irreducible: Estimate  # E
+    a: Estimate
+    b: Estimate
+    alpha: Estimate
+    beta: Estimate
+    size_exponent: Estimate  # of N in the optimum, N ∝ C^this
+    r_squared: float
+    deviation: float
+    next_parameters: float  # one size further, on the most tokens
+    next_tokens: float
+    next_loss: Estimate  # as of Line
+    optimum: Optimum
+
+
+class IsoFlop(Record, frozen=True, kw_only=True):
+    """Losses of several sizes on the same FLOP, and where their parabola over log N is lowest."""
+
+    flops: float
+    places: tuple[int, ...]
+    parameters: float | Absent  # at its lowest
+    loss: float | Absent
+
+
+class Published(Record, frozen=True, kw_only=True):
+    """What a published law expects of the very sizes and tokens of a fit, beside what they did."""
+
+    law: str
+    data: str  # its data and tokenizer
+    of: str  # "L(N)", "L(D)", "L(C)", "alpha", "beta"
+    exponent: float
+    ours: Estimate
+
+    @property
+    def inside(self) -> bool:
+        return self.ours.low <= self.exponent <= self.ours.high
+
+
+class Paired(Record, frozen=True, kw_only=True):
+    """The same runs with two optimizers: loss of `second` less that of `first`, each pair of one model and seed."""
+
+    first: str
+    second: str
+    pairs: tuple[tuple[str, float, float], ...]  # the model, and the losses
+    nats: Estimate | Absent  # the mean difference
+    share: Estimate | Absent  # of the first's loss
+
+
+class Fit(Record, frozen=True, kw_only=True):
+    """Laws of the losses of one optimizer; `others` have those of further ones."""
+
+    method: int = FIT_METHOD
+    source: str  # a run's id or a file's name
+    points: tuple[Point, ...]
+    optimizer: str
+    lines: tuple[Line, ...]
+    joint: Joint | Absent
+    isoflops: tuple[IsoFlop, ...] = ()
+    published: tuple[Published, ...] = ()
+    odd: tuple[str, ...] = ()  # runs and losses that do not fit; none is left out for it
+    missing: tuple[str, ...] = ()  # which law cannot be told, and what it needs
+    notes: tuple[str, ...] = ()  # how the points were read
+    difference: Paired | Absent = Absent("one optimizer")
+    others: tuple[Fit, ...] = ()

@@ -1,0 +1,101 @@
+"""The commands of a series of models: what it would take, and the law of its losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rigbench.command import Common, command, completed, run_ids
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.scaling.record import FitOptions
+
+if TYPE_CHECKING:
+    from rigbench.job import Job
+    from rigbench.scaling.record import Point
+
+
+@command()
+def scaling_fit(
+    common: Common,
+    options: FitOptions,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN|FILE]…",
+            help="Runs of `scaling run`, a table of runs (CSV), logs, folders of logs.",
+            autocompletion=completed(run_ids),
+        ),
+    ] = None,
+) -> int:
+    """How the loss falls with size, data and compute: exponents with intervals, R², what the next model would get.
+
+    A table has a row a run: parameters, tokens (or FLOP), loss, and where there are several a seed and an optimizer. Of
+    a training log (CSV, W&B, text, TensorBoard) the last loss on held-out text counts, and its name says the size.
+
+        rigbench scaling fit losses.csv                     columns params, tokens, loss under any usual name
+        rigbench scaling fit runs/ --tokens-per-step 65536  logs 5M.csv, 15M.csv …, or TensorBoard folders
+        rigbench scaling fit RUN1 RUN2                      two series that were trained here, as with adamw8bit
+    """
+    return common.answer(lambda job: _fit(job, sources or [], options), measures=False)
+
+
+def _fit(job: Job, sources: list[str], options: FitOptions) -> None:
+    from rigbench.scaling import law, losses
+
+    columns = losses.columns_of(options.columns)
+    points: list[Point] = []
+    notes: list[str] = []
+    names: list[str] = []
+    for source in sources or [""]:
+        path = Path(source)
+        if source and path.exists() and not _is_run(path):
+            its, said = losses.read(path, columns, options.tokens, options.tokens_per_step)
+            names.append(path.name)
+        else:
+            its, said, name = _of_run(job, source)
+            names.append(name)
+        points += its
+        notes += said
+    job.keep(law=law.fit(", ".join(names), points, options.flops, notes))
+
+
+def _is_run(path: Path) -> bool:
+    if path.is_dir() or path.suffix != ".json":
+        return False
+    with path.open("rb") as file:
+        return b'"schema"' in file.read(200)
+
+
+def _of_run(job: Job, wanted: str) -> tuple[list[Point], list[str], str]:
+    """The points of a stored run, the newest with any where none is named, and what is said of its data."""
+    from rigbench import store
+    from rigbench.core import units
+    from rigbench.scaling.record import Trained, points
+
+    if wanted:
+        try:
+            run = store.read(job.store.find(wanted))
+        except RigbenchError as error:
+            if any(mark in wanted for mark in "./"):
+                raise RigbenchError(f"there is no file {wanted}", "give a file of losses, or a run's id") from None
+            raise error from None
+    else:
+        stored = next(job.holding("scaling"), None)
+        if stored is None:
+            cure = "`rigbench scaling run` trains one, or give a file: `rigbench scaling fit losses.csv`"
+            raise RigbenchError("no series that was trained here is stored", cure, NOTHING)
+        run = stored
+    series = [it for it in run.scaling if isinstance(it, Trained)]
+    its = [point for one in series for point in points(one)]
+    if not its:
+        raise RigbenchError(
+            f"run {run.id} trained no model to its end", "give a run of `rigbench scaling run`", NOTHING
+        )
+    notes = [
+        f"{one.model.name} saw its text {units.format_significant(one.epochs)} times, not once"
+        for one in series
+        if one.epochs > 1.005
+    ]
+    return its, notes, run.id
