@@ -177,6 +177,27 @@ def test_the_next_interval_is_widened_where_the_stated_ones_failed_and_tightened
     assert rates.coverage(results(60, spread=0.005)).widen_by == pytest.approx(0.5)
 
 
+def scored(scores: list[float], history_factor: float = 1.0):
+    """Back-tests off by so many of the half-widths that were stated."""
+    made = []
+    for index, score in enumerate(scores):
+        predicted = msgspec.structs.replace(stated(1000.0, 0.05), history_factor=history_factor)
+        side = math.log(predicted.tokens_per_s.high / predicted.tokens_per_s.value)
+        one = compare(clocked([10.24 / math.exp(score * side)] * 9), tokens_per_step=1024.0)
+        log = msgspec.structs.replace(FACTS, sha256=str(index))
+        made.append(msgspec.structs.replace(one, predicted=predicted, log=log))
+    return made
+
+
+@pytest.mark.parametrize(("count", "rank"), [(9, 9), (10, 10), (18, 18), (19, 18), (29, 27), (99, 90)])
+def test_the_next_interval_reaches_to_the_score_of_the_stated_rank(count, rank):
+    """Of n + 1 exchangeable scores the next is among the lowest rank with probability rank / (n + 1), at least 90 %."""
+    assert rank / (count + 1) >= 0.9 > (rank - 1) / (count + 1)
+    scores = [float(score) for score in range(1, count + 1)]
+    assert rates.coverage(scored(scores)).widen_by == pytest.approx(rank, rel=1e-6)
+    assert rates.coverage(scored(scores, history_factor=2.0)).widen_by == pytest.approx(2 * rank, rel=1e-6)
+
+
 def test_an_interval_widened_by_history_holds_as_often_as_it_says():
     """1,000 rigs whose stated ±5 % are really ±20 %: after 39 back-tests the next must lie inside 90 times in 100."""
     random.seed(1)

@@ -133,3 +133,12 @@ def test_an_nvlinks_rate_divides_the_datasheet_of_every_card_that_has_some():
     assert checked >= 5
     assert isinstance(verdict.nvlink_theory(4, "12.0"), Absent)
     assert verdict.nvlink_theory(4, "8.6") == pytest.approx(56.25e9)
+
+
+BANDS = {name: band for name, band in vars(verdict).items() if isinstance(band, verdict.Band)}
+
+
+@pytest.mark.parametrize("name", BANDS)
+def test_low_is_a_fifth_below_the_worst_healthy_rig_that_was_published(name):
+    band = BANDS[name]
+    assert band.low_below <= 0.8 * band.worst < band.fine_from <= band.worst <= band.best <= band.at_most

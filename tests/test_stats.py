@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
@@ -124,6 +125,12 @@ def test_a_rates_interval_is_students_where_batches_are_single_samples():
     assert (estimate.low, estimate.high) == pytest.approx((10 / (2 + half), 10 / (2 - half)), rel=1e-6)
 
 
+def test_a_rates_fast_end_is_at_most_twice_the_rate_where_student_would_reach_further():
+    seconds = [2.0, 2.1, 3.5]
+    assert stats.rate_estimate(10, seconds).high == pytest.approx(10 / (statistics.fmean(seconds) / 2))
+    assert stats.rate_estimate(10, [0.5, 2.0, 4.0]).high == pytest.approx(10 / 0.5)  # the fastest step that was seen
+
+
 @pytest.mark.parametrize(("correlation", "least", "most"), [(0.0, 0.86, 0.94), (0.5, 0.83, 0.93), (0.8, 0.80, 0.93)])
 def test_the_rates_interval_holds_the_truth_as_often_as_it_says(correlation, least, most):
     estimates = [stats.rate_estimate(1, noise(seed, 200, correlation)) for seed in range(500)]
@@ -174,6 +181,23 @@ def test_only_samples_beyond_three_interquartile_ranges_are_outliers():
     assert stats.outliers([1, 2, 3, 4, 5, 6, 7, 8, 19]) == ()
     assert stats.outliers([1, 2, 3, 4, 5, 6, 7, 8, 19.1]) == (8,)
     assert stats.outliers([5.0, 1.0, 1.01, 0.99, 1.0, 1.02]) == (0,)
+    assert stats.outliers([-9, 2, 3, 4, 5, 6, 7, 8, 9]) == ()
+    assert stats.outliers([-9.1, 2, 3, 4, 5, 6, 7, 8, 9]) == (0,)
+    assert stats.outliers([-9.1, 2, 3, 4, 5, 6, 7, 8, 30]) == (0, 8)
+
+
+@pytest.mark.parametrize(
+    "values", [(2, 1, 4, 3, 6, 5), (1, 1, 1, 1, 2, 2, 2), (1, 1, 2, 2, 3, 3, 2), (1, 3, 2, 4, 3, 5, 4)]
+)
+def test_the_p_of_a_trend_is_that_of_all_orders_counted_out(values):
+    """Mann and Kendall's score in every order of the values, ties and all; the normal approximation is near it."""
+
+    def score(order):
+        return abs(sum((b > a) - (b < a) for a, b in itertools.combinations(order, 2)))
+
+    orders = list(itertools.permutations(values))
+    exact = sum(score(order) >= score(values) for order in orders) / len(orders)
+    assert stats._mann_kendall_p(values) == pytest.approx(exact, abs=0.006)
     assert stats.outliers([1.0]) == ()
 
 
