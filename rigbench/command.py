@@ -98,7 +98,10 @@ class Common:
         if measures and not self.on and not self.replay:
             require_linux()
         rig = Rig.replay(self.replay) if self.replay else Rig.live(ask_driver=not self.on and self.device != "cpu")
-        return Job(home, rig, self.command, make_progress(self.quiet), self.keep_disturbed)
+        job = Job(home, rig, self.command, make_progress(self.quiet), self.keep_disturbed)
+        for line in job.run.warnings:  # a driver that hangs: before the processor is measured in the GPUs' place
+            say(f"warning: {line}")
+        return job
 
     def answer(
         self,
@@ -118,6 +121,7 @@ class Common:
         from rigbench.job import Interrupted
 
         job = self.job(measures)
+        told = len(job.run.warnings)
         job.run = msgspec.structs.replace(job.run, look=look or bool(self.replay or self.on))
         interrupted = False
         try:
@@ -137,7 +141,7 @@ class Common:
             return INTERRUPTED
         job.finish("interrupted" if interrupted else "finished")
         self.show(job.run, show)
-        for line in job.run.warnings:
+        for line in job.run.warnings[told:]:
             say(f"warning: {line}")
         for line in job.faults:
             say(f"fault: {line}")

@@ -62,6 +62,7 @@ class Job:
             rig=host.rig_id(host.cpu(rig.sysfs), host.memory(rig.sysfs), cards),
             software=_software(rig),
         )
+        self.driver_trouble()
 
     @cached_property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -250,9 +251,12 @@ class Job:
         if line not in self.run.warnings:
             self.run = msgspec.structs.replace(self.run, warnings=(*self.run.warnings, line))
 
-    def finish(self, status: str) -> None:
+    def driver_trouble(self) -> None:
         if self.rig.nvml.trouble:
-            self.warn(f"{self.rig.nvml.trouble.reason}; no GPU was read from then on (see dmesg, or restart)")
+            self.warn(self.rig.nvml.trouble_line)
+
+    def finish(self, status: str) -> None:
+        self.driver_trouble()
         self.keep(status=status)
 
     @property

@@ -15,7 +15,7 @@ import pytest
 from fakenvml.library import FAULT, FakeDriver, calls_in
 
 from rigbench.core.errors import FAULT as FOUND_FAULT
-from rigbench.core.errors import FINE, INTERRUPTED, NOTHING
+from rigbench.core.errors import FINE, INTERRUPTED
 from rigbench.core.record import Absent
 from rigbench.machine import driver
 from rigbench.machine.driver import DriverProcess
@@ -30,7 +30,6 @@ RIGS = Path(__file__).parent / "rigs"
 RECORDING = RIGS / "dual-rtx4080s-x8x8" / "nvml.txt"
 HANG, CRASH = 7777, 8888
 COUNT, NAME = "nvmlDeviceGetCount_v2", "nvmlDeviceGetName"
-FAULT_OF_A_CARD = f"0 {NAME}"
 
 
 @pytest.fixture
@@ -93,7 +92,7 @@ def test_a_call_that_hangs_is_given_up_once_and_told(call: str, named: str, driv
     nvml = driver_of(fault=f"{scope} {call} {HANG} 0")
     assert nvml.driver_version() == ("595.71.05" if call != INIT else nvml.absent)
     nvml.gpus()
-    reason = Absent(f"the driver did not answer {named} within 1 s")
+    reason = Absent(f"the driver does not answer ({named}, 1 s)")
     assert nvml.absent == nvml.trouble == reason
     monkeypatch.setattr(driver, "CALL_SECONDS", 3600.0)
     assert nvml.gpus() == reason  # nobody waits for it again
@@ -111,7 +110,7 @@ def test_a_crash_in_the_library_is_a_reason(call: str, driver_of) -> None:
 
 def test_what_was_read_before_a_card_hung_is_kept(driver_of) -> None:
     gpus = driver_of(fault=f"1 nvmlDeviceGetTemperature/0 {HANG} 0").gpus()
-    reason = Absent("the driver did not answer nvmlDeviceGetTemperature within 1 s")
+    reason = Absent("the driver does not answer (nvmlDeviceGetTemperature, 1 s)")
     assert [gpu.uuid for gpu in gpus] == [f"GPU-00000000-0000-0000-0000-00000000000{index}" for index in (0, 1)]
     assert (gpus[0].temperature_celsius, gpus[1].temperature_celsius) == (43.0, reason)
     assert gpus[1].pcie_replays == reason
@@ -123,7 +122,7 @@ def test_sensors_go_through_the_child_and_a_card_that_hangs_has_its_reason(drive
     for _ in range(4):
         sampler.tick()
     first, second, _ = sampler.record().series
-    reason = Absent("the driver did not answer nvmlDeviceGetPowerUsage within 1 s")
+    reason = Absent("the driver does not answer (nvmlDeviceGetPowerUsage, 1 s)")
     assert first.power_watts == (25.92, 25.92, 25.92, reason)
     assert second.power_watts == (21.4, 21.4, reason, reason)
     assert second.sm_clock_hertz[2] == reason
@@ -220,33 +219,91 @@ def test_a_driver_that_is_let_go_leaves_no_child(driver_of) -> None:
     assert is_gone(child)
 
 
+LOOKS: list[tuple[str, ...]] = [
+    ("topology",),
+    ("doctor",),
+    ("capture", "-o", "{folder}/captured"),
+    ("monitor", "--once"),
+    ("monitor", "--seconds", "2"),
+    ("watch", "--", "sleep", "2"),
+]
+MEASURES: list[tuple[str, ...]] = [
+    *(("thermals",), ("bandwidth",), ("p2p",), ("collectives",), ("matmul",), ("dataloader",), ("run", "--quick")),
+    *(("train-probe", "--params", "5M"), ("capacity", "--params", "5M"), ("budget", "--flops", "1e15")),
+]
+CALLS = (INIT, COUNT, HANDLE, NAME, "nvmlDeviceGetTemperature/0", "nvmlDeviceGetPowerUsage")
+LOOKED = [(command, call, code) for command in LOOKS for call in CALLS for code in (HANG, CRASH)]
+# Every command, every call, a hang and a crash once; all of them together are slow.
+FEW = [LOOKED[0], LOOKED[17], LOOKED[28], LOOKED[38], LOOKED[52], LOOKED[60]]
+
+
+def words(command: tuple[str, ...], call: str, code: int) -> str:
+    """What is said of it, in one line."""
+    named = call.partition("/")[0].removesuffix("_v2").removesuffix("WithFlags")
+    hangs, crashes = f"the driver does not answer ({named}, 1 s)", f"the driver's library crashed (SIGSEGV) in {named}"
+    return hangs if code == HANG else crashes
+
+
+def fault_of(call: str, code: int) -> str:
+    return f"{'sys' if call in (INIT, COUNT) else '0'} {call} {code} 0"
+
+
+@pytest.fixture
+def one_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the processes that a test starts: tests/quiet reads it. (Ten seconds are for the full matrix of a driver.)"""
+    monkeypatch.setenv("TEST_DRIVER_SECONDS", "1")
+
+
 @pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        (f"sys {COUNT} {HANG} 0", "the driver did not answer nvmlDeviceGetCount within 5 s"),
-        (f"0 {NAME} {CRASH} 0", "the driver's library crashed (SIGSEGV) in nvmlDeviceGetName"),
-    ],
+    ("command", "call", "code"),
+    [pytest.param(*of, marks=[] if of in FEW else pytest.mark.slow) for of in LOOKED],
+    ids=lambda it: it if isinstance(it, str) else it[0] + it[-1] if isinstance(it, tuple) else "",
 )
-@pytest.mark.parametrize(
-    "command", [("topology",), ("doctor",), ("matmul", "--params", "5M", "--dtypes", "fp32", "--seconds", "1", "-q")]
-)
-def test_whole_commands_end_normally_and_say_why_there_are_no_gpus(
-    command: tuple[str, ...], fault: str, reason: str, fake_driver: FakeDriver, tmp_path: Path
+def test_a_command_says_that_the_driver_hangs_or_crashed_and_answers_the_rest(
+    command: tuple[str, ...], call: str, code: int, fake_driver: FakeDriver, tmp_path: Path, one_second: None
 ) -> None:
-    done = fake_driver.run(*command, recording=RECORDING, home=tmp_path, fault=fault)
-    if command[0] == "matmul" and FAULT_OF_A_CARD in fault:  # torch's own count is asked: a CPU build sees none of two
-        assert done.returncode == NOTHING
-        assert "torch sees none of 2 NVIDIA GPUs" in done.stderr
-        return
+    typed = [word.format(folder=tmp_path) for word in command]
+    done = fake_driver.run(*typed, recording=RECORDING, home=tmp_path / "home", fault=fault_of(call, code))
     assert done.returncode in (FINE, FOUND_FAULT), done.stderr
-    assert f"rigbench: warning: {reason}; no GPU was read" in done.stderr
-    [stored] = (tmp_path / "runs").glob("*.json")
-    document = json.loads(stored.read_text())
-    assert reason in " ".join(document["warnings"])
-    if command[0] != "matmul":
-        assert reason in " ".join(done.stdout.split())
-        assert reason in json.dumps(document["topology"])
-        assert document["topology"]["cpu"]["logical_cpus"] == os.cpu_count()
+    assert "Traceback" not in done.stderr
+    said = words(command, call, code)
+    if command[0] == "monitor":
+        assert said in " ".join((done.stdout + done.stderr).split())
+    else:
+        assert done.stderr.count(f"rigbench: warning: {said}; see dmesg, or restart") == 1
+    for stored in (tmp_path / "home" / "runs").glob("*.json"):
+        document = json.loads(stored.read_text())
+        assert said in json.dumps(document[{"watch": "watched"}.get(command[0], "topology")])
+        if command[0] != "watch":
+            assert document["topology"]["cpu"]["logical_cpus"] == os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("command", "call", "code"),
+    [
+        pytest.param(command, call, code, marks=[] if command[0] == "matmul" and code == HANG else pytest.mark.slow)
+        for command in MEASURES
+        for call, code in ((COUNT, HANG), (INIT, CRASH))
+    ],
+    ids=lambda it: it[0] if isinstance(it, tuple) else str(it),
+)
+def test_a_command_that_measures_says_so_before_it_measures_and_hears_a_signal(
+    command: tuple[str, ...], call: str, code: int, fake_driver: FakeDriver, tmp_path: Path, one_second: None
+) -> None:
+    variables = fake_driver.environment(RECORDING) | {FAULT: fault_of(call, code)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rigbench", *command, "--home", str(tmp_path)],
+        env=os.environ | variables,
+        text=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    assert process.stderr
+    assert process.stderr.readline().startswith(f"rigbench: warning: {words(command, call, code)}; see dmesg")
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[1]
+    assert (process.returncode, "Traceback" in said) == (INTERRUPTED, False)
+    assert said.splitlines()[-1].startswith("rigbench: interrupted")
 
 
 def test_no_driver_is_asked_for_the_cpu_or_for_other_hardware(fake_driver: FakeDriver, tmp_path: Path) -> None:
@@ -263,14 +320,23 @@ def test_no_driver_is_asked_for_the_cpu_or_for_other_hardware(fake_driver: FakeD
     assert calls_in(log) == []
 
 
-@pytest.mark.parametrize("command", [("topology",), ("monitor", "--seconds", "30")], ids=lambda command: command[0])
-def test_ctrl_c_does_not_wait_for_a_driver_that_hangs(
-    command: tuple[str, ...], fake_driver: FakeDriver, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=[] if command[0] in ("topology", "monitor") else pytest.mark.slow)
+        for command in [("topology",), ("monitor", "--seconds", "30"), *LOOKS[1:4], *MEASURES]
+    ],
+    ids=lambda command: command[0] + command[-1],
+)
+def test_a_signal_does_not_wait_for_a_driver_that_hangs(
+    command: tuple[str, ...], number: int, fake_driver: FakeDriver, tmp_path: Path
 ) -> None:
     """It ends before the driver's limit is up: that would have been said."""
     variables = fake_driver.environment(RECORDING, tmp_path / "log") | {FAULT: f"sys {INIT} {HANG} 0"}
+    typed = [word.format(folder=tmp_path) for word in command]
     process = subprocess.Popen(
-        [sys.executable, "-m", "rigbench", *command, "--home", str(tmp_path)],
+        [sys.executable, "-m", "rigbench", "--home", str(tmp_path), *typed],
         env=os.environ | variables,
         text=True,
         stderr=subprocess.PIPE,
@@ -280,8 +346,8 @@ def test_ctrl_c_does_not_wait_for_a_driver_that_hangs(
     while not (log.exists() and str(HANG) in log.read_text()):
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate()
     assert process.returncode == INTERRUPTED
     assert "interrupted" in said
-    assert "did not answer" not in said
+    assert "does not answer" not in said

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pytest
 from fakenvml.library import FAULT, FakeDriver, calls_in
@@ -22,16 +22,19 @@ from rigbench.core.errors import BAD_INPUT, FINE, NOTHING, RigbenchError
 from rigbench.core.errors import FAULT as FOUND_FAULT
 from rigbench.core.record import Absent
 from rigbench.machine import nvml
+from rigbench.machine.driver import Answer
 from rigbench.machine.driver_child import Library
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.record import Gpu
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs
+from rigbench.monitor.readings import SlowBeat
 from rigbench.topology import survey as topology
 from rigbench.work.sensors import Sampler
 
 RIGS = Path(__file__).parent / "rigs"
 CODES = (*range(1, 31), 999)
+HANG, CRASH = 7777, 8888
 SETTER = re.compile(r"nvml\w*(Set|Reset|Clear|Create|Destroy|Freeze|Modify|Remove)[A-Z]\w*")
 CONTRACT = {FINE, FOUND_FAULT, BAD_INPUT, NOTHING}
 SAMPLE, WHOLE_SAMPLE, SEED = 12, 200, 20
@@ -82,32 +85,79 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+# What an older driver or another card refuses, so that rigbench asks under another name.
+OLDER_DRIVER = "\n".join(
+    f"{gpu} nvmlDeviceGet{call}"
+    for gpu in (0, 1)
+    for call in (
+        *("CurrentClocksEventReasons = 13", "MemoryInfo_v2 = 13", "FanSpeed = 3", "FanSpeed_v2/0 = 0 30"),
+        *("PowerUsage = 3", "FieldValues/185/0 = 3"),
+        *(f"{kind}RunningProcesses_v3 = 13" for kind in ("Compute", "Graphics", "MPSCompute")),
+    )
+)
+OTHER_NAMES = {
+    *("nvmlDeviceGetCurrentClocksThrottleReasons", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetFanSpeed_v2/0"),
+    *("nvmlDeviceGetFieldValues/185/0", "nvmlDeviceGetFieldValues/186/0"),
+    *(f"nvmlDeviceGet{kind}RunningProcesses_v2" for kind in ("Compute", "Graphics", "MPSCompute")),
+}
+
+
+class NoMore:
+    """A driver as its child answers for it: from a call that hangs or crashes on, that is the answer to everything."""
+
+    fault: ClassVar[Combination | None] = None
+    trouble: ClassVar[Absent | None] = None
+    asked: ClassVar[int] = 0
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    @classmethod
+    def begin(cls, fault: Combination | None) -> None:
+        cls.fault, cls.trouble, cls.asked = fault, None, 0
+
+    def ask(self, scope: str, *keys: str) -> list[Answer | Absent]:
+        return [self._answer(scope, key) for key in keys]
+
+    def _answer(self, scope: str, key: str) -> Answer | Absent:
+        if self.fault and (scope, key) == self.fault[:2]:
+            NoMore.asked += 1
+            if self.asked > self.fault.after:
+                what = f" does not answer ({key}, 5 s)" if self.fault.code == HANG else "'s library crashed (SIGSEGV)"
+                NoMore.trouble = self.trouble or Absent(f"the driver{what}")
+        return self.trouble or Answer(*self._library.ask(scope, key)[0])
+
+
 def read(driver: Nvml) -> Gpu | None:
     """Everything that rigbench reads of a driver; the second GPU as it found it."""
     rig = Rig(RecordedSysfs({}, {}), driver)
     found = topology.run(rig, lambda *_facts: Absent("no profile"))
     Sampler(rig).tick()
+    SlowBeat(rig, 5.0).read_once()
     return found.gpus[1] if len(found.gpus) > 1 else None
 
 
-def calls_made(driver: FakeDriver, recording: Path, log: Path) -> list[tuple[str, str]]:
-    """Every function that rigbench calls about the system, the first GPU and a part of it, with two of its arguments.
+def calls_made(driver: FakeDriver, recording: Path, log: Path, most: int = 2) -> list[tuple[str, str]]:
+    """Every function that rigbench calls about the system, the first GPU and a part of it, with so many arguments.
 
     (NVLink's state is asked link by link: eighteen times the same call.)
     """
     read(Nvml(Library(driver.open(recording, log))))
     made = dict.fromkeys((scope, call) for scope, call, _ in calls_in(log) if scope in ("sys", "0", "100"))
-    assert ("0", "nvmlDeviceGetName") in made
+    assert {("0", "nvmlDeviceGetName"), ("0", "nvmlDeviceGetPcieThroughput/0")} <= made.keys()
+    if any(call == "nvmlDeviceGetTemperature/0" for _, call in made):
+        made["0", "nvmlDeviceGetTemperatureV/0"] = None
     by_function: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for scope, call in made:
         by_function.setdefault((scope, call.partition("/")[0]), []).append((scope, call))
-    return [call for variants in by_function.values() for call in variants[:2]]
+    return [call for variants in by_function.values() for call in variants[:most]]
 
 
 def outcome(begin: Callable[[], Reading], combination: Combination, expected: Gpu | None) -> str | None:
     """What a fault broke, if anything. `begin` answers what is to be read once the fault is there."""
-    reading = begin()
-    os.environ[FAULT] = str(combination)
+    reading, no_more = begin(), combination.code in (HANG, CRASH)
+    NoMore.begin(combination if no_more else None)
+    os.environ[FAULT] = "" if no_more else str(combination)
     try:
         second = reading()
     except RigbenchError:
@@ -116,14 +166,17 @@ def outcome(begin: Callable[[], Reading], combination: Combination, expected: Gp
         return f"{combination}: {type(error).__name__}: {error}"
     finally:
         del os.environ[FAULT]
-    if combination.scope != "sys" and second != expected:
+        NoMore.begin(None)
+    if combination.scope != "sys" and not no_more and second != expected:
         return f"{combination}: the other GPU reads otherwise"
     return None
 
 
-@pytest.mark.parametrize("each", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("older", [False, True], ids=["newest", "older"])
+@pytest.mark.parametrize("each", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_no_return_code_of_any_call_breaks_a_reading_or_hides_the_other_gpu(
     each: int,
+    older: bool,
     fake_driver: FakeDriver,
     recording: Path,
     tmp_path: Path,
@@ -132,12 +185,18 @@ def test_no_return_code_of_any_call_breaks_a_reading_or_hides_the_other_gpu(
 ) -> None:
     monkeypatch.setattr(nvml, "MOST_NVLINKS", 2)  # the same call 36 times tells no more
     calls = calls_made(fake_driver, recording, tmp_path / "log")
+    if older:
+        recording = tmp_path / "older.txt"
+        recording.write_text((RIGS / "dual-rtx4080s-x8x8" / "nvml.txt").read_text() + MORE_CALLS + OLDER_DRIVER)
+        known = {call for _, call in calls}
+        calls = [it for it in calls_made(fake_driver, recording, tmp_path / "log2", 99) if it[1] not in known]
+        assert {call for _, call in calls} | known >= OTHER_NAMES
     library = fake_driver.open(recording)
-    running = Nvml(Library(library))
-    expected = read(Nvml(Library(library))), running.gpu(1)
+    running = Nvml(NoMore(Library(library)))
+    expected = read(Nvml(NoMore(Library(library)))), running.gpu(1)
 
     def at_first() -> Reading:
-        return lambda: read(Nvml(Library(library)))
+        return lambda: read(Nvml(NoMore(Library(library))))
 
     def midway() -> Reading:
         sampler = Sampler(Rig(RecordedSysfs({}, {}), running))
@@ -150,13 +209,14 @@ def test_no_return_code_of_any_call_breaks_a_reading_or_hides_the_other_gpu(
 
         return go_on
 
-    every = [Combination(scope, call, code, 0) for scope, call in calls for code in CODES][::each]
+    codes = (*CODES, HANG, CRASH)
+    every = [Combination(scope, call, code, 0) for scope, call in calls for code in codes][::each]
     gc.disable()
     ways = list(zip((at_first, midway), expected, strict=True))
     broken = [outcome(begin, combination, second) for combination in every for begin, second in ways]
     gc.enable()
     with capsys.disabled():
-        print(f"\n{len(calls)} calls × {len(CODES)} return codes × first and midway: {len(broken)} combinations read")
+        print(f"\n{len(calls)} calls × {len(codes)} answers × first and midway: {len(broken)} combinations read")
     assert [line for line in broken if line] == []
 
 

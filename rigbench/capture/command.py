@@ -127,7 +127,7 @@ def record(folder: Path, replayed: Path | None, load: bool, force: bool) -> Capt
     capture.write(folder, captured.files)
     count = rig.nvml.gpu_count()
     if rig.nvml.trouble:
-        say(f"warning: {rig.nvml.trouble.reason}; no GPU was read from then on (see dmesg, or restart)")
+        say(f"warning: {rig.nvml.trouble_line}")
     return CaptureSummary(
         folder=str(folder),
         files={name: len(text.encode()) for name, text in captured.files.items()},

@@ -102,7 +102,7 @@ class DriverProcess:
         deadline = time.monotonic() + limit_seconds
         while b"\n" not in self._unread:
             if not ready.poll(1000 * max(0.0, deadline - time.monotonic())):
-                return self._end(f"the driver did not answer {call} within {limit_seconds:g} s")
+                return self._end(f"the driver does not answer ({call}, {limit_seconds:g} s)")
             more = os.read(pipe, 1 << 16)
             if not more:
                 with contextlib.suppress(subprocess.TimeoutExpired):

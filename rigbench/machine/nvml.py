@@ -73,6 +73,10 @@ class Nvml:
         return None if isinstance(self.driver, Absent) else self.driver.trouble
 
     @property
+    def trouble_line(self) -> str:
+        return f"{self.trouble.reason if self.trouble else ''}; see dmesg, or restart; no GPU was read from then on"
+
+    @property
     def absent(self) -> Absent | None:
         """Why there is no driver to ask; looks for one at first."""
         if isinstance(self.driver, Absent):

@@ -7,6 +7,9 @@ import msgspec
 from rigbench.core.finding import Severity
 from rigbench.core.record import Absent, Figure, Record, Source
 
+# How the reasons begin where the driver answers no more (rigbench.machine.driver).
+NO_MORE = ("the driver does not answer", "the driver's library crashed ", "the process that asks the driver ended ")
+
 
 class Software(Record, frozen=True):
     """Versions at the time of the run. A changed driver or torch is a warning, not another rig."""

@@ -13,6 +13,7 @@ from rigbench.core.finding import WORST_FIRST, Finding
 from rigbench.core.record import Absent
 from rigbench.machine.kernel_log import merged
 from rigbench.machine.readings import LOST, REASONS
+from rigbench.machine.record import NO_MORE
 from rigbench.monitor.record import (
     LOOK_SECONDS,
     METHOD,
@@ -200,13 +201,14 @@ class _Card:
         self._throttle_ticks += not isinstance(bits, Absent)
         for reason in self._throttle_now:
             self._throttled[reason] = self._throttled.get(reason, 0) + 1
-        # Gone is a card that is lost, or that answered and does so no more; one that never tells is only silent.
+        # Gone is a card that is lost, or of which the driver tells no more; one that never tells is only silent.
         values = [getattr(readings, name) for name in readings.__struct_fields__]
         reasons = [value.reason for value in values if isinstance(value, Absent)]
         answers = len(reasons) < len(values)
         self._answered = self._answered or answers
         self._unanswered += not answers
-        if LOST not in reasons and (answers or not self._answered):
+        no_more = any(reason == LOST or reason.startswith(NO_MORE) for reason in reasons)
+        if not no_more and (answers or not self._answered):
             self._gone = NOT_GONE
         elif isinstance(self._gone, Absent):
             telling = [reason for reason in reasons if reason != NOT_SUPPORTED] or reasons

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from rigbench.core import units
 from rigbench.core.finding import WORST_FIRST, Cost, Finding, Severity, Unchecked, cost, finding, merged, unique
 from rigbench.core.record import Absent
-from rigbench.machine.record import Gpu
+from rigbench.machine.record import NO_MORE, Gpu
 from rigbench.topology import kernel, links, ways
 from rigbench.topology.record import Topology
 
@@ -19,8 +19,6 @@ RECORDED = "the recording"  # how the reasons of a recording's missing parts beg
 LOST = "GPU is lost"
 # nvmlReturn_t 8, 11 and 16: the card is there and will not work as it is.
 UNWELL = {"external power cable not attached", "interrupt problem", "GPU needs a reset"}
-# How the reasons begin where the driver answers no more (rigbench.machine.driver).
-NO_MORE = ("the driver did not answer ", "the driver's library crashed ", "the process that asks the driver ended ")
 # Reasons for which a working card may tell neither name nor UUID: the caller's, the driver's age, a container's walls.
 HARMLESS = {
     "not supported",
@@ -80,6 +78,9 @@ def lost(topology: Topology) -> Iterator[Finding]:
 
 
 def unreadable(topology: Topology) -> Iterator[Finding]:
+    why = topology.driver_gpus
+    if isinstance(why, Absent) and why.reason.startswith(NO_MORE) and not topology.gpus:  # nor are any on the bus
+        yield finding("gpu-unreadable", "fault", [why.reason], ["all GPUs"], "all of it", [KERNEL_LOG])
     for gpu in topology.gpus:
         reasons = _reasons(gpu)
         answers = [reason for reason in reasons if reason in UNWELL or reason.startswith(NO_MORE)]

@@ -78,6 +78,8 @@ def _watched(
     code = session.code if session.code is not None else 1
     if training is None or job is None:
         return code
+    told = len(job.run.warnings)
+    job.driver_trouble()
     job.keep(watched=training, status="finished")
     if common.json:
         common.show(job.run)
@@ -88,6 +90,8 @@ def _watched(
         if not sys.stdout.isatty():  # a pipe has what the command writes, and nothing else
             console.file = sys.stderr
         show_rooms(job.run, console, common.verbose, common.quiet)
+    for line in job.run.warnings[told:]:
+        say(f"warning: {line}")
     if not common.quiet:
         say(f"saved as {job.run.id}; `rigbench report {job.run.id}` shows it again")
     if job.trouble:
@@ -119,6 +123,8 @@ def _followed(
 
     started = store.now()
     job = Job(common.store(), Rig.live(), "watch", SILENT, keep_disturbed=True)
+    for line in job.run.warnings:  # a driver that hangs
+        session.line(f"rigbench: warning: {line}")
 
     def peak(device: str) -> float | None:
         gpu = next((it for it in job.gpus if f"GPU{it.index}" == device), None)

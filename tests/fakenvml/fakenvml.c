@@ -447,7 +447,12 @@ NUMBER_BY(nvmlDeviceGetTemperature, nvmlTemperatureSensors_t, u32)
 NUMBER_BY(nvmlDeviceGetTemperatureThreshold, nvmlTemperatureThresholds_t, u32)
 
 API nvmlReturn_t nvmlDeviceGetTemperatureV(nvmlDevice_t device, nvmlTemperature_t *out) {
-    ASK(1, "nvmlDeviceGetTemperature/%u", (u32)out->sensorType); /* recorded under the older name */
+    char scope[16]; /* recorded under the older name; a fault may be of this one alone */
+    snprintf(scope, sizeof scope, "%d", index_of(device));
+    nvmlReturn_t code = faulted(scope, "nvmlDeviceGetTemperatureV/0", NVML_SUCCESS);
+    if (code) note(scope, "nvmlDeviceGetTemperatureV/0", code);
+    if (code) return code;
+    ASK(1, "nvmlDeviceGetTemperature/%u", (u32)out->sensorType);
     out->temperature = (int)answer.number[0];
     return NVML_SUCCESS;
 }
@@ -629,3 +634,6 @@ static nvmlReturn_t put_processes(const struct answer *answer, u32 *count, nvmlP
 PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3)
 PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3)
 PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3)
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2) /* of drivers before 510 */
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2)
+PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v2)
