@@ -27,6 +27,7 @@ from rigbench.document import SCHEMA, Run
 from rigbench.tables import Measured, Row
 from rigbench.train.record import Slice, StoredSlice
 
+_told: list[str] = []  # why there is no index, said once
 WAIT_SECONDS = 2.0  # for another rigbench that writes the index
 MANY, SECONDS_A_RUN = 500, 0.001  # from how many on it is told how far reading is, and about what one takes
 KEEP_EVERY = 500  # runs read anew, so that an interrupted rebuild goes on where it stopped
@@ -98,32 +99,46 @@ class Index:
 
     def __init__(self, runs: Path, read: Callable[[Path], Run], progress: Progress) -> None:
         file = runs.parent / "index.sqlite"
-        self._database = _open(file)
+        self._runs, self._read = runs, read
+        self._database, why = _open(file)
         try:
             if self._database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":  # damage within: made anew
                 self._database.close()
                 with contextlib.suppress(OSError):
                     file.unlink()
-                self._database = _open(file)
-            self._follow(runs, read, progress)
-        except sqlite3.Error:  # somebody else's file, a lock that stays, no space
-            self._database = _open(Path(":memory:"))
-            self._follow(runs, read, progress)
+                self._database, why = _open(file)
+            runs_there = self._follow(runs, read, progress)
+        except sqlite3.Error as error:  # somebody else's file, a lock that stays, no space
+            self._database, why = _open(Path(":memory:"))[0], str(error)
+            runs_there = self._follow(runs, read, progress)
+        if why and runs_there and not _told:
+            _told.append(why)
+            progress.line(f"rigbench: {file} cannot be used ({why}): every stored run is read anew each time")
 
     def entries(self, rig: str | None = None) -> Iterator[Entry]:
         """Newest first; of one rig where it is named."""
         where, values = ("AND rig = ?", (rig,)) if rig else ("", ())
-        rows = self._database.execute(f"SELECT entry FROM runs WHERE unread = '' {where} ORDER BY name DESC", values)
-        for (entry,) in rows:
-            yield msgspec.json.decode(entry, type=Entry)
+        rows = self._database.execute(
+            f"SELECT name, entry FROM runs WHERE unread = '' {where} ORDER BY name DESC", values
+        )
+        for name, entry in rows:
+            try:
+                yield msgspec.json.decode(entry, type=Entry)
+            except msgspec.MsgspecError:  # a bit that fell over, where SQLite does not look
+                yield entry_of(self._read(self._runs / name))
 
     def measured(self, rig: str | None = None) -> Iterator[Measured]:
         """Every readable run's headlines, newest first; of one rig where it is named. No run's file is opened."""
         where, values = ("AND rig = ?", (rig,)) if rig else ("", ())
-        rows = self._database.execute(f"SELECT measured FROM runs WHERE unread = '' {where} ORDER BY name DESC", values)
+        rows = self._database.execute(
+            f"SELECT name, measured FROM runs WHERE unread = '' {where} ORDER BY name DESC", values
+        )
         decoder = msgspec.json.Decoder(Measured)
-        for (numbers,) in rows:
-            yield decoder.decode(numbers)
+        for name, numbers in rows:
+            try:
+                yield decoder.decode(numbers)
+            except msgspec.MsgspecError:
+                yield tables.measured(self._read(self._runs / name))
 
     def slices_of_other_rigs(self, rig: str) -> int:
         query = "SELECT coalesce(sum(slices), 0) FROM runs WHERE rig <> ?"
@@ -133,8 +148,8 @@ class Index:
         query = "SELECT unread FROM runs WHERE unread <> '' ORDER BY name DESC"
         return [why for (why,) in self._database.execute(query)]
 
-    def _follow(self, runs: Path, read: Callable[[Path], Run], progress: Progress) -> None:
-        """Read what is new or changed, forget what is gone."""
+    def _follow(self, runs: Path, read: Callable[[Path], Run], progress: Progress) -> int:
+        """Read what is new or changed, forget what is gone; how many there are."""
         rows = self._database.execute("SELECT name, size, changed FROM runs")
         known = {name: (size, changed) for name, size, changed in rows}
         files: dict[str, tuple[int, int]] = {}
@@ -165,26 +180,32 @@ class Index:
         self._database.executemany("DELETE FROM runs WHERE name = ?", [(name,) for name in known.keys() - files.keys()])
         with contextlib.suppress(sqlite3.Error):  # a disk that is full: what was read holds until the end
             self._database.commit()
+        return len(files)
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    """The index file, made anew where it is none of this version; in memory where the disk will not have it."""
-    for attempt in (str(path), str(path), ":memory:"):
+def _open(path: Path) -> tuple[sqlite3.Connection, str]:
+    """The index, made anew where its file is none of this version; in memory where the disk refuses it, and why."""
+    attempts, why = [":memory:", str(path), str(path)], ""
+    while attempts:
+        attempt = attempts.pop()
         try:
             database = sqlite3.connect(attempt, timeout=WAIT_SECONDS)
             database.execute("PRAGMA synchronous = OFF")  # the runs' files are synced; an index is made again
             if database.execute("PRAGMA user_version").fetchone()[0] != VERSION:
-                database.execute("DROP TABLE IF EXISTS runs")
-                database.execute(f"CREATE TABLE runs ({COLUMNS})")
-                database.execute(f"PRAGMA user_version = {VERSION}")
+                database.execute("BEGIN IMMEDIATE")  # of two that make it at once, the second finds it made
+                if database.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                    database.execute("DROP TABLE IF EXISTS runs")
+                    database.execute(f"CREATE TABLE runs ({COLUMNS})")
+                    database.execute(f"PRAGMA user_version = {VERSION}")
                 database.commit()
             database.execute(
                 "SELECT name, size, changed, rig, slices, entry, measured, unread FROM runs LIMIT 1"
             ).fetchall()
-            return database
-        except sqlite3.OperationalError:  # no permission, no space, a lock that stays
-            continue
-        except sqlite3.DatabaseError:  # not an index: begin again
+            return database, why if attempt == ":memory:" else ""
+        except sqlite3.OperationalError as error:  # no permission, no space, no lock
+            attempts, why = attempts[:1], str(error)
+        except sqlite3.DatabaseError as error:  # not an index: begin again
+            why = str(error)
             with contextlib.suppress(OSError):
                 path.unlink()
     raise AssertionError("a database in memory can be opened")

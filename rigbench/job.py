@@ -55,7 +55,7 @@ class Job:
             for i in range(0 if isinstance(count, Absent) else count)
         ]
         self.run = Run(
-            id=store.new_run_id(),
+            id=home.new_run_id(),
             started_at=store.now(),
             command=command,
             status="running",

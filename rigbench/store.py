@@ -57,6 +57,12 @@ class Store:
                 f"cannot keep runs in {self.home} ({reason(error)})", "choose a folder with --home DIR or RIGBENCH_HOME"
             ) from None
 
+    def new_run_id(self) -> str:
+        """One that no stored run has: a clock that is set back comes to the same second again."""
+        while (self.runs / f"{(run_id := new_run_id())}.json").exists():
+            pass
+        return run_id
+
     def save(self, run: Run) -> Path:
         """Write the run whole or not at all (a new file, synced, renamed over the old).
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -145,6 +148,72 @@ def test_where_somebody_else_writes_the_index_for_long_new_runs_are_still_found(
         assert len(ids(home.index())) == 4
 
 
+NO_LOCKS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+static int refuse(int fd, int what, void *more, const char *name) {
+    if (what == F_SETLK || what == F_SETLKW) { errno = atoi(getenv("LOCK_ERRNO")); return -1; }
+    return ((int (*)(int, int, void *))dlsym(RTLD_NEXT, name))(fd, what, more);
+}
+#define SERVE(name) int name(int fd, int what, ...) { va_list rest; va_start(rest, what); \\
+    void *more = va_arg(rest, void *); va_end(rest); return refuse(fd, what, more, #name); }
+SERVE(fcntl)
+SERVE(fcntl64)
+"""
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_on_a_file_system_that_has_no_locks_runs_are_found_and_it_is_said_once(home, tmp_path, number):
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed: no file system without locks can be had; install gcc")
+    source, library = tmp_path / "no_locks.c", tmp_path / "no_locks.so"
+    source.write_text(NO_LOCKS)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    home.index()  # it was made on another machine
+    environment = {**os.environ, "LD_PRELOAD": str(library), "LOCK_ERRNO": str(number)}
+    command = [sys.executable, "-m", "rigbench", "--home", str(home.home), "report", "--list"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("\n202601")) == (0, 3)
+    assert done.stderr.count("index.sqlite cannot be used (") == 1
+    assert "every stored run is read anew each time" in done.stderr
+
+
+def test_what_sqlite_does_not_see_in_a_damaged_row_is_read_from_its_run(home):
+    entries, numbers = list(home.index().entries()), list(home.index().measured())
+    with contextlib.closing(sqlite3.connect(home.home / "index.sqlite")) as database, database:
+        database.execute(
+            "UPDATE runs SET entry = CAST('{\"' AS BLOB), measured = CAST('[[' AS BLOB) WHERE name LIKE '%1-aaaa%'"
+        )
+    assert list(home.index().entries()) == entries
+    assert list(home.index().measured()) == numbers
+
+
+def test_three_processes_that_make_it_at_once_all_find_all(home):
+    command = [sys.executable, "-m", "rigbench", "--home", str(home.home), "report", "--list"]
+    at_once = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate() for process in at_once]
+    assert [(out.count("\n202601"), "index" in err) for out, err in said] == [(3, False)] * 3
+    assert opened(home)[1] == 0
+
+
+def test_a_clock_that_jumps_hides_no_run_and_gives_no_id_twice(home, monkeypatch):
+    """Back by a century, on by one, and back to a second in which a run was stored: its id is not given again."""
+    paths = [keep(home, run_id) for run_id in ("19260101-000000-aaaa", "21260101-000000-aaaa")]
+    for path, moment in zip(paths, (0, 4e9), strict=True):
+        os.utime(path, (moment, moment))
+    assert [it[:4] for it in ids(home.index())] == ["2126", "2026", "2026", "2026", "1926"]
+    keep(home, "19260101-000000-aaaa", command="changed")
+    os.utime(paths[0], (5e9, 5e9))
+    assert [entry.command for entry in home.index().entries()][-1] == "changed"
+    given = iter(["20260101-000001-aaaa", "20260101-000001-aaaa", "20260101-000001-bbbb"])
+    monkeypatch.setattr(store, "new_run_id", lambda: next(given))
+    assert home.new_run_id() == "20260101-000001-bbbb"
+
+
 def test_a_link_to_nothing_hides_no_run(home):
     for number in range(50):  # in whatever order the folder is read
         (home.runs / f"{number}.json").symlink_to("nowhere")
@@ -189,4 +258,4 @@ def test_a_pipe_or_a_device_among_the_runs_is_passed_over(home):
     (home.runs / "20260107-000001-aaaa.json").symlink_to("/dev/zero")
     index, _ = opened(home)
     assert len(ids(index)) == 3
-    assert sum("is not a regular file" in line for line in index.unreadable()) == 2
+    assert sum("not a regular file" in line for line in index.unreadable()) == 2
