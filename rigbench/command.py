@@ -463,17 +463,22 @@ def _common_parameters(taken: tuple[str, ...]) -> Iterator[inspect.Parameter]:
                     metavar=metavar,
                     help=words,
                     rich_help_panel=EVERYWHERE if name in ALWAYS else WHERE,
-                    autocompletion=completed(_cards) if name == "on" else None,
+                    autocompletion=_complete_cards if name == "on" else None,
                 ),
             ],
         )
 
 
-def _cards() -> Iterator[str]:
+def _complete_cards(incomplete: str) -> list[str]:
+    """Of several with commas between, the last; "2xrtx-40" too."""
     from rigbench.core import profiles
 
-    yield from (rig.name for rig in profiles.rigs())
-    yield from (gpu.id for gpu in profiles.gpus())
+    before, comma, last = incomplete.rpartition(",")
+    times, cross, card = last.partition("x")
+    count = times + cross if cross and times.isdigit() else ""
+    rigs = [] if count else [rig.name for rig in profiles.rigs()]
+    names = completed(lambda: (*rigs, *(gpu.id for gpu in profiles.gpus())))(card if count else last)
+    return [f"{before}{comma}{count}{name}" for name in names]
 
 
 def _resign(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> None:

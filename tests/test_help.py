@@ -226,7 +226,8 @@ def test_config_says_where_each_value_comes_from_and_which_are_of_no_use(rigbenc
 
 COMPLETED = {
     "rigbench bud": ["budget"],
-    "rigbench budget --on 2xrtx-40": [],
+    "rigbench budget --on 2xrtx-409": ["2xrtx-4090", "2xrtx-4090-d", "2xrtx-4090-laptop"],
+    "rigbench budget --on rtx-3090,dual-rtx-4": ["rtx-3090,dual-rtx-4080", "rtx-3090,dual-rtx-4090"],
     "rigbench budget --on rtx-409": ["rtx-4090", "rtx-4090-d", "rtx-4090-laptop"],
     "rigbench budget --opti": ["--optimizer"],
     "rigbench train-probe --optimizer adamw8": ["adamw8bit"],

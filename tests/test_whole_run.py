@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 from rich.console import Console
+from test_monitor_screens import Terminal, terminal
 
 from rigbench import store
 from rigbench.budget.training import STEPS_NEEDED, in_their_time
@@ -26,6 +29,7 @@ from rigbench.report import screen
 from rigbench.train.record import Options as SliceOptions
 from rigbench.work.record import NOTHING_DECLARED
 
+__all__ = ["terminal"]
 STORED = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
 MODELS = tuple(entry.model for entry in series("diy").models)
 
@@ -244,3 +248,49 @@ def test_a_machine_without_gpus_loads_no_torch_for_that(tmp_path, monkeypatch):
     monkeypatch.setattr(plan.pci, "devices", lambda sysfs: ())
     monkeypatch.setattr(job, "measure", lambda *_, **__: pytest.fail("nothing to open"))
     plan.refuse_blocked(job, None, [plan.Stage("matmul", lambda job: None)])
+
+
+LIVE = {
+    100: """\
+note  topology    no GPU: Intel(R) Xeon(R) Processor @ 2.50GHz, 23.5 GiB
+note  bandwidth   this host's memory copies at 21.5 GB/s (21.2 to 21.6)
+3/4 matmul ━━━━━━━━━━━━━━━━╺━━━━━━━ 0:46 of about 1:26 matmul: bf16: mlp down weight gradient, 4,0…
+""",
+    60: """\
+note  topology    no GPU: Intel(R) Xeon(R) Processor @ 2.50G
+Hz, 23.5 GiB
+note  bandwidth   this host's memory copies at 21.5 GB/s (21
+.2 to 21.6)
+3/4 matmul ━━━━━━━━━━╺━━━━ 0:46 of about 1:26 matmul: bf16…
+""",
+}
+
+
+@pytest.mark.parametrize("width", LIVE)
+def test_the_progress_of_a_run_is_one_line_of_any_terminal(terminal: Terminal, tmp_path: Path, width: int):
+    """A stage's number, how long of about how long, and what it does now; a line stays of each that has ended."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    settings = f"RIGBENCH_HOME={tmp_path}/home LC_ALL=C.UTF-8 PATH='{os.environ['PATH']}'"
+    path = f"PYTHONPATH='{os.environ['PYTHONPATH']}:{Path(__file__).parents[1]}'"
+    program = f"'{sys.executable}' '{Path(__file__).parent / 'run_in_terminal.py'}' {pipe}"
+    terminal.start(width, 30, f"env -u COLUMNS {settings} {path} {program}; sleep 60")
+    terminal.wait_for("2/4 bandwidth")
+    pipe.write_text("go on\n")
+    terminal.wait_for("3/4 matmul")
+    seen = terminal.wait_for("matmul: bf16")
+    assert "".join(f"{line.rstrip()}\n" for line in seen.splitlines() if line.strip()) == LIVE[width]
+    pipe.write_text("go on\n")
+    after = terminal.wait_for("saved as")
+    assert "verdict: no hours: no slice of this rig is stored" in " ".join(after.split())
+    assert "━" not in after
+
+
+def test_a_run_that_goes_on_counts_its_own_pace():
+    now, heard = [0.0], Heard()
+    overall = Overall(heard, [("topology", 10.0), ("matmul", 20.0), ("slices", 70.0)], clock=lambda: now[0])
+    overall.begin("matmul")
+    assert heard.stages == ["2/3 matmul, 0:00 of about 1:30"]
+    now[0] = 40.0
+    overall.begin("slices")
+    assert heard.stages[-1] == "3/3 slices, 0:40 of about 3:00"

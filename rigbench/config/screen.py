@@ -25,7 +25,8 @@ def show(
         console.print(table(("key", "value", "for", "from", ""), rows))
     else:
         console.print("nothing is set")
-    console.print(grid([("yours", user_file), ("a folder's", f"{FILE} in the folder that you are in")]))
+    places = [("yours", user_file), ("a folder's", f"{FILE} in the folder that you are in")]
+    console.print(grid(places if keys else [*places, ("keys", "rigbench config budget lists those of a command")]))
     if keys:
         console.print()
         console.print(grid(keys))

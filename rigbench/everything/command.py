@@ -82,6 +82,9 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
         label = options.label if isinstance(options.label, str) else ""
         return together.run(common, its, across, work, seconds, label)
     code = common.answer(work, screen.show)
+    if done and done[-1].run.status == "interrupted":
+        missing = [stage.room for stage in (*stages, Stage("budget", answer)) if stage.room not in done[-1].run.ended]
+        say(f"not reached: {', '.join(missing)}; the same command with --resume goes on")
     if done and done[-1].measured and done[-1].run.status == "finished":
         _keep_page(done[-1].run, common)
     return code

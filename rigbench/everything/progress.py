@@ -23,6 +23,7 @@ class Overall:
         self._stages = list(stages)
         self._planned = sum(weight for _, weight in stages)
         self._number, self._probe = 0, ""
+        self._earlier = -1.0  # seconds of the plan that were done before this session, by a run that is resumed
         self._started = self._began = clock()
         if isinstance(inner, Bar):
             inner.time = self.time
@@ -30,6 +31,7 @@ class Overall:
     def begin(self, name: str) -> None:
         """The next stage; those between, which are left out, count as done."""
         self._number = [stage for stage, _ in self._stages].index(name)
+        self._earlier = self._before() if self._earlier < 0 else self._earlier
         self._began, self._probe = self._clock(), ""
         time = "" if isinstance(self._inner, Bar) else f", {self.time()}"
         self._inner.stage(f"{self._number + 1}/{len(self._stages)} {name}{time}", self._weight)
@@ -67,7 +69,8 @@ class Overall:
     def time(self) -> str:
         """What has passed, and what all of it takes: what is left at the pace of the stages that are done."""
         passed, before = self._clock() - self._started, self._before()
-        pace = (self._began - self._started) / before if before >= TELLS_A_PACE * self._planned else 1.0
+        done = before - max(self._earlier, 0.0)
+        pace = (self._began - self._started) / done if done >= TELLS_A_PACE * self._planned else 1.0
         stage = max(self._clock() - self._began, pace * self._weight)
         total = self._began - self._started + stage + pace * (self._planned - before - self._weight)
         return f"{clock_text(passed)} of about {clock_text(total)}"

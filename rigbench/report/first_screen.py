@@ -14,13 +14,17 @@ from rigbench.core.finding import NOT_PRICED, Examined
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.core.screen import Headline, Mark, counted, grid, headline, marked, middle, printable
 from rigbench.doctor.screen import held_back
-from rigbench.document import Run
+from rigbench.document import NOT_ASKED, Run
 from rigbench.predict.record import Capacity
 from rigbench.tables import machine, shortened
 from rigbench.train.record import AnySlice, Arms
 from rigbench.usable import BUSY
 
 MOST_HELD_BACK, MOST_LEFT_OUT = 4, 2
+CUT_SHORT = {
+    "running": "the run is still going on, or was killed; `rigbench run --resume` goes on with it",
+    "interrupted": "the run was interrupted; `rigbench run --resume` goes on with it",
+}
 NAMES = {"slices": "training"}
 
 
@@ -33,6 +37,8 @@ def show(run: Run, console: Console, quiet: bool = False) -> None:
         console.print(plan.models_table(run.budget))
     else:
         why = run.budget.reason if isinstance(run.budget, Skipped | Absent) else ""
+        if run.budget == NOT_ASKED:
+            why = CUT_SHORT.get(run.status, why)
         its = worst(run)  # an answer that is not there is never "ok"
         headline("verdict", ("warn" if its == "ok" else its, f"no hours: {why}"), console)
     _hold_back(run, console)

@@ -77,7 +77,7 @@ def show(run: Run, console: Console, whole: bool, quiet: bool = False) -> None:
 
 def _brief(run: Run, console: Console, quiet: bool) -> None:
     """As the command itself showed it, below a line that says which run it is."""
-    if run.command == "run" and len(run.rooms()) > 1:
+    if run.command == "run" and (len(run.rooms()) > 1 or run.status != "finished"):
         first_screen.show(run, console, quiet)
     else:
         console.print(Text(printable(first_screen.head(run)), style="dim"))
