@@ -125,7 +125,7 @@ def test_a_pause_a_restart_and_a_changed_batch_are_named_and_do_not_bend_the_rat
 )
 def test_a_log_that_tells_too_little_says_what_is_missing(rows, tokens, what):
     if what == "0 usable stretches" and rows:
-        what = "does not tell|usable"
+        what = "does not say|usable"
     with pytest.raises(RigbenchError, match=what):
         compare(rows, tokens_per_step=tokens)
 

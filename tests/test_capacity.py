@@ -346,7 +346,7 @@ def test_unlike_cards_have_the_smallest_ones_memory_and_the_slowest_ones_arithme
 
 def test_a_host_that_does_not_tell_its_memory_is_not_guessed():
     silent = Memory(*(Absent("not reported") for _ in range(6)))
-    with pytest.raises(ValueError, match="does not tell"):
+    with pytest.raises(ValueError, match="does not report"):
         cards.of_host(silent)
 
 

@@ -173,7 +173,7 @@ GOOD = {
 BAD = {
     "make = 3": "has no function make",
     "import nowhere\ndef make(): return Good()": "ModuleNotFoundError: No module named 'nowhere'",
-    "def make(): raise ValueError('no corpus')": "it raised ValueError: no corpus; mend the factory",
+    "def make(): raise ValueError('no corpus')": "it raised ValueError: no corpus; fix the factory",
     "def make(): raise SystemExit(3)": "it raised SystemExit: 3",
     "def make(): return None": "the factory returned nothing; return a torch Dataset",
     "def make(): return 42": "the factory returned int; return a torch Dataset",
@@ -186,7 +186,7 @@ BAD = {
     "def make(): return [torch.zeros(0, dtype=torch.int64)] * 9": "it yields a tensor with nothing in it",
     "class Empty(Good):\n def __len__(self): return 0\ndef make(): return Empty()": "the dataset is empty",
     "class Broken(Good):\n def __getitem__(self, place): raise KeyError('sample 7')\nmake = Broken":
-        "it raised KeyError: 'sample 7'; mend the dataset",
+        "it raised KeyError: 'sample 7'; fix the dataset",
     "class Ragged(Good):\n def __getitem__(self, place): return torch.arange(place % 7 + 1)\nmake = Ragged":
         "it raised RuntimeError: stack expects each tensor to be equal size",
     "class Dying(Good):\n def __getitem__(self, place): os._exit(1)\nmake = lambda: DataLoader(Dying(), num_workers=1)":

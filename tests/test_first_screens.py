@@ -437,7 +437,7 @@ warn  thermals: GPU1 slows itself down at 84 °C, 58 % of the time, its clock 13
         takes 15 % longer meanwhile, and cards that train in step wait for it; cure: more air (space
         between cards, dust, case fans, fan curve), or about the watts that it can cool, no slower
         than now: sudo nvidia-smi -i 1 -pl 235
-  note  GPU0 is not settled: it may still change by 2.4 °C in the next 5 min
+  note  GPU0 is not settled: it may still change by up to 2.4 °C in the next 5 min
   note  at the power limit, as is normal under load: GPU0 9.2 %, GPU1 11 % of the time
   note  GPU1 is the hottest, 12 °C above the other
   note  composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; the upper card
@@ -464,7 +464,7 @@ fault thermals: GPU1 is held down by hardware power brake, 13 % of the time, its
   fault  GPU1: hardware power brake, first after 1 min 40 s; work that follows the clock takes 117 %
          longer meanwhile, and cards that train in step wait for it; cure: its power is cut from
          outside: check power supply, cables and connectors before any long run
-  note   GPU1 is not settled: it may still change by 1.1 °C in the next 5 min
+  note   GPU1 is not settled: it may still change by up to 1.1 °C in the next 5 min
   note   composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; under load by
          tests/heat/record.py, power-brake
   GPU0  °C   40.0 ▁▁▂▃▃▄▄▅▅▅▅▆▆▆▇▇▇▇▇▇▇▇██████████████████████████████████████████████████ 66.0
@@ -486,7 +486,7 @@ fault thermals: GPU1: GPU is lost after 120 s of load; what it told before is ke
  card  °C           settles at  target    W  limit    MHz   fan
  GPU0  69  69.4 (69.3 to 69.4)      84  295    320  2,610  68 %
  GPU1  74  75.6 (75.4 to 75.9)      84  295    320  2,610  79 %
-  note  GPU1 is not settled: it may still change by 4.4 °C in the next 5 min
+  note  GPU1 is not settled: it may still change by up to 4.4 °C in the next 5 min
   note  GPU1 is the hottest, 5 °C above the other
   note  composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; under load by
         tests/heat/record.py, lost-midway

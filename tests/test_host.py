@@ -179,7 +179,7 @@ def test_disks_are_told_apart(tmp_path: Path) -> None:
         ("vda", "virtio", "0000:00:02.0"),
     ]
     assert found[0] == Disk("nvme0n1", "Samsung SSD 990 PRO 2TB", GIB, True, "nvme", "0000:05:00.0")
-    assert found[3].rotational == Absent("a virtual disk does not tell")
+    assert found[3].rotational == Absent("a virtual disk does not report it")
 
 
 def test_a_multipath_nvme_disk_is_found_through_its_controller() -> None:

@@ -236,11 +236,12 @@ the fastest)
   4096  ████████▏  90 %  ████████▏  90 %
 120M's own products in bf16, micro-batch
 8 × 1,024 tokens
-  mlp up  ×12, forward 120 TFLOP/s, data
-          gradient 120 TFLOP/s, weight
-          gradient 120 TFLOP/s; 11.6 ms
-          a step
-  head    ×12, forward WRONG
+  mlp up  8192×3072×768 ×12, forward 120
+          TFLOP/s, data gradient 120
+          TFLOP/s, weight gradient 120
+          TFLOP/s; 11.6 ms a step
+  head    8192×3072×768 ×12, forward
+          WRONG
   all     n/a (2 were not measured)
 all 2 GPUs on bf16 8192×8448×8192
   cuda:0  alone 153.0 TFLOP/s (151.5 to

@@ -163,7 +163,7 @@ BAD = {
     "def make(width, depth=2): return Net()": r"needs arguments \(width\); a factory takes none: give them defaults",
     "def make(*, width): return Net()": r"needs arguments \(width\)",
     "def inner(): raise ValueError('bad width')\ndef make():\n    inner()":
-        r"it raised ValueError: bad width \(own_\d+\.py, line 14\); mend the factory",
+        r"it raised ValueError: bad width \(own_\d+\.py, line 14\); fix the factory",
     "def make(): torch.ones(2) @ torch.ones(3)": r"it raised RuntimeError: .* \(own_\d+\.py, line 14\)",
     "def make(): raise SystemExit(3)": "it raised SystemExit: 3",
     "def make(): return None": r"the factory returned nothing \(None\); return \(module, batch\), or a language model",
@@ -180,7 +180,7 @@ BAD = {
     "def make(): return Net(), lambda: batch(2)": "batch must take one number; write def batch",
     "def make(): return Net(), lambda n, m: batch(n)": "batch must take one number",
     "def make():\n def b(n): raise OSError('no disk')\n return Net(), b":
-        r"batch\(2\) raised OSError: no disk \(own_\d+\.py, line 15\); mend the function",
+        r"batch\(2\) raised OSError: no disk \(own_\d+\.py, line 15\); fix the function",
     "def make(): return Net(), lambda n: None": r"batch\(2\) returned nothing \(None\), with no tensor in it",
     "def make(): return Net(), lambda n: 'text'": "returned a str, with no tensor",
     "def make(): return Net(), lambda n: []": "returned an empty list, with no tensor",

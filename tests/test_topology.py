@@ -332,7 +332,7 @@ def test_a_lost_gpu_leaves_the_screen_of_the_others(tmp_path: Path) -> None:
     text = (RIGS / "dual-rtx4080s-x8x8" / "nvml.txt").read_text() + "0 nvmlDeviceGetHandleByIndex_v2 = 15\n"
     rig = Rig(Rig.replay(RIGS / "dual-rtx4080s-x8x8").sysfs, Nvml(ReplayedDriver(parse_recording(text))))
     lines = screen(read(rig))
-    assert "GPU0    a card that tells nothing" in lines
+    assert "GPU0    a card that reports nothing" in lines
     assert "n/a (GPU is lost): name, memory, bus id" in lines
     assert "GPU1    NVIDIA GeForce RTX 4080 SUPER, 16 GiB, 0000:03:00.0" in lines
 

@@ -64,8 +64,10 @@ LEFT_ALONE = {
     "a desktop on the card": {"others": ("Xorg (pid 3)",), "others_share": 0.03, "before_share": 0.04},
     "a card that is warm, and says so": {"throttle_share": {"sw_thermal": 0.58, "sw_power_cap": 1.0}},
     "a heat test that reaches the limits": {"room": "thermals", "throttle_share": {"hw_thermal": 0.5}},
-    "a kernel that tells nothing": {
-        name: Absent("the kernel does not tell") for name in QUIET.__struct_fields__ if name.endswith("ing_seconds")
+    "a kernel that reports nothing": {
+        name: Absent("the kernel does not report it")
+        for name in QUIET.__struct_fields__
+        if name.endswith("ing_seconds")
     },
 }
 DISTURBED = {

@@ -207,7 +207,7 @@ def test_on_a_cpu_the_supply_is_held_against_what_is_declared():
     power = cost.power([slow], host(90.0, psu=450.0))
     assert isinstance(power, Power)
     assert power.psu
-    assert power.psu.peak_watts == Figure(90.0, "declared", "host 90 W: no sensor tells a peak")
+    assert power.psu.peak_watts == Figure(90.0, "declared", "host 90 W: no sensor reports a peak")
     assert cost.headroom([slow], host(90.0)) == NO_RATING
 
 

@@ -21,7 +21,7 @@ class Options(Record, frozen=True, kw_only=True):
     ] = NOT_GIVEN
     tokens_per_step: Annotated[
         float | Absent,
-        Option(Reader(units.parse_count), "Tokens of one optimizer step, where the log does not tell.", "N"),
+        Option(Reader(units.parse_count), "Tokens of one optimizer step, where the log does not say.", "N"),
     ] = NOT_GIVEN
     pattern: Annotated[
         str | Absent, Option(TEXT, "Named groups: step, and ms, at_seconds, tokens, tokens_per_s, loss.", "REGEX")

@@ -21,7 +21,7 @@ TIME, SIZE = seconds(1.0, 3600.0, "a minute is usual: 60s"), size(MIB, 64 << 30,
 
 
 class Options(Record, frozen=True, kw_only=True):
-    seconds: Annotated[float, Option(TIME, "For everything; the start of each process comes on top.", "TIME")] = 60.0
+    seconds: Annotated[float, Option(TIME, "For everything; starting each process takes longer.", "TIME")] = 60.0
     largest_bytes: Annotated[
         int, Option(SIZE, "The largest copy; less where memory is short.", "SIZE", ("--largest",))
     ] = 512 * MIB

@@ -38,7 +38,7 @@ def _verdict(findings: Sequence[Finding], unchecked: Sequence[Unchecked]) -> str
     counting = [finding for finding in findings if not finding.accepted]
     numbers = {kind: sum(finding.severity == kind for finding in counting) for kind in STYLES}
     if not numbers["fault"] and not numbers["warning"]:
-        healthy = "no fault, no warning in what was checked" if unchecked else "healthy"
+        healthy = "no problem in what was checked" if unchecked else "healthy"
         return f"{healthy}; {counted(numbers['information'], 'note')}"
     parts = [str(counted(numbers[kind], kind)) for kind in ("fault", "warning") if numbers[kind]]
     return ", ".join(parts + [str(counted(numbers["information"], "note"))] * bool(numbers["information"]))

@@ -130,7 +130,7 @@ class LoaderSource:
         if isinstance(error, RuntimeError) and "out of memory" in words:
             return RigbenchError(f"{self.name}: {last}", "use fewer workers or a smaller batch", exit_code=NOTHING)
         if self.name.startswith("--dataset"):
-            return RigbenchError(f"{self.name}: it raised {last}", "mend the dataset; it was asked for its next batch")
+            return RigbenchError(f"{self.name}: it raised {last}", "fix the dataset; it was asked for its next batch")
         return RigbenchError(f"{self.name}: {last}", "use fewer workers, or free memory")
 
 
@@ -385,7 +385,7 @@ def open_factory(name: str, folder: str, micro_batch: int) -> FactoryBatches:
         made = factory()
         samples = len(made) if hasattr(made, "__len__") else -1
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code
-        raise RigbenchError(f"--dataset {name}: it raised {told(error)}", "mend the factory") from None
+        raise RigbenchError(f"--dataset {name}: it raised {told(error)}", "fix the factory") from None
     cure = "return a torch Dataset, an IterableDataset, or an iterable of batches"
     if made is None:
         raise RigbenchError(f"--dataset {name}: the factory returned nothing", cure)

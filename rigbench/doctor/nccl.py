@@ -14,7 +14,7 @@ from rigbench.core.finding import Finding, finding
 from rigbench.core.screen import counted
 
 MOST_PAIRS = 8
-NOT_TOLD = "a log tells ways and no times"
+NOT_TOLD = "a log names transports, not times"
 CHANNEL = re.compile(
     r"Channel \d{1,3}(?:/\d{1,3})? : (\d{1,5})\[\w{1,12}\] -> (\d{1,5})\[\w{1,12}\] (?:\[\w{1,9}\] )?via ([\w/]{1,60})"
 )

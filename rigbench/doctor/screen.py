@@ -66,7 +66,7 @@ def _sentence(findings: Sequence[Finding], examined: Examined) -> str:
     numbers = {kind: sum(it.severity == kind for it in counting) for kind in ("fault", "warning")}
     parts = [str(counted(number, kind)) for kind, number in numbers.items() if number]
     lead = _lead(counting)
-    found = ", ".join(parts) or "no fault, no warning in what was looked at"
+    found = ", ".join(parts) or "no problem in what was looked at"
     if lead is None or not (parts or lead.takes_time):
         return f"{found}; {counted(len(counting), 'note')}" if counting else found
     text = f"{found}{':' if parts else ';'} {lead.what}"
@@ -151,7 +151,7 @@ def show_codes(explanations: Sequence[Explanation], topics: Sequence[TopicTitle]
         table.add_row(about.code, Text(about.title), about.severity.partition(";")[0].partition(" where")[0])
     console.print(table)
     beside = Table(box=None)
-    for name in ("topic", "what it tells"):
+    for name in ("topic", "what it explains"):
         beside.add_column(name)
     for topic in topics:
         beside.add_row(topic.code, Text(topic.title))

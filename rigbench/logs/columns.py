@@ -168,7 +168,7 @@ def refuse_without_time(log: Columns) -> None:
     cure = (
         quoted(log.raw.heads) if log.raw.kind == "text" else "name the column of the time, as --columns at_seconds=NAME"
     )
-    raise RigbenchError("the log does not tell how long its steps took", cure)
+    raise RigbenchError("the log does not say how long its steps took", cure)
 
 
 def quoted(head: str) -> str:

@@ -20,7 +20,7 @@ FEWEST_STRETCHES = 3
 
 
 class LogRow(NamedTuple):
-    """One logged step; None is what the log does not tell."""
+    """One logged step; None is what the log does not say."""
 
     step: int
     at_seconds: float | None = None  # a clock of any origin
@@ -60,7 +60,7 @@ def between_rows(reading: Reading) -> list[Stretch]:
     clocked = sum(row.at_seconds is not None for row in rows)
     told = (row.tokens is not None or row.tokens_per_s is not None for row in rows)
     if reading.tokens_per_step is None and rows and not any(told) and (owning or clocked):
-        raise RigbenchError("the log does not tell how many tokens a step has", "give --tokens-per-step N")
+        raise RigbenchError("the log does not say how many tokens a step has", "give --tokens-per-step N")
     if owning >= max(1, len(rows) / 2):
         return _by_own_time(reading)
     if clocked > len(rows) / 2:
@@ -73,7 +73,7 @@ def between_rows(reading: Reading) -> list[Stretch]:
     if owning:
         return _by_own_time(reading)
     if rows and not any(row.tokens_per_s for row in rows):
-        raise RigbenchError("the log does not tell how long its steps took", "name the column or group of the time")
+        raise RigbenchError("the log does not say how long its steps took", "name the column or group of the time")
     gaps = _gaps(rows)
     return [
         Stretch(row.step, float(gap), row.tokens_per_s * gap, gap, row.after_break)

@@ -131,7 +131,7 @@ def judged(
     if not seconds:
         refuse_without_time(log)
     cure = f"give --tokens-per-step N, {batch[0]:,.0f} x the sequence's length" if batch else "give --tokens-per-step N"
-    raise RigbenchError("the log does not tell how many tokens a step has", cure)
+    raise RigbenchError("the log does not say how many tokens a step has", cure)
 
 
 def _middle(values: Iterable[float | None]) -> float | None:

@@ -350,7 +350,7 @@ def _cuda_device(properties: Any) -> Device:
     return Device(
         kind="cuda",
         name=properties.name,
-        uuid=f"GPU-{uuid}" if uuid else Absent("this torch does not tell a device's UUID"),
+        uuid=f"GPU-{uuid}" if uuid else Absent("this torch does not report a device's UUID"),
         threads=1,
         memory_total_bytes=int(properties.total_memory),
     )

@@ -285,7 +285,7 @@ def _disk(sysfs: Sysfs, name: str) -> Disk:
     sectors = sysfs.read_int(f"{BLOCK}/{name}/size")
     rotational = sysfs.read_text(f"{BLOCK}/{name}/queue/rotational")
     if transport == "virtio":
-        rotational = Absent("a virtual disk does not tell")
+        rotational = Absent("a virtual disk does not report it")
     controller = re.match(r"nvme\d+", name)  # a multipath NVMe disk hangs elsewhere: its controller tells
     paths = [path, sysfs.real_path(f"sys/class/nvme/{controller[0]}")] if controller else [path]
     places = [PCI_BUS_ID.findall(candidate) for candidate in paths if isinstance(candidate, str)]
@@ -320,7 +320,7 @@ def driver_flavour(sysfs: Sysfs) -> str | Absent:
 def parse_flavour(version: str) -> str | Absent:
     if "Open Kernel Module" in version:
         return "open"
-    return "closed" if "Kernel Module" in version else Absent("not told by this driver")
+    return "closed" if "Kernel Module" in version else Absent("not reported by this driver")
 
 
 def driver_overrides(sysfs: Sysfs) -> str | Absent:

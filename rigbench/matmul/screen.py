@@ -277,7 +277,8 @@ def _row(layer: str, passes: dict[str, MatmulShape]) -> list[str]:
 def _line(passes: dict[str, MatmulShape]) -> str:
     rates = ", ".join(f"{name} {_speed(shape)}" for name, shape in passes.items())
     taken = _per_step(passes)
-    return f"×{next(iter(passes.values())).times_per_step}, {rates}{f'; {taken} a step' if taken else ''}"
+    shape = f"{passes['forward'].words} " if "forward" in passes else ""
+    return f"{shape}×{next(iter(passes.values())).times_per_step}, {rates}{f'; {taken} a step' if taken else ''}"
 
 
 def _per_step(passes: dict[str, MatmulShape]) -> str:

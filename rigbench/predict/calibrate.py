@@ -91,7 +91,7 @@ class Correction(NamedTuple):
             low=total * math.exp(-half),
             high=total * math.exp(half),
             level=stats.LEVEL,
-            method=f"corrected by {len(self.slices)} slices, Student t, widened {self.widening:.2f} times by"
+            method=f"corrected by {len(self.slices)} slices, Student t, its range times {self.widening:.2f} by"
             " leave-one-out errors",
             n=len(self.slices),
         )

@@ -106,7 +106,7 @@ def of_host(memory: Memory) -> Target:
         ValueError: the host does not tell its memory.
     """
     if isinstance(memory.usable_bytes, Absent) or isinstance(memory.total_bytes, Absent):
-        raise ValueError("the host does not tell its memory")
+        raise ValueError("the host does not report its memory")
     low, middle, high = HOST_PROCESS_BYTES
     basis = "a process that has loaded torch, as measured slices find it"
     return Target(

@@ -369,7 +369,7 @@ def _curve(heat: HeatFit, steady: float, at_seconds: float) -> float:
 
 
 def _within(what: Literal["temperature", "throughput"], left: float, most: float, change: str) -> Settled:
-    because = f"it may change by at most {change}" if left <= most else f"it may still change by {change}"
+    because = f"it may change by at most {change}" if left <= most else f"it may still change by up to {change}"
     return Settled(settled=left <= most, what=what, because=because, left=left)
 
 

@@ -86,7 +86,7 @@ def _topics(gpu: Gpu, path: PciPath | None) -> dict[str, list[Fact]]:
 
 def block(gpu: Gpu, path: PciPath | None, topics: dict[str, list[Fact]]) -> Iterable[tuple[str, str]]:
     """A GPU's lines, without what the driver would not say."""
-    yield gpu.label, known(topics["card"]) or "a card that tells nothing"
+    yield gpu.label, known(topics["card"]) or "a card that reports nothing"
     for number, text in enumerate(way(gpu, path) if path else ()):
         yield ("link" if number == 0 else ""), text
     for label in ("now", "power", "slot"):

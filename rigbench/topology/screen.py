@@ -54,7 +54,7 @@ def verdict(topology: Topology) -> Headline:
     """ "2 × RTX 4080 SUPER, each gen 4 x8 (x16 possible), no P2P, ReBAR on"; no fine rig where that is not reported."""
     if not topology.gpus:
         facts = known([("CPU", topology.cpu.model), ("memory", mapped(topology.memory.total_bytes, size))])
-        return "note", f"no GPU: {facts or 'a host that tells nothing'}"
+        return "note", f"no GPU: {facts or 'a host that reports nothing'}"
     names = [gpu.name if isinstance(gpu.name, str) else "a GPU without a name" for gpu in topology.gpus]
     cards = " and ".join(
         f"{names.count(name)} × {name}".removeprefix("1 × ").replace("NVIDIA ", "").replace("GeForce ", "")

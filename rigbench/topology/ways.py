@@ -31,7 +31,7 @@ def unified_memory(topology: Topology) -> Iterator[Finding]:
         if is_integrated(gpu):
             total = topology.memory.total_bytes
             size = "the host's memory" if isinstance(total, Absent) else f"the host's {units.format_bytes(total)}"
-            evidence = ["the driver tells no memory of its own (not supported, by design)", f"it computes in {size}"]
+            evidence = ["the driver reports no memory of its own (not supported, by design)", f"it computes in {size}"]
             yield finding("unified-memory", "information", evidence, [gpu.label], "no time: nothing is copied to it")
 
 

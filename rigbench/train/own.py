@@ -126,7 +126,7 @@ def load(name: str, folder: str, vocabulary: int = 0, sequence: int = 0) -> Own:
     if needed:
         raise RigbenchError(f"--model {name} needs arguments ({needed})", "a factory takes none: give them defaults")
     own = Own(name, folder, nn.Module(), None, 0, 0)
-    with own.blamed("it", "mend the factory"):
+    with own.blamed("it", "fix the factory"):
         made = factory()
         if isinstance(getattr(made, "model", None), nn.Module) and hasattr(made, "get_train_dataloader"):
             made = (made.model, made.get_train_dataloader())
@@ -281,7 +281,7 @@ def _unmet(function: Any, given: int) -> str:
 
 
 def tried(own: Own, device: str, samples: int) -> OwnModel:
-    """One micro-step of the untrained model in the precision of its weights, and what it tells.
+    """One micro-step of the untrained model in the precision of its weights, and what it explains.
 
     Attention is taken apart into products, as torch's counter sees those and misses fused kernels.
 
@@ -474,7 +474,7 @@ def drawn(own: Own, samples: int) -> Any:
         RigbenchError: their function raises, or gives no tensors, or some that are elsewhere.
     """
     assert own.batch is not None
-    with own.blamed(f"batch({samples})", "mend the function"):
+    with own.blamed(f"batch({samples})", "fix the function"):
         batch = own.batch(samples)
     where = f"--model {own.name}: batch({samples}) returned"
     tensors = list(tensors_in(batch))

@@ -255,7 +255,7 @@ class Watching:
     def model_flops_share(self) -> Figure | Absent:
         parameters = self.seen.reading.parameters if self.seen else None
         if not parameters or not isinstance(self.rate, Estimate) or self.seen is None or self.seen.unit != "tokens":
-            return Absent("its output does not tell how many parameters the model has, or how many tokens a step")
+            return Absent("its output does not say how many parameters the model has, or how many tokens a step")
         peaks = [self._peak(device) for device in self.gpus]
         if not peaks or None in peaks:
             return Absent("no peak is known of the GPUs that it uses")

@@ -127,7 +127,7 @@ def headroom(slices: Sequence[AnySlice], declared: WattOptions, read: Sequence[P
         return Absent("no watt reading")
     terms = [f"highest tick of the sensors{'' if rest else ', without the host'}"] if peaks else []
     terms += [f"{whose} {rest:.4g} W"] if rest else []
-    basis = " + ".join(terms) if peaks else f"{terms[0]}: no sensor tells a peak"
+    basis = " + ".join(terms) if peaks else f"{terms[0]}: no sensor reports a peak"
     peak = max(peaks, default=0.0) + rest
     return PsuHeadroom(rating, Figure(peak, "measured" if peaks else "declared", basis), peak / rating.value)
 

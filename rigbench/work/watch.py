@@ -255,7 +255,7 @@ class Totals:
             self.stolen += max(0.0, counts.machine[1] - before.machine[1])
 
     def facts(self) -> dict[str, float | Absent]:
-        threads = None if self.running else Absent("the kernel does not tell")
+        threads = None if self.running else Absent("the kernel does not report it")
         machine = self.unread
         if self.last is None:
             threads = NOT_WATCHED

@@ -40,5 +40,5 @@ def test_a_log_stands_for_its_speed(tmp_path, monkeypatch, card, text, rate):
 def test_a_log_that_tells_no_speed_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.log").write_text("step 1 loss 3\nstep 2 loss 2\n")
-    with pytest.raises(RigbenchError, match="does not tell how long its steps took"):
+    with pytest.raises(RigbenchError, match="does not say how long its steps took"):
         row("rtx-4090, gpt2-124m, train.log")

@@ -334,14 +334,14 @@ def _sure(run: Run) -> Section:
         rows.append(
             cells(f"{one.name}", brief.told(its, "seconds"), kind, one.hours.basis, "", f".budget.overheads[{place}]")
         )
-    headings = ("number", ">value, 90 %", "known from", "rests on", "why the range is wide", "where it is (jq)")
+    headings = ("number", ">value, 90 %", "known from", "based on", "why the range is wide", "where it is (jq)")
     sentences = [f"{brief.sure(budget)}.", *(f"Assumed: {it}." for it in budget.decides)]
     return Section(
         "sure",
         "How sure",
         sentences,
         [_tornado(budget, unit, size)],
-        [Table("Every number and what it rests on", headings, rows, ".budget")],
+        [Table("Every number and what it is based on", headings, rows, ".budget")],
     )
 
 
