@@ -376,18 +376,17 @@ information  The driver refuses P2P between GPUs  p2p-refused
             IOMMU: translating (DMA-FQ)
   cost      n/a (it takes a measurement of this rig; `rigbench explain
             p2p-refused` has published ones)
-  takes     0 to 38 min (step model, as it is against cured; from none of it to
+  takes     0 to 33 min (step model, as it is against cured; from none of it to
             twice)
   to do     consumer cards: nothing, NCCL goes through shared memory by itself;
-            others: turn on resizable BAR, look for registry settings of the
-            driver, try slots below the same CPU
+            others: turn on resizable BAR, try slots below the same CPU
 
 information  The slot offers a slower link than the card could use  pcie-slot
   where     GPU0, GPU1
   evidence  GPU0: 0000:00:01.0 is x8, the card below it x16
             GPU1: 0000:00:01.1 is x8, the card below it x16
   cost      15.8 GB/s each way in theory, instead of 31.5 GB/s
-  takes     0 to 33 min (step model, as it is against cured; from none of it to
+  takes     0 to 29 min (step model, as it is against cured; from none of it to
             twice)
   to do     use a slot with all lanes if the board has one free; else nothing,
             it is the board's or the CPU's limit
