@@ -43,6 +43,7 @@ COMMANDS = (
     Command("dataloader", "dataloader", MEASURE, "Tell whether the data loader keeps up with training."),
     Command("thermals", "thermals", MEASURE, "Load all GPUs until their temperature is steady; say what heat costs."),
     Command("train-probe", "train", MEASURE, "Train slices of a model and compare the ways to train it."),
+    Command("scaling run", "scaling", MEASURE, "Train a series of models for real, and keep every loss."),
     Command("scaling fit", "scaling", RESULTS, "Fit how the loss falls with size, data and compute: yours or a run's."),
     Command("report", "report", RESULTS, "Show a stored run again."),
     Command("compare", "compare", RESULTS, "Compare runs: faster, slower, the same or ambiguous, and what changed."),

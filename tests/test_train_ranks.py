@@ -291,7 +291,7 @@ def test_all_ranks_choose_the_precision_that_every_card_has(monkeypatch, without
     monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(parallel, "gathered", lambda own: [own, *without[1:]])
-    here = train._Slicing.__new__(train._Slicing)
+    here = train.Slicing.__new__(train.Slicing)
     here.kind, here.device, here.world, here.events = "cuda", "cuda:0", ranks.World(0, 2, 0, "", 1), []
     assert here._precision(Recipe(strategy="ddp")) == (precision, by)
     assert here._precision(Recipe(strategy="ddp", precision="bf16")) == ("bf16", "--precision")

@@ -53,7 +53,9 @@ class Batches:
         seed: int = 1,
         pinned: bool = True,
         ahead: bool | None = None,
+        skip: int = 0,
     ) -> None:
+        """`skip`: begin after so many batches, as one does that goes on."""
         import numpy as np
 
         self.parts: Sequence[Tokens] = [tokens] if isinstance(tokens, np.ndarray) else tokens
@@ -64,6 +66,8 @@ class Batches:
         self._random = np.random.default_rng(seed)
         self._gather = Gatherer(self.parts, name, micro_batch, sequence + 1)
         self._starts = self._draw()
+        for _ in range(skip):
+            self._next_starts()
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: deque[Future[_Slot]] = deque()
         if self._on_gpu if ahead is None else ahead:

@@ -1,7 +1,8 @@
-"""The commands of a series of models: what it would take, and the law of its losses."""
+"""The commands of a series of models: training it for real, and the law of its losses."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,11 +10,50 @@ import typer
 
 from rigbench.command import Common, command, completed, run_ids
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.scaling.record import FitOptions
+from rigbench.model.recipe import RecipeOptions
+from rigbench.scaling.record import FitOptions, RunOptions
 
 if TYPE_CHECKING:
     from rigbench.job import Job
+    from rigbench.machine.cuda_map import Cards
+    from rigbench.scaling import training
     from rigbench.scaling.record import Point
+
+
+@command("device")
+def scaling_run(common: Common, options: RunOptions, choices: RecipeOptions) -> int:
+    """Train a series of models for real, from small to large, and keep the loss of every step.
+
+    Each number of tokens is a decay that is really trained, from one trunk at a stable rate. Checkpoints and one record
+    a model stay in the home folder; what was stopped or killed goes on with --resume. On several machines: torchrun …
+    -m rigbench scaling run --strategy ddp, with a home that all of them share.
+
+        rigbench pack TEXT... -o text.bin                        ids of any text: its bytes
+        rigbench scaling run --series tiny --data text.bin       minutes on a CPU
+        rigbench scaling run --data web.bin --tokens 200M,800M   the series diy
+        rigbench scaling run --resume RUN                        go on after a kill
+    """
+    from rigbench.core.progress import SILENT
+    from rigbench.core.record import Absent
+    from rigbench.scaling import training
+    from rigbench.work.ranks import world_from
+
+    world = world_from(os.environ)
+    if isinstance(options.resume, str) and (choices.said or options.tokens != RunOptions().tokens):
+        raise RigbenchError("--resume takes no other choices: they are the run's", "leave all but --data out")
+
+    def asked(job: Job) -> tuple[training.Asked, Cards]:
+        its = job.cards(common.device)
+        its = its if world else its.alike
+        if not isinstance(options.resume, Absent):
+            return training.resumed(job, options.resume, options.data), its
+        return training.plan(options, choices, common.device or "auto", its, world), its
+
+    if world and world.rank:
+        job = common.job()
+        job.progress = SILENT
+        return training.follow(job, *asked(job), world)
+    return common.answer(lambda job: training.train_all(job, *asked(job), world))
 
 
 @command()

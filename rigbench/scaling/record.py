@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from rigbench.core import units
+from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
-from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader
+from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, number, one_of, seconds, whole
 from rigbench.core.record import Absent, Device, Record
 from rigbench.core.stats import rate_estimate, steady_start
-from rigbench.model.recipe import Recipe
-from rigbench.model.record import Model
-from rigbench.train.record import Data
+from rigbench.model.recipe import OPTIMIZERS, Optimizer, Recipe
+from rigbench.model.record import AskedDtype, Model
+from rigbench.train import record as train
+from rigbench.train.record import LARGEST_MICRO_BATCH, Data
 
 METHOD = 1
 NOT_REACHED = Absent("not reached")
@@ -30,6 +32,64 @@ class Point(Record, frozen=True, kw_only=True):
     seed: int
     optimizer: str
     note: str = ""
+
+
+def _read_tokens(text: str, option: str) -> tuple[int, ...]:
+    counts = sorted({int(units.parse_count(word.strip(), option)) for word in text.split(",")})
+    if counts[0] < 1:
+        raise RigbenchError(f"{option} {text[:40]!r} is less than one token", "give a number such as 1M")
+    return tuple(counts)
+
+
+class RunOptions(Record, frozen=True, kw_only=True):
+    """Of scaling run, beside the recipe's."""
+
+    series: Annotated[
+        str,
+        Option(
+            Reader(lambda text, option: text, words=lambda: ("diy", "llama", "tiny")),
+            "The models: diy, llama, tiny (bytes, minutes on a CPU), or FILE.toml of your own.",
+            "NAME|FILE",
+        ),
+    ] = "diy"
+    data: Annotated[str, Option(TEXT, "Token ids: .bin, .npy, a folder (`rigbench pack` makes them).", "FILE")] = ""
+    data_dtype: Annotated[
+        AskedDtype, Option(None, "The type of an id in --data. auto: by its header or packing, else uint16.")
+    ] = "auto"
+    tokens: Annotated[
+        tuple[int, ...] | Absent,
+        Option(
+            Reader(_read_tokens),
+            "What each model is trained on: one number or several, each a decay from one trunk. Default: 20 a "
+            "parameter of the middle model, its half and its quarter.",
+            "D,…",
+        ),
+    ] = NOT_GIVEN
+    against: Annotated[
+        Optimizer | Absent,
+        Option(one_of(*OPTIMIZERS), "Train the series once more by this optimizer, from the same seeds.", "NAME"),
+    ] = NOT_GIVEN
+    seeds: Annotated[int, Option(whole(1, 100), "Train the series from so many seeds.", "N")] = 1
+    learning_rate: Annotated[
+        float | Absent,
+        Option(number(1e-7, 1.0), "Of all models, in place of the rule's.", "RATE"),
+    ] = NOT_GIVEN
+    batch: Annotated[
+        int | Absent, Option(whole(1, 1 << 20), "Sequences a step, in place of the rule's.", "N", panel="Advanced")
+    ] = NOT_GIVEN
+    micro_batch: Annotated[
+        int | Absent,
+        Option(whole(1, LARGEST_MICRO_BATCH), "Of those, as many at once. Default: up to 8,192 tokens.", "N"),
+    ] = NOT_GIVEN
+    save_every: Annotated[
+        float, Option(seconds(1.0), "How often a checkpoint is written.", "TIME", panel="Advanced")
+    ] = 600.0
+    deterministic: Annotated[
+        bool, Option(None, "Only kernels that give the same bits each time, which may be slower. A CPU's do anyway.")
+    ] = False
+    resume: Annotated[
+        str | Absent, Option(TEXT, "Go on with this run, which was stopped or killed: its id.", "RUN")
+    ] = NOT_GIVEN
 
 
 class Schedule(Record, frozen=True, kw_only=True):
@@ -270,3 +330,23 @@ class Fit(Record, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()  # how the points were read
     difference: Paired | Absent = Absent("one optimizer")
     others: tuple[Fit, ...] = ()
+
+
+class Options(Record, frozen=True, kw_only=True):
+    """For the process that trains one model."""
+
+    slice: train.Options  # its model, recipe, data, seed and learning rate, as for a slice of it
+    schedule: Schedule
+    folder: str  # where its record and its checkpoints are
+    data_sha256: str
+    held_out_tokens: int
+    evaluations: int = 5  # of the trunk
+    checkpoint_seconds: float = 600.0
+    deterministic: bool = False
+
+
+class Plan(Record, frozen=True, kw_only=True):
+    """What a run was to train, in order: kept beside the models' records, so that it can be gone on with."""
+
+    trainings: tuple[Options, ...]
+    data: str  # the path of the ids

@@ -2,30 +2,94 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.text import Text
 
 from rigbench.core import units
-from rigbench.core.screen import Headline
+from rigbench.core.record import Absent, Skipped
+from rigbench.core.screen import Headline, grid, headline, printable, skipped, table
 from rigbench.scaling import law_screen
 from rigbench.scaling.record import Fit, Trained, points
 
+if TYPE_CHECKING:
+    from rigbench.document import Run
+
+COLUMNS = ("=model", ">parameters", ">tokens", ">steps", ">loss", ">tokens/s", ">took")
+MOST_ROWS, MOST_EVENTS = 24, 6
+
+
+def brief_run(run: Run, console: Console, quiet: bool) -> None:
+    """The losses on one screen; where there is a law, those at each model's most tokens, and the law."""
+    _show(run, console, quiet, MOST_ROWS)
+    if isinstance(run.law, Fit):
+        law_screen.brief(run.law, console, quiet, run.id)
+
+
+def show_run(run: Run, console: Console) -> None:
+    """Every loss at a branch's end, and all of the law."""
+    _show(run, console, False, None)
+    if isinstance(run.law, Fit):
+        law_screen.show(run.law, console)
+
 
 def verdict(result: Trained | Fit) -> Headline:
-    return law_screen.verdict(result) if isinstance(result, Fit) else ("ok", result.model.name)
-
-
-def brief(result: Trained | Fit, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     if isinstance(result, Fit):
-        law_screen.brief(result, console, quiet, run_id)
-    else:
-        show(result, console)
+        return law_screen.verdict(result)
+    ends = points(result)
+    if not ends:
+        return "warn", f"{result.model.name}: {result.stopped or 'no loss yet'}"
+    last = ends[-1]
+    return "ok", f"{last.model}: {last.loss:.3f} nats a token after {units.format_count(last.tokens)} tokens"
 
 
-def show(result: Trained | Fit, console: Console) -> None:
-    if isinstance(result, Fit):
-        law_screen.show(result, console)
+def _show(run: Run, console: Console, quiet: bool, most: int | None) -> None:
+    trained = [it for it in run.scaling if isinstance(it, Trained)]
+    ends = [point for it in trained for point in points(it)]
+    for it in run.scaling:
+        if isinstance(it, Skipped):
+            skipped(it.probe, it.reason, console)
+    if not trained:
         return
-    for point in points(result):
-        tokens = units.format_count(point.tokens)
-        console.print(Text(f"{point.model}: {point.loss:.4f} nats a token after {tokens} tokens"))
+    whole = [it for it in trained if it.finished]
+    losses = f", {max(it.loss for it in ends):.3f} to {min(it.loss for it in ends):.3f} nats a token" if ends else ""
+    seconds = units.format_seconds(sum(it.seconds for it in trained))
+    text = f"{len(whole)} of {len(run.scaling)} models trained to their end in {seconds}{losses}"
+    headline("scaling run", ("ok" if len(whole) == len(run.scaling) else "warn", text), console)
+    kinds = len({(it.recipe.optimizer, it.seed) for it in trained})
+    short = most is not None and isinstance(run.law, Fit)
+    rows = [row for it in trained for row in _rows(it, kinds, short)]
+    console.print(table(COLUMNS, rows[:most]))
+    if most is not None and len(rows) > most:
+        console.print(Text(f"  … {len(rows) - most} more: rigbench report {run.id} --verbose", style="dim"))
+    if not quiet:
+        console.print(grid(_facts(trained, most)[3 if short else 0 :]))
+
+
+def _rows(it: Trained, kinds: int, short: bool) -> list[tuple[str, ...]]:
+    """A row a branch, the model's own facts in the first; `short`: the last alone."""
+    rate, rows = it.tokens_per_s, list[tuple[str, ...]]()
+    name = printable(it.model.name) + (f", {it.recipe.optimizer}, seed {it.seed}" if kinds > 1 else "")
+    first = (name, units.format_count(it.model.total_parameters))
+    speed = "n/a" if isinstance(rate, Absent) else units.format_count(rate.value)
+    last = (speed, units.format_seconds(it.seconds))
+    for branch in it.branches[-1:] if short else it.branches:
+        loss = "n/a" if isinstance(branch.loss, Absent) else f"{branch.loss:.4f}"
+        rows.append((*first, units.format_count(branch.tokens), f"{branch.steps:,}", loss, *last))
+        first, last = ("", ""), ("", "")
+    return rows or [(*first, "n/a", f"{len(it.training_loss):,}", "n/a", *last)]
+
+
+def _facts(trained: list[Trained], most: int | None) -> list[tuple[str, str]]:
+    one = trained[0]
+    facts = [("how", f"{one.recipe.words}; warm-up, stable, decay over the last fifth; seed {one.seed}")]
+    rates = [f"{it.model.name} {it.schedule.learning_rate:.2g}" for it in trained]
+    facts.append(
+        ("rates", f"{', '.join(dict.fromkeys(rates))}; {one.tokens_per_step:,} tokens a step of {one.model.name}")
+    )
+    held, epochs = f"{one.held_out_tokens:,} held-out tokens", max(it.epochs for it in trained)
+    facts.append(("loss", f"on {held} of {printable(one.data.name)}, nats a token; at most {epochs:.2g} epochs"))
+    told = [(it.model.name, text) for it in trained for text in (*it.events, *([it.stopped] if it.stopped else []))]
+    facts += [(printable(name), printable(text)) for name, text in told[: None if most is None else MOST_EVENTS]]
+    return facts

@@ -60,10 +60,10 @@ def run(options: Options, report: Report, world: World | None = None) -> AnySlic
         RigbenchError: bad token data or a program not as the contract says (exit 2), no such device or a model that
             does not fit (exit 3).
     """
-    return _Slicing(options, report, world).run()
+    return Slicing(options, report, world).run()
 
 
-class _Slicing:
+class Slicing:
     """Tokens, device, recipe, model and steps, in this order; all of it is there before the next begins."""
 
     def __init__(self, options: Options, report: Report, world: World | None) -> None:
@@ -226,7 +226,7 @@ class _Slicing:
         if not self.own:
             self.built = time.perf_counter()
         self.accelerator.reset_peak_memory()
-        trained, recipe = self._trained(self.recipe), self.recipe
+        trained, recipe = self.trained(self.recipe), self.recipe
         self.accelerator.synchronize()
         self.setup_seconds = time.perf_counter() - self.built
         self.items = recipe.micro_batch * recipe.accumulation * recipe.ranks * self.sequence
@@ -254,7 +254,7 @@ class _Slicing:
             self.now_in = loop.now_in
         return self._of_all_ranks(loop, ended_by) if isinstance(loop, parallel.RankLoop) else record(ended_by)
 
-    def _trained(self, recipe: Recipe) -> Trained:
+    def trained(self, recipe: Recipe) -> Trained:
         self.now_in = "building the model"
         weights = torch.bfloat16 if recipe.precision == "bf16-pure" else None
         if self.own:
@@ -371,7 +371,7 @@ class _Slicing:
             return f"one rank alone needs {needed / 2**30:.1f} GiB more, and {free / 2**30:.1f} GiB are free"
         recipe = msgspec.structs.replace(self.recipe, strategy="single", ranks=1)
         try:
-            alone = StepLoop(self.accelerator, self._trained(recipe), loop.source, self.options, 1)
+            alone = StepLoop(self.accelerator, self.trained(recipe), loop.source, self.options, 1)
             return tuple(alone.one_step() for _ in range(1 + ALONE_STEPS))[1:]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -106,6 +106,19 @@ def autocast(precision: str, kind: str) -> AbstractContextManager[object]:
     return torch.autocast(kind, dtype=AUTOCAST[precision]) if precision in AUTOCAST else contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Python's garbage collector stands still meanwhile."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()  # or what failed here could not be collected before a smaller try
+
+
 class StepLoop:
     """Trains a model step by step and keeps what every step took.
 
@@ -141,14 +154,8 @@ class StepLoop:
 
     def run(self, report: Report, record: Callable[[EndedBy], Record]) -> EndedBy:
         """Step until the rate is tight, the time is up, or we are told to stop; `record` makes what is handed over."""
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-        try:
+        with without_collection():
             return self._run(report, record)
-        finally:
-            gc.enable()
-            gc.unfreeze()  # or what failed here could not be collected before a smaller try
 
     def columns(self) -> Steps:
         data, forward, backward, optimizer = (tuple(part) for part in self._parts)
@@ -180,25 +187,33 @@ class StepLoop:
         """Whether to end, and how many steps to make before that is asked again; of several ranks, together."""
         return ended, chunk
 
+    def make(self, count: int) -> tuple[float, EndedBy | None]:
+        """So many steps, the device waited for at their end: when that was, and what the watch says."""
+        marks, losses = [self.accelerator.mark()], []
+        for place in range(count):
+            parts, loss = self._step()
+            if not place:
+                self._enqueue[len(self._seconds)] = self._passes_handed_over
+            marks += parts
+            losses.append(loss)
+        self.accelerator.synchronize()
+        clock = time.perf_counter()
+        return clock, self._keep(marks, losses, clock)
+
+    def next_chunk(self) -> int:
+        """How many steps to make at once, by what the last one took."""
+        return max(1, int(SYNCHRONISE_EVERY_SECONDS / max(self._seconds[-1], 1e-4)))
+
     def _run(self, report: Report, record: Callable[[EndedBy], Record]) -> EndedBy:
         options, watch, chunk = self.options, self.watch, 1
         watch.clock_start = time.perf_counter()
         while True:
-            marks, losses = [self.accelerator.mark()], []
-            for place in range(chunk):
-                parts, loss = self._step()
-                if not place:
-                    self._enqueue[len(self._seconds)] = self._passes_handed_over
-                marks += parts
-                losses.append(loss)
-            self.accelerator.synchronize()
-            clock = time.perf_counter()
-            verdict = self._keep(marks, losses, clock)
+            clock, verdict = self.make(chunk)
             if not options.seconds and len(self._seconds) == 2:
                 worth = max(options.shortest_seconds, WORTH_STEPS * self._seconds[-1])
                 watch.limit_seconds = min(options.longest_seconds, worth)
             if len(self._seconds) >= 3:
-                chunk = max(1, int(SYNCHRONISE_EVERY_SECONDS / max(self._seconds[-1], 1e-4)))
+                chunk = self.next_chunk()
             ended, chunk = self.agree("interrupted" if report.should_stop() else verdict, chunk)
             if ended:
                 return ended

@@ -1,0 +1,344 @@
+"""Trains the models of a series for real, one after the other; each keeps its own record as it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from rigbench.core.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
+from rigbench.core.files import reason, write_whole
+from rigbench.core.profiles import read_toml
+from rigbench.core.record import Absent, Skipped
+from rigbench.job import Interrupted, Job
+from rigbench.machine import host
+from rigbench.machine.cuda_map import Cards
+from rigbench.machine.sysfs import Sysfs
+from rigbench.model import named, shape, shards, tokens
+from rigbench.model.recipe import Recipe, RecipeOptions
+from rigbench.model.record import Model
+from rigbench.scaling import law
+from rigbench.scaling.kept import read
+from rigbench.scaling.record import Options, Plan, RunOptions, Schedule, Trained, points
+from rigbench.scaling.rules import FEWEST_STEPS, decay_of, rules
+from rigbench.train import record as train
+from rigbench.train import slices
+from rigbench.work import process, ranks
+from rigbench.work.process import Outcome
+from rigbench.work.ranks import World, interface
+
+PROBE, FOLDER, PLAN = "rigbench.scaling.probe", "scaling", "plan.json"
+FOREVER_SECONDS = 1e9
+TOKENS_A_PARAMETER = 20  # Hoffmann 2022 (arXiv 2203.15556), table 3: about compute-optimal
+SHARES = (0.25, 0.5, 1.0)  # of the largest number of tokens, where none is given
+MOST_AT_ONCE = 8192  # tokens of a micro-batch, unless --micro-batch says otherwise
+HELD_OUT_SHARE, LEAST_HELD_OUT, MOST_HELD_OUT = 1 / 16, 1 << 14, 1 << 20  # tokens; the share is of those trained on
+LARGEST_HELD_OUT_SHARE = 0.1  # of the file
+
+
+class Asked(NamedTuple):
+    """What is to be trained, and whether the folder holds the beginning of it."""
+
+    plan: Plan
+    run: str = ""  # the run that is gone on with
+    notes: tuple[str, ...] = ()
+
+
+def models_of(name: str) -> tuple[Model, ...]:
+    """Of a series by its name, or of a file of one, from small to large.
+
+    Raises:
+        RigbenchError: there is none, or one of them is not trained by rigbench.
+    """
+    if name.lower().endswith(".toml"):
+        cure = "write it as `rigbench profiles` shows a series"
+        series = read_toml(Path(name), shape.SeriesFile, f"--series {name}", "give a readable file", cure).series()
+    else:
+        series = shape.series(name)
+    models = tuple(sorted((it.model for it in series.models), key=lambda it: it.total_parameters))
+    named.refuse_to_train(models)
+    return models
+
+
+def plan(options: RunOptions, choices: RecipeOptions, device: str, its: Cards, world: World | None) -> Asked:
+    """A training for each optimizer, seed and model, by the rules.
+
+    Raises:
+        RigbenchError: no or bad data, too few tokens, or a recipe that cannot be had here.
+    """
+    choices.refuse_unmeasured()
+    models = models_of(options.series)
+    data, digest, found = _data(options, models)
+    base, size = _recipe(choices, its, world)
+    counts = options.tokens
+    if isinstance(counts, Absent):
+        most = TOKENS_A_PARAMETER * models[len(models) // 2].total_parameters
+        counts = tuple(round(most * share) for share in SHARES)
+    held_out = int(min(max(LEAST_HELD_OUT, HELD_OUT_SHARE * counts[-1]), MOST_HELD_OUT, LARGEST_HELD_OUT_SHARE * found))
+    optimizers = [base.optimizer, *([] if isinstance(options.against, Absent) else [options.against])]
+    trainings = []
+    for optimizer in dict.fromkeys(optimizers):
+        for seed in range(options.seeds):
+            for model in models:
+                choices.refuse_beyond(model.shape.layers)
+                recipe = msgspec.structs.replace(base, optimizer=optimizer)
+                recipe, schedule = _scheduled(model, recipe, counts, options, size)
+                trainings.append(
+                    Options(
+                        slice=train.Options(
+                            model=model,
+                            recipe=recipe,
+                            micro_batch_by="--micro-batch" if isinstance(options.micro_batch, int) else "the rule",
+                            device=device,
+                            data=data,
+                            data_dtype=options.data_dtype,
+                            learning_rate=schedule.learning_rate,
+                            seed=seed,
+                        ),
+                        schedule=schedule,
+                        folder="",
+                        data_sha256=digest,
+                        held_out_tokens=held_out,
+                        checkpoint_seconds=options.save_every,
+                        deterministic=options.deterministic,
+                    )
+                )
+    epochs = counts[-1] / (found - held_out)
+    notes = [f"{counts[-1]:,} tokens are {epochs:.1f} epochs of {Path(data).name}: loss falls less on what was seen"]
+    return Asked(Plan(trainings=tuple(trainings), data=data), notes=tuple(notes if epochs > 1 else ()))
+
+
+def _data(options: RunOptions, models: tuple[Model, ...]) -> tuple[str, str, int]:
+    """Its path, the SHA-256 of all its ids, and how many they are."""
+    if not options.data:
+        cure = "`rigbench pack TEXT -o FILE.bin` makes one of any text, of bytes for the series tiny"
+        raise RigbenchError("--data FILE is missing: what shall they be trained on", cure)
+    given = Path(options.data).absolute()
+    shape_ = models[0].shape
+    found = tokens.open_all(given, options.data_dtype, shape_.vocabulary, shape_.sequence)[1].tokens
+    return str(given), digest_of(given), found
+
+
+def digest_of(given: Path) -> str:
+    whole = hashlib.sha256()
+    try:
+        for path in shards.find(given):
+            with path.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise RigbenchError(f"cannot read {given} ({reason(error)})", "give --data a readable file") from None
+    return whole.hexdigest()
+
+
+def _recipe(choices: RecipeOptions, its: Cards, world: World | None) -> tuple[Recipe, int]:
+    """As it was said, by ddp where there are several cards; in fp32 on a CPU, where a measured choice could differ
+    from one model to the next. And how many ranks train."""
+    on_gpu = bool(its.gpus)
+    base = choices.over(Recipe())
+    if "strategy" not in choices.said and (world or len(its.gpus) > 1):
+        base = msgspec.structs.replace(base, strategy="ddp")
+    if base.strategy in slices.ONE_PROCESS and world:
+        what = f"--strategy {base.strategy} is one process's, and torchrun has started several"
+        raise RigbenchError(what, "use --strategy ddp or fsdp2", exit_code=NOTHING)
+    if base.precision == "auto" and not on_gpu:
+        base = msgspec.structs.replace(base, precision="fp32")
+    size = 1 if base.strategy in slices.ONE_PROCESS else world.size if world else slices.rank_count(its)
+    return msgspec.structs.replace(base, ranks=size), size
+
+
+def _scheduled(
+    model: Model, recipe: Recipe, counts: tuple[int, ...], options: RunOptions, size: int
+) -> tuple[Recipe, Schedule]:
+    """Batch, learning rate and the steps at which the branches end."""
+    its = rules(model, counts[-1], size)
+    sequences = its.batch_tokens // model.shape.sequence
+    if isinstance(options.batch, int):
+        sequences = options.batch
+        if sequences % size:
+            raise RigbenchError(f"--batch {sequences} is not the same for each of {size} ranks", f"give {size} or more")
+    own = sequences // size
+    most = max(1, MOST_AT_ONCE // model.shape.sequence)
+    at_once = min(own, options.micro_batch if isinstance(options.micro_batch, int) else most)
+    micro = next(count for count in range(at_once, 0, -1) if own % count == 0)
+    recipe = msgspec.structs.replace(recipe, micro_batch=micro, accumulation=own // micro)
+    per_step = sequences * model.shape.sequence
+    steps = tuple(dict.fromkeys(int(count // per_step) for count in counts))
+    if steps[0] < FEWEST_STEPS:
+        what = f"--tokens {counts[0]:,} are {steps[0]} steps of {per_step:,} for {model.name}"
+        raise RigbenchError(what, f"give {FEWEST_STEPS * per_step:,} or more, or a smaller --batch")
+    rate = its.learning_rate if isinstance(options.learning_rate, Absent) else options.learning_rate
+    warm_up = min(its.warm_up_steps, steps[0] - decay_of(steps[0]))
+    return recipe, Schedule(learning_rate=rate, warm_up_steps=warm_up, steps=steps)
+
+
+def resumed(job: Job, run_id: str, data: str) -> Asked:
+    """The plan of a run that was stopped or killed, whose place in the store this job takes.
+
+    Raises:
+        RigbenchError: there is no such run, or its data is not what it was.
+    """
+    run = job.store.load(job.store.find(run_id).stem)
+    path = job.store.home / FOLDER / run.id / PLAN
+    try:
+        plan = msgspec.json.decode(path.read_bytes(), type=Plan)
+    except (OSError, msgspec.MsgspecError, ValueError):
+        what = f"run {run.id} has no {path}: it trained no series, or was moved without that folder"
+        raise RigbenchError(what, "give the id of a `scaling run`") from None
+    job.run = msgspec.structs.replace(run, status="running", scaling=(), warnings=())
+    where = str(Path(data).absolute()) if data else plan.data
+    digest = digest_of(Path(where))
+    if any(it.data_sha256 != digest for it in plan.trainings):
+        what = f"{Path(where).name} holds other tokens than when run {run.id} began"
+        raise RigbenchError(what, "give the file that it began with (--data), or begin a new run")
+    trainings = tuple(
+        msgspec.structs.replace(it, slice=msgspec.structs.replace(it.slice, data=where)) for it in plan.trainings
+    )
+    return Asked(msgspec.structs.replace(plan, trainings=trainings, data=where), run=run.id)
+
+
+def train_all(job: Job, asked: Asked, its: Cards, world: World | None) -> None:
+    """One after the other, each kept when it has ended; what stops one does not stop the others.
+
+    Raises:
+        Interrupted: the user said stop; all of them can be gone on with.
+        RigbenchError: bad data, or a checkpoint that is not what was written.
+    """
+    trainings = _placed(job, asked)
+    if not asked.run:
+        _write_plan(job.store.home / FOLDER / job.run.id, asked.plan)
+        for note in asked.notes:
+            job.warn(note)
+    begun = time.monotonic()
+    cost = [_flop(it) for it in trainings]
+    for place, options in enumerate(trainings):
+        name = f"{options.slice.model.name}, {options.slice.recipe.optimizer}"
+        job.progress.stage(f"{place + 1} of {len(trainings)}: {name}", 60)
+        done = read(Path(options.folder))
+        if done is not None and done.finished:
+            job.keep(scaling=(*job.run.scaling, done))
+            begun, cost[place] = time.monotonic(), 0.0
+            continue
+        heard = _with_end(job, begun, sum(cost[:place]), cost[place], sum(cost))
+        try:
+            outcome = _started(job, options, its, world, heard)
+        except RigbenchError as error:
+            if error.exit_code != NOTHING:
+                raise
+            job.keep(scaling=(*job.run.scaling, Skipped(name, str(error))))
+            continue
+        result: Trained | Skipped = outcome.result or Skipped(name, outcome.reason or "stopped before its first step")
+        if outcome.ended in ("died", "hung"):
+            job.faults.append(f"{name}: {outcome.reason}; `rigbench scaling run --resume {job.run.id}` goes on")
+            if isinstance(result, Trained):
+                result = msgspec.structs.replace(result, stopped=outcome.reason)
+        job.keep(scaling=(*job.run.scaling, result))
+        if outcome.ended == "interrupted" or (isinstance(result, Trained) and result.stopped == "interrupted"):
+            job.warn(f"`rigbench scaling run --resume {job.run.id}` goes on where it was stopped")
+            raise Interrupted
+    _law(job)
+
+
+def _law(job: Job) -> None:
+    """Of what came to its end; none where that is too little."""
+    ends = [point for it in job.run.scaling if isinstance(it, Trained) for point in points(it)]
+    with contextlib.suppress(RigbenchError):
+        if len({it.params for it in ends}) > 1:
+            job.keep(law=law.fit("this run", ends, Absent("not asked for")))
+
+
+def _with_end(job: Job, begun: float, before: float, own: float, whole: float) -> process.OnProgress:
+    """Passes on what a training says, and when all will have ended; in FLOP before it, of its own, and of all."""
+    first: list[float] = []
+
+    def heard(share: float, text: str) -> None:
+        over = (before + share * own) / whole
+        first[:] = first or [0.0 if before else over]  # one that goes on did not begin with nothing
+        ends = ""
+        if (made := over - first[0]) > 0.01:
+            seconds = (time.monotonic() - begun) / made * (1 - over)
+            ends = f", all end about {time.strftime('%H:%M', time.localtime(time.time() + seconds))}"
+        job.progress.update(share, text + ends)
+
+    return heard
+
+
+def _placed(job: Job, asked: Asked) -> list[Options]:
+    """Each with its folder."""
+    home, placed = job.store.home / FOLDER / job.run.id, []
+    for options in asked.plan.trainings:
+        name = f"{options.slice.model.name}-{options.slice.recipe.optimizer}-{options.slice.seed}".replace(os.sep, "_")
+        placed.append(msgspec.structs.replace(options, folder=str(home / name)))
+    return placed
+
+
+def _flop(options: Options) -> float:
+    """Of all steps of trunk and branches: 6·N a token."""
+    its, ends = options.slice, options.schedule.steps
+    assert isinstance(its.model, Model)
+    steps = ends[-1] - decay_of(ends[-1]) + sum(map(decay_of, ends))
+    return float(its.model.flop_per_token_6n) * steps * its.recipe.tokens_per_step(its.model)
+
+
+def _write_plan(home: Path, plan: Plan) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        write_whole(home / PLAN, msgspec.json.encode(plan))
+    except OSError as error:
+        raise RigbenchError(f"cannot keep checkpoints in {home} ({reason(error)})", "choose --home DIR") from None
+
+
+def _started(
+    job: Job, options: Options, its: Cards, world: World | None, heard: process.OnProgress
+) -> Outcome[Trained]:
+    """In one process, in ranks of this machine, or as one of torchrun's."""
+    own, environment = slices.prepared(job, options.slice)
+    strategy = own.recipe.strategy
+    if its.environment and not world:
+        own, environment = msgspec.structs.replace(own, device="cuda:0"), {**environment, **its.environment}
+    if options.deterministic:
+        environment = {**environment, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    options = msgspec.structs.replace(options, slice=own)
+    if strategy in slices.ONE_PROCESS:
+        return process.call(
+            PROBE, options, Trained, limit_seconds=FOREVER_SECONDS, on_progress=heard, environment=environment
+        )
+    if world:
+        environment = {**environment, **interface(world)}
+        return ranks.call_as(
+            PROBE, options, Trained, world, limit_seconds=FOREVER_SECONDS, on_progress=heard, environment=environment
+        )
+    count = own.recipe.ranks
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = host.cpu(Sysfs()).usable_cpus
+        usable = int((os.cpu_count() or 1) if isinstance(cores, Absent) else cores)
+        environment = {**environment, "OMP_NUM_THREADS": str(max(1, usable // count))}
+    exports: Mapping[str, str] = slices.advised(job) if its.gpus else {}
+    return ranks.call(
+        PROBE,
+        options,
+        Trained,
+        world_size=count,
+        limit_seconds=FOREVER_SECONDS,
+        on_progress=heard,
+        environment={**environment, **exports},
+    )
+
+
+def follow(job: Job, asked: Asked, its: Cards, world: World) -> int:
+    """A rank beside the one that reports: the same work, nothing said and nothing stored. Returns the exit code."""
+    for options in _placed(job, asked):
+        done = read(Path(options.folder))
+        if done is not None and done.finished:
+            continue
+        outcome = _started(job, options, its, world, lambda share, text: None)
+        if outcome.ended == "interrupted":
+            return INTERRUPTED
+        if outcome.ended in ("died", "hung"):
+            return FAULT
+    return FINE

@@ -1,0 +1,59 @@
+"""Are the steady steps of a real training as fast as the slice's, evaluations and checkpoints counted apart?
+
+pytest tests/bench/test_bench_scaling.py -m bench -s
+"""
+
+import io
+
+import msgspec
+import numpy as np
+import pytest
+
+from rigbench.core import stats
+from rigbench.model import shape
+from rigbench.model.recipe import Recipe
+from rigbench.scaling import probe as scaling
+from rigbench.scaling.record import Options, Schedule
+from rigbench.train import probe as train
+from rigbench.work.process import Report
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
+PAIRS = 20
+
+
+@pytest.mark.parametrize(("series", "name", "micro_batch"), [("tiny", "280k", 16), ("diy", "5M", 1)])
+def test_a_real_training_next_to_a_slice(series, name, micro_batch, tmp_path, benchmark, capsys):
+    model = next(it.model for it in shape.series(series).models if it.name == name)
+    data = tmp_path / "ids.bin"
+    ids = np.random.default_rng(0).integers(0, model.shape.vocabulary, 1 << 20)
+    ids.astype("<u2").tofile(data)
+    own = train.Options(
+        model=model,
+        data=str(data),
+        data_dtype="uint16",
+        device="cpu",
+        seconds=3.0,
+        recipe=Recipe(precision="fp32", micro_batch=micro_batch),
+    )
+    real, slices = [], []
+
+    def pair() -> None:
+        its = train.run(own, Report(io.BytesIO()))
+        slices.append(its.tokens_per_s.value)
+        steps = max(10, len(its.steps.seconds))
+        asked = Options(
+            slice=own,
+            schedule=Schedule(learning_rate=1e-3, warm_up_steps=2, steps=(steps,)),
+            folder=str(tmp_path / str(len(real))),
+            data_sha256="",
+            held_out_tokens=1 << 14,
+            checkpoint_seconds=1.0,
+        )
+        real.append(scaling.run(asked, Report(io.BytesIO())).tokens_per_s.value)
+
+    benchmark.pedantic(pair, rounds=PAIRS)
+    ratio = stats.paired_ratio(real, slices)
+    benchmark.extra_info.update(real=real, slice=slices, ratio=msgspec.to_builtins(ratio))
+    with capsys.disabled():
+        print(f"\n{name}: training over slice {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}), {PAIRS} pairs")
+    assert len(real) == len(slices) == PAIRS
