@@ -61,6 +61,12 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     warnings: tuple[str, ...] = ()
     disturbances: tuple[Disturbance, ...] = ()  # what else the machine did beside each probe, every attempt
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for row in self.arms.rows if isinstance(self.arms, Arms) else ():
+            if isinstance(row.slice, int) and not 0 <= row.slice < len(self.slices):
+                raise ValueError(f"{row.label} is slice {row.slice} of {len(self.slices)}")
+
     def disturbed(self, room: str = "", place: int | None = None) -> tuple[Disturbance, ...]:
         """Those of what the rooms hold that were disturbed, of one room or of one place in it where they are named."""
         held = {name: len(items) for name, items in self.rooms().items()}

@@ -19,7 +19,7 @@ import msgspec
 
 from rigbench import __version__, tables
 from rigbench.backtest.record import Backtest
-from rigbench.core.errors import RigbenchError
+from rigbench.core.errors import CONTRADICTIONS, RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Progress
 from rigbench.core.record import Record
@@ -162,14 +162,15 @@ class Index:
         if len(new) > MANY:
             progress.stage(f"reading {len(new):,} stored runs", len(new) * SECONDS_A_RUN)
         for number, name in enumerate(new):
+            row, unread = ("", 0, b"", b""), ""
             try:
-                run, unread = read(runs / name), ""
-            except RigbenchError as error:
-                run, unread = None, error.what_happened
-            row: tuple[object, ...] = ("", 0, b"", b"")
-            if run:
+                run = read(runs / name)
                 entry, numbers = entry_of(run), tables.measured(run)
                 row = run.rig.fingerprint, len(entry.slices), msgspec.json.encode(entry), msgspec.json.encode(numbers)
+            except RigbenchError as error:
+                unread = error.what_happened
+            except CONTRADICTIONS as error:
+                unread = f"{runs / name} says what cannot be ({type(error).__name__})"
             self._database.execute(
                 "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (name, *files[name], *row, unread)
             )

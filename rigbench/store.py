@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rigbench.core.errors import RigbenchError
+from rigbench.core.errors import RigbenchError, given
 from rigbench.core.files import read_regular, reason, write_whole
 from rigbench.core.home import default_home as default_home
 from rigbench.core.progress import SILENT, Progress
 from rigbench.core.record import Record
+from rigbench.core.screen import escaped
 from rigbench.document import SCHEMA, Run
 
 if TYPE_CHECKING:
     from rigbench.index import Index
 
-HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # as of a name that is not UTF-8; JSON as such cannot say it
+HALF_OF_JSON = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def now() -> str:
@@ -125,7 +127,7 @@ def encode(run: Record) -> bytes:
         raw = msgspec.json.encode(run)
     except UnicodeEncodeError:
         raw = HALF_A_CHARACTER.sub("\ufffd", json.dumps(msgspec.to_builtins(run), ensure_ascii=False)).encode()
-    return msgspec.json.format(raw, indent=1) + b"\n"
+    return escaped(msgspec.json.format(raw, indent=1).decode()).encode() + b"\n"
 
 
 def read(path: Path) -> Run:
@@ -134,18 +136,21 @@ def read(path: Path) -> Run:
     Raises:
         RigbenchError: missing, unreadable, cut short, not JSON, not a run, or written by a newer rigbench.
     """
+    given.append(str(path))
     try:
         raw = read_regular(path)
     except OSError as error:
         raise RigbenchError(
             f"cannot read {path} ({reason(error)})", "give a run's id or the path of its file"
         ) from None
-    with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+    with contextlib.suppress(ValueError, RecursionError):
         run = msgspec.json.decode(raw, type=Run)
         if run.schema == SCHEMA:
             return run
     try:
         document: Any = json.loads(raw)
+        if HALF_OF_JSON.search(raw):
+            document = json.loads(HALF_A_CHARACTER.sub("\ufffd", json.dumps(document, ensure_ascii=False)))
     except (ValueError, RecursionError):
         cut = raw.lstrip()[:1] == b"{" and raw.rstrip()[-1:] != b"}"
         what = "was cut short" if cut else "is not JSON"
@@ -160,7 +165,7 @@ def read(path: Path) -> Run:
         )
     try:
         return msgspec.convert(document, Run)
-    except (ValueError, RecursionError) as error:  # msgspec's, and of half a character, as "\ud800"
+    except (ValueError, RecursionError) as error:
         raise RigbenchError(f"{path} is not a valid run ({error})", "measure again, or restore the file") from None
 
 

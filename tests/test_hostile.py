@@ -14,12 +14,14 @@ import pytest
 from rigbench.core import config
 from rigbench.core.errors import BAD_INPUT, FINE, RigbenchError
 from rigbench.core.files import read_regular
-from rigbench.core.record import Absent
+from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.core.screen import UNPRINTABLE
+from rigbench.model.tokens import open_all
 from rigbench.work.process import Child
 
 Rigbench = Callable[..., tuple[int, str, str]]
 STORED = Path(__file__).parent / "runs" / "schema-1.json"
+ARMS = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "train-probe-120M-arms.json"
 LONG = "A" * 5000
 # No TOML, as far as Python's reader finds out, or none that anything could be made of.
 NO_TOML = {
@@ -148,3 +150,70 @@ def test_a_stream_that_is_closed_or_full_hides_no_answer(redirect: str, code: in
     assert ended.stdout.isascii()
     assert len(ended.stdout.splitlines()) == (0 if ">" in redirect.replace("2>", "") else 1 if "|" in redirect else 166)
     assert not UNPRINTABLE.search(ended.stdout)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("arms", "rows", 1, "slice"), 99, "is slice 99 of"),
+        (("slices", 0, "items_per_s", "high"), 1e308, "says what cannot be; if rigbench wrote it, report it with"),
+        (("rig", "cpu_model"), "\ud800", ""),
+    ],
+)
+def test_a_stored_run_that_contradicts_itself_hides_no_other(
+    place: tuple[str | int, ...], value: object, said: str, rigbench: Rigbench, tmp_path: Path
+) -> None:
+    document = json.loads(ARMS.read_text())
+    holder = document
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = value
+    (tmp_path / "home" / "runs").mkdir(parents=True)
+    for name in ("20260101-000000-aaaa", "20260101-000000-bbbb"):
+        content = json.dumps(document) if name[-1] == "a" else STORED.read_text()
+        (tmp_path / "home" / "runs" / f"{name}.json").write_text(content)
+    code, _, err = rigbench("doctor", "20260101-000000-aaaa")
+    assert said in err
+    if said:
+        one_line(code, err)
+    code, out, err = rigbench("report", "--list")
+    assert (code, "20261121-041656-3bb0" in out, "internal" in err) == (FINE, True, False)
+
+
+def test_telemetry_has_a_reading_for_each_tick() -> None:
+    row = {"power_watts": (1.0,), "energy_joules": (1.0, 2.0)}
+    others = ("temperature_celsius", "sm_clock_hertz", "memory_clock_hertz", "utilisation_share", "throttle_bits")
+    absent = dict.fromkeys(("uuid", *others), Absent("none"))
+    with pytest.raises(ValueError, match="GPU0 has 1 of power_watts, and 2 ticks"):
+        Telemetry(1.0, (0.0, 1.0), (SensorSeries(device="GPU0", throttle_share={}, **row, **absent),))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("head_dim", {}),
+        ("num_key_value_heads", -1),
+        ("tie_word_embeddings", 2),
+        ("sliding_window", True),
+        ("num_hidden_layers", "x"),
+    ],
+)
+def test_a_config_json_with_a_value_of_another_kind_is_refused(
+    key: str, value: object, rigbench: Rigbench, tmp_path: Path
+) -> None:
+    config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config |= {"vocab_size": 99, "intermediate_size": 128, "max_position_embeddings": 64, key: value}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code, _, err = rigbench("budget", "--on", "rtx-4080", "--model", tmp_path / "config.json")
+    one_line(code, err)
+    assert key in err
+
+
+def test_numbers_of_a_csv_and_of_a_header_are_read_as_such_or_refused(rigbench: Rigbench, tmp_path: Path) -> None:
+    for cards in ("x", "-1", "1e400", "9" * 5000, "0"):
+        (tmp_path / "known.csv").write_text(f"card,cards,tokens_per_s\nrtx-4090,{cards},1000\n")
+        code, _, err = rigbench("budget", "--on", "rtx-4090", "--params", "120M", "--known", tmp_path / "known.csv")
+        one_line(code, err)
+    (tmp_path / "ids.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': (((((\n" + bytes(4000))
+    with pytest.raises(RigbenchError, match="broken header"):
+        open_all(tmp_path / "ids.npy", "auto", None, 64)

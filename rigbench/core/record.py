@@ -133,6 +133,14 @@ class Telemetry(Record, frozen=True):
     at_seconds: tuple[float, ...]
     series: tuple[SensorSeries, ...]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for its in self.series:
+            for name in its.__struct_fields__:
+                column = getattr(its, name)
+                if isinstance(column, tuple) and len(column) != len(self.at_seconds):
+                    raise ValueError(f"{its.device} has {len(column)} of {name}, and {len(self.at_seconds)} ticks")
+
 
 class Energy(Record, frozen=True):
     """Joules over the steady window, and what they cover: never presented as the bill when they are not.

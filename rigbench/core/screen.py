@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 import math
 import os
 import re
@@ -36,6 +37,11 @@ Fact = tuple[str, str | Absent]  # what it is called where it is missing, and it
 def printable(text: str) -> str:
     """Foreign text (a file's, a driver's, a process's) that can do nothing to a terminal: the only way to show it."""
     return UNPRINTABLE.sub("\ufffd", " ".join(text.splitlines())).replace("\t", " ")
+
+
+def escaped(document: str) -> str:
+    """A JSON document that says the same, with JSON's escapes for whatever a terminal might obey."""
+    return UNPRINTABLE.sub(lambda it: json.dumps(it[0])[1:-1], document)
 
 
 def told(line: str) -> str:

@@ -60,6 +60,13 @@ FAMILIES = {
     "qwen3_moe": Family(qk_norms=True, head_dim=128, experts="num_experts", fixed=NO_BIASES + EVERY_LAYER),
 }
 KNOWN = ("gpt2", "gpt_neox", *FAMILIES)
+# What may be missing, or null; of other families some of these mean something else, and are not read.
+OPTIONAL = {
+    **dict.fromkeys(("n_inner", "num_key_value_heads", "head_dim", "sliding_window"), "int"),
+    "shared_expert_intermediate_size": "int",
+    "tie_word_embeddings": "bool",
+}
+LARGEST_NUMBER = 1 << 24
 
 
 def read(path: Path, where: str) -> tuple[str, Shape]:
@@ -95,6 +102,12 @@ def _numbers(config: dict[str, Any], keys: dict[str, str], where: str) -> dict[s
         raise RigbenchError(f"{what}; {lacks}", "write its shape as a FILE.toml (`rigbench explain models`)")
     if lacking:
         raise RigbenchError(f"{where}: {', '.join(lacking)} missing or no whole number", "give the authors' own file")
+    for key, kind in OPTIONAL.items():
+        value: Any = config.get(key)
+        if value is not None and (type(value).__name__ != kind or not 0 <= value <= LARGEST_NUMBER):
+            wanted = "a whole number" if kind == "int" else "true or false"
+            what = f"{where}: {key} = {str(value)[:40]} is not {wanted}"
+            raise RigbenchError(what, "give the authors' own file")
     found = {field: config[key] for field, key in keys.items()}
     return found | {"sequence": min(found["sequence"], LONGEST_USUAL_SEQUENCE)}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import shlex
 import struct
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -164,7 +165,7 @@ def _numpy(path: Path, head: bytes, size_bytes: int) -> Shard | None:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, fortran, kind = read(file)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, SyntaxError, tokenize.TokenError) as error:  # numpy parses it as Python
         raise RigbenchError(f"{path.name} is a .npy file with a broken header ({error})", "save it again") from None
     dtype = next((name for name in ITEM_BYTES if np.dtype(f"<{kind.kind}{kind.itemsize}") == np.dtype(name)), None) \
         if kind.kind in "iu" else None  # fmt: skip

@@ -11,7 +11,7 @@ from types import TracebackType
 
 import msgspec
 
-from rigbench.core.errors import RigbenchError
+from rigbench.core.errors import RigbenchError, given
 from rigbench.core.files import reason
 from rigbench.monitor.record import FORMAT, MonitorCard, MonitorEvent, MonitorHeader
 
@@ -108,6 +108,7 @@ def read(path: Path) -> Iterator[MonitorEvent | None]:
     Its parts are read oldest first, as one: each later part's own header is left out.
     """
     begun = False
+    given.append(str(path))
     for part in _parts(path):
         try:
             with part.open("rb") as file:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from rigbench.core import profiles, units
-from rigbench.core.errors import RigbenchError
+from rigbench.core.errors import RigbenchError, given
 from rigbench.core.profiles import RigProfile
 from rigbench.core.record import Absent
 from rigbench.logs import rules, scan, source, stretches
@@ -175,6 +175,7 @@ def _file(path: Path, asked: Model, its: Told) -> list[Known]:
     """Rows under a header: card, cards, model (or the shape's columns), precision, compiled, micro_batch, tokens_per_s
     of all cards, or tokens_per_s_per_gpu.
     """
+    given.append(str(path))
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file.read(LARGEST_CSV_BYTES).splitlines()))[:MOST_ROWS]
@@ -183,10 +184,13 @@ def _file(path: Path, asked: Model, its: Told) -> list[Known]:
     found = []
     for row in rows:
         its_row = {COLUMNS.get(name, name): (value or "").strip() for name, value in row.items() if name}
-        count = int(its_row.get("cards") or 1)
         rate = its_row.get("tokens_per_s") or ""
-        if not rate and its_row.get("tokens_per_s_per_gpu"):
-            rate = str(float(its_row["tokens_per_s_per_gpu"]) * count)
+        try:
+            count = units.parse_whole(its_row.get("cards") or "1", "cards", 1, 1 << 16)
+            if not rate and (of_one := its_row.get("tokens_per_s_per_gpu")):
+                rate = str(units.parse_number(of_one, "tokens_per_s_per_gpu", 0.0, 1e12) * count)
+        except RigbenchError as error:
+            raise RigbenchError(f"--known {path}: {error}", CURE) from None
         words = [f"{count}x{its_row.get('card', '')}" if count > 1 else its_row.get("card", ""), f"{rate} tokens/s"]
         words += [it for it in (its_row.get("precision", "").split(",")[0].split(" ")[0],) if it in WORDS]
         words += ["compiled" if its_row.get("compiled", "yes") in ("yes", "true", "on", "compiled") else "eager"]

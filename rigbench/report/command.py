@@ -98,6 +98,7 @@ def _export(run: Run, options: Options, common: Common) -> int:
     import socket
 
     from rigbench.core.errors import FINE, RigbenchError
+    from rigbench.core.screen import UNPRINTABLE
     from rigbench.redacted import redacted
     from rigbench.report import exports, trackers
 
@@ -118,7 +119,7 @@ def _export(run: Run, options: Options, common: Common) -> int:
     if isinstance(options.wandb, str):
         say(f"`wandb sync {trackers.wandb(run, Path(options.wandb))}` sends the run")
     if isinstance(options.format, str):
-        sys.stdout.write(exports.FORMATS[options.format](run))
+        sys.stdout.write(UNPRINTABLE.sub("\ufffd", exports.FORMATS[options.format](run)))
     return FINE
 
 
@@ -273,6 +274,7 @@ def profiles(
     rigbench profiles --template sbatch     a file to begin with
     """
     from rigbench.core.errors import FINE, RigbenchError
+    from rigbench.core.screen import escaped
     from rigbench.report import profiles as data
     from rigbench.report import screen
 
@@ -292,7 +294,7 @@ def profiles(
             f"{near} come as near as their family says"
         )
     elif common.json:
-        sys.stdout.write(data.as_json(what))
+        sys.stdout.write(escaped(data.as_json(what)))
     elif what:
         screen.show_profile(what, common.console())
     elif common.verbose:

@@ -124,6 +124,11 @@ class HeatLoad(Record, frozen=True, kw_only=True):
     checks: tuple[MatmulCheck, ...]  # of products at the beginning, now and then, and at the end
     trials: dict[str, float]  # seconds of one product in each dtype that was tried
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not len(self.ended_at_seconds) == len(self.products) == len(self.seconds):
+            raise ValueError("HeatLoad's windows, products and seconds are not equally many")
+
     @property
     def flop(self) -> int:  # of one product
         return 2 * self.m * self.n * self.k

@@ -20,7 +20,7 @@ from rigbench.budget.record import Budget
 from rigbench.core.errors import RigbenchError
 from rigbench.core.files import reason, write_whole
 from rigbench.core.record import Skipped
-from rigbench.core.screen import printable
+from rigbench.core.screen import UNPRINTABLE, printable
 from rigbench.document import Run
 from rigbench.redacted import redacted
 from rigbench.report import exports, first_screen
@@ -77,7 +77,7 @@ def write(run: Run, path: Path, *, redact: bool = True, keep_disturbed: bool = F
     made = page(run, redact=redact, keep_disturbed=keep_disturbed)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, made.text.encode())
+        write_whole(path, UNPRINTABLE.sub("\ufffd", made.text).encode())
     except OSError as error:
         raise RigbenchError(f"cannot write the page to {path} ({reason(error)})", "name another file") from error
     return made
