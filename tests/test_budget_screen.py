@@ -69,6 +69,7 @@ why wide    5M, 15M, 30M, 60M, 120M: ±5.0 % between processes is assumed (1 run
             off)
 power       95.0 W (wall), declared: wall-watts
 price       0.1872 USD/kWh, US residential average, 2026-04 (EIA)
+CO₂         n/a (no CO₂ of a kWh is known of that place; give --carbon G)
 laws        best use of 1.2 EFLOP on one model: 57.3M to 102.8M parameters, 1.9B to 6.3B tokens
             (Kaplan 2020, Hoffmann 2022, as printed, Hoffmann 2022, source digits, Besiroglu 2024)
             120M would come to a loss of 3.06 to 3.71 nats a token by them: losses are of the laws'
@@ -133,6 +134,7 @@ power       756 W (wall), predicted: (GPUs + host) / 0.90, the parts below
             power supply 75.6 W, predicted: 0.90 efficiency, assumed: 80 PLUS Gold at half load, 115
             V
 price       0.1872 USD/kWh, US residential average, 2026-04 (EIA)
+CO₂         n/a (no CO₂ of a kWh is known of that place; give --carbon G)
 rented      4.5 USD (4.1 to 5.8): 2 × 0.50 USD an hour: a provider, 2026-09-01 (--rent)
 purchase    0.41 USD (0.37 to 0.53) of 2,400 USD (1,200 USD MSRP a card) over 3 years around the
             clock, assumed (lifetime)

@@ -64,13 +64,13 @@ composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; the u
 
       what holds it back                   costs               do
 warn  GPU1 slows itself down at 84 °C: 58  21 min (14 to 30)   more air, or a lower power limit
-      % of the time, clock −14 %           0.026 to 0.093 EUR
+      % of the time, clock −14 %           0.032 to 0.091 EUR
       throttled
 note  GPU0-GPU1 without P2P: gradients go  0 to 33 min         nothing for GeForce cards
-      through host memory: the driver's    0 to 0.10 EUR
+      through host memory: the driver's    0 to 0.098 EUR
       code 1  p2p-refused
 note  GPU0, GPU1 in a slot with a slower   0 to 29 min         nothing, unless a faster slot is
-      link than the card's: 15.8 GB/s of   0 to 0.088 EUR      free
+      link than the card's: 15.8 GB/s of   0 to 0.085 EUR      free
       31.5 GB/s  pcie-slot
 
 note  GPU0, GPU1 with persistence mode off  persistence-off

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rigbench.budget.plan import FEW_TOKENS_PER_PARAMETER, MANY_TOKENS_PER_PARAMETER
-from rigbench.budget.record import ONE_CARD, Budget, NextSlice, Overhead, PlanRow, Rent, Scaling
+from rigbench.budget.record import ONE_CARD, Budget, Deadline, NextSlice, Overhead, PlanRow, Rent, Scaling
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Figure, Price
+from rigbench.core.record import Absent, Carbon, Figure, Price
 from rigbench.core.screen import Headline, Mark, closing, grid, headline, marked, missing, printable, span, table
 from rigbench.work import power as cost
 from rigbench.work.record import Power
@@ -28,7 +28,7 @@ def brief(budget: Budget, console: Console, quiet: bool = False, run_id: str = "
     from rich.text import Text
 
     headline("budget", (_mark(budget), sentence(budget)), console)
-    claims = (budget.sanity.sentence, _judged(budget)), (budget.sanity.kwh_sentence, "note")
+    claims = (budget.sanity.sentence, _judged(budget)), (budget.sanity.kwh_sentence, "note"), by_then(budget)
     marked([(mark, claim) for claim, mark in claims if isinstance(claim, str)], console)  # type: ignore[misc]
     if budget.others or budget.refused:
         rigs, reasons = side_by_side(budget)
@@ -62,7 +62,7 @@ def sentence(budget: Budget) -> str:
     """What is asked for, where, and what it takes; what was asked for is not answered with itself."""
     answers: dict[str, tuple[Its | Absent, str]] = {
         "hours": (_seconds(budget.whole.hours), "seconds"),
-        "kWh": (budget.whole.kwh, kwh_unit(budget)),
+        "kWh": (_of_gpus(budget), "kWh (GPUs only)") if is_mixed(budget) else (budget.whole.kwh, kwh_unit(budget)),
         "electricity": (budget.whole.money, currency(budget)),
     }
     known = []
@@ -74,6 +74,54 @@ def sentence(budget: Budget) -> str:
         bought = told(goal.flops, "FLOP", has_middle(budget))
         return ", ".join([f"{_amount(budget)} on {rig_words(budget)} buy {bought}", *known])
     return f"{flop} on {rig_words(budget)}: {', '.join(known)}"
+
+
+VERDICTS: dict[str, Mark] = {"done": "ok", "unsure": "warn", "not done": "warn"}
+
+
+def by_then(budget: Budget) -> tuple[str | Absent, Mark]:
+    """Whether the plan is done by the deadline and how likely, and what is; of a deadline alone what surely is."""
+    its = budget.deadline
+    if isinstance(its, Absent):
+        return its, "note"
+    when = f"By {its.at}, in {units.format_seconds(its.hours * HOUR)}"
+    if isinstance(its.flops, Absent):
+        return f"{when}: nothing ({its.flops.reason})", "warn"
+    models = f"largest model that alone sees 20 tokens a parameter: {_largest(its)}"
+    if budget.goal.kind == "hours":
+        surely = f"{units.format_flop(its.flops.low)} or more, 95 % sure{_tokens(budget, its.flops.low)}"
+        return f"{when}: {surely}; {models}", "note"
+    takes = told(_seconds(budget.whole.hours), "seconds", has_middle(budget))
+    likely = f"{_chance(its.probability)} likely"
+    if its.verdict == "done":
+        return f"{when}: done, {likely}, as it takes {takes}", "ok"
+    said = "not done" if its.verdict == "not done" else "done or not"
+    done = f"by then {told(its.flops, 'FLOP', has_middle(budget))}{_tokens(budget, its.flops.low, its.flops.high)}"
+    return f"{when}: {said}, {likely}, as it takes {takes}; {done}; {models}", VERDICTS[its.verdict]
+
+
+def _largest(its: Deadline) -> str:
+    if isinstance(its.largest_likely, Absent):
+        return f"none ({its.largest_likely.reason})"
+    if its.largest_surely == its.largest_likely:
+        return f"{its.largest_surely}, 95 % sure"
+    surely = "none" if isinstance(its.largest_surely, Absent) else its.largest_surely
+    return f"{its.largest_likely}; 95 % sure: {surely}"
+
+
+def _tokens(budget: Budget, *flops: float) -> str:
+    """ ", 1.2B to 3B tokens of each model", where all have as many."""
+    counts = {row.tokens for row in budget.series}
+    if len(counts) > 1:
+        return ""
+    ends = [flop / budget.flops * budget.series[0].tokens for flop in flops]
+    return f", {between(ends[0], ends[-1])} tokens{' of each model' if len(budget.series) > 1 else ''}"
+
+
+def _chance(probability: float) -> str:
+    if not 0.01 <= probability <= 0.99:
+        return "over 99 %" if probability > 0.5 else "under 1 %"
+    return units.format_share(probability)
 
 
 def _amount(budget: Budget) -> str:
@@ -177,7 +225,7 @@ def short_time(seconds: float) -> str:
 def models_table(budget: Budget) -> RenderableType:
     """A model a row, then what else takes time, then all of it; times in one unit."""
     unit, size = time_unit(budget.whole.hours)
-    covered, paid = kwh_unit(budget), currency(budget)
+    covered, paid = "kWh (wall)" if is_mixed(budget) else kwh_unit(budget), currency(budget)
     columns: dict[str, Callable[[PlanRow], str]] = {"model": lambda row: row.model}
     if len({row.tokens for row in budget.series}) > 1:
         columns[">tokens"] = lambda row: units.format_count(row.tokens)
@@ -246,8 +294,7 @@ def side_by_side(budget: Budget) -> tuple[RenderableType, list[str]]:
     kWh are of the same parts of every rig: of the GPUs alone where not all of them are known at the wall.
     """
     rigs = rigs_of(budget)
-    covers = {one.power.covers for one in rigs if isinstance(one.power, Power)}
-    all_at_wall = covers <= {"wall"}
+    all_at_wall = covers_of(budget) <= {"wall"}
     rented = sorted({one.rent.currency for one in rigs if isinstance(one.rent, Rent)})
     paid = "/".join(sorted({currency(one) for one in rigs}))
     unit, size = time_unit(budget.whole.hours)
@@ -256,10 +303,13 @@ def side_by_side(budget: Budget) -> tuple[RenderableType, list[str]]:
         unit: lambda one: one.whole.hours / size,
         "kWh" if all_at_wall else "kWh (GPUs only)": lambda one: one.whole.kwh if all_at_wall else _of_gpus(one),
         paid: lambda one: one.whole.money,
+        "CO₂ kg": lambda one: one.whole.co2_kg,
         f"rent {'/'.join(rented)}".strip(): lambda one: one.rent.money if isinstance(one.rent, Rent) else one.rent,
     }
     asked = {"hours": unit, "kWh": "kWh", "electricity": paid}.get(budget.goal.kind, "FLOP")
     figures = {name: its for name, its in figures.items() if name != asked}
+    if not any(isinstance(one.whole.co2_kg, Figure) for one in rigs):
+        del figures["CO₂ kg"]
 
     def of_peak(one: Budget) -> str:
         share = one.sanity.share
@@ -269,13 +319,33 @@ def side_by_side(budget: Budget) -> tuple[RenderableType, list[str]]:
         its = figures[name](one)
         return told(its, "FLOP") if name == "FLOP" and not isinstance(its, Absent) else cell(its)
 
-    rows = [[rig_name(one), *(text(name, one) for name in figures), of_peak(one)] for one in rigs]
+    def in_time(one: Budget) -> list[str]:
+        its = one.deadline
+        if isinstance(its, Absent):
+            return []
+        return [{"done": "yes", "not done": "no"}.get(its.verdict, _chance(its.probability))]
+
+    due = [] if isinstance(budget.deadline, Absent) or budget.goal.kind == "hours" else ["in time"]
+    rows = [
+        [rig_name(one), *(text(name, one) for name in figures), of_peak(one), *(in_time(one) if due else [])]
+        for one in rigs
+    ]
     reasons = []
     for name, its in figures.items():
         lacking = [(rig_name(one), absent) for one in rigs if isinstance(absent := its(one), Absent)]
         reasons += [f"{name} {missing(lacking)}"] if lacking else []
     reasons += [f"{refused.rig}: no answer ({refused.reason})" for refused in budget.refused]
-    return table(["rig", *(f">{name}" for name in figures), ">of peak"], rows), reasons
+    return table(["rig", *(f">{name}" for name in figures), ">of peak", *due], rows), reasons
+
+
+def covers_of(budget: Budget) -> set[str]:
+    return {one.power.covers for one in rigs_of(budget) if isinstance(one.power, Power)}
+
+
+def is_mixed(budget: Budget) -> bool:
+    """Whether this rig's watts are known at the wall, and not those of all beside it."""
+    at_wall = isinstance(budget.power, Power) and budget.power.covers == "wall"
+    return at_wall and covers_of(budget) != {"wall"}
 
 
 def rigs_of(budget: Budget) -> list[Budget]:
@@ -315,6 +385,11 @@ def _facts(budget: Budget) -> Iterator[tuple[str, str]]:
         yield "scaling", scaling_words(budget.scaling)
     if exports := budget.configuration.exports:
         yield "export", f"{' '.join(exports)} before the run, as its slices had: p2p advises it on this rig"
+    if isinstance(budget.whole.co2_kg, Figure):
+        its = budget.carbon
+        where = f" ({its.place}, {its.date})" if isinstance(its, Carbon) and its.source != "--carbon" else ""
+        grams = f"{its.g_per_kwh:g} g a kWh" if isinstance(its, Carbon) else ""
+        yield "CO₂", f"{told(budget.whole.co2_kg, 'kg', has_middle(budget))} at {grams}{where}"
     if isinstance(budget.power, Absent):
         yield "kWh", f"n/a ({budget.power.reason})"
     elif isinstance(budget.whole.money, Absent):

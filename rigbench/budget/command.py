@@ -17,7 +17,7 @@ from rigbench.predict.record import ToldOptions
 from rigbench.train.record import METHOD, Slice, StoredSlice
 from rigbench.train.record import Options as SliceOptions
 from rigbench.usable import BUSY
-from rigbench.work.record import WattOptions
+from rigbench.work.record import Power, WattOptions
 
 if TYPE_CHECKING:
     from rigbench.budget.plan import Request
@@ -134,12 +134,22 @@ def run(
                 answers.append(here(job, request, device))
             else:
                 raise
+    if request.kind == "kWh" and any(_at_wall(one) for one in answers):
+        why = "its watts are not known at the wall, as the others' are; give --set host-watts=W"
+        refused += [
+            Refused(one.rig if isinstance(one.rig, str) else "this rig", why) for one in answers if not _at_wall(one)
+        ]
+        answers = [one for one in answers if _at_wall(one)]
     if not answers:
         raise RigbenchError("none of these rigs has an answer", refused[0].reason, exit_code=NOTHING)
     first, *others = answers
     if job.rig.replayed:
         first = msgspec.structs.replace(first, decides=(*first.decides, RECORDED_HEAT))
     job.keep(budget=msgspec.structs.replace(first, others=tuple(others), refused=tuple(refused)))
+
+
+def _at_wall(budget: Budget) -> bool:
+    return isinstance(budget.power, Power) and budget.power.covers == "wall"
 
 
 def _all_disturbed(job: Job, request: Request, device: str | None, why: RigbenchError) -> Budget | None:

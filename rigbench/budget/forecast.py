@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from rigbench.backtest.record import Coverage
-from rigbench.budget import money, rates, record
-from rigbench.budget.plan import HOT_WORDS, NOT_SOAKED, Forecast, Machine, Request
+from rigbench.budget import draw, money, rates, record
+from rigbench.budget.plan import FORWARD, HOT_WORDS, NOT_SOAKED, Forecast, Machine, Request
 from rigbench.budget.record import CardPrice, Configuration, NextSlice, Rate, RigPrice, Scaling
 from rigbench.budget.slices import ANYHOW, Chosen, Wanted, choose, trains
-from rigbench.core import profiles, stats, units
+from rigbench.core import profiles, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.profiles import GpuProfile, RigProfile
@@ -34,9 +34,6 @@ from rigbench.work import power as cost
 from rigbench.work.record import Power, PowerPart
 
 DRAW_ALIKE = "each card draws as much as those of the slices did (--wall-watts declares what they draw)"
-# Cards that train draw most of their limit, small models less: 0.85 of it, between six tenths and all. Assumed.
-WATTS_SHARE = Estimate(0.85, 0.6, 1.0, stats.LEVEL, "assumed", 0)
-
 # What recorded steps of both series hold, and the allocator rounds up: bytes a token for each entry of the vocabulary
 # (three fp32 copies) and for each of a block's width; a parameter's half-precision copy and what else is of its size.
 LOGITS_BYTES, KEPT_BYTES = 13.5, {"gpt2": 39, "llama": 47}
@@ -251,11 +248,14 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
     for step in steps:
         for note in step.notes:
             notes.setdefault(note, []).append(step.model.name)
+    tokens_each = request.tokens() if request.kind in FORWARD else request.shares()
+    times = [count / step.tokens_per_s.value for count, step in zip(tokens_each, steps, strict=True)]
+    drawn = draw.share(zip(steps, times, strict=True))
     machine = Machine(
         configuration=Configuration(device, neutral, "default"),
         cards=rig.count,
         card=gpu.names[0].removeprefix("NVIDIA ").removeprefix("GeForce "),
-        power=power_of(request, rig, gpu),
+        power=power_of(request, rig, gpu, drawn),
         name=rig.name,
         peak_flops_per_s=peak(rig.gpu, neutral.precision, rig.count),
         hot_extra=Estimate(0.0, 0.0, 0.0, 1.0, "hot already", 0),
@@ -267,7 +267,11 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
             *(it if len(of) == len(steps) else f"{', '.join(of)}: {it}" for it, of in notes.items()),
         ),
         next_slice=_one_run(request, steps),
-        decides=(*_link_words(limits, largest, request.told), _micro_batch_words(memories)),
+        decides=(
+            *_link_words(limits, largest, request.told),
+            _micro_batch_words(memories),
+            *([] if isinstance(request.watts.wall_watts, float) else [_draw_words(gpu, drawn)]),
+        ),
     )
     return machine, tuple(map(_of_step, steps, memories))
 
@@ -306,6 +310,13 @@ def _micro_batch_words(memories: Sequence[VramPrediction]) -> str:
     takes = f"{its.model.name} takes {span(its.process, 'bytes')} of {units.format_bytes(its.target.memory_bytes)}"
     takes += f", {its.unsure}" if its.unsure else ""
     return f"micro-batch: {count}, {code}, as many as fit and gain speed; {takes}"
+
+
+def _draw_words(gpu: GpuProfile, drawn: Estimate) -> str:
+    limit = gpu.power_limit_watts
+    if isinstance(limit, Absent):
+        return f"draw: n/a ({limit.reason})"
+    return f"draw: a card takes {span(drawn, 'share')} of its {limit:g} W limit, modelled; {draw.ANCHORS}"
 
 
 def _of_step(step: StepTime, memory: VramPrediction) -> Forecast:
@@ -531,17 +542,17 @@ def _times(count: int) -> str:
     return f"{count} × " if count > 1 else ""
 
 
-def power_of(request: Request, rig: RigProfile, gpu: GpuProfile) -> Power | Absent:
-    """Cards at an assumed share of their limit, and the host of the rig's profile or of one with the same cards."""
+def power_of(request: Request, rig: RigProfile, gpu: GpuProfile, drawn: Estimate) -> Power | Absent:
+    """Cards at a share of their limit, and the host of the rig's profile or of one with the same cards."""
     declared = request.watts
     if not isinstance(declared.wall_watts, Absent):
         return cost.power((), declared)
     limit = gpu.figure("power_limit_watts", 1.0)
     if isinstance(limit, Absent):
         return limit
-    share = f"{WATTS_SHARE.value:g}, assumed ({WATTS_SHARE.low:g} to {WATTS_SHARE.high:g})"
+    share = f"{drawn.value:.2f} ({drawn.low:.2f} to {drawn.high:.2f}), {drawn.method}; {draw.ANCHORS}"
     basis = f"{_times(rig.count)}{limit.value:g} W power limit × {share}"
-    figure = (WATTS_SHARE * (rig.count * limit.value)).figure(basis)
+    figure = (drawn * (rig.count * limit.value)).figure(basis)
     if isinstance(declared.host, Absent):  # that of this rig's profile, else of the profile with as many of these cards
         alike = (one for one in profiles.rigs() if (one.gpu, one.count) == (rig.gpu, rig.count))
         twin = rig if not isinstance(rig.host_watts, Absent) else next(alike, rig)

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from rigbench.budget import laws, money, record
-from rigbench.budget.record import AmountKind, Budget, CardPrice, Options, Overhead, PlanRow, Split, Sum
+from rigbench.budget import deadline, laws, money, record
+from rigbench.budget.record import AmountKind, Budget, CardPrice, Due, Options, Overhead, PlanRow, Split, Sum
 from rigbench.core import stats, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.options import NOT_GIVEN
-from rigbench.core.record import Absent, Figure, Price
+from rigbench.core.record import NO_CARBON, Absent, Carbon, Figure, Price
 from rigbench.model import named
 from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.model.record import Model
@@ -171,8 +171,12 @@ def _amount(options: Options, price: Price | Absent) -> tuple[AmountKind, float,
     if len(given) > 1:
         raise RigbenchError(f"{' and '.join(given)} exclude each other", "each of them is the whole budget; give one")
     if not given:
+        if isinstance(options.deadline, Due) and isinstance(hours, Absent):
+            return "hours", options.deadline.hours, (NOT_GIVEN, NOT_GIVEN)
         if isinstance(hours, Absent) or isinstance(kwh, float):  # both are the whole claim, of the usual budget
             return "flops", DEFAULT_FLOPS, (hours, kwh)
+        if isinstance(options.deadline, Due):
+            raise RigbenchError("--hours and --deadline exclude each other", "alone each says what that time buys")
         return "hours", hours, (NOT_GIVEN, NOT_GIVEN)
     kind, amount = amounts[given[0]]
     if isinstance(amount, str):  # money, in the currency of the electricity, or of the rent where that is declared
@@ -243,7 +247,9 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
     steps = reduce(add, (row.hours for row in rows))
     flop_exact = math.fsum(row.flop_exact for row in rows)
     beyond = overheads(forecasts, tokens, machine, options)
+    carbon = _carbon(options, price)
     whole = _whole(steps, beyond, power, price)
+    whole = msgspec.structs.replace(whole, co2_kg=cost.co2_kg(whole.kwh, power, carbon))
     rent = money.rent(whole.hours, machine.rent, machine.cards)
     purchase = money.purchase(whole.hours, machine.purchase, options.lifetime)
     speed, steps_kwh, peak = flop_exact / steps / HOUR, cost.kwh(steps, power), machine.peak_flops_per_s
@@ -266,6 +272,7 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
             declared_hours=request.declared_hours,
             declared_kwh=request.declared_kwh,
         ),
+        deadline=_deadline(request, machine, forecasts, whole.hours),
         flops=flop.value,
         configuration=machine.configuration,
         series_name=request.name,
@@ -287,6 +294,7 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
         ),
         power=power,
         price=price,
+        carbon=carbon,
         rent=rent,
         purchase=purchase,
         break_even=money.break_even(whole.hours, rent, purchase, power, price),
@@ -309,6 +317,32 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
         left_out=machine.left_out,
         warnings=_warnings(rows, alone, whole.hours, machine),
     )
+
+
+def _carbon(options: Options, price: Price | Absent) -> Carbon | Absent:
+    if not isinstance(options.carbon, Absent):
+        return Carbon(options.carbon, "declared", "today", "--carbon")
+    return NO_CARBON if isinstance(price, Absent) else price.carbon
+
+
+def _deadline(
+    request: Request, machine: Machine, forecasts: Sequence[Forecast], hours: Estimate
+) -> record.Deadline | Absent:
+    """Against each model alone too, with about as many tokens as are compute-optimal."""
+    due = request.options.deadline
+    if isinstance(due, Absent):
+        return due
+    by_then: Estimate | Absent
+    try:
+        by_then = _flop_and_tokens(request._replace(kind="hours", amount=due.hours), machine, forecasts)[0]
+    except RigbenchError as error:
+        by_then = Absent(error.what_happened)
+    alone = {}
+    for its in sorted(forecasts, key=lambda it: it.model.total_parameters):
+        tokens = deadline.ENOUGH_TOKENS * its.model.total_parameters
+        beyond = overheads([its], [tokens], machine, request.options)
+        alone[its.model.name] = _whole(its.hours(tokens), beyond, Absent(""), Absent("")).hours
+    return deadline.judged(due, hours, by_then, alone)
 
 
 def _flop_and_tokens(

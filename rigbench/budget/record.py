@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, ClassVar, Literal
 
 from rigbench.core import profiles, units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, number, one_of, seconds, whole, zero_or
-from rigbench.core.record import Absent, Device, Figure, Price, Record
+from rigbench.core.record import NO_CARBON, Absent, Carbon, Device, Figure, Price, Record
 from rigbench.model.recipe import Recipe
 from rigbench.train.record import HostAllocator
 from rigbench.work.record import Power
@@ -32,6 +32,13 @@ class CardPrice(Record, frozen=True):
     per_hour: float
     currency: str
     name: str
+
+
+class Due(Record, frozen=True):
+    """When something is to be done."""
+
+    at: str  # "2026-12-24 18:00", this machine's time
+    hours: float  # from when it was asked
 
 
 class RigPrice(Record, frozen=True):
@@ -67,11 +74,37 @@ def _hours(text: str, option: str) -> float:
     return units.parse_seconds(f"{text.strip()}h" if bare else text, option) / 3600
 
 
+def _due(text: str, option: str) -> Due:
+    """So many hours from now, or a date, whose end counts where it says no time of day."""
+    now = datetime.now().astimezone()
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        try:
+            hours = _hours(text, option)
+            at = now + timedelta(hours=hours)
+        except (RigbenchError, OverflowError) as error:
+            if isinstance(error, RigbenchError) and re.fullmatch(r"[\d.,eE+ ]+[a-zA-Z]*", text.strip()):
+                raise
+            what = f"{option} {text[:40]!r} is neither a duration nor a date"
+            raise RigbenchError(what, "write it as 48h, 2026-12-24 or '2026-12-24 18:00'") from error
+        return Due(f"{at:%Y-%m-%d %H:%M}", hours)
+    if ":" not in text:
+        at += timedelta(days=1, minutes=-1)
+    hours = (at.astimezone() - now).total_seconds() / 3600
+    if hours <= 0:
+        raise RigbenchError(f"{option} {text[:40]!r} is past", "give a time to come")
+    if hours * 3600 > units.LONGEST_SECONDS:
+        raise RigbenchError(f"{option} {text[:40]!r} is more than 1000 years away", "give an earlier one")
+    return Due(f"{at:%Y-%m-%d %H:%M}", hours)
+
+
 Text = str | Absent
 Amount = float | Absent
 SPLIT = Reader(lambda text, option: SPLITS[one_of(*SPLITS).read(text, option)])
 FLOP = Reader(units.parse_flops, lambda value: f"{value:g}".replace("+", ""))
 COUNT, HOURS = Reader(units.parse_count), Reader(_hours)
+DUE = Reader(_due, lambda value: value.at)
 WHOLE = Reader(lambda text, option: round(units.parse_count(text, option)))
 STEPS, TIME, START = zero_or(number(1, 1e12)), seconds(), zero_or(seconds())
 PLACE = Reader(lambda text, option: text, words=lambda: [it.id for it in profiles.prices().electricity])
@@ -153,6 +186,22 @@ class Options(Record, frozen=True, kw_only=True):
     ] = NOT_GIVEN
     money: Annotated[
         Text, Option(TEXT, "Backwards: what so much electricity buys, or so much rent where `rent` is set.", "M")
+    ] = NOT_GIVEN
+    deadline: Annotated[
+        Due | Absent,
+        Option(
+            DUE, "What is done by then: 48h or a date. Alone: what that buys. Else: is it done, how likely.", "WHEN"
+        ),
+    ] = NOT_GIVEN
+    carbon: Annotated[
+        Amount,
+        Option(
+            zero_or(number(1e-3, 5000)),
+            "CO₂ of a kWh of your grid, in grams. Default: the yearly mean of `place`, where it is known.",
+            "G",
+            panel="Power and price",
+            rivals=("place",),
+        ),
     ] = NOT_GIVEN
     split: Annotated[
         Split | Absent,
@@ -348,6 +397,19 @@ class Sum(Record, frozen=True):
     hours: Estimate
     kwh: Figure | Absent
     money: Figure | Absent
+    co2_kg: Figure | Absent = NO_CARBON
+
+
+class Deadline(Record, frozen=True, kw_only=True):
+    """What is done by a point in time, and how surely: the ends of `flops` are a 90 % interval's."""
+
+    at: str  # "2026-12-24 18:00", the time of the machine that was asked
+    hours: float
+    verdict: Literal["done", "not done", "unsure"]  # of the whole plan: even at the slow end, not even at the fast end
+    probability: float  # that the plan is done, its error taken as log-normal
+    flops: Estimate | Absent  # that are done by then, shared by the models as the plan shares them
+    largest_surely: str | Absent  # model that alone sees 20 tokens a parameter by then, even at the slow end
+    largest_likely: str | Absent  # and in the middle
 
 
 class Written(Record, frozen=True):
@@ -434,6 +496,7 @@ class Budget(Record, frozen=True, kw_only=True):
     started_at: str
     rig: str | Absent = THIS_RIG  # a name where the rig is not this one: then nothing was measured
     goal: Goal
+    deadline: Deadline | Absent = NOT_GIVEN
     flops: float
     configuration: Configuration
     remark: str = ""  # which of the rig's cards are not counted, or that so many were not measured together, and why
@@ -452,6 +515,7 @@ class Budget(Record, frozen=True, kw_only=True):
     written: Written
     power: Power | Absent
     price: Price | Absent
+    carbon: Carbon | Absent = NO_CARBON
     rent: Rent | Absent
     purchase: Purchase | Absent
     break_even: BreakEven | Absent

@@ -11,6 +11,7 @@ from rich.text import Text
 from rigbench.budget.brief import (
     between,
     brief,
+    by_then,
     cell,
     currency,
     has_middle,
@@ -31,6 +32,7 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure
 from rigbench.core.screen import printable, table
 from rigbench.work import screen as power_screen
+from rigbench.work.record import Power
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -48,7 +50,7 @@ def show(budget: Budget, console: Console) -> None:
 
     say(sentence(budget), "bold")
     say(models_words(budget))
-    for claim in (budget.sanity.sentence, budget.sanity.kwh_sentence):
+    for claim in (budget.sanity.sentence, budget.sanity.kwh_sentence, by_then(budget)[0]):
         if isinstance(claim, str):
             say(claim, "yellow")
     where, words = "", ""
@@ -225,6 +227,11 @@ def _money(budget: Budget) -> Iterator[tuple[str, str]]:
         if isinstance(budget.series_money, Absent):
             yield "money", f"n/a ({budget.series_money.reason})"
         yield from price(budget)
+    co2 = budget.whole.co2_kg
+    if isinstance(co2, Figure):
+        yield "CO₂", f"{told(co2, 'kg', has_middle(budget))}: {co2.basis}"
+    elif isinstance(budget.power, Power) and budget.power.covers == "wall":
+        yield "CO₂", f"n/a ({co2.reason})"
     rent, bought, even = budget.rent, budget.purchase, budget.break_even
     if isinstance(rent, Rent):
         yield "rented", f"{told(rent.money, rent.currency)}: {rent.money.basis}"

@@ -15,7 +15,7 @@ import msgspec
 from rigbench.core import card_names
 from rigbench.core.errors import RigbenchError
 from rigbench.core.files import read_regular, reason
-from rigbench.core.record import Absent, Figure, Price
+from rigbench.core.record import NO_CARBON, Absent, Carbon, Figure, Price
 
 USER_FOLDER = "RIGBENCH_PROFILES"
 HOW_TO_ADD = f"the head of the shipped gpus.toml says how to add one ({USER_FOLDER} names a folder of your own)"
@@ -109,6 +109,14 @@ class Electricity(Profile, frozen=True, kw_only=True):
     date: Text
     source: Text
     notes: str = ""
+    carbon_g_per_kwh: AmountOrZero | Absent = NOT_STATED  # the grid's, a mean over a year
+    carbon_date: str = ""
+    carbon_source: str = ""
+
+    def __post_init__(self) -> None:
+        stated = bool(self.carbon_date and self.carbon_source)
+        if isinstance(self.carbon_g_per_kwh, Absent) == stated:
+            raise ValueError(f"{self.id}: carbon_g_per_kwh, carbon_date and carbon_source go together")
 
 
 class CloudPrice(Profile, frozen=True, kw_only=True):
@@ -449,7 +457,13 @@ def own_card(path: Path, count: int, option: str = "--on") -> RigProfile:
 
 
 def _price(entry: Electricity) -> Price:
-    return Price(entry.per_kwh, entry.currency, entry.place, entry.date, entry.source)
+    grams = entry.carbon_g_per_kwh
+    carbon = (
+        NO_CARBON
+        if isinstance(grams, Absent)
+        else Carbon(grams, entry.place.partition(",")[0], entry.carbon_date, entry.carbon_source)
+    )
+    return Price(entry.per_kwh, entry.currency, entry.place, entry.date, entry.source, carbon)
 
 
 def _ids(found: Sequence[GpuProfile]) -> str:

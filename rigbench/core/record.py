@@ -71,6 +71,18 @@ class Figure(Record, frozen=True):
         return low, high
 
 
+class Carbon(Record, frozen=True):
+    """Grams of CO₂ behind a kWh, a mean over a year."""
+
+    g_per_kwh: float
+    place: str
+    date: str
+    source: str
+
+
+NO_CARBON = Absent("no CO₂ of a kWh is known of that place; give --carbon G")
+
+
 class Price(Record, frozen=True):
     """Electricity, with place and date beside it: there is no silent price."""
 
@@ -79,6 +91,7 @@ class Price(Record, frozen=True):
     place: str
     date: str
     source: str
+    carbon: Carbon | Absent = NO_CARBON
 
 
 class Device(Record, frozen=True):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from rigbench.budget import forecast, plan
+from rigbench.budget import draw, forecast, plan
 from rigbench.budget.record import Budget, Options
 from rigbench.collectives.record import Collectives
 from rigbench.core import profiles, units
@@ -19,7 +19,7 @@ from rigbench.machine.record import Gpu
 from rigbench.model.recipe import RecipeOptions
 from rigbench.model.record import Model
 from rigbench.model.shape import model_named, series, series_names
-from rigbench.predict import ceilings
+from rigbench.predict import ceilings, steptime
 from rigbench.predict.memory import Predictor
 from rigbench.predict.record import Ceilings
 from rigbench.topology.record import Topology
@@ -105,7 +105,10 @@ def _assumed(known: Known, topology: Topology | None, gpus: Sequence[Gpu]) -> Ca
     rows = tuple(map(Row, request.models, recipes, request.tokens()))
     how = "from measured ceilings" if limits.source == "measured" else "from the datasheet"
     words = f"{units.format_flop(request.amount)} on {request.name}, predicted {how}: no budget is stored"
-    power = forecast.power_of(request, rig, profiles.gpu(profile))
+    steps = [steptime.predict(row.model, row.recipe, limits) for row in rows]
+    times = [row.tokens / step.tokens_per_s.value for row, step in zip(rows, steps, strict=True)]
+    drawn = draw.share(zip(steps, times, strict=True))
+    power = forecast.power_of(request, rig, profiles.gpu(profile), drawn)
     watts: Figure | Absent = power.watts if isinstance(power, Power) else power
     return _with_links(Case(words, rows, limits, None, watts, known.price, ways={}), known, topology, gpus)
 

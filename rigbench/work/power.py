@@ -8,7 +8,7 @@ from typing import Literal
 
 from rigbench.core import units
 from rigbench.core.estimate import Estimate
-from rigbench.core.record import Absent, Column, Energy, Figure, Price
+from rigbench.core.record import Absent, Carbon, Column, Energy, Figure, Price
 from rigbench.train.record import AnySlice
 from rigbench.work.record import NO_RATING, NOTHING_DECLARED, Power, PowerPart, PsuHeadroom, WattOptions
 
@@ -156,6 +156,21 @@ def money(energy: Figure | Absent, power: Power | Absent, price: Price | Absent)
         return price
     basis = f"{price.per_kwh:.4g} {price.currency}/kWh, {price.place}, {price.date}"
     value, low, high = (amount * price.per_kwh for amount in (energy.value, *energy.ends))
+    return Figure(value, "predicted", basis, low, high)
+
+
+def co2_kg(energy: Figure | Absent, power: Power | Absent, carbon: Carbon | Absent) -> Figure | Absent:
+    """What the grid emits for that energy; of the wall's kWh, as money."""
+    if isinstance(energy, Absent):
+        return energy
+    if isinstance(power, Absent):
+        return power
+    if power.covers != "wall":
+        return Absent(f"the watts cover {power.covers}, not the wall; give --set host-watts=W or --wall-watts W")
+    if isinstance(carbon, Absent):
+        return carbon
+    basis = f"{carbon.g_per_kwh:.4g} g/kWh, {carbon.place}, {carbon.date} ({carbon.source})"
+    value, low, high = (amount * carbon.g_per_kwh / 1000 for amount in (energy.value, *energy.ends))
     return Figure(value, "predicted", basis, low, high)
 
 
