@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,25 @@ class Store:
             return matches[0]
         what = f"{len(matches)} runs start with {wanted!r}" if matches else f"no stored run is called {wanted!r}"
         raise RigbenchError(what, "`rigbench report --list` shows them; a file's path works too")
+
+    def delete(self, names: Iterable[str]) -> list[str]:
+        """The runs meant by these, all or none: each is looked up before the first file goes. Their ids.
+
+        Raises:
+            RigbenchError: one is not stored here, or cannot be removed.
+        """
+        paths = list(dict.fromkeys(self.find(name) for name in names))
+        for path in paths:
+            if path.parent != self.runs:
+                what = f"{path} is not a run of this home"
+                raise RigbenchError(what, f"remove the file yourself, or name one of {self.runs}")
+        for path in paths:
+            try:
+                path.unlink()
+            except OSError as error:
+                what = f"cannot delete {path} ({reason(error)})"
+                raise RigbenchError(what, "look at the folder's permissions") from error
+        return [path.stem for path in paths]
 
     def index(self, progress: Progress = SILENT) -> Index:
         """What is asked for often of every stored run; many that must be read anew are a stage of the progress."""

@@ -416,3 +416,27 @@ def test_a_prediction_for_named_hardware_is_corrected_by_its_own_back_tests_alon
     after = json.loads(out)["budget"]["series"][0]["rate"]
     assert after["history_factor"] > 1 == before["history_factor"]
     assert rigbench("budget", "--params", "5M", "--tokens", "1e9", "--on", "rtx-4080")[0] == 0
+
+
+def test_a_back_test_that_was_a_mistake_is_forgotten_and_widens_nothing(rigbench, predicting, tmp_path):
+    log = tmp_path / "train.log"
+    log.write_text(slow_nanogpt(20_000))
+    assert rigbench("backtest", predicting, str(log), "--model", "5M")[0] == 0
+    log.write_text(slow_nanogpt(21_000))
+    assert rigbench("backtest", predicting, str(log), "--model", "5M")[0] == 0
+    _, out, _ = rigbench("backtest", "--summary", "--json")
+    assert json.loads(out)["backtests"] == 2
+    newest = max(path.stem for path in (tmp_path / "home" / "runs").glob("*.json"))
+    for wrong in ("20000101", "", predicting[:-1] + "x"):
+        code, _, err = rigbench("backtest", "--forget", wrong)
+        assert (code, "no back-test is stored that is, or is of" in err) == (2, True)
+    code, _, err = rigbench("backtest", "--forget", newest, "--summary")
+    assert (code, "--forget names all it takes" in err) == (2, True)
+    code, out, _ = rigbench("backtest", "--forget", newest, "--json")
+    assert (code, json.loads(out)) == (0, [newest])
+    _, out, _ = rigbench("backtest", "--summary", "--json")
+    assert json.loads(out)["backtests"] == 1
+    code, _, err = rigbench("backtest", "--forget", predicting)
+    assert (code, f"the back-test of run {predicting} by train.log" in err) == (0, True)
+    assert rigbench("backtest", "--summary")[0] == 3
+    assert rigbench("report", predicting)[0] == 0  # what predicted stays

@@ -219,7 +219,7 @@ def test_the_model_asked_about_may_be_published_ones_own_or_changed_beside_a_ser
 
 REFUSED = {
     "--on rtx-9999": "no rig or GPU profile 'rtx-9999' for --on",
-    "--on 2xrtx-408": "did you mean rtx-4080",
+    "--on 2xrtx-408": "did you mean 2xrtx-4080",
     "--on rtx-3090 --device cpu": "--on and --device exclude each other",
     "--on rtx-3090 --strategy ddp": "--strategy ddp needs several cards, and rtx-3090 is one",
     "--on rtx-3090 --params 12_apples": "unit that I do not know",

@@ -98,7 +98,9 @@ def test_of_mere_cards_the_host_is_not_known():
     ("words", "complaint"),
     [
         ("rtx-4098", "no rig or GPU profile 'rtx-4098' for --on; did you mean rtx-4090 or "),
-        ("2xrtx-408", "did you mean rtx-4080"),
+        ("2xrtx-408", "did you mean 2xrtx-4080"),
+        ("2xrtx4800", "did you mean 2xrtx-4080 or 2x"),
+        ("4x 4095", "did you mean 4xrtx-"),
         ("dual-rtx-4070", "did you mean dual-rtx-"),
         ("5090D", "did you mean rtx-5090 or "),
         ("RTX 2080 with Max-Q Design", "did you mean rtx-2080 or "),

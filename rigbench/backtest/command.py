@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from rigbench.backtest.record import Cause, LogFacts, Options
-from rigbench.command import Common, command, completed, run_ids
+from rigbench.command import Common, command, completed, run_ids, say
 from rigbench.core.errors import FINE, NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.model.recipe import RecipeOptions
@@ -40,9 +40,14 @@ def backtest(
 
     rigbench backtest RUN train.log    a budget or slice against the log of the real run
     rigbench backtest --summary        all of this rig
+    rigbench backtest --forget RUN     a back-test that was a mistake counts no more, and its run is deleted
     rigbench backtest --on rtx-4090 --model 120M train.log    no run: is that good for this card? also of a pasted line
     rigbench explain formats           which logs are read, and what of them
     """
+    if not isinstance(options.forget, Absent):
+        if run or log or options.summary or common.on:
+            raise RigbenchError("--forget names all it takes", "leave the rest out")
+        return _forget(common, options.forget)
     if options.summary:
         if run or log:
             raise RigbenchError("--summary takes no run and no log", "leave them out")
@@ -55,6 +60,26 @@ def backtest(
     if not run or not log:
         raise RigbenchError("a back-test needs a run and a log", "rigbench backtest RUN LOG, or --summary")
     return common.answer(lambda job: _compare(job, run, log, options), measures=False)
+
+
+def _forget(common: Common, wanted: str) -> int:
+    """Delete the runs of that back-test, or of all of that prediction, so that no interval rests on them."""
+    job = common.job(measures=False)
+    job.progress.close()
+    stored = [(its.id, its.backtest) for its in job.index.entries() if its.backtest is not None]
+    found = [(run, its) for run, its in stored if wanted and (run.startswith(wanted) or its.run_id.startswith(wanted))]
+    if len({its.run_id for _, its in found}) > 1:
+        raise RigbenchError(f"--forget {wanted[:40]!r} begins several runs", "give more of one's id")
+    if not found:
+        what = f"no back-test is stored that is, or is of, run {wanted[:40]!r}"
+        raise RigbenchError(what, "`rigbench backtest --summary` shows them")
+    job.store.delete(run for run, _ in found)
+    if common.json:
+        sys.stdout.write(msgspec.json.encode([run for run, _ in found]).decode() + "\n")
+    else:
+        for run, its in found:
+            say(f"forgotten: {run}, the back-test of run {its.run_id} by {its.log.name}")
+    return FINE
 
 
 def _summary(common: Common) -> int:

@@ -29,6 +29,9 @@ class Options(Record, frozen=True, kw_only=True):
     columns: Annotated[
         str, Option(TEXT, "Which column or scalar is what, as step=iter,tokens=seen.", "ROLE=NAME,…")
     ] = ""
+    forget: Annotated[
+        str | Absent, Option(TEXT, "Withdraw a back-test: its own run, or the run that predicted.", "RUN")
+    ] = NOT_GIVEN
     summary: Annotated[bool, Option(None, "All back-tests of this rig: did intervals hold?", names=("--summary",))] = (
         False
     )

@@ -64,6 +64,10 @@ def fitting(text: str, gpus: Iterable[GpuProfile]) -> tuple[GpuProfile, ...]:
     return () if len(begun) == 1 and unsaid else tuple(begun)
 
 
+def _digits(name: str) -> list[str]:
+    return sorted(filter(str.isdigit, name))
+
+
 def nearest(text: str, gpus: Sequence[GpuProfile], others: Iterable[str] = ()) -> list[str]:
     """Ids of at most three cards, or other names, that come near to a name that means none."""
     said = {word for word in words(text) if not MEMORY.fullmatch(word)}
@@ -72,6 +76,10 @@ def nearest(text: str, gpus: Sequence[GpuProfile], others: Iterable[str] = ()) -
     alike.sort(key=lambda name: len(words(name) ^ said))
     word = "-".join(text.lower().split())
     known = [*others, *(gpu.id for gpu in gpus)]
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    written = f"rtx-{word}" if word.isdigit() else word
+    near = difflib.get_close_matches(written, known, n=6, cutoff=0.6)
+    if not alike:  # first those that two swapped digits made
+        near.sort(key=lambda name: _digits(name) != _digits(word))
+    near = near[:3]
     near += [name for name in known if len(word) > 1 and word in name]
     return list(dict.fromkeys([*near[:1], *alike, *near] if near and near[0] in others else [*alike, *near]))[:3]

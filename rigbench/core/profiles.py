@@ -386,6 +386,7 @@ def rig_named(text: str, option: str = "--on") -> RigProfile:
         raise RigbenchError(f"{option} {text[:60]!r} may be any of {len(found)} cards", f"name one: {listed}")
     if not found:
         near = card_names.nearest(card, gpus(), named)
+        near = [name if name in named or count == 1 else f"{count}x{name}" for name in near]
         meant = f"did you mean {' or '.join(near)}?" if near else "`rigbench profiles` lists them."
         raise RigbenchError(
             f"no rig or GPU profile {text[:60]!r} for {option}",

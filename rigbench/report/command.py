@@ -197,27 +197,13 @@ def _label(home: Store, names: list[str], label: str, common: Common) -> int:
 
 
 def _delete(home: Store, names: list[str], common: Common) -> int:
-    """All of them or none: each name is looked up before the first file goes."""
     from rigbench.core.errors import FINE, RigbenchError
-    from rigbench.core.files import reason
 
     if not names:
         raise RigbenchError("--delete names no run", "`rigbench report --list` shows them")
-    paths = [home.find(name) for name in names]
-    for path in paths:
-        if path.parent != home.runs:
-            raise RigbenchError(
-                f"{path} is not a run of this home", f"remove the file yourself, or name one of {home.runs}"
-            )
-    for path in dict.fromkeys(paths):
-        try:
-            path.unlink()
-        except OSError as error:
-            raise RigbenchError(
-                f"cannot delete {path} ({reason(error)})", "look at the folder's permissions"
-            ) from error
+    for run_id in home.delete(names):
         if not common.quiet:
-            say(f"deleted {path.stem}")
+            say(f"deleted {run_id}")
     return FINE
 
 
