@@ -271,6 +271,7 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
             *_link_words(limits, largest, request.told),
             _micro_batch_words(memories),
             *([] if isinstance(request.watts.wall_watts, float) else [_draw_words(gpu, drawn)]),
+            *([f"heat: {limits.heat}"] if limits.heat else []),
         ),
     )
     return machine, tuple(map(_of_step, steps, memories))

@@ -216,6 +216,8 @@ class RigProfile(Profile, frozen=True, kw_only=True):
     slot_basis: str = ""
     p2p: bool | Absent = NOT_STATED  # whether cards copy to each other directly; else as such cards usually do
     p2p_basis: str = ""
+    clock_share: Annotated[float, msgspec.Meta(gt=0, le=1)] | Absent = NOT_STATED  # that heat leaves the slowest card
+    heat: str = ""  # what was read of it
     notes: str = ""
 
     @property

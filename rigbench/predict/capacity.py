@@ -75,7 +75,9 @@ def predicted(
         model=model,
         notes=(f"of {', '.join(gpu.label for gpu in its.gpus)}: {its.why}",)
         if its.gpus and its.hidden
-        else tuple(filter(None, [profiles.rig_named(on_name).notes if on_name else ""])),
+        else tuple(
+            filter(None, [profiles.rig_named(on_name).notes, profiles.rig_named(on_name).heat] if on_name else [])
+        ),
     )
     predictor = predictor_of(job)
     job.progress.stage(f"capacity on {place.name}", 10)

@@ -50,7 +50,24 @@ def from_rig(profile: RigProfile) -> Ceilings | Absent:
     slot = profile.slot_bytes_per_s
     host = found.host_bytes_per_s if isinstance(slot, Absent) else _to_host(slot, profile.slot_basis)
     link = found.link if profile.count < 2 else _link(gpu, profile.count, profile)
-    return msgspec.structs.replace(found, link=link, host_bytes_per_s=host)
+    share = 1.0 if isinstance(profile.clock_share, Absent) else profile.clock_share
+    return msgspec.structs.replace(
+        found,
+        link=link,
+        host_bytes_per_s=host,
+        matmul_flops_per_s={name: _at_clock(peak, share) for name, peak in found.matmul_flops_per_s.items()},
+        feed_hertz=found.feed_hertz if isinstance(found.feed_hertz, Absent) else _at_clock(found.feed_hertz, share),
+        heat=profile.heat,
+    )
+
+
+def _at_clock(figure: Figure, share: float) -> Figure:
+    """What heat leaves of it: all cards wait for the slowest one."""
+    if share == 1:
+        return figure
+    return msgspec.structs.replace(
+        figure, value=share * figure.value, basis=f"{figure.basis}, at the hot card's {share:.2f} of its clock"
+    )
 
 
 def of_gpu(gpu: GpuProfile, name: str, count: int) -> Ceilings | Absent:

@@ -294,6 +294,7 @@ class Ceilings(Record, frozen=True, kw_only=True):
     compute_capability: float = 0.0  # 0: not known, as another maker's
     products: tuple[ProductRate, ...] = ()  # shapes that were measured
     rests_on: tuple[str, ...] = ()  # runs or profiles
+    heat: str = ""  # what a recorded rig's temperatures were, and whether they hold a card back
 
 
 class StepPart(Record, frozen=True):

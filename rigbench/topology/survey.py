@@ -43,12 +43,19 @@ def topology(job: Job, load: bool = False, sensors: bool = False) -> Topology:
         rig = awake(rig, lambda busy: run(busy, profiles.match_gpu))
     job.progress.stage("topology", 0)
     result = run(rig, profiles.match_gpu)
-    if sensors and isinstance(rig.load.driver, ReplayedDriver) and rig.load.absent is None:
-        period = REPLAYED_TICK_SECONDS if rig.replayed else FASTEST_SECONDS
-        read = played(dataclasses.replace(rig, nvml=rig.load), rig.load.driver, period)
-        result = msgspec.structs.replace(result, load=read)
+    if sensors:
+        result = with_sensors(rig, result)
     job.keep(topology=result)
     return result
+
+
+def with_sensors(rig: Rig, its: Topology) -> Topology:
+    """With what temperatures, clocks and watts were under the load that was read, or recorded."""
+    if not isinstance(rig.load.driver, ReplayedDriver) or rig.load.absent is not None:
+        return its
+    period = REPLAYED_TICK_SECONDS if rig.replayed else FASTEST_SECONDS
+    read = played(dataclasses.replace(rig, nvml=rig.load), rig.load.driver, period)
+    return msgspec.structs.replace(its, load=read)
 
 
 def run(rig: Rig, match_profile: MatchProfile) -> Topology:

@@ -186,6 +186,8 @@ def _show_arms(run: Run, arms: Arms, console: Console, quiet: bool) -> None:
         lines += [it for it in _facts(first) if it[0] in ("on", "step", "sync", "export", "energy")]
     else:
         lines.append(("assumed", _assumed(arms, base)))
+        if isinstance(base.time, StepTime) and base.time.ceilings.heat:
+            lines.append(("heat", base.time.ceilings.heat))
     console.print(grid(lines))
     skipped: dict[str, list[str]] = defaultdict(list)
     for row in arms.rows:
