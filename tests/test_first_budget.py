@@ -21,7 +21,7 @@ ok    budget: 1.2 EFLOP on Some CPU, 2 threads: 44 days (40 to 53), 101 kWh, 19 
  120M            400  24.5 (23.3 to 25.8)               56           10.5  trained here 30 s
  overheads                    0.29 to 3.9                                  mostly assumed
  in all                     44 (40 to 53)  101 (91 to 121)  19 (17 to 23)
-  models    5M to 120M with 846.7M tokens each; adamw, bf16
+  models    5M to 120M with 846.7M tokens each; adamw, bf16, eager
   overhead  warm-up 5 s, evaluation 7 h 23 min, checkpoints 37 min 41 s, restarts 2 h 12 min; mostly
             assumed
   assumed   hot steady state: not measured: 0 to 5 % more is assumed (`rigbench thermals` measures

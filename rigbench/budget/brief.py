@@ -76,9 +76,6 @@ def sentence(budget: Budget) -> str:
     return f"{flop} on {rig_words(budget)}: {', '.join(known)}"
 
 
-VERDICTS: dict[str, Mark] = {"done": "ok", "unsure": "warn", "not done": "warn"}
-
-
 def by_then(budget: Budget) -> tuple[str | Absent, Mark]:
     """Whether the plan is done by the deadline and how likely, and what is; of a deadline alone what surely is."""
     its = budget.deadline
@@ -95,9 +92,9 @@ def by_then(budget: Budget) -> tuple[str | Absent, Mark]:
     likely = f"{_chance(its.probability)} likely"
     if its.verdict == "done":
         return f"{when}: done, {likely}, as it takes {takes}", "ok"
-    said = "not done" if its.verdict == "not done" else "done or not"
+    said = f"not done, {likely}" if its.verdict == "not done" else f"{likely} to be done"
     done = f"by then {told(its.flops, 'FLOP', has_middle(budget))}{_tokens(budget, its.flops.low, its.flops.high)}"
-    return f"{when}: {said}, {likely}, as it takes {takes}; {done}; {models}", VERDICTS[its.verdict]
+    return f"{when}: {said}, as it takes {takes}; {done}; {models}", "warn"
 
 
 def _largest(its: Deadline) -> str:
@@ -367,7 +364,9 @@ def _of_gpus(budget: Budget) -> Figure | Absent:
 
 
 def _facts(budget: Budget) -> Iterator[tuple[str, str]]:
-    yield "models", f"{models_words(budget)}; {budget.configuration.recipe.words}"
+    recipe = budget.configuration.recipe
+    code = "" if recipe.compiled else ", eager"
+    yield "models", f"{models_words(budget)}; {recipe.words}{code}"
     parts = [
         f"{one.name} {short_time(one.hours.value * HOUR)}" for one in budget.overheads if one.hours.value * HOUR >= 1
     ]
