@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,15 @@ def test_the_toy_probe_of_the_guide_needs_its_folder_and_the_two_lists_alone(tmp
     assert "a nap of 2.00 ms takes" in rigbench("report")
     assert "--nap TIME" in rigbench("naps", "--help")
     assert "\n  naps " in rigbench("--help")
+
+
+def test_ci_installs_known_versions_of_all_that_is_asked_for():
+    """Of what .[dev] asks for, torch alone is pinned elsewhere: in .ci/run."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    of_tests = re.search(r"\[(.*)\]", extras["test"][0])[1].split(",")
+    asked = {it for name in ("test", "page-test", "dev", *of_tests) for it in extras[name]}
+    names = {re.match(r"[\w.-]+", it)[0].replace("_", "-").lower() for it in (*project["dependencies"], *asked)}
+    pinned = re.findall(r"^([\w.-]+)==[\d.]+\w*$", (ROOT / ".ci" / "constraints.txt").read_text(), re.M)
+    assert names - {"rigbench", "torch"} <= set(pinned)
+    assert "torch" not in pinned
