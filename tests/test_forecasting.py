@@ -272,7 +272,7 @@ def soaked(name: str, *ratios: float) -> Run:
     cards = tuple(
         blank(
             HeatCard,
-            load=blank(HeatLoad, device=GPU),
+            load=blank(HeatLoad, device=GPU, ended_at_seconds=(), products=(), seconds=()),
             hot_over_cold=Estimate(ratio, ratio - 0.01, ratio + 0.01, 0.90, "batch means", 9),
         )
         for ratio in ratios

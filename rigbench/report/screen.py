@@ -141,9 +141,7 @@ def brief_profiles(console: Console) -> None:
         f"{it.id} {it.per_kwh:g} {it.currency}{' (default)' * it.default}" for it in profiles.prices().electricity
     ]
     rows.append(("per kWh", ", ".join(prices)))
-    rows.append(
-        ("more", "rigbench profiles --verbose has all figures, rigbench profiles ID those of one, with sources")
-    )
+    rows.append(("more", "rigbench profiles --verbose has all figures, rigbench profiles ID one's sources"))
     console.print(grid(rows))
 
 
