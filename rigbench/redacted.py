@@ -39,7 +39,7 @@ IP_4 = r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])"
 IP_6 = r"(?<![\w:])[\da-fA-F]{1,4}(?::[\da-fA-F]{1,4}){0,6}::(?:[\da-fA-F]{1,4}:)*[\da-fA-F]{1,4}(?![\w:])"
 IP = re.compile(f"{IP_4}|{IP_6}|{IP_6.replace('::', ':').replace('{0,6}', '{6}')}")
 NOBODYS = ("127.0.0.1", "0.0.0.0")
-NAME_AND_ID = re.compile(r"[^\s(,;]+ \(pid (\d+)\)")
+NAME_AND_ID = re.compile(r"(?<![^\s(,;])[^\s(,;]++ \(pid (\d+)\)")
 PROCESS_IDS = re.compile(r"(?:\bpid |\bprocess |\bps -fp |\bin use by )\d+(?:, ?\d+)*\b")
 # What distributions call their kernels besides numbers; any other word may be a machine's or a person's name.
 KERNEL_WORD = re.compile(

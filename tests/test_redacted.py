@@ -160,3 +160,12 @@ def test_of_a_disks_model_only_what_names_its_kind_stays(model: str, public: str
 def test_a_command_line_is_hidden_whole() -> None:
     document = {"type": "training", "command": ("python", "train.py", "--key=private"), "steps": 3}
     assert _Secrets().hidden(document, "", "") == {"type": "training", "command": ["COMMAND"], "steps": 3}
+
+
+@pytest.mark.parametrize("part", ["A", "a.", "a@", "/a", "~a", "9", "0:", "1.", " ", "a ("])
+def test_a_long_text_is_redacted_in_a_time_that_grows_with_its_length(part: str) -> None:
+    """A pattern that tries each start anew would take the better part of an hour."""
+    text, its = part * 300_000, _Secrets()
+    its.learn(text, "", "")
+    its.know_all()
+    assert its.hidden(text, "", "")
