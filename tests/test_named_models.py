@@ -195,8 +195,8 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "folder.toml").mkdir()
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
     for name, complaint in {
-        "none.toml": r"none.toml: cannot read it \(No such file or directory\)",
-        "folder.toml": r"folder.toml: cannot read it \(Is a directory\)",
+        "none.toml": r"none.toml: cannot read it \(no such file or directory\)",
+        "folder.toml": r"folder.toml: cannot read it \(is a directory\)",
         "bytes.toml": "bytes.toml is not TOML",
     }.items():
         with pytest.raises(RigbenchError, match=complaint):
@@ -206,7 +206,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
 def test_a_file_without_permission_is_one_line(shape_file):
     path = shape_file()
     os.chmod(path, 0)
-    with ordinary(), pytest.raises(RigbenchError, match="Permission denied"):
+    with ordinary(), pytest.raises(RigbenchError, match="permission denied"):
         named.choose(ModelOptions(model=path))
 
 
