@@ -72,7 +72,7 @@ def rigbench(tmp_path):
         (TOPOLOGY, "rigbench.machine.replay"),
         (TOPOLOGY, "rich.console"),
         (PREDICTION, "rigbench.predict.steptime"),
-        (("capacity", "--on", "rtx-4080"), "torch"),
+        (("capacity", "--on", "rtx-4080", "--compile", "off"), "torch"),
     ],
 )
 def test_it_is_one_line_while_modules_are_imported_a_rig_is_replayed_or_a_budget_predicted(rigbench, words, at, by):
