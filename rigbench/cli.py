@@ -29,6 +29,7 @@ PLAN, CHECK, MEASURE = "Plan, no GPU needed", "Check this rig", "Measure one thi
 RESULTS, SHARE = "Results", "Share, prepare data"
 COMMANDS = (
     Command("budget", "budget", PLAN, "Predict hours, kWh and money of a training run, with intervals."),
+    Command("scaling plan", "scaling", PLAN, "Plan a series of models: tokens, batches, learning rates, hours, money."),
     Command("capacity", "predict", PLAN, "Predict what fits: the largest model, micro-batch and sequence."),
     Command("profiles", "report", PLAN, "List and check the profiles: GPUs, series of models, rigs, prices."),
     Command("run", "everything", CHECK, "Run every probe, then say what the rig can train, how long and for how much."),

@@ -15,7 +15,7 @@ from rigbench.machine.record import RigId, Software
 from rigbench.matmul.record import Matmul
 from rigbench.p2p.record import P2p
 from rigbench.predict.record import Capacity
-from rigbench.scaling.record import Fit, Trained
+from rigbench.scaling.record import Fit, SeriesPlan, Trained
 from rigbench.thermals.record import PowerSteps, Thermals
 from rigbench.topology.record import Topology
 from rigbench.train.record import Arms, OwnSlice, Slice
@@ -53,6 +53,7 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     backtest: Backtest | Reach | Absent = NOT_ASKED
     capacity: Capacity | Skipped | Absent = NOT_ASKED
     watched: Training | Absent = NOT_ASKED
+    plan: SeriesPlan | Absent = NOT_ASKED
     scaling: tuple[Trained | Skipped, ...] = ()
     law: Fit | Absent = NOT_ASKED
     findings: tuple[Finding, ...] = ()  # worst first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,3 +232,15 @@ def test_a_stored_run_that_has_no_series_is_refused(rigbench, tmp_path):
     for words in (run.stem, run):
         code, _, err = rigbench("scaling", "fit", words)
         assert (code, "trained no model to its end" in err) == (3, True)
+
+
+def test_the_page_draws_the_laws_and_has_their_numbers(rigbench, tmp_path):
+    path = Path(__file__).parent / "data" / "losses.csv"
+    assert rigbench("-q", "scaling", "fit", path)[0] == 0
+    assert rigbench("report", "--html", tmp_path / "law.html")[0] == 0
+    text = (tmp_path / "law.html").read_text()
+    section = text[text.index('<section id="law"') :].partition("</section>")[0]
+    assert section.count("<svg") == 3
+    for words in ("L(N) ∝ N^-0.115", "L(D) ∝ D^-0.119", "L(C) ∝ C^-0.105", "adamw8bit", "Besiroglu 2024", "N ∝ C^a"):
+        assert words in section, words
+    assert rigbench("scaling", "fit", "--verbose", path)[1].count("logarithmic") == 6  # three charts of each optimizer

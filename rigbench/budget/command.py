@@ -53,8 +53,23 @@ def budget(
         rigbench budget --on 2xrtx-4080 --hours 48    what 48 hours buy on cards that you do not own
         rigbench budget --params 120M --tokens-per-param 20 --price '0.30 EUR'
     """
-    from rigbench.budget import plan
     from rigbench.budget.training import short_slices
+
+    request, rigs = asked(common, options, recipe, told, prices, watts)
+    short = short_slices(request.models, common.device)
+    return common.answer(lambda job: run(job, request, common.device, rigs, short))
+
+
+def asked(
+    common: Common,
+    options: Options,
+    recipe: RecipeOptions,
+    told: ToldOptions,
+    prices: PriceOptions,
+    watts: WattOptions,
+) -> tuple[Request, tuple[RigProfile | Absent, ...]]:
+    """What is asked for, and of which rigs: THIS_RIG stands for this one, and no rig for this one alone."""
+    from rigbench.budget import plan
     from rigbench.predict import known
     from rigbench.predict.recorded import rig_asked
 
@@ -67,9 +82,7 @@ def budget(
     if not rigs or THIS_RIG in rigs:
         named.refuse_to_train(request.models)
     largest = max(request.models, key=lambda model: model.total_parameters)
-    request = request._replace(told=known.told(told, largest, common.store().find))
-    short = short_slices(request.models, common.device)
-    return common.answer(lambda job: run(job, request, common.device, rigs, short))
+    return request._replace(told=known.told(told, largest, common.store().find)), rigs
 
 
 def _rigs(names: str | None, options: Options, watts: WattOptions) -> tuple[RigProfile | Absent, ...]:

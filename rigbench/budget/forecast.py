@@ -203,7 +203,7 @@ def _said_of(chosen: Chosen, its: Wanted) -> str:
 
 def _carried(its: Forecast, request: Request, chosen: Chosen, over: Wanted) -> Forecast:
     """With a batch on each card as the slices had."""
-    if not isinstance(request.options.batch_tokens, Absent):
+    if not isinstance(request.batch_of(its.model), Absent):
         return its
     tokens = its.tokens_per_step // chosen.configuration.recipe.ranks * over.ranks
     return its._replace(tokens_per_step=tokens, batch=f"{tokens:,} tokens, on each card as the slices had")
@@ -230,7 +230,7 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
         what = f"batch-tokens {tokens:,} is less than a sequence for each card"
         raise RigbenchError(what, f"give {least:,} or more")
     recipes = [
-        batched(model, recipe, tokens)
+        batched(model, recipe, request.batch_of(model), bool(request.batches))
         for model, recipe in zip(request.models, fitted(predictor, request, rig), strict=True)
     ]
     steps = [
@@ -353,10 +353,11 @@ def _from_slices(request: Request, model: Model, chosen: Chosen, rate: Rate) -> 
     """Batches, compilation and start as this model's slices had them, or those of the model nearest in size."""
     own = [stored for stored in chosen.slices if stored.slice.model.shape == model.shape]
     alike = own or [chosen.nearest(model)]
-    tokens, declared = alike[0].slice.tokens_per_step, request.options.batch_tokens
+    tokens, declared = alike[0].slice.tokens_per_step, request.batch_of(model)
     words = f"{tokens:,} tokens, as the slices had"
     if not isinstance(declared, Absent):
-        tokens, words = declared, f"{declared:,} tokens (batch-tokens; the rate is of {tokens:,})"
+        why = "by the rule" if request.batches else "batch-tokens"
+        tokens, words = declared, f"{declared:,} tokens ({why}; the rate is of {tokens:,})"
     compiles = [its.slice.compile.cold_seconds for its in alike if isinstance(its.slice.compile, Compile)]
     compiling = math.fsum(compiles) / len(compiles) if compiles else Absent("not measured")
     starting = math.fsum(map(_startup, alike)) / len(alike)
@@ -522,12 +523,17 @@ def _does_not_fit(
     return RigbenchError(f"{what}: {short / (1 << 30):.1f} GiB are missing", f"what would do: {' or '.join(cures)}")
 
 
-def batched(model: Model, recipe: Recipe, batch_tokens: int | Absent) -> Recipe:
-    """With so many tokens in a step, of all cards together; Absent: as the recipe has it on each card."""
+def batched(model: Model, recipe: Recipe, batch_tokens: int | Absent, exact: bool = False) -> Recipe:
+    """With so many tokens in a step, of all cards together; Absent: as the recipe has it on each card.
+
+    `exact`: with a smaller micro-batch where a step otherwise had a few more or less.
+    """
     if isinstance(batch_tokens, Absent):
         return recipe
     each = batch_tokens / model.shape.sequence / recipe.ranks
     accumulation = -(-round(each) // recipe.micro_batch)
+    while exact and round(each) % accumulation:
+        accumulation += 1
     return msgspec.structs.replace(recipe, micro_batch=max(1, round(each / accumulation)), accumulation=accumulation)
 
 

@@ -70,6 +70,11 @@ class Request(NamedTuple):
     watts: WattOptions = NOTHING_DECLARED
     price: Price | Absent = cost.NO_PRICE
     told: Told = NOTHING_TOLD  # of the code, where the rig is not this one
+    batches: tuple[int, ...] = ()  # tokens in a step of each model, where a rule chose them
+
+    def batch_of(self, model: Model) -> int | Absent:
+        """Tokens in a step that were asked for."""
+        return self.batches[self.models.index(model)] if self.batches else self.options.batch_tokens
 
     @property
     def split(self) -> Split:

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rigbench.budget.command import RECIPE_SETTINGS
+from rigbench.budget.record import Budget, PriceOptions
 from rigbench.command import Common, command, completed, run_ids
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.profiles import RigProfile
+from rigbench.core.record import Absent
 from rigbench.model.recipe import RecipeOptions
-from rigbench.scaling.record import FitOptions, RunOptions
+from rigbench.predict.record import ToldOptions
+from rigbench.scaling.record import FitOptions, PlanOptions, RunOptions
+from rigbench.work.record import WattOptions
 
 if TYPE_CHECKING:
     from rigbench.job import Job
@@ -34,7 +40,6 @@ def scaling_run(common: Common, options: RunOptions, choices: RecipeOptions) -> 
         rigbench scaling run --resume RUN                        go on after a kill
     """
     from rigbench.core.progress import SILENT
-    from rigbench.core.record import Absent
     from rigbench.scaling import training
     from rigbench.work.ranks import world_from
 
@@ -54,6 +59,50 @@ def scaling_run(common: Common, options: RunOptions, choices: RecipeOptions) -> 
         job.progress = SILENT
         return training.follow(job, *asked(job), world)
     return common.answer(lambda job: training.train_all(job, *asked(job), world))
+
+
+@command("device", "on", "link", "p2p", "replay", "keep_disturbed", settings=RECIPE_SETTINGS)
+def scaling_plan(
+    common: Common,
+    options: PlanOptions,
+    recipe: RecipeOptions,
+    told: ToldOptions,
+    prices: PriceOptions,
+    watts: WattOptions,
+) -> int:
+    """How to train a series so that its losses tell a law: tokens, batches, learning rates, schedule, memory, budget.
+
+    Hours, kWh and money are those of `rigbench budget` with these batches. Learning rate and batch are of one rule,
+    DeepSeek LLM's (2024), below Kaplan's critical batch; the schedule is warm-up, stable, decay.
+
+        rigbench scaling plan --series diy --flops 1.2e18 --on 2xrtx-4080    five models, 5M to 120M, on cards to buy
+        rigbench scaling plan --params 5M,15M,30M --tokens-per-param 20      on this rig, 20 tokens a parameter
+        rigbench scaling plan --series llama --tokens 10B --on h200          150M to 1B, as many tokens each
+    """
+    from rigbench.budget import command as budget
+    from rigbench.budget import plan, training
+    from rigbench.scaling import planning
+
+    request, rigs = budget.asked(common, options, recipe, told, prices, watts)
+    if len(rigs) > 1:
+        raise RigbenchError(f"--on names {len(rigs)} rigs", "plan on one; `rigbench budget --on A,B` compares rigs")
+    if request.kind not in plan.FORWARD:
+        raise RigbenchError(
+            f"a series is not planned from {request.kind}", "give --flops; `rigbench budget` says how many"
+        )
+    if not isinstance(options.batch_tokens, Absent):
+        raise RigbenchError("batch-tokens is what the plan chooses", "leave it out, or ask `rigbench budget`")
+
+    def work(job: Job) -> None:
+        named = rigs[0] if rigs else None
+        cards = named.count if isinstance(named, RigProfile) else max(1, len(job.cards(common.device).alike.gpus))
+        its = planning.ruled(request, cards)
+        chosen = request._replace(batches=tuple(one.batch_tokens for one in its))
+        budget.run(job, chosen, common.device, rigs, training.short_slices(request.models, common.device))
+        if isinstance(job.run.budget, Budget):
+            job.keep(plan=planning.planned(request, its, job.run.budget))
+
+    return common.answer(work)
 
 
 @command()

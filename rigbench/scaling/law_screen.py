@@ -29,7 +29,7 @@ def brief(its: Fit, console: Console, quiet: bool = False, run_id: str = "RUN") 
     charted = its.lines[-1] if its.lines else None
     if charted:
         chart(its, charted, console)
-    console.print(grid(_facts(its)))
+    console.print(grid(facts(its)))
     console.print(_published(its))
     sure = "90 % intervals; in, out: whether that lies in ours; no point was left out for not fitting"
     closing(sure, f"rigbench report {run_id} --verbose, or --html for its page", console)
@@ -42,7 +42,7 @@ def show(its: Fit, console: Console) -> None:
     for line in its.lines:
         console.print()
         chart(its, line, console)
-    console.print(grid(_facts(its)))
+    console.print(grid(facts(its)))
     if isinstance(its.joint, Joint):
         console.print(grid(_joint(its.joint)))
     console.print(_published(its, whole=True))
@@ -63,7 +63,7 @@ def verdict(its: Fit) -> Headline:
     line = its.lines[0]
     sizes = sorted({(its.points[place].params, its.points[place].model) for place in line.places})
     models = sizes[0][1] if len(sizes) == 1 else f"{sizes[0][1]} to {sizes[-1][1]}"
-    sentence = f"L({line.of}) ∝ {line.of}^{_minus(line.exponent)}, R² {_r(line.r_squared)}"
+    sentence = f"L({line.of}) ∝ {line.of}^{_minus(line.exponent)}, R² {r_squared(line.r_squared)}"
     sentence += f", {len(line.places)} points of {models}"
     return "warn" if its.odd or line.exponent.value <= 0 else "ok", sentence
 
@@ -82,7 +82,7 @@ def _plain(its: Estimate, digits: int = 3) -> str:
     return f"{text} ({its.low:.{digits}f} to {its.high:.{digits}f})" if its.level else f"{text} (no interval)"
 
 
-def _r(r_squared: float) -> str:
+def r_squared(r_squared: float) -> str:
     """0.98 and 0.9996, never 1.000 of what is not."""
     return next((text for digits in (3, 4, 5) if not (text := f"{r_squared:.{digits}f}").startswith("1.")), "1.000")
 
@@ -100,17 +100,21 @@ def _laws(its: Fit) -> object:
         floor = line.floor
         told = "cannot be told" if isinstance(floor, Absent) else f"{_plain(floor.irreducible, 2)}"
         exponent = "" if isinstance(floor, Absent) else _plain(floor.exponent)
-        rows.append([f"L({line.of})", str(len(line.places)), _plain(line.exponent), _r(line.r_squared), told, exponent])
+        rows.append(
+            [f"L({line.of})", str(len(line.places)), _plain(line.exponent), r_squared(line.r_squared), told, exponent]
+        )
     joint = its.joint
     if isinstance(joint, Joint):
         words = _plain(joint.irreducible, 2)
-        rows.append(["L(N, D)", str(len(joint.places)), "", _r(joint.r_squared), words, f"N {_plain(joint.alpha)}"])
+        rows.append(
+            ["L(N, D)", str(len(joint.places)), "", r_squared(joint.r_squared), words, f"N {_plain(joint.alpha)}"]
+        )
         rows.append(["", "", "", "", "", f"D {_plain(joint.beta)}"])
     headings = ("law", ">points", ">exponent, straight", ">R²", ">irreducible loss E", ">exponent above E")
     return table(headings, rows)
 
 
-def _facts(its: Fit) -> Iterator[tuple[str, str]]:
+def facts(its: Fit) -> Iterator[tuple[str, str]]:
     line = next((it for it in its.lines if it.of == "N"), None)
     if isinstance(its.joint, Joint):
         best = its.joint.optimum
@@ -126,7 +130,7 @@ def _facts(its: Fit) -> Iterator[tuple[str, str]]:
         yield "missing", missing
     for other in its.others:
         line = next(iter(other.lines), None)
-        law = f"L({line.of}) ∝ {line.of}^{_minus(line.exponent)}, R² {_r(line.r_squared)}" if line else "no law"
+        law = f"L({line.of}) ∝ {line.of}^{_minus(line.exponent)}, R² {r_squared(line.r_squared)}" if line else "no law"
         yield other.optimizer, law
     if isinstance(its.difference, Paired):
         yield f"{its.difference.second}", _difference(its.difference)
@@ -222,9 +226,9 @@ def chart(its: Fit, line: Line, console: Console) -> None:
     """All losses over N, D or C, both axes logarithmic, a mark a model; the law as dots, from the first point to the
     next step. Only those of the line are full where others are beside it."""
     width = max(20, min(WIDEST, console.width - EDGE - 2))
-    x = [_x(point, line.of) for point in its.points]
+    x = [x_of(point, line.of) for point in its.points]
     ends = min(x), max(max(x), line.next_x if line.of == "N" else 0.0)
-    law = [(at, line.constant * at**-line.exponent.value) for at in _along(*ends, 2 * width)]
+    law = [(at, line.constant * at**-line.exponent.value) for at in along(*ends, 2 * width)]
     losses = [point.loss for point in its.points]
     low, high = min(*losses, law[-1][1]), max(losses)
     if low <= 0 or high / low < 1 + 1e-9 or ends[1] / ends[0] < 1 + 1e-9:
@@ -256,9 +260,9 @@ def chart(its: Fit, line: Line, console: Console) -> None:
     console.print(Text(printable(f"{' ' * EDGE}{legend}  · L({line.of})"), style="dim", overflow="fold"))
 
 
-def _x(point: Point, of: Of) -> float:
+def x_of(point: Point, of: Of) -> float:
     return {"N": float(point.params), "D": float(point.tokens), "C": point.flops}[of]
 
 
-def _along(low: float, high: float, count: int) -> Sequence[float]:
+def along(low: float, high: float, count: int) -> Sequence[float]:
     return [low * (high / low) ** (number / (count - 1)) for number in range(count)]

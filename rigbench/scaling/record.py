@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from rigbench.budget.record import Options as BudgetOptions
 from rigbench.core import units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, number, one_of, seconds, whole
-from rigbench.core.record import Absent, Device, Record
+from rigbench.core.record import Absent, Device, Figure, Record
 from rigbench.core.stats import rate_estimate, steady_start
 from rigbench.model.recipe import OPTIMIZERS, Optimizer, Recipe
 from rigbench.model.record import AskedDtype, Model
@@ -350,3 +351,38 @@ class Plan(Record, frozen=True, kw_only=True):
 
     trainings: tuple[Options, ...]
     data: str  # the path of the ids
+
+
+class PlanOptions(BudgetOptions, frozen=True, kw_only=True):
+    """A budget's, forwards, of a series that is named on the line."""
+
+    series: Annotated[str, Option(TEXT, "The series: diy (GPT-2 style) or llama.", "NAME", panel="Which models")] = (
+        "diy"
+    )
+
+
+class PlannedModel(Record, frozen=True, kw_only=True):
+    """How one model of a series is to be trained; hours, memory and money are the budget's."""
+
+    model: str
+    parameters: int
+    tokens: float
+    learning_rate: float  # of the stable part
+    batch_tokens: int  # of a step, in all
+    critical_batch_tokens: float  # Kaplan's, at the loss that he expects at the end
+    steps: int
+    warm_up_steps: int
+    decay_steps: int
+    micro_batch: int  # of each card; 0: not known
+    memory: Figure | Absent  # bytes of the process at its peak, on each card
+    beyond: str = ""  # how far the rule is stretched
+
+
+class SeriesPlan(Record, frozen=True, kw_only=True):
+    """A series as it is to be trained, each model on all of its tokens."""
+
+    series: str  # its name, or those of the models
+    models: tuple[PlannedModel, ...]
+    sources: tuple[str, ...]  # of the rules
+    branches: tuple[float, ...]  # shares of the tokens that a decay may end at as well, for L(N, D)
+    branches_share: float  # what those decays cost, as a share of the steps

@@ -1,4 +1,4 @@
-"""Shows models that were trained for real, and the law of their losses."""
+"""Shows a series as planned, models that were trained for real, and the law of their losses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.text import Text
 from rigbench.core import units
 from rigbench.core.record import Absent, Skipped
 from rigbench.core.screen import Headline, grid, headline, printable, skipped, table
-from rigbench.scaling import law_screen
-from rigbench.scaling.record import Fit, Trained, points
+from rigbench.scaling import law_screen, plan_screen
+from rigbench.scaling.record import Fit, SeriesPlan, Trained, points
 
 if TYPE_CHECKING:
     from rigbench.document import Run
@@ -23,6 +23,8 @@ MOST_ROWS, MOST_EVENTS = 24, 6
 def brief_run(run: Run, console: Console, quiet: bool) -> None:
     """The losses on one screen; where there is a law, those at each model's most tokens, and the law."""
     _show(run, console, quiet, MOST_ROWS)
+    if isinstance(run.plan, SeriesPlan):
+        plan_screen.show(run.plan, console)
     if isinstance(run.law, Fit):
         law_screen.brief(run.law, console, quiet, run.id)
 
@@ -30,11 +32,15 @@ def brief_run(run: Run, console: Console, quiet: bool) -> None:
 def show_run(run: Run, console: Console) -> None:
     """Every loss at a branch's end, and all of the law."""
     _show(run, console, False, None)
+    if isinstance(run.plan, SeriesPlan):
+        plan_screen.show(run.plan, console)
     if isinstance(run.law, Fit):
         law_screen.show(run.law, console)
 
 
-def verdict(result: Trained | Fit) -> Headline:
+def verdict(result: Trained | Fit | SeriesPlan) -> Headline:
+    if isinstance(result, SeriesPlan):
+        return plan_screen.verdict(result)
     if isinstance(result, Fit):
         return law_screen.verdict(result)
     ends = points(result)

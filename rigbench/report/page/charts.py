@@ -250,7 +250,7 @@ def _rows(axes: Axes, labels: Sequence[str]) -> None:
 
 def _metric(value: float) -> str:
     """10 k, 1 M, 0.01: an end of an axis that spans powers of ten."""
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size * 0.9999:
             return f"{value / size:g} {letter}"
     return f"{value:g}"

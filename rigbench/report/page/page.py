@@ -24,8 +24,10 @@ from rigbench.core.screen import UNPRINTABLE, printable
 from rigbench.document import Run
 from rigbench.redacted import redacted
 from rigbench.report import exports, first_screen
-from rigbench.report.page import cost, raw, rig
+from rigbench.report.page import cost, law, raw, rig
 from rigbench.report.page.kit import MOST_ROWS, Section, cells, why
+from rigbench.scaling import law_screen
+from rigbench.scaling.record import Fit
 from rigbench.tables import machine
 from rigbench.usable import usable, words
 
@@ -85,6 +87,7 @@ def write(run: Run, path: Path, *, redact: bool = True, keep_disturbed: bool = F
 
 def _ordered(run: Run) -> Iterable[Section]:
     made = {section.id: section for part in (cost, rig) for section in part.sections(run)}
+    yield from law.sections(run)
     for name in ("holds-back", "step", "roofline", "heat", "topology", "transfers", "memory", "sure"):
         yield made[name]
 
@@ -119,6 +122,8 @@ def _facts(whole: Run, shown: Run, keep_disturbed: bool) -> dict[str, Any]:
     mark = first_screen.worst(shown)
     busy = words(whole, keep_disturbed)
     sentence = brief.sentence(budget) if budget else f"no hours: {why(shown, 'budget')}"
+    if budget is None and isinstance(shown.law, Fit):
+        sentence = law_screen.verdict(shown.law)[1]
     title = busy[0] if busy else sentence
     claims = [
         it for it in ((budget.sanity.sentence, budget.sanity.kwh_sentence) if budget else ()) if isinstance(it, str)

@@ -1,0 +1,74 @@
+"""The page's section on how losses fall with size, data and compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rigbench.core.record import Absent
+from rigbench.document import Run
+from rigbench.report.page import charts
+from rigbench.report.page.kit import Chart, Section, Table, cells, held
+from rigbench.scaling import law_screen
+from rigbench.scaling.record import Fit, Joint, Line, Paired
+
+STEPS = 40  # of a drawn law
+
+
+def sections(run: Run) -> Iterator[Section]:
+    """None where no law was fitted: it is no part of a rig's health."""
+    fit = held(run.law, Fit)
+    if fit:
+        yield _law(fit)
+
+
+def _law(fit: Fit) -> Section:
+    """With the law of each optimizer, where there are two."""
+    sentences = [f"{fit.source}: {law_screen.verdict(fit)[1]}."]
+    for name, text in law_screen.facts(fit):
+        sentences.append(f"{name}: {text}." if name else f"{text}.")
+    tables = [Table("Published laws on these very points", ("law", "of", "data, tokenizer", ">theirs", ">ours", ">low",
+                                                            ">high", "inside"),
+                    [cells(it.law, it.of, it.data, it.exponent, it.ours.value, it.ours.low, it.ours.high,
+                           "yes" if it.inside else "no") for it in fit.published], ".law.published")]  # fmt: skip
+    if isinstance(fit.joint, Joint):
+        its = fit.joint
+        named = (("E", its.irreducible), ("A", its.a), ("B", its.b), ("alpha", its.alpha), ("beta", its.beta),
+                 ("a of N ∝ C^a", its.size_exponent))  # fmt: skip
+        rows = [cells(name, it.value, it.low, it.high) for name, it in named]
+        tables.append(Table("L(N, D) = E + A/N^alpha + B/D^beta", ("", ">value", ">low", ">high"), rows, ".law.joint"))
+    if isinstance(fit.difference, Paired):
+        its_pairs = fit.difference
+        rows = [[model, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}"] for model, a, b in its_pairs.pairs]
+        headings = ("model", f">{its_pairs.first}", f">{its_pairs.second}", ">difference")
+        tables.append(Table("The same runs with two optimizers", headings, rows, ".law.difference.pairs"))
+    return Section(
+        "law",
+        "How the loss falls",
+        [*sentences, *fit.odd],
+        [_chart(fit, line, place) for place, line in enumerate(fit.lines)],
+        tables,
+        fit.missing,
+    )
+
+
+def _chart(fit: Fit, line: Line, place: int) -> Chart:
+    points = {model: [(law_screen.x_of(it, line.of), it.loss) for it in fit.points if it.model == model]
+              for model in dict.fromkeys(it.model for it in fit.points)}  # fmt: skip
+    ends = [at for its in points.values() for at, _ in its]
+    low, high = min(ends), max(*ends, line.next_x if line.of == "N" else 0.0)
+    drawn = [(at, line.constant * at**-line.exponent.value) for at in law_screen.along(low, high, STEPS)]
+    lines = [charts.Line(model, its, "points") for model, its in points.items()]
+    lines.append(charts.Line(f"L({line.of})", drawn, "dashed", charts.INK))
+    if not isinstance(line.floor, Absent):
+        its = line.floor
+        curve = [(at, its.irreducible.value + its.constant * at**-its.exponent.value) for at, _ in drawn]
+        lines.append(charts.Line("with E", curve, "line", charts.MUTED))
+    across = law_screen.NAMES[line.of]
+    rows = [cells(it.model, law_screen.x_of(it, line.of), it.loss, it.seed) for it in fit.points]
+    slope = f"{line.exponent.value:.3f}"
+    alt = f"Loss over {across}, both axes logarithmic: {len(fit.points)} points and a line of slope -{slope}."
+    title = f"L({line.of}) ∝ {line.of}^-{slope}, R² {law_screen.r_squared(line.r_squared)}: {line.among}"
+    table = Table(
+        f"Losses over {across}", ("model", f">{across}", ">nats a token", ">seed"), rows, f".law.lines[{place}]"
+    )
+    return Chart(title, charts.lines(charts.Panel("nats a token", lines), across), alt, table)

@@ -1,0 +1,47 @@
+"""Plans a series: the rules of each model beside the budget that they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rigbench.budget.plan import Request
+from rigbench.budget.record import Budget
+from rigbench.scaling import rules
+from rigbench.scaling.record import PlannedModel, SeriesPlan
+from rigbench.scaling.rules import Rules
+
+BRANCHES = (0.25, 0.5)  # of the tokens, beside all of them: three numbers of tokens a model, as L(N, D) needs
+
+
+def ruled(request: Request, cards: int) -> list[Rules]:
+    """How each model is to be trained on so many cards."""
+    return [rules.rules(model, tokens, cards) for model, tokens in zip(request.models, request.tokens(), strict=True)]
+
+
+def planned(request: Request, its: Sequence[Rules], budget: Budget) -> SeriesPlan:
+    rows = []
+    for model, one, row in zip(request.models, its, budget.series, strict=True):
+        rows.append(
+            PlannedModel(
+                model=model.name,
+                parameters=model.total_parameters,
+                tokens=row.tokens,
+                learning_rate=one.learning_rate,
+                batch_tokens=one.batch_tokens,
+                critical_batch_tokens=one.critical_batch_tokens,
+                steps=one.steps,
+                warm_up_steps=one.warm_up_steps,
+                decay_steps=one.decay_steps,
+                micro_batch=row.micro_batch,
+                memory=row.memory,
+                beyond=one.beyond_fit,
+            )
+        )
+    share = rules.DECAY_SHARE * sum(BRANCHES)
+    return SeriesPlan(
+        series=request.name,
+        models=tuple(rows),
+        sources=(rules.SOURCE, rules.SCHEDULE_SOURCE),
+        branches=BRANCHES,
+        branches_share=share,
+    )
