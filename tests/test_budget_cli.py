@@ -278,10 +278,3 @@ def test_only_another_rigs_slices_are_no_answer_and_said(rigbench, tmp_path, mon
     code, out, err = rigbench("budget", "-q", "--flops", "1e13", "--set", "series=tiny", "--on", "here")
     assert (code, out) == (3, "")
     assert "no slice of this rig is stored (1 slice of another rig)" in err
-
-
-def test_of_a_recorded_rig_it_says_who_prices_the_recorded_heat(rigbench):
-    rig = Path(__file__).parent / "rigs" / "dual-rtx4080s-throttling"
-    code, out, _ = rigbench("--replay", str(rig), "budget", "--params", "5M")
-    assert code == 0
-    assert "`rigbench --replay DIR doctor` says what this recording's costs" in " ".join(out.split())

@@ -315,3 +315,31 @@ def test_an_interrupted_load_claims_nothing():
 )
 def test_a_bar_is_drawn_in_eighths_and_never_overflows(share, shown):
     assert bars.bar(share, 4) == shown
+
+
+@pytest.mark.parametrize(
+    ("together", "said"),
+    [
+        (135e12, "90 % of alone; correct"),
+        (149.5e12, "as fast as alone; correct"),  # within what both are sure to
+        (160e12, "faster than alone, which was disturbed; correct"),
+    ],
+)
+def test_a_card_beside_the_others_is_held_against_itself_alone(together: float, said: str):
+    fleet = msgspec.structs.replace(RESULT.fleet, lanes=(lane(0, 150e12, together), lane(1, 150e12, 150e12)))
+    shown = " ".join(screen(msgspec.structs.replace(RESULT, fleet=fleet), 100).split())
+    assert f"all at once {together / 1e12:.1f} TFLOP/s" in shown
+    assert said in shown
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"), [((4, 4), "4 shapes"), ((5, 2), "2 to 5 shapes (by dtype)"), ((), "0 shapes")]
+)
+def test_how_many_shapes_were_tried_is_a_number_or_a_range(sizes: tuple[int, ...], said: str):
+    made = [
+        msgspec.structs.replace(its, looks=(look(512, 1e12), *its.looks)[-size:])
+        for its, size in zip(RESULT.ceilings, sizes, strict=False)
+    ]
+    console = Console(file=io.StringIO(), width=200)
+    render.brief(msgspec.structs.replace(RESULT, ceilings=tuple(made), best_flops_per_s={}), console)
+    assert f"the fastest of {said}" in console.file.getvalue()

@@ -60,7 +60,10 @@ def test_one_probe_of_a_run_is_shown_alone(rigbench, home):
     assert "matmul on cpu" in part
     assert "PCI tree" in whole
     assert "PCI tree" not in part
-    assert "tokens/s" in rigbench("report", "20260102", "train-probe")[1]
+    training = rigbench("report", "20260102", "train-probe")[1]
+    assert "tokens/s" in training
+    assert rigbench("report", "20260102", "training")[1] == training
+    assert rigbench("report", "matmul")[1] == part  # of the newest
     document = json.loads(rigbench("report", "20260102", "matmul", "--json")[1])
     assert (document["matmul"]["type"], document["topology"]["type"]) == ("matmul", "absent")
     code, _, err = rigbench("report", "20260102", "thermals")

@@ -72,6 +72,7 @@ COMMANDS = {
     "backtest": "report {backtest}",
     "watch": "report {watched}",
     "busy": "report {busy}",
+    "run-killed": "report {killed}",
     "compare": "compare before/runs after/runs",
     "fleet": "fleet hosts/runs",
     "capture": "--replay {hot} capture -o recording",
@@ -97,6 +98,7 @@ ANSWERED = {  # commands whose run is stored for `report`
     "scaling-fit": f"scaling fit {TESTS / 'data' / 'losses.csv'}",
 }
 EMPTY: dict[str, object] = {room: () if room in ("slices", "scaling") else NOT_ASKED for room in ROOMS}
+AFTER_BANDWIDTH = {room: it for room, it in EMPTY.items() if room not in ("topology", "bandwidth")}
 ESCAPE = re.compile(r"\x1b\[[0-9;:]*m")
 
 
@@ -128,6 +130,7 @@ def runs(home: Path, answered: Callable[[str], Run]) -> dict[str, str]:
         "capacity-one": of("capacity", capacity=sizes.capacity(rows=tuple(map(alone, fits)))),
         "backtest": of("backtest", backtest=logs.outside()),
         "watched": of("watch", watched=watched()),
+        "killed": msgspec.structs.replace(whole, status="running", ended=("topology", "bandwidth"), **AFTER_BANDWIDTH),
         "busy": msgspec.structs.replace(whole, disturbances=tuple(busy())),
     }
     for name, words in ANSWERED.items():

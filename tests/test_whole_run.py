@@ -79,6 +79,7 @@ def test_only_the_stages_asked_for_are_run():
     names = [stage.room for stage in stages]
     assert names == ["topology", "bandwidth", "p2p", "collectives", "matmul", "slices", "dataloader"]
     assert [stage.room for stage in plan.chosen(stages, ("slices", "matmul"), ())] == ["matmul", "slices"]
+    assert [stage.room for stage in plan.chosen(stages, ("training",), ())] == ["slices"]  # as screens call it
     assert "p2p" not in [stage.room for stage in plan.chosen(stages, (), ("p2p",))]
     for only, skip, words in (
         (("matmull",), (), "--only 'matmull' is no stage"),
@@ -180,7 +181,7 @@ def test_the_first_screen_of_a_whole_run_answers_in_forty_lines(width):
     assert max(map(len, lines)) <= width
     assert len(lines) <= (40 if width >= 100 else 60)
     head = " ".join(" ".join(lines[:5]).split())
-    assert "1.2 EFLOP on Intel Xeon" in head
+    assert "no fault found; 1.2 EFLOP on Intel Xeon" in head
     assert "108 days (99 to 125)" in head
     for number in ("2,500", "3.9 (3.6 to 4.3)", "191", "51 (48 to 55)", "108 (99 to 125)"):
         assert number in "\n".join(lines)
@@ -248,7 +249,11 @@ def test_a_machine_without_gpus_loads_no_torch_for_that(tmp_path, monkeypatch):
     monkeypatch.setitem(job.__dict__, "gpus", ())
     monkeypatch.setattr(plan.pci, "devices", lambda sysfs: ())
     monkeypatch.setattr(job, "measure", lambda *_, **__: pytest.fail("nothing to open"))
-    plan.refuse_blocked(job, None, [plan.Stage("matmul", lambda job: None)])
+    stages = [plan.Stage("matmul", lambda job: None)]
+    plan.refuse_blocked(job, None, stages)
+    monkeypatch.setattr(job, "measure", lambda *_, **__: Skipped("open", "torch sees 0 CUDA devices"))
+    with pytest.raises(RigbenchError, match="torch sees 0 CUDA devices"):  # before any stage is tried without them
+        plan.refuse_blocked(job, "cuda", stages)
 
 
 LIVE = {

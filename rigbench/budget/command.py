@@ -31,9 +31,6 @@ HERE, MOST_RIGS = "here", 12
 RECIPE_SETTINGS = ("precision", "strategy", "checkpointing", "loss", "accumulation")
 
 
-RECORDED_HEAT = "heat: as published runs had it; `rigbench --replay DIR doctor` says what this recording's costs"
-
-
 @command("device", "on", "link", "p2p", "replay", "keep_disturbed", settings=RECIPE_SETTINGS)
 def budget(
     common: Common,
@@ -156,8 +153,6 @@ def run(
     if not answers:
         raise RigbenchError("none of these rigs has an answer", refused[0].reason, exit_code=NOTHING)
     first, *others = answers
-    if job.rig.replayed:
-        first = msgspec.structs.replace(first, decides=(*first.decides, RECORDED_HEAT))
     job.keep(budget=msgspec.structs.replace(first, others=tuple(others), refused=tuple(refused)))
 
 

@@ -99,7 +99,7 @@ def _keep_page(run: Run, common: Common) -> None:
         made = write_page(run, common)
     except RigbenchError as error:
         made = str(error)
-    except Exception as error:  # noqa: BLE001
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         made = f"no page: {type(error).__name__}; `rigbench report {run.id} --html` says more"
     if not common.quiet:
         say(made)

@@ -40,6 +40,7 @@ from rigbench.work.record import WattOptions
 
 QUICK_MATMUL_SECONDS = 18.0
 OPENS, OPEN_SECONDS = "rigbench.everything.probe", 180.0  # at most, to load torch and make a context on each GPU
+STAGE_OF = {"training": "slices", "train-probe": "slices", "heat": "thermals"}  # other names, as screens say them
 START_SECONDS = 6.0  # of a worker that loads torch
 
 
@@ -90,6 +91,7 @@ def _train(
 def chosen(stages: Sequence[Stage], only: Sequence[str], skip: Sequence[str]) -> list[Stage]:
     """Those of --only and not of --skip, in their order."""
     names = [stage.room for stage in stages]
+    only, skip = ([STAGE_OF.get(name, name) for name in asked] for asked in (only, skip))
     for option, asked in (("--only", only), ("--skip", skip)):
         for name in asked:
             if name not in names:
@@ -112,7 +114,8 @@ def refuse_blocked(job: Job, device: str | None, stages: Sequence[Stage]) -> Non
     there = not isinstance(tree, Absent) and any((it.kind, it.vendor_id) == ("GPU", pci.NVIDIA) for it in tree)
     of_others = any(f"+{name}" in str(job.run.software.torch) for name in ("rocm", "xpu"))
     without_torch = all(stage.room == "topology" for stage in stages)
-    if device == "cpu" or without_torch or not (cards or there or of_others):
+    of_cards = (device or "").startswith("cuda")  # asked for by name
+    if device == "cpu" or without_torch or not (cards or there or of_others or of_cards):
         return
     job.progress.stage("opening the GPUs", START_SECONDS)
     opened = job.measure(OPENS, OpenOptions(device or "auto"), Opened, limit_seconds=OPEN_SECONDS)

@@ -88,9 +88,10 @@ def brief(result: Matmul, console: Console, quiet: bool = False, run_id: str = "
     hot = [it.hot for it in result.ceilings if not isinstance(it.hot, Absent)]
     length = f"the last {units.format_seconds(hot[0].to_seconds - hot[0].from_seconds)} of " if hot else ""
     loads = f"{length}{units.format_seconds(hot[0].to_seconds)} of load; " if hot else ""
-    tried = [str(len({look.dims for look in it.looks})) for it in result.ceilings]
+    tried = [len({look.dims for look in it.looks}) for it in result.ceilings] or [0]
+    count = str(tried[0]) if len(set(tried)) == 1 else f"{min(tried)} to {max(tried)}"
     closing(
-        f"{loads}the fastest of {listed(list(dict.fromkeys(tried)))} shapes",
+        f"{loads}the fastest of {count} shapes" + " (by dtype)" * (len(set(tried)) > 1),
         f"rigbench report {run_id} matmul has every size, and each layer's own products",
         console,
     )

@@ -34,7 +34,7 @@ def report(
     """Show a stored run again.
 
     rigbench report                  the newest
-    rigbench report RUN matmul       one probe of it, whole
+    rigbench report RUN matmul       one probe of it, whole; without RUN, of the newest
     rigbench report RUN --html       the page, one file; or RUN page.html --html
     rigbench report --list           which there are
     rigbench report RUN RUN RUN --label before      for `rigbench compare before after`
@@ -43,6 +43,7 @@ def report(
     """
     from rigbench import store
     from rigbench.core.errors import FINE, NOTHING, RigbenchError
+    from rigbench.document import ROOMS
     from rigbench.report import screen as render
 
     home, names = common.store(), runs or []
@@ -73,6 +74,8 @@ def report(
         one = (names[most:] + files[1:])[0]
         cure = "give a run, and a FILE.html" if options.html else "give a run, and one probe of it"
         raise RigbenchError(f"{one[:40]!r} is one too many", cure)
+    if len(names) == 1 and names[0] in (*ROOMS, *render.ALIASES) and not Path(names[0]).exists():
+        names = [str(_newest(home, common)), names[0]]  # a probe alone is one of the newest run
     stored = store.read(home.find(names[0]) if names else _newest(home, common))
     if options.html:
         if common.json:

@@ -30,6 +30,7 @@ GPUS = ("=id", ">bf16 TFLOP/s", ">fp32 TFLOP/s", ">memory GiB", ">GB/s", ">board
 RIGS = ("=name", "=GPUs", ">host W", ">supply W", "about")
 MODELS = ("=name", ">layers", ">width", ">heads", ">vocabulary", ">sequence", ">parameters published")
 SERIES = ("=name", ">layers", ">width", ">heads", ">vocabulary", ">sequence", ">parameters")
+ALIASES = {"train-probe": "slices", "training": "slices", "heat": "thermals"}  # other names of rooms, as screens say
 MOST_NAMES = 12  # of a family, a line or two
 LEAST_RESULT = 30  # columns; with fewer left it stands below
 ELECTRICITY = ("=id", ">per kWh", "place", "date")
@@ -42,7 +43,7 @@ def one_room(run: Run, name: str) -> Run:
         RigbenchError: the run has no such room.
     """
     rooms = run.rooms()
-    wanted = {"train-probe": "slices", "heat": "thermals"}.get(name, name)
+    wanted = ALIASES.get(name, name)
     if wanted not in rooms and not (wanted == "doctor" and (run.findings or run.unchecked)):
         raise RigbenchError(
             f"run {run.id} holds no {name[:40]}", f"{did_you_mean(name, rooms)}it holds {', '.join(rooms) or 'nothing'}"

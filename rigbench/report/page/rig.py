@@ -10,7 +10,7 @@ from rigbench.core import units
 from rigbench.core.record import Absent, Figure, SensorSeries, Telemetry
 from rigbench.document import Run
 from rigbench.machine.record import PciHop, PciPath
-from rigbench.matmul.record import Matmul, MatmulDims
+from rigbench.matmul.record import Matmul, MatmulDims, MatmulShape
 from rigbench.report.page import charts
 from rigbench.report.page.charts import Line, Node, Panel
 from rigbench.report.page.kit import Chart, Section, Table, cells, held, why
@@ -51,42 +51,12 @@ def _roofline(run: Run) -> Section:
     memory, top = _memory_rate(run), max((it.value for it in matmul.best_flops_per_s.values()), default=0.0)
     ridge = top / memory.value if memory else 0.0
     low, high = min(min(reach), ridge / 2 or min(reach)) / 1.5, max(reach) * 1.5
-    rows = []
     for dtype, best in matmul.best_flops_per_s.items():
         drawn.append(Line(f"{dtype} ceiling", [(low, best.value), (high, best.value)], "line", colours.get(dtype, "")))
-        peak = matmul.datasheet_flops_per_s.get(dtype)
-        if peak:
+        if peak := matmul.datasheet_flops_per_s.get(dtype):
             drawn.append(Line(f"{dtype} datasheet", [(low, peak.value), (high, peak.value)], "dashed", charts.MUTED))
-        share = units.format_share(best.value / peak.value) if peak else "no datasheet"
-        rows.append(
-            cells(
-                f"{dtype} ceiling",
-                matmul.best_product.get(dtype, "under sustained load"),
-                "",
-                units.format_flops_per_s(best.value),
-                share,
-            )
-        )
     if memory and ridge > low:
         drawn.append(Line("memory", [(low, low * memory.value), (ridge, top)], "line", charts.SERIES[7]))
-    if memory:
-        rows.append(cells("memory", memory.basis, "", units.format_bytes_per_s(memory.value), memory.source))
-    rows += [
-        cells(
-            f"{it.dtype} {it.purpose}, {it.product}",
-            it.words,
-            _intensity(it, it.dtype),
-            units.format_flops_per_s(it.flops_per_s.value),
-            "correct" if it.check.correct else "WRONG",
-        )
-        for it in shapes
-    ]
-    table = Table(
-        "Products of the model, and ceilings",
-        ("what", "shape", ">FLOP a byte", ">rate", "beside"),
-        rows,
-        ".matmul.shapes, .matmul.ceilings",
-    )
     best_words = ", ".join(
         f"{dtype} {units.format_flops_per_s(best.value)}" for dtype, best in matmul.best_flops_per_s.items()
     )
@@ -102,11 +72,34 @@ def _roofline(run: Run) -> Section:
                 "Rate of each product over its FLOP a byte",
                 charts.lines(panel, "FLOP a byte of operands and result"),
                 alt,
-                table,
+                _products(matmul, shapes, memory),
             )
         ],
         missing=list(matmul.not_run),
     )
+
+
+def _products(matmul: Matmul, shapes: Sequence[MatmulShape], memory: Figure | None) -> Table:
+    """Each ceiling, then each product of the model."""
+    rows = []
+    for dtype, best in matmul.best_flops_per_s.items():
+        peak, found = matmul.datasheet_flops_per_s.get(dtype), matmul.best_product.get(dtype, "under sustained load")
+        share = units.format_share(best.value / peak.value) if peak else "no datasheet"
+        rows.append(cells(f"{dtype} ceiling", found, "", units.format_flops_per_s(best.value), share))
+    if memory:
+        rows.append(cells("memory", memory.basis, "", units.format_bytes_per_s(memory.value), memory.source))
+    rows += [
+        cells(
+            f"{it.dtype} {it.purpose}, {it.product}",
+            it.words,
+            _intensity(it, it.dtype),
+            units.format_flops_per_s(it.flops_per_s.value),
+            "correct" if it.check.correct else "WRONG",
+        )
+        for it in shapes
+    ]
+    headings = ("what", "shape", ">FLOP a byte", ">rate", "beside")
+    return Table("Products of the model, and ceilings", headings, rows, ".matmul.shapes, .matmul.ceilings")
 
 
 def _intensity(its: MatmulDims, dtype: str) -> float:
@@ -385,106 +378,99 @@ def _rate(*known: float | Absent) -> str:
 
 
 def _transfers(run: Run) -> Section:
-    drawn, missing, tables = [], [], []
-    bandwidth = held(run.bandwidth, Bandwidth)
+    drawn: list[Chart] = []
+    tables: list[Table] = []
+    missing: list[str] = []
+    bandwidth, collectives = held(run.bandwidth, Bandwidth), held(run.collectives, Collectives)
     if bandwidth:
-        ways: dict[str, list[Transfer]] = {}
-        for part in bandwidth.parts:
-            for it in part.transfers:
-                ways.setdefault(_way(it), []).append(it)
-        curves = [
-            Line(
-                way, [(float(it.size_bytes), it.bytes_per_s.value) for it in sorted(its, key=lambda it: it.size_bytes)]
-            )
-            for way, its in ways.items()
-        ]
-        curves = sorted(curves, key=lambda it: -len(it.points))
-        rows = [
-            cells(
-                way,
-                units.format_bytes(it.size_bytes),
-                units.format_bytes_per_s(it.bytes_per_s.value),
-                units.format_plus_minus(it.bytes_per_s.half_width),
-                "correct" if it.check.correct else "WRONG",
-            )
-            for way, its in ways.items()
-            for it in its
-        ]
-        table = Table("Every copy", ("way", ">size", ">rate", ">90 %", "data"), rows, ".bandwidth.parts[].transfers")
-        alt = "; ".join(
-            f"{way} at most {units.format_bytes_per_s(max(it.bytes_per_s.value for it in its))}"
-            for way, its in ways.items()
-        )
-        if any(len(line.points) > 1 for line in curves):
-            shown = charts.lines(Panel("B/s", curves[:MOST_LINES]), "bytes")
-            drawn.append(Chart("Bandwidth over size", shown, alt, table))
-        elif curves:
-            best = {line.label: max(rate for _, rate in line.points) for line in curves[:MOST_LINES]}
-            bars = [
-                charts.Bar(way, 0.0, rate / 1e9, units.format_bytes_per_s(rate), charts.SERIES[0])
-                for way, rate in best.items()
-            ]
-            drawn.append(Chart("Bandwidth, one size", charts.stretches(bars, "GB/s"), alt, table))
-        if len(curves) > MOST_LINES:
-            missing.append(f"{len(curves) - MOST_LINES} more ways are in the table alone")
+        drawn, left_out = _copies(bandwidth)
         judged = [
             cells(it.way, units.format_bytes_per_s(it.bytes_per_s), it.judgement.verdict, it.judgement.reason)
             for it in bandwidth.judged
         ]
-        tables.append(Table("Against their links", ("way", ">best", "verdict", "why"), judged, ".bandwidth.judged"))
-        missing += bandwidth_reasons(bandwidth)
+        tables = [Table("Against their links", ("way", ">best", "verdict", "why"), judged, ".bandwidth.judged")]
+        missing = [*left_out, *bandwidth_reasons(bandwidth)]
     else:
         missing.append(f"bandwidth: {why(run, 'bandwidth')}")
-    collectives = held(run.collectives, Collectives)
     if collectives and collectives.operations:
-        curves, rows = [], []
-        for number, operation in enumerate(collectives.operations):
-            points = [(float(it.size_bytes), it.algorithm_bytes_per_s.value) for it in operation.sizes]
-            colour = charts.SERIES[number % len(charts.SERIES)]
-            curves.append(
-                Line(operation.operation, points, "points" if isinstance(operation.fit, AlphaBeta) else "both", colour)
-            )
-            fit = operation.fit
-            if isinstance(fit, AlphaBeta) and points:
-                fitted = [
-                    (size, size / (fit.latency_seconds.value + size / fit.bytes_per_s.value)) for size, _ in points
-                ]
-                curves.append(Line("", fitted, "line", colour))
-            for size in operation.sizes:
-                bus = (
-                    "n/a"
-                    if isinstance(size.bus_bytes_per_s, Absent)
-                    else units.format_bytes_per_s(size.bus_bytes_per_s.value)
-                )
-                rows.append(
-                    cells(
-                        operation.operation,
-                        units.format_bytes(size.size_bytes),
-                        units.format_seconds(size.timing.estimate.value),
-                        units.format_bytes_per_s(size.algorithm_bytes_per_s.value),
-                        bus,
-                        "correct" if size.check.correct else "WRONG",
-                    )
-                )
-        table = Table(
-            "Every size",
-            ("operation", ">size", ">time", ">bytes/time", ">bus", "data"),
-            rows,
-            ".collectives.operations[].sizes",
-        )
-        alt = "; ".join(
-            f"{line.label} at most {units.format_bytes_per_s(max(rate for _, rate in line.points))}"
-            for line in curves
-            if line.label and line.points
-        )
-        title = f"Collectives over size, {collectives.world_size} ranks (lines: fitted)"
-        drawn.append(Chart(title, charts.lines(Panel("B/s", curves), "bytes"), alt, table))
+        drawn.append(_operations(collectives))
     else:
         reason = why(run, "collectives") if not collectives else collectives.reason or "nothing was measured"
         missing.append(f"collectives: {reason}")
     return Section(
         "transfers", "Bandwidth and collectives over size", (), drawn, [it for it in tables if it.rows], missing
     )
+
+
+def _copies(bandwidth: Bandwidth) -> tuple[list[Chart], list[str]]:
+    """Rates over sizes, or bars where one size was copied; and what is not drawn."""
+    ways: dict[str, list[Transfer]] = {}
+    for part in bandwidth.parts:
+        for it in part.transfers:
+            ways.setdefault(_way(it), []).append(it)
+    curves = [
+        Line(way, [(float(it.size_bytes), it.bytes_per_s.value) for it in sorted(its, key=lambda it: it.size_bytes)])
+        for way, its in ways.items()
+    ]
+    curves = sorted(curves, key=lambda it: -len(it.points))
+    rows = [
+        cells(
+            way,
+            units.format_bytes(it.size_bytes),
+            units.format_bytes_per_s(it.bytes_per_s.value),
+            units.format_plus_minus(it.bytes_per_s.half_width),
+            "correct" if it.check.correct else "WRONG",
+        )
+        for way, its in ways.items()
+        for it in its
+    ]
+    table = Table("Every copy", ("way", ">size", ">rate", ">90 %", "data"), rows, ".bandwidth.parts[].transfers")
+    best = {way: max(it.bytes_per_s.value for it in its) for way, its in ways.items()}
+    alt = "; ".join(f"{way} at most {units.format_bytes_per_s(rate)}" for way, rate in best.items())
+    left_out = [f"{len(curves) - MOST_LINES} more ways are in the table alone"] if len(curves) > MOST_LINES else []
+    if any(len(line.points) > 1 for line in curves):
+        shown = charts.lines(Panel("B/s", curves[:MOST_LINES]), "bytes")
+        return [Chart("Bandwidth over size", shown, alt, table)], left_out
+    if not curves:
+        return [], left_out
+    bars = [
+        charts.Bar(it.label, 0.0, best[it.label] / 1e9, units.format_bytes_per_s(best[it.label]), charts.SERIES[0])
+        for it in curves[:MOST_LINES]
+    ]
+    return [Chart("Bandwidth, one size", charts.stretches(bars, "GB/s"), alt, table)], left_out
+
+
+def _operations(collectives: Collectives) -> Chart:
+    """Each operation's points, with the line of its fit."""
+    curves, rows = [], []
+    for number, operation in enumerate(collectives.operations):
+        points = [(float(it.size_bytes), it.algorithm_bytes_per_s.value) for it in operation.sizes]
+        colour, fit = charts.SERIES[number % len(charts.SERIES)], operation.fit
+        curves.append(Line(operation.operation, points, "points" if isinstance(fit, AlphaBeta) else "both", colour))
+        if isinstance(fit, AlphaBeta) and points:
+            fitted = [(size, size / (fit.latency_seconds.value + size / fit.bytes_per_s.value)) for size, _ in points]
+            curves.append(Line("", fitted, "line", colour))
+        for size in operation.sizes:
+            bus = size.bus_bytes_per_s
+            rows.append(
+                cells(
+                    operation.operation,
+                    units.format_bytes(size.size_bytes),
+                    units.format_seconds(size.timing.estimate.value),
+                    units.format_bytes_per_s(size.algorithm_bytes_per_s.value),
+                    "n/a" if isinstance(bus, Absent) else units.format_bytes_per_s(bus.value),
+                    "correct" if size.check.correct else "WRONG",
+                )
+            )
+    headings = ("operation", ">size", ">time", ">bytes/time", ">bus", "data")
+    table = Table("Every size", headings, rows, ".collectives.operations[].sizes")
+    alt = "; ".join(
+        f"{line.label} at most {units.format_bytes_per_s(max(rate for _, rate in line.points))}"
+        for line in curves
+        if line.label and line.points
+    )
+    title = f"Collectives over size, {collectives.world_size} ranks (lines: fitted)"
+    return Chart(title, charts.lines(Panel("B/s", curves), "bytes"), alt, table)
 
 
 def bandwidth_reasons(bandwidth: Bandwidth) -> list[str]:
