@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -23,16 +24,19 @@ from rigbench.document import Run
 from rigbench.machine.record import RigId, Software
 from rigbench.matmul.record import Matmul
 from rigbench.p2p.record import P2p
-from rigbench.thermals.record import Thermals
+from rigbench.predict.record import Capacity, Largest
+from rigbench.thermals.record import PowerSteps, Thermals
 from rigbench.topology.record import Topology
 from rigbench.train.record import AnySlice
 from rigbench.usable import usable
+from rigbench.watch.record import SeenSteps, Training, program
 
-METHOD = 1  # raised when rows change, so that an index of others is made anew
+METHOD = 2  # raised when rows change, so that an index of others is made anew
 Better = Literal["higher", "lower", ""]
 # By how a field's name ends: its unit as units.format_span takes it, and which way is better.
 UNITS: tuple[tuple[str, str, Better], ...] = (
     ("tokens_per_s", "tokens/s", "higher"),
+    ("steps_per_s", "steps/s", "higher"),
     ("bytes_per_s", "bytes/s", "higher"),
     ("flops_per_s", "FLOP/s", "higher"),
     ("flop_per_joule", "FLOP/J", "higher"),
@@ -43,6 +47,7 @@ UNITS: tuple[tuple[str, str, Better], ...] = (
     ("hot_over_burst", "share", "higher"),
     ("seconds", "seconds", "lower"),
     ("peak_bytes", "bytes", "lower"),
+    ("memory_bytes", "bytes", ""),
     ("_celsius", "°C", "lower"),
     ("watts", "W", ""),
     ("hours", "h", "lower"),
@@ -323,8 +328,60 @@ def _plan(its: Budget) -> Iterator[Item]:
 
 
 def _wiring(its: Topology) -> Iterator[Item]:
+    paths = {path.label: path for path in its.paths}
     for gpu in its.gpus:
-        yield Item(gpu.label, {}, gpu, {})
+        ways = {"to_host_bytes_per_s": paths[gpu.label].best_bytes_per_s} if gpu.label in paths else {}
+        limits = {"limit_watts": gpu.power_limit_watts, "memory_bytes": gpu.memory_total_bytes}
+        yield Item(gpu.label, {"device": gpu.name}, gpu, {**ways, **limits})
+
+
+def _fits(its: Capacity) -> Iterator[Item]:
+    on = {"device": its.target.name, "count": its.target.count, "method": its.method}
+    for row in its.rows:
+        names = {"micro_batch": row.micro_batch, "longest_sequence": row.sequence, "largest_parameters": row.model}
+        numbers: dict[str, object] = {key: it.value for key, it in names.items() if isinstance(it, Largest)}
+        if isinstance(row.micro_batch, Largest):
+            numbers["peak_bytes"] = row.micro_batch.prediction.process
+        yield Item(f"{its.model.name} {row.recipe.words}", on, row, numbers)
+    for one in its.inference:
+        numbers = {
+            "peak_bytes": one.process,
+            "largest_batch": one.largest_batch,
+            "longest_context": one.longest_context,
+        }
+        yield Item(f"{its.model.name} inference, {one.weights}", on, one, numbers)
+
+
+def _rhythms(its: PowerSteps) -> Iterator[Item]:
+    on = {"device": ", ".join(its.devices), "method": its.method}
+    for step in its.steps:
+        numbers = {"lowest_watts": step.lowest_watts, "highest_watts": step.highest_watts, "pulses": step.pulses}
+        yield Item(f"power steps of {units.format_seconds(step.period_seconds)}", on, step, numbers)
+
+
+def _watched(its: Training) -> Iterator[Item]:
+    """The training by its script's name, so that two ways of starting one compare; then each card it was on."""
+    cards = [it for it in its.monitor.gpus if it.device in its.gpus]
+    names = ", ".join(sorted({it.name if isinstance(it.name, str) else "unknown" for it in cards}))
+    elsewhere = "not told" if its.monitor.gpus else "cpu"  # the driver lists no process in a container
+    on: dict[str, object] = {"device": names or elsewhere, "count": len(cards) or 1, "method": its.method}
+    if not isinstance(its.steps, Absent):
+        numbers: dict[str, object] = {f"{its.steps.unit}_per_s": its.steps.rate, "step_seconds": its.steps.step_seconds}
+        numbers["model_flops_share"] = its.model_flops_share
+        heads = frozenset({"tokens_per_s", "steps_per_s", "step_seconds"})
+        yield Item(program(its.command), on, its.steps, numbers, heads)
+    for card in cards:
+        readings = {
+            "celsius": card.temperature_celsius,
+            "watts": card.power_watts,
+            "peak_bytes": card.memory_used_bytes,
+        }
+        means = {
+            name: it.high if name == "peak_bytes" else it.mean
+            for name, it in readings.items()
+            if not isinstance(it, Absent)
+        }
+        yield Item(f"{program(its.command)} {card.device}", on, card, means)
 
 
 PARTS: dict[type[Record], Any] = {
@@ -337,6 +394,9 @@ PARTS: dict[type[Record], Any] = {
     P2p: _peers,
     Budget: _plan,
     Topology: _wiring,
+    Training: _watched,
+    Capacity: _fits,
+    PowerSteps: _rhythms,
 }
 
 
@@ -410,6 +470,15 @@ def samples(record: Record) -> tuple[float, ...]:
     """The raw seconds behind a part of a room, in order: those that its estimate is made of; none where it has none."""
     if isinstance(record, AnySlice):
         return record.steady_seconds
+    if isinstance(record, SeenSteps):
+        return tuple(seconds for *_, seconds in step_seconds(record))
     timing = getattr(record, "timing", None)
     seconds = timing.seconds if isinstance(timing, Timing) else getattr(record, "seconds", ())
     return seconds if isinstance(seconds, tuple) else ()
+
+
+def step_seconds(its: SeenSteps) -> Iterator[tuple[float, int, float]]:
+    """(seconds since the start, step, seconds a step since the row before) of rows that came apart."""
+    for before, (at, step) in pairwise(zip(its.at_seconds, its.step, strict=True)):
+        if at > before[0] and step > before[1]:
+            yield at, step, (at - before[0]) / (step - before[1])

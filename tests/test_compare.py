@@ -343,7 +343,7 @@ def test_an_unchanged_rig_is_called_changed_no_more_often_than_stated(shape, sid
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_rate_of_false_alarms_and_the_power_are_those_stored(shape):
-    """tests/data/compare.json, 2,000 comparisons each: what the topic says is from there."""
+    """tests/data/compare.json, 2,000 comparisons each (20,000 of two states, 9 against 1): the topic tells them."""
     stored = json.loads((Path(__file__).parent / "data" / "compare.json").read_text())[shape]
     trials = 300
     for name, (false, found) in stored.items():

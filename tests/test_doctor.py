@@ -314,6 +314,9 @@ def test_a_chip_with_the_hosts_memory_gets_no_advice_about_a_slot(rigbench: Rigb
     out = rigbench("--replay", str(HELD_BACK["gb10"]), "topology", "-v")[1]
     assert "unified memory, shared with the CPU: see the host's memory" in out
     assert "seat the card" not in out
+    out = rigbench("--replay", str(HELD_BACK["gb10"]), "topology")[1]
+    assert "unified memory, shared with the CPU" in out
+    assert "lanes are connected" not in out
 
 
 def test_a_composed_recording_says_so_wherever_it_is_shown(rigbench: Rigbench) -> None:

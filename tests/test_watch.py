@@ -123,6 +123,7 @@ def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
 )
 def test_it_ends_as_without(tmp_path: Path, program: list[str], code: int, written: bytes) -> None:
     done = watched(tmp_path, program)
+    assert (b"something that it started goes on" in done.stderr) == ("away" in program)
     assert (done.returncode, done.stdout.removesuffix(b"still here\n")) == (code, written), done.stderr.decode()
 
 
@@ -314,6 +315,41 @@ def test_lines_without_any_time() -> None:
     assert isinstance(rate, Estimate)
     assert rate.value == pytest.approx(500.0)
     assert "when each line came" in " ".join(seen.said)
+
+
+def test_a_bar_whose_clock_is_coarse() -> None:
+    """tqdm counts whole seconds: what 60 steps of 0.1 s took is known from when they came; at 0 none was done."""
+    bar = [f"{step:3d}%|#  | {step}/60 [00:{step // 10:02d}<00:09, 9.9it/s]" for step in range(61)]
+    log = LogSteps()
+    feed(log, lines(bar, every=0.1))
+    seen = log.seen(512)
+    assert seen is not None
+    assert log.done == 60
+    rate = forecast.rate(seen)
+    assert isinstance(rate, Estimate)
+    assert rate.value == pytest.approx(5120.0)
+    assert rate.half_width < 0.01
+    assert "when each line came" in seen.said[-1]
+
+
+def test_a_bar_is_dated_by_when_it_was_drawn() -> None:
+    """Not by the carriage return before the next drawing, which comes a step later: 8 steps in 7 s, and a late end."""
+    log = LogSteps()
+    feed(log, [(float(step), f"\r{step}/8 [00:00<00:00, 1.00s/it]".encode()) for step in range(1, 9)])
+    feed(log, [(30.0, b"\n")])
+    seen = log.seen(None)
+    assert seen is not None
+    assert seen.wall == [(float(step), step) for step in range(1, 9)]
+
+
+def test_few_tokens_a_step_are_tokens_too() -> None:
+    """nanoGPT's example for a laptop: 12 sequences of 64."""
+    log = LogSteps()
+    head = ["tokens per iteration will be: 768", "number of parameters: 0.80M"]
+    feed(log, lines([*head, *(f"iter {n}: loss 4.1, time 50.0ms, mfu 0.01%" for n in range(40))]))
+    seen = log.seen(None)
+    assert seen is not None
+    assert (seen.unit, seen.reading.tokens_per_step) == ("tokens", 768.0)
 
 
 def test_output_without_steps() -> None:

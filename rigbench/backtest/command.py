@@ -117,7 +117,7 @@ def _compare(job: Job, predicting: str, log: Path, options: Options) -> None:
         except RigbenchError:
             cure = "give a file, a folder of TensorBoard events or a run"
             raise RigbenchError(f"there is no log {log}", cure) from None
-    model, stated, cards = _predicted(run, options.model)
+    model, stated, cards = predicted(run, options.model)
     reading, facts = _read(log, options, model)
     named = run.budget.rig if isinstance(run.budget, Budget) and isinstance(run.budget.rig, str) else ""
     result = verdict.compare(run.id, model, stated, reading, facts, store.now(), cards, named)
@@ -155,7 +155,7 @@ def _reach(job: Job, rig_name: str, log: str, options: Options) -> None:
         model = str(reading.parameters)
     predictor = predictor_of(job)
 
-    def predicted(recipe: RecipeOptions) -> tuple[str, str, Rate]:
+    def forecast_of(recipe: RecipeOptions) -> tuple[str, str, Rate]:
         asked = plan.request(BudgetOptions(params=model, tokens=1e12), recipe, WattOptions(), Absent("not asked"))
         machine, forecasts = forecast.elsewhere(predictor, asked, rig)
         return asked.models[0].name, machine.configuration.recipe.words, forecasts[0].rate
@@ -164,14 +164,14 @@ def _reach(job: Job, rig_name: str, log: str, options: Options) -> None:
         made = []
         for what, recipe in OTHERWISE.items():
             with contextlib.suppress(RigbenchError):  # does not fit, or no such peak
-                made.append(Cause(what, predicted(recipe)[-1].tokens_per_s))
+                made.append(Cause(what, forecast_of(recipe)[-1].tokens_per_s))
         return made
 
-    name, words, expected = predicted(RecipeOptions())
+    name, words, expected = forecast_of(RecipeOptions())
     job.keep(backtest=verdict.reach(rig, name, words, expected, variants, reading, facts, store.now()))
 
 
-def _predicted(run: Run, model: str | Absent) -> tuple[str, Rate, int]:
+def predicted(run: Run, model: str | Absent) -> tuple[str, Rate, int]:
     """The rate that this run stated for a model, in its budget, else as its own slices would state it; of how many."""
     from rigbench.budget.rates import rate
     from rigbench.budget.record import Budget
@@ -220,7 +220,8 @@ def _read(log: Path, options: Options, model: str) -> tuple[Reading, LogFacts]:
             raw, roles = rules.by_pattern(text, options.pattern)
             columns = roles | columns
         elif _is_run(text):
-            return _own(store.read(log), model), _facts(name, digest, "a run of rigbench")
+            own = store.read(log)
+            return _own(own, model), _facts(name, own.id, "a run of rigbench")
         else:
             raw = scan.scan(text, name)
     reading = rules.read(raw, columns, declared, name)
@@ -237,10 +238,18 @@ def _is_run(text: str) -> bool:
 
 
 def _own(run: Run, model: str) -> Reading:
-    """The steady steps of a longer slice of the same model."""
+    """The steps of a training that was watched, or the steady ones of a longer slice of the same model."""
     from rigbench.logs.stretches import LogRow, Reading
     from rigbench.train.record import Slice
+    from rigbench.watch.record import Training
 
+    if isinstance(run.watched, Training):
+        seen = run.watched.steps
+        if isinstance(seen, Absent) or isinstance(seen.tokens_per_step, Absent):
+            why = seen.reason if isinstance(seen, Absent) else "nothing told how many tokens a step had"
+            raise RigbenchError(f"run {run.id}: {why}", "watch it with --tokens-per-step N", NOTHING)
+        rows = [LogRow(step, at) for at, step in zip(seen.at_seconds, seen.step, strict=True)]
+        return Reading("a training that was watched", rows, seen.tokens_per_step)
     slices = [item for item in run.slices if isinstance(item, Slice) and item.model.name == model]
     if not slices:
         raise RigbenchError(f"run {run.id} has no slice of {model}", "give a run that trained it, or a log")

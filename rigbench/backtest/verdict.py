@@ -48,6 +48,7 @@ def compare(
     whole = math.fsum(s.tokens for s in clocked), math.fsum(s.seconds for s in clocked)
     only_rates = not any(row.step_seconds is not None or row.at_seconds is not None for row in rows)
     tokens = math.fsum(s.tokens for s in parts)
+    counted = any(row.tokens is not None for row in rows)  # and no product of a rate and a time, both rounded
     stated = predicted.tokens_per_s
     untold = Absent("the log has no times, only rates")
     return Backtest(
@@ -61,7 +62,7 @@ def compare(
             pauses=tuple((s.step, s.seconds) for s in measured.pauses),
             resets=tuple(b.step for a, b in pairwise(timed) if b.step < a.step)[:MOST_NAMED],
             non_finite_losses=bad_losses[:MOST_NAMED],
-            batch_changes=_batch_changes(parts)[:MOST_NAMED],
+            batch_changes=_batch_changes(parts)[:MOST_NAMED] if counted else (),
             reading=reading.said,
             warmup=measured.warmup,
             breaks=measured.breaks,

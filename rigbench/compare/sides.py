@@ -19,9 +19,11 @@ from rigbench.index import Index
 from rigbench.store import Store, read
 from rigbench.tables import Measured, Row
 from rigbench.topology.record import Topology
+from rigbench.watch.record import Training
 
 MOST_REPEATS = 9  # that are added to a run that was named
 MOST_FILES = 10_000  # of a folder
+MOST_WORDS = 200  # characters of a command
 SETTINGS = (
     *("power_limit_watts", "persistence", "compute_mode", "ecc_enabled", "mig_enabled", "bar1_covers_memory"),
     "link_width_now_lanes",
@@ -243,6 +245,8 @@ def _settings(before: Run, after: Run) -> Iterator[str]:
         ends = [getattr(getattr(run, room), "verdict", None) for run in (before, after)]
         if None not in ends and ends[0] != ends[1]:
             yield f"{room} {ends[0]} → {ends[1]}"
+    if isinstance(before.watched, Training) and isinstance(after.watched, Training):
+        yield from _differs("command", *([" ".join(it.command)[:MOST_WORDS]] for it in (before.watched, after.watched)))
     if isinstance(before.topology, Topology) and isinstance(after.topology, Topology):
         for old, new in zip(before.topology.gpus, after.topology.gpus, strict=False):
             for name in SETTINGS:

@@ -43,7 +43,7 @@ def tokens_of(
             told.append((f"{log.shown(key)} of each step", stats.median([it for _, it in points])))
     if (key := log.key("step tokens")) is not None:
         of_all.append((log.shown(key), stats.median([it for it in log.column(key) if it is not None])))
-    head = next(((key, it) for key, it in log.raw.head.items() if TOKENS_AT_THE_HEAD.search(key) and it >= 1024), None)
+    head = next(((key, it) for key, it in log.raw.head.items() if TOKENS_AT_THE_HEAD.search(key) and it >= 64), None)
     if head:
         of_all.append((f"`{head[0]}` at the head", head[1]))
     sequence = next((it for key, it in log.raw.head.items() if SEQUENCE_AT_THE_HEAD.search(key) and it >= 16), None)

@@ -253,7 +253,7 @@ class GpuSensors:
         self._lost: Absent | None = None
 
     def read(self) -> Reading:
-        if not self._sensors:
+        if not self._sensors and not self._refused:
             capability = self._nvml.reading(self._index, "compute_capability")
             older = isinstance(capability, str) and tuple(map(int, capability.split("."))) <= GA100
             self._sensors = {name: SENSORS[name] for name in Reading._fields} | (OLDER_POWER if older else {})

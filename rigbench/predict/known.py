@@ -1,8 +1,8 @@
 """Reads what is known of the code that a prediction is for: its program's name, its year, runs whose speed is known.
 
 A known run is a stored run of rigbench's, a CSV file, or a row in words: "rtx-4090, gpt2-124m, bf16, compiled,
-micro-batch 16, 104000 tokens/s", in which a training log may stand for the speed. It becomes one more row of the
-posterior.
+micro-batch 16, 104000 tokens/s", in which a training log may stand for the speed, a watched run for speed and cards.
+It becomes one more row of the posterior.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from rigbench.predict.terms import terms
 
 EXAMPLE = "rtx-4090, gpt2-124m, bf16, compiled, micro-batch 16, 104000 tokens/s"
 CURE = f"say it as '{EXAMPLE}'"
+RUN_ID = re.compile(r"\d{8}-\d{6}-")
 MICRO_BATCH = 8  # of a row that does not say
 LARGEST_CSV_BYTES, MOST_ROWS = 1 << 20, 200
 RATE = re.compile(r"([\d.]+ ?[kKM]?) ?(?:tokens?|tok)(?:/s| per second)")
@@ -67,9 +68,9 @@ def told(options: ToldOptions, asked: Model, find: Callable[[str | None], Path])
     found: list[Known] = []
     for one in (part.strip() for part in options.known.split(";") if part.strip()):
         if "," in one or " " in one:
-            found.append(_row(one, asked, its))
+            found.append(_row(one, asked, its, find))
         elif one.endswith(".csv"):
-            found += _file(Path(one), asked, its)
+            found += _file(Path(one), asked, its, find)
         else:
             found += _stored(find(one), its)
     if not found:
@@ -85,7 +86,7 @@ def refuse_alone(options: ToldOptions) -> None:
             raise RigbenchError(f"{name} is for a prediction, and here slices are measured", "add --on NAME")
 
 
-def _row(text: str, asked: Model, its: Told) -> Known:
+def _row(text: str, asked: Model, its: Told, find: Callable[[str | None], Path]) -> Known:
     """A row in words, in any order, with commas between them."""
     facts: dict[str, Any] = {"micro_batch": MICRO_BATCH, "compiled": True, "precision": "bf16"}
     rig: RigProfile | None = None
@@ -109,6 +110,8 @@ def _row(text: str, asked: Model, its: Told) -> Known:
             program = key.removeprefix("program ")
         elif (card := _rig(word)) and rig is None:
             rig = card
+        elif RUN_ID.match(word):
+            rig, rate = _of_watched(find(word))
         else:
             model = _model(word)
     if log and rig and not rate:
@@ -131,6 +134,29 @@ def _of_log(path: Path, cards: int) -> float:
     reading = rules.read(scan.scan(text, path.name), {}, None, path.name)
     rate = stretches.steady(stretches.between_rows(reading), path.name).rate.value
     return rate * (cards if reading.of_one_device else 1)
+
+
+def _of_watched(path: Path) -> tuple[RigProfile, float]:
+    """The cards and the tokens/s of a training that was watched."""
+    from rigbench import store
+    from rigbench.watch.record import Training
+
+    run = store.read(path)
+    its = run.watched
+    if not isinstance(its, Training):
+        raise RigbenchError(f"--known: run {run.id} watched no training", "give its id alone, or a row in words")
+    if isinstance(its.steps, Absent) or isinstance(its.steps.rate, Absent) or its.steps.unit != "tokens":
+        raise RigbenchError(f"--known: run {run.id} knows no tokens/s", "watch it with --tokens-per-step N")
+    cards = [it for it in its.monitor.gpus if it.device in its.gpus]
+    names = {
+        profiles.match_gpu(None, it.name if isinstance(it.name, str) else None,
+                           it.memory_total_bytes if isinstance(it.memory_total_bytes, int) else None)
+        for it in cards
+    }  # fmt: skip
+    card = next(iter(names), Absent("no GPU"))
+    if len(names) != 1 or isinstance(card, Absent):
+        raise RigbenchError(f"--known: run {run.id} was not seen on GPUs of one known card", "say a row in words")
+    return profiles.rig_named(f"{len(cards)}x{card}"), its.steps.rate.value
 
 
 def known(model: Model, recipe: Recipe, limits: Ceilings, tokens_per_s: float, its: Told) -> Known:
@@ -171,7 +197,7 @@ def _model(word: str) -> Model:
         raise RigbenchError(f"--known: {word[:40]!r} is neither a card, a model nor a choice", CURE) from None
 
 
-def _file(path: Path, asked: Model, its: Told) -> list[Known]:
+def _file(path: Path, asked: Model, its: Told, find: Callable[[str | None], Path]) -> list[Known]:
     """Rows under a header: card, cards, model (or the shape's columns), precision, compiled, micro_batch, tokens_per_s
     of all cards, or tokens_per_s_per_gpu.
     """
@@ -204,7 +230,7 @@ def _file(path: Path, asked: Model, its: Told) -> list[Known]:
         elif its_row.get("model"):
             model = _model(its_row["model"])
         words += [f"seq {its_row['seq']}"] if its_row.get("seq") else []
-        found.append(_row(", ".join(words), model, its))
+        found.append(_row(", ".join(words), model, its, find))
     return found
 
 
@@ -233,9 +259,13 @@ def _shaped(row: dict[str, str]) -> Model:
 def _stored(path: Path, its: Told) -> Sequence[Known]:
     from rigbench import store
     from rigbench.train.record import Slice
+    from rigbench.watch.record import Training
 
     run = store.read(path)
     found = []
+    if isinstance(run.watched, Training):
+        what = f"--known: run {run.id} watched a training, and does not know its model and recipe"
+        raise RigbenchError(what, f"say them beside it, as --known '{run.id}, gpt2-124m, bf16, compiled'")
     for it in run.slices:
         if not isinstance(it, Slice) or it.device.kind != "cuda":
             continue

@@ -31,6 +31,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # OpenMetrics: by the unit of a row, the family's name with its base unit last, what it is, and the factor to that unit.
 FAMILIES: dict[str, tuple[str, str, str, float]] = {
     "tokens/s": ("rigbench_tokens_per_second", "", "Tokens a second.", 1.0),
+    "steps/s": ("rigbench_steps_per_second", "", "Steps a second, of a training whose tokens are not known.", 1.0),
     "samples/s": ("rigbench_samples_per_second", "", "Samples a second, of a program of the user's.", 1.0),
     "bytes/s": ("rigbench_bytes_per_second", "", "Bytes a second.", 1.0),
     "FLOP/s": ("rigbench_flop_per_second", "", "Floating-point operations a second.", 1.0),

@@ -16,6 +16,7 @@ from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.document import Run
 from rigbench.report.exports import markdown
 from rigbench.train.record import AnySlice
+from rigbench.watch.record import Training
 
 SENSORS = ("temperature_celsius", "power_watts", "sm_clock_hertz", "utilisation_share", "fan_share")
 
@@ -29,6 +30,8 @@ def curves(run: Run) -> Iterator[tuple[str, list[tuple[int, float]]]]:
         yield f"{stem}/step_seconds", list(enumerate(its.steps.seconds))
         yield f"{stem}/loss", [(step, it) for step, it in enumerate(its.steps.loss) if isinstance(it, float)]
         yield from _sensors(stem, its.telemetry)
+    if isinstance(run.watched, Training) and not isinstance(run.watched.steps, Absent):
+        yield "watched/step_seconds", [(step, took) for _, step, took in tables.step_seconds(run.watched.steps)]
     for room in run.rooms():
         if room != "slices":
             yield from _sensors(room, getattr(getattr(run, room), "telemetry", None))

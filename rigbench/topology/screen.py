@@ -29,8 +29,8 @@ from rigbench.core.screen import (
     table,
 )
 from rigbench.machine.record import Gpu, GpuPair, PciDevice, PciHop
-from rigbench.topology.gpus_screen import gpus, lanes
-from rigbench.topology.record import Topology
+from rigbench.topology.gpus_screen import UNIFIED, gpus, lanes
+from rigbench.topology.record import Topology, is_integrated
 
 WORTH_SHOWING = {"GPU", "NVMe", "NIC", "storage", "accelerator", "NVSwitch"}
 PAIRS_LISTED = 3
@@ -159,7 +159,9 @@ def _cards(topology: Topology) -> RenderableType:
 def _odd(topology: Topology) -> Iterator[Headline]:
     """What makes a way narrow, by what the same is true of, and what was not as it should be in reading the rig."""
     labels: dict[str, list[str]] = {}
-    for path in (path for path in topology.paths if path.kind == "GPU"):
+    integrated = [gpu.label for gpu in topology.gpus if is_integrated(gpu)]
+    labels |= {UNIFIED: integrated} if integrated else {}
+    for path in (path for path in topology.paths if path.kind == "GPU" and path.label not in integrated):
         for hop in path.hops:
             for limit in hop.limits:
                 labels.setdefault(limit.replace(f"{hop.port} is", "the slot is"), []).append(path.label)

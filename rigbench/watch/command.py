@@ -18,10 +18,13 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.home import scratch
 from rigbench.core.record import Absent
 from rigbench.openmetrics import Exporter, MetricsOptions, address_of, serve
-from rigbench.watch.record import METHOD, Options, Told, Training
+from rigbench.watch.record import METHOD, Options, Told, Training, program
 
 if TYPE_CHECKING:
+    from rigbench.backtest.record import Backtest
+    from rigbench.document import Run
     from rigbench.job import Job
+    from rigbench.logs.stretches import Reading
     from rigbench.watch.session import Session
     from rigbench.watch.watching import Plan, Watching
 
@@ -74,13 +77,11 @@ def _watched(
     shown = options.foot == "on" and not common.quiet and sys.stdout.isatty()
     with Session(words, folder, shown, common.json) as session:
         progress.stopping = True  # a signal is the command's, and rigbench ends after it
-        training, job = _followed(common, options, alarms, exporter, words, session, shown, plan)
+        job = _followed(common, options, alarms, exporter, words, session, shown, plan)
     code = session.code if session.code is not None else 1
-    if training is None or job is None:
-        return code
     told = len(job.run.warnings)
     job.driver_trouble()
-    job.keep(watched=training, status="finished")
+    job.keep(status="finished")
     if common.json:
         common.show(job.run)
     else:
@@ -108,8 +109,8 @@ def _followed(
     session: Session,
     shown: bool,
     plan: Plan | None,
-) -> tuple[Training | None, Job | None]:
-    """From its start to its end. Whatever goes wrong with watching ends the watching, never the command."""
+) -> Job:
+    """From its start to its end, kept. Whatever goes wrong with watching ends the watching, never the command."""
     from rigbench import store
     from rigbench.core import profiles
     from rigbench.core.progress import SILENT
@@ -165,7 +166,32 @@ def _followed(
     watching.close()
     if exporter:
         exporter.close()
-    return _record(watching, session, words, started), job
+    if plan is not None and watching.seen is not None and watching.seen.unit == "tokens":
+        try:
+            job.keep(backtest=_tested(plan.run, watching.seen.reading, program(words), job))
+        except RigbenchError as error:
+            say(f"no back-test of {plan.name}: {error}")
+    job.keep(watched=_record(watching, session, words, started))
+    return job
+
+
+def _tested(run: Run, reading: Reading, name: str, job: Job) -> Backtest:
+    """The training against what the budget predicted of it.
+
+    Raises:
+        RigbenchError: it predicted for another rig or for several models, or there is no steady rate.
+    """
+    from rigbench import store
+    from rigbench.backtest import verdict
+    from rigbench.backtest.command import predicted
+    from rigbench.backtest.record import LogFacts
+
+    again = f"rigbench backtest {run.id} {job.run.id}"
+    if run.rig.fingerprint != job.run.rig.fingerprint:
+        raise RigbenchError("it is of another rig", again)
+    model, stated, cards = predicted(run, Absent(again))
+    facts = LogFacts(name, job.run.id, reading.format, 0, (), (), (), ())
+    return verdict.compare(run.id, model, stated, reading, facts, store.now(), cards)
 
 
 def _record(watching: Watching, session: Session, words: list[str], started: str) -> Training:
@@ -189,6 +215,7 @@ def _record(watching: Watching, session: Session, words: list[str], started: str
         steps=watching.steps(),
         forecasts=tuple(watching.forecasts),
         model_flops_share=watching.model_flops_share(),
+        gpus=watching.gpus,
         planned=watching.planned(told),
         monitor=monitor,
         findings=tuple(findings),
@@ -204,6 +231,7 @@ def _record(watching: Watching, session: Session, words: list[str], started: str
         ),
         own=watching.own(),
         lost_output=session.tape.lost,
+        left_behind=session.left,
     )
 
 
@@ -224,4 +252,4 @@ def _plan(common: Common, options: Options) -> Plan | None:
         raise RigbenchError(
             f"--budget {options.budget}: that run has no budget", "rigbench report --list shows which have"
         )
-    return Plan(f"budget {run.id}", run.budget.whole.hours)
+    return Plan(f"budget {run.id}", run.budget.whole.hours, run)

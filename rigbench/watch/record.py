@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 from rigbench.core import units
@@ -101,12 +103,24 @@ class Training(Record, frozen=True, kw_only=True):
     steps: SeenSteps | Absent
     forecasts: tuple[Forecast, ...]  # the first that was sure enough, then at every tenth of the way
     model_flops_share: Figure | Absent  # of the GPUs' published peak
+    gpus: tuple[str, ...] = ()  # those it was seen on, as in `monitor`
     planned: str = ""  # the budget it was held against, and how it stood at the end
     monitor: Monitor
     findings: tuple[Finding, ...]  # the most costly first
     alarms: tuple[Told, ...] = ()
     own: Own
     lost_output: bool = False
+    left_behind: bool = False  # something that it started went on writing after its end, unwatched
+
+
+def program(command: Sequence[str]) -> str:
+    """What of a command tells one training from another: its script or module, else its first word."""
+    for before, word in zip(("", *command), command, strict=False):
+        if before == "-m" and word != "torch.distributed.run":
+            return word
+        if word.endswith((".py", ".sh", ".sbatch")) and not word.startswith("-"):
+            return posixpath.basename(word)
+    return posixpath.basename(command[0]) if command else ""
 
 
 class View(NamedTuple):

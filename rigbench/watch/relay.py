@@ -6,8 +6,8 @@ module of rigbench: it takes few megabytes, and nothing that ends rigbench reach
     {"keys": text}  {"signal": number}  {"window": true}  {"panel": text or ""}
     {"line": text}
 
-and tells {"started": pid}, {"failed": words}, {"ended": code}, {"drained": true}. When the socket ends, rigbench is
-gone: the terminal is made as it was, and the command goes on.
+and tells {"started": pid}, {"failed": words}, {"ended": code}, {"drained": true, "left": whether others go on}. When
+the socket ends, rigbench is gone: the terminal is made as it was, and the command goes on.
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ class Relay:
                 self._tell({"ended": code if code >= 0 else 128 - code})
             if self._ended and not drained and (not came or not self._sources):
                 drained = True  # what it started and left behind may go on writing
-                self._tell({"drained": True})
+                self._tell({"drained": True, "left": bool(self._sources)})
         for outlet in self._outlets.values():
             outlet.close()
         if not drained:

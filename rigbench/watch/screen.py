@@ -108,10 +108,10 @@ def _now(watched: Watched | Absent) -> float | None:
 
 def brief(training: Training, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     """The verdict, how fast, what it took, what held it back, how sure."""
-    mark, sentence = _verdict(training)
+    mark, sentence = verdict(training)
     marks = [mark, *(MARK_OF[it.severity] for it in training.findings if it.severity != "information")]
     headline("watch", (max(marks, key=list(MARKS).index), sentence), console)
-    console.print(grid(_facts(training)))
+    console.print(grid(facts(training)))
     marked(
         [(MARK_OF[it.severity], f"{it.title}: {'; '.join(it.evidence)}; next: {it.cure}") for it in training.findings],
         console,
@@ -125,7 +125,8 @@ def brief(training: Training, console: Console, quiet: bool = False, run_id: str
     if quiet:
         return
     lost = ("it wrote faster than it could be read: some of its output is not counted",) * training.lost_output
-    for note in (*lost, *training.monitor.notes):
+    left = ("it ended, and something that it started goes on, which is not watched",) * training.left_behind
+    for note in (*lost, *left, *training.monitor.notes):
         console.print(Text(printable(f"note: {note}"), style="dim"))
     sure = ""
     if not isinstance(training.steps, Absent):
@@ -144,7 +145,7 @@ def show(training: Training, console: Console) -> None:
     monitor_screen.show(training.monitor, console)
 
 
-def _verdict(training: Training) -> Headline:
+def verdict(training: Training) -> Headline:
     took = units.format_seconds(training.seconds)
     its = training.steps
     ended = _ended(training)
@@ -173,7 +174,7 @@ def _ended(training: Training) -> str:
     return f"it ended with exit code {code}" if code else "it ended well"
 
 
-def _facts(training: Training) -> list[tuple[str, str]]:
+def facts(training: Training) -> list[tuple[str, str]]:
     rows = []
     its = training.steps
     if not isinstance(its, Absent) and isinstance(its.step_seconds, Estimate):
@@ -192,14 +193,14 @@ def _facts(training: Training) -> list[tuple[str, str]]:
     for gpu in training.monitor.gpus:
         if isinstance(gpu.energy, Absent):
             continue
-        facts = [f"{units.format_significant(gpu.energy.joules / 3.6e6, 2)} kWh"]
+        told = [f"{units.format_significant(gpu.energy.joules / 3.6e6, 2)} kWh"]
         if isinstance(gpu.memory_used_bytes, Watched):
             total = gpu.memory_total_bytes
             of = f" of {units.format_bytes(total)}" if isinstance(total, int) else ""
-            facts.append(f"memory up to {units.format_bytes(gpu.memory_used_bytes.high)}{of}")
+            told.append(f"memory up to {units.format_bytes(gpu.memory_used_bytes.high)}{of}")
         if isinstance(gpu.temperature_celsius, Watched):
-            facts.append(f"up to {gpu.temperature_celsius.high:.0f} °C")
-        rows.append((gpu.device, ", ".join(facts)))
+            told.append(f"up to {gpu.temperature_celsius.high:.0f} °C")
+        rows.append((gpu.device, ", ".join(told)))
     own = training.own
     hook = f", the hook {own.hook_seconds_per_step * 1e6:.1f} µs a step" if not isinstance(
         own.hook_seconds_per_step, Absent) else ""  # fmt: skip

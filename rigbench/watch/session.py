@@ -44,6 +44,7 @@ class Session:
 
     def __init__(self, command: Sequence[str], folder: Path, panel: bool, to_stderr: bool) -> None:
         self.folder, self.code, self.over, self.pid = folder, None, False, 0
+        self.left = False  # it ended, and something that it started goes on
         self.asked_to_end = False  # by a signal that ends programs
         self._terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), None)
         self._keyboard = 0 if os.isatty(0) else None
@@ -102,6 +103,7 @@ class Session:
             word = self._next_word()
             if "ended" in word:
                 self.code = word["ended"]
+            self.left = self.left or word.get("left", False)
             self.over = self.over or not word or "drained" in word
         return self.over
 

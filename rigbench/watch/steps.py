@@ -26,6 +26,7 @@ MOST_LINES_A_LOOK = 300  # of a flood the newest are kept
 LOOKS_A_TICK, MOST_LOOKS = 4, 200  # lines that are looked at for a step at once, 0.2 ms each: the newest
 LONGEST_LINE = 4096
 ARRIVAL_SECONDS = 0.02  # how exactly the relay notes when a line came
+USE_THE_HOOK = "call rigbench.hooks.step in its loop (rigbench explain formats says which output is read)"
 LOSS = re.compile(r"(?:^|[^a-z])(?:loss|nll|perplexity)$")
 
 
@@ -143,7 +144,7 @@ class LogSteps:
     """What the command writes, read as a training log: each line once for its step, the log as a whole by `seen`."""
 
     def __init__(self) -> None:
-        self._rest, self._looks = b"", MOST_LOOKS
+        self._rest, self._rest_at, self._looks = b"", 0.0, MOST_LOOKS  # of a line so far, and when that came
         self._head: list[str] = []
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._marks: dict[str, Marks] = {}
@@ -158,10 +159,12 @@ class LogSteps:
         """(seconds of the monotonic clock, output), in the order in which they came."""
         lines: deque[tuple[float, bytes]] = deque(maxlen=MOST_LINES_A_LOOK)
         for at, text in pieces:
+            began = self._rest_at if text[:1] in (b"\r", b"\n") else at  # a bar's line is ended by the next one
             *whole, self._rest = re.split(rb"[\r\n]+", self._rest + text)
-            self._rest = self._rest[-LONGEST_LINE:]
+            self._rest, self._rest_at = self._rest[-LONGEST_LINE:], at
             self.dropped += max(0, len(lines) + len(whole) - MOST_LINES_A_LOOK)
-            lines.extend((at, line) for line in whole[-MOST_LINES_A_LOOK:] if line.strip())
+            lines.extend((began, line) for line in whole[:1] if line.strip())
+            lines.extend((at, line) for line in whole[1:][-MOST_LINES_A_LOOK:] if line.strip())
         self._looks = min(MOST_LOOKS, self._looks + LOOKS_A_TICK)
         for place, (at, raw) in enumerate(lines):
             try:
@@ -178,7 +181,8 @@ class LogSteps:
         """For a step, and for a loss that is no number."""
         bar = scan.BAR.search(line)
         if bar:
-            items = {"bar": scan.Item(float(bar["at"] or bar["open"]))}
+            done = float(bar["at"] or bar["open"])
+            items = {"bar": scan.Item(done)} if done else {}  # at 0 nothing has been done yet
             if (bar["of"] or "?").isdigit():
                 self._totals["bar"] = int(bar["of"])
         else:
@@ -221,17 +225,25 @@ class LogSteps:
         try:
             raw = scan.scan(text, "the output")
         except RigbenchError as error:
-            self.why = error.what_happened
+            self.why = f"{error.what_happened}; {USE_THE_HOOK}"
             return None
         for tokens, unit in ((tokens_per_step, "tokens"), (1.0, "steps")):
             try:
                 reading = rules.read(raw, {}, tokens, "the output")
                 if len(reading.rows) >= 2 and reading.of_one_device and tokens is None:
                     self.why = "its tokens are those of one device; --tokens-per-step gives all of them"
-                if any(row.step_seconds or row.at_seconds or row.tokens_per_s for row in reading.rows):
-                    return Seen("the output", (reading.format, *reading.said), unit, reading, wall, total)
+                own = any(row.step_seconds or row.tokens_per_s for row in reading.rows)
+                if own or any(row.at_seconds for row in reading.rows):
+                    told = [it for it in reading.said if tokens_per_step or it != "tokens as given"]
+                    finer = _resolution([at for at, _ in wall])
+                    if not own and reading.tokens_per_step and finer < reading.resolution_seconds:
+                        rows = [LogRow(step, at) for at, step in wall]
+                        reading = reading._replace(rows=rows, resolution_seconds=finer)
+                        told.append("its clock is coarse: its time from when each line came")
+                    return Seen("the output", (reading.format, *told), unit, reading, wall, total)
             except RigbenchError as error:
-                self.why = str(error)
+                cure = error.what_to_do if "--tokens-per-step" in error.what_to_do else USE_THE_HOOK
+                self.why = f"{error.what_happened}; {cure}"
         if len(wall) < 2:
             return None
         unit = "tokens" if tokens_per_step else "steps"

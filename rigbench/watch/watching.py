@@ -15,6 +15,7 @@ import msgspec
 from rigbench.alarms import NOT_WATCHED, Alarm, Alarms, Behind, DiskGauge, stalls_after
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Price
+from rigbench.document import Run
 from rigbench.machine.record import KernelEvent
 from rigbench.monitor import metrics
 from rigbench.monitor.record import Monitor, MonitorEvent, MonitorHeader, MonitorKernel, MonitorSlow, MonitorTick
@@ -36,6 +37,7 @@ class Plan(NamedTuple):
 
     name: str
     hours: Estimate
+    run: Run
 
 
 class Watching:

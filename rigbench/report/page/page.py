@@ -24,7 +24,7 @@ from rigbench.core.screen import UNPRINTABLE, printable
 from rigbench.document import Run
 from rigbench.redacted import redacted
 from rigbench.report import exports, first_screen
-from rigbench.report.page import cost, law, raw, rig
+from rigbench.report.page import cost, law, raw, rig, training
 from rigbench.report.page.kit import MOST_ROWS, Section, cells, why
 from rigbench.scaling import law_screen
 from rigbench.scaling.record import Fit
@@ -88,6 +88,7 @@ def write(run: Run, path: Path, *, redact: bool = True, keep_disturbed: bool = F
 def _ordered(run: Run) -> Iterable[Section]:
     made = {section.id: section for part in (cost, rig) for section in part.sections(run)}
     yield from law.sections(run)
+    yield from training.sections(run)
     for name in ("holds-back", "step", "roofline", "heat", "topology", "transfers", "memory", "sure"):
         yield made[name]
 
@@ -121,7 +122,8 @@ def _facts(whole: Run, shown: Run, keep_disturbed: bool) -> dict[str, Any]:
     checked = list(first_screen.checked(shown))
     mark = first_screen.worst(shown)
     busy = words(whole, keep_disturbed)
-    sentence = brief.sentence(budget) if budget else f"no hours: {why(shown, 'budget')}"
+    alone = checked[0][1][1] if len(checked) == 1 else f"no hours: {why(shown, 'budget')}"
+    sentence = brief.sentence(budget) if budget else alone
     if budget is None and isinstance(shown.law, Fit):
         sentence = law_screen.verdict(shown.law)[1]
     title = busy[0] if busy else sentence
