@@ -12,6 +12,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -196,6 +197,37 @@ def test_tensorboard_reads_the_steps_back(run, tmp_path):
     assert [event.step for event in read.Tensors(loss)] == list(range(len(its.loss)))
     assert read.Tensors(loss)[0].tensor_proto.float_val[0] == pytest.approx(its.loss[0], rel=1e-6)
     assert len([tag for tag in tags if tag.startswith("headlines/")]) == len(trackers.headlines(run))
+
+
+def test_wandb_is_given_an_offline_run_and_nothing_of_the_machine(run, tmp_path, monkeypatch):
+    """A stand-in with the real package's signatures; the slow test below asks that itself."""
+    kept: dict = {"logged": [], "summary": {}}
+
+    class Settings:
+        model_fields = dict.fromkeys(("silent", "console", "x_disable_meta", "host", "username", "program"))
+
+        def __init__(self, **given):
+            kept["settings"] = given
+
+    def init(**given):
+        kept["init"] = given
+        log = lambda values, step: kept["logged"].append((step, values))  # noqa: E731
+        return SimpleNamespace(
+            log=log, summary=kept["summary"], dir=str(tmp_path / "offline-run-1" / "files"), finish=list
+        )
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(Settings=Settings, init=init))
+    assert trackers.wandb(run, tmp_path) == tmp_path / "offline-run-1"
+    assert (kept["init"]["mode"], kept["init"]["name"], kept["init"]["dir"]) == ("offline", run.id, str(tmp_path))
+    assert kept["settings"] == {"silent": True, "console": "off", "x_disable_meta": True, "host": "", "username": "",
+                                "program": ""}  # fmt: skip
+    steps = [step for step, _ in kept["logged"]]
+    assert steps == sorted(set(steps))
+    loss = next(points for name, points in trackers.curves(run) if name.endswith("/loss"))
+    assert {step for step, values in kept["logged"] if any(name.endswith("/loss") for name in values)} >= {
+        step for step, _ in loss
+    }
+    assert trackers.headlines(run).items() <= kept["summary"].items()
 
 
 @pytest.mark.slow

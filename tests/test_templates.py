@@ -184,6 +184,27 @@ def test_a_health_check_drains_on_a_fault_alone(code, says, drained, stubs, tmp_
     assert any(call.startswith("logger") for call in calls(stubs)) == (code in (3, 4))
 
 
+def test_a_health_check_drains_the_one_of_two_hosts_that_has_a_fault(stubs, tmp_path):
+    """Each host a namespace with its own name and its own rig, asked by the real doctor."""
+    rigs = {"node7": "rigs/dual-rtx4080s-x8x8", "node8": "held_back/hw-slowdown"}
+    cases = "".join(f"{name}) rig={ROOT}/tests/{rig};; " for name, rig in rigs.items())
+    real = f'case $(hostname -s) in {cases}esac; exec {sys.executable} -m rigbench --replay $rig "$@"'
+    stub(stubs, "rigbench", real)
+    stub(stubs, "scontrol")
+    script = tmp_path / "script"
+    script.write_text(template("slurm-health"))
+    environment = os.environ | {"RIGBENCH_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    for name in rigs:
+        words = ["unshare", "--map-root-user", "--uts", "--net", "sh", "-c", f"hostname {name} && exec sh {script}"]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True)
+        if "Operation not permitted" in done.stderr:
+            pytest.skip("namespaces are not allowed here: a host of its own name is one")
+        assert done.returncode == 0, done.stderr
+    [update] = [call for call in calls(stubs) if call.startswith("scontrol")]
+    assert update.startswith("scontrol update NodeName=node8 State=DRAIN Reason=rigbench: ")
+    assert "GPU1 held down by hardware slowdown" in update
+
+
 def test_systemd_takes_the_unit(tmp_path):
     unit = tmp_path / TEMPLATES["systemd"]
     unit.write_text(template("systemd"))
