@@ -116,7 +116,7 @@ def _export(run: Run, options: Options, common: Common) -> int:
         public = redacted(run, socket.gethostname(), user)
         run = public.run
         if not common.quiet:
-            say(f"redacted: {public.words or 'nothing was there to redact'}; --no-redact leaves it in")
+            say(f"redacted: {f'{public.words}; --no-redact leaves it in' if public.counts else 'nothing was there to'}")
     if isinstance(options.tensorboard, str):
         say(f"TensorBoard's events are in {trackers.tensorboard(run, Path(options.tensorboard))}")
     if isinstance(options.wandb, str):
@@ -172,6 +172,8 @@ def _list(home: Store, looks: bool, common: Common) -> int:
         else:
             shown.append(entry)
     render.show_list(shown, common.console())
+    if not shown and not hidden and not common.quiet:
+        say(f"no run that measured is stored in {home.runs}; `rigbench run --quick` makes one")
     if hidden and not common.quiet:
         say(f"{hidden} more that measured nothing (topology, doctor, --replay, --on); --all lists them")
     for line in index.unreadable():
