@@ -182,6 +182,14 @@ def test_signals_are_its_own(tmp_path: Path) -> None:
         assert process.wait(60) == 0
 
 
+def test_somebody_removes_what_a_watch_keeps(tmp_path: Path) -> None:
+    """Its folder, while it runs: less is known, the command's end is its own."""
+    remove = f"rm -rf {tmp_path}/.rigbench-* {tmp_path}/watch; sleep 1.5; exit 6"
+    done = watched(tmp_path, ["bash", "-c", remove])
+    assert done.returncode == 6, done.stderr.decode()
+    assert b"internal error" not in done.stderr
+
+
 def test_rigbench_is_killed(tmp_path: Path) -> None:
     """By -9: the command goes on, its output where it was, and nothing of rigbench is left when it ends."""
     command = [sys.executable, "-m", "rigbench", "--home", str(tmp_path), "watch", "--", *PROGRAMS, "steps", "80"]

@@ -16,6 +16,7 @@ from rigbench.alarms import Alarm, AlarmOptions, Delivery
 from rigbench.command import Common, command, say
 from rigbench.core.errors import RigbenchError
 from rigbench.core.home import scratch
+from rigbench.core.options import NOT_GIVEN
 from rigbench.core.record import Absent
 from rigbench.openmetrics import Exporter, MetricsOptions, address_of, serve
 from rigbench.watch.record import METHOD, Options, Told, Training, program
@@ -170,7 +171,8 @@ def _followed(
         try:
             job.keep(backtest=_tested(plan.run, watching.seen.reading, program(words), job))
         except RigbenchError as error:
-            say(f"no back-test of {plan.name}: {error}")
+            again = f"rigbench backtest {plan.run.id} {job.run.id} [--model NAME]"
+            say(f"no back-test of {plan.name}: {error.what_happened}; {again}")
     job.keep(watched=_record(watching, session, words, started))
     return job
 
@@ -186,10 +188,9 @@ def _tested(run: Run, reading: Reading, name: str, job: Job) -> Backtest:
     from rigbench.backtest.command import predicted
     from rigbench.backtest.record import LogFacts
 
-    again = f"rigbench backtest {run.id} {job.run.id}"
     if run.rig.fingerprint != job.run.rig.fingerprint:
-        raise RigbenchError("it is of another rig", again)
-    model, stated, cards = predicted(run, Absent(again))
+        raise RigbenchError("it is of another rig")
+    model, stated, cards = predicted(run, NOT_GIVEN)
     facts = LogFacts(name, job.run.id, reading.format, 0, (), (), (), ())
     return verdict.compare(run.id, model, stated, reading, facts, store.now(), cards)
 

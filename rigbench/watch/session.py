@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from rigbench.core.errors import RigbenchError
 from rigbench.watch import relay
+from rigbench.watch.steps import names_in
 
 if sys.platform != "win32":
     import termios
@@ -198,7 +199,7 @@ class Tape:
     def read(self) -> Iterator[Piece]:
         while True:
             yield from self._rest()
-            names = (name.partition("output.")[2] for name in os.listdir(self._folder))
+            names = (name.partition("output.")[2] for name in names_in(self._folder))
             newer = sorted(int(number) for number in names if number and int(number) > self._number)
             if not newer:
                 return

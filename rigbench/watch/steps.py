@@ -59,6 +59,14 @@ class Marks:
             self._every *= 2
 
 
+def names_in(folder: Path) -> list[str]:
+    """Nothing where somebody has removed it: a watch then learns less, and the command goes on."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
 class HookSteps:
     """The files that rigbench.hooks writes, one of each process: the lowest rank's steps, all ranks' tokens."""
 
@@ -68,7 +76,7 @@ class HookSteps:
         self.last_seconds = 0.0
 
     def look(self) -> None:
-        for name in os.listdir(self._folder):
+        for name in names_in(self._folder):
             if name.startswith("steps.") and name not in self._files:
                 with contextlib.suppress(OSError, ValueError):
                     self._files[name] = _HookFile(self._folder / name)
