@@ -240,11 +240,11 @@ class Relay:
         self._choose.register(self._control, selectors.EVENT_READ)
         drained = False
         while self._sources or not self._ended:
-            for fd, outlet in self._sources.items():
-                self._listen(fd, not outlet.full)
             timeout = QUIET_SECONDS if self._ended and not drained else None
-            if any(outlet.full for outlet in self._sources.values()):
-                timeout = 0.01
+            for fd, outlet in self._sources.items():
+                is_full = outlet.full  # asked once: its thread may make room between two questions
+                self._listen(fd, not is_full)
+                timeout = 0.01 if is_full else timeout
             came = False
             for key, _ in self._choose.select(timeout):
                 if key.fd == wake:

@@ -206,11 +206,10 @@ class Tape:
             yield from self._rest()  # written before the next file was begun
             for number in newer:
                 with contextlib.suppress(FileNotFoundError):  # it writes faster than we read
-                    output = (self._folder / f"output.{number}").open("rb")
-                    self._times.close()
-                    self._times = (self._folder / f"times.{number}").open("rb")
+                    files = [(self._folder / f"{name}.{number}").open("rb") for name in ("output", "times")]
                     self._output.close()
-                    self._output = output
+                    self._times.close()
+                    self._output, self._times = files
                     self.lost = self.lost or number > self._number + 1
                     self._number = number
                     break
