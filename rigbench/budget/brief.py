@@ -420,7 +420,7 @@ def scaling_words(its: Scaling | Absent) -> str:
 def _odd(budget: Budget) -> Iterator[Headline]:
     if budget.remark:
         yield "warn", budget.remark
-    for row in budget.series:
+    for row in () if budget.configuration.recipe.adapted else budget.series:
         each = row.tokens_per_parameter
         if FEW_TOKENS_PER_PARAMETER <= each <= MANY_TOKENS_PER_PARAMETER:
             continue

@@ -28,7 +28,7 @@ HERE, MOST_RIGS = "here", 12
 
 
 # Of the recipe, what few set; the command line has --optimizer and --compile.
-RECIPE_SETTINGS = ("precision", "strategy", "checkpointing", "loss", "accumulation")
+RECIPE_SETTINGS = ("precision", "strategy", "checkpointing", "loss", "accumulation", "rank", "targets")
 
 
 @command("device", "on", "link", "p2p", "replay", "keep_disturbed", settings=RECIPE_SETTINGS)

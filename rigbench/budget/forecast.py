@@ -452,6 +452,8 @@ def _command(request: Request, model: Model, recipe: Recipe, its: Wanted = ANYHO
     words = [f"--series {request.name}"] if request.name in series_names()[1:] else []
     words += [f"--precision {recipe.precision}"]
     choices = [f"--optimizer {recipe.optimizer}"] if recipe.optimizer != "adamw" else []
+    choices += [f"--adapter {recipe.adapter} --rank {recipe.adapter_rank}"] if recipe.adapted else []
+    choices += ["--targets attention"] if recipe.adapter_targets == "attention" else []
     choices += ["--compile on"] if recipe.compiled else []
     choices += [f"--checkpointing {recipe.checkpoint_every}"] if recipe.checkpoint_every else []
     choices += [f"--loss {recipe.loss_chunks}"] if recipe.loss_chunks > 1 else []
@@ -469,7 +471,7 @@ def fitted(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[Rec
         raise RigbenchError(f"strategy {options.strategy} is none for the {several} of {rig.name}", "leave it out")
     target = cards.of_profile(profiles.gpu(rig.gpu), rig.name, rig.count)
     largest = max(request.models, key=lambda model: model.total_parameters)
-    options.over(usual.plain(target)).refuse_contradiction()
+    options.over(usual.plain(target, options.adapter_kind)).refuse_contradiction()
     way = usual.recipe(predictor, largest, options, target)
     if isinstance(way, Absent):
         raise _does_not_fit(predictor, largest, options, rig, target)
@@ -504,7 +506,9 @@ def _does_not_fit(
     """With the least that would: sharding over more of these cards, or the smallest card that has the room."""
     size = min(profiles.gpu(rig.gpu).memory_gib)
     every, chunks = usual.WAYS[-1]
-    recipe = said.over(msgspec.structs.replace(usual.plain(target), checkpoint_every=every, loss_chunks=chunks))
+    recipe = said.over(
+        msgspec.structs.replace(usual.plain(target, said.adapter_kind), checkpoint_every=every, loss_chunks=chunks)
+    )
     short = predictor.predict(model, recipe, target).short_bytes
     larger = sorted((gpu for gpu in profiles.for_sale() if min(gpu.memory_gib) > size), key=lambda g: min(g.memory_gib))
     cures = []

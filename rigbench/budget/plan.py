@@ -18,6 +18,7 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.options import NOT_GIVEN
 from rigbench.core.record import NO_CARBON, Absent, Carbon, Figure, Price
 from rigbench.model import named
+from rigbench.model.counts import adapted
 from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.model.record import Model
 from rigbench.model.shape import model_named, series, series_names
@@ -40,7 +41,8 @@ CHECKPOINT_EVERY_HOURS = 1.0
 DISK_BYTES_PER_S = (500e6, 100e6, 2e9)  # one SATA disk; a hard disk, and an NVMe
 RESTARTS_PER_DAY = (0.1, 0.0, 1.0)
 KEPT = 2
-FORWARD_SHARE = 1 / 3  # of a step: backward takes twice what forward takes (Kaplan 2020, §2.1)
+FORWARD_SHARE, FORWARD_SHARE_ADAPTED = 1 / 3, 1 / 2  # of a step: backward takes twice what forward takes (Kaplan 2020,
+# §2.1), and as much where weights are frozen
 WEIGHT_BYTES, MOMENTS_BYTES, MOMENTS_8BIT_BYTES = 4, 8, 2 + 8 / 256
 # Slices last minutes; a case takes half an hour to warm through, and clocks fall meanwhile. Assumed where not measured.
 NOT_SOAKED = Estimate(0.0, 0.0, 0.05, stats.LEVEL, "assumed", 0)
@@ -122,7 +124,9 @@ def request(options: Options, recipe: RecipeOptions, watts: WattOptions, price: 
     if recipe.precision == "auto":
         recipe = msgspec.structs.replace(recipe, precision=NOT_GIVEN)
     models, name = _models(options)
-    recipe.refuse_beyond(min(model.shape.layers for model in models))
+    for model in models:
+        recipe.refuse_beyond(model.shape)
+    models = tuple(adapted(model, recipe.over(Recipe())) for model in models)
     kind, amount, declared = _amount(options, price)
     if not isinstance(options.split, Absent) and (len(models) == 1 or kind in ("tokens", "tokens per parameter")):
         why = "one model" if len(models) == 1 else "models whose tokens are told"
@@ -417,7 +421,7 @@ def _row(its: Forecast, tokens: float, power: Power | Absent, price: Price | Abs
         batch=its.batch,
         micro_batch=its.micro_batch,
         memory=its.memory,
-        losses=laws.losses(model.total_parameters, model.non_embedding_parameters, tokens),
+        losses=() if model.trains else laws.losses(model.total_parameters, model.non_embedding_parameters, tokens),
     )
 
 
@@ -501,7 +505,7 @@ def _evaluation(forecasts: Sequence[Forecast], tokens: Sequence[float], options:
     hours = []
     for count, its in zip(tokens, forecasts, strict=True):
         apart = EVAL_EVERY_TOKENS if isinstance(every, Absent) else every * its.tokens_per_step
-        hours.append(its.hours(FORWARD_SHARE * each * count / apart))
+        hours.append(its.hours((FORWARD_SHARE_ADAPTED if its.model.trains else FORWARD_SHARE) * each * count / apart))
     assumed = isinstance(every, Absent) or isinstance(declared, Absent)
     often, unit = (EVAL_EVERY_TOKENS, "tokens") if isinstance(every, Absent) else (every, "steps")
     return reduce(add, hours), (
@@ -550,7 +554,7 @@ def _apart_hours(its: Forecast, every: float | Absent) -> float:
 def checkpoint_bytes(model: Model, recipe: Recipe) -> int:
     """Weights and optimizer states, from which training goes on."""
     moments = MOMENTS_8BIT_BYTES if "8bit" in recipe.optimizer else MOMENTS_BYTES
-    return round(model.total_parameters * (WEIGHT_BYTES + moments))
+    return round(model.trained * (WEIGHT_BYTES + moments))
 
 
 def _per_joule(flop: float, kwh: Figure | Absent) -> Figure | Absent:
@@ -619,6 +623,7 @@ def _warnings(
         (model, count), *rest = ((row.model, units.format_significant(row.tokens_per_parameter, 3)) for row in rows)
         return ", ".join([f"{model} alone would see {count} tokens per parameter", *(f"{m} {n}" for m, n in rest)])
 
+    alone = () if machine.configuration.recipe.adapted else alone  # of weights that were trained already
     few = [row for row in alone if row.tokens_per_parameter < FEW_TOKENS_PER_PARAMETER]
     many = [row for row in alone if row.tokens_per_parameter > MANY_TOKENS_PER_PARAMETER]
     lines = []

@@ -193,7 +193,10 @@ def _achieved(budget: Budget) -> Iterator[tuple[str, str]]:
     speed = told(budget.series_model_flops_per_s, "FLOP/s")
     over = " over the series" if len(budget.series) > 1 else ""
     work = f"{units.format_flop(budget.series_flop_exact)} counted exactly, {units.format_flop(budget.series_flop_6n)}"
-    yield "achieved", f"{speed}{over}: {work} as 6·N·D"
+    yield (
+        "achieved",
+        f"{speed}{over}: {work} as {'4·N·D, 6 of what is trained' if budget.configuration.recipe.adapted else '6·N·D'}",
+    )
     if isinstance(sanity.share, Estimate) and isinstance(sanity.peak_flops_per_s, Figure):
         peak = units.format_flops_per_s(sanity.peak_flops_per_s.value)
         yield "", f"{told(sanity.share, 'share')} of the peak, {peak} ({sanity.peak_flops_per_s.basis})"
@@ -248,6 +251,8 @@ def _money(budget: Budget) -> Iterator[tuple[str, str]]:
 
 def _laws(budget: Budget) -> Iterator[tuple[str, str]]:
     laws = budget.laws
+    if budget.configuration.recipe.adapted:  # they are of models trained from the start
+        return
     sizes = f"{between(laws.parameters_low, laws.parameters_high)} parameters"
     tokens = f"{between(laws.tokens_low, laws.tokens_high)} tokens ({', '.join(one.law for one in laws.optima)})"
     yield "laws", f"best use of {units.format_flop(laws.flops)} on one model: {sizes}, {tokens}"

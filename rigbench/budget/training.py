@@ -175,7 +175,7 @@ def _micro_batch(job: Job, options: SliceOptions, its: Wanted) -> int:
         target = capacity.target(job, None, its.cards)
     except RigbenchError:  # a driver that does not tell its memory
         return 0
-    precision = capacity.arm_precision(recipe.precision, target)
+    precision = capacity.arm_precision(recipe.precision, target, recipe.adapter)
     recipe = msgspec.structs.replace(recipe, strategy=its.strategy, ranks=its.ranks, precision=precision)
     predictor, size = capacity.predictor_of(job), DEFAULT_MICRO_BATCH["cuda"]
     if micro_batch_that_surely_fits(predictor, model, recipe, target) >= size:

@@ -5,8 +5,14 @@ from __future__ import annotations
 from math import prod
 from typing import Literal, NamedTuple
 
+import msgspec
+
+from rigbench.model.recipe import Recipe
 from rigbench.model.record import ALL_ACTIVE, Model, Shape
 
+# bitsandbytes 0.43 to 0.50, nn/modules.py and functional.py: two values a byte; a scale for 64 of them, itself a byte,
+# with one in fp32 for 256 scales; two code books and an offset in fp32.
+NF4_BLOCK, NF4_SCALES_BLOCK, NF4_BOOKS_BYTES = 64, 256, (64, 1024, 4)
 Tensors = tuple[tuple[str, tuple[int, ...]], ...]
 Layout = Literal["nn", "nt", "tn"]
 Pass = Literal["forward", "data gradient", "weight gradient"]
@@ -149,6 +155,81 @@ def flop_per_token(shape: Shape) -> int:
 def forward_flop_per_token(shape: Shape) -> int:
     """A third of `flop_per_token`: 2·N_matmul + 4·L·d·T."""
     return 2 * matmul_parameters(shape) + shape.layers * _attention_flop_per_token(shape)
+
+
+def adapted(model: Model, recipe: Recipe) -> Model:
+    """The same with an adapter, of which alone its FLOP are: 4·N of the frozen weights and 6 a trained one."""
+    if not recipe.adapted:
+        return model
+    shape = model.shape
+    count = _size(adapter_tensors(shape, recipe))
+    return msgspec.structs.replace(
+        model,
+        total_parameters=total_parameters(shape) + count,
+        trainable_parameters=count,
+        flop_per_token=float(adapted_flop_per_token(shape, recipe)),
+        flop_per_token_6n=4.0 * total_parameters(shape) + 6.0 * count,
+    )
+
+
+def adapter_tensors(shape: Shape, recipe: Recipe) -> Tensors:
+    """What is trained, by name: of each adapted layer A [rank, inputs] and B [outputs, rank]."""
+    rank = recipe.adapter_rank
+    return tuple(
+        (f"blocks.{layer}.{name}.{part}", dims)
+        for layer in range(shape.layers)
+        for name, outputs, inputs in adapted_layers(shape, recipe)
+        for part, dims in (("a", (rank, inputs)), ("b", (outputs, rank)))
+    )
+
+
+def block_layers(shape: Shape) -> list[tuple[str, int, int]]:
+    """(name, outputs, inputs) of a block's linear layers; of experts none."""
+    tensors = [(name.removesuffix(".weight"), dims) for name, dims in _block_tensors(shape) if len(dims) == 2]
+    return [(name, dims[0], dims[1]) for name, dims in tensors]
+
+
+def adapted_layers(shape: Shape, recipe: Recipe) -> list[tuple[str, int, int]]:
+    """Those of one block that have an adapter."""
+    every = block_layers(shape) if recipe.adapted else []
+    return [its for its in every if recipe.adapter_targets == "all" or its[0].startswith("attention")]
+
+
+def nf4_bytes(elements: int) -> tuple[int, ...]:
+    """Of so many weights in 4 bits: the weights, their scales, the scales' own, the code books."""
+    scales = -(-elements // NF4_BLOCK)
+    return -(-elements // 2), scales, 4 * -(-scales // NF4_SCALES_BLOCK), *NF4_BOOKS_BYTES
+
+
+def without_data_gradient(shape: Shape, recipe: Recipe) -> list[str]:
+    """Layers of the first block before which nothing is trained, so that nobody asks for their input's gradient."""
+    if shape.style != "neox":
+        return ["attention.qkv"]
+    return ["attention.qkv", "mlp.up", *(["mlp.down"] if recipe.adapter_targets == "attention" else [])]
+
+
+def adapted_flop_per_token(shape: Shape, recipe: Recipe) -> int:
+    """Of training an adapter: frozen weights multiply forward and for the data's gradient, 4 FLOP each, but for the
+    first block's first; adapters three times. Equals torch's counter as `flop_per_token` does."""
+    rank, first = recipe.adapter_rank, without_data_gradient(shape, recipe)
+    layers = adapted_layers(shape, recipe)
+    frozen = 4 * matmul_parameters(shape) - sum(2 * o * i for name, o, i in block_layers(shape) if name in first)
+    trained = shape.layers * sum(6 * rank * (o + i) for _, o, i in layers)
+    trained -= sum(2 * rank * i for name, _, i in layers if name in first)
+    return frozen + trained + 3 * shape.layers * _attention_flop_per_token(shape)
+
+
+def adapted_hardware_flop_per_token(shape: Shape, recipe: Recipe) -> int:
+    """With what is recomputed: a checkpointed block up to the last product that saved anything."""
+    flop, rank, layers = adapted_flop_per_token(shape, recipe), recipe.adapter_rank, adapted_layers(shape, recipe)
+    if recipe.checkpoint_every:
+        products = block_matmul_parameters(shape) + sum(rank * (o + i) for _, o, i in layers)
+        products -= rank * shape.width if recipe.adapter_targets == "all" else shape.ffn_width * shape.width
+        blocks = -(-shape.layers // recipe.checkpoint_every)
+        flop += blocks * (2 * products + _attention_flop_per_token(shape))
+        if shape.style == "neox" and recipe.adapter_targets == "attention":  # its first MLP saves nothing
+            flop -= 2 * shape.width * (shape.ffn_width + rank)
+    return flop + (2 * shape.width * shape.vocabulary if recipe.loss_chunks > 1 else 0)
 
 
 def hardware_flop_per_token(shape: Shape, checkpoint_every: int = 0, loss_chunks: int = 1) -> int:

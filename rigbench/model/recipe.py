@@ -10,18 +10,22 @@ from rigbench.core import units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.options import NOT_GIVEN, Option, Reader, one_of, whole
 from rigbench.core.record import Absent, Record
-from rigbench.model.record import Model
+from rigbench.model.record import Model, Shape
 
 Optimizer = Literal["adamw", "adamw-foreach", "adamw8bit", "paged-adamw8bit", "muon"]
 Precision = Literal["bf16", "bf16-pure", "fp16", "fp32", "tf32", "fp8"]
 Strategy = Literal["single", "ddp", "fsdp2", "fsdp2-offload", "data-parallel", "accelerate"]
 Attention = Literal["fused", "naive"]
+Adapter = Literal["none", "lora", "qlora"]
+Targets = Literal["all", "attention"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
+ADAPTERS: tuple[Adapter, ...] = get_args(Adapter)
 SEVERAL_GPUS: tuple[Strategy, ...] = ("ddp", "fsdp2", "data-parallel", "accelerate")  # where GPUs train
 LOSS_CHUNKS = 8  # of the chunked loss, unless a number is given
+USUAL_RANK, MOST_RANK = 16, 1 << 16
 MOST_CHUNKS, MOST_BLOCKS, MOST_ACCUMULATION = 1 << 10, 1 << 12, 1 << 16
 
 
@@ -39,11 +43,18 @@ class Recipe(Record, frozen=True, kw_only=True):
     accumulation: int = 1  # micro-batches a step
     micro_batch: int = 0  # sequences at once; 0: the device's default, still to be chosen
     attention: Attention = "fused"  # naive: written out, its scores in memory; predicted only
+    adapter: Adapter = "none"  # what is trained in the place of the weights, which are frozen; qlora: in 4 bits
+    adapter_rank: int = 0
+    adapter_targets: Targets = "all"  # which linear layers of a block have one
 
     @property
     def replicated(self) -> bool:
         """Whether every rank has the whole model, as DDP's, DataParallel's and Accelerate's have."""
         return self.strategy in ("ddp", "data-parallel", "accelerate")
+
+    @property
+    def adapted(self) -> bool:
+        return self.adapter != "none"
 
     @property
     def dtype(self) -> str:
@@ -76,6 +87,9 @@ class Recipe(Record, frozen=True, kw_only=True):
             "strategy": f"{self.strategy}{ranks}",
             "accumulation": f"accumulation {self.accumulation}",
             "attention": "fused attention" if self.attention == "fused" else "attention by hand",
+            "adapter": self.adapter if self.adapted else "all weights",
+            "adapter_rank": f"rank {self.adapter_rank}",
+            "adapter_targets": "adapters of attention" if self.adapter_targets == "attention" else "adapters of all",
         }
 
     @property
@@ -91,6 +105,14 @@ class Recipe(Record, frozen=True, kw_only=True):
             return "muon steps whole matrices, and fsdp2 has shards"
         if self.sharded and self.optimizer.endswith("8bit"):
             return "bitsandbytes steps whole weights, and fsdp2 has shards"
+        if self.adapter == "qlora" and self.sharded:
+            return "qlora's 4-bit weights are whole, and fsdp2 has shards"
+        if self.adapter == "qlora" and self.precision not in ("auto", "bf16-pure", "fp32"):
+            return f"qlora multiplies in bf16-pure or fp32, not in {self.precision} under autocast"
+        if self.adapter == "qlora" and self.compiled:
+            return "qlora unpacks its weights in kernels of bitsandbytes, which torch.compile leaves out"
+        if self.adapted and self.precision == "fp8":
+            return "adapters are not trained in fp8"
         return ""
 
     def refuse_contradiction(self) -> None:
@@ -99,7 +121,7 @@ class Recipe(Record, frozen=True, kw_only=True):
             RigbenchError: two of its choices exclude each other.
         """
         if self.contradiction:
-            raise RigbenchError(self.contradiction, "use --strategy ddp, or --optimizer adamw", NOTHING)
+            raise RigbenchError(self.contradiction, "leave one of the two out", NOTHING)
 
     def differences(self, other: Recipe) -> dict[str, str]:
         """In which choices this differs from another, in words."""
@@ -128,6 +150,15 @@ def _word_or_number(words: dict[str, int], most: int, cure: str) -> Reader:
 
 CHECKPOINTING = _word_or_number({"off": 0, "on": 1}, MOST_BLOCKS, "use off, on, or K for every K-th block")
 CHUNKS = _word_or_number({"plain": 1, "chunked": LOSS_CHUNKS}, MOST_CHUNKS, "use plain, chunked, or a number of chunks")
+ADAPTER = Option(
+    one_of(*ADAPTERS), "none: all weights are trained. lora: low-rank matrices beside them. qlora: weights in 4 bits.",
+    "NAME",
+)  # fmt: skip
+RANK = Option(whole(1, MOST_RANK), f"The adapter's rank. Default: {USUAL_RANK}.", "N", ("--rank",))
+TARGETS = Option(
+    one_of(*get_args(Targets)), "Which linear layers have an adapter: all of a block, or attention's. Default: all.",
+    "NAME", ("--targets",),
+)  # fmt: skip
 SWITCH = Reader(lambda text, option: one_of("off", "on").read(text, option) == "on")
 
 
@@ -165,16 +196,35 @@ class RecipeOptions(Record, frozen=True, kw_only=True):
         Option(one_of(*ATTENTIONS), "fused, or naive: written by hand, T × T scores in memory (predicted).", "NAME"),
     ] = NOT_GIVEN
 
+    adapter: Annotated[Adapter | Absent, ADAPTER] = NOT_GIVEN
+    adapter_rank: Annotated[int | Absent, RANK] = NOT_GIVEN
+    adapter_targets: Annotated[Targets | Absent, TARGETS] = NOT_GIVEN
+
+    @property
+    def adapter_kind(self) -> Adapter:
+        return "none" if isinstance(self.adapter, Absent) else self.adapter
+
     @property
     def said(self) -> dict[str, object]:
         return {name: it for name in self.__struct_fields__ if not isinstance(it := getattr(self, name), Absent)}
 
     def over(self, base: Recipe) -> Recipe:
         """The base with what was said in its place."""
-        return msgspec.structs.replace(base, **self.said)
+        recipe = msgspec.structs.replace(base, **self.said)
+        usual = USUAL_RANK if recipe.adapted and not recipe.adapter_rank else recipe.adapter_rank
+        return msgspec.structs.replace(recipe, adapter_rank=usual)
 
-    def refuse_beyond(self, layers: int) -> None:
-        """Every K-th block of a model with fewer."""
+    def refuse_beyond(self, shape: Shape) -> None:
+        """Every K-th block of a model with fewer; an adapter that is no smaller than what it is beside."""
+        layers = shape.layers
+        for field, option in (("adapter_rank", "--rank"), ("adapter_targets", "--targets")):
+            if field in self.said and self.adapter not in ADAPTERS[1:]:
+                raise RigbenchError(f"{option} is an adapter's", "add --adapter lora, or leave it out")
+        rank = self.over(Recipe()).adapter_rank
+        if rank > shape.width:
+            raise RigbenchError(f"--rank {rank:,} is larger than the width of {shape.width:,}", "give a smaller one")
+        if rank and shape.experts:
+            raise RigbenchError("adapters of experts are not modelled", "leave --adapter out, or name another model")
         if isinstance(self.checkpoint_every, int) and self.checkpoint_every > layers:
             what = f"--checkpointing '{self.checkpoint_every}' is not a whole number from 1 to {layers}"
             raise RigbenchError(what, f"use off, on, or K of 2 to {layers} for every K-th block")
@@ -190,4 +240,5 @@ class RecipeOptions(Record, frozen=True, kw_only=True):
 
     def allows(self, recipe: Recipe) -> bool:
         """Whether a recipe is one of those that were asked for."""
-        return all(getattr(recipe, name) == value for name, value in self.said.items())
+        adapter = recipe.adapter if "adapter" in self.said else "none"  # that of all weights is no training of a few
+        return recipe.adapter == adapter and all(getattr(recipe, name) == value for name, value in self.said.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from rigbench.core import units
 from rigbench.core.record import Absent, Record
 
 Dtype = Literal["uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]  # of an id in a file
@@ -89,3 +90,17 @@ class Model(Record, frozen=True):
     flop_per_token: float  # that exact closed form, with full (not causally halved) attention
     flop_per_token_6n: float  # the field's 6·N_total; of experts those that a token meets
     active_parameters: int | Absent = ALL_ACTIVE  # those that a token meets, of a mixture of experts
+    trainable_parameters: int | Absent = Absent("all of them")  # an adapter's, which `total_parameters` has in it
+
+    @property
+    def trained(self) -> int:
+        """Parameters that get gradients and states."""
+        return self.total_parameters if isinstance(self.trainable_parameters, Absent) else self.trainable_parameters
+
+    @property
+    def trains(self) -> str:
+        """What of it an adapter's training trains, in words; "" where that is everything."""
+        if isinstance(self.trainable_parameters, Absent):
+            return ""
+        trained, total = (units.format_count(count) for count in (self.trained, self.total_parameters))
+        return f"{trained} of {total} parameters; the others are frozen: 4 FLOP a token, not 6"

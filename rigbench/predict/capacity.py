@@ -19,7 +19,7 @@ from rigbench.job import Job
 from rigbench.machine import host
 from rigbench.machine.cuda_map import Cards
 from rigbench.model import counts, shape
-from rigbench.model.recipe import LOSS_CHUNKS, Optimizer, Precision, Recipe, RecipeOptions, Strategy
+from rigbench.model.recipe import LOSS_CHUNKS, Adapter, Optimizer, Precision, Recipe, RecipeOptions, Strategy
 from rigbench.model.record import Model
 from rigbench.model.shape import Series
 from rigbench.predict import cards, ceilings, inference, steptime, usual
@@ -39,6 +39,7 @@ from rigbench.store import now
 
 USUAL_OPTIMIZERS: tuple[Optimizer, ...] = ("adamw", "adamw8bit")
 CHECKPOINT_EVERY, CHUNKS = (0, 1), (1, LOSS_CHUNKS)
+ADAPTER_FIELDS = ("adapter", "adapter_rank", "adapter_targets")
 DEFAULT_CONTEXT = 4096
 # Preferred numbers (ISO 3, R10): sizes a quarter apart, as fine as the question of the largest model deserves.
 PREFERRED = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0)
@@ -59,7 +60,9 @@ def predicted(
     its = Cards() if on_name else job.cards(device).alike
     its = its.first if alone else its
     place = target(job, on_name, its)
-    precision = arm_precision(options.precision, place)
+    choices = RecipeOptions(**{name: getattr(options, name) for name in ADAPTER_FIELDS})
+    choices.refuse_beyond(model.shape)
+    precision = arm_precision(options.precision, place, choices.adapter_kind)
     strategy = ("single" if place.count == 1 else "ddp") if options.strategy == "auto" else options.strategy
     if strategy != "single" and place.count == 1:
         why = its.why or f"{place.name} is one"
@@ -85,8 +88,10 @@ def predicted(
         tokens = DEFAULT_CONTEXT if isinstance(options.context_tokens, Absent) else options.context_tokens
         result = _inference(result, series, tokens, predictor)
     else:
-        compiled = on_name is not None if isinstance(options.compiled, Absent) else options.compiled
-        recipes = _recipes(options, strategy, precision, 1 if strategy == "single" else place.count, compiled)
+        usually = on_name is not None and choices.adapter_kind != "qlora"
+        compiled = usually if isinstance(options.compiled, Absent) else options.compiled
+        recipes = _recipes(options, strategy, precision, 1 if strategy == "single" else place.count, compiled, choices)
+        result = msgspec.structs.replace(result, model=counts.adapted(model, recipes[0]))
         result = _training(job, result, sizes(series) if of_series else (), recipes, predictor)
         if on_name is not None:
             said = RecipeOptions(
@@ -95,6 +100,9 @@ def predicted(
                 compiled=options.compiled,
                 strategy=strategy,
                 attention=options.attention,
+                adapter=options.adapter,
+                adapter_rank=options.adapter_rank,
+                adapter_targets=options.adapter_targets,
             )
             result = msgspec.structs.replace(result, usual=_usual(result, said, profiles.rig_named(on_name), predictor))
     result = msgspec.structs.replace(result, seconds=time.perf_counter() - started)
@@ -102,7 +110,9 @@ def predicted(
     return result
 
 
-def _recipes(options: Options, strategy: Strategy, precision: Precision, ranks: int, is_compiled: bool) -> list[Recipe]:
+def _recipes(
+    options: Options, strategy: Strategy, precision: Precision, ranks: int, is_compiled: bool, choices: RecipeOptions
+) -> list[Recipe]:
     """A row each; of the usual optimizers those that can step what the strategy leaves."""
     recipes = [
         Recipe(
@@ -120,6 +130,7 @@ def _recipes(options: Options, strategy: Strategy, precision: Precision, ranks: 
         for every in CHECKPOINT_EVERY
         for chunks in CHUNKS
     ]
+    recipes = [choices.over(recipe) for recipe in recipes]
     recipes[0].refuse_contradiction()
     return [recipe for recipe in recipes if not recipe.contradiction]
 
@@ -161,9 +172,9 @@ def target(job: Job, on_name: str | None, its: Cards) -> Target:
         ) from None
 
 
-def arm_precision(precision: Precision | Literal["auto"], place: Target) -> Precision:
+def arm_precision(precision: Precision | Literal["auto"], place: Target, adapter: Adapter = "none") -> Precision:
     """What is predicted for "auto", where a slice will choose its own."""
-    return usual.native_precision(place) if precision == "auto" else precision
+    return usual.native_precision(place, adapter) if precision == "auto" else precision
 
 
 def sizes(series: Series) -> tuple[Model, ...]:

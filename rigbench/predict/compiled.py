@@ -18,10 +18,11 @@ import msgspec
 
 from rigbench.core import profiles
 from rigbench.core.record import Absent, Figure
+from rigbench.model.counts import adapted_layers
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
 from rigbench.predict import cards
-from rigbench.predict.loop import device_bytes, weights_of
+from rigbench.predict.loop import device_bytes, weights_with
 from rigbench.predict.record import Breakdown, Target, VramPrediction
 
 METHOD = 1
@@ -111,18 +112,25 @@ def kept_bytes(model: Model, recipe: Recipe) -> float:
 
 def _moment(model: Model, recipe: Recipe, first: bool) -> dict[str, int]:
     """Bytes by what holds them, at the peak of the first micro-step or of a later one."""
-    s, n = model.shape, model.total_parameters
+    s = model.shape
+    every = weights_with(s, recipe)
+    n, trained = (sum(its.elements for its in every if its.trained or frozen) for frozen in (True, False))
     tokens = recipe.micro_batch * s.sequence
     wide, pure = recipe.precision in ("fp32", "tf32"), recipe.precision == "bf16-pure"
     own = recipe.weight_bytes
     copy = 0 if wide or pure else 2
-    states = device_bytes(recipe.optimizer, weights_of(s, own))
-    weights, gradients, buckets = n * (own + copy), n * own, n * own if recipe.replicated and recipe.ranks > 1 else 0
+    states = device_bytes(recipe.optimizer, every)
+    buckets = trained * own if recipe.replicated and recipe.ranks > 1 else 0
+    weights, gradients = sum(its.size_bytes for its in every) + n * copy, trained * own
     if recipe.sharded:
         block = (n - s.vocabulary * s.width) / s.layers
         buckets = round(2 * (GATHERED_BLOCKS * block + 2 * s.vocabulary * s.width))
         weights, gradients, states = n * own // recipe.ranks, gradients // recipe.ranks, states // recipe.ranks
-    layers = tokens * s.layers * s.width * kept_bytes(model, recipe) * _share(model, recipe)
+    kept = kept_bytes(model, recipe)
+    if recipe.adapted:  # what A leaves for B
+        half = 4 if wide else 2
+        kept += half * recipe.adapter_rank * len(adapted_layers(s, recipe)) / s.width
+    layers = tokens * s.layers * s.width * kept * _share(model, recipe)
     naive = recipe.attention == "naive"
     scores = 0.0
     if naive:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from math import prod
 from typing import NamedTuple
 
-from rigbench.model.counts import parameter_tensors
+from rigbench.model.counts import adapter_tensors, nf4_bytes, parameter_tensors
 from rigbench.model.recipe import Optimizer, Recipe
 from rigbench.model.record import Shape
 from rigbench.predict.traces import NotPeriodic, Piece, Trace
@@ -75,6 +75,8 @@ class Weight(NamedTuple):
     layer: int  # the block that it belongs to; -1: none
     dims: tuple[int, ...]
     item_bytes: int
+    trained: bool = True
+    four_bits: bool = False
 
     @property
     def elements(self) -> int:
@@ -82,7 +84,7 @@ class Weight(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        return self.elements * self.item_bytes
+        return sum(nf4_bytes(self.elements)) if self.four_bits else self.elements * self.item_bytes
 
     @property
     def inner(self) -> bool:
@@ -99,6 +101,17 @@ def weights_of(shape: Shape, item_bytes: int) -> tuple[Weight, ...]:
         Weight(int(name.split(".")[1]) if name.startswith("blocks.") else -1, dims, item_bytes)
         for name, dims in parameter_tensors(shape)
     )
+
+
+def weights_with(shape: Shape, recipe: Recipe) -> tuple[Weight, ...]:
+    """A decoder's parameters as they are trained: an adapter's beside those that it freezes."""
+    size, whole = recipe.weight_bytes, weights_of(shape, recipe.weight_bytes)
+    if not recipe.adapted:
+        return whole
+    four = recipe.adapter == "qlora"
+    frozen = [its._replace(trained=False, four_bits=four and its.inner) for its in whole]
+    own = [Weight(int(name.split(".")[1]), dims, size) for name, dims in adapter_tensors(shape, recipe)]
+    return (*frozen, *own)
 
 
 def states(optimizer: Optimizer, weight: Weight) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -126,12 +139,12 @@ def code_books(optimizer: Optimizer) -> tuple[int, ...]:
 
 def device_bytes(optimizer: Optimizer, weights: Sequence[Weight]) -> int:
     """All states on the device, without the allocator's rounding."""
-    return sum(code_books(optimizer)) + sum(sum(states(optimizer, weight)[0]) for weight in weights)
+    return sum(code_books(optimizer)) + sum(sum(states(optimizer, weight)[0]) for weight in weights if weight.trained)
 
 
 def paged_bytes(optimizer: Optimizer, weights: Sequence[Weight]) -> int:
     """States that the driver moves to the host when the device is full; outside torch's own counts."""
-    return sum(sum(states(optimizer, weight)[1]) for weight in weights)
+    return sum(sum(states(optimizer, weight)[1]) for weight in weights if weight.trained)
 
 
 def compose(trace: Trace, weights: Sequence[Weight], recipe: Recipe, workspace_bytes: int = 0) -> Script:
@@ -183,7 +196,7 @@ class Loop:
 
     def optimize(self, first: bool) -> None:
         """The optimizer's step over its two groups of weights; the first one makes the states."""
-        optimizer, weights = self.recipe.optimizer, self.stepped_weights()
+        optimizer, weights = self.recipe.optimizer, [weight for weight in self.stepped_weights() if weight.trained]
         for size in code_books(optimizer) if first else ():
             self.script.allocate(size, "optimizer")
         if optimizer == "muon":
@@ -240,14 +253,15 @@ class Ddp(Loop):
 
     def place_weights(self) -> None:
         super().place_weights()
-        self._buckets = [self.script.allocate(sum(weight.size_bytes for weight in self.weights), "communication")]
+        sent = sum(weight.size_bytes for weight in self.weights if weight.trained)
+        self._buckets = [self.script.allocate(sent, "communication")]
 
     def begin_step(self, step: int) -> None:
         if step != 1:
             return
         self.script.free(self._buckets)
         size, limit = 0, FIRST_BUCKET_BYTES
-        for weight in reversed(self.weights):
+        for weight in reversed([weight for weight in self.weights if weight.trained]):
             size += weight.size_bytes
             if size >= limit:
                 self.script.allocate(size, "communication")
@@ -269,8 +283,10 @@ class Fsdp(Loop):
         self._offload = recipe.strategy == "fsdp2-offload"
         self._shards = [weight.shard(recipe.ranks) for weight in weights]
         self._sizes: dict[int, list[int]] = defaultdict(list)  # of the shards of each layer
+        self._sent: dict[int, int] = defaultdict(int)  # of those with a gradient
         for shard in self._shards:
             self._sizes[shard.layer].append(shard.size_bytes)
+            self._sent[shard.layer] += shard.size_bytes if shard.trained else 0
         self._whole: dict[int, list[int]] = {}
         self._gathered: dict[int, int] = {}
         self._reduced: dict[int, int] = {}
@@ -337,7 +353,10 @@ class Fsdp(Loop):
         """Whole gradients become this rank's shard, added to what earlier micro-steps left."""
         self.script.free(self._whole.pop(layer))
         self.script.free(self._reduced_from)
-        shard = sum(self._sizes[layer])
+        shard = self._sent[layer]
+        if not shard:
+            self._reduced_from = []
+            return
         self._reduced_from = [self.script.allocate(self.recipe.ranks * shard, "communication")]
         self.script.free(self._gradients.pop(layer, []))
         made = self.script.allocate(shard, "gradients")

@@ -21,7 +21,7 @@ from rigbench.model.recipe import Recipe
 from rigbench.model.record import Model
 from rigbench.predict import allocator, cards, compiled
 from rigbench.predict.allocator import OutOfMemory, Peaks
-from rigbench.predict.loop import Script, ScriptLine, compose, device_bytes, paged_bytes, weights_of
+from rigbench.predict.loop import Script, ScriptLine, compose, device_bytes, paged_bytes, weights_with
 from rigbench.predict.record import Breakdown, Largest, Target, VramPrediction
 from rigbench.predict.traces import NotPeriodic, Step, Traces
 
@@ -64,7 +64,7 @@ class Predictor:
         """Weights and states alone: no step takes less on each rank."""
         if recipe.strategy == "fsdp2-offload":
             return 0
-        weights = weights_of(model.shape, recipe.weight_bytes)
+        weights = weights_with(model.shape, recipe)
         whole = sum(weight.size_bytes for weight in weights) + device_bytes(recipe.optimizer, weights)
         return whole // recipe.ranks if recipe.strategy == "fsdp2" else whole
 
@@ -155,6 +155,9 @@ class Predictor:
             loss_chunks=recipe.loss_chunks,
             accumulating=recipe.accumulation > 1 and not recipe.sharded,
             cuda=target.kind == "cuda",
+            adapter=recipe.adapter,
+            adapter_rank=recipe.adapter_rank,
+            adapter_targets=recipe.adapter_targets,
         )
         if along == "width":
             trace = self.traces.of_one_sequence(step)
@@ -162,7 +165,7 @@ class Predictor:
             trace = self.traces.at_sequence(step, shape.sequence)
         else:
             trace = self.traces.at(step, recipe.micro_batch)
-        return compose(trace, weights_of(shape, recipe.weight_bytes), recipe, target.workspace_bytes)
+        return compose(trace, weights_with(shape, recipe), recipe, target.workspace_bytes)
 
 
 def _largest(step: int, value: int, at: Callable[[int], tuple[Model, Recipe]], target: Target) -> Largest:
@@ -184,9 +187,11 @@ def _prediction(model: Model, recipe: Recipe, target: Target, case: Case) -> Vra
     for storage in allocator.live_at(case.script.events, peaks.peak_at):
         live[case.script.kinds[storage]] += case.script.sizes[storage]
     if recipe.strategy == "fsdp2-offload":  # one rank's weights, gradients and states
-        host_bytes = -(-16 * total_parameters(model.shape) // recipe.ranks)
+        frozen = total_parameters(model.shape) if recipe.adapted else 0
+        trained = sum(its.elements for its in weights_with(model.shape, recipe) if its.trained)
+        host_bytes = -(-(16 * trained + recipe.weight_bytes * frozen) // recipe.ranks)
     else:
-        host_bytes = paged_bytes(recipe.optimizer, weights_of(model.shape, recipe.weight_bytes))
+        host_bytes = paged_bytes(recipe.optimizer, weights_with(model.shape, recipe))
     return VramPrediction(
         method=METHOD,
         basis=basis,

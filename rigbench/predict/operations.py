@@ -11,7 +11,16 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
-from rigbench.model.counts import parameter_tensors, step_gemms, total_parameters
+from rigbench.model.counts import (
+    Tensors,
+    adapted_layers,
+    adapter_tensors,
+    block_layers,
+    nf4_bytes,
+    parameter_tensors,
+    step_gemms,
+    without_data_gradient,
+)
 from rigbench.model.recipe import Recipe
 from rigbench.model.record import Shape
 from rigbench.predict.record import PartName
@@ -124,21 +133,33 @@ def micro_step(shape: Shape, recipe: Recipe, first: bool = True) -> tuple[Operat
         size = SCORE_BYTES * recipe.micro_batch * shape.heads * shape.sequence**2
         work.append(Operation("attention", SCORES, layers, 0, size, SCORE_KERNELS))
     block = _fused_block(s) if compiled else _eager_block(shape, s)
+    if recipe.adapted:  # frozen weights are cast once, and get no gradients
+        block = [_once(it) for it in block if it.name != "biases"]
     work += [Operation("memory traffic", it.name, layers, 0, it.bytes, it.kernels) for it in block]
-    work += _outside(shape, s, compiled)
+    work += _outside(shape, s, compiled) if not recipe.adapted else _outside_frozen(shape, s, compiled)
     work += _loss(s, recipe)
+    if recipe.adapted:
+        work += _adapters(shape, recipe, s)
     if recipe.checkpoint_every:
         work += _recomputed(shape, -(-layers // recipe.checkpoint_every), s, block)
+        if recipe.adapted:
+            work += _recomputed_adapters(shape, recipe, s)
     if not first:
-        size = 3 * s.weight * total_parameters(shape)
-        work.append(Operation("memory traffic", "gradients added up", 1, 0, size, len(parameter_tensors(shape))))
+        tensors = trained_tensors(shape, recipe)
+        size = 3 * s.weight * sum(prod(dims) for _, dims in tensors)
+        work.append(Operation("memory traffic", "gradients added up", 1, 0, size, len(tensors)))
     return tuple(work)
+
+
+def trained_tensors(shape: Shape, recipe: Recipe) -> Tensors:
+    """Those that get gradients and are stepped."""
+    return adapter_tensors(shape, recipe) if recipe.adapted else parameter_tensors(shape)
 
 
 def optimizer_step(shape: Shape, recipe: Recipe) -> tuple[Operation, ...]:
     """Clipping and the optimizer, once per step, on a rank that holds all weights or its shard of them."""
-    weight, tensors = recipe.weight_bytes, parameter_tensors(shape)
-    count = total_parameters(shape) / (recipe.ranks if recipe.sharded else 1)
+    weight, tensors = recipe.weight_bytes, trained_tensors(shape, recipe)
+    count = sum(prod(dims) for _, dims in tensors) / (recipe.ranks if recipe.sharded else 1)
     batches = -(-len(tensors) // TENSORS_A_KERNEL)
     if recipe.optimizer == "adamw":
         size, kernels = FUSED_PASSES * weight * count, float(batches)
@@ -156,16 +177,17 @@ def _muon_step(shape: Shape, recipe: Recipe) -> tuple[Operation, ...]:
     """Clipping; AdamW on tables, head and vectors; Muon on each matrix of the blocks: momentum (6 passes), a bf16 copy
     scaled to its norm, five iterations of three products (G = X·Xᵀ, G·G, G·X; m the shorter side), the update.
     """
-    weight, inner = recipe.weight_bytes, [dims for name, dims in parameter_tensors(shape) if _inner(name, dims)]
-    count = sum(map(prod, inner))
+    weight, tensors = recipe.weight_bytes, trained_tensors(shape, recipe)
+    inner = [dims for name, dims in tensors if _inner(name, dims)]
+    count, total = sum(map(prod, inner)), sum(prod(dims) for _, dims in tensors)
     flop = size = 0.0
     for dims in inner:
         m, n = min(dims), max(dims)
         flop += MUON_STEPS * (4.0 * m * m * n + 2.0 * m**3)
         size += MUON_STEPS * 2 * (4.0 * m * n + 5.0 * m * m) + (MUON_PASSES * weight + 12) * m * n
-    rest = FUSED_PASSES * weight * (total_parameters(shape) - count)
-    clip = CLIP_PASSES * weight * total_parameters(shape)
-    batches = -(-len(parameter_tensors(shape)) // TENSORS_A_KERNEL)
+    rest = FUSED_PASSES * weight * (total - count)
+    clip = CLIP_PASSES * weight * total
+    batches = -(-len(tensors) // TENSORS_A_KERNEL)
     return (
         Operation("optimizer", "clipping", 1, 0, clip, CLIP_KERNELS * batches),
         Operation("optimizer", "adamw", 1, 0, rest, batches),
@@ -181,6 +203,8 @@ def _products(shape: Shape, recipe: Recipe, s: Sizes) -> list[Operation]:
     """Forward, data gradient and weight gradient of every linear layer; the head's with the loss."""
     work = []
     for gemm in step_gemms(shape, recipe.micro_batch):
+        if recipe.adapted and gemm.product == "weight gradient":
+            continue
         size = s.act * (gemm.m * gemm.n + gemm.m * gemm.k + gemm.n * gemm.k)
         name, times, product = f"{gemm.layer}, {gemm.product}", gemm.times, (gemm.m, gemm.n, gemm.k)
         if gemm.layer.endswith("head"):
@@ -188,9 +212,66 @@ def _products(shape: Shape, recipe: Recipe, s: Sizes) -> list[Operation]:
             chunks = recipe.loss_chunks  # each meets the whole table
             more = (chunks - 1) * s.act * s.V * s.d
             work.append(Operation("logits and loss", name, 1, gemm.flop, size + more, chunks, *product))
+        if recipe.adapted and gemm.product == "data gradient":
+            first = without_data_gradient(shape, recipe)
+            times -= sum(
+                it == (gemm.k, gemm.n) for name, *dims in block_layers(shape) for it in [tuple(dims)] if name in first
+            )
         if times:
             work.append(Operation("matmul", name, times, gemm.flop, size, 1, *product))
     return work
+
+
+def _adapters(shape: Shape, recipe: Recipe, s: Sizes) -> list[Operation]:
+    """A's and B's products, the scaled sum and its gradients; of 4-bit weights the unpacking before each product."""
+    work, rank, first = [], recipe.adapter_rank, without_data_gradient(shape, recipe)
+    for name, outputs, inputs in adapted_layers(shape, recipe):
+        for m, n, k in (
+            *((s.R, rank, inputs), (s.R, outputs, rank), (s.R, rank, outputs)),  # A; B; the gradient between them
+            *((rank, inputs, s.R), (outputs, rank, s.R), (s.R, inputs, rank)),  # of A; of B; of the input
+        ):
+            times = shape.layers - (n == inputs and m == s.R and name in first)
+            if times:
+                size = s.act * (m * n + m * k + n * k)
+                work.append(Operation("matmul", f"adapter of {name}", times, 2.0 * m * n * k, size, 1, m, n, k))
+        passes, kernels = (4, 1) if recipe.compiled else (7, 3)  # scale and sum forward, scale backward
+        moved = s.act * s.R * (passes * outputs + 3 * inputs) + 2 * rank * (outputs + inputs) * s.casts
+        work.append(Operation("memory traffic", f"adapter of {name}", shape.layers, 0, moved, kernels + 1))
+    if recipe.adapter == "qlora":
+        work += [_unpacked(outputs * inputs, s, 2 * shape.layers) for _, outputs, inputs in block_layers(shape)]
+    return work
+
+
+def _unpacked(elements: int, s: Sizes, times: float) -> Operation:
+    """Scales to fp32, then weights to the activations' precision."""
+    packed, scales, *_ = nf4_bytes(elements)
+    return Operation("memory traffic", "4 bits unpacked", times, 0, packed + 9 * scales + s.act * elements, 2)
+
+
+def _recomputed_adapters(shape: Shape, recipe: Recipe, s: Sizes) -> list[Operation]:
+    blocks, rank, work = -(-shape.layers // recipe.checkpoint_every), recipe.adapter_rank, []
+    for name, outputs, inputs in adapted_layers(shape, recipe):
+        products = [(s.R, rank, inputs), (s.R, outputs, rank)]
+        if name == "mlp.down":  # B's is the last, and saves nothing more; the frozen one comes before
+            products = [(s.R, rank, inputs), (s.R, outputs, inputs)]
+        for m, n, k in products:
+            size = s.act * (m * n + m * k + n * k)
+            work.append(Operation("recomputation", "adapter", blocks, 2.0 * m * n * k, size, 1, m, n, k))
+    if recipe.adapter == "qlora":
+        again = [_unpacked(outputs * inputs, s, blocks) for _, outputs, inputs in block_layers(shape)]
+        work += [it._replace(part="recomputation") for it in again]
+    return work
+
+
+def _once(it: Pointwise) -> Pointwise:
+    """Of a frozen block: casts of weights forward alone; all else as it is."""
+    return it._replace(bytes=it.bytes / 2, kernels=it.kernels / 2) if it.name == "casts of weights" else it
+
+
+def _outside_frozen(shape: Shape, s: Sizes, compiled: bool) -> list[Operation]:
+    """Lookups alone of the tables, which get no gradients, and the last norm."""
+    read = Operation("memory traffic", "token table", 1, 0, 2 * s.R * s.d * s.weight + INT64 * s.R, 1)
+    return [read, *(it for it in _outside(shape, s, compiled) if it.name in ("norms", "tables of rotations"))]
 
 
 def _attention(shape: Shape, s: Sizes, forward: bool) -> Operation:
@@ -313,7 +394,7 @@ def _loss(s: Sizes, recipe: Recipe) -> list[Operation]:
     casts = 2 if s.casts else 0
     chunks = recipe.loss_chunks
     again = 2 if chunks > 1 else 1
-    weight_gradients = chunks * weight_cast + (chunks - 1) * 3 * s.V * s.d * s.weight
+    weight_gradients = 0 if recipe.adapted else chunks * weight_cast + (chunks - 1) * 3 * s.V * s.d * s.weight
     size = again * (forward + input_cast + chunks * weight_cast) + backward + input_cast + weight_gradients
     kernels = chunks * (again + 1) * (kernels + casts)
     work = [Operation("logits and loss", "loss and casts", 1, 0, size, kernels)]

@@ -124,7 +124,7 @@ def case(
         card=ceilings.gpu,
         year=year,
         place=place(model, recipe),
-        recipe=(recipe.optimizer, recipe.precision),
+        recipe=(recipe.optimizer, recipe.precision, *([recipe.adapter] if recipe.adapted else [])),
         maker="nvidia" if ceilings.compute_capability else "other",
     )
 

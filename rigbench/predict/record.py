@@ -9,15 +9,20 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, number, one_of, whole
 from rigbench.core.record import Absent, Figure, Record, Source
 from rigbench.model.recipe import (
+    ADAPTER,
     ATTENTIONS,
     OPTIMIZERS,
     PRECISIONS,
+    RANK,
     SWITCH,
+    TARGETS,
+    Adapter,
     Attention,
     Optimizer,
     Precision,
     Recipe,
     Strategy,
+    Targets,
 )
 from rigbench.model.record import Model
 
@@ -79,6 +84,9 @@ class Options(Record, frozen=True, kw_only=True):
             ("--compile",),
         ),
     ] = NOT_GIVEN
+    adapter: Annotated[Adapter | Absent, ADAPTER] = NOT_GIVEN
+    adapter_rank: Annotated[int | Absent, RANK] = NOT_GIVEN
+    adapter_targets: Annotated[Targets | Absent, TARGETS] = NOT_GIVEN
     inference: Annotated[bool, Option(None, "Generating text instead: weights in bf16, 8-bit and 4-bit.")] = False
     context_tokens: Annotated[
         int | Absent,

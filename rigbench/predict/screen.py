@@ -37,6 +37,7 @@ def brief(result: Capacity, console: Console, quiet: bool = False, run_id: str =
     if quiet:
         return
     facts = [("on", _room(result))]
+    facts += [("trains", result.model.trains)] if result.model.trains else []
     shown = _shown(result)
     if shown:
         of_series = any(row.model != NOT_ASKED for row in result.rows)

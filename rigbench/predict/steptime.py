@@ -35,6 +35,7 @@ PER_E_FOLD_BEYOND = 0.1  # the interval widens so much, each way, for every e-fo
 # Of CPU offload: passes over fp32 weights, gradients and moments (7 of AdamW's, 3 of clipping) at what a desktop's two
 # memory channels give to all of its cores. Assumed, as is that nothing is hidden: the interval is wider by so much.
 OFFLOAD_PASSES, HOST_BYTES_PER_S, OFFLOAD_SPREAD = 10, 50e9, 0.7
+ADAPTER_SPREAD = {"lora": 0.2, "qlora": 0.5}  # of what no run was fitted on; assumed
 FITTED_TOKENS = (4096.0, 131072.0)  # a micro-batch of the published rows
 
 
@@ -72,6 +73,12 @@ def predict(model: Model, recipe: Recipe, ceilings: Ceilings, told: Told = NOTHI
         kept = tuple(part for part in parts if part.name != "optimizer")
         parts = (*kept, StepPart("offload", offload_seconds(model, recipe, ceilings)))
         spread = spread[0] - OFFLOAD_SPREAD, spread[1] + OFFLOAD_SPREAD
+    if recipe.adapted:
+        wider = ADAPTER_SPREAD[recipe.adapter]
+        spread = spread[0] - wider, spread[1] + wider
+        others += (
+            f"no published run of {recipe.adapter} is behind this: its interval is wider by e^{wider:g} (assumed)",
+        )
     total = sum(part.seconds for part in parts)
     tokens, together = recipe.tokens_per_step(model), recipe.micro_batch * model.shape.sequence
     beyond = PER_E_FOLD_BEYOND * max(0.0, math.log(FITTED_TOKENS[0] / together), math.log(together / FITTED_TOKENS[1]))
@@ -107,9 +114,9 @@ def offload_seconds(model: Model, recipe: Recipe, ceilings: Ceilings) -> float:
     rate = ceilings.host_bytes_per_s
     if isinstance(rate, Absent):
         raise RigbenchError("the speed of fsdp2-offload is only measured here", "use --strategy fsdp2")
-    weights = float(recipe.weight_bytes * model.total_parameters)
-    moved = 3 * recipe.accumulation * weights / recipe.ranks / rate.value
-    return moved + OFFLOAD_PASSES * weights / HOST_BYTES_PER_S
+    weights, trained = (float(recipe.weight_bytes * count) for count in (model.total_parameters, model.trained))
+    moved = recipe.accumulation * (2 * weights + trained) / recipe.ranks / rate.value
+    return moved + OFFLOAD_PASSES * trained / HOST_BYTES_PER_S
 
 
 def seconds_by_part(terms: Terms, constants: Constants, kind: str, level: float = 0.0) -> tuple[StepPart, ...]:

@@ -172,7 +172,7 @@ def _communication_seconds(model: Model, recipe: Recipe, ceilings: Ceilings) -> 
     link = ceilings.link
     if recipe.ranks < 2 or isinstance(link, Absent):
         return 0.0
-    gradients = recipe.weight_bytes * model.total_parameters
+    gradients = recipe.weight_bytes * model.trained
     if recipe.replicated:
         return link.latency_seconds.value + gradients / link.bytes_per_s.value
     weights = WEIGHT_BYTES_SENT * model.total_parameters

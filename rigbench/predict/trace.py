@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from rigbench.model import lora
+from rigbench.model.counts import NF4_BLOCK, nf4_bytes
 from rigbench.model.gpt import Block, Decoder, rope_tables
 from rigbench.predict.traces import Piece, Step, Trace, in_order
 
@@ -117,6 +120,8 @@ def record(step: Step, micro_batch: int) -> Trace:
         model = Decoder(step.shape, checkpointing=step.checkpoint_every, loss_chunks=step.loss_chunks)
         if step.precision == "bf16-pure":
             _make_bf16(model)
+        if step.recipe.adapted:
+            lora.adapt(model, step.recipe, FourBits if step.adapter == "qlora" else None)
         if step.cuda:
             _fuse_norms(model)
         _mark_blocks(model.blocks, recorder)
@@ -210,6 +215,36 @@ def _fuse_norms(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.RMSNorm):
             module.forward = partial(fused, module.weight)  # type: ignore[method-assign]
+
+
+class FourBits(nn.Module):
+    """What bitsandbytes' Linear4bit takes: its weight unpacked for a product, forward and again backward."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.dims, self.bias = linear.weight.shape, linear.bias
+        packed, scales, *rest = nf4_bytes(linear.weight.numel())
+        for name, size in zip("abcdef", (packed, scales, *rest), strict=False):
+            self.register_buffer(name, torch.empty(size, dtype=torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = Unpacked.apply(x, *self.dims)  # type: ignore[no-untyped-call]
+        return y if self.bias is None else y + self.bias
+
+
+class Unpacked(torch.autograd.Function):
+    """A product with a weight that is made for it, after its scales in fp32."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, outputs: int, inputs: int) -> Tensor:
+        context.dims = outputs, inputs
+        x.new_empty(outputs * inputs // NF4_BLOCK, dtype=torch.float32)
+        return x @ x.new_empty(outputs, inputs).t()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        gradient.new_empty(prod(context.dims) // NF4_BLOCK, dtype=torch.float32)
+        return gradient @ gradient.new_empty(context.dims), None, None
 
 
 def record_block(step: Step, micro_batch: int) -> Trace:

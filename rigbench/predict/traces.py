@@ -18,10 +18,16 @@ import msgspec
 
 from rigbench.core.files import read_regular, write_whole
 from rigbench.core.record import Record
+from rigbench.model.recipe import Adapter, Recipe, Targets
 from rigbench.model.record import Shape
 
 PACKAGE = Path(__file__).resolve().parents[1]
-RECORDED_BY = ("model/gpt.py", "predict/trace.py", "predict/traces.py")  # a change in one of them makes traces stale
+RECORDED_BY = (
+    "model/gpt.py",
+    "model/lora.py",
+    "predict/trace.py",
+    "predict/traces.py",
+)  # a change in one of them makes traces stale
 MICRO_BATCHES = (2, 3)  # the line goes through these; one sequence alone takes other operations
 WIDTHS, HEAD = (512, 768, 1024), 64  # with heads of 64 and an MLP of four widths, sizes are a parabola in the width
 SEQUENCES = (512, 1024)  # tokens: sizes are a line in them, from tile to tile of flash attention's
@@ -178,6 +184,15 @@ class Step(Record, frozen=True):
     loss_chunks: int
     accumulating: bool
     cuda: bool
+    adapter: Adapter = "none"
+    adapter_rank: int = 0
+    adapter_targets: Targets = "all"
+
+    @property
+    def recipe(self) -> Recipe:
+        """What of it an adapter depends on."""
+        its = self.adapter, self.adapter_rank, self.adapter_targets
+        return Recipe(adapter=its[0], adapter_rank=its[1], adapter_targets=its[2])
 
     def of_shape(self, **changes: int) -> Step:
         """The same of another shape."""

@@ -10,7 +10,7 @@ import msgspec
 
 from rigbench.core import profiles
 from rigbench.core.record import Absent
-from rigbench.model.recipe import LOSS_CHUNKS, Precision, Recipe, RecipeOptions
+from rigbench.model.recipe import LOSS_CHUNKS, Adapter, Precision, Recipe, RecipeOptions
 from rigbench.model.record import Model
 from rigbench.predict.memory import Predictor
 from rigbench.predict.record import Largest, Target
@@ -21,19 +21,24 @@ FEWEST_TOKENS_A_CARD = 4096  # with fewer the next way is tried
 WAYS = ((0, 1), (0, LOSS_CHUNKS), (1, LOSS_CHUNKS))
 
 
-def plain(target: Target) -> Recipe:
-    """Of one sequence, with nothing said."""
+def plain(target: Target, adapter: Adapter = "none") -> Recipe:
+    """Of one sequence, with nothing said but which adapter is trained."""
     return Recipe(
-        precision=native_precision(target),
-        compiled=target.kind == "cuda",
+        precision=native_precision(target, adapter),
+        compiled=target.kind == "cuda" and adapter != "qlora",
         strategy="ddp" if target.count > 1 else "single",
         ranks=target.count,
         micro_batch=1,
     )
 
 
-def native_precision(target: Target) -> Precision:
-    """bf16 where the card multiplies it natively, fp16 on those that only have that, else fp32; a CPU takes bf16."""
+def native_precision(target: Target, adapter: Adapter = "none") -> Precision:
+    """bf16 where the card multiplies it natively, fp16 on those that only have that, else fp32; a CPU takes bf16. With
+    an adapter bf16-pure in bf16's place on a card, as frozen weights need no fp32, and always where 4 bits unpack.
+    """
+    if adapter != "none":
+        pure = adapter == "qlora" or (native_precision(target) == "bf16" and target.kind == "cuda")
+        return "bf16-pure" if pure else native_precision(target)
     if isinstance(target.gpu, Absent) or not isinstance(profiles.gpu(target.gpu).bf16_tflop_per_s, Absent):
         return "bf16"
     return "fp16" if "fp16" in profiles.peaks(target.gpu) else "fp32"
@@ -48,7 +53,9 @@ def recipe(predictor: Predictor, model: Model, said: RecipeOptions, target: Targ
     first: Recipe | Absent = Absent("not even one sequence fits")
     unsure = first
     for every, chunks in WAYS:
-        asked = said.over(msgspec.structs.replace(plain(target), checkpoint_every=every, loss_chunks=chunks))
+        asked = said.over(
+            msgspec.structs.replace(plain(target, said.adapter_kind), checkpoint_every=every, loss_chunks=chunks)
+        )
         if bool(every) != bool(asked.checkpoint_every):
             continue
         asked = msgspec.structs.replace(asked, ranks=1 if asked.strategy == "single" else target.count)

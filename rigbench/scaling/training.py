@@ -73,6 +73,8 @@ def plan(options: RunOptions, choices: RecipeOptions, device: str, its: Cards, w
         RigbenchError: no or bad data, too few tokens, or a recipe that cannot be had here.
     """
     choices.refuse_unmeasured()
+    if choices.adapter_kind != "none":
+        raise RigbenchError("laws are of models trained from the start, and adapters are not", "leave --adapter out")
     models = models_of(options.series)
     data, digest, found = _data(options, models)
     base, size = _recipe(choices, its, world)
@@ -86,7 +88,7 @@ def plan(options: RunOptions, choices: RecipeOptions, device: str, its: Cards, w
     for optimizer in dict.fromkeys(optimizers):
         for seed in range(options.seeds):
             for model in models:
-                choices.refuse_beyond(model.shape.layers)
+                choices.refuse_beyond(model.shape)
                 recipe = msgspec.structs.replace(base, optimizer=optimizer)
                 recipe, schedule = _scheduled(model, recipe, counts, options, size)
                 trainings.append(

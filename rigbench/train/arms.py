@@ -112,9 +112,11 @@ class Table:
             several = rig.count > 1 and not plan.strategy_given
             self.base = msgspec.structs.replace(
                 plan.base,
-                precision=capacity.arm_precision(plan.base.precision, target),
+                precision=capacity.arm_precision(plan.base.precision, target, plan.base.adapter),
                 strategy="ddp" if several else plan.base.strategy,
-                compiled=self.kind == "cuda" if isinstance(plan.choices.compiled, Absent) else plan.base.compiled,
+                compiled=self.kind == "cuda" and plan.base.adapter != "qlora"
+                if isinstance(plan.choices.compiled, Absent)
+                else plan.base.compiled,
             )
         self.base = self._among_ranks(self.base)
         self.rows: list[ArmRow] = []
@@ -255,7 +257,7 @@ class Table:
         recipe = msgspec.structs.replace(
             recipe,
             micro_batch=recipe.micro_batch or DEFAULT_MICRO_BATCH[self.kind],
-            precision=capacity.arm_precision(recipe.precision, target),
+            precision=capacity.arm_precision(recipe.precision, target, recipe.adapter),
         )
         return self._as_ranks(recipe)
 

@@ -105,6 +105,8 @@ def _models(results: Sequence[AnySlice]) -> object:
 def _facts(result: AnySlice) -> Iterator[tuple[str, str]]:
     recipe = result.recipe
     yield "on", device_words(result.device, result.cards)
+    if isinstance(result, Slice) and result.model.trains:
+        yield "trains", result.model.trains
     step = units.format_seconds(result.step_seconds.value)
     shares = ", ".join(f"{name} {units.format_share(share)}" for name, share in result.step_share.items())
     sequence = f" × {result.model.shape.sequence:,} tokens" if isinstance(result, Slice) else " samples"
@@ -183,8 +185,9 @@ def _show_arms(run: Run, arms: Arms, console: Console, quiet: bool) -> None:
     if isinstance(arms.micro_batch, MicroBatchSearch):
         lines.append(("batch", arms.micro_batch.why))
     if first:
-        lines += [it for it in _facts(first) if it[0] in ("on", "step", "sync", "export", "energy")]
+        lines += [it for it in _facts(first) if it[0] in ("on", "trains", "step", "sync", "export", "energy")]
     else:
+        lines += [("trains", arms.model.trains)] if arms.model.trains else []
         lines.append(("assumed", _assumed(arms, base)))
         if isinstance(base.time, StepTime) and base.time.ceilings.heat:
             lines.append(("heat", base.time.ceilings.heat))

@@ -19,6 +19,7 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine.cuda_map import Cards
 from rigbench.model import named
+from rigbench.model.counts import adapted
 from rigbench.model.named import ModelOptions
 from rigbench.model.recipe import LOSS_CHUNKS, SEVERAL_GPUS, STRATEGIES, Recipe, RecipeOptions
 from rigbench.model.record import Model
@@ -160,6 +161,7 @@ def of(
             "--checkpointing": "checkpoint_every" in choices.said,
             "--loss": "loss_chunks" in choices.said,
             "--strategy": "strategy" in choices.said,
+            "--adapter": "adapter" in choices.said,
             "--micro-batch auto": find,
             "--on": on,
             "--wall-watts": not isinstance(watts.wall_watts, Absent),
@@ -172,7 +174,8 @@ def of(
     decoder = named.choose(model)
     if on is None:
         named.refuse_to_train((decoder,))
-    choices.refuse_beyond(decoder.shape.layers)
+    choices.refuse_beyond(decoder.shape)
+    decoder = adapted(decoder, base)
     if world is not None:
         if options.arms not in ("auto", "one") or options.cross or find or on is not None:
             raise RigbenchError("under torchrun one variant is trained at a time", "give --arms one and a --strategy")

@@ -19,7 +19,7 @@ from rigbench.core.record import Absent, EndedBy
 from rigbench.machine import host
 from rigbench.machine.accelerator import open_device
 from rigbench.machine.sysfs import Sysfs
-from rigbench.model import counts
+from rigbench.model import counts, lora, nf4
 from rigbench.model.batches import Batches
 from rigbench.model.gpt import Decoder
 from rigbench.model.recipe import Recipe
@@ -134,7 +134,11 @@ class Slicing:
             if lacking and recipe.dtype == "bf16":
                 self.events.append(f"{', '.join(lacking)}: no bf16 of its own, emulated")
             return recipe.precision, "--precision"
+        if recipe.adapter == "qlora":
+            return "bf16-pure", "what 4-bit weights unpack to"
         if self.kind == "cuda":
+            if not lacking and recipe.adapted:
+                return "bf16-pure", "frozen weights need no fp32"
             if not lacking:
                 return "bf16", "the device multiplies bf16 natively"
             return "fp32", f"{', '.join(lacking)} does not multiply bf16"
@@ -263,6 +267,8 @@ class Slicing:
             assert isinstance(self.model, Model)
             built = Decoder(self.model.shape, checkpointing=recipe.checkpoint_every, loss_chunks=recipe.loss_chunks)
             module = built.to(self.device, weights or torch.float32)
+            if recipe.adapted:
+                lora.adapt(module, recipe, nf4.layer if recipe.adapter == "qlora" else None)
         wrapped = parallel.wrap(module, recipe.strategy, self.device, self.options.clip_norm)
         self.now_in = "building the optimizer"
         if self.own:
@@ -300,7 +306,10 @@ class Slicing:
         }
         if isinstance(model, OwnModel):
             return OwnSlice(**facts)
-        hardware_flop = counts.hardware_flop_per_token(model.shape, recipe.checkpoint_every, recipe.loss_chunks)
+        if recipe.adapted:
+            hardware_flop = counts.adapted_hardware_flop_per_token(model.shape, recipe)
+        else:
+            hardware_flop = counts.hardware_flop_per_token(model.shape, recipe.checkpoint_every, recipe.loss_chunks)
         return Slice(
             **facts,
             data=self.tokens[1],
@@ -366,7 +375,7 @@ class Slicing:
 
     def _steps_alone(self, loop: StepLoop) -> tuple[float, ...] | str:
         """Beside what this rank holds of the model already."""
-        needed, free = LEAST_BYTES * self.model.total_parameters, free_bytes(self.accelerator)
+        needed, free = _least_bytes(self.recipe, self.model), free_bytes(self.accelerator)
         if needed > free:
             return f"one rank alone needs {needed / 2**30:.1f} GiB more, and {free / 2**30:.1f} GiB are free"
         recipe = msgspec.structs.replace(self.recipe, strategy="single", ranks=1)
@@ -392,8 +401,7 @@ def refuse_beyond_memory(options: Options, kind: str, world: World | None) -> No
     size = world.size if world else 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", size)) if world else 1
     shares = size if recipe.strategy.startswith("fsdp2") else 1
-    each = 8 if recipe.precision == "bf16-pure" or recipe.optimizer.endswith("8bit") else LEAST_BYTES
-    needed = each * model.total_parameters * here // shares
+    needed = _least_bytes(recipe, model) * here // shares
     if isinstance(usable, Absent) or needed <= usable:
         return
     over = f" over {here} ranks of this host" if world else ""
@@ -403,6 +411,15 @@ def refuse_beyond_memory(options: Options, kind: str, world: World | None) -> No
         "choose a smaller model, or --strategy fsdp2" if world and shares == 1 else "choose a smaller model",
         exit_code=NOTHING,
     )
+
+
+def _least_bytes(recipe: Recipe, model: Model | OwnModel) -> int:
+    """Of weights, gradients and moments; frozen weights have but themselves, 4 bits of them half a byte."""
+    each = 8 if recipe.precision == "bf16-pure" or recipe.optimizer.endswith("8bit") else LEAST_BYTES
+    if isinstance(model, OwnModel) or not recipe.adapted:
+        return each * model.total_parameters
+    frozen = model.total_parameters - model.trained
+    return each * model.trained + (frozen // 2 if recipe.adapter == "qlora" else recipe.weight_bytes * frozen)
 
 
 def _largest(peaks: list[Vram]) -> Vram:

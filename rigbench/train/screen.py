@@ -164,7 +164,8 @@ def _compute(result: AnySlice) -> str:
         each = "" if isinstance(model.flop_per_item, Absent) else f"{units.format_flop(model.flop_per_item)} a "
         return f"{rate} ({each}{result.unit[:-1]}, {model.flop_basis}); MFU {_share(result.mfu)}"
     each, field = (units.format_flop(it) for it in (result.model.flop_per_token, result.model.flop_per_token_6n))
-    line = f"{rate} of model FLOPs ({each} a token, full attention; 6·N_total would say {field})"
+    count = "4·N frozen + 6·N trained" if result.recipe.adapted else "6·N_total"
+    line = f"{rate} of model FLOPs ({each} a token, full attention; {count} would say {field})"
     if result.hardware_flops_per_s != result.model_flops_per_s:
         line += f", {units.format_flops_per_s(result.hardware_flops_per_s)} with recomputation"
     return f"{line}; MFU {_share(result.mfu)}; matmul: {_share(result.share_of_measured_matmul)}"

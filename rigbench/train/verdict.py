@@ -221,7 +221,7 @@ def exchange_bound(result: Slice, label: str) -> Iterator[Finding]:
     if len(hosts) > 1:
         crossing = "weights gathered and gradients scattered"
         if not result.recipe.strategy.startswith("fsdp2"):
-            sent = result.recipe.weight_bytes * result.model.total_parameters
+            sent = result.recipe.weight_bytes * result.model.trained
             rate = units.format_bytes_per_s(sent / its.exposed.value)
             crossing = f"{units.format_bytes(sent)} of gradients, {rate} if the link alone holds it up"
         evidence.append(f"it crosses between the hosts {' and '.join(hosts)}: {crossing}")
