@@ -16,7 +16,9 @@ from rigbench import store
 from rigbench.report import screen as render
 
 RUNS = sorted((Path(__file__).parent / "runs").glob("*.json"))
-REPORTS = sorted((Path(__file__).parents[1] / "reports").glob("*/*.json"))
+REPORTS = sorted(
+    path for path in (Path(__file__).parents[1] / "reports").glob("*/*.json") if b'"schema"' in path.read_bytes()[:200]
+)
 
 
 def screen(path: Path) -> str:
