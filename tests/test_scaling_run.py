@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch._dynamo.exc import TorchDynamoException
+from torch.distributed.checkpoint.api import CheckpointException
 
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
@@ -38,6 +40,9 @@ source = "rigbench's tests"
 shape = { style = "gpt2", vocabulary = 257, sequence = 32, tied_head = true, biases = true }
 models = [{ name = "8k", layers = 1, width = 16, heads = 1 }]
 """
+
+
+SLOW = (pytest.mark.slow, pytest.mark.timeout(1200))
 
 
 class Killed(BaseException):
@@ -149,12 +154,19 @@ def test_held_out_blocks_are_trained_on_by_no_window():
 
 @pytest.mark.parametrize(
     ("word", "at"),
-    [("step", 2), ("checkpoint trunk-8", 1), ("decay to 10", 1), ("checkpoint weights-10", 1), ("decay to 20", 2)],
+    [
+        ("step", 2),
+        ("checkpoint weights-10", 1),
+        pytest.param("checkpoint trunk-8", 1, marks=SLOW),
+        pytest.param("decay to 10", 1, marks=SLOW),
+        pytest.param("decay to 20", 2, marks=SLOW),
+    ],
 )
 def test_what_was_killed_goes_on_with_the_same_losses_to_the_last_bit(word, at, whole, data, tmp_path):
     asked = options(tmp_path, data)
     with pytest.raises(Killed):
         probe.run(asked, Killing(word, at))
+    (tmp_path / ".trunk-99").mkdir()  # as one that was not finished
     again = probe.run(asked, Killing())
     assert losses(again) == losses(whole)
     assert len(again.starts) == (2 if read(tmp_path) else 1)
@@ -177,11 +189,11 @@ def test_a_worker_that_was_killed_with_9_goes_on_with_the_same_losses(whole, dat
 
 OTHERS = {
     "muon, two micro-steps": Recipe(precision="fp32", micro_batch=1, accumulation=2, optimizer="muon"),
-    "8-bit": Recipe(precision="fp32", micro_batch=2, optimizer="adamw8bit"),
-    "unfused": Recipe(precision="fp32", micro_batch=2, optimizer="adamw-foreach"),
+    "8-bit, fp16": Recipe(precision="fp16", micro_batch=2, optimizer="adamw8bit"),
     "fsdp2": Recipe(precision="fp32", micro_batch=2, strategy="fsdp2"),
 }
 SLOWER = {
+    "unfused": Recipe(precision="fp32", micro_batch=2, optimizer="adamw-foreach"),
     "bf16, checkpointing, chunked loss": Recipe(precision="bf16", micro_batch=2, checkpoint_every=1, loss_chunks=2),
     "ddp": Recipe(precision="fp32", micro_batch=2, strategy="ddp"),
     "compiled": Recipe(precision="fp32", micro_batch=2, compiled=True),
@@ -189,7 +201,7 @@ SLOWER = {
 }
 
 
-@pytest.mark.parametrize("name", [*OTHERS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWER)])
+@pytest.mark.parametrize("name", [*OTHERS, *(pytest.param(name, marks=SLOW) for name in SLOWER)])
 def test_every_recipe_goes_on_to_the_last_bit(name, data, tmp_path):
     recipe = (OTHERS | SLOWER)[name]
     world = None if recipe.strategy == "single" else ranks.World(0, 1, 0, ranks.HERE, 0)
@@ -216,16 +228,80 @@ def test_a_loss_that_is_no_number_stops_the_model_and_says_where(data, tmp_path)
     assert any(isinstance(loss, Absent) for loss in its.training_loss)
 
 
-def test_a_full_disk_costs_checkpoints_and_no_losses(whole, data, tmp_path, monkeypatch):
-    def full(*_given: object, **_named: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+class Full:
+    def __init__(self, *failure: BaseException) -> None:
+        self.failure = failure
 
-    monkeypatch.setattr(state, "save_to", full)
+    def __call__(self, *_given: object, **_named: object) -> None:
+        raise self.failure[0]
+
+
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_costs_checkpoints_and_no_losses(whole, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "save_to", Full(CheckpointException("write", {0: (NO_SPACE, None)})))
+    with pytest.raises(Killed):
+        probe.run(options(tmp_path, data), Killing("decay to 20"))
     its = probe.run(options(tmp_path, data), Killing())
     assert losses(its) == losses(whole)
-    assert its.checkpoints == ()
-    assert "no checkpoint trunk-1: no space left on device" in its.events
+    assert (its.checkpoints, its.starts) == ((), (0, 0))
+    assert "no checkpoint trunk-8: no space left on device" in its.events
     assert {path.name for path in tmp_path.iterdir()} == {RECORD}
+    monkeypatch.setattr(state, "save_to", Full(RuntimeError("[enforce fail] PytorchStreamWriter failed\nat frame")))
+    monkeypatch.setattr(probe, "write_whole", Full(NO_SPACE))
+    its = probe.run(options(tmp_path / "no record", data), Killing())
+    assert losses(its) == losses(whole)
+    assert "no checkpoint trunk-8: [enforce fail] PytorchStreamWriter failed" in its.events
+    assert "the record could not be written (no space left on device)" in its.events
+
+
+class Stopping(Killing):
+    def should_stop(self) -> bool:
+        return True
+
+
+def test_ctrl_c_keeps_the_step_that_it_came_after(whole, data, tmp_path):
+    asked = options(tmp_path, data, checkpoint_seconds=1e9, deterministic=True)
+    for starts in ((0,), (0, 1)):
+        its = probe.run(asked, Stopping())
+        assert (its.stopped, its.starts) == ("interrupted", starts)
+    torch.use_deterministic_algorithms(False)
+    again = probe.run(msgspec.structs.replace(asked, deterministic=False), Killing())
+    assert (again.stopped, losses(again)) == ("", losses(whole))
+
+
+REFUSED = {
+    "out of memory": (
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        "8k at micro-batch 2 does not fit",
+    ),
+    "compiler": (TorchDynamoException("no"), "torch.compile cannot be used here"),
+    "other": (RuntimeError("something else"), "something else"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_why_a_model_cannot_be_trained_is_one_line(name, data, tmp_path, monkeypatch):
+    error, words = REFUSED[name]
+    monkeypatch.setattr(probe.Slicing, "trained", Full(error))
+    with pytest.raises((RigbenchError, RuntimeError), match=words):
+        probe.run(options(tmp_path, data, Recipe(precision="fp32", micro_batch=2, compiled=True)), Killing())
+
+
+def test_a_held_out_loss_that_is_no_number_ends_the_model(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(probe._Training, "_evaluate", lambda self: (Absent("not finite (inf)"), 0.1))
+    its = probe.run(options(tmp_path, data, evaluations=0), Killing())
+    assert its.stopped == "the held-out loss is not finite (inf) after step 10"
+    assert points(its) == ()
+
+
+def test_a_record_that_is_cut_short_and_a_batch_beyond_the_held_out_text_are_refused(data, tmp_path):
+    (tmp_path / RECORD).write_text("{")
+    with pytest.raises(RigbenchError, match="cannot be read"):
+        probe.run(options(tmp_path, data), Killing())
+    with pytest.raises(RigbenchError, match="32 held-out sequences are fewer than one batch of 64"):
+        probe.run(options(tmp_path / "other", data, Recipe(precision="fp32", micro_batch=64)), Killing())
 
 
 def killed(folder: Path, data: Path) -> Options:
@@ -299,6 +375,7 @@ def test_the_command_trains_keeps_and_goes_on(rigbench, data, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("recipe", [Recipe(precision="fp32", micro_batch=2)], ids=["eager"])
 def test_ten_random_kills_cost_no_bit(count, recipe, data, tmp_path):

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from rigbench.core import units
 from rigbench.core.record import Absent, Skipped
-from rigbench.core.screen import Headline, grid, headline, printable, skipped, table
+from rigbench.core.screen import Headline, closing, grid, headline, printable, skipped, table
 from rigbench.scaling import law_screen, plan_screen
 from rigbench.scaling.record import Fit, SeriesPlan, Trained, points
 
@@ -25,8 +25,17 @@ def brief_run(run: Run, console: Console, quiet: bool) -> None:
     _show(run, console, quiet, MOST_ROWS)
     if isinstance(run.plan, SeriesPlan):
         plan_screen.show(run.plan, console)
-    if isinstance(run.law, Fit):
-        law_screen.brief(run.law, console, quiet, run.id)
+    if not isinstance(run.law, Fit):
+        return
+    alone = not run.scaling
+    law_screen.brief(run.law, console, quiet or not alone, run.id)
+    if not alone and not quiet:
+        law_screen.chart(run.law, run.law.lines[-1], console)
+        closing(
+            "90 % intervals; no point and no seed was left out for not fitting",
+            f"rigbench scaling fit {run.id}: the next model, published laws; --verbose: each branch",
+            console,
+        )
 
 
 def show_run(run: Run, console: Console) -> None:

@@ -163,10 +163,16 @@ def _scheduled(
     if isinstance(options.batch, int):
         sequences = options.batch
         if sequences % size:
-            raise RigbenchError(f"--batch {sequences} is not the same for each of {size} ranks", f"give {size} or more")
+            raise RigbenchError(
+                f"--batch {sequences} is not the same for each of {size} ranks", f"give a multiple of {size}"
+            )
     own = sequences // size
-    most = max(1, MOST_AT_ONCE // model.shape.sequence)
-    at_once = min(own, options.micro_batch if isinstance(options.micro_batch, int) else most)
+    most, parts = max(1, MOST_AT_ONCE // model.shape.sequence), recipe.accumulation
+    if own % parts:
+        what = f"--accumulation {parts}: a step of {model.name} is {own} sequences a rank"
+        raise RigbenchError(what, "give --batch too, or leave --accumulation out")
+    most = options.micro_batch if isinstance(options.micro_batch, int) else most if parts == 1 else own // parts
+    at_once = min(own, most)
     micro = next(count for count in range(at_once, 0, -1) if own % count == 0)
     recipe = msgspec.structs.replace(recipe, micro_batch=micro, accumulation=own // micro)
     per_step = sequences * model.shape.sequence
@@ -215,6 +221,7 @@ def train_all(job: Job, asked: Asked, its: Cards, world: World | None) -> None:
     if not asked.run:
         _write_plan(job.store.home / FOLDER / job.run.id, asked.plan)
         for note in asked.notes:
+            job.progress.line(note)
             job.warn(note)
     begun = time.monotonic()
     cost = [_flop(it) for it in trainings]
