@@ -75,6 +75,12 @@ def test_cached_segments_go_back_when_memory_runs_out_and_that_is_counted():
     assert refusal.value.wanted_bytes == 40 * MIB
 
 
+def test_what_went_back_to_the_driver_serves_nothing_any_more():
+    sizes, events = [30 * MIB, 40 * MIB, 30 * MIB, 40 * MIB], [0, ~0, 1, ~1, 2, 3]  # 2 goes into what 1 left, and 3
+    with pytest.raises(OutOfMemory):  # finds nothing: the segment of 0 is gone, and that of 1 is in use
+        replay(sizes, events, capacity_bytes=40 * MIB)
+
+
 def test_a_segment_in_use_does_not_go_back():
     with pytest.raises(OutOfMemory):
         replay([4 * MIB, 4 * MIB, 30 * MIB], [0, 1, ~0, 2], capacity_bytes=49 * MIB)  # 16 of 20 MiB are free, not whole

@@ -82,3 +82,10 @@ def test_there_is_no_line_where_none_can_be_told(times, words):
     found = fit(times)
     assert isinstance(found, Absent)
     assert words in found.reason
+
+
+def test_both_ends_lie_on_the_line_however_many_others_agree_without_them():
+    times = {size: [ALPHA + size / BETA] * 9 for size in SIZES}
+    found = fit({**times, SIZES[-1]: [2 * it for it in times[SIZES[-1]]]})
+    assert {SIZES[0], SIZES[-1]}.isdisjoint(found.sizes_left_out)
+    assert found.bytes_per_s.value == pytest.approx(BETA / 2, rel=0.1)

@@ -4,11 +4,16 @@ import csv
 from pathlib import Path
 
 import pytest
+from fake_bandwidth import transfer
+from scripted_sensors import series, telemetry
 
 from rigbench.bandwidth import verdict
+from rigbench.bandwidth.record import Bandwidth, BandwidthPart, Transfer
 from rigbench.core import profiles
 from rigbench.core.record import Absent, Figure
 from rigbench.machine import links
+from rigbench.machine.rig import Rig
+from rigbench.topology import survey
 
 ROWS = list(csv.DictReader((Path(__file__).parent / "data" / "published_bandwidth.csv").open()))
 GIGATRANSFERS = {3: 8.0, 4: 16.0, 5: 32.0}
@@ -113,7 +118,8 @@ def test_an_upper_bound_of_the_theory_is_enough_to_be_fine():
 )
 def test_what_a_copy_between_gpus_goes_through(label, access, way):
     assert verdict.through(label, access) == way
-    assert isinstance(verdict.busbw_band(way), verdict.Band)
+    busbw = {"NVLink": "busbw over NVLink", "host memory": "busbw staged in host memory"}
+    assert verdict.busbw_band(way).what == busbw.get(way, "busbw over PCIe with peer access")
     assert isinstance(verdict.peer_band(way, False), verdict.Band)
 
 
@@ -142,3 +148,110 @@ BANDS = {name: band for name, band in vars(verdict).items() if isinstance(band, 
 def test_low_is_a_fifth_below_the_worst_healthy_rig_that_was_published(name):
     band = BANDS[name]
     assert band.low_below <= 0.8 * band.worst < band.fine_from <= band.worst <= band.best <= band.at_most
+
+
+def test_an_nvlink_is_its_datasheets_rate_over_its_number_of_links():
+    # NVIDIA's datasheets, one way: V100 150 GB/s, Quadro RTX 8000 50, A100 300, A40 56.25, H100 450, B200 900
+    sheets = [("7.0", 6, 150e9), ("7.5", 2, 50e9), ("8.0", 12, 300e9), ("8.6", 4, 56.25e9), ("9.0", 18, 450e9)]
+    for capability, count, rate in [*sheets, ("10.0", 18, 900e9)]:
+        assert verdict.nvlink_theory(count, capability) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("name", "mib"), [("BUSBW_NVLINK", 128), ("BUSBW_PEER", 32), ("BUSBW_STAGED", 16), ("PEER", 16)]
+)
+def test_messages_below_a_bands_size_are_mostly_latency(name, mib):
+    band = BANDS[name]
+    held = [verdict.judge(0.7e10, 1e10, band, size_bytes=(mib << 20) - less).reason for less in (0, 1)]
+    assert "latency" not in held[0]
+    assert "is mostly latency" in held[1]
+
+
+NO_LINK = Absent("no link takes part")
+
+
+def two_cards(*transfers: Transfer, **facts) -> Bandwidth:
+    """Copies of a recorded desktop: two cards at x8 of generation 4, 15.75 GB/s each, without NVLink."""
+    rig = survey.run(Rig.replay(Path(__file__).parent / "rigs" / "dual-rtx4080s-x8x8"), profiles.match_gpu)
+    parts = facts.pop("parts", None) or (part(*transfers),)
+    sheet = {"GPU0": Figure(736.3e9, "datasheet", "NVIDIA")}
+    given = {"virtual_machine": Absent("none"), "gpus": rig.gpus, "links": rig.paths, "pairs": rig.pairs}
+    given |= {"method": 1, "started_at": "2026-11-29T00:00:00Z", "seconds": 1.0, "verdict": "unknown", "judged": ()}
+    return Bandwidth(**given | {"parts": parts, "memory_datasheet": sheet} | facts)
+
+
+def part(*transfers: Transfer, **facts) -> BandwidthPart:
+    given = {"name": "a part", "devices": (), "seconds": 1.0, "host_cpus": Absent("none"), "not_run": ()}
+    return BandwidthPart(**given | {"transfers": transfers, "ended": "finished"} | facts)
+
+
+def held(result: Bandwidth) -> list[tuple]:
+    """Way, size in MiB, GB/s, verdict and share of each, as the answer has them."""
+    ways = verdict.judged(result)
+    shares = [
+        it.judgement.share if isinstance(it.judgement.share, Absent) else round(it.judgement.share, 3) for it in ways
+    ]
+    return [
+        (it.way, it.size_bytes >> 20, it.bytes_per_s / 1e9, it.judgement.verdict, share)
+        for it, share in zip(ways, shares, strict=True)
+    ]
+
+
+def test_every_way_of_a_desktop_is_held_against_its_own_theory():
+    copies = [
+        transfer("host>GPU0", 13.0),  # 13.0 of 15.754
+        transfer("host>GPU0@16777216", 13.2),  # 16 MiB are enough
+        transfer("host>GPU0@8388608", 15.0),  # 8 MiB are not
+        transfer("host>GPU0~", 6.0),  # pageable: held against nothing
+        transfer("host=>GPU0", 25.0),  # both ways: nothing published
+        transfer("GPU0>host", 9.0),
+        transfer("GPU0>GPU0", 650.0),
+        transfer("GPU0>GPU1-", 5.0),  # staged: one link each way
+        transfer("GPU0=>GPU1-", 5.0),
+        transfer("GPU0>GPU1+", 10.0),
+        transfer("host>host", 20.0, clock="host", host_memory=NO_LINK),
+        transfer("host>host", 90.0, clock="host", host_memory=NO_LINK, warm=True),  # of a cache
+    ]
+    nothing = Absent("no published figure to hold this host's memory against")
+    assert held(two_cards(*copies)) == [
+        ("this host's memory", 256, 20.0, "unknown", nothing),
+        ("host to GPU0, pinned", 16, 13.2, "fine", 0.838),
+        ("GPU0 to host, pinned", 256, 9.0, "low", 0.571),
+        ("copy in GPU0", 256, 650.0, "fine", 0.883),
+        ("GPU0 to GPU1, P2P off", 256, 5.0, "unknown", 0.317),
+        ("GPU0 and GPU1, P2P off", 256, 5.0, "low", 0.159),
+        ("GPU0 to GPU1, P2P on", 256, 10.0, "unknown", 0.635),
+    ]
+
+
+def test_a_slow_link_is_a_finding_that_says_what_was_expected_and_a_wrong_copy_is_a_fault():
+    slow = transfer("GPU0>host", 9.0)
+    (found,) = verdict.diagnose(two_cards(slow))
+    assert (found.code, found.where) == ("bandwidth-low", ("GPU0",))
+    assert found.evidence[0] == "GPU0 to host, pinned: 9.00 GB/s where 11.8 GB/s to 14.5 GB/s are expected"
+    wrong = verdict.diagnose(two_cards(slow, transfer("host>GPU0", 13.0, correct=False)))
+    first = next(wrong)
+    assert (first.code, first.severity) == ("copies-wrong", "fault")
+    assert first.evidence == (
+        "bandwidth copy from host to GPU0, 256 MiB: 1 of 3 arrived wrong (2 values, the first at byte 4096)",
+    )
+    memory = verdict.diagnose(two_cards(transfer("GPU0>GPU0", 300.0)))
+    assert [it.cost.reason for it in memory] == ["the card's own memory: what is predicted takes this rate already"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "answer"),
+    [(("finished", "died", "hung"), "hung"), (("died", "finished"), "died"), (("finished",), "fine")],
+)
+def test_a_part_that_hung_outweighs_one_that_died(ended, answer):
+    result = two_cards(parts=tuple(part(transfer("host>GPU0", 13.0), ended=how) for how in ended))
+    assert verdict.verdict(result, verdict.judged(result)) == answer
+
+
+def test_only_a_counter_of_repeated_packets_that_rises_is_told():
+    def lines(*counts: int | Absent) -> list[str]:
+        return list(verdict.replays(part(telemetry=telemetry([1.0, 2.0, 3.0], series(pcie_replays=counts)))))
+
+    lost = Absent("not answered")
+    assert lines(4, 4, 4) == lines(lost, lost, lost) == lines(4, lost, lost) == []
+    assert lines(4, lost, 9) == ["GPU0 repeated 5 PCIe packets during a part: look at its riser and its seat"]

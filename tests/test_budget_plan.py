@@ -8,12 +8,15 @@ from budget_slices import DIY, GPU, M5, M15, M30, M60, M120, energy, plan, reque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigbench.budget.record import Budget
+from rigbench.budget.plan import Request, _exactly
+from rigbench.budget.plan import request as read
+from rigbench.budget.record import Budget, Options
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Price, SensorSeries, Telemetry
+from rigbench.model.recipe import RecipeOptions
 from rigbench.work import power as cost
-from rigbench.work.record import NO_RATING, Power, WattOptions
+from rigbench.work.record import NO_RATING, NOTHING_DECLARED, Power, WattOptions
 
 RATES = {M5: 9000.0, M15: 4000.0, M30: 2000.0, M60: 900.0, M120: 400.0}
 MEASURED = [stored(model, value) for model, value in RATES.items()]
@@ -188,3 +191,35 @@ def test_without_watts_or_without_a_price_nothing_is_invented():
     budget = ask(watts=WattOptions(wall_watts=100.0))
     assert isinstance(budget.series_kwh, Figure)
     assert budget.series_money == cost.NO_PRICE
+
+
+def asked(every: int = 0, **options: object) -> Request:
+    recipe = RecipeOptions(checkpoint_every=every)
+    return read(Options(**options), recipe, NOTHING_DECLARED, cost.NO_PRICE)
+
+
+def test_what_is_asked_for_is_by_default_the_diy_series_on_its_usual_budget():
+    made = asked()
+    assert (made.amount, made.kind, made.name, len(made.models)) == (1.2e18, "flops", "diy", 5)
+    assert asked(params="llama").name == "llama"
+    assert msgspec.structs.astuple(_exactly(2.0)) == (2.0, 2.0, 2.0, 1.0, "declared", 0)  # no sample is behind it
+    assert [model.name for model in asked(params="5M, 15M").models] == ["5M", "15M"]
+
+
+@pytest.mark.parametrize(
+    ("options", "about"),
+    [
+        ({"params": "120M"}, "one model"),
+        ({"params": "5M,120M", "tokens": 1e9}, "models whose tokens are told"),
+        ({"params": "5M,120M", "tokens_per_param": 20.0}, "models whose tokens are told"),
+    ],
+)
+def test_a_split_shares_out_a_budget_of_several_models(options, about):
+    with pytest.raises(RigbenchError, match=f"this is about {about}"):
+        asked(**options, split="equal FLOP")
+    assert asked(params="5M,120M", split="equal FLOP").split == "equal FLOP"
+
+
+def test_blocks_are_kept_of_every_model_or_the_shallowest_is_named():
+    with pytest.raises(RigbenchError, match="not a whole number from 1 to 4"):
+        asked(5, params="5M,15M")

@@ -396,3 +396,53 @@ def test_many_runs_are_shared_out_by_a_sample_that_is_always_the_same():
     units = [{keys[0]: (generator.gauss(0, 0.01), 0.0)} for _ in range(24)]
     first, again = (verdict.judge(units[:12], units[12:], keys) for _ in range(2))
     assert (first.splits, first.p) == (verdict.MOST_SPLITS, again.p)
+
+
+def one_number(before, after, better="lower", level=LEVEL, same=0.03, unit="seconds"):
+    row = Row("room", "a", "time", unit, better, 1, 1, 1, 0.9, 5, (), True)
+    key = verdict.key(row)
+    units = [[{key: (math.log(value), 0.0)} for value in side] for side in (before, after)]
+    (found,), splits = verdict.compared(*units, {key: row}, same, level)
+    return found, splits
+
+
+def test_a_ratio_is_a_t_interval_of_all_units_of_both_sides():
+    found, splits = one_number((1.00, 1.02, 1.04), (1.10, 1.12, 1.14))
+    logs = [[math.log(it) for it in side] for side in ((1.00, 1.02, 1.04), (1.10, 1.12, 1.14))]
+    middle = (sum(logs[1]) - sum(logs[0])) / 3
+    squares = sum((it - sum(side) / 3) ** 2 for side in logs for it in side)
+    half = 2.131847 * math.sqrt(squares / 4) * math.sqrt(2 / 3)  # the table's t for four degrees of freedom
+    assert (splits, found.ratio.n, found.ratio.level, found.verdict) == (20, 6, 0.9, "slower")
+    ends = (math.exp(middle - half), math.exp(middle), math.exp(middle + half))
+    assert (found.ratio.low, found.ratio.value, found.ratio.high) == pytest.approx(ends, rel=1e-6)
+
+
+def test_two_units_against_one_have_an_interval_and_one_against_one_has_none():
+    assert one_number((1.0, 1.1), (2.0,))[0].ratio.level == 0.9
+    assert one_number((1.0,), (2.0,))[0].ratio.level == 0.0
+    assert one_number((1.0, 1.1), (2.0,))[0].verdict == "ambiguous"
+    assert one_number((1.0, 1.1), (2.0,), level=0.6)[0].verdict == "slower"  # by a third of the ways to share out
+
+
+def test_what_got_worse_is_first_whatever_its_unit_and_nothing_in_common_is_nothing():
+    slower, worse, faster = (
+        one_number((1.0, 1.0, 1.0), (1.2, 1.2, 1.2), unit="seconds")[0],
+        one_number((1.0, 1.0, 1.0), (1.1, 1.1, 1.1), unit="°C")[0],
+        one_number((1.0, 1.0, 1.0), (0.5, 0.5, 0.5), unit="seconds")[0],
+    )
+    assert [it.verdict for it in (slower, worse, faster)] == ["slower", "worse", "faster"]
+    assert sorted((faster, worse, slower), key=verdict._weight) == [slower, worse, faster]
+    assert verdict.compared([{}], [{}], {}, 0.03, LEVEL) == ((), 0)
+    itself = verdict.itself(slower)
+    assert (itself.ratio.value, itself.ratio.low, itself.ratio.high, itself.verdict, itself.p) == (1, 1, 1, "same", 1)
+
+
+def test_a_number_below_one_is_a_number_and_what_both_sides_have_is_not_refused():
+    row = Row("room", "a", "share", "share", "higher", 0.5, 0.5, 0.5, 0.9, 5, (("dtype", "bf16"),), True)
+    run = msgspec.structs.replace(tables.measured(run_of(1)), rows=(row,))
+    assert verdict.unit([run]) == {verdict.key(row): (math.log(0.5), 0.0)}
+    other = msgspec.structs.replace(row, under=(("dtype", "fp32"),))
+    both, one = {verdict.key(it): it for it in (row, other)}, {verdict.key(other): other}
+    assert verdict.refused(both, one) == verdict.refused(one, both) == ()
+    (refused,) = verdict.refused({verdict.key(row): row}, one)
+    assert refused.reason == "dtype bf16 against fp32"

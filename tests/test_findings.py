@@ -302,6 +302,40 @@ def test_cards_with_margins_instead_of_degrees_are_judged_by_them() -> None:
     assert "near-slowdown" not in codes(diagnose(with_gpu(blind, margin_celsius=20.0)))
 
 
+@pytest.mark.parametrize(("celsius", "near"), [(85.0, True), (84.5, False)])
+def test_five_degrees_below_the_slowdown_is_near(celsius: float, near: bool) -> None:
+    rig = with_gpu(recorded(), temperature_celsius=celsius, slowdown_celsius=90.0)
+    assert ("near-slowdown" in codes(diagnose(rig))) is near
+
+
+@pytest.mark.parametrize(("lanes", "severity"), [(4, "information"), (2, "warning")])
+def test_boards_split_a_slot_down_to_four_lanes(lanes: int, severity: str) -> None:
+    rig = with_hop(recorded(), width_now_lanes=lanes, width_best_lanes=16)
+    assert named(diagnose(rig), "pcie-width").severity == severity
+
+
+def test_a_card_behind_the_chipset_has_that_finding_and_none_of_its_slot() -> None:
+    found = diagnose(with_path(recorded(), chipset="Z790 chipset"))
+    assert named(found, "chipset-lanes").where == ("GPU0",)
+    assert named(found, "pcie-slot").where == ("GPU1",)
+
+
+def test_a_link_above_the_cards_is_told_where_it_is_slower_or_shared() -> None:
+    rig = recorded()
+    own = rig.paths[0].hops[-1]
+    for rate, shared, is_told in ((1.0, (), False), (0.5, (), True), (1.0, ("GPU1",), True)):
+        above = REPLACE(own, device="0000:00:01.0", best_bytes_per_s=rate * own.best_bytes_per_s)
+        changed = with_path(rig, hops=(above, own), narrowest=above.device, shared_with=shared)
+        assert ("shared-uplink" in codes(diagnose(changed))) is is_told
+
+
+@pytest.mark.parametrize(("code", "severity"), [(5, "information"), (3, "warning")])
+def test_unlike_cards_are_refused_for_their_difference_and_for_nothing_else(code: int, severity: str) -> None:
+    rig = with_pair(with_gpu(recorded(), name="NVIDIA A40", pci_device_id="2235"), read_code=code, write_code=code)
+    rig = with_gpu(rig, 1, name="NVIDIA A10", pci_device_id="2236")
+    assert named(diagnose(rig), "p2p-refused").severity == severity
+
+
 def test_equal_findings_of_several_cards_are_one_that_names_them() -> None:
     rig = with_gpu(with_gpu(recorded(), 0, pcie_replays=3), 1, pcie_replays=4)
     found = [item for item in diagnose(rig) if item.code == "pcie-replays"]

@@ -255,3 +255,21 @@ def test_hosts_in_namespaces_are_named_and_their_cable_is_in_the_verdict(tmp_pat
     assert [it.name for it in across.hosts] == ["anna", "bert"]
     assert across.slowest_link.bytes_per_s.value == pytest.approx(1e9 / 8, rel=0.15)
     assert msgspec.json.decode(done[0].stdout, type=Fleet).hosts == 2
+
+
+@pytest.mark.parametrize(("hosts", "fence"), verdict.FENCES)
+def test_a_fence_is_what_3_of_1000_numbers_reach_by_chance(hosts, fence):
+    generator = np.random.default_rng(5)
+    off = np.sort(np.abs((draws := generator.standard_normal((60_000, hosts))) - np.median(draws, axis=1)[:, None]))
+    scale = np.median(off, axis=1) * 1.4826  # of a median absolute deviation
+    assert np.quantile(off[:, -1] / scale, 0.997) == pytest.approx(fence, rel=0.3 if hosts < 6 else 0.12)
+    assert verdict.fence(hosts) == fence
+    assert verdict.fence(hosts - 1) > fence
+
+
+def test_hosts_that_differ_by_less_than_a_twentieth_are_not_odd_and_half_a_per_cent_is_what_they_vary_by():
+    alike = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    assert fleet_of((*alike, 0.96)).odd == ()
+    [odd] = fleet_of((*alike, 0.8)).odd
+    assert {it.metric for it in odd.numbers} >= {"items_per_s"}
+    assert all(it.deviations >= abs(np.log(it.ratio)) / 0.02 for it in odd.numbers)

@@ -165,3 +165,18 @@ def test_a_card_held_at_its_target_does_not_head_beyond_it():
     found = heat_fit.best_fit(at, np.round(climb + 0.3 * np.random.default_rng(0).standard_normal(300)))
     assert isinstance(found.steady_celsius, Estimate)
     assert found.steady_celsius.low <= 84.0 <= found.steady_celsius.high
+
+
+def test_a_jump_between_two_readings_has_no_time_constant():
+    at = np.arange(0.0, 400.0)
+    found = heat_fit.fit(at, readings(lambda t: np.where(t < 1, 40.0, 75.0), at, 0, noise=0.5))
+    assert found.tau_seconds == Absent("it rose faster than readings 1 s apart can tell")
+    assert found.steady_celsius.low <= 75.0 <= found.steady_celsius.high
+
+
+@pytest.mark.parametrize("steady", [74.7, 75.0, 75.3])
+def test_a_plateau_without_noise_is_known_no_better_than_rounding_lets_it(steady):
+    at = np.arange(0.0, 400.0)
+    found = heat_fit.fit(at, readings(one(steady, 40.0, 10.0), at, 0, noise=0.0)).steady_celsius
+    assert (found.high - found.low) / 2 == pytest.approx(0.37, abs=0.01)  # 1.645 / √2 / π, as of readings all the same
+    assert found.low <= steady <= found.high

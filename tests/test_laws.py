@@ -53,6 +53,8 @@ def test_a_budget_shows_every_law_and_their_spread():
     assert [one.law for one in found.optima] == ["Kaplan 2020", *(fit.law for fit in laws.FITS)]
     assert found.parameters_low == pytest.approx(1.3e9 * (1.2e18 / 8.64e19) ** 0.73)
     assert found.parameters_high == pytest.approx(103e6, rel=0.02)
+    of_tokens = [one.tokens for one in found.optima]
+    assert (found.tokens_low, found.tokens_high) == (min(of_tokens), max(of_tokens))
     assert found.critical_batch_tokens_low < found.critical_batch_tokens_high
     assert all(isinstance(one.beyond_fit, Absent) for one in found.optima)
 
@@ -73,3 +75,9 @@ def test_a_model_has_a_loss_by_every_law():
     assert 3.0 < found["Hoffmann 2022, as printed"] < 3.1
     assert 3.0 < found["Besiroglu 2024"] < 3.1
     assert len(found) == 4
+
+
+def test_three_fits_of_the_same_runs_agree_on_chinchillas_own_loss():
+    # Hoffmann 2022: 70B parameters and 1.4T tokens, 1.94 by its eq. 10
+    found = [one.loss for one in laws.losses(70e9, 70e9, 1.4e12)][1:]
+    assert found == pytest.approx([1.937] * 3, abs=0.05)

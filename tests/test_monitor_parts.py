@@ -150,6 +150,44 @@ def test_memory_held_by_an_idle_process_is_told_and_an_empty_idle_card_is_not():
     assert told(window(card("GPU0", 0.0, used=0.2 * GIB))) == []
 
 
+def test_a_card_that_is_not_busy_all_the_time_waits_for_no_peer():
+    cards = card("GPU0", 0.97, watts=0.9), card("GPU1", 0.97, watts=0.3)
+    assert told(window(*cards)) == [("waits-for-peer", ("GPU1",))]
+    for busy in ((0.97, 0.8), (0.8, 0.97)):
+        cards = card("GPU0", busy[0], watts=0.9), card("GPU1", busy[1], watts=0.3)
+        assert told(window(*cards)) == []
+
+
+def test_a_fifth_of_a_small_cards_memory_is_a_model():
+    for used, codes in ((GIB, ["held-idle"]), (GIB - 1, [])):
+        one = card("GPU0", 0.0, used=float(used))._replace(memory_total_bytes=5.0 * GIB)
+        assert [code for code, _ in told(window(one))] == codes
+
+
+@pytest.mark.parametrize(("cpu", "code"), [(0.75, "data-starvation"), (0.7, "data-starvation"), (0.69, "gpu-waits")])
+def test_a_host_is_busy_from_seven_tenths_on(cpu: float, code: str):
+    assert told(window(card("GPU0", 0.5), cpu=cpu)) == [(code, ("GPU0",))]
+
+
+def test_hints_are_worst_first_whatever_they_are_about():
+    cards = (
+        card("GPU0", 0.6, throttle_share={"hw_thermal": 0.5}),
+        card("GPU1", 0.0, used=0.0, processes=()),
+        card("GPU2", 0.0)._replace(name="Other card"),
+    )
+    found = hints(window(*cards))
+    assert [hint.severity for hint in found] == ["fault", "warning", "information", "information"]
+    assert [hint.code for hint in found[:3]] == ["throttled-hw-thermal", "gpu-waits", "unused-gpu"]
+
+
+def test_twenty_readings_are_enough_and_nineteen_are_not():
+    for count, codes in ((20, ["gpu-waits"]), (19, [])):
+        one = card("GPU0", [0.5] * count)
+        assert [code for code, _ in told(window(one)._replace(ticks=count))] == codes
+        idle = card("GPU0", [0.0] * count)
+        assert [code for code, _ in told(window(idle)._replace(ticks=count))] == (["held-idle"] if codes else [])
+
+
 def test_what_the_hardware_holds_down_is_a_fault_and_a_power_limit_is_none():
     held = card("GPU0", 0.99, throttle_share={"sw_power_cap": 1.0, "hw_thermal": 0.1, "sw_thermal": 0.1})
     (hint,) = hints(window(held))

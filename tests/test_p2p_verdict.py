@@ -379,6 +379,22 @@ def test_findings_name_what_is_broken_and_what_is_slower():
         assert explanation(code).sources
 
 
+def test_a_broken_pair_has_a_cure_even_where_nothing_is_advised():
+    result = answer(arm(OFF), arm(AS_IT_IS, "wrong"))
+    (found,) = findings.diagnose(REPLACE(result, advice=Absent("nothing came through")))
+    assert found.commands == ("export NCCL_P2P_DISABLE=1",)
+
+
+@pytest.mark.parametrize(("wrong", "rest"), [(3, []), (4, ["and 1 more of the kind, all of them in the JSON"])])
+def test_three_wrong_checks_are_listed_and_the_others_counted(wrong, rest):
+    facts = {"both_ways": False, "checked": 5, "wrong": 5, "wrong_values": 9, "unchanged_values": 9}
+    facts |= {"way": "copy engine", "sources": ("GPU0",), "destination": "GPU1", "first_wrong_byte": 0}
+    made = tuple(ValueCheck(size_bytes=MIB16 << step, **facts) for step in range(wrong))
+    lines = list(findings._troubles(REPLACE(arm(AS_IT_IS), checks=made), ("GPU0", "GPU1")))
+    assert len(lines) == 3 + len(rest)
+    assert lines[3:] == rest
+
+
 def test_a_finding_of_lost_speed_holds_both_measured_rates():
     (found,) = findings.diagnose(answer(*turns(off=FAST, default=SLOW)))
     assert found.cost.sentence == "all_reduce at 8.35 GB/s instead of 16.8 GB/s"  # 16 MiB in 2.01 and in 1 ms

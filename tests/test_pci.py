@@ -32,15 +32,18 @@ def test_link_speeds_are_read_and_others_refused(text: str | Absent, speed: floa
 
 def test_link_widths_of_virtual_machines_are_not_reported() -> None:
     assert [pci.parse_link_width(text) for text in ("16", "x8", "1")] == [16, 8, 1]
+    widths = (1, 2, 4, 8, 12, 16, 32)  # PCI Express Base Specification: the widths that a link may have
+    assert [lanes for lanes in range(64) if pci.parse_link_width(str(lanes)) == lanes] == list(widths)
     assert {pci.parse_link_width(text) for text in ("0", "63", "255", "", "x", "-8")} == {NOT_REPORTED}
 
 
 def test_what_a_link_carries_follows_its_encoding() -> None:
-    # TOPOLOGY: x16 carries 4.0, 8.0, 15.75, 31.5, 63.0 and 121 GB/s one way.
-    speeds = (2.5e9, 5e9, 8e9, 16e9, 32e9, 64e9)
+    # TOPOLOGY: x16 carries 4.0, 8.0, 15.75, 31.5, 63.0, 121 and 242 GB/s one way.
+    speeds = (2.5e9, 5e9, 8e9, 16e9, 32e9, 64e9, 128e9)
     rates = [pci.link_bytes_per_s(speed, 16) for speed in speeds]
-    assert rates == pytest.approx([4e9, 8e9, 15.754e9, 31.508e9, 63.015e9, 121e9], rel=1e-4)
+    assert rates == pytest.approx([4e9, 8e9, 15.754e9, 31.508e9, 63.015e9, 121e9, 242e9], rel=1e-4)
     assert pci.link_bytes_per_s(NOT_REPORTED, 16) == pci.link_bytes_per_s(7e9, 16) == NOT_REPORTED
+    assert pci.link_bytes_per_s(8e9, NOT_REPORTED) == NOT_REPORTED
 
 
 def function(bus_id: str, *above: str, root: str = "pci0000:00", numa: int | Absent = 0) -> dict[str, PciDevice]:
@@ -91,3 +94,37 @@ def test_the_sizes_that_a_card_could_have_are_powers_of_two() -> None:
 def test_an_iommu_group_is_the_last_part_of_its_place() -> None:
     assert pci.parse_group("sys/kernel/iommu_groups/17") == 17
     assert isinstance(pci.parse_group("sys/kernel/iommu_groups/x"), Absent)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (0, "Endpoint"),
+        (1, "Legacy Endpoint"),
+        (4, "Root Port"),
+        (5, "Upstream Port"),
+        (9, "Root Complex Integrated Endpoint"),
+        (10, "Root Complex Event Collector"),
+    ],
+)
+def test_a_configuration_space_written_by_hand_tells_its_port(kind: int, name: str) -> None:
+    """Offsets and values of linux/pci_regs.h: status 0x06 bit 4, first capability 0x34, PCI Express 0x10, ACS 0x0d."""
+    content = bytearray(512)
+    content[0x06], content[0x34] = 0x10, 0x50
+    content[0x50:0x54] = bytes([0x05, 0x60, 0x80, 0x00])  # message-signalled interrupts first, and the next at 0x60
+    content[0x60:0x64] = bytes([0x10, 0x01, kind << 4 | 2, 0x00])
+    content[0x100:0x104] = (0x140 << 20 | 1 << 16 | 0x01).to_bytes(4, "little")  # error reporting first
+    content[0x140:0x148] = bytes([0x0D, 0x00, 0x01, 0x00, 0xFF, 0x00, 0x5D, 0x00])
+    assert pci.parse_port_type(bytes(content)) == name
+    acs = ("SrcValid+", "TransBlk-", "ReqRedir+", "CmpltRedir+", "UpstreamFwd+", "EgressCtrl-", "DirectTrans+")
+    assert pci.parse_acs(bytes(content)) == acs
+    content[0x06], content[0x34] = 0, 0x60  # no list of capabilities, whatever stands there
+    assert pci.parse_port_type(bytes(content)) == Absent("no PCI Express capability")
+
+
+@pytest.mark.parametrize(
+    ("code", "a_card"),
+    [("030000", True), ("010802", True), ("020000", True), ("120000", True), ("060400", False), ("0c0330", False)],
+)
+def test_displays_drives_networks_and_accelerators_are_cards(code: str, a_card: bool) -> None:
+    assert pci.is_card(code) is a_card

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rigbench.core import stats
+from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
 
 SAMPLES = st.lists(st.floats(min_value=1e-6, max_value=1e6), min_size=1, max_size=60)
@@ -257,3 +258,44 @@ def test_drift_that_noise_could_make_is_absent():
     assert sum(not isinstance(drift, Absent) for drift in found) <= 8
     assert stats.drift_per_minute([1.0] * 20) == Absent("cannot be told from noise")
     assert stats.drift_per_minute([1.0 + i for i in range(9)]) == Absent("fewer than 10 samples")
+
+
+def test_a_rate_of_steps_that_vary_is_at_most_twice_as_fast_as_its_mean_says():
+    seconds = [1.5, 1.5, 1.5, 1.5, 4.0]  # the interval alone would reach to 0.934 s, under half of the mean
+    assert stats.rate_estimate(10, seconds).high == pytest.approx(10 / 1.0)
+    three = stats.rate_estimate(6, [1.9, 2.0, 2.1])
+    half = 2.919986 * 0.1 / math.sqrt(3)  # the table's t for two degrees of freedom
+    assert (three.level, three.n) == (0.9, 3)
+    assert (three.low, three.high) == pytest.approx((6 / (2 + half), 6 / (2 - half)), rel=1e-5)
+
+
+def test_a_mean_has_students_interval_to_both_sides():
+    found = stats.mean([1.0, 2.0, 3.0])
+    half = 2.919986 / math.sqrt(3)
+    assert (found.low, found.value, found.high) == pytest.approx((2 - half, 2, 2 + half), rel=1e-5)
+    assert (stats.mean([1.0, 3.0]).low, stats.mean([1.0, 3.0]).high) == (1.0, 3.0)
+
+
+def test_a_robust_slope_of_few_points_reaches_from_the_least_to_the_greatest_of_their_slopes():
+    found = stats.theil_sen([(0.0, 0.0), (1.0, 1.0), (2.0, 4.0), (3.0, 9.0)])  # slopes 1, 2, 3, 3, 4, 5
+    assert (found.low, found.value, found.high) == (1.0, 3.0, 5.0)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 3), (4, 3)])
+def test_no_trials_have_no_share(successes, n):
+    with pytest.raises(ValueError, match=f"{successes} of {n}"):
+        stats.binomial_interval(successes, n)
+
+
+def test_one_trial_has_the_share_that_the_two_ends_give():
+    assert stats.binomial_interval(1, 1) == pytest.approx((0.05, 1.0))
+    assert stats.binomial_interval(0, 1) == pytest.approx((0.0, 0.95))
+
+
+def test_an_estimate_is_scaled_and_of_two_the_fewer_samples_count():
+    one, other = Estimate(2.0, 1.0, 4.0, 0.9, "a", 5), Estimate(3.0, 2.0, 4.0, 0.8, "b", 20)
+    assert one * 4 == 4 * one == Estimate(8.0, 4.0, 16.0, 0.9, "a", 5)
+    for both in (one + other, one * other, one / other, other / one):
+        assert (both.level, both.n) == (0.8, 5)
+    with pytest.raises(ValueError, match="reaches zero"):
+        Estimate(2.0, 0.0, 4.0, 0.9, "a", 5).inverse()

@@ -25,7 +25,7 @@ from rigbench.core.record import Absent, Figure
 from rigbench.model.shape import model_named
 from rigbench.predict import ceilings, posterior, steptime
 from rigbench.predict.record import Ceilings, LinkCeiling, ProductRate, StepTime
-from rigbench.predict.terms import terms
+from rigbench.predict.terms import terms, together
 
 
 def rig(text: str) -> Ceilings:
@@ -265,3 +265,9 @@ def test_a_program_written_in_cuda_is_faster_and_another_name_changes_little() -
 
 def half_width(found: StepTime) -> float:
     return math.log(found.seconds.high / found.seconds.value)
+
+
+def test_what_runs_side_by_side_takes_as_long_as_the_longest_and_nothing_takes_no_time():
+    assert together(0.0, 0.0) == 0.0
+    assert together(0.3, 0.0) == pytest.approx(0.3)
+    assert together(0.3, 0.1) == pytest.approx((0.3**4 + 0.1**4) ** 0.25)

@@ -217,6 +217,47 @@ def test_each_reason_has_its_severity_and_idleness_none(bit, severity):
     assert [(it.bit, it.severity, it.share) for it in found] == [(bit, severity, 2 / 3)]
 
 
+@pytest.mark.parametrize(
+    ("watts", "limit", "severity"),
+    [(310.0, 320.0, "information"), (200.0, 320.0, "warning"), (200.0, Absent("not told"), "information")],
+)
+def test_a_power_cap_far_below_the_limit_is_warned_of(watts, limit, severity):
+    blank = dict.fromkeys(Gpu.__struct_fields__, Absent("not asked"))
+    gpu = Gpu(**blank | {"index": 0, "power_limit_watts": limit})
+    ticks = [100.0, 101.0, 102.0]
+    for bits, expected in (((4, 4, 4), severity), ((4, 0, 0), "information")):
+        own = series(throttle_bits=bits, power_watts=(watts,) * 3)
+        (found,) = verdict.throttling(soaked(Absent("none"), 102.0, ticks, own, gpu))
+        assert (found.severity, found.watts) == (expected, watts)
+    (other,) = verdict.throttling(soaked(Absent("none"), 102.0, ticks, series(throttle_bits=(2,) * 3), gpu))
+    assert other.severity == "information"
+
+
+def test_windows_held_down_for_less_than_half_of_their_ticks_are_on_neither_side():
+    rates = [100e12] * 12 + [60e12] * 10 + [80e12] * 10
+    ticks = [100.0 + 0.125 * i for i in range(129)]
+    bits = tuple(4 if at > 111.0 or (at > 106.0 and i % 4 == 1) else 0 for i, at in enumerate(ticks))
+    (found,) = verdict.throttling(soaked(load(rates), 116.0, ticks, series(throttle_bits=bits)))
+    assert found.throughput_ratio == pytest.approx(0.8)
+
+
+def test_a_load_ends_two_degrees_below_the_slowdown():
+    assert verdict.too_hot(88.0, 90.0) == "it reached 88 °C, and slows down at 90"
+    assert verdict.too_hot(87.9, 90.0) == verdict.too_hot(Absent("not read"), 90.0) == ""
+
+
+def test_a_load_of_ten_seconds_has_a_cold_and_a_hot_phase_and_a_steady_state():
+    ticks = [100.0 + 0.5 * i for i in range(25)]
+    own = series(power_watts=(300.0,) * 25, temperature_celsius=tuple(60.0 + i for i in range(25)))
+    for windows, seconds in ((20, 10.0), (24, 12.0)):
+        card = verdict.card(soaked(load([1e14] * windows), 100.0 + seconds, ticks, own))
+        assert (card.cold.from_seconds, card.cold.to_seconds) == (0.0, 3.0)
+        first = next(0.5 * i for i in range(windows) if 0.5 * (i + 1) > seconds * 2 / 3)
+        assert (card.hot.from_seconds, card.hot.to_seconds) == (first, seconds)
+        assert card.steady.from_seconds == pytest.approx(seconds * 2 / 3)
+        assert card.steady.watts.value == pytest.approx(300.0)
+
+
 def test_ticks_before_the_load_are_not_counted():
     found = verdict.throttling(soaked(Absent("none"), 102.0, [99.0, 101.0], series(throttle_bits=(0x80, 0))))
     assert found == ()

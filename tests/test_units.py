@@ -254,6 +254,11 @@ def test_any_text_is_a_positive_finite_quantity_or_one_clear_line(text, parse):
         (units.format_significant(0.0), "0"),
         (units.format_significant(1.234e20), "1.23e20"),
         (units.format_significant(3.14159, 5), "3.1416"),
+        (units.format_significant(999), "999"),
+        (units.format_significant(1000), "1,000"),
+        (units.format_share(0.0995), "10 %"),
+        (units.format_range(0.0, 7200.0, "seconds"), "0 to 2.0 h"),
+        (units.format_span(1.5e-6, 1.5e-6, 1.5e-6, "seconds"), "1.50 µs"),
     ],
 )
 def test_a_number_is_shown_as_people_read_it(shown, expected):
