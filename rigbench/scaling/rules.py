@@ -55,8 +55,10 @@ def rules(model: Model, tokens: float, multiple: int = 1) -> Rules:
         raise RigbenchError(what, f"give {FEWEST_STEPS * batch:,} tokens or more")
     low, high = FITTED_FLOPS
     beyond = "" if low <= flops <= high else f"fitted on {low:.0e} to {high:.0e} FLOP, used at {flops:.1e}"
+    beyond += ": the rate is that at its lower end" if flops < low else ""
     return Rules(
-        learning_rate=RATE * flops**RATE_POWER,
+        # Below the fit it is held: carried on, it passes 0.01, at which the series tiny did not fall with size.
+        learning_rate=RATE * max(flops, low) ** RATE_POWER,
         batch_tokens=batch,
         steps=steps,
         warm_up_steps=max(1, min(LONGEST_WARM_UP, round(WARM_UP_SHARE * steps))),
