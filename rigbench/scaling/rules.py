@@ -18,6 +18,9 @@ FITTED_FLOPS = (1e17, 2e19)
 DECAY_SHARE, LONGEST_WARM_UP = 0.2, 300
 WARM_UP_SHARE = 0.05  # of a run too short for that many steps; assumed
 FEWEST_STEPS = 20  # of the shortest run: fewer tell nothing of a schedule
+# Tokens that are few are shared out in so many steps: assumed. Below the critical batch a smaller one learns as much of
+# a token, and takes longer.
+ENOUGH_STEPS = 1000
 SOURCE = "learning rate and batch: DeepSeek LLM 2024 (arXiv 2401.02954, §3.1), of the FLOP without the vocabulary's"
 SCHEDULE_SOURCE = "warm-up, stable, 1-sqrt decay over the last fifth: Hägele 2024 (arXiv 2405.18392)"
 
@@ -46,7 +49,7 @@ def rules(model: Model, tokens: float, multiple: int = 1) -> Rules:
     if not (math.isfinite(flops) and flops > 0):
         raise RigbenchError(f"{tokens:g} tokens are none to train on", "give more")
     critical = laws.critical_batch_tokens(laws.kaplan_loss(model.non_embedding_parameters, tokens))
-    wanted = min(BATCH * flops**BATCH_POWER, critical, tokens / FEWEST_STEPS) / (shape.sequence * multiple)
+    wanted = min(BATCH * flops**BATCH_POWER, critical, tokens / ENOUGH_STEPS) / (shape.sequence * multiple)
     sequences = multiple * 2 ** max(0, round(math.log2(wanted)))
     batch = sequences * shape.sequence
     steps = int(tokens // batch)
