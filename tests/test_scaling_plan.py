@@ -51,7 +51,7 @@ def test_a_plan_is_the_budget_with_the_batches_of_the_rule(rigbench):
 def test_the_screen_says_the_rules_and_what_to_run_next(rigbench):
     code, out, _ = rigbench("scaling", "plan", "--tokens", "800M", "--on", "rtx-3060", "--params", "5M,15M")
     assert code == 0
-    assert "note  plan: 2 models, 5M to 15M: learning rates 2.8e-03 to 3.3e-03" in out
+    assert "note  plan: 2 models, 5M to 15M: learning rate 2.3e-03" in out
     assert "stretched  5M, 15M: fitted on 1e17 to 2e19 FLOP" in out
     assert "DeepSeek LLM 2024" in out
     assert "rigbench scaling run" not in out, "of models that are no series it has none"
@@ -105,7 +105,7 @@ def test_memory_that_is_not_known_is_said():
     console = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     plan_screen.show(its, console)
     shown = console.export_text()
-    assert "note  plan: 5M: learning rates 1.0e-03" in shown
+    assert "note  plan: 5M: learning rate 1.0e-03" in shown
     assert "n/a (no slice of it is stored)" in shown
     assert "stretched" not in shown
     assert msgspec.json.decode(msgspec.json.encode(its), type=SeriesPlan) == its

@@ -17,11 +17,8 @@ def verdict(its: SeriesPlan) -> Headline:
     first, last = its.models[0], its.models[-1]
     names = first.model if len(its.models) == 1 else f"{len(its.models)} models, {first.model} to {last.model}"
     rates = sorted({f"{it.learning_rate:.1e}" for it in its.models}, key=float)
-    return "note", f"{names}: learning rates {_from_to(rates)}, batches below the critical one"
-
-
-def _from_to(texts: list[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
+    rate = f"learning rate {rates[0]}" if len(rates) == 1 else f"learning rates {rates[0]} to {rates[-1]}"
+    return "note", f"{names}: {rate}, batches below the critical one"
 
 
 def show(its: SeriesPlan, console: Console) -> None:
