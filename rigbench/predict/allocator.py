@@ -116,9 +116,9 @@ class Allocator:
 
     def _release_cached(self) -> None:
         for free in self._free:
-            whole = [entry for entry in free if entry[2].previous is entry[2].following is None]
-            self.reserved_bytes -= sum(size for size, _, _ in whole)
-            free[:] = [entry for entry in free if entry not in whole]
+            pieces = [entry for entry in free if entry[2].previous is not None or entry[2].following is not None]
+            self.reserved_bytes -= sum(size for size, _, _ in free) - sum(size for size, _, _ in pieces)
+            free[:] = pieces
 
     def _remember(self, block: Block) -> None:
         insort(self._free[block.small], (block.size, block.address, block))
