@@ -95,6 +95,43 @@ def test_the_sweep_runs_out_of_memory_where_it_is_predicted() -> None:
     assert too_many == [("sweep GPT large on NVIDIA GeForce RTX 3090", 1)]  # of nine borders; it ran with 4
 
 
+def refused_of_those_that_ran(with_recorded_steps: bool) -> tuple[list[str], int]:
+    """The published runs whose low end is beyond their card, and of how many; without those that no option describes:
+    some moved states to the host or recomputed single operations, and LLMQ cuts states over ranks."""
+    predictor, refused, count = Predictor(Traces(None)), [], 0
+    for row in [*(it for table in published.TABLES for it in published.read(table)), *published.sweep()]:
+        kept = set(row["act_ckpt"].split())
+        if not row["n_layers"] or not row["d_model"] or row["gpu"] not in CARDS:
+            continue
+        if any(word.startswith(("offload-", "recompute-")) for word in kept) or row["id"] == "llmq-7B-H100x8-bf16":
+            continue
+        model, its = published.trained(row)
+        card = target(row["gpu"], its.ranks)
+        if compiled.covers(its, card) == with_recorded_steps:
+            continue
+        count += 1
+        if with_recorded_steps:
+            said = predictor.predict(model, its, card)
+        else:
+            said = compiled.prediction(model, its, card, MIB * float(row.get("held_mib") or 0))
+        if said.low_end > card.usable.value:
+            refused.append(row["id"])
+    return refused, count
+
+
+def test_no_published_run_that_ran_is_refused() -> None:
+    refused, count = refused_of_those_that_ran(with_recorded_steps=False)
+    assert not refused
+    assert count >= 200
+
+
+@pytest.mark.slow
+def test_no_published_run_of_eager_code_that_ran_is_refused() -> None:
+    refused, count = refused_of_those_that_ran(with_recorded_steps=True)
+    assert not refused
+    assert count >= 180
+
+
 def test_a_step_that_may_fit_is_not_refused_and_one_that_cannot_is() -> None:
     model, card = model_named("120M"), target("NVIDIA GeForce RTX 4080")
     predictor = Predictor(Traces(None))

@@ -70,7 +70,7 @@ class Allocator:
         Raises:
             OutOfMemory: also after releasing what was cached.
         """
-        size = max(ROUNDING, -(-size_bytes // ROUNDING) * ROUNDING)
+        size = -(-size_bytes // ROUNDING) * ROUNDING or ROUNDING
         small = size <= SMALL_REQUEST
         free = self._free[small]
         index = bisect_left(free, (size,))

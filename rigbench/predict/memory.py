@@ -46,6 +46,7 @@ class Predictor:
 
     def __init__(self, traces: Traces) -> None:
         self.traces = traces
+        self._largest: dict[tuple[Model, Recipe, Target], Largest | Absent] = {}
 
     def predict(self, model: Model, recipe: Recipe, target: Target) -> VramPrediction:
         """A step's peak memory on the target, and whether there is room for it."""
@@ -76,7 +77,12 @@ class Predictor:
 
     def largest_micro_batch(self, model: Model, recipe: Recipe, target: Target) -> Largest | Absent:
         """The most sequences that fit at once; Absent where not even one does."""
+        key = model, recipe, target
+        if key not in self._largest:
+            self._largest[key] = self._most_sequences(model, recipe, target)
+        return self._largest[key]
 
+    def _most_sequences(self, model: Model, recipe: Recipe, target: Target) -> Largest | Absent:
         def at(n: int) -> tuple[Model, Recipe]:
             return model, msgspec.structs.replace(recipe, micro_batch=n)
 

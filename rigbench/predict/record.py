@@ -118,6 +118,7 @@ class ToldOptions(Record, frozen=True, kw_only=True):
 
 
 LEANER = 0.8  # eager code of others keeps so much less than the one that is recorded; assumed
+LEANER_FP8 = 0.5  # and code of fp8 where weights, states and what is kept are of half the size (LLMQ: arXiv 2512.15306)
 
 
 class Target(Record, frozen=True, kw_only=True):
@@ -178,7 +179,7 @@ class VramPrediction(Record, frozen=True, kw_only=True):
     @property
     def low_end(self) -> float:
         """Bytes of the process that other code for the same step is known to get by with."""
-        low = self.process.ends[0]
+        low = self.process.ends[0] * (LEANER_FP8 if self.recipe.precision == "fp8" else 1.0)
         return low if self.recipe.compiled or self.target.kind == "cpu" else LEANER * low
 
     @property
