@@ -25,13 +25,14 @@ from rigbench.machine.record import RigId, Software
 from rigbench.matmul.record import Matmul
 from rigbench.p2p.record import P2p
 from rigbench.predict.record import Capacity, Largest
+from rigbench.scaling.record import Fit, Joint, Trained, points
 from rigbench.thermals.record import PowerSteps, Thermals
 from rigbench.topology.record import Topology
 from rigbench.train.record import AnySlice
 from rigbench.usable import usable
 from rigbench.watch.record import SeenSteps, Training, program
 
-METHOD = 2  # raised when rows change, so that an index of others is made anew
+METHOD = 3  # raised when rows change, so that an index of others is made anew
 Better = Literal["higher", "lower", ""]
 # By how a field's name ends: its unit as units.format_span takes it, and which way is better.
 UNITS: tuple[tuple[str, str, Better], ...] = (
@@ -51,6 +52,7 @@ UNITS: tuple[tuple[str, str, Better], ...] = (
     ("_celsius", "°C", "lower"),
     ("watts", "W", ""),
     ("hours", "h", "lower"),
+    ("loss", "nats a token", "lower"),
 )
 
 
@@ -226,6 +228,31 @@ def _slice(its: AnySlice) -> Iterator[Item]:
     yield Item(what, under, its, numbers, frozenset({"items_per_s", "peak_bytes", "joules_per_item"}))
 
 
+def _trained(its: Trained) -> Iterator[Item]:
+    """The loss after each number of tokens, and how fast it trained."""
+    under = {**_on(its.device, its.conditions.ranks), "dtype": its.recipe.precision, "batch": its.tokens_per_step}
+    under |= {
+        "rate": f"{its.schedule.learning_rate:.3g}",
+        "data": its.conditions.data_sha256[:12],
+        "method": its.method,
+    }
+    what = f"{its.model.name} {its.recipe.optimizer} seed {its.seed}"
+    for point in points(its):
+        name = f"{what}, {units.format_count(point.tokens)} tokens"
+        yield Item(name, under, point, {"loss": point.loss}, frozenset({"loss"}))
+    yield Item(what, under, its, {"tokens_per_s": its.tokens_per_s}, frozenset({"tokens_per_s"}))
+
+
+def _laws(its: Fit) -> Iterator[Item]:
+    under = {"optimizer": its.optimizer, "method": its.method}
+    for line in its.lines:
+        yield Item(f"L({line.of})", under, line, {"exponent": line.exponent}, frozenset({"exponent"}))
+    if isinstance(its.joint, Joint):
+        yield Item("L(N, D)", under, its.joint, _estimates(its.joint), frozenset({"alpha", "beta", "irreducible"}))
+    for other in its.others:
+        yield from _laws(other)
+
+
 def _transfers(its: Bandwidth) -> Iterator[Item]:
     for part in its.parts:
         largest: dict[tuple[object, ...], int] = {}
@@ -397,6 +424,8 @@ PARTS: dict[type[Record], Any] = {
     Training: _watched,
     Capacity: _fits,
     PowerSteps: _rhythms,
+    Trained: _trained,
+    Fit: _laws,
 }
 
 

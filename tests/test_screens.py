@@ -24,6 +24,7 @@ import test_fleet as hosts
 import test_matmul_screen as products
 import test_monitor_screens as cards
 import test_p2p_verdict as peers
+import test_scaling_series as scaled
 from test_first_screens import NUMBER, STORED
 from test_monitor_screens import Terminal, terminal
 
@@ -44,7 +45,7 @@ HOT = TESTS / "rigs" / "dual-rtx4080s-throttling"
 GOLDEN = TESTS / "screens"
 WIDTHS = (100, 60, 80, 120)
 MOST_LINES = 40
-LONG = {"help", "budget-help", "explain-topic"}  # pages to be read, not answers
+LONG = {"help", "budget-help", "explain-topic", "report-list"}  # pages to be read and lists, not answers
 # By the golden file's name: the command, where {name} is a run stored beforehand, by its id.
 COMMANDS = {
     "help": "--help",
@@ -77,6 +78,7 @@ COMMANDS = {
     "fleet": "fleet hosts/runs",
     "capture": "--replay {hot} capture -o recording",
     "pack": "pack stories.txt -o stories.bin --force",
+    "scaling-run": "report {scaling-run}",
     "scaling-fit": "report {scaling-fit}",
     "report-list": "report --list",
     "profiles": "profiles",
@@ -138,6 +140,7 @@ def runs(home: Path, answered: Callable[[str], Run]) -> dict[str, str]:
         software = its.software if "--replay" in words else whole.software
         software = msgspec.structs.replace(software, torch=Absent("not asked"), rigbench="0.1.0")
         stored[name] = msgspec.structs.replace(its, software=software, started_at=whole.started_at)
+    stored["scaling-run"] = of("scaling run", **scaled.series())
     for path in (home / "runs").glob("*.json"):
         path.unlink()
     ids = {name: f"20260101-{number:06d}-abcd" for number, name in enumerate(stored)}

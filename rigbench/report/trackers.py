@@ -15,6 +15,7 @@ from rigbench.core.files import reason
 from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.document import Run
 from rigbench.report.exports import markdown
+from rigbench.scaling.record import Trained
 from rigbench.train.record import AnySlice
 from rigbench.watch.record import Training
 
@@ -30,11 +31,28 @@ def curves(run: Run) -> Iterator[tuple[str, list[tuple[int, float]]]]:
         yield f"{stem}/step_seconds", list(enumerate(its.steps.seconds))
         yield f"{stem}/loss", [(step, it) for step, it in enumerate(its.steps.loss) if isinstance(it, float)]
         yield from _sensors(stem, its.telemetry)
+    for one in run.scaling:
+        if isinstance(one, Trained):
+            yield from _trained(one)
     if isinstance(run.watched, Training) and not isinstance(run.watched.steps, Absent):
         yield "watched/step_seconds", [(step, took) for _, step, took in tables.step_seconds(run.watched.steps)]
     for room in run.rooms():
         if room != "slices":
             yield from _sensors(room, getattr(getattr(run, room), "telemetry", None))
+
+
+def _trained(its: Trained) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+    """Of the trunk and of each decay, over the steps that were made since the model's first."""
+    stem = f"scaling/{its.model.name} {its.recipe.optimizer} seed {its.seed}"
+    parts = [("trunk", 0, its.training_loss, its.step_seconds)]
+    parts += [(f"decay to {it.steps}", it.from_step, it.training_loss, it.step_seconds) for it in its.branches]
+    for name, before, losses, seconds in parts:
+        yield f"{stem}/{name}/loss", [(at, it) for at, it in enumerate(losses, before + 1) if isinstance(it, float)]
+        rates = [(at, its.tokens_per_step / it) for at, it in enumerate(seconds, before + 1) if it > 0]
+        yield f"{stem}/{name}/tokens_per_s", rates
+    on_the_way = [(it.step, it.loss) for it in its.evaluations if isinstance(it.loss, float)]
+    yield f"{stem}/trunk/held_out_loss", on_the_way
+    yield f"{stem}/held_out_loss", [(it.steps, it.loss) for it in its.branches if isinstance(it.loss, float)]
 
 
 def _sensors(stem: str, its: object) -> Iterator[tuple[str, list[tuple[int, float]]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -61,17 +62,12 @@ def verdict(result: Trained | Fit | SeriesPlan) -> Headline:
 
 def _show(run: Run, console: Console, quiet: bool, most: int | None) -> None:
     trained = [it for it in run.scaling if isinstance(it, Trained)]
-    ends = [point for it in trained for point in points(it)]
     for it in run.scaling:
         if isinstance(it, Skipped):
             skipped(it.probe, it.reason, console)
     if not trained:
         return
-    whole = [it for it in trained if it.finished]
-    losses = f", {max(it.loss for it in ends):.3f} to {min(it.loss for it in ends):.3f} nats a token" if ends else ""
-    seconds = units.format_seconds(sum(it.seconds for it in trained))
-    text = f"{len(whole)} of {len(run.scaling)} models trained to their end in {seconds}{losses}"
-    headline("scaling run", ("ok" if len(whole) == len(run.scaling) else "warn", text), console)
+    headline("scaling run", sentence(run), console)
     kinds = len({(it.recipe.optimizer, it.seed) for it in trained})
     short = most is not None and isinstance(run.law, Fit)
     rows = [row for it in trained for row in _rows(it, kinds, short)]
@@ -79,7 +75,18 @@ def _show(run: Run, console: Console, quiet: bool, most: int | None) -> None:
     if most is not None and len(rows) > most:
         console.print(Text(f"  … {len(rows) - most} more: rigbench report {run.id} --verbose", style="dim"))
     if not quiet:
-        console.print(grid(_facts(trained, most)[3 if short else 0 :]))
+        console.print(grid(facts(trained, most)[3 if short else 0 :]))
+
+
+def sentence(run: Run) -> Headline:
+    """Of all that were trained."""
+    trained = [it for it in run.scaling if isinstance(it, Trained)]
+    ends = [point.loss for it in trained for point in points(it)]
+    whole = [it for it in trained if it.finished]
+    losses = f", {max(ends):.3f} to {min(ends):.3f} nats a token" if ends else ""
+    seconds = units.format_seconds(sum(it.seconds for it in trained))
+    text = f"{len(whole)} of {len(run.scaling)} models trained to their end in {seconds}{losses}"
+    return ("ok" if len(whole) == len(run.scaling) else "warn"), text
 
 
 def _rows(it: Trained, kinds: int, short: bool) -> list[tuple[str, ...]]:
@@ -96,15 +103,15 @@ def _rows(it: Trained, kinds: int, short: bool) -> list[tuple[str, ...]]:
     return rows or [(*first, "n/a", f"{len(it.training_loss):,}", "n/a", *last)]
 
 
-def _facts(trained: list[Trained], most: int | None) -> list[tuple[str, str]]:
+def facts(trained: Sequence[Trained], most: int | None = None) -> list[tuple[str, str]]:
     one = trained[0]
-    facts = [("how", f"{one.recipe.words}; warm-up, stable, decay over the last fifth; seed {one.seed}")]
+    said = [("how", f"{one.recipe.words}; warm-up, stable, decay over the last fifth; seed {one.seed}")]
     rates = [f"{it.model.name} {it.schedule.learning_rate:.2g}" for it in trained]
-    facts.append(
+    said.append(
         ("rates", f"{', '.join(dict.fromkeys(rates))}; {one.tokens_per_step:,} tokens a step of {one.model.name}")
     )
     held, epochs = f"{one.held_out_tokens:,} held-out tokens", max(it.epochs for it in trained)
-    facts.append(("loss", f"on {held} of {printable(one.data.name)}, nats a token; at most {epochs:.2g} epochs"))
+    said.append(("loss", f"on {held} of {printable(one.data.name)}, nats a token; at most {epochs:.2g} epochs"))
     told = [(it.model.name, text) for it in trained for text in (*it.events, *([it.stopped] if it.stopped else []))]
-    facts += [(printable(name), printable(text)) for name, text in told[: None if most is None else MOST_EVENTS]]
-    return facts
+    said += [(printable(name), printable(text)) for name, text in told[: None if most is None else MOST_EVENTS]]
+    return said

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +23,7 @@ from rigbench.model import named, shape, shards, tokens
 from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.model.record import Model
 from rigbench.scaling import law
+from rigbench.scaling.ends import Ends, budgeted, work_of
 from rigbench.scaling.kept import read
 from rigbench.scaling.record import Options, Plan, RunOptions, Schedule, Trained, points
 from rigbench.scaling.rules import FEWEST_STEPS, decay_of, rules
@@ -223,19 +223,22 @@ def train_all(job: Job, asked: Asked, its: Cards, world: World | None) -> None:
         for note in asked.notes:
             job.progress.line(note)
             job.warn(note)
-    begun = time.monotonic()
-    cost = [_flop(it) for it in trainings]
+    said, told = budgeted(job, trainings, "cuda" if its.gpus else "cpu")
+    job.progress.line(said)
+    ends = Ends([work_of(it)[1] for it in trainings], told)
     for place, options in enumerate(trainings):
         name = f"{options.slice.model.name}, {options.slice.recipe.optimizer}"
         job.progress.stage(f"{place + 1} of {len(trainings)}: {name}", 60)
         done = read(Path(options.folder))
         if done is not None and done.finished:
             job.keep(scaling=(*job.run.scaling, done))
-            begun, cost[place] = time.monotonic(), 0.0
             continue
-        heard = _with_end(job, begun, sum(cost[:place]), cost[place], sum(cost))
+
+        def heard(share: float, text: str, place: int = place) -> None:
+            job.progress.update(share, text + (ends.words(place, share) if text.startswith("step") else ""))
+
         try:
-            outcome = _started(job, options, its, world, heard)
+            outcome = _started(job, options, its, world, heard, place)
         except RigbenchError as error:
             if error.exit_code != NOTHING:
                 raise
@@ -261,22 +264,6 @@ def _law(job: Job) -> None:
             job.keep(law=law.fit("this run", ends, Absent("not asked for")))
 
 
-def _with_end(job: Job, begun: float, before: float, own: float, whole: float) -> process.OnProgress:
-    """Passes on what a training says, and when all will have ended; in FLOP before it, of its own, and of all."""
-    first: list[float] = []
-
-    def heard(share: float, text: str) -> None:
-        over = (before + share * own) / whole
-        first[:] = first or [0.0 if before else over]  # one that goes on did not begin with nothing
-        ends = ""
-        if (made := over - first[0]) > 0.01:
-            seconds = (time.monotonic() - begun) / made * (1 - over)
-            ends = f", all end about {time.strftime('%H:%M', time.localtime(time.time() + seconds))}"
-        job.progress.update(share, text + ends)
-
-    return heard
-
-
 def _placed(job: Job, asked: Asked) -> list[Options]:
     """Each with its folder."""
     home, placed = job.store.home / FOLDER / job.run.id, []
@@ -284,14 +271,6 @@ def _placed(job: Job, asked: Asked) -> list[Options]:
         name = f"{options.slice.model.name}-{options.slice.recipe.optimizer}-{options.slice.seed}".replace(os.sep, "_")
         placed.append(msgspec.structs.replace(options, folder=str(home / name)))
     return placed
-
-
-def _flop(options: Options) -> float:
-    """Of all steps of trunk and branches: 6·N a token."""
-    its, ends = options.slice, options.schedule.steps
-    assert isinstance(its.model, Model)
-    steps = ends[-1] - decay_of(ends[-1]) + sum(map(decay_of, ends))
-    return float(its.model.flop_per_token_6n) * steps * its.recipe.tokens_per_step(its.model)
 
 
 def _write_plan(home: Path, plan: Plan) -> None:
@@ -303,9 +282,9 @@ def _write_plan(home: Path, plan: Plan) -> None:
 
 
 def _started(
-    job: Job, options: Options, its: Cards, world: World | None, heard: process.OnProgress
+    job: Job, options: Options, its: Cards, world: World | None, heard: process.OnProgress, place: int
 ) -> Outcome[Trained]:
-    """In one process, in ranks of this machine, or as one of torchrun's."""
+    """The series' training at that place: in one process, in ranks of this machine, or as one of torchrun's."""
     own, environment = slices.prepared(job, options.slice)
     strategy = own.recipe.strategy
     if its.environment and not world:
@@ -320,7 +299,14 @@ def _started(
     if world:
         environment = {**environment, **interface(world)}
         return ranks.call_as(
-            PROBE, options, Trained, world, limit_seconds=FOREVER_SECONDS, on_progress=heard, environment=environment
+            PROBE,
+            options,
+            Trained,
+            world,
+            limit_seconds=FOREVER_SECONDS,
+            on_progress=heard,
+            environment=environment,
+            meeting=place,
         )
     count = own.recipe.ranks
     if "OMP_NUM_THREADS" not in os.environ:
@@ -340,14 +326,23 @@ def _started(
 
 
 def follow(job: Job, asked: Asked, its: Cards, world: World) -> int:
-    """A rank beside the one that reports: the same work, nothing said and nothing stored. Returns the exit code."""
-    for options in _placed(job, asked):
+    """A rank beside the one that reports: the same work, nothing said and nothing stored. Returns the exit code.
+
+    It goes on with the next model wherever the first rank does: whoever ends early is waited for by all others.
+    """
+    code = FINE
+    for place, options in enumerate(_placed(job, asked)):
         done = read(Path(options.folder))
         if done is not None and done.finished:
             continue
-        outcome = _started(job, options, its, world, lambda share, text: None)
+        try:
+            outcome = _started(job, options, its, world, lambda share, text: None, place)
+        except RigbenchError as error:
+            if error.exit_code != NOTHING:
+                raise
+            continue
         if outcome.ended == "interrupted":
             return INTERRUPTED
         if outcome.ended in ("died", "hung"):
-            return FAULT
-    return FINE
+            code = FAULT
+    return code

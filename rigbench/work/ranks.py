@@ -29,6 +29,8 @@ TAKEN = "address already in use"
 HERE = "127.0.0.1"
 LOOPBACK, LOOPBACK_NAMES = "lo", ("localhost", HERE, "::1")
 ELSEWHERE = "192.0.2.1"  # an address that is nobody's (RFC 5737): the way to it is the default route
+BY_AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # "True": torchrun's agent keeps the table at which ranks meet
+MEETING = "RIGBENCH_MEETING"  # which group of the same processes it is, where they make several one after the other
 SEVERAL_ON_ONE_GPU = "NCCL_MULTI_RANK_GPU_ENABLE"  # of NCCL 2.30 and later
 T = TypeVar("T", bound=Record)
 
@@ -86,7 +88,7 @@ def call(
             for rank in range(world_size):
                 world = World(rank, world_size, rank, HERE, port)
                 place = world.environment
-                place["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # whatever torchrun may have set here
+                place[BY_AGENT] = "False"  # whatever torchrun may have set here
                 own = {**interface(world), **(environment or {}), **rank_environment(rank), **place}
                 children.append(Child(probe, options, own, f"rank {rank}", "ranks"))
                 started.callback(children[-1].kill)
@@ -105,15 +107,21 @@ def call_as(
     limit_seconds: float,
     on_progress: OnProgress = lambda share, text: None,
     environment: Mapping[str, str] | None = None,
+    meeting: int = 0,
 ) -> Outcome[T]:
     """Run the probe as one rank of a group whose other ranks are started elsewhere, on this machine or another.
 
-    `results` holds this rank's own alone, at its place.
+    `results` holds this rank's own alone, at its place. `meeting` counts the groups that these processes made before:
+    the table of torchrun's agent still holds theirs, and a table of the last one's may still be closing at its port.
 
     Raises:
         RigbenchError: the rank refused its options or its input, or the port where all are to meet is in use here.
     """
-    child = Child(probe, options, {**(environment or {}), **world.environment}, server="ranks")
+    if meeting and os.environ.get(BY_AGENT) != "True":
+        port = world.master_port + meeting
+        world = msgspec.structs.replace(world, master_port=port if port < 1 << 16 else world.master_port - meeting)
+    own = {**(environment or {}), **world.environment, MEETING: str(meeting)}
+    child = Child(probe, options, own, server="ranks")
     outcome = attend([child], result_type, limit_seconds, on_progress, quiet=world.rank > 0)
     if TAKEN in outcome.reason.lower() and not outcome.result:
         raise port_in_use(world.master_port)
@@ -193,7 +201,7 @@ def meeting(world: World, report: Report, arrive_seconds: float) -> Any:
     """
     import torch.distributed as dist
 
-    kept_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    kept_by_agent = os.environ.get(BY_AGENT) == "True"
     keeper = world.rank == 0 and not kept_by_agent
     listening: dict[str, Any] = {}
     if keeper and world.master_address == HERE:
@@ -214,7 +222,7 @@ def meeting(world: World, report: Report, arrive_seconds: float) -> Any:
             raise
         _never_came(report, [0], arrive_seconds)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"rigbench/{attempt}", store)  # type: ignore[attr-defined]
+    return dist.PrefixStore(f"rigbench/{attempt}/{os.environ.get(MEETING, '0')}", store)  # type: ignore[attr-defined]
 
 
 def exchange(own: bytes) -> list[bytes]:

@@ -1,24 +1,68 @@
-"""The page's section on how losses fall with size, data and compute."""
+"""The page's sections on models that were trained for real, and on how losses fall with size, data and compute."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
-from rigbench.core.record import Absent
+from rigbench.core.record import Absent, Skipped
 from rigbench.document import Run
 from rigbench.report.page import charts
 from rigbench.report.page.kit import Chart, Section, Table, cells, held
-from rigbench.scaling import law_screen
-from rigbench.scaling.record import Fit, Joint, Line, Paired
+from rigbench.scaling import law_screen, screen
+from rigbench.scaling.record import Fit, Joint, Line, Paired, Trained, points
 
 STEPS = 40  # of a drawn law
+STRETCHES = 60  # of a training, each drawn as its mean loss
 
 
 def sections(run: Run) -> Iterator[Section]:
-    """None where no law was fitted: it is no part of a rig's health."""
+    """None where no series was trained and no law fitted: they are no part of a rig's health."""
+    if trained := [it for it in run.scaling if isinstance(it, Trained)]:
+        yield _trained(run, trained)
     fit = held(run.law, Fit)
     if fit:
         yield _law(fit)
+
+
+def _trained(run: Run, trained: Sequence[Trained]) -> Section:
+    """A chart for each optimizer and seed; every loss at a decay's end in a table."""
+    rows = [
+        cells(it.model.name, it.recipe.optimizer, it.seed, it.model.total_parameters, branch.tokens, branch.steps,
+              branch.loss if isinstance(branch.loss, Absent) else f"{branch.loss:.4f}", it.tokens_per_s
+              if isinstance(it.tokens_per_s, Absent) else it.tokens_per_s.value)
+        for it in trained for branch in it.branches
+    ]  # fmt: skip
+    headings = ("model", "optimizer", ">seed", ">parameters", ">tokens", ">steps", ">held-out loss", ">tokens/s")
+    kinds = dict.fromkeys((it.recipe.optimizer, it.seed) for it in trained)
+    charts_ = [_curves([it for it in trained if (it.recipe.optimizer, it.seed) == kind], *kind) for kind in kinds]
+    facts = [f"{name}: {text}." for name, text in screen.facts(trained)]
+    told = (
+        "The held-out loss is that after a decay of the learning rate, the training loss that of the trunk before it."
+    )
+    skipped = [f"{it.probe}: {it.reason}" for it in run.scaling if isinstance(it, Skipped)]
+    losses = Table("Losses", headings, rows, ".scaling")
+    sentences = [f"{screen.sentence(run)[1]}.", told, *facts]
+    return Section("series", "The series that was trained", sentences, charts_, [losses], skipped)
+
+
+def _curves(trained: Sequence[Trained], optimizer: str, seed: int) -> Chart:
+    lines, rows = list[charts.Line](), list[list[str]]()
+    for it in trained:
+        size = math.ceil(len(it.training_loss) / STRETCHES)
+        drawn = list[tuple[float, float]]()
+        for start in range(0, len(it.training_loss), max(1, size)):
+            some = [loss for loss in it.training_loss[start : start + size] if isinstance(loss, float)]
+            if some:
+                drawn.append((float((start + size) * it.tokens_per_step), sum(some) / len(some)))
+        lines.append(charts.Line(it.model.name, drawn, "line"))
+        rows += [cells(it.model.name, at, f"{loss:.4f}") for at, loss in drawn]
+    ends = [(float(point.tokens), point.loss) for it in trained for point in points(it)]
+    lines.append(charts.Line("held-out", ends, "points", charts.INK))
+    title = f"Loss over tokens: {optimizer}, seed {seed}"
+    alt = f"Training loss of {len(trained)} models over tokens, and {len(ends)} held-out losses, axes logarithmic."
+    table = Table("Training loss, means of stretches of steps", ("model", ">tokens", ">nats a token"), rows, ".scaling")
+    return Chart(title, charts.lines(charts.Panel("nats a token", lines), "tokens"), alt, table)
 
 
 def _law(fit: Fit) -> Section:

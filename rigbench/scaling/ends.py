@@ -1,0 +1,78 @@
+"""When a run of several trainings will have ended: by its own rate so far, and by a stored budget's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rigbench.budget.record import Budget
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent
+from rigbench.core.screen import span
+from rigbench.job import Job
+from rigbench.model.recipe import Recipe
+from rigbench.model.record import Model
+from rigbench.scaling.record import Options
+from rigbench.scaling.rules import decay_of
+
+ALIKE = ("strategy", "ranks", "optimizer", "compiled", "checkpoint_every", "loss_chunks")
+LEAST_SHARE = 0.01  # of the FLOP, before a rate is told from it
+DAY_SECONDS = 86_400.0
+
+
+class Ends:
+    """Of trainings, one after the other, in which each second makes as many FLOP; `told` are a budget's seconds."""
+
+    def __init__(self, cost: Sequence[float], told: Sequence[Estimate] = ()) -> None:
+        self.cost, self.told = list(cost), list(told)
+        self.begun, self.first, self.by_then = 0.0, -1.0, ""
+
+    def words(self, place: int, share: float) -> str:
+        """ ", all end about 14:32 by this run's rate, 14:20 to 14:41 by the budget's"."""
+        its, over = time.time(), (sum(self.cost[:place]) + share * self.cost[place]) / sum(self.cost)
+        if self.first < 0:
+            self.begun, self.first = its, over
+            if self.told:
+                left = sum(self.told[place + 1 :], self.told[place] * (1 - share))
+                self.by_then = f", by the budget {_clock(its, left.low)} to {_clock(its, left.high)}"
+        made = over - self.first
+        if made <= LEAST_SHARE:
+            return self.by_then and f", all end{self.by_then.removeprefix(',')}"
+        return f", all end about {_clock(its, (its - self.begun) / made * (1 - over))} by this run's rate{self.by_then}"
+
+
+def _clock(now: float, seconds: float) -> str:
+    return time.strftime("%H:%M" if seconds < DAY_SECONDS / 2 else "%a %d %b %H:%M", time.localtime(now + seconds))
+
+
+def work_of(options: Options) -> tuple[float, float]:
+    """Tokens of all steps of trunk and branches, and their FLOP at 6·N a token."""
+    its, ends = options.slice, options.schedule.steps
+    assert isinstance(its.model, Model)
+    steps = ends[-1] - decay_of(ends[-1]) + sum(map(decay_of, ends))
+    tokens = float(steps * its.recipe.tokens_per_step(its.model))
+    return tokens, tokens * its.model.flop_per_token_6n
+
+
+def budgeted(job: Job, trainings: Sequence[Options], kind: str) -> tuple[str, list[Estimate]]:
+    """What is said of the newest stored budget of this rig that has a rate of each model, trained alike on a CPU or on
+    GPUs (`kind`), and by it the seconds of each training's steps; none where there is no such budget.
+    """
+    for run in job.holding("budget"):
+        budget = run.budget
+        if not isinstance(budget, Budget) or not isinstance(budget.rig, Absent):
+            continue
+        rates = {row.model: row.rate.tokens_per_s for row in (*budget.alone, *budget.series)}
+        own, device = budget.configuration.recipe, budget.configuration.device
+        if device.kind == kind and all(_known(it, rates, own) for it in trainings):
+            told = [work_of(it)[0] / rates[it.slice.model.name] for it in trainings]
+            whole = span(sum(told[1:], told[0]), "seconds")
+            return f"budget {run.id}: {whole} of steps, without evaluations and checkpoints", told
+    what = "no stored budget of this rig has these models trained in this way"
+    return f"{what}: when they end is told by this run's own rate", []
+
+
+def _known(options: Options, rates: dict[str, Estimate], own: Recipe) -> bool:
+    its = options.slice.recipe
+    alike = all(getattr(its, name) == getattr(own, name) for name in ALIKE)
+    return alike and its.precision in ("auto", own.precision) and options.slice.model.name in rates

@@ -1,0 +1,235 @@
+"""Is what a series came to shown whole: page, tables, TensorBoard; and does a budget tell when its training ends?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from test_first_screens import STORED
+
+from rigbench import store, tables
+from rigbench.core.errors import FAULT, NOTHING, RigbenchError
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Device, Skipped
+from rigbench.document import Run
+from rigbench.model import shape
+from rigbench.model.recipe import Recipe
+from rigbench.report import trackers
+from rigbench.report.page import page
+from rigbench.scaling import ends, law, training
+from rigbench.scaling.record import (
+    Branch,
+    Checkpoint,
+    Conditions,
+    Evaluation,
+    Options,
+    Plan,
+    Schedule,
+    Trained,
+    points,
+)
+from rigbench.store import Store
+from rigbench.train.record import Data
+from rigbench.train.record import Options as SliceOptions
+from rigbench.work import process, ranks
+from rigbench.work.ranks import World
+
+BUDGET = STORED.parent / "budget.json"
+MODELS = tuple(it.model for it in shape.series("tiny").models)
+OFF = {"10k": 1.0, "24k": 1.006, "50k": 0.997, "100k": 0.996, "280k": 1.003}
+CPU = Device(kind="cpu", name="AMD EPYC", threads=2, uuid=Absent("a CPU"), memory_total_bytes=1 << 34)
+
+
+def trained(model, seed: int = 0) -> Trained:
+    """Of 200 and 400 steps of 2,048 tokens; losses near 6·N^-0.06, each a bit off, falling with the tokens."""
+    end = 6 * model.total_parameters**-0.06 * OFF[model.name]
+
+    def at(step: int) -> float:
+        return end * (1 + 2 / step**0.6)
+
+    def branch(steps: int) -> Branch:
+        own = range(steps * 4 // 5 + 1, steps + 1)
+        return Branch(
+            from_step=own.start - 1, tokens=steps * 2048, steps=steps, training_loss=tuple(at(it) for it in own),
+            step_seconds=(0.05,) * len(own), loss=at(steps) * 0.98, evaluation_seconds=0.2,
+        )  # fmt: skip
+
+    return Trained(
+        started_at="2026-01-01T00:00:00Z", seconds=30.0, device=CPU, model=model, seed=seed,
+        recipe=Recipe(precision="fp32", micro_batch=16),
+        data=Data(kind="file", name="text.bin", dtype="uint16", tokens=5_000_000, distribution="as it is"),
+        conditions=Conditions(torch="2.13.0", device="AMD EPYC", threads=2, ranks=1, data_sha256="ab" * 32),
+        training_tokens=4_900_000, held_out_tokens=65_536, clip_norm=1.0, tokens_per_step=2048,
+        schedule=Schedule(learning_rate=4e-3, warm_up_steps=20, steps=(200, 400)),
+        training_loss=tuple(at(it) for it in range(1, 321)), step_seconds=(0.05,) * 320,
+        evaluations=(Evaluation(step=320, tokens=320 * 2048, loss=at(320), seconds=0.2),),
+        branches=(branch(200), branch(400)),
+        checkpoints=(Checkpoint(folder="weights-400", step=400, branch=1, sha256={}, bytes=1, seconds=0.1),),
+        checkpoint_seconds=0.4,
+    )  # fmt: skip
+
+
+def series() -> dict[str, object]:
+    """The rooms of a run of all five models, and the law of what they came to."""
+    its = tuple(map(trained, MODELS))
+    fitted = law.fit("this run", [point for it in its for point in points(it)], Absent("not asked for"))
+    return {"scaling": its, "law": fitted}
+
+
+def run_of(**rooms: object) -> Run:
+    whole = store.read(STORED)
+    empty = {name: () if isinstance(getattr(whole, name), tuple) else Absent("not asked for") for name in whole.rooms()}
+    return msgspec.structs.replace(whole, command="scaling run", findings=(), unchecked=(), **(empty | rooms))
+
+
+def test_trackers_are_given_every_loss_at_its_step():
+    its = trained(MODELS[0])
+    curves = {
+        name.removeprefix("scaling/10k adamw seed 0/"): at for name, at in trackers.curves(run_of(scaling=(its,)))
+    }
+    assert curves["trunk/loss"] == list(enumerate(its.training_loss, 1))
+    assert curves["decay to 400/loss"] == list(zip(range(321, 401), its.branches[1].training_loss, strict=True))
+    assert curves["held_out_loss"] == [(200, its.branches[0].loss), (400, its.branches[1].loss)]
+    assert curves["trunk/held_out_loss"] == [(320, its.evaluations[0].loss)]
+    assert curves["decay to 200/tokens_per_s"][0] == (161, 2048 / 0.05)
+
+
+def test_tables_have_each_loss_and_the_exponents():
+    run = run_of(**series())
+    rows = {(row.room, row.what, row.metric): row for row in tables.rows(run)}
+    loss = rows["scaling", "10k adamw seed 0, 819.2K tokens", "loss"]
+    assert (loss.value, loss.unit, loss.better) == (run.scaling[0].branches[1].loss, "nats a token", "lower")
+    assert rows["scaling", "10k adamw seed 0", "tokens_per_s"].value == pytest.approx(2048 / 0.05)
+    assert rows["law", "L(N)", "exponent"].value == run.law.lines[0].exponent.value
+    assert len(rows) == 5 * 3 + len(run.law.lines)
+
+
+def test_the_page_has_a_chart_of_the_series_and_what_was_not_trained():
+    stopped = msgspec.structs.replace(trained(MODELS[1]), branches=(), stopped="the loss is not finite (nan) at step 9")
+    run = run_of(scaling=(trained(MODELS[0]), stopped, Skipped("50k, adamw", "too little memory")))
+    text = page.page(run).text
+    for said in (
+        "1 of 3 models trained to their end in 1 min",
+        "Loss over tokens: adamw, seed 0",
+        "Training loss of 2 models over tokens, and 2 held-out losses",
+        f"{trained(MODELS[0]).branches[1].loss:.4f}",
+        "24k: the loss is not finite (nan) at step 9",
+        "50k, adamw: too little memory",
+    ):
+        assert said in text, said
+
+
+def test_ends_are_told_by_the_own_rate_and_by_the_budget(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    now = 1_000_000_000.0  # 01:46:40
+    monkeypatch.setattr(ends.time, "time", lambda: now)
+    told = [Estimate(it, it * 0.9, it * 1.2, 0.9, "a test", 9) for it in (1_000.0, 3_000.0)]
+    its, alone = ends.Ends([1.0, 3.0], told), ends.Ends([1.0, 3.0])
+    # 0.9 and 1.2 times 1,000 · 0.5 + 3,000 s
+    budget = f"{clock(now + 3150)} to {clock(now + 4200)}"
+    assert its.words(0, 0.5) == f", all end by the budget {budget}"
+    assert alone.words(0, 0.5) == ""
+    now += 1_000
+    own = f"{clock(now + 6000)} by this run's rate"  # an eighth of the FLOP in 1,000 s, and three quarters are left
+    assert its.words(1, 0.0) == f", all end about {own}, by the budget {budget}"
+    assert alone.words(1, 0.0) == f", all end about {own}"
+    assert ends._clock(now, 2 * 86_400.0) == "Tue 11 Sep 02:03"
+
+
+def clock(at: float) -> str:
+    return time.strftime("%H:%M", time.gmtime(at))
+
+
+def asked(name: str, **changes: object) -> Options:
+    model = next(it.model for it in shape.series("diy").models if it.name == name)
+    recipe = msgspec.structs.replace(store.read(BUDGET).budget.configuration.recipe, micro_batch=4, accumulation=2)
+    recipe = msgspec.structs.replace(recipe, **changes)
+    schedule = Schedule(learning_rate=1e-3, warm_up_steps=2, steps=(20, 40))
+    return Options(slice=SliceOptions(model=model, recipe=recipe), schedule=schedule, folder="", data_sha256="",
+                   held_out_tokens=1)  # fmt: skip
+
+
+def test_a_budget_tells_the_seconds_of_what_it_has_a_rate_for():
+    run = store.read(BUDGET)
+    elsewhere = msgspec.structs.replace(run, budget=msgspec.structs.replace(run.budget, rig="2xrtx-4080"))
+    job = SimpleNamespace(holding=lambda room: iter([elsewhere, run]))
+    kind = run.budget.configuration.device.kind
+    said, told = ends.budgeted(job, [asked("5M"), asked("15M")], kind)
+    assert said.startswith(f"budget {run.id}: ")
+    row = next(it for it in run.budget.series if it.model == "5M")
+    tokens = (32 + 4 + 8) * 8 * asked("5M").slice.model.shape.sequence  # the trunk, and a decay of a fifth of each
+    assert told[0].value == pytest.approx(tokens / row.rate.tokens_per_s.value)
+    others = ([asked("5M", optimizer="muon")], kind), ([asked("5M")], "cuda" if kind == "cpu" else "cpu")
+    for trainings, on in others:
+        said, told = ends.budgeted(job, trainings, on)
+        assert (said.partition(":")[0], told) == (
+            "no stored budget of this rig has these models trained in this way", [],
+        )  # fmt: skip
+
+
+def test_a_rank_beside_goes_on_with_the_next_model_as_the_first_one_does(monkeypatch, tmp_path):
+    job = SimpleNamespace(store=Store(tmp_path), run=SimpleNamespace(id="20260101-000000-abcd"))
+    plan = Plan(trainings=tuple(map(asked, ("5M", "15M", "30M"))), data="text.bin")
+    ended = [RigbenchError("does not fit", "less", NOTHING), SimpleNamespace(ended="died"), None]
+    places = []
+
+    def started(_job, options, its, world, heard, place):
+        places.append(place)
+        if isinstance(ended[place], RigbenchError):
+            raise ended[place]
+        return ended[place]
+
+    monkeypatch.setattr(training, "_started", started)
+    world = World(1, 2, 1, "127.0.0.1", 29500)
+    follow = lambda: training.follow(job, training.Asked(plan), None, world)  # noqa: E731
+    for last, code in (("finished", FAULT), ("interrupted", 130)):
+        ended[2] = SimpleNamespace(ended=last)
+        assert follow() == code
+    assert places == [0, 1, 2] * 2
+    ended[2] = RigbenchError("bad data", "other data")
+    with pytest.raises(RigbenchError, match="bad data"):
+        follow()
+
+
+@pytest.mark.parametrize(("agent", "port", "at"), [("True", 29500, 29500), ("", 29500, 29502), ("", 65535, 65533)])
+def test_each_group_of_the_same_processes_meets_at_a_place_of_its_own(agent, port, at, monkeypatch):
+    given = {}
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", agent)
+    monkeypatch.setattr(ranks, "Child", lambda probe, options, environment, server: given.update(environment))
+    monkeypatch.setattr(ranks, "attend", lambda *a, **b: process.Outcome((None,), "finished", "", ()))
+    ranks.call_as("p", None, Trained, World(1, 2, 1, "127.0.0.1", port), limit_seconds=1.0, meeting=2)
+    assert (given["MASTER_PORT"], given["RIGBENCH_MEETING"]) == (str(at), "2")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("by_agent", [True, False])
+def test_torchruns_ranks_train_several_models_after_each_other(by_agent, tmp_path):
+    """As torchrun sets them, and with ranks that find each other at a port alone, as under srun."""
+    text = tmp_path / "text.txt"
+    text.write_text(Path(os.__file__).read_text() * 8)
+    environment = {**os.environ, "RIGBENCH_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-m", "rigbench"]
+    subprocess.run([*program, "pack", text, "-o", tmp_path / "text.bin"], env=environment, check=True)
+    words = f"scaling run --series tiny --data {tmp_path}/text.bin --tokens 20480 --batch 8 --device cpu --json".split()
+    if by_agent:
+        own = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "rigbench", *words]
+        out = subprocess.run(own, env=environment, check=True, capture_output=True).stdout
+    else:
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ranks.free_port())}
+        started = [
+            subprocess.Popen([*program, *words], env={**environment, **place, "RANK": rank, "LOCAL_RANK": rank},
+                             stdout=subprocess.PIPE) for rank in "01"
+        ]  # fmt: skip
+        out, _ = (its.communicate() for its in started)
+        assert [its.returncode for its in started] == [0, 0]
+        out = out[0]
+    run = msgspec.json.decode(out, type=Run)
+    assert [it.finished and it.conditions.ranks for it in run.scaling] == [2] * 5
