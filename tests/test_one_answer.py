@@ -25,6 +25,7 @@ from rigbench.train import plan as train_plan
 from rigbench.train.record import ProbeOptions
 from rigbench.work.record import WattOptions
 
+FIRST = ("2xrtx-4080", "t4")  # the others take as long again, each
 RIGS = ("rtx-3060", "2xrtx-4080", "rtx-4090", "4xrtx-3090", "t4", "8xh100-80gb-hbm3")
 
 
@@ -84,7 +85,7 @@ def told_by_each(answers: dict[str, dict]) -> dict[str, tuple]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("on", RIGS)
+@pytest.mark.parametrize("on", [on if on in FIRST else pytest.param(on, marks=pytest.mark.slow) for on in RIGS])
 def test_one_question_has_one_answer_of_every_model_of_the_series(tmp_path, on):
     answered = 0
     for of in series_names():

@@ -365,7 +365,7 @@ def test_the_command_trains_keeps_and_goes_on(rigbench, data, tmp_path):
     for wrong, said in {
         "scaling run --series tiny": "--data FILE is missing",
         f"scaling run --series {series} --data {data} --tokens 64": "64 tokens are 2 steps of 32 for 8k",
-        f"scaling run --series {series} --data {data} --tokens 64,5k": "--tokens 64 are 0 steps of 128 for 8k",
+        f"scaling run --series {series} --data {data} --tokens 64,5k": "--tokens 64 are 2 steps of 32 for 8k",
         "scaling run --resume 19990101 --tokens 5M": "--resume takes no other choices",
         "scaling run --resume 19990101": "no stored run is called",
     }.items():

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from test_first_screens import NUMBER
+from test_stored_runs import REPORTS
+from test_stored_runs import RUNS as STORED
 
 from rigbench import store
 from rigbench.document import Run
 from rigbench.report import screen
 
-ROOT = Path(__file__).parents[1]
-RUNS = [*sorted((ROOT / "reports").rglob("*.json")), *sorted((ROOT / "tests" / "runs").glob("*.json"))]
+RUNS = [*REPORTS, *STORED]
 WIDTHS = (100, 80, 60)
 
 
