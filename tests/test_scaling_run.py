@@ -174,6 +174,7 @@ def test_what_was_killed_goes_on_with_the_same_losses_to_the_last_bit(word, at, 
     assert folders == {RECORD, "weights-10", "weights-20"}
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_killed_with_9_goes_on_with_the_same_losses(whole, data, tmp_path):
     asked = options(tmp_path, data)
     child = process.Child("rigbench.scaling.probe", asked, {"OMP_NUM_THREADS": "1"})
@@ -188,11 +189,11 @@ def test_a_worker_that_was_killed_with_9_goes_on_with_the_same_losses(whole, dat
 
 
 OTHERS = {
-    "muon, two micro-steps": Recipe(precision="fp32", micro_batch=1, accumulation=2, optimizer="muon"),
-    "8-bit, fp16": Recipe(precision="fp16", micro_batch=2, optimizer="adamw8bit"),
+    "muon, fp16, two micro-steps": Recipe(precision="fp16", micro_batch=1, accumulation=2, optimizer="muon"),
     "fsdp2": Recipe(precision="fp32", micro_batch=2, strategy="fsdp2"),
 }
 SLOWER = {
+    "8-bit, fp16": Recipe(precision="fp16", micro_batch=2, optimizer="adamw8bit"),
     "unfused": Recipe(precision="fp32", micro_batch=2, optimizer="adamw-foreach"),
     "bf16, checkpointing, chunked loss": Recipe(precision="bf16", micro_batch=2, checkpoint_every=1, loss_chunks=2),
     "ddp": Recipe(precision="fp32", micro_batch=2, strategy="ddp"),
@@ -362,7 +363,13 @@ def test_the_command_trains_keeps_and_goes_on(rigbench, data, tmp_path):
     code, again, err = rigbench("scaling", "run", "--resume", run, "--quiet")
     assert (code, again, err) == (0, out, "")
     assert rigbench("report", run)[0] == 0
+    short = f"scaling run --series {series} --data {data} --tokens 1280 --batch 2 --device cpu"
+    for wrong in ("--strategy fsdp2 --optimizer muon", "--strategy data-parallel --compile on"):
+        code, out, err = rigbench(*short.split(), *wrong.split(), "--quiet")
+        assert (code, out, err.count("\n")) == (3, "", 1)
+        assert [path.name for path in (tmp_path / "home" / "scaling").iterdir()] == [run]
     for wrong, said in {
+        f"{short} --accumulation 3": "give a --batch that is a multiple of 3",
         "scaling run --series tiny": "--data FILE is missing",
         f"scaling run --series {series} --data {data} --tokens 64": "64 tokens are 2 steps of 32 for 8k",
         f"scaling run --series {series} --data {data} --tokens 64,5k": "--tokens 64 are 2 steps of 32 for 8k",

@@ -177,7 +177,7 @@ def test_a_budget_tells_the_seconds_of_what_it_has_a_rate_for():
 def test_a_rank_beside_goes_on_with_the_next_model_as_the_first_one_does(monkeypatch, tmp_path):
     job = SimpleNamespace(store=Store(tmp_path), run=SimpleNamespace(id="20260101-000000-abcd"))
     plan = Plan(trainings=tuple(map(asked, ("5M", "15M", "30M"))), data="text.bin")
-    ended = [RigbenchError("does not fit", "less", NOTHING), SimpleNamespace(ended="died"), None]
+    ended = [SimpleNamespace(ended="died"), RigbenchError("does not fit", "less", NOTHING), None]
     places = []
 
     def started(_job, options, its, world, heard, place):
@@ -193,9 +193,10 @@ def test_a_rank_beside_goes_on_with_the_next_model_as_the_first_one_does(monkeyp
         ended[2] = SimpleNamespace(ended=last)
         assert follow() == code
     assert places == [0, 1, 2] * 2
-    ended[2] = RigbenchError("bad data", "other data")
-    with pytest.raises(RigbenchError, match="bad data"):
-        follow()
+    for place, code in ((2, 2), (0, NOTHING)):  # of the first model: then nothing can be trained
+        ended[place] = RigbenchError("bad data", "other data", exit_code=code)
+        with pytest.raises(RigbenchError, match="bad data"):
+            follow()
 
 
 @pytest.mark.parametrize(("agent", "port", "at"), [("True", 29500, 29500), ("", 29500, 29502), ("", 65535, 65533)])

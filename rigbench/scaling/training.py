@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -148,6 +149,8 @@ def _recipe(choices: RecipeOptions, its: Cards, world: World | None) -> tuple[Re
     if base.strategy in slices.ONE_PROCESS and world:
         what = f"--strategy {base.strategy} is one process's, and torchrun has started several"
         raise RigbenchError(what, "use --strategy ddp or fsdp2", exit_code=NOTHING)
+    if not world:
+        slices.refuse_one_card(base.strategy, its)
     if base.precision == "auto" and not on_gpu:
         base = msgspec.structs.replace(base, precision="fp32")
     size = 1 if base.strategy in slices.ONE_PROCESS else world.size if world else slices.rank_count(its)
@@ -170,7 +173,8 @@ def _scheduled(
     most, parts = max(1, MOST_AT_ONCE // model.shape.sequence), recipe.accumulation
     if own % parts:
         what = f"--accumulation {parts}: a step of {model.name} is {own} sequences a rank"
-        raise RigbenchError(what, "give --batch too, or leave --accumulation out")
+        cure = f"give a --batch that is a multiple of {parts * size}, or leave --accumulation out"
+        raise RigbenchError(what, cure)
     most = options.micro_batch if isinstance(options.micro_batch, int) else most if parts == 1 else own // parts
     at_once = min(own, most)
     micro = next(count for count in range(at_once, 0, -1) if own % count == 0)
@@ -240,6 +244,9 @@ def train_all(job: Job, asked: Asked, its: Cards, world: World | None) -> None:
         try:
             outcome = _started(job, options, its, world, heard, place)
         except RigbenchError as error:
+            if not job.run.scaling and not asked.run:  # nor can any larger one be trained
+                shutil.rmtree(job.store.home / FOLDER / job.run.id, ignore_errors=True)
+                raise
             if error.exit_code != NOTHING:
                 raise
             job.keep(scaling=(*job.run.scaling, Skipped(name, str(error))))
@@ -338,7 +345,7 @@ def follow(job: Job, asked: Asked, its: Cards, world: World) -> int:
         try:
             outcome = _started(job, options, its, world, lambda share, text: None, place)
         except RigbenchError as error:
-            if error.exit_code != NOTHING:
+            if not place or error.exit_code != NOTHING:
                 raise
             continue
         if outcome.ended == "interrupted":

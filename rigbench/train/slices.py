@@ -64,9 +64,8 @@ def run(
     if its and its.environment:
         options, environment = msgspec.structs.replace(options, device="cuda:0"), {**environment, **its.environment}
     its = its or asked
-    if len(its.gpus) == 1 and strategy in SEVERAL_GPUS and world is None:
-        what = f"--strategy {strategy} is for several GPUs, and {its.why or 'here is one'}"
-        raise RigbenchError(what, "use --strategy single", NOTHING)
+    if world is None:
+        refuse_one_card(strategy, its)
     if strategy not in ONE_PROCESS:
         return _in_ranks(job, options, environment, watts, world, its)
     made = OwnSlice if isinstance(options.model, OwnModel) else Slice
@@ -91,6 +90,16 @@ def run(
             room="slices",
             complete=complete,
         )
+
+
+def refuse_one_card(strategy: str, its: Cards) -> None:
+    """
+    Raises:
+        RigbenchError: that is no way to train on a single GPU.
+    """
+    if len(its.gpus) == 1 and strategy in SEVERAL_GPUS:
+        what = f"--strategy {strategy} is for several GPUs, and {its.why or 'here is one'}"
+        raise RigbenchError(what, "use --strategy single", NOTHING)
 
 
 def prepared(job: Job, options: Options) -> tuple[Options, Mapping[str, str]]:
