@@ -27,6 +27,7 @@ hypothesis.settings.load_profile("rigbench")
 QUIET = Path(__file__).parent / "quiet"
 # What a shell starts in the background inherits an ignored SIGINT, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup hands down an ignored SIGHUP
 
 
 @pytest.fixture(scope="session", autouse=True)

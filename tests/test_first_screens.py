@@ -411,7 +411,7 @@ ok    matmul: bf16 49.7 GFLOP/s (49.1 to 50.3) sustained, no datasheet to hold i
   note  not run: 2 of the model's 15 products in bf16: the time was up
   model   120M's own products in fp32: 4.78 s (one sample) a step expected for 759 GFLOP: 159
           GFLOP/s, 65 % of the ceiling
-  how sure  the last 757 ms of 2.27 s of load; the fastest of 12 and 20 shapes
+  how sure  the last 757 ms of 2.27 s of load; the fastest of 12 to 20 shapes (by dtype)
   more      rigbench report RUN matmul has every size, and each layer's own products
 """
 

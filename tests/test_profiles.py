@@ -43,7 +43,7 @@ def a_gpu(**changes):
 
 def test_every_shipped_profile_is_well_formed():
     assert report.check() == (
-        "profiles are well formed: 104 GPUs, 2 series (diy, llama), 64 published models, "
+        "profiles are well formed: 104 GPUs, 3 series (diy, llama, tiny), 64 published models, "
         "11 electricity prices, 30 cloud prices, 13 rigs"
     )
 
