@@ -100,9 +100,8 @@ def _laws(its: Fit) -> object:
         floor = line.floor
         told = "cannot be told" if isinstance(floor, Absent) else f"{_plain(floor.irreducible, 2)}"
         exponent = "" if isinstance(floor, Absent) else _plain(floor.exponent)
-        rows.append(
-            [f"L({line.of})", str(len(line.places)), _plain(line.exponent), r_squared(line.r_squared), told, exponent]
-        )
+        straight = r_squared(line.r_squared) if line.exponent.level else "n/a"  # any two points lie on a line
+        rows.append([f"L({line.of})", str(len(line.places)), _plain(line.exponent), straight, told, exponent])
     joint = its.joint
     if isinstance(joint, Joint):
         words = _plain(joint.irreducible, 2)
