@@ -14,7 +14,7 @@ from rigbench.dataloader.record import Dataloader
 from rigbench.machine.record import RigId, Software
 from rigbench.matmul.record import Matmul
 from rigbench.p2p.record import P2p
-from rigbench.predict.record import Capacity
+from rigbench.predict.record import Capacity, OwnCapacity
 from rigbench.scaling.record import Fit, SeriesPlan, Trained
 from rigbench.thermals.record import PowerSteps, Thermals
 from rigbench.topology.record import Topology
@@ -51,7 +51,7 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     arms: Arms | Absent = NOT_ASKED
     budget: Budget | Skipped | Absent = NOT_ASKED
     backtest: Backtest | Reach | Absent = NOT_ASKED
-    capacity: Capacity | Skipped | Absent = NOT_ASKED
+    capacity: Capacity | OwnCapacity | Skipped | Absent = NOT_ASKED
     watched: Training | Absent = NOT_ASKED
     plan: SeriesPlan | Absent = NOT_ASKED
     scaling: tuple[Trained | Skipped, ...] = ()

@@ -100,12 +100,6 @@ class ModelOptions(Record, frozen=True, kw_only=True):
         return DEFAULT_SERIES if isinstance(self.series, Absent) else self.series
 
 
-class SeriesOptions(ModelOptions, frozen=True, kw_only=True):
-    """The same for what asks for the largest model of a series."""
-
-    params: Annotated[int | Absent, params_option("the series' largest")] = NOT_GIVEN
-
-
 class ProgramOptions(ModelOptions, frozen=True, kw_only=True):
     """The same where --model may also name a factory of the user's own."""
 
@@ -119,6 +113,12 @@ class ProgramOptions(ModelOptions, frozen=True, kw_only=True):
             private=True,
         ),
     ] = NOT_GIVEN
+
+
+class SeriesOptions(ProgramOptions, frozen=True, kw_only=True):
+    """The same for what asks for the largest model of a series."""
+
+    params: Annotated[int | Absent, params_option("the series' largest")] = NOT_GIVEN
 
 
 class ShapeFile(Profile, frozen=True, kw_only=True):
@@ -147,7 +147,7 @@ def choose(options: ModelOptions, default: str | Model = DEFAULT_SIZE) -> Model:
     if program is not None:
         raise RigbenchError(
             f"--model {program} is a program, and this command works from a shape",
-            "name a published model or a FILE.toml, or give --params; train-probe runs programs",
+            "name a published model or a FILE.toml, or give --params; train-probe and capacity take programs",
         )
     return _changed(_base(options, default), options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.profiles import GpuProfile, RigProfile
 from rigbench.core.record import Absent
-from rigbench.job import Job
+from rigbench.job import Interrupted, Job
 from rigbench.machine import host
 from rigbench.machine.cuda_map import Cards
 from rigbench.model import counts, shape
@@ -31,16 +32,20 @@ from rigbench.predict.record import (
     CapacityRow,
     Largest,
     Options,
+    OwnCapacity,
+    OwnMemoryOptions,
     Target,
     UsualStep,
 )
 from rigbench.predict.traces import Traces
 from rigbench.store import now
+from rigbench.work import process
 
 USUAL_OPTIMIZERS: tuple[Optimizer, ...] = ("adamw", "adamw8bit")
 CHECKPOINT_EVERY, CHUNKS = (0, 1), (1, LOSS_CHUNKS)
 ADAPTER_FIELDS = ("adapter", "adapter_rank", "adapter_targets")
 DEFAULT_CONTEXT = 4096
+OWN_MEMORY, OWN_SECONDS = "rigbench.train.own_memory", 600.0  # at most; a program's factory may load weights
 # Preferred numbers (ISO 3, R10): sizes a quarter apart, as fine as the question of the largest model deserves.
 PREFERRED = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0)
 
@@ -108,6 +113,55 @@ def predicted(
     result = msgspec.structs.replace(result, seconds=time.perf_counter() - started)
     job.keep(capacity=result)
     return result
+
+
+def predicted_program(
+    job: Job, program: str, sizes: Sequence[int], options: Options, on_name: str | None, device: str | None
+) -> OwnCapacity:
+    """What fits of a program of the user's; kept in the job. `sizes`: --vocab and --seq, 0 where they were not said.
+
+    Raises:
+        RigbenchError: options that a program decides, or its own mistakes.
+    """
+    decided = {
+        "--inference": options.inference,
+        "--context": not isinstance(options.context_tokens, Absent),
+        "--compile on": options.compiled is True,
+        "--attention": options.attention != "fused",
+        "--adapter": not isinstance(options.adapter, Absent),
+        "--rank": not isinstance(options.adapter_rank, Absent),
+        "--targets": not isinstance(options.adapter_targets, Absent),
+        "--optimizer muon": options.optimizer == "muon",
+        f"--strategy {options.strategy}": options.strategy in ("fsdp2", "fsdp2-offload"),
+    }
+    for option in (option for option, value in decided.items() if value):
+        raise RigbenchError(f"{option} is not for a program, and --model {program} is one", f"leave {option} out")
+    its = Cards() if on_name else job.cards(device).alike
+    its = its.first if options.strategy == "single" else its
+    place = target(job, on_name, its)
+    if options.strategy == "ddp" and place.count == 1:
+        raise RigbenchError(
+            f"--strategy ddp needs several cards, and {place.name} is one", "name several, as 2xrtx-4090"
+        )
+    if options.strategy == "single":
+        place = msgspec.structs.replace(place, count=1, communication=cards.communication(1))
+    asked = OwnMemoryOptions(
+        name=program,
+        folder=os.getcwd(),
+        vocabulary=sizes[0],
+        sequence=sizes[1],
+        target=place,
+        optimizers=USUAL_OPTIMIZERS if isinstance(options.optimizer, Absent) else (options.optimizer,),
+        precision=arm_precision(options.precision, place),
+    )
+    job.progress.stage(f"capacity of {program} on {place.name}", 15)
+    outcome = process.call(OWN_MEMORY, asked, OwnCapacity, limit_seconds=OWN_SECONDS, on_progress=job.progress.update)
+    if outcome.ended == "interrupted":
+        raise Interrupted
+    if outcome.result is None:
+        raise RigbenchError(f"--model {program}: {outcome.reason}", "try it in a Python shell first", exit_code=NOTHING)
+    job.keep(capacity=outcome.result)
+    return outcome.result
 
 
 def _recipes(

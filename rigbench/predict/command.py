@@ -14,9 +14,10 @@ def capacity(common: Common, model: SeriesOptions, options: Options) -> int:
     Micro-batch and sequence are those of one model, the series' largest; with --params or --model of that one, and
     the largest model of the series is then not worked out.
 
-        rigbench capacity --on 2xrtx-4080                  cards that you do not own
-        rigbench capacity --params 500M --series llama     one model on this machine
-        rigbench capacity --on rtx-4090 --inference        generating text instead
+        rigbench capacity --on 2xrtx-4080                   cards that you do not own
+        rigbench capacity --params 500M --series llama      one model on this machine
+        rigbench capacity --on rtx-4090 --inference         generating text instead
+        rigbench capacity --on rtx-4090 --model mynet:make  a program of yours
     """
     import msgspec
 
@@ -25,11 +26,16 @@ def capacity(common: Common, model: SeriesOptions, options: Options) -> int:
     from rigbench.core.options import NOT_GIVEN
     from rigbench.core.record import Absent
     from rigbench.model import named, shape
-    from rigbench.predict.capacity import predicted
+    from rigbench.predict.capacity import predicted, predicted_program
     from rigbench.predict.recorded import rig_asked
 
     if options.context_tokens is not NOT_GIVEN and not options.inference:
         raise RigbenchError("--context is the length of an inference's cache", "add --inference, or give --seq")
+    program = named.factory(model)
+    if program is not None:
+        on = rig_asked(common.on, common.replay)
+        sizes = [0 if isinstance(it, Absent) else it for it in (model.vocabulary, model.sequence)]
+        return common.answer(lambda job: predicted_program(job, program, sizes, options, on, common.device))
     series = shape.series(model.series_name)
     of_series = isinstance(model.params, Absent) and isinstance(model.model, Absent)
     if not isinstance(model.model, Absent):  # the series beside it is the one whose largest model is wanted

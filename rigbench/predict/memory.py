@@ -22,7 +22,7 @@ from rigbench.model.record import Model
 from rigbench.predict import allocator, cards, compiled
 from rigbench.predict.allocator import OutOfMemory, Peaks
 from rigbench.predict.loop import Script, ScriptLine, compose, device_bytes, paged_bytes, weights_with
-from rigbench.predict.record import Breakdown, Largest, Target, VramPrediction
+from rigbench.predict.record import Breakdown, Largest, OwnRow, Target, VramPrediction
 from rigbench.predict.traces import NotPeriodic, Step, Traces
 
 METHOD = 1
@@ -32,6 +32,11 @@ BASIS_CPU = "the model's code on fake tensors, what is live at its peak; the hea
 MICRO_BATCHES = (2, 3)  # loops are a line in the micro-batch from 2 on: one sequence alone takes other operations
 SEQUENCE_STEP = 128  # and in the sequence from tile to tile of flash attention's
 SEQUENCES = (4, 8)  # in such steps
+OWN_SPREAD = 0.25  # as compiled.SPREAD is for code that nothing was fitted on; assumed
+OWN_BASIS = (
+    "its own code, eager, on fake tensors, and a replica of torch's allocator; ±25 % assumed, as no published peak of "
+    "such code is behind it"
+)
 KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "workspace", "communication")
 GPU_DECIDES, CPU_DECIDES = "reserved and context, on the device", "tensors and process, in host memory"
 ROOM_STEP_BYTES = 32 << 20  # how finely the least room that a step needs is told
@@ -189,9 +194,6 @@ def _prediction(model: Model, recipe: Recipe, target: Target, case: Case) -> Vra
     low, reserved, high = held
     basis = BASIS if on_gpu else BASIS_CPU
     ends = (held + beyond for held, beyond in zip((low, high), outside.ends, strict=True))
-    live: Counter[str] = Counter()
-    for storage in allocator.live_at(case.script.events, peaks.peak_at):
-        live[case.script.kinds[storage]] += case.script.sizes[storage]
     if recipe.strategy == "fsdp2-offload":  # one rank's weights, gradients and states
         frozen = total_parameters(model.shape) if recipe.adapted else 0
         trained = sum(its.elements for its in weights_with(model.shape, recipe) if its.trained)
@@ -209,17 +211,64 @@ def _prediction(model: Model, recipe: Recipe, target: Target, case: Case) -> Vra
         outside=outside,
         process=Figure(reserved + outside.value, "predicted", basis, *ends),
         host_bytes=host_bytes,
-        breakdown=Breakdown(
-            **{f"{kind}_bytes": live[kind] for kind in KINDS},
-            cache_bytes=reserved - live.total(),
-            outside_bytes=round(outside.value),
-        ),
+        breakdown=_breakdown(case, peaks, reserved, outside),
         room_bytes=room,
         fits=case.fits(room),
         short_bytes=case.short(room),
         allocator_retries=peaks.retries,
         deciding=GPU_DECIDES if on_gpu else CPU_DECIDES,
     )
+
+
+def _breakdown(case: Case, peaks: Peaks, reserved: int, outside: Figure) -> Breakdown:
+    """What lives at the peak, and what is held beside it."""
+    live: Counter[str] = Counter()
+    for storage in allocator.live_at(case.script.events, peaks.peak_at):
+        live[case.script.kinds[storage]] += case.script.sizes[storage]
+    return Breakdown(
+        **{f"{kind}_bytes": live[kind] for kind in KINDS},
+        cache_bytes=reserved - live.total(),
+        outside_bytes=round(outside.value),
+    )
+
+
+def own_row(script: Callable[[int], Script], recipe: Recipe, target: Target, fixed: int) -> OwnRow:
+    """The most samples at once that fit of a program of the user's, whose loop of n samples is `script(n)`; where none
+    do, what the fewest take. `fixed`: of every batch, where the program makes no others.
+
+    Its kernels may take other workspaces than those that are known.
+    """
+    at, room, least = script if fixed else _line_of(script), cards.room_bytes(target), fixed or 1
+    count = least if Case(at(least), target).fits(room) else 0
+    if count and not fixed:
+        count = most(lambda n: Case(at(n), target).fits(room), MOST_SEQUENCES)
+    case = Case(at(count or least), target)
+    short: int | Absent = Absent("its batches are of one size")
+    if count == MOST_SEQUENCES:
+        short = Absent("more were not looked for")
+    elif not fixed:
+        short = Case(at(count + 1), target).short(room)
+    peaks, outside = case.peaks(room), cards.outside(target)
+    reserved = peaks.reserved_bytes if target.kind == "cuda" else round(HOST_HELD[1] * peaks.allocated_bytes)
+    size = reserved + outside.value
+    return OwnRow(
+        optimizer=recipe.optimizer,
+        precision=recipe.precision,
+        micro_batch=count or Absent("not even the fewest samples fit"),
+        process=Figure(size, "predicted", OWN_BASIS, (1 - OWN_SPREAD) * size, (1 + OWN_SPREAD) * size),
+        breakdown=_breakdown(case, peaks, reserved, outside),
+        next_short_bytes=short,
+    )
+
+
+def _line_of(script: Callable[[int], Script]) -> Callable[[int], Script]:
+    """Along the line through two loops where there is one, else each on its own."""
+    low, high = MICRO_BATCHES
+    try:
+        line = ScriptLine(script(low), script(high), low, high)
+    except NotPeriodic:
+        return script
+    return lambda samples: line.at(samples) if samples >= low else script(samples)
 
 
 class Case:

@@ -252,6 +252,52 @@ class Capacity(Record, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+class OwnMemoryOptions(Record, frozen=True, kw_only=True):
+    """For the process that predicts a program of the user's; `folder` is where its command was typed."""
+
+    name: str
+    folder: str
+    vocabulary: int = 0
+    sequence: int = 0
+    target: Target
+    optimizers: tuple[Optimizer, ...]
+    precision: Precision
+
+
+class OwnRow(Record, frozen=True, kw_only=True):
+    """The most samples at once of a program of the user's, and what they take; of the fewest where none fit."""
+
+    optimizer: Optimizer
+    precision: str
+    micro_batch: int | Absent
+    process: Figure
+    breakdown: Breakdown
+    next_short_bytes: int | Absent
+
+
+class OwnCapacity(Record, frozen=True, kw_only=True):
+    """What fits of a program of the user's."""
+
+    method: int
+    started_at: str
+    seconds: float
+    source: Source = "predicted"
+    target: Target
+    program: str
+    unit: str  # tokens or samples
+    items_per_sample: int
+    batch: str  # shapes and types of what it eats
+    total_parameters: int
+    trainable_parameters: int
+    flop_per_item: float | Absent
+    fixed_samples: int  # of every batch, where the program decides that; 0: as many as asked for
+    rows: tuple[OwnRow, ...]
+    items_per_s: Estimate | Absent = Absent(
+        "a program's kernels are not known, so its speed is measured, not predicted"
+    )
+    notes: tuple[str, ...] = ()
+
+
 PartName = Literal[
     "matmul",
     "attention",

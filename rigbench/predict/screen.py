@@ -10,9 +10,9 @@ from rich.text import Text
 
 from rigbench.core import units
 from rigbench.core.record import Absent
-from rigbench.core.screen import Columns, Headline, closing, grid, headline, marked, span, table
+from rigbench.core.screen import Columns, Headline, closing, counted, grid, headline, marked, span, table
 from rigbench.model.recipe import checkpoint_words
-from rigbench.predict.record import NOT_ASKED, Capacity, Largest, Target, UsualStep, VramPrediction
+from rigbench.predict.record import NOT_ASKED, Capacity, Largest, OwnCapacity, Target, UsualStep, VramPrediction
 
 BAR_CELLS = 40
 SLOW_WORDS = "slow: it fits only while torch gives cached memory back again and again"
@@ -30,8 +30,11 @@ PARTS = {
 PRECISIONS = {"bf16": "bf16 autocast", "fp16": "fp16 autocast", "bf16-pure": "pure bf16"}
 
 
-def brief(result: Capacity, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
+def brief(result: Capacity | OwnCapacity, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     """The one answer, the table of what fits, what fills the memory, how sure and what next."""
+    if isinstance(result, OwnCapacity):
+        _show_program(result, console, quiet)
+        return
     headline("capacity", _answer(result), console)
     console.print(_weights_table(result) if result.inference else _ways_table(result))
     if quiet:
@@ -72,6 +75,46 @@ def _answer(result: Capacity) -> Headline:
     slow = ", which is slow" if _slow(shown) else ""
     fits = f"{model.name} fits {card} with {_sequences(shown.value)} of {model.shape.sequence:,} tokens"
     return "ok" if isinstance(row.micro_batch, Largest) and not slow else "warn", f"{fits}{slow} [{words}]"
+
+
+def _show_program(its: OwnCapacity, console: Console, quiet: bool = False) -> None:
+    card = its.target.name if its.target.count < 2 else f"each card of {its.target.name}"
+    first = next((row for row in its.rows if isinstance(row.micro_batch, int)), None)
+    low = min(row.process.ends[0] for row in its.rows)
+    if first:
+        samples = f"{first.micro_batch:,} sample{'' if first.micro_batch == 1 else 's'}"
+        samples += f" of {its.items_per_sample:,} tokens" if its.unit == "tokens" else ""
+        more = " and more" if isinstance(first.next_short_bytes, Absent) and not its.fixed_samples else ""
+        words = f"fits {card} with {samples}{more} at once [{first.optimizer}, {first.precision}, eager]"
+    elif low <= its.target.usable.value:
+        words = f"may not fit {card}: more than the room there is predicted, less at the low end"
+    else:
+        words = f"does not fit {card}, not even {counted(its.fixed_samples or 1, 'sample')} at once"
+    headline("capacity", ("ok" if first else "warn", f"{its.program} {words}"), console)
+    rows = []
+    for row in its.rows:
+        short = "" if isinstance(row.next_short_bytes, Absent) else units.format_bytes(row.next_short_bytes)
+        count = f"{row.micro_batch:,}" if isinstance(row.micro_batch, int) else "does not fit"
+        rows.append((row.optimizer, count, span(row.process, "bytes"), short))
+    console.print(table(("optimizer", f">micro-batch of {its.program}", ">it takes", ">one more lacks"), rows))
+    if quiet:
+        return
+    shown = first or its.rows[0]
+    parts = [(name, size) for name, size in shown.breakdown.parts().items() if size >= shown.process.value / 100]
+    weights = f"{units.format_count(its.total_parameters)} parameters"
+    if its.trainable_parameters < its.total_parameters:
+        weights += f", {units.format_count(its.trainable_parameters)} of them trained"
+    filled = "; ".join(f"{_part_words(name, its.target)} {units.format_bytes(size)}" for name, size in parts)
+    memory, usable = its.target.memory_bytes, its.target.usable.value
+    facts = [
+        ("program", f"{weights}; a batch: {its.batch}"),
+        ("on", f"{units.format_bytes(memory)}, {units.format_bytes(usable)} usable ({its.target.usable.basis})"),
+        ("memory", filled),
+    ]
+    facts += [("speed", f"n/a ({its.items_per_s.reason})")] if isinstance(its.items_per_s, Absent) else []
+    console.print(grid(facts))
+    marked([("note", line) for line in its.notes], console)
+    closing(f"predicted: {shown.process.basis}", f"on a card: rigbench train-probe --model {its.program}", console)
 
 
 def _sequences(count: int) -> str:
@@ -129,8 +172,11 @@ def usual_words(its: UsualStep) -> str:
     return f"`rigbench budget` and `train-probe --on` take {with_so_many}: {takes}{unsure}{rate}"
 
 
-def show(result: Capacity, console: Console) -> None:
+def show(result: Capacity | OwnCapacity, console: Console) -> None:
     """The table of what fits, and the chart of what fills the memory."""
+    if isinstance(result, OwnCapacity):
+        _show_program(result, console)
+        return
     console.print(Text.assemble((f"what fits on {result.target.name}", "bold"), f", predicted: {_room(result)}"))
     if result.inference:
         _show_inference(result, console)

@@ -15,7 +15,7 @@ from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.core.screen import Headline, Mark, counted, grid, headline, marked, middle, printable
 from rigbench.doctor.screen import held_back
 from rigbench.document import NOT_ASKED, Run
-from rigbench.predict.record import Capacity
+from rigbench.predict.record import Capacity, OwnCapacity
 from rigbench.tables import machine, shortened
 from rigbench.train.record import AnySlice, Arms
 from rigbench.usable import BUSY
@@ -61,7 +61,7 @@ def head(run: Run) -> str:
     when = run.started_at[:16].replace("T", " ")
     status = "" if run.status == "finished" else f" · {run.status}"
     its = run.budget.rig if isinstance(run.budget, Budget) else run.arms.on if isinstance(run.arms, Arms) else "here"
-    if run.look and isinstance(run.capacity, Capacity):
+    if run.look and isinstance(run.capacity, Capacity | OwnCapacity):
         its = run.capacity.target.name
     if isinstance(its, str) and its != "here":  # predicted of hardware that is not here
         return f"rigbench {run.command}   {its} · {when} UTC{status}"

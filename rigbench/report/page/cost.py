@@ -13,7 +13,7 @@ from rigbench.core.finding import Examined, Lost
 from rigbench.core.record import Absent, Figure, Price, Skipped
 from rigbench.document import Run
 from rigbench.matmul.record import Matmul
-from rigbench.predict.record import Capacity, Largest, VramPrediction
+from rigbench.predict.record import Capacity, Largest, OwnCapacity, VramPrediction
 from rigbench.report.page import charts
 from rigbench.report.page.kit import Chart, Section, Table, cells, held, why
 from rigbench.train.record import AnySlice, Arms, Slice
@@ -293,6 +293,13 @@ def _memory(run: Run) -> Section:
         ]
         caption = f"What fits on {capacity.target.name}, predicted"
         tables.append(Table(caption, ("how", ">micro-batch", ">sequence", ">parameters"), rows, ".capacity.rows"))
+    elif own := held(run.capacity, OwnCapacity):
+        rows = [
+            cells(f"{row.optimizer}, {row.precision}, eager", row.micro_batch, units.format_bytes(row.process.value))
+            for row in own.rows
+        ]
+        caption = f"What fits of {own.program} on {own.target.name}, predicted"
+        tables.append(Table(caption, ("how", ">micro-batch", ">process"), rows, ".capacity.rows"))
     else:
         missing.append(f"what fits: {why(run, 'capacity')}")
     return Section("memory", "Memory", (), drawn, tables, missing)

@@ -1,0 +1,166 @@
+"""Is the memory of a program of the user's predicted as that of rigbench's own, as a real step takes it, or refused?"""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from real_memory import peaks
+from test_first_screens import printed
+
+from rigbench.core import profiles
+from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.record import Absent
+from rigbench.model.counts import describe
+from rigbench.model.recipe import Recipe
+from rigbench.model.shape import model_named
+from rigbench.predict import allocator, cards, loop, screen
+from rigbench.predict.memory import Predictor
+from rigbench.predict.record import Largest, OwnCapacity, OwnMemoryOptions
+from rigbench.predict.traces import Traces
+from rigbench.train import own_memory
+from rigbench.train.own import load
+from rigbench.work.process import Report
+
+MODELS = Path(__file__).parent / "models"
+PROGRAMS = """
+import msgspec
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from rigbench.model.gpt import Decoder
+from rigbench.model.shape import model_named
+
+def decoder():
+    made = Decoder(msgspec.structs.replace(model_named("5M").shape, layers=2, vocabulary=1024, sequence=128))
+    made.vocabulary, made.sequence = 1024, 128
+    return made
+
+class Net(nn.Module):
+    def __init__(self, width, asks):
+        super().__init__()
+        self.line, self.asks = nn.Linear(4, width), asks
+    def forward(self, x):
+        y = self.line(x).square().mean()
+        return y if not self.asks or y.item() > -1 else -y
+
+def asks():
+    return Net(2, True), lambda n: torch.randn(n, 4)
+
+def huge():
+    data = TensorDataset(torch.randn(64, 4))
+    return Net(6_000_000, False), DataLoader(data, batch_size=2)
+"""
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """The name of a factory of those above, importable."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "own_programs.py").write_text(PROGRAMS)
+    return lambda name: f"own_programs:{name}"
+
+
+def predicted(name: str, folder: Path, card: str = "rtx-3060", **changes) -> OwnCapacity:
+    options = {
+        "name": name,
+        "folder": str(folder),
+        "target": cards.of_profile(profiles.gpu(card), card),
+        "optimizers": ("adamw",),
+        "precision": "bf16",
+        **changes,
+    }
+    return own_memory.run(OwnMemoryOptions(**options), Report(io.BytesIO()))
+
+
+def test_a_decoder_brought_as_a_program_takes_what_it_takes_by_its_name(program, tmp_path):
+    found = predicted(program("decoder"), tmp_path)
+    card = cards.of_profile(profiles.gpu("rtx-3060"), "rtx-3060")
+    model = describe(msgspec.structs.replace(model_named("5M").shape, layers=2, vocabulary=1024, sequence=128), "small")
+    named = Predictor(Traces(None)).largest_micro_batch(model, Recipe(precision="bf16", micro_batch=1), card)
+    assert isinstance(named, Largest)
+    assert found.unit == "tokens"
+    assert found.items_per_sample == 128
+    assert found.rows[0].micro_batch == pytest.approx(named.value, rel=0.01)
+    assert found.rows[0].process.value == pytest.approx(named.prediction.process.value, rel=0.01)
+    shown = words(screen.brief, found)
+    assert (
+        f"fits rtx-3060 with {found.rows[0].micro_batch:,} samples of 128 tokens at once [adamw, bf16, eager]" in shown
+    )
+    assert "so its speed is measured" in shown
+
+
+def test_a_step_on_fake_tensors_allocates_what_a_real_one_does(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    own = load("tiny_vision:make", str(MODELS))
+    samples, weights = 16, [weight.numel() * 4 for weight in own.module.parameters()]
+
+    def step() -> None:
+        assert own.batch
+        images, labels = own.batch(samples)
+        own.module(images, labels).backward()
+
+    buffers = [buffer.numel() * buffer.element_size() for buffer in own.module.buffers()]
+    real = peaks(step, [*weights, *buffers])[0]
+    own.module.zero_grad(set_to_none=True)
+    fake = own_memory.FakeStep(own, "fp32", cuda=False)
+    script = loop.compose(fake.micro_step(samples), fake.weights, Recipe(precision="fp32", micro_batch=samples))
+    # The first step alone, without the optimizer's states, which begin where it ends.
+    states = script.kinds.index("optimizer")
+    until = script.events.index(states)
+    told = allocator.replay(script.sizes, script.events[:until]).allocated_bytes
+    assert told == pytest.approx(real, rel=0.005)
+
+
+def test_what_asks_for_values_is_refused_in_one_line(program, tmp_path):
+    with pytest.raises(RigbenchError) as refused:
+        predicted(program("asks"), tmp_path)
+    assert refused.value.exit_code == NOTHING
+    assert "its step on fake tensors raised DataDependentOutputException" in str(refused.value)
+    assert "train-probe --model own_programs:asks` measures it" in str(refused.value)
+
+
+def test_a_batch_of_one_size_fits_or_not(program, tmp_path):
+    found = predicted(program("huge"), tmp_path, precision="bf16-pure", card="rtx-3050")
+    assert found.fixed_samples == 2
+    assert isinstance(found.rows[0].next_short_bytes, Absent)
+    assert "huge fits rtx-3050 with 2 samples at once" in words(screen.brief, found)
+    small = predicted(program("huge"), tmp_path, target=cards.of_profile(_of_half_a_gib(), "small"))
+    assert isinstance(small.rows[0].micro_batch, Absent)
+    assert "huge does not fit small, not even 2 samples at once" in words(screen.brief, small)
+
+
+def words(show, result) -> str:
+    return " ".join(printed(show, result).split())
+
+
+def _of_half_a_gib():
+    return msgspec.structs.replace(profiles.gpu("rtx-3050"), memory_gib=(0.5,))
+
+
+def test_the_command_answers_and_refuses_and_its_page_has_the_answer(rigbench, monkeypatch, tmp_path):
+    monkeypatch.chdir(MODELS)
+    for typed, said in {
+        "--inference": "--inference is not for a program",
+        "--compile on": "--compile on is not for a program",
+        "--layers 3": "--model tiny_vision:make and --layers exclude each other",
+        "--strategy ddp": "--strategy ddp needs several cards, and rtx-4080 is one",
+    }.items():
+        code, _, err = rigbench("capacity", "--on", "rtx-4080", "--model", "tiny_vision:make", *typed.split())
+        assert code == 2
+        assert said in err
+    choices = ("--optimizer", "adamw", "--strategy", "single")
+    code, out, _ = rigbench("capacity", "--on", "2xrtx-4080", "--model", "tiny_vision:make", *choices, "--json")
+    assert code == 0
+    its = json.loads(out)["capacity"]
+    assert its["program"] == "tiny_vision:make"
+    assert its["total_parameters"] == 20234
+    assert its["target"]["count"] == 1
+    assert its["rows"][0]["micro_batch"] > 10_000
+    code, _, _ = rigbench("report", "--html", tmp_path / "page.html")
+    assert code == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "What fits of tiny_vision:make on 2xrtx-4080, predicted" in page
+    assert f"{its['rows'][0]['micro_batch']:,}" in page
