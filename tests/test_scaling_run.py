@@ -351,7 +351,8 @@ def test_too_little_text_is_refused(tmp_path):
         probe._split([np.arange(400)], 2048, 32)
 
 
-def test_the_command_trains_keeps_and_goes_on(rigbench, data, tmp_path):
+def test_the_command_trains_keeps_and_goes_on(rigbench, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for each other on a busy machine spin
     series = tmp_path / "two.toml"
     series.write_text(SERIES)
     words = ("--series", str(series), "--data", str(data), "--tokens", "1280,2560", "--batch", "2")
