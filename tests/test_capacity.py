@@ -229,7 +229,6 @@ REFUSED = {
     "--on rtx-3090 --model gpt3": "no published model has that name; did you mean gpt2",
     "--on rtx-3090 --model gpt2 --params 5M": "--model and --params exclude each other",
     "--on rtx-3090 --model none.toml": "--model none.toml: cannot read it (no such file or directory)",
-    "--on rtx-3090 --model mynet:make": "mynet:make is a program, and this command works from a shape",
     "--on rtx-3090 --heads 5": "--heads 5 does not divide the width of",
     "--on rtx-3090 --layers many": "--layers 'many' is not a whole number from 1 to 1,000",
     "--on rtx-3090 --optimizer sgd": "'sgd' is not one of them; use adamw, adamw-foreach, adamw8bit,",

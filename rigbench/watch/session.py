@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import select
@@ -16,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from rigbench.core.errors import RigbenchError
 from rigbench.watch import relay
@@ -190,10 +191,10 @@ class Tape:
     """Reads what the relay keeps, from file to file."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._number = folder, 1
+        self._folder, self._number = folder, 0
         self.lost = False  # it wrote faster than anybody could read, so that some was dropped
-        self._output = (folder / "output.1").open("rb")
-        self._times = (folder / "times.1").open("rb")
+        self._output: IO[bytes] = io.BytesIO()  # until a file is there to be read: somebody may have removed the first
+        self._times: IO[bytes] = io.BytesIO()
         self._at = 0.0
 
     def read(self) -> Iterator[Piece]:
