@@ -24,7 +24,7 @@ from rigbench.document import Run
 from rigbench.machine.record import RigId, Software
 from rigbench.matmul.record import Matmul
 from rigbench.p2p.record import P2p
-from rigbench.predict.record import Capacity, Largest
+from rigbench.predict.record import Capacity, Largest, OwnCapacity
 from rigbench.scaling.record import Fit, Joint, Trained, points
 from rigbench.thermals.record import PowerSteps, Thermals
 from rigbench.topology.record import Topology
@@ -379,6 +379,13 @@ def _fits(its: Capacity) -> Iterator[Item]:
         yield Item(f"{its.model.name} inference, {one.weights}", on, one, numbers)
 
 
+def _fits_of_own(its: OwnCapacity) -> Iterator[Item]:
+    on = {"device": its.target.name, "count": its.target.count, "method": its.method}
+    for row in its.rows:
+        under = {**on, "micro-batch": row.micro_batch}
+        yield Item(f"{its.program} {row.optimizer} {row.precision}", under, row, {"peak_bytes": row.process})
+
+
 def _rhythms(its: PowerSteps) -> Iterator[Item]:
     on = {"device": ", ".join(its.devices), "method": its.method}
     for step in its.steps:
@@ -423,6 +430,7 @@ PARTS: dict[type[Record], Any] = {
     Topology: _wiring,
     Training: _watched,
     Capacity: _fits,
+    OwnCapacity: _fits_of_own,
     PowerSteps: _rhythms,
     Trained: _trained,
     Fit: _laws,

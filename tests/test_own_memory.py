@@ -164,3 +164,5 @@ def test_the_command_answers_and_refuses_and_its_page_has_the_answer(rigbench, m
     page = (tmp_path / "page.html").read_text()
     assert "What fits of tiny_vision:make on 2xrtx-4080, predicted" in page
     assert f"{its['rows'][0]['micro_batch']:,}" in page
+    _, out, _ = rigbench("report", "--format", "csv")
+    assert f"micro-batch {its['rows'][0]['micro_batch']}" in out
