@@ -100,7 +100,7 @@ def test_no_secret_is_left_in_whatever_text_of_a_run(path: Path) -> None:
 def test_no_number_is_changed(path: Path) -> None:
     def numbers(value: Any) -> Any:
         if isinstance(value, dict):
-            return [numbers(item) for item in value.values()]
+            return [numbers(item) for key, item in value.items() if key != "pid"]  # of a program the kernel ended
         if isinstance(value, list | tuple):
             words = value and all(isinstance(item, str) for item in value)  # a command's, of which none is left
             return None if words else [numbers(item) for item in value]
