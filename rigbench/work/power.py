@@ -146,12 +146,9 @@ def kwh(hours: Estimate, power: Power | Absent) -> Figure | Absent:
 
 def money(energy: Figure | Absent, power: Power | Absent, price: Price | Absent) -> Figure | Absent:
     """What that energy costs. Only the wall's kWh are on the bill, so only they are given a price."""
+    energy = _at_the_wall(energy, power)
     if isinstance(energy, Absent):
         return energy
-    if isinstance(power, Absent):
-        return power
-    if power.covers != "wall":
-        return Absent(f"the watts cover {power.covers}, not the wall; give --set host-watts=W or --wall-watts W")
     if isinstance(price, Absent):
         return price
     basis = f"{price.per_kwh:.4g} {price.currency}/kWh, {price.place}, {price.date}"
@@ -161,12 +158,9 @@ def money(energy: Figure | Absent, power: Power | Absent, price: Price | Absent)
 
 def co2_kg(energy: Figure | Absent, power: Power | Absent, carbon: Carbon | Absent) -> Figure | Absent:
     """What the grid emits for that energy; of the wall's kWh, as money."""
+    energy = _at_the_wall(energy, power)
     if isinstance(energy, Absent):
         return energy
-    if isinstance(power, Absent):
-        return power
-    if power.covers != "wall":
-        return Absent(f"the watts cover {power.covers}, not the wall; give --set host-watts=W or --wall-watts W")
     if isinstance(carbon, Absent):
         return carbon
     basis = f"{carbon.g_per_kwh:.4g} g/kWh, {carbon.place}, {carbon.date} ({carbon.source})"
@@ -241,3 +235,14 @@ def _peak(result: AnySlice) -> float | None:
 def _at(tick: int, *columns: Column) -> list[float]:
     readings = [column[tick] for column in columns if not isinstance(column, Absent)]
     return [reading for reading in readings if not isinstance(reading, Absent)]
+
+
+def _at_the_wall(energy: Figure | Absent, power: Power | Absent) -> Figure | Absent:
+    """Only the wall's kWh are on the bill, and are what the grid delivers."""
+    if isinstance(energy, Absent):
+        return energy
+    if isinstance(power, Absent):
+        return power
+    if power.covers != "wall":
+        return Absent(f"the watts cover {power.covers}, not the wall; give --set host-watts=W or --wall-watts W")
+    return energy
