@@ -42,7 +42,7 @@ def quiet_machine() -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--renew-screens", action="store_true", help="write tests/screens and tests/fakecuda/screens anew")
+    parser.addoption("--renew-screens", action="store_true", help="write the screens of tests and README anew")
     parser.addoption("--shots", metavar="DIR", help="where tests/page keeps what a browser shows")
 
 

@@ -17,7 +17,7 @@ from rigbench.machine.rig import Rig
 from rigbench.topology import survey, verdict
 
 ROOT = Path(__file__).parents[1]
-CPU_RUN = ROOT / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
+CPU_RUN = ROOT / "tests" / "runs" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
 SMALL_RUN = ROOT / "tests" / "runs" / "schema-1.json"
 NO_DRIVER = "no NVIDIA driver found (libnvidia-ml.so.1)"
 HOSTILE = "</script></style><script>window.foe=1</script><img src=x onerror=window.foe=1>\"' $x$ \u202e\x1b[31m {{7*7}}"

@@ -13,7 +13,7 @@ from rigbench import __main__, store
 from rigbench.everything import plan, progress
 from rigbench.job import Job
 
-STORED = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
+STORED = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
 STAGES = {"topology": 1.0, "bandwidth": 16.0, "matmul": 24.0}  # planned seconds; each takes twice as long
 TEXT = "bf16: mlp down weight gradient, 4,096 × 768 × 3,072, the third of twelve products of the model"
 

@@ -18,7 +18,7 @@ from rigbench.matmul.record import Matmul
 from rigbench.predict import ceilings
 from rigbench.predict.record import Ceilings
 
-REPORT = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
+REPORT = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
 NOT_ASKED = Absent("not asked for")
 
 

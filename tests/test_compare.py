@@ -25,7 +25,7 @@ from rigbench.train.record import Slice
 from rigbench.work.record import Disturbance
 
 RUN = Path(__file__).parent / "runs" / "schema-1.json"
-WHOLE = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
+WHOLE = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
 NOISE = (0.4, -0.9, 0.2, 0.7, -0.5, 0.1, -0.3, 0.8)  # per cent, of runs one after the other
 
 

@@ -16,7 +16,7 @@ from rigbench.matmul import verdict
 from rigbench.matmul.record import Matmul, MatmulFleet, MatmulLane
 from rigbench.work.record import Disturbance
 
-REPORTS = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores"
+REPORTS = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores"
 QUICK = store.read(REPORTS / "run-quick-every-probe.json")
 replace = msgspec.structs.replace
 

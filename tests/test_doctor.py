@@ -223,7 +223,7 @@ def test_doctor_takes_the_newest_measurements_of_the_rig_and_says_of_when(rigben
     rig = ("--replay", str(THROTTLING), "doctor")
     rigbench(*rig, "-q")
     mine = only_run(tmp_path)
-    measured = store.read(TESTS.parent / "reports/xeon-2.5ghz-2-cores/run-quick-every-probe.json")
+    measured = store.read(TESTS / "runs/xeon-2.5ghz-2-cores/run-quick-every-probe.json")
     measured = msgspec.structs.replace(measured, rig=mine.rig)
     died = msgspec.structs.replace(measured.collectives, verdict="died", reason="rank 1 ended")
     store.Store(tmp_path / "home").save(msgspec.structs.replace(measured, collectives=died))

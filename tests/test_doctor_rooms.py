@@ -21,7 +21,7 @@ from rigbench.document import Run
 from rigbench.matmul.record import Matmul
 from rigbench.train.record import Slice
 
-REPORTS = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores"
+REPORTS = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores"
 WELL = store.read(REPORTS / "run-quick-every-probe.json")
 replace = msgspec.structs.replace
 

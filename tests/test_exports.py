@@ -24,7 +24,7 @@ from rigbench import store, tables
 from rigbench.document import Run
 from rigbench.report import exports, trackers
 
-WHOLE = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
+WHOLE = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
 HOSTILE = "<script>alert(1)</script></style>|`x` @everyone #1 https://evil.example [a](b) =cmd|'/C calc' "
 HOSTILE += "\x1b[31m\u202e\n\n# x"
 __all__ = ("secretive",)

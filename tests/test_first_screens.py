@@ -35,7 +35,7 @@ from rigbench.thermals import screen as thermals
 from rigbench.topology import screen as topology
 
 NUMBER = re.compile(r"\d(?:[\d,.]*\d)?")
-STORED = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
+STORED = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
 
 
 def printed(brief, result, width: int = 100, quiet: bool = False, colour: bool = False) -> str:

@@ -21,7 +21,7 @@ from rigbench.work.process import Child
 
 Rigbench = Callable[..., tuple[int, str, str]]
 STORED = Path(__file__).parent / "runs" / "schema-1.json"
-ARMS = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "train-probe-120M-arms.json"
+ARMS = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores" / "train-probe-120M-arms.json"
 LONG = "A" * 5000
 # No TOML, as far as Python's reader finds out, or none that anything could be made of.
 NO_TOML = {

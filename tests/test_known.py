@@ -18,7 +18,7 @@ from rigbench.predict.record import ToldOptions
 
 MODEL = model_named("120M")
 ROW = "rtx-4090, gpt2-124m, bf16, compiled, micro-batch 16, 104000 tokens/s"
-SLICE = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "train-probe-5M.json"
+SLICE = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores" / "train-probe-5M.json"
 
 
 def told(row: str, **said: Any) -> Any:

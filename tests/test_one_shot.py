@@ -16,7 +16,7 @@ sys.path.insert(0, str(GPU_TESTS))
 from one_shot import __main__ as one_shot  # noqa: E402
 from one_shot import main as main_job  # noqa: E402
 
-QUICK = json.loads((ROOT / "reports/xeon-2.5ghz-2-cores/run-quick-every-probe.json").read_text())
+QUICK = json.loads((ROOT / "tests/runs/xeon-2.5ghz-2-cores/run-quick-every-probe.json").read_text())
 WRITES = """
 import sys
 sys.path.insert(0, sys.argv[1])

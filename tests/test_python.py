@@ -21,7 +21,7 @@ from rigbench.core.record import Absent, Skipped
 from rigbench.work.record import Disturbance
 
 RUN = Path(__file__).parent / "runs" / "schema-1.json"
-WHOLE = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
+WHOLE = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
 HEAVY = ("pandas", "numpy", "torch", "rich", "typer", "msgspec", "matplotlib", "psutil", "pynvml")
 
 

@@ -1,7 +1,7 @@
 """Is every run that was ever stored still read, written back the same, and shown the same?
 
-A file per schema, kept forever. After a deliberate change of a screen: `python tests/test_stored_runs.py`, then read
-the difference before keeping it.
+A file per schema, kept forever; in a folder below, runs of one machine that other tests use too. After a deliberate
+change of a screen: `python tests/test_stored_runs.py`, then read the difference before keeping it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from rigbench import store
 from rigbench.report import screen as render
 
 RUNS = sorted((Path(__file__).parent / "runs").glob("*.json"))
-REPORTS = sorted(
-    path for path in (Path(__file__).parents[1] / "reports").glob("*/*.json") if b'"schema"' in path.read_bytes()[:200]
-)
+REPORTS = [
+    path
+    for pattern in ("reports/*/*.json", "tests/runs/*/*.json")
+    for path in sorted(Path(__file__).parents[1].glob(pattern))
+    if b'"schema"' in path.read_bytes()[:200]
+]
 
 
 def screen(path: Path) -> str:

@@ -322,7 +322,7 @@ def test_wrong_data_is_not_measured_once_more_until_it_is_right(job, monkeypatch
     assert [it.kept for it in measured(job, monkeypatch, BUSY, stands=True)] == [True]
 
 
-STORED = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
+STORED = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
 SENTENCE = "threads of the probe waited 34 % of the time for a processor"
 FIRST = f"NOT USABLE: this machine was busy: {SENTENCE}"
 

@@ -32,7 +32,7 @@ from rigbench.watch.record import Forecast, SeenSteps, Told, Training, program
 Rigbench = Callable[..., tuple[int, str, str]]
 RIG = str(Path(__file__).parent / "rigs" / "dual-rtx4080s-x8x8")
 STORED = Path(__file__).parent / "runs" / "watched-two-rtx-4080-super.json"
-BUDGET = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "train-probe-5M.json"
+BUDGET = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores" / "train-probe-5M.json"
 TOKENS_PER_STEP, STEP_SECONDS = 4096, 0.7  # as it was started: it slept so long each step
 
 

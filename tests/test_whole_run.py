@@ -30,7 +30,7 @@ from rigbench.train.record import Options as SliceOptions
 from rigbench.work.record import NOTHING_DECLARED
 
 __all__ = ["terminal"]
-STORED = Path(__file__).parents[1] / "reports" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
+STORED = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
 MODELS = tuple(entry.model for entry in series("diy").models)
 
 

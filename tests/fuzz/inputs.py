@@ -85,7 +85,9 @@ QUANTITIES = (
 def documents() -> list[Any]:
     """Stored runs, each with one room or as it is; those that no file has are made from recorded rigs."""
     whole = [
-        json.loads(path.read_bytes()) for path in (STORED, *sorted(ROOT.glob("reports/*/*.json"))) if _is_run(path)
+        json.loads(path.read_bytes())
+        for path in (STORED, *sorted(ROOT.glob("reports/*/*.json")), *sorted(TESTS.glob("runs/*/*.json")))
+        if _is_run(path)
     ]
     home = Path(inside.os.environ["RIGBENCH_HOME"])
     for rig in RIGS:
