@@ -22,7 +22,7 @@ import pytest
 import watched_programs
 from test_monitor_screens import Terminal
 
-from rigbench import hooks
+from rigbench import alarms, hooks
 from rigbench.core.estimate import Estimate
 from rigbench.document import ROOMS, Run
 from rigbench.watch import forecast
@@ -459,6 +459,10 @@ time.sleep(12.5)
     its = document(home)
     codes = [it["code"] for it in its["alarms"]]  # type: ignore[attr-defined, index]
     assert sorted(codes) == ["kernel", "nan", "stall"]
+    after = {it["code"]: it["after_seconds"] for it in its["alarms"]}  # type: ignore[attr-defined, index]
+    last = its["steps"]["at_seconds"][-1]  # type: ignore[index]
+    assert last < after["kernel"] <= its["seconds"]  # type: ignore[operator]
+    assert last + alarms.LEAST_STALL_SECONDS < after["stall"] <= its["seconds"]  # type: ignore[operator]
     assert [it["event"]["code"] for it in its["monitor"]["kernel"]] == ["xid-79"]  # type: ignore[attr-defined, index]
     assert sorted(line.partition(":")[0] for line in told.read_text().splitlines()) == ["kernel", "nan", "stall"]
     seen = done.stderr.decode()

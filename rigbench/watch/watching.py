@@ -135,6 +135,7 @@ class Watching:
         usual = self._usual_gap()
         now = msgspec.structs.replace(
             now,
+            at_seconds=self._clock(),  # of monitor's readings it is since their start
             since_step_seconds=NOT_WATCHED if usual is None else self._silent_seconds(),
             usual_step_seconds=NOT_WATCHED if usual is None else usual,
             not_a_number=self._log.broken_loss or NOT_WATCHED,
