@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import inspect
 import json
@@ -96,6 +97,51 @@ def test_steps_of_the_hook(tmp_path: Path) -> None:
     assert steps["rate"]["value"] < 1000 / watched_programs.STEP_SECONDS
     assert steps["rate"]["value"] == pytest.approx(1000 / steps["step_seconds"]["value"], rel=0.1)
     assert run["watched"]["own"]["hook_seconds_per_step"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", [3600, -3600])
+@pytest.mark.parametrize("how", ["hook", "dated", "step time", "rate"])
+def test_a_clock_that_jumps(tmp_path: Path, how: str, by: int) -> None:
+    """By an hour in the midst, the training's and rigbench's: its speed, its end and its place among the runs stay."""
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed: no clock of our own; install gcc")
+    library, ahead = tmp_path / "day_clock.so", tmp_path / "ahead"
+    source = Path(__file__).parent / "day_clock.c"
+    subprocess.run(["gcc", "-std=gnu11", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, source], check=True)
+    ahead.write_text("0")
+    clock = {"LD_PRELOAD": str(library), "DAY_CLOCK_AHEAD": str(ahead)}
+    words = [] if how in ("hook", "rate") else ["--tokens-per-step", str(watched_programs.TOKENS)]
+    done = watched(tmp_path, [*PROGRAMS, "clocked", how, str(by), "100"], *words, env=clock)
+    assert done.returncode == 0, done.stderr.decode()
+    own = float(done.stdout.decode().splitlines()[-1].removeprefix("own rate "))
+    its = document(tmp_path)
+    assert its["steps"]["rate"]["value"] == pytest.approx(own, rel=0.02)  # type: ignore[index]
+    assert its["steps"]["step_seconds"]["value"] == pytest.approx(watched_programs.TOKENS / own, rel=0.1)  # type: ignore[index]
+    assert its["seconds"] < 60  # type: ignore[operator]
+    assert its["alarms"] == []
+    if how != "hook":  # which does not say how many steps there will be
+        for told in its["forecasts"]:  # type: ignore[attr-defined]
+            assert told["whole_seconds"]["value"] == pytest.approx(its["seconds"], rel=0.2)
+        assert its["forecasts"]
+    listed = [sys.executable, "-m", "rigbench", "--home", str(tmp_path), "report"]
+    shown = subprocess.run(listed, capture_output=True, text=True, timeout=60)
+    assert done.stderr.decode().splitlines()[0] in shown.stdout
+
+
+def test_lines_whose_dates_jump() -> None:
+    """By an hour and back: the time between two lines is that of the others."""
+    jumps = [0, 0, 3600, 3600, -3600, 0]
+    days = [datetime.datetime(2026, 11, 29, 12) + datetime.timedelta(seconds=2 * n + jumps[n // 10]) for n in range(60)]
+    log = LogSteps()
+    feed(log, lines([f"{day:%Y-%m-%d %H:%M:%S} step {n} loss 2.5" for n, day in enumerate(days)], every=2.0))
+    seen = log.seen(1000)
+    assert seen is not None
+    rate, pace = forecast.rate(seen), forecast.pace(seen.wall)
+    assert isinstance(rate, Estimate)
+    assert rate.value == pytest.approx(500.0, rel=0.01)
+    assert isinstance(pace, Estimate)
+    assert pace.value == pytest.approx(2.0)
 
 
 def test_a_bar_without_tokens(tmp_path: Path) -> None:

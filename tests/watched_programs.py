@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
 import sys
@@ -40,6 +41,29 @@ def hooked(count: str = "60") -> None:
     for _ in range(int(count)):
         time.sleep(STEP_SECONDS)
         hooks.step(tokens=1000)
+
+
+def clocked(how: str, by: str, count: str = "60") -> None:
+    """Times its steps by the clock of the day, which is put on by so many seconds in the midst."""
+    from rigbench import hooks
+
+    begun, before = time.monotonic(), time.time()
+    for step in range(int(count)):
+        time.sleep(STEP_SECONDS)
+        if step == int(count) // 2:
+            with open(os.environ["DAY_CLOCK_AHEAD"], "w") as file:
+                file.write(by)
+        now, loss = time.time(), f"loss {9 - step / 100:.4f}"
+        if how == "hook":
+            hooks.step(tokens=TOKENS)
+        elif how == "dated":
+            print(f"{datetime.datetime.fromtimestamp(now):%Y-%m-%d %H:%M:%S.%f} step {step}/{count} {loss}", flush=True)
+        elif how == "step time":
+            print(f"step {step}/{count} {loss} dt {(now - before) * 1e3:.2f}ms", flush=True)
+        elif how == "rate":
+            print(f"step {step}/{count} | {loss} | tok/s {TOKENS / (now - before):.1f}", flush=True)
+        before = now
+    print(f"own rate {TOKENS * int(count) / (time.monotonic() - begun):.1f}", flush=True)
 
 
 def broken(count: str = "40") -> None:

@@ -2,10 +2,10 @@
 
     pytest tests/bench/test_bench_watch.py -m bench -s
 
-The training is a loop of matrix products that writes a line a step, started by `rigbench watch`. Of a pair of blocks
-one is trained while all of watch's processes are stopped (SIGSTOP), the other while they run; they follow each other,
-every second pair the other way round: a machine that others use meanwhile slows both alike. Nothing here is a timed
-assertion.
+The training is a loop of matrix products that writes a line a step or calls the hook, started by `rigbench watch`. Of a
+pair of blocks one is trained while all of watch's processes are stopped (SIGSTOP), the other while they run; they
+follow each other, every second pair the other way round: a machine that others use meanwhile slows both alike. Nothing
+here is a timed assertion.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ PAIRS = 150
 WORK = """
 import sys, time
 import numpy as np
+from rigbench import hooks
+print("tokens per iteration will be: 4,096")
 a = np.random.default_rng(0).standard_normal((512, 512), dtype=np.float32)
 step = 0
 def block(products):
@@ -37,7 +39,10 @@ def block(products):
         a @ a
         if n % 10 == 0:
             step += 1
-            print(f"iter {step}: loss 2.5, time 20.00ms", flush=True)
+            if sys.argv[3] == "hook":
+                hooks.step(tokens=4096)
+            else:
+                print(f"iter {step}: loss 2.5, time 20.00ms", flush=True)
     return time.perf_counter() - started
 block(50)
 products = max(1, int(50 * 0.4 / min(block(50) for _ in range(5))))
@@ -47,10 +52,11 @@ with open(sys.argv[1]) as asked, open(sys.argv[2], "w") as told:
 """
 
 
-def test_a_training_watched_and_alone(benchmark, capsys, tmp_path):
+@pytest.mark.parametrize("how", ["lines", "hook"])
+def test_a_training_watched_and_alone(how, benchmark, capsys, tmp_path):
     for name in ("asked", "told"):
         os.mkfifo(tmp_path / name)
-    words = [sys.executable, "-c", WORK, str(tmp_path / "asked"), str(tmp_path / "told")]
+    words = [sys.executable, "-c", WORK, str(tmp_path / "asked"), str(tmp_path / "told"), how]
     command = [sys.executable, "-m", "rigbench", "--home", str(tmp_path / "home"), "watch", "--", *words]
     watch = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=Path.cwd())
     seconds: dict[bool, list[float]] = {True: [], False: []}
@@ -82,7 +88,8 @@ def test_a_training_watched_and_alone(benchmark, capsys, tmp_path):
     verdict = "contains 1" if ratio.low <= 1 <= ratio.high else "DOES NOT contain 1"
     with capsys.disabled():
         print(
-            f"\nseconds of a block watched over seconds alone {ratio.value:.4f} ({ratio.low:.4f} to {ratio.high:.4f}), "
-            f"{PAIRS} pairs of blocks of {stats.median(seconds[False]):.2f} s: {verdict}"
+            f"\nby the {how}: seconds of a block watched over seconds alone {ratio.value:.4f} "
+            f"({ratio.low:.4f} to {ratio.high:.4f}), {PAIRS} pairs of blocks of {stats.median(seconds[False]):.2f} s: "
+            f"{verdict}"
         )
     assert len(seconds[True]) == len(seconds[False]) == PAIRS
