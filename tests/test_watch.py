@@ -116,7 +116,7 @@ def test_a_clock_that_jumps(tmp_path: Path, how: str, by: int) -> None:
     assert done.returncode == 0, done.stderr.decode()
     own = float(done.stdout.decode().splitlines()[-1].removeprefix("own rate "))
     its = document(tmp_path)
-    assert its["steps"]["rate"]["value"] == pytest.approx(own, rel=0.02)  # type: ignore[index]
+    assert its["steps"]["rate"]["value"] == pytest.approx(own, rel=0.1)  # type: ignore[index]
     assert its["steps"]["step_seconds"]["value"] == pytest.approx(watched_programs.TOKENS / own, rel=0.1)  # type: ignore[index]
     assert its["seconds"] < 60  # type: ignore[operator]
     assert its["alarms"] == []
