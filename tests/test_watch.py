@@ -25,8 +25,10 @@ from test_monitor_screens import Terminal
 
 from rigbench import alarms, hooks
 from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent
 from rigbench.document import ROOMS, Run
-from rigbench.watch import forecast
+from rigbench.watch import forecast, screen
+from rigbench.watch.record import Beside, SeenSteps
 from rigbench.watch.steps import HookSteps, LogSteps, period
 
 PROGRAMS = [sys.executable, watched_programs.__file__]
@@ -413,6 +415,46 @@ def test_output_without_steps() -> None:
     assert log.why
 
 
+def test_what_nccl_warns_of() -> None:
+    """Its warnings and a hang that torch tells of, whatever stands before them, in a flood too; no mention of it."""
+    log = LogSteps()
+    flood = b"x\n" * 5000
+    log.add(
+        [
+            (1.0, b"NCCL version 2.27.3\nbox:1:2 [0] NCCL INFO Using network Socket\nbox:1:2 [0] net.cc:94 NCCL WA"),
+            (2.0, b"RN Got async event : \x1b[31mport error\n" + flood),
+            (3.0, b"[rank0]:[E1129 PG.cpp:616] [Rank 0] Watchdog caught collective operation timeout: SeqNum=12\n"),
+        ]
+    )
+    assert log.warned == [
+        (2.0, "Got async event : port error"),
+        (3.0, "Watchdog caught collective operation timeout: SeqNum=12"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (0.5, "before the first steps"),
+        (12.4, "at step 13"),
+        (20.1, "at step 21, which took 5.00 s where one takes 1.00 s"),
+        (25.9, "at step 21, which took 5.00 s where one takes 1.00 s"),  # read a second after it came
+        (99.0, "after step 40"),
+    ],
+)
+def test_what_the_kernel_wrote_stands_beside_the_step_that_slowed(after: float, words: str) -> None:
+    at = tuple(float(step + 4 * (step > 20)) for step in range(1, 41))
+    why = Absent("not told")
+    steps = SeenSteps(
+        source="the output", said=(), unit="steps", at_seconds=at, step=tuple(range(1, 41)), rate=why,
+        step_seconds=why, total_steps=why, tokens_per_step=why,
+    )  # fmt: skip
+    event = Beside(
+        source="kernel", severity="warning", text="it was hot", count=3, first_seconds=after, last_seconds=99.0
+    )
+    assert f", {words}: kernel: it was hot, 3 times" in screen.words(event, steps)
+
+
 def test_a_line_in_two_pieces_and_no_line_at_all() -> None:
     log = LogSteps()
     pieces = [(float(step), part) for step in range(30) for part in (f"step {step} lo".encode(), b"ss 2.0\r\n")]
@@ -494,6 +536,8 @@ sys.path.insert(0, {str(Path(watched_programs.__file__).parent)!r})
 import watched_programs
 watched_programs.steps("60")
 print("step 61 loss nan", flush=True)
+for _ in range(2):
+    print("box:31:44 [1] misc/socket.cc:58 NCCL WARN Connect to 10.0.0.2<49321> failed", file=sys.stderr, flush=True)
 with open({str(kernel)!r}, "a") as file:
     file.write("[ 100.000001] NVRM: Xid (PCI:0000:01:00): 79, pid=1234, name=python, GPU has fallen off the bus.\\n")
 time.sleep(12.5)
@@ -511,6 +555,12 @@ time.sleep(12.5)
     assert last + alarms.LEAST_STALL_SECONDS < after["stall"] <= its["seconds"]  # type: ignore[operator]
     assert [it["event"]["code"] for it in its["monitor"]["kernel"]] == ["xid-79"]  # type: ignore[attr-defined, index]
     assert sorted(line.partition(":")[0] for line in told.read_text().splitlines()) == ["kernel", "nan", "stall"]
+    beside = {it["source"]: it for it in its["beside"]}  # type: ignore[attr-defined, index]
+    assert beside["NCCL"]["count"] == 2
+    assert beside["NCCL"]["text"] == "Connect to 10.0.0.2<49321> failed"
+    assert beside["kernel"]["text"].startswith("0000:01:00.0: the card fell off the bus (Xid 79); ")
+    assert last < beside["kernel"]["first_seconds"] <= its["seconds"]  # type: ignore[operator]
     seen = done.stderr.decode()
     assert seen.count("no step for") == 2  # when it came, and at the end
+    assert "NCCL: Connect to 10.0.0.2<49321> failed, 2 times" in " ".join(seen.split())
     assert "the card fell off the bus (Xid 79)" in seen

@@ -230,6 +230,7 @@ def _record(watching: Watching, session: Session, words: list[str], started: str
             )
             for it in watching.alarms
         ),
+        beside=tuple(watching.beside.values()),
         own=watching.own(),
         lost_output=session.tape.lost,
         left_behind=session.left,

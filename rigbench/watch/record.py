@@ -93,6 +93,17 @@ class Told(Record, frozen=True, kw_only=True):
     after_seconds: float
 
 
+class Beside(Record, frozen=True, kw_only=True):
+    """What the kernel's log or NCCL wrote while it ran; seconds are since the start, and up to a reading late."""
+
+    source: Literal["kernel", "NCCL"]
+    severity: Severity
+    text: str
+    count: int
+    first_seconds: float
+    last_seconds: float
+
+
 class Training(Record, frozen=True, kw_only=True):
     method: int
     command: tuple[str, ...]
@@ -108,6 +119,7 @@ class Training(Record, frozen=True, kw_only=True):
     monitor: Monitor
     findings: tuple[Finding, ...]  # the most costly first
     alarms: tuple[Told, ...] = ()
+    beside: tuple[Beside, ...] = ()
     own: Own
     lost_output: bool = False
     left_behind: bool = False  # something that it started went on writing after its end, unwatched

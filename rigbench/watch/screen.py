@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import datetime
+from itertools import pairwise
 
 from rich.console import Console
 from rich.text import Text
 
-from rigbench.core import units
+from rigbench.core import stats, units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure
 from rigbench.core.screen import MARK_OF, MARKS, Headline, Mark, closing, grid, headline, marked, printable, span
 from rigbench.monitor import screen as monitor_screen
 from rigbench.monitor.record import MonitorGpu, Watched
-from rigbench.watch.record import Forecast, SeenSteps, Training, View
+from rigbench.watch.record import Beside, Forecast, SeenSteps, Training, View
 from rigbench.work.telemetry import IDLE, REASONS
 
 DIM, BOLD, YELLOW, RED, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
-MOST_ALARMS = 8
+MOST_TOLD = 8
+READING_SECONDS = 1.0  # an event may have been so much earlier than it was read
+SLOW = 1.5  # times the usual step
 
 
 # ------------------------------------------------------------------------------------------------------- while it runs
@@ -106,7 +109,7 @@ def _now(watched: Watched | Absent) -> float | None:
 # ---------------------------------------------------------------------------------------------------------- at its end
 
 
-def brief(training: Training, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
+def brief(training: Training, console: Console, quiet: bool = False, run_id: str = "RUN", whole: bool = False) -> None:
     """The verdict, how fast, what it took, what held it back, how sure."""
     mark, sentence = verdict(training)
     marks = [mark, *(MARK_OF[it.severity] for it in training.findings if it.severity != "information")]
@@ -116,12 +119,17 @@ def brief(training: Training, console: Console, quiet: bool = False, run_id: str
         [(MARK_OF[it.severity], f"{it.title}: {'; '.join(it.evidence)}; next: {it.cure}") for it in training.findings],
         console,
     )
-    beside: list[Headline] = [
-        (MARK_OF[it.severity], f"after {units.format_seconds(it.after_seconds)}: {it.text}") for it in training.alarms
+    told: list[tuple[float, Headline]] = [
+        (it.after_seconds, (MARK_OF[it.severity], f"after {units.format_seconds(it.after_seconds)}: {it.text}"))
+        for it in training.alarms
+        if it.code != "kernel"  # stands beside its step
     ]
-    marked(beside[:MOST_ALARMS], console)
-    if len(beside) > MOST_ALARMS:
-        console.print(Text(f"  {len(beside) - MOST_ALARMS} more alarms: --verbose", style="dim"))
+    told += [(it.first_seconds, (MARK_OF[it.severity], words(it, training.steps))) for it in training.beside]
+    told.sort(key=lambda it: it[0])
+    most = len(told) if whole else MOST_TOLD
+    marked([it for _, it in told[:most]], console)
+    if len(told) > most:
+        console.print(Text(f"  {len(told) - most} more alarms and events: --verbose", style="dim"))
     if quiet:
         return
     lost = ("it wrote faster than it could be read: some of its output is not counted",) * training.lost_output
@@ -137,12 +145,37 @@ def brief(training: Training, console: Console, quiet: bool = False, run_id: str
 
 
 def show(training: Training, console: Console) -> None:
-    brief(training, console, quiet=True)
+    brief(training, console, quiet=True, whole=True)
     rows = [(f"told after {units.format_seconds(it.told_after_seconds)}",
              f"{units.format_share(it.done_share)} done, whole {span(it.whole_seconds * (1 / 3600), 'h')}")
             for it in training.forecasts]  # fmt: skip
     console.print(grid(rows))
     monitor_screen.show(training.monitor, console)
+
+
+def words(event: Beside, steps: SeenSteps | Absent) -> str:
+    """ "after 12 s, at step 61, which took 2 s where one takes 100 ms: kernel: the card fell off the bus, 3 times"."""
+    often = f", {event.count} times" if event.count > 1 else ""
+    beside = "" if isinstance(steps, Absent) else _step_at(steps, event.first_seconds)
+    return f"after {units.format_seconds(event.first_seconds)}{beside}: {event.source}: {event.text}{often}"
+
+
+def _step_at(its: SeenSteps, seconds: float) -> str:
+    """The slowest step that was under way then."""
+    rows = [
+        (start, at, (at - start) / (step - before), step)
+        for (start, before), (at, step) in pairwise(zip(its.at_seconds, its.step, strict=True))
+        if at > start and step > before
+    ]
+    if not rows or seconds <= rows[0][0]:
+        return ", before the first steps"
+    under = [(took, step) for start, at, took, step in rows if start <= seconds and at >= seconds - READING_SECONDS]
+    if not under:
+        return f", after step {rows[-1][3]}"
+    usual = stats.median([took for _, _, took, _ in rows])
+    took, step = max(under)
+    slow = f", which took {units.format_seconds(took)} where one takes {units.format_seconds(usual)}"
+    return f", at step {step}{slow if took > SLOW * usual else ''}"
 
 
 def verdict(training: Training) -> Headline:

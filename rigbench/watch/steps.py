@@ -27,6 +27,9 @@ LOOKS_A_TICK, MOST_LOOKS = 4, 200  # lines that are looked at for a step at once
 LONGEST_LINE = 4096
 ARRIVAL_SECONDS = 0.02  # how exactly the relay notes when a line came
 USE_THE_HOOK = "call rigbench.hooks.step in its loop (rigbench explain formats says which output is read)"
+# What NCCL writes of itself at its default NCCL_DEBUG=WARN, and torch of a collective that hangs.
+NCCL_NEEDLE = re.compile(rb"NCCL WARN|Watchdog caught")
+NCCL = re.compile(r"(?<=NCCL WARN ).+|Watchdog caught collective operation timeout.*")
 LOSS = re.compile(r"(?:^|[^a-z])(?:loss|nll|perplexity)$")
 
 
@@ -161,6 +164,7 @@ class LogSteps:
         self._found: Seen | None = None
         self.last_seconds, self.dropped = 0.0, 0
         self.broken_loss: str | None = None  # the first line whose loss is no number
+        self.warned: list[tuple[float, str]] = []  # by NCCL, and when: whoever takes them clears them
         self.why = "it has written nothing yet"
 
     def add(self, pieces: Iterable[tuple[float, bytes]]) -> None:
@@ -168,7 +172,10 @@ class LogSteps:
         lines: deque[tuple[float, bytes]] = deque(maxlen=MOST_LINES_A_LOOK)
         for at, text in pieces:
             began = self._rest_at if text[:1] in (b"\r", b"\n") else at  # a bar's line is ended by the next one
-            *whole, self._rest = re.split(rb"[\r\n]+", self._rest + text)
+            text = self._rest + text
+            *whole, self._rest = re.split(rb"[\r\n]+", text)
+            for line in whole if NCCL_NEEDLE.search(text) else ():
+                self._warned(at, line)
             self._rest, self._rest_at = self._rest[-LONGEST_LINE:], at
             self.dropped += max(0, len(lines) + len(whole) - MOST_LINES_A_LOOK)
             lines.extend((began, line) for line in whole[:1] if line.strip())
@@ -184,6 +191,11 @@ class LogSteps:
             if place >= len(lines) - self._looks or "nan" in line.lower():
                 self._look(at, line)
         self._looks = max(0, self._looks - len(lines))
+
+    def _warned(self, at: float, raw: bytes) -> None:
+        with contextlib.suppress(RigbenchError):
+            if match := NCCL.search(text_of(raw[:LONGEST_LINE], "the output")):
+                self.warned.append((at, match[0].strip()[:200]))
 
     def _look(self, at: float, line: str) -> None:
         """For a step, and for a loss that is no number."""

@@ -8,12 +8,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from rigbench.alarms import NOT_WATCHED, Alarm, Alarms, Behind, DiskGauge, stalls_after
 from rigbench.core.estimate import Estimate
+from rigbench.core.finding import Severity
 from rigbench.core.record import Absent, Figure, Price
 from rigbench.document import Run
 from rigbench.machine.record import KernelEvent
@@ -22,7 +23,7 @@ from rigbench.monitor.record import Monitor, MonitorEvent, MonitorHeader, Monito
 from rigbench.monitor.summary import Fold
 from rigbench.openmetrics import Sample
 from rigbench.watch import forecast
-from rigbench.watch.record import NO_STEPS, EndedBy, Forecast, Options, Own, SeenSteps, View
+from rigbench.watch.record import NO_STEPS, Beside, EndedBy, Forecast, Options, Own, SeenSteps, View
 from rigbench.watch.session import Session
 from rigbench.watch.steps import HookSteps, LogSteps, Seen, period
 
@@ -30,6 +31,7 @@ READING_SHARE = 0.001  # of a core, for what all steps so far tell
 PATIENCE_SECONDS = 30.0  # between SIGINT and SIGTERM
 JOULES_PER_KWH = 3.6e6
 FOREST_DEPTH = 40
+MOST_BESIDE = 50
 
 
 class Plan(NamedTuple):
@@ -58,6 +60,7 @@ class Watching:
         self._tell, self._watch = tell, Alarms()
         self.alarms: list[Alarm] = []
         self._fresh: list[KernelEvent] = []
+        self.beside: dict[str, Beside] = {}
         self._disk = DiskGauge(os.getcwd())
         self._hook, self._log = HookSteps(session.folder), LogSteps()
         self._own = _own_seconds()  # until here: loading rigbench
@@ -89,7 +92,10 @@ class Watching:
         if isinstance(event, MonitorHeader | MonitorTick):
             self.monitor = self.fold.record()
         if isinstance(event, MonitorKernel):
-            self._fresh.append(event.event)
+            its = event.event
+            self._fresh.append(its)
+            where = f"{its.where}: " if its.where else ""
+            self._note("kernel", its.severity, f"{where}{its.title}; {its.do}", self._clock())
         elif isinstance(event, MonitorSlow):
             self._find_gpus(event)
         elif isinstance(event, MonitorTick):
@@ -106,6 +112,9 @@ class Watching:
         now = self._clock()
         self._hook.look()
         self._log.add((piece.at_seconds, piece.text) for piece in self._session.read())
+        for at, text in self._log.warned:
+            self._note("NCCL", "warning", text, at)
+        self._log.warned.clear()
         if now < self._due and not final:
             return
         begun = time.thread_time()
@@ -116,6 +125,15 @@ class Watching:
             self._forecast(final)
         self._times += 1  # the first ones come soon, however dear they are
         self._due = now + min((time.thread_time() - begun) / READING_SHARE, 2.0**self._times)
+
+    def _note(self, source: Literal["kernel", "NCCL"], severity: Severity, text: str, at: float) -> None:
+        after = max(0.0, at - self._begun)
+        if before := self.beside.get(text):
+            self.beside[text] = msgspec.structs.replace(before, count=before.count + 1, last_seconds=after)
+        elif len(self.beside) < MOST_BESIDE:
+            self.beside[text] = Beside(
+                source=source, severity=severity, text=text, count=1, first_seconds=after, last_seconds=after
+            )
 
     def _alarm(self) -> None:
         """What is wrong at this moment, told once."""

@@ -39,6 +39,9 @@ def sections(run: Run) -> Iterator[Section]:
     if its.alarms:
         rows = [cells(units.format_seconds(it.after_seconds), it.severity, it.where, it.text) for it in its.alarms]
         made.append(Table("Alarms", ("after", "severity", "where", "what"), rows, ".watched.alarms"))
+    if its.beside:
+        rows = [cells(it.severity, screen.words(it, its.steps)) for it in its.beside]
+        made.append(Table("What the kernel and NCCL wrote", ("severity", "what"), rows, ".watched.beside"))
     if its.findings:
         rows = [cells(it.severity, it.title, "; ".join(it.evidence), it.cure) for it in its.findings]
         made.append(Table("What held it back", ("severity", "what", "seen", "next"), rows, ".watched.findings"))
