@@ -133,6 +133,60 @@ def test_what_is_no_fault_is_not_told(line):
     assert events([line]) == []
 
 
+@pytest.mark.parametrize(
+    ("line", "code", "device"),
+    [
+        ("NVRM: Xid (PCI:0000:01:00): 79, pid=<unknown>, name=<unknown>, GPU has fallen off", "xid-79", "0000:01:00.0"),
+        ("NVRM: Xid (0000:01:00): 79, GPU has fallen off the bus.", "xid-79", "0000:01:00.0"),
+        ("NVRM: Xid (PCI:0002:00:00): 8, Channel 00000010", "xid-8", "0002:00:00.0"),
+        ("NVRM: Xid (PCI:10000:01:00): 31, pid=3456, Ch 00000010, intr 0. MMU Fault", "xid-31", "10000:01:00.0"),
+        ("NVRM: Xid (PCI:0000:8a:00): 149, NETIR_LINK_EVT  Fatal   XC0 i0 Link 01", "xid-149", "0000:8a:00.0"),
+        ("NVRM: GPU 0000:01:00.0: RmInitAdapter failed! (0x26:0xffff:1482)", "driver-start", "0000:01:00.0"),
+        ("NVRM: RmInitAdapter failed! (0x24:0x65:1423)", "driver-start", None),
+        ("NVRM: _kgspLogXid119: ******* GSP Timeout *******", "driver", None),
+        ("pcieport 0000:00:1c.5: AER: Corrected error received: 0000:01:00.0", "aer-corrected", "0000:01:00.0"),
+        ("pcieport 0000:00:1c.5: AER: Corrected error received: id=00e5", "aer-corrected", None),
+        ("pcieport 0000:00:1c.5: AER: PCIe Bus Error: severity=Correctable, type=x", "aer-corrected", "0000:00:1c.5"),
+        ("pcieport 0000:40:01.1: AER: Multiple Uncorrectable (Fatal) error received: 0000:41:00.0", "aer-fatal",
+         "0000:41:00.0"),
+        ("pcieport 0000:00:01.0: DPC: containment event, status:0x1f01, ERR_FATAL", "link-down", "0000:00:01.0"),
+        ("Memory cgroup out of memory: Killed process 4410 (python) total-vm:123kB, UID:1000", "oom", None),
+        ("Memory cgroup out of memory: Kill process 4410 (python) score 1972 or sacrifice child", "oom", None),
+        ("CPU4: Core temperature is above threshold, cpu clock is throttled (total events = 12)", "cpu-hot", "CPU4"),
+        ("thermal thermal_zone0: acpitz: critical temperature reached, shutting down", "critical-heat", None),
+        ("reboot: HARDWARE PROTECTION shutdown (Temperature too high)", "critical-heat", None),
+        ("EXT4-fs (nvme0n1p2): Remounting filesystem read-only", "filesystem", "nvme0n1p2"),
+        ("XFS (dm-0): Corruption detected. Unmount and run xfs_repair", "filesystem", "dm-0"),
+    ],
+)  # fmt: skip
+def test_the_words_of_other_kernels_and_drivers(line, code, device):
+    (event,) = events([f"[  100.000000] {line}"])
+    assert (event.code, event.device if isinstance(event.device, str) else None) == (code, device)
+
+
+LOST = (
+    "NVRM: The NVIDIA GPU 0000:0a:00.0",
+    "NVRM: (PCI ID: 10de:2206) installed in this system has",
+    "NVRM: fallen off the bus and is not responding to commands.",
+)
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        [f"[    5.100000] {line}" for line in LOST],
+        [f"[    5.100000] {LOST[0]}", *(f"               {line}" for line in LOST[1:])],
+        ["4,812,5100000,-;" + r"\x0a".join(LOST), " SUBSYSTEM=pci", " DEVICE=+pci:0000:0a:00.0"],
+    ],
+    ids=["syslog", "dmesg", "kmsg"],
+)
+def test_a_card_that_is_lost_before_the_driver_starts_is_told_in_three_lines(log):
+    (event,) = events(log)
+    assert (event.code, event.severity, event.device) == ("gpu-lost", "fault", "0000:0a:00.0")
+    assert event.monotonic_seconds == 5.1
+    assert event.text.endswith("has fallen off the bus and is not responding to commands.")
+
+
 def test_a_storm_is_one_event_with_its_count():
     storm = [
         f"[{at}.000000] nvidia 0000:01:00.0: PCIe Bus Error: severity=Correctable, type=Physical Layer, (Receiver ID)"

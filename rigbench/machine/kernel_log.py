@@ -95,6 +95,7 @@ RULES = _rules(
     ("oom", r"(?:Memory cgroup o|O)ut of memory: Kill(?:ed)? process (?P<pid>\d{1,10}) \((?P<process>.{0,64}?)\)"),
     ("cpu-hot", r"(?:mce: )?(?P<device>CPU\d{1,5}): (?P<more>Core|Package) temperature (?:is )?above threshold"),
     ("critical-heat", r"(?i)(?:thermal thermal_zone\d{1,3}: |mce: )?(?:[\w-]{1,40}: )?critical temperature reached"),
+    ("critical-heat", r"reboot: HARDWARE PROTECTION shutdown \(Temperature too high\)"),
     ("memory-uncorrected", r"EDAC (?P<device>\w{1,20}): \d{1,9} UE "),
     ("memory-corrected", r"EDAC (?P<device>\w{1,20}): \d{1,9} CE "),
     ("machine-check", r"mce: \[Hardware Error\]: (?:Machine check events logged|CPU \d{1,5}: Machine Check)"),
@@ -108,10 +109,16 @@ RULES = _rules(
     ("disk-slow", r"(?P<device>ata\d{1,4}(?:\.\d{1,2})?): (?:exception Emask|failed command:|hard resetting link)"),
     ("filesystem", rf"(?:EXT4-fs error \(device |XFS \(|BTRFS (?:error|critical) \(device ){_DISK}\)"
      r"(?:: (?:.{0,60}(?i:error|corruption|shutting down))?|.{0,5}:)"),
+    ("filesystem", rf"EXT4-fs \({_DISK}\): (?:Remounting filesystem read-only|I/O error|shut down)"),
+    ("filesystem", rf"BTRFS (?:info|warning|error|critical) \(device {_DISK}.{{0,20}}\): forced readonly"),
 )  # fmt: skip
 NEEDLE = re.compile(
     r"NVRM:|AER|Bus Error|aer_|DPC|pciehp|ut of memory|emperature|EDAC|mce:|lockup|atchdog|blocked for|nvme|error|ata\d"
+    r"|orruption|EXT4-fs|BTRFS"
 )
+# The driver writes this in three lines: one record of /dev/kmsg, lines of their own in a syslog, indented in dmesg.
+LOST_CARD, LOST_REST = re.compile(rf"NVRM: The NVIDIA GPU {BDF}\Z"), re.compile(r"NVRM: (fallen off the bus.*)")
+BETWEEN_LINES = re.compile(r"\n\s*(?:NVRM: )?")
 QUIET_FILESYSTEM = re.compile(r"XFS \([^)]{1,40}\): (?!.{0,60}(?i:error|corruption|shutting down))")
 
 # How a line of each kind of log begins: what stands before the message.
@@ -179,15 +186,12 @@ class Reader:
         self._told: dict[tuple[str, str], KernelEvent] = {}
 
     def read(self, lines: Iterable[str]) -> Iterator[KernelEvent]:
-        for text in lines:
-            line = parse(text)
-            if line is None or (match := _matched(line.message)) is None:
-                continue
-            event = self._event(line, *match)
+        for line, code, match in _telling(lines):
+            event = self._event(line, code, match)
             waiting, self._waiting = self._waiting, None
             if waiting is not None and not (event.code == waiting.code and _close(waiting, event, TWIN_SECONDS)):
                 yield waiting
-            if match[0] == "aer-report":
+            if code == "aer-report":
                 self._waiting = event
             elif not self._is_told(event):
                 yield event
@@ -242,13 +246,31 @@ class Reader:
         )
 
 
+def _telling(lines: Iterable[str]) -> Iterator[tuple[Line, str, re.Match[str]]]:
+    """Those that say something, with what."""
+    card: Line | None = None
+    for text in lines:
+        if (line := parse(text)) is None:
+            continue
+        line = line._replace(message=BETWEEN_LINES.sub(" ", line.message))
+        if card and (rest := LOST_REST.match(line.message)):
+            line, card = card._replace(message=f"{card.message} has {rest[1]}"), None
+        elif LOST_CARD.match(line.message):
+            card = line
+        if match := _matched(line.message):
+            yield line, *match
+
+
 def parse(text: str) -> Line | None:
     """A line of any of the logs; None where nothing in it can be of interest."""
     if text.startswith("{"):
         return _journal(text) if len(text) <= JSON_LIMIT else None
     text = text[:LINE_LIMIT].rstrip("\r\n")
-    if not NEEDLE.search(text) or text.startswith(" "):  # a continuation of /dev/kmsg begins with a blank
+    if not NEEDLE.search(text):
         return None
+    if text.startswith(" "):  # a continuation, of /dev/kmsg or of a message of several lines
+        text = text.lstrip()
+        return Line(None, None, text) if text.startswith("NVRM: fallen off") else None
     if match := KMSG_PREFIX.match(text):
         if int(match[1]) >> 3:  # a facility: not the kernel's own words
             return None
@@ -390,8 +412,8 @@ def recorded(rig: Rig, redaction: Redaction) -> str | None:
     if isinstance(lines, Absent):
         return None
     start = None if rig.replayed else booted()
-    kept = [line for text in lines if (line := parse(text)) and _matched(line.message)]
-    return "".join(f"{_as_recorded(line, start, redaction)}\n" for line in kept[-MOST_RECORDED:])
+    kept = [line for line, *_ in _telling(lines)][-MOST_RECORDED:]
+    return "".join(f"{_as_recorded(line, start, redaction)}\n" for line in kept)
 
 
 def _as_recorded(line: Line, start: float | None, redaction: Redaction) -> str:
