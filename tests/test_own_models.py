@@ -1,5 +1,6 @@
 """Does a user's own model train as its contract says, and is every mistake in it one line that names its place?"""
 
+import resource
 import sys
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from rigbench.core.errors import BAD_INPUT, NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.dataloader.sources import find_factory
 from rigbench.job import Job
+from rigbench.machine import host
 from rigbench.machine.rig import Rig
+from rigbench.machine.sysfs import Sysfs
 from rigbench.model.named import ModelOptions
 from rigbench.model.recipe import RecipeOptions
 from rigbench.train import plan, slices
-from rigbench.train.own import OwnBatches, drawn, load, tried
+from rigbench.train.own import OOM_SCORE, OwnBatches, drawn, load, tried, within_free_memory
 from rigbench.train.record import OwnModel, ProbeOptions, TrialOptions
 
 MODELS = Path(__file__).parent / "models"
@@ -185,7 +188,7 @@ BAD = {
     "def make(): return Net(), lambda n: 'text'": "returned a str, with no tensor",
     "def make(): return Net(), lambda n: []": "returned an empty list, with no tensor",
     "sizes = [2, 3, 5, 7, 9]\ndef make(): return Net(), lambda n: torch.ones(sizes.pop(), 4)":
-        r"batch\(2\) returned a first tensor of float32 7×4, not 2 samples, and others of other sizes; make the first",
+        r"asked for 2, 3 and 2 samples, its batches' first tensors are of 7, 5 and 3 \(float32 7×4\); make the first",
     "def make(): return Net(), lambda n: torch.tensor(1.0)": "a first tensor of float32 of one number, not 2 samples",
     "def make(): return Net(), lambda n: torch.ones(n, 4, device='meta')": "returned a tensor on meta; return",
     "def make(): return Net(), lambda n: torch.ones(n, 5)":
@@ -253,6 +256,30 @@ def test_running_out_of_memory_is_no_fault_of_the_code(loaded):
     with pytest.raises(RigbenchError, match=r"batch\(2\) ran out of memory") as caught:
         tried(loaded(source), "cpu", 2)
     assert caught.value.exit_code == NOTHING
+
+
+def test_a_program_that_takes_all_memory_is_stopped_before_the_machine_is(loaded, monkeypatch):
+    memory = msgspec.structs.replace(host.memory(Sysfs()), usable_bytes=1 << 28)
+    monkeypatch.setattr(host, "memory", lambda sysfs: memory)
+    source = "def make():\n    kept = []\n    while len(kept) < 99: kept.append(torch.empty(1 << 24))"
+    before = resource.getrlimit(resource.RLIMIT_DATA), OOM_SCORE.read_text()
+    with within_free_memory("cpu"):
+        assert OOM_SCORE.read_text().strip() == "1000"
+        with pytest.raises(RigbenchError, match="it ran out of memory; let it take") as caught:
+            loaded(source)
+    assert caught.value.exit_code == NOTHING
+    assert (resource.getrlimit(resource.RLIMIT_DATA), OOM_SCORE.read_text()) == before
+    with within_free_memory("cuda:0"):
+        assert resource.getrlimit(resource.RLIMIT_DATA) == before[0]
+
+
+def test_a_loader_of_as_many_samples_as_the_trial_is_one_of_a_fixed_size(loaded):
+    source = """
+def make():
+    data = torch.utils.data.TensorDataset(torch.ones(8, 4))
+    return Net(), torch.utils.data.DataLoader(data, batch_size=2)
+"""
+    assert tried(loaded(source), "cpu", 2).fixed_samples == 2
 
 
 def test_a_batch_that_goes_wrong_later_is_one_line_from_a_thread_too(loaded):

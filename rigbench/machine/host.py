@@ -101,15 +101,16 @@ def virtual_machine(sysfs: Sysfs) -> str | Absent:
 
 def process_peak_bytes(sysfs: Sysfs, pid: int | None = None) -> int | Absent:
     """The most resident memory that a process (this one, if None) has had."""
-    return _process_bytes(sysfs, pid, "VmHWM")
+    return process_bytes(sysfs, "VmHWM", pid)
 
 
 def process_resident_bytes(sysfs: Sysfs, pid: int | None = None) -> int | Absent:
     """The memory that a process (this one, if None) has now."""
-    return _process_bytes(sysfs, pid, "VmRSS")
+    return process_bytes(sysfs, "VmRSS", pid)
 
 
-def _process_bytes(sysfs: Sysfs, pid: int | None, key: str) -> int | Absent:
+def process_bytes(sysfs: Sysfs, key: str, pid: int | None = None) -> int | Absent:
+    """A line of a process's status, as VmData."""
     status = sysfs.read_text(f"proc/{'self' if pid is None else pid}/status")
     return status if isinstance(status, Absent) else parse_meminfo(status).get(key, NOT_REPORTED)
 

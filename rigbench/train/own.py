@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
@@ -22,13 +24,17 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.failures import is_out_of_memory
 from rigbench.core.record import Absent
 from rigbench.dataloader.sources import TOKEN_KEYS, find_factory, raised, tensors_in
+from rigbench.machine import host
 from rigbench.machine.accelerator import choose_device
+from rigbench.machine.sysfs import Sysfs
 from rigbench.model.batches import AHEAD
 from rigbench.train.record import OwnModel
 from rigbench.train.record import TrialOptions as Options
 from rigbench.work.process import Report
 
 TRIAL_SAMPLES = 2  # one would do, but a norm over a batch of one has nothing to divide by
+SHARE_OF_FREE = 0.95  # of the host's memory that is free, for a program
+OOM_SCORE = Path("/proc/self/oom_score_adj")  # 1000: the first that Linux ends where memory runs out
 BASIS = (
     "counted by torch in a forward and backward pass of {samples} samples, what is recomputed too, attention unfused"
 )
@@ -45,10 +51,39 @@ def run(options: Options, report: Report) -> OwnModel:
     if device != "cpu":
         torch.cuda.set_device(device)
     report.progress(0.3, f"calling {options.name}")
-    own = load(options.name, options.folder, options.vocabulary, options.sequence)
-    report.check()
-    report.progress(0.6, "one trial step")
-    return tried(own, device, TRIAL_SAMPLES)
+    with within_free_memory(device):
+        own = load(options.name, options.folder, options.vocabulary, options.sequence)
+        report.check()
+        report.progress(0.6, "one trial step")
+        return tried(own, device, TRIAL_SAMPLES)
+
+
+@contextmanager
+def within_free_memory(device: str) -> Iterator[None]:
+    """Let this process, in which the user's own code runs, not take the machine with it: on a CPU it is refused more
+    than is free now, and where memory runs out all the same it is the first to go.
+
+    A GPU's driver maps more than it takes, so there nothing is refused.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        yield
+        return
+    score, limits = "", resource.getrlimit(resource.RLIMIT_DATA)
+    free, taken = host.memory(Sysfs()).usable_bytes, host.process_bytes(Sysfs(), "VmData")
+    with contextlib.suppress(OSError):
+        score = OOM_SCORE.read_text()
+        OOM_SCORE.write_text("1000")
+    if device == "cpu" and isinstance(free, int) and isinstance(taken, int):
+        most = taken + int(SHARE_OF_FREE * free)
+        resource.setrlimit(resource.RLIMIT_DATA, (most if limits[0] < 0 else min(most, limits[0]), limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limits)
+        with contextlib.suppress(OSError):
+            OOM_SCORE.write_text(score or "0")
 
 
 class Own(NamedTuple):
@@ -91,7 +126,8 @@ class Own(NamedTuple):
     def explained(self, doing: str, error: BaseException, cure: str = "fix the model") -> RigbenchError:
         """What the user's own code raised, in one line with its place."""
         if is_out_of_memory(error):
-            return RigbenchError(f"--model {self.name}: {doing} ran out of memory", "try a smaller model", NOTHING)
+            cure = "let it take less, or free some; on a CPU it is given what is free"
+            return RigbenchError(f"--model {self.name}: {doing} ran out of memory", cure, NOTHING)
         return RigbenchError(f"--model {self.name}: {doing} raised {raised(error, self.folder)}", cure)
 
     @contextmanager
@@ -349,16 +385,14 @@ def _size_that_it_chose(own: Own, batch: Any, asked: int) -> tuple[int, int]:
     Raises:
         RigbenchError: the size is not the one asked for, and not always the same.
     """
-    here = len(next(tensors_in(batch)))
-    if here == asked:
+    here, more, again = (len(next(tensors_in(its))) for its in (batch, drawn(own, asked + 1), drawn(own, asked)))
+    if (here, more, again) == (asked, asked + 1, asked):
         return asked, 0
-    sizes = {here, *(len(next(tensors_in(drawn(own, wanted)))) for wanted in (asked, asked + 1))}
-    if len(sizes) > 1:
-        first = next(tensors_in(batch))
+    if not here == more == again:
         raise RigbenchError(
-            f"--model {own.name}: batch({asked}) returned a first tensor of {shape_words(first)}, not {asked} samples, "
-            "and others of other sizes",
-            "make the first dimension of a batch's first tensor the number of samples asked for",
+            f"--model {own.name}: asked for {asked}, {asked + 1} and {asked} samples, its batches' first tensors are "
+            f"of {here}, {more} and {again} ({shape_words(next(tensors_in(batch)))})",
+            "make the first dimension of a batch's first tensor the number of samples asked for, or always the same",
         )
     return here, here
 

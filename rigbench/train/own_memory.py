@@ -13,7 +13,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rigbench.core.errors import NOTHING, RigbenchError
-from rigbench.dataloader.sources import tensors_in
 from rigbench.model.recipe import Optimizer, Recipe
 from rigbench.predict import loop
 from rigbench.predict.memory import METHOD, own_row
@@ -22,7 +21,7 @@ from rigbench.predict.record import OwnMemoryOptions as Options
 from rigbench.predict.trace import Recorder
 from rigbench.predict.traces import Trace
 from rigbench.store import now
-from rigbench.train.own import TRIAL_SAMPLES, Own, drawn, each, load, tried
+from rigbench.train.own import TRIAL_SAMPLES, Own, drawn, each, load, tried, within_free_memory
 from rigbench.work.process import Report
 
 CURE = "fake tensors have shapes and no values; `rigbench train-probe --model {name}` measures it on a card"
@@ -37,15 +36,13 @@ def run(options: Options, report: Report) -> OwnCapacity:
     started_at, started = now(), time.perf_counter()
     torch.manual_seed(0)
     report.progress(0.2, f"calling {options.name}")
-    own = load(options.name, options.folder, options.vocabulary, options.sequence)
-    its = tried(own, "cpu", TRIAL_SAMPLES)
-    own = own._replace(sequence=its.items_per_sample if its.unit == "tokens" else 0)
-    fixed = its.fixed_samples
-    if own.batch and not fixed and len(next(tensors_in(drawn(own, TRIAL_SAMPLES + 1)))) == TRIAL_SAMPLES:
-        fixed = TRIAL_SAMPLES  # a loader whose own size is that of the trial
-    report.progress(0.6, "on fake tensors")
-    step = FakeStep(own, options.precision, options.target.kind == "cuda")
-    rows = tuple(_row(step, options, optimizer, fixed) for optimizer in options.optimizers)
+    with within_free_memory("cpu"):
+        own = load(options.name, options.folder, options.vocabulary, options.sequence)
+        its = tried(own, "cpu", TRIAL_SAMPLES)
+        own = own._replace(sequence=its.items_per_sample if its.unit == "tokens" else 0)
+        report.progress(0.6, "on fake tensors")
+        step = FakeStep(own, options.precision, options.target.kind == "cuda")
+        rows = tuple(_row(step, options, optimizer, its.fixed_samples) for optimizer in options.optimizers)
     return OwnCapacity(
         method=METHOD,
         started_at=started_at,
@@ -58,7 +55,7 @@ def run(options: Options, report: Report) -> OwnCapacity:
         total_parameters=its.total_parameters,
         trainable_parameters=its.trainable_parameters,
         flop_per_item=its.flop_per_item,
-        fixed_samples=fixed,
+        fixed_samples=its.fixed_samples,
         rows=rows,
         notes=its.notes,
     )

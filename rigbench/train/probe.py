@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import os
@@ -17,7 +18,7 @@ from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.failures import is_out_of_memory, not_compiled
 from rigbench.core.record import Absent, EndedBy
 from rigbench.machine import host
-from rigbench.machine.accelerator import open_device
+from rigbench.machine.accelerator import choose_device, open_device
 from rigbench.machine.sysfs import Sysfs
 from rigbench.model import counts, lora, nf4
 from rigbench.model.batches import Batches
@@ -60,7 +61,9 @@ def run(options: Options, report: Report, world: World | None = None) -> AnySlic
         RigbenchError: bad token data or a program not as the contract says (exit 2), no such device or a model that
             does not fit (exit 3).
     """
-    return Slicing(options, report, world).run()
+    its_own = isinstance(options.model, OwnModel)
+    with programs.within_free_memory(choose_device(options.device)) if its_own else contextlib.nullcontext():
+        return Slicing(options, report, world).run()
 
 
 class Slicing:

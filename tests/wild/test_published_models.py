@@ -127,7 +127,7 @@ IDS = "torch.zeros(2, 8, dtype=torch.int64)"
     [
         ("torch.utils.data.DataLoader(Lengths(), batch_size=None)", "samples", None),
         (f"[{IDS}] * 3 + [{IDS.replace('8', '9')}]", "tokens", "int64 2×9, not 2 samples of 8 tokens; make every"),
-        ("[torch.zeros(2, 8)] * 3 + [torch.zeros(3, 8)]", "samples", r"3×8, not 2 samples; make every batch of one"),
+        ("[torch.zeros(2, 8)] * 4 + [torch.zeros(3, 8)]", "samples", r"3×8, not 2 samples; make every batch of one"),
         ("iter([])", None, "the loader gave no whole batch"),
     ],
 )
