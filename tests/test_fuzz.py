@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fuzz import __main__ as fuzz
-from fuzz import environments, hostile, inputs, inside
+from fuzz import environments, hostile, inputs, inside, mutants
 
 SEED, INPUTS, EVERY = 2026, 24, 11
 TEXTS = sorted(hostile.TEXTS)
@@ -57,3 +57,7 @@ def test_every_hostile_text_in_every_place(place: str, tmp_path: Path) -> None:
     with inside.prepared(tmp_path / "home"):
         found = {text: hostile.combination(place, text, tmp_path)[1] for text in hostile.TEXTS}
     assert {text: failed for text, failed in found.items() if failed} == {}
+
+
+def test_the_mutants_that_once_survived_follow_the_sources() -> None:
+    assert len(list(mutants.once_survived((Path(mutants.__file__).parent / "survived.toml").read_text()))) > 10

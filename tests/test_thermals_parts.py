@@ -6,6 +6,7 @@ import io
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -21,9 +22,9 @@ from rigbench.document import Run
 from rigbench.job import Job
 from rigbench.machine.record import Gpu
 from rigbench.machine.rig import Rig
+from rigbench.thermals import command, verdict
 from rigbench.thermals import fit as heat_fit
 from rigbench.thermals import screen as render
-from rigbench.thermals import verdict
 from rigbench.thermals.record import HeatLoad, PowerAdvice, PowerPoint, Thermals
 from rigbench.work.telemetry import frozen
 
@@ -324,6 +325,21 @@ def test_a_short_load_has_neither_cold_nor_hot():
     assert card.hot == Absent("4.0 s of load are too short to tell cold from hot")
     assert card.hot_over_cold == card.hot
     assert card.flop_per_joule == card.hot
+
+
+def test_a_reading_that_comes_while_the_curve_is_looked_at_belongs_to_the_next_look():
+    """The sampler's thread adds to it whenever it likes."""
+
+    class Growing(list):
+        def __iter__(self):
+            found = list(super().__iter__())
+            self.append((found[-1][0] + 0.1, 70.0))
+            return iter(found)
+
+    curve = Growing((100.0 + tick / 10, 70.0 + tick % 2) for tick in range(3000))
+    watch = SimpleNamespace(curves={"GPU0": {"temperature": curve}})
+    assert command._settled(load([1e12] * 600), watch, "GPU0") in (True, False)
+    assert len(curve) == 3001
 
 
 def test_throughput_that_holds_is_settled_and_one_that_drifts_is_not():

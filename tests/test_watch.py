@@ -28,8 +28,9 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
 from rigbench.document import ROOMS, Run
 from rigbench.watch import forecast, screen
-from rigbench.watch.record import Beside, SeenSteps
+from rigbench.watch.record import Beside, Options, SeenSteps
 from rigbench.watch.steps import HookSteps, LogSteps, period
+from rigbench.watch.watching import Watching
 
 PROGRAMS = [sys.executable, watched_programs.__file__]
 
@@ -564,3 +565,22 @@ time.sleep(12.5)
     assert seen.count("no step for") == 2  # when it came, and at the end
     assert "NCCL: Connect to 10.0.0.2<49321> failed, 2 times" in " ".join(seen.split())
     assert "the card fell off the bus (Xid 79)" in seen
+
+
+def test_looks_without_end(tmp_path: Path) -> None:
+    """A training of months is looked at hundreds of thousands of times."""
+    now, looked = [1e3], []
+
+    class Quiet:
+        started_seconds, folder = now[0], tmp_path
+
+        def read(self) -> list[object]:
+            return []
+
+    watching = Watching(Quiet(), Options(), Absent("no price"), None, lambda device: None, clock=lambda: now[0])  # type: ignore[arg-type]
+    watching._log.seen = lambda tokens: looked.append(now[0])  # type: ignore[assignment, func-returns-value, method-assign]
+    for _ in range(3000):
+        now[0] += 5000.0
+        watching.look()
+    watching.close()
+    assert len(looked) == 3000

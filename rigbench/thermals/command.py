@@ -250,7 +250,8 @@ class _Soak:
             self.job.keep(thermals=self._record(crew, watch))
         if self.watcher:
             ended = [load.elapsed_seconds[-1] for load in crew.latest.values() if load.ended_at_seconds]
-            curves = {lane.name: dict(watch.curves.get(lane.name, {})) for lane in self.lanes}
+            drawn = {lane.name: watch.curves.get(lane.name, {}) for lane in self.lanes}
+            curves = {name: {what: list(curve) for what, curve in its.items()} for name, its in drawn.items()}
             for name, load in crew.latest.items():
                 curves[name]["throughput"] = list(zip(load.ended_at_seconds, load.flops_per_s, strict=True))
             self.watcher(max(ended, default=0.0), self.seconds, curves)
@@ -306,7 +307,10 @@ class _Soak:
 def _settled(load: HeatLoad, watch: HeatWatch, name: str) -> bool:
     from rigbench.thermals import fit as heat_fit
 
-    began, curve = load.began_at_seconds, watch.curves.get(name, {}).get("temperature", [])
+    began, curve = (
+        load.began_at_seconds,
+        list(watch.curves.get(name, {}).get("temperature", [])),
+    )  # the sampler adds to it
     at = [at - began for at, _ in curve if at >= began]
     celsius = [value for at, value in curve if at >= began]
     return verdict.settled(load, at, celsius, heat_fit.best_fit(at, celsius)).settled

@@ -28,6 +28,7 @@ from rigbench.watch.session import Session
 from rigbench.watch.steps import HookSteps, LogSteps, Seen, period
 
 READING_SHARE = 0.001  # of a core, for what all steps so far tell
+LONGEST_WAIT_SECONDS = 4096.0  # between two looks at all steps so far
 PATIENCE_SECONDS = 30.0  # between SIGINT and SIGTERM
 JOULES_PER_KWH = 3.6e6
 FOREST_DEPTH = 40
@@ -64,7 +65,7 @@ class Watching:
         self._disk = DiskGauge(os.getcwd())
         self._hook, self._log = HookSteps(session.folder), LogSteps()
         self._own = _own_seconds()  # until here: loading rigbench
-        self._due, self._times = 0.0, 0
+        self._due, self._longest = 0.0, 1.0
         self.fold: Fold
         self.seen: Seen | None = None
         self.rate: Estimate | Absent = NO_STEPS
@@ -123,8 +124,8 @@ class Watching:
         if its is not None and its is not self.seen:
             self.seen, self.rate, self.pace = its, forecast.rate(its), forecast.pace(its.wall)
             self._forecast(final)
-        self._times += 1  # the first ones come soon, however dear they are
-        self._due = now + min((time.thread_time() - begun) / READING_SHARE, 2.0**self._times)
+        self._longest = min(2 * self._longest, LONGEST_WAIT_SECONDS)  # the first ones come soon, however dear they are
+        self._due = now + min((time.thread_time() - begun) / READING_SHARE, self._longest)
 
     def _note(self, source: Literal["kernel", "NCCL"], severity: Severity, text: str, at: float) -> None:
         after = max(0.0, at - self._begun)

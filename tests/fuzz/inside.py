@@ -70,7 +70,7 @@ def told(*words: str | os.PathLike[str]) -> Told:
 
     def internal(error: Exception, otherwise: str = "") -> str:
         if otherwise:
-            return otherwise
+            return f"{otherwise} ({_place(error)})"
         traces.append("".join(traceback.format_exception(error)))
         return f"internal error, {_place(error)}"
 
