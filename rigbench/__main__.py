@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from rigbench.core import signals
-from rigbench.core.errors import BAD_INPUT, CONTRADICTIONS, FINE, INTERNAL, INTERRUPTED, RigbenchError, given
+from rigbench.core.errors import BAD_INPUT, FINE, INTERNAL, INTERRUPTED, RigbenchError
 
 THE_ANSWER = "standard output"
 OF_A_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -123,7 +123,6 @@ class _Stream(io.FileIO):
 
 
 def _run() -> int:
-    given.clear()
     try:
         import typer
 
@@ -158,14 +157,11 @@ def _run() -> int:
         _say(_internal(error))
         return INTERNAL
     except Exception as error:  # noqa: BLE001 - the last line of defence
-        if isinstance(error, CONTRADICTIONS) and given:
-            _say(f"{given[-1]} says what cannot be; {_internal(error, 'if rigbench wrote it')}")
-            return BAD_INPUT
         _say(_internal(error))
         return INTERNAL
 
 
-def _internal(error: Exception, otherwise: str = "") -> str:
+def _internal(error: Exception) -> str:
     import traceback
 
     from rigbench.core import home
@@ -174,8 +170,7 @@ def _internal(error: Exception, otherwise: str = "") -> str:
     where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
     kept = home.log_error("".join(traceback.format_exception(error)))
     words = " ".join(str(error).split())[:200]
-    what = f"{type(error).__name__} at {where}: {words}"
-    return f"{otherwise}, report it{kept} ({what})" if otherwise else f"internal error, {what}; please report it{kept}"
+    return f"internal error, {type(error).__name__} at {where}: {words}; please report it{kept}"
 
 
 def _say(line: str) -> None:

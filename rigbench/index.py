@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,8 @@ import msgspec
 
 from rigbench import __version__, tables
 from rigbench.backtest.record import Backtest
-from rigbench.core.errors import CONTRADICTIONS, RigbenchError
+from rigbench.core import home
+from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.progress import Progress
 from rigbench.core.record import Record
@@ -169,8 +171,9 @@ class Index:
                 row = run.rig.fingerprint, len(entry.slices), msgspec.json.encode(entry), msgspec.json.encode(numbers)
             except RigbenchError as error:
                 unread = error.what_happened
-            except CONTRADICTIONS as error:
-                unread = f"{runs / name} says what cannot be ({type(error).__name__})"
+            except (ArithmeticError, LookupError, ValueError) as error:  # it contradicts itself, or we do
+                kept = home.log_error("".join(traceback.format_exception(error)))
+                unread = f"{runs / name} could not be looked through ({type(error).__name__}); please report it{kept}"
             self._database.execute(
                 "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (name, *files[name], *row, unread)
             )

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rigbench.core.errors import RigbenchError, given
+from rigbench.core.errors import RigbenchError
 from rigbench.core.files import read_regular, reason, write_whole
 from rigbench.core.home import default_home as default_home
 from rigbench.core.progress import SILENT, Progress
-from rigbench.core.record import Record
+from rigbench.core.record import Record, too_large
 from rigbench.core.screen import escaped
 from rigbench.document import SCHEMA, Run
 
@@ -155,7 +155,6 @@ def read(path: Path) -> Run:
     Raises:
         RigbenchError: missing, unreadable, cut short, not JSON, not a run, or written by a newer rigbench.
     """
-    given.append(str(path))
     try:
         raw = read_regular(path)
     except OSError as error:
@@ -163,6 +162,8 @@ def read(path: Path) -> Run:
             f"cannot read {path} ({reason(error)})", "give a run's id or the path of its file"
         ) from None
     with contextlib.suppress(ValueError, RecursionError):
+        if number := too_large(raw):
+            raise RigbenchError(f"{path} says {number}, which nothing measures", "measure again, or restore the file")
         run = msgspec.json.decode(raw, type=Run)
         if run.schema == SCHEMA:
             return run

@@ -6,11 +6,6 @@ from collections.abc import Iterable
 
 FINE, FAULT, BAD_INPUT, NOTHING, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
-# How code fails on numbers and names that contradict each other, as in a stored run that somebody changed. Of what
-# rigbench reads, whatever can be checked is checked there; this is for the rest.
-CONTRADICTIONS = (ArithmeticError, LookupError, ValueError)
-given: list[str] = []  # the files that the user gave, in the order in which they were read
-
 
 class RigbenchError(Exception):
     """A failure that the user can do something about: what happened, and what to do.

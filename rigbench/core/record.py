@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -25,6 +27,29 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=str.lo
             value = getattr(self, name)
             if type(value) in (float, tuple, dict) and not _is_finite(value):
                 raise ValueError(f"{type(self).__name__}.{name} is {value}; a record holds finite numbers or Absent")
+
+
+LARGEST = 1e40  # of what is read: a training takes 1e27 FLOP, and a product of a few such numbers is still finite
+# What ends such a number, or a text that looks so. Two, since one for both letters takes twenty times as long.
+EXPONENTS = [re.compile(letter + rb"\+?(?:[4-9]\d|\d{3,})\s*[,\]}]") for letter in (b"e", b"E")]
+ZEROS = bytes.maketrans(b"123456789", b"000000000")
+
+
+def too_large(raw: bytes) -> str:
+    """Of JSON that was read: a number in it that nothing measures, "" where there is none.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON.
+    """
+    maybe = any(it.search(raw) for it in EXPONENTS) or b"0" * 41 in raw.translate(ZEROS)
+    left: list[Any] = [json.loads(raw)] if maybe else []
+    while left:
+        value = left.pop()
+        if isinstance(value, dict | list):
+            left += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, int | float) and abs(value) > LARGEST:
+            return f"{value:g}" if isinstance(value, float) else f"an integer of {len(str(value))} digits"
+    return ""
 
 
 def _is_finite(value: Any) -> bool:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from rigbench.core.errors import RigbenchError, given
+from rigbench.core.errors import RigbenchError
 from rigbench.core.files import reason
 from rigbench.core.unpack import broken, packed_by, unpacked
 
@@ -20,7 +20,6 @@ WITHIN_NUMBERS = re.compile(r"(?<=\d)[\u00a0\u202f\u2009_'\u2019](?=\d{3}(?!\d))
 
 def read(path: Path) -> tuple[str, str]:
     """The log's text and a digest of its bytes."""
-    given.append(str(path))
     try:
         with path.open("rb") as file:
             raw = file.read(LARGEST_TEXT_BYTES + 1)

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rigbench.core.errors import NOTHING, RigbenchError, given
+from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.readings import UNSAID
@@ -47,7 +47,6 @@ class Rig:
         Raises:
             RigbenchError: no such folder, nothing recorded in it, or a file that is not a recording.
         """
-        given.append(str(folder))
         parts = {name: (folder / name).is_file() for name in ("rig.json", "pci.json", "nvml.txt")}
         if not any(parts.values()):
             what = "holds no capture" if folder.is_dir() else "is not a folder"

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from rigbench.core import units
-from rigbench.core.errors import NOTHING, RigbenchError, given
+from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.options import NOT_GIVEN, Option, Reader, whole
 from rigbench.core.profiles import Count, Profile, Text, read_toml
 from rigbench.core.record import Absent, Record
@@ -232,7 +232,6 @@ def _key(name: str) -> str:
 
 def _from_file(path: Path) -> Model:
     where = f"--model {path}"
-    given.append(str(path))
     fields = msgspec.structs.fields(ShapeFile)
     needed, others = ([field.name for field in fields if field.required == wanted] for wanted in (True, False))
     form = f"it needs {', '.join(needed)}, and may have {', '.join(others)}"
@@ -245,7 +244,6 @@ def _from_file(path: Path) -> Model:
 def _from_config(path: Path) -> Model:
     """A mixture of experts goes by its name and both of its counts."""
     where = f"--model {path}"
-    given.append(str(path))
     name, shape = config_json.read(path, where)
     _check(shape, where, also=("experts", "active_experts") if shape.experts else ())
     if shape.experts:

@@ -11,8 +11,9 @@ from types import TracebackType
 
 import msgspec
 
-from rigbench.core.errors import RigbenchError, given
+from rigbench.core.errors import RigbenchError
 from rigbench.core.files import reason
+from rigbench.core.record import too_large
 from rigbench.monitor.record import FORMAT, MonitorCard, MonitorEvent, MonitorHeader
 
 LONGEST_LINE_BYTES = 4 << 20
@@ -108,7 +109,6 @@ def read(path: Path) -> Iterator[MonitorEvent | None]:
     Its parts are read oldest first, as one: each later part's own header is left out.
     """
     begun = False
-    given.append(str(path))
     for part in _parts(path):
         try:
             with part.open("rb") as file:
@@ -146,6 +146,8 @@ def _events(path: Path, lines: Iterator[bytes]) -> Iterator[MonitorEvent | None]
     for number, line in enumerate(lines, start=1):
         event, words = None, ""
         try:
+            if number_in_it := too_large(line):
+                raise ValueError(f"it says {number_in_it}, which nothing measures")
             event = decoder.decode(line)
         except (msgspec.DecodeError, ValueError) as error:
             words = " ".join(str(error).split())[:120]

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from rigbench.core import profiles, units
-from rigbench.core.errors import RigbenchError, given
+from rigbench.core.errors import RigbenchError
 from rigbench.core.profiles import RigProfile
 from rigbench.core.record import Absent
 from rigbench.logs import rules, scan, source, stretches
@@ -201,7 +201,6 @@ def _file(path: Path, asked: Model, its: Told, find: Callable[[str | None], Path
     """Rows under a header: card, cards, model (or the shape's columns), precision, compiled, micro_batch, tokens_per_s
     of all cards, or tokens_per_s_per_gpu.
     """
-    given.append(str(path))
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file.read(LARGEST_CSV_BYTES).splitlines()))[:MOST_ROWS]

@@ -68,9 +68,7 @@ def told(*words: str | os.PathLike[str]) -> Told:
     """One command, in a process that is `prepared`."""
     traces: list[str] = []
 
-    def internal(error: Exception, otherwise: str = "") -> str:
-        if otherwise:
-            return f"{otherwise} ({_place(error)})"
+    def internal(error: Exception) -> str:
         traces.append("".join(traceback.format_exception(error)))
         return f"internal error, {_place(error)}"
 

@@ -32,6 +32,7 @@ TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 sys.path[:0] = [str(ROOT), str(TESTS)]
 
+from rigbench.core.errors import FINE, INTERRUPTED  # noqa: E402
 from rigbench.core.record import Absent, Device  # noqa: E402
 from rigbench.thermals.record import HeatLoad  # noqa: E402
 from rigbench.thermals.record import LoadOptions as Options  # noqa: E402
@@ -40,10 +41,11 @@ NAMES = ("monitor", "watch", "thermals")
 PACE, PACED = 15.0, "RIGBENCH_SOAK_PACE"  # so many readings are real that a machine with two cores can take them
 INTERVAL_SECONDS, SOAK_MINUTES = 0.1, 20.0  # between readings; of one soak of thermals, after which another begins
 WARM_SHARE, EACH = 0.25, 10_000  # of the time, or of the readings, is left out of the slope, which is told for so many
-RECORDED_BYTES = 1 << 20
-MIB = 1 << 20
+RECORDED_BYTES, MIB = 1 << 20, 1 << 20
+FLAT_MIB = 1.0  # in an hour, or in EACH readings
+KEPT_BYTES = 2048  # of a reading of two cards and the processor, which a soak keeps for its record: 14,400 at most
 LOOP = """
-import sys, time, torch
+import os, sys, time, torch
 from rigbench import hooks
 pace = float(sys.argv[1])
 hooks._clock = lambda: pace * time.monotonic()
@@ -52,7 +54,7 @@ model = torch.nn.Linear(64, 64)
 optimizer = torch.optim.AdamW(model.parameters())
 step = 0
 try:
-    while True:
+    while os.path.exists(__file__):  # else the soak was ended, and this one is left behind
         loss = (model(torch.randn(32, 64)) - 1).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -298,17 +300,20 @@ def told(name: str, code: int, notes: list[dict[str, Any]], real: bool) -> dict[
     whole = [it["rss_bytes"] + sum(it["children_bytes"].values()) for it in rest]
     slope = stats.theil_sen([(it[by] / per, size / MIB) for it, size in zip(rest, whole, strict=True)])
     assert not isinstance(slope, Absent), slope
+    kept = KEPT_BYTES / MIB * (3600 / INTERVAL_SECONDS if real else EACH) if name == "thermals" else 0.0
     moved = {key: sorted({it[key] for it in rest}) for key in ("threads", "descriptors")}
     figure = (
         f"{name}: {last['readings']:,} readings in {last['seconds']:.0f} s, exit code {code}; memory {whole[0] / MIB:.1f} to "
         f"{whole[-1] / MIB:.1f} MiB, slope {slope.value:.2f} ({slope.low:.2f} to {slope.high:.2f}) MiB per {unit} of "
-        f"{len(rest)} notes; threads {moved['threads']}, descriptors {moved['descriptors']}, files at most "
+        f"{len(rest)} notes{', of which it keeps each reading' if kept else ''}; threads {moved['threads']}, descriptors {moved['descriptors']}, files at most "
         f"{max(it['file_bytes'] for it in notes) / MIB:.1f} MiB"
     )
     return {
         "figure": figure,
         "slope_mib": [slope.value, slope.low, slope.high],
-        "not_flat": slope.low > 1.0 or moved["descriptors"][-1] > rest[0]["descriptors"] + 2 or code != 0,
+        "not_flat": slope.high >= FLAT_MIB + kept
+        or moved["descriptors"][-1] > rest[0]["descriptors"] + 2
+        or code not in ((0, INTERRUPTED) if name == "thermals" else (FINE,)),
         f"every_{EACH}_readings": [it for it in notes if it["readings"] % EACH == 0] + [last],
         "warm": {"rss_mib": [round(size / MIB, 2) for size in whole], by: [it[by] for it in rest]},
     }
