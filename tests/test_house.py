@@ -61,6 +61,27 @@ def test_a_module_begins_with_what_it_is():
             assert not first[0].endswith("?"), f"{file}: {first[0]}"
 
 
+BROAD = {
+    "__main__.py": "the last line of defence: one line, and the log",
+    "dataloader/sources.py": "the user's own code, imported, called, iterated: quoted with the line of it that failed",
+    "model/tokenizer.py": "a library that raises Exception itself; what is of a narrower kind goes on",
+    "train/own.py": "the user's own code",
+    "train/probe.py": "the user's own code; whatever it is goes on",
+    "work/process.py": "a worker's boundary: its parent quotes it",
+}
+
+
+def test_what_may_be_anything_is_caught_at_the_boundaries_alone():
+    found = [
+        file.relative_to(PACKAGE).as_posix()
+        for file in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or any(f"'{it}'" in ast.dump(node.type) for it in ("Exception", "BaseException")))
+    ]
+    assert list(dict.fromkeys(found)) == list(BROAD)
+
+
 def test_the_toy_probe_of_the_guide_needs_its_folder_and_the_two_lists_alone(tmp_path):
     """The diff in CONTRIBUTING.md, put on a copy of the package: its command, its help, its record, its report."""
     shutil.copytree(PACKAGE, tmp_path / "rigbench", ignore=shutil.ignore_patterns("__pycache__"))

@@ -37,10 +37,9 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
             if nameless:
                 os.link(f"/proc/self/fd/{handle}", named, src_dir_fd=handle)  # so that it follows the link there
         os.replace(named, target)
-    except BaseException:
+    finally:  # it is there still where that failed, or was broken off
         with contextlib.suppress(OSError):
             os.unlink(named)
-        raise
 
 
 def write_whole(target: Path, content: bytes) -> None:

@@ -67,17 +67,17 @@ class DriverProcess:
         self._unread = b""
 
     def ask(self, scope: str, *keys: str) -> list[Answer | Absent]:
-        with self._lock:
-            try:
-                if self._process is None and self.trouble is None:
-                    self._start()
-                if self._process is not None and self._process.stdin and keys:
-                    with contextlib.suppress(BrokenPipeError):  # its end is told by what it does not answer
-                        self._process.stdin.write(json.dumps([scope, keys]).encode() + b"\n")
-                return [self._answer(key, OPEN_SECONDS if key in (INIT, HANDLE) else CALL_SECONDS) for key in keys]
-            except BaseException:  # an answer that nobody took would be taken for the next one's
-                self._end("the driver was being asked when rigbench was interrupted")
-                raise
+        with self._lock, contextlib.ExitStack() as broken_off:
+            # An answer that nobody took would be taken for the next one's.
+            broken_off.callback(self._end, "the driver was being asked when rigbench was interrupted")
+            if self._process is None and self.trouble is None:
+                self._start()
+            if self._process is not None and self._process.stdin and keys:
+                with contextlib.suppress(BrokenPipeError):  # its end is told by what it does not answer
+                    self._process.stdin.write(json.dumps([scope, keys]).encode() + b"\n")
+            answers = [self._answer(key, OPEN_SECONDS if key in (INIT, HANDLE) else CALL_SECONDS) for key in keys]
+            broken_off.pop_all()
+            return answers
 
     def _start(self) -> None:
         code = "import sys; sys.path.append(sys.argv[1]); from rigbench.machine.driver_child import serve; serve()"

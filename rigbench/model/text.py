@@ -136,7 +136,8 @@ def line_decoder(field: str) -> Callable[[bytes], str | NoText]:
         except UnicodeDecodeError:
             return NoText("is not UTF-8")
         except (msgspec.DecodeError, RecursionError) as error:
-            return NoText(f"is not JSON ({str(error).removeprefix('JSON is malformed: ').lower()})")
+            why = str(error).removeprefix("JSON is malformed: ").lower()
+            return NoText("is not UTF-8" if "utf-8" in why else f"is not JSON ({why})")  # as msgspec 0.23 says it
 
     return decode
 

@@ -65,7 +65,9 @@ def _from_file(path: Path, end: str | None) -> Tokenizer:
         ) from None
     try:
         library = Library.from_str(content.decode())
-    except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
+    except Exception as error:  # the library raises Exception itself and nothing narrower
+        if type(error) not in (Exception, UnicodeDecodeError):
+            raise
         words = " ".join(str(error).split())[:120]
         raise RigbenchError(f"{path} is not a tokenizer.json ({words})", "export it again from its model") from None
     ids = library.get_vocab(with_added_tokens=True)

@@ -248,7 +248,7 @@ class Slicing:
 
         try:
             ended_by = loop.run(self.report, record)
-        except Exception as error:
+        except Exception as error:  # of the user's own code, or a compiler: whatever it is, it is raised again
             if is_out_of_memory(error) or isinstance(error, RigbenchError):
                 raise
             if recipe.compiled and (refusal := not_compiled(error)):
