@@ -261,6 +261,18 @@ def test_an_odd_run_is_named_and_stays_in_the_fit():
     assert any("below L(N, D); it is in the fit" in line for line in law.fit("odd", points, ANY).odd)
 
 
+def test_runs_that_lie_on_their_law_are_not_odd():
+    assert list(law._odd([*"abcdef"], np.zeros(6), np.linspace(-1, 1, 6), "L(N)")) == []
+
+
+def test_what_lies_beyond_all_that_was_trained_is_said_with_its_factor():
+    points = [point(1e7, 1e9, 4.0), point(1e9, 4e10, 3.0)]
+    assert law._beyond(5e8, 2e10, points) == law._beyond(1.04e9, 0.96e9, points) == ""
+    assert law._beyond(2e9, 2e10, points) == "its size 2 times beyond the most that was trained"
+    both = "its size 4 times below the least that was trained, its tokens 3 times beyond the most that was trained"
+    assert law._beyond(2.5e6, 1.2e11, points) == both
+
+
 def test_equal_losses_have_no_r_squared_of_one():
     fit = law.fit("flat", [point(size, 8e8, 3.0) for size in SIZES], ANY)
     assert fit.lines[0].exponent.value == pytest.approx(0, abs=1e-9)
@@ -306,6 +318,13 @@ def test_parabolas_over_sizes_on_the_same_flop_find_their_lowest_place():
     assert side.parameters == pytest.approx(best, rel=0.25) or isinstance(side.parameters, Absent)
     [edge] = law.isoflops([msgspec.structs.replace(it, loss=10.0 + place) for place, it in enumerate(points)])
     assert isinstance(edge.parameters, Absent)
+
+
+def test_the_lowest_loss_of_a_parabola_is_its_own():
+    sizes = [1e8 * math.exp(step) for step in (-1.0, -0.5, 0.25, 1.0)]
+    points = [point(size, 1e18 / 6 / size, 3 + 0.125 * math.log(size / 1.2e8) ** 2) for size in sizes]
+    [one] = law.isoflops(points)
+    assert (one.parameters, one.loss) == (pytest.approx(1.2e8, rel=1e-6), pytest.approx(3.0))
 
 
 def test_the_quantile_of_student_that_the_intervals_use():
