@@ -268,8 +268,8 @@ def test_runs_that_lie_on_their_law_are_not_odd():
 def test_what_lies_beyond_all_that_was_trained_is_said_with_its_factor():
     points = [point(1e7, 1e9, 4.0), point(1e9, 4e10, 3.0)]
     assert law._beyond(5e8, 2e10, points) == law._beyond(1.04e9, 0.96e9, points) == ""
-    assert law._beyond(2e9, 2e10, points) == "its size 2 times beyond the most that was trained"
-    both = "its size 4 times below the least that was trained, its tokens 3 times beyond the most that was trained"
+    assert law._beyond(2e9, 2e10, points) == "its size 2.0 times beyond the most that was trained"
+    both = "its size 4.0 times below the least that was trained, its tokens 3.0 times beyond the most that was trained"
     assert law._beyond(2.5e6, 1.2e11, points) == both
 
 
