@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 import msgspec
 
+from rigbench.core import progress
 from rigbench.document import Run
 
-from . import inputs, inside
+from . import environments, inputs, inside
 from .inputs import RIGS, STORED, TESTS, Words
 from .mutations import TEXTS
 
@@ -317,11 +319,93 @@ def environment(folder: Path, text: str) -> Iterator[Words]:
         os.environ.update(before)
 
 
+def kernel_log(folder: Path, text: str) -> Iterator[Words]:
+    """Of this machine, in lines of a GPU and of a disk."""
+    line = text.replace("\n", " ").encode(errors="surrogatepass")
+    (folder / "kernel.log").write_bytes(
+        b"[ 100.000001] NVRM: Xid (PCI:0000:01:00): 79, pid=1234, name=%s, GPU has fallen off the bus.\n" % line
+        + b"[ 101.000001] pcieport 0000:00:01.0: AER: Corrected error message received from %s\n" % line
+        + b"[ 102.000001] nvme nvme0: I/O error %s, dev nvme0n1, sector 5\n%s\n" % (line, line)
+    )
+    os.environ["RIGBENCH_KERNEL_LOG"] = str(folder / "kernel.log")
+    yield from (
+        ["topology", "--json"],
+        ["doctor"],
+        ["doctor", "--json"],
+        ["monitor", "--once", "--interval", "0.1s"],
+        ["run", "--quick", "--device", "cpu"],
+    )
+    yield from (["report", "--verbose", file] for file in sorted(folder.glob("runs/*.json")))
+
+
+def process_names(folder: Path, text: str) -> Iterator[Words]:
+    """Of those that use a recorded card."""
+    for number, rig in enumerate(it for it in RIGS if (it / "nvml.txt").exists()):
+        made = folder / str(number)
+        shutil.copytree(rig, made)
+        for name in ("nvml.txt", "load.nvml.txt"):
+            if (made / name).exists():
+                driver = re.sub(
+                    r"(RunningProcesses_v3 =) \d.*", r"\1 0 4711 1073741824 4712 5", (made / name).read_text()
+                )
+                (made / name).write_text(driver)
+        files = {f"proc/{pid}/{name}": text for pid in (4711, 4712) for name in ("comm", "cmdline", "status", "stat")}
+        (made / "files.json").write_text(json.dumps({"files": files}))
+        yield from (["--replay", made, *way] for way in (*LIVELY, ("monitor", "--verbose"), ("monitor", "--json")))
+
+
+def watched(folder: Path, text: str) -> Iterator[Words]:
+    """What a watched program writes, which goes to the terminal as it is, is in nothing that rigbench says of it."""
+    program, raw = folder / "train.py", text.encode(errors="surrogatepass")
+    lines = b"number of parameters: 5M %s\n" % raw + b"%s: 9\nstep 3 loss nan %s\n" % (raw, raw)
+    for form in (
+        b"iter %d: loss 2.%%b, time 100ms\n",
+        b"step %d %s 1.5 loss 2\n",
+        b'{"step": %d, "%s": 1, "loss": "%s"}\n',
+    ):
+        filled = [form.replace(b"%d", b"%d" % step).replace(b"%s", raw).replace(b"%b", raw) for step in range(9)]
+        lines += b"".join(filled)
+    (folder / "lines").write_bytes(lines)
+    program.write_text(f"import os, sys\nos.write(1, open({str(folder / 'lines')!r}, 'rb').read())\nsys.exit(3)\n")
+    word = text.replace("\0", "_").encode(errors="replace").decode()
+    kept, nowhere = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    try:
+        for way in ([], ["--json"], ["--tokens-per-step", "99"]):
+            yield ["watch", "--home", folder, *way, "--", sys.executable, program, word]
+        yield ["watch", "--home", folder, "--", word or "x"]
+    finally:
+        for fd, before in enumerate(kept, start=1):
+            os.dup2(before, fd)
+        for fd in (*kept, nowhere):
+            os.close(fd)
+        progress.stopping = False
+    yield from (["report", "--verbose", file] for file in sorted(folder.glob("runs/*.json")))
+
+
+def own_code(folder: Path, text: str) -> Iterator[Words]:
+    """A program of one's own, in processes of its own: what it prints, and how it fails."""
+    module = "import sys\nclass Hostile(Exception): pass\ndef make():\n    sys.stdout.write({0})\n    sys.stderr.write({0})\n"
+    (folder / "hostile.py").write_text(
+        module.format(ascii(text.encode(errors="replace").decode())) + f"    raise Hostile({text!a})\n"
+    )
+    os.chdir(folder)
+    yield Real(["capacity", "--on", "rtx-4080", "--model", "hostile:make"])
+    yield Real(["dataloader", "--device", "cpu", "--dataset", "hostile:make", "--seconds", "1"])
+    yield Real(["train-probe", "--device", "cpu", "--arms", "one", "--model", "hostile:make"])
+
+
+class Real(list[str | Path]):
+    """Words of a command that needs a process of its own."""
+
+
 PLACES: dict[str, Place] = {
     "every text of a stored run": stored_run, "names that are keys in a stored run": tables_keys, "every text of a capture": capture,
     "PCI functions of a capture": pci_names, "profiles": profiles, "models' files": model_file, "rigbench.toml": settings,
     "logs and CSV files": logs, "pasted text": pasted, "a recording of monitor": recording, "accepted findings": home,
-    "names of files": file_names, "options and arguments": options, "the environment": environment,
+    "this machine's kernel log": kernel_log, "names of processes": process_names, "what a watched program writes": watched,
+    "a program of one's own": own_code, "names of files": file_names, "options and arguments": options, "the environment": environment,
 }  # fmt: skip
 
 
@@ -335,10 +419,16 @@ def combination(place: str, text: str, scratch: Path, every: int = 1) -> tuple[i
         for number, typed in enumerate(PLACES[place](folder, TEXTS[text])):
             if number % every:
                 continue
-            told = inside.told(*(typed if "--home" in typed else [*typed, "--home", folder]))
+            words = typed if "--home" in typed else [*typed, "--home", folder]
             commands += 1
-            if told.kind:
-                failed.append(f"{place} × {text}: {told.kind}: {typed}\n{told.trace}")
+            if isinstance(typed, Real):
+                python = [sys.executable, "-m", "rigbench", *map(os.fspath, words)]
+                kind, trace = environments.end(python, os.environ | {"PYTHONPATH": str(inputs.ROOT)}).kind, ""
+            else:
+                told = inside.told(*words)
+                kind, trace = told.kind, told.trace
+            if kind:
+                failed.append(f"{place} × {text}: {kind}: {typed}\n{trace}")
     finally:
         os.chdir(here)
         os.environ.clear()
