@@ -29,6 +29,7 @@ from rigbench.core.record import Absent
 from rigbench.document import ROOMS, Run
 from rigbench.watch import forecast, screen
 from rigbench.watch.record import Beside, Options, SeenSteps
+from rigbench.watch.session import Session
 from rigbench.watch.steps import HookSteps, LogSteps, period
 from rigbench.watch.watching import Watching
 
@@ -584,3 +585,14 @@ def test_looks_without_end(tmp_path: Path) -> None:
         watching.look()
     watching.close()
     assert len(looked) == 3000
+
+
+def test_what_is_said_after_the_command_has_ended_is_not_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As that the driver hangs, which is known only after its limit."""
+    with Session([sys.executable, "-c", "pass"], tmp_path, False, False) as session:
+        while not session.poll():
+            session.wait(1.0)
+        session.line("rigbench: warning: the driver\x1b does not answer")
+    assert capsys.readouterr().err == "rigbench: warning: the driver\ufffd does not answer\n"

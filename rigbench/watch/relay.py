@@ -18,6 +18,7 @@ import json
 import os
 import queue
 import re
+import select
 import selectors
 import signal
 import socket
@@ -260,6 +261,8 @@ class Relay:
             if self._ended and not drained and (not came or not self._sources):
                 drained = True  # what it started and left behind may go on writing
                 self._tell({"drained": True, "left": bool(self._sources)})
+        if self._with_rigbench and select.select([self._control], [], [], 0)[0]:
+            self._hear()  # the last thing that it had to say
         for outlet in self._outlets.values():
             outlet.close()
         if not drained:

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import IO, Any, NamedTuple
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.screen import told
 from rigbench.watch import relay
 from rigbench.watch.steps import names_in
 
@@ -122,8 +123,11 @@ class Session:
         self._say({"panel": text if self._is_in_front() else ""})
 
     def line(self, text: str) -> None:
-        """A line of rigbench's own on standard error, between the command's."""
-        self._say({"line": text})
+        """A line of rigbench's own on standard error, between the command's, or after them."""
+        if self.poll():
+            sys.stderr.write(f"{told(text)}\n")
+        else:
+            self._say({"line": told(text)})
 
     def send(self, number: int) -> None:
         self._say({"signal": number})

@@ -368,19 +368,22 @@ def watched(folder: Path, text: str) -> Iterator[Words]:
     (folder / "lines").write_bytes(lines)
     program.write_text(f"import os, sys\nos.write(1, open({str(folder / 'lines')!r}, 'rb').read())\nsys.exit(3)\n")
     word = text.replace("\0", "_").encode(errors="replace").decode()
-    kept, nowhere = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+    kept, own = [os.dup(1), os.dup(2)], folder / "own"
+    streams = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for path in (Path(os.devnull), own)]
+    for fd, stream in enumerate(streams, start=1):
+        os.dup2(stream, fd)
     try:
-        for way in ([], ["--json"], ["--tokens-per-step", "99"]):
+        for way in (["--json"], [], ["--tokens-per-step", "99"]):
+            os.ftruncate(streams[1], 0)  # with --json, what the program writes stands there too
             yield ["watch", "--home", folder, *way, "--", sys.executable, program, word]
         yield ["watch", "--home", folder, "--", word or "x"]
     finally:
         for fd, before in enumerate(kept, start=1):
             os.dup2(before, fd)
-        for fd in (*kept, nowhere):
+        for fd in (*kept, *streams):
             os.close(fd)
         progress.stopping = False
+    assert inside.raw_in(own.read_text(errors="replace").replace("\r\n", "\n")) == ""
     yield from (["report", "--verbose", file] for file in sorted(folder.glob("runs/*.json")))
 
 
