@@ -32,7 +32,7 @@ TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 sys.path[:0] = [str(ROOT), str(TESTS)]
 
-from rigbench.core.errors import FINE, INTERRUPTED  # noqa: E402
+from rigbench.core.errors import FINE, INTERRUPTED, NOTHING  # noqa: E402
 from rigbench.core.record import Absent, Device  # noqa: E402
 from rigbench.thermals.record import HeatLoad  # noqa: E402
 from rigbench.thermals.record import LoadOptions as Options  # noqa: E402
@@ -43,7 +43,7 @@ INTERVAL_SECONDS, SOAK_MINUTES = 0.1, 20.0  # between readings; of one soak of t
 WARM_SHARE, EACH = 0.25, 10_000  # of the time, or of the readings, is left out of the slope, which is told for so many
 RECORDED_BYTES, MIB = 1 << 20, 1 << 20
 FLAT_MIB = 1.0  # in an hour, or in EACH readings
-KEPT_BYTES = 2048  # of a reading of two cards and the processor, which a soak keeps for its record: 14,400 at most
+KEPT_BYTES = 2560  # of a reading of two cards and the processor, which a soak keeps for its record: 14,400 at most
 LOOP = """
 import os, sys, time, torch
 from rigbench import hooks
@@ -61,8 +61,8 @@ try:
         optimizer.step()
         step += 1
         hooks.step(tokens=32)
-        print(f"step {step} of 1000000 | loss {loss.item():.4f} | time 500 ms", flush=True)
-        time.sleep(0.5 / pace)
+        print(f"step {step} of 10000000 | loss {loss.item():.4f} | time 50 ms", flush=True)
+        time.sleep(0.05 / pace)
 except KeyboardInterrupt:
     pass
 """
@@ -313,7 +313,7 @@ def told(name: str, code: int, notes: list[dict[str, Any]], real: bool) -> dict[
         "slope_mib": [slope.value, slope.low, slope.high],
         "not_flat": slope.high >= FLAT_MIB + kept
         or moved["descriptors"][-1] > rest[0]["descriptors"] + 2
-        or code not in ((0, INTERRUPTED) if name == "thermals" else (FINE,)),
+        or code not in ((FINE, NOTHING, INTERRUPTED) if name == "thermals" else (FINE,)),
         f"every_{EACH}_readings": [it for it in notes if it["readings"] % EACH == 0] + [last],
         "warm": {"rss_mib": [round(size / MIB, 2) for size in whole], by: [it[by] for it in rest]},
     }
