@@ -62,7 +62,7 @@ try:
         step += 1
         hooks.step(tokens=32)
         print(f"step {step} of 10000000 | loss {loss.item():.4f} | time 50 ms", flush=True)
-        time.sleep(0.05 / pace)
+        time.sleep(max(0.02, 0.05 / pace))
 except KeyboardInterrupt:
     pass
 """
