@@ -182,6 +182,7 @@ def test_an_irreducible_loss_is_told_where_it_can_be():
     assert made.irreducible.low < 2 < made.irreducible.high
     assert made.exponent.low < 0.3 < made.exponent.high
     assert made.next_loss.low < 2 + 90 * 1e10**-0.3 < made.next_loss.high
+    assert made.next_loss.high / made.next_loss.low < 1.01  # the noise is a thousandth
     straight = law.floor(x, 20 * x**-0.1 * np.exp(np.random.default_rng(2).normal(0, 0.01, 8)), 1e10)
     assert straight == Absent("an irreducible loss cannot be told from none by these points")
 
