@@ -27,6 +27,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--inputs", type=int, default=10**9, help="how many inputs; without it, as --minutes says")
+    parser.add_argument(
+        "--first", type=int, default=0, help="the number to begin with, as an earlier go's last line says"
+    )
     parser.add_argument("--minutes", type=float, default=None)
     parser.add_argument("--only", type=int, help="this one alone, with its trace")
     parser.add_argument("--processes", type=int, help="so many of them, each in processes of its own")
@@ -43,9 +46,17 @@ def main() -> int:
             return hostile.tried(Path(scratch))
         if asked.processes:
             return processes(asked.seed, asked.processes, Path(scratch))
-        numbers = [asked.only] if asked.only is not None else range(asked.inputs)
+        numbers = [asked.only] if asked.only is not None else range(asked.first, asked.inputs)
         done, failures = 0, Counter[str]()
         codes = Counter[int]()
+
+        def said() -> str:
+            return (
+                f"{done - sum(failures.values()):,} of {done:,} inputs from {asked.first:,} on kept the contract; "
+                f"{len(failures)} distinct failures; seed {asked.seed}, {time.monotonic() - began:.0f} s; "
+                f"exit codes {dict(sorted(codes.items()))}"
+            )
+
         for number in numbers:
             if time.monotonic() - began > 60 * minutes:
                 break
@@ -54,11 +65,9 @@ def main() -> int:
                 if failures[kind] == 1 or asked.only is not None:
                     print(f"FAIL {number}: {kind}\n{trace if asked.only is not None else ''}", flush=True)
             done += 1
-        held = done - sum(failures.values())
-        print(
-            f"{held:,} of {done:,} inputs kept the contract; {len(failures)} distinct failures; seed {asked.seed}, "
-            f"{time.monotonic() - began:.0f} s; exit codes {dict(sorted(codes.items()))}"
-        )
+            if done % 500 == 0:
+                print(said(), flush=True)
+        print(said())
         return 1 if failures else 0
 
 
