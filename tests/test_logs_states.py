@@ -160,10 +160,28 @@ AMBIGUOUS = {
         "".join(f"step {i // 4}/90 micro {i % 4 + 1}/4 | loss 3 | time {250 + i % 7} ms\n" for i in range(80)), 65536, "several lines about each step"),
     "whole seconds of a few steps": (
         "".join(f"2026-03-01 10:00:{i // 4:02d} step {i} loss 3.1\n" for i in range(60)), 1024, "whole seconds"),
+    "a batch, where its head says that several are accumulated": (
+        "gradient_accumulation_steps: 4\n" + "".join(f"batch {i} loss 3.1 time {0.5 + i % 3 / 100:.3f}s\n" for i in range(40)), 65536, "4 of which are accumulated"),
+    "lines of micro-batches, some of which end a step": (
+        "".join(f"iter {i}: loss 3.1, iter time: {500 + i % 5}.0ms{' (optimizer.step)' * (i % 4 == 3)}\n" for i in range(80)), 65536, "20 of its 80 lines end an optimizer step"),
+    "a time on every tenth step, of one or of ten": (
+        "".join(f"step {10 * i} | loss 3.1 | time {20 + i % 3 / 100:.2f}s | tokens seen {655360 * i}\n" for i in range(40)), None, "of one step, or of 10 together"),
+    "two runs of different speed": (
+        "".join(f"step {i} | loss 3.1 | dt {s + i % 3 / 100:.2f}s\n" for s in (2, 4) for i in range(40)), 65536, "32,605 tokens/s: two runs in one log"),
+    "steps and losses without any time": (
+        "epoch,step,train_loss_step\n" + "".join(f"0,{i},3.1\n" for i in range(49, 999, 50)), 65536, "does not say how long"),
 }  # fmt: skip
 
 
 OTHER_WORDS = {
+    "a time in parentheses of seconds": "".join(f"iteration {i}/ 900 | consumed tokens: {i * 286000} | elapsed time per iteration (s): {5.5 + i % 3 / 100:.2f} | loss: 3.1\n" for i in range(20)),
+    "a name that divides by the step": "".join(f"step {i} | time/step (s): {2 + i % 3 / 100:.2f} | ntokens {104520} | loss: 3.1\n" for i in range(20)),
+    "milliseconds since 1970": "step,timestamp,tokens\n" + "".join(f"{i},{1740819120000 + 2000 * i},{104000 * i}\n" for i in range(20)),
+    "microseconds of a step": "step,step_time_us,ntokens\n" + "".join(f"{i},{2_000_000 + i % 7},104000\n" for i in range(20)),
+    "the time since the last of several": "".join(f"step {10 * i} | loss 3.1 | time since last log {20 + i % 3 / 100:.2f}s | tokens seen {1040520 * i}\n" for i in range(20)),
+    "an interval of several steps": "".join(f"loss: 3.1, global_step: {10 * i}, interval_runtime: {20 + i % 3 / 100:.2f}, interval_steps_per_second: 0.5, tokens_seen: {1040520 * i}\n" for i in range(1, 20)),
+    "several hosts": "".join(f"node{r:03d}: step {i} loss 3.1 dt {2 + i % 3 / 100:.2f}s tokens seen {104520 * i}\n" for i in range(20) for r in range(3)),
+    "workers of Ray": "".join(f"\x1b[36m(TrainWorker pid={100 + r}, ip=10.0.0.{r})\x1b[0m step={i} loss=3.1 dt={2 + i % 3 / 100:.2f}s tokens seen {104520 * i}\n" for i in range(20) for r in range(3)),
     "thousands and millions in letters": "".join(f"step {i} | loss 3 | tok/s: 52.0k | seen {i * 0.052:.3f}M\n" for i in range(20)),
     "with a unit": "".join(f"[{i}/900] step={i} loss=3.1 throughput: 52.0K tokens/s\n" for i in range(20)),
     "seconds since 1970 before each line": "".join(f"{1740819120 + 2 * i}.25 step {i} loss 3.1 tokens {i * 104000}\n" for i in range(20)),
@@ -178,10 +196,46 @@ OTHER_WORDS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("step", ["step", "validation step", "eval: step"])
+def test_a_line_of_an_evaluation_is_no_training_whatever_step_it_names(step, first):
+    lines, at = [], 0.0
+    for i in range(100):
+        at += 2.0
+        train = f"2026-03-01 10:{at // 60:02.0f}:{at % 60:06.3f} step {i} loss 3.1 tokens {i * 104000}"
+        if i % 10 == 9 and not first:
+            at += 12.0
+        evaluation = f"2026-03-01 10:{at // 60:02.0f}:{at % 60:06.3f} {step} {i} val_loss 3.3"
+        if i % 10 == 9 and first:
+            at += 12.0
+            train = f"2026-03-01 10:{at // 60:02.0f}:{at % 60:06.3f} step {i} loss 3.1 tokens {i * 104000}"
+        lines += [evaluation, train] if i % 10 == 9 and first else [train, evaluation] if i % 10 == 9 else [train]
+    assert rate(read("\n".join(lines) + "\n")) == pytest.approx(52_000, rel=0.02)
+
+
 @pytest.mark.parametrize("words", OTHER_WORDS)
 def test_logs_of_other_programs_are_read_by_the_names_of_their_numbers(words):
     reading = read(OTHER_WORDS[words])
     assert rate(reading) == pytest.approx(52_000, rel=0.02), reading.said
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokens/s/rank",
+        "tokens_per_gpu_per_second",
+        "tokens/train_per_sec_per_gpu",
+        "tokens_per_device_per_sec",
+        "tok/s/gpu",
+    ],
+)
+def test_a_rate_of_one_device_is_called_so(name):
+    lines = "".join(f"step {i} | loss: 3.1 | {name}: {5000 + i % 7}.5\n" for i in range(20))
+    table = f"step,loss,{name}\n" + "".join(f"{i},3.1,{5000 + i % 7}.5\n" for i in range(20))
+    for text in (lines, table):
+        reading = read(text)
+        assert reading.of_one_device
+        assert rate(reading) == pytest.approx(5003, rel=0.001)
 
 
 @pytest.mark.parametrize("what", AMBIGUOUS)

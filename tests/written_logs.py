@@ -193,6 +193,18 @@ def titan(it: Training) -> Iterator[str]:
             )
 
 
+def titan_2024(it: Training) -> Iterator[str]:
+    since = 0.0
+    for step, own, _, wall in it.ends():
+        since += own
+        if step % 5 == 0:
+            rate, since = 5 * it.tokens / DEVICES / since, 0.0
+            yield (
+                f"[rank0]:{_date(wall)},{int(wall % 1 * 1000):03d} - root - INFO - \x1b[36mstep: {step:2d}  \x1b[32mloss: 8.1234  "
+                f"\x1b[33mmemory: 39.21GiB(41.28%)  \x1b[34mwps: {rate:,.0f}  \x1b[35mmfu: 30.35%\x1b[39m"
+            )
+
+
 def hf(it: Training) -> Iterator[str]:
     yield "\rMap:  50%|#####     | 500/1000 [00:01<00:01, 480.00 examples/s]\rMap: 100%|##| 1000/1000 [00:02<00:00, 480.00 examples/s]"
     line = "  0%|          | 0/500 [00:00<?, ?it/s]"
@@ -352,6 +364,7 @@ WRITERS: dict[str, tuple[Writer, str, bool]] = {
     "litgpt_csv": (litgpt_csv, "litgpt metrics.csv", True),
     "megatron": (megatron, "Megatron-LM", True),
     "titan": (titan, "torchtitan", True),
+    "titan_2024": (titan_2024, "torchtitan of 2024", False),
     "hf": (hf, "Hugging Face Trainer, trl, axolotl", True),
     "factory": (factory, "LLaMA-Factory trainer_log.jsonl", True),
     "deepspeed": (deepspeed, "DeepSpeed", False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -13,10 +14,11 @@ from rigbench.logs.formats import Format, Meaning, factor, known, meaning
 from rigbench.logs.scan import Item, Raw, Row
 
 LARGEST = 1e15  # of any number that is believed
+SECONDS_SINCE_1970 = 1e11  # a clock's number above it counts parts of a second
 MANY_RESETS = 0.05  # of the rows: no restarts, but rows in no order
 ROLES: dict[str, Meaning] = {
     "step": "step", "at_seconds": "clock", "step_seconds": "own time", "step_milliseconds": "own time",
-    "tokens": "tokens", "tokens_per_s": "rate", "loss": "loss",
+    "interval_seconds": "interval time", "tokens": "tokens", "tokens_per_s": "rate", "loss": "loss",
 }  # fmt: skip
 APART = 1.2  # two readings of one quantity that differ by more contradict each other
 EVALUATION = re.compile(r"(?:^|[^a-z])(?:eval|val|valid|validation|test)(?![a-z])")
@@ -90,15 +92,23 @@ class Columns:
                     "hand back one's lines",
                 )
             self.said.append("lines sorted by step: they were in no order")
-        for row in rows:
+        evaluates = [bool(EVALUATION.search(row.text.lower())) for row in rows]
+        if 2 * sum(evaluates) >= len(rows):  # a word of every line
+            evaluates = [False] * len(rows)
+        broken = before_evaluates = False
+        for row, its in zip(rows, evaluates, strict=True):
             at = int(row.items[step].value)
             if self.rows and self.steps[-1] == at and not self._is_micro(row):
                 before = self.rows[-1]  # a second line about the same step adds what the first did not have
                 times = [key for key in row.items.keys() & before.items if self.means[key] in ("own time", "time")]
                 self.repeated += any(row.items[key].value != before.items[key].value for key in times)
-                self.rows[-1] = before._replace(items={**row.items, **before.items}, clock=before.clock or row.clock)
+                clock = (before.clock or row.clock) if not before_evaluates or its else (row.clock or before.clock)
+                self.rows[-1] = before._replace(items={**row.items, **before.items}, clock=clock)
+                broken = broken or (its and not before_evaluates)
+                before_evaluates &= its
                 continue
-            self.rows.append(row)
+            self.rows.append(row._replace(after_break=row.after_break or its or broken))
+            broken, before_evaluates = False, its
             self.steps.append(at)
 
     def _is_micro(self, row: Row) -> bool:
@@ -131,15 +141,18 @@ class Columns:
         items = [row.items.get(key) for row in self.rows]
         scale = self.scale(key)
         loss = self.means[key] == "loss"  # which may be no number
-        return [it.value * scale if it and (loss or 0 <= it.value < LARGEST) else None for it in items]
+        return [it.value * scale if it and (loss or 0 <= it.value * scale < LARGEST) else None for it in items]
 
     def scale(self, key: str) -> float:
         unit = next(row.items[key].unit for row in self.raw.rows if key in row.items)
         if key in self.milliseconds:
             return 1.0 if unit == "s" else 1e-3
-        return (
-            factor(key, unit) if self.means[key] in ("own time", "mean time", "time", "clock", "train clock") else 1.0
-        )
+        if self.means[key] not in ("own time", "interval time", "mean time", "time", "clock", "train clock"):
+            return 1.0
+        first = next((row.items[key].value for row in self.raw.rows if key in row.items), 0.0)
+        if self.means[key] == "clock" and unit == "" and first > SECONDS_SINCE_1970:  # in 1e3rds, 1e6ths or 1e9ths
+            return next((part for part in (1e-3, 1e-6) if first * part < SECONDS_SINCE_1970), 1e-9)
+        return factor(key, unit)
 
     def shown(self, key: str) -> str:
         """A name for people, of what has none of its own too."""
@@ -172,19 +185,24 @@ def refuse_without_time(log: Columns) -> None:
 
 
 def quoted(head: str) -> str:
-    """The first line that has numbers, and a pattern that fits it."""
-    line = next(scan.lines_with_numbers(head.splitlines()), "")[:80]
-    if not line:
+    """The first line with numbers of the kind that is written most, and a pattern that fits it."""
+    lines = list(scan.lines_with_numbers(head.splitlines()))
+    kinds = [re.sub(r"\d+", "0", line) for line in lines]
+    line = lines[kinds.index(Counter(kinds).most_common(1)[0][0])] if lines else ""
+    date = max((it.end() for pattern in scan.DATES if (it := pattern.search(line[:200]))), default=0)
+    numbers = [it for it in scan.NUMBER.finditer(line[:300]) if it.start() >= date]
+    if not numbers:
         return r"say how with --pattern 'step (?P<step>\d+) .* (?P<ms>[\d.]+) ms'"
-    numbers = list(scan.NUMBER.finditer(line))[:2]
-    parts = [re.escape(line[: numbers[0].start()]).replace(r"\ ", " ")] if numbers else []
-    if len(numbers) > 1:
-        parts += [
-            r"(?P<step>\d+)",
-            ".*?",
-            re.escape(line[numbers[1].start() - 3 : numbers[1].start()]).replace(r"\ ", " "),
-        ]
-        parts.append(r"(?P<ms>[\d.]+)")
-    elif numbers:
-        parts.append(r"(?P<step>\d+)")
-    return f"say how with --pattern; its first line with numbers is {line!r}, which {''.join(parts)!r} fits"
+    step, *others = numbers
+    units = [(it, unit["unit"]) for it in others if (unit := scan.UNIT.match(line, it.end()))]
+    timed = [(it, "ms" if unit == "ms" else "step_seconds") for it, unit in units if unit in ("ms", "s", "sec")]
+    timed += [(it, "ms") for it in others if line[it.start() - 1] != "/"]
+    parts = [_literally(line[max(date, step.start() - 20) : step.start()]), r"(?P<step>\d+)"]
+    if timed:
+        time, group = timed[0]
+        parts += [".*?", _literally(line[max(step.end(), time.start() - 3) : time.start()]), rf"(?P<{group}>[\d.]+)"]
+    return f"say how with --pattern; its first line with numbers is {line[:80]!r}, which {''.join(parts)!r} fits"
+
+
+def _literally(text: str) -> str:
+    return re.escape(text).replace(r"\ ", " ")

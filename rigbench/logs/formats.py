@@ -15,6 +15,7 @@ from rigbench.logs.scan import Raw, is_step
 Meaning = Literal[
     "step",  # counts steps or iterations
     "own time",  # of this step, or the mean of a step since the last line
+    "interval time",  # of all steps since the last line
     "mean time",  # of a step, over the whole run so far: a check only
     "time",  # of a step or since the start: its values decide
     "clock",  # seconds since anything, in which all that happens passes
@@ -112,6 +113,14 @@ FORMATS = (
         "step; the date at the head; tps, tokens/s of one device since the last line; with `global batch size` and"
         " `sequence length` of the head all devices'",
         {"tps": "device rate"},
+    ),
+    Format(
+        "torchtitan of 2024",
+        ("step", "wps", "mfu"),
+        "[rank0]:2024-06-01 10:00:10,501 - root - INFO - step:  1  loss: 10.9000  memory: 41.30GiB(52.10%)  wps: 12,340"
+        "  mfu: 20.37%",
+        "step; the date at the head; wps, tokens/s of one device since the last line",
+        {"wps": "device rate"},
     ),
     Format(
         "Hugging Face Trainer, trl, axolotl",
@@ -230,8 +239,12 @@ STEP_TIME = re.compile(
 CLOCK = re.compile(r"\b(?:elapsed|runtime|wall\w{0,5}|walltime|total time|time total|timestamp|uptime|since|train time|"
                    r"training time|relative time|seconds)\b")  # fmt: skip
 DEVICE = re.compile(r"\b(?:device|devices|gpu|gpus|rank|local|tgs|per gpu|worker|chip)\b")
-TOKEN_RATE = re.compile(r"\b(?:tps|tgs|wps)\b|\btok(?:en)?s? (?:per |a )?(?:s|sec|secs|second|seconds)\b")
+TOKEN_RATE = re.compile(
+    r"\b(?:tps|tgs|wps)\b|\btok(?:en)?s? (?:(?:\w{1,12} ){0,3}per |a )?(?:s|sec|secs|second|seconds)\b"
+)
 STEPS_RATE = re.compile(r"\b(?:step|iter|iteration|it|batch|update)e?s? (?:per )?(?:s|sec|second)\b")
+NO_RATE = re.compile(r"\b(?:time|timing|took|duration|elapsed|per (?:step|iter|iteration|it|batch|update))\b")
+INTERVAL = re.compile(r"\binterval (?:time|runtime|ms|seconds|secs?|s)\b|\bsince (?:the )?(?:last|previous)\b")
 SAMPLES = re.compile(r"\b(?:samples?|sequences|examples|sentences)\b")
 
 
@@ -265,27 +278,38 @@ def meaning(key: str, unit: str) -> Meaning:
         return "samples" if "consumed" in words else "nothing"
     if words in ("global batch size", "train batch size"):
         return "batch"
-    if unit.replace(" ", "") in ("it/s", "its/s", "iter/s", "iters/s", "step/s", "steps/s") or STEPS_RATE.search(words):
+    if unit.replace(" ", "") in ("it/s", "its/s", "iter/s", "iters/s", "step/s", "steps/s") or (
+        STEPS_RATE.search(words) and not NO_RATE.search(words)
+    ):
         return "nothing" if part or mean or DEVICE.search(words) else "steps rate"
     if part:
         return "nothing"
+    if unit in ("s", "min", "") and INTERVAL.search(words):
+        return "interval time"
     if unit in ("s/it", "s/step", "s/iter") or (
         unit in ("s", "") and (PER_STEP.search(words) or STEP_TIME.search(words))
     ):
         return "mean time" if mean else "own time"
-    if unit == "" and not re.search(r"\b(?:time|ms|seconds|secs?|s|elapsed|runtime|timestamp)\b", words):
+    if unit == "" and not re.search(r"\b(?:time|ms|us|ns|seconds|secs?|s|elapsed|runtime|timestamp)\b", words):
         return "nothing"
     if unit in ("s", "min", "") and CLOCK.search(words):
         return "clock"
     if mean:
         return "mean time" if unit == "s" and re.search(r"\b(?:time|ms|step)\b", words) else "nothing"
     if unit in ("s", "min", "") and (
-        re.fullmatch(r"(?:train )?(?:time|took|duration|t|ms|s|sec)(?: ms| s)?", words) or words == "in"
+        re.fullmatch(r"(?:train )?(?:time|took|duration|t|ms|us|ns|s|sec)(?: ms| us| ns| s)?", words) or words == "in"
     ):
         return "time"
     if key in ("~s", "~min"):
         return "time"
     return "nothing"
+
+
+SMALLER = (
+    (re.compile(r"\b(?:ms|msec|millis|milliseconds?)\b"), 1e-3),
+    (re.compile(r"\b(?:us|usec|micros|microseconds?)\b"), 1e-6),
+    (re.compile(r"\b(?:ns|nsec|nanos|nanoseconds?)\b"), 1e-9),
+)
 
 
 def factor(key: str, unit: str) -> float:
@@ -295,6 +319,7 @@ def factor(key: str, unit: str) -> float:
         return 60.0
     if unit:
         return 1.0
-    if re.search(r"\b(?:ms|msec|millis|milliseconds?)\b", words):
-        return 1e-3
+    for several, seconds in SMALLER:
+        if several.search(words):
+            return seconds
     return 60.0 if re.search(r"\b(?:min|minutes?)\b", words) else 1.0

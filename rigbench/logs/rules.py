@@ -21,6 +21,7 @@ STEP_NAMES = ("train/global_step", "trainer/global_step", "global_step", "optimi
               "_step")  # fmt: skip
 TIMED = {
     "own time",
+    "interval time",
     "mean time",
     "time",
     "clock",
@@ -63,6 +64,8 @@ def read(raw: Raw, columns: Mapping[str, str], tokens_per_step: float | None = N
             "hand back a log that has the time of each step, or a clock",
             NOTHING,
         )
+    if not told:
+        refuse_without_time(log)
     tokens, per_step, rate, one = tokens_of(log, own, clock)
     loss = log.column(log.key("loss"))
     kept = [
@@ -167,6 +170,7 @@ GROUPS = {
     "at_seconds": ("at_seconds", "seconds", "elapsed", "time", "date", "timestamp", "wall_time"),
     "step_seconds": ("step_seconds", "step_time", "dt"),
     "step_milliseconds": ("step_milliseconds", "ms", "dt_ms", "step_ms"),
+    "interval_seconds": ("interval_seconds", "interval"),
     "tokens": ("tokens", "tokens_seen", "total_tokens"),
     "tokens_per_s": ("tokens_per_s", "tokens_per_sec", "tok_s", "tps"),
     "loss": ("loss", "train_loss"),

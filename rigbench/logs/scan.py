@@ -54,6 +54,7 @@ DATES = (
                r" ?(?P<half>[AP]M)?"),
     re.compile(rf"\b(?P<name>{'|'.join(MONTHS)})[a-z]{{0,6}} {{1,2}}(?P<d>\d{{1,2}}),?"
                rf" (?:(?P<y>\d{{4}}) )?{CLOCK_TIME}", re.I),
+    re.compile(rf"^\[(?P<mo>\d{{2}})/(?P<d>\d{{2}}) {CLOCK_TIME}"),  # detectron2
     re.compile(rf"(?:^|[\[ ])[IWEF](?P<mo>\d{{2}})(?P<d>\d{{2}}) {CLOCK_TIME}"),  # glog
     re.compile(rf"^[^\w\n]{{0,3}}{CLOCK_TIME}(?=[\] |,])"),  # the time alone, at the head of a line
 )  # fmt: skip
@@ -66,8 +67,9 @@ BAR = re.compile(
     r"(?:\[(?P<took>[\d:]{4,12}|\d{1,4} days?, [\d:]{4,12})[<,]|(?P<rich>\d{1,3}:\d{2}:\d{2}) [•<])"
 )
 RANK = re.compile(
-    r"\[(?:rank|default|local_rank|gpu|worker)[ =:]?(?P<a>\d{1,5})\]|\brank[ =:]{1,2}(?P<b>\d{1,5})\b"
-    r"|^ {0,4}(?P<c>\d{1,5}): ",
+    r"\[(?:rank|default|local_rank|gpu|worker)[ =:]?(?P<a>\d{1,5})\]"
+    r"|(?<![/_] )(?<![\w/.])(?<!per )rank[ =:]{1,2}(?P<b>\d{1,5})\b"
+    r"|^(?:gpu|node|host|worker)[ _-]?(?P<d>\d{1,5}): |^\(\w{1,40} pid=(?P<e>\d{1,8})(?=[,)])|^ {0,4}(?P<c>\d{1,5}): ",
     re.I,
 )
 COUNT_AT_THE_HEAD = re.compile(r"[ :]{0,8}\d{1,12} \| ")  # llama2.c's lines
@@ -494,10 +496,11 @@ def _flat(record: Mapping[str, object], before: str = "", depth: int = 0) -> dic
 # ------------------------------------------------------------------------------------------------ what names look like
 
 STEP_WORDS = ("step", "steps", "iter", "iters", "iteration", "iterations", "it", "update", "updates", "batch", "bar")
+SECONDS_EACH = ("s/it", "s/step", "s/iter")
 NOT_A_STEP = re.compile(
     r"\b(?:warmup|max|total|num|n|save|saving|logging|log|per|every|val|(?:eval|valid|test)\w{0,8}|last|end|stop|time|of|size|"
     r"micro batch|accumulation|gradient|tokens|skipped|nan|each|lr|sec|remaining|for|after|in|resum\w{0,5}|from|load|"
-    r"starts?)\b"
+    r"starts?|loss|grad|norm)\b"
 )
 
 
@@ -506,7 +509,8 @@ def is_step(key: str) -> bool:
     spaced = re.sub(r"[^a-z0-9]+", " ", key).strip()
     if not spaced or key.count(" ") > 4:
         return False
-    return (spaced.split()[-1] in STEP_WORDS and not NOT_A_STEP.search(spaced)) or spaced in ("num updates", "it")
+    named = spaced.split()[-1] in STEP_WORDS and not NOT_A_STEP.search(spaced) and not key.endswith(SECONDS_EACH)
+    return named or spaced in ("num updates", "it")
 
 
 TOLD = re.compile(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from rigbench.core import stats
+from rigbench.core import stats, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
 
@@ -15,6 +15,7 @@ COARSE = 20  # a stretch lasts at least as many times what the clock's last digi
 TOO_COARSE = 40  # and the log as many times
 PAUSE_FACTOR = 10.0  # a stretch this many times slower than the usual is no training: sleep, a crash, a long evaluation
 WARM = 1.5  # times the usual: above it, stretches at the start still compile or warm up
+TWO_RUNS = 1.2  # times as fast before a restart as behind it: no run that went on, but another
 JUMP_FACTOR = 3.0  # a stretch this many times faster than the usual was not trained: a resumed run's count jumped
 FEWEST_STRETCHES = 3
 
@@ -164,6 +165,22 @@ class Steady(NamedTuple):
     breaks_within: int
 
 
+def _refuse_two_runs(parts: Sequence[Stretch], name: str) -> None:
+    """Where the step count goes back another run begins, which may be of another machine."""
+    runs: list[list[float]] = [[]]
+    for before, part in zip([None, *parts], parts, strict=False):
+        if before is not None and part.step < before.step:
+            runs.append([])
+        runs[-1].append(part.tokens / part.seconds)
+    rates = [stats.median(run) for run in runs if len(run) > 2 * FEWEST_STRETCHES]
+    if rates and max(rates) > TWO_RUNS * min(rates):
+        slow, fast = units.format_rate(min(rates)), units.format_rate(max(rates))
+        raise RigbenchError(
+            f"{name} goes back in its steps, and trains at {slow} and at {fast}: two runs in one log",
+            "hand back one's lines", NOTHING,
+        )  # fmt: skip
+
+
 def steady(parts: Sequence[Stretch], name: str) -> Steady:
     """Total tokens over total seconds of a log's stretches without its start, its pauses and its evaluations."""
     if len(parts) < FEWEST_STRETCHES + 1:
@@ -172,6 +189,7 @@ def steady(parts: Sequence[Stretch], name: str) -> Steady:
             "give a longer log",
             exit_code=NOTHING,
         )
+    _refuse_two_runs(parts, name)
     usual = stats.median([s.seconds / s.tokens for s in parts])  # a token's, since batches may grow
     pauses = [s for s in parts if s.seconds / s.tokens > PAUSE_FACTOR * usual]
     jumps = [s for s in parts if s.seconds / s.tokens < usual / JUMP_FACTOR]

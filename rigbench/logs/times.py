@@ -10,14 +10,18 @@ from itertools import pairwise
 from rigbench.core import stats, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.logs.columns import Columns, near, times
+from rigbench.logs.formats import Meaning
 from rigbench.logs.stretches import TOO_COARSE
 
+ACCUMULATES = re.compile(r"(?:^|[ _])accum(?:ulat\w{1,5})?[ _](?:steps|batches|iters)$|^accumulate_grad_batches$")
+OPTIMIZES = re.compile(r"\((?:optimizer[. ])?step\)")  # what litgpt and its like put behind an optimizer step
 SLOWEST_STEP = 100.0  # a number without a unit above it may be milliseconds
 
 
 def own_seconds(log: Columns, step: str, micro: str | None) -> list[float | None]:
     """Seconds of a step at each row; columns that prove to be clocks become such."""
     times = [key for key, it in log.means.items() if it in ("own time", "time")]
+    open_names = [key for key in times if log.means[key] == "time" and key not in log.forced]
     for key in times:
         if key in log.forced:
             continue
@@ -41,6 +45,12 @@ def own_seconds(log: Columns, step: str, micro: str | None) -> list[float | None
             f"{log.name} has several lines about each step, with different {log.shown(own)}",
             "of micro-batches, or of ranks? hand back one line a step, with the time of the whole step",
         )
+    gaps = [b - a for a, b in pairwise(log.steps)]
+    usual = round(stats.median([float(gap) for gap in gaps if gap > 0] or [1.0]))
+    if own is None and (interval := log.key("interval time")) is not None:
+        log.said.append(f"step time from {log.shown(interval)}, that of the steps since the line above")
+        steps = [usual, *gaps]
+        return [it / n if it and n > 0 else None for it, n in zip(log.column(interval), steps, strict=True)]
     if own is None:
         rate = log.key("steps rate")
         if rate is not None:
@@ -48,8 +58,35 @@ def own_seconds(log: Columns, step: str, micro: str | None) -> list[float | None
         return [1 / it if it else None for it in log.column(rate)]
     if micro is not None and not re.search(r"\bstep", own):
         return summed(log, own, micro)
+    if own not in log.forced:
+        ask_whose_it_is(log, own, step, micro, usual if own in open_names else 1)
     log.said.append(f"step time from {log.shown(own)}")
     return log.column(own)
+
+
+def ask_whose_it_is(log: Columns, own: str, step: str, micro: str | None, every: int) -> None:
+    """Refuse a time that may be of a micro-batch, or of all steps since the line above."""
+    name, say_which = log.name, f"say which: --columns step_seconds={own or 'NAME'}"
+    accumulated = max((it for key, it in log.raw.head.items() if ACCUMULATES.search(key)), default=1.0)
+    if step.endswith("batch") and accumulated > 1:
+        what = f"{name} counts batches, {accumulated:.0f} of which are accumulated by its head: of which is its time?"
+        raise RigbenchError(what, f"{say_which} with the tokens of what is counted")
+    ends = sum(bool(OPTIMIZES.search(row.text)) for row in log.rows)
+    if micro is None and 0 < ends < 0.9 * len(log.rows):
+        what = f"{name} counts micro-batches: {ends} of its {len(log.rows)} lines end an optimizer step"
+        raise RigbenchError(what, "hand back a log that counts optimizer steps too, or a clock", NOTHING)
+    others: tuple[Meaning, ...] = (
+        "interval time",
+        "clock",
+        "train clock",
+        "rate",
+        "device rate",
+        "steps rate",
+        "mean rate",
+    )
+    if every > 1 and log.format is None and not any(row.clock for row in log.rows) and log.key(*others) is None:
+        what = f"{log.shown(own)} of {name} stands on every {every}th step: of one step, or of {every} together?"
+        raise RigbenchError(what, f"{say_which} or --columns interval_seconds={own or 'NAME'}")
 
 
 def last_of_each_step(log: Columns, own: list[float | None]) -> list[float | None]:
