@@ -51,6 +51,10 @@ def capture_of(paths: Sequence[Path]) -> Pasted:
         before = len(made.kinds)
         made.read(text)
         if len(made.kinds) == before:
+            if re.search(r"ROCm System Management|AMD-SMI|amdgpu version", text[:20_000]):
+                raise RigbenchError(
+                    f"{path.name} is of AMD's cards", "a capture is made of NVIDIA's tools and of lspci"
+                )
             raise RigbenchError(
                 f"{path.name} is nothing that is known here",
                 "give the output of nvidia-smi (also -q, -q -x, topo -m), lspci -vvv or -tv, nvidia-bug-report.log.gz, "
@@ -175,7 +179,7 @@ class _Made:
         return bool(gpus)
 
     def _system(self, facts: dict[str, str]) -> None:
-        if version := facts.get("driver version"):
+        if (version := facts.get("driver version", "")).lower() not in NO_VALUE:
             self.say("sys", "nvmlSystemGetDriverVersion", version)
         if match := re.match(r"(\d{1,3})\.(\d{1,3})", facts.get("cuda version") or ""):
             self.say("sys", "nvmlSystemGetCudaDriverVersion_v2", int(match[1]) * 1000 + int(match[2]) * 10)
@@ -234,7 +238,7 @@ class _Made:
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             if len(cells) != 3:
                 continue
-            if first := re.match(r"(\d{1,2})  +(\S.{0,60}?)\s+(On|Off|N/A)$", cells[0]):
+            if first := re.match(r"(\d{1,2})  +(\S.{0,60}?)\s+(On|Off|N/A|WDDM|TCC|MCDM)$", cells[0]):
                 index, found = int(first[1]), True
                 if index >= MOST_GPUS:
                     break
@@ -250,6 +254,8 @@ class _Made:
                 if not first[2].endswith("..."):  # a name that is cut short is no name
                     self.say(index, "Name", _named(first[2]))
                 continue
+            if index >= 0 and cells[2] in ("Enabled", "Disabled"):
+                self._gpu(index, {"mig mode/current": cells[2]})
             usage = re.match(r"(?:(\d{1,3})%|N/A|ERR!)\s+(?:(\d{1,3})C|N/A|ERR!)\s+(?:P(\d{1,2})|N/A|ERR!)", cells[0])
             if usage and index >= 0:
                 watts = re.search(r"(\d{1,4})W\s*/\s*(\d{1,4})W$", cells[0])

@@ -52,6 +52,54 @@ def test_a_query_says_what_the_driver_said(tmp_path, text):
     assert "1320220000000" not in made
 
 
+def test_a_table_of_windows_has_the_drivers_model_where_linux_has_persistence(tmp_path):
+    rows = re.sub(r"(\| +\d  .*?) (On|Off) +\|", r"\1 WDDM |", table(TWO), count=2)
+    assert rows.count("WDDM") == 2
+    _, found = topology(tmp_path, "C:\\Users\\someone>nvidia-smi\r\n" + rows.replace("\n", "\r\n"))
+    assert [card.memory_total_bytes for card in found.gpus] == [24564 << 20] * 2
+    assert "PersistenceMode" not in (tmp_path / "made" / "nvml.txt").read_text()
+
+
+MIG = """\
++---------------------------------------------------------------------------------------+
+| NVIDIA-SMI 540.3.0                Driver Version: {driver}          CUDA Version: 12.6     |
+|-----------------------------------------+----------------------+----------------------+
+| GPU  Name                 Persistence-M | Bus-Id        Disp.A | Volatile Uncorr. ECC |
+|=========================================+======================+======================|
+|   0  {name}          {mode}  | {bus} {display} |                  N/A |
+| N/A   N/A  N/A               N/A /  N/A | Not Supported        |     N/A          N/A |
+|                                         |                      |{mig:>21} |
++-----------------------------------------+----------------------+----------------------+
+"""
+
+
+@pytest.mark.parametrize("mig", ["Enabled", "Disabled", "N/A"])
+def test_the_last_row_of_a_card_says_whether_it_is_parted(tmp_path, mig):
+    text = MIG.format(
+        driver="550.54.15", name="NVIDIA A100-SXM4-40GB", mode="On", bus="00000000:07:00.0", display="Off", mig=mig
+    )
+    rig, _ = topology(tmp_path, text)
+    said = rig.nvml.reading(0, "mig_enabled")
+    assert said is (mig == "Enabled") if mig != "N/A" else isinstance(said, Absent)
+
+
+def test_a_jetson_has_no_bus_no_memory_and_no_driver_of_its_own(tmp_path):
+    text = MIG.format(
+        driver="N/A    ", name="Orin (nvgpu)        ", mode="N/A", bus="N/A            ", display="N/A", mig="N/A"
+    )
+    rig, found = topology(tmp_path, text)
+    [card] = found.gpus
+    assert card.name == "NVIDIA Orin (nvgpu)"
+    assert isinstance(card.memory_total_bytes, Absent)
+    assert isinstance(rig.nvml.driver_version(), Absent)
+
+
+def test_amds_tools_are_named(tmp_path):
+    (tmp_path / "a").write_text("=== ROCm System Management Interface ===\n0  2  0x74a1  44.0°C  142.0W  750.0W  0%\n")
+    with pytest.raises(RigbenchError, match="is of AMD's cards"):
+        capture_of([tmp_path / "a"])
+
+
 def test_the_plain_table_says_less_and_the_rest_is_absent_with_that_reason(tmp_path):
     rig, found = topology(tmp_path, table(TWO))
     [first, second] = found.gpus
