@@ -1,5 +1,6 @@
 """Does a log that is handed back say whether the prediction held, whatever form and state it is in?"""
 
+import io
 import json
 import math
 import random
@@ -9,9 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from budget_slices import DIY, M5, M15, plan, request, stored, whole
+from rich.console import Console
 
 from rigbench import __main__, store
-from rigbench.backtest import command, verdict
+from rigbench.backtest import command, screen, verdict
 from rigbench.backtest.record import LogFacts
 from rigbench.budget import rates
 from rigbench.budget.record import Rate
@@ -400,6 +402,10 @@ def test_a_log_handed_back_again_takes_the_place_of_the_first_try():
     wrong, right = (compare(clocked([10.0] * 9), tokens_per_step=tokens) for tokens in (128.0, 1024.0))
     counted = rates.coverage([wrong, right])
     assert (counted.backtests, counted.inside) == (1, 1)
+    console = Console(record=True, width=120, file=io.StringIO())
+    screen.show_all([wrong, right], counted, console)
+    rows = [row for row in console.export_text().splitlines() if "5M" in row]
+    assert [("done again below" in row, "inside" in row) for row in rows] == [(True, False), (False, True)]
 
 
 def test_a_prediction_for_named_hardware_is_corrected_by_its_own_back_tests_alone(rigbench, predicting, tmp_path):
@@ -409,7 +415,8 @@ def test_a_prediction_for_named_hardware_is_corrected_by_its_own_back_tests_alon
     for number in range(rates.FEWEST_TO_WIDEN):
         log.write_text(slow_nanogpt(20_000 + number))
         assert rigbench("backtest", json.loads(out)["id"], str(log))[0] == 0
-    assert rigbench("backtest", "--summary")[0] == 3
+    code, _, said = rigbench("backtest", "--summary")
+    assert (code, "rigbench backtest --summary --on rtx-4090" in said) == (3, True)
     code, summed, _ = rigbench("backtest", "--on", "rtx-4090", "--summary")
     assert (code, "back-tests of rtx-4090" in summed) == (0, True)
     _, out, _ = rigbench("budget", "--params", "5M", "--tokens", "1e9", "--on", "rtx-4090", "--json")

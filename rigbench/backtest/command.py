@@ -93,8 +93,12 @@ def _summary(common: Common) -> int:
     rig = profiles.rig_named(common.on).name if common.on else ""
     tests = rates.backtests(job.earlier, rig)
     if not tests:
+        others = sorted({its.backtest.rig for its in job.earlier if its.backtest is not None} - {rig, ""})
         what = f"no back-test of a prediction for {rig} is stored" if rig else "no back-test of this rig is stored"
-        raise RigbenchError(what, "rigbench backtest RUN LOG makes one", NOTHING)
+        its = (
+            f"`rigbench backtest --summary --on {others[0]}` shows those for {others[0]}" if others and not rig else ""
+        )
+        raise RigbenchError(what, its or "rigbench backtest RUN LOG makes one", NOTHING)
     coverage = rates.coverage(tests)
     if common.json:
         sys.stdout.write(store.encode(coverage).decode())

@@ -148,6 +148,7 @@ def _in_the_log(log: LogFacts) -> Iterator[Headline]:
 
 def show_all(backtests: Sequence[Backtest], coverage: Coverage, console: Console) -> None:
     """A row per back-test, then how often the intervals held and what the next one is multiplied with."""
+    last = {one.log.sha256: one for one in backtests}
     columns = ("model", "predicted tokens/s", ">actual", ">error", "interval", "log", "run")
     rows = [
         (
@@ -155,7 +156,7 @@ def show_all(backtests: Sequence[Backtest], coverage: Coverage, console: Console
             " ".join(span(one.predicted.tokens_per_s, "").split()),
             units.format_significant(one.actual_tokens_per_s.value),
             _signed(one.error_share),
-            "inside" if one.inside else "OUTSIDE",
+            "done again below" if last[one.log.sha256] is not one else "inside" if one.inside else "OUTSIDE",
             one.log.name,
             one.run_id,
         )
