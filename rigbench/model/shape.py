@@ -50,6 +50,7 @@ class Series(Profile, frozen=True):
     about: Text
     source: Text
     models: tuple[SeriesModel, ...]
+    within_minutes: float = 0.0  # of training, for which all but the smallest are narrowed; 0: as they are
 
 
 class Common(Profile, frozen=True):
@@ -89,6 +90,7 @@ class SeriesFile(Profile, frozen=True):
     shape: Common
     models: Annotated[tuple[Size, ...], msgspec.Meta(min_length=1)]
     published_within: Annotated[float, msgspec.Meta(ge=0, lt=0.5)] = 0.0
+    within_minutes: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
     def __post_init__(self) -> None:
         for size in self.models:
@@ -103,7 +105,9 @@ class SeriesFile(Profile, frozen=True):
             SeriesModel(size.name, self._shape(size), size.published_parameters, size.also, self.published_within)
             for size in self.models
         )
-        return Series(name=self.name, about=self.about, source=self.source, models=models)
+        return Series(
+            name=self.name, about=self.about, source=self.source, models=models, within_minutes=self.within_minutes
+        )
 
     def _shape(self, size: Size) -> Shape:
         shared = self.shape

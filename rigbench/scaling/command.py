@@ -52,7 +52,7 @@ def scaling_run(common: Common, options: RunOptions, choices: RecipeOptions) -> 
         its = its if world else its.alike
         if not isinstance(options.resume, Absent):
             return training.resumed(job, options.resume, options.data), its
-        return training.plan(options, choices, common.device or "auto", its, world), its
+        return training.plan(job, options, choices, common.device or "auto", its, world), its
 
     if world and world.rank:
         job = common.job()

@@ -432,6 +432,7 @@ class _Training:
             starts=tuple(self.starts),
             events=tuple(dict.fromkeys((*self.its.events, *self.events)))[:MOST_EVENTS],
             stopped=self.stopped,
+            sizes=self.options.sizes,
         )
         if self.leads:
             try:

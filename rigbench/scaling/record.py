@@ -93,6 +93,26 @@ class RunOptions(Record, frozen=True, kw_only=True):
     ] = NOT_GIVEN
 
 
+class Tried(Record, frozen=True, kw_only=True):
+    """A model that was trained for a moment, as the series will train it."""
+
+    model: str
+    flop_per_token: float
+    tokens_per_s: Estimate
+    step_seconds: tuple[float, ...]  # of all its steps
+
+
+class Sized(Record, frozen=True, kw_only=True):
+    """The sizes of a series as chosen at the start, by a rate measured on this machine, so that it ends in time."""
+
+    within_seconds: float  # as the series says, for each optimizer and seed
+    tried: tuple[Tried, ...]  # the smallest and the largest as written
+    start_seconds: float  # of a process, until its first step
+    as_written_seconds: float  # expected of the sizes as the series has them
+    share: float  # of what each width is above the smallest's; 1: as written
+    expected_seconds: float
+
+
 class Schedule(Record, frozen=True, kw_only=True):
     """Warm-up, stable, decay: the trunk warms up and stays, and a branch decays to each number of tokens (rules.py)."""
 
@@ -143,6 +163,9 @@ class Conditions(Record, frozen=True, kw_only=True):
     data_sha256: str  # of the ids, of all files in order
 
 
+AS_WRITTEN = Absent("as the series has them")
+
+
 class Trained(Record, frozen=True, kw_only=True):
     """One model's real training: the trunk, and a branch for each number of tokens."""
 
@@ -169,6 +192,7 @@ class Trained(Record, frozen=True, kw_only=True):
     starts: tuple[int, ...] = (0,)  # the trunk's step at which each process went on
     events: tuple[str, ...] = ()
     stopped: str = ""  # why it ended before its last branch did
+    sizes: Sized | Absent = AS_WRITTEN
 
     @property
     def epochs(self) -> float:
@@ -344,6 +368,7 @@ class Options(Record, frozen=True, kw_only=True):
     evaluations: int = 5  # of the trunk
     checkpoint_seconds: float = 600.0
     deterministic: bool = False
+    sizes: Sized | Absent = AS_WRITTEN
 
 
 class Plan(Record, frozen=True, kw_only=True):

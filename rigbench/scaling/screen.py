@@ -11,8 +11,8 @@ from rich.text import Text
 from rigbench.core import units
 from rigbench.core.record import Absent, Skipped
 from rigbench.core.screen import Headline, closing, grid, headline, printable, skipped, table
-from rigbench.scaling import law_screen, plan_screen
-from rigbench.scaling.record import Fit, SeriesPlan, Trained, points
+from rigbench.scaling import law_screen, plan_screen, sizes
+from rigbench.scaling.record import Fit, SeriesPlan, Sized, Trained, points
 
 if TYPE_CHECKING:
     from rigbench.document import Run
@@ -112,6 +112,8 @@ def facts(trained: Sequence[Trained], most: int | None = None) -> list[tuple[str
     )
     held, epochs = f"{one.held_out_tokens:,} held-out tokens", max(it.epochs for it in trained)
     said.append(("loss", f"on {held} of {printable(one.data.name)}, nats a token; at most {epochs:.2g} epochs"))
+    if isinstance(one.sizes, Sized):
+        said.append(("chosen", sizes.words(one.sizes, list(dict.fromkeys(it.model for it in trained)))))
     told = [(it.model.name, text) for it in trained for text in (*it.events, *([it.stopped] if it.stopped else []))]
     said += [(printable(name), printable(text)) for name, text in told[: None if most is None else MOST_EVENTS]]
     return said

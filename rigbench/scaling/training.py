@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +22,12 @@ from rigbench.machine import host
 from rigbench.machine.cuda_map import Cards
 from rigbench.machine.sysfs import Sysfs
 from rigbench.model import named, shape, shards, tokens
-from rigbench.model.recipe import Recipe, RecipeOptions
+from rigbench.model.recipe import Optimizer, Recipe, RecipeOptions
 from rigbench.model.record import Model
-from rigbench.scaling import law
+from rigbench.scaling import law, sizes
 from rigbench.scaling.ends import Ends, budgeted, work_of
 from rigbench.scaling.kept import read
-from rigbench.scaling.record import Options, Plan, RunOptions, Schedule, Trained, points
+from rigbench.scaling.record import AS_WRITTEN, Options, Plan, RunOptions, Schedule, Sized, Trained, Tried, points
 from rigbench.scaling.rules import FEWEST_STEPS, decay_of, rules
 from rigbench.train import record as train
 from rigbench.train import slices
@@ -38,6 +39,7 @@ PROBE, FOLDER, PLAN = "rigbench.scaling.probe", "scaling", "plan.json"
 FOREVER_SECONDS = 1e9
 TOKENS_A_PARAMETER = 20  # Hoffmann 2022 (arXiv 2203.15556), table 3: about compute-optimal
 SHARES = (0.25, 0.5, 1.0)  # of the largest number of tokens, where none is given
+TRIED_SECONDS = 2.0  # of the smallest and of the largest, where a series is to end in time
 MOST_AT_ONCE = 8192  # tokens of a micro-batch, unless --micro-batch says otherwise
 HELD_OUT_SHARE, LEAST_HELD_OUT, MOST_HELD_OUT = 1 / 16, 1 << 14, 1 << 20  # tokens; the share is of those trained on
 LARGEST_HELD_OUT_SHARE = 0.1  # of the file
@@ -51,8 +53,8 @@ class Asked(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def models_of(name: str) -> tuple[Model, ...]:
-    """Of a series by its name, or of a file of one, from small to large.
+def models_of(name: str) -> tuple[tuple[Model, ...], float]:
+    """Of a series by its name, or of a file of one, from small to large; and within how many seconds it is to end.
 
     Raises:
         RigbenchError: there is none, or one of them is not trained by rigbench.
@@ -64,57 +66,120 @@ def models_of(name: str) -> tuple[Model, ...]:
         series = shape.series(name)
     models = tuple(sorted((it.model for it in series.models), key=lambda it: it.total_parameters))
     named.refuse_to_train(models)
-    return models
+    return models, 60 * series.within_minutes
 
 
-def plan(options: RunOptions, choices: RecipeOptions, device: str, its: Cards, world: World | None) -> Asked:
+def plan(job: Job, options: RunOptions, choices: RecipeOptions, device: str, its: Cards, world: World | None) -> Asked:
     """A training for each optimizer, seed and model, by the rules.
 
     Raises:
+        Interrupted: the user said stop while the rate was measured.
         RigbenchError: no or bad data, too few tokens, or a recipe that cannot be had here.
     """
     choices.refuse_unmeasured()
     if choices.adapter_kind != "none":
         raise RigbenchError("laws are of models trained from the start, and adapters are not", "leave --adapter out")
-    models = models_of(options.series)
+    models, within_seconds = models_of(options.series)
     data, digest, found = _data(options, models)
     base, size = _recipe(choices, its, world)
-    counts = options.tokens
-    if isinstance(counts, Absent):
-        most = TOKENS_A_PARAMETER * models[len(models) // 2].total_parameters
-        counts = tuple(round(most * share) for share in SHARES)
-    held_out = int(min(max(LEAST_HELD_OUT, HELD_OUT_SHARE * counts[-1]), MOST_HELD_OUT, LARGEST_HELD_OUT_SHARE * found))
-    optimizers = [base.optimizer, *([] if isinstance(options.against, Absent) else [options.against])]
-    trainings = []
-    for optimizer in dict.fromkeys(optimizers):
-        for seed in range(options.seeds):
-            for model in models:
-                choices.refuse_beyond(model.shape)
-                recipe = msgspec.structs.replace(base, optimizer=optimizer)
-                recipe, schedule = _scheduled(model, recipe, counts, options, size)
-                trainings.append(
-                    Options(
-                        slice=train.Options(
-                            model=model,
-                            recipe=recipe,
-                            micro_batch_by="--micro-batch" if isinstance(options.micro_batch, int) else "the rule",
-                            device=device,
-                            data=data,
-                            data_dtype=options.data_dtype,
-                            learning_rate=schedule.learning_rate,
-                            seed=seed,
-                        ),
-                        schedule=schedule,
-                        folder="",
-                        data_sha256=digest,
-                        held_out_tokens=held_out,
-                        checkpoint_seconds=options.save_every,
-                        deterministic=options.deterministic,
-                    )
+
+    def once(models: Sequence[Model], optimizer: Optimizer = base.optimizer, seed: int = 0) -> list[Options]:
+        counts = options.tokens
+        if isinstance(counts, Absent):
+            most = TOKENS_A_PARAMETER * models[len(models) // 2].total_parameters
+            counts = tuple(round(most * share) for share in SHARES)
+        least = max(LEAST_HELD_OUT, HELD_OUT_SHARE * counts[-1])
+        made = []
+        for model in models:
+            choices.refuse_beyond(model.shape)
+            recipe = msgspec.structs.replace(base, optimizer=optimizer)
+            recipe, schedule = _scheduled(model, recipe, counts, options, size)
+            made.append(
+                Options(
+                    slice=train.Options(
+                        model=model,
+                        recipe=recipe,
+                        micro_batch_by="--micro-batch" if isinstance(options.micro_batch, int) else "the rule",
+                        device=device,
+                        data=data,
+                        data_dtype=options.data_dtype,
+                        learning_rate=schedule.learning_rate,
+                        seed=seed,
+                    ),
+                    schedule=schedule,
+                    folder="",
+                    data_sha256=digest,
+                    held_out_tokens=int(min(least, MOST_HELD_OUT, LARGEST_HELD_OUT_SHARE * found)),
+                    checkpoint_seconds=options.save_every,
+                    deterministic=options.deterministic,
                 )
-    epochs = counts[-1] / (found - held_out)
-    notes = [f"{counts[-1]:,} tokens are {epochs:.1f} epochs of {Path(data).name}: loss falls less on what was seen"]
+            )
+        return made
+
+    sized: Sized | Absent = AS_WRITTEN
+    if within_seconds:
+        sized = Absent("several ranks train, of which each would choose its own")
+        if base.strategy in slices.ONE_PROCESS:
+            sized = _tried(job, once(models), within_seconds, its)
+        if isinstance(sized, Sized):
+            models, sized = sizes.chosen(models, once, sized)
+        job.progress.line(sizes.words(sized, models))
+    optimizers = [base.optimizer, *([] if isinstance(options.against, Absent) else [options.against])]
+    trainings = [
+        msgspec.structs.replace(one, sizes=sized)
+        for optimizer in dict.fromkeys(optimizers)
+        for seed in range(options.seeds)
+        for one in once(models, optimizer, seed)
+    ]
+    last = trainings[0]
+    assert isinstance(last.slice.model, Model)
+    seen = last.schedule.steps[-1] * last.slice.recipe.tokens_per_step(last.slice.model)
+    epochs = seen / (found - last.held_out_tokens)
+    notes = [f"{seen:,} tokens are {epochs:.1f} epochs of {Path(data).name}: loss falls less on what was seen"]
     return Asked(Plan(trainings=tuple(trainings), data=data), notes=tuple(notes if epochs > 1 else ()))
+
+
+def _tried(job: Job, trainings: Sequence[Options], within_seconds: float, its: Cards) -> Sized | Absent:
+    """The rates of the smallest and the largest, each in a process of its own; Absent where one had none.
+
+    Raises:
+        Interrupted: the user said stop.
+        RigbenchError: they cannot be trained as asked.
+    """
+    tried, starts = [], []
+    for options in (trainings[0], trainings[-1]):
+        name = options.slice.model.name
+        job.progress.stage(f"how fast {name} trains", TRIED_SECONDS + 5)
+        own, environment = _on_cards(job, msgspec.structs.replace(options.slice, seconds=TRIED_SECONDS), its)
+        began = time.perf_counter()
+        outcome = process.call(
+            slices.PROBE,
+            own,
+            train.Slice,
+            limit_seconds=TRIED_SECONDS + slices.MARGIN_SECONDS,
+            on_progress=job.progress.update,
+            environment=environment,
+        )
+        took = time.perf_counter() - began
+        if outcome.ended == "interrupted":
+            raise Interrupted
+        if outcome.result is None:
+            return Absent(f"{name} could not be tried ({outcome.reason or 'it came to no step'})")
+        result = outcome.result
+        rate, every = result.tokens_per_s, result.steps.seconds
+        model = result.model
+        tried.append(
+            Tried(model=model.name, flop_per_token=model.flop_per_token, tokens_per_s=rate, step_seconds=every)
+        )
+        starts.append(max(0.0, took - len(every) * result.tokens_per_step / rate.value))
+    return Sized(
+        within_seconds=within_seconds,
+        tried=tuple(tried),
+        start_seconds=sum(starts) / len(starts),
+        as_written_seconds=0.0,
+        share=1.0,
+        expected_seconds=0.0,
+    )
 
 
 def _data(options: RunOptions, models: tuple[Model, ...]) -> tuple[str, str, int]:
@@ -288,14 +353,19 @@ def _write_plan(home: Path, plan: Plan) -> None:
         raise RigbenchError(f"cannot keep checkpoints in {home} ({reason(error)})", "choose --home DIR") from None
 
 
+def _on_cards(job: Job, options: train.Options, its: Cards | None) -> tuple[train.Options, Mapping[str, str]]:
+    own, environment = slices.prepared(job, options)
+    if its and its.environment:
+        own, environment = msgspec.structs.replace(own, device="cuda:0"), {**environment, **its.environment}
+    return own, environment
+
+
 def _started(
     job: Job, options: Options, its: Cards, world: World | None, heard: process.OnProgress, place: int
 ) -> Outcome[Trained]:
     """The series' training at that place: in one process, in ranks of this machine, or as one of torchrun's."""
-    own, environment = slices.prepared(job, options.slice)
+    own, environment = _on_cards(job, options.slice, its if not world else None)
     strategy = own.recipe.strategy
-    if its.environment and not world:
-        own, environment = msgspec.structs.replace(own, device="cuda:0"), {**environment, **its.environment}
     if options.deterministic:
         environment = {**environment, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     options = msgspec.structs.replace(options, slice=own)
