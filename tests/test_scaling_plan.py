@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import msgspec
@@ -45,6 +46,9 @@ def test_a_plan_is_the_budget_with_the_batches_of_the_rule(rigbench):
         assert its["memory"] == row["memory"]
         assert row["tokens"] == pytest.approx(other["tokens"])
         assert row["hours"]["value"] == pytest.approx(other["hours"]["value"], rel=0.2)
+    steps = sum(row["hours"]["value"] for row in run["budget"]["series"])  # of them a fifth of a quarter and of a half
+    whole = run["budget"]["whole"]["hours"]["value"]
+    assert run["plan"]["hours"]["value"] == pytest.approx(whole + steps * (0.25 + 0.5) / 5)
     assert "torch" not in sys.modules or "torch" in run["software"]
 
 
@@ -54,6 +58,7 @@ def test_the_screen_says_the_rules_and_what_to_run_next(rigbench):
     assert "note  plan: 2 models, 5M to 15M: learning rate 2.3e-03" in out
     assert "stretched  5M, 15M: fitted on 1e17 to 2e19 FLOP" in out
     assert "DeepSeek LLM 2024" in out
+    assert re.search(r"15 % more steps: .*\d h \(.*in all, not the budget's alone", " ".join(out.split()))
     assert "rigbench scaling run" not in out, "of models that are no series it has none"
     _, out, err = rigbench("scaling", "plan", "--tokens", "800M", "--on", "rtx-3060")
     assert "rigbench scaling run --series diy --data FILE.bin --tokens 2e8,4e8,8e8" in " ".join(out.split())

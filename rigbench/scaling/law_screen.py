@@ -132,7 +132,7 @@ def facts(its: Fit) -> Iterator[tuple[str, str]]:
         law = f"L({line.of}) ∝ {line.of}^{_minus(line.exponent)}, R² {r_squared(line.r_squared)}" if line else "no law"
         yield other.optimizer, law
     if isinstance(its.difference, Paired):
-        yield f"{its.difference.second}", _difference(its.difference)
+        yield f"{its.difference.second}", difference(its.difference)
     elif its.others:
         yield "", its.difference.reason
     for note in its.notes:
@@ -150,7 +150,7 @@ def _next(its: Fit, line: Line) -> str:
     return f"{_counts(line.next_x)}{on}: {_loss(line.floor.next_loss)} with E; {straight}"
 
 
-def _difference(its: Paired) -> str:
+def difference(its: Paired) -> str:
     if isinstance(its.nats, Absent) or isinstance(its.share, Absent):
         reason = its.nats.reason if isinstance(its.nats, Absent) else ""
         return f"less {its.first}: {its.pairs[0][2] - its.pairs[0][1]:+.4f} nats a token ({reason})"

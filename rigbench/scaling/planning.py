@@ -44,4 +44,5 @@ def planned(request: Request, its: Sequence[Rules], budget: Budget) -> SeriesPla
         sources=(rules.SOURCE, rules.SCHEDULE_SOURCE),
         branches=BRANCHES,
         branches_share=share,
+        hours=budget.whole.hours + budget.series_hours * share,
     )

@@ -411,3 +411,4 @@ class SeriesPlan(Record, frozen=True, kw_only=True):
     sources: tuple[str, ...]  # of the rules
     branches: tuple[float, ...]  # shares of the tokens that a decay may end at as well, for L(N, D)
     branches_share: float  # what those decays cost, as a share of the steps
+    hours: Estimate | Absent = NOT_REACHED  # of the budget and of those decays, each model's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ from rich.text import Text
 from rigbench.core import units
 from rigbench.core.record import Absent, Skipped
 from rigbench.core.screen import Headline, closing, grid, headline, printable, skipped, table
+from rigbench.model.record import Model
 from rigbench.scaling import law_screen, plan_screen, sizes
-from rigbench.scaling.record import Fit, SeriesPlan, Sized, Trained, points
+from rigbench.scaling.record import Fit, Paired, SeriesPlan, Sized, Trained, points
 
 if TYPE_CHECKING:
     from rigbench.document import Run
@@ -32,6 +34,8 @@ def brief_run(run: Run, console: Console, quiet: bool) -> None:
     law_screen.brief(run.law, console, quiet or not alone, run.id)
     if not alone and not quiet:
         law_screen.chart(run.law, run.law.lines[-1], console)
+        if isinstance(run.law.difference, Paired):
+            console.print(grid([(run.law.difference.second, law_screen.difference(run.law.difference))]))
         closing(
             "90 % intervals; no point and no seed was left out for not fitting",
             f"rigbench scaling fit {run.id}: the next model, published laws; --verbose: each branch",
@@ -70,6 +74,11 @@ def _show(run: Run, console: Console, quiet: bool, most: int | None) -> None:
     headline("scaling run", sentence(run), console)
     kinds = len({(it.recipe.optimizer, it.seed) for it in trained})
     short = most is not None and isinstance(run.law, Fit)
+    if short and kinds > 1:
+        console.print(_by_model(trained))
+        if not quiet:
+            console.print(grid(facts(trained, most)[3:]))
+        return
     rows = [row for it in trained for row in _rows(it, kinds, short)]
     console.print(table(COLUMNS, rows[:most]))
     if most is not None and len(rows) > most:
@@ -89,6 +98,31 @@ def sentence(run: Run) -> Headline:
     return ("ok" if len(whole) == len(run.scaling) else "warn"), text
 
 
+def _by_model(trained: Sequence[Trained]) -> object:
+    """Of several optimizers and seeds: a row a model, each optimizer's mean loss of the seeds, on the most tokens."""
+    optimizers = list(dict.fromkeys(it.recipe.optimizer for it in trained))
+    seeds = len({it.seed for it in trained})
+    rows = []
+    for name in dict.fromkeys(it.model.name for it in trained):
+        its = [it for it in trained if it.model.name == name]
+        losses = []
+        for optimizer in optimizers:
+            ends = [points(it)[-1].loss for it in its if it.recipe.optimizer == optimizer and it.finished]
+            few = f" ({len(ends)} of {seeds})" if len(ends) < seeds else ""
+            losses.append(f"{sum(ends) / len(ends):.4f}{few}" if ends else "n/a")
+        one, took = its[0], units.format_seconds(sum(it.seconds for it in its))
+        end = one.schedule.steps[-1]
+        cells = (
+            units.format_count(one.model.total_parameters),
+            units.format_count(end * one.tokens_per_step),
+            f"{end:,}",
+        )
+        rows.append((printable(name), *cells, *losses, took))
+    mean = f", mean of {seeds} seeds" if seeds > 1 else ""
+    headings = ("=model", ">parameters", ">tokens", ">steps", *(f">{it}{mean}" for it in optimizers), ">took")
+    return table(headings, rows)
+
+
 def _rows(it: Trained, kinds: int, short: bool) -> list[tuple[str, ...]]:
     """A row a branch, the model's own facts in the first; `short`: the last alone."""
     rate, rows = it.tokens_per_s, list[tuple[str, ...]]()
@@ -103,6 +137,15 @@ def _rows(it: Trained, kinds: int, short: bool) -> list[tuple[str, ...]]:
     return rows or [(*first, "n/a", f"{len(it.training_loss):,}", "n/a", *last)]
 
 
+def _in_eight_bits(model: Model) -> float:
+    """The share of a model's weights whose optimizer states AdamW8bit holds in 8 bits."""
+    from rigbench.model.counts import parameter_tensors
+    from rigbench.predict.loop import SMALL_ELEMENTS
+
+    sizes_ = [math.prod(dims) for _, dims in parameter_tensors(model.shape)]
+    return sum(size for size in sizes_ if size >= SMALL_ELEMENTS) / sum(sizes_)
+
+
 def facts(trained: Sequence[Trained], most: int | None = None) -> list[tuple[str, str]]:
     one = trained[0]
     said = [("how", f"{one.recipe.words}; warm-up, stable, decay over the last fifth; seed {one.seed}")]
@@ -112,6 +155,9 @@ def facts(trained: Sequence[Trained], most: int | None = None) -> list[tuple[str
     )
     held, epochs = f"{one.held_out_tokens:,} held-out tokens", max(it.epochs for it in trained)
     said.append(("loss", f"on {held} of {printable(one.data.name)}, nats a token; at most {epochs:.2g} epochs"))
+    if eight := list(dict.fromkeys(it.model for it in trained if it.recipe.optimizer.endswith("8bit"))):
+        shares = ", ".join(f"{units.format_share(_in_eight_bits(it))} of {printable(it.name)}" for it in eight)
+        said.append(("8 bits", f"hold the states of {shares}; bitsandbytes keeps 32 for small tensors"))
     if isinstance(one.sizes, Sized):
         said.append(("chosen", sizes.words(one.sizes, list(dict.fromkeys(it.model for it in trained)))))
     told = [(it.model.name, text) for it in trained for text in (*it.events, *([it.stopped] if it.stopped else []))]
