@@ -11,9 +11,8 @@ from rigbench.core.record import Absent
 from rigbench.core.screen import span
 from rigbench.job import Job
 from rigbench.model.recipe import Recipe
-from rigbench.model.record import Model
 from rigbench.scaling.record import Options
-from rigbench.scaling.rules import decay_of
+from rigbench.scaling.sizes import work_of
 
 ALIKE = ("strategy", "ranks", "optimizer", "compiled", "checkpoint_every", "loss_chunks")
 LEAST_SHARE = 0.01  # of the FLOP, before a rate is told from it
@@ -43,15 +42,6 @@ class Ends:
 
 def _clock(now: float, seconds: float) -> str:
     return time.strftime("%H:%M" if seconds < DAY_SECONDS / 2 else "%a %d %b %H:%M", time.localtime(now + seconds))
-
-
-def work_of(options: Options) -> tuple[float, float]:
-    """Tokens of all steps of trunk and branches, and their FLOP at 6·N a token."""
-    its, ends = options.slice, options.schedule.steps
-    assert isinstance(its.model, Model)
-    steps = ends[-1] - decay_of(ends[-1]) + sum(map(decay_of, ends))
-    tokens = float(steps * its.recipe.tokens_per_step(its.model))
-    return tokens, tokens * its.model.flop_per_token_6n
 
 
 def budgeted(job: Job, trainings: Sequence[Options], kind: str) -> tuple[str, list[Estimate]]:

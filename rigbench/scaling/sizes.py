@@ -10,11 +10,20 @@ from rigbench.core import units
 from rigbench.core.record import Absent
 from rigbench.model.counts import describe
 from rigbench.model.record import Model
-from rigbench.scaling.ends import work_of
 from rigbench.scaling.record import Options, Sized
+from rigbench.scaling.rules import decay_of
 
 SHARES = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)  # of what each width is above the smallest's
 FORWARD_SHARE = 1 / 3  # of a step, that evaluating as many tokens takes: assumed, by the FLOP
+
+
+def work_of(options: Options) -> tuple[float, float]:
+    """Tokens of all steps of trunk and branches, and their FLOP at 6·N a token."""
+    its, ends = options.slice, options.schedule.steps
+    assert isinstance(its.model, Model)
+    steps = ends[-1] - decay_of(ends[-1]) + sum(map(decay_of, ends))
+    tokens = float(steps * its.recipe.tokens_per_step(its.model))
+    return tokens, tokens * its.model.flop_per_token_6n
 
 
 def narrowed(models: Sequence[Model], share: float) -> tuple[Model, ...]:

@@ -25,7 +25,7 @@ from rigbench.model import named, shape, shards, tokens
 from rigbench.model.recipe import Optimizer, Recipe, RecipeOptions
 from rigbench.model.record import Model
 from rigbench.scaling import law, sizes
-from rigbench.scaling.ends import Ends, budgeted, work_of
+from rigbench.scaling.ends import Ends, budgeted
 from rigbench.scaling.kept import read
 from rigbench.scaling.record import AS_WRITTEN, Options, Plan, RunOptions, Schedule, Sized, Trained, Tried, points
 from rigbench.scaling.rules import FEWEST_STEPS, decay_of, rules
@@ -294,7 +294,7 @@ def train_all(job: Job, asked: Asked, its: Cards, world: World | None) -> None:
             job.warn(note)
     said, told = budgeted(job, trainings, "cuda" if its.gpus else "cpu")
     job.progress.line(said)
-    ends = Ends([work_of(it)[1] for it in trainings], told)
+    ends = Ends([sizes.work_of(it)[1] for it in trainings], told)
     for place, options in enumerate(trainings):
         name = f"{options.slice.model.name}, {options.slice.recipe.optimizer}"
         job.progress.stage(f"{place + 1} of {len(trainings)}: {name}", 60)
