@@ -20,6 +20,7 @@ from rigbench.machine.cuda_map import Cards
 from rigbench.model import shape
 from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.scaling import sizes, training
+from rigbench.scaling.kept import RECORD
 from rigbench.scaling.record import Options, RunOptions, Schedule, Sized, Trained, Tried
 from rigbench.train.record import Options as SliceOptions
 from rigbench.work import process
@@ -175,12 +176,9 @@ def test_the_command_narrows_a_series_and_goes_on_with_the_sizes_that_it_chose(r
     assert "sizes narrowed to 10k to " in err
     assert "chosen" in out
     run = next((tmp_path / "home" / "runs").glob("*.json")).stem
-    last = tmp_path / "home" / "scaling" / run
-    [largest] = [path for path in last.iterdir() if path.name.startswith("45")]
-    for path in largest.iterdir():
-        if path.is_file():
-            path.unlink()
     first = store.read(tmp_path / "home" / "runs" / f"{run}.json").scaling
+    largest = tmp_path / "home" / "scaling" / run / f"{first[-1].model.name}-adamw-0"
+    (largest / RECORD).unlink()  # as if it had not begun
     code, _, err = rigbench("scaling", "run", "--resume", run)
     second = store.read(tmp_path / "home" / "runs" / f"{run}.json").scaling
     assert code == 0
