@@ -163,6 +163,66 @@ def test_a_log_that_does_not_say_enough_is_refused(tmp_path, name, columns, says
         read(tmp_path / name, columns)
 
 
+BESIDE = """"_step","5M-a - train/loss","5M-a - val/loss","5M-a - val/loss__MIN","15M - train/loss","15M - val/loss"
+0,,10.8,10.8,,10.8
+500,4.0,4.1,4.1,3.8,3.9
+1000,,3.6,3.6,,
+1100,3.5,,,3.4,
+"""
+BELOW = """run,_step,val_loss,train_loss
+gpt-5M,0,10.8,
+gpt-5M,1000,3.6,3.6
+gpt-5M,1100,,3.5
+gpt-15M,0,10.8,
+gpt-15M,500,3.9,
+"""
+
+
+@pytest.mark.parametrize("text", [BESIDE, BELOW], ids=["beside each other", "below each other"])
+def test_the_last_held_out_loss_of_each_run_in_one_file_counts(tmp_path, text):
+    path = tmp_path / "history.csv"
+    path.write_text(text)
+    points, notes = read(path, tokens_per_step=65_536.0)
+    assert [(it.params, it.tokens, it.loss) for it in points] == [
+        (5_000_000, 65_536_000, 3.6), (15_000_000, 32_768_000, 3.9),
+    ]  # fmt: skip
+    assert any("history.csv: the last " in note for note in notes)
+    assert [it.tokens for it in read(path, tokens=1e9)[0]] == [10**9] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (BESIDE, "line 4 of x.csv does not say how many tokens 5M-a saw; say --tokens-per-step N or --tokens N"),
+        (BELOW, "x.csv does not say how many tokens were seen; say --tokens-per-step N or --tokens N"),
+        (BESIDE.replace("5M-a", "small"), "x.csv does not say how large small is; rename it in the first line"),
+        (BESIDE.replace("3.6,3.6", "NaN,NaN"), "line 4 of x.csv: 5M-a - val/loss is NaN; a run that diverged"),
+        (BESIDE.replace(",10.8\n", ",\n").replace("3.9\n", "\n"), "x.csv has no loss of 15M; take its column out"),
+        (BESIDE.replace("_step", "tokens").replace("1000", "-1000"), "line 4 of x.csv: tokens"),
+    ],
+)
+def test_a_file_of_several_runs_that_does_not_say_enough_is_refused(tmp_path, text, says):
+    path = tmp_path / "x.csv"
+    path.write_text(text)
+    with pytest.raises(RigbenchError) as error:
+        read(path, tokens=1e9 if "val/loss is NaN" in says or "no loss" in says else NO)
+    assert str(error.value).startswith(says)
+
+
+def test_a_column_of_tokens_and_a_chosen_loss_of_several_runs(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text(BESIDE.replace("_step", "tokens"))
+    points, notes = read(path, "loss=train/loss")
+    assert [(it.tokens, it.loss) for it in points] == [(1100, 3.5), (1100, 3.4)]
+    assert all("a training loss" in note for note in notes)
+
+
+def test_a_table_of_runs_with_steps_stays_a_row_a_run(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("params,tokens,step,loss\n5M,1e8,100,4\n5M,2e8,200,3.8\n15M,1e8,100,3.7\n15M,2e8,200,3.5\n")
+    assert len(read(path)[0]) == 4
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(RigbenchError, match="holds no logs"):
         read(tmp_path)

@@ -121,7 +121,8 @@ def scaling_fit(
     """How the loss falls with size, data and compute: exponents with intervals, R², what the next model would get.
 
     A table has a row a run: parameters, tokens (or FLOP), loss, and where there are several a seed and an optimizer. Of
-    a training log (CSV, W&B, text, TensorBoard) the last loss on held-out text counts, and its name says the size.
+    a training log (CSV, W&B, text, TensorBoard) the last loss on held-out text counts, and its name says the size; so
+    of one file with the steps of several runs, as W&B exports a chart ("120M - val/loss" beside "_step").
 
         rigbench scaling fit losses.csv                     columns params, tokens, loss under any usual name
         rigbench scaling fit runs/ --tokens-per-step 65536  logs 5M.csv, 15M.csv …, or TensorBoard folders

@@ -41,6 +41,8 @@ HELD_OUT = re.compile(r"(?:^|[^a-z])(?:eval|val|valid|validation|test)(?![a-z])"
 LOGS = (".csv", ".tsv", ".jsonl", ".json", ".log", ".txt")
 MOST_LOSS = 1000.0  # nats a token: more is no loss of a language model
 FLOPS_APART = 0.02
+TELL_TOKENS = "say --tokens-per-step N or --tokens N"
+CALLS = "_step is W&B's count of calls of log, taken for steps: right if nothing else was logged"
 
 
 def columns_of(text: str) -> dict[str, str]:
@@ -75,6 +77,11 @@ def read(
         return [point], [note]
     text, _ = source.read(path)
     names, rows = _table(text)
+    if of := _runs_beside(names, columns):
+        return _beside(path.name, names, rows, of, tokens, tokens_per_step)
+    if history := _runs_below(path.name, names, rows, columns, tokens, tokens_per_step):
+        points, notes = _points(path.name, *history, columns, tokens)
+        return points, [*notes, f"{path.name}: the last loss of each of {len(points)} runs"]
     if "params" in columns or _column(names, "params", {}) is not None or (rows and not _has_steps(names)):
         return _points(path.name, names, rows, columns, tokens)
     point, note = _log(path, columns, tokens, tokens_per_step)
@@ -265,6 +272,83 @@ def _distinct(
     return made
 
 
+# ------------------------------------------------------------------------------------ histories of several runs
+
+
+def _runs_beside(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """By run its column of losses, where each has columns of its own: "5M - val/loss", as W&B exports a chart."""
+    own = [(name, *name.rpartition(" - ")[::2]) for name in names if not name.endswith(("__MIN", "__MAX"))]
+    wanted = columns.get("loss", "").lower()
+    kinds = [its for _, run, its in own if run and (its.lower() == wanted if wanted else "loss" in its.lower())]
+    kind = next((its for its in kinds if HELD_OUT.search(its.lower())), kinds[0] if kinds else "")
+    return {run: name for name, run, its in own if run and its == kind}
+
+
+def _beside(
+    file: str,
+    names: Sequence[str],
+    rows: Sequence[tuple[int, Row]],
+    of: Mapping[str, str],
+    tokens: float | Absent,
+    tokens_per_step: float | Absent,
+) -> tuple[list[Point], list[str]]:
+    """The last loss of each run."""
+    at = next((name for name in names if _plain(name) in ROLES["tokens"]), None)
+    step = next((name for name in names if scan.is_step(name.lower())), None)
+    points, lines, notes = [], [], []
+    for run, column in of.items():
+        number, row = next(((number, row) for number, row in reversed(rows) if row.get(column)), (0, {}))
+        where = f"line {number} of {file}"
+        if not row:
+            raise RigbenchError(f"{file} has no loss of {run}", "take its column out")
+        size = SIZE.search(run)
+        if size is None:
+            cure = "rename it in the first line, as '120M - val/loss', or give a table with a row a run"
+            raise RigbenchError(f"{file} does not say how large {run} is", cure)
+        seen = tokens if at is None or not isinstance(tokens, Absent) else _count(units.parse_count, row[at], at, where)
+        if isinstance(seen, Absent) and step and not isinstance(tokens_per_step, Absent):
+            seen = (_count(units.parse_count, row[step], step, where) or 0.0) * tokens_per_step
+            notes += [CALLS] if step == "_step" and CALLS not in notes else []
+        if isinstance(seen, Absent) or not seen:
+            raise RigbenchError(f"{where} does not say how many tokens {run} saw", TELL_TOKENS)
+        value, params = _loss(row[column], column, where), float(units.parse_parameters("".join(size.groups())))
+        points.append(_point(run, params, 0.0, seen, value, 0, "adamw", column))
+        lines.append(number)
+        kind = "" if HELD_OUT.search(column.lower()) else ", a training loss: of text that was seen it may be too low"
+        notes.append(f"{file}: the last {column}, after {units.format_count(seen)} tokens{kind}")
+    return _distinct(points, file, None, lines, notes), notes
+
+
+def _runs_below(
+    file: str,
+    names: Sequence[str],
+    rows: Sequence[tuple[int, Row]],
+    columns: Mapping[str, str],
+    tokens: float | Absent,
+    tokens_per_step: float | Absent,
+) -> tuple[list[str], list[tuple[int, Row]]] | None:
+    """The last row of each run that has a loss, where a column says which run a step is of; None of any other file."""
+    step = next((name for name in names if scan.is_step(name.lower())), None)
+    there = {role: name for role, name in columns.items() if name.lower() in map(str.lower, names)}
+    roles = ("model", "params", "tokens", "flops", "loss")
+    model, params, seen, flops, loss = (_column(names, it, there) for it in roles)
+    if not step or not loss or (params and seen) or not (model or params):
+        return None
+    by = [name for name in (model, params, *(_column(names, it, there) for it in ("seed", "optimizer"))) if name]
+    last = {tuple(row.get(name) for name in by): (number, row) for number, row in rows if row.get(loss)}
+    if len(last) < 2 or len(last) == len(rows):
+        return None
+    if seen or flops or not isinstance(tokens, Absent):
+        return list(names), list(last.values())
+    if isinstance(tokens_per_step, Absent):
+        raise RigbenchError(f"{file} does not say how many tokens were seen", TELL_TOKENS)
+    made = []
+    for number, row in last.values():
+        steps = _count(units.parse_count, row[step], step, f"line {number} of {file}") or 0.0
+        made.append((number, {**row, "tokens": f"{steps * tokens_per_step:.0f}"}))
+    return [*names, "tokens"], made
+
+
 # ------------------------------------------------------------------------------------------------- a log a model
 
 
@@ -332,4 +416,4 @@ def _seen(
     step = next((row.items[key].value for row in raw.rows[last::-1] for key in row.items if scan.is_step(key)), 0.0)
     if step and not isinstance(tokens_per_step, Absent):
         return step * tokens_per_step
-    raise RigbenchError(f"{name} does not say how many tokens were seen", "say --tokens-per-step N or --tokens N")
+    raise RigbenchError(f"{name} does not say how many tokens were seen", TELL_TOKENS)
