@@ -18,8 +18,10 @@ from test_first_screens import STORED
 from rigbench import store, tables
 from rigbench.core.errors import FAULT, NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
+from rigbench.core.progress import SILENT
 from rigbench.core.record import Absent, Device, Skipped
 from rigbench.document import Run
+from rigbench.machine.cuda_map import Cards
 from rigbench.model import shape
 from rigbench.model.recipe import Recipe
 from rigbench.report import trackers
@@ -225,6 +227,35 @@ def test_a_rank_beside_goes_on_with_the_next_model_as_the_first_one_does(monkeyp
         ended[place] = RigbenchError("bad data", "other data", exit_code=code)
         with pytest.raises(RigbenchError, match="bad data"):
             follow()
+
+
+def test_a_model_whose_loss_is_no_number_or_that_dies_does_not_stop_the_others(monkeypatch, tmp_path):
+    stopped = msgspec.structs.replace(trained(MODELS[0]), branches=(), stopped="the loss is not finite (nan) at step 9")
+    outcomes = [
+        process.Outcome((stopped,), "finished", "", ()),
+        process.Outcome((), "died", "killed by signal 9", ()),
+        *(process.Outcome((trained(model),), "finished", "", ()) for model in MODELS[2:]),
+    ]
+    monkeypatch.setattr(training, "_started", lambda job, options, its, world, heard, place: outcomes[place])
+    job = SimpleNamespace(store=Store(tmp_path), run=run_of(), progress=SILENT, faults=[], warn=lambda line: None)
+    job.keep = lambda **rooms: setattr(job, "run", msgspec.structs.replace(job.run, **rooms))
+    job.holding = lambda room: iter(())
+    plan = Plan(trainings=tuple(map(asked, ("5M", "15M", "30M", "60M", "120M"))), data="text.bin")
+    training.train_all(job, training.Asked(plan), Cards(), None)
+    assert job.run.scaling == (stopped, Skipped("15M, adamw", "killed by signal 9"), *map(trained, MODELS[2:]))
+    assert job.faults == [f"15M, adamw: killed by signal 9; `rigbench scaling run --resume {job.run.id}` goes on"]
+    assert [point.model for point in job.run.law.points] == ["50k", "50k", "100k", "100k", "280k", "280k"]
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_deterministic_training_has_the_workspace_that_cublas_needs_for_it(deterministic, monkeypatch):
+    """As torch's notes on reproducibility have it: else its products raise with use_deterministic_algorithms."""
+    given = {}
+    monkeypatch.setattr(training.slices, "prepared", lambda job, options: (options, {"KEPT": "1"}))
+    monkeypatch.setattr(process, "call", lambda *a, environment, **b: given.update(environment))
+    one = msgspec.structs.replace(asked("5M"), deterministic=deterministic)
+    training._started(SimpleNamespace(), one, Cards(), None, lambda share, text: None, 0)
+    assert given == {"KEPT": "1"} | ({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if deterministic else {})
 
 
 @pytest.mark.parametrize(("agent", "port", "at"), [("True", 29500, 29500), ("", 29500, 29502), ("", 65535, 65533)])
