@@ -12,7 +12,9 @@ from budget_slices import DIY, request, stored
 
 from rigbench import __main__
 from rigbench.budget import forecast
+from rigbench.budget.training import short_slices
 from rigbench.core.record import Absent
+from rigbench.machine.cuda_map import Cards
 from rigbench.model.shape import series
 from rigbench.scaling import planning, rules
 
@@ -114,3 +116,14 @@ def test_memory_that_is_not_known_is_said():
     assert "n/a (no slice of it is stored)" in shown
     assert "stretched" not in shown
     assert msgspec.json.decode(msgspec.json.encode(its), type=SeriesPlan) == its
+
+
+@pytest.mark.parametrize(("gpus", "precision"), [((), "fp32"), (("a", "b"), "auto")])
+def test_the_slices_of_a_plan_are_trained_as_the_series_will_be(gpus, precision):
+    asked = request(1.2e18)
+    its = planning.ruled(asked, max(1, len(gpus)))
+    [first, *_] = planning.as_trained(short_slices(asked.models, None), asked, its, Cards(gpus))
+    sequences = its[0].batch_tokens // first.model.shape.sequence // max(1, len(gpus))
+    assert sequences % first.recipe.micro_batch == 0
+    assert first.recipe.micro_batch * first.model.shape.sequence <= 8192
+    assert (first.recipe.precision, first.micro_batch_by) == (precision, "the rule")

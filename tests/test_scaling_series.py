@@ -188,6 +188,8 @@ def asked(name: str, **changes: object) -> Options:
 
 def test_a_budget_tells_the_seconds_of_what_it_has_a_rate_for():
     run = store.read(BUDGET)
+    rows = tuple(msgspec.structs.replace(row, micro_batch=4) for row in run.budget.series)  # as it trains them below
+    run = msgspec.structs.replace(run, budget=msgspec.structs.replace(run.budget, series=rows))
     elsewhere = msgspec.structs.replace(run, budget=msgspec.structs.replace(run.budget, rig="2xrtx-4080"))
     job = SimpleNamespace(holding=lambda room: iter([elsewhere, run]))
     kind = run.budget.configuration.device.kind
@@ -196,11 +198,12 @@ def test_a_budget_tells_the_seconds_of_what_it_has_a_rate_for():
     row = next(it for it in run.budget.series if it.model == "5M")
     tokens = (32 + 4 + 8) * 8 * asked("5M").slice.model.shape.sequence  # the trunk, and a decay of a fifth of each
     assert told[0].value == pytest.approx(tokens / row.rate.tokens_per_s.value)
-    others = ([asked("5M", optimizer="muon")], kind), ([asked("5M")], "cuda" if kind == "cpu" else "cpu")
+    others = [([asked("5M", **its)], kind) for its in ({"optimizer": "muon"}, {"micro_batch": 8})]
+    others.append(([asked("5M")], "cuda" if kind == "cpu" else "cpu"))
     for trainings, on in others:
         said, told = ends.budgeted(job, trainings, on)
         assert (said.partition(":")[0], told) == (
-            "no stored budget of this rig has these models trained in this way", [],
+            "no stored budget of this rig has these models trained in this way (`rigbench scaling plan` makes one)", [],
         )  # fmt: skip
 
 

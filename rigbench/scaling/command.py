@@ -98,7 +98,9 @@ def scaling_plan(
         cards = named.count if isinstance(named, RigProfile) else max(1, len(job.cards(common.device).alike.gpus))
         its = planning.ruled(request, cards)
         chosen = request._replace(batches=tuple(one.batch_tokens for one in its))
-        budget.run(job, chosen, common.device, rigs, training.short_slices(request.models, common.device))
+        its_cards = job.cards(common.device).alike
+        short = planning.as_trained(training.short_slices(request.models, common.device), request, its, its_cards)
+        budget.run(job, chosen, common.device, rigs, short)
         if isinstance(job.run.budget, Budget):
             job.keep(plan=planning.planned(request, its, job.run.budget))
 

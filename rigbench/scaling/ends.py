@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from rigbench.budget.record import Budget
+from rigbench.budget.record import Budget, PlanRow
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
 from rigbench.core.screen import span
@@ -52,17 +52,17 @@ def budgeted(job: Job, trainings: Sequence[Options], kind: str) -> tuple[str, li
         budget = run.budget
         if not isinstance(budget, Budget) or not isinstance(budget.rig, Absent):
             continue
-        rates = {row.model: row.rate.tokens_per_s for row in (*budget.alone, *budget.series)}
+        rows = {row.model: row for row in (*budget.alone, *budget.series)}
         own, device = budget.configuration.recipe, budget.configuration.device
-        if device.kind == kind and all(_known(it, rates, own) for it in trainings):
-            told = [work_of(it)[0] / rates[it.slice.model.name] for it in trainings]
+        if device.kind == kind and all(_known(it, rows, own) for it in trainings):
+            told = [work_of(it)[0] / rows[it.slice.model.name].rate.tokens_per_s for it in trainings]
             whole = span(sum(told[1:], told[0]), "seconds")
             return f"budget {run.id}: {whole} of steps, without evaluations and checkpoints", told
-    what = "no stored budget of this rig has these models trained in this way"
+    what = "no stored budget of this rig has these models trained in this way (`rigbench scaling plan` makes one)"
     return f"{what}: when they end is told by this run's own rate", []
 
 
-def _known(options: Options, rates: dict[str, Estimate], own: Recipe) -> bool:
-    its = options.slice.recipe
+def _known(options: Options, rows: dict[str, PlanRow], own: Recipe) -> bool:
+    its, row = options.slice.recipe, rows.get(options.slice.model.name)
     alike = all(getattr(its, name) == getattr(own, name) for name in ALIKE)
-    return alike and its.precision in ("auto", own.precision) and options.slice.model.name in rates
+    return alike and its.precision in ("auto", own.precision) and row is not None and row.micro_batch == its.micro_batch

@@ -342,7 +342,7 @@ def _runs_below(
         return list(names), list(last.values())
     if isinstance(tokens_per_step, Absent):
         raise RigbenchError(f"{file} does not say how many tokens were seen", TELL_TOKENS)
-    made = []
+    made = list[tuple[int, Row]]()
     for number, row in last.values():
         steps = _count(units.parse_count, row[step], step, f"line {number} of {file}") or 0.0
         made.append((number, {**row, "tokens": f"{steps * tokens_per_step:.0f}"}))

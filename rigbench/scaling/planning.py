@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from rigbench.budget.plan import Request
 from rigbench.budget.record import Budget
+from rigbench.machine.cuda_map import Cards
+from rigbench.model.record import Model
 from rigbench.scaling import rules
 from rigbench.scaling.record import PlannedModel, SeriesPlan
 from rigbench.scaling.rules import Rules
+from rigbench.train.record import Options as SliceOptions
 
 BRANCHES = (0.25, 0.5)  # of the tokens, beside all of them: three numbers of tokens a model, as L(N, D) needs
 
@@ -16,6 +21,22 @@ BRANCHES = (0.25, 0.5)  # of the tokens, beside all of them: three numbers of to
 def ruled(request: Request, cards: int) -> list[Rules]:
     """How each model is to be trained on so many cards."""
     return [rules.rules(model, tokens, cards) for model, tokens in zip(request.models, request.tokens(), strict=True)]
+
+
+def as_trained(
+    slices: Sequence[SliceOptions], request: Request, its: Sequence[Rules], cards: Cards
+) -> list[SliceOptions]:
+    """Slices at the micro-batch that `scaling run` would train each with, and on a CPU in its precision."""
+    count, made = max(1, len(cards.gpus)), []
+    for one in slices:
+        assert isinstance(one.model, Model)
+        batch, sequence = its[request.models.index(one.model)].batch_tokens, one.model.shape.sequence
+        micro = rules.at_once(batch // sequence // count, sequence)
+        recipe = msgspec.structs.replace(one.recipe, micro_batch=micro)
+        if not cards.gpus:
+            recipe = msgspec.structs.replace(recipe, precision=rules.ON_CPU)
+        made.append(msgspec.structs.replace(one, recipe=recipe, micro_batch_by="the rule"))
+    return made
 
 
 def planned(request: Request, its: Sequence[Rules], budget: Budget) -> SeriesPlan:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rigbench.budget import laws
 from rigbench.core.errors import RigbenchError
+from rigbench.model.recipe import Precision
 from rigbench.model.record import Model
 
 # Bi et al. 2024 (DeepSeek LLM, arXiv 2401.02954), §3.1: fitted with AdamW and a schedule that stays at its peak for
@@ -17,6 +18,8 @@ FITTED_FLOPS = (1e17, 2e19)
 # Hägele et al. 2024 (arXiv 2405.18392): constant, then down to nothing over the last fifth by 1 - sqrt.
 DECAY_SHARE, LONGEST_WARM_UP = 0.2, 300
 WARM_UP_SHARE = 0.05  # of a run too short for that many steps; assumed
+ON_CPU: Precision = "fp32"  # where a measured choice could differ from one model to the next
+MOST_AT_ONCE = 8192  # tokens of a micro-batch, unless --micro-batch says otherwise
 FEWEST_STEPS = 20  # of the shortest run: fewer tell nothing of a schedule
 # Tokens that are few are shared out in so many steps: assumed. Below the critical batch a smaller one learns as much of
 # a token, and takes longer.
@@ -69,6 +72,12 @@ def rules(model: Model, tokens: float, multiple: int = 1) -> Rules:
         critical_batch_tokens=critical,
         beyond_fit=beyond.replace("e+", "e"),
     )
+
+
+def at_once(sequences: int, sequence: int, most: int | None = None) -> int:
+    """The micro-batch of a step of so many sequences a rank: all, or the largest part of them up to `most`."""
+    most = max(1, MOST_AT_ONCE // sequence) if most is None else most
+    return next(count for count in range(min(sequences, most), 0, -1) if sequences % count == 0)
 
 
 def decay_of(steps: int) -> int:

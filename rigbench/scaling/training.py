@@ -28,7 +28,7 @@ from rigbench.scaling import law, sizes
 from rigbench.scaling.ends import Ends, budgeted
 from rigbench.scaling.kept import read
 from rigbench.scaling.record import AS_WRITTEN, Options, Plan, RunOptions, Schedule, Sized, Trained, Tried, points
-from rigbench.scaling.rules import FEWEST_STEPS, decay_of, rules
+from rigbench.scaling.rules import FEWEST_STEPS, ON_CPU, at_once, decay_of, rules
 from rigbench.train import record as train
 from rigbench.train import slices
 from rigbench.work import process, ranks
@@ -40,7 +40,6 @@ FOREVER_SECONDS = 1e9
 TOKENS_A_PARAMETER = 20  # Hoffmann 2022 (arXiv 2203.15556), table 3: about compute-optimal
 SHARES = (0.25, 0.5, 1.0)  # of the largest number of tokens, where none is given
 TRIED_SECONDS = 2.0  # of the smallest and of the largest, where a series is to end in time
-MOST_AT_ONCE = 8192  # tokens of a micro-batch, unless --micro-batch says otherwise
 HELD_OUT_SHARE, LEAST_HELD_OUT, MOST_HELD_OUT = 1 / 16, 1 << 14, 1 << 20  # tokens; the share is of those trained on
 LARGEST_HELD_OUT_SHARE = 0.1  # of the file
 
@@ -217,7 +216,7 @@ def _recipe(choices: RecipeOptions, its: Cards, world: World | None) -> tuple[Re
     if not world:
         slices.refuse_one_card(base.strategy, its)
     if base.precision == "auto" and not on_gpu:
-        base = msgspec.structs.replace(base, precision="fp32")
+        base = msgspec.structs.replace(base, precision=ON_CPU)
     size = 1 if base.strategy in slices.ONE_PROCESS else world.size if world else slices.rank_count(its)
     return msgspec.structs.replace(base, ranks=size), size
 
@@ -235,14 +234,13 @@ def _scheduled(
                 f"--batch {sequences} is not the same for each of {size} ranks", f"give a multiple of {size}"
             )
     own = sequences // size
-    most, parts = max(1, MOST_AT_ONCE // model.shape.sequence), recipe.accumulation
+    parts = recipe.accumulation
     if own % parts:
         what = f"--accumulation {parts}: a step of {model.name} is {own} sequences a rank"
         cure = f"give a --batch that is a multiple of {parts * size}, or leave --accumulation out"
         raise RigbenchError(what, cure)
-    most = options.micro_batch if isinstance(options.micro_batch, int) else most if parts == 1 else own // parts
-    at_once = min(own, most)
-    micro = next(count for count in range(at_once, 0, -1) if own % count == 0)
+    given = options.micro_batch if isinstance(options.micro_batch, int) else None if parts == 1 else own // parts
+    micro = at_once(own, model.shape.sequence, given)
     recipe = msgspec.structs.replace(recipe, micro_batch=micro, accumulation=own // micro)
     per_step = sequences * model.shape.sequence
     steps = tuple(dict.fromkeys(int(count // per_step) for count in counts))
