@@ -410,7 +410,7 @@ def test_ten_random_kills_cost_no_bit(count, recipe, data, tmp_path):
 
         def kill(share: float, text: str) -> None:
             nonlocal left
-            left -= text.startswith(("step", "checkpoint"))
+            left -= text.startswith(("loss", "checkpoint"))
             if left == 0:
                 for pid in list(process.RUNNING):
                     os.kill(pid, signal.SIGKILL)

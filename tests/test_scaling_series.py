@@ -164,12 +164,14 @@ def test_ends_are_told_by_the_own_rate_and_by_the_budget(monkeypatch):
     its, alone = ends.Ends([1.0, 3.0], told), ends.Ends([1.0, 3.0])
     # 0.9 and 1.2 times 1,000 · 0.5 + 3,000 s
     budget = f"{clock(now + 3150)} to {clock(now + 4200)}"
-    assert its.words(0, 0.5) == f", all end by the budget {budget}"
+    assert its.words(0, 0.5) == f", budget {budget}"
     assert alone.words(0, 0.5) == ""
     now += 1_000
-    own = f"{clock(now + 6000)} by this run's rate"  # an eighth of the FLOP in 1,000 s, and three quarters are left
-    assert its.words(1, 0.0) == f", all end about {own}, by the budget {budget}"
-    assert alone.words(1, 0.0) == f", all end about {own}"
+    own = clock(now + 6000)  # an eighth of the FLOP in 1,000 s, and three quarters are left
+    assert its.words(1, 0.0) == f", all end {own}, budget {budget}"
+    assert alone.words(1, 0.0) == f", all end {own}"
+    soon = ends.Ends([1.0], [Estimate(20.0, 19.0, 21.0, 0.9, "a test", 9)])
+    assert soon.words(0, 0.0) == f", budget {clock(now + 20)}"
     assert ends._clock(now, 2 * 86_400.0) == "Tue 11 Sep 02:03"
 
 

@@ -27,17 +27,18 @@ class Ends:
         self.begun, self.first, self.by_then = 0.0, -1.0, ""
 
     def words(self, place: int, share: float) -> str:
-        """ ", all end about 14:32 by this run's rate, 14:20 to 14:41 by the budget's"."""
+        """ ", all end 14:32, budget 14:20 to 14:41": by this run's rate, and by the budget's; in few characters."""
         its, over = time.time(), (sum(self.cost[:place]) + share * self.cost[place]) / sum(self.cost)
         if self.first < 0:
             self.begun, self.first = its, over
             if self.told:
                 left = sum(self.told[place + 1 :], self.told[place] * (1 - share))
-                self.by_then = f", by the budget {_clock(its, left.low)} to {_clock(its, left.high)}"
+                early, late = _clock(its, left.low), _clock(its, left.high)
+                self.by_then = f", budget {early}" + (f" to {late}" if late != early else "")
         made = over - self.first
         if made <= LEAST_SHARE:
-            return self.by_then and f", all end{self.by_then.removeprefix(',')}"
-        return f", all end about {_clock(its, (its - self.begun) / made * (1 - over))} by this run's rate{self.by_then}"
+            return self.by_then
+        return f", all end {_clock(its, (its - self.begun) / made * (1 - over))}{self.by_then}"
 
 
 def _clock(now: float, seconds: float) -> str:

@@ -333,7 +333,7 @@ class _Training:
         loss, seconds, loop = line.losses[-1], line.seconds[-20:], self.loop
         rate = loop.items_per_step * len(seconds) / math.fsum(seconds)
         where = f"decay to {loop.end}" if loop.end else f"of {self.schedule.steps[-1]}"
-        return f"step {loop.step} {where}, loss {loss:.3f}, {rate:,.0f} tokens/s"
+        return f"loss {loss:.2f}, {rate:,.0f} tokens/s, step {loop.step} {where}"
 
     def _evaluate(self) -> tuple[float | Absent, float]:
         """The mean loss of all held-out sequences, in nats a token, and what it took."""

@@ -293,16 +293,21 @@ def train_all(job: Job, asked: Asked, its: Cards, world: World | None) -> None:
     said, told = budgeted(job, trainings, "cuda" if its.gpus else "cpu")
     job.progress.line(said)
     ends = Ends([sizes.work_of(it)[1] for it in trainings], told)
+    several = len({it.slice.recipe.optimizer for it in trainings}) > 1
     for place, options in enumerate(trainings):
-        name = f"{options.slice.model.name}, {options.slice.recipe.optimizer}"
-        job.progress.stage(f"{place + 1} of {len(trainings)}: {name}", 60)
+        own = options.slice
+        name = f"{own.model.name}, {own.recipe.optimizer}"
+        shown = name if several else own.model.name
+        job.progress.stage(f"{place + 1} of {len(trainings)}: {shown}", 60)
         done = read(Path(options.folder))
         if done is not None and done.finished:
             job.keep(scaling=(*job.run.scaling, done))
             continue
 
         def heard(share: float, text: str, place: int = place) -> None:
-            job.progress.update(share, text + (ends.words(place, share) if text.startswith("step") else ""))
+            loss, comma, rest = text.partition(", ")
+            then = ends.words(place, share) if text.startswith("loss") else ""
+            job.progress.update(share, f"{loss}{then}{comma}{rest}")
 
         try:
             outcome = _started(job, options, its, world, heard, place)
