@@ -9,9 +9,11 @@ import io
 import logging
 import os
 import random
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -250,14 +252,25 @@ def test_a_full_disk_costs_checkpoints_and_no_losses(whole, data, tmp_path, monk
     its = probe.run(options(tmp_path, data), Killing())
     assert losses(its) == losses(whole)
     assert (its.checkpoints, its.starts) == ((), (0, 0))
-    assert "no checkpoint trunk-8: no space left on device" in its.events
+    first, again = (text for text in its.events if text.startswith("no checkpoint"))  # a line for each process
+    assert re.fullmatch(r"no checkpoint trunk-\d+(, nor \d more)?: no space left on device", first)
+    assert re.fullmatch(r"no checkpoint trunk-\d+, nor \d more: no space left on device", again)
     assert {path.name for path in tmp_path.iterdir()} == {RECORD}
     monkeypatch.setattr(state, "save_to", Full(RuntimeError("[enforce fail] PytorchStreamWriter failed\nat frame")))
     monkeypatch.setattr(probe, "write_whole", Full(NO_SPACE))
     its = probe.run(options(tmp_path / "no record", data), Killing())
     assert losses(its) == losses(whole)
-    assert "no checkpoint trunk-8: [enforce fail] PytorchStreamWriter failed" in its.events
+    assert "[enforce fail] PytorchStreamWriter failed" in next(text for text in its.events if "no checkpoint" in text)
     assert "the record could not be written (no space left on device)" in its.events
+
+
+@pytest.mark.parametrize(("free", "says"), [(3, "no space left on device: 4 B are to be written"), (4, "it failed")])
+def test_torchs_writer_is_told_from_a_full_disk_by_what_is_free(free, says, tmp_path, monkeypatch):
+    """Of a full disk it says "unexpected pos 704 vs 598", seen on a disk of 2 MiB."""
+    monkeypatch.setattr(state, "save_to", Full(RuntimeError("it failed\nat frame")))
+    monkeypatch.setattr(state.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(OSError, match=f"^{says}$"):
+        state.save({"weight/a": torch.zeros(1)}, tmp_path / "trunk-1", 1, 0)
 
 
 class Stopping(Killing):

@@ -63,9 +63,13 @@ def verdict(its: Fit) -> Headline:
     line = its.lines[0]
     sizes = sorted({(its.points[place].params, its.points[place].model) for place in line.places})
     models = sizes[0][1] if len(sizes) == 1 else f"{sizes[0][1]} to {sizes[-1][1]}"
-    sentence = f"L({line.of}) ∝ {line.of}^{_minus(line.exponent)}, R² {r_squared(line.r_squared)}"
-    sentence += f", {len(line.places)} points of {models}"
+    sentence = f"{_straight(line)}, {len(line.places)} points of {models}"
     return "warn" if its.odd or line.exponent.value <= 0 else "ok", sentence
+
+
+def _straight(line: Line) -> str:
+    told = f", R² {r_squared(line.r_squared)}" if line.exponent.level else ""  # any two points lie on a line
+    return f"L({line.of}) ∝ {line.of}^{_minus(line.exponent)}{told}"
 
 
 def _minus(exponent: Estimate) -> str:
@@ -129,7 +133,7 @@ def facts(its: Fit) -> Iterator[tuple[str, str]]:
         yield "missing", missing
     for other in its.others:
         line = next(iter(other.lines), None)
-        law = f"L({line.of}) ∝ {line.of}^{_minus(line.exponent)}, R² {r_squared(line.r_squared)}" if line else "no law"
+        law = _straight(line) if line else "no law"
         yield other.optimizer, law
     if isinstance(its.difference, Paired):
         yield f"{its.difference.second}", difference(its.difference)

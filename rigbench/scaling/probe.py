@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,6 +136,7 @@ class _Training:
         self.source: Batches | None = None
         self.checkpoints: list[Checkpoint] = []
         self.checkpoint_seconds, self.seconds_before, self.starts, self.events = 0.0, 0.0, list[int](), list[str]()
+        self.unsaved: dict[str, tuple[str, int]] = {}  # by the reason, the first checkpoint that failed and how many
         self.stopped = ""
         self.wrote_at = self.saved_at = time.perf_counter()
         self.write_seconds = 0.0
@@ -381,6 +383,10 @@ class _Training:
         keep = (WEIGHTS, name) if place is None else (WEIGHTS, name, "trunk-")
         self._remove([it for it in self.checkpoints if not it.folder.startswith(keep)] if self._has(name) else [])
 
+    def _unsaved(self) -> Iterator[str]:
+        for why, (first, count) in self.unsaved.items():
+            yield f"no checkpoint {first}{f', nor {count - 1} more' if count > 1 else ''}: {why}"
+
     def _has(self, name: str) -> bool:
         return any(it.folder == name for it in self.checkpoints)
 
@@ -389,7 +395,9 @@ class _Training:
         try:
             made = state.save(held, self.folder / name, self.loop.step, branch)
         except OSError as error:
-            self.events.append(f"no checkpoint {name}: {error.strerror or error}")
+            why = str(error.strerror or error)
+            first, count = self.unsaved.get(why, (name, 0))
+            self.unsaved[why] = first, count + 1
         else:
             self.checkpoint_seconds += made.seconds
             self.checkpoints.append(made)
@@ -430,7 +438,7 @@ class _Training:
             checkpoints=tuple(self.checkpoints),
             checkpoint_seconds=self.checkpoint_seconds,
             starts=tuple(self.starts),
-            events=tuple(dict.fromkeys((*self.its.events, *self.events)))[:MOST_EVENTS],
+            events=tuple(dict.fromkeys((*self.its.events, *self.events, *self._unsaved())))[:MOST_EVENTS],
             stopped=self.stopped,
             sizes=self.options.sizes,
         )

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_into
 from torch.distributed.checkpoint.state_dict_saver import save as save_to
 
+from rigbench.core import units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
 from rigbench.scaling.record import Checkpoint
@@ -111,9 +112,12 @@ def save(state: State, folder: Path, step: int, branch: int | Absent) -> Checkpo
     try:
         save_to(state, checkpoint_id=unfinished)
     except (OSError, RuntimeError, CheckpointException) as error:  # torch's writer raises RuntimeError
+        free, size = shutil.disk_usage(folder.parent).free, sum(it.numel() * it.element_size() for it in state.values())
         if leads:
             shutil.rmtree(unfinished, ignore_errors=True)
-        raise OSError(_why(error)) from None
+        # Of a full disk torch's writer tells where in its file it stood.
+        full = f"no space left on device: {units.format_bytes(size)} are to be written"
+        raise OSError(full if free < size and not isinstance(error, OSError) else _why(error)) from None
     hashes: dict[str, str] = {}
     if leads:
         hashes = hashes_of(unfinished)
