@@ -122,8 +122,9 @@ def test_memory_that_is_not_known_is_said():
 def test_the_slices_of_a_plan_are_trained_as_the_series_will_be(gpus, precision):
     asked = request(1.2e18)
     its = planning.ruled(asked, max(1, len(gpus)))
-    [first, *_] = planning.as_trained(short_slices(asked.models, None), asked, its, Cards(gpus))
+    [first, _, last] = planning.as_trained(short_slices(asked.models, None), asked, its, Cards(gpus))
     sequences = its[0].batch_tokens // first.model.shape.sequence // max(1, len(gpus))
     assert sequences % first.recipe.micro_batch == 0
     assert first.recipe.micro_batch * first.model.shape.sequence <= 8192
     assert (first.recipe.precision, first.micro_batch_by) == (precision, "the rule")
+    assert last.recipe.micro_batch == (8 if gpus else 1), "a CPU would not come to five steps of 120M with eight"

@@ -8,6 +8,7 @@ import msgspec
 
 from rigbench.budget.plan import Request
 from rigbench.budget.record import Budget
+from rigbench.budget.training import STEPS_NEEDED
 from rigbench.machine.cuda_map import Cards
 from rigbench.model.record import Model
 from rigbench.scaling import rules
@@ -15,6 +16,7 @@ from rigbench.scaling.record import PlannedModel, SeriesPlan
 from rigbench.scaling.rules import Rules
 from rigbench.train.record import Options as SliceOptions
 
+SLOW_CPU = 3e10  # FLOP/s in training, of two cores: assumed
 BRANCHES = (0.25, 0.5)  # of the tokens, beside all of them: three numbers of tokens a model, as L(N, D) needs
 
 
@@ -26,7 +28,8 @@ def ruled(request: Request, cards: int) -> list[Rules]:
 def as_trained(
     slices: Sequence[SliceOptions], request: Request, its: Sequence[Rules], cards: Cards
 ) -> list[SliceOptions]:
-    """Slices at the micro-batch that `scaling run` would train each with, and on a CPU in its precision."""
+    """Slices at the micro-batch that `scaling run` would train each with, and on a CPU in its precision; there of fewer
+    sequences where a slow one would not come to five steps."""
     count, made = max(1, len(cards.gpus)), []
     for one in slices:
         assert isinstance(one.model, Model)
@@ -34,7 +37,8 @@ def as_trained(
         micro = rules.at_once(batch // sequence // count, sequence)
         recipe = msgspec.structs.replace(one.recipe, micro_batch=micro)
         if not cards.gpus:
-            recipe = msgspec.structs.replace(recipe, precision=rules.ON_CPU)
+            most = int(one.seconds / STEPS_NEEDED * SLOW_CPU / one.model.flop_per_token / sequence)
+            recipe = msgspec.structs.replace(recipe, precision=rules.ON_CPU, micro_batch=max(1, min(micro, most)))
         made.append(msgspec.structs.replace(one, recipe=recipe, micro_batch_by="the rule"))
     return made
 
