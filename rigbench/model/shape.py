@@ -105,9 +105,7 @@ class SeriesFile(Profile, frozen=True):
             SeriesModel(size.name, self._shape(size), size.published_parameters, size.also, self.published_within)
             for size in self.models
         )
-        return Series(
-            name=self.name, about=self.about, source=self.source, models=models, within_minutes=self.within_minutes
-        )
+        return Series(self.name, self.about, self.source, models, self.within_minutes)
 
     def _shape(self, size: Size) -> Shape:
         shared = self.shape
