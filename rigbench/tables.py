@@ -24,11 +24,11 @@ from rigbench.document import Run
 from rigbench.machine.record import RigId, Software
 from rigbench.matmul.record import Matmul
 from rigbench.p2p.record import P2p
-from rigbench.predict.record import Capacity, Largest, OwnCapacity
+from rigbench.predict.record import Capacity, Largest, OwnCapacity, StepTime
 from rigbench.scaling.record import Fit, Joint, Trained, points
 from rigbench.thermals.record import PowerSteps, Thermals
 from rigbench.topology.record import Topology
-from rigbench.train.record import AnySlice
+from rigbench.train.record import AnySlice, Arms
 from rigbench.usable import usable
 from rigbench.watch.record import SeenSteps, Training, program
 
@@ -386,6 +386,18 @@ def _fits_of_own(its: OwnCapacity) -> Iterator[Item]:
         yield Item(f"{its.program} {row.optimizer} {row.precision}", under, row, {"peak_bytes": row.process})
 
 
+def _predicted(its: Arms) -> Iterator[Item]:
+    """The ways of training that were only predicted; those that were measured are slices."""
+    for row in its.rows:
+        if row.outcome == "predicted":
+            under = {"device": its.on, "count": row.recipe.ranks, "method": its.method}
+            numbers: dict[str, object] = {"peak_bytes": row.peak_bytes}
+            if isinstance(row.time, StepTime):
+                numbers |= {"tokens_per_s": row.time.tokens_per_s, "step_seconds": row.time.seconds}
+            words = f"{its.model.name} {row.recipe.words}" + ("" if row.recipe.compiled else ", eager")
+            yield Item(f"{words}, predicted", {**under, "micro-batch": row.recipe.micro_batch}, row, numbers)
+
+
 def _rhythms(its: PowerSteps) -> Iterator[Item]:
     on = {"device": ", ".join(its.devices), "method": its.method}
     for step in its.steps:
@@ -420,6 +432,7 @@ def _watched(its: Training) -> Iterator[Item]:
 
 PARTS: dict[type[Record], Any] = {
     AnySlice: _slice,
+    Arms: _predicted,
     Bandwidth: _transfers,
     Collectives: _groups,
     Matmul: _products,

@@ -1,5 +1,7 @@
 """Does what is said, recorded or assumed of links decide a prediction for several cards, and is it told?"""
 
+import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -21,6 +23,7 @@ RIGS = Path(__file__).parent / "rigs"
 @pytest.fixture(autouse=True)
 def nothing_recorded(monkeypatch):
     monkeypatch.setattr(profiles, "RECORDED", {})
+    monkeypatch.setattr(profiles, "RECORDED_IN", {})
     monkeypatch.setattr(profiles, "OWN_CARDS", {})
 
 
@@ -69,8 +72,11 @@ def test_a_recorded_rig_is_the_rig():
     rig = profiles.rig_named(name)
     assert (name, rig.gpu, rig.count) == ("2xrtx-4080-super@gen4x8+p2p-off", "rtx-4080-super", 2)
     assert link(name).basis == "PCIe 4.0 x8, as recorded; through host memory, as recorded; 30 % of it"
-    # As --on would take it, so that the next command can name it too.
+    assert profiles.option_of(name) == f"--replay {RIGS / 'dual-rtx4080s-x8x8'}"
+    # As --on would take it, where another process names it; but heat and limits are in no name.
     profiles.RECORDED.clear()
+    profiles.RECORDED_IN.clear()
+    assert profiles.option_of(name) == f"--on {name}"
     assert link(name).value == pytest.approx(0.3 * 8 * 1.969e9)
 
 
@@ -162,3 +168,17 @@ def test_a_card_that_is_too_slow_is_left_out_of_a_recorded_rig(tmp_path):
     rig = profiles.rig_named(unlike(tmp_path, "NVIDIA GeForce RTX 3060", 0x2503, 12))
     assert (rig.count, rig.gpu) == (1, "rtx-4080-super")
     assert "RTX 3060 left out" in rig.notes
+
+
+def test_the_next_command_names_the_recording_and_a_table_has_what_was_predicted(rigbench):
+    asked = ("--params", "5M", "--arms", "one", "--micro-batch", "4")
+    code, out, _ = rigbench("--replay", RIGS / "dual-rtx4080s-x8x8", "train-probe", *asked)
+    assert code == 0
+    assert f"next: rigbench budget --replay {RIGS / 'dual-rtx4080s-x8x8'}" in " ".join(out.split())
+    _, out, _ = rigbench("report", "--format", "csv")
+    rows = {row["metric"]: row for row in csv.DictReader(io.StringIO(out)) if row["room"] == "arms"}
+    assert rows.keys() == {"peak_bytes", "tokens_per_s", "step_seconds"}
+    assert float(rows["tokens_per_s"]["value"]) * float(rows["step_seconds"]["value"]) == pytest.approx(2 * 4 * 1024)
+    assert rows["peak_bytes"]["what"].endswith("predicted")
+    under = "device 2xrtx-4080-super@gen4x8+p2p-off; count 2; method 2; micro-batch 4"
+    assert {row["under"] for row in rows.values()} == {under}

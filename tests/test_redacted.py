@@ -159,6 +159,20 @@ def test_of_a_disks_model_only_what_names_its_kind_stays(model: str, public: str
     assert Redaction().disk_model(public) == public
 
 
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [
+        ("2xrtx-4090@gen4x8+p2p-off", "2xrtx-4090@gen4x8+p2p-off"),
+        ("rtx-4080-super@x8", "rtx-4080-super@x8"),
+        ("16xh100-80gb-hbm3@p2p-on", "16xh100-80gb-hbm3@p2p-on"),
+        ("alice@x1", "user@host"),
+        ("bob7@gen-server", "user@host"),
+    ],
+)
+def test_a_rig_with_its_link_is_no_person(text: str, public: str) -> None:
+    assert Redaction().text(f"on {text}, predicted") == f"on {public}, predicted"
+
+
 def test_a_command_line_is_hidden_whole() -> None:
     document = {"type": "training", "command": ("python", "train.py", "--key=private"), "steps": 3}
     assert _Secrets().hidden(document, "", "") == {"type": "training", "command": ["COMMAND"], "steps": 3}

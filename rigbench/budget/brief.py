@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rigbench.budget.plan import FEW_TOKENS_PER_PARAMETER, MANY_TOKENS_PER_PARAMETER
 from rigbench.budget.record import ONE_CARD, Budget, Deadline, NextSlice, Overhead, PlanRow, Rent, Scaling
-from rigbench.core import units
+from rigbench.core import profiles, units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Carbon, Figure, Price
 from rigbench.core.screen import Headline, Mark, closing, grid, headline, marked, missing, printable, span, table
@@ -456,5 +456,5 @@ def sure(budget: Budget) -> str:
 def _following(budget: Budget, run_id: str) -> str:
     more = f"rigbench report {run_id} --verbose: each overhead, watts, laws, every assumption"
     if isinstance(budget.rig, str):
-        return f"{more}.  next: rigbench capacity --on {budget.rig}"
+        return f"{more}.  next: rigbench capacity {profiles.option_of(budget.rig)}"
     return f"{more}.  next: rigbench backtest {run_id} train.log, once it has run"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -235,6 +236,7 @@ class RigProfile(Profile, frozen=True, kw_only=True):
 LINK = re.compile(r"(?:gen([1-6]))?x(1|2|4|8|16)")
 WIRED = re.compile(r"(.+)@((?:(?:gen[1-6])?x(?:1|2|4|8|16)|p2p-on|p2p-off)(?:\+p2p-(?:on|off))?)")
 RECORDED: dict[str, RigProfile] = {}  # those that --replay named in this process, by the folder's name
+RECORDED_IN: dict[str, Path] = {}  # the folders of those
 
 
 def each(pattern: str, kind: type[File]) -> list[File]:
@@ -397,6 +399,13 @@ def rig_named(text: str, option: str = "--on") -> RigProfile:
     return _of_cards(found[0], count)
 
 
+def option_of(name: str) -> str:
+    """How a command asks about a rig: by --on, or by the recording of it that this process was given, as no name says
+    its heat and its limits.
+    """
+    return f"--replay {shlex.quote(str(RECORDED_IN[name]))}" if name in RECORDED_IN else f"--on {name}"
+
+
 def wired(rigs: str, link: str | None, p2p: str | None) -> str:
     """ "A,B" with `--link` and `--p2p` said in each name, as rig_named takes it: "A@gen4x8+p2p-off".
 
@@ -428,7 +437,8 @@ def _wired(rig: RigProfile, said: str) -> RigProfile:
 def _counted(text: str) -> tuple[int, str]:
     """ "2x 4080 Super", "4080 Super x2": how many, and of what."""
     if match := re.fullmatch(r"(\d{1,9})\s*-?[xX×*]\s*-?(.+)", text):
-        return int(match[1]), match[2]
+        count, card = int(match[1]), match[2]
+        return (int(card), match[1]) if card.isdigit() and int(card) < count else (count, card)  # "4090x2"
     if match := re.fullmatch(r"(.+[\w\s])(?<=[\d\s])[xX×*]\s*(\d{1,4})", text):
         return int(match[2]), match[1].strip()
     return 1, text

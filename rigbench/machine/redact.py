@@ -11,7 +11,9 @@ from rigbench.machine.replay import SUCCESS, Recording
 UUID = re.compile(r"\b(GPU|MIG)-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 ADDRESS = re.compile(r"(?<![0-9a-fA-F:])[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5,19}(?![0-9a-fA-F:])")  # InfiniBand has 20
 GUID = re.compile(r"(?<![0-9a-fA-F:])[0-9a-fA-F]{4}(?::[0-9a-fA-F]{4}){3}(?![0-9a-fA-F:])")
-PERSON = re.compile(r"(?<![\w.+-])[\w.+-]++@[\w.-]+")
+# Not a rig with its link, as 2xrtx-4090@gen4x8+p2p-off.
+WIRED = r"(?:\d{1,4}x)?(?:[a-z]{1,5}-?\d[a-z0-9-]*@(?:gen[1-6]x\d|p2p-o[nf])|[rg]tx-[a-z0-9-]+@x(?:1|2|4|8|16)\b)"
+PERSON = re.compile(rf"(?<![\w.+-])(?!{WIRED})[\w.+-]++@[\w.-]+")
 PROCESS_LIST, PROCESS_NAME = "RunningProcesses", "nvmlSystemGetProcessName"
 UNNAMED = "process"
 # Where lines of the kernel's log name processes (mm/oom_kill.c, kernel/hung_task.c, fs/ext4, NVIDIA's driver).

@@ -62,7 +62,7 @@ def rig_of(folder: Path) -> str:
     rig = msgspec.structs.replace(rig, clock_share=clock, heat=heat)
     name = f"{count}x{card}" if count > 1 else card
     name += f"@{'+'.join(words)}" if words else ""  # as --on would take it
-    profiles.RECORDED[name] = msgspec.structs.replace(rig, name=name)
+    profiles.RECORDED[name], profiles.RECORDED_IN[name] = msgspec.structs.replace(rig, name=name), folder
     return name
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rigbench.core import units
+from rigbench.core import profiles, units
 from rigbench.core.record import Absent
 from rigbench.core.screen import Columns, Headline, closing, counted, grid, headline, marked, span, table
 from rigbench.model.recipe import checkpoint_words
@@ -49,7 +49,9 @@ def brief(result: Capacity | OwnCapacity, console: Console, quiet: bool = False,
     console.print(grid(facts))
     marked([("note", line) for line in _notes(result)], console)
     basis = shown.prediction.basis if shown else result.inference[0].process.basis if result.inference else ""
-    named = f" --on {result.target.name}" if " " not in result.target.name else ""  # a card of this machine has spaces
+    named = (
+        f" {profiles.option_of(result.target.name)}" if " " not in result.target.name else ""
+    )  # a card of this machine has spaces
     following = f"rigbench budget{named}" if named else f"rigbench train-probe --params {result.model.name}"
     following = f"rigbench capacity{named} (training)" if result.inference else following
     more = f"rigbench report {run_id} --verbose.  next: {following}"

@@ -121,7 +121,7 @@ def _plain(text: str) -> str:
 def csv(run: Run) -> str:
     """Every number that has an interval, a row each, tidy; no cell is a formula to a spreadsheet."""
     out = io.StringIO()
-    writer = files.DictWriter(out, [*tables.about(run), *tables.LONG])
+    writer = files.DictWriter(out, [*tables.about(run), *tables.LONG], lineterminator="\n")
     writer.writeheader()
     for row in tables.tidy(run, tables.rows(run)):
         writer.writerow({key: _cell(value) for key, value in row.items()})

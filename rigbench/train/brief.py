@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rigbench.core import units
+from rigbench.core import profiles, units
 from rigbench.core.estimate import Estimate
 from rigbench.core.finding import Finding
 from rigbench.core.record import Absent, Energy, Figure
@@ -197,7 +197,7 @@ def _show_arms(run: Run, arms: Arms, console: Console, quiet: bool) -> None:
         if row.outcome == "skipped":
             skipped[row.reason].append(row.label)
     marked([*_odd(run, list(results.items())), *_skipped(skipped)], console)
-    following = f"rigbench budget --on {arms.on}" if arms.on != "here" else "rigbench budget"
+    following = f"rigbench budget {profiles.option_of(arms.on)}" if arms.on != "here" else "rigbench budget"
     closing(_sure_of_arms(arms, first), MORE.format(run_id=run.id, following=following), console)
 
 
@@ -256,7 +256,7 @@ def _versus(arms: Arms, row: ArmRow) -> str:
 
 def _assumed(arms: Arms, base: ArmRow) -> str:
     said = f"micro-batch {base.recipe.micro_batch}, {'compiled' if base.recipe.compiled else 'eager'}"
-    return f"{said}, as `rigbench budget` and `capacity --on {arms.on}` take it" if arms.usual else said
+    return f"{said}, as `rigbench budget` and `capacity {profiles.option_of(arms.on)}` take it" if arms.usual else said
 
 
 def _skipped(reasons: dict[str, list[str]]) -> Iterator[Headline]:
