@@ -384,6 +384,9 @@ def _fits_of_own(its: OwnCapacity) -> Iterator[Item]:
     for row in its.rows:
         under = {**on, "micro-batch": row.micro_batch}
         yield Item(f"{its.program} {row.optimizer} {row.precision}", under, row, {"peak_bytes": row.process})
+    if isinstance(its.items_per_s, Estimate):
+        under = {**on, "micro-batch": its.timed_samples}
+        yield Item(f"{its.program} speed, {its.unit}", under, its, {"items_per_s": its.items_per_s})
 
 
 def _predicted(its: Arms) -> Iterator[Item]:

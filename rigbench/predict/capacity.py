@@ -116,9 +116,16 @@ def predicted(
 
 
 def predicted_program(
-    job: Job, program: str, sizes: Sequence[int], options: Options, on_name: str | None, device: str | None
+    job: Job,
+    program: str,
+    sizes: Sequence[int],
+    options: Options,
+    on_name: str | None,
+    device: str | None,
+    micro_batch: int = 0,
 ) -> OwnCapacity:
-    """What fits of a program of the user's; kept in the job. `sizes`: --vocab and --seq, 0 where they were not said.
+    """What fits of a program of the user's, and with a rig named how fast it trains, with so many samples at once where
+    that was said; kept in the job. `sizes`: --vocab and --seq, 0 where they were not said.
 
     Raises:
         RigbenchError: options that a program decides, or its own mistakes.
@@ -132,7 +139,7 @@ def predicted_program(
         "--rank": not isinstance(options.adapter_rank, Absent),
         "--targets": not isinstance(options.adapter_targets, Absent),
         "--optimizer muon": options.optimizer == "muon",
-        f"--strategy {options.strategy}": options.strategy in ("fsdp2", "fsdp2-offload"),
+        f"--strategy {options.strategy}": options.strategy not in ("auto", "single", "ddp"),
     }
     for option in (option for option, value in decided.items() if value):
         raise RigbenchError(f"{option} is not for a program, and --model {program} is one", f"leave {option} out")
@@ -153,15 +160,23 @@ def predicted_program(
         target=place,
         optimizers=USUAL_OPTIMIZERS if isinstance(options.optimizer, Absent) else (options.optimizer,),
         precision=arm_precision(options.precision, place),
+        micro_batch=micro_batch,
     )
-    job.progress.stage(f"capacity of {program} on {place.name}", 15)
+    if on_name is not None:
+        limits = ceilings.from_rig(profiles.rig_named(on_name))
+        if isinstance(limits, Absent) or options.strategy != "single":
+            asked = msgspec.structs.replace(asked, ceilings=limits)
+        else:
+            asked = msgspec.structs.replace(asked, ceilings=msgspec.structs.replace(limits, count=1))
+    job.progress.stage(f"{job.run.command} of {program} on {place.name}", 15)
     outcome = process.call(OWN_MEMORY, asked, OwnCapacity, limit_seconds=OWN_SECONDS, on_progress=job.progress.update)
     if outcome.ended == "interrupted":
         raise Interrupted
     if outcome.result is None:
         raise RigbenchError(f"--model {program}: {outcome.reason}", "try it in a Python shell first", exit_code=NOTHING)
-    job.keep(capacity=outcome.result)
-    return outcome.result
+    result = msgspec.structs.replace(outcome.result, asked_by=job.run.command)
+    job.keep(capacity=result)
+    return result
 
 
 def _recipes(

@@ -158,13 +158,18 @@ def trained_tensors(shape: Shape, recipe: Recipe) -> Tensors:
 
 def optimizer_step(shape: Shape, recipe: Recipe) -> tuple[Operation, ...]:
     """Clipping and the optimizer, once per step, on a rank that holds all weights or its shard of them."""
-    weight, tensors = recipe.weight_bytes, trained_tensors(shape, recipe)
+    return stepped(trained_tensors(shape, recipe), recipe)
+
+
+def stepped(tensors: Tensors, recipe: Recipe) -> tuple[Operation, ...]:
+    """The same of any tensors."""
+    weight = recipe.weight_bytes
     count = sum(prod(dims) for _, dims in tensors) / (recipe.ranks if recipe.sharded else 1)
     batches = -(-len(tensors) // TENSORS_A_KERNEL)
     if recipe.optimizer == "adamw":
         size, kernels = FUSED_PASSES * weight * count, float(batches)
     elif recipe.optimizer == "muon":
-        return _muon_step(shape, recipe)
+        return _muon_step(tensors, recipe)
     elif recipe.optimizer == "adamw-foreach":
         size, kernels = FOREACH_PASSES * weight * count, float(FOREACH_KERNELS * batches)
     else:  # weight read and written, gradient read
@@ -173,11 +178,11 @@ def optimizer_step(shape: Shape, recipe: Recipe) -> tuple[Operation, ...]:
     return clip, Operation("optimizer", recipe.optimizer, 1, 0, size, kernels)
 
 
-def _muon_step(shape: Shape, recipe: Recipe) -> tuple[Operation, ...]:
+def _muon_step(tensors: Tensors, recipe: Recipe) -> tuple[Operation, ...]:
     """Clipping; AdamW on tables, head and vectors; Muon on each matrix of the blocks: momentum (6 passes), a bf16 copy
     scaled to its norm, five iterations of three products (G = X·Xᵀ, G·G, G·X; m the shorter side), the update.
     """
-    weight, tensors = recipe.weight_bytes, trained_tensors(shape, recipe)
+    weight = recipe.weight_bytes
     inner = [dims for name, dims in tensors if _inner(name, dims)]
     count, total = sum(map(prod, inner)), sum(prod(dims) for _, dims in tensors)
     flop = size = 0.0

@@ -262,6 +262,8 @@ class OwnMemoryOptions(Record, frozen=True, kw_only=True):
     target: Target
     optimizers: tuple[Optimizer, ...]
     precision: Precision
+    micro_batch: int = 0  # whose speed is asked for; 0: as many as gain something
+    ceilings: Ceilings | Absent = Absent("measured here, not predicted: `rigbench train-probe --model PROGRAM`")
 
 
 class OwnRow(Record, frozen=True, kw_only=True):
@@ -292,9 +294,11 @@ class OwnCapacity(Record, frozen=True, kw_only=True):
     flop_per_item: float | Absent
     fixed_samples: int  # of every batch, where the program decides that; 0: as many as asked for
     rows: tuple[OwnRow, ...]
-    items_per_s: Estimate | Absent = Absent(
-        "a program's kernels are not known, so its speed is measured, not predicted"
-    )
+    items_per_s: Estimate | Absent = Absent("not asked for")  # of all cards, with the first optimizer
+    timed_samples: int = 0  # a card, of that rate
+    timed_bytes: Figure | Absent = Absent("not asked for")  # that a process with so many takes
+    asked_by: str = "capacity"  # the command
+    parts: tuple[StepPart, ...] = ()  # of a step of so many
     notes: tuple[str, ...] = ()
 
 

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rigbench.core import profiles, units
-from rigbench.core.record import Absent
+from rigbench.core.estimate import Estimate
+from rigbench.core.record import Absent, Figure
 from rigbench.core.screen import Columns, Headline, closing, counted, grid, headline, marked, span, table
 from rigbench.model.recipe import checkpoint_words
 from rigbench.predict.record import NOT_ASKED, Capacity, Largest, OwnCapacity, Target, UsualStep, VramPrediction
@@ -33,7 +34,7 @@ PRECISIONS = {"bf16": "bf16 autocast", "fp16": "fp16 autocast", "bf16-pure": "pu
 def brief(result: Capacity | OwnCapacity, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     """The one answer, the table of what fits, what fills the memory, how sure and what next."""
     if isinstance(result, OwnCapacity):
-        _show_program(result, console, quiet)
+        _show_program(result, console, quiet, run_id)
         return
     headline("capacity", _answer(result), console)
     console.print(_weights_table(result) if result.inference else _ways_table(result))
@@ -79,7 +80,7 @@ def _answer(result: Capacity) -> Headline:
     return "ok" if isinstance(row.micro_batch, Largest) and not slow else "warn", f"{fits}{slow} [{words}]"
 
 
-def _show_program(its: OwnCapacity, console: Console, quiet: bool = False) -> None:
+def _show_program(its: OwnCapacity, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
     card = its.target.name if its.target.count < 2 else f"each card of {its.target.name}"
     first = next((row for row in its.rows if isinstance(row.micro_batch, int)), None)
     low = min(row.process.ends[0] for row in its.rows)
@@ -92,7 +93,13 @@ def _show_program(its: OwnCapacity, console: Console, quiet: bool = False) -> No
         words = f"may not fit {card}: more than the room there is predicted, less at the low end"
     else:
         words = f"does not fit {card}, not even {counted(its.fixed_samples or 1, 'sample')} at once"
-    headline("capacity", ("ok" if first else "warn", f"{its.program} {words}"), console)
+    said = f"{its.program} {words}"
+    if its.asked_by != "capacity" and isinstance(its.items_per_s, Estimate) and isinstance(its.timed_bytes, Figure):
+        taken, of = (units.format_bytes(size) for size in (its.timed_bytes.value, its.target.memory_bytes))
+        rate = span(its.items_per_s, f"{its.unit}/s")
+        how = f"{its.rows[0].optimizer}, {its.rows[0].precision}, eager"
+        said = f"{its.program} on {its.target.name}, predicted: {rate}, {taken} of {of} [{how}]"
+    headline(its.asked_by, ("ok" if first else "warn", said), console)
     rows = []
     for row in its.rows:
         short = "" if isinstance(row.next_short_bytes, Absent) else units.format_bytes(row.next_short_bytes)
@@ -113,10 +120,25 @@ def _show_program(its: OwnCapacity, console: Console, quiet: bool = False) -> No
         ("on", f"{units.format_bytes(memory)}, {units.format_bytes(usable)} usable ({its.target.usable.basis})"),
         ("memory", filled),
     ]
-    facts += [("speed", f"n/a ({its.items_per_s.reason})")] if isinstance(its.items_per_s, Absent) else []
+    facts.append(("speed", _speed_words(its)))
     console.print(grid(facts))
     marked([("note", line) for line in its.notes], console)
-    closing(f"predicted: {shown.process.basis}", f"on a card: rigbench train-probe --model {its.program}", console)
+    following = f"rigbench report {run_id} --verbose.  on a card: rigbench train-probe --model {its.program}"
+    closing(f"predicted: {shown.process.basis}", following, console)
+
+
+def _speed_words(its: OwnCapacity) -> str:
+    if isinstance(its.items_per_s, Absent):
+        return f"n/a ({its.items_per_s.reason})"
+    parts = sorted(its.parts, key=lambda part: -part.seconds)
+    total = sum(part.seconds for part in parts)
+    shares = ", ".join(
+        f"{it.name} {units.format_share(it.seconds / total)}" for it in parts if it.seconds > total / 100
+    )
+    rate = span(its.items_per_s, f"{its.unit}/s")
+    samples = f"{its.timed_samples:,} sample{'' if its.timed_samples == 1 else 's'}"
+    cards = " a card" if its.target.count > 1 else ""
+    return f"predicted: {rate} with {samples} at once{cards}, {units.format_seconds(total)} a step: {shares}"
 
 
 def _sequences(count: int) -> str:

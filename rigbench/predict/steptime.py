@@ -80,8 +80,7 @@ def predict(model: Model, recipe: Recipe, ceilings: Ceilings, told: Told = NOTHI
             f"no published run of {recipe.adapter} is behind this: its interval is wider by e^{wider:g} (assumed)",
         )
     total = sum(part.seconds for part in parts)
-    tokens, together = recipe.tokens_per_step(model), recipe.micro_batch * model.shape.sequence
-    beyond = PER_E_FOLD_BEYOND * max(0.0, math.log(FITTED_TOKENS[0] / together), math.log(together / FITTED_TOKENS[1]))
+    tokens, beyond = recipe.tokens_per_step(model), beyond_fitted(recipe.micro_batch * model.shape.sequence)
     low, high = total * math.exp(spread[0] - beyond), total * math.exp(spread[1] + beyond)
     method = f"{basis}: ln(measured/predicted) from {spread[0]:+.2f} to {spread[1]:+.2f}"
     estimate = Estimate(total, low, high, stats.LEVEL, method, rests_on)
@@ -101,6 +100,11 @@ def predict(model: Model, recipe: Recipe, ceilings: Ceilings, told: Told = NOTHI
         known=tuple(it.name for it in told.known) if published else (),
         half_width_with_a_run=with_a_run,
     )
+
+
+def beyond_fitted(tokens: int) -> float:
+    """How much wider the interval of a micro-batch of so many tokens is, each way, than of one that was fitted."""
+    return PER_E_FOLD_BEYOND * max(0.0, math.log(FITTED_TOKENS[0] / tokens), math.log(tokens / FITTED_TOKENS[1]))
 
 
 def offload_seconds(model: Model, recipe: Recipe, ceilings: Ceilings) -> float:

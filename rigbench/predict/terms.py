@@ -10,6 +10,7 @@ what the host takes to hand over the kernels. The longest of the three decides, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from rigbench.core.errors import RigbenchError
@@ -77,37 +78,45 @@ def together(*ends: float) -> float:
 
 def terms(model: Model, recipe: Recipe, ceilings: Ceilings) -> Terms:
     """What the constants are multiplied with."""
+    later = float(recipe.accumulation - 1)
+    work = [(it, 1.0) for it in operations.micro_step(model.shape, recipe, first=True)]
+    work += [(it, later) for it in operations.micro_step(model.shape, recipe, first=False) if later]
+    work += [(it, 1.0) for it in operations.optimizer_step(model.shape, recipe)]
+    layers = float(model.shape.layers * recipe.accumulation)
+    found = of_work(work, recipe, ceilings, layers, _communication_seconds(model, recipe, ceilings))
+    data = ceilings.data_tokens_per_s
+    tokens = recipe.tokens_per_step(model) / recipe.ranks
+    return found._replace(data_seconds=0.0 if isinstance(data, Absent) else tokens / data.value)
+
+
+def of_work(
+    work: Iterable[tuple[Operation, float]], recipe: Recipe, ceilings: Ceilings, layers: float, communication: float
+) -> Terms:
+    """The same of operations that were counted, each so many times; `communication` in seconds at the links' rate."""
     one = _Device(recipe, ceilings)
     parts: dict[PartName, list[float]] = {}
     kernels = flop = 0.0
-    later = recipe.accumulation - 1
-    work = [(it, 1) for it in operations.micro_step(model.shape, recipe, first=True)]
-    work += [(it, later) for it in operations.micro_step(model.shape, recipe, first=False) if later]
-    work += [(it, 1) for it in operations.optimizer_step(model.shape, recipe)]
     for operation, count in work:
         row = parts.setdefault(operation.part, [0.0] * DEVICE)
         for column, seconds in one.columns(operation, recipe.compiled):
             row[column] += count * operation.times * seconds
         kernels += count * operation.times * operation.kernels
         flop += count * operation.times * operation.flop * one.energy_share(operation)
-    if communication := _communication_seconds(model, recipe, ceilings):
+    if communication:
         row = parts["communication exposed"] = [0.0] * DEVICE
         row[COLUMN["communication"]] = communication
-    data = ceilings.data_tokens_per_s
-    tokens = recipe.tokens_per_step(model) / recipe.ranks
     power = 0.0 if isinstance(ceilings.tdp_watts, Absent) else PICO * flop / ceilings.tdp_watts.value
     compute = ceilings.compute_capability in COMPUTE_DIES or not ceilings.compute_capability
-    steps = float(model.shape.layers * recipe.accumulation)
     fast = recipe.compiled and recipe.attention == "fused"
     return Terms(
         parts={name: tuple(row) for name, row in parts.items()},
         power=(0.0, power) if compute else (power, 0.0),
         host=(
             (COMPILED_LAUNCH_SHARE if recipe.compiled else 1.0) * kernels * ceilings.launch_seconds.value,
-            0.0 if fast else steps,
-            steps if fast else 0.0,
+            0.0 if fast else layers,
+            layers if fast else 0.0,
         ),
-        data_seconds=0.0 if isinstance(data, Absent) else tokens / data.value,
+        data_seconds=0.0,
     )
 
 
@@ -174,8 +183,14 @@ def _communication_seconds(model: Model, recipe: Recipe, ceilings: Ceilings) -> 
         return 0.0
     gradients = recipe.weight_bytes * model.trained
     if recipe.replicated:
-        return link.latency_seconds.value + gradients / link.bytes_per_s.value
+        return reduced_seconds(gradients, ceilings)
     weights = WEIGHT_BYTES_SENT * model.total_parameters
     layers = model.shape.layers
     each = 3 * layers * link.latency_seconds.value + (2 * weights + gradients) / 2 / link.bytes_per_s.value
     return recipe.accumulation * each
+
+
+def reduced_seconds(gradients: float, ceilings: Ceilings) -> float:
+    """One all_reduce of so many bytes, at the links' rate; 0 where that is not known."""
+    link = ceilings.link
+    return 0.0 if isinstance(link, Absent) else link.latency_seconds.value + gradients / link.bytes_per_s.value

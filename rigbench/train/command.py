@@ -36,9 +36,9 @@ def train_probe(
 
         rigbench train-probe --params 120M             how fast, how much memory, which variant
         rigbench train-probe --params 120M --arms all  one choice at a time
-        rigbench train-probe --model mynet:make        a program of yours
+        rigbench train-probe --model mynet:make        a program of yours; --on too
     """
-    from rigbench.predict import known
+    from rigbench.predict import capacity, known
     from rigbench.predict.recorded import rig_asked
     from rigbench.train import arms, plan, slices
     from rigbench.work.ranks import world_from
@@ -48,6 +48,12 @@ def train_probe(
     if on is None:
         known.refuse_alone(told)
     made = plan.of(model, choices, options, watts, device=common.device, on=on, world=world)
+    if isinstance(made, plan.Program) and on is not None:
+        its, said = made.trial, plan.as_capacity(choices, told, made.trial.name)
+        sizes, micro_batch = (its.vocabulary, its.sequence), made.facts["recipe"].micro_batch
+        return common.answer(
+            lambda job: capacity.predicted_program(job, its.name, sizes, said, on, common.device, micro_batch), _show
+        )
     if isinstance(made, plan.Program):
         return common.answer(lambda job: slices.run(job, made.options(slices.tried(job, made.trial))), _show)
     if world and world.rank:

@@ -24,6 +24,8 @@ from rigbench.model.named import ModelOptions
 from rigbench.model.recipe import LOSS_CHUNKS, SEVERAL_GPUS, STRATEGIES, Recipe, RecipeOptions
 from rigbench.model.record import Model
 from rigbench.predict.posterior import NOTHING_TOLD, Told
+from rigbench.predict.record import Options as CapacityOptions
+from rigbench.predict.record import ToldOptions
 from rigbench.train.record import Factor, Options, OwnModel, ProbeOptions, TrialOptions
 from rigbench.work.ranks import World
 from rigbench.work.record import NOTHING_DECLARED, WattOptions
@@ -160,10 +162,10 @@ def of(
             "--cross": options.cross,
             "--checkpointing": "checkpoint_every" in choices.said,
             "--loss": "loss_chunks" in choices.said,
-            "--strategy": "strategy" in choices.said,
+            "--strategy": "strategy" in choices.said and not on,
             "--adapter": "adapter" in choices.said,
             "--micro-batch auto": find,
-            "--on": on,
+            "--accumulation": on and "accumulation" in choices.said,
             "--wall-watts": not isinstance(watts.wall_watts, Absent),
             "--host-watts": not isinstance(watts.host, Absent),
         }
@@ -195,6 +197,24 @@ def of(
         world=world,
         watts=watts,
     )
+
+
+def as_capacity(choices: RecipeOptions, told: ToldOptions, program: str) -> CapacityOptions:
+    """What is said of a program of the user's that is only predicted, as `capacity` takes it.
+
+    Raises:
+        RigbenchError: something that is not predicted of programs.
+    """
+    given = {
+        "--program": not isinstance(told.program, Absent),
+        "--known": not isinstance(told.known, Absent),
+        "--precision fp8": choices.precision == "fp8",
+    }
+    for option in (option for option, value in given.items() if value):
+        raise RigbenchError(f"{option} is not for a program, and --model {program} is one", f"leave {option} out")
+    names = ("optimizer", "precision", "compiled", "strategy", "attention")
+    said: dict[str, Any] = {name: value for name, value in choices.said.items() if name in names}
+    return CapacityOptions(**said)
 
 
 def recipes(base: Recipe, mode: Mode, cross: Sequence[Factor], one_card: bool = False) -> list[Recipe]:
