@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib
 import inspect
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +29,7 @@ from rigbench import alarms, hooks
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
 from rigbench.document import ROOMS, Run
-from rigbench.watch import forecast, screen
+from rigbench.watch import forecast, relay, screen
 from rigbench.watch.record import Beside, Options, SeenSteps
 from rigbench.watch.session import Session
 from rigbench.watch.steps import HookSteps, LogSteps, period
@@ -291,6 +293,41 @@ def test_in_a_terminal(tmp_path: Path) -> None:
         assert "rigbench · " not in seen.split("KeyboardInterrupt")[1]
     finally:
         terminal.tmux("kill-server")
+
+
+def drawn(*pieces: bytes) -> bytes:
+    """What a terminal is sent of a command's pieces, and of a panel after each."""
+    main, side = os.openpty()
+    termios.tcsetwinsize(main, (24, 100))
+    outlet = relay.Outlet(side)
+    for piece in pieces:
+        outlet.write(piece)
+        outlet.panel("PANEL")
+    outlet.close()
+    os.close(side)
+    sent = b""
+    with contextlib.suppress(OSError):
+        while piece := os.read(main, 1 << 16):
+            sent += piece
+    os.close(main)
+    return sent
+
+
+def test_a_panel_leaves_the_cursor_in_its_column() -> None:
+    """Of a prompt that waits for an answer: nothing is sent that returns to the line's start."""
+    sent = drawn(b"(Pdb) ")
+    assert b"PANEL" in sent
+    assert b"\r" not in sent
+
+
+@pytest.mark.parametrize("way", [b"1049", b"47"])
+@pytest.mark.parametrize("cut", [0, 3, 8])
+def test_no_panel_is_drawn_on_a_whole_screen(way: bytes, cut: int) -> None:
+    """In one piece with a whole page, or in two; after it there is one again."""
+    begin, page, end = b"\x1b[?%bh" % way, b"x" * 2000, b"\x1b[?%bl" % way
+    pieces = [begin[:cut], begin[cut:] + page] if cut else [begin + page]
+    assert b"PANEL" not in drawn(*pieces).replace(b"\x1b[r", b"")
+    assert b"PANEL" in drawn(*pieces, page + end + b"$ ").rpartition(end)[2]
 
 
 # ------------------------------------------------------------------------------------------------------- in the middle

@@ -36,6 +36,7 @@ PANEL_ROWS, LEAST_ROWS = 1, 8
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 # What ends in the middle of an escape sequence, or of a character in UTF-8.
 UNFINISHED = re.compile(rb"(?:\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]{0,400})?|[\xc0-\xff][\x80-\xbf]{0,2})\Z")
+WHOLE_SCREEN = re.compile(rb"\x1b\[\?(?:1049|1047|47)([hl])")
 WHOLE = re.compile(rb"(?:[\xc0-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2})\Z")
 
 
@@ -127,11 +128,10 @@ class Outlet:
 
     def _follow(self, piece: bytes) -> None:
         """Whether the command has taken the whole screen, and whether a drawing may stand here."""
-        self._tail = (self._tail + piece)[-512:]
-        if b"\x1b[?1049" in piece or b"\x1b[?47" in piece:
-            self._alternate = max(self._tail.rfind(b"\x1b[?1049h"), self._tail.rfind(b"\x1b[?47h")) > max(
-                self._tail.rfind(b"\x1b[?1049l"), self._tail.rfind(b"\x1b[?47l")
-            )
+        text = self._tail + piece
+        for taken in WHOLE_SCREEN.findall(text):
+            self._alternate = taken == b"h"
+        self._tail = text[-512:]
 
     def _draw(self) -> None:
         if not self._panel and not self._drawn:
@@ -144,7 +144,7 @@ class Outlet:
             self._drawn = False
             return
         text = self._panel.encode(errors="replace")
-        make_room = b"" if self._drawn else b"\n\x1b[1A"
+        make_room = b"" if self._drawn else b"\x1bD\x1b[1A"  # not a line feed, before which a terminal puts a return
         self._drawn = True
         self._out(
             make_room
