@@ -183,6 +183,8 @@ def test_it_ends_as_without(tmp_path: Path, program: list[str], code: int, writt
     ("words", "what"),
     [
         (["--", "no-such-command"], "there is no command no-such-command"),
+        (["--", ""], "there is no command ''"),
+        (["--", watched_programs.__file__], "watched_programs.py is not executable"),
         (["--budget", "nosuch", "--", "true"], "nosuch"),
         ([], "COMMAND"),
         (["--steps", "0", "--", "true"], "--steps"),
@@ -232,6 +234,22 @@ def test_signals_are_its_own(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == b"heard 2\n"
         assert process.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_a_stop_by_the_user_is_no_stall(tmp_path: Path) -> None:
+    """Ctrl-Z for longer than any step takes, then fg."""
+    command = [sys.executable, "-m", "rigbench", "--home", str(tmp_path), "watch", "--", *PROGRAMS, "steps", "150"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        while not process.stdout.readline().startswith(b"iter 50:"):
+            pass
+        process.send_signal(signal.SIGTSTP)
+        time.sleep(alarms.LEAST_STALL_SECONDS + 2)
+        process.send_signal(signal.SIGCONT)
+        rest, _ = process.communicate(timeout=60)
+    assert b"iter 149:" in rest
+    assert document(tmp_path)["alarms"] == []
 
 
 def test_somebody_removes_what_a_watch_keeps(tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ def watch(
     plan = _plan(common, options)
     if shutil.which(words[0]) is None:
         cure = "give it as you would without rigbench, after --"
-        raise RigbenchError(f"there is no command {words[0]}", cure)
+        is_there = "/" in words[0] and Path(words[0]).exists()
+        what = f"{words[0]} is not executable" if is_there else f"there is no command {words[0] or repr(words[0])}"
+        raise RigbenchError(what, cure)
     exporter = serve(address_of(metrics.openmetrics, "--openmetrics")) if isinstance(metrics.openmetrics, str) else None
     with scratch(home.home, hidden=True) as folder:
         return _watched(common, options, alarms, exporter, words, folder, plan)

@@ -49,6 +49,7 @@ class Session:
         self.folder, self.code, self.over, self.pid = folder, None, False, 0
         self.left = False  # it ended, and something that it started goes on
         self.asked_to_end = False  # by a signal that ends programs
+        self.continued_seconds = 0.0  # when it last went on after a stop, by the monotonic clock
         self._terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), None)
         self._keyboard = 0 if os.isatty(0) else None
         self._mine, theirs = socket.socketpair()
@@ -154,6 +155,7 @@ class Session:
             self.send(number)
             os.kill(os.getpid(), signal.SIGSTOP)
         elif number == signal.SIGCONT:
+            self.continued_seconds = time.monotonic()
             self._take_keyboard()
             self.send(number)
         else:

@@ -174,6 +174,7 @@ class Watching:
     def _silent_seconds(self) -> float:
         assert self.seen is not None
         last = max(self._hook.last_seconds, self._log.last_seconds, self.seen.wall[-1][0])
+        last = max(last, self._session.continued_seconds)  # whoever stops it knows that it stands
         return max(0.0, self._clock() - last)
 
     def _forecast(self, final: bool) -> None:
