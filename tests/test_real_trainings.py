@@ -1,7 +1,8 @@
 """Does a watch count what trainings count of themselves? Loops, Trainer, Lightning, Accelerate, torchrun, a script.
 
-Those whose package is not installed are skipped, with its name: `pip install transformers accelerate lightning`.
-srun and deepspeed are stand-ins that start the ranks as they do, since neither runs without its own cluster or card.
+Those whose package is not installed are skipped, with its name: `pip install transformers accelerate lightning
+deepspeed`.
+srun is a stand-in that starts the ranks as it does, since it does not run without its cluster.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 PROGRAM = str(Path(__file__).parent / "real_trainings.py")
 TOKENS = 4 * 64  # of a step, of one rank
 SHELL = f'#!/bin/sh\necho preparing\n{sys.executable} {PROGRAM} "$@"\n'
-# srun gives each task its number and a place to meet; deepspeed's launcher sets the same names as torchrun's.
+# srun gives each task its number and a place to meet.
 STAND_IN = """#!/bin/sh
 [ "$1" = -n ] && shift 2
 export WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29571
@@ -43,6 +44,8 @@ def needs(*packages: str) -> None:
         (["shell"], "plain", (), 1),
         ([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", PROGRAM], "plain", (), 2),
         (["srun", "-n", "2", *HERE], "plain", (), 2),
+        ([sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--no_local_rank",
+          "--master_port", "29577", PROGRAM], "plain", ("deepspeed",), 2),
         (HERE, "trainer", ("transformers", "accelerate"), 1),
         (HERE, "lightning", ("lightning",), 1),
         (HERE, "accelerated", ("accelerate",), 1),
@@ -54,7 +57,8 @@ def needs(*packages: str) -> None:
             1,
         ),
     ],
-    ids=["a loop", "a shell script", "torchrun", "srun", "Trainer", "Lightning", "Accelerate", "accelerate launch"],
+    ids=["a loop", "a shell script", "torchrun", "srun", "deepspeed", "Trainer", "Lightning", "Accelerate",
+         "accelerate launch"],
 )  # fmt: skip
 def test_its_own_count(
     tmp_path: Path, start: list[str], name: str, packages: tuple[str, ...], ranks: int, hook: bool
@@ -66,6 +70,7 @@ def test_its_own_count(
         (tmp_path / script).write_text(text)
         (tmp_path / script).chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "REAL_TRAINING_OUT": str(tmp_path / "out")}
+    environment |= {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "2"} if "deepspeed" in packages else {}
     words = [] if hook else ["--tokens-per-step", str(TOKENS * ranks)]
     command = [sys.executable, "-m", "rigbench", "--home", str(tmp_path / "home"), "watch", "--json", *words, "--"]
     done = subprocess.run(

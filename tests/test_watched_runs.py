@@ -167,6 +167,16 @@ def test_it_is_a_log_for_a_back_test(run: Run) -> None:
             _own(blind, "")
 
 
+def test_it_is_judged_for_a_card_by_its_id(run: Run, rigbench: Rigbench, tmp_path: Path) -> None:
+    """A run's id stands where a log's file does, with --on as without."""
+    (tmp_path / "home" / "runs").mkdir(parents=True)
+    (tmp_path / "home" / "runs" / f"{run.id}.json").write_bytes(store.encode(run))
+    code, out, err = rigbench("backtest", "--on", "2xrtx-4080", "--model", "120M", run.id)
+    assert code == 0, err
+    assert "120M on 2xrtx-4080: 5,843 tokens/s is SLOW" in out
+    assert rigbench("backtest", "--on", "2xrtx-4080", "--model", "120M", "nosuch")[0] == 2
+
+
 def test_a_training_with_a_budget_is_a_back_test_of_it(run: Run) -> None:
     plan = store.read(BUDGET)
     model, stated, _ = predicted(plan, Absent("one alone"))

@@ -151,7 +151,11 @@ def _reach(job: Job, rig_name: str, log: str, options: Options) -> None:
     from rigbench.work.record import WattOptions
 
     rig = profiles.rig_named(rig_name)
-    reading, facts = _read(Path(log), options, "")
+    path = Path(log)
+    if log != "-" and not path.exists() and not _is_pasted(path):
+        with contextlib.suppress(RigbenchError):  # a training that was watched
+            path = job.store.find(log)
+    reading, facts = _read(path, options, "")
     model = options.model
     if isinstance(model, Absent):
         if reading.parameters is None:
