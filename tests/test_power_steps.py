@@ -176,7 +176,7 @@ def test_doctor_counts_it_as_a_fault(rigbench, tmp_path):
     code, out, err = rigbench("doctor")
     assert code == 1
     assert out.startswith("1 fault: went down when its GPUs went from idle to full")
-    assert "power-steps" in err
+    assert "rigbench: fault: The machine or a card failed when its GPUs went from idle to full (power-steps)\n" in err
 
 
 def test_whoever_cannot_be_asked_is_refused_and_told_what_may_happen(rigbench, monkeypatch):

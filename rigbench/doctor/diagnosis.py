@@ -88,7 +88,7 @@ def everything(
     job.run = _diagnosed(job.run, runs if stored else runs[:1], known, reasons, beside)
     job.keep()
     faults = [item for item in job.run.findings if item.counts]
-    lines = [f"{', '.join(item.where)}: {item.title} ({item.code})" for item in faults]
+    lines = [f"{', '.join(item.where)}{': ' * bool(item.where)}{item.title} ({item.code})" for item in faults]
     job.faults += [line for line in lines if line not in job.faults]
 
 
