@@ -638,8 +638,12 @@ def test_looks_without_end(tmp_path: Path) -> None:
     for _ in range(3000):
         now[0] += 5000.0
         watching.look()
-    watching.close()
     assert len(looked) == 3000
+    watching.look(final=True)
+    took = watching.seconds
+    now[0] += 3.0  # for a webhook that hangs
+    assert watching.seconds == took == 3000 * 5000.0
+    watching.close()
 
 
 def test_what_is_said_after_the_command_has_ended_is_not_lost(

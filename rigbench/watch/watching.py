@@ -74,6 +74,7 @@ class Watching:
         self.forecasts: list[Forecast] = []
         self.ended_by: EndedBy = "itself"
         self._asked_at: float | None = None
+        self._ended: float | None = None  # an alarm's receiver may be waited for after it
         self._terminated = False
         self._load: dict[str, list[float]] = {}
         self._its: dict[int, bool] = {}  # whether a process is the command's
@@ -81,7 +82,7 @@ class Watching:
 
     @property
     def seconds(self) -> float:
-        return self._clock() - self._begun
+        return (self._clock() if self._ended is None else self._ended) - self._begun
 
     # ------------------------------------------------------------------------------------------------ at each reading
 
@@ -111,6 +112,7 @@ class Watching:
     def look(self, final: bool = False) -> None:
         """At what came since the last time."""
         now = self._clock()
+        self._ended = now if final else None
         self._hook.look()
         self._log.add((piece.at_seconds, piece.text) for piece in self._session.read())
         for at, text in self._log.warned:
