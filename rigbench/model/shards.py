@@ -124,7 +124,8 @@ def _raw_type(head: bytes, asked: Dtype = "uint16") -> tuple[Dtype, str]:
     low, high = halves[0::2], halves[1::2]
     if len(high) < FEWEST_PAIRS:
         return asked, ""
-    wide = bool(high.max() < LARGEST_HIGH_HALF and low.max() >= 1 << 8)
+    small = bool(low.any() and not high.any())  # ids of bytes or letters
+    wide = small or bool(high.max() < LARGEST_HIGH_HALF and low.max() >= 1 << 8)
     if wide and not low[1::2].any() and not high[1::2].any():
         return "int64", "" if asked == "int64" else f"read as {asked}, of every few ids all but one are 0"
     if wide:
@@ -227,6 +228,9 @@ def _refuse_others(path: Path, head: bytes) -> None:
         how = f"`python -c \"import numpy, torch; {load.format(str(path))}.astype('<u4').tofile('tokens.bin')\"`"
         what = "a tensor that torch saved" if b"data.pkl" in head[:256] else "a zip (numpy's .npz?)"
         raise RigbenchError(f"{path.name} is {what}, not token ids", how)
+    if path.suffix in (".pkl", ".pickle", ".mds"):  # whose first bytes could be ids
+        what = "a shard of mosaicml-streaming" if path.suffix == ".mds" else "what Python's pickle wrote"
+        raise RigbenchError(f"{path.name} is {what}, not token ids", "write its ids to a file with numpy's tofile")
     if head[257:262] == b"ustar":
         raise RigbenchError(f"{path.name} is a tar archive, not token ids", f"unpack it first: `tar xf {name}`")
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < len(head) and b'"dtype"' in head[8:4096]:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import pickle
 import struct
 import zipfile
 
@@ -56,12 +57,21 @@ def megatron(folder, ids, code, dtype, sizes, version=1, name="corpus"):
         ("wide.bin", IDS.astype("<i4").tobytes(), "uint32", "raw ids (read as uint16 every second id is 0)"),
         ("wider.bin", (IDS * 5).astype("<u4").tobytes(), "uint32", "raw ids (read as uint16 every second id is 0)"),
         ("widest.bin", IDS.astype("<i8").tobytes(), "int64", None),
+        ("letters.bin", (IDS % 65).astype("<u2").tobytes(), "uint16", "raw ids"),
+        (
+            "wide_letters.bin",
+            (IDS % 65).astype("<i4").tobytes(),
+            "uint32",
+            "raw ids (read as uint16 every second id is 0)",
+        ),
+        ("widest_letters.bin", (IDS % 65).astype("<i8").tobytes(), "int64", None),
     ],
 )
 def test_a_file_of_ids_is_read_by_its_own_header_or_by_what_its_ids_look_like(tmp_path, name, content, dtype, layout):
     (tmp_path / name).write_bytes(content)
     ids, data = open_tokens(tmp_path / name, "auto", None, 64)
-    expected = IDS + 70_000 if name.startswith("llama") else IDS * 5 if name.startswith("wider.") else IDS
+    made = {"llama_000000": IDS + 70_000, "wider": IDS * 5}
+    expected = IDS % 65 if "letters" in name else made.get(name.partition(".")[0], IDS)
     assert np.array_equal(ids, expected)
     assert (data.tokens, data.dtype) == (3000, dtype)
     assert layout in (None, data.layout)
@@ -110,6 +120,8 @@ def zipped(**files):
         ("a.arrow", b"\xff\xff\xff\xff\x70\x03\0\0" + bytes(999), r"is a stream of Arrow records"),
         ("a.npz", zipped(arr_0__npy=b"x" * 99), r"is a zip \(numpy's .npz\?\)"),
         ("a.pt", zipped(**{"archive__data.pkl": b"x" * 99}), r"is a tensor that torch saved, .*torch.load"),
+        ("a.pkl", pickle.dumps(IDS.tolist()), r"is what Python's pickle wrote, not token ids"),
+        ("shard.00000.mds", b"\x05\0\0\0" + IDS.astype("<u2").tobytes(), r"is a shard of mosaicml-streaming"),
         ("a.idx", b"MMIDIDX\0\0" + bytes(999), r"is the index of a Megatron file, not token ids; give the .bin"),
         ("a.txt", b"Once upon a time, \xe2\x80\x9cthere\xe2\x80\x9d was a mat.\n" * 99, r"is text, not token ids"),
         ("a.jsonl", b'\xef\xbb\xbf{"text": "a"}\n' * 99, r"is text, not token ids; .*rigbench pack"),
