@@ -311,6 +311,12 @@ def test_the_precision_is_the_best_that_the_card_has(card_id, precision):
     assert fitting.arm_precision("auto", cards.of_profile(profiles.gpu(card_id), card_id)) == precision
 
 
+def test_a_chip_that_computes_in_the_cpus_memory_has_what_the_system_leaves():
+    """A DGX Spark's nvidia-smi and torch report 121.7 GiB of its 128."""
+    shared = cards.of_profile(profiles.gpu("gb10"), "gb10")
+    assert shared.usable.value == pytest.approx(121.7 * GIB)
+
+
 def gpu(**facts):
     names = dict.fromkeys((field for field in Gpu.__struct_fields__), Absent("not read"))
     return Gpu(**{**names, "index": 0, "name": "NVIDIA GeForce RTX 3090", **facts})

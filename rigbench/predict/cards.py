@@ -18,6 +18,7 @@ MIB, GIB = 1 << 20, 1 << 30
 
 # What torch says a card has in all, from published out-of-memory messages: GiB by nominal GB. The driver has the rest.
 USABLE_GIB = {8: 7.75, 16: 15.70, 24: 23.5, 40: 39.56, 80: 79.19}
+SHARED_GIB = {"gb10": 121.7}  # the CPU's memory, as published totals of DGX Sparks have it: the system needs some of it
 
 # A process's CUDA context with torch's kernels: 272 MiB on an RTX 4060 (24 multiprocessors) and 480 to 500 on a 4090
 # (128), from published out-of-memory messages; a line through them, and the 349 of an unnamed 16 GB card within 15 %.
@@ -46,7 +47,11 @@ def of_profile(gpu: GpuProfile, name: str, count: int = 1) -> Target:
         gpu=gpu.id,
         count=count,
         memory_bytes=round(size_gib * GIB),
-        usable=usable(size_gib),
+        usable=(
+            Figure(SHARED_GIB[gpu.id] * GIB, "declared", "published totals; it is the CPU's memory too")
+            if gpu.id in SHARED_GIB
+            else usable(size_gib)
+        ),
         context=context(gpu.multiprocessors),
         communication=communication(count),
         workspace_bytes=_workspace(gpu.compute_capability),
@@ -108,7 +113,7 @@ def of_host(memory: Memory) -> Target:
     if isinstance(memory.usable_bytes, Absent) or isinstance(memory.total_bytes, Absent):
         raise ValueError("the host does not report its memory")
     low, middle, high = HOST_PROCESS_BYTES
-    basis = "a process that has loaded torch, as measured slices find it"
+    basis = "a process that has loaded torch, as measured training finds it"
     return Target(
         name="this host's memory (cpu)",
         kind="cpu",
