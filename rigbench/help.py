@@ -132,12 +132,14 @@ def group(ctx: Any, says: str, commands: Rows) -> str:
 def wrong_usage(error: Any) -> str:
     """What is said of a command line that cannot be read; of an unknown option the nearest ones."""
     context = getattr(error, "ctx", None)
-    path = context.command_path if context else "rigbench"
-    several = context is None or hasattr(context.command, "list_commands")
-    page = f"`{path} --help` lists {'the commands' if several else 'its options'}"
+    said = error.format_message().rstrip(".")
+    if context is None:
+        return f"{said}; --help behind the command lists its options"
+    path = context.command_path
+    page = f"`{path} --help` lists {'the commands' if hasattr(context.command, 'list_commands') else 'its options'}"
     given = getattr(error, "option_name", None)
-    if context is None or not hasattr(error, "possibilities") or not given:
-        return f"{error.format_message().rstrip('.')}; {page}"
+    if not hasattr(error, "possibilities") or not given:
+        return f"{said}{' ' if said.endswith('?') else '; '}{page}"
     key = given.lstrip("-")
     if key in getattr(context.command, "settings", ()):
         return f"{path} takes no {given}; write --set {key}=VALUE, or put {key} into rigbench.toml"

@@ -233,6 +233,8 @@ COMPLETED = {
     "rigbench train-probe --optimizer adamw8": ["adamw8bit"],
     "rigbench train-probe --model gpt2-m": ["gpt2-medium"],
     "rigbench explain logits-d": ["logits-dominate"],
+    "rigbench doctor --accept logits-d": ["logits-dominate"],
+    "rigbench run --only t": ["topology", "training", "thermals"],
 }
 
 

@@ -130,7 +130,8 @@ def explanation(code: str, beside: Iterable[str] = ()) -> Explanation:
     if code in table:
         return table[code]
     meant = code.lower().replace("_", "-").replace(" ", "-")
-    near = difflib.get_close_matches(meant, [*table, *beside], cutoff=0.4)
+    known = [*table, *beside]
+    near = difflib.get_close_matches(meant, known, 1, 0.8) or difflib.get_close_matches(meant, known, cutoff=0.4)
     cure = f"did you mean {' or '.join(near)}?" if near else "`rigbench explain` lists them all"
     raise RigbenchError(f"no finding has the code {code!r}", cure)
 

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from rigbench.job import Job
 
 
+def _codes() -> Iterator[str]:
+    from rigbench.core import finding
+
+    yield from finding.explanations()
+
+
+def _explained() -> Iterator[str]:
+    from rigbench.doctor.topics import titles
+
+    yield from (*_codes(), *titles())
+
+
 @command("replay")
 def doctor(
     common: Common,
@@ -32,11 +44,19 @@ def doctor(
         ),
     ] = None,
     accept: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Live with a finding of this rig: it no longer counts.")
+        str | None,
+        typer.Option(
+            metavar="CODE",
+            help="Live with a finding of this rig: it no longer counts.",
+            autocompletion=completed(_codes),
+        ),
     ] = None,
     because: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; shown with what is accepted.")] = None,
     forget: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Let a finding that was accepted count again.")
+        str | None,
+        typer.Option(
+            metavar="CODE", help="Let a finding that was accepted count again.", autocompletion=completed(_codes)
+        ),
     ] = None,
     nccl_log: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A log with NCCL_DEBUG=INFO: what NCCL chose here, and why.")
@@ -99,19 +119,12 @@ def doctor(
     return FAULT if any(finding.counts for finding in diagnosed.findings) else FINE
 
 
-def _codes() -> Iterator[str]:
-    from rigbench.core import finding
-    from rigbench.doctor.topics import titles
-
-    yield from (*finding.explanations(), *titles())
-
-
 @command()
 def explain(
     common: Common,
     code: Annotated[
         str | None,
-        typer.Argument(help="A finding's code, or a topic. Default: list all.", autocompletion=completed(_codes)),
+        typer.Argument(help="A finding's code, or a topic. Default: list all.", autocompletion=completed(_explained)),
     ] = None,
 ) -> int:
     """What a finding means, how rigbench knows, what it costs, what to do, and where that is from; or a topic.
