@@ -45,7 +45,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     command: str
     status: str
     rig: str  # its fingerprint
-    machine: str  # its cards, or its processor
+    machine: str  # its cards, or its processor; what a prediction is of
     look: bool  # nothing was measured
     torch: str
     rooms: tuple[str, ...]
@@ -72,7 +72,7 @@ def entry_of(run: Run) -> Entry:
         command=run.command,
         status=run.status,
         rig=run.rig.fingerprint,
-        machine=tables.machine(run.rig),
+        machine=tables.elsewhere(run) or tables.machine(run.rig),
         look=run.look,
         torch=str(run.software.torch),
         rooms=tuple(rooms),

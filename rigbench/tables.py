@@ -32,7 +32,7 @@ from rigbench.train.record import AnySlice, Arms
 from rigbench.usable import usable
 from rigbench.watch.record import SeenSteps, Training, program
 
-METHOD = 3  # raised when rows change, so that an index of others is made anew
+METHOD = 4  # raised when rows change, so that an index of others is made anew
 Better = Literal["higher", "lower", ""]
 # By how a field's name ends: its unit as units.format_span takes it, and which way is better.
 UNITS: tuple[tuple[str, str, Better], ...] = (
@@ -124,6 +124,14 @@ def machine(rig: RigId) -> str:
         counts = {name: cards.count(name) for name in cards}
         return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts.items())
     return "a computer" if isinstance(rig.cpu_model, Absent) else rig.cpu_model
+
+
+def elsewhere(run: Run) -> str:
+    """The hardware that is not here, where a run predicts for such; else nothing."""
+    if run.look and isinstance(run.capacity, Capacity | OwnCapacity):
+        return run.capacity.target.name
+    its = run.budget.rig if isinstance(run.budget, Budget) else run.arms.on if isinstance(run.arms, Arms) else "here"
+    return its if isinstance(its, str) and its != "here" else ""
 
 
 def measured(run: Run, keep_disturbed: bool = False) -> Measured:
@@ -412,7 +420,7 @@ def _watched(its: Training) -> Iterator[Item]:
     """The training by its script's name, so that two ways of starting one compare; then each card it was on."""
     cards = [it for it in its.monitor.gpus if it.device in its.gpus]
     names = ", ".join(sorted({it.name if isinstance(it.name, str) else "unknown" for it in cards}))
-    elsewhere = "not told" if its.monitor.gpus else "cpu"  # the driver lists no process in a container
+    elsewhere = "not reported" if its.monitor.gpus else "cpu"  # the driver lists no process in a container
     on: dict[str, object] = {"device": names or elsewhere, "count": len(cards) or 1, "method": its.method}
     if not isinstance(its.steps, Absent):
         numbers: dict[str, object] = {f"{its.steps.unit}_per_s": its.steps.rate, "step_seconds": its.steps.step_seconds}

@@ -90,6 +90,10 @@ def _brief(run: Run, console: Console, quiet: bool) -> None:
         console.print(Text(f"warning: {printable(warning)}", style="yellow"))
 
 
+def _said(room: str) -> str:
+    return {"arms": "variants, predicted", **first_screen.NAMES}.get(room, room)
+
+
 def show_list(entries: Iterable[Entry], console: Console) -> None:
     """A line per stored run, newest first. Lines are laid out here, since ten thousand take a rich table seconds."""
     rows = [("run", "when (UTC)", "command", "rig", "result")]
@@ -99,14 +103,14 @@ def show_list(entries: Iterable[Entry], console: Console) -> None:
             for it in entry.slices
             if not it.disturbed
         ]
-        busy = [f"not usable, as the machine was busy: {', '.join(entry.busy)}"] if entry.busy else []
+        busy = [f"not usable, as the machine was busy: {', '.join(map(_said, entry.busy))}"] if entry.busy else []
         hours = [
             f"training steps {units.format_seconds(hours * 3600)}"
             for path, (hours, *_) in entry.metrics.items()
             if path == "budget.series_hours" and not busy
         ]
         told = {"slices", *(["arms"] if slices else []), *(["budget"] if hours or busy else []), *entry.busy}
-        rooms = [{"arms": "variants, predicted"}.get(name, name) for name in entry.rooms if name not in told]
+        rooms = [_said(name) for name in entry.rooms if name not in told]
         status = [f"label {entry.label}"] if entry.label else []
         status += [] if entry.status == "finished" else [entry.status]
         when = entry.started_at[:16].replace("T", " ")
