@@ -85,7 +85,7 @@ DISTURBED = {
     "the probe was stopped for 30 % of its time": {"paused_seconds": 3.0},
     "GPU1 was used 40 % of the time by python (pid 9)": {"others": ("python (pid 9)",), "others_share": 0.4},
     "GPU1 was 37 % busy before the probe began": {"before_share": 0.37},
-    "GPU1 was held back by its hardware power brake 25 % of the time": {"throttle_share": {"hw_power_brake": 0.25}},
+    "GPU1 was slowed down by its hardware power brake 25 % of the time": {"throttle_share": {"hw_power_brake": 0.25}},
 }
 
 
@@ -347,9 +347,9 @@ def test_a_report_of_a_busy_machine_says_so_first_and_gives_no_hours(rigbench, t
     lines = out.splitlines()
     assert code == 3
     assert lines[0] == FIRST
-    assert lines[1].strip().startswith("slice 120M, the better of 2 tries: threads of the probe waited 34 %")
+    assert lines[1].strip().startswith("training 120M, the better of 2 tries: threads of the probe waited 34 %")
     assert "budget skipped: this machine was busy while it was measured" in out
-    assert f"slice 120M skipped: this machine was busy: {SENTENCE}" in " ".join(out.split())
+    assert f"training 120M skipped: this machine was busy: {SENTENCE}" in " ".join(out.split())
     assert "matmul: " in out  # which nothing disturbed
     assert "whole run" not in out
     assert "190 tokens" not in out  # of 120M
@@ -357,6 +357,28 @@ def test_a_report_of_a_busy_machine_says_so_first_and_gives_no_hours(rigbench, t
     assert (code, out.splitlines()[0]) == (0, FIRST)
     assert "whole run" in out
     assert "190" in out
+
+
+def test_a_whole_run_says_how_quiet_the_machine_was(rigbench, tmp_path):
+    """Threads that wait for each other wait for nobody else: of 0.5 s those 0.1 count in which others ran."""
+    alone = msgspec.structs.replace(QUIET, running_seconds=9.5, waiting_seconds=0.5, others_seconds=0.1)
+    desktop = GpuBeside(device="GPU0", others_share=0.021)
+    for place, (its, row) in enumerate(
+        (
+            (alone, "ok quiet probes waited up to 1.0 % of the time for a processor"),
+            (
+                msgspec.structs.replace(alone, gpus=(desktop,)),
+                "ok quiet probes waited up to 1.0 % of the time for a processor, others used a GPU up to 2.1 % of the "
+                "time",
+            ),
+            (Disturbance(room="matmul"), "note quiet no reading says how busy the machine was"),
+            (disturbed("slices", 2), "warn quiet this machine was busy"),
+        )
+    ):
+        run = stored(tmp_path / "home", its, run_id=f"20260101-00000{place}-aaaa")
+        out = " ".join(rigbench("report", run.id, "--keep-disturbed")[1].split())
+        assert row in out
+    assert "quiet" not in rigbench("report", str(STORED))[1]  # an older one, beside which nothing was read
 
 
 def test_a_run_that_was_left_alone_is_shown_as_ever(rigbench, tmp_path):
@@ -415,7 +437,7 @@ def test_a_budget_leaves_disturbed_slices_out_and_says_so(rigbench, tmp_path):
     code, out, _ = rigbench("budget", "-v", "--flops", "1e15", "--params", "60M,120M")
     assert code == 0
     assert re.search(r"^ *120M .*predicted *$", out, re.M)
-    left_out = f"1 slice of 120M: the machine was busy meanwhile ({SENTENCE})"
+    left_out = f"1 short run of 120M: the machine was busy meanwhile ({SENTENCE})"
     assert left_out in " ".join(out.split())
     code, out, _ = rigbench("budget", "-v", "--flops", "1e15", "--params", "60M,120M", "--keep-disturbed")
     assert code == 0

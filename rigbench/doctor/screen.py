@@ -65,18 +65,18 @@ def _sentence(findings: Sequence[Finding], examined: Examined) -> str:
     counting = [it for it in findings if not it.accepted]
     numbers = {kind: sum(it.severity == kind for it in counting) for kind in ("fault", "warning")}
     parts = [str(counted(number, kind)) for kind, number in numbers.items() if number]
-    lead = _lead(counting)
+    first = lead(counting)
     found = ", ".join(parts) or "no problem in what was looked at"
-    if lead is None or not (parts or lead.takes_time):
+    if first is None or not (parts or first.takes_time):
         return f"{found}; {counted(len(counting), 'note')}" if counting else found
-    text = f"{found}{':' if parts else ';'} {lead.what}"
-    if lead.takes_time and not isinstance(lead.lost, Absent):
+    text = f"{found}{':' if parts else ';'} {first.what}"
+    if first.takes_time and not isinstance(first.lost, Absent):
         whole = "" if isinstance(examined.hours, Absent) else f" of {span(examined.hours, 'h')}"
-        text += f", which costs {_time(lead.lost.hours)}{whole}"
+        text += f", which costs {_time(first.lost.hours)}{whole}"
     return text
 
 
-def _lead(findings: Sequence[Finding]) -> Finding | None:
+def lead(findings: Sequence[Finding]) -> Finding | None:
     """The first of those that are wrong, else of those that take time, else of all."""
     counting = [it for it in findings if not it.accepted]
     wrong = [it for it in counting if it.severity != "information"]
@@ -126,8 +126,8 @@ def _beside(run: Run, examined: Examined) -> Iterator[tuple[str, str]]:
         yield "looked at", ", ".join(examined.looked_at)
     if run.unchecked:
         yield "not looked at", "; ".join(open_questions(run.unchecked))
-    if lead := _lead(run.findings):
-        yield "more", f"rigbench doctor --verbose; rigbench explain {lead.code}"
+    if first := lead(run.findings):
+        yield "more", f"rigbench doctor --verbose; rigbench explain {first.code}"
 
 
 def _composed(topology: Topology) -> list[str]:

@@ -13,12 +13,11 @@ from rigbench.budget.record import Budget
 from rigbench.core.finding import NOT_PRICED, Examined
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.core.screen import Headline, Mark, counted, grid, headline, marked, middle, printable
-from rigbench.doctor.screen import held_back
+from rigbench.doctor.screen import held_back, lead
 from rigbench.document import NOT_ASKED, Run
-from rigbench.predict.record import Capacity, OwnCapacity
-from rigbench.tables import machine, shortened
-from rigbench.train.record import AnySlice, Arms
-from rigbench.usable import BUSY
+from rigbench.tables import elsewhere, machine, shortened
+from rigbench.train.record import AnySlice
+from rigbench.usable import BUSY, quiet
 
 MOST_HELD_BACK, MOST_LEFT_OUT = 4, 2
 CUT_SHORT = {
@@ -28,7 +27,7 @@ CUT_SHORT = {
 NAMES = {"slices": "training"}
 
 
-def show(run: Run, console: Console, quiet: bool = False) -> None:
+def show(run: Run, console: Console, short: bool = False) -> None:
     console.print(Text(printable(head(run)), style="dim"))
     if isinstance(run.budget, Budget):
         headline("verdict", (worst(run), f"{_health(run)}; {shortened(plan.sentence(run.budget))}"), console)
@@ -42,7 +41,7 @@ def show(run: Run, console: Console, quiet: bool = False) -> None:
         its = worst(run)  # an answer that is not there is never "ok"
         headline("verdict", ("warn" if its == "ok" else its, f"no hours: {why}"), console)
     _hold_back(run, console)
-    if quiet:
+    if short:
         return
     console.print(Text("checked", style="bold"))
     marked(((mark, f"{name:<11} {text}") for name, (mark, text) in checked(run)), console)
@@ -60,10 +59,7 @@ def head(run: Run) -> str:
     """Which command, of what hardware, with which software, when."""
     when = run.started_at[:16].replace("T", " ")
     status = "" if run.status == "finished" else f" · {run.status}"
-    its = run.budget.rig if isinstance(run.budget, Budget) else run.arms.on if isinstance(run.arms, Arms) else "here"
-    if run.look and isinstance(run.capacity, Capacity | OwnCapacity):
-        its = run.capacity.target.name
-    if isinstance(its, str) and its != "here":  # predicted of hardware that is not here
+    if its := elsewhere(run):
         return f"rigbench {run.command}   {its} · {when} UTC{status}"
     torch = "" if isinstance(run.software.torch, Absent) else f" · torch {run.software.torch}"
     driver = "" if isinstance(run.software.nvidia_driver, Absent) else f" · driver {run.software.nvidia_driver}"
@@ -80,11 +76,14 @@ def worst(run: Run) -> Mark:
 
 
 def _health(run: Run) -> str:
-    """What a person wants to know first: whether something is wrong."""
+    """What a person wants to know first: whether something is wrong, and the worst of it."""
     found = [it.severity for it in run.findings if not it.accepted]
     counts = {word: found.count(word) for word in ("fault", "warning")}
     wrong = [str(counted(count, word)) for word, count in counts.items() if count]
-    return " and ".join(wrong) or ("no fault found" if worst(run) == "ok" else "look at what was checked")
+    first = lead(run.findings)
+    if wrong and first:
+        return f"{' and '.join(wrong)}: {first.what}"
+    return "no fault found" if worst(run) == "ok" else "look at what was checked"
 
 
 def _hold_back(run: Run, console: Console) -> None:
@@ -101,6 +100,8 @@ def checked(run: Run) -> Iterator[tuple[str, Headline]]:
     for room in run.rooms():
         if room not in ("arms", "budget", "backtest", "capacity"):
             yield NAMES.get(room, room), verdict(run, room)
+    if beside := quiet(run):
+        yield "quiet", beside
 
 
 def verdict(run: Run, room: str) -> Headline:
