@@ -24,7 +24,7 @@ from rigbench.core.record import Absent, Device
 
 __all__ = ["Options", "run", "transfer"]
 MIB = 1 << 20
-NOT_TOLD = Absent("not told")
+NOT_TOLD = Absent("not reported")
 
 
 def run(options: Options, report) -> BandwidthPart:

@@ -564,5 +564,5 @@ def test_a_model_too_large_for_the_card_is_said_with_what_would_do(rigbench):
     code, _, err = rigbench("train-probe", "--params", "7B", "--series", "llama", "--on", "rtx-3060", "--arms", "one")
     assert code == 3
     assert re.search(
-        r"no variant of .* on rtx-3060: predicted not to fit: .*; `rigbench capacity --on rtx-3060` tells", err
+        r"no variant of .* on rtx-3060: predicted not to fit: .*; `rigbench capacity --on rtx-3060` shows", err
     )

@@ -195,7 +195,7 @@ def test_ranks_get_what_p2p_advises_on_this_rig_and_slice_and_budget_say_so(job,
     assert (trained_with, result.exports) == ([off], off)
     budget = plan(request(1e16, (M5,)), [StoredSlice.of("r1", result)], its=its)
     assert budget.configuration.words.endswith("ddp on 2, with NCCL_P2P_DISABLE=1")
-    assert dict(_facts(budget))["export"].startswith("NCCL_P2P_DISABLE=1 before the run, as its slices had")
+    assert dict(_facts(budget))["export"].startswith("NCCL_P2P_DISABLE=1 before the run, as its short runs had")
     monkeypatch.setenv("NCCL_P2P_LEVEL", "SYS")  # whoever sets any of them decides
     assert train.advised(job) == {}
 
@@ -218,7 +218,7 @@ def test_slices_on_all_cards_go_before_those_on_one_and_scaling_is_shown(both):
     assert (budget.scaling.model, budget.scaling.cards) == ("120M", 2)
     assert budget.scaling.efficiency.value == pytest.approx(0.9)
     assert budget.scaling.rests_on == ("r1", "r9")
-    assert any("1 slice of 120M: measured on cuda" in line for line in budget.left_out)
+    assert any("1 short run of 120M: measured on cuda" in line for line in budget.left_out)
     assert budget.purchase.price.value == 2 * 999
 
 
@@ -291,7 +291,7 @@ def test_slices_on_one_card_are_carried_over_by_the_step_model_and_said(both, mo
     one = plan(request(1e16, (M5, M120)), slices)
     two = plan(request(1e16, (M5, M120)), slices, its=both)
     assert two.remark == (
-        "predicted for ddp on 2 cards from slices on one card; "
+        "predicted for ddp on 2 cards from short runs on one card; "
         "`rigbench train-probe --params 120M --strategy ddp` measures it"
     )
     assert [row.rate.source for row in two.series] == ["predicted", "predicted"]
@@ -312,7 +312,7 @@ def test_slices_on_two_cards_are_carried_over_to_one_that_is_asked_for(job, monk
     budget = plan(request(1e16, (M5, M120)), slices, its=alone)
     assert budget.configuration.words == f"cuda ({CARD}), adamw, bf16"
     assert budget.remark == (
-        "one of 2 cards: --device cuda:1 is one of 2 GPUs; predicted for one card from slices on 2 cards; "
+        "one of 2 cards: --device cuda:1 is one of 2 GPUs; predicted for one card from short runs on 2 cards; "
         "`rigbench train-probe --params 120M --strategy single` measures it"
     )
     assert 40_500.0 < budget.series[1].rate.tokens_per_s.value < 81_000.0
@@ -327,13 +327,13 @@ def test_without_ceilings_slices_on_one_card_are_no_answer_for_two(both):
 
 def test_slices_of_other_cards_are_no_answer_for_these(both):
     other = msgspec.structs.replace(ON_CARD, name="NVIDIA GeForce RTX 3090")
-    with pytest.raises(RigbenchError, match="no slice of 2 × NVIDIA GeForce RTX 4080 SUPER is stored, only of"):
+    with pytest.raises(RigbenchError, match="no short training run of 2 × NVIDIA GeForce RTX 4080 SUPER is"):
         plan(request(1e16, (M120,)), [stored(M120, 30_000.0, device=other)], its=both)
 
 
 def test_a_cpus_slices_on_a_rig_with_gpus_say_so(both):
     budget = plan(request(1e15, (M5,)), [stored(M5, 1000.0)], its=both)
-    assert budget.remark == f"the CPU alone: no slice of 2 × {CARD} is stored"
+    assert budget.remark == f"the CPU alone: no short run of 2 × {CARD} is stored"
 
 
 def test_no_cards_known_leaves_everything_as_the_slices_say():

@@ -81,7 +81,7 @@ REFUSED = {
     "--params ,": "is 0 models",
     "--params 12apples": "unit that I do not know",
     "--split equal-flops --params 5M": "--split shares a budget out, and this is about one model",
-    "--split equal-tokens --tokens 1B": "--split shares a budget out, and this is about models whose tokens are told",
+    "--split equal-tokens --tokens 1B": "--split shares a budget out, and this is about models whose tokens are given",
     "--split half": "--split 'half' is not one of them; use equal-tokens, equal-flops or compute-optimal",
     "--on nonesuch": "no rig or GPU profile 'nonesuch' for --on",
     "--on ,": "names 0 rigs",
@@ -183,14 +183,14 @@ def test_a_rig_that_cannot_answer_does_not_hide_the_others(rigbench):
     words = ("budget", "-q", "--flops", "1e13", "--set", "series=tiny", "--compile", "off", "--on", "here,rtx-4090")
     code, out, _ = rigbench(*words)
     assert code == 0
-    assert "this rig: no answer (no slice of this rig is stored; run rigbench train-probe" in out
+    assert "this rig: no answer (no short training run of this rig is stored; run rigbench train-probe" in out
     assert out.startswith("note  budget: 10 TFLOP on RTX 4090: ")
 
 
 def test_without_any_answer_the_first_reason_is_told_with_exit_code_3(rigbench):
     code, out, err = rigbench("budget", "-q", "--flops", "1e13", "--set", "series=tiny", "--on", "here")
     assert (code, out) == (3, "")
-    assert "no slice of this rig is stored" in err
+    assert "no short training run of this rig is stored" in err
 
 
 @pytest.mark.slow
@@ -241,8 +241,8 @@ def test_slices_of_another_rig_and_of_another_method_are_refused_and_said(rigben
     code, out, err = rigbench("budget", "-v", "--flops", "1e13", "--set", "series=tiny", "--on", "here")
     flat = " ".join(out.split())
     assert code == 0, err
-    assert "1 slice of large: measured another way (METHOD 0, the newest is 1)" in flat
-    assert "1 slice of another rig" in flat
+    assert "1 short run of large: measured another way (METHOD 0, the newest is 1)" in flat
+    assert "1 short run of another rig" in flat
 
 
 def test_the_supplys_peak_is_read_from_the_slices_own_file_and_warned_of_once(rigbench, tmp_path):
@@ -277,4 +277,4 @@ def test_only_another_rigs_slices_are_no_answer_and_said(rigbench, tmp_path, mon
         keep(home, (whole(tiny_models()[0], 9e5),), stranger=True)
     code, out, err = rigbench("budget", "-q", "--flops", "1e13", "--set", "series=tiny", "--on", "here")
     assert (code, out) == (3, "")
-    assert "no slice of this rig is stored (1 slice of another rig)" in err
+    assert "no short training run of this rig is stored (1 short run of another rig)" in err

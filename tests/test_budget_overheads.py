@@ -108,9 +108,9 @@ def test_measured_compile_and_start_up_go_before_assumptions():
     budget = plan(request(1e15, (M120,), "120M"), [result])
     rows = {one.name: one.hours for one in budget.overheads}
     assert rows["compile"].value == pytest.approx(40 / 3600)
-    assert rows["compile"].basis == "40.0 s a model, measured beside the slices"
+    assert rows["compile"].basis == "40.0 s a model, measured beside the short runs"
     assert rows["warm-up"].value == pytest.approx(7 / 3600)
-    assert "measured with the slices" in rows["warm-up"].basis
+    assert "measured with the short runs" in rows["warm-up"].basis
 
 
 def test_hot_over_cold_lengthens_the_run_by_its_inverse():

@@ -104,7 +104,7 @@ def test_odd_plans_are_said_in_a_sentence():
 def test_a_predicted_model_is_said_with_the_slice_that_would_narrow_it():
     budget = plan(request(1.2e18), [stored(m, RATES[m]) for m in (M5, M15, M60, M120)])
     assert [row.rate.source for row in budget.series] == ["measured", "measured", "predicted", "measured", "measured"]
-    assert budget.next_slice.command == "rigbench train-probe --params 30M --precision bf16 --arms one"
+    assert budget.next_slice.command == "rigbench train-probe --params 30M --precision bf16 --variants one"
     assert [row.rate.known_from for row in budget.series][1:4] == [
         "trained here 30 s",
         "between 15M and 60M",
@@ -134,7 +134,7 @@ def test_declared_wall_watts_are_the_bill():
 def test_gpu_watts_alone_are_kwh_but_not_the_bill():
     power = cost.power(slices_at(280.0, 320.0))
     assert power == Power(
-        watts=Figure(value=300.0, source="measured", basis="GPUs read beside 2 slices", low=280.0, high=320.0),
+        watts=Figure(value=300.0, source="measured", basis="GPUs read beside 2 short runs", low=280.0, high=320.0),
         covers="GPUs only",
     )
     kwh = cost.kwh(HOURS, power)
@@ -210,8 +210,8 @@ def test_what_is_asked_for_is_by_default_the_diy_series_on_its_usual_budget():
     ("options", "about"),
     [
         ({"params": "120M"}, "one model"),
-        ({"params": "5M,120M", "tokens": 1e9}, "models whose tokens are told"),
-        ({"params": "5M,120M", "tokens_per_param": 20.0}, "models whose tokens are told"),
+        ({"params": "5M,120M", "tokens": 1e9}, "models whose tokens are given"),
+        ({"params": "5M,120M", "tokens_per_param": 20.0}, "models whose tokens are given"),
     ],
 )
 def test_a_split_shares_out_a_budget_of_several_models(options, about):

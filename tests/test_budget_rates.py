@@ -74,7 +74,7 @@ def test_a_slice_of_one_step_has_no_interval_of_its_own_so_one_is_assumed():
     one_step = Estimate(value=400.0, low=400.0, high=400.0, level=0.0, method="one sample", n=1)
     its = rate_of(M120, stored(M120, 400.0, items_per_s=one_step))
     assert log_sides(its) == pytest.approx((math.hypot(0.05, 0.30),) * 2)
-    assert its.widened_by[1] == "±30 % within a slice too short for an interval is assumed"
+    assert its.widened_by[1] == "±30 % within a run too short for an interval is assumed"
 
 
 def test_an_interval_that_reaches_zero_still_has_a_low():
@@ -155,7 +155,7 @@ def test_the_configuration_that_covers_most_sizes_is_taken_and_the_other_named()
         DIY, [stored(M5, 9000.0), stored(M30, 1500.0), stored(M120, 900.0, "later", precision="fp32", started_at="9")]
     )
     assert chosen.configuration.recipe.precision == "bf16"
-    assert chosen.left_out == ("1 slice of 120M: measured on cpu (Some CPU, 2 threads), adamw, fp32",)
+    assert chosen.left_out == ("1 short run of 120M: measured on cpu (Some CPU, 2 threads), adamw, fp32",)
 
 
 def test_of_two_that_cover_as_many_sizes_the_latest_is_taken():
@@ -177,7 +177,7 @@ def test_what_was_asked_for_wins_over_coverage():
     chosen = choose(DIY, slices, RecipeOptions(checkpoint_every=1))
     assert [s.slice.tokens_per_s.value for s in chosen.slices] == [4000.0]
     assert chosen.left_out == tuple(
-        f"1 slice of {name}: not what was asked for, measured on cpu (Some CPU, 2 threads), adamw, bf16"
+        f"1 short run of {name}: not what was asked for, measured on cpu (Some CPU, 2 threads), adamw, bf16"
         for name in ("30M", "5M")
     )
 
@@ -205,10 +205,10 @@ def test_slices_cut_short_diverged_or_measured_another_way_are_left_out_and_said
     )
     assert [s.slice.tokens_per_s.value for s in chosen.slices] == [9000.0]
     assert chosen.left_out == (
-        "1 slice of 5M: another style, vocabulary or sequence length",
-        "1 slice of 5M: interrupted with too few steady steps (fewer than 3)",
-        "1 slice of 5M: its loss was not finite",
-        "1 slice of 5M: measured another way (METHOD 1, the newest is 2)",
+        "1 short run of 5M: another style, vocabulary or sequence length",
+        "1 short run of 5M: interrupted with too few steady steps (fewer than 3)",
+        "1 short run of 5M: its loss was not finite",
+        "1 short run of 5M: measured another way (METHOD 1, the newest is 2)",
     )
 
 
@@ -220,18 +220,20 @@ def test_a_loss_that_was_not_finite_in_the_warm_up_alone_is_no_reason():
 def test_of_two_micro_batches_the_faster_is_taken():
     chosen = choose(DIY, [stored(M5, 9000.0), stored(M5, 12000.0, micro_batch=4)])
     assert [s.slice.recipe.micro_batch for s in chosen.slices] == [4]
-    assert chosen.left_out == ("1 slice of 5M: micro-batch 1 was slower than micro-batch 4",)
+    assert chosen.left_out == ("1 short run of 5M: micro-batch 1 was slower than micro-batch 4",)
 
 
 def test_lines_about_what_was_left_out_are_bounded():
     slices = [stored(M5, 9000.0)] + [stored(M5, 9000.0, method=-n) for n in range(20)]
     chosen = choose(DIY, slices)
     assert len(chosen.left_out) == 8
-    assert chosen.left_out[-1] == "and 13 more kinds of slices"
+    assert chosen.left_out[-1] == "and 13 more kinds of short runs"
 
 
 def test_with_nothing_stored_the_cure_is_a_slice_within_reach_of_all():
-    with pytest.raises(RigbenchError, match="no slice of this rig is stored; run rigbench train-probe --params 30M"):
+    with pytest.raises(
+        RigbenchError, match="no short training run of this rig is stored; run rigbench train-probe --params 30M"
+    ):
         choose(DIY, [])
 
 
@@ -250,7 +252,7 @@ def test_slices_that_were_trained_another_way_are_another_configuration(other):
     chosen = choose((M5, M30, M120), [*plain, stored(M30, 5000.0, "r2", **other)])
     assert [one.slice.model.name for one in chosen.slices] == ["5M", "120M"]
     assert len(chosen.left_out) == 1
-    assert chosen.left_out[0].startswith("1 slice of 30M: measured on cpu")
+    assert chosen.left_out[0].startswith("1 short run of 30M: measured on cpu")
 
 
 def test_a_configuration_says_what_is_not_the_plain_loop():

@@ -39,7 +39,7 @@ on cpu (Some CPU, 2 threads), adamw, bf16
                                        measures it, or hot-over-cold)
  compile                          0 s  not compiled
  warm-up                       5.00 s  1.00 s a start until the pace is steady, measured with the
-                                       slices
+                                       short runs
  evaluation        7.4 h (6.7 to 8.2)  1.0M tokens every 50M tokens, each at 1/3 of its training
                                        time (assumed, eval-every, eval-tokens)
  checkpoints           9.4 to 190 min  every hour and at the end, at 500 MB/s (assumed,
@@ -58,9 +58,9 @@ if one model got all of 1.2 EFLOP, training steps only
 
 achieved    360 GFLOP/s (320 to 400) over the series: 1.37 EFLOP counted exactly, 1.2 EFLOP as 6·N·D
             3.76 GFLOP per joule (exact FLOP, whole run)
-next slice  rigbench train-probe --params 60M --precision bf16 --arms one on this rig would take 60M
-            from ±22 % to about ±5.0 %
-step        1,024 tokens, as the slices had
+to measure  rigbench train-probe --params 60M --precision bf16 --variants one on this rig would take
+            60M from ±22 % to about ±5.0 %
+step        1,024 tokens, as the short runs had
 disk        a checkpoint of the largest takes 1.39 GiB, 5.28 GiB for the 10 that are kept: weights
             and AdamW's two moments in fp32; the last 2 of each model (assumed, keep-checkpoints)
 based on    r1 5M, r2 30M, r3 120M
@@ -70,11 +70,11 @@ why wide    5M, 15M, 30M, 60M, 120M: ±5.0 % between processes is assumed (1 run
 power       95.0 W (wall), declared: wall-watts
 price       0.1872 USD/kWh, US residential average, 2026-04 (EIA)
 CO₂         n/a (no CO₂ of a kWh is known of that place; give --carbon G)
-laws        best use of 1.2 EFLOP on one model: 57.3M to 102.8M parameters, 1.9B to 6.3B tokens
+optimum     by scaling laws, 1.2 EFLOP on one model: 57.3M to 102.8M parameters, 1.9B to 6.3B tokens
             (Kaplan 2020, Hoffmann 2022, as printed, Hoffmann 2022, source digits, Besiroglu 2024)
             120M would come to a loss of 3.06 to 3.71 nats a token by them: losses are of the laws'
             own data and tokenizer (MassiveText, WebText2); another data set is off by a constant
-            that only a run on it can tell
+            that only a run on it can show
             critical batch at the end, by Kaplan 2020: 524.2K to 1.1M tokens a step; more buys
             little
 assumed     FLOP are counted as 6·N·D, N all parameters, tied weights once
@@ -82,7 +82,7 @@ assumed     FLOP are counted as 6·N·D, N all parameters, tied weights once
             watts of training
             errors are shared by the models of one rig: a sum's interval is the sum of the rows'
             lows and highs
-left out    1 slice of 5M: measured on cpu (Some CPU, 2 threads), adamw, fp32
+left out    1 short run of 5M: measured on cpu (Some CPU, 2 threads), adamw, fp32
 warning     5M alone would see 6,920 tokens per parameter, 15M 948: more data than a model of that
             size can use (about 20 is compute-optimal)"""
 ELSEWHERE = """\
@@ -121,7 +121,7 @@ tiny-card: no answer (120M does not fit)
 achieved    85 TFLOP/s (68 to 94): 1.37 EFLOP counted exactly, 1.2 EFLOP as 6·N·D
             43 % (34 to 47) of the peak, 200 TFLOP/s (2 × Some Card, bf16)
             111 GFLOP per joule (exact FLOP, whole run)
-next slice  rigbench train-probe --params 120M on 2xsome-card would take 120M from ±30 % to about
+to measure  rigbench train-probe --params 120M on 2xsome-card would take 120M from ±30 % to about
             ±6.0 %
 step        16 × 1,024 tokens
 disk        a checkpoint of the largest takes 1.39 GiB, 2.78 GiB for the 2 that are kept: weights
@@ -140,11 +140,11 @@ purchase    0.41 USD (0.37 to 0.53) of 2,400 USD (1,200 USD MSRP a card) over 3 
             clock, assumed (lifetime)
 break-even  bought is cheaper than rented after 2,800 h (2,730 to 2,860), 617 such runs: 0.141 USD
             of electricity an hour against the rent
-laws        best use of 1.2 EFLOP on one model: 57.3M to 102.8M parameters, 1.9B to 6.3B tokens
+optimum     by scaling laws, 1.2 EFLOP on one model: 57.3M to 102.8M parameters, 1.9B to 6.3B tokens
             (Kaplan 2020, Hoffmann 2022, as printed, Hoffmann 2022, source digits, Besiroglu 2024)
             120M would come to a loss of 2.98 to 3.49 nats a token by them: losses are of the laws'
             own data and tokenizer (MassiveText, WebText2); another data set is off by a constant
-            that only a run on it can tell
+            that only a run on it can show
             critical batch at the end, by Kaplan 2020: 524.2K to 1.1M tokens a step; more buys
             little
 assumed     FLOP are counted as 6·N·D, N all parameters, tied weights once
@@ -250,7 +250,7 @@ def test_gpu_watts_are_shown_as_not_the_bill():
     text = screen(plan(request(1.2e18, (M60,), "60M", price=US), slices), 200)
     assert text.splitlines()[0].startswith("1.2 EFLOP on Some GPU: ")
     assert text.splitlines()[0].endswith(" kWh (GPUs only)")
-    assert "power       300 W (GPUs only), measured: GPUs read beside 1 slice" in text
+    assert "power       300 W (GPUs only), measured: GPUs read beside 1 short run" in text
     assert (
         "money       n/a (the watts cover GPUs only, not the wall; give --set host-watts=W or --wall-watts W)" in text
     )

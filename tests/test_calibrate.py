@@ -182,7 +182,7 @@ def test_a_suggestion_needs_no_slice_to_begin_with() -> None:
 
 def test_slices_of_another_card_are_refused() -> None:
     both = [step("5M"), step("5M", card="h200")]
-    with pytest.raises(RigbenchError, match="slices of h200, rtx-4090 cannot correct each other"):
+    with pytest.raises(RigbenchError, match="short runs of h200, rtx-4090 cannot correct each other"):
         calibrate.calibrate(both, [measured(its, 1.0) for its in both])
 
 

@@ -36,7 +36,7 @@ def bandwidth(device: Device, **gb_per_s: float) -> Bandwidth:
         name="part",
         devices=(device,),
         seconds=1.0,
-        host_cpus=Absent("not told"),
+        host_cpus=Absent("not reported"),
         transfers=tuple(fake_bandwidth.transfer(f"{place}>{place}", rate) for place, rate in ways),
         not_run=(),
         ended="finished",

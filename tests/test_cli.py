@@ -128,7 +128,7 @@ REFUSED = {
     "train-probe --accumulation 0": "--accumulation '0' is not a whole number from 1",
     "train-probe --cross optimizer,speed": "--cross: no factor 'speed'; use optimizer, checkpointing, precision",
     "train-probe --cross loss,loss": "--cross names loss twice",
-    "train-probe --cross loss --arms all": "--cross and --arms all exclude each other",
+    "train-probe --cross loss --variants all": "--cross and --variants all exclude each other",
     "train-probe --on rtx-9999": "no rig or GPU profile 'rtx-9999' for --on",
     "train-probe --on=": "--on is empty",
     "capacity --on=": "--on is empty",
@@ -325,7 +325,7 @@ def test_ctrl_c_during_a_slice_keeps_what_was_measured(tmp_path):
         "fp32",
         "--seconds",
         "20s",
-        "--arms",
+        "--variants",
         "one",
     )
     process = start(*words, home=tmp_path)

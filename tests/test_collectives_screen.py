@@ -39,7 +39,7 @@ def timing(seconds: float) -> Timing:
         target_half_width=0.01,
         ended_by="interval",
         outliers=0,
-        drift_per_minute=Absent("cannot be told from noise"),
+        drift_per_minute=Absent("no different from noise"),
     )
 
 
@@ -122,9 +122,9 @@ collectives, 4 ranks, nccl on cuda (4 × NVIDIA GeForce RTX 4090): fine
   transport: SHM/direct (4 channels), as NCCL's log says
 
                               90 %   bus          90 %                   90 %     β          90 %
- operation   latency      interval  GB/s      interval        α      interval  GB/s      interval  right
- all_reduce  33.0 µs  32.3 to 33.7  21.3  20.9 to 21.7  31.0 µs  29.8 to 32.2  14.2  13.8 to 14.6  16/16
- broadcast   21.0 µs  20.6 to 21.4  12.2  12.0 to 12.4  31.0 µs  29.8 to 32.2  14.2  13.8 to 14.6  16/16
+ operation   latency      interval  GB/s      interval        α      interval  GB/s      interval  correct
+ all_reduce  33.0 µs  32.3 to 33.7  21.3  20.9 to 21.7  31.0 µs  29.8 to 32.2  14.2  13.8 to 14.6    16/16
+ broadcast   21.0 µs  20.6 to 21.4  12.2  12.0 to 12.4  31.0 µs  29.8 to 32.2  14.2  13.8 to 14.6    16/16
   latency at 16 B, bus bandwidth at 1 GiB; time = α + bytes/β through all sizes; a repeat takes as long as its
   slowest rank; GB/s is 1e9 bytes/s
 
@@ -194,7 +194,7 @@ collectives, 3 ranks on 3 hosts, gloo on cpu (EPYC 7502): fine
  bert  carl   0.118    0.116 to 0.120   150 µs
 
                             90 %                                            90 %     β      90 %
- operation   latency    interval   bus GB/s           90 % interval  α  interval  GB/s  interval    right
+ operation   latency    interval   bus GB/s           90 % interval  α  interval  GB/s  interval  correct
  all_reduce   210 µs  206 to 214  0.0000762  0.0000747 to 0.0000777  –               –                8/8
  reduce            –                      –                          –               –            not run
   latency at 12 B, bus bandwidth at 12 B; time = α + bytes/β through all sizes; a repeat takes as long as its
@@ -226,7 +226,7 @@ collectives, 4 ranks, nccl on cuda (4 × NVIDIA GeForce RTX 4090): wrong values
                               90 %                                                   90 %     β          90 %
  operation   latency      interval  bus GB/s         90 % interval        α      interval  GB/s      interval
  all_gather  20.0 µs  19.6 to 20.4  0.000600  0.000588 to 0.000612  31.0 µs  29.8 to 32.2  14.2  13.8 to 14.6
- operation       right
+ operation     correct
  all_gather  6/8 WRONG
   latency at 16 B, bus bandwidth at 16 B; time = α + bytes/β through all sizes; a repeat takes as long as its
   slowest rank; GB/s is 1e9 bytes/s"""

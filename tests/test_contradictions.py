@@ -42,11 +42,11 @@ def test_runs_that_were_really_made_on_a_quiet_machine_contradict_nothing(path):
 def test_a_step_many_times_longer_than_its_own_products_is_found():
     """As it was seen: 1.1 s of products a step, and a step of 16 to 23 s."""
     slow = with_slice(QUICK, "120M", step_seconds=Estimate(23.0, 19.2, 23.3, 0.75, "median", 3))
-    assert ("slice-against-products", ("slice 120M",)) in codes(slow)
-    found = next(item for item in contradictions(slow) if item.code == "slice-against-products")
+    assert ("step-against-products", ("training 120M",)) in codes(slow)
+    found = next(item for item in contradictions(slow) if item.code == "step-against-products")
     assert found.evidence == ("a step takes 23.0 s", "its matrix products alone were timed at 4.78 s in all")
     fast = with_slice(QUICK, "120M", step_seconds=near(3.0))
-    assert ("slice-against-products", ("slice 120M",)) in codes(fast)
+    assert ("step-against-products", ("training 120M",)) in codes(fast)
 
 
 def test_another_precision_batch_or_device_is_no_contradiction():
@@ -57,7 +57,7 @@ def test_another_precision_batch_or_device_is_no_contradiction():
         replace(its, recipe=replace(its.recipe, micro_batch=4)),
         replace(its, device=replace(its.device, threads=1)),
     ):
-        assert "slice-against-products" not in dict(codes(replace(slow, slices=(*slow.slices[:2], other))))
+        assert "step-against-products" not in dict(codes(replace(slow, slices=(*slow.slices[:2], other))))
 
 
 def test_a_larger_model_that_computes_less_well_is_found():
@@ -67,7 +67,7 @@ def test_a_larger_model_that_computes_less_well_is_found():
         matmul=Skipped("matmul", "not of this test"),
         slices=(whole(M15, 2900.0), whole(M30, 1000.0), whole(M120, 49.5, within=0.3)),
     )
-    assert codes(run) == [("efficiency-falls", ("slice 120M",))]
+    assert codes(run) == [("efficiency-falls", ("training 120M",))]
     other_recipe = replace(run, slices=(*run.slices[:2], whole(M120, 49.5, optimizer="adamw8bit")))
     assert codes(other_recipe) == []
 
@@ -101,7 +101,7 @@ def test_repeats_that_spread_over_more_than_half_are_found_the_widest_first():
     found = {item.where: item.evidence for item in contradictions(run) if item.code == "repeats-apart"}
     assert found == {
         ("matmul",): (f"{first.dtype} {first.purpose} {first.product}: ±876 %",),
-        ("slices",): ("slice 3, 120M: ±68 %",),
+        ("slices",): ("training 3, 120M: ±68 %",),
     }
 
 
@@ -140,7 +140,7 @@ def test_one_slice_measured_twice_with_two_results_is_found():
     run = replace(QUICK, matmul=Skipped("matmul", "not of this test"))
     its = run.slices[1]
     half = replace(its, items_per_s=near(its.items_per_s.value / 2))
-    assert codes(replace(run, slices=(*run.slices, half))) == [("measured-twice", ("slice 30M",))]
+    assert codes(replace(run, slices=(*run.slices, half))) == [("measured-twice", ("training 30M",))]
     close = replace(its, items_per_s=near(its.items_per_s.value * 0.97))
     assert codes(replace(run, slices=(*run.slices, close))) == []
 
@@ -167,13 +167,13 @@ def test_one_product_under_the_same_load_twice_is_found():
 
 def test_what_is_known_to_be_disturbed_is_not_held_against_the_rest():
     slow = with_slice(QUICK, "120M", step_seconds=near(23.0))
-    assert "slice-against-products" in {item.code for item in diagnosis.diagnosed(slow).findings}
+    assert "step-against-products" in {item.code for item in diagnosis.diagnosed(slow).findings}
     disturbed = replace(slow, disturbances=(Disturbance(room="slices", place=2, evidence=("it waited",)),))
-    assert "slice-against-products" not in {item.code for item in diagnosis.diagnosed(disturbed).findings}
+    assert "step-against-products" not in {item.code for item in diagnosis.diagnosed(disturbed).findings}
 
 
 def test_doctor_tells_of_a_stored_run_what_contradicts_itself(rigbench, tmp_path):
     store.Store(tmp_path / "home").save(with_slice(QUICK, "120M", step_seconds=near(23.0)))
     code, out, _ = rigbench("doctor", QUICK.id)
     assert code == 0
-    assert "slice 120M contradicts its own matrix products" in out
+    assert "training 120M contradicts its own matrix products" in out

@@ -141,7 +141,7 @@ def test_a_change_that_cannot_be_told_from_none_is_not_called_a_gain():
     out = io.StringIO()
     shown = result([sweep("jsonl", {0: 1e6}, 0, cold=loading("jsonl", 0, 0.95e6, temperature="cold"))])
     render.show(shown, Console(file=out, width=120, color_system=None))
-    assert "the file in memory, not on the disk: no difference that could be told (0.91 to 1.2 times)" in out.getvalue()
+    assert "the file in memory, not on the disk: no difference beyond noise (0.91 to 1.2 times)" in out.getvalue()
 
 
 def test_workers_that_slow_a_memory_map_down_are_said():
@@ -230,7 +230,7 @@ def test_training_eats_what_the_newest_slice_of_this_rig_on_this_kind_of_device_
     keep("20260104-000000-dddd", stored(M5, 8e6, started_at="2026-01-04T00:00:00Z", device=GPU), own)
     found, loaders = command.needed(Job(home, Rig.live(), "dataloader", Silent()), "cpu")
     assert (found.value, found.low, found.high, loaders) == pytest.approx((400.0, 396.0, 404.0, 1))
-    assert found.basis == "the slice 15M of run 20260102-000000-bbbb, on cpu"
+    assert found.basis == "15M as trained in run 20260102-000000-bbbb, on cpu"
     # Of four cards' slices each rank's loader gives a quarter; the single card beside them is no full run.
     together = {"device": GPU, "strategy": "ddp", "ranks": 4}
     alone = stored(M15, 1e6, started_at="2026-01-05T00:10:00Z", device=GPU)
@@ -253,7 +253,7 @@ def test_of_several_ranks_loaders_a_fast_one_alone_does_not_tell_that_all_keep_u
     assert (mark, sentence) == (
         "note",
         "the loader is 1.6 times (1.4 to 1.8) as fast as each of 2 ranks needs, alone: whether 2 at once keep up "
-        "cannot be told",
+        "is not clear",
     )
     assert answers(3e6)[0] == ["yes", "yes"]
 

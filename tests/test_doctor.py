@@ -106,7 +106,7 @@ def test_a_finding_that_is_accepted_does_not_count(rigbench: Rigbench) -> None:
     assert rigbench(*rig, "-q")[0] == 1
     code, out, _ = rigbench(*rig, "--accept", "throttled", "--because", "the fan comes on Monday")
     assert code == 0
-    assert "accepted: GPU1 held down by hardware slowdown" in out
+    assert "accepted: GPU1 slowed down by hardware slowdown" in out
     assert "because the fan comes on Monday" in out.replace("\n", " ")
     assert out.startswith("no problem in what was looked at")
     assert rigbench(*rig, "-q")[0] == 0
@@ -261,7 +261,7 @@ def test_a_card_that_is_lost_under_load_and_a_power_brake_are_faults(rigbench: R
     assert out.startswith("1 fault: GPU1 lost: no longer answering on the bus\n")
     code, out, _ = rigbench("--replay", str(TESTS / "heat" / "power-brake"), "doctor", "-q")
     assert code == 1
-    assert out.startswith("1 fault: GPU1 held down by hardware power brake at 66 °C")
+    assert out.startswith("1 fault: GPU1 slowed down by hardware power brake at 66 °C")
 
 
 def test_a_cap_far_below_the_limit_is_told_with_both_numbers(rigbench: Rigbench) -> None:
@@ -279,7 +279,7 @@ def test_the_card_on_the_slow_slot_is_named_with_what_it_costs_all(rigbench: Rig
     its = findings["odd-link"]
     assert (code, its["severity"], its["where"]) == (0, "warning", ["GPU0"])
     sentence = its["cost"]["sentence"]  # type: ignore[index]
-    assert sentence == "every exchange of all cards runs at 3.94 GB/s, where 7.88 GB/s would be the next slowest's"
+    assert sentence == "every gradient sync of all cards runs at 3.94 GB/s, where 7.88 GB/s would be the next slowest's"
     ways, without = its["evidence"]  # type: ignore[misc]
     assert ways == "GPU0 has 3.94 GB/s, GPU2 has 7.88 GB/s, GPU1 has 15.8 GB/s, GPU3 has 15.8 GB/s"
     assert re.fullmatch(r"predicted: \S+ h \(.*\) on all 4 cards, \S+ h \(.*\) on the other 3", without)

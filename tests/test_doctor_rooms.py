@@ -93,7 +93,7 @@ def test_a_slice_that_waits_for_data_costs_its_models_share_of_the_hours() -> No
     place = next(n for n, it in enumerate(slices) if isinstance(it, Slice) and it.model.name == "120M")
     slices[place] = replace(slices[place], step_share={**slices[place].step_share, "data": 0.3})
     its = found("data-bound", slices=tuple(slices))
-    assert its.where == ("slice 120M",)
+    assert its.where == ("training 120M",)
     rows = {row.model: row.hours.value for row in WELL.budget.series}
     assert isinstance(its.lost, Lost)
     part = rows["120M"] / sum(rows.values())
@@ -105,7 +105,7 @@ def test_a_slice_on_a_card_that_more_fits_on_is_told_with_what_it_would_save() -
     device = Device("cuda", "NVIDIA GeForce RTX 4090", Absent("none"), 1, 24 << 30)
     recipe = replace(its.recipe, precision="bf16", compiled=True, micro_batch=2, accumulation=1)
     small = found("micro-batch-small", slices=(replace(its, device=device, recipe=recipe),))
-    assert small.where == ("slice 120M",)
+    assert small.where == ("training 120M",)
     assert re.fullmatch(r"2 sequences at once, and at least \d+ fit", small.evidence[0])
     assert small.cost.possible.value > 8
     assert small.commands[0].startswith("rigbench train-probe --params 120M --micro-batch ")

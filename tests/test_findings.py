@@ -36,7 +36,7 @@ REPLACE = msgspec.structs.replace
 MEASURED = {"p2p-broken", "p2p-control-fails", "p2p-slower", "nccl-default-slower"}  # by arms: test_p2p_verdict.py
 MEASURED |= {"loss-not-finite", "data-bound", "communication-bound", "launch-bound"}  # by training: test_arms.py
 # By results of one run against each other: test_contradictions.py.
-MEASURED |= {"slice-against-products", "efficiency-falls", "memory-against-caches", "repeats-apart"}
+MEASURED |= {"step-against-products", "efficiency-falls", "memory-against-caches", "repeats-apart"}
 MEASURED |= {"above-its-ceiling", "measured-twice"}
 # By measurements of one room: test_doctor_rooms.py.
 MEASURED |= {"matmul-wrong", "matmul-low", "copies-wrong", "bandwidth-low", "collectives-wrong", "odd-host"}

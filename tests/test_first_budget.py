@@ -27,11 +27,11 @@ ok    budget: 1.2 EFLOP on Some CPU, 2 threads: 44 days (40 to 53), 101 kWh, 19 
   assumed   hot steady state: not measured: 0 to 5 % more is assumed (`rigbench thermals` measures
             it, or hot-over-cold)
   price     0.1872 USD/kWh, US residential average, 2026-04 (EIA)
-  note  left out 1 slice of 5M: measured on cpu (Some CPU, 2 threads), adamw, fp32
+  note  left out 1 short run of 5M: measured on cpu (Some CPU, 2 threads), adamw, fp32
   how sure  90 % intervals; 3 of 5 sizes measured. Halve it: rigbench train-probe --params 60M
-            --precision bf16 --arms one (1 min) takes 60M from ±22 % to about ±5.0 %
-  more      rigbench report RUN --verbose: each overhead, watts, laws, every assumption.  next:
-            rigbench backtest RUN train.log, once it has run
+            --precision bf16 --variants one (1 min) takes 60M from ±22 % to about ±5.0 %
+  more      rigbench report RUN --verbose: each overhead, watts, scaling laws, every assumption.
+            next: rigbench backtest RUN train.log, once it has run
 """
 ELSEWHERE = """\
 note  budget: 1.2 EFLOP on 2 × Some Card (ddp): 4.5 h (4.1 to 5.8), 3.4 kWh, 0.6 USD
@@ -57,8 +57,8 @@ note  budget: 1.2 EFLOP on 2 × Some Card (ddp): 4.5 h (4.1 to 5.8), 3.4 kWh, 0.
   how sure  90 % intervals, from published runs; nothing was measured there. Halve it: rigbench
             train-probe --params 120M (1 min there), or --known with a published run of it, takes
             120M from ±30 % to about ±6.0 %
-  more      rigbench report RUN --verbose: each overhead, watts, laws, every assumption.  next:
-            rigbench capacity --on 2xsome-card
+  more      rigbench report RUN --verbose: each overhead, watts, scaling laws, every assumption.
+            next: rigbench capacity --on 2xsome-card
 """
 
 

@@ -176,7 +176,7 @@ ok    dataloader: the loader is over 100 times as fast as training needs
   note  on a CPU loading and training share the cores: N x headroom costs training up to 1/N of its
         time
   note  this is a virtual machine: its disk may answer from the memory of its host
-  how sure  training needs 191 tokens/s (measured: the slice 120M of run 20261121-074413-f877, on
+  how sure  training needs 191 tokens/s (measured: 120M as trained in run 20261121-074413-f877, on
             cpu); at the fewest workers that are as fast as any
   more      rigbench report RUN dataloader has every number of workers, and the disk
 """
@@ -316,9 +316,9 @@ def test_p2p_without_two_gpus_is_one_line(run):
 
 GROUP = """\
 ok    collectives: all_reduce 21.3 GB/s (20.9 to 21.7) at 1 GiB between 4 GPUs
- operation   latency  90 % interval  bus GB/s  90 % interval  right
- all_reduce  33.0 µs   32.3 to 33.7      21.3   20.9 to 21.7  16/16
- broadcast   21.0 µs   20.6 to 21.4      12.2   12.0 to 12.4  16/16
+ operation   latency  90 % interval  bus GB/s  90 % interval  correct
+ all_reduce  33.0 µs   32.3 to 33.7      21.3   20.9 to 21.7    16/16
+ broadcast   21.0 µs   20.6 to 21.4      12.2   12.0 to 12.4    16/16
   over     SHM/direct (4 channels), as NCCL's log says
   slowest  ranks 0 and 1 alone: 10.00 GB/s (9.80 to 10.20) each way at once; the fastest pair 14.0
            GB/s
@@ -334,14 +334,14 @@ def test_collectives_of_four_gpus():
 
 GROUP_CPU = """\
 ok    collectives: all_reduce 1.0 GB/s (0.9 to 2.0, 88 %) at 16 MiB between 2 processes on the CPU
- operation       latency  90 % interval  bus GB/s        90 % interval  right
- all_reduce       260 µs     200 to 310       1.0    0.9 to 2.0 (88 %)  48/48
- all_gather       280 µs     260 to 310      0.56         0.30 to 0.65  48/48
- reduce_scatter   340 µs     300 to 450      0.39  0.33 to 0.47 (50 %)  48/48
- broadcast        180 µs     164 to 189       2.6           2.4 to 3.1  48/48
- reduce           265 µs     254 to 282       1.0    0.9 to 1.7 (75 %)  48/48
- all_to_all       222 µs     203 to 239      1.08         0.90 to 1.15  48/48
- send_recv        190 µs     180 to 230      1.64         1.40 to 1.77  48/48
+ operation       latency  90 % interval  bus GB/s        90 % interval  correct
+ all_reduce       260 µs     200 to 310       1.0    0.9 to 2.0 (88 %)    48/48
+ all_gather       280 µs     260 to 310      0.56         0.30 to 0.65    48/48
+ reduce_scatter   340 µs     300 to 450      0.39  0.33 to 0.47 (50 %)    48/48
+ broadcast        180 µs     164 to 189       2.6           2.4 to 3.1    48/48
+ reduce           265 µs     254 to 282       1.0    0.9 to 1.7 (75 %)    48/48
+ all_to_all       222 µs     203 to 239      1.08         0.90 to 1.15    48/48
+ send_recv        190 µs     180 to 230      1.64         1.40 to 1.77    48/48
   over    TCP over lo 127.0.0.1 to 127.0.0.1
   how sure  latency at 8 B, bus bandwidth at 16 MiB; 336 results compared value by value on each
             rank: all right
@@ -367,7 +367,7 @@ def test_collectives_that_went_wrong_say_so_first():
 MATMUL = """\
 ok    matmul: bf16 153.6 TFLOP/s (152.1 to 155.1) per GPU sustained, 93 % of the datasheet
  dtype  TFLOP/s   90 % interval  of the datasheet  sustained ÷ first 2 s   90 % interval  results
- bf16     153.6  152.1 to 155.1              93 %                  0.952  0.939 to 0.966  right
+ bf16     153.6  152.1 to 155.1              93 %                  0.952  0.939 to 0.966  correct
   note  2 GPUs at once: 285 TFLOP/s; cuda:1 is the slowest, 10 % behind the others, and sets the
         pace
   note  not run: fp8: needs compute capability 8.9, this GPU has 8.6
@@ -386,7 +386,7 @@ def test_products_on_two_gpus():
 MATMUL_WRONG = """\
 fault matmul: WRONG RESULTS in fp32 and bf16 head
  dtype  TFLOP/s   90 % interval  of the datasheet  sustained ÷ first 2 s   90 % interval  results
- bf16     153.6  152.1 to 155.1              93 %                  0.952  0.939 to 0.966  right
+ bf16     153.6  152.1 to 155.1              93 %                  0.952  0.939 to 0.966  correct
  fp32      60.0    59.4 to 60.6                 –                  0.952  0.939 to 0.966  WRONG
   note  2 GPUs at once: 285 TFLOP/s; cuda:1 is the slowest, 10 % behind the others, and sets the
         pace
@@ -406,8 +406,8 @@ def test_products_that_are_wrong():
 MATMUL_CPU = """\
 ok    matmul: bf16 49.7 GFLOP/s (49.1 to 50.3) sustained, no datasheet to hold it against
  dtype  GFLOP/s  90 % interval  of the datasheet  sustained ÷ first 2 s  90 % interval  results
- bf16      49.7   49.1 to 50.3                 –                   0.99   0.97 to 1.02  right
- fp32       245     237 to 254                 –                   1.02   0.94 to 1.10  right
+ bf16      49.7   49.1 to 50.3                 –                   0.99   0.97 to 1.02  correct
+ fp32       245     237 to 254                 –                   1.02   0.94 to 1.10  correct
   note  not run: 2 of the model's 15 products in bf16: the time was up
   model   120M's own products in fp32: 4.78 s (one sample) a step expected for 759 GFLOP: 159
           GFLOP/s, 65 % of the ceiling
@@ -447,7 +447,7 @@ warn  thermals: GPU1 slows itself down at 84 °C, 58 % of the time, its clock 13
   GPU1  °C   41.0 ▁▁▂▂▃▃▄▄▄▅▅▅▆▆▆▆▇▇▇▇▇███████████████████████████████████████████████████ 84.0
   GPU1  MHz 2,550 ████████████████████▇▇▇▇▇▇▇▇▇▇▇▆▆▅▅▅▄▄▄▄▃▃▃▃▃▂▂▂▂▂▂▂▂▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁ 2,150
   how sure  thermals of a recording: 240 readings, taken as 1 s apart; no load was run, so no
-            throughput; `rigbench thermals` on the rig itself tells that too
+            throughput; `rigbench thermals` on the rig itself shows that too
   more      rigbench report RUN thermals has the fits and every chart
 """
 
@@ -457,7 +457,7 @@ def test_a_card_that_slows_itself_down(tmp_path):
 
 
 HEAT_BRAKE = """\
-fault thermals: GPU1 is held down by hardware power brake, 13 % of the time, its clock 54 % lower
+fault thermals: GPU1 is slowed down by hardware power brake, 13 % of the time, its clock 54 % lower
  card  °C           settles at  target    W  limit    MHz   fan
  GPU0  66  66.3 (66.2 to 66.3)      84  290    320  2,610  62 %
  GPU1  66  66.2 (66.2 to 66.3)      84  254    320  2,328  62 %
@@ -472,7 +472,7 @@ fault thermals: GPU1 is held down by hardware power brake, 13 % of the time, its
   GPU1  °C   41.0 ▁▁▂▂▃▃▄▄▅▅▅▆▆▆▆▇▇▇▇▇▇▇██████████████████████████████████████████████████ 66.0
   GPU1  MHz 2,610 ████████████████████████▁███▇▃███▅▅███▅▅███▃▇███▁███▇▃███▇▄███▅▅███▃▇███ 2,610
   how sure  thermals of a recording: 300 readings, taken as 1 s apart; no load was run, so no
-            throughput; `rigbench thermals` on the rig itself tells that too
+            throughput; `rigbench thermals` on the rig itself shows that too
   more      rigbench report RUN thermals has the fits and every chart
 """
 
@@ -482,7 +482,7 @@ def test_a_card_whose_power_is_cut(tmp_path):
 
 
 HEAT_LOST = """\
-fault thermals: GPU1: GPU is lost after 120 s of load; what it told before is kept
+fault thermals: GPU1: GPU is lost after 120 s of load; what it reported before is kept
  card  °C           settles at  target    W  limit    MHz   fan
  GPU0  69  69.4 (69.3 to 69.4)      84  295    320  2,610  68 %
  GPU1  74  75.6 (75.4 to 75.9)      84  295    320  2,610  79 %
@@ -495,7 +495,7 @@ fault thermals: GPU1: GPU is lost after 120 s of load; what it told before is ke
   GPU1  °C   42.0 ▁▁▁▂▂▂▃▃▃▄▄▄▄▅▅▅▅▅▅▆▆▆▆▇▇▇▇▇▇▇▇▇▇█▇█████████████████████████████████████ 75.0
   GPU1  MHz 2,610 ▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅ 2,610
   how sure  thermals of a recording: 300 readings, taken as 1 s apart; no load was run, so no
-            throughput; `rigbench thermals` on the rig itself tells that too
+            throughput; `rigbench thermals` on the rig itself shows that too
   more      rigbench report RUN thermals has the fits and every chart
 """
 
@@ -511,7 +511,7 @@ ok    thermals: GPU0 settles at 66 °C, and nothing slows down
   GPU0  °C   40.0 ▁▁▂▃▃▄▄▅▅▅▅▆▆▆▇▇▇▇▇▇▇▇██████████████████████████████████████████████████ 66.0
   GPU0  MHz 2,610 ▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅▅ 2,610
   how sure  thermals of a recording: 300 readings, taken as 1 s apart; no load was run, so no
-            throughput; `rigbench thermals` on the rig itself tells that too
+            throughput; `rigbench thermals` on the rig itself shows that too
   more      rigbench report RUN thermals has the fits and every chart
 """
 

@@ -92,7 +92,7 @@ def test_other_cards_are_not_held_against_these():
 def test_two_hosts_are_compared_and_neither_is_called_odd():
     made = fleet_of((1.0, 0.7))
     assert (made.odd, made.numbers) == ((), 0)
-    assert screen.verdict(made) == ("note", "2 hosts: which is the odd one can be told from 3 on")
+    assert screen.verdict(made) == ("note", "2 hosts; it takes 3 to find the odd one")
     assert screen.verdict(fleet_of(())) == ("note", "no host has a number that may be used")
     assert made.differences[0].hosts == (f"{0:012x}", f"{1:012x}")
 

@@ -92,7 +92,7 @@ def test_a_model_that_does_not_fit_is_said_with_what_would():
     assert str(refused.value) == (
         "120M does not fit a card of 2xrtx-4080 even with checkpointing and a chunked loss: 3.0 GiB are missing; what "
         "would do: --on 2xrtx-3090 or --optimizer adamw8bit or a smaller model (`rigbench capacity --on 2xrtx-4080` "
-        "tells the largest)"
+        "shows the largest)"
     )
 
 
@@ -241,14 +241,14 @@ def test_a_step_model_that_contradicts_interpolation_is_not_believed():
 def test_without_ceilings_the_next_slice_is_the_size_that_is_missing():
     slices = [stored(M15, 4000.0), stored(M60, 900.0)]
     known, _ = forecast.here(request(1e16, (M15, M30, M60)), slices)
-    assert known.next_slice.command == "rigbench train-probe --params 30M --precision bf16 --arms one"
+    assert known.next_slice.command == "rigbench train-probe --params 30M --precision bf16 --variants one"
     assert known.next_slice.half_width_then == 0.05 < known.next_slice.half_width_now
 
 
 def test_where_every_size_is_measured_the_next_slice_is_another_run_of_the_least_known():
     slices = [stored(M15, 4000.0), stored(M60, 900.0, within=0.2)]
     known, _ = forecast.here(request(1e16, (M15, M60)), slices)
-    assert known.next_slice.command == "rigbench train-probe --params 60M --precision bf16 --arms one"
+    assert known.next_slice.command == "rigbench train-probe --params 60M --precision bf16 --variants one"
     assert isinstance(known.next_slice.half_width_then, Absent)
 
 

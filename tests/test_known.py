@@ -61,7 +61,7 @@ def test_what_cannot_be_is_refused(row: str, says: str) -> None:
 
 
 def test_a_stored_run_of_a_processor_is_no_run_of_a_card() -> None:
-    with pytest.raises(RigbenchError, match="no slice that was trained on a GPU"):
+    with pytest.raises(RigbenchError, match="no short training run that was made on a GPU"):
         told(str(SLICE))
 
 

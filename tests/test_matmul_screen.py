@@ -78,7 +78,7 @@ def product(dtype: str, layer: str, kind: str, flops_per_s: float, check: Matmul
         target_half_width=0.01,
         ended_by="interval",
         outliers=0,
-        drift_per_minute=Absent("cannot be told from noise"),
+        drift_per_minute=Absent("no different from noise"),
     )
     return MatmulShape(
         m=8192,

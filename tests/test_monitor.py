@@ -19,13 +19,13 @@ RIGS = Path(__file__).parent / "rigs"
 HOT = RIGS / "dual-rtx4080s-throttling"
 SCREEN = """\
 warn  monitor: GPU1: the driver slows it down at its target temperature: it needs more air
- card  busy   memory    W  limit  °C  hottest    MHz   fan  held down
+ card  busy   memory    W  limit  °C  hottest    MHz   fan  slowed by
  GPU0  97 %  596 MiB  298    320  68       72  2,532  36 %  power limit 9.2 %
  GPU1  97 %  596 MiB  269    320  78       84  2,359  86 %  thermal slowdown by the driver 58 %,
                                                             power limit 11 %
   warn  GPU1: the driver slows it down at its target temperature: it needs more air: thermal
-        slowdown by the driver at 100 % of the readings of 1 min; at 60 % of the readings, still so;
-        next: rigbench thermals (what it costs, and when it sets in)
+        slowdown by the driver at 100 % of the readings of 1 min; so 60 % of the time watched, and
+        still so; next: rigbench thermals (what it costs, and when it sets in)
   note  composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; the upper card
         runs hot (exponential, tau 95 s, settling at its 84 C target)
   how sure  3 min 59 s of a recorded rig: 240 readings, one each 1 s; recording ended
@@ -34,35 +34,35 @@ warn  monitor: GPU1: the driver slows it down at its target temperature: it need
 WHOLE = """\
 watched 3 min 59 s of a recorded rig: 240 readings, one each 1 s; recording ended
 GPU0  NVIDIA GeForce RTX 4080 SUPER
-  busy    97 %
-  memory  596 MiB of 16 GiB
-  power   298 W on average (296 W to 301 W), limit 320 W
-  heat    68 °C on average (43 °C to 72 °C)
-  clock   2,532 MHz on average (2,522 MHz to 2,550 MHz)
-  fan     36 % on average (0 % to 44 %)
-  held    power limit 9.2 % of the time
-  PCIe    in 537 kB/s, out 488 kB/s; 20 ms of every 1 s, 240 times
-  energy  0.0198 kWh in 3 min 59 s (integrated)
-  in use  no process
+  busy       97 %
+  memory     596 MiB of 16 GiB
+  power      298 W on average (296 W to 301 W), limit 320 W
+  heat       68 °C on average (43 °C to 72 °C)
+  clock      2,532 MHz on average (2,522 MHz to 2,550 MHz)
+  fan        36 % on average (0 % to 44 %)
+  slowed by  power limit 9.2 % of the time
+  PCIe       in 537 kB/s, out 488 kB/s; 20 ms of every 1 s, 240 times
+  energy     0.0198 kWh in 3 min 59 s (integrated)
+  processes  no process
 GPU1  NVIDIA GeForce RTX 4080 SUPER
-  busy    97 %
-  memory  596 MiB of 16 GiB
-  power   269 W on average (232 W to 304 W), limit 320 W
-  heat    78 °C on average (41 °C to 84 °C)
-  clock   2,359 MHz on average (2,154 MHz to 2,550 MHz)
-  fan     86 % on average (0 % to 100 %)
-  held    thermal slowdown by the driver 58 %, power limit 11 % of the time
-  PCIe    in 537 kB/s, out 488 kB/s; 20 ms of every 1 s, 240 times
-  energy  0.0179 kWh in 3 min 59 s (integrated)
-  in use  no process
+  busy       97 %
+  memory     596 MiB of 16 GiB
+  power      269 W on average (232 W to 304 W), limit 320 W
+  heat       78 °C on average (41 °C to 84 °C)
+  clock      2,359 MHz on average (2,154 MHz to 2,550 MHz)
+  fan        86 % on average (0 % to 100 %)
+  slowed by  thermal slowdown by the driver 58 %, power limit 11 % of the time
+  PCIe       in 537 kB/s, out 488 kB/s; 20 ms of every 1 s, 240 times
+  energy     0.0179 kWh in 3 min 59 s (integrated)
+  processes  no process
 host
   missing  n/a (not recorded): CPU load, disks; n/a (no CPU temperature sensor): CPU temperature;
            n/a (no package energy counter): CPU package energy; n/a (not reported): memory
 hint (warning)  GPU1: the driver slows it down at its target temperature: it needs more air
-  seen    thermal slowdown by the driver at 100 % of the readings of 1 min
-  held    at 60 % of the readings, one every 5 s; first after 1 min 55 s, last after 3 min 55 s,
-          still so
-  next    rigbench thermals (what it costs, and when it sets in)
+  seen     thermal slowdown by the driver at 100 % of the readings of 1 min
+  seen at   60 % of the readings, one every 5 s; first after 1 min 55 s, last after 3 min 55 s,
+           still so
+  next     rigbench thermals (what it costs, and when it sets in)
 note: composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; the upper card runs
 hot (exponential, tau 95 s, settling at its 84 C target)
 """
@@ -293,7 +293,7 @@ def test_ctrl_c_is_the_end_of_a_watch_that_has_no_other(
     assert "Traceback" not in err
     assert "stopped by the user" in out
     assert file.read_bytes().endswith(b'"ended_by":"stopped by the user"}\n')
-    assert f"recorded in {file}; `rigbench monitor --from {file}` tells this again" in err
+    assert f"recorded in {file}; `rigbench monitor --from {file}` shows this again" in err
 
 
 def test_a_reader_that_goes_away_is_an_end_like_any_other(fake_driver: FakeDriver, moving: Path):

@@ -122,7 +122,7 @@ GPU1 NVIDIA GeForce RTX 4080 SUPER                       1 min ago          now
   clock   2,550 MHz  heat 66 of 96 °C  PCIe in 1.20 GB/s, out 300 MB/s
           n/a (not supported): fan
 host      CPU █▉     31 %  memory ██     22 of 64 GiB
-          read 210 MB/s, written 0 B/s  load 5.2 of 16 cores, 2 at their limit
+          read 210 MB/s, written 0 B/s  load 5.2 of 16 cores, 2 fully busy
 process   GPU0 4242 python  13 GiB, 4 children, 3.9 cores  note 1 fills a core
           GPU1 4242 python  13 GiB, 4 children, 3.9 cores  note 1 fills a core
 warn GPU1 does much less than GPU0: an uneven split of the work (DataParallel,
@@ -154,7 +154,7 @@ GPU1 NVIDIA GeForce RTX 4080 SUPER                                       1 min a
   clock   2,550 MHz  PCIe in 1.20 GB/s, out 300 MB/s
           n/a (not supported): fan
 host      CPU ███▊         31 %  memory ████▏        22 of 64 GiB  read 210 MB/s, written 0 B/s
-          load 5.2 of 16 cores, 2 at their limit
+          load 5.2 of 16 cores, 2 fully busy
 process   GPU0 4242 python  13 GiB, 4 children, 3.9 cores  note 1 fills a core
           GPU1 4242 python  13 GiB, 4 children, 3.9 cores  note 1 fills a core
 warn GPU1 does much less than GPU0: an uneven split of the work (DataParallel, pipeline stages, evaluation on one card),
@@ -182,7 +182,7 @@ GPU0 NVIDIA GeForce RTX 4080 SUPER        1 min ago     now
           n/a (not supported): fan
 host      CPU █▉     31 %  memory ██     22 of 64 GiB
           read 210 MB/s, written 0 B/s
-          load 5.2 of 16 cores, 2 at their limit
+          load 5.2 of 16 cores, 2 fully busy
 process   GPU0 4242 python  13 GiB, 4 children, 3.9 cores
           note 1 fills a core
 warn GPU0 is often without work while a core is at its limit
@@ -230,8 +230,8 @@ def test_colours_say_what_the_words_beside_them_say(width: int):
         (limits.heat(82.0, 84.0, 96.0), "ok"),
         (limits.heat(83.0, 84.0, 96.0), "warn at its target"),
         (limits.heat(96.0, 84.0, 96.0), "fault too hot"),
-        (limits.heat(91.0, Absent("not told"), 96.0), "warn near its limit"),
-        (limits.heat(120.0, Absent("not told"), Absent("not told")), "ok"),
+        (limits.heat(91.0, Absent("not reported"), 96.0), "warn near its limit"),
+        (limits.heat(120.0, Absent("not reported"), Absent("not reported")), "ok"),
         (limits.fan(0.95), "note full speed"),
         (limits.held(["gpu_idle"]), "ok"),
         (limits.held(["sw_power_cap"]), "note power limit"),

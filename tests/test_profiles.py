@@ -197,7 +197,7 @@ def test_nothing_known_is_unknown():
 def test_variants_under_one_name_are_told_apart_by_memory(name, right, wrong):
     assert isinstance(profiles.match_gpu(None, name, right * GIB), str)
     assert f"not with {wrong}.0 GiB" in profiles.match_gpu(None, name, wrong * GIB).reason
-    assert "memory would tell" in profiles.match_gpu(None, name, None).reason
+    assert "memory would decide" in profiles.match_gpu(None, name, None).reason
 
 
 def test_a_pci_id_and_a_name_of_different_cards_match_neither():
@@ -237,7 +237,7 @@ def test_a_users_own_profiles_add_to_the_shipped_ones_and_replace_those_of_the_s
 def test_two_profiles_of_one_name_are_told_apart_by_memory_or_not_at_all(own_folder):
     (own_folder / "gpus.toml").write_text(a_gpu() + a_gpu(id='"my-8gb"', memory_gib="[8]"))
     assert profiles.match_gpu(None, "NVIDIA My Card", 8 * GIB) == "my-8gb"
-    assert profiles.match_gpu(None, "NVIDIA My Card", None).reason.startswith("my-card or my-8gb: memory would tell")
+    assert profiles.match_gpu(None, "NVIDIA My Card", None).reason.startswith("my-card or my-8gb: memory would decide")
     (own_folder / "more").mkdir()
     twins = own_folder / "more" / "gpus.toml"
     twins.write_text(a_gpu() + a_gpu(id='"twin"'))

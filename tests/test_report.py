@@ -92,7 +92,10 @@ def test_a_file_elsewhere_is_not_deleted(rigbench, home, tmp_path):
 def test_pruning_says_what_would_go_and_does_it_when_told(rigbench, home):
     code, _, err = rigbench("report", "--prune", "90d")
     assert (code, len(home.paths())) == (0, 3)
-    assert "would delete 1 run, among them 3 slices and 0 back-tests that budgets rest on; --yes does it" in err
+    assert (
+        "would delete 1 run, among them 3 short training runs and 0 back-tests that budgets are based on; --yes does it"
+        in err
+    )
     code, _, err = rigbench("report", "--prune", "90d", "--yes")
     assert (code, [path.stem for path in home.paths()]) == (0, ["20260102-000000-cccc", "20260101-000000-bbbb"])
     assert "deleted 1 run" in err

@@ -184,7 +184,7 @@ def test_an_irreducible_loss_is_told_where_it_can_be():
     assert made.next_loss.low < 2 + 90 * 1e10**-0.3 < made.next_loss.high
     assert made.next_loss.high / made.next_loss.low < 1.01  # the noise is a thousandth
     straight = law.floor(x, 20 * x**-0.1 * np.exp(np.random.default_rng(2).normal(0, 0.01, 8)), 1e10)
-    assert straight == Absent("an irreducible loss cannot be told from none by these points")
+    assert straight == Absent("these points do not separate an irreducible loss from none")
 
 
 def test_the_interval_of_an_irreducible_loss_holds_it():
@@ -210,7 +210,7 @@ def test_one_model_tells_no_law_of_size_and_one_point_none_at_all():
     fit = law.fit("one", [point(5.4e6, tokens, 4 * tokens**-0.03) for tokens in TOKENS], ANY)
     assert [line.of for line in fit.lines] == ["D", "C"]
     assert fit.missing[0] == "L(N) needs two sizes, and an interval three: here is one model"
-    with pytest.raises(RigbenchError, match="one model with one number of tokens tell no law: L\\(N\\) needs") as error:
+    with pytest.raises(RigbenchError, match="one model with one number of tokens give no law: L\\(N\\) needs") as error:
         law.fit("one", [point(5.4e6, 1e8, 4.0)], ANY)
     assert error.value.exit_code == 3
 
@@ -220,7 +220,7 @@ def test_two_sizes_have_an_exponent_without_an_interval():
     line = fit.lines[0]
     assert line.exponent.value == pytest.approx(math.log(4 / 3.8) / math.log(2))
     assert line.exponent.level == 0
-    assert line.next_loss == Absent("two sizes tell no interval")
+    assert line.next_loss == Absent("two sizes give no interval")
     assert "here are 2 of 2 sizes and 1 numbers of tokens" in fit.missing[-1]
 
 
@@ -297,7 +297,7 @@ def test_two_optimizers_are_compared_run_by_run():
     middle, spread = np.mean(differences), np.std(differences, ddof=1) / math.sqrt(5)
     assert its.nats.value == pytest.approx(middle)
     assert its.nats.high == pytest.approx(middle + 2.1318 * spread, rel=1e-4)
-    assert law.fit("one", [*first, second[0]], ANY).difference.nats == Absent("one pair tells no interval")
+    assert law.fit("one", [*first, second[0]], ANY).difference.nats == Absent("one pair gives no interval")
     other = [msgspec.structs.replace(it, seed=9) for it in second]
     reason = "no model of adamw and of adamw8bit has the same seed and the same tokens"
     assert law.fit("none", [*first, *other], ANY).difference == Absent(reason)

@@ -269,7 +269,7 @@ def test_a_file_is_fitted_stored_and_shown_again(rigbench, tmp_path):
         ([], 3, "no series that was trained here is stored"),
         (["nowhere.csv"], 2, "there is no file nowhere.csv; give a file of losses, or a run's id"),
         (["20990101"], 2, "no stored run is called '20990101'"),
-        (["one.csv"], 3, "one model with one number of tokens tell no law"),
+        (["one.csv"], 3, "one model with one number of tokens give no law"),
         (["runs.csv", "--columns", "loss=x"], 2, "no column is called 'x'; there are params, tokens, loss"),
         (["runs.csv", "--flops", "zero"], 2, "--flops 'zero'"),
     ],

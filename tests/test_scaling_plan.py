@@ -106,14 +106,14 @@ def test_memory_that_is_not_known_is_said():
     one = PlannedModel(
         model="5M", parameters=5_000_000, tokens=1e9, learning_rate=1e-3, batch_tokens=65536,
         critical_batch_tokens=2e5, steps=15258, warm_up_steps=300, decay_steps=3052, micro_batch=0,
-        memory=Absent("no slice of it is stored"),
+        memory=Absent("no short run of it is stored"),
     )  # fmt: skip
     its = SeriesPlan(series="mine", models=(one,), sources=("a rule",), branches=(0.5,), branches_share=0.1)
     console = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     plan_screen.show(its, console)
     shown = console.export_text()
     assert "note  plan: 5M: learning rate 1.0e-03" in shown
-    assert "n/a (no slice of it is stored)" in shown
+    assert "n/a (no short run of it is stored)" in shown
     assert "stretched" not in shown
     assert msgspec.json.decode(msgspec.json.encode(its), type=SeriesPlan) == its
 

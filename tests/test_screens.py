@@ -289,7 +289,7 @@ def trimmed(lines: list[str]) -> list[str]:
         ("budget --set hostwatts=80", "did you mean host-watts or psu-watts?"),
         ("run --only topologie", "is no stage of this run; did you mean topology? its stages"),
         (f"report {STORED} matmull", "holds no matmull; did you mean matmul? it holds"),
-        ("backtest --on rtx-4090 /dev/null", "no line of null tells a step"),
+        ("backtest --on rtx-4090 /dev/null", "no line of null gives a step"),
     ],
 )
 def test_a_slip_of_the_finger_gets_one_line_with_what_is_near(rigbench, line, said):

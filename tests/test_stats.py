@@ -256,7 +256,7 @@ def test_drift_shows_through_noise_and_outliers_and_among_thousands():
 def test_drift_that_noise_could_make_is_absent():
     found = [stats.drift_per_minute(noise(seed, 60)) for seed in range(200)]
     assert sum(not isinstance(drift, Absent) for drift in found) <= 8
-    assert stats.drift_per_minute([1.0] * 20) == Absent("cannot be told from noise")
+    assert stats.drift_per_minute([1.0] * 20) == Absent("no different from noise")
     assert stats.drift_per_minute([1.0 + i for i in range(9)]) == Absent("fewer than 10 samples")
 
 

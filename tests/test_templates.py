@@ -202,7 +202,7 @@ def test_a_health_check_drains_the_one_of_two_hosts_that_has_a_fault(stubs, tmp_
         assert done.returncode == 0, done.stderr
     [update] = [call for call in calls(stubs) if call.startswith("scontrol")]
     assert update.startswith("scontrol update NodeName=node8 State=DRAIN Reason=rigbench: ")
-    assert "GPU1 held down by hardware slowdown" in update
+    assert "GPU1 slowed down by hardware slowdown" in update
 
 
 def test_systemd_takes_the_unit(tmp_path):

@@ -141,7 +141,8 @@ def test_a_card_that_is_too_hot_before_its_load_begins_is_not_heated(soak):
 def test_a_card_that_tells_no_limit_at_all_is_soaked_and_that_is_said(soak):
     _, result = soak(rig(*(line for line in TWO if "Threshold" not in line), count=1), seconds=0.5)
     assert (
-        "GPU0 tells no slowdown limit: only the card itself could have stopped this load, rigbench not" in result.notes
+        "GPU0 reports no slowdown limit: only the card itself could have stopped this load, rigbench not"
+        in result.notes
     )
 
 
@@ -191,7 +192,7 @@ def test_a_load_that_does_not_stop_is_ended(soak, monkeypatch):
     job, result = soak(card.rig, seconds=60.0, watcher=card.watch)
     assert result.ended_by == "safety stop"
     assert result.cards[0].loaded_seconds < 50
-    assert "thermals GPU0: its load hung: it did not stop when told to; its processes were ended" in job.faults
+    assert "thermals GPU0: its load hung: it did not stop when asked to; its processes were ended" in job.faults
 
 
 class Silence(Turning):
@@ -284,8 +285,8 @@ def test_nothing_is_heated_where_no_sensor_answers(rigbench, monkeypatch):
     code, out, err = rigbench("thermals", "--device", "cpu")
     assert (code, out) == (3, "")
     assert err == (
-        "rigbench: no sensor would tell how hot it gets (CPU: no CPU temperature sensor): nothing was heated; "
-        "`rigbench matmul` tells without sensors whether the speed holds under load\n"
+        "rigbench: no sensor would report how hot it gets (CPU: no CPU temperature sensor): nothing was heated; "
+        "`rigbench matmul` shows without sensors whether the speed holds under load\n"
     )
 
 

@@ -89,7 +89,7 @@ def test_the_knee_of_a_published_sweep_is_where_its_curve_bends():
     assert found.knee == f"{farthest_from_the_chord()}W" == "170W"
     assert found.plateau == ("160W", "170W", "180W", "190W")  # 2.35, 2.39, 2.36 and 2.34 images a joule
     assert found.sentence == (
-        "most work per joule at 170W, a plateau within 3 % of it: 160W to 190W; "
+        "most work per joule at 170W, within 3 % of it: 160W to 190W; "
         "190W gives 93 % of the throughput of 230W for 83 % of its watts"
     )
     assert found.commands == ("sudo nvidia-smi -i 0 -pl 190",)
@@ -98,7 +98,7 @@ def test_the_knee_of_a_published_sweep_is_where_its_curve_bends():
 def test_a_sweep_that_still_rises_at_its_end_says_so():
     found = verdict.advice([point(f"{watts}W", watts, rate, watts) for watts, rate in A5000.items() if watts <= 160])
     assert isinstance(found, PowerAdvice)
-    assert found.sentence.endswith("that is the highest of the sweep, the knee may lie beyond")
+    assert found.sentence.endswith("that is the highest of the sweep, the best may lie beyond")
 
 
 @pytest.mark.parametrize(("count", "missing"), [(0, 3), (1, 2), (2, 1)])
@@ -163,7 +163,7 @@ def test_a_sweep_is_the_newest_run_of_each_label_of_this_rig(tmp_path):
     assert out.getvalue().endswith(
         """throughput per watt, from the newest run of each label
   150W        149 W    40.0 TFLOP/s  268 GFLOP per joule, 66 %
-  200W        198 W    80.0 TFLOP/s  403 GFLOP per joule, 100 %  knee
+  200W        198 W    80.0 TFLOP/s  403 GFLOP per joule, 100 %  best
   260W        255 W    92.0 TFLOP/s  360 GFLOP per joule, 89 %
   320W        315 W    97.0 TFLOP/s  308 GFLOP per joule, 76 %
   most work per joule at 200W, no other within 3 % of it; 200W gives 82 % of the throughput of 320W
@@ -220,7 +220,7 @@ def test_each_reason_has_its_severity_and_idleness_none(bit, severity):
 
 @pytest.mark.parametrize(
     ("watts", "limit", "severity"),
-    [(310.0, 320.0, "information"), (200.0, 320.0, "warning"), (200.0, Absent("not told"), "information")],
+    [(310.0, 320.0, "information"), (200.0, 320.0, "warning"), (200.0, Absent("not reported"), "information")],
 )
 def test_a_power_cap_far_below_the_limit_is_warned_of(watts, limit, severity):
     blank = dict.fromkeys(Gpu.__struct_fields__, Absent("not asked"))
@@ -322,7 +322,7 @@ def test_a_temperature_that_hardly_moved_tells_no_slope():
 def test_a_short_load_has_neither_cold_nor_hot():
     own = series()
     card = verdict.card(soaked(load([1e14] * 8), 104.0, [100.0, 104.0], own))
-    assert card.hot == Absent("4.0 s of load are too short to tell cold from hot")
+    assert card.hot == Absent("4.0 s of load are too short to separate cold from hot")
     assert card.hot_over_cold == card.hot
     assert card.flop_per_joule == card.hot
 

@@ -31,8 +31,8 @@ RECORDINGS = {
 SCREENS = HERE / "heat" / "screens"
 EXIT_CODES = {"heat": 0, "power-cap": 0, "power-brake": 1, "lost-midway": 1}
 FAULTS = {
-    "power-brake": "rigbench: fault: thermals GPU1: held down by hw_power_brake (0x80) 13 % of the time\n",
-    "lost-midway": "rigbench: fault: thermals GPU1: GPU is lost after 120 s of load; what it told before is kept\n",
+    "power-brake": "rigbench: fault: thermals GPU1: slowed down by hw_power_brake (0x80) 13 % of the time\n",
+    "lost-midway": "rigbench: fault: thermals GPU1: GPU is lost after 120 s of load; what it reported before is kept\n",
 }
 
 

@@ -103,7 +103,7 @@ def test_several_slices_are_a_mean_with_least_and_most_and_the_host_does_not_var
     assert (power.watts.low, power.watts.value, power.watts.high) == pytest.approx((475.0, 500.0, 525.0))
     assert power.split
     assert power.split[0].watts == Figure(
-        value=300.0, source="measured", basis="GPUs read beside 2 slices", low=280.0, high=320.0
+        value=300.0, source="measured", basis="GPUs read beside 2 short runs", low=280.0, high=320.0
     )
 
 
@@ -263,8 +263,8 @@ def test_a_slice_shows_its_joules_and_the_walls_parts_and_survives_its_file():
         "energy 300 W (GPUs only, counter) over 10.0 s; 0.300 J a token, 2.5 GFLOP a joule (model FLOP)",
         "wall 433 W (wall), predicted: (GPUs + CPU package + rest of the host) / 0.90, the parts below; "
         "0.433 J a token, 1.97 GFLOP a joule at the wall",
-        "GPUs 300 W, measured: GPUs read beside 1 slice",
-        "CPU package 55.0 W, measured: CPU package read beside 1 slice",
+        "GPUs 300 W, measured: GPUs read beside 1 short run",
+        "CPU package 55.0 W, measured: CPU package read beside 1 short run",
         "rest of the host 35.0 W, declared: 90.0 W (host-watts) less the CPU package",
         "power supply 43.3 W, predicted: 0.90 efficiency, declared: psu-efficiency",
     ]
@@ -283,5 +283,7 @@ def test_a_slice_without_watts_says_what_would_tell_them():
 def test_parts_of_a_mean_are_read_only_where_they_were_read():
     parts, missing = cost.read_beside([sliced(draw("other GPUs", 20.0)), sliced(draw("other GPUs", LOST))])
     assert [part.name for part in parts] == ["GPUs", "other GPUs"]
-    assert parts[1] == PowerPart("other GPUs", Figure(20.0, "measured", "other GPUs read beside 1 slice", 20.0, 20.0))
+    assert parts[1] == PowerPart(
+        "other GPUs", Figure(20.0, "measured", "other GPUs read beside 1 short run", 20.0, 20.0)
+    )
     assert missing == ()

@@ -160,7 +160,7 @@ def test_it_is_a_log_for_a_back_test(run: Run) -> None:
     assert isinstance(run.watched, Training)
     for steps in (
         Absent("no step was seen"),
-        msgspec.structs.replace(run.watched.steps, tokens_per_step=Absent("not told")),
+        msgspec.structs.replace(run.watched.steps, tokens_per_step=Absent("not reported")),
     ):
         blind = msgspec.structs.replace(run, watched=msgspec.structs.replace(run.watched, steps=steps))
         with pytest.raises(RigbenchError, match=r"no step was seen|how many tokens"):

@@ -288,7 +288,7 @@ def test_the_progress_of_a_run_is_one_line_of_any_terminal(terminal: Terminal, t
     assert "".join(f"{line.rstrip()}\n" for line in seen.splitlines() if line.strip()) == LIVE[width]
     pipe.write_text("go on\n")
     after = terminal.wait_for("saved as")
-    assert "verdict: no hours: no slice of this rig is stored" in " ".join(after.split())
+    assert "verdict: no hours: no short training run of this rig is stored" in " ".join(after.split())
     assert "━" not in after
 
 

@@ -38,7 +38,7 @@ def backtest(
 ) -> int:
     """Predicted against what really happened: hand back a run's log. Kept per rig; the next interval learns from it.
 
-    rigbench backtest RUN train.log    a budget or slice against the log of the real run
+    rigbench backtest RUN train.log    a budget or short run against the log of the real run
     rigbench backtest --summary        all of this rig
     rigbench backtest --forget RUN     a back-test that was a mistake counts no more, and its run is deleted
     rigbench backtest --on rtx-4090 --model 120M train.log    no run: is that good for this card? also of a pasted line
@@ -254,13 +254,15 @@ def _own(run: Run, model: str) -> Reading:
     if isinstance(run.watched, Training):
         seen = run.watched.steps
         if isinstance(seen, Absent) or isinstance(seen.tokens_per_step, Absent):
-            why = seen.reason if isinstance(seen, Absent) else "nothing told how many tokens a step had"
+            why = seen.reason if isinstance(seen, Absent) else "nothing says how many tokens a step had"
             raise RigbenchError(f"run {run.id}: {why}", "watch it with --tokens-per-step N", NOTHING)
         rows = [LogRow(step, at) for at, step in zip(seen.at_seconds, seen.step, strict=True)]
         return Reading("a training that was watched", rows, seen.tokens_per_step)
     slices = [item for item in run.slices if isinstance(item, Slice) and item.model.name == model]
     if not slices:
-        raise RigbenchError(f"run {run.id} has no slice of {model}", "give a run that trained it, or a log")
+        raise RigbenchError(
+            f"run {run.id} has no short training run of {model}", "give a run that trained it, or a log"
+        )
     longest = max(slices, key=lambda item: len(item.steps.seconds))
     ended = list(enumerate(longest.steps.ended_at_seconds))[longest.steady_from :]
     return Reading("a run of rigbench", [LogRow(*it) for it in ended], float(longest.tokens_per_step))

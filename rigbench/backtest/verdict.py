@@ -35,7 +35,7 @@ def compare(
     """One log against one stated rate, of so many cards; `rig` is the hardware that the prediction named."""
     if reading.of_one_device and cards > 1:
         raise RigbenchError(
-            f"{log.name} tells the tokens of one device, and the prediction is for {cards}",
+            f"{log.name} reports the tokens of one device, and the prediction is for {cards}",
             "give --tokens-per-step N, the tokens of all devices",
         )
     rows = reading.rows

@@ -383,7 +383,7 @@ def _facts(budget: Budget) -> Iterator[tuple[str, str]]:
     if budget.scaling != ONE_CARD:
         yield "scaling", scaling_words(budget.scaling)
     if exports := budget.configuration.exports:
-        yield "export", f"{' '.join(exports)} before the run, as its slices had: p2p advises it on this rig"
+        yield "export", f"{' '.join(exports)} before the run, as its short runs had: p2p advises it on this rig"
     if isinstance(budget.whole.co2_kg, Figure):
         its = budget.carbon
         where = f" ({its.place}, {its.date})" if isinstance(its, Carbon) and its.source != "--carbon" else ""
@@ -446,7 +446,7 @@ def sure(budget: Budget) -> str:
     if not isinstance(its, NextSlice):
         return said
     if isinstance(its.half_width_then, Absent):
-        return f"{said}. Surer: {its.command} (1 min); {its.half_width_then.reason}"
+        return f"{said}. More certain: {its.command} (1 min); {its.half_width_then.reason}"
     now, then = (units.format_plus_minus(width) for width in (its.half_width_now, its.half_width_then))
     halves = "Halve it" if its.half_width_then <= its.half_width_now / 2 else "Narrow it"
     there, other = (" there", ", or --known with a published run of it,") if isinstance(budget.rig, str) else ("", "")
@@ -454,7 +454,7 @@ def sure(budget: Budget) -> str:
 
 
 def _following(budget: Budget, run_id: str) -> str:
-    more = f"rigbench report {run_id} --verbose: each overhead, watts, laws, every assumption"
+    more = f"rigbench report {run_id} --verbose: each overhead, watts, scaling laws, every assumption"
     if isinstance(budget.rig, str):
         return f"{more}.  next: rigbench capacity {profiles.option_of(budget.rig)}"
     return f"{more}.  next: rigbench backtest {run_id} train.log, once it has run"

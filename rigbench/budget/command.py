@@ -42,8 +42,8 @@ def budget(
 ) -> int:
     """Hours, kWh and money of a training run, with intervals: on this rig, or --on others (several: A,B,C).
 
-    On this rig from slices measured here; where none is stored, short ones are run first. --on predicts. What is said
-    of the recipe (--optimizer, --compile, precision, strategy …) leaves only slices trained so; --on trains so, and
+    On this rig from short training runs; where none is stored, they are trained first. --on predicts. What is said
+    of the recipe (--optimizer, --compile, precision, strategy …) leaves only those trained so; --on trains so, and
     else with adamw in bf16, compiled, by ddp on several cards, and with checkpointing where nothing else fits.
 
         rigbench budget --flops 1.2e18                what a series of models takes on this rig
@@ -177,7 +177,7 @@ def _all_disturbed(job: Job, request: Request, device: str | None, why: Rigbench
     cards = job.cards(device).alike.gpus
     kinds = {gpu.profile for gpu in cards if isinstance(gpu.profile, str)}
     if len(kinds) != 1:
-        job.warn(f"{why.what_happened}: short slices are trained anew, since no datasheet lets predict this machine")
+        job.warn(f"{why.what_happened}: short runs are trained anew, since no datasheet lets predict this machine")
         return None
     count = 1 if request.recipe.strategy == "single" else len(cards)
     rig = profiles.rig_named(f"{count}x{kinds.pop()}")
@@ -214,11 +214,11 @@ def here(job: Job, request: Request, device: str | None) -> Budget:
         job.warn(f"not used: {line}")
     versions = {entry.torch for entry in job.earlier if entry.slices} - {str(job.run.software.torch)}
     if versions:
-        job.warn(f"some stored slices were measured with torch {', '.join(sorted(versions))}")
+        job.warn(f"some stored short runs were measured with torch {', '.join(sorted(versions))}")
     kind = None if device in (None, "auto") else str(device).partition(":")[0]
     slices = [stored for stored in job.slices() if kind in (None, stored.slice.device.kind)]
     count = job.index.slices_of_other_rigs(job.run.rig.fingerprint)
-    strangers = f"{count} slice{'' if count == 1 else 's'} of another rig"
+    strangers = f"{count} short run{'' if count == 1 else 's'} of another rig"
     tests = rates.backtests(job.earlier)
     try:
         machine, forecasts = forecast.here(
@@ -234,7 +234,9 @@ def here(job: Job, request: Request, device: str | None) -> Budget:
     except RigbenchError as error:
         if error.exit_code != NOTHING or slices or not count:
             raise
-        raise RigbenchError(f"no slice of this rig is stored ({strangers})", error.what_to_do, NOTHING) from None
+        raise RigbenchError(
+            f"no short training run of this rig is stored ({strangers})", error.what_to_do, NOTHING
+        ) from None
     if count:
         machine = machine._replace(left_out=(*machine.left_out, strangers))
     return assemble(request, machine, forecasts, now())

@@ -33,7 +33,7 @@ from rigbench.train.record import FEWEST_STEPS, Compile, Slice, StoredSlice, at_
 from rigbench.work import power as cost
 from rigbench.work.record import Power, PowerPart
 
-DRAW_ALIKE = "each card draws as much as those of the slices did (--wall-watts declares what they draw)"
+DRAW_ALIKE = "each card draws as much as those of the short runs did (--wall-watts declares what they draw)"
 # What recorded steps of both series hold, and the allocator rounds up: bytes a token for each entry of the vocabulary
 # (three fp32 copies) and for each of a block's width; a parameter's half-precision copy and what else is of its size.
 LOGITS_BYTES, KEPT_BYTES = 13.5, {"gpt2": 39, "llama": 47}
@@ -177,11 +177,13 @@ def _refuse_to_carry(chosen: Chosen, its: Wanted, steps: Sequence[StepTime]) -> 
     device, recipe = chosen.configuration.device, chosen.configuration.recipe
     cure = f"run {trains(chosen.slices[0].slice.model, its)}"
     if device.name not in [gpu.name for gpu in its.cards.gpus]:
-        raise RigbenchError(f"no slice of {its.cards.words} is stored, only of {device.name}", cure, NOTHING)
+        raise RigbenchError(
+            f"no short training run of {its.cards.words} is stored, only of {device.name}", cure, NOTHING
+        )
     if not steps:
         on = "one card" if recipe.ranks == 1 else f"{recipe.ranks} cards"
-        what = f"the stored slices trained on {on} and a full run on {its.ranks}"
-        raise RigbenchError(f"{what}, and no stored ceilings tell what those would do", cure, NOTHING)
+        what = f"the stored short runs trained on {on} and a full run on {its.ranks}"
+        raise RigbenchError(f"{what}, and no stored ceilings show what those would do", cure, NOTHING)
 
 
 def _remark(chosen: Chosen, its: Wanted | None, over: Wanted | None) -> str:
@@ -189,7 +191,7 @@ def _remark(chosen: Chosen, its: Wanted | None, over: Wanted | None) -> str:
     if its is None:
         return ""
     if its.cards.gpus and chosen.configuration.device.kind == "cpu":
-        return f"the CPU alone: no slice of {its.cards.words} is stored"
+        return f"the CPU alone: no short run of {its.cards.words} is stored"
     return "; ".join(filter(None, (its.remark, _said_of(chosen, over) if over else "")))
 
 
@@ -198,7 +200,7 @@ def _said_of(chosen: Chosen, its: Wanted) -> str:
     how = "one card" if its.ranks == 1 else f"{its.strategy} on {its.ranks} cards"
     on = "one card" if trained_on == 1 else f"{trained_on} cards"
     largest = max((stored.slice.model for stored in chosen.slices), key=lambda model: model.flop_per_token)
-    return f"predicted for {how} from slices on {on}; `{trains(largest, its)}` measures it"
+    return f"predicted for {how} from short runs on {on}; `{trains(largest, its)}` measures it"
 
 
 def _carried(its: Forecast, request: Request, chosen: Chosen, over: Wanted) -> Forecast:
@@ -206,7 +208,7 @@ def _carried(its: Forecast, request: Request, chosen: Chosen, over: Wanted) -> F
     if not isinstance(request.batch_of(its.model), Absent):
         return its
     tokens = its.tokens_per_step // chosen.configuration.recipe.ranks * over.ranks
-    return its._replace(tokens_per_step=tokens, batch=f"{tokens:,} tokens, on each card as the slices had")
+    return its._replace(tokens_per_step=tokens, batch=f"{tokens:,} tokens, on each card as the short runs had")
 
 
 def _drawn_by(it: Slice, count: int) -> Slice:
@@ -354,14 +356,17 @@ def _from_slices(request: Request, model: Model, chosen: Chosen, rate: Rate) -> 
     own = [stored for stored in chosen.slices if stored.slice.model.shape == model.shape]
     alike = own or [chosen.nearest(model)]
     tokens, declared = alike[0].slice.tokens_per_step, request.batch_of(model)
-    words = f"{tokens:,} tokens, as the slices had"
+    words = f"{tokens:,} tokens, as the short runs had"
     if not isinstance(declared, Absent):
         why = "by the rule" if request.batches else "batch-tokens"
         tokens, words = declared, f"{declared:,} tokens ({why}; the rate is of {tokens:,})"
     compiles = [its.slice.compile.cold_seconds for its in alike if isinstance(its.slice.compile, Compile)]
     compiling = math.fsum(compiles) / len(compiles) if compiles else Absent("not measured")
     starting = math.fsum(map(_startup, alike)) / len(alike)
-    size, peak = alike[0].slice.recipe.micro_batch, alike[0].slice.peak if own else Absent("no slice of it is stored")
+    size, peak = (
+        alike[0].slice.recipe.micro_batch,
+        alike[0].slice.peak if own else Absent("no short run of it is stored"),
+    )
     return Forecast(model, rate, tokens, words, compiling, starting, size, peak)
 
 
@@ -415,7 +420,7 @@ def _next(request: Request, steps: Sequence[StepTime], correction: Correction, i
     suggestion = calibrate.suggest(steps, correction, target)
     best = steps[suggestion.candidate]
     now, then = suggestion.half_width_now, suggestion.half_width_then
-    basis = "the step's model and what its slices have corrected so far"
+    basis = "the step's model and what its short runs have corrected so far"
     return NextSlice(_command(request, best.model, best.recipe, its), target.model.name, now, then, basis)
 
 
@@ -439,7 +444,7 @@ def _widest(request: Request, chosen: Chosen, forecasts: Sequence[Forecast]) -> 
     its = max(candidates, key=lambda it: (round(it.rate.tokens_per_s.half_width, 9), it.model.total_parameters))
     then: float | Absent = rates.ASSUMED_BETWEEN_PROCESSES
     if its.model.shape in measured:
-        then = Absent("a further run tells how far runs lie apart")
+        then = Absent("a further run shows how far runs lie apart")
     command = _command(request, its.model, chosen.slices[0].slice.recipe, chosen.its)
     basis = "what lies between processes, assumed"
     return NextSlice(command, its.model.name, its.rate.tokens_per_s.half_width, then, basis)
@@ -458,7 +463,7 @@ def _command(request: Request, model: Model, recipe: Recipe, its: Wanted = ANYHO
     choices += [f"--checkpointing {recipe.checkpoint_every}"] if recipe.checkpoint_every else []
     choices += [f"--loss {recipe.loss_chunks}"] if recipe.loss_chunks > 1 else []
     choices += [option.strip()] if (option := its.option(recipe.strategy)) else []
-    return " ".join(["rigbench train-probe", model_words, *words, *(choices or ["--arms one"])])
+    return " ".join(["rigbench train-probe", model_words, *words, *(choices or ["--variants one"])])
 
 
 def fitted(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[Recipe, ...]:
@@ -522,7 +527,7 @@ def _does_not_fit(
         if predictor.fits(model, msgspec.structs.replace(recipe, **change), target):
             cures.append(" ".join(f"--{option} {name}" for option, name in change.items()))
             break
-    cures.append(f"a smaller model (`rigbench capacity --on {rig.name}` tells the largest)")
+    cures.append(f"a smaller model (`rigbench capacity --on {rig.name}` shows the largest)")
     what = f"{model.name} does not fit a card of {rig.name} even with checkpointing and a chunked loss"
     return RigbenchError(f"{what}: {short / (1 << 30):.1f} GiB are missing", f"what would do: {' or '.join(cures)}")
 

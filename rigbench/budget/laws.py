@@ -20,7 +20,7 @@ Law = tuple[str, str, Callable[[float], Pair], Callable[[float, float], float], 
 FLOP_PER_PF_DAY = 8.64e19
 CAVEAT = (
     "losses are of the laws' own data and tokenizer (MassiveText, WebText2); another data set is off by a constant "
-    "that only a run on it can tell"
+    "that only a run on it can show"
 )
 
 

@@ -129,7 +129,7 @@ def request(options: Options, recipe: RecipeOptions, watts: WattOptions, price: 
     models = tuple(adapted(model, recipe.over(Recipe())) for model in models)
     kind, amount, declared = _amount(options, price)
     if not isinstance(options.split, Absent) and (len(models) == 1 or kind in ("tokens", "tokens per parameter")):
-        why = "one model" if len(models) == 1 else "models whose tokens are told"
+        why = "one model" if len(models) == 1 else "models whose tokens are given"
         raise RigbenchError(f"--split shares a budget out, and this is about {why}", "leave --split out")
     made = Request(models, name, amount, kind, *declared, options, recipe, watts, price)
     if kind in FORWARD:
@@ -233,7 +233,7 @@ class Machine(NamedTuple):
     remark: str = ""  # what of the rig is not counted, or was not measured so
     scaling: record.Scaling | Absent = record.ONE_CARD
     left_out: tuple[str, ...] = ()
-    next_slice: record.NextSlice | Absent = Absent("no slice would narrow it")
+    next_slice: record.NextSlice | Absent = Absent("no short run would narrow it")
     decides: tuple[str, ...] = ()  # what is assumed that decides most
 
 
@@ -457,7 +457,7 @@ def overheads(
         options.compile_time,
         [its.compile_seconds for its in forecasts],
         COMPILE_SECONDS,
-        ("a model", "a model, measured beside the slices", "compile-time"),
+        ("a model", "a model, measured beside the short runs", "compile-time"),
     )
     if isinstance(options.compile_time, Absent) and not recipe.compiled:
         compiling, compiling_words = _exactly(0.0), "not compiled"
@@ -465,7 +465,7 @@ def overheads(
         options.warm_up,
         [its.startup_seconds for its in forecasts],
         WARMUP_SECONDS,
-        ("a start", "a start until the pace is steady, measured with the slices", "warm-up"),
+        ("a start", "a start until the pace is steady, measured with the short runs", "warm-up"),
     )
     steps = reduce(add, (its.hours(count) for count, its in zip(tokens, forecasts, strict=True)))
     rows: list[tuple[record.OverheadName, Estimate, str]] = [

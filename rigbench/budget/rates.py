@@ -86,7 +86,7 @@ def rate(model: Model, chosen: Chosen) -> Rate:
         f"run {trains(model, chosen.its, chosen.configuration.recipe.strategy)}",
     )
     if not points:
-        raise RigbenchError(f"no slice of {model.name} or of its kind is stored", cure, exit_code=NOTHING)
+        raise RigbenchError(f"no short training run of {model.name} or of its kind is stored", cure, exit_code=NOTHING)
     nearest = min(points, key=lambda point: abs(point.log_size - size))
     factor = math.exp(abs(nearest.log_size - size))
     if factor > FURTHEST_FACTOR:
@@ -128,11 +128,11 @@ def _point(slices: Sequence[StoredSlice]) -> Point:
     model = slices[0].slice.model
     flops_per_s = math.exp(math.fsum(logs) / len(logs)) * model.flop_per_token
     ends = flops_per_s * math.exp(-down), flops_per_s * math.exp(up)
-    estimate = Estimate(flops_per_s, *ends, stats.LEVEL, "geometric mean of slices", len(slices))
+    estimate = Estimate(flops_per_s, *ends, stats.LEVEL, "geometric mean of short runs", len(slices))
     reasons: tuple[str, ...] = (why,)
     if any(stored.slice.tokens_per_s.level < stats.LEVEL for stored in slices):
         assumed = units.format_plus_minus(ASSUMED_WITHIN_ONE_STEP)
-        reasons += (f"{assumed} within a slice too short for an interval is assumed",)
+        reasons += (f"{assumed} within a run too short for an interval is assumed",)
     return Point(model, estimate, tuple(f"{stored.run_id} {model.name}" for stored in slices), reasons)
 
 

@@ -216,7 +216,7 @@ class Options(Record, frozen=True, kw_only=True):
     batch_tokens: Annotated[
         int | Absent,
         Option(
-            WHOLE, "Tokens in a step. Default: as the slices had, or a micro-batch on each card.", "N", setting=True
+            WHOLE, "Tokens in a step. Default: as the short runs had, or a micro-batch on each card.", "N", setting=True
         ),
     ] = NOT_GIVEN
     link_speed: Annotated[

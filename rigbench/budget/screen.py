@@ -164,10 +164,10 @@ def _notes(budget: Budget) -> Iterator[tuple[str, str]]:
     its = budget.next_slice
     if isinstance(its, NextSlice):
         if isinstance(its.half_width_then, Absent):
-            yield "next slice", f"{its.command} ({its.basis}; {its.half_width_then.reason})"
+            yield "to measure", f"{its.command} ({its.basis}; {its.half_width_then.reason})"
         else:
             now, then = (units.format_plus_minus(width) for width in (its.half_width_now, its.half_width_then))
-            yield "next slice", f"{its.command} on {rig_name(budget)} would take {its.of} from {now} to about {then}"
+            yield "to measure", f"{its.command} on {rig_name(budget)} would take {its.of} from {now} to about {then}"
     batches: dict[str, list[str]] = {}
     for row in budget.series:
         batches.setdefault(row.batch, []).append(row.model)
@@ -255,7 +255,7 @@ def _laws(budget: Budget) -> Iterator[tuple[str, str]]:
         return
     sizes = f"{between(laws.parameters_low, laws.parameters_high)} parameters"
     tokens = f"{between(laws.tokens_low, laws.tokens_high)} tokens ({', '.join(one.law for one in laws.optima)})"
-    yield "laws", f"best use of {units.format_flop(laws.flops)} on one model: {sizes}, {tokens}"
+    yield "optimum", f"by scaling laws, {units.format_flop(laws.flops)} on one model: {sizes}, {tokens}"
     last = max(budget.series, key=lambda row: row.total_parameters)
     losses = [one.loss for one in last.losses]
     low, high = (significant(end) for end in (min(losses), max(losses)))

@@ -111,7 +111,7 @@ def choose(
         why = f" can be used ({_lines(left_out)[0]})" if left_out else " is stored"
         middle = sorted(models, key=lambda model: model.flop_per_token)[len(models) // 2]  # within reach of both ends
         cure = f"run {trains(middle, its or ANYHOW)}"
-        raise RigbenchError(f"no slice of this rig{why}", cure, exit_code=NOTHING)
+        raise RigbenchError(f"no short training run of this rig{why}", cure, exit_code=NOTHING)
 
     def preference(group: Sequence[StoredSlice]) -> tuple[bool, bool, bool, int, str]:
         covered = {stored.slice.model.shape for stored in group} & {model.shape for model in models}
@@ -198,7 +198,7 @@ def _names(group: Sequence[StoredSlice]) -> str:
 
 
 def _lines(left_out: Counter[str]) -> tuple[str, ...]:
-    lines = [f"{count} slice{'s' if count > 1 else ''} of {text}" for text, count in sorted(left_out.items())]
+    lines = [f"{count} short run{'s' if count > 1 else ''} of {text}" for text, count in sorted(left_out.items())]
     if len(lines) > MOST_LINES:
-        lines = [*lines[: MOST_LINES - 1], f"and {len(lines) - MOST_LINES + 1} more kinds of slices"]
+        lines = [*lines[: MOST_LINES - 1], f"and {len(lines) - MOST_LINES + 1} more kinds of short runs"]
     return tuple(lines)

@@ -24,7 +24,7 @@ from rigbench.work.record import WattOptions
 # size, and the middle one is the check on interpolating between the other two.
 QUICK_SECONDS = (15.0, 25.0, 60.0)
 STEPS_NEEDED = 5  # of a slice, for an interval that says something
-IN_A_SLICE = Absent("one card alone has a slice of its own, of the largest model")
+IN_A_SLICE = Absent("one card alone has a short run of its own, of the largest model")
 ALONE_SECONDS = 25.0  # of the slice on one card, beside those on all
 
 
@@ -87,7 +87,7 @@ def in_their_time(
     names = ", ".join(options.model.name for options in large)
     left = left or [slices[0]]
     job.warn(
-        f"{names}: predicted to make fewer than {STEPS_NEEDED} steps in the time of a slice here, so "
+        f"{names}: predicted to make fewer than {STEPS_NEEDED} steps in the time of a short run here, so "
         f"{', '.join(options.model.name for options in left)} {'is' if len(left) == 1 else 'are'} trained, and the "
         "rates of the others come from the step model"
     )

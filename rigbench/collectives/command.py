@@ -28,7 +28,7 @@ ARRIVE_SHARE = 0.8  # of a limit that leaves no more
 
 @command("device", "keep_disturbed")
 def collectives(common: Common, options: Options) -> int:
-    """Collectives between ranks: latency, bandwidth, values checked, and the way that the bytes really took.
+    """Collectives between ranks: latency, bandwidth, values checked, and the path that the bytes really took.
 
     NCCL on GPUs, gloo on a CPU. On several machines: torchrun --nnodes 2 … -m rigbench collectives; rank 0 reports.
 

@@ -65,7 +65,7 @@ def brief(result: Collectives, console: Console, quiet: bool = False, run_id: st
     headline("collectives", verdict(result), console)
     if result.operations:
         rows = [(*cells[:5], cells[-1]) for cells in (_operation(one) for one in result.operations)]
-        headings = ("operation", ">latency", ENDS, ">bus GB/s", ENDS, ">right")
+        headings = ("operation", ">latency", ENDS, ">bus GB/s", ENDS, ">correct")
         console.print(table(headings, rows))
     if quiet:
         return
@@ -204,7 +204,7 @@ def _tables(result: Collectives) -> Iterator[tuple[Columns, str]]:
         note = f"and {more} faster links" if more > 0 else ""
         yield table(("from", "to", ">GB/s", ENDS, ">latency"), cells), note
     if result.operations:
-        columns = ("operation", ">latency", ENDS, ">bus GB/s", ENDS, ">α", ENDS, ">β GB/s", ENDS, ">right")
+        columns = ("operation", ">latency", ENDS, ">bus GB/s", ENDS, ">α", ENDS, ">β GB/s", ENDS, ">correct")
         yield table(columns, map(_operation, result.operations)), _convention(result.operations)
     if result.pairs:
         slowest = sorted(result.pairs, key=lambda times: min(rate.value for rate in times.bytes_per_s))

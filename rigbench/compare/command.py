@@ -34,7 +34,7 @@ def compare(
 
     rigbench compare                           the newest run against the one before
     rigbench compare before after              labels: `rigbench report RUN RUN RUN --label before`
-    rigbench compare A1,A2,A3 B1,B2,B3         three runs a side tell a change from chance
+    rigbench compare A1,A2,A3 B1,B2,B3         three runs a side separate change from chance
     rigbench compare before after --fail-over 5%    for CI: exit 1 where something got worse
     rigbench compare RUN reports/              is this rig as fast as others of its kind?
     """
@@ -73,7 +73,7 @@ def compare(
         say(f"fault: {len(worse)} got worse by more than {units.format_share(options.fail_over)}")
         return FAULT
     if all(row.verdict == "ambiguous" for row in rows):
-        say("nothing can be told from so few runs")
+        say("so few runs cannot separate a change from chance")
         return NOTHING
     return FINE
 

@@ -31,7 +31,11 @@ SHARE = Reader(_share, units.format_share)
 class Options(Record, frozen=True, kw_only=True):
     fail_over: Annotated[
         float | Absent,
-        Option(SHARE, "For CI: exit 1 where something got worse by more than this, 3 where none can be told.", "5%"),
+        Option(
+            SHARE,
+            "For CI: exit 1 where something got worse by more than this, 3 where so few runs cannot show it.",
+            "5%",
+        ),
     ] = NOT_GIVEN
     same_within: Annotated[float, Option(SHARE, "What is surely nearer than this is called the same.", "3%")] = 0.03
 

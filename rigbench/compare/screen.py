@@ -99,12 +99,12 @@ def verdict(pair: Pair) -> tuple[Mark, str]:
 def _too_few(pair: Pair) -> str:
     sides = pair.before.units, pair.after.units
     if pair.after.unit == "rig":
-        return f"{max(sides)} rigs of its kind are too few to tell a slow one from chance; 9 others do"
+        return f"{max(sides)} rigs of its kind are too few to separate a slow one from chance; 9 others do"
     if sides == (1, 1):
         return "one run a side says nothing of how the next one would differ; run it 3 times on each side"
     if pair.more_runs > 2:
-        return f"{sides[0]} and {sides[1]} runs cannot tell a change from chance; run it 3 times on each side"
-    return f"{sides[0]} and {sides[1]} runs cannot tell a change from chance; run it {MORE[pair.more_runs]}"
+        return f"{sides[0]} and {sides[1]} runs cannot separate a change from chance; run it 3 times on each side"
+    return f"{sides[0]} and {sides[1]} runs cannot separate a change from chance; run it {MORE[pair.more_runs]}"
 
 
 def _few(pair: Pair) -> Iterator[Compared]:

@@ -336,7 +336,7 @@ def match_gpu(pci_device_id: str | None, nvml_name: str | None, memory_bytes: in
         return Absent(f"no profile of {what}; {HOW_TO_ADD}")
     if memory_bytes is None:
         lone = len(found) == 1 and not found[0].same_name_memory_gib
-        return found[0].id if lone else Absent(f"{_ids(found)}: memory would tell, and was not read")
+        return found[0].id if lone else Absent(f"{_ids(found)}: memory would decide, and was not read")
     seen = memory_bytes / GIB
     fitting = [gpu for gpu in found if any(LEAST_VISIBLE <= seen / size <= MOST_VISIBLE for size in gpu.memory_gib)]
     if len(fitting) == 1:

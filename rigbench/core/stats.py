@@ -192,7 +192,7 @@ def drift_per_minute(samples: Sequence[float]) -> float | Absent:
         points.append((elapsed + took / 2, median(block)))
         elapsed += took
     if _mann_kendall_p([value for _, value in points]) >= DRIFT_P:
-        return Absent("cannot be told from noise")
+        return Absent("no different from noise")
     slopes = [(y2 - y1) / (t2 - t1) for (t1, y1), (t2, y2) in combinations(points, 2) if t2 > t1]
     return median(slopes) * 60.0 / middle
 

@@ -285,7 +285,7 @@ _TIME = ((1e-9, "ns"), (1e-6, "µs"), (1e-3, "ms"), (1.0, "s"), (60.0, "min"), (
 SCALES = {
     # A minute and a half is said in seconds, two days in hours, as plans are made.
     "seconds": Scale(
-        (*_TIME, (SECONDS_PER_YEAR, "years")), (1e-9, 1e-6, 1e-3, 1.0, 90.0, 5400.0, 172800.0, 2 * SECONDS_PER_YEAR)
+        (*_TIME, (SECONDS_PER_YEAR, "years")), (1e-9, 1e-6, 1e-3, 1.0, 90.0, 5400.0, 172900.0, 2 * SECONDS_PER_YEAR)
     ),
     "bytes/s": Scale(tuple((1000.0**power, f"{name}/s") for power, name in enumerate(_DECIMAL_BYTES))),
     "bytes": Scale(tuple((1024.0**power, name) for power, name in enumerate(("B", *_BINARY_BYTES)))),

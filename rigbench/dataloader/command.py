@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MARGIN_SECONDS = 120.0  # beyond the rows' own seconds: loading torch, a slow factory, packing a sample
 ROW_MARGIN_SECONDS = 60.0  # workers that start, and a last batch that takes long
 NO_DEMAND = Absent(
-    "no training slice of this rig is stored; run `rigbench train-probe`, or say what it needs with --tokens-per-second"
+    "no training run of this rig is stored; run `rigbench train-probe`, or say what it needs with --tokens-per-second"
 )
 
 
@@ -91,7 +91,7 @@ def needed(job: Job, kind: str) -> tuple[Figure | Absent, int]:
     newest = max((it for it in slices if it.slice.cards == most), key=lambda it: it.slice.started_at)
     ranks = newest.slice.recipe.ranks
     rate = newest.slice.tokens_per_s / ranks
-    basis = f"the slice {newest.slice.model.name} of run {newest.run_id}, on {kind}"
+    basis = f"{newest.slice.model.name} as trained in run {newest.run_id}, on {kind}"
     basis += f", each of {ranks} ranks" if ranks > 1 else ""
     return Figure(value=rate.value, source="measured", basis=basis, low=rate.low, high=rate.high), ranks
 

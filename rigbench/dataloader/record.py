@@ -63,7 +63,9 @@ class Options(Record, frozen=True, kw_only=True):
     seconds: Annotated[float, Option(seconds(), "At most this long for each row.", "TIME")] = 2.0
     demand_tokens_per_s: Annotated[
         Figure | Absent,
-        Option(DEMAND, "What training needs. Default: this rig's newest slice.", "N", ("--tokens-per-second",)),
+        Option(
+            DEMAND, "What training needs. Default: as this rig's newest training run.", "N", ("--tokens-per-second",)
+        ),
     ] = NOT_GIVEN
     # What the command adds for the probe.
     device: str = "auto"

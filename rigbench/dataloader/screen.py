@@ -33,10 +33,10 @@ def verdict(result: Dataloader) -> Headline:
     whom = f"each of {result.loaders} ranks" if result.loaders > 1 else "training"
     text = f"the loader is {_times(first.times)} as fast as {whom} needs"
     if first.io_bound == "cannot be told" and first.times.low > 1:
-        return "note", f"{text}, alone: whether {result.loaders} at once keep up cannot be told"
+        return "note", f"{text}, alone: whether {result.loaders} at once keep up is not clear"
     if first.io_bound == "cannot be told":
         about = f"the loader gives {_share(first.times)} of what training needs"
-        return "note", f"{about}: whether training waits for it cannot be told"
+        return "note", f"{about}: whether training waits for it is not clear"
     if cold and cold.io_bound != "no" and cold.times.low > 1:
         return "warn", f"{text} from memory; from the disk, where it is {_times(cold.times)}, {result.loaders} share it"
     if cold and cold.io_bound != "no":
@@ -187,7 +187,7 @@ def _change(times: Estimate) -> str:
     """No direction is claimed where the interval has none."""
     low, high = (units.format_significant(float(end), 2) for end in (times.low, times.high))
     if times.low <= 1 <= times.high:
-        return f"no difference that could be told ({low} to {high} times)"
+        return f"no difference beyond noise ({low} to {high} times)"
     return f"{_times(times)} as many tokens/s"
 
 

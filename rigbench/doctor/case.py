@@ -27,7 +27,7 @@ from rigbench.work.record import Power, WattOptions
 
 ROOMS = (*ceilings.ROOMS, "budget")
 NO_PRICE = Absent("no price of electricity was named")
-NO_BUDGET = "no budget of this rig is stored, and no datasheet tells its speed; `rigbench run --quick` makes one"
+NO_BUDGET = "no budget of this rig is stored, and no datasheet gives its speed; `rigbench run --quick` makes one"
 
 
 class Known(NamedTuple):

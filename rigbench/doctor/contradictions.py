@@ -28,7 +28,7 @@ WIDE = 0.5  # half an interval: nothing can be said to be measured there
 APART = 1.10  # times, beyond both intervals: one machine's processes differ by 5 % (budget/rates.py)
 CLEARLY = 1.25  # times, where a rate has no interval
 LISTED = 4
-COST = "how far either is from the truth cannot be told from them"
+COST = "they do not show how far either is from the truth"
 
 
 def contradictions(run: Run) -> tuple[Finding, ...]:
@@ -61,8 +61,8 @@ def against_its_products(run: Run) -> Iterator[Finding]:
         too_fast = step.high < PART_OF_ITS_PRODUCTS * products.low
         if too_slow or too_fast:
             yield _found(
-                "slice-against-products",
-                f"slice {its.model.name}",
+                "step-against-products",
+                f"training {its.model.name}",
                 f"a step takes {units.format_seconds(step.value)}",
                 f"its matrix products alone were timed at {units.format_seconds(products.value)} in all",
             )
@@ -81,7 +81,7 @@ def efficiency_falls(run: Run) -> Iterator[Finding]:
             if larger.high < FALLS * smaller.low:
                 yield _found(
                     "efficiency-falls",
-                    f"slice {large.model.name}",
+                    f"training {large.model.name}",
                     f"{small.model.name} reaches {units.format_flops_per_s(smaller.value)}",
                     f"{large.model.name}, trained the same way, {units.format_flops_per_s(larger.value)}",
                 )
@@ -134,7 +134,7 @@ def repeats_apart(run: Run) -> Iterator[Finding]:
             rates["bandwidth"] |= {_row(row): row.bytes_per_s for row in part.transfers}
     for number, its in enumerate(run.slices):
         if isinstance(its, AnySlice):
-            rates["slices"][f"slice {number + 1}, {its.model.name}"] = its.items_per_s
+            rates["slices"][f"training {number + 1}, {its.model.name}"] = its.items_per_s
     for room, named in rates.items():
         wide = {name: it for name, it in named.items() if it.level >= stats.LEVEL - 0.001 and it.half_width > WIDE}
         if wide:
@@ -159,7 +159,7 @@ def above_its_ceiling(run: Run) -> Iterator[Finding]:
         for its in _slices(run):
             if its.recipe.dtype == ceiling.dtype and its.device == run.matmul.device:
                 flop = its.model.flop_per_token / its.cards
-                found.append((its.tokens_per_s.low * flop, its.tokens_per_s.value * flop, f"slice {its.model.name}"))
+                found.append((its.tokens_per_s.low * flop, its.tokens_per_s.value * flop, f"training {its.model.name}"))
         low, value, what = max(found, default=(0.0, 0.0, ""))
         if low > hot.high:
             yield _found(
@@ -179,7 +179,7 @@ def measured_twice(run: Run) -> Iterator[Finding]:
     for group in groups.values():
         rates = sorted((its.tokens_per_s for its in group), key=lambda it: it.value)
         if len(rates) > 1:
-            pairs.append((f"slice {group[0].model.name}", rates[0], rates[-1], units.format_rate))
+            pairs.append((f"training {group[0].model.name}", rates[0], rates[-1], units.format_rate))
     if isinstance(run.matmul, Matmul) and not isinstance(run.matmul.fleet, Absent):
         fleet = run.matmul.fleet
         for ceiling in run.matmul.ceilings:

@@ -203,7 +203,7 @@ def _of_one_model(its: Finding, price: Cost, case: Case) -> Estimate | Absent:
     part = math.fsum(its for its, row in zip(hours, case.rows, strict=True) if row in rows) / math.fsum(hours)
     ends = [part * (1 - now / possible) for now in price.now.ends for possible in price.possible.ends if possible]
     middle = part * (1 - price.now.value / price.possible.value)
-    return Estimate(middle, max(0.0, min(ends)), max(ends), stats.LEVEL, "the slice's own share of its step", 0)
+    return Estimate(middle, max(0.0, min(ends)), max(ends), stats.LEVEL, "the short run's own share of its step", 0)
 
 
 def _of_larger_batch(its: Finding, price: Cost, findings: Sequence[Finding], case: Case) -> Estimate | Absent:

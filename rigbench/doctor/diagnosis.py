@@ -195,7 +195,7 @@ def _small_batches(run: Run, predictor: Predictor) -> Iterator[Finding]:
             words = f"{recipe.micro_batch} sequences at once, and at least {fits} fit"
             price = cost(words, "sequences", recipe.micro_batch, fits, "the memory of a step in closed form")
             command = f"rigbench train-probe --params {its.model.name} --micro-batch {fits}"
-            where = [f"slice {its.model.name}"]
+            where = [f"training {its.model.name}"]
             yield finding("micro-batch-small", "information", [words], where, price, [command], detail=words)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @command("device", "keep_disturbed")
 def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptions) -> int:
-    """Every probe, one record: the rig, its copies, matmuls and training slices, and what a budget will cost.
+    """Every probe, one record: the rig, its copies, matmuls and short training runs, and what a budget will cost.
 
     Under torchrun on several machines: collectives across them, one document for each, one verdict for the fleet.
 
@@ -27,7 +27,7 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
         rigbench run --resume                   go on with the one that was killed
         rigbench run --quick --skip dataloader
 
-    Its stages: topology, bandwidth, p2p, collectives, matmul, slices, dataloader, and thermals without --quick; then
+    Its stages: topology, bandwidth, p2p, collectives, matmul, training, dataloader, and thermals without --quick; then
     the budget.
     """
     import os

@@ -95,11 +95,15 @@ def chosen(stages: Sequence[Stage], only: Sequence[str], skip: Sequence[str]) ->
     for option, asked in (("--only", only), ("--skip", skip)):
         for name in asked:
             if name not in names:
-                cure = f"{did_you_mean(name, names)}its stages: {', '.join(names)}"
+                said = [first_screen.NAMES.get(stage, stage) for stage in names]
+                cure = f"{did_you_mean(name, said)}its stages: {', '.join(said)}"
                 raise RigbenchError(f"{option} {name[:40]!r} is no stage of this run", cure)
     left = [stage for stage in stages if (not only or stage.room in only) and stage.room not in skip]
     if not left:
-        raise RigbenchError("--only and --skip leave nothing to do", f"the stages: {', '.join(names)}")
+        raise RigbenchError(
+            "--only and --skip leave nothing to do",
+            f"the stages: {', '.join(first_screen.NAMES.get(it, it) for it in names)}",
+        )
     return left
 
 

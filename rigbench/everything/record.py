@@ -8,7 +8,10 @@ from rigbench.budget.record import FLOP, HOURS
 from rigbench.core.options import LABEL, NOT_GIVEN, TEXT, Option, Reader
 from rigbench.core.record import Absent, Device, Record
 
-STAGES = Reader(lambda text, option: tuple(word.strip() for word in text.split(",") if word.strip()))
+STAGES = Reader(
+    lambda text, option: tuple(word.strip() for word in text.split(",") if word.strip()),
+    words=lambda: ("topology", "bandwidth", "p2p", "collectives", "matmul", "training", "dataloader", "thermals"),
+)
 
 
 class Options(Record, frozen=True, kw_only=True):
@@ -21,7 +24,7 @@ class Options(Record, frozen=True, kw_only=True):
         NOT_GIVEN
     )
     series: Annotated[str, Option(TEXT, "The series of models: diy (GPT-2 style) or llama.", "NAME")] = "diy"
-    only: Annotated[tuple[str, ...], Option(STAGES, "These stages alone, as matmul,slices.", "A,B")] = ()
+    only: Annotated[tuple[str, ...], Option(STAGES, "These stages alone, as matmul,training.", "A,B")] = ()
     skip: Annotated[tuple[str, ...], Option(STAGES, "Not these stages.", "A,B")] = ()
     resume: Annotated[bool, Option(None, "Go on with the newest run that was killed or interrupted.")] = False
     label: Annotated[str | Absent, Option(LABEL, "Keep it under a label, for `rigbench compare`.", "NAME")] = NOT_GIVEN

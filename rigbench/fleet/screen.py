@@ -46,7 +46,7 @@ def verdict(fleet: Fleet) -> tuple[Mark, str]:
             return "note", f"{fleet.hosts} hosts, of which no three have a number in common"
         if not fleet.hosts:
             return "note", "no host has a number that may be used"
-        return "note", f"{counted(fleet.hosts, 'host')}: which is the odd one can be told from {FEWEST_HOSTS} on"
+        return "note", f"{counted(fleet.hosts, 'host')}; it takes {FEWEST_HOSTS} to find the odd one"
     better = f"; {len(fleet.odd)} better than the others in something" if fleet.odd else ""
     return "ok", f"no odd one: {fleet.hosts} hosts, {counted(fleet.numbers, 'number')}{better}"
 

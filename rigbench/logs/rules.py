@@ -137,7 +137,7 @@ def refuse_without_step(log: Columns) -> None:
     if log.raw.kind == "table" or log.raw.kind == "JSON":
         some = ", ".join(sorted(filter(None, log.means.keys() | log.raw.head.keys()))[:8]) or "none"
         raise RigbenchError(f"no column is a step (columns: {some})", "name it, as --columns step=NAME")
-    raise RigbenchError(f"no line of {log.name} tells a step", quoted(log.raw.heads))
+    raise RigbenchError(f"no line of {log.name} gives a step", quoted(log.raw.heads))
 
 
 def micro_key(log: Columns, step: str) -> str | None:

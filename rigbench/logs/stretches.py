@@ -68,7 +68,7 @@ def between_rows(reading: Reading) -> list[Stretch]:
         made = by_clock(reading)
         if not made and reading.resolution_seconds >= 1:
             raise RigbenchError(
-                "the log's clock shows whole seconds, and too few pass to tell a rate", "give a longer log", NOTHING
+                "the log's clock shows whole seconds, and too few pass for a rate", "give a longer log", NOTHING
             )
         return made
     if owning:

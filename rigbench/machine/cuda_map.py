@@ -208,7 +208,7 @@ def peak_of(gpu: Gpu) -> float:
 
 def _as_part(gpu: Gpu, part: MigDevice) -> Gpu:
     """A GPU of which a process has one part: that part's memory, and nothing of what its neighbours do."""
-    untold = Absent("not told of one part of a GPU")
+    untold = Absent("not reported for one part of a GPU")
     return msgspec.structs.replace(
         gpu,
         uuid=part.uuid,

@@ -76,7 +76,7 @@ def brief(result: Matmul, console: Console, quiet: bool = False, run_id: str = "
         share = _of_datasheet(it, result).partition(" of ")[0] if best else ""
         change = it.hot_over_burst
         times = ("n/a", "") if isinstance(change, Absent) else span_cells(change, "")
-        results = "right" if all(check.correct for check in it.checks) else "WRONG"
+        results = "correct" if all(check.correct for check in it.checks) else "WRONG"
         cells = (it.dtype, *rate, share if "%" in share else "–", *times, results if it.checks else "not checked")
         rows.append(cells)
     shares, ends = ">of the datasheet", ">90 % interval"

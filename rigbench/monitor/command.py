@@ -84,7 +84,7 @@ def monitor(common: Common, options: Options, alerts: AlarmOptions, metrics: Met
     if trouble:
         raise trouble
     if isinstance(options.record, str) and not common.quiet:
-        say(f"recorded in {options.record}; `rigbench monitor --from {options.record}` tells this again")
+        say(f"recorded in {options.record}; `rigbench monitor --from {options.record}` shows this again")
     if result.at_fault:
         return FAULT
     cut_short = result.ended_by == "stopped by the user" and not isinstance(options.length_seconds, Absent)

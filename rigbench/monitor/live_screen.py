@@ -32,7 +32,7 @@ HELP = (
     ("power", f"of the card's own limit; note from {_share(limits.AT_POWER_LIMIT)}: normal, it sets the clock"),
     ("heat", "warn where the driver lowers clocks (its target), fault where the hardware does"),
     ("fan", f"note from {_share(limits.FULL_SPEED)}: there is no more air to be had"),
-    ("clock", "of the multiprocessors, and what holds it down; traffic over PCIe, in one window of 20 ms"),
+    ("clock", "of the multiprocessors, and what slows it down; traffic over PCIe, in one window of 20 ms"),
     ("history", "right of busy and power: the last minute; full height is 100 % and the limit"),
     ("host", f"note from {_share(limits.CORES_TAKEN)} of the cores, warn from {_share(limits.HOST_FULL)} of memory"),
     ("process", "on a GPU, worst first: memory there, children (data loaders) and the cores they use"),
@@ -289,7 +289,7 @@ def _host(monitor: Monitor, width: int) -> Iterator[Text]:
         pieces.append(_piece("memory", used / total, text, limits.host_memory(used / total), cells))
     cores = f" of {host.core_count} cores" if isinstance(host.core_count, int) else ""
     full = _now(host.cores_at_limit)
-    cores += f", {full:.0f} at their limit" if not isinstance(full, Absent) and full else ""
+    cores += f", {full:.0f} fully busy" if not isinstance(full, Absent) and full else ""
     rest = [
         facts["disks"][1],
         mapped(_now(host.load_average), lambda load: f"load {units.format_significant(load, 2)}{cores}"),

@@ -61,8 +61,8 @@ def brief(monitor: Monitor, console: Console, quiet: bool = False) -> None:
     odd: list[Headline] = [("fault", lost) for lost in map(_lost, monitor.gpus) if lost]
     odd += [("warn", f"{it.device}: {it.frozen}: do not trust it") for it in monitor.gpus if isinstance(it.frozen, str)]
     for held in monitor.hints:
-        seen, so = "; ".join(held.hint.evidence), ", still so" if held.holds_now else ""
-        when = f"at {units.format_share(held.held_looks / held.looks)} of the readings{so}"
+        seen, so = "; ".join(held.hint.evidence), ", and still so" if held.holds_now else ""
+        when = f"so {units.format_share(held.held_looks / held.looks)} of the time watched{so}"
         odd.append((MARK_OF[held.hint.severity], f"{held.hint.title}: {seen}; {when}; next: {held.hint.cure}"))
     for event in monitor.kernel:
         told = "; ".join(f"next: {text}" if label == "next" else text for label, text in _kernel(event))
@@ -95,7 +95,7 @@ def _lost(gpu: MonitorGpu) -> str:
 
 
 # Means over the watch; memory and the hottest at most.
-COLUMNS = ("=card", ">busy", ">memory", ">W", ">limit", ">°C", ">hottest", ">MHz", ">fan", "held down")
+COLUMNS = ("=card", ">busy", ">memory", ">W", ">limit", ">°C", ">hottest", ">MHz", ">fan", "slowed by")
 
 
 def _in_a_row(gpu: MonitorGpu) -> tuple[str, ...]:
@@ -186,7 +186,7 @@ def _hint(held: MonitorHint) -> Iterator[tuple[str, str]]:
     share = units.format_share(held.held_looks / held.looks)
     so = ", still so" if held.holds_now else ""
     span = f"first after {length(held.first_seconds)}, last after {length(held.last_seconds)}{so}"
-    yield "held", f"at {share} of the readings, one every {LOOK_SECONDS:g} s; {span}"
+    yield "seen at", f" {share} of the readings, one every {LOOK_SECONDS:g} s; {span}"
     yield "next", held.hint.cure
 
 
@@ -209,10 +209,10 @@ def gpu_facts(gpu: MonitorGpu, monitor: Monitor, *, now: bool) -> dict[str, Fact
         "heat": ("temperature", shown(gpu.temperature_celsius, lambda celsius: f"{celsius:.0f} °C")),
         "clock": ("clock", shown(gpu.sm_clock_hertz, lambda hertz: f"{hertz / 1e6:,.0f} MHz")),
         "fan": ("fan", shown(gpu.fan_share, lambda share: f"{'fan ' if now else ''}{units.format_share(share)}")),
-        "held": ("throttle reasons", _held_down(gpu)),
+        "slowed by": ("throttle reasons", _held_down(gpu)),
         "PCIe": ("PCIe traffic", to_gpu if isinstance(to_gpu, Absent) else traffic),
         "energy": ("energy", _energy(gpu.energy)),
-        "in use": ("processes", _processes(gpu)),
+        "processes": ("processes", _processes(gpu)),
     }
 
 
@@ -225,7 +225,7 @@ def host_facts(host: MonitorHost, *, now: bool) -> dict[str, Fact]:
         full = shown(host.cores_at_limit, lambda count: units.format_significant(count, 2))
         load = shown(host.load_average, lambda value: units.format_significant(value, 2))
         busy = f"{'CPU ' if now else ''}{busy} busy{cores}"
-        busy += f", {full} at their limit" if isinstance(full, str) and full != "0" else ""
+        busy += f", {full} fully busy" if isinstance(full, str) and full != "0" else ""
         busy += f", load {load}" if isinstance(load, str) else ""
     memory = shown(host.memory_used_bytes, units.format_bytes)
     swap = host.swap_used_bytes
@@ -267,7 +267,7 @@ def _held_down(gpu: MonitorGpu) -> str | Absent:
         return Absent("not answered") if gpu.unanswered_ticks == 0 else ""
     shares = sorted(gpu.throttle_share.items(), key=lambda it: -it[1])
     held = [f"{REASONS.get(name, name)} {units.format_share(share)}" for name, share in shares if name != IDLE]
-    return f"{', '.join(held)} of the time" if held else "clocks free all the time"
+    return f"{', '.join(held)} of the time" if held else "nothing"
 
 
 def _energy(used: WatchedEnergy | Absent) -> str | Absent:

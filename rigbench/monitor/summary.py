@@ -52,7 +52,7 @@ CHARTED = ("utilisation_share", "power_watts")
 NOT_SEEN = Absent("not listed yet")
 NOT_SUPPORTED = REASONS[3]  # what a card never told is not why it is silent
 GAP_TICKS = 3.0  # a longer gap between two readings of power is not bridged
-TOO_SHORT = "too short for hints: they rest on 30 s and 20 readings at least"
+TOO_SHORT = "too short for hints: they need 30 s and 20 readings at least"
 
 
 class Fold:

@@ -165,7 +165,7 @@ class P2p(Record, frozen=True, kw_only=True):
     reason: str = "nothing was tried"
     devices: tuple[str, ...]  # in CUDA's order
     device_names: tuple[str, ...]
-    nccl_version: str | Absent = Absent("no process came so far as to tell")
+    nccl_version: str | Absent = Absent("no process came so far as to report it")
     pairs: tuple[PairVerdict, ...] = ()
     arms: tuple[P2pArm, ...] = ()
     speeds: tuple[SpeedRatio, ...] = ()

@@ -91,7 +91,7 @@ class Correction(NamedTuple):
             low=total * math.exp(-half),
             high=total * math.exp(half),
             level=stats.LEVEL,
-            method=f"corrected by {len(self.slices)} slices, Student t, its range times {self.widening:.2f} by"
+            method=f"corrected by {len(self.slices)} short runs, Student t, its range times {self.widening:.2f} by"
             " leave-one-out errors",
             n=len(self.slices),
         )
@@ -103,7 +103,7 @@ class Correction(NamedTuple):
             parts=parts,
             seconds=seconds,
             tokens_per_s=predicted.tokens_per_step / seconds,
-            basis=f"{predicted.basis}; corrected by slices {', '.join(dict.fromkeys(it.run for it in self.slices))}",
+            basis=f"{predicted.basis}; corrected by runs {', '.join(dict.fromkeys(it.run for it in self.slices))}",
             notes=(*predicted.notes, *outside),
         )
 
@@ -125,7 +125,7 @@ def calibrate(predicted: Sequence[StepTime], measured: Sequence[Measured]) -> Co
     """predicted[i] is what `steptime.predict` says of the slice measured[i]. No slices: nothing is corrected."""
     names = sorted({it.ceilings.name for it in predicted})
     if len(names) > 1:
-        raise RigbenchError(f"slices of {', '.join(names)} cannot correct each other", "give slices of one rig")
+        raise RigbenchError(f"short runs of {', '.join(names)} cannot correct each other", "give short runs of one rig")
     slices = tuple(_slice(step, its) for step, its in zip(predicted, measured, strict=True))
     if not slices:
         return Correction((), 0.0, 1.0, (1.0,) * GROUP_COUNT, (), 1.0, (), ())

@@ -83,7 +83,7 @@ def refuse_alone(options: ToldOptions) -> None:
     given = {"--program": options.program, "--known": options.known}
     for name, value in given.items():
         if not isinstance(value, Absent):
-            raise RigbenchError(f"{name} is for a prediction, and here slices are measured", "add --on NAME")
+            raise RigbenchError(f"{name} is for a prediction, and here training is measured", "add --on NAME")
 
 
 def _row(text: str, asked: Model, its: Told, find: Callable[[str | None], Path]) -> Known:
@@ -276,6 +276,6 @@ def _stored(path: Path, its: Told) -> Sequence[Known]:
         if isinstance(limits, Ceilings):
             found.append(known(it.model, it.recipe, limits, it.tokens_per_s.value, its))
     if not found:
-        what = f"--known: run {run.id} has no slice that was trained on a GPU with a profile"
+        what = f"--known: run {run.id} has no short training run that was made on a GPU with a profile"
         raise RigbenchError(what, "name a run of train-probe on a card, or say a row in words")
     return found

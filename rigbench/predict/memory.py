@@ -28,7 +28,7 @@ from rigbench.predict.traces import NotPeriodic, Step, Traces
 METHOD = 1
 BASIS = "the model's code on fake tensors, a replica of torch's allocator; eager, so an upper bound for compiled runs"
 MOST_SEQUENCES, MOST_TOKENS = 1 << 16, 1 << 20
-BASIS_CPU = "the model's code on fake tensors, what is live at its peak; the heap around it from three measured slices"
+BASIS_CPU = "the model's code on fake tensors, what is live at its peak; the heap around it from three measured runs"
 MICRO_BATCHES = (2, 3)  # loops are a line in the micro-batch from 2 on: one sequence alone takes other operations
 SEQUENCE_STEP = 128  # and in the sequence from tile to tile of flash attention's
 SEQUENCES = (4, 8)  # in such steps

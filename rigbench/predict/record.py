@@ -245,7 +245,7 @@ class Capacity(Record, frozen=True, kw_only=True):
     series: str
     model: Model
     rows: tuple[CapacityRow, ...] = ()
-    usual: UsualStep | Absent = Absent("a full run here is trained as its slices are")
+    usual: UsualStep | Absent = Absent("a full run here is trained as its short runs are")
     context_tokens: int | Absent = Absent("training was asked about")  # of an inference's cache
     inference: tuple[InferenceRow, ...] = ()
     would_fit: tuple[str, ...] = ()  # what would do where nothing fits

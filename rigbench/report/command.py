@@ -224,7 +224,7 @@ def _prune(home: Store, age_seconds: float, yes: bool, common: Common) -> int:
     slices, tests = sum(len(entry.slices) for entry in old), sum(entry.backtest is not None for entry in old)
     what = f"{len(old)} run{'' if len(old) == 1 else 's'}"
     if slices or tests:
-        what += f", among them {slices} slices and {tests} back-tests that budgets rest on"
+        what += f", among them {slices} short training runs and {tests} back-tests that budgets are based on"
     if not old:
         say("nothing is that old")
     elif not yes:

@@ -43,5 +43,5 @@ class Options(Record, frozen=True, kw_only=True):
         str | Absent, Option(TEXT, "Write it as an offline run of Weights & Biases.", "DIR", private=True)
     ] = NOT_GIVEN
     no_redact: Annotated[
-        bool, Option(None, "Leave in these what tells whose machine it is.", names=("--no-redact",))
+        bool, Option(None, "Leave in these what shows whose machine it is.", names=("--no-redact",))
     ] = False

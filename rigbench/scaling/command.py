@@ -70,7 +70,7 @@ def scaling_plan(
     prices: PriceOptions,
     watts: WattOptions,
 ) -> int:
-    """How to train a series so that its losses tell a law: tokens, batches, learning rates, schedule, memory, budget.
+    """How to train a series so that its losses show a law: tokens, batches, learning rates, schedule, memory, budget.
 
     Hours, kWh and money are those of `rigbench budget` with these batches. Learning rate and batch are of one rule,
     DeepSeek LLM's (2024), below Kaplan's critical batch; the schedule is warm-up, stable, decay.

@@ -60,7 +60,7 @@ def budgeted(job: Job, trainings: Sequence[Options], kind: str) -> tuple[str, li
             whole = span(sum(told[1:], told[0]), "seconds")
             return f"budget {run.id}: {whole} of steps, without evaluations and checkpoints", told
     what = "no stored budget of this rig has these models trained in this way (`rigbench scaling plan` makes one)"
-    return f"{what}: when they end is told by this run's own rate", []
+    return f"{what}: when they end follows from this run's own rate", []
 
 
 def _known(options: Options, rows: dict[str, PlanRow], own: Recipe) -> bool:

@@ -52,7 +52,7 @@ def fit(source: str, points: Sequence[Point], flops: float | Absent, notes: Sequ
     first, *others = fits
     if not any(it.lines for it in fits):
         what = "one model with one number of tokens" if len(points) == 1 else "these points"
-        raise RigbenchError(f"{what} tell no law: {'; '.join(first.missing)}", "train more sizes", NOTHING)
+        raise RigbenchError(f"{what} give no law: {'; '.join(first.missing)}", "train more sizes", NOTHING)
     return msgspec.structs.replace(first, difference=difference, others=tuple(others))
 
 
@@ -150,7 +150,7 @@ def line(of: Of, points: Sequence[Point], places: tuple[int, ...], among: str) -
     next_x = _next_of(kinds)
     reach = math.log(next_x) - middle
     exponent, deviation = Estimate(-slope, -slope, -slope, 0.0, "two sizes, no interval", len(x)), 0.0
-    next_loss: Estimate | Absent = Absent("two sizes tell no interval")
+    next_loss: Estimate | Absent = Absent("two sizes give no interval")
     if left > 0:
         t = stats.student_t_quantile((1 + stats.LEVEL) / 2, left)
         deviation = math.sqrt(float((residuals**2).sum()) / left)
@@ -244,7 +244,7 @@ def floor(x: Array, losses: Array, next_x: float) -> Floor | Absent:
         ends_e, ends_a = e[:, 0, 0][rows[[0, -1]]], a[0, :, 0][columns[[0, -1]]]
         if not zoom:
             if rows[0] == 0 or rows[-1] == len(e) - 1 or columns[0] == 0 or columns[-1] == a.shape[1] - 1:
-                return Absent("an irreducible loss cannot be told from none by these points")
+                return Absent("these points do not separate an irreducible loss from none")
             step_e, ratio = float(e[1, 0, 0] - e[0, 0, 0]), float(a[0, 1, 0] / a[0, 0, 0])
             low_e, high_e = float(ends_e[0]) - step_e, float(ends_e[1]) + step_e
             low_a, high_a = float(ends_a[0]) / ratio, float(ends_a[1]) * ratio
@@ -442,7 +442,7 @@ def paired(points: Sequence[Point], first: str, second: str) -> Paired | Absent:
 
     def mean(values: Sequence[float]) -> Estimate | Absent:
         if len(values) < 2:
-            return Absent("one pair tells no interval")
+            return Absent("one pair gives no interval")
         n, middle = len(values), math.fsum(values) / len(values)
         spread = math.sqrt(math.fsum((it - middle) ** 2 for it in values) / (n - 1) / n)
         half = stats.student_t_quantile((1 + stats.LEVEL) / 2, n - 1) * spread

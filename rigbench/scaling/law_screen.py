@@ -102,7 +102,7 @@ def _laws(its: Fit) -> object:
     rows = []
     for line in its.lines:
         floor = line.floor
-        told = "cannot be told" if isinstance(floor, Absent) else f"{_plain(floor.irreducible, 2)}"
+        told = "not known" if isinstance(floor, Absent) else f"{_plain(floor.irreducible, 2)}"
         exponent = "" if isinstance(floor, Absent) else _plain(floor.exponent)
         straight = r_squared(line.r_squared) if line.exponent.level else "n/a"  # any two points lie on a line
         rows.append([f"L({line.of})", str(len(line.places)), _plain(line.exponent), straight, told, exponent])
@@ -160,7 +160,7 @@ def difference(its: Paired) -> str:
         return f"less {its.first}: {its.pairs[0][2] - its.pairs[0][1]:+.4f} nats a token ({reason})"
     ends = f"{its.nats.low:+.4f} to {its.nats.high:+.4f}"
     share = f"{100 * its.share.value:+.2f} %"
-    told = "told from none" if its.nats.low > 0 or its.nats.high < 0 else "not told from none"
+    told = "more than none" if its.nats.low > 0 or its.nats.high < 0 else "perhaps none"
     return f"less {its.first}: {its.nats.value:+.4f} nats a token ({ends}), {share}, {len(its.pairs)} pairs: {told}"
 
 

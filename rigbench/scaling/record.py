@@ -242,7 +242,7 @@ class FitOptions(Record, frozen=True, kw_only=True):
         str, Option(TEXT, "Which column is what, as params=N,loss=val; unusual names only.", "ROLE=NAME,…")
     ] = ""
     tokens: Annotated[
-        float | Absent, Option(COUNT, "Tokens that each model saw, where the file does not tell.", "D")
+        float | Absent, Option(COUNT, "Tokens that each model saw, where the file does not say.", "D")
     ] = NOT_GIVEN
     tokens_per_step: Annotated[
         float | Absent, Option(COUNT, "Tokens of a step, for logs that count steps alone.", "N")

@@ -47,7 +47,7 @@ Watcher = Callable[[float, float, "Curves"], None]  # seconds so far, seconds pl
 
 @command("device", "replay", "keep_disturbed")
 def thermals(common: Common, options: Options) -> int:
-    """Sustained load on all GPUs at once: steady temperature, what it costs in speed, what held the clocks down.
+    """Sustained load on all GPUs at once: steady temperature, what it costs in speed, what slowed the clocks down.
 
     Changes no setting, and stops 2 °C below a card's own slowdown limit.
 
@@ -101,9 +101,9 @@ def _refuse_blind(job: Job, options: Options) -> None:
             blind[lane.name] = columns[0].reason
     if len(blind) == len(found):
         what = "; ".join(f"{name}: {why}" for name, why in blind.items())
-        cure = "`rigbench matmul` tells without sensors whether the speed holds under load"
+        cure = "`rigbench matmul` shows without sensors whether the speed holds under load"
         raise RigbenchError(
-            f"no sensor would tell how hot it gets ({what}): nothing was heated", cure, exit_code=NOTHING
+            f"no sensor would report how hot it gets ({what}): nothing was heated", cure, exit_code=NOTHING
         )
 
 
@@ -347,7 +347,7 @@ def _notes(sensors: Telemetry, lanes: Sequence[Lane]) -> tuple[str, ...]:
         blind = series is None or isinstance(series.temperature_celsius, Absent)
         limits = (lane.gpu.slowdown_celsius, lane.gpu.slowdown_at_margin_celsius)
         if blind or all(isinstance(limit, Absent) for limit in limits):
-            what = "tells no temperature" if blind else "tells no slowdown limit"
+            what = "reports no temperature" if blind else "reports no slowdown limit"
             notes.append(f"{lane.name} {what}: only the card itself could have stopped this load, rigbench not")
     return tuple(notes)
 

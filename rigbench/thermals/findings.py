@@ -103,7 +103,7 @@ def _held(card: Card, cards: Sequence[Card]) -> Iterator[Finding]:
     parts = [f"{units.format_share(share)} of the time"] if _several(card) else []
     if isinstance(price, Cost):
         parts.append(f"clock −{units.format_share(1 - price.now.value / price.possible.value)}")
-    short = f"held down by {names}{at}" if fault else f"slows itself down{at}"
+    short = f"slowed down by {names}{at}" if fault else f"slows itself down{at}"
     detail = ", ".join(parts + [hotter] * bool(hotter and fault))
     do = "stop; check cooling, power cables, supply" if fault else ""
     yield finding("throttled", "fault" if fault else "warning", evidence, [heat.name], price, (), short, detail, do)
@@ -149,13 +149,15 @@ def _clock_cost(card: Card, cards: Sequence[Card]) -> Cost | str:
     worst = max(held, key=lambda it: it.share, default=None)
     if not known and own and worst and isinstance(worst.clock_ratio, float) and worst.clock_ratio < 1:
         mean = own * (1 - worst.share * (1 - worst.clock_ratio))  # over the load, since it came and went
-        sentence = f"{_mhz(own * worst.clock_ratio)} while it was held, {_mhz(own)} else: {_mhz(mean)} on average"
+        sentence = (
+            f"{_mhz(own * worst.clock_ratio)} while it was slowed down, {_mhz(own)} else: {_mhz(mean)} on average"
+        )
         return cost(sentence, "hertz", mean, own, CLOCKS, "measured")
     if not known:
-        return "what its clock would be is not known: it was held all the time, and there is no other card to compare"
+        return "what its clock would be is not known: it was slowed down all the time, and no other card is there"
     possible, low = max(known), min(known)
     where = f"{best} runs at {_mhz(others[best])}" if best and others[best] > now else ""
-    alone = f"{_mhz(own)} while nothing held it" if own and own > now else ""
+    alone = f"{_mhz(own)} while nothing slowed it down" if own and own > now else ""
     basis = ", ".join(part for part in (alone, where) if part)
     unheld = Figure(possible, "measured", CLOCKS, low, possible)
     return Cost(f"{_mhz(now)} at the end of the load; {basis}", "hertz", Figure(now, "measured", CLOCKS), unheld)
@@ -174,7 +176,7 @@ def _cap_below_limit(card: Card) -> Iterator[Finding]:
     drawn = capped.watts
     now, full = units.format_watts(drawn), units.format_watts(limit)
     clock = card.last(card.series.sm_clock_hertz)
-    evidence = [f"held by its power cap (0x4) at {now}, {units.format_share(drawn / limit)} of its limit of {full}"]
+    evidence = [f"limited by its power cap (0x4) at {now}, {units.format_share(drawn / limit)} of its limit of {full}"]
     if clock is not None:
         evidence.append(f"its clock is {_mhz(clock)} meanwhile")
     if (celsius := card.last(card.series.temperature_celsius)) is not None:

@@ -144,7 +144,7 @@ def fit(at_seconds: Sequence[float], celsius: Sequence[float], from_seconds: flo
         why = Absent(f"it moved by {rise:.1f} °C only, hardly a step of the sensor")
         return HeatFit(steady_celsius=steady, tau_seconds=why, start_celsius=why, **facts)
     if profile.errors[0] <= allowed and profile.taus[0] < 1.01 * SHORTEST_SHARE * span:
-        why = Absent(f"it rose faster than readings {blocks.spacing:.2g} s apart can tell")
+        why = Absent(f"it rose faster than readings {blocks.spacing:.2g} s apart can show")
         return HeatFit(steady_celsius=steady, tau_seconds=why, start_celsius=why, **facts)
     return HeatFit(steady_celsius=steady, tau_seconds=tau, start_celsius=start, **facts)
 
@@ -320,7 +320,7 @@ def settled(at_seconds: Sequence[float], celsius: Sequence[float], heat: HeatFit
     if isinstance(steady, Absent):
         return not_settled(steady.reason)
     if heat.to_seconds < LEAST_SECONDS:
-        return not_settled(f"{heat.to_seconds:.0f} s of load are too few to tell; it takes {LEAST_SECONDS:.0f} s")
+        return not_settled(f"{heat.to_seconds:.0f} s of load are too few; it takes {LEAST_SECONDS:.0f} s")
     if heat.trend:
         return not_settled("the curve is no single exponential yet (the case warms slower than the die)")
     to_go, window, from_half = 0.0, heat.to_seconds - heat.from_seconds, heat.from_seconds
@@ -349,12 +349,12 @@ def throughput_settled(elapsed_seconds: Sequence[float], rates: Sequence[float])
     """Whether a rate per window of work has stopped changing: where no temperature can be read."""
     elapsed, half = elapsed_seconds[-1] if elapsed_seconds else 0.0, len(rates) // 2
     if elapsed < LEAST_SECONDS or half < 2 * stats.BATCHES:
-        why = f"{units.format_seconds(elapsed)} of load are too few to tell; it takes {LEAST_SECONDS:.0f} s"
+        why = f"{units.format_seconds(elapsed)} of load are too few; it takes {LEAST_SECONDS:.0f} s"
         return not_settled(why, "throughput")
     drift = stats.slope(elapsed_seconds[half:], rates[half:])
     left = max(abs(drift.low), abs(drift.high)) * elapsed / (math.fsum(rates[half:]) / len(rates[half:]))
     if left >= TOO_WILD_SHARE:
-        why = "it swings too much to tell: what else runs here?"
+        why = "it swings too much: what else runs here?"
         return Settled(settled=False, what="throughput", because=why, left=left)
     change = f"{units.format_share(left)} in as long again ({units.format_seconds(elapsed)})"
     return _within("throughput", left, WITHIN_SHARE, change)

@@ -150,7 +150,7 @@ class Throttling(Record, frozen=True, kw_only=True):
     first_seconds: float  # since the load began
     clock_ratio: float | Absent  # of ticks with the bit to ticks without
     throughput_ratio: float | Absent
-    watts: float | Absent = Absent("not told")  # the median of those ticks
+    watts: float | Absent = Absent("not reported")  # the median of those ticks
 
 
 class SteadyState(Record, frozen=True, kw_only=True):

@@ -88,7 +88,7 @@ def verdict(result: Thermals) -> Headline:
 def _slowed(held: Throttling, card: HeatCard) -> str:
     """ "GPU1 slows itself down at 84 °C, 58 % of the time, its clock 13 % lower"."""
     at = "" if isinstance(card.steady, Absent) else if_known(mapped(card.steady.temperature_celsius, _rounded))
-    how = f"slows itself down{at and f' at {at}'}" if held.reason == "sw_thermal" else "is held down"
+    how = f"slows itself down{at and f' at {at}'}" if held.reason == "sw_thermal" else "is slowed down"
     why = "" if held.reason == "sw_thermal" else f" by {REASONS.get(held.reason, held.reason)}"
     lower = _lower(held)
     return f"{card.name} {how}{why}, {units.format_share(held.share)} of the time{lower and f', {lower} lower'}"
@@ -141,7 +141,7 @@ def brief(result: Thermals | PowerSteps, console: Console, quiet: bool = False, 
                 console.print(Text(f"  {card.name:<5} {unit:<3}{line}"))
     if isinstance(result.power, PowerAdvice):
         marked([("note", result.power.sentence)], console)
-    where = "" if loads else "; `rigbench thermals` on the rig itself tells that too"
+    where = "" if loads else "; `rigbench thermals` on the rig itself shows that too"
     closing(f"{_what(result)}{where}", f"rigbench report {run_id} thermals has the fits and every chart", console)
 
 
@@ -227,7 +227,7 @@ def _show_steps(result: PowerSteps, console: Console) -> None:
     ]
     console.print(table(["idle to full", ">times", ">in", ">W from", ">to"], rows))
     console.print(
-        grid([("watts", "of all cards together, as their sensors tell, which average: the true steps are sharper")])
+        grid([("watts", "of all cards together, as their sensors report, which average: the true steps are sharper")])
     )
 
 
@@ -333,7 +333,7 @@ def _held(held: Throttling, card: HeatCard) -> Row:
     ]
     text += f": {', '.join(lower)} meanwhile" if lower else ""
     if held.severity == "information":
-        return "held", f"{text}; normal under load" if held.reason == "sw_power_cap" else text, ""
+        return "slowed", f"{text}; normal under load" if held.reason == "sw_power_cap" else text, ""
     if held.reason == "sw_power_cap":
         text += f", at {if_known(of_limit(held.watts, card.power_limit_watts, units.format_watts))}"
     cure = CURES.get(held.reason, "") + (_cap(card) if held.reason == "sw_thermal" else "")
@@ -369,7 +369,7 @@ def _heat(result: Thermals, card: HeatCard) -> Iterator[Row]:
         room = f"the room's {result.ambient_celsius.value:g} °C ({result.ambient_celsius.basis})"
         yield "rise", f"{rise.value:.1f} °C ({rise.low:.1f} to {rise.high:.1f}) over {room}", ""
     if _at_target(card):
-        yield "settled", "yes: it holds its target temperature by slowing down", ""
+        yield "settled", "yes: it keeps its target temperature by slowing down", ""
         return
     settled = f"yes, the {card.settled.what}" if card.settled.settled else "no"
     yield "settled", f"{settled}: {card.settled.because}", ""
@@ -389,7 +389,7 @@ def _fit(card: HeatCard, fit: HeatFit) -> str:
     if fit.from_seconds >= 1:
         text += f", from {units.format_seconds(fit.from_seconds)} on"
     if _at_target(card):
-        text += ", its target: held there by slowing down"
+        text += ", its target, which it keeps by slowing down"
     return text
 
 
@@ -462,7 +462,7 @@ def _advice(advice: PowerAdvice) -> Iterator[tuple[str, str]]:
     best = max(point.flops_per_s.value / point.watts for point in advice.points)
     for point in advice.points:
         per_watt = point.flops_per_s.value / point.watts
-        mark = "  knee" if point.label == advice.knee else "  plateau" if point.label in advice.plateau else ""
+        mark = "  best" if point.label == advice.knee else "  as good" if point.label in advice.plateau else ""
         rate, watts = units.format_flops_per_s(point.flops_per_s.value), units.format_watts(point.watts)
         share = units.format_share(per_watt / best)
         yield f"  {point.label:<8} {watts:>8}  {rate:>14}  {units.format_flop(per_watt)} per joule, {share}{mark}", ""

@@ -176,7 +176,7 @@ def _phase(soaked: Soaked, *, cold: bool) -> MatmulPhase | Absent:
     at = load.elapsed_seconds
     elapsed = at[-1] if at else 0.0
     if elapsed < LEAST_HOT_SECONDS:
-        return Absent(f"{elapsed:.1f} s of load are too short to tell cold from hot")
+        return Absent(f"{elapsed:.1f} s of load are too short to separate cold from hot")
     chosen = [i for i, end in enumerate(at) if (end <= COLD_SECONDS if cold else end > (1 - HOT_SHARE) * elapsed)]
     if len(chosen) < FEWEST_WINDOWS:
         chosen = list(range(len(at)))[slice(FEWEST_WINDOWS) if cold else slice(-FEWEST_WINDOWS, None)]
@@ -350,7 +350,9 @@ def too_hot(celsius: float | Absent, slowdown_celsius: float) -> str:
 def _faults(soaked: Soaked) -> list[str]:
     faults = []
     if soaked.lost:
-        faults.append(f"{soaked.lost} after {soaked.ended - soaked.began:.0f} s of load; what it told before is kept")
+        faults.append(
+            f"{soaked.lost} after {soaked.ended - soaked.began:.0f} s of load; what it reported before is kept"
+        )
     checks = () if isinstance(soaked.load, Absent) else soaked.load.checks
     if wrong := [check.largest_error_over_bound for check in checks if not check.correct]:
         count = f"{len(wrong)} of {len(checks)} checked products were wrong"
@@ -376,7 +378,7 @@ def faults(result: Thermals) -> list[str]:
     """What the hardware did to the clocks, what was lost, what was computed wrong, why all had to end."""
     held = [(card.name, it) for card in result.cards for it in card.throttling if it.severity == "fault"]
     lines = [
-        f"thermals {name}: held down by {it.reason} ({it.bit:#x}) {units.format_share(it.share)} of the time"
+        f"thermals {name}: slowed down by {it.reason} ({it.bit:#x}) {units.format_share(it.share)} of the time"
         for name, it in held
     ]
     lines += [f"thermals {card.name}: {line}" for card in result.cards for line in card.faults]
@@ -428,14 +430,14 @@ def advice(points: Sequence[PowerPoint]) -> PowerAdvice | Absent:
     """
     if len(points) < FEWEST_LABELS:
         labelled = "1 labelled run" if len(points) == 1 else f"{len(points)} labelled runs"
-        missing = f"{FEWEST_LABELS - len(points)} more needed for the knee of throughput per watt"
+        missing = f"{FEWEST_LABELS - len(points)} more needed to find where watts stop paying"
         return Absent(f"{labelled} of this rig with watts and throughput, {missing}: {SWEEP}")
     ordered = sorted(points, key=lambda point: point.watts)
     per_watt = {point.label: point.flops_per_s.value / point.watts for point in ordered}
     knee = max(ordered, key=lambda point: per_watt[point.label])
     near = [point for point in ordered if per_watt[point.label] >= (1 - PLATEAU_SHARE) * per_watt[knee.label]]
     advised, fastest = (max(some, key=lambda point: point.flops_per_s.value) for some in (near, ordered))
-    plateau = f"a plateau within 3 % of it: {near[0].label} to {near[-1].label}"
+    plateau = f"within 3 % of it: {near[0].label} to {near[-1].label}"
     sentence = f"most work per joule at {knee.label}, {plateau if len(near) > 1 else 'no other within 3 % of it'}"
     if advised is not fastest:
         speed = units.format_share(advised.flops_per_s.value / fastest.flops_per_s.value)
@@ -443,7 +445,7 @@ def advice(points: Sequence[PowerPoint]) -> PowerAdvice | Absent:
         sentence += f"; {advised.label} gives {speed} of the throughput of {fastest.label} for {share} of its watts"
     if knee in (ordered[0], ordered[-1]):
         end = "lowest" if knee is ordered[0] else "highest"
-        sentence += f"; that is the {end} of the sweep, the knee may lie beyond"
+        sentence += f"; that is the {end} of the sweep, the best may lie beyond"
     differ = len({point.limits_watts for point in ordered}) == len(ordered)  # a label alone sets nothing
     return PowerAdvice(
         points=tuple(ordered),

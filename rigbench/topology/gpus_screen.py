@@ -115,7 +115,7 @@ def block(gpu: Gpu, path: PciPath | None, topics: dict[str, list[Fact]]) -> Iter
         used = line([("memory", mapped(process.memory_bytes, size))])
         processes.append(f"{process.kind} process {process.pid} ({name}), {used}")
     if processes:
-        yield "in use", "; ".join(processes)
+        yield "processes", "; ".join(processes)
 
 
 def way(gpu: Gpu, path: PciPath) -> Iterable[str]:

@@ -92,7 +92,7 @@ def _cost(now: Rate, possible: Rate, cards: int = 1) -> Cost | str:
     if isinstance(now, Absent) or isinstance(possible, Absent):
         return "the link's speed is not reported"
     if now >= possible:
-        return "no less in theory; what sharing the lanes costs, a measurement tells"
+        return "no less in theory; a measurement shows what sharing the lanes costs"
     at_once = f" when all {cards} copy at once" if cards > 1 else ""
     low, high = units.format_bytes_per_s(now), units.format_bytes_per_s(possible)
     return cost(f"{low} each way in theory{at_once}, instead of {high}", "bytes/s", now, possible, THEORY)

@@ -161,8 +161,8 @@ def throttled(topology: Topology) -> Iterator[Finding]:
         bits = gpu.throttle_bits if isinstance(gpu.throttle_bits, int) else 0
         named = [text for bit, text in HELD_DOWN.items() if bits & bit]
         if named:
-            evidence = [f"held down by {', '.join(named)}"]
-            yield finding("throttled", "warning", evidence, [gpu.label], "only a measurement under load tells")
+            evidence = [f"slowed down by {', '.join(named)}"]
+            yield finding("throttled", "warning", evidence, [gpu.label], "only a measurement under load shows it")
 
 
 def power_limit(topology: Topology) -> Iterator[Finding]:
@@ -172,7 +172,7 @@ def power_limit(topology: Topology) -> Iterator[Finding]:
             continue
         low, high = units.format_watts(limit), units.format_watts(default)
         evidence = [f"limit {low}, {units.format_share(limit / default)} of the default {high}"]
-        sentence = f"{low} instead of {high}; what that is in speed, only a measurement at both tells"
+        sentence = f"{low} instead of {high}; only a measurement at both shows what that is in speed"
         price = cost(sentence, "watts", limit, default, "the driver's limits", "measured")
         command = f"sudo nvidia-smi -i {gpu.index} -pl {default:g}"
         yield finding("power-limit", "warning", evidence, [gpu.label], price, [command])

@@ -50,7 +50,7 @@ def odd_way(topology: Topology) -> Iterator[Finding]:
         slow, label = known[0]
         words = [f"{name} has {units.format_bytes_per_s(rate)}" for rate, name in known]
         now, following = units.format_bytes_per_s(slow), units.format_bytes_per_s(known[1][0])
-        sentence = f"every exchange of all cards runs at {now}, where {following} would be the next slowest's"
+        sentence = f"every gradient sync of all cards runs at {now}, where {following} would be the next slowest's"
         price = cost(sentence, "bytes/s", slow, known[1][0], THEORY)
         detail = f"{now}, the others {following} and more"
         yield finding("odd-link", "warning", [", ".join(words)], [label], price, detail=detail)
@@ -82,7 +82,7 @@ def switch_without_p2p(topology: Topology) -> Iterator[Finding]:
     labels = sorted({label for _, names, _ in shared for label in names.split("-")})
     evidence = [
         f"{', '.join(name for name, *_ in shared)}: up to memory and down again over one uplink, both directions of "
-        f"an exchange: at most {now} each way",
+        f"a gradient sync: at most {now} each way",
         f"{', '.join(name for name, *_ in apart)}: over two uplinks, at most {possible} each way",
         "without P2P the matrix's order is not the order of speed",
     ]

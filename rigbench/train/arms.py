@@ -139,7 +139,7 @@ class Table:
             raise RigbenchError(f"not one variant could be measured: {self.rows[0].reason}", "", NOTHING)
         raise RigbenchError(
             f"no variant of {self.model.name} can be trained on {self.plan.on}: {self.rows[0].reason}",
-            f"`rigbench capacity --on {self.plan.on}` tells what fits",
+            f"`rigbench capacity --on {self.plan.on}` shows what fits",
             NOTHING,
         )
 

@@ -28,14 +28,14 @@ def train_probe(
     told: ToldOptions,
     watts: WattOptions,
 ) -> int:
-    """Train slices of a model, each choice of a full run a variant: tokens/s, memory, energy, and which is best.
+    """Train a model for a minute, each choice of a full run a variant: tokens/s, memory, energy, and which is best.
 
     Several alike GPUs train together by ddp, with one alone as a row, unless --strategy says otherwise. With --on NAME
     everything is predicted for hardware that is not here. On several machines: torchrun --nnodes 2 … -m rigbench
     train-probe --strategy ddp; rank 0 reports.
 
         rigbench train-probe --params 120M             how fast, how much memory, which variant
-        rigbench train-probe --params 120M --arms all  one choice at a time
+        rigbench train-probe --params 120M --variants all  one choice at a time
         rigbench train-probe --model mynet:make        a program of yours; --on too
     """
     from rigbench.predict import capacity, known

@@ -23,9 +23,7 @@ from rigbench.train.steps import Around, StepLoop, Wrapped
 from rigbench.work.ranks import exchange
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # gloo beside NCCL for shards that live in host memory
-EXCHANGE_METHOD = (
-    "steps with and without exchange of gradients and weights in turn, in the same ranks; then rank 0 alone"
-)
+EXCHANGE_METHOD = "steps with and without sync of gradients and weights in turn, in the same ranks; then rank 0 alone"
 FEWEST_PAIRS, PAIRS, PAIRS_SHARE = 3, 8, 0.3  # at most, and of the slice's own time
 ENDED: tuple[EndedBy | None, ...] = (None, "interval", "time limit", "interrupted")
 T = TypeVar("T")

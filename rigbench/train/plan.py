@@ -32,8 +32,8 @@ from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
 Mode = Literal["usual", "one", "all"]
 ONE_PROCESS = ("single", "data-parallel")
-NOT_IN_A_TABLE = Absent("not timed in a table of variants; `--arms one` times one rank alone")
-# The fields that --cross names, and what it and `--arms all` go through, the plain choice first.
+NOT_IN_A_TABLE = Absent("not timed in a table of variants; `--variants one` times one rank alone")
+# The fields that --cross names, and what it and `--variants all` go through, the plain choice first.
 VALUES: dict[Factor, tuple[str, tuple[Any, ...]]] = {
     "optimizer": ("optimizer", ("adamw", "adamw8bit", "paged-adamw8bit", "muon")),
     "checkpointing": ("checkpoint_every", (0, 1, 2)),
@@ -138,7 +138,7 @@ def of(
         RigbenchError: options that contradict each other, or are not for a program.
     """
     if options.cross and options.arms != "auto":
-        raise RigbenchError(f"--cross and --arms {options.arms} exclude each other", "give one of them")
+        raise RigbenchError(f"--cross and --variants {options.arms} exclude each other", "give one of them")
     if on is not None:
         profiles.rig_named(on)
         given = {"--seconds": not isinstance(options.seconds, Absent), "--data": options.data, "--share": options.share}
@@ -158,7 +158,7 @@ def of(
     program = named.factory(model)
     if program is not None:
         decided = {
-            "--arms": options.arms not in ("auto", "one"),
+            "--variants": options.arms not in ("auto", "one"),
             "--cross": options.cross,
             "--checkpointing": "checkpoint_every" in choices.said,
             "--loss": "loss_chunks" in choices.said,
@@ -180,7 +180,9 @@ def of(
     decoder = adapted(decoder, base)
     if world is not None:
         if options.arms not in ("auto", "one") or options.cross or find or on is not None:
-            raise RigbenchError("under torchrun one variant is trained at a time", "give --arms one and a --strategy")
+            raise RigbenchError(
+                "under torchrun one variant is trained at a time", "give --variants one and a --strategy"
+            )
         if base.strategy in ONE_PROCESS:
             what = f"--strategy {base.strategy} is one process's, and torchrun has started several"
             raise RigbenchError(what, "use --strategy ddp or fsdp2", exit_code=NOTHING)
@@ -246,7 +248,7 @@ def why_not(arm: Recipe, base: Recipe, kind: str, gpus: int, why_fewer: str = ""
     """
     if kind == "cpu":
         if arm.precision == "fp16" != base.precision:
-            return "a CPU emulates fp16, tens of times slower; `--arms one --precision fp16` measures it"
+            return "a CPU emulates fp16, tens of times slower; `--variants one --precision fp16` measures it"
         if arm.precision == "tf32":
             return "a CPU has no tf32"
         if arm.optimizer.startswith("paged"):

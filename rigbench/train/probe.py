@@ -326,7 +326,7 @@ class Slicing:
         uuid, free = device.device.uuid, self.options.free_bytes_before
         before = free.get(uuid) if isinstance(uuid, str) else None
         context = device.used_outside_allocator_bytes(
-            Absent("the driver did not tell what others hold on this card") if before is None else before
+            Absent("the driver did not report what others hold on this card") if before is None else before
         )
         known = "reserved, without the context" if isinstance(context, Absent) else "reserved plus context"
         return Vram(

@@ -33,7 +33,7 @@ FEWEST_STEPS = 3  # fewer do not tell a rate from its noise
 PARTS = ("data", "forward", "backward", "optimizer")  # of a step
 # Where no time limit is given: 16 steps' worth, within these bounds.
 WORTH_STEPS, SHORTEST_SECONDS, LONGEST_SECONDS = 16, 25.0, 80.0
-NOT_COMPARED, NO_SENSOR = Absent("not compared"), Absent("no sensor was read beside this slice")
+NOT_COMPARED, NO_SENSOR = Absent("not compared"), Absent("no sensor was read beside this run")
 
 
 class OwnModel(Record, frozen=True):
@@ -123,6 +123,7 @@ class ProbeOptions(Record, frozen=True, kw_only=True):
             None,
             "usual: AdamW and AdamW8bit, checkpointing off and on. all: one choice at a time. one: just the variant "
             "that the options name. auto: one where an option names a choice, else usual.",
+            names=("--variants", "--arms"),
         ),
     ] = "auto"
     cross: Annotated[

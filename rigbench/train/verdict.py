@@ -18,7 +18,7 @@ Results = Sequence[AnySlice | Skipped]
 
 TOKENS_PER_PARAMETER = 20.0  # Hoffmann 2022, rounded: how long the full run is taken to be
 PLAN = f"{TOKENS_PER_PARAMETER:g} tokens a parameter"
-METHOD = "ratio of two rates; their intervals and the base arm's second run over its first, added as squares"
+METHOD = "ratio of two rates; their intervals and the base variant's second run over its first, added as squares"
 LOGITS_SHARE = 0.4  # of the peak, from where on they and nothing else decide the micro-batch
 LITTLE_SAVED = 0.10  # of the peak
 DATA_SHARE = 0.05  # of the step: what a loader that keeps up takes is a tenth of that
@@ -110,7 +110,7 @@ def _advice(table: Arms, slices: Results) -> str:
         ratio = row.speedup if isinstance(row.speedup, Estimate) else rate / first
         exact = units.format_span(ratio.value, ratio.low, ratio.high, "times")
         times = exact if table.on == "here" else f"{units.format_significant(ratio.value, 2)} times"
-        longer = "; compiling comes on top of a short run" if row.recipe.compiled and not base.recipe.compiled else ""
+        longer = "; compiling makes a short run longer" if row.recipe.compiled and not base.recipe.compiled else ""
         return f"take {row.label}: {times} the baseline's speed{longer}"
     smaller = [
         (row.peak_bytes.value, label)
@@ -160,7 +160,7 @@ def of_slices(slices: Results) -> Iterator[Finding]:
     """What holds each of them back, where no variants were compared."""
     for result in slices:
         if isinstance(result, Slice):
-            label = f"slice {result.model.name}"
+            label = f"training {result.model.name}"
             yield from waits_for_data(result, label)
             yield from waits_for_launches(result, label)
             yield from exchange_bound(result, label)
@@ -200,7 +200,7 @@ def waits_for_launches(result: Slice, label: str) -> Iterator[Finding]:
             f"the host was handing kernels over for {units.format_share(min(1.0, share))} of the forward and backward "
             f"pass, in {len(pairs)} steps that began with nothing left to do"
         )
-        yield finding("launch-bound", "warning", [evidence], [label], "a compiled variant tells how much")
+        yield finding("launch-bound", "warning", [evidence], [label], "a compiled variant shows how much")
 
 
 def communication_bound(table: Arms, slices: Results) -> Iterator[Finding]:
@@ -242,7 +242,7 @@ def logits_dominate(table: Arms, slices: Results) -> Iterator[Finding]:
         "times"
     )
     chunked = _other(table, row, loss_chunks=None)
-    saved: Cost | str = "a variant with --loss chunked tells how much"
+    saved: Cost | str = "a variant with --loss chunked shows how much"
     if chunked and isinstance(chunked.memory, VramPrediction):
         less = chunked.memory.process.value
         text = f"{units.format_bytes(total - less)} that a chunked loss would give back"

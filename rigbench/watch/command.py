@@ -42,7 +42,7 @@ def watch(
 ) -> int:
     """Run your own training command, unchanged, and say how fast it is, when it ends, and what slows it.
 
-    Its steps are read from what it writes (`rigbench explain formats`), or told by `rigbench.hooks.step` in its loop.
+    Its steps are read from what it writes (`rigbench explain formats`), or given by `rigbench.hooks.step` in its loop.
     It has the terminal and the exit code as it would without rigbench, and goes on if rigbench is killed.
 
         rigbench watch -- python train.py config/gpt2.py

@@ -98,7 +98,7 @@ def _cards(gpus: list[MonitorGpu]) -> list[tuple[str, str]]:
         parts.append(("", f"{max(heat):.0f} °C"))
     held = dict.fromkeys(REASONS.get(it, it) for gpu in gpus for it in gpu.throttle_now if it != IDLE)
     if held:
-        parts.append((YELLOW, "held down: " + ", ".join(held)))
+        parts.append((YELLOW, "slowed by " + ", ".join(held)))
     return parts
 
 
@@ -146,7 +146,7 @@ def brief(training: Training, console: Console, quiet: bool = False, run_id: str
 
 def show(training: Training, console: Console) -> None:
     brief(training, console, quiet=True, whole=True)
-    rows = [(f"told after {units.format_seconds(it.told_after_seconds)}",
+    rows = [(f"forecast after {units.format_seconds(it.told_after_seconds)}",
              f"{units.format_share(it.done_share)} done, whole {span(it.whole_seconds * (1 / 3600), 'h')}")
             for it in training.forecasts]  # fmt: skip
     console.print(grid(rows))

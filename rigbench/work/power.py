@@ -98,7 +98,7 @@ def read_beside(slices: Sequence[AnySlice]) -> tuple[tuple[PowerPart, ...], tupl
     parts = []
     for name, values in watts.items():
         if values:
-            beside = f"{name} read beside {len(values)} slice{'s' if len(values) > 1 else ''}"
+            beside = f"{name} read beside {len(values)} short run{'s' if len(values) > 1 else ''}"
             mean = math.fsum(values) / len(values)
             parts.append(PowerPart(name, Figure(mean, "measured", beside, min(values), max(values))))
     # A package that is not read is within the host's watts; a GPU that is not read is nowhere.

@@ -539,7 +539,7 @@ class Crew(Hearing[T]):
         for name in self.working():
             if self._clock() > self._deadlines[name]:
                 stopped = self._stopped.get(name)
-                reason = "it did not stop when told to" if stopped else "it took far longer than planned"
+                reason = "it did not stop when asked to" if stopped else "it took far longer than planned"
                 self._end(name, stopped or "hung", f"{reason}; its processes were ended")
 
     def _refused(self, index: int, name: str, said: dict[str, Any]) -> str:

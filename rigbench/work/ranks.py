@@ -143,7 +143,7 @@ def world_from(variables: Mapping[str, str]) -> World | None:
         return None
     cure = "start it with torchrun, which sets them all, or unset them"
     if lacking := [name for name in names if not variables.get(name)]:
-        raise RigbenchError(f"this process is told to be a rank, but {', '.join(lacking)} is not set", cure)
+        raise RigbenchError(f"this process is to be a rank, but {', '.join(lacking)} is not set", cure)
     words = [variables["RANK"], variables["WORLD_SIZE"], variables.get("LOCAL_RANK", "0"), variables["MASTER_PORT"]]
     if not all(word.isdecimal() for word in words):
         raise RigbenchError(f"RANK, WORLD_SIZE, LOCAL_RANK and MASTER_PORT are {', '.join(words)}, not numbers", cure)

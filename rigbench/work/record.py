@@ -60,7 +60,7 @@ class WattOptions(Record, frozen=True, kw_only=True):
         float | Absent,
         Option(
             number(0.1, 1e6),
-            "The power supply's rating, to tell how much of it is used at the peak.",
+            "The power supply's rating, to show how much of it is used at the peak.",
             "W",
             setting=True,
             rivals=("on",),

@@ -74,7 +74,7 @@ def test_a_rig_of_which_only_an_nccl_log_is_known_is_diagnosed(tmp_path, monkeyp
     assert call("capture", "--from", str(tmp_path / "nccl.log"), "-o", str(tmp_path / "made"))[0] == 0
     code, shown = call("--replay", str(tmp_path / "made"), "doctor")
     assert code == 0
-    assert "a faster way that a setting takes from NCCL" in shown
+    assert "with a faster path that a setting keeps NCCL from" in shown
     assert "NCCL_P2P_DISABLE=1" in shown
     assert (tmp_path / "made/nvml.txt").read_text().count("PciInfo_v3") == 2
     assert '"00000000:41:00.0"' in (tmp_path / "made/nvml.txt").read_text()

@@ -213,7 +213,7 @@ def _step(run: Run) -> Section:
             )
         names = list(dict.fromkeys(name for _, parts in bars for name, _ in parts))
         table = Table(
-            "Parts of a step", ("slice", ">rate", ">median step", *(f">{name}" for name in names)), rows, ".slices"
+            "Parts of a step", ("short run", ">rate", ">median step", *(f">{name}" for name in names)), rows, ".slices"
         )
         alt = "; ".join(
             f"{label}: " + ", ".join(f"{name} {value:.1f} %" for name, value in parts) for label, parts in bars
@@ -257,7 +257,7 @@ def _memory(run: Run) -> Section:
             cells(f"[{place}] {it.model.name}", it.recipe.words, units.format_bytes(peak.value), peak.basis)
             for place, it, peak in told
         ]
-        table = Table("Peak memory", ("slice", "how it trained", ">peak", "what decides"), rows, ".slices[].memory")
+        table = Table("Peak memory", ("short run", "how it trained", ">peak", "what decides"), rows, ".slices[].memory")
         limit = total / GIB if isinstance(total, int) else None
         room = f"; the device has {units.format_bytes(total)}" if isinstance(total, int) else ""
         alt = ", ".join(f"{it.model.name} {units.format_bytes(peak.value)}" for _, it, peak in told) + room

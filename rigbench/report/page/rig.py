@@ -157,7 +157,7 @@ def _heat(run: Run) -> Section:
                     "settled" if card.settled.settled else card.settled.because,
                 )
             )
-        headings = ("device", ">peak °C", ">steady °C", ">hot ÷ cold", "what held it down", "settled")
+        headings = ("device", ">peak °C", ">steady °C", ">hot ÷ cold", "what slowed it down", "settled")
         tables.append(Table("Under sustained load", headings, rows, ".thermals.cards"))
     if not telemetry:
         return Section(
@@ -190,7 +190,9 @@ def _heat(run: Run) -> Section:
     table = Table("Sensors", ("device", "unit", ">first", ">least", ">most", ">last"), rows, path)
     alt = "; ".join(f"{row[0]} {row[3]} to {row[4]} {row[1]}" for row in rows)
     held_share = sum(end - begin for begin, end in shaded) / max(times[-1], 1e-9) if shaded else 0.0
-    note = f"Shaded: clocks held down by heat or power, {units.format_share(held_share)} of the time." if shaded else ""
+    note = (
+        f"Shaded: clocks slowed down by heat or power, {units.format_share(held_share)} of the time." if shaded else ""
+    )
     chart = Chart(f"{beside}: temperature, clock, power", charts.over_time(panels, shaded), f"{alt}. {note}", table)
     return Section("heat", "Heat over time", [note] if note else (), [chart], tables, missing)
 
@@ -206,7 +208,9 @@ def _telemetry(run: Run) -> tuple[Telemetry | None, str, str]:
     if isinstance(run.matmul, Matmul):
         others.append((run.matmul.telemetry, "Beside the matrix products", ".matmul.telemetry"))
     for place, it in enumerate(run.slices):
-        others.append((getattr(it, "telemetry", Absent("")), f"Beside slice {place}", f".slices[{place}].telemetry"))
+        others.append(
+            (getattr(it, "telemetry", Absent("")), f"Beside short run {place}", f".slices[{place}].telemetry")
+        )
     answered = [it for it in others if isinstance(it[0], Telemetry) and _answers(it[0])]
     known += sorted(answered, key=lambda it: -len(it[0].at_seconds) if isinstance(it[0], Telemetry) else 0)
     for telemetry, words, path in known:
@@ -266,7 +270,7 @@ def _topology(run: Run) -> Section:
         cells(
             f"GPU{it.one}-GPU{it.other}",
             it.label,
-            "yes" if it.is_allowed else "no" if it.is_refused else "not told",
+            "yes" if it.is_allowed else "no" if it.is_refused else "not reported",
             "; ".join(it.facts),
         )
         for it in topology.pairs

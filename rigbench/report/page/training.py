@@ -34,7 +34,7 @@ def sections(run: Run) -> Iterator[Section]:
             )
             for it in its.forecasts
         ]
-        headings = ("told after", ">done", ">the whole will take (90 % interval)", ">kWh of its GPUs")
+        headings = ("forecast after", ">done", ">the whole will take (90 % interval)", ">kWh of its GPUs")
         made.append(Table("What was forecast while it ran", headings, rows, ".watched.forecasts"))
     if its.alarms:
         rows = [cells(units.format_seconds(it.after_seconds), it.severity, it.where, it.text) for it in its.alarms]
