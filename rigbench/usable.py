@@ -6,11 +6,9 @@ import msgspec
 
 from rigbench.core import units
 from rigbench.core.record import Absent, Skipped
-from rigbench.core.screen import Headline
 from rigbench.document import NOT_ASKED, Run
 from rigbench.train.record import AnySlice
 from rigbench.work.record import Disturbance
-from rigbench.work.verdict import waited
 
 BUSY = "this machine was busy"
 TO_DO = "Measure again when nothing else runs; `top` and `nvidia-smi` show what does."
@@ -56,20 +54,6 @@ def _used(its: Disturbance) -> str:
     }
     words = [f"{name} used {count} processors" if name == "it" else f"{name} {count}" for name, count in used.items()]
     return f"; {', '.join(words)}" if "it" in used else ""
-
-
-def quiet(run: Run) -> Headline | None:
-    """How little else the machine did while it was measured; None where nothing was read."""
-    read = [it for it in run.disturbances if it.kept]
-    if not read:
-        return None
-    if run.disturbed():
-        return "warn", BUSY
-    waits = [share for share in map(waited, read) if not isinstance(share, Absent)]
-    others = [it for one in read for gpu in one.gpus if not isinstance(it := gpu.others_share, Absent)]
-    words = [f"probes waited up to {units.format_share(max(waits))} of the time for a processor"] if waits else []
-    words += [f"others used a GPU up to {units.format_share(max(others))} of the time"] if others else []
-    return ("ok", ", ".join(words)) if words else ("note", "no reading says how busy the machine was")
 
 
 def usable(run: Run) -> Run:

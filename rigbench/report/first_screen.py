@@ -10,6 +10,7 @@ from rich.text import Text
 
 from rigbench.budget import brief as plan
 from rigbench.budget.record import Budget
+from rigbench.core import units
 from rigbench.core.finding import NOT_PRICED, Examined
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.core.screen import Headline, Mark, counted, grid, headline, marked, middle, printable
@@ -17,7 +18,7 @@ from rigbench.doctor.screen import held_back, lead
 from rigbench.document import NOT_ASKED, Run
 from rigbench.tables import elsewhere, machine, shortened
 from rigbench.train.record import AnySlice
-from rigbench.usable import BUSY, quiet
+from rigbench.usable import BUSY
 
 MOST_HELD_BACK, MOST_LEFT_OUT = 4, 2
 CUT_SHORT = {
@@ -100,8 +101,22 @@ def checked(run: Run) -> Iterator[tuple[str, Headline]]:
     for room in run.rooms():
         if room not in ("arms", "budget", "backtest", "capacity"):
             yield NAMES.get(room, room), verdict(run, room)
-    if beside := quiet(run):
+    if beside := _quiet(run):
         yield "quiet", beside
+
+
+def _quiet(run: Run) -> Headline | None:
+    """How little else the machine did while it was measured; None where nothing was read."""
+    read = [it for it in run.disturbances if it.kept]
+    if not read:
+        return None
+    if run.disturbed():
+        return "warn", BUSY
+    waits = [it.lost_share for it in read if not isinstance(it.lost_share, Absent)]
+    others = [it for one in read for gpu in one.gpus if not isinstance(it := gpu.others_share, Absent)]
+    words = [f"probes waited up to {units.format_share(max(waits))} of the time for a processor"] if waits else []
+    words += [f"others used a GPU up to {units.format_share(max(others))} of the time"] if others else []
+    return ("ok", ", ".join(words)) if words else ("note", "no reading says how busy the machine was")
 
 
 def verdict(run: Run, room: str) -> Headline:

@@ -188,3 +188,18 @@ class Disturbance(Record, frozen=True, kw_only=True):
     stolen_seconds: float | Absent = NOT_WATCHED  # withheld by the hypervisor
     paused_seconds: float | Absent = NOT_WATCHED  # stopped by a signal, or frozen
     gpus: tuple[GpuBeside, ...] = ()
+
+    @property
+    def lost_seconds(self) -> float | Absent:
+        """A wait counts as far as others ran meanwhile: threads of a probe that start more of them than there are
+        processors wait for each other."""
+        waiting, others = self.waiting_seconds, self.others_seconds
+        return waiting if isinstance(waiting, Absent) or isinstance(others, Absent) else min(waiting, others)
+
+    @property
+    def lost_share(self) -> float | Absent:
+        """Of its threads' running plus waiting."""
+        lost, running, waiting = self.lost_seconds, self.running_seconds, self.waiting_seconds
+        if isinstance(lost, Absent) or isinstance(running, Absent) or isinstance(waiting, Absent):
+            return NOT_WATCHED
+        return lost / (running + waiting) if running + waiting > 0 else NOT_WATCHED

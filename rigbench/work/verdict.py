@@ -8,7 +8,7 @@ import msgspec
 
 from rigbench.core import units
 from rigbench.core.record import Absent
-from rigbench.work.record import NOT_WATCHED, Disturbance, GpuBeside
+from rigbench.work.record import Disturbance, GpuBeside
 from rigbench.work.telemetry import REASONS
 
 # A share of running plus waiting. Processes of one quiet machine differ by 5 % anyway (budget/rates.py), and a quiet
@@ -38,20 +38,6 @@ def severity(its: Disturbance) -> float:
     return max((times for times, _ in _evidence(its)), default=0.0)
 
 
-def waited(its: Disturbance) -> float | Absent:
-    """Of its threads' running plus waiting. A wait counts as far as others ran meanwhile: threads of a probe that start
-    more of them than there are processors wait for each other."""
-    lost, running, waiting = _lost_seconds(its), its.running_seconds, its.waiting_seconds
-    if isinstance(lost, Absent) or isinstance(running, Absent) or isinstance(waiting, Absent):
-        return NOT_WATCHED
-    return lost / (running + waiting) if running + waiting > 0 else NOT_WATCHED
-
-
-def _lost_seconds(its: Disturbance) -> float | Absent:
-    waiting, others = its.waiting_seconds, its.others_seconds
-    return waiting if isinstance(waiting, Absent) or isinstance(others, Absent) else min(waiting, others)
-
-
 def _evidence(its: Disturbance) -> Iterator[tuple[float, str]]:
     """(times its threshold, sentence) of every reading at or over its threshold."""
     readings = [*_processors(its), *(reading for gpu in its.gpus for reading in _gpu(gpu, its.room))]
@@ -62,7 +48,7 @@ def _evidence(its: Disturbance) -> Iterator[tuple[float, str]]:
 
 def _processors(its: Disturbance) -> Iterator[tuple[float, float, str]]:
     """(share, threshold, sentence)."""
-    lost, share = _lost_seconds(its), waited(its)
+    lost, share = its.lost_seconds, its.lost_share
     if not isinstance(lost, Absent) and not isinstance(share, Absent):
         a_second = lost / its.wall_seconds if its.wall_seconds else 0.0
         sentence = f"threads of the probe waited {units.format_share(share)} of the time for a processor"
