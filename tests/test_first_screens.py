@@ -176,7 +176,7 @@ ok    dataloader: the loader is over 100 times as fast as training needs
   note  on a CPU loading and training share the cores: N x headroom costs training up to 1/N of its
         time
   note  this is a virtual machine: its disk may answer from the memory of its host
-  how sure  training needs 191 tokens/s (measured: 120M as trained in run 20261121-074413-f877, on
+  how sure  training needs 191 tokens/s (measured: the slice 120M of run 20261121-074413-f877, on
             cpu); at the fewest workers that are as fast as any
   more      rigbench report RUN dataloader has every number of workers, and the disk
 """
