@@ -180,9 +180,7 @@ def of(
     decoder = adapted(decoder, base)
     if world is not None:
         if options.arms not in ("auto", "one") or options.cross or find or on is not None:
-            raise RigbenchError(
-                "under torchrun one variant is trained at a time", "give --variants one and a --strategy"
-            )
+            raise RigbenchError("under torchrun one variant is trained at a time", "give --variants one, --strategy")
         if base.strategy in ONE_PROCESS:
             what = f"--strategy {base.strategy} is one process's, and torchrun has started several"
             raise RigbenchError(what, "use --strategy ddp or fsdp2", exit_code=NOTHING)
