@@ -34,6 +34,8 @@ def words(run: Run, kept: bool = False) -> list[str]:
 def _where(run: Run, its: Disturbance) -> str:
     """The room, or which of its slices."""
     result = run.slices[its.place] if its.room == "slices" else None
+    if isinstance(result, Skipped):
+        return result.probe
     return f"training {result.model.name}" if isinstance(result, AnySlice) else its.room
 
 

@@ -16,13 +16,16 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+import test_first_train as variants
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from pytest_benchmark.stats import Stats
 from test_redacted import MORE, SECRETS, secretive
 
 from rigbench import store, tables
 from rigbench.document import Run
-from rigbench.report import exports, trackers
+from rigbench.report import exports, screen, trackers
+from rigbench.work import verdict as trust
+from rigbench.work.record import Disturbance
 
 WHOLE = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
 HOSTILE = "<script>alert(1)</script></style>|`x` @everyone #1 https://evil.example [a](b) =cmd|'/C calc' "
@@ -50,13 +53,14 @@ def hostile(run: Run) -> Run:
 def test_no_secret_is_in_what_leaves_the_machine(form, secretive, rigbench, tmp_path):
     path = tmp_path / "run.json"
     path.write_bytes(store.encode(msgspec.structs.replace(secretive, host="rank-zero")))  # as under torchrun
+    ended = 3 if form == "pytest-benchmark" else 0  # nothing was timed
     code, out, err = rigbench("report", str(path), "--format", form)
-    assert code == 0
+    assert code == ended
     patterns = {it: re.compile(rf"(?<![\d.]){re.escape(it)}(?![\d.])", re.IGNORECASE) for it in (*SECRETS, *MORE)}
     assert [secret for secret, pattern in patterns.items() if pattern.search(out)] == []
     assert "redacted: " in err
     code, bare, err = rigbench("report", str(path), "--format", form, "--no-redact")
-    assert code == 0
+    assert code == ended
     assert "not redacted: GPU UUIDs, host, user and process names" in err
     if form in ("md", "csv", "openmetrics"):
         assert len(bare) >= len(out) - 200
@@ -93,6 +97,49 @@ def test_markdown_is_a_table_a_person_can_paste(run, rigbench):
             assert len(re.findall(r"(?<!\\)\|", row)) == columns, row
     assert out.count("<details>") == out.count("</details>") == 1
     assert exports.markdown(msgspec.structs.replace(run, slices=(), findings=())).startswith("### ")
+
+
+def test_a_busy_machines_numbers_are_in_no_form_unless_they_are_kept(run, rigbench, tmp_path):
+    busy = msgspec.structs.replace(
+        screen.one_room(run, "matmul"),
+        command="matmul",
+        disturbances=(
+            trust.judged(
+                Disturbance(
+                    room="matmul", wall_seconds=20.0, running_seconds=10.0, waiting_seconds=10.0, others_seconds=11.0
+                )
+            ),
+        ),
+    )
+    (tmp_path / "busy.json").write_bytes(store.encode(busy))
+    for form in ("md", "csv", "openmetrics", "pytest-benchmark"):
+        code, out, err = rigbench("report", str(tmp_path / "busy.json"), "--format", form)
+        assert code == (0 if form == "md" else 3)
+        assert "NOT USABLE: this machine was busy: threads of the probe waited" in err
+        assert "bf16" not in out
+        assert ("there is no number in it" in err or "nothing in it has raw seconds" in err) == (form != "md")
+        _, kept, _ = rigbench("report", str(tmp_path / "busy.json"), "--format", form, "--keep-disturbed")
+        assert "bf16" in kept
+        if form == "md":
+            assert out.startswith("### rigbench matmul: not usable: the machine was busy")
+            assert "**NOT USABLE: this machine was busy: threads of the probe waited" in out
+
+
+def test_what_was_predicted_has_rows_in_every_form_though_none_is_a_headline():
+    arms = variants.on_two_4080s()
+    whole = msgspec.structs.replace(store.read(WHOLE), arms=arms, slices=(), command="train-probe", look=True)
+    its = screen.one_room(whole, "arms")
+    rates = {row["what"]: float(row["value"]) for row in csv.DictReader(io.StringIO(exports.csv(its)))
+             if row["metric"] == "tokens_per_s"}  # fmt: skip
+    told = {
+        f"{arms.model.name} {row.label}": row.time.tokens_per_s.value for row in arms.rows if row.outcome == "predicted"
+    }
+    assert rates == pytest.approx(told)
+    assert len(rates) > 3
+    [family] = [it for it in text_string_to_metric_families(exports.openmetrics(its))
+                if it.name == "rigbench_tokens_per_second"]  # fmt: skip
+    assert {it.labels["what"]: it.value for it in family.samples} == pytest.approx(told)
+    assert "<details open>" in exports.markdown(its)
 
 
 class Tags(HTMLParser):
@@ -268,6 +315,7 @@ def test_a_package_that_is_missing_is_one_line(rigbench, monkeypatch, tmp_path, 
         ("--no-redact",),
         ("--format", "csv", "--list"),
         ("--tensorboard", "/proc/nowhere"),
+        ("--wandb", "/proc/nowhere"),
         ("--html", "--wandb", "."),
     ],
     ids=" ".join,

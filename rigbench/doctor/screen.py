@@ -37,7 +37,7 @@ def show(run: Run, console: Console, hint: bool = False) -> None:
 def brief(run: Run, console: Console, quiet: bool = False) -> None:
     """What is wrong and what it takes; what holds the rig back, ranked; what was not looked at; what next."""
     examined = run.examined if isinstance(run.examined, Examined) else Examined(hours=NOT_PRICED)
-    console.print(Text(printable(_sentence(run.findings, examined)), style="bold"))
+    console.print(Text(printable(sentence(run.findings, examined)), style="bold"))
     if isinstance(run.topology, Topology):
         console.print(Text(printable(_rig(run.topology)), style="dim"))
         for note in _composed(run.topology):
@@ -60,7 +60,7 @@ def brief(run: Run, console: Console, quiet: bool = False) -> None:
         console.print(Text("\n".join(lines)))
 
 
-def _sentence(findings: Sequence[Finding], examined: Examined) -> str:
+def sentence(findings: Sequence[Finding], examined: Examined) -> str:
     """ "1 warning: GPU1 slows itself down at 84 °C, which costs 36 min (32 to 41) of 5.1 h (4.6 to 5.7)"."""
     counting = [it for it in findings if not it.accepted]
     numbers = {kind: sum(it.severity == kind for it in counting) for kind in ("fault", "warning")}

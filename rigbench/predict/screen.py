@@ -13,7 +13,7 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure
 from rigbench.core.screen import Columns, Headline, closing, counted, grid, headline, marked, span, table
 from rigbench.model.recipe import checkpoint_words
-from rigbench.predict.record import NOT_ASKED, Capacity, Largest, OwnCapacity, Target, UsualStep, VramPrediction
+from rigbench.predict.record import NOT_ASKED, Capacity, Largest, OwnCapacity, OwnRow, Target, UsualStep, VramPrediction
 
 BAR_CELLS = 40
 SLOW_WORDS = "slow: it fits only while torch gives cached memory back again and again"
@@ -36,7 +36,7 @@ def brief(result: Capacity | OwnCapacity, console: Console, quiet: bool = False,
     if isinstance(result, OwnCapacity):
         _show_program(result, console, quiet, run_id)
         return
-    headline("capacity", _answer(result), console)
+    headline("capacity", verdict(result), console)
     console.print(_weights_table(result) if result.inference else _ways_table(result))
     if quiet:
         return
@@ -59,7 +59,9 @@ def brief(result: Capacity | OwnCapacity, console: Console, quiet: bool = False,
     closing(f"predicted: {basis}" if basis else "predicted", more, console)
 
 
-def _answer(result: Capacity) -> Headline:
+def verdict(result: Capacity | OwnCapacity) -> Headline:
+    if isinstance(result, OwnCapacity):
+        return _of_program(result)
     model, target = result.model, result.target
     card = target.name if target.count < 2 else f"each card of {target.name}"
     if result.inference:
@@ -80,9 +82,9 @@ def _answer(result: Capacity) -> Headline:
     return "ok" if isinstance(row.micro_batch, Largest) and not slow else "warn", f"{fits}{slow} [{words}]"
 
 
-def _show_program(its: OwnCapacity, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
+def _of_program(its: OwnCapacity) -> Headline:
     card = its.target.name if its.target.count < 2 else f"each card of {its.target.name}"
-    first = next((row for row in its.rows if isinstance(row.micro_batch, int)), None)
+    first = _first(its)
     low = min(row.process.ends[0] for row in its.rows)
     if first:
         samples = f"{first.micro_batch:,} sample{'' if first.micro_batch == 1 else 's'}"
@@ -99,7 +101,16 @@ def _show_program(its: OwnCapacity, console: Console, quiet: bool = False, run_i
         rate = span(its.items_per_s, f"{its.unit}/s")
         how = f"{its.rows[0].optimizer}, {its.rows[0].precision}, eager"
         said = f"{its.program} on {its.target.name}, predicted: {rate}, {taken} of {of} [{how}]"
-    headline(its.asked_by, ("ok" if first else "warn", said), console)
+    return "ok" if first else "warn", said
+
+
+def _first(its: OwnCapacity) -> OwnRow | None:
+    """The first way in which a program fits."""
+    return next((row for row in its.rows if isinstance(row.micro_batch, int)), None)
+
+
+def _show_program(its: OwnCapacity, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
+    headline(its.asked_by, verdict(its), console)
     rows = []
     for row in its.rows:
         short = "" if isinstance(row.next_short_bytes, Absent) else units.format_bytes(row.next_short_bytes)
@@ -108,7 +119,7 @@ def _show_program(its: OwnCapacity, console: Console, quiet: bool = False, run_i
     console.print(table(("optimizer", f">micro-batch of {its.program}", ">it takes", ">one more lacks"), rows))
     if quiet:
         return
-    shown = first or its.rows[0]
+    shown = _first(its) or its.rows[0]
     parts = [(name, size) for name, size in shown.breakdown.parts().items() if size >= shown.process.value / 100]
     weights = f"{units.format_count(its.total_parameters)} parameters"
     if its.trainable_parameters < its.total_parameters:

@@ -100,10 +100,11 @@ def _export(run: Run, options: Options, common: Common) -> int:
     import getpass
     import socket
 
-    from rigbench.core.errors import FINE, RigbenchError
+    from rigbench.core.errors import FINE, NOTHING, RigbenchError
     from rigbench.core.screen import UNPRINTABLE
     from rigbench.redacted import redacted
     from rigbench.report import exports, trackers
+    from rigbench.usable import usable, words
 
     if common.json:
         raise RigbenchError("--json prints the run's document, not another form", "leave it or the form out")
@@ -117,12 +118,19 @@ def _export(run: Run, options: Options, common: Common) -> int:
         run = public.run
         if not common.quiet:
             say(f"redacted: {f'{public.words}; --no-redact leaves it in' if public.counts else 'nothing was there to'}")
+    if not common.keep_disturbed:
+        run = usable(run)
+    for line in words(run, common.keep_disturbed)[:1]:
+        say(line)
     if isinstance(options.tensorboard, str):
         say(f"TensorBoard's events are in {trackers.tensorboard(run, Path(options.tensorboard))}")
     if isinstance(options.wandb, str):
         say(f"`wandb sync {trackers.wandb(run, Path(options.wandb))}` sends the run")
     if isinstance(options.format, str):
         sys.stdout.write(UNPRINTABLE.sub("\ufffd", exports.FORMATS[options.format](run)))
+        if lacks := exports.lacking(run, options.format):
+            say(lacks)
+            return NOTHING
     return FINE
 
 

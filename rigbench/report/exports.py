@@ -1,6 +1,6 @@
 """A stored run in forms that other programs read: Markdown, CSV, OpenMetrics, pytest-benchmark's JSON.
 
-Each is a function of a run, which is to be redacted before.
+Each is a function of a run, which is to be redacted before, and rid of what was measured while the machine was busy.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from rigbench import __version__, tables
-from rigbench.budget import brief as plan
 from rigbench.budget.record import Budget
 from rigbench.core import units
 from rigbench.core.record import Absent
 from rigbench.core.screen import printable, span
 from rigbench.document import Run
-from rigbench.report.first_screen import checked
+from rigbench.report.first_screen import answer, checked
 from rigbench.tables import Row, machine
-from rigbench.usable import usable, words
+from rigbench.usable import words
 
 HOUR = 3600.0
 ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", "#": "&#35;"})
@@ -48,14 +47,14 @@ FAMILIES: dict[str, tuple[str, str, str, float]] = {
 
 def markdown(run: Run) -> str:
     """For an issue or a forum: the verdict, the models, the probes, the findings, and every headline folded away."""
-    lines = [f"### rigbench {_plain(run.command)}: {_plain(_verdict(run))}", ""]
+    verdict = answer(run) or ", ".join(name for name, _ in checked(run)) or "nothing was measured"
+    lines = [f"### rigbench {_plain(run.command)}: {_plain(verdict)}", ""]
     software = run.software
     facts = [machine(run.rig), _reading("driver", software.nvidia_driver), _reading("torch", software.torch)]
     facts += [f"rigbench {software.rigbench}", run.started_at, run.id, run.label and f"label {run.label}"]
     lines += [" · ".join(_plain(fact) for fact in facts if fact), ""]
-    for said in words(run):
-        lines += [f"**{_plain(said)}**", ""]
-    run = usable(run)
+    if busy := words(run):
+        lines += [f"**{_plain(busy[0])}**", "", *(f"- {_plain(said.strip())}" for said in busy[1:]), ""]
     if isinstance(run.budget, Budget):
         price = run.budget.price
         currency = "money" if isinstance(price, Absent) else price.currency
@@ -68,19 +67,18 @@ def markdown(run: Run) -> str:
         lines.append(f"- **{it.severity}** {_plain(it.what)}: {_plain(it.detail or it.title)}. {_plain(it.do)}")
     if listed:
         lines.append("")
-    rows = [row for row in tables.rows(run) if row.headline]
-    if rows:
+    if rows := headlines(run):
         cells = [(row.room, row.what, row.metric.replace("_", " "), _span(row), _under(row)) for row in rows]
         table = _table(("probe", "what", "number", ">value (90 % interval)", "under"), cells)
-        lines += ["<details><summary>All numbers</summary>", "", *table, "", "</details>", ""]
+        folded = "" if probes or isinstance(run.budget, Budget) else " open"
+        lines += [f"<details{folded}><summary>All numbers</summary>", "", *table, "", "</details>", ""]
     return "\n".join(lines)
 
 
-def _verdict(run: Run) -> str:
-    if isinstance(run.budget, Budget):
-        return plan.sentence(run.budget)
-    parts = list(checked(run))
-    return parts[0][1][1] if len(parts) == 1 else ", ".join(name for name, _ in parts) or "nothing was measured"
+def headlines(run: Run) -> list[Row]:
+    """The rows that stand for what was measured; of a run that is computed all."""
+    rows = list(tables.rows(run))
+    return [row for row in rows if row.headline] or rows
 
 
 def _models(budget: Budget) -> Iterator[tuple[str, ...]]:
@@ -136,8 +134,8 @@ def openmetrics(run: Run) -> str:
     """The headlines as gauges, each with the ends of its interval, for a file that a Prometheus exporter picks up."""
     families: dict[str, list[tuple[dict[str, str], tuple[float, float, float]]]] = {}
     seen: set[tuple[str, ...]] = set()
-    for row in tables.rows(usable(run)):
-        if not row.headline or row.unit not in FAMILIES:
+    for row in headlines(run):
+        if row.unit not in FAMILIES:
             continue
         labels = {"room": row.room, "what": row.what, "metric": row.metric}
         labels |= {re.sub(r"\W", "_", key): value for key, value in row.under}
@@ -237,6 +235,16 @@ def pytest_benchmark(run: Run) -> str:
         "version": "5.0.0",
     }
     return json.dumps(document, indent=1) + "\n"
+
+
+def lacking(run: Run, form: str) -> str:
+    """Why a file for a program is empty; "" where it is not, and of Markdown, which says so itself."""
+    if form in ("csv", "openmetrics") and not any(tables.rows(run)):
+        return "there is no number in it with an interval"
+    items = (item for room in run.rooms() for item in tables.items(run, room))
+    if form == "pytest-benchmark" and not any(tables.samples(item.record) for item in items):
+        return "nothing in it has raw seconds"
+    return ""
 
 
 def statistics_of(seconds: Sequence[float]) -> dict[str, object]:

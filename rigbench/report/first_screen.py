@@ -14,10 +14,14 @@ from rigbench.core import units
 from rigbench.core.finding import NOT_PRICED, Examined
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.core.screen import Headline, Mark, counted, grid, headline, marked, middle, printable
-from rigbench.doctor.screen import held_back, lead
+from rigbench.doctor import screen as doctor
 from rigbench.document import NOT_ASKED, Run
+from rigbench.predict.record import Capacity, OwnCapacity
+from rigbench.scaling import law_screen
+from rigbench.scaling.record import Fit
 from rigbench.tables import elsewhere, machine, shortened
-from rigbench.train.record import AnySlice
+from rigbench.train import brief as training
+from rigbench.train.record import AnySlice, Arms
 from rigbench.usable import BUSY
 
 MOST_HELD_BACK, MOST_LEFT_OUT = 4, 2
@@ -26,6 +30,7 @@ CUT_SHORT = {
     "interrupted": "the run was interrupted; `rigbench run --resume` goes on with it",
 }
 NAMES = {"slices": "training"}
+UNPRICED = Examined(hours=NOT_PRICED)
 
 
 def show(run: Run, console: Console, short: bool = False) -> None:
@@ -67,6 +72,22 @@ def head(run: Run) -> str:
     return f"rigbench {run.command}   {shortened(machine(run.rig))}{driver}{torch} · {when} UTC{status}"
 
 
+def answer(run: Run) -> str:
+    """The run in one sentence, as the screen of its command begins; "" of several probes without hours."""
+    if isinstance(run.budget, Budget):
+        return plan.sentence(run.budget)
+    if isinstance(run.law, Fit):
+        return law_screen.verdict(run.law)[1]
+    if run.command == "doctor":
+        return doctor.sentence(run.findings, run.examined if isinstance(run.examined, Examined) else UNPRICED)
+    if isinstance(run.arms, Arms):
+        return training.verdict(run, run.arms)[1]
+    if isinstance(run.capacity, Capacity | OwnCapacity):
+        return verdict(run, "capacity")[1]
+    said = [text for _, (_, text) in checked(run)]
+    return said[0] if len(said) == 1 else ""
+
+
 def worst(run: Run) -> Mark:
     """The verdict's mark: that of the worst finding, and no better than any probe's."""
     severities = {it.severity for it in run.findings if not it.accepted}
@@ -81,17 +102,17 @@ def _health(run: Run) -> str:
     found = [it.severity for it in run.findings if not it.accepted]
     counts = {word: found.count(word) for word in ("fault", "warning")}
     wrong = [str(counted(count, word)) for word, count in counts.items() if count]
-    first = lead(run.findings)
+    first = doctor.lead(run.findings)
     if wrong and first:
         return f"{' and '.join(wrong)}: {first.what}"
     return "no fault found" if worst(run) == "ok" else "look at what was checked"
 
 
 def _hold_back(run: Run, console: Console) -> None:
-    examined = run.examined if isinstance(run.examined, Examined) else Examined(hours=NOT_PRICED)
+    examined = run.examined if isinstance(run.examined, Examined) else UNPRICED
     listed = [it for it in run.findings if not it.accepted and (it.severity != "information" or it.takes_time)]
     if listed:
-        console.print(held_back(listed[:MOST_HELD_BACK], examined, console.width))
+        console.print(doctor.held_back(listed[:MOST_HELD_BACK], examined, console.width))
     if len(listed) > MOST_HELD_BACK:
         console.print(Text(f"  … {len(listed) - MOST_HELD_BACK} more: rigbench doctor {run.id}", style="dim"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.files import reason
 from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.document import Run
-from rigbench.report.exports import markdown
+from rigbench.report import exports
 from rigbench.scaling.record import Trained
 from rigbench.train.record import AnySlice
 from rigbench.watch.record import Training
@@ -67,8 +68,7 @@ def _column(series: SensorSeries, name: str) -> list[tuple[int, float]]:
 
 
 def headlines(run: Run) -> dict[str, float]:
-    rows = [row for row in tables.rows(run) if row.headline]
-    return {f"{row.room}/{row.what} {row.metric}": row.value for row in rows}
+    return {f"{row.room}/{row.what} {row.metric}": row.value for row in exports.headlines(run)}
 
 
 def tensorboard(run: Run, folder: Path) -> Path:
@@ -97,8 +97,13 @@ def wandb(run: Run, folder: Path) -> Path:
     """Write an offline run below `folder`, which `wandb sync` sends; nothing is sent here.
 
     Raises:
-        RigbenchError: wandb is not installed, or does not take the run.
+        RigbenchError: wandb is not installed, or the folder cannot be written.
     """
+    try:  # wandb itself would take the system's temporary folder
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise RigbenchError(f"cannot write to {folder} ({reason(error)})", "choose another folder") from None
     package = _package("wandb", "wandb")
     config = {
         "rig": run.rig.fingerprint,
@@ -133,7 +138,7 @@ def wandb(run: Run, folder: Path) -> Path:
             by_step.setdefault(step, {})[name] = value
     for step in sorted(by_step):
         its.log(by_step[step], step=step)
-    its.summary.update({"report": markdown(run), **headlines(run)})
+    its.summary.update({"report": exports.markdown(run), **headlines(run)})
     written = Path(its.dir).parent
     its.finish()
     return written

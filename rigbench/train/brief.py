@@ -10,7 +10,7 @@ from rigbench.core import profiles, units
 from rigbench.core.estimate import Estimate
 from rigbench.core.finding import Finding
 from rigbench.core.record import Absent, Energy, Figure
-from rigbench.core.screen import MARK_OF, Headline, Mark, closing, counted, grid, headline, marked, span, table
+from rigbench.core.screen import MARK_OF, Headline, closing, counted, grid, headline, marked, span, table
 from rigbench.model.recipe import Recipe
 from rigbench.predict.record import StepTime, VramPrediction
 from rigbench.train.record import (
@@ -172,8 +172,7 @@ def _show_arms(run: Run, arms: Arms, console: Console, quiet: bool) -> None:
     results = {row.label: it for row in arms.rows if isinstance(it := _result(row, run), Slice)}
     base = arms.rows[0]
     first = results.get(base.label)
-    mark: Mark = "ok" if first and first.has_middle else "note" if arms.on != "here" else "warn"
-    headline("train-probe", (mark, _of_arms(arms, base, first)), console)
+    headline("train-probe", verdict(run, arms), console)
     ran = [row for row in arms.rows if row.outcome != "skipped"]
     if ran:
         console.print(_variants(arms, ran, results))
@@ -205,9 +204,12 @@ def _result(row: ArmRow, run: Run) -> object:
     return run.slices[row.slice] if isinstance(row.slice, int) else None
 
 
-def _of_arms(arms: Arms, base: ArmRow, first: Slice | None) -> str:
-    if first:
-        return sentence(first)
+def verdict(run: Run, arms: Arms) -> Headline:
+    """Of the first variant, which the others are compared with."""
+    base = arms.rows[0]
+    first = _result(base, run)
+    if isinstance(first, Slice):
+        return "ok" if first.has_middle else "warn", sentence(first)
     facts = [f"{arms.model.name} on {arms.on}, predicted" if arms.on != "here" else arms.model.name]
     rate = base.time.tokens_per_s if isinstance(base.time, StepTime) else None
     size = units.format_bytes(base.peak_bytes.value) if isinstance(base.peak_bytes, Figure) else ""
@@ -215,7 +217,7 @@ def _of_arms(arms: Arms, base: ArmRow, first: Slice | None) -> str:
         size += f" of {units.format_bytes(base.memory.target.memory_bytes)}"
     answers = [*([span(rate, "tokens/s")] if rate and base.outcome == "predicted" else []), *([size] if size else [])]
     said = ", ".join(answers) if answers else f"no answer ({base.reason})"
-    return f"{facts[0]}: {said} [{variant(base.recipe)}]"
+    return "note" if arms.on != "here" else "warn", f"{facts[0]}: {said} [{variant(base.recipe)}]"
 
 
 def _variants(arms: Arms, ran: Sequence[ArmRow], results: dict[str, Slice]) -> object:
