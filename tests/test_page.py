@@ -16,12 +16,13 @@ from typing import Any
 import msgspec
 import pages
 import pytest
+import test_first_capacity as sizes
 from test_capture import SECRETS
 from test_redacted import secretive  # noqa: F401
 
 from rigbench import store
 from rigbench.core.record import Absent
-from rigbench.document import Run
+from rigbench.document import NOT_ASKED, ROOMS, Run
 from rigbench.report.page import cost, raw
 from rigbench.report.page import page as module
 from rigbench.report.page.page import LARGEST, Page, page
@@ -162,6 +163,23 @@ def test_a_run_in_which_everything_was_skipped_says_why_and_draws_nothing() -> N
         pages.nothing(), **{room: Absent("not asked for") for room in ("topology", "matmul")}
     )
     assert "this run did not measure it; rigbench matmul does" in Read(page(empty).text).text
+
+
+def test_a_prediction_says_what_it_is_and_nothing_of_a_rigs_health() -> None:
+    rooms: dict[str, Any] = {name: () if isinstance(getattr(pages.cpu(), name), tuple) else NOT_ASKED for name in ROOMS}
+    rows = (sizes.row(sizes.largest(13), 617_400_000),)
+    made = msgspec.structs.replace(
+        pages.cpu(), **rooms | {"capacity": sizes.capacity(rows=rows)}, command="capacity", look=True, unchecked=()
+    )
+    text = " ".join(Read(page(made).text).text.split())
+    assert (
+        "computed: this run measured nothing itself 120M fits each card of 2xrtx-4080 with 13 sequences of 1,024 tokens"
+        in text
+    )
+    assert "no fault found" not in text
+    assert "Of 2xrtx-4080 Computed on Intel(R) Xeon" in text
+    assert "Not in this run Cost: this run did not measure it; rigbench budget does Step anatomy" in text
+    assert text.count("### rigbench capacity: 120M fits each card of 2xrtx-4080 with 13 sequences") == 1
 
 
 def test_hostile_text_is_text() -> None:

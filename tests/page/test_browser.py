@@ -21,6 +21,11 @@ from rigbench.report.page.page import page
 
 pytestmark = pytest.mark.page
 WIDTHS, SCHEMES = (360, 800, 1400), ("light", "dark")
+STORED = {
+    "series": pages.ROOT / "reports" / "amd-epyc-2-cores" / "scaling-tiny.json",
+    "watched": pages.ROOT / "tests" / "runs" / "watched-two-rtx-4080-super.json",
+    "arms": pages.CPU_RUN.with_name("train-probe-120M-arms.json"),
+}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LACKING = "no page was opened: it needs Chromium (apt-get install chromium) and pip install -e .[page-test]"
 
@@ -63,6 +68,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "eight": pages.replayed("wrx90-2switch-flat", pages.cpu()),
         "nothing": pages.nothing(),
         "foe": pages.foe(pair),
+        **{name: store.read(path) for name, path in STORED.items()},
     }
     for name, run in runs.items():
         (folder / f"{name}.html").write_text(page(run, redact=name != "foe").text)
@@ -92,7 +98,7 @@ class Tab:
         return str(self.page.locator(selector).inner_text())
 
 
-NAMES = ("cpu", "pair", "eight", "nothing", "foe")
+NAMES = ("cpu", "pair", "eight", "nothing", "foe", *STORED)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,9 +116,7 @@ def test_nothing_is_asked_executed_or_broken_at_any_width(browser, files, name, 
                     tab.page.screenshot(path=Path(shots, f"{name}-{width}-{scheme}.png"), full_page=True)
 
 
-@pytest.mark.parametrize(
-    ("name", "scheme"), [("cpu", "light"), ("pair", "dark"), ("eight", "light"), ("nothing", "dark"), ("foe", "light")]
-)
+@pytest.mark.parametrize(("name", "scheme"), [(name, SCHEMES[place % 2]) for place, name in enumerate(NAMES)])
 def test_axe_finds_nothing_serious(browser, files, name, scheme):
     from axe_playwright_python.sync_playwright import Axe
 

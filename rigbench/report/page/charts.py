@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from rigbench.core.screen import printable
 
-WIDTH = 400  # of every chart, in points; the page scales them
+WIDTH = 360  # of every chart, in points; the page scales them
 LONGEST_LABEL, MOST_POINTS = 40, 400
 LEAF = 150  # points that the name of a card at the end of a tree takes
 # Colours that stand for the page's variables until the SVG is written.
@@ -130,7 +130,7 @@ def stretches(bars: Sequence[Bar], across: str) -> str:
         for row, bar in enumerate(bars):
             start, end = sorted((bar.start, bar.end))
             axes.barh(row, max(end - start, (high - low) / 400), left=start, height=0.62, color=bar.colour)
-            place: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 10}
+            place: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 11}
             axes.annotate(bar.text, (end, row), **place)
         longest = max(len(bar.text) for bar in bars)
         axes.set_xlim(low - (0.03 * (high - low) if low < 0 else 0), high + (0.06 + 0.022 * longest) * (high - low))
@@ -267,7 +267,7 @@ def _note(colour: str) -> dict[str, Any]:
     return {
         "ha": "right",
         "va": "bottom",
-        "fontsize": 9,
+        "fontsize": 10,
         "color": colour,
         "xytext": (0, 1),
         "textcoords": "offset points",

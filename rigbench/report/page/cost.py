@@ -34,6 +34,7 @@ def cost_data(budget: Budget) -> dict[str, Any]:
         "price": price.per_kwh if price else None,
         "currency": price.currency if price else "money",
         "covers": brief.kwh_unit(budget),
+        "is_paid": brief.kwh_unit(budget) == "kWh",  # of the GPUs alone there is no bill
         "rows": [_row_data(row) for row in budget.series],
         "overheads": [
             {"name": it.name, "hours": [it.hours.value, *it.hours.ends], "fixed": it.name in ("compile", "warm-up")}
@@ -360,10 +361,11 @@ def _tornado(budget: Budget, unit: str, size: float) -> Chart:
     parts += [
         (it.name, it.hours.ends[0] - it.hours.value, it.hours.ends[1] - it.hours.value) for it in budget.overheads
     ]
-    parts = sorted((it for it in parts if it[2] > it[1]), key=lambda it: it[1] - it[2])[:10]
+    widest = max((high - low for _, low, high in parts), default=0.0)
+    parts = sorted((it for it in parts if it[2] - it[1] > widest / 300), key=lambda it: it[1] - it[2])[:10]
     middle = budget.whole.hours.value
     bars = [
-        charts.Bar(name, low / size, high / size, f"{low / size:+.3g} to {high / size:+.3g}", charts.SERIES[0])
+        charts.Bar(name, low / size, high / size, f"{low / size:+.2g} to {high / size:+.2g}", charts.SERIES[0])
         for name, low, high in parts
     ]
     rows = [cells(name, f"{low / size:+.3g}", f"{high / size:+.3g}") for name, low, high in parts]

@@ -12,6 +12,8 @@ from rigbench.document import Run
 
 T = TypeVar("T", bound=Record)
 MOST_ROWS = 60  # of a chart's table; the raw tables have all
+NOT_ASKED = "this run did not measure it"
+NO_SENSOR = "no sensor was read beside any probe"
 COMMANDS = {"slices": "train-probe"}  # of rooms that are not named as what fills them
 
 
@@ -43,6 +45,12 @@ class Section(NamedTuple):
     tables: Sequence[Table] = ()
     missing: Sequence[str] = ()  # what is not shown, and why
 
+    @property
+    def is_left_out(self) -> bool:
+        """Nothing of it was asked for."""
+        asked = [it for it in self.missing if NOT_ASKED not in it and it != NO_SENSOR]
+        return not (asked or self.charts or self.tables or self.sentences)
+
 
 def why(run: Run, room: str) -> str:
     """Why a room has nothing to show, and what would measure it."""
@@ -50,7 +58,7 @@ def why(run: Run, room: str) -> str:
     reasons = [it.reason for it in (held if isinstance(held, tuple) else (held,)) if isinstance(it, Absent | Skipped)]
     if reasons and reasons[0] != "not asked for":
         return f"not measured: {printable(reasons[0])}"
-    return f"this run did not measure it; rigbench {COMMANDS.get(room, room)} does"
+    return f"{NOT_ASKED}; rigbench {COMMANDS.get(room, room)} does"
 
 
 def cells(*items: object) -> list[str]:

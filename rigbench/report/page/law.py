@@ -79,7 +79,9 @@ def _law(fit: Fit) -> Section:
         named = (("E", its.irreducible), ("A", its.a), ("B", its.b), ("alpha", its.alpha), ("beta", its.beta),
                  ("a of N ∝ C^a", its.size_exponent))  # fmt: skip
         rows = [cells(name, it.value, it.low, it.high) for name, it in named]
-        tables.append(Table("L(N, D) = E + A/N^alpha + B/D^beta", ("", ">value", ">low", ">high"), rows, ".law.joint"))
+        tables.append(
+            Table("L(N, D) = E + A/N^alpha + B/D^beta", ("its", ">value", ">low", ">high"), rows, ".law.joint")
+        )
     if isinstance(fit.difference, Paired):
         its_pairs = fit.difference
         rows = [[model, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}"] for model, a, b in its_pairs.pairs]
@@ -96,23 +98,35 @@ def _law(fit: Fit) -> Section:
 
 
 def _chart(fit: Fit, line: Line, place: int) -> Chart:
-    points = {model: [(law_screen.x_of(it, line.of), it.loss) for it in fit.points if it.model == model]
-              for model in dict.fromkeys(it.model for it in fit.points)}  # fmt: skip
-    ends = [at for its in points.values() for at, _ in its]
+    models = list(dict.fromkeys(it.model for it in fit.points))
+    at_x = [law_screen.x_of(it, line.of) for it in fit.points]
+    ends = [at_x[it] for it in line.places]
     low, high = min(ends), max(*ends, line.next_x if line.of == "N" else 0.0)
     drawn = [(at, line.constant * at**-line.exponent.value) for at in law_screen.along(low, high, STEPS)]
-    lines = [charts.Line(model, its, "points") for model, its in points.items()]
+    lines = []
+    for number, model in enumerate(models):
+        fitted = [(at_x[it], fit.points[it].loss) for it in line.places if fit.points[it].model == model]
+        if fitted:
+            lines.append(charts.Line(model, fitted, "points", charts.SERIES[number % len(charts.SERIES)]))
+    others = [(at, it.loss) for place, (at, it) in enumerate(zip(at_x, fit.points, strict=True))
+              if place not in line.places]  # fmt: skip
+    if others:
+        lines.append(charts.Line("not of this line", others, "small", charts.MUTED))
     lines.append(charts.Line(f"L({line.of})", drawn, "dashed", charts.INK))
     if not isinstance(line.floor, Absent):
         its = line.floor
         curve = [(at, its.irreducible.value + its.constant * at**-its.exponent.value) for at, _ in drawn]
         lines.append(charts.Line("with E", curve, "line", charts.MUTED))
     across = law_screen.NAMES[line.of]
-    rows = [cells(it.model, law_screen.x_of(it, line.of), it.loss, it.seed) for it in fit.points]
+    rows = [cells(it.model, at, it.loss, it.seed, place in line.places)
+            for place, (at, it) in enumerate(zip(at_x, fit.points, strict=True))]  # fmt: skip
     slope = f"{line.exponent.value:.3f}"
-    alt = f"Loss over {across}, both axes logarithmic: {len(fit.points)} points and a line of slope -{slope}."
+    alt = f"Loss over {across}, both axes logarithmic: {len(line.places)} points and a line of slope -{slope}."
     title = f"L({line.of}) ∝ {line.of}^-{slope}, R² {law_screen.r_squared(line.r_squared)}: {line.among}"
     table = Table(
-        f"Losses over {across}", ("model", f">{across}", ">nats a token", ">seed"), rows, f".law.lines[{place}]"
+        f"Losses over {across}",
+        ("model", f">{across}", ">nats a token", ">seed", "in the fit"),
+        rows,
+        f".law.lines[{place}]",
     )
     return Chart(title, charts.lines(charts.Panel("nats a token", lines), across), alt, table)

@@ -21,11 +21,15 @@
   // What if: hours, kWh and money of another budget, price or split.
   const data = at("cost-data") && JSON.parse(at("cost-data").textContent);
   if (data) {
-    const digits = value => value === 0 ? "0" : Math.abs(value) >= 999.5 ? Math.round(value).toLocaleString("en-US") : String(Number(value.toPrecision(3)));
+    // As units.py writes a number: to the digit in which half of the half width begins, a range in two digits.
+    const order = value => Math.floor(Math.log10(Math.abs(value)));
+    const to = (value, place) => (Math.round(value / 10 ** place) * 10 ** place).toLocaleString("en-US", { minimumFractionDigits: Math.max(0, -place), maximumFractionDigits: Math.max(0, -place) });
+    const digits = (value, count) => value === 0 ? "0" : to(value, order(value) - count + 1);
     const span = ([middle, low, high], told = true) => {
-      if (high <= low) return digits(middle);
-      if (!told || high - low > Math.abs(middle)) return `${digits(low)} to ${digits(high)}`;
-      return `${digits(middle)} (${digits(low)} to ${digits(high)})`;
+      if (high <= low) return digits(middle, 3);
+      if (!told || high - low > Math.abs(middle)) return `${digits(low, 2)} to ${digits(high, 2)}`;
+      const place = Math.max(Math.min(order((high - low) / 4), order(middle)), order(Math.max(Math.abs(middle), Math.abs(high))) - 3);
+      return `${to(middle, place)} (${to(low, place)} to ${to(high, place)})`;
     };
     const sum = (a, b) => a.map((it, place) => it + b[place]), times = (a, by) => a.map(it => it * by);
     const shares = split => {
@@ -51,7 +55,7 @@
     let priced = data.price !== null;
     const compute = first => {
       const flops = data.flops * 10 ** (Number(inputs.flops.value) / 100), split = inputs.split ? inputs.split.value : data.split;
-      const price = priced ? Number(inputs.price.value) : null, watts = inputs.watts ? Number(inputs.watts.value) || null : null;
+      const price = priced && inputs.price ? Number(inputs.price.value) : null, watts = inputs.watts ? Number(inputs.watts.value) || null : null;
       const same = split === data.split && flops === data.flops, share = shares(split);
       const rows = data.rows.map((row, place) => {
         const tokens = same ? row.tokens : flops * share[place], by = tokens / row.tokens, hours = times(row.hours, by);
@@ -74,13 +78,13 @@
       put("overheads", beyond, most, true, first);
       put("whole", whole, most, rows.every(row => row.told), first);
       at("flops-out").textContent = `${Number(flops.toPrecision(3)).toExponential().replace("e+", "e")} FLOP`;
-      if (priced) at("price-out").textContent = `${Number(Number(inputs.price.value).toPrecision(3))} ${data.currency}/kWh`;
+      if (priced && inputs.price) at("price-out").textContent = `${Number(Number(inputs.price.value).toPrecision(3))} ${data.currency}/kWh`;
       if (!first) at("said").textContent = `In all ${cell("whole", "hours").textContent} ${data.unit}, ${cell("whole", "kwh").textContent} kWh, ${cell("whole", "money").textContent} ${data.currency}`;
     };
-    inputs.price.addEventListener("input", () => { priced = true; });
+    if (inputs.price) inputs.price.addEventListener("input", () => { priced = true; });
     at("sliders").addEventListener("input", () => compute(false));
     at("sliders").addEventListener("submit", event => event.preventDefault());
-    at("sliders").addEventListener("reset", () => setTimeout(() => { priced = data.price !== null; if (!priced) at("price-out").textContent = "not known"; compute(false); }));
+    at("sliders").addEventListener("reset", () => setTimeout(() => { priced = data.price !== null; if (!priced && inputs.price) at("price-out").textContent = "not known"; compute(false); }));
     compute(true);
   }
 

@@ -24,15 +24,14 @@ from rigbench.core.screen import UNPRINTABLE, printable
 from rigbench.document import Run
 from rigbench.redacted import redacted
 from rigbench.report import exports, first_screen
-from rigbench.report.page import cost, law, raw, rig, training
+from rigbench.report.page import cost, kit, law, raw, rig, training
 from rigbench.report.page.kit import MOST_ROWS, Section, cells, why
-from rigbench.scaling import law_screen
-from rigbench.scaling.record import Fit
 from rigbench.tables import machine
 from rigbench.usable import usable, words
 
 LARGEST = 1 << 20  # bytes
 LONGEST = 600  # characters of one sentence
+ANSWERS = ("arms", "budget", "capacity", "plan", "law", "backtest")  # rooms that are computed
 THINNED = (None, 2000, 500, 200, 50, 20)  # samples that are left of a list
 
 
@@ -51,7 +50,9 @@ def page(run: Run, *, redact: bool = True, keep_disturbed: bool = False) -> Page
     whole = public.run if redact else run
     shown = whole if keep_disturbed else usable(whole)
     facts = _facts(whole, shown, keep_disturbed)
-    facts["sections"] = list(_ordered(shown))
+    sections = list(_ordered(shown))
+    facts["sections"] = [it for it in sections if not it.is_left_out]
+    facts["left_out"] = [it for it in sections if it.is_left_out]
     facts["hidden"] = (
         f"Redacted: {public.words}." if redact and public.counts else "Redacted: nothing in it named anybody."
     )
@@ -120,20 +121,17 @@ def _facts(whole: Run, shown: Run, keep_disturbed: bool) -> dict[str, Any]:
     script = own.joinpath("page.js").read_text(encoding="utf-8")
     budget = shown.budget if isinstance(shown.budget, Budget) else None
     checked = list(first_screen.checked(shown))
-    mark = first_screen.worst(shown)
     busy = words(whole, keep_disturbed)
-    alone = checked[0][1][1] if len(checked) == 1 else f"no hours: {why(shown, 'budget')}"
-    sentence = brief.sentence(budget) if budget else alone
-    if budget is None and isinstance(shown.law, Fit):
-        sentence = law_screen.verdict(shown.law)[1]
+    sentence = first_screen.answer(shown) or f"no hours: {why(shown, 'budget')}"
+    no_cost = "" if budget else why(shown, "budget")
     title = busy[0] if busy else sentence
     claims = [
         it for it in ((budget.sanity.sentence, budget.sanity.kwh_sentence) if budget else ()) if isinstance(it, str)
     ]
-    is_empty = all(isinstance(it, Skipped) for room in whole.rooms().values() for it in room) and not whole.findings
     return {
         "run": whole,
-        "mark": "fault" if busy else "none" if is_empty else mark,
+        "mark": "fault" if busy else _mark(whole, shown),
+        "is_skipped": all(isinstance(it, Skipped) for room in whole.rooms().values() for it in room),
         "title": title,
         "sentence": sentence if busy else "",
         "busy": busy[1:],
@@ -141,12 +139,14 @@ def _facts(whole: Run, shown: Run, keep_disturbed: bool) -> dict[str, Any]:
         "lead": [f"{it.what}: {it.do or it.cure}." for it in shown.findings if it.severity != "information"][:2],
         "warnings": whole.warnings,
         "machine": machine(whole.rig),
+        "target": first_screen.target(whole),
         "checked": [(name, its, text) for name, (its, text) in checked],
         "versions": _versions(whole),
         "method": list(_method(whole)),
         "cost": cost.cost_data(budget) if budget else None,
         "budget": budget,
-        "no_cost": "" if budget else why(shown, "budget"),
+        "no_cost": no_cost,
+        "no_cost_asked": kit.NOT_ASKED in no_cost,
         "time": brief.time_unit(budget.whole.hours) if budget else ("h", 1.0),
         "overheads": cost.overheads(budget, brief.time_unit(budget.whole.hours)[1]) if budget else None,
         "most_rows": MOST_ROWS,
@@ -157,6 +157,14 @@ def _facts(whole: Run, shown: Run, keep_disturbed: bool) -> dict[str, Any]:
         "svg": Markup,
         "told": brief,
     }
+
+
+def _mark(whole: Run, shown: Run) -> str:
+    """The verdict's, or "none" where nothing was looked at: a prediction says nothing of a rig's health."""
+    looked = [it for name, its in whole.rooms().items() if name not in ANSWERS for it in its]
+    if all(isinstance(it, Skipped) for it in looked) and (first_screen.target(whole) or not whole.findings):
+        return "none"
+    return first_screen.worst(shown)
 
 
 def _versions(run: Run) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from rigbench.machine.record import PciHop, PciPath
 from rigbench.matmul.record import Matmul, MatmulDims, MatmulShape
 from rigbench.report.page import charts
 from rigbench.report.page.charts import Line, Node, Panel
-from rigbench.report.page.kit import Chart, Section, Table, cells, held, why
+from rigbench.report.page.kit import NO_SENSOR, Chart, Section, Table, cells, held, why
 from rigbench.thermals.record import Thermals
 from rigbench.topology.record import Topology
 from rigbench.work.telemetry import IDLE, REASONS, THROTTLE_BITS
@@ -160,9 +160,7 @@ def _heat(run: Run) -> Section:
         headings = ("device", ">peak °C", ">steady °C", ">hot ÷ cold", "what slowed it down", "settled")
         tables.append(Table("Under sustained load", headings, rows, ".thermals.cards"))
     if not telemetry:
-        return Section(
-            "heat", "Heat over time", tables=tables, missing=[*missing, "no sensor was read beside any probe"]
-        )
+        return Section("heat", "Heat over time", tables=tables, missing=[*missing, NO_SENSOR])
     start = telemetry.at_seconds[0] if telemetry.at_seconds else 0.0
     times = [at - start for at in telemetry.at_seconds]
     panels = []
