@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
+
 import msgspec
 from budget_slices import M120
+from rich.console import Console
 from test_first_screens import holds, printed
 
-from rigbench.core import profiles
+from rigbench.core import profiles, units
 from rigbench.core.record import Absent, Figure
 from rigbench.model.recipe import Recipe
 from rigbench.predict import cards
 from rigbench.predict.record import NOT_ASKED, Breakdown, Capacity, CapacityRow, InferenceRow, Largest, VramPrediction
-from rigbench.predict.screen import brief
+from rigbench.predict.screen import brief, chart
 
 GIB, MIB = 1 << 30, 1 << 20
 TARGET = cards.of_profile(profiles.gpu("rtx-4080"), "2xrtx-4080", 2)
@@ -131,3 +134,13 @@ def test_of_one_model_alone_no_largest_of_the_series_is_told():
     shown = printed(brief, capacity(rows=(its,)))
     assert "largest" not in shown
     assert "per row  longest sequence: at micro-batch 1" in shown
+
+
+def test_the_chart_of_what_fills_the_memory_cuts_no_number_on_a_narrow_terminal():
+    its = largest(13).prediction
+    for width in (50, 60, 80, 200):
+        out = io.StringIO()
+        chart(its, Console(file=out, width=width))
+        assert "…" not in out.getvalue()
+        for size in its.breakdown.parts().values():
+            assert not size or units.format_bytes(size) in out.getvalue()

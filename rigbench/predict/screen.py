@@ -15,7 +15,7 @@ from rigbench.core.screen import Columns, Headline, closing, counted, grid, head
 from rigbench.model.recipe import checkpoint_words
 from rigbench.predict.record import NOT_ASKED, Capacity, Largest, OwnCapacity, OwnRow, Target, UsualStep, VramPrediction
 
-BAR_CELLS = 40
+BAR_CELLS, LEAST_CELLS, NUMBERS = 40, 10, 24  # of a bar, and of the two numbers beside it
 SLOW_WORDS = "slow: it fits only while torch gives cached memory back again and again"
 PARTS = {
     "weights": "weights, and their 16-bit copies",
@@ -223,16 +223,17 @@ def show(result: Capacity | OwnCapacity, console: Console) -> None:
 
 
 def chart(prediction: VramPrediction, console: Console) -> None:
-    """The peak, part by part, largest first, as bars of the process's total."""
+    """The peak, part by part, largest first, as bars of the process's total; where it is narrow names fold."""
     parts = {name: size for name, size in prediction.breakdown.parts().items() if size > 0}
     total = sum(parts.values())
     grid = Table.grid(padding=(0, 2))
+    labels = {name: f"  {_part_words(name, prediction.target)}" for name in parts}
+    longest = min(BAR_CELLS, max(LEAST_CELLS, console.width - max(map(len, labels.values())) - NUMBERS))
     for justify in ("left", "right", "right", "left"):
-        grid.add_column(justify=justify, no_wrap=True)
+        grid.add_column(justify=justify, no_wrap=justify == "right")
     for name, size in parts.items():
-        label = _part_words(name, prediction.target)
-        cells = Text("█" * round(BAR_CELLS * size / total) or "▏", style="cyan")
-        grid.add_row(f"  {label}", units.format_bytes(size), units.format_share(size / total), cells)
+        cells = Text("█" * round(longest * size / total) or "▏", style="cyan")
+        grid.add_row(labels[name], units.format_bytes(size), units.format_share(size / total), cells)
     console.print(grid)
 
 
