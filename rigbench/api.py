@@ -13,6 +13,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
 from rigbench.document import Run
 from rigbench.store import Store, default_home, read
+from rigbench.usable import usable, words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,9 +53,9 @@ class StoredRun:
 
     def _repr_html_(self) -> str:
         shown = ("room", "what", "metric", "unit", "value", "low", "high")
-        rows = [row for row in tables.rows(self.document) if row.headline]
-        table = _frame(tables.tidy(self.document, rows))
-        return f"<p>{escape(repr(self)[1:-1])}</p>" + table.reindex(columns=shown).to_html(index=False)
+        table = _frame(tables.tidy(self.document, tables.headlines(usable(self.document))))
+        busy = "".join(f"<p><b>{escape(line)}</b></p>" for line in words(self.document)[:1])
+        return f"<p>{escape(repr(self)[1:-1])}</p>{busy}" + table.reindex(columns=shown).to_html(index=False)
 
 
 class StoredRuns:

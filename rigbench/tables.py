@@ -182,6 +182,12 @@ def rows(run: Run, room: str = "") -> Iterator[Row]:
                 )
 
 
+def headlines(run: Run) -> list[Row]:
+    """The rows that stand for what was measured; of a run that is computed all."""
+    its = list(rows(run))
+    return [row for row in its if row.headline] or its
+
+
 def _estimate(number: object) -> Estimate | None:
     if isinstance(number, Estimate):
         return number

@@ -22,6 +22,7 @@ from pytest_benchmark.stats import Stats
 from test_redacted import MORE, SECRETS, secretive
 
 from rigbench import store, tables
+from rigbench.api import StoredRun
 from rigbench.document import Run
 from rigbench.report import exports, screen, trackers
 from rigbench.work import verdict as trust
@@ -120,6 +121,7 @@ def test_a_busy_machines_numbers_are_in_no_form_unless_they_are_kept(run, rigben
         assert ("there is no number in it" in err or "nothing in it has raw seconds" in err) == (form != "md")
         _, kept, _ = rigbench("report", str(tmp_path / "busy.json"), "--format", form, "--keep-disturbed")
         assert "bf16" in kept
+        assert "NOT USABLE: this machine was busy" in StoredRun(busy)._repr_html_()
         if form == "md":
             assert out.startswith("### rigbench matmul: not usable: the machine was busy")
             assert "**NOT USABLE: this machine was busy: threads of the probe waited" in out
@@ -140,6 +142,7 @@ def test_what_was_predicted_has_rows_in_every_form_though_none_is_a_headline():
                 if it.name == "rigbench_tokens_per_second"]  # fmt: skip
     assert {it.labels["what"]: it.value for it in family.samples} == pytest.approx(told)
     assert "<details open>" in exports.markdown(its)
+    assert StoredRun(its)._repr_html_().count("<td>tokens_per_s</td>") == len(told)
 
 
 class Tags(HTMLParser):

@@ -67,18 +67,12 @@ def markdown(run: Run) -> str:
         lines.append(f"- **{it.severity}** {_plain(it.what)}: {_plain(it.detail or it.title)}. {_plain(it.do)}")
     if listed:
         lines.append("")
-    if rows := headlines(run):
+    if rows := tables.headlines(run):
         cells = [(row.room, row.what, row.metric.replace("_", " "), _span(row), _under(row)) for row in rows]
         table = _table(("probe", "what", "number", ">value (90 % interval)", "under"), cells)
         folded = "" if probes or isinstance(run.budget, Budget) else " open"
         lines += [f"<details{folded}><summary>All numbers</summary>", "", *table, "", "</details>", ""]
     return "\n".join(lines)
-
-
-def headlines(run: Run) -> list[Row]:
-    """The rows that stand for what was measured; of a run that is computed all."""
-    rows = list(tables.rows(run))
-    return [row for row in rows if row.headline] or rows
 
 
 def _models(budget: Budget) -> Iterator[tuple[str, ...]]:
@@ -134,7 +128,7 @@ def openmetrics(run: Run) -> str:
     """The headlines as gauges, each with the ends of its interval, for a file that a Prometheus exporter picks up."""
     families: dict[str, list[tuple[dict[str, str], tuple[float, float, float]]]] = {}
     seen: set[tuple[str, ...]] = set()
-    for row in headlines(run):
+    for row in tables.headlines(run):
         if row.unit not in FAMILIES:
             continue
         labels = {"room": row.room, "what": row.what, "metric": row.metric}

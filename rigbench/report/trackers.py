@@ -68,7 +68,7 @@ def _column(series: SensorSeries, name: str) -> list[tuple[int, float]]:
 
 
 def headlines(run: Run) -> dict[str, float]:
-    return {f"{row.room}/{row.what} {row.metric}": row.value for row in exports.headlines(run)}
+    return {f"{row.room}/{row.what} {row.metric}": row.value for row in tables.headlines(run)}
 
 
 def tensorboard(run: Run, folder: Path) -> Path:
