@@ -178,7 +178,7 @@ def test_a_prediction_says_what_it_is_and_nothing_of_a_rigs_health() -> None:
     )
     assert "no fault found" not in text
     assert "Of 2xrtx-4080 Computed on Intel(R) Xeon" in text
-    assert "Not in this run Cost: this run did not measure it; rigbench budget does Step anatomy" in text
+    assert "Not in this run Cost: this run did not measure it; rigbench budget does What holds it back: the way" in text
     assert text.count("### rigbench capacity: 120M fits each card of 2xrtx-4080 with 13 sequences") == 1
 
 

@@ -15,7 +15,7 @@ from rigbench.document import Run
 from rigbench.matmul.record import Matmul
 from rigbench.predict.record import Capacity, Largest, OwnCapacity, VramPrediction
 from rigbench.report.page import charts
-from rigbench.report.page.kit import Chart, Section, Table, cells, held, why
+from rigbench.report.page.kit import ANSWERS, Chart, Section, Table, cells, held, why
 from rigbench.train.record import AnySlice, Arms, Slice
 
 GIB = float(1 << 30)
@@ -94,10 +94,10 @@ def _held_back(run: Run) -> Section:
     examined = held(run.examined, Examined)
     sentences = [f"Costs are of {examined.training}." if examined and examined.training else ""]
     if not rows:
-        looked = any(not isinstance(it, Skipped) for room in run.rooms().values() for it in room)
-        sentences.append(
-            "No finding in what was measured." if looked else "Nothing was measured, so nothing was found."
-        )
+        asked = [it for name, its in run.rooms().items() if name not in ANSWERS for it in its]
+        looked = any(not isinstance(it, Skipped) for it in asked)
+        said = "No finding in what was measured." if looked else "Nothing was measured, so nothing was found."
+        sentences += [said] if asked else []
     if examined and examined.looked_at:
         sentences.append(f"Looked at: {'; '.join(examined.looked_at)}.")
     open_questions = [cells(it.what, ", ".join(it.where), it.reason) for it in run.unchecked]

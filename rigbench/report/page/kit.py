@@ -12,6 +12,7 @@ from rigbench.document import Run
 
 T = TypeVar("T", bound=Record)
 MOST_ROWS = 60  # of a chart's table; the raw tables have all
+ANSWERS = ("arms", "budget", "capacity", "plan", "law", "backtest")  # rooms that are computed
 NOT_ASKED = "this run did not measure it"
 NO_SENSOR = "no sensor was read beside any probe"
 COMMANDS = {"slices": "train-probe"}  # of rooms that are not named as what fills them

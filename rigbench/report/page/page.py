@@ -31,7 +31,6 @@ from rigbench.usable import usable, words
 
 LARGEST = 1 << 20  # bytes
 LONGEST = 600  # characters of one sentence
-ANSWERS = ("arms", "budget", "capacity", "plan", "law", "backtest")  # rooms that are computed
 THINNED = (None, 2000, 500, 200, 50, 20)  # samples that are left of a list
 
 
@@ -161,7 +160,7 @@ def _facts(whole: Run, shown: Run, keep_disturbed: bool) -> dict[str, Any]:
 
 def _mark(whole: Run, shown: Run) -> str:
     """The verdict's, or "none" where nothing was looked at: a prediction says nothing of a rig's health."""
-    looked = [it for name, its in whole.rooms().items() if name not in ANSWERS for it in its]
+    looked = [it for name, its in whole.rooms().items() if name not in kit.ANSWERS for it in its]
     if all(isinstance(it, Skipped) for it in looked) and (first_screen.target(whole) or not whole.findings):
         return "none"
     return first_screen.worst(shown)
