@@ -133,9 +133,10 @@ def test_what_was_predicted_has_rows_in_every_form_though_none_is_a_headline():
     its = screen.one_room(whole, "arms")
     rates = {row["what"]: float(row["value"]) for row in csv.DictReader(io.StringIO(exports.csv(its)))
              if row["metric"] == "tokens_per_s"}  # fmt: skip
-    told = {
-        f"{arms.model.name} {row.label}": row.time.tokens_per_s.value for row in arms.rows if row.outcome == "predicted"
-    }
+    told = {}
+    for row in (it for it in arms.rows if it.outcome == "predicted"):
+        words = f"{row.recipe.words}{'' if row.recipe.compiled else ', eager'}"
+        told[f"{arms.model.name} {words}, predicted"] = row.time.tokens_per_s.value
     assert rates == pytest.approx(told)
     assert len(rates) > 3
     [family] = [it for it in text_string_to_metric_families(exports.openmetrics(its))
