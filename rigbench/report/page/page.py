@@ -26,7 +26,7 @@ from rigbench.redacted import redacted
 from rigbench.report import exports, first_screen
 from rigbench.report.page import cost, kit, law, raw, rig, training
 from rigbench.report.page.kit import MOST_ROWS, Section, cells, why
-from rigbench.tables import machine
+from rigbench.tables import elsewhere, machine
 from rigbench.usable import usable, words
 
 LARGEST = 1 << 20  # bytes
@@ -138,7 +138,7 @@ def _facts(whole: Run, shown: Run, keep_disturbed: bool) -> dict[str, Any]:
         "lead": [f"{it.what}: {it.do or it.cure}." for it in shown.findings if it.severity != "information"][:2],
         "warnings": whole.warnings,
         "machine": machine(whole.rig),
-        "target": first_screen.target(whole),
+        "target": elsewhere(whole),
         "checked": [(name, its, text) for name, (its, text) in checked],
         "versions": _versions(whole),
         "method": list(_method(whole)),
@@ -161,7 +161,7 @@ def _facts(whole: Run, shown: Run, keep_disturbed: bool) -> dict[str, Any]:
 def _mark(whole: Run, shown: Run) -> str:
     """The verdict's, or "none" where nothing was looked at: a prediction says nothing of a rig's health."""
     looked = [it for name, its in whole.rooms().items() if name not in kit.ANSWERS for it in its]
-    if all(isinstance(it, Skipped) for it in looked) and (first_screen.target(whole) or not whole.findings):
+    if all(isinstance(it, Skipped) for it in looked) and (elsewhere(whole) or not whole.findings):
         return "none"
     return first_screen.worst(shown)
 
