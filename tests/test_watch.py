@@ -455,6 +455,18 @@ def test_a_bar_is_dated_by_when_it_was_drawn() -> None:
     assert seen.wall == [(float(step), step) for step in range(1, 9)]
 
 
+def test_words_that_change_beside_a_step_take_no_memory_without_end() -> None:
+    """As a training that prints what its model says, which may say "step" too."""
+    log, letters = LogSteps(), random.Random(1)
+    for step in range(2000):
+        word = "".join(letters.choices("abcdefgh", k=6))
+        log.add([(float(step), f"iter {step} | loss 2.5\n{word} step: {step} of 9999\n".encode())])
+        log._looks = 4  # whatever the pace
+    assert len(log._marks) <= 32
+    assert len(log._totals) <= 32
+    assert log.done == 2000
+
+
 def test_few_tokens_a_step_are_tokens_too() -> None:
     """nanoGPT's example for a laptop: 12 sequences of 64."""
     log = LogSteps()

@@ -21,6 +21,7 @@ from rigbench.logs.source import text_of
 from rigbench.logs.stretches import LogRow, Reading
 
 MOST_ROWS = 4096  # of either source; above it every other is dropped, the tokens between staying as they are
+MOST_NAMES = 32  # of what may be a count of steps in the output
 HEAD_LINES, TAIL_LINES = 400, 1000  # of the output that are read together: a program names itself at the start
 MOST_LINES_A_LOOK = 300  # of a flood the newest are kept
 LOOKS_A_TICK, MOST_LOOKS = 4, 200  # lines that are looked at for a step at once, 0.2 ms each: the newest
@@ -214,6 +215,10 @@ class LogSteps:
             if (
                 key == "bar" or scan.is_step(key) or (key == "" and scan.COUNT_AT_THE_HEAD.match(line))
             ) and item.value >= 0:
+                if key not in self._marks and len(self._marks) == MOST_NAMES:  # words that change beside a step's
+                    rarest = min(self._marks, key=lambda it: len(self._marks[it].rows))
+                    del self._marks[rarest]
+                    self._totals.pop(rarest, None)
                 marks = self._marks.setdefault(key, Marks())
                 if marks.rows and item.value == marks.rows[-1][1]:
                     continue  # the same step's other line

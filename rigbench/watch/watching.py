@@ -29,6 +29,7 @@ from rigbench.watch.steps import HookSteps, LogSteps, Seen, period
 
 READING_SHARE = 0.001  # of a core, for what all steps so far tell
 LONGEST_WAIT_SECONDS = 4096.0  # between two looks at all steps so far
+MOST_ALARMS = 1000  # that are kept, the newest
 PATIENCE_SECONDS = 30.0  # between SIGINT and SIGTERM
 JOULES_PER_KWH = 3.6e6
 FOREST_DEPTH = 40
@@ -163,7 +164,7 @@ class Watching:
             behind=behind,
         )
         if alarms := self._watch.check(now):
-            self.alarms += alarms
+            self.alarms = [*self.alarms, *alarms][-MOST_ALARMS:]
             self._tell(alarms)
 
     def _usual_gap(self) -> float | None:
