@@ -386,6 +386,21 @@ def test_a_hook_that_cannot_write(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     hooks.step(tokens=5)
 
 
+def test_a_hook_file_that_somebody_cuts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file that was mapped into memory would end the watch by a signal."""
+    monkeypatch.setenv("RIGBENCH_WATCH", str(tmp_path))
+    monkeypatch.setattr(hooks, "_writer", None)
+    for _ in range(3000):
+        hooks.step(tokens=8)
+    [file], steps = tmp_path.iterdir(), HookSteps(tmp_path)
+    os.truncate(file, hooks.HEADER.size + 2000 * hooks.ENTRY.size + 5)
+    steps.look()
+    assert steps.done == 2000
+    os.truncate(file, 7)
+    steps.look()
+    assert steps.done == 2000
+
+
 def test_ranks_and_a_ring_that_goes_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two ranks with other shares of the tokens; rank 0 calls it more often than the ring has entries."""
     moment = 0.0

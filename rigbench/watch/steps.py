@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import mmap
 import os
 import re
 from collections import Counter, deque
@@ -127,15 +126,19 @@ class HookSteps:
 
 
 class _HookFile:
+    """Read piece by piece, not mapped: somebody may cut it, and what was read must not stay in memory."""
+
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._file = path.open("rb", buffering=0)
         self.rank = int(path.suffixes[0][1:])
         self.count, self.tokens, self.own_seconds, self.last_seconds = 0, 0.0, 0.0, 0.0
         self.marks = Marks()
 
     def read(self) -> None:
-        magic, capacity, count, own = hooks.HEADER.unpack_from(self._memory, 0)
+        head = os.pread(self._file.fileno(), hooks.HEADER.size, 0)
+        if len(head) < hooks.HEADER.size:
+            return
+        magic, capacity, count, own = hooks.HEADER.unpack(head)
         if magic != hooks.MAGIC or not 0 < capacity <= hooks.CAPACITY:
             return
         self.own_seconds = own / 1e9
@@ -143,13 +146,18 @@ class _HookFile:
             usual = self.tokens / self.count if self.count else 0.0
             self.tokens += usual * (count - capacity - self.count)
             self.count = count - capacity
+        size = hooks.ENTRY.size
         while self.count < count:
-            place = hooks.HEADER.size + self.count % capacity * hooks.ENTRY.size
-            at, tokens = hooks.ENTRY.unpack_from(self._memory, place)
-            self.count += 1
-            self.tokens += tokens
-            self.last_seconds = at
-            self.marks.add(at, self.count, self.tokens)
+            place = self.count % capacity
+            wanted = size * min(count - self.count, capacity - place)
+            entries = os.pread(self._file.fileno(), wanted, hooks.HEADER.size + place * size)
+            for at, tokens in hooks.ENTRY.iter_unpack(entries[: len(entries) // size * size]):
+                self.count += 1
+                self.tokens += tokens
+                self.last_seconds = at
+                self.marks.add(at, self.count, self.tokens)
+            if len(entries) < wanted:
+                return
 
 
 class LogSteps:

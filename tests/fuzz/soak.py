@@ -40,7 +40,7 @@ from rigbench.thermals.record import LoadOptions as Options  # noqa: E402
 NAMES = ("monitor", "watch", "thermals")
 PACE, PACED = 15.0, "RIGBENCH_SOAK_PACE"  # so many readings are real that a machine with two cores can take them
 INTERVAL_SECONDS, SOAK_MINUTES = 0.1, 20.0  # between readings; of one soak of thermals, after which another begins
-WARM_SHARE, EACH = 0.25, 10_000  # of the time, or of the readings, is left out of the slope, which is told for so many
+WARM_SHARE, EACH = 0.4, 10_000  # of the time, or of the readings, is left out of the slope, which is told for so many
 RECORDED_BYTES, MIB = 1 << 20, 1 << 20
 FLAT_MIB = 1.0  # in an hour, or in EACH readings
 KEPT_BYTES = 2560  # of a reading of two cards and the processor, which a soak keeps for its record: 14,400 at most
