@@ -81,10 +81,11 @@ def test_a_run_that_begins_late_is_read_as_one_that_begins_at_once(name):
     assert rate(read(text_of(name, training), declared(name, training))) == pytest.approx(training.rate, rel=0.03)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(st.data())
-def test_a_shuffled_truncated_or_mixed_log_gives_the_truth_or_is_refused(data):
-    name, other = (data.draw(st.sampled_from(sorted(WRITERS))) for _ in range(2))
+@pytest.mark.parametrize("name", sorted(WRITERS))
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_shuffled_truncated_or_mixed_log_gives_the_truth_or_is_refused(name, data):
+    other = data.draw(st.sampled_from(sorted(WRITERS)))
     seconds = data.draw(st.sampled_from([0.05, 0.3, 1.25, 12.0]))
     training = steady(data.draw(st.integers(20, 90)), seconds, data.draw(st.sampled_from([1, 101, 5001])), 0.02)
     text = text_of(name, training)
