@@ -50,6 +50,17 @@ class Net(nn.Module):
 def asks():
     return Net(2, True), lambda n: torch.randn(n, 4)
 
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(16, 16)
+    def forward(self, x):
+        q = self.line(x)
+        return nn.functional.scaled_dot_product_attention(q, q, q, None, 0.1, True).square().mean()
+
+def attends():
+    return Attends(), lambda n: torch.randn(n, 2, 64, 16)
+
 def huge():
     data = TensorDataset(torch.randn(64, 4))
     return Net(6_000_000, False), DataLoader(data, batch_size=2)
@@ -267,3 +278,12 @@ def test_a_step_is_at_as_many_samples_as_gain_something(program, tmp_path):
     few = predicted(program("huge"), tmp_path, card="rtx-3050", ceilings=limits)
     assert few.timed_samples == 2
     assert "nothing but language models is behind the constants" in words(screen.brief, few)
+
+
+def test_attention_with_dropout_is_a_fused_kernel_on_a_card(program, tmp_path):
+    own = load(program("attends"), str(tmp_path))
+    on_gpu, on_cpu = (own_memory.FakeStep(own, "bf16", cuda).operations(2) for cuda in (True, False))
+    # Two products forward, five backward, of the causal half of 2 × 2 heads' 64 × 64 scores of 16.
+    assert sum(it.flop for it in on_gpu if "attention" in it.name) == 7 * 2 * 4 * 64 * 64 * 16 / 2
+    assert not any("attention" in it.name for it in on_cpu)
+    assert [it.name for it in on_cpu].count("bmm") == 6
