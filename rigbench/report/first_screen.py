@@ -84,7 +84,7 @@ def answer(run: Run) -> str:
         return training.verdict(run, run.arms)[1]
     if isinstance(run.capacity, Capacity | OwnCapacity):
         return verdict(run, "capacity")[1]
-    said = [text for _, (_, text) in checked(run)]
+    said = [text for name, (_, text) in checked(run) if name != "quiet"]
     return said[0] if len(said) == 1 else ""
 
 
