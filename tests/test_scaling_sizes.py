@@ -22,6 +22,7 @@ from rigbench.model.recipe import Recipe, RecipeOptions
 from rigbench.scaling import sizes, training
 from rigbench.scaling.kept import RECORD
 from rigbench.scaling.record import Options, RunOptions, Schedule, Sized, Trained, Tried
+from rigbench.train import plan
 from rigbench.train.record import Options as SliceOptions
 from rigbench.work import process
 
@@ -186,9 +187,14 @@ def test_the_command_narrows_a_series_and_goes_on_with_the_sizes_that_it_chose(r
     assert [(it.model, it.sizes) for it in second] == [(it.model, it.sizes) for it in first]
 
 
-def test_what_the_first_model_is_refused_for_is_said_before_any_is_trained(asked):
+def test_what_the_first_model_is_refused_for_is_said_before_any_is_trained(asked, monkeypatch):
     def refused(options):
         raise RigbenchError("muon here is no more", "use adamw")
 
     with pytest.raises(RigbenchError, match="muon here is no more"):
         asked(refused)
+    with pytest.raises(RigbenchError, match="--against paged-adamw8bit: paged states move between a GPU and the host"):
+        asked(refused, against="paged-adamw8bit")
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RigbenchError, match="--against adamw8bit: bitsandbytes is not installed: pip install"):
+        asked(refused, against="adamw8bit")

@@ -28,8 +28,7 @@ def ruled(request: Request, cards: int) -> list[Rules]:
 def as_trained(
     slices: Sequence[SliceOptions], request: Request, its: Sequence[Rules], cards: Cards
 ) -> list[SliceOptions]:
-    """Slices at the micro-batch that `scaling run` would train each with, and on a CPU in its precision; there of fewer
-    sequences where a slow one would not come to five steps."""
+    """Slices as `scaling run` would train each; on a CPU of fewer sequences where it would not come to five steps."""
     count, made = max(1, len(cards.gpus)), []
     for one in slices:
         assert isinstance(one.model, Model)

@@ -395,8 +395,7 @@ class _Training:
         try:
             made = state.save(held, self.folder / name, self.loop.step, branch)
         except OSError as error:
-            why = str(error.strerror or error)
-            first, count = self.unsaved.get(why, (name, 0))
+            first, count = self.unsaved.get(why := str(error.strerror or error), (name, 0))
             self.unsaved[why] = first, count + 1
         else:
             self.checkpoint_seconds += made.seconds

@@ -110,8 +110,7 @@ def _by_model(trained: Sequence[Trained]) -> object:
             ends = [points(it)[-1].loss for it in its if it.recipe.optimizer == optimizer and it.finished]
             few = f" ({len(ends)} of {seeds})" if len(ends) < seeds else ""
             losses.append(f"{sum(ends) / len(ends):.4f}{few}" if ends else "n/a")
-        one, took = its[0], units.format_seconds(sum(it.seconds for it in its))
-        end = one.schedule.steps[-1]
+        one, took, end = its[0], units.format_seconds(sum(it.seconds for it in its)), its[0].schedule.steps[-1]
         cells = (
             units.format_count(one.model.total_parameters),
             units.format_count(end * one.tokens_per_step),

@@ -31,6 +31,7 @@ from rigbench.scaling.record import AS_WRITTEN, Options, Plan, RunOptions, Sched
 from rigbench.scaling.rules import FEWEST_STEPS, ON_CPU, at_once, decay_of, rules
 from rigbench.train import record as train
 from rigbench.train import slices
+from rigbench.train.plan import why_not
 from rigbench.work import process, ranks
 from rigbench.work.process import Outcome
 from rigbench.work.ranks import World, interface
@@ -81,6 +82,11 @@ def plan(job: Job, options: RunOptions, choices: RecipeOptions, device: str, its
     models, within_seconds = models_of(options.series)
     data, digest, found = _data(options, models)
     base, size = _recipe(choices, its, world)
+    if not isinstance(options.against, Absent):  # now, and not when the whole series has been trained by the first
+        other = msgspec.structs.replace(base, optimizer=options.against)
+        other.refuse_contradiction()
+        if why := why_not(other, other, "cuda" if its.gpus else "cpu", 2):  # the strategy is judged elsewhere
+            raise RigbenchError(f"--against {options.against}: {why}", "name another, or leave it out", NOTHING)
 
     def once(models: Sequence[Model], optimizer: Optimizer = base.optimizer, seed: int = 0) -> list[Options]:
         counts = options.tokens
