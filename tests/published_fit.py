@@ -18,9 +18,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 import published
-import set_aside
 from published import Published
 
+from rigbench.core import stats
 from rigbench.predict import posterior
 from rigbench.predict.posterior import Fitted
 from rigbench.predict.terms import Constants
@@ -51,7 +51,7 @@ PRIOR = Constants(
 SPREAD = Constants(0.12, 0.24, 0.24, 0.3, 0.24, 0.15, 0.15, 0.15, 0.24, 0.24, 0.24, 0.18, 0.18, 0.3, 0.42, 0.7)
 LEVEL_SPREAD = np.array([0.10, 0.15, 0.15, 0.10, 0.15, 0.05, 0.08])
 # Standard deviations of the logarithm. Those of a kind come on top of its sources': code that is eager, by hand or in
-# fp8 is less alike from source to source than compiled or sharded code.
+# fp8 is less alike from source to source than compiled or sharded code; theirs are priors (of_kinds).
 SPREADS = {
     "program": 0.07,
     "source": 0.05,
@@ -65,6 +65,7 @@ SPREADS = {
 }
 NOISY = 4.0  # times the variance, of rows in fp8 and those that do not say their micro-batch
 FREEDOM, ROUNDS, SETTLED = 4.0, 25, 1e-3
+KIND_FREEDOM = 4  # sources that the prior of a kind's spread counts for
 WIDENING = 1.0
 
 
@@ -115,6 +116,13 @@ def fit(data: Sequence[Published], spreads: dict[str, float] | None = None, star
         if np.abs(step[: many + levels]).max() < SETTLED and turn > 4:
             break
     ends = np.cumsum([many, levels, len(programs), len(cards)])
+    unnamed = slopes.copy()
+    unnamed[:, ends[1] : ends[2]] = 0
+    off = truth - said + slopes @ (theta - step - center)
+    errors, variances = _left_out(slopes, unnamed, off, inverse, precision)
+    variances += spreads["program"] ** 2 + spreads["noise"] ** 2
+    for own_rows, effects in blocks:
+        variances[own_rows] += np.diag(effects)
     parts = np.split(theta, ends[:-1])
     names = (Constants._fields, posterior.LEVELS, programs, cards)
     constants, kinds, of_programs, of_cards = (
@@ -129,11 +137,46 @@ def fit(data: Sequence[Published], spreads: dict[str, float] | None = None, star
         levels=kinds,
         programs=of_programs,
         cards=of_cards,
-        spreads=spreads,
+        spreads=of_kinds(cases, errors, variances, spreads),
         covariance=lower,
         widening=WIDENING,
     )
     return Fit(its, theta)
+
+
+def _left_out(
+    slopes: Floats, unnamed: Floats, off: Floats, inverse: Sequence[tuple[Floats, Floats]], precision: Floats
+) -> tuple[Floats, Floats]:
+    """Errors of the rows of each source by the fit's other sources, and what these leave of their variance."""
+    each = [(slopes[own].T @ block @ slopes[own], slopes[own].T @ block @ off[own]) for own, block in inverse]
+    all_of_them = sum(its for its, _ in each), sum(its for _, its in each)
+    errors, variances = np.zeros(len(off)), np.zeros(len(off))
+    for (own, _), (told, pull) in zip(inverse, each, strict=True):
+        covariance = np.linalg.inv(all_of_them[0] - told + precision)
+        errors[own] = off[own] - unnamed[own] @ covariance @ (all_of_them[1] - pull)
+        variances[own] = np.einsum("ij,jk,ik->i", unnamed[own], covariance, unnamed[own])
+    return errors, variances
+
+
+def of_kinds(
+    cases: Sequence[posterior.Case], errors: Floats, variances: Floats, spreads: dict[str, float]
+) -> dict[str, float]:
+    """The spreads, those of kinds such that a normal interval is as wide as Student's t of so few sources."""
+    found = dict(spreads)
+    for name in (name for name in spreads if name.startswith("source, ")):
+        by: dict[str, list[tuple[float, float]]] = {}
+        for case, error, variance in zip(cases, errors, variances, strict=True):
+            if name == f"source, {case.kind}":
+                by.setdefault(case.source, []).append((error**2 / variance, variance))
+        if not by:
+            continue
+        of_sources = np.array([np.mean(own, axis=0) for own in by.values()])
+        freedom = KIND_FREEDOM + len(by)
+        ratio = (KIND_FREEDOM + of_sources[:, 0].sum()) / freedom
+        ratio *= (stats.student_t_quantile(0.95, freedom) / stats.NORMAL_90) ** 2
+        more = (ratio - 1) * of_sources[:, 1].mean()
+        found[name] = round(float(np.sqrt(max(0.0, spreads[name] ** 2 + more))), 4)
+    return found
 
 
 def source_covariances(cases: Sequence[posterior.Case], spreads: dict[str, float]) -> list[tuple[Floats, Floats]]:
@@ -179,7 +222,6 @@ def stored(its: Fitted, date: str) -> bytes:
 
 def main() -> None:
     data, why = published.rows()
-    data = [row for row in data if row.source not in set_aside.SOURCES]
     found = fit(data)
     print(f"{len(data)} rows, {found.its.sources} sources; not used: {dict(why)}")
     print({name: round(float(np.exp(value)), 4) for name, value in found.its.constants.items()})

@@ -205,17 +205,17 @@ def toy(it: Scored) -> bool:
 
 
 def table(found: Sequence[Scored]) -> list[Line]:
-    """All, all but fp8 and toys, and by kind; then by what is known."""
+    """All, all but fp8 and toys, and these by kind; fp8 and toys apart; then by what is known."""
     lines = []
     for known in CASES:
         items = [it for it in found if it.known == known]
         groups: list[tuple[str, Callable[[Scored], bool]]] = [("all", lambda _: True)]
         groups.append(("without fp8 and toys", plain))
-        groups += [(kind, lambda it, kind=kind: it.row.case.kind == kind) for kind in posterior.KINDS]
+        groups += [(kind, lambda it, kind=kind: it.row.case.kind == kind and not toy(it)) for kind in posterior.KINDS]
         groups.append((f"toys, up to {FEW_LAYERS} layers", toy))
         if known == CASES[-1]:
-            groups.append(("within an e-fold", lambda it: it.away <= NEAR))
-            groups.append(("farther", lambda it: it.away > NEAR))
+            groups.append(("within an e-fold", lambda it: plain(it) and it.away <= NEAR))
+            groups.append(("farther", lambda it: plain(it) and it.away > NEAR))
         lines += [line(known, name, own) for name, keep in groups if (own := [it for it in items if keep(it)])]
     return lines
 

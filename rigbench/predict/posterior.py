@@ -38,6 +38,8 @@ LENGTH = 1.7  # e-folds of size and batch over which one program's habits are fo
 ANOTHER_RECIPE = 2.0  # so many e-folds away
 ANOTHER_MODEL = 0.1  # e-folds of FLOP a token from which a model is another
 OTHER_MAKER_SPREAD = 0.25  # of a card that no NVIDIA datasheet describes: nothing was fitted on such; assumed
+# Kinds whose own is forgotten with distance as well: the host's share falls with size, and so does what fp8 leaves out.
+FORGOTTEN = ("eager", "fp8")
 NEAR_RUN = 0.5  # e-folds between the next run and what is asked, for what such a run would be worth
 
 
@@ -170,8 +172,10 @@ def answer(asked: Case, told: Told = NOTHING_TOLD, its: Fitted | None = None) ->
         off = [known.log_seconds - mean for known, mean in zip(told.known, means[1:], strict=True)]
         mean += sum(map(mul, weights, off))
         variance -= sum(map(mul, weights, joint[0][1:]))
-    its_own = its.spreads["place"] ** 2
-    shared = variance - its_own * (1 - math.exp(-((NEAR_RUN / LENGTH) ** 2) / 2))
+    forgotten = its.spreads["place"] ** 2
+    if asked.kind in FORGOTTEN:
+        forgotten += its.spreads.get(f"source, {asked.kind}", 0.0) ** 2
+    shared = variance - forgotten * (1 - math.exp(-((NEAR_RUN / LENGTH) ** 2) / 2))
     after = variance - max(0.0, shared) ** 2 / (variance + noise)
     value = Constants(**{name: math.exp(its.constants[name]) for name in Constants._fields})
     words = f"{its.rows} published runs of {its.sources} sources"
@@ -232,11 +236,12 @@ def source_effects(a: Case, b: Case, spreads: dict[str, float]) -> float:
     if a.source != b.source or a.program != b.program:
         return 0.0
     found = spreads["source"] ** 2
+    near = math.exp(-((distance(a, b) / LENGTH) ** 2) / 2)
     if a.kind == b.kind:
-        found += spreads.get(f"source, {a.kind}", 0.0) ** 2
+        found += spreads.get(f"source, {a.kind}", 0.0) ** 2 * (near if a.kind in FORGOTTEN else 1.0)
     if a.card == b.card:
         found += spreads["source card"] ** 2
-    return found + spreads["place"] ** 2 * math.exp(-((distance(a, b) / LENGTH) ** 2) / 2)
+    return found + spreads["place"] ** 2 * near
 
 
 def unlike(known: Case, asked: Case) -> str:
