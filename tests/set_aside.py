@@ -1,7 +1,8 @@
 """The sources of published runs that no constant, spread or choice was tried on before the one look at them.
 
 Named on 2026-11-28, before this fit's first run. Of the sources with at most ten rows that can be asked about, those
-whose name's SHA-256 is 1 modulo 5 (its first 32 bits). The priors of the fit come from a study that had seen them.
+whose name's SHA-256 is 1 modulo 5 (its first 32 bits). The priors of the fit come from a study that had seen them. The
+look was on 2026-11-29 (data/accuracy_set_aside.csv); the fit takes them in since.
 """
 
 from __future__ import annotations

@@ -355,8 +355,9 @@ def test_a_log_is_good_or_not_for_a_card_without_any_stored_run(rigbench, tmp_pa
 
 def test_a_pasted_line_is_a_log_of_one_line(rigbench):
     line = "step   31/90 | loss 3.51 (+0.10z)| norm 0.91 (-0.20z)| lr 6.00e-04 | 51.2 ms | 55.0% bf16 MFU | 80000 tok/s"
-    code, out, _ = rigbench("backtest", "--on", "rtx-4090", "--model", "120M", line)
+    code, out, _ = rigbench("backtest", "--on", "rtx-4090", "--model", "gpt2-124m", line)
     assert code == 0
+    assert "backtest: gpt2 on rtx-4090" in out
     assert "80,000 tokens/s, of one or two lines: no interval, a pasted line (llm.c)" in " ".join(out.split())
 
 

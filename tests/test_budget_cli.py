@@ -173,7 +173,7 @@ def test_rigs_stand_beside_each_other_in_the_order_asked(rigbench):
         watts = one["power"]["watts"]["value"]
         assert one["whole"]["kwh"]["value"] == pytest.approx((hours + on_top) * watts / 1000)
     # a share of 350 W and the 80 W of the profile with the same card, behind a supply of 0.9
-    assert 0.8 < (0.9 * budget["power"]["watts"]["value"] - 80) / 350 < 0.95
+    assert 0.75 < (0.9 * budget["power"]["watts"]["value"] - 80) / 350 < 0.95
     assert "assumed" in budget["power"]["split"][0]["watts"]["basis"]
     code, out, _ = rigbench("report")
     assert "RTX 3090; the others with `--on NAME`" in out

@@ -48,6 +48,11 @@ def test_a_row_of_several_cards_is_of_all_of_them_together() -> None:
     [
         ("rtx-4090, gpt2-124m, 10400000 tokens/s", "and its bf16 peak is 165 TFLOP/s"),
         ("gpt2-124m, 104000 tokens/s", "names no card"),
+        ("rtx-4090, gpt2-124m, micro-batch 0, 104000 tokens/s", "micro-batch '0' is not a whole number"),
+        (
+            "rtx-4090, gpt2-124m, micro-batch 5000, 104000 tokens/s",
+            "takes .* with all that can be offloaded, and 23.5 GiB",
+        ),
         ("rtx-4090, gpt2-124m", "names no tokens/s"),
         ("rtx-4090, a smaller one, 104000 tokens/s", "'a smaller one' is neither a card, a model nor a choice"),
         ("nowhere.csv", "cannot read it"),

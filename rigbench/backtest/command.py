@@ -12,6 +12,7 @@ import typer
 
 from rigbench.backtest.record import Cause, LogFacts, Options
 from rigbench.command import Common, command, completed, run_ids, say
+from rigbench.core import units
 from rigbench.core.errors import FINE, NOTHING, RigbenchError
 from rigbench.core.record import Absent
 from rigbench.model.recipe import RecipeOptions
@@ -162,9 +163,14 @@ def _reach(job: Job, rig_name: str, log: str, options: Options) -> None:
             raise RigbenchError("the log does not say which model it is of", "say its size, as --model 120M")
         model = str(reading.parameters)
     predictor = predictor_of(job)
+    try:
+        units.parse_parameters(model, "--model")
+        of = BudgetOptions(params=model, tokens=1e12)
+    except RigbenchError:  # no size: a published model, or its file
+        of = BudgetOptions(model=model, tokens=1e12)
 
     def forecast_of(recipe: RecipeOptions) -> tuple[str, str, Rate]:
-        asked = plan.request(BudgetOptions(params=model, tokens=1e12), recipe, WattOptions(), Absent("not asked"))
+        asked = plan.request(of, recipe, WattOptions(), Absent("not asked"))
         machine, forecasts = forecast.elsewhere(predictor, asked, rig)
         return asked.models[0].name, machine.configuration.recipe.words, forecasts[0].rate
 

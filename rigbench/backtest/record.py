@@ -17,7 +17,8 @@ class Options(Record, frozen=True, kw_only=True):
     """How a log is read."""
 
     model: Annotated[
-        str | Absent, Option(TEXT, "The model of this log: one of the run's; with --on any size, as 120M.", "NAME")
+        str | Absent,
+        Option(TEXT, "The model of this log: one of the run's; with --on a size, as 120M, or a published one.", "NAME"),
     ] = NOT_GIVEN
     tokens_per_step: Annotated[
         float | Absent,

@@ -311,7 +311,7 @@ def _micro_batch_words(memories: Sequence[VramPrediction]) -> str:
     count = f"{most}" if least == most else f"{most} to {least} by size"
     code = "compiled" if its.recipe.compiled else "eager"
     takes = f"{its.model.name} takes {span(its.process, 'bytes')} of {units.format_bytes(its.target.memory_bytes)}"
-    takes += f", {its.unsure}" if its.unsure else ""
+    takes += f", {words}" if (words := its.doubt) else ""
     return f"micro-batch: {count}, {code}, as many as fit and gain speed; {takes}"
 
 

@@ -14,6 +14,8 @@ alone.
 
 from __future__ import annotations
 
+import bisect
+
 import msgspec
 
 from rigbench.core import profiles
@@ -34,7 +36,9 @@ EAGER_SCORE = 1.3  # times as much
 LAST = 6  # bytes x width a token: the last norm's
 CONTEXT_MIB, CONTEXT_MIB_PER_MULTIPROCESSOR, MULTIPROCESSORS = 223.0, 3.4, 80
 PLAIN_SPREAD, SPREAD, SHARDED_SPREAD = 0.06, 0.25, 0.35
-MARGIN = 1.02
+# What is expected to fit takes so much less than there is. Of other code than was fitted on, the least at which none of
+# the sweep's nine borders is promised a sequence too many.
+MARGIN, OTHERS_MARGIN = 1.02, 1.053
 GATHERED_BLOCKS = 3  # of weights in half precision that FSDP holds at once
 BASIS = "counted bytes of compiled code, its logits' fitted on published peaks"
 DECIDING = "reserved and context, on the device"
@@ -48,14 +52,19 @@ def covers(recipe: Recipe, target: Target) -> bool:
 
 def prediction(model: Model, recipe: Recipe, target: Target, held_bytes: float = 0.0) -> VramPrediction:
     """`held_bytes` is what a program keeps on the card beside weights and states, such as masks."""
-    first, later = _moment(model, recipe, first=True), _moment(model, recipe, first=False)
-    sizes = max(first, later, key=lambda moment: sum(moment.values()))
-    sizes["activations"] += round(held_bytes)
+    sizes, later = _peak(model, recipe, held_bytes)
     reserved, outside = sum(sizes.values()), _outside(target)
     process, spread = reserved + outside.value, PLAIN_SPREAD if plain(model, recipe) else SPREAD
     spread = SHARDED_SPREAD if recipe.sharded else spread
     low, high = process * (1 - spread), process * (1 + spread)
-    usable = target.usable.value
+    usable, surely = target.usable.value, recipe.micro_batch
+
+    def high_of(sequences: int) -> float:
+        its, _ = _peak(model, msgspec.structs.replace(recipe, micro_batch=sequences), held_bytes)
+        return (sum(its.values()) + outside.value) * (1 + spread)
+
+    if process <= usable < high:
+        surely = bisect.bisect_right(range(1, surely + 1), usable, key=high_of)
     logits = later["logits"] / STEADY * ALLOCATED if later["logits"] else 0.0
     return VramPrediction(
         method=METHOD,
@@ -80,14 +89,19 @@ def prediction(model: Model, recipe: Recipe, target: Target, held_bytes: float =
         allocator_retries=0,
         deciding=DECIDING,
         tight=high > usable,
+        surely=surely,
     )
 
 
+def expected_bytes(model: Model, recipe: Recipe, target: Target, held_bytes: float = 0.0) -> float:
+    """The middle of the prediction and a little more, since too many at once is the worse mistake."""
+    margin = MARGIN if plain(model, recipe) else OTHERS_MARGIN
+    return margin * prediction(model, recipe, target, held_bytes).process.value
+
+
 def expected(model: Model, recipe: Recipe, target: Target, held_bytes: float = 0.0) -> bool:
-    """Whether a step is expected to fit: the middle of the prediction and a little more, since too many is the worse
-    mistake.
-    """
-    return MARGIN * prediction(model, recipe, target, held_bytes).process.value <= target.usable.value
+    """Whether a step is expected to fit."""
+    return expected_bytes(model, recipe, target, held_bytes) <= target.usable.value
 
 
 def plain(model: Model, recipe: Recipe) -> bool:
@@ -108,6 +122,14 @@ def kept_bytes(model: Model, recipe: Recipe) -> float:
     if s.style == "neox" or s.qk_norms:
         attention += half * (1 + kv)  # before and after the norm of q and k
     return norms + attention + half * ffn * (3 if s.style == "llama" else 2)
+
+
+def _peak(model: Model, recipe: Recipe, held_bytes: float) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes by what holds them at the peak, and at a later micro-step's."""
+    first, later = _moment(model, recipe, first=True), _moment(model, recipe, first=False)
+    sizes = max(first, later, key=lambda moment: sum(moment.values()))
+    sizes["activations"] += round(held_bytes)
+    return sizes, later
 
 
 def _moment(model: Model, recipe: Recipe, first: bool) -> dict[str, int]:

@@ -26,7 +26,7 @@ from rigbench.model.counts import describe
 from rigbench.model.recipe import OPTIMIZERS, PRECISIONS, STRATEGIES, Recipe
 from rigbench.model.record import Model, Shape
 from rigbench.model.shape import model_named
-from rigbench.predict import ceilings, posterior
+from rigbench.predict import cards, ceilings, compiled, posterior
 from rigbench.predict.posterior import NOTHING_TOLD, Known, Told
 from rigbench.predict.record import PROGRAMS, Ceilings, ToldOptions
 from rigbench.predict.terms import terms
@@ -35,6 +35,8 @@ EXAMPLE = "rtx-4090, gpt2-124m, bf16, compiled, micro-batch 16, 104000 tokens/s"
 CURE = f"say it as '{EXAMPLE}'"
 RUN_ID = re.compile(r"\d{8}-\d{6}-")
 MICRO_BATCH = 8  # of a row that does not say
+MOST_TOKENS = 1 << 20  # of a sequence, and sequences of a micro-batch
+LEAST_SHARE = 1 / 16  # of what compiled code takes at the low end: LLMQ ran in a seventh, with all it could offloaded
 LARGEST_CSV_BYTES, MOST_ROWS = 1 << 20, 200
 RATE = re.compile(r"([\d.]+ ?[kKM]?) ?(?:tokens?|tok)(?:/s| per second)")
 NUMBERS = (
@@ -102,10 +104,11 @@ def _row(text: str, asked: Model, its: Told, find: Callable[[str | None], Path])
             log = Path(word)
         elif numbered := next(((name, it) for name, form in NUMBERS if (it := form.fullmatch(key))), None):
             name, it = numbered
+            count = units.parse_whole(it[1], f"--known: {name.replace('_', '-')}", 1, MOST_TOKENS)
             if name == "sequence":
-                sequence = int(it[1])
+                sequence = count
             else:
-                facts[name] = max(1, int(it[1]))
+                facts[name] = count
         elif key in PROGRAMS or key.startswith("program "):
             program = key.removeprefix("program ")
         elif (card := _rig(word)) and rig is None:
@@ -174,6 +177,14 @@ def known(model: Model, recipe: Recipe, limits: Ceilings, tokens_per_s: float, i
             f"--known {words}: that is {units.format_flops_per_s(flop)} a card, and its {recipe.dtype} peak is"
             f" {units.format_flops_per_s(peak.value)}",
             "check its tokens/s (of all cards), model and card",
+        )
+    target = cards.of_profile(profiles.gpu(limits.gpu), limits.name, recipe.ranks)
+    least = LEAST_SHARE * compiled.prediction(model, recipe, target).process.ends[0]
+    if least > target.usable.value:
+        raise RigbenchError(
+            f"--known {words}: micro-batch {recipe.micro_batch} takes {units.format_bytes(least)} with all that can be"
+            f" offloaded, and {units.format_bytes(target.usable.value)} are usable",
+            "check its micro-batch, model and card",
         )
     case = posterior.case(model, recipe, limits, found, its.program, its.year)
     return Known(words, case, math.log(recipe.tokens_per_step(model) / tokens_per_s))

@@ -181,8 +181,7 @@ class Predictor:
 
 def _largest(step: int, value: int, at: Callable[[int], tuple[Model, Recipe]], target: Target) -> Largest:
     """Of compiled code: the largest step, what it is of, and what the next one lacks."""
-    following = compiled.prediction(*at(step + 1), target).process.value
-    short = max(1, round(compiled.MARGIN * following - target.usable.value))
+    short = max(1, round(compiled.expected_bytes(*at(step + 1), target) - target.usable.value))
     return Largest(value, compiled.prediction(*at(step), target), short)
 
 

@@ -203,8 +203,8 @@ def usual_words(its: UsualStep) -> str:
     takes = span(its.memory.process, "bytes")
     rate = "" if isinstance(its.tokens_per_s, Absent) else f", {span(its.tokens_per_s, 'tokens/s')}"
     with_so_many = f"micro-batch {recipe.micro_batch} [{recipe.words}{code}]"
-    unsure = f", {its.memory.unsure}" if its.memory.unsure else ""
-    return f"`rigbench budget` and `train-probe --on` take {with_so_many}: {takes}{unsure}{rate}"
+    doubt = f", {words}" if (words := its.memory.doubt) else ""
+    return f"`rigbench budget` and `train-probe --on` take {with_so_many}: {takes}{doubt}{rate}"
 
 
 def show(result: Capacity | OwnCapacity, console: Console) -> None:

@@ -18,7 +18,7 @@ from rigbench.model.record import Model
 from rigbench.predict import capacity, cards, ceilings, steptime, usual
 from rigbench.predict.loop import device_bytes, weights_of
 from rigbench.predict.memory import Predictor
-from rigbench.predict.record import Ceilings, StepTime, Target, VramPrediction
+from rigbench.predict.record import Ceilings, Largest, StepTime, Target, VramPrediction
 from rigbench.store import now
 from rigbench.topology.verdict import worst_first
 from rigbench.train import micro_batch, slices, verdict
@@ -139,9 +139,16 @@ class Table:
             raise RigbenchError(f"not one variant could be measured: {self.rows[0].reason}", "", NOTHING)
         raise RigbenchError(
             f"no variant of {self.model.name} can be trained on {self.plan.on}: {self.rows[0].reason}",
-            f"`rigbench capacity --on {self.plan.on}` shows what fits",
+            f"{self._what_fits()}`rigbench capacity --on {self.plan.on}` shows what fits",
             NOTHING,
         )
+
+    def _what_fits(self) -> str:
+        memory = self.rows[0].memory
+        if not isinstance(memory, VramPrediction):
+            return ""
+        most = self.predictor.largest_micro_batch(self.model, memory.recipe, memory.target)
+        return f"--micro-batch {most.value} is expected to fit; " if isinstance(most, Largest) else ""
 
     def _fill(self) -> None:
         if self.plan.find_micro_batch:

@@ -258,7 +258,13 @@ def _versus(arms: Arms, row: ArmRow) -> str:
 
 def _assumed(arms: Arms, base: ArmRow) -> str:
     said = f"micro-batch {base.recipe.micro_batch}, {'compiled' if base.recipe.compiled else 'eager'}"
-    return f"{said}, as `rigbench budget` and `capacity {profiles.option_of(arms.on)}` take it" if arms.usual else said
+    said += f", as `rigbench budget` and `capacity {profiles.option_of(arms.on)}` take it" if arms.usual else ""
+    if isinstance(base.memory, VramPrediction):
+        doubt = f", {words}" if (words := base.memory.doubt) else ""
+        said += f": {span(base.memory.process, 'bytes')}{doubt}"
+    return "; ".join(
+        [said, *(base.time.notes if isinstance(base.time, StepTime) else [f"no speed: {base.time.reason}"])]
+    )
 
 
 def _skipped(reasons: dict[str, list[str]]) -> Iterator[Headline]:
@@ -269,9 +275,11 @@ def _skipped(reasons: dict[str, list[str]]) -> Iterator[Headline]:
 def _sure_of_arms(arms: Arms, first: Slice | None) -> str:
     if first is None:
         noise = units.format_share(PREDICTED_NOISE)
-        return (
-            f"90 % intervals, from published runs; two predictions less than {noise} apart are no difference (assumed)"
-        )
+        time = arms.rows[0].time
+        count = len(time.known) if isinstance(time, StepTime) else 0
+        known = f" and {counted(count, 'known run')}" if count else ""
+        said = f"90 % intervals, from published runs{known}"
+        return f"{said}; two predictions less than {noise} apart are no difference (assumed)"
     said = _sure(first)
     if isinstance(arms.control, float):
         said += f"; the baseline run again differed by {units.format_share(abs(arms.control - 1))}, allowed for"
