@@ -217,6 +217,22 @@ def test_a_column_of_tokens_and_a_chosen_loss_of_several_runs(tmp_path):
     assert all("a training loss" in note for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("5M - loss,15M - loss,_step\n4,3.9,1\n3.5,3.1\n", "line 3 of x.csv does not say how many tokens 5M saw"),
+        ("5M - loss,15M - loss,tokens\n4,3.9,1\n3.5,3.1\n", "line 3 of x.csv does not say how many tokens 5M saw"),
+        ("run,loss,step\n5M,4,1\n15M,3.9,1\n15M,3.3\n", "line 4 of x.csv does not say how many tokens were seen"),
+    ],
+)
+def test_the_last_row_of_a_run_may_be_cut_short(tmp_path, text, says):
+    path = tmp_path / "x.csv"
+    path.write_text(text)
+    with pytest.raises(RigbenchError) as error:
+        read(path, tokens_per_step=1000.0)
+    assert str(error.value).startswith(says)
+
+
 def test_a_table_of_runs_with_steps_stays_a_row_a_run(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("params,tokens,step,loss\n5M,1e8,100,4\n5M,2e8,200,3.8\n15M,1e8,100,3.7\n15M,2e8,200,3.5\n")

@@ -305,9 +305,10 @@ def _beside(
         if size is None:
             cure = "rename it in the first line, as '120M - val/loss', or give a table with a row a run"
             raise RigbenchError(f"{file} does not say how large {run} is", cure)
-        seen = tokens if at is None or not isinstance(tokens, Absent) else _count(units.parse_count, row[at], at, where)
+        own = row.get(at, "") if at else ""
+        seen = _count(units.parse_count, own, at, where) if own and isinstance(tokens, Absent) else tokens
         if isinstance(seen, Absent) and step and not isinstance(tokens_per_step, Absent):
-            seen = (_count(units.parse_count, row[step], step, where) or 0.0) * tokens_per_step
+            seen = (_count(units.parse_count, row.get(step, ""), step, where) or 0.0) * tokens_per_step
             notes += [CALLS] if step == "_step" and CALLS not in notes else []
         if isinstance(seen, Absent) or not seen:
             raise RigbenchError(f"{where} does not say how many tokens {run} saw", TELL_TOKENS)
@@ -344,7 +345,9 @@ def _runs_below(
         raise RigbenchError(f"{file} does not say how many tokens were seen", TELL_TOKENS)
     made = list[tuple[int, Row]]()
     for number, row in last.values():
-        steps = _count(units.parse_count, row[step], step, f"line {number} of {file}") or 0.0
+        where = f"line {number} of {file}"
+        if not (steps := _count(units.parse_count, row.get(step, ""), step, where)):
+            raise RigbenchError(f"{where} does not say how many tokens were seen", TELL_TOKENS)
         made.append((number, {**row, "tokens": f"{steps * tokens_per_step:.0f}"}))
     return [*names, "tokens"], made
 

@@ -111,12 +111,8 @@ def _by_model(trained: Sequence[Trained]) -> object:
             few = f" ({len(ends)} of {seeds})" if len(ends) < seeds else ""
             losses.append(f"{sum(ends) / len(ends):.4f}{few}" if ends else "n/a")
         one, took, end = its[0], units.format_seconds(sum(it.seconds for it in its)), its[0].schedule.steps[-1]
-        cells = (
-            units.format_count(one.model.total_parameters),
-            units.format_count(end * one.tokens_per_step),
-            f"{end:,}",
-        )
-        rows.append((printable(name), *cells, *losses, took))
+        counts = [units.format_count(it) for it in (one.model.total_parameters, end * one.tokens_per_step)]
+        rows.append((printable(name), *counts, f"{end:,}", *losses, took))
     mean = f", mean of {seeds} seeds" if seeds > 1 else ""
     headings = ("=model", ">parameters", ">tokens", ">steps", *(f">{it}{mean}" for it in optimizers), ">took")
     return table(headings, rows)
