@@ -60,8 +60,8 @@ host
            n/a (no package energy counter): CPU package energy; n/a (not reported): memory
 hint (warning)  GPU1: the driver slows it down at its target temperature: it needs more air
   seen     thermal slowdown by the driver at 100 % of the readings of 1 min
-  seen at   60 % of the readings, one every 5 s; first after 1 min 55 s, last after 3 min 55 s,
-           still so
+  seen at  60 % of the readings, one every 5 s; first after 1 min 55 s, last after 3 min 55 s, still
+           so
   next     rigbench thermals (what it costs, and when it sets in)
 note: composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; the upper card runs
 hot (exponential, tau 95 s, settling at its 84 C target)
@@ -186,6 +186,8 @@ def test_a_damaged_recording_gets_one_line_with_its_number(rigbench, tmp_path):
         newer + headless: "was written by a newer rigbench",
         b"": "is empty",
         b"\x00" * 100: "is no recording of monitor",
+        b"[" * 200_000 + b"\n": "is no recording of monitor",
+        lines[0] + b"[" * 200_000 + b"1e99]\n": "line 2 is damaged",
     }.items():
         file.write_bytes(content)
         code, out, err = rigbench("monitor", "--from", str(file))

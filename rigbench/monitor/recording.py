@@ -149,7 +149,7 @@ def _events(path: Path, lines: Iterator[bytes]) -> Iterator[MonitorEvent | None]
             if number_in_it := too_large(line):
                 raise ValueError(f"it says {number_in_it}, which nothing measures")
             event = decoder.decode(line)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             words = " ".join(str(error).split())[:120]
         if number == 1 and _format(line) > FORMAT:
             raise RigbenchError(f"{path} was written by a newer rigbench", "update: pip install -U rigbench")
@@ -170,6 +170,6 @@ def _format(line: bytes) -> int:
     """Of a header, which a newer rigbench may have written in other fields; else 0."""
     try:
         version = msgspec.json.decode(line)["rigbench_monitor"]
-    except (msgspec.DecodeError, ValueError, LookupError, TypeError):
+    except (msgspec.DecodeError, ValueError, LookupError, TypeError, RecursionError):
         return 0
     return version if isinstance(version, int) else 0

@@ -186,7 +186,7 @@ def _hint(held: MonitorHint) -> Iterator[tuple[str, str]]:
     share = units.format_share(held.held_looks / held.looks)
     so = ", still so" if held.holds_now else ""
     span = f"first after {length(held.first_seconds)}, last after {length(held.last_seconds)}{so}"
-    yield "seen at", f" {share} of the readings, one every {LOOK_SECONDS:g} s; {span}"
+    yield "seen at", f"{share} of the readings, one every {LOOK_SECONDS:g} s; {span}"
     yield "next", held.hint.cure
 
 
