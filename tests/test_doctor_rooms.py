@@ -121,10 +121,10 @@ def test_copies_below_what_a_link_gives_are_found_by_card(monkeypatch: pytest.Mo
     assert isinstance(memory.cost, Absent)
 
 
-def test_what_holds_it_back_leaves_out_what_is_accepted_or_takes_no_time() -> None:
+def test_what_is_accepted_does_not_count() -> None:
     assert isinstance(WELL.collectives, Collectives)
     died = replace(WELL, collectives=replace(WELL.collectives, verdict="died", reason="rank 1 ended"))
     diagnosed: Run = diagnosis.diagnosed(died)
-    assert [it.code for it in diagnosis.what_holds_it_back(diagnosed)] == ["collectives-wrong"]
+    assert [it.code for it in diagnosed.findings if it.counts] == ["collectives-wrong"]
     accepted = diagnosis.diagnosed(died, reasons={"collectives-wrong": "a test"})
-    assert diagnosis.what_holds_it_back(accepted) == ()
+    assert not any(it.counts for it in accepted.findings)

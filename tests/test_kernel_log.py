@@ -20,7 +20,7 @@ from rigbench import store
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
 from rigbench.machine import kernel_log
-from rigbench.machine.kernel_log import KernelLog, events, gpu_labels, merged, words_of_time
+from rigbench.machine.kernel_log import KernelLog, events, gpu_labels, merged
 from rigbench.machine.redact import Redaction
 from rigbench.machine.rig import Rig
 from rigbench.redacted import redacted
@@ -51,7 +51,7 @@ def test_an_xid_says_what_it_means_when_it_was_and_what_to_do():
     assert (event.pid, event.process) == (1234, "python3")
     assert event.text == "NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus."
     assert event.monotonic_seconds == 5210.410012
-    assert words_of_time(event) == "2026-11-28 22:33:30 UTC"
+    assert event.wall_seconds == 1795900000.0 + 5210.410012
 
 
 def test_both_wordings_of_pcie_errors_say_the_same():

@@ -447,7 +447,6 @@ class _Made:
         return bool(told)
 
 
-EXPRESS = re.compile(r"Capabilities: \[\w{1,8}\] Express (?:\(v\d\) )?([A-Z][\w /-]{3,40}?)(?:,| \(|$)")
 OF_NCCL = re.compile(
     r"NCCL (?:INFO|WARN) (?:Channel \d.{0,20} : .{1,160}|NCCL_(?:P2P|SHM|IB|NET|ALGO|PROTO)\w{0,30} set .{1,80}"
     r"|P2P is disabled between .{1,60}|Using network \S{1,40}|NET/IB : No device found"

@@ -109,11 +109,6 @@ def diagnosed(
     return _diagnosed(run, [own], case.Known([own], predictor or Predictor(Traces(None)), price), reasons or {})
 
 
-def what_holds_it_back(run: Run) -> tuple[Finding, ...]:
-    """Of a diagnosed run those findings that cost hours, most costly first, faults before them."""
-    return tuple(item for item in run.findings if item.counts or (item.takes_time and not item.accepted))
-
-
 def _diagnosed(
     run: Run, runs: Sequence[Run], known: case.Known, reasons: Mapping[str, str], beside: Sequence[Finding] = ()
 ) -> Run:

@@ -569,11 +569,3 @@ def _journal_lines(count: int) -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.decode(errors="replace").splitlines() if not done.returncode else []
-
-
-def words_of_time(event: KernelEvent) -> str:
-    """ "2026-11-28 23:09:03 UTC", or "12.3 s after the start", or nothing."""
-    if not isinstance(event.wall_seconds, Absent):
-        with contextlib.suppress(ValueError, OverflowError, OSError):
-            return f"{datetime.fromtimestamp(event.wall_seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    return "" if isinstance(event.monotonic_seconds, Absent) else f"{event.monotonic_seconds:.1f} s after the start"
