@@ -136,10 +136,10 @@ def plan(job: Job, options: RunOptions, choices: RecipeOptions, device: str, its
         for seed in range(options.seeds)
         for one in once(models, optimizer, seed)
     ]
-    last = trainings[0]
-    assert isinstance(last.slice.model, Model)
-    seen = last.schedule.steps[-1] * last.slice.recipe.tokens_per_step(last.slice.model)
-    epochs = seen / (found - last.held_out_tokens)
+    one = trainings[0]  # all of them see as many
+    assert isinstance(one.slice.model, Model)
+    seen = one.schedule.steps[-1] * one.slice.recipe.tokens_per_step(one.slice.model)
+    epochs = seen / (found - one.held_out_tokens)
     notes = [f"{seen:,} tokens are {epochs:.1f} epochs of {Path(data).name}: loss falls less on what was seen"]
     return Asked(Plan(trainings=tuple(trainings), data=data), notes=tuple(notes if epochs > 1 else ()))
 

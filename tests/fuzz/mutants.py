@@ -1,8 +1,9 @@
 """Changes one place of the pure parts at a time and runs the tests of that part: how many changes do they notice?
 
 `python -m tests.fuzz.mutants --keep FILE` tries 200, drawn with a seed, and those that once survived; begun again with
-the same FILE, it goes on: of a part whose source or tests have changed since, first delete its lines there. A change that cannot be noticed stands in equivalent.toml with its reason. It prints each
-survivor and the share killed, which is over those that are not equivalent.
+the same FILE, it goes on: of a part whose source or tests have changed since, first delete its lines there. A change
+that cannot be noticed stands in equivalent.toml with its reason. It prints each survivor and the share killed, which is
+over those that are not equivalent.
 """
 
 from __future__ import annotations
