@@ -32,6 +32,7 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
     schema: int = SCHEMA
     id: str
     started_at: str
+    took_seconds: float | Absent = Absent("not kept")  # of a whole run, with what it took before it was resumed
     command: str
     ended: tuple[str, ...] = ()  # stages of a whole run, so that one that was killed can go on after them
     label: str = ""  # a name of its owner's for runs that belong together, as "before" and "after"

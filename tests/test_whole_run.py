@@ -10,6 +10,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import scripted_sensors
+import test_thermals_screens as heat
+import test_topology as rigs
 from rich.console import Console
 from test_monitor_screens import Terminal, terminal
 
@@ -18,6 +21,8 @@ from rigbench.budget.training import STEPS_NEEDED, in_their_time
 from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import SILENT, Lines
 from rigbench.core.record import Absent, Skipped
+from rigbench.doctor import no_limit
+from rigbench.document import Run
 from rigbench.everything import plan
 from rigbench.everything.progress import Overall
 from rigbench.job import Interrupted, Job
@@ -25,9 +30,10 @@ from rigbench.machine.rig import Rig
 from rigbench.model.recipe import Recipe
 from rigbench.model.shape import series
 from rigbench.predict import ceilings, steptime
-from rigbench.report import screen
+from rigbench.report import first_screen, screen
+from rigbench.train.record import Exchange
 from rigbench.train.record import Options as SliceOptions
-from rigbench.work.record import NOTHING_DECLARED
+from rigbench.work.record import NOTHING_DECLARED, Disturbance
 
 __all__ = ["terminal"]
 STORED = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
@@ -137,7 +143,7 @@ def test_without_a_ceiling_the_sizes_stay_as_they_are(job):
     assert job.run.warnings == ()
 
 
-def test_a_run_that_was_cut_short_goes_on_after_its_last_whole_stage(job, rigbench, monkeypatch):
+def test_a_run_that_was_cut_short_goes_on_after_its_last_whole_stage(job, rigbench, monkeypatch, tmp_path):
     """In process: three scripted stages of which the second is interrupted, then the same command with --resume."""
     done: list[str] = []
 
@@ -153,11 +159,14 @@ def test_a_run_that_was_cut_short_goes_on_after_its_last_whole_stage(job, rigben
     monkeypatch.setattr(plan, "whole_run", lambda *_: [stage("bandwidth"), stage("p2p", ends=False), stage("matmul")])
     code, _, err = rigbench("run", "-q")
     assert (code, done) == (130, ["bandwidth", "p2p"]), err
+    [cut] = (tmp_path / "home/runs").glob("*.json")
+    first = json.loads(cut.read_text())["took_seconds"]
     monkeypatch.setattr(plan, "whole_run", lambda *_: [stage("bandwidth"), stage("p2p"), stage("matmul")])
     code, out, err = rigbench("run", "--resume", "--json")
     document = json.loads(out)
     assert done == ["bandwidth", "p2p", "p2p", "matmul"]
     assert document["ended"] == ["bandwidth", "p2p", "matmul", "budget"]
+    assert document["took_seconds"] > first > 0
     assert document["status"] == "finished"
     code, _, err = rigbench("run", "--resume")
     assert (code, err.count("\n")) == (3, 1)
@@ -204,6 +213,7 @@ ok    verdict: no fault found; 1.2 EFLOP on Intel Xeon @ 2.50GHz, 2 threads: 108
  120M            191        51 (48 to 55)  measured
  overheads                    0.70 to 9.3  mostly assumed
  in all                   108 (99 to 125)
+      not a limit: data loader (over 100 times as fast as training needs)
 checked
   note  topology    no GPU: Intel(R) Xeon(R) Processor @ 2.50GHz, 23.5 GiB
   note  bandwidth   this host's memory copies at 21.5 GB/s (21.2 to 21.6)
@@ -216,6 +226,111 @@ checked
   how sure  90 % intervals; 3 of 5 sizes measured
   more      rigbench report 20261121-074413-f877 PROBE shows one whole, --verbose all of it
 """
+
+
+def two_cards(watts=(210.0, 240.0), bits=(0, 0), shares=None, replays=0, ecc=0) -> Run:
+    """The stored run on two recorded cards with a limit of 320 W, whose sensors beside the products are scripted."""
+    stored = store.read(STORED)
+    topology = rigs.read(Rig.replay(Path(__file__).parent / "rigs/dual-rtx4080s-x8x8"))
+    gpus = tuple(
+        msgspec.structs.replace(gpu, pcie_replays=0, ecc_uncorrected_errors_since_load=ecc) for gpu in topology.gpus
+    )
+    columns = {"power_watts": watts, "throttle_bits": bits, "pcie_replays": (0, replays)}
+    beside = scripted_sensors.telemetry(
+        (0.0, 1.0),
+        scripted_sensors.series("GPU0", throttle_share={}, **columns),
+        scripted_sensors.series("GPU1", throttle_share=shares or {}, **columns),
+    )
+    return msgspec.structs.replace(
+        stored,
+        topology=msgspec.structs.replace(topology, gpus=gpus),
+        matmul=msgspec.structs.replace(stored.matmul, telemetry=beside),
+    )
+
+
+LOADER = "data loader (over 100 times as fast as training needs)"
+POWER, PCIE, ECC = "power limit (at most 240 of 320 W)", "PCIe errors (no replay)", "ECC (no uncorrected error)"
+
+
+@pytest.mark.parametrize(
+    ("scripted", "fine"),
+    [
+        ({}, [LOADER, POWER, PCIE, ECC]),
+        ({"watts": (210.0, 320.0)}, [LOADER, PCIE, ECC]),
+        ({"shares": {"sw_power_cap": 0.5}}, [LOADER, PCIE, ECC]),
+        ({"bits": (Absent("gone"), Absent("gone"))}, [LOADER, PCIE, ECC]),  # nobody answered whether it was held down
+        ({"watts": Absent("not supported")}, [LOADER, PCIE, ECC]),
+        ({"replays": 3}, [LOADER, POWER, ECC]),  # only while it worked
+        ({"ecc": Absent("not supported")}, [LOADER, POWER, PCIE]),
+        ({"ecc": 1}, [LOADER, POWER, PCIE]),
+    ],
+)
+def test_what_is_no_limit_is_said_only_where_every_card_answered(scripted, fine):
+    assert list(no_limit.words(two_cards(**scripted))) == fine
+
+
+def test_what_is_no_limit_stands_below_what_is():
+    out = io.StringIO()
+    screen.show(two_cards(), Console(file=out, width=100, highlight=False, color_system=None), whole=False)
+    assert (
+        " in all                   108 (99 to 125)                 \n"
+        "      not a limit: data loader (over 100 times as fast as training needs); power limit (at most 240\n"
+        "        of 320 W); PCIe errors (no replay); ECC (no uncorrected error)\n"
+        "checked\n"
+    ) in out.getvalue()
+
+
+def test_a_loader_that_is_too_slow_and_a_run_without_one_are_not_called_fine():
+    run = store.read(STORED)
+    slow = tuple(msgspec.structs.replace(it, io_bound="yes") for it in run.dataloader.headrooms)
+    slow_run = msgspec.structs.replace(run, dataloader=msgspec.structs.replace(run.dataloader, headrooms=slow))
+    assert list(no_limit.words(slow_run)) == []
+    assert list(no_limit.words(msgspec.structs.replace(run, dataloader=Absent("not asked for")))) == []
+    beside = Disturbance(room="matmul", evidence=("its threads waited 84 % of the time",))
+    assert list(no_limit.words(msgspec.structs.replace(run, disturbances=(beside,)))) == []
+
+
+def test_heat_is_no_limit_of_cards_that_settled_without_it(tmp_path):
+    """Of the recorded rig whose GPU1 slows itself down, and of its GPU0, which only power held down."""
+    soak = heat.replayed(heat.RECORDINGS["heat"], tmp_path)
+    settled = [
+        msgspec.structs.replace(it, settled=msgspec.structs.replace(it.settled, settled=True)) for it in soak.cards
+    ]
+
+    def said(*cards) -> list[str]:
+        thermals = msgspec.structs.replace(soak, cards=cards)
+        return list(no_limit.words(msgspec.structs.replace(two_cards(), thermals=thermals)))
+
+    assert said(settled[0]) == [LOADER, "heat (at most 72 °C, settled)", PCIE, ECC]
+    assert said(soak.cards[0]) == said(*settled) == [LOADER, PCIE, ECC]
+
+
+def test_gradients_are_no_limit_where_a_step_surely_loses_little():
+    run = store.read(STORED)
+    none = Absent("not asked")
+
+    def said(*exposed_seconds: float) -> list[str]:
+        waits = [
+            Exchange(
+                method="in turn", hosts=("a", "a"), exposed=msgspec.structs.replace(it.step_seconds, high=high),
+                alone_seconds=none, shared_seconds=none, imbalance_seconds=0.0, unexplained_seconds=0.0,
+                efficiency=none, steps_by_rank=(), with_samples=(), without_samples=(), alone_samples=(),
+            )
+            for it, high in zip(run.slices, exposed_seconds, strict=False)
+        ]  # fmt: skip
+        slices = tuple(msgspec.structs.replace(it, exchange=its) for it, its in zip(run.slices, waits, strict=False))
+        return list(no_limit.words(msgspec.structs.replace(run, slices=slices)))
+
+    step = [it.step_seconds.value for it in run.slices]
+    assert said(0.004 * step[0], 0.012 * step[1]) == [LOADER, "gradient sync (at most 1.2 % of a step)"]
+    assert said(0.004 * step[0], 0.03 * step[1]) == [LOADER]
+
+
+def test_the_head_says_how_long_a_run_took():
+    run = store.read(STORED)
+    assert first_screen.head(run).endswith("· 2026-11-21 07:44 UTC")
+    took = msgspec.structs.replace(run, took_seconds=173.2)
+    assert first_screen.head(took).endswith("· 2 min 53 s, 2026-11-21 07:44 UTC")
 
 
 def test_gpus_are_opened_before_anything_is_measured_and_a_blocked_one_ends_the_run(tmp_path, monkeypatch):

@@ -31,14 +31,14 @@ def verdict(result: Dataloader) -> Headline:
     if first.io_bound == "yes":
         return "warn", f"training waits for the loader, which gives {_share(first.times)} of what it needs"
     whom = f"each of {result.loaders} ranks" if result.loaders > 1 else "training"
-    text = f"the loader is {_times(first.times)} as fast as {whom} needs"
+    text = f"the loader is {ratio(first.times)} as fast as {whom} needs"
     if first.io_bound == "cannot be told" and first.times.low > 1:
         return "note", f"{text}, alone: whether {result.loaders} at once keep up is not clear"
     if first.io_bound == "cannot be told":
         about = f"the loader gives {_share(first.times)} of what training needs"
         return "note", f"{about}: whether training waits for it is not clear"
     if cold and cold.io_bound != "no" and cold.times.low > 1:
-        return "warn", f"{text} from memory; from the disk, where it is {_times(cold.times)}, {result.loaders} share it"
+        return "warn", f"{text} from memory; from the disk, where it is {ratio(cold.times)}, {result.loaders} share it"
     if cold and cold.io_bound != "no":
         return "warn", f"{text} from memory, but gives {_share(cold.times)} of it from the disk"
     return "ok", text
@@ -53,7 +53,7 @@ def brief(result: Dataloader, console: Console, quiet: bool = False, run_id: str
             if isinstance(row, Loading):
                 need = [it.times for it in result.headrooms if (it.path, it.temperature) == (row.path, row.temperature)]
                 over = (
-                    _times(need[0]).partition(" (")[0].removesuffix(" times") if need and sweep.of == "the data" else ""
+                    ratio(need[0]).partition(" (")[0].removesuffix(" times") if need and sweep.of == "the data" else ""
                 )
                 cells = _cells(sweep, row, scale)
                 rows.append((*cells[:5], over))
@@ -63,7 +63,7 @@ def brief(result: Dataloader, console: Console, quiet: bool = False, run_id: str
         return
     gains = [gain for gain in result.gains if gain.times.low > 1 and gain.times.level > 0]
     gains.sort(key=lambda gain: -gain.times.value)
-    changes = [f"{gain.change}: {_times(gain.times)} as many tokens/s" for gain in gains]
+    changes = [f"{gain.change}: {ratio(gain.times)} as many tokens/s" for gain in gains]
     notes = [("note", line) for line in result.notes]
     refused: list[Headline] = [("warn", f"not run: {line}") for line in result.not_run]
     waits = verdict(result)[0] != "ok"
@@ -165,7 +165,7 @@ def _data(result: Dataloader) -> str:
     return f"{'generated ' if data.kind == 'generated' else ''}{', '.join(facts)}; {batch}{copied}"
 
 
-def _times(its: Estimate) -> str:
+def ratio(its: Estimate) -> str:
     """ "42 times (38 to 46)", "over 100 times": two digits of a ratio are enough, and of a large one none."""
     if its.low >= MANY_TIMES:
         return f"over {MANY_TIMES:.0f} times"
@@ -188,7 +188,7 @@ def _change(times: Estimate) -> str:
     low, high = (units.format_significant(float(end), 2) for end in (times.low, times.high))
     if times.low <= 1 <= times.high:
         return f"no difference beyond noise ({low} to {high} times)"
-    return f"{_times(times)} as many tokens/s"
+    return f"{ratio(times)} as many tokens/s"
 
 
 def show_packed(packed: Packed, folder: str, console: Console, hint: bool) -> None:

@@ -31,6 +31,7 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
     the budget.
     """
     import os
+    import time
 
     from rigbench.budget import command as budget
     from rigbench.budget.plan import request
@@ -39,6 +40,7 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
     from rigbench.collectives.record import Options as CollectivesOptions
     from rigbench.core.errors import NOTHING, RigbenchError
     from rigbench.core.options import NOT_GIVEN
+    from rigbench.core.record import Absent
     from rigbench.doctor import diagnosis
     from rigbench.everything.plan import Stage, chosen, measure, refuse_blocked, whole_run
     from rigbench.everything.progress import Overall
@@ -61,6 +63,14 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
         refuse_blocked(job, common.device, stages)
         if options.resume:
             _resume(job)
+        began, before = time.monotonic(), job.run.took_seconds if options.resume else 0.0
+        try:
+            stages_of(job)
+        finally:
+            if not isinstance(before, Absent):  # of a run that was killed nobody knows how long it took until then
+                job.run = msgspec.structs.replace(job.run, took_seconds=before + time.monotonic() - began)
+
+    def stages_of(job: Job) -> None:
         if isinstance(options.label, str):
             job.run = msgspec.structs.replace(job.run, label=options.label)
         last = Stage("budget", answer, 2.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from rigbench.core import units
 from rigbench.core.finding import NOT_PRICED, Examined
 from rigbench.core.record import Absent, Figure, Skipped
 from rigbench.core.screen import Headline, Mark, counted, grid, headline, marked, middle, printable
+from rigbench.doctor import no_limit
 from rigbench.doctor import screen as doctor
 from rigbench.document import NOT_ASKED, Run
 from rigbench.predict.record import Capacity, OwnCapacity
@@ -25,6 +27,7 @@ from rigbench.train.record import AnySlice, Arms
 from rigbench.usable import BUSY
 
 MOST_HELD_BACK, MOST_LEFT_OUT = 4, 2
+INDENT = " " * 6  # under what holds it back
 CUT_SHORT = {
     "running": "the run is still going on, or was killed; `rigbench run --resume` goes on with it",
     "interrupted": "the run was interrupted; `rigbench run --resume` goes on with it",
@@ -62,8 +65,9 @@ def show(run: Run, console: Console, short: bool = False) -> None:
 
 
 def head(run: Run) -> str:
-    """Which command, of what hardware, with which software, when."""
-    when = run.started_at[:16].replace("T", " ")
+    """Which command, of what hardware, with which software, how long it took where that is kept, when."""
+    took = "" if isinstance(run.took_seconds, Absent) else f"{units.format_seconds(run.took_seconds)}, "
+    when = took + run.started_at[:16].replace("T", " ")
     status = "" if run.status == "finished" else f" · {run.status}"
     if its := elsewhere(run):
         return f"rigbench {run.command}   {its} · {when} UTC{status}"
@@ -115,6 +119,10 @@ def _hold_back(run: Run, console: Console) -> None:
         console.print(doctor.held_back(listed[:MOST_HELD_BACK], examined, console.width))
     if len(listed) > MOST_HELD_BACK:
         console.print(Text(f"  … {len(listed) - MOST_HELD_BACK} more: rigbench doctor {run.id}", style="dim"))
+    if fine := list(no_limit.words(run)):
+        text = printable(f"not a limit: {'; '.join(fine)}")
+        lines = textwrap.wrap(text, console.width, initial_indent=INDENT, subsequent_indent=INDENT + "  ")
+        console.print(Text("\n".join(lines), style="dim"))
 
 
 def checked(run: Run) -> Iterator[tuple[str, Headline]]:

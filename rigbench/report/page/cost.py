@@ -11,6 +11,7 @@ from rigbench.budget.record import Budget, PlanRow
 from rigbench.core import units
 from rigbench.core.finding import Examined, Lost
 from rigbench.core.record import Absent, Figure, Price, Skipped
+from rigbench.doctor import no_limit
 from rigbench.document import Run
 from rigbench.matmul.record import Matmul
 from rigbench.predict.record import Capacity, Largest, OwnCapacity, VramPrediction
@@ -100,6 +101,8 @@ def _held_back(run: Run) -> Section:
         sentences += [said] if asked else []
     if examined and examined.looked_at:
         sentences.append(f"Looked at: {'; '.join(examined.looked_at)}.")
+    if fine := list(no_limit.words(run)):
+        sentences.append(f"Not a limit: {'; '.join(fine)}.")
     open_questions = [cells(it.what, ", ".join(it.where), it.reason) for it in run.unchecked]
     tables = [
         Table(

@@ -17,9 +17,10 @@ from markupsafe import Markup
 
 from rigbench.budget import brief
 from rigbench.budget.record import Budget
+from rigbench.core import units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.files import reason, write_whole
-from rigbench.core.record import Skipped
+from rigbench.core.record import Absent, Skipped
 from rigbench.core.screen import UNPRINTABLE, printable
 from rigbench.document import Run
 from rigbench.redacted import redacted
@@ -137,6 +138,7 @@ def _facts(whole: Run, shown: Run, keep_disturbed: bool) -> dict[str, Any]:
         "claims": claims,
         "lead": [f"{it.what}: {it.do or it.cure}." for it in shown.findings if it.severity != "information"][:2],
         "warnings": whole.warnings,
+        "took": "" if isinstance(whole.took_seconds, Absent) else units.format_seconds(whole.took_seconds),
         "machine": machine(whole.rig),
         "target": elsewhere(whole),
         "checked": [(name, its, text) for name, (its, text) in checked],
