@@ -277,6 +277,8 @@ def test_a_step_is_at_as_many_samples_as_gain_something(program, tmp_path):
     assert "train-probe: own_programs:decoder on 2xrtx-3060, predicted: " in shown
     few = predicted(program("huge"), tmp_path, card="rtx-3050", ceilings=limits)
     assert few.timed_samples == 2
+    with pytest.raises(RigbenchError, match="huge makes batches of 2, and --micro-batch says 3; leave"):
+        predicted(program("huge"), tmp_path, card="rtx-3050", ceilings=limits, micro_batch=3)
     assert "nothing but language models is behind the constants" in words(screen.brief, few)
 
 

@@ -501,6 +501,13 @@ class OwnBatches:
         return each(batch, lambda tensor: tensor.pin_memory()) if self._on_gpu else batch
 
 
+def refuse_other_size(name: str, fixed: int, micro_batch: int) -> None:
+    """Of a program that makes batches of one size, 0 of any other."""
+    if fixed and micro_batch not in (0, fixed):
+        what = f"{name} makes batches of {fixed}, and --micro-batch says {micro_batch}"
+        raise RigbenchError(what, "leave --micro-batch out, or give its loader that size")
+
+
 def drawn(own: Own, samples: int) -> Any:
     """A batch of the user's, on the CPU.
 

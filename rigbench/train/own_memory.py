@@ -29,7 +29,7 @@ from rigbench.predict.trace import Recorder
 from rigbench.predict.traces import Trace
 from rigbench.predict.usual import MOST_TOKENS_A_CARD
 from rigbench.store import now
-from rigbench.train.own import TRIAL_SAMPLES, Own, drawn, each, load, tried, within_free_memory
+from rigbench.train.own import TRIAL_SAMPLES, Own, drawn, each, load, refuse_other_size, tried, within_free_memory
 from rigbench.train.own_operations import Counted
 from rigbench.train.record import OwnModel
 from rigbench.work.process import Report
@@ -51,6 +51,7 @@ def run(options: Options, report: Report) -> OwnCapacity:
     with within_free_memory("cpu"):
         own = load(options.name, options.folder, options.vocabulary, options.sequence)
         its = tried(own, "cpu", TRIAL_SAMPLES)
+        refuse_other_size(its.name, its.fixed_samples, options.micro_batch)
         own = own._replace(sequence=its.items_per_sample if its.unit == "tokens" else 0)
         report.progress(0.6, "on fake tensors")
         step = FakeStep(own, options.precision, options.target.kind == "cuda")

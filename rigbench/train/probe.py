@@ -114,9 +114,7 @@ class Slicing:
         micro_batch_by = self.options.micro_batch_by if recipe.micro_batch else f"default on {self.kind}"
         fixed = self.model.fixed_samples if isinstance(self.model, OwnModel) else 0
         if fixed:
-            if recipe.micro_batch not in (0, fixed):
-                what = f"{self.model.name} makes batches of {fixed}, and --micro-batch says {recipe.micro_batch}"
-                raise RigbenchError(what, "leave --micro-batch out, or give its loader that size")
+            programs.refuse_other_size(self.model.name, fixed, recipe.micro_batch)
             micro_batch_by = "as the program's own batches are"
         chosen = msgspec.structs.replace(
             recipe,
