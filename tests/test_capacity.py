@@ -397,12 +397,12 @@ GB cards), less 279 MiB for CUDA context
   optimizer states                  34.4 MiB  5.0 %  ██
   weights, and their 16-bit copies  25.6 MiB  3.8 %  ██
   workspace of kernels              16.2 MiB  2.4 %  █
-  allocated 368 MiB, reserved 402 MiB, CUDA context 279 MiB, process 680 MiB (640 to 720); what runs
+  allocated 368 MiB, reserved 402 MiB, CUDA context 279 MiB, process 680 MiB (610 to 750); what runs
 out first: reserved and context, on the device
   one more lacks 5 MiB
   longest sequence and largest model: at micro-batch 1
-  the model's code on fake tensors, a replica of torch's allocator; eager, so an upper bound for
-compiled runs
+  the model's code on fake tensors, a replica of torch's allocator; eager, ±6 % assumed, as no such
+peak was read on a card
   it would fit elsewhere"""
 
 

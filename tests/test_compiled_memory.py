@@ -16,7 +16,7 @@ from recipes import recipe
 
 from rigbench.core import profiles
 from rigbench.model.shape import model_named
-from rigbench.predict import cards, compiled
+from rigbench.predict import cards, compiled, memory
 from rigbench.predict.memory import Predictor
 from rigbench.predict.record import Largest, Target
 from rigbench.predict.traces import Traces
@@ -162,6 +162,47 @@ def test_a_step_that_may_not_fit_after_all_says_with_how_many_it_surely_would() 
     )
     assert least <= usable < more
     assert not compiled.prediction(model, recipe(compiled=True, micro_batch=8), card).doubt
+
+
+@pytest.mark.slow
+def test_published_peaks_of_eager_code_lie_in_what_is_told() -> None:
+    predictor, found = Predictor(Traces(None)), {}
+    for row in [it for table in published.TABLES for it in published.read(table)]:
+        told = "reserved" in row["vram_kind"] and row["peak_vram_mib"] and row["micro_batch"]
+        if not told or row["gpu"] not in CARDS:
+            continue
+        model, its = published.trained(row)
+        card = target(row["gpu"], its.ranks)
+        if compiled.covers(its, card):
+            continue
+        said = predictor.predict(model, its, card)
+        low, high = (end - beyond for end, beyond in zip(said.process.ends, said.outside.ends, strict=True))
+        peak = MIB * float(row["peak_vram_mib"])
+        found[row["id"]] = round(peak / said.reserved_bytes, 2)
+        assert low <= peak <= high, found
+        assert said.assumed == memory.OTHER_WHY
+    assert [min(found.values()), max(found.values()), len(found)] == [0.74, 1.21, 5], found
+
+
+def test_eager_code_is_as_sure_as_its_kind_and_says_with_how_many_it_surely_fits() -> None:
+    model, card = model_named("30M"), target("NVIDIA GeForce RTX 3060")
+    predictor = Predictor(Traces(None))
+    largest = predictor.largest_micro_batch(model, recipe(), card)
+    assert isinstance(largest, Largest)
+    its = predictor.predict(model, recipe(micro_batch=largest.value), card)
+    ends = [end - beyond for end, beyond in zip(its.process.ends, its.outside.ends, strict=True)]
+    assert [end / its.reserved_bytes for end in ends] == pytest.approx([0.94, 1.06])
+    found = re.fullmatch(r"±6 % assumed, as .*, at the high end over the .* usable: (\d+) fit then", its.doubt)
+    assert found
+    least, more = (
+        predictor.predict(model, recipe(micro_batch=int(found[1]) + add), card).process.ends[1] for add in (0, 1)
+    )
+    assert least <= card.usable.value < more
+    for other in (recipe(optimizer="adamw8bit"), recipe(precision="fp16"), recipe(loss_chunks=8)):
+        its = predictor.predict(model, other, card)
+        ends = [end - beyond for end, beyond in zip(its.process.ends, its.outside.ends, strict=True)]
+        assert [end / its.reserved_bytes for end in ends] == pytest.approx([0.7, 1.25])
+        assert its.doubt.startswith("30 % less to 25 % more, as published")
 
 
 def test_the_parts_add_up_and_each_choice_moves_what_it_should() -> None:

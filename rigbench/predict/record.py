@@ -176,11 +176,13 @@ class VramPrediction(Record, frozen=True, kw_only=True):
     deciding: str  # which of these runs out first
     tight: bool = False  # it may not fit after all: the high end of the prediction lies above the room
     surely: int = 0  # where tight and yet expected to fit, the sequences at once that fit at the high end as well
+    assumed: str = ""  # what the ends of `process` are, and why, where nobody measured such a step
 
     @property
     def low_end(self) -> float:
         """Bytes of the process that other code for the same step is known to get by with."""
-        low = self.process.ends[0] * (LEANER_FP8 if self.recipe.precision == "fp8" else 1.0)
+        low = self.process.value if self.assumed else self.process.ends[0]
+        low *= LEANER_FP8 if self.recipe.precision == "fp8" else 1.0
         return low if self.recipe.compiled or self.target.kind == "cpu" else LEANER * low
 
     @property
@@ -193,7 +195,11 @@ class VramPrediction(Record, frozen=True, kw_only=True):
 
     @property
     def doubt(self) -> str:
-        """The same, also where only the high end takes more than there is."""
+        """The same, also where only the high end takes more than there is, after what is assumed of its ends."""
+        return ", ".join(filter(None, (self.assumed, self._over)))
+
+    @property
+    def _over(self) -> str:
         if not self.tight or self.process.value > self.target.usable.value:
             return self.unsure
         surely = f"{self.surely} fit then" if self.surely else "not even one sequence fits then"
