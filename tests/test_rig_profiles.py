@@ -1,5 +1,7 @@
 """Are the shipped rigs sound, and does --on find what is meant?"""
 
+import shlex
+
 import pytest
 
 from rigbench.core import card_names, profiles
@@ -181,6 +183,18 @@ def test_a_card_of_ones_own_is_a_file(tmp_path):
     assert (gpu.memory_gib, gpu.pcie_lanes, gpu.p2p_over_pcie) == ((20,), 16, "no (as its file says)")
     assert profiles.peak("my-card", "bf16").value == 80e12
     assert isinstance(profiles.peak("my-card", "fp8"), Absent)
+
+
+def test_a_command_that_is_named_asks_about_a_card_of_ones_own_by_its_file(tmp_path):
+    path = tmp_path / "my card.toml"
+    path.write_text(CARD)
+    rig = profiles.rig_named(f"2x{path}@x8")
+    asked = profiles.option_of(rig.name)
+    option, name = shlex.split(asked)
+    assert option == "--on"
+    assert name == f"2x{path}@x8"
+    assert profiles.rig_named(name) == rig
+    assert profiles.option_of("2xrtx-4080@x8") == "--on 2xrtx-4080@x8"
 
 
 def test_a_card_of_ones_own_never_takes_the_place_of_a_shipped_one(tmp_path):

@@ -192,6 +192,7 @@ class OwnCard(Profile, frozen=True, kw_only=True):
 # Bytes per second and lane of PCIe, by generation, after its line code.
 PCIE_LANE_BYTES_PER_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 OWN_CARDS: dict[str, GpuProfile] = {}  # those that a FILE.toml named in this process, by id
+OWN_FILES: dict[str, Path] = {}  # and those files
 
 
 class RigProfile(Profile, frozen=True, kw_only=True):
@@ -400,10 +401,15 @@ def rig_named(text: str, option: str = "--on") -> RigProfile:
 
 
 def option_of(name: str) -> str:
-    """How a command asks about a rig: by --on, or by the recording of it that this process was given, as no name says
-    its heat and its limits.
+    """How a command asks about a rig: by --on and its name or its card's file, or by the recording of it that this
+    process was given, as no name says its heat and its limits.
     """
-    return f"--replay {shlex.quote(str(RECORDED_IN[name]))}" if name in RECORDED_IN else f"--on {name}"
+    if name in RECORDED_IN:
+        return f"--replay {shlex.quote(str(RECORDED_IN[name]))}"
+    found = re.fullmatch(r"(\d+x)?([^@]*)(@.*)?", name)
+    if found and found[2] in OWN_FILES:
+        name = shlex.quote(f"{found[1] or ''}{OWN_FILES[found[2]]}{found[3] or ''}")
+    return f"--on {name}"
 
 
 def wired(rigs: str, link: str | None, p2p: str | None) -> str:
@@ -462,7 +468,7 @@ def own_card(path: Path, count: int, option: str = "--on") -> RigProfile:
     shipped = {gpu.id for gpu in gpus()} - OWN_CARDS.keys()
     its_id = "-".join(re.findall(r"[a-z0-9.]+", path.stem.lower())) or "card"
     gpu = card.profile(f"own-{its_id}" if its_id in shipped else its_id)
-    OWN_CARDS[gpu.id] = gpu
+    OWN_CARDS[gpu.id], OWN_FILES[gpu.id] = gpu, path
     host = ("host_watts", "psu_watts", "psu_efficiency", "host_memory_gib")
     stated = {name: value for name in host if not isinstance(value := getattr(card, name), Absent)}
     stated |= {f"{name.removesuffix('_gib')}_basis": path.name for name in stated}
