@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -35,8 +34,9 @@ def now() -> str:
 
 
 def new_run_id() -> str:
-    """Sorts by time; four random digits keep two runs of one second apart."""
-    return datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
+    """Sorts by time: the last four digits are 65,536ths of the second, so that of two runs in one the later is last."""
+    at = datetime.now(UTC)
+    return f"{at:%Y%m%d-%H%M%S}-{(at.microsecond << 16) // 1_000_000:04x}"
 
 
 class Store:

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import re
+from datetime import datetime, timedelta
 
 import msgspec
 import pytest
@@ -148,3 +150,20 @@ def test_half_a_character_in_a_run_is_shown_as_one_that_is_not_known(tmp_path):
     path = tmp_path / "run.json"
     path.write_text(store.encode(make_run()).decode().replace('"command": "', '"command": "\\ud800', 1))
     assert "\ufffd" in store.encode(store.read(path)).decode()
+
+
+def test_of_two_runs_of_one_second_the_later_is_last(monkeypatch):
+    """So that of several back-tests of one log the last counts, and `report` shows the newest."""
+
+    class Clock(datetime):
+        moments = iter([0, 1, 15, 16, 500_000, 999_999, 1_000_000])
+
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 3, 1, 9, 0, 59, tzinfo=tz) + timedelta(microseconds=next(cls.moments))
+
+    monkeypatch.setattr(store, "datetime", Clock)
+    ids = [store.new_run_id() for _ in range(7)]
+    assert ids == sorted(ids)
+    assert ids[0::3] == ["20260301-090059-0000", "20260301-090059-0001", "20260301-090100-0000"]
+    assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", it) for it in ids)
