@@ -153,6 +153,8 @@ def test_virtual_machines_are_told_from_real_ones_and_containers() -> None:
     assert host.virtual_machine(recorded({"proc/cpuinfo": guest})) == "a hypervisor that gives no name"
     assert host.virtual_machine(recorded({"proc/cpuinfo": real, ".dockerenv": ""})) == Absent("no sign of a hypervisor")
     assert host.virtual_machine(recorded({"proc/cpuinfo": "processor: 0\nFeatures: fp", **dmi})) == "QEMU Standard PC"
+    for said in ({}, {"proc/cpuinfo": "processor: 0\nmodel name: AMD EPYC"}):
+        assert host.virtual_machine(recorded(said)) == Absent("the processor's flags, which tell it, are not known")
     wsl = {"proc/cpuinfo": guest, "proc/sys/kernel/osrelease": "5.15.167.4-microsoft-standard-WSL2"}
     assert host.virtual_machine(recorded(wsl)) == "WSL2"
 

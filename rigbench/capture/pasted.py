@@ -109,7 +109,7 @@ class _Made:
             "driver": str(version.values[0]),
             "kernel": "",
             "cmdline": "",
-            "virtual": False,
+            "virtual": None,
         }
         document |= self.host | {"redacted": True, "note": f"{MADE_FROM} {', '.join(kinds)}"}
         document["cmdline"] = redaction.kernel_words(str(document["cmdline"]))
@@ -421,8 +421,8 @@ class _Made:
             self.host["cpu"] = match[1].strip()
         if match := re.search(r"^vendor_id\s{1,9}: (\S{1,40})$", text, re.M):
             self.host["cpu_vendor"] = match[1]
-        if match := re.search(r"^flags\s{1,9}: .{0,3000}?\bhypervisor\b", text, re.M):
-            self.host["virtual"] = True
+        if match := re.search(r"^flags\s{1,9}: (.{0,3000})", text, re.M):
+            self.host["virtual"] = "hypervisor" in match[1].split()
         if match := re.search(
             r"^NVRM version: NVIDIA UNIX (Open )?.{0,80}?Kernel Module.{0,40}?  (\d{3}\.[\d.]{2,12})", text, re.M
         ):

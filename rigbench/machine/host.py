@@ -96,7 +96,8 @@ def virtual_machine(sysfs: Sysfs) -> str | Absent:
     on_arm = blocks and "flags" not in blocks[0]  # Arm has no such flag: the firmware's name is all there is
     if on_arm and any(name.lower() in maker.lower() for name in HYPERVISORS):
         return maker
-    return Absent("no sign of a hypervisor")
+    told = blocks and blocks[0].keys() & {"flags", "Features"}
+    return Absent("no sign of a hypervisor" if told else "the processor's flags, which tell it, are not known")
 
 
 def process_peak_bytes(sysfs: Sysfs, pid: int | None = None) -> int | Absent:

@@ -52,7 +52,7 @@ class RecordedHost(msgspec.Struct, forbid_unknown_fields=False):
     driver: str = ""
     driver_flavour: str = ""
     driver_overrides: str = ""
-    virtual: bool = False
+    virtual: bool | None = False  # None: nothing tells
     cpu: str = ""
     cpu_vendor: str = ""
     nodes: dict[str, str] = msgspec.field(default_factory=dict)
@@ -144,7 +144,7 @@ def recorded_tree(known: RecordedHost, functions: dict[str, RecordedFunction], m
 
 def _host_files(known: RecordedHost) -> dict[str, str]:
     cpus = sorted(frozenset[int]().union(*map(parse_cpu_list, known.nodes.values())))[:MOST_CPUS]
-    flags = "flags: hypervisor\n" if known.virtual else "flags:\n"
+    flags = "flags: hypervisor\n" if known.virtual else "" if known.virtual is None else "flags:\n"
     processor = f"model name: {known.cpu}\nvendor_id: {known.cpu_vendor}\n{flags}"
     module = "Open Kernel Module" if known.driver_flavour == "open" else "Kernel Module"
     texts = {

@@ -190,7 +190,8 @@ def test_a_bug_report_is_read_packed_with_its_host_and_without_its_names(tmp_pat
     rig, found = topology(tmp_path, gzip.compress(report.encode()))
     host = json.loads((tmp_path / "made/rig.json").read_text())
     assert (host["kernel"], host["cpu_vendor"], host["driver_flavour"]) == ("6.8.0-45-generic", "AuthenticAMD", "open")
-    assert host["cmdline"] == "iommu=pt quiet"
+    assert (host["cmdline"], host["virtual"]) == ("iommu=pt quiet", False)
+    assert found.virtual_machine == Absent("no sign of a hypervisor")
     assert len(found.gpus) == 2
     assert any("Xid (PCI:0000:01:00): 79" in line for line in rig.kernel_lines)
     assert not re.search("secrethost|1234-5678", "".join(path.read_text() for path in (tmp_path / "made").iterdir()))
@@ -249,3 +250,9 @@ def test_a_paste_that_is_cut_anywhere_says_nothing_false(tmp_path, cut):
             (gpu.power_limit_watts, 450),
         ):
             assert isinstance(value, Absent) or value == true
+
+
+def test_whether_it_is_a_virtual_machine_is_said_only_where_the_paste_does(tmp_path):
+    _, found = topology(tmp_path, query(TWO))
+    assert json.loads((tmp_path / "made/rig.json").read_text())["virtual"] is None
+    assert found.virtual_machine == Absent("the processor's flags, which tell it, are not known")
