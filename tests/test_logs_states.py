@@ -167,6 +167,14 @@ AMBIGUOUS = {
         "".join(f"iter {i}: loss 3.1, iter time: {500 + i % 5}.0ms{' (optimizer.step)' * (i % 4 == 3)}\n" for i in range(80)), 65536, "20 of its 80 lines end an optimizer step"),
     "a time on every tenth step, of one or of ten": (
         "".join(f"step {10 * i} | loss 3.1 | time {20 + i % 3 / 100:.2f}s | tokens seen {655360 * i}\n" for i in range(40)), None, "of one step, or of 10 together"),
+    "what a line took, by the name of a clock": (
+        "".join(f"step {10 * i} | loss 3.1 | elapsed {20 + i % 3 / 100:.2f}s | tokens seen {655360 * i}\n" for i in range(40)), None, "of one step, or of 10 together"),
+    "a time on every tenth step whose rate has no tokens of all devices": (
+        "".join(f"step {10 * i} | loss 3.1 | time {20 + i % 3 / 100:.2f}s | tok/s/gpu {5000 + i % 7}\n" for i in range(40)), 1000400, "of one step, or of 10 together"),
+    "tokens, rate and time of which neither reading agrees": (
+        "tokens per iteration will be: 65,536\n" + "".join(f"step {10 * i} | loss 3.1 | dt {20 + i % 3 / 100:.2f}s | tok/s: {8000 + i % 7}\n" for i in range(40)), None, "contradicts itself"),
+    "the time of an interval beside a clock": (
+        "step,interval_time,_timestamp\n" + "".join(f"{10 * i},{2 + i % 3 / 100},{1e9 + 20 * i + i % 3 / 100:.3f}\n" for i in range(20)), 1024, r"contradicts itself.*by interval_time and"),
     "two runs of different speed": (
         "".join(f"step {i} | loss 3.1 | dt {s + i % 3 / 100:.2f}s\n" for s in (2, 4) for i in range(40)), 65536, "32,605 tokens/s: two runs in one log"),
     "steps and losses without any time": (
@@ -244,6 +252,53 @@ def test_what_can_be_read_in_two_ways_is_refused_with_both(what):
     text, tokens, said = AMBIGUOUS[what]
     with pytest.raises(RigbenchError, match=said):
         rate(read(text, tokens))
+
+
+HEAD = "tokens per iteration will be: 104,000\n"
+EVERY_TENTH = {  # what stands beside the time of a line, and what must be said of it; a step has 104,000 tokens
+    "a rate, the tokens at the head": (HEAD, "tok/s: {rate}", None, "as tok/s and the tokens show"),
+    "a rate, the tokens seen": ("", "tok/s: {rate} | tokens seen {seen}", None, "as tok/s and the tokens show"),
+    "a rate, the tokens as given": ("", "tok/s: {rate}", 104_000, "as tok/s and the tokens show"),
+    "a mean rate, the tokens seen": ("", "avg tok/s: {rate} | tokens seen {seen}", None, "as avg tok/s and the tokens show"),
+    "steps/s, the tokens at the head": (HEAD, "steps/s: 0.5", None, "as steps/s show"),
+    "one device's rate, one device's tokens": ("", "tok/s/gpu: {rate} | tokens_per_gpu {seen}", None, "as tok/s/gpu and the tokens show"),
+    "one device's rate, the tokens as given": ("", "tok/s/gpu: {rate}", 104_000, "as tok/s/gpu and the tokens show"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["dt", "time", "step time"])
+@pytest.mark.parametrize("beside", EVERY_TENTH)
+@pytest.mark.parametrize("every", [2, 10, 50])
+def test_a_time_beside_a_rate_is_of_as_many_steps_as_both_and_the_tokens_allow(beside, name, every):
+    head, columns, given, said = EVERY_TENTH[beside]
+    for together in (True, False):
+        lines = [
+            f"step {at} | loss 3.1 | {name}: {2 * (every if together else 1) + at % 3 / 100:.2f}s | "
+            + columns.format(rate=52_000 + at % 7, seen=104_000 * at)
+            for at in range(0, 40 * every, every)
+        ]
+        if given and "gpu" in columns and not together:  # or ten times as many devices
+            continue
+        reading = read(head + "\n".join(lines) + "\n", given)
+        made = stretches.between_rows(reading)
+        assert rate(reading) == pytest.approx(52_000, rel=0.02)
+        assert math.fsum(it.seconds for it in made) == pytest.approx(2 * sum(it.steps for it in made), rel=0.02)
+        assert any(f"of {every} steps together, {said}" in it for it in reading.said) == together
+        assert not any("taken as one step's" in it for it in reading.said)
+        assert not reading.in_doubt
+
+
+@pytest.mark.parametrize(("more", "other"), [("", "the rate is 10 times this"), ("| tok/s: 52000", "the time is 1/10")])
+def test_a_time_that_nothing_decides_is_said_with_what_else_it_may_be(more, other):
+    lines = "".join(f"step {10 * i} | loss 3.1 | dt {2 + i % 3 / 100:.2f}s {more}\n" for i in range(40))
+    reading = read(lines, None if more else 104_000)
+    assert rate(reading) == pytest.approx(52_000, rel=0.02)
+    [said] = [it for it in reading.said if "since the line above" in it]
+    assert said.startswith("dt is taken as one step's; if it is of the 10 since the line above, " + other)
+    assert reading.in_doubt == ("" if more else said)
+    every_step = "".join(f"step {i} | loss 3.1 | dt {2 + i % 3 / 100:.2f}s {more}\n" for i in range(40))
+    for text, forced in ((lines, {"step_seconds": "dt"}), (every_step, {})):
+        assert not any("since the line above" in it for it in read(text, None if more else 104_000, forced).said)
 
 
 def test_the_user_has_the_last_word_on_what_a_number_is():

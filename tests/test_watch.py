@@ -150,6 +150,18 @@ def test_lines_whose_dates_jump() -> None:
     assert pace.value == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("together", [1, 10])
+def test_a_time_of_one_step_or_of_ten_is_told_by_when_lines_came(together: int) -> None:
+    log = LogSteps()
+    feed(log, lines([f"step {10 * n} loss 2.5 dt {0.2 * together + n % 3 / 1000:.3f}s" for n in range(60)], every=2.0))
+    seen = log.seen(1000)
+    assert seen is not None
+    rate = forecast.rate(seen)
+    assert isinstance(rate, Estimate)
+    assert rate.value == pytest.approx(5000.0, rel=0.01)
+    assert "of one step or of several: its time from when each line came" in seen.said
+
+
 def test_a_bar_without_tokens(tmp_path: Path) -> None:
     done = watched(tmp_path, [*PROGRAMS, "bar"], "--json")
     steps = json.loads(done.stdout)["watched"]["steps"]

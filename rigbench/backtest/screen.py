@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 HOUR = 3600.0
-MOST_ODD = 6
 
 
 def brief(result: Backtest | Reach, console: Console, quiet: bool = False, run_id: str = "RUN") -> None:
@@ -36,8 +35,7 @@ def brief(result: Backtest | Reach, console: Console, quiet: bool = False, run_i
         closing("predicted from datasheets and published runs, 90 %", f"{more}.  next: {following}", console)
         return
     odd = [*_in_the_log(result.log), *(("note", f"read as: {line}") for line in result.log.reading)]
-    rest: list[Headline] = [("note", f"{len(odd) - MOST_ODD} more with --verbose")] if len(odd) > MOST_ODD else []
-    marked([*odd[:MOST_ODD], *rest], console)
+    marked(odd, console)
     held = "its next intervals learn from this"
     closing(f"one log against one interval of 90 %; {held}", f"{more}.  next: rigbench backtest --summary", console)
 

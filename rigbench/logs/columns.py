@@ -47,6 +47,9 @@ class Columns:
         for key, it in self.means.items():
             if key not in self.forced and it in {ROLES[role] for role in self.forced.values()}:
                 self.means[key] = "nothing"
+        self.open: str | None = (
+            None  # a column of times, each of which may be of one step or of all since the line above
+        )
         self.repeated = 0  # lines about the step above with another time
         self.rows: list[Row] = []
         self.steps: list[int] = []

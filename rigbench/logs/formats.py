@@ -16,13 +16,13 @@ Meaning = Literal[
     "step",  # counts steps or iterations
     "own time",  # of this step, or the mean of a step since the last line
     "interval time",  # of all steps since the last line
-    "mean time",  # of a step, over the whole run so far: a check only
+    "mean time",  # of a step, over the whole run so far: never the answer
     "time",  # of a step or since the start: its values decide
     "clock",  # seconds since anything, in which all that happens passes
     "train clock",  # seconds of training alone: stands still in evaluations
     "rate",  # tokens/s of all devices
     "device rate",  # tokens/s of one
-    "mean rate",  # tokens/s over the whole run so far, or smoothed: a check only
+    "mean rate",  # tokens/s over the whole run so far, or smoothed: never the answer
     "steps rate",  # steps/s
     "tokens",  # seen so far, on all devices
     "rank tokens",  # seen so far, on one
@@ -74,7 +74,7 @@ FORMATS = (
         "modded-nanogpt",
         ("step", "train_time", "step_avg"),
         "step:20/60 train_loss:6.8000 train_time:4324ms step_avg:216.22ms",
-        "step; train_time, the time since the start without evaluations; step_avg is only a check",
+        "step; train_time, the time since the start without evaluations; step_avg is not taken",
         {"train_time": "train clock", "step_avg": "mean time"},
     ),
     Format(
@@ -136,7 +136,7 @@ FORMATS = (
         ' "total_tokens": 32701}\n'
         '{"current_steps": 10, "total_steps": 100, "loss": 1.9, "elapsed_time": "0:00:08", "throughput": 8175.2,'
         ' "total_tokens": 65402}',
-        "current_steps; elapsed_time since the start; total_tokens; throughput is the mean since the start, a check",
+        "current_steps; elapsed_time since the start; total_tokens; throughput is the mean since the start",
         {"current_steps": "step", "throughput": "mean rate", "total_tokens": "tokens", "elapsed_time": "clock"},
     ),
     Format(
@@ -303,6 +303,12 @@ def meaning(key: str, unit: str) -> Meaning:
     if key in ("~s", "~min"):
         return "time"
     return "nothing"
+
+
+def of_one_step(key: str, unit: str) -> bool:
+    """Whether a time's name or unit says that it is one step's: `step time`, `s/it`; `dt` and `time` do not."""
+    words = re.sub(r"[^a-z0-9]+", " ", key).strip()
+    return "/" in unit or bool(PER_STEP.search(words) or STEP_TIME.search(re.sub(r"\bdt\b", "", words)))
 
 
 SMALLER = (

@@ -10,6 +10,7 @@ from rigbench.core import stats, units
 from rigbench.core.errors import NOTHING, RigbenchError
 from rigbench.logs import scan
 from rigbench.logs.columns import ROLES, Columns, quoted, refuse_without_time
+from rigbench.logs.formats import meaning, of_one_step
 from rigbench.logs.scan import Item, Raw
 from rigbench.logs.source import lines_of
 from rigbench.logs.stretches import LogRow, Reading
@@ -66,7 +67,7 @@ def read(raw: Raw, columns: Mapping[str, str], tokens_per_step: float | None = N
         )
     if not told:
         refuse_without_time(log)
-    tokens, per_step, rate, one = tokens_of(log, own, clock)
+    own, tokens, per_step, rate, one = tokens_of(log, own, clock)
     loss = log.column(log.key("loss"))
     kept = [
         LogRow(at, clock[i], own[i], tokens[i], rate[i], loss[i], log.rows[i].after_break)
@@ -80,10 +81,36 @@ def read(raw: Raw, columns: Mapping[str, str], tokens_per_step: float | None = N
         )
         total = sum(gaps) + usual
         log.said[0] += f", {every} of {total:,} steps"
+    doubt = in_doubt(log, usual)
     size = SIZE.search(log.raw.heads)
     parameters = units.parse_parameters((size[1] or size[3]).replace(",", "") + (size[2] or "")) if size else None
     name = log.format.name if log.format else {"table": "CSV"}.get(log.raw.kind, log.raw.kind)
-    return Reading(name, kept, per_step, resolution, tuple(log.said), one, parameters)
+    return Reading(name, kept, per_step, resolution, tuple(log.said), one, parameters, doubt)
+
+
+def in_doubt(log: Columns, every: int) -> str:
+    """What else the rate may be, where nothing tells whether a time is of one step or of all since the line above.
+
+    Raises:
+        RigbenchError: neither does the time's name.
+    """
+    if (key := log.open) is None:
+        return ""
+    item = next(row.items[key] for row in log.raw.rows if key in row.items)
+    if of_one_step(key, item.unit):
+        return ""
+    together = f"{log.shown(key)} is taken as one step's; if it is of the {every} since the line above"
+    option = f"(--columns interval_seconds={key or 'NAME'})"
+    if log.key("rate") or (log.declared is None and log.key("device rate")):
+        log.said.append(f"{together}, the time is 1/{every} of this, and the rate the same {option}")
+        return ""
+    if meaning(key, item.unit) != "own time":
+        raise RigbenchError(
+            f"{log.shown(key)} of {log.name} stands on every {every}th step: of one step, or of {every} together?",
+            f"say which: --columns step_seconds={key or 'NAME'} or --columns interval_seconds={key or 'NAME'}",
+        )
+    log.said.append(f"{together}, the rate is {every} times this {option}")
+    return log.said[-1]
 
 
 def summary_only(log: Columns) -> None:

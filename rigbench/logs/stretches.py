@@ -52,6 +52,7 @@ class Reading(NamedTuple):
     said: tuple[str, ...] = ()
     of_one_device: bool = False  # the rate is that of one device, and how many there were is not known
     parameters: int | None = None  # of the model, where the log says it
+    in_doubt: str = ""  # a second way to read its rate, which nothing in it excludes
 
 
 def between_rows(reading: Reading) -> list[Stretch]:

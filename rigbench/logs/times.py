@@ -15,13 +15,13 @@ from rigbench.logs.stretches import TOO_COARSE
 
 ACCUMULATES = re.compile(r"(?:^|[ _])accum(?:ulat\w{1,5})?[ _](?:steps|batches|iters)$|^accumulate_grad_batches$")
 OPTIMIZES = re.compile(r"\((?:optimizer[. ])?step\)")  # what litgpt and its like put behind an optimizer step
+OWN: tuple[Meaning, ...] = ("own time", "interval time", "steps rate")  # the surest first
 SLOWEST_STEP = 100.0  # a number without a unit above it may be milliseconds
 
 
 def own_seconds(log: Columns, step: str, micro: str | None) -> list[float | None]:
     """Seconds of a step at each row; columns that prove to be clocks become such."""
     times = [key for key, it in log.means.items() if it in ("own time", "time")]
-    open_names = [key for key in times if log.means[key] == "time" and key not in log.forced]
     for key in times:
         if key in log.forced:
             continue
@@ -59,13 +59,14 @@ def own_seconds(log: Columns, step: str, micro: str | None) -> list[float | None
     if micro is not None and not re.search(r"\bstep", own):
         return summed(log, own, micro)
     if own not in log.forced:
-        ask_whose_it_is(log, own, step, micro, usual if own in open_names else 1)
+        ask_whose_it_is(log, own, step, micro)
+        log.open = own if usual > 1 and log.format is None else None
     log.said.append(f"step time from {log.shown(own)}")
     return log.column(own)
 
 
-def ask_whose_it_is(log: Columns, own: str, step: str, micro: str | None, every: int) -> None:
-    """Refuse a time that may be of a micro-batch, or of all steps since the line above."""
+def ask_whose_it_is(log: Columns, own: str, step: str, micro: str | None) -> None:
+    """Refuse a time that may be of a micro-batch."""
     name, say_which = log.name, f"say which: --columns step_seconds={own or 'NAME'}"
     accumulated = max((it for key, it in log.raw.head.items() if ACCUMULATES.search(key)), default=1.0)
     if step.endswith("batch") and accumulated > 1:
@@ -75,18 +76,6 @@ def ask_whose_it_is(log: Columns, own: str, step: str, micro: str | None, every:
     if micro is None and 0 < ends < 0.9 * len(log.rows):
         what = f"{name} counts micro-batches: {ends} of its {len(log.rows)} lines end an optimizer step"
         raise RigbenchError(what, "hand back a log that counts optimizer steps too, or a clock", NOTHING)
-    others: tuple[Meaning, ...] = (
-        "interval time",
-        "clock",
-        "train clock",
-        "rate",
-        "device rate",
-        "steps rate",
-        "mean rate",
-    )
-    if every > 1 and log.format is None and not any(row.clock for row in log.rows) and log.key(*others) is None:
-        what = f"{log.shown(own)} of {name} stands on every {every}th step: of one step, or of {every} together?"
-        raise RigbenchError(what, f"{say_which} or --columns interval_seconds={own or 'NAME'}")
 
 
 def last_of_each_step(log: Columns, own: list[float | None]) -> list[float | None]:
@@ -201,13 +190,15 @@ def agreed(log: Columns, own: list[float | None], clock: list[float | None], res
         usual = math.fsum(it[0] for it in plain) / sum(it[1] for it in plain)
     middle = stats.median(mine)
     every = stats.median([float(steps) for _, steps, _ in between])
+    log.open = None
     if every > 1.5 and near(middle, every * usual):
         log.said.append(f"which is that of {every:.0f} steps together, as the clock shows")
         return [value / every if value else None for value in own]
-    if not near(middle, usual) and any(it == "own time" and key not in log.forced for key, it in log.means.items()):
+    told: Meaning = next((it for it in OWN if log.key(it) is not None), "own time")
+    if not near(middle, usual) and (log.key(told) or "") not in log.forced:
         raise RigbenchError(
             f"{log.name} contradicts itself: a step takes {units.format_seconds(middle)} by "
-            f"{log.named('own time')} and {units.format_seconds(usual)} by its clock (factor "
+            f"{log.named(told)} and {units.format_seconds(usual)} by its clock (factor "
             f"{times(middle, usual)})",
             "a micro-batch's time, or another clock? say which: --columns at_seconds=NAME or step_seconds=NAME",
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 from rigbench.core import stats, units
 from rigbench.core.errors import RigbenchError
 from rigbench.logs.columns import APART, LARGEST, Columns, near, refuse_without_time, times
+from rigbench.logs.formats import Meaning
 from rigbench.logs.times import seconds_per_step
 
+WITNESSES: tuple[Meaning, ...] = ("interval time", "steps rate", "rate", "mean rate", "device rate")
 EVEN = 0.03  # tokens of steps that differ by less are one count
 TOKENS_AT_THE_HEAD = re.compile(
     r"tokens (?:per|a|/) ?(?:iteration|iter|step|optimizer step|batch|update)\b|^total (?:desired )?batch size$"
@@ -21,9 +23,9 @@ SEQUENCE_AT_THE_HEAD = re.compile(r"^(?:seq(?:uence)?[ _]len(?:gth)?|block_size|
 
 def tokens_of(
     log: Columns, own: list[float | None], clock: list[float | None]
-) -> tuple[list[float | None], float | None, list[float | None], bool]:
-    """Tokens seen at each row, tokens of a step, tokens/s at each row, and whether these are one device's."""
-    seen, seconds = log.column(None), seconds_per_step(log.steps, own, clock)
+) -> tuple[list[float | None], list[float | None], float | None, list[float | None], bool]:
+    """A step's time, tokens seen, both at each row, tokens of a step, tokens/s at each row, whether of one device."""
+    seen = log.column(None)
     of_all: list[tuple[str, float]] = []  # what the log says of a step's tokens, the surest first
     of_one: list[tuple[str, float]] = []
     for wanted, told in (("tokens", of_all), ("rank tokens", of_one)):
@@ -51,13 +53,51 @@ def tokens_of(
     batch = batch or [it for key in ("global batch size", "global_batch_size") if (it := log.raw.head.get(key))]
     if batch and sequence:
         of_all.append((f"batch of {batch[0]:,.0f} x sequence of {sequence:,.0f}", stats.median(batch) * sequence))
+    own = of_how_many(log, own, [it for it in of_all if it[0] != log.named("step tokens")], of_one)
+    seconds = seconds_per_step(log.steps, own, clock)
     rate_key, device_key = log.key("rate"), log.key("device rate")
     rate = log.column(rate_key)
     late = rate[len(rate) // 2 :] if log.format and log.format.even else rate  # a slow start is smoothed away
     for key, column, told in ((rate_key, late, of_all), (device_key, log.column(device_key), of_one)):
         if seconds and (middle := _middle(column)):
             told.append((log.shown(key or ""), middle * seconds))
-    return judged(log, own, seen, of_all, of_one, rate, rate_key, device_key, seconds, batch)
+    return own, *judged(log, own, seen, of_all, of_one, rate, rate_key, device_key, seconds, batch)
+
+
+def of_how_many(
+    log: Columns, own: list[float | None], of_all: list[tuple[str, float]], of_one: list[tuple[str, float]]
+) -> list[float | None]:
+    """Times that may be of one step or of all since the line above: as the one of both that the other numbers allow."""
+    if log.open is None or not (seconds := _middle(it for it in own if it)):
+        return own
+    every = round(stats.median([float(b - a) for a, b in pairwise(log.steps) if b > a]))
+    told = {wanted: _middle(log.column(log.key(wanted))) for wanted in WITNESSES}
+    tokens = of_all[0][1] if of_all else log.declared
+    by: list[tuple[str, float]] = []  # what else tells a step's seconds
+    if interval := told["interval time"]:
+        by.append((log.named("interval time"), interval / every))
+    if steps := told["steps rate"]:
+        by.append((log.named("steps rate"), 1 / steps))
+    rates = [(log.named(wanted), told[wanted]) for wanted in ("rate", "mean rate")] if tokens else []
+    by += [(f"{name} and the tokens", (tokens or 0.0) / rate) for name, rate in rates if rate]
+    if device := told["device rate"]:
+        if of_one:
+            by.append((f"{log.named('device rate')} and the tokens", of_one[0][1] / device))
+        elif tokens and not _whole(tokens / device / seconds) and _whole(tokens / device / seconds * every):
+            by.append((f"{log.named('device rate')} and the tokens", seconds / every))
+    alone = [source for source, it in by if near(seconds, it)]
+    together = [source for source, it in by if near(seconds, every * it)]
+    if bool(alone) == bool(together):
+        return own
+    log.open = None
+    if alone:
+        return own
+    log.said.append(f"which is that of {every} steps together, as {together[0]} show")
+    return [it / every if it else None for it in own]
+
+
+def _whole(devices: float) -> bool:
+    return devices >= 1 / APART and near(devices, max(1, round(devices)))
 
 
 def even(log: Columns, rate: Sequence[float | None], own: Sequence[float | None]) -> bool:
@@ -84,7 +124,7 @@ def judged(
 ) -> tuple[list[float | None], float | None, list[float | None], bool]:
     """The surest of what the log says, having asked the others and the user whether that can be."""
     of_all, of_one = ([it for it in told if 0 < it[1] < LARGEST] for told in (of_all, of_one))
-    for (a, first), (b, second) in pairwise(of_all):
+    for (a, first), (b, second) in (*combinations(of_all, 2), *combinations(of_one, 2)):
         if not near(first, second):
             raise RigbenchError(
                 f"{log.name} contradicts itself: {_words(first)} by {a}, {_words(second)} by {b} "
@@ -114,7 +154,7 @@ def judged(
             log.said.append(f"tokens from {source}: of one device")
             return seen, value, log.column(device_key), True
         devices = declared / value
-        if devices < 1 / APART or not near(devices, max(1, round(devices))):
+        if not _whole(devices):
             raise RigbenchError(
                 f"--tokens-per-step {declared:,.0f} contradicts {log.name}: {_words(value)} of one device by "
                 f"{source}, factor {devices:.3g}", "give that of all devices, or leave it out",

@@ -135,6 +135,8 @@ def _of_log(path: Path, cards: int) -> float:
     """Tokens/s of all cards, steady, by a training log."""
     text, _ = source.read(path)
     reading = rules.read(scan.scan(text, path.name), {}, None, path.name)
+    if reading.in_doubt:
+        raise RigbenchError(f"--known: {path.name}: {reading.in_doubt}", "give its tokens/s in place of the log")
     rate = stretches.steady(stretches.between_rows(reading), path.name).rate.value
     return rate * (cards if reading.of_one_device else 1)
 

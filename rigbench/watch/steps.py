@@ -269,10 +269,13 @@ class LogSteps:
                 if own or any(row.at_seconds for row in reading.rows):
                     told = [it for it in reading.said if tokens_per_step or it != "tokens as given"]
                     finer = _resolution([at for at, _ in wall])
-                    if not own and reading.tokens_per_step and finer < reading.resolution_seconds:
+                    coarse = not own and finer < reading.resolution_seconds
+                    if (coarse or (reading.in_doubt and len(wall) >= 2)) and reading.tokens_per_step:
                         rows = [LogRow(step, at) for at, step in wall]
                         reading = reading._replace(rows=rows, resolution_seconds=finer)
-                        told.append("its clock is coarse: its time from when each line came")
+                        told = [it for it in told if it != reading.in_doubt]
+                        why = "its clock is coarse" if coarse else "of one step or of several"
+                        told.append(f"{why}: its time from when each line came")
                     return Seen("the output", (reading.format, *told), unit, reading, wall, total)
             except RigbenchError as error:
                 cure = error.what_to_do if "--tokens-per-step" in error.what_to_do else USE_THE_HOOK

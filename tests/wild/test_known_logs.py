@@ -37,6 +37,14 @@ def test_a_log_stands_for_its_speed(tmp_path, monkeypatch, card, text, rate):
     assert by_log.case == by_words.case
 
 
+def test_a_log_whose_speed_can_be_read_in_two_ways_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(f"step {10 * number} | loss 3.1 | dt {2 + number % 3 / 100:.2f}s\n" for number in range(40))
+    (tmp_path / "train.log").write_text("tokens per iteration will be: 104,000\n" + lines)
+    with pytest.raises(RigbenchError, match=r"train.log: dt is taken as one step's; if it is of the 10"):
+        row("rtx-4090, gpt2-124m, bf16, compiled, micro-batch 12, train.log")
+
+
 def test_a_log_that_tells_no_speed_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.log").write_text("step 1 loss 3\nstep 2 loss 2\n")
