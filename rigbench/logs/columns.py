@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -204,7 +205,8 @@ def quoted(head: str) -> str:
     if timed:
         time, group = timed[0]
         parts += [".*?", _literally(line[max(step.end(), time.start() - 3) : time.start()]), rf"(?P<{group}>[\d.]+)"]
-    return f"say how with --pattern; its first line with numbers is {line[:80]!r}, which {''.join(parts)!r} fits"
+    pattern = shlex.quote("".join(parts))  # as a shell takes it
+    return f"say how with --pattern; its first line with numbers is {line[:80]!r}, which {pattern} fits"
 
 
 def _literally(text: str) -> str:
