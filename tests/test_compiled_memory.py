@@ -205,6 +205,19 @@ def test_eager_code_is_as_sure_as_its_kind_and_says_with_how_many_it_surely_fits
         assert its.doubt.startswith("30 % less to 25 % more, as published")
 
 
+def test_only_a_program_that_was_judged_has_the_narrow_interval() -> None:
+    model, card = model_named("30M"), target("NVIDIA GeForce RTX 4090")
+    predictor = Predictor(Traces(None))
+    for is_compiled, low, high in ((True, 0.75, 1.25), (False, 0.7, 1.25)):
+        its = recipe(compiled=is_compiled, micro_batch=4)
+        own, same, other = (predictor.predict(model, its, card, name) for name in ("", "nanogpt", "llm.c"))
+        assert own == same
+        assert other.process.value == own.process.value
+        ends = [end / other.process.value for end in other.process.ends]
+        assert ends == pytest.approx([low, high], abs=0.02)
+        assert own.process.ends[1] / own.process.value == pytest.approx(1.06, abs=0.02)
+
+
 def test_the_parts_add_up_and_each_choice_moves_what_it_should() -> None:
     model, card = model_named("120M"), target("NVIDIA GeForce RTX 4090")
     plain = compiled.prediction(model, recipe(compiled=True, micro_batch=8), card)

@@ -241,7 +241,7 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
     ]
     gpu = profiles.gpu(rig.gpu)
     place = cards.of_profile(gpu, rig.name, rig.count)
-    memories = [predictor.predict(step.model, step.recipe, place) for step in steps]
+    memories = [predictor.predict(step.model, step.recipe, place, request.told.program) for step in steps]
     memory = round(min(gpu.memory_gib) * (1 << 30))
     device = Device("cuda", gpu.names[0], Absent("not here"), threads=1, memory_total_bytes=memory)
     neutral = msgspec.structs.replace(recipes[0], micro_batch=0, accumulation=1)

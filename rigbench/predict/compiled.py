@@ -50,11 +50,15 @@ def covers(recipe: Recipe, target: Target) -> bool:
     return target.kind == "cuda" and recipe.strategy != "fsdp2-offload" and ways
 
 
-def prediction(model: Model, recipe: Recipe, target: Target, held_bytes: float = 0.0) -> VramPrediction:
-    """`held_bytes` is what a program keeps on the card beside weights and states, such as masks."""
+def prediction(
+    model: Model, recipe: Recipe, target: Target, held_bytes: float = 0.0, program: str = ""
+) -> VramPrediction:
+    """`held_bytes` is what a program keeps on the card beside weights and states, such as masks; of an unnamed one the
+    interval is rigbench's own code's.
+    """
     sizes, later = _peak(model, recipe, held_bytes)
     reserved, outside = sum(sizes.values()), _outside(target)
-    process, spread = reserved + outside.value, PLAIN_SPREAD if plain(model, recipe) else SPREAD
+    process, spread = reserved + outside.value, PLAIN_SPREAD if plain(model, recipe, program) else SPREAD
     spread = SHARDED_SPREAD if recipe.sharded else spread
     low, high = process * (1 - spread), process * (1 + spread)
     usable, surely = target.usable.value, recipe.micro_batch
@@ -104,8 +108,10 @@ def expected(model: Model, recipe: Recipe, target: Target, held_bytes: float = 0
     return expected_bytes(model, recipe, target, held_bytes) <= target.usable.value
 
 
-def plain(model: Model, recipe: Recipe) -> bool:
-    """Whether this is code as the bytes were fitted on."""
+def plain(model: Model, recipe: Recipe, program: str = "") -> bool:
+    """Whether this is code as the bytes were fitted on; of an unnamed program, whether rigbench's own is."""
+    if program not in ("", "nanogpt"):
+        return False
     usual = Recipe(precision="bf16", compiled=True, strategy=recipe.strategy, ranks=recipe.ranks)
     its = msgspec.structs.replace(recipe, micro_batch=0, accumulation=1)
     return model.shape.style == "gpt2" and its == usual and recipe.strategy in ("single", "ddp")

@@ -58,18 +58,18 @@ class Predictor:
         self.traces = traces
         self._largest: dict[tuple[Model, Recipe, Target], Largest | Absent] = {}
 
-    def predict(self, model: Model, recipe: Recipe, target: Target) -> VramPrediction:
+    def predict(self, model: Model, recipe: Recipe, target: Target, program: str = "") -> VramPrediction:
         """A step's peak memory on the target, and whether there is room for it."""
         if compiled.covers(recipe, target):
-            return compiled.prediction(model, recipe, target)
-        said = _prediction(model, recipe, target, Case(self._script(model, recipe, target), target))
+            return compiled.prediction(model, recipe, target, program=program)
+        said = _prediction(model, recipe, target, Case(self._script(model, recipe, target), target), program)
         if not said.tight or said.process.value > target.usable.value:
             return said
-        return msgspec.structs.replace(said, surely=self._surely(model, recipe, target))
+        return msgspec.structs.replace(said, surely=self._surely(model, recipe, target, program))
 
-    def _surely(self, model: Model, recipe: Recipe, target: Target) -> int:
+    def _surely(self, model: Model, recipe: Recipe, target: Target, program: str) -> int:
         """As many sequences at once, up to the recipe's, as fit at the high end of what eager code takes as well."""
-        more, room = _eager_ends(model, recipe)[1], cards.room_bytes(target)
+        more, room = _eager_ends(model, recipe, program)[1], cards.room_bytes(target)
         case = self._along(lambda n: (model, msgspec.structs.replace(recipe, micro_batch=n)), MICRO_BATCHES, target)
         return most(lambda n: more * case(n).unlimited.reserved_bytes <= room, recipe.micro_batch)
 
@@ -199,16 +199,16 @@ def _largest(step: int, value: int, at: Callable[[int], tuple[Model, Recipe]], t
     return Largest(value, compiled.prediction(*at(step), target), short)
 
 
-def _eager_ends(model: Model, recipe: Recipe) -> tuple[float, float]:
-    plain = compiled.plain(model, msgspec.structs.replace(recipe, compiled=True))
+def _eager_ends(model: Model, recipe: Recipe, program: str) -> tuple[float, float]:
+    plain = compiled.plain(model, msgspec.structs.replace(recipe, compiled=True), program)
     return PLAIN_ENDS if plain else OTHER_ENDS
 
 
-def _prediction(model: Model, recipe: Recipe, target: Target, case: Case) -> VramPrediction:
+def _prediction(model: Model, recipe: Recipe, target: Target, case: Case, program: str = "") -> VramPrediction:
     room = cards.room_bytes(target)
     peaks, outside = case.peaks(room), cards.outside(target)
     on_gpu = target.kind == "cuda"
-    less, more = _eager_ends(model, recipe)
+    less, more = _eager_ends(model, recipe, program)
     held = peaks.reserved_bytes if on_gpu else peaks.allocated_bytes
     low, reserved, high = (round(share * held) for share in ((less, 1.0, more) if on_gpu else HOST_HELD))
     assumed = (PLAIN_WHY if (less, more) == PLAIN_ENDS else OTHER_WHY) if on_gpu else ""

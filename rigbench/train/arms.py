@@ -257,7 +257,7 @@ class Table:
         target = self._target(recipe)
         if isinstance(target, Absent):
             return target
-        return self.predictor.predict(self.model, self._predictable(recipe, target), target)
+        return self.predictor.predict(self.model, self._predictable(recipe, target), target, self.plan.told.program)
 
     def _predictable(self, recipe: Recipe, target: Target) -> Recipe:
         """With nothing left to be chosen."""
