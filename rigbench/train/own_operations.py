@@ -42,8 +42,8 @@ class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         moved = float(_size(ins) + _size(outs))
         if "attention" in name:
             its = Operation("attention", name, 1, _attention_flop(name, ins, args, kwargs or {}), moved, 1)
-        elif (counts := flop_registry.get(func._overloadpacket)) is not None:
-            flop = float(counts(*args, **(kwargs or {}), out_val=result))
+        elif func._overloadpacket in flop_registry:
+            flop = float(flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result))
             its = Operation("matmul", name, 1, flop, moved, 1, 1, 1, 1)
         else:
             its = Operation("memory traffic", name, 1, 0, float(_moved(name, ins, outs, moved)), 1)
