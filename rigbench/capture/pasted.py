@@ -410,25 +410,26 @@ class _Made:
 
     def _host(self, text: str, lines: list[str]) -> bool:
         """What a bug report holds of the kernel's files."""
-        found = len(self.host)
+        told: dict[str, Any] = {}
         if match := re.search(r"^Linux version (\S{1,80})", text, re.M):
-            self.host["kernel"] = match[1]
+            told["kernel"] = match[1]
         if match := re.search(r"^uname: Linux (\S{1,80}) (\S{1,80})", text, re.M):
-            self.host |= {"host_name": match[1], "kernel": match[2]}
+            told |= {"host_name": match[1], "kernel": match[2]}
         if match := re.search(r"^\*\*\* /proc/cmdline\n(?:\*\*\* .{0,200}\n)?(.{1,2000})$", text, re.M):
-            self.host["cmdline"] = match[1]
+            told["cmdline"] = match[1]
         if match := re.search(r"^model name\s{1,9}: (.{1,100})$", text, re.M):
-            self.host["cpu"] = match[1].strip()
+            told["cpu"] = match[1].strip()
         if match := re.search(r"^vendor_id\s{1,9}: (\S{1,40})$", text, re.M):
-            self.host["cpu_vendor"] = match[1]
+            told["cpu_vendor"] = match[1]
         if match := re.search(r"^flags\s{1,9}: (.{0,3000})", text, re.M):
-            self.host["virtual"] = "hypervisor" in match[1].split()
+            told["virtual"] = "hypervisor" in match[1].split()
         if match := re.search(
             r"^NVRM version: NVIDIA UNIX (Open )?.{0,80}?Kernel Module.{0,40}?  (\d{3}\.[\d.]{2,12})", text, re.M
         ):
-            self.host["driver_flavour"] = "open" if match[1] else "proprietary"
+            told["driver_flavour"] = "open" if match[1] else "proprietary"
             self.say("sys", "nvmlSystemGetDriverVersion", match[2])
-        return len(self.host) > found
+        self.host = told | self.host
+        return bool(told)
 
     def _kernel(self, text: str, lines: list[str]) -> bool:
         told = [line for line in lines if re.search(r"NVRM: |AER: |pcieport |nvidia .{0,20}: ", line[:300])]

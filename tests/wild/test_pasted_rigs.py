@@ -256,3 +256,12 @@ def test_whether_it_is_a_virtual_machine_is_said_only_where_the_paste_does(tmp_p
     _, found = topology(tmp_path, query(TWO))
     assert json.loads((tmp_path / "made/rig.json").read_text())["virtual"] is None
     assert found.virtual_machine == Absent("the processor's flags, which tell it, are not known")
+
+
+def test_of_two_reports_the_first_that_says_something_of_the_host_wins(tmp_path):
+    first, second = (
+        f"Linux version {kernel}\nmodel name\t: {cpu}\n" for kernel, cpu in (("6.8.0", "A"), ("5.4.0", "B"))
+    )
+    topology(tmp_path, query(TWO), first, second + "vendor_id\t: GenuineIntel\n")
+    host = json.loads((tmp_path / "made/rig.json").read_text())
+    assert (host["kernel"], host["cpu"], host["cpu_vendor"]) == ("6.8.0", "A", "GenuineIntel")
