@@ -48,9 +48,7 @@ def capture_of(paths: Sequence[Path]) -> Pasted:
     made = _Made()
     for path in paths:
         text, _ = source.read(path)
-        before = len(made.kinds)
-        made.read(text)
-        if len(made.kinds) == before:
+        if not made.read(text):
             if re.search(r"ROCm System Management|AMD-SMI|amdgpu version", text[:20_000]):
                 raise RigbenchError(
                     f"{path.name} is of AMD's cards", "a capture is made of NVIDIA's tools and of lspci"
@@ -75,7 +73,8 @@ class _Made:
         self.nccl: list[str] = []
         self.gpus = 0
 
-    def read(self, text: str) -> None:
+    def read(self, text: str) -> bool:
+        """Whether it is anything that is known."""
         lines = [line[:LONGEST_LINE].rstrip() for line in source.lines_of(text)]
         readers: tuple[tuple[str, Callable[[str, list[str]], bool]], ...] = (
             ("nvidia-smi -q -x", self._xml),
@@ -88,7 +87,9 @@ class _Made:
             ("the kernel's log", self._kernel),
             ("NCCL's log", self._nccl),
         )
-        self.kinds += [name for name, reader in readers if reader(text, lines) and name not in self.kinds]
+        kinds = [name for name, reader in readers if reader(text, lines)]
+        self.kinds += [name for name in kinds if name not in self.kinds]
+        return bool(kinds)
 
     def say(self, scope: int | str, call: str, *values: int | str) -> None:
         """An answer, unless a fuller source has given one."""

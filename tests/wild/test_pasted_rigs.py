@@ -21,6 +21,7 @@ TWO = [Card(), Card("41:00.0", width=(16, 16), reasons=("SW Power Cap", "HW Slow
 
 def topology(tmp_path, *texts):
     paths = []
+    tmp_path.mkdir(exist_ok=True)
     for number, text in enumerate(texts):
         paths.append(tmp_path / f"pasted-{number}.txt")
         paths[-1].write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -265,3 +266,9 @@ def test_of_two_reports_the_first_that_says_something_of_the_host_wins(tmp_path)
     topology(tmp_path, query(TWO), first, second + "vendor_id\t: GenuineIntel\n")
     host = json.loads((tmp_path / "made/rig.json").read_text())
     assert (host["kernel"], host["cpu"], host["cpu_vendor"]) == ("6.8.0", "A", "GenuineIntel")
+
+
+@pytest.mark.parametrize("text", [query(TWO), table(TWO), lspci(FUNCTIONS), xml(TWO)])
+def test_a_second_file_of_a_kind_is_known_too(tmp_path, text):
+    once, twice = (topology(tmp_path / str(count), *[text] * count)[1].gpus for count in (1, 2))
+    assert once == twice
