@@ -60,9 +60,11 @@ class Store:
             ) from None
 
     def new_run_id(self) -> str:
-        """One that no stored run has: a clock that is set back comes to the same second again."""
-        while (self.runs / f"{(run_id := new_run_id())}.json").exists():
-            pass
+        """One that no stored run has: a clock that is set back, or stands, comes to the same moment again."""
+        run_id = new_run_id()
+        while (self.runs / f"{run_id}.json").exists():
+            second, _, part = run_id.rpartition("-")
+            run_id = f"{second}-{(int(part, 16) + 1) % (1 << 16):04x}"
         return run_id
 
     def save(self, run: Run) -> Path:
