@@ -410,7 +410,7 @@ information  The driver refuses P2P between GPUs  p2p-refused
             IOMMU: translating (DMA-FQ)
   cost      n/a (it takes a measurement of this rig; `rigbench explain
             p2p-refused` has published ones)
-  takes     0 to 33 min (step model, as it is against cured; from none of it to
+  takes     0 to 35 min (step model, as it is against cured; from none of it to
             twice)
   to do     consumer cards: nothing, NCCL goes through shared memory by itself;
             others: turn on resizable BAR, try slots below the same CPU

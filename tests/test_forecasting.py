@@ -41,7 +41,7 @@ class Fits:
         found = self.by_way.get((recipe.checkpoint_every, recipe.loss_chunks), 0)
         return Largest(found, None, Absent("not asked")) if found else Absent("not even one sequence fits")  # type: ignore[arg-type]
 
-    def predict(self, model: Model, recipe: Recipe, target: object) -> object:
+    def predict(self, model: Model, recipe: Recipe, target: object, program: str = "") -> object:
         made = compiled.prediction(model, recipe, target)  # type: ignore[arg-type]
         process = msgspec.structs.replace(made.process, low=1e15, high=1e15) if not self.by_way else made.process
         return msgspec.structs.replace(made, short_bytes=3 << 30, process=process)
@@ -160,7 +160,7 @@ def test_the_classic_claim_is_judged_by_the_same_rig():
     claim = asked(declared_hours=48.0)
     budget = assemble(claim, *elsewhere("2xrtx-4080", claim), "now")
     assert budget.sanity.sentence == (
-        "You said 48 h. This rig needs 1/12 of that: 48 h would be 6.94 TFLOP/s, 3.6 % of the 195 TFLOP/s peak of 2 "
+        "You said 48 h. This rig needs 1/13 of that: 48 h would be 6.94 TFLOP/s, 3.6 % of the 195 TFLOP/s peak of 2 "
         "RTX 4080, so the cards are not what takes the time. Next: `rigbench backtest --on 2xrtx-4080 --model SIZE LOG`"
     )
 

@@ -77,11 +77,14 @@ def killed() -> None:
 
 
 def stubborn() -> None:
-    """Ignores what asks it to end, and says so; ends by itself after a while."""
+    """Ignores what asks it to end, and says so; ends by itself when it was asked twice, or after a minute."""
+    heard: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: print(f"heard {number}", flush=True))
+        signal.signal(number, lambda number, _: (heard.append(number), print(f"heard {number}", flush=True)))
     print("ready", flush=True)
-    time.sleep(3)
+    end = time.monotonic() + 60
+    while len(heard) < 2 and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def away() -> None:
