@@ -420,7 +420,7 @@ information  The slot offers a slower link than the card could use  pcie-slot
   evidence  GPU0: 0000:00:01.0 is x8, the card below it x16
             GPU1: 0000:00:01.1 is x8, the card below it x16
   cost      15.8 GB/s each way in theory, instead of 31.5 GB/s
-  takes     0 to 29 min (step model, as it is against cured; from none of it to
+  takes     0 to 31 min (step model, as it is against cured; from none of it to
             twice)
   to do     use a slot with all lanes if the board has one free; else nothing,
             it is the board's or the CPU's limit

@@ -32,10 +32,10 @@ PLOT = re.compile(r"[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉]")
 PASSING = re.compile(
     r"#×#|faster|slower|slowest|fastest|time was up|would take too long|not run|no line|scatter|differed by|burst"
     r"|far off the line|cache to memory|of load|of rest|ran out of time|own products|training needs|least memory"
-    r"|worth a choice|of matmul"
+    r"|best trade-offs|of matmul"
     r"|warnings?$|for information$|notes?$|faults?,|^# tokens/s|^note (?:warm|workers|this is a)|^(?:#|GPU)[#,% ]*$"
     r"|^(?:efficiency|layer|all #$|all # (?:a step|\(# of its)|that is # of this rig"
-    r"|all devices at once|next slice|takes|GB/s is|datasheet|hot|ratio|shape|change|enough|why wide|latency at|energy)"
+    r"|all devices at once|to measure|takes|GB/s is|datasheet|hot|ratio|shape|change|enough|why wide|latency at|energy)"
     r"|^(?:tf32|fp\d+|bf16)(?: #)?(?: correct)?$"
 )
 ENDED = re.compile(r"^((?:own loader|memory map) .*) (?:time limit|interval)$")  # a row of the loader
