@@ -145,7 +145,11 @@ def repeats_apart(run: Run) -> Iterator[Finding]:
 
 
 def above_its_ceiling(run: Run) -> Iterator[Finding]:
-    """What is clearly faster than the ceiling that was searched for: a product of the model, a whole step."""
+    """What is clearly faster than the ceiling that was searched for: a product of the model, a whole step.
+
+    A product that beats it by less than processes of one machine differ is taken as the ceiling (`matmul.verdict.mended`)
+    and says nothing against it; a whole step has more to do than its products, and never comes near.
+    """
     if not isinstance(run.matmul, Matmul):
         return
     for ceiling in run.matmul.ceilings:
@@ -155,7 +159,7 @@ def above_its_ceiling(run: Run) -> Iterator[Finding]:
         for it in run.matmul.shapes:
             if it.dtype == ceiling.dtype and it.check.correct:
                 low = it.flops_per_s.low if it.flops_per_s.level >= stats.LEVEL else it.flops_per_s.value / CLEARLY
-                found.append((low, it.flops_per_s.value, f"{it.purpose} {it.product}"))
+                found.append((low / APART, it.flops_per_s.value, f"{it.purpose} {it.product}"))
         for its in _slices(run):
             if its.recipe.dtype == ceiling.dtype and its.device == run.matmul.device:
                 flop = its.model.flop_per_token / its.cards
