@@ -182,6 +182,17 @@ def test_a_prediction_says_what_it_is_and_nothing_of_a_rigs_health() -> None:
     assert text.count("### rigbench capacity: 120M fits each card of 2xrtx-4080 with 13 sequences") == 1
 
 
+def test_ways_of_training_one_model_are_told_apart() -> None:
+    """Five bars were called 5M, and their rates stood in a row without what made them differ."""
+    run = store.read(pages.ROOT / "tests/runs/xeon-2.5ghz-2-cores/train-probe-120M-arms.json")
+    read = Read(page(run).text)
+    drawn = [attrs["aria-label"] or "" for tag, attrs in read.tags if tag == "svg" and attrs.get("class") == "chart"]
+    ways = {it.recipe.words for it in run.slices}
+    assert len(ways) > 2
+    assert sum(all(way in label for way in ways) for label in drawn) == 2  # parts of a step, and peaks of memory
+    assert f"tokens/s in {len(ways)} ways of training" in read.text
+
+
 def test_hostile_text_is_text() -> None:
     made = page(pages.foe(pages.cpu()), redact=False)  # which would hide it as the name of a host
     read = Read(made.text)

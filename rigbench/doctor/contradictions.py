@@ -147,8 +147,8 @@ def repeats_apart(run: Run) -> Iterator[Finding]:
 def above_its_ceiling(run: Run) -> Iterator[Finding]:
     """What is clearly faster than the ceiling that was searched for: a product of the model, a whole step.
 
-    A product that beats it by less than processes of one machine differ is taken as the ceiling (`matmul.verdict.mended`)
-    and says nothing against it; a whole step has more to do than its products, and never comes near.
+    A product that beats it by less than processes of one machine differ is the ceiling then (`matmul.verdict.mended`),
+    and says nothing against the search; a whole step has more to do than its products, and never comes near.
     """
     if not isinstance(run.matmul, Matmul):
         return

@@ -170,6 +170,18 @@ def _rates(slices: Sequence[AnySlice]) -> Iterator[str]:
     counts = dict.fromkeys(it.cards for it in slices)
     for cards in counts:
         alike = [it for it in slices if it.cards == cards]
-        rates = ", ".join(f"{it.model.name} {middle(it.items_per_s, f'{it.unit}/s')}" for it in alike)
+        rates = ", ".join(
+            _rates_of([it for it in alike if it.model.name == name])
+            for name in dict.fromkeys(it.model.name for it in alike)
+        )
         on = f"on {cards} cards by {alike[0].recipe.strategy}" if cards > 1 else "on one card"
         yield f"{rates} {on}" if len(counts) > 1 or (cards > 1 and alike[0].device.kind == "cuda") else rates
+
+
+def _rates_of(slices: Sequence[AnySlice]) -> str:
+    """One model's: each run's, or from the slowest to the fastest of the ways in which it was trained."""
+    name, unit = slices[0].model.name, f"{slices[0].unit}/s"
+    ways, rates = {it.recipe.words for it in slices}, [it.items_per_s.value for it in slices]
+    if len(ways) > 1:
+        return f"{name} {units.format_range(min(rates), max(rates), unit)} in {len(ways)} ways of training"
+    return ", ".join(f"{name} {middle(it.items_per_s, unit)}" for it in slices)

@@ -70,6 +70,13 @@ def variant(recipe: Recipe) -> str:
     return recipe.words if recipe.compiled else f"{recipe.words}, eager"
 
 
+def names(results: Sequence[AnySlice]) -> list[str]:
+    """Each one's model, or how it was trained where all are of one model in several ways."""
+    models, ways = {it.model.name for it in results}, {it.recipe.words for it in results}
+    alone = len(models) == 1 and len(ways) > 1
+    return [it.recipe.words if alone else it.model.name for it in results]
+
+
 def _rate(result: AnySlice) -> str:
     its, unit = result.items_per_s, f"{result.unit}/s"
     if its.level == 0:

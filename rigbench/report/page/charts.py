@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
@@ -240,7 +241,10 @@ def _plot(axes: Axes, panel: Panel) -> None:
 
 
 def _rows(axes: Axes, labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), [_short(label, 22) for label in labels])
+    lines = [textwrap.fill(label, 22, max_lines=2, placeholder="…") for label in labels]
+    axes.set_yticks(
+        range(len(labels)), lines, fontsize=10 if any("\n" in it for it in lines) else None, linespacing=1.0
+    )
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)

@@ -17,6 +17,7 @@ from rigbench.matmul.record import Matmul
 from rigbench.predict.record import Capacity, Largest, OwnCapacity, VramPrediction
 from rigbench.report.page import charts
 from rigbench.report.page.kit import ANSWERS, Chart, Section, Table, cells, held, why
+from rigbench.train import brief as training
 from rigbench.train.record import AnySlice, Arms, Slice
 
 GIB = float(1 << 30)
@@ -195,12 +196,13 @@ def _step(run: Run) -> Section:
     drawn, missing = [], []
     if slices:
         bars, rows = [], []
-        for place, it in slices:
+        named = training.names([it for _, it in slices])
+        for (place, it), name_of in zip(slices, named, strict=True):
             parts = [(name, 100 * it.step_share[name]) for name in PARTS if name in it.step_share]
             parts += [(name, 100 * share) for name, share in it.step_share.items() if name not in PARTS]
             rest = 100 - math.fsum(value for _, value in parts)
             parts += [("not explained", rest)] if rest > 0.05 else []
-            label = f"{it.model.name}{f' ×{it.cards}' if it.cards > 1 else ''}"
+            label = f"{name_of}{f' ×{it.cards}' if it.cards > 1 else ''}"
             bars.append((label, parts))
             rate = (
                 brief.told(it.items_per_s, f"{it.unit}/s")
@@ -254,8 +256,10 @@ def _memory(run: Run) -> Section:
     told = [(place, it, peak) for place, it, peak in peaks if isinstance(peak, Figure)]
     if told:
         total = told[0][1].device.memory_total_bytes
+        named = training.names([it for _, it, _ in told])
         bars = [
-            (f"{it.model.name}, {it.recipe.micro_batch} seq.", [("peak", peak.value / GIB)]) for _, it, peak in told
+            (f"{name}, {it.recipe.micro_batch} seq.", [("peak", peak.value / GIB)])
+            for name, (_, it, peak) in zip(named, told, strict=True)
         ]
         rows = [
             cells(f"[{place}] {it.model.name}", it.recipe.words, units.format_bytes(peak.value), peak.basis)
@@ -264,7 +268,8 @@ def _memory(run: Run) -> Section:
         table = Table("Peak memory", ("short run", "how it trained", ">peak", "what decides"), rows, ".slices[].memory")
         limit = total / GIB if isinstance(total, int) else None
         room = f"; the device has {units.format_bytes(total)}" if isinstance(total, int) else ""
-        alt = ", ".join(f"{it.model.name} {units.format_bytes(peak.value)}" for _, it, peak in told) + room
+        peaks_said = [f"{name} {units.format_bytes(peak.value)}" for name, (*_, peak) in zip(named, told, strict=True)]
+        alt = ", ".join(peaks_said) + room
         nearest = limit if limit is not None and limit < 6 * max(peak.value for *_, peak in told) / GIB else None
         drawn.append(Chart("Peak memory in training, measured", charts.stacked(bars, "GiB", nearest), alt, table))
     else:
