@@ -4,6 +4,7 @@ import gc
 import io
 import math
 import re
+import statistics
 import sys
 import threading
 from functools import partial
@@ -95,9 +96,10 @@ def test_steps_lie_end_to_end_on_the_clock(options):
 
 def test_the_model_learns_the_distribution_of_the_tokens(options):
     result = slice_of(options, seconds=2.0, learning_rate=3e-3)
-    first, *_, last = result.steps.loss
+    first, *later = result.steps.loss
+    last = statistics.fmean(later[-len(later) // 4 :])  # one batch's loss alone lies up to a nat beside it
     assert first == pytest.approx(math.log(512), rel=0.05)
-    assert last < first - min(0.2, 0.03 * (len(result.steps.loss) - 1))  # a busy machine comes to a few steps alone
+    assert last < first - min(0.2, 0.03 * len(later))  # a busy machine comes to a few steps alone
 
 
 def test_checkpointing_does_more_work_for_the_same_model_flops(options):

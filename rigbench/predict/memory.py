@@ -63,15 +63,10 @@ class Predictor:
         if compiled.covers(recipe, target):
             return compiled.prediction(model, recipe, target, program=program)
         said = _prediction(model, recipe, target, Case(self._script(model, recipe, target), target), program)
-        if not said.tight or said.process.value > target.usable.value:
+        if not said.over_at_its_high_end:
             return said
-        return msgspec.structs.replace(said, surely=self._surely(model, recipe, target, program))
-
-    def _surely(self, model: Model, recipe: Recipe, target: Target, program: str) -> int:
-        """As many sequences at once, up to the recipe's, as fit at the high end of what eager code takes as well."""
-        more, room = _eager_ends(model, recipe, program)[1], cards.room_bytes(target)
-        case = self._along(lambda n: (model, msgspec.structs.replace(recipe, micro_batch=n)), MICRO_BATCHES, target)
-        return most(lambda n: more * case(n).unlimited.reserved_bytes <= room, recipe.micro_batch)
+        along = self._along(lambda n: (model, msgspec.structs.replace(recipe, micro_batch=n)), MICRO_BATCHES, target)
+        return _with_surely(said, along, program)
 
     def of_one_sequence(self, model: Model, recipe: Recipe, target: Target) -> VramPrediction:
         """The same for one sequence, at less cost where many sizes are asked about."""
@@ -112,7 +107,9 @@ class Predictor:
         count = most(lambda n: case(n).fits(room), MOST_SEQUENCES)
         if not count:
             return Absent("not even one sequence fits")
-        return Largest(count, _prediction(*at(count), target, case(count)), case(count + 1).short(room))
+        said = _prediction(*at(count), target, case(count))
+        said = _with_surely(said, case) if said.over_at_its_high_end else said
+        return Largest(count, said, case(count + 1).short(room))
 
     def longest_sequence(self, model: Model, recipe: Recipe, target: Target) -> Largest | Absent:
         """The most tokens, in steps of 128, of a single sequence that fits."""
@@ -202,6 +199,13 @@ def _largest(step: int, value: int, at: Callable[[int], tuple[Model, Recipe]], t
 def _eager_ends(model: Model, recipe: Recipe, program: str) -> tuple[float, float]:
     plain = compiled.plain(model, msgspec.structs.replace(recipe, compiled=True), program)
     return PLAIN_ENDS if plain else OTHER_ENDS
+
+
+def _with_surely(said: VramPrediction, along: Callable[[int], Case], program: str = "") -> VramPrediction:
+    """With as many sequences at once, up to the recipe's, as fit at the high end too."""
+    more = _eager_ends(said.model, said.recipe, program)[1]
+    surely = most(lambda n: more * along(n).unlimited.reserved_bytes <= said.room_bytes, said.recipe.micro_batch)
+    return msgspec.structs.replace(said, surely=surely)
 
 
 def _prediction(model: Model, recipe: Recipe, target: Target, case: Case, program: str = "") -> VramPrediction:

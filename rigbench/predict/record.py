@@ -179,6 +179,11 @@ class VramPrediction(Record, frozen=True, kw_only=True):
     assumed: str = ""  # what the ends of `process` are, and why, where nobody measured such a step
 
     @property
+    def over_at_its_high_end(self) -> bool:
+        """Whether it is expected to fit, and may not."""
+        return self.tight and self.process.value <= self.target.usable.value
+
+    @property
     def low_end(self) -> float:
         """Bytes of the process that other code for the same step is known to get by with."""
         low = self.process.value if self.assumed else self.process.ends[0]
@@ -200,7 +205,7 @@ class VramPrediction(Record, frozen=True, kw_only=True):
 
     @property
     def _over(self) -> str:
-        if not self.tight or self.process.value > self.target.usable.value:
+        if not self.over_at_its_high_end:
             return self.unsure
         surely = f"{self.surely} fit then" if self.surely else "not even one sequence fits then"
         return f"at the high end over the {units.format_bytes(self.target.usable.value)} usable: {surely}"
