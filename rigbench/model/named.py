@@ -148,7 +148,7 @@ def choose(options: ModelOptions, default: str | Model = DEFAULT_SIZE) -> Model:
         raise RigbenchError(
             f"--model {program} is a program, and this command works from a shape",
             "name a published model or a FILE.toml, or give --params; train-probe and capacity take programs, and "
-            "`rigbench watch -- COMMAND` tells the hours, kWh and money of its training",
+            "`rigbench watch -- COMMAND` says the hours, kWh and money of its training",
         )
     return _changed(_base(options, default), options)
 
