@@ -97,8 +97,10 @@ def measuring(rigbench, *presses: int) -> tuple[int, str, str, list[psutil.Proce
     workers: list[psutil.Process] = []
 
     def press() -> None:
-        time.sleep(7.0)
-        workers.extend(psutil.Process(process.pid).children())
+        while not workers:
+            time.sleep(0.05)
+            workers.extend(psutil.Process(process.pid).children())
+        time.sleep(3.0)  # it has loaded torch then; a fast machine has measured all after twice that
         for number in presses:
             process.send_signal(number)
             time.sleep(0.05)
