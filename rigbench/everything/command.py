@@ -47,6 +47,7 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
     from rigbench.fleet import together
     from rigbench.model.recipe import RecipeOptions
     from rigbench.report import screen
+    from rigbench.report.first_screen import NAMES
     from rigbench.usable import BUSY
 
     plan = BudgetOptions(flops=options.flops, series=options.series, hours=options.hours)
@@ -93,7 +94,8 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
         return together.run(common, its, across, work, seconds, label)
     code = common.answer(work, screen.show)
     if done and done[-1].run.status == "interrupted":
-        missing = [stage.room for stage in (*stages, Stage("budget", answer)) if stage.room not in done[-1].run.ended]
+        left = [stage.room for stage in (*stages, Stage("budget", answer)) if stage.room not in done[-1].run.ended]
+        missing = [NAMES.get(room, room) for room in left]
         say(f"not reached: {', '.join(missing)}; the same command with --resume goes on")
     if done and done[-1].measured and done[-1].run.status == "finished":
         _keep_page(done[-1].run, common)
