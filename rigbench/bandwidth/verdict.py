@@ -22,6 +22,7 @@ NVLINK_BYTES_PER_S = {"7.0": 25e9, "7.5": 25e9, "8.0": 25e9, "8.6": 14.0625e9, "
 Overall = Literal["fine", "low", "unknown", "wrong data", "hung", "died"]
 Through = Literal["NVLink", "peer access", "peer access across sockets", "host memory"]
 LEAST_JUDGED_BYTES = 16 * MIB  # smaller messages are mostly latency
+AT_MOST = 1.02  # of a theory: above, the theory itself must be wrong
 LINK_UNREAD, NO_WAY = Absent("the PCIe link was not read"), Absent("the way between the two is not known")
 
 
@@ -29,8 +30,7 @@ class Band(NamedTuple):
     """Shares of `directions` times the one-way theory.
 
     `what` reaches `worst` to `best` of it on healthy published rigs; from `fine_from` up is fine, `low_below` is below
-    all of them with a margin, and what lies between is neither. Above `at_most` the theory itself must be wrong.
-    Messages under `least_bytes` are mostly latency.
+    all of them with a margin, and what lies between is neither.
     """
 
     what: str
@@ -39,8 +39,6 @@ class Band(NamedTuple):
     worst: float
     best: float
     directions: int = 1
-    at_most: float = 1.02
-    least_bytes: int = 16 * MIB
 
     @property
     def basis(self) -> str:
@@ -60,10 +58,6 @@ STAGED_BOTH_WAYS = Band("copies both ways staged in host memory", 0.18, 0.25, 0.
 NVLINK = Band("all_reduce over NVLink", 0.45, 0.65, 0.69, 0.94)
 NVLINK_BOTH_WAYS = NVLINK._replace(directions=2)
 DEVICE_MEMORY = Band("copies inside a card", 0.65, 0.80, 0.83, 0.91)
-# The busbw of large collectives. A switch that reduces lets it pass the link's rate: 107 % was published.
-BUSBW_NVLINK = Band("busbw over NVLink", 0.45, 0.65, 0.69, 1.07, at_most=1.15, least_bytes=128 * MIB)
-BUSBW_PEER = Band("busbw over PCIe with peer access", 0.40, 0.55, 0.60, 0.78, least_bytes=32 * MIB)
-BUSBW_STAGED = Band("busbw staged in host memory", 0.12, 0.24, 0.25, 0.56, least_bytes=16 * MIB)
 
 
 def judge(
@@ -86,7 +80,7 @@ def judge(
         return unknown(band.reason)
     if isinstance(theory_bytes_per_s, Absent):
         return unknown(theory_bytes_per_s.reason)
-    if size_bytes is not None and size_bytes < band.least_bytes:
+    if size_bytes is not None and size_bytes < LEAST_JUDGED_BYTES:
         return unknown(f"{units.format_bytes(size_bytes)} is mostly latency")
     theory = theory_bytes_per_s * band.directions
     share = bytes_per_s / theory
@@ -99,7 +93,7 @@ def judge(
     )
     verdict: Literal["fine", "low", "unknown"] = "unknown"
     reason = "neither fine nor clearly low"
-    if share > band.at_most:
+    if share > AT_MOST:
         reason = "more than there is in theory, so that a reading of the link must be wrong"
     elif share >= band.fine_from:
         verdict, reason = "fine", band.basis
@@ -135,13 +129,6 @@ def peer_band(way: Through, both_ways: bool) -> Band | Absent:
         ("host memory", True): STAGED_BOTH_WAYS,
     }
     return bands.get((way, both_ways), Absent(f"no published rig to hold {way} both ways against"))
-
-
-def busbw_band(way: Through) -> Band:
-    """For the bus bandwidth of large collectives, by what their slowest pair goes through."""
-    if way == "NVLink":
-        return BUSBW_NVLINK
-    return BUSBW_STAGED if way == "host memory" else BUSBW_PEER
 
 
 def nvlink_theory(links: int, compute_capability: str | Absent) -> float | Absent:
