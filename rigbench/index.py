@@ -72,7 +72,7 @@ def entry_of(run: Run) -> Entry:
         command=run.command,
         status=run.status,
         rig=run.rig.fingerprint,
-        machine=tables.elsewhere(run) or tables.machine(run.rig),
+        machine=tables.on(run)[1],
         look=run.look,
         torch=str(run.software.torch),
         rooms=tuple(rooms),

@@ -32,7 +32,7 @@ from rigbench.train.record import AnySlice, Arms
 from rigbench.usable import usable
 from rigbench.watch.record import SeenSteps, Training, program
 
-METHOD = 4  # raised when rows change, so that an index of others is made anew
+METHOD = 5  # raised when rows change, so that an index of others is made anew
 Better = Literal["higher", "lower", ""]
 # By how a field's name ends: its unit as units.format_span takes it, and which way is better.
 UNITS: tuple[tuple[str, str, Better], ...] = (
@@ -134,16 +134,23 @@ def elsewhere(run: Run) -> str:
     return its if isinstance(its, str) and its != "here" else ""
 
 
+def on(run: Run) -> tuple[str, str]:
+    """Fingerprint and words of the hardware that a run tells of; what is not here has its name for both."""
+    there = elsewhere(run)
+    return there or run.rig.fingerprint, there or machine(run.rig)
+
+
 def measured(run: Run, keep_disturbed: bool = False) -> Measured:
     """The run's headlines, without what was measured while the machine was busy unless that is to be kept."""
+    rig, words = on(run)
     return Measured(
         run=run.id,
         started_at=run.started_at,
         command=run.command,
         status=run.status,
         look=run.look,
-        rig=run.rig.fingerprint,
-        machine=machine(run.rig),
+        rig=rig,
+        machine=words,
         host=run.host,
         label=label(run),
         software=run.software,
@@ -476,8 +483,7 @@ def about(its: Measured | Run) -> dict[str, object]:
             its.command,
             its.status,
             its.look,
-            its.rig.fingerprint,
-            machine(its.rig),
+            *on(its),
             its.host,
             label(its),
             its.software,

@@ -23,7 +23,7 @@ from test_redacted import MORE, SECRETS, secretive
 
 from rigbench import store, tables
 from rigbench.api import StoredRun
-from rigbench.document import Run
+from rigbench.document import NOT_ASKED, Run
 from rigbench.report import exports, screen, trackers
 from rigbench.work import verdict as trust
 from rigbench.work.record import Disturbance
@@ -144,6 +144,30 @@ def test_what_was_predicted_has_rows_in_every_form_though_none_is_a_headline():
     assert {it.labels["what"]: it.value for it in family.samples} == pytest.approx(told)
     assert "<details open>" in exports.markdown(its)
     assert StoredRun(its)._repr_html_().count("<td>tokens_per_s</td>") == len(told)
+
+
+def test_a_prediction_names_the_rig_that_it_is_for_and_not_the_machine_that_it_was_made_on(run, tmp_path, monkeypatch):
+    there = msgspec.structs.replace(
+        run, arms=variants.on_two_4080s(), slices=(), budget=NOT_ASKED, command="train-probe", look=True
+    )
+    here = run.rig.fingerprint, str(run.rig.cpu_model), str(run.software.torch)
+    kept: dict = {}
+    given = lambda **its: kept.update(its) or SimpleNamespace(summary=kept, dir=str(tmp_path), finish=list)  # noqa: E731
+    settings = type("Settings", (), {"model_fields": ()})
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(Settings=settings, init=given))
+    monkeypatch.setattr(trackers, "curves", lambda _: ())
+    trackers.wandb(there, tmp_path)
+    its = screen.one_room(there, "arms")
+    told = {
+        "md": exports.markdown(its).splitlines()[2],
+        "csv": exports.csv(its),
+        "openmetrics": exports.openmetrics(its),
+        "wandb": str(kept["config"]),
+    }
+    for form, text in told.items():
+        assert there.arms.on in text, form
+        assert not [it for it in here if it in text], form
+    assert here[0] in exports.csv(run)  # what was measured names its own
 
 
 class Tags(HTMLParser):

@@ -20,7 +20,7 @@ from rigbench.core.record import Absent
 from rigbench.core.screen import printable, span
 from rigbench.document import Run
 from rigbench.report.first_screen import answer, checked
-from rigbench.tables import Row, machine
+from rigbench.tables import Row, elsewhere, machine
 from rigbench.usable import words
 
 HOUR = 3600.0
@@ -49,9 +49,8 @@ def markdown(run: Run) -> str:
     """For an issue or a forum: the verdict, the models, the probes, the findings, and every headline folded away."""
     verdict = answer(run) or ", ".join(name for name, _ in checked(run)) or "nothing was measured"
     lines = [f"### rigbench {_plain(run.command)}: {_plain(verdict)}", ""]
-    software = run.software
-    facts = [machine(run.rig), _reading("driver", software.nvidia_driver), _reading("torch", software.torch)]
-    facts += [f"rigbench {software.rigbench}", run.started_at, run.id, run.label and f"label {run.label}"]
+    facts = [tables.on(run)[1], *(f"{name} {it}" for name, it in _versions(run).items() if name != "cuda")]
+    facts += [f"rigbench {run.software.rigbench}", run.started_at, run.id, run.label and f"label {run.label}"]
     lines += [" · ".join(_plain(fact) for fact in facts if fact), ""]
     if busy := words(run):
         lines += [f"**{_plain(busy[0])}**", "", *(f"- {_plain(said.strip())}" for said in busy[1:]), ""]
@@ -80,10 +79,6 @@ def _models(budget: Budget) -> Iterator[tuple[str, ...]]:
         rate = span(row.rate.tokens_per_s, "tokens/s")
         figures = (span(it, "").strip() if not isinstance(it, Absent) else "n/a" for it in (row.kwh, row.money))
         yield row.model, rate.replace(" tokens/s", ""), span(row.hours, "h").replace(" h", ""), *figures
-
-
-def _reading(name: str, value: str | Absent) -> str:
-    return "" if isinstance(value, Absent) else f"{name} {value}"
 
 
 def _span(row: Row) -> str:
@@ -137,9 +132,10 @@ def openmetrics(run: Run) -> str:
             continue  # the same again, as a control: the first stands
         seen.add(its)
         families.setdefault(row.unit, []).append((labels, (row.value, row.low, row.high)))
-    of_run = {"run": run.id, "rig": run.rig.fingerprint}
-    about = of_run | {"machine": machine(run.rig), "command": run.command, "label": run.label, "version": __version__}
-    about |= {name: str(value) for name, value in _versions(run).items()}
+    rig, words = tables.on(run)
+    of_run = {"run": run.id, "rig": rig}
+    about = of_run | {"machine": words, "command": run.command, "label": run.label, "version": __version__}
+    about |= _versions(run)
     lines = ["# TYPE rigbench_run info", "# HELP rigbench_run What was measured, and on what."]
     lines.append(f"rigbench_run_info{_labels(about)} 1")
     lines += ["# TYPE rigbench_run_start_time_seconds gauge", "# UNIT rigbench_run_start_time_seconds seconds"]
@@ -160,10 +156,11 @@ def openmetrics(run: Run) -> str:
     return "\n".join([*lines, "# EOF", ""])
 
 
-def _versions(run: Run) -> dict[str, str | Absent]:
+def _versions(run: Run) -> dict[str, str]:
+    """Of what the numbers depend on: none of a prediction for hardware that is not here."""
     software = run.software
-    named = {"torch": software.torch, "driver": software.nvidia_driver, "cuda": software.cuda_driver}
-    return {key: value for key, value in named.items() if not isinstance(value, Absent)}
+    named = {"driver": software.nvidia_driver, "torch": software.torch, "cuda": software.cuda_driver}
+    return {key: str(value) for key, value in named.items() if not isinstance(value, Absent) and not elsewhere(run)}
 
 
 def _labels(labels: dict[str, str]) -> str:
@@ -215,7 +212,7 @@ def pytest_benchmark(run: Run) -> str:
             "machine": "",
             "python_version": run.software.python,
             "cpu": {"brand_raw": "unknown" if isinstance(run.rig.cpu_model, Absent) else run.rig.cpu_model},
-            **{name: str(value) for name, value in _versions(run).items()},
+            **_versions(run),
         },
         "commit_info": {
             "id": run.id,

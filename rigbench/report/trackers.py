@@ -105,12 +105,13 @@ def wandb(run: Run, folder: Path) -> Path:
     except OSError as error:
         raise RigbenchError(f"cannot write to {folder} ({reason(error)})", "choose another folder") from None
     package = _package("wandb", "wandb")
+    (rig, machine), software = tables.on(run), msgspec.to_builtins(run.software)
     config = {
-        "rig": run.rig.fingerprint,
-        "machine": tables.machine(run.rig),
+        "rig": rig,
+        "machine": machine,
         "command": run.command,
         "label": run.label,
-        "software": {key: it for key, it in msgspec.to_builtins(run.software).items() if isinstance(it, str)},
+        "software": {key: it for key, it in software.items() if isinstance(it, str) and not tables.elsewhere(run)},
     }
     # Nothing of this machine but what is in the run: not who, where, with which command, in which repository.
     named = package.Settings.model_fields
