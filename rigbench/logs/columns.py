@@ -15,7 +15,7 @@ from rigbench.logs.formats import Format, Meaning, factor, known, meaning
 from rigbench.logs.scan import Item, Raw, Row
 
 LARGEST = 1e15  # of any number that is believed
-SECONDS_SINCE_1970 = 1e11  # a clock's number above it counts parts of a second
+LATEST = 1e11  # of a clock in seconds since 1970, in the year 5138: a larger number counts parts of a second
 MANY_RESETS = 0.05  # of the rows: no restarts, but rows in no order
 ROLES: dict[str, Meaning] = {
     "step": "step", "at_seconds": "clock", "step_seconds": "own time", "step_milliseconds": "own time",
@@ -154,8 +154,8 @@ class Columns:
         if self.means[key] not in ("own time", "interval time", "mean time", "time", "clock", "train clock"):
             return 1.0
         first = next((row.items[key].value for row in self.raw.rows if key in row.items), 0.0)
-        if self.means[key] == "clock" and unit == "" and first > SECONDS_SINCE_1970:  # in 1e3rds, 1e6ths or 1e9ths
-            return next((part for part in (1e-3, 1e-6) if first * part < SECONDS_SINCE_1970), 1e-9)
+        if self.means[key] == "clock" and unit == "" and first > LATEST:  # in 1e3rds, 1e6ths or 1e9ths
+            return next((part for part in (1e-3, 1e-6) if first * part < LATEST), 1e-9)
         return factor(key, unit)
 
     def shown(self, key: str) -> str:
