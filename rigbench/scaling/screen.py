@@ -77,14 +77,14 @@ def _show(run: Run, console: Console, quiet: bool, most: int | None) -> None:
     if short and kinds > 1:
         console.print(_by_model(trained))
         if not quiet:
-            console.print(grid(facts(trained, most)[3:]))
+            console.print(grid(facts(trained, most, short)))
         return
     rows = [row for it in trained for row in _rows(it, kinds, short)]
     console.print(table(COLUMNS, rows[:most]))
     if most is not None and len(rows) > most:
         console.print(Text(f"  … {len(rows) - most} more: rigbench report {run.id} --verbose", style="dim"))
     if not quiet:
-        console.print(grid(facts(trained, most)[3 if short else 0 :]))
+        console.print(grid(facts(trained, most, short)))
 
 
 def sentence(run: Run) -> Headline:
@@ -141,15 +141,15 @@ def _in_eight_bits(model: Model) -> float:
     return sum(size for size in sizes_ if size >= SMALL_ELEMENTS) / sum(sizes_)
 
 
-def facts(trained: Sequence[Trained], most: int | None = None) -> list[tuple[str, str]]:
-    one = trained[0]
-    said = [("how", f"{one.recipe.words}; warm-up, stable, decay over the last fifth; seed {one.seed}")]
-    rates = [f"{it.model.name} {it.schedule.learning_rate:.2g}" for it in trained]
-    said.append(
-        ("rates", f"{', '.join(dict.fromkeys(rates))}; {one.tokens_per_step:,} tokens a step of {one.model.name}")
-    )
-    held, epochs = f"{one.held_out_tokens:,} held-out tokens", max(it.epochs for it in trained)
-    said.append(("loss", f"on {held} of {printable(one.data.name)}, nats a token; at most {epochs:.2g} epochs"))
+def facts(trained: Sequence[Trained], most: int | None, short: bool) -> list[tuple[str, str]]:
+    """`short`: without how all were trained, for which beside a law there is no room."""
+    one, said = trained[0], list[tuple[str, str]]()
+    if not short:
+        rates = ", ".join(dict.fromkeys(f"{it.model.name} {it.schedule.learning_rate:.2g}" for it in trained))
+        held, epochs = f"{one.held_out_tokens:,} held-out tokens", max(it.epochs for it in trained)
+        said.append(("how", f"{one.recipe.words}; warm-up, stable, decay over the last fifth; seed {one.seed}"))
+        said.append(("rates", f"{rates}; {one.tokens_per_step:,} tokens a step of {one.model.name}"))
+        said.append(("loss", f"on {held} of {printable(one.data.name)}, nats a token; at most {epochs:.2g} epochs"))
     if eight := list(dict.fromkeys(it.model for it in trained if it.recipe.optimizer.endswith("8bit"))):
         shares = ", ".join(f"{units.format_share(_in_eight_bits(it))} of {printable(it.name)}" for it in eight)
         said.append(("8 bits", f"hold the states of {shares}; bitsandbytes keeps 32 for small tensors"))
