@@ -137,8 +137,9 @@ def runs(home: Path, answered: Callable[[str], Run]) -> dict[str, str]:
     }
     for name, words in ANSWERED.items():
         its = answered(words)
-        software = its.software if "--replay" in words else whole.software
-        software = msgspec.structs.replace(software, torch=Absent("not asked"), rigbench="0.1.0")
+        if "--replay" not in words:  # the machine that the tests run on
+            its = msgspec.structs.replace(its, rig=whole.rig, software=whole.software)
+        software = msgspec.structs.replace(its.software, torch=Absent("not asked"), rigbench="0.1.0")
         stored[name] = msgspec.structs.replace(its, software=software, started_at=whole.started_at)
     stored["scaling-run"] = of("scaling run", **scaled.series())
     for path in (home / "runs").glob("*.json"):
