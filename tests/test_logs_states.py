@@ -342,6 +342,13 @@ def test_an_evaluation_that_nothing_marks_stays_in_the_rate():
     assert rate(read(text_of("deepspeed", training), training.tokens)) == pytest.approx(whole, rel=0.02)
 
 
+@pytest.mark.parametrize("count", ["1e308", "9" * 40, "1e15"])
+def test_a_step_that_nobody_makes_is_no_step(count):
+    lines = "\n".join(f"step {at}/500 | loss 3.2 | 1250.0 ms | 52000 tok/s" for at in range(40)) + "\n"
+    found = read(lines.replace("step 30/", f"step {count}  30/"), 65_536.0)
+    assert max(row.step for row in found.rows) == 39
+
+
 @pytest.mark.parametrize("name", sorted(WRITERS))
 def test_a_garbled_log_ends_in_an_answer_or_a_refusal(name):
     draw = random.Random(name)

@@ -178,7 +178,7 @@ def times(a: float, b: float) -> str:
 
 
 def _is_count(value: float) -> bool:
-    return math.isfinite(value) and value >= 0 and value == int(value)
+    return 0 <= value < LARGEST and value == int(value)
 
 
 def refuse_without_time(log: Columns) -> None:
