@@ -125,7 +125,7 @@ def asked(tmp_path, monkeypatch):
 
     def plan(answers, *words: str, **changes):
         def call(probe, options, *_rest, **_named):
-            assert options.seconds == training.TRIED_SECONDS
+            assert options.seconds == sizes.TRIED_SECONDS
             return answers(options)
 
         monkeypatch.setattr(process, "call", call)

@@ -49,10 +49,12 @@ def _facts(its: SeriesPlan) -> Iterator[tuple[str, str]]:
         yield "stretched", f"{', '.join(it.model for it in far)}: {far[0].beyond}"
     places = " and ".join(units.format_share(share) for share in its.branches)
     more = units.format_share(its.branches_share)
-    hours = (
-        "" if isinstance(its.hours, Absent) else f": {span(its.hours * 3600, 'seconds')} in all, not the budget's alone"
-    )
-    yield "L(N, D)", f"needs losses at {places} of the tokens too: decays from the same trunk, {more} more steps{hours}"
+    yield "L(N, D)", f"needs losses at {places} of the tokens too: decays from the same trunk, {more} more steps"
+    if not isinstance(its.hours, Absent):
+        yield (
+            "in all",
+            f"{span(its.hours * 3600, 'seconds')} with those, the evaluations of `scaling run` and its starts",
+        )
     known = [(it.memory.value, it.model, it.memory) for it in its.models if isinstance(it.memory, Figure)]
     if known:
         _, model, memory = max(known, key=lambda it: it[0])

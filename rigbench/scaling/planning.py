@@ -6,17 +6,20 @@ from collections.abc import Sequence
 
 import msgspec
 
-from rigbench.budget.plan import Request
+from rigbench.budget.plan import HOUR, Request
 from rigbench.budget.record import Budget
 from rigbench.budget.training import STEPS_NEEDED
+from rigbench.core.estimate import Estimate
 from rigbench.machine.cuda_map import Cards
+from rigbench.model import shape
 from rigbench.model.record import Model
-from rigbench.scaling import rules
-from rigbench.scaling.record import PlannedModel, SeriesPlan
+from rigbench.scaling import rules, sizes
+from rigbench.scaling.record import EVALUATIONS, PlannedModel, SeriesPlan
 from rigbench.scaling.rules import Rules
 from rigbench.train.record import Options as SliceOptions
 
 SLOW_CPU = 3e10  # FLOP/s in training, of two cores: assumed
+PROCESS_SECONDS = 2.0, 1.0, 6.0  # until Python has torch in its memory: 1.3 s on two CPUs, assumed elsewhere
 BRANCHES = (0.25, 0.5)  # of the tokens, beside all of them: three numbers of tokens a model, as L(N, D) needs
 
 
@@ -68,5 +71,21 @@ def planned(request: Request, its: Sequence[Rules], budget: Budget) -> SeriesPla
         sources=(rules.SOURCE, rules.SCHEDULE_SOURCE),
         branches=BRANCHES,
         branches_share=share,
-        hours=budget.whole.hours + budget.series_hours * share,
+        hours=_hours(request, budget, share),
     )
+
+
+def _hours(request: Request, budget: Budget, share: float) -> Estimate:
+    """Of all that `scaling run` does: the steps with those of the branches, its own evaluations, and its processes."""
+    whole = budget.series_hours * (1 + share)
+    for row in budget.series:
+        evaluated = (EVALUATIONS + len(BRANCHES) + 1) * sizes.FORWARD_SHARE * rules.held_out_tokens(row.tokens)
+        whole += evaluated / row.rate.tokens_per_s / HOUR
+    for overhead in budget.overheads:
+        if overhead.name != "evaluation":  # that of a program whose evaluations are not known
+            whole += Estimate(overhead.hours.value, *overhead.hours.ends, whole.level, "", 0)
+    processes = len(budget.series)
+    if request.name in shape.series_names() and shape.series(request.name).within_minutes:  # which are chosen first
+        processes += 2
+        whole += 2 * sizes.TRIED_SECONDS / HOUR
+    return whole + processes * Estimate(*PROCESS_SECONDS, whole.level, "assumed", 0) / HOUR

@@ -17,6 +17,7 @@ from rigbench.train import record as train
 from rigbench.train.record import LARGEST_MICRO_BATCH, Data
 
 METHOD = 1
+EVALUATIONS = 5  # of the trunk, evenly spread
 NOT_REACHED = Absent("not reached")
 COUNT = Reader(units.parse_count)
 
@@ -365,7 +366,7 @@ class Options(Record, frozen=True, kw_only=True):
     folder: str  # where its record and its checkpoints are
     data_sha256: str
     held_out_tokens: int
-    evaluations: int = 5  # of the trunk
+    evaluations: int = EVALUATIONS  # of the trunk
     checkpoint_seconds: float = 600.0
     deterministic: bool = False
     sizes: Sized | Absent = AS_WRITTEN

@@ -20,6 +20,8 @@ DECAY_SHARE, LONGEST_WARM_UP = 0.2, 300
 WARM_UP_SHARE = 0.05  # of a run too short for that many steps; assumed
 ON_CPU: Precision = "fp32"  # where a measured choice could differ from one model to the next
 MOST_AT_ONCE = 8192  # tokens of a micro-batch, unless --micro-batch says otherwise
+HELD_OUT_SHARE, LEAST_HELD_OUT, MOST_HELD_OUT = 1 / 16, 1 << 14, 1 << 20  # tokens; the share is of those trained on
+LARGEST_HELD_OUT_SHARE = 0.1  # of the file
 FEWEST_STEPS = 20  # of the shortest run: fewer tell nothing of a schedule
 # Tokens that are few are shared out in so many steps: assumed. Below the critical batch a smaller one learns as much of
 # a token, and takes longer.
@@ -83,6 +85,11 @@ def at_once(sequences: int, sequence: int, most: int | None = None) -> int:
 def decay_of(steps: int) -> int:
     """Steps of the decay of a run of so many in all."""
     return max(1, round(DECAY_SHARE * steps))
+
+
+def held_out_tokens(tokens: float, found: float = math.inf) -> int:
+    """Of a file of `found` tokens, beside the most that are trained on: enough for a loss, and not most of the time."""
+    return int(min(max(LEAST_HELD_OUT, HELD_OUT_SHARE * tokens), MOST_HELD_OUT, LARGEST_HELD_OUT_SHARE * found))
 
 
 def share_of_rate(step: int, steps: int, warm_up: int, decay: int) -> float:

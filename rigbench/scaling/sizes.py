@@ -13,6 +13,7 @@ from rigbench.model.record import Model
 from rigbench.scaling.record import Options, Sized
 from rigbench.scaling.rules import decay_of
 
+TRIED_SECONDS = 2.0  # of the smallest and of the largest
 SHARES = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)  # of what each width is above the smallest's
 FORWARD_SHARE = 1 / 3  # of a step, that evaluating as many tokens takes: assumed, by the FLOP
 

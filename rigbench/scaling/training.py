@@ -28,7 +28,7 @@ from rigbench.scaling import law, sizes
 from rigbench.scaling.ends import Ends, budgeted
 from rigbench.scaling.kept import read
 from rigbench.scaling.record import AS_WRITTEN, Options, Plan, RunOptions, Schedule, Sized, Trained, Tried, points
-from rigbench.scaling.rules import FEWEST_STEPS, ON_CPU, at_once, decay_of, rules
+from rigbench.scaling.rules import FEWEST_STEPS, ON_CPU, at_once, decay_of, held_out_tokens, rules
 from rigbench.train import record as train
 from rigbench.train import slices
 from rigbench.train.plan import why_not
@@ -40,9 +40,6 @@ PROBE, FOLDER, PLAN = "rigbench.scaling.probe", "scaling", "plan.json"
 FOREVER_SECONDS = 1e9
 TOKENS_A_PARAMETER = 20  # Hoffmann 2022 (arXiv 2203.15556), table 3: about compute-optimal
 SHARES = (0.25, 0.5, 1.0)  # of the largest number of tokens, where none is given
-TRIED_SECONDS = 2.0  # of the smallest and of the largest, where a series is to end in time
-HELD_OUT_SHARE, LEAST_HELD_OUT, MOST_HELD_OUT = 1 / 16, 1 << 14, 1 << 20  # tokens; the share is of those trained on
-LARGEST_HELD_OUT_SHARE = 0.1  # of the file
 
 
 class Asked(NamedTuple):
@@ -93,7 +90,6 @@ def plan(job: Job, options: RunOptions, choices: RecipeOptions, device: str, its
         if isinstance(counts, Absent):
             most = TOKENS_A_PARAMETER * models[len(models) // 2].total_parameters
             counts = tuple(round(most * share) for share in SHARES)
-        least = max(LEAST_HELD_OUT, HELD_OUT_SHARE * counts[-1])
         made = []
         for model in models:
             choices.refuse_beyond(model.shape)
@@ -114,7 +110,7 @@ def plan(job: Job, options: RunOptions, choices: RecipeOptions, device: str, its
                     schedule=schedule,
                     folder="",
                     data_sha256=digest,
-                    held_out_tokens=int(min(least, MOST_HELD_OUT, LARGEST_HELD_OUT_SHARE * found)),
+                    held_out_tokens=held_out_tokens(counts[-1], found),
                     checkpoint_seconds=options.save_every,
                     deterministic=options.deterministic,
                 )
@@ -154,14 +150,14 @@ def _tried(job: Job, trainings: Sequence[Options], within_seconds: float, its: C
     tried, starts = [], []
     for options in (trainings[0], trainings[-1]):
         name = options.slice.model.name
-        job.progress.stage(f"how fast {name} trains", TRIED_SECONDS + 5)
-        own, environment = _on_cards(job, msgspec.structs.replace(options.slice, seconds=TRIED_SECONDS), its)
+        job.progress.stage(f"how fast {name} trains", sizes.TRIED_SECONDS + 5)
+        own, environment = _on_cards(job, msgspec.structs.replace(options.slice, seconds=sizes.TRIED_SECONDS), its)
         began = time.perf_counter()
         outcome = process.call(
             slices.PROBE,
             own,
             train.Slice,
-            limit_seconds=TRIED_SECONDS + slices.MARGIN_SECONDS,
+            limit_seconds=sizes.TRIED_SECONDS + slices.MARGIN_SECONDS,
             on_progress=job.progress.update,
             environment=environment,
         )
