@@ -26,7 +26,7 @@ from rigbench.train import plan
 from rigbench.train.record import Options as SliceOptions
 from rigbench.work import process
 
-TRAINED = Path(__file__).parent.parent / "reports/amd-epyc-2-cores/scaling-tiny.json"
+TRAINED = Path(__file__).parent.parent / "reports/intel-xeon-2-cores/scaling-tiny.json"
 MODELS = tuple(it.model for it in shape.series("tiny").models)
 
 

@@ -141,7 +141,7 @@ def _in_eight_bits(model: Model) -> float:
     return sum(size for size in sizes_ if size >= SMALL_ELEMENTS) / sum(sizes_)
 
 
-def facts(trained: Sequence[Trained], most: int | None, short: bool) -> list[tuple[str, str]]:
+def facts(trained: Sequence[Trained], most: int | None = None, short: bool = False) -> list[tuple[str, str]]:
     """`short`: without how all were trained, for which beside a law there is no room."""
     one, said = trained[0], list[tuple[str, str]]()
     if not short:

@@ -22,7 +22,7 @@ from rigbench.report.page.page import page
 pytestmark = pytest.mark.page
 WIDTHS, SCHEMES = (360, 800, 1400), ("light", "dark")
 STORED = {
-    "series": pages.ROOT / "reports" / "amd-epyc-2-cores" / "scaling-tiny.json",
+    "series": pages.ROOT / "reports" / "intel-xeon-2-cores" / "scaling-tiny.json",
     "watched": pages.ROOT / "tests" / "runs" / "watched-two-rtx-4080-super.json",
     "arms": pages.CPU_RUN.with_name("train-probe-120M-arms.json"),
 }
