@@ -36,6 +36,7 @@ from rigbench.watch.steps import HookSteps, LogSteps, period
 from rigbench.watch.watching import Watching
 
 PROGRAMS = [sys.executable, watched_programs.__file__]
+XID_79 = "NVRM: Xid (PCI:0000:01:00): 79, pid=1234, name=python, GPU has fallen off the bus."
 
 
 def watched(
@@ -626,17 +627,21 @@ def test_a_training_that_stands_still_and_a_kernel_that_tells_why(tmp_path: Path
     """Every alarm once, to a command, in the output's terminal line and in the document; a card fell off the bus."""
     kernel, told = tmp_path / "kernel.log", tmp_path / "told"
     kernel.write_text("")
+    told.write_text("")
     program = f"""
-import sys, time
+import os, pathlib, sys, time
 sys.path.insert(0, {str(Path(watched_programs.__file__).parent)!r})
 import watched_programs
 watched_programs.steps("60")
 print("step 61 loss nan", flush=True)
+while b"step 61" not in b"".join(it.read_bytes() for it in pathlib.Path(os.environ["RIGBENCH_WATCH"]).glob("output.*")):
+    time.sleep(0.02)
 for _ in range(2):
     print("box:31:44 [1] misc/socket.cc:58 NCCL WARN Connect to 10.0.0.2<49321> failed", file=sys.stderr, flush=True)
 with open({str(kernel)!r}, "a") as file:
-    file.write("[ 100.000001] NVRM: Xid (PCI:0000:01:00): 79, pid=1234, name=python, GPU has fallen off the bus.\\n")
-time.sleep(12.5)
+    file.write("[ 100.000001] {XID_79}\\n")
+while "stall" not in pathlib.Path({str(told)!r}).read_text():
+    time.sleep(0.1)
 """
     home = tmp_path / "home"
     words = ["--alert-cmd", f'echo "$RIGBENCH_ALARM_CODE: $(cat)" >> {told}']
@@ -660,6 +665,22 @@ time.sleep(12.5)
     assert seen.count("no step for") == 2  # when it came, and at the end
     assert "NCCL: Connect to 10.0.0.2<49321> failed, 2 times" in " ".join(seen.split())
     assert "the card fell off the bus (Xid 79)" in seen
+
+
+def test_what_the_kernel_writes_as_a_command_starts_and_as_it_ends_is_told(tmp_path: Path) -> None:
+    """A card that is gone when the training opens it, and a training that ends with its card, between two readings."""
+    kernel, told = tmp_path / "kernel.log", tmp_path / "told"
+    kernel.write_text("[ 1.0] NVRM: Xid (PCI:0000:02:00): 79, pid=1, name=python, GPU has fallen off the bus.\n")
+    program = f"open({str(kernel)!r}, 'a').write('[ 100.000001] {XID_79}\\n')"
+    words = ["--alert-cmd", f'echo "$RIGBENCH_ALARM_CODE" >> {told}']
+    done = watched(tmp_path / "home", [sys.executable, "-c", program], *words, env={"RIGBENCH_KERNEL_LOG": str(kernel)})
+    assert done.returncode == 0, done.stderr.decode()
+    its = document(tmp_path / "home")
+    seen = [(it["event"]["code"], it["event"]["device"]) for it in its["monitor"]["kernel"]]  # type: ignore[index]
+    assert seen == [("xid-79", "0000:01:00.0")]
+    assert [it["code"] for it in its["alarms"]] == ["kernel"]  # type: ignore[attr-defined, index]
+    assert its["alarms"][0]["after_seconds"] <= its["seconds"]  # type: ignore[index, operator]
+    assert told.read_text() == "kernel\n"
 
 
 def test_looks_without_end(tmp_path: Path) -> None:

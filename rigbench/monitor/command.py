@@ -121,9 +121,8 @@ def watch(
     with contextlib.ExitStack() as stack:
         recorder = None
         if not isinstance(options.record, Absent):
-            recorder = stack.enter_context(
-                recording.Recorder(Path(options.record), options.force, options.record_limit)
-            )
+            its = recording.Recorder(Path(options.record), options.force, options.record_limit)
+            recorder = stack.enter_context(its)
         outside = stack.enter_context(contextlib.closing(_Outside(options, alerts, metrics)))
         stop = StopSignal()
 
@@ -151,10 +150,8 @@ def watch(
                             time.sleep(min(readings.POLL_SECONDS, options.interval / 4))
                     if stop.sent:
                         break
-        ended_by: MonitorEndedBy = "stopped by the user"
-        if not stop.sent:
-            ended_by = "one look" if options.once else "recording ended" if replay else "time is up"
-        end = MonitorEnd(fold.at_seconds, ended_by)
+        ended_by: MonitorEndedBy = "one look" if options.once else "recording ended" if replay else "time is up"
+        end = MonitorEnd(fold.at_seconds, "stopped by the user" if stop.sent else ended_by)
         fold.add(end)
         if recorder:
             recorder.write(end)

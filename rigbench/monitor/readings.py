@@ -170,14 +170,14 @@ def live(
     options: Options,
     stopped: Callable[[], bool],
     wait: Callable[[float], object] = lambda seconds: time.sleep(min(POLL_SECONDS, seconds)),
+    log: KernelLog | None = None,
 ) -> Generator[MonitorEvent, None, None]:
     """This machine, a tick per interval, until the time is up or the user says stop.
 
-    `wait` may come back sooner than it is asked to, where `stopped` may have changed.
+    `wait` may come back sooner than it is asked to, where `stopped` may have changed; `log` may have been open before.
     """
     period = options.interval
-    host, beat = Host(rig, time.perf_counter), Beat(rig, period)
-    log = KernelLog()
+    host, beat, log = Host(rig, time.perf_counter), Beat(rig, period), log or KernelLog()
     yield _header(rig, options, host, options.slow_seconds, (f"{log.absent.reason}",) if log.absent else ())
     started = time.perf_counter()  # the driver has been found by now
     due = heard = started
@@ -197,15 +197,21 @@ def live(
             due = at + period
             elapsed = max(0.0, at - started)
             yield from slow.events(elapsed)
-            for event in log.poll():
-                label = labels_of(rig.sysfs, slow.places).get(str(event.device), NOT_A_GPU)
-                yield MonitorKernel(elapsed, msgspec.structs.replace(event, label=label))
+            yield from _kernel(log, rig, slow, elapsed)
             yield MonitorTick(elapsed, gpus, host.read())
             if not isinstance(options.length_seconds, Absent) and at - started >= options.length_seconds - period / 4:
                 break
         if options.once:
             slow.has_read.wait(LAST_SLOW_SECONDS)
             yield from slow.events(time.perf_counter() - started)
+        for _ in range(2):  # of what ended a training the log tells last, and a line may wait for a better one
+            yield from _kernel(log, rig, slow, time.perf_counter() - started)
+
+
+def _kernel(log: KernelLog, rig: Rig, slow: SlowBeat, at_seconds: float) -> Iterator[MonitorKernel]:
+    for event in log.poll():
+        label = labels_of(rig.sysfs, slow.places).get(str(event.device), NOT_A_GPU)
+        yield MonitorKernel(at_seconds, msgspec.structs.replace(event, label=label))
 
 
 def replayed(rig: Rig, facts: Rig, options: Options) -> Generator[MonitorEvent, None, None]:

@@ -77,9 +77,8 @@ def verdict(monitor: Monitor) -> Headline:
     """The worst that was seen, else that nothing was."""
     if isinstance(monitor.gpu_count, Absent):
         return "warn", f"no GPU is seen ({monitor.gpu_count.reason})"
-    lost = [text for text in map(_lost, monitor.gpus) if text]
-    if lost:
-        return "fault", lost[0]
+    if lost := next(filter(None, map(_lost, monitor.gpus)), ""):
+        return "fault", lost
     found = [(held.hint.severity, held.hint.title) for held in monitor.hints]
     found += [(seen.event.severity, kernel_words(seen.event)) for seen in monitor.kernel]
     if not found:
@@ -105,8 +104,7 @@ def _in_a_row(gpu: MonitorGpu) -> tuple[str, ...]:
     def share(its: Watched | Absent) -> str:
         return "n/a" if isinstance(its, Absent) else units.format_share(its.mean)
 
-    memory, heat, limit = gpu.memory_used_bytes, gpu.temperature_celsius, gpu.power_limit_watts
-    held = _held_down(gpu)
+    memory, heat, limit, held = gpu.memory_used_bytes, gpu.temperature_celsius, gpu.power_limit_watts, _held_down(gpu)
     return (
         gpu.device,
         share(gpu.utilisation_share),

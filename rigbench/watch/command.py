@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rigbench.document import Run
     from rigbench.job import Job
     from rigbench.logs.stretches import Reading
+    from rigbench.machine.kernel_log import KernelLog
     from rigbench.watch.session import Session
     from rigbench.watch.watching import Plan, Watching
 
@@ -74,13 +76,14 @@ def _watched(
     plan: Plan | None,
 ) -> int:
     from rigbench.core import progress
+    from rigbench.machine.kernel_log import KernelLog
     from rigbench.watch.session import Session
 
     os.environ["RIGBENCH_WATCH"] = str(folder)
     shown = options.foot == "on" and not common.quiet and sys.stdout.isatty()
-    with Session(words, folder, shown, common.json) as session:
+    with KernelLog() as log, Session(words, folder, shown, common.json) as session:  # what its start leaves in it too
         progress.stopping = True  # a signal is the command's, and rigbench ends after it
-        job = _followed(common, options, alarms, exporter, words, session, shown, plan)
+        job = _followed(common, options, alarms, exporter, words, session, shown, plan, log)
     code = session.code if session.code is not None else 1
     told = len(job.run.warnings)
     job.driver_trouble()
@@ -112,6 +115,7 @@ def _followed(
     session: Session,
     shown: bool,
     plan: Plan | None,
+    log: KernelLog,
 ) -> Job:
     """From its start to its end, kept. Whatever goes wrong with watching ends the watching, never the command."""
     from rigbench import store
@@ -130,13 +134,6 @@ def _followed(
     for line in job.run.warnings:  # a driver that hangs
         session.line(f"rigbench: warning: {line}")
 
-    def peak(device: str) -> float | None:
-        gpu = next((it for it in job.gpus if f"GPU{it.index}" == device), None)
-        if gpu is None or isinstance(gpu.profile, Absent):
-            return None
-        known = profiles.peaks(gpu.profile).get("bf16")
-        return known.value if known else None
-
     delivery = Delivery(alarms, lambda text: session.line(f"rigbench: {text}"))
 
     def tell(raised: Sequence[Alarm]) -> None:
@@ -145,18 +142,17 @@ def _followed(
             for alarm in raised:
                 session.line(f"rigbench: {alarm.text}")
 
-    watching = Watching(session, options, profiles.electricity(), plan, peak, tell)
+    watching = Watching(session, options, profiles.electricity(), plan, partial(_peak, job), tell)
 
     def is_over() -> bool:
         watching.wants_end()
         return session.poll()
 
-    colour = "NO_COLOR" not in os.environ
-
     def wait(seconds: float) -> None:
         session.wait(min(seconds, watching.wants_look()))
 
-    for event in readings.live(job.rig, Rhythm(), is_over, wait):
+    colour = "NO_COLOR" not in os.environ
+    for event in readings.live(job.rig, Rhythm(), is_over, wait, log):
         watching.add(event)
         if exporter and isinstance(event, MonitorTick):
             exporter.update(watching.samples())
@@ -177,6 +173,15 @@ def _followed(
             say(f"no back-test of {plan.name}: {error.what_happened}; {again}")
     job.keep(watched=_record(watching, session, words, started))
     return job
+
+
+def _peak(job: Job, device: str) -> float | None:
+    """FLOP/s of a GPU by its place, where its datasheet is known."""
+    from rigbench.core import profiles
+
+    gpu = next((it for it in job.gpus if f"GPU{it.index}" == device), None)
+    known = None if gpu is None or isinstance(gpu.profile, Absent) else profiles.peaks(gpu.profile).get("bf16")
+    return known.value if known else None
 
 
 def _tested(run: Run, reading: Reading, name: str, job: Job) -> Backtest:
@@ -203,10 +208,7 @@ def _record(watching: Watching, session: Session, words: list[str], started: str
 
     watching.fold.add(MonitorEnd(watching.fold.at_seconds, "time is up"))
     monitor = watching.fold.record()
-    told = watching.forecast()
-    ended_by = watching.ended_by
-    if ended_by == "itself" and session.asked_to_end:
-        ended_by = "the user"
+    by_user = watching.ended_by == "itself" and session.asked_to_end
     findings = sorted((held.hint for held in monitor.hints), key=lambda it: WORST_FIRST.index(it.severity))
     return Training(
         method=METHOD,
@@ -214,12 +216,12 @@ def _record(watching: Watching, session: Session, words: list[str], started: str
         started_at=started,
         seconds=watching.seconds,
         exit_code=session.code if session.code is not None else 1,
-        ended_by=ended_by,
+        ended_by="the user" if by_user else watching.ended_by,
         steps=watching.steps(),
         forecasts=tuple(watching.forecasts),
         model_flops_share=watching.model_flops_share(),
         gpus=watching.gpus,
-        planned=watching.planned(told),
+        planned=watching.planned(watching.forecast()),
         monitor=monitor,
         findings=tuple(findings),
         alarms=tuple(
@@ -253,7 +255,6 @@ def _plan(common: Common, options: Options) -> Plan | None:
 
     run = store.read(common.store().find(options.budget))
     if not isinstance(run.budget, Budget):
-        raise RigbenchError(
-            f"--budget {options.budget}: that run has no budget", "rigbench report --list shows which have"
-        )
+        what = f"--budget {options.budget}: that run has no budget"
+        raise RigbenchError(what, "rigbench report --list shows which have")
     return Plan(f"budget {run.id}", run.budget.whole.hours, run)

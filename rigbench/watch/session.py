@@ -68,10 +68,8 @@ class Session:
         first = self._next_word()
         if "started" not in first:
             self._relay.wait()
-            words_ = first.get("failed", "it ended at once")
-            raise RigbenchError(
-                f"{command[0]} cannot be started ({words_})", "give the command as you would without rigbench"
-            )
+            what = f"{command[0]} cannot be started ({first.get('failed', 'it ended at once')})"
+            raise RigbenchError(what, "give the command as you would without rigbench")
         self.pid = first["started"]
         self.tape = Tape(folder)
 

@@ -127,6 +127,8 @@ class Watching:
         if its is not None and its is not self.seen:
             self.seen, self.rate, self.pace = its, forecast.rate(its), forecast.pace(its.wall)
             self._forecast(final)
+        if final and self._fresh:  # told after the last reading: as a card falls off the bus, its training ends
+            self._alarm()
         self._longest = min(2 * self._longest, LONGEST_WAIT_SECONDS)  # the first ones come soon, however dear they are
         self._due = now + min((time.thread_time() - begun) / READING_SHARE, self._longest)
 
@@ -157,7 +159,7 @@ class Watching:
         usual = self._usual_gap()
         now = msgspec.structs.replace(
             now,
-            at_seconds=self._clock(),  # of monitor's readings it is since their start
+            at_seconds=self._begun + self.seconds,  # of monitor's readings it is since their start
             since_step_seconds=NOT_WATCHED if usual is None else self._silent_seconds(),
             usual_step_seconds=NOT_WATCHED if usual is None else usual,
             not_a_number=self._log.broken_loss or NOT_WATCHED,
