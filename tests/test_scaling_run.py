@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -359,6 +360,30 @@ def test_other_data_and_ranks_are_refused_and_other_conditions_named(whole, data
     said = f"went on under other conditions, so that last digits may differ: torch 1.0 → {torch.__version__}"
     assert said in again.events
     assert losses(again) == losses(whole)
+
+
+def test_a_step_that_comes_out_otherwise_the_second_time_is_said_beside_what_a_seed_does(whole, data, tmp_path):
+    """As on CUDA without --deterministic: the step after the checkpoint was made before the kill, and is made again."""
+    folder = tmp_path / "8k-adamw-0"
+    for change in (1e-3, 0.0):
+        asked = killed(folder, data)
+        before = read(folder)
+        [own] = [it for it in before.checkpoints if it.branch == 1]
+        half = before.branches[1]
+        loss = whole.branches[1].training_loss[own.step - half.from_step] + change
+        made = (*half.training_loss[: own.step - half.from_step], loss)
+        half = msgspec.structs.replace(half, training_loss=made, step_seconds=(0.1,) * len(made))
+        record = msgspec.structs.replace(before, branches=(*before.branches[:1], half))
+        (folder / RECORD).write_bytes(msgspec.json.encode(record))
+        if change:
+            seed = probe.run(options(tmp_path / "8k-adamw-1", data, seed=1), Killing())
+            off = abs(loss - seed.branches[1].training_loss[own.step - half.from_step])
+        events = probe.run(asked, Killing()).events
+        said = (
+            f"the loss of step {own.step + 1} is 0.001 off what it was before the stop; another seed's is {off:.2g} off"
+        )
+        assert events == ((f"went on: {said}",) if change else ())
+        shutil.rmtree(folder)
 
 
 def test_too_little_text_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import time
 from collections.abc import Iterator
@@ -134,6 +135,7 @@ class _Training:
         self.trunk, self.evaluations, self.branches = Line([], []), list[Evaluation](), list[Branch]()
         self.half: Line | None = None  # the branch under way, which is the last one
         self.source: Batches | None = None
+        self.redone: list[float | Absent] = []  # losses after the last checkpoint, of the process that was killed
         self.checkpoints: list[Checkpoint] = []
         self.checkpoint_seconds, self.seconds_before, self.starts, self.events = 0.0, 0.0, list[int](), list[str]()
         self.unsaved: dict[str, tuple[str, int]] = {}  # by the reason, the first checkpoint that failed and how many
@@ -196,6 +198,7 @@ class _Training:
                 state.remove(path)  # unfinished, or of which the record does not know
         trunk = next((it for it in reversed(before.checkpoints) if isinstance(it.branch, Absent)), None)
         if trunk is None:
+            self.redone = list(before.training_loss)
             return
         state.load(self.loop.trained, trunk, self.folder)
         self._open(trunk.step)
@@ -213,8 +216,13 @@ class _Training:
             self.checkpoints.append(own)
             half = before.branches[place]
             made = own.step - half.from_step
+            self.redone = list(half.training_loss[made:])
             self.half = Line(list(half.training_loss[:made]), list(half.step_seconds[:made]))
             self.branches.append(msgspec.structs.replace(half, training_loss=(), step_seconds=()))
+        elif under_way := [it for it in before.branches[place:] if it.from_step == trunk.step]:
+            self.redone = list(under_way[0].training_loss)
+        else:
+            self.redone = list(before.training_loss[trunk.step :])
 
     def _refuse_or_name_changes(self, before: Trained) -> None:
         """What must be as it was is refused where it is not; what may change the last bits is named."""
@@ -288,6 +296,9 @@ class _Training:
             losses, seconds = loop.taken(first)
             line.losses.extend(losses)
             line.seconds.extend(seconds)
+            if self.redone and losses:
+                self._say_how_far_apart(self.redone[0], losses[0], loop.step - len(losses) + 1)
+                self.redone = []
             for place, loss in enumerate(losses):
                 if isinstance(loss, Absent):
                     raise _Ended(f"the loss is {loss.reason} at step {loop.step - len(losses) + place + 1}")
@@ -305,6 +316,26 @@ class _Training:
                 self._save()
             elif now_ - self.wrote_at > max(WRITE_SECONDS, TIMES_TO_WRITE * self.write_seconds):
                 self._write()
+
+    def _say_how_far_apart(self, before: float | Absent, again: float | Absent, step: int) -> None:
+        """The first step that was made twice: its loss then and now, and what two seeds differ by there."""
+        if not (self.leads and isinstance(before, float) and isinstance(again, float)):
+            return
+        to_the_bit = self.options.deterministic or self.its.accelerator.device.kind == "cpu"
+        if before == again and to_the_bit:
+            return  # as it should be
+        apart = []
+        for path in self.folder.parent.glob(f"{glob.escape(self.folder.name.rpartition('-')[0])}-*"):
+            other = read(path) if path != self.folder else None
+            lines = [(0, other.training_loss)] if other and not self.loop.end else []
+            if other and self.loop.end:
+                lines = [(it.from_step, it.training_loss) for it in other.branches if it.steps == self.loop.end]
+            losses = [loss for first, its in lines for loss in its[step - 1 - first : step - first]]
+            apart += [abs(before - loss) for loss in losses if isinstance(loss, float)]
+        seeds = f"another seed's is {min(apart):.2g} off" if apart else "how far another seed's is off, --seeds 2 tells"
+        how = "" if to_the_bit else " without --deterministic"
+        said = f"went on{how}: the loss of step {step} is {abs(before - again):.2g} off what it was before the stop"
+        self.events.append(f"{said}; {seeds}")
 
     @property
     def _evaluated_at(self) -> set[int]:
