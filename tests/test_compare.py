@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from itertools import combinations
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from rigbench.work.record import Disturbance
 
 RUN = Path(__file__).parent / "runs" / "schema-1.json"
 WHOLE = Path(__file__).parent / "runs" / "xeon-2.5ghz-2-cores" / "run-quick-every-probe.json"
+RUN_ID = store.read(RUN).id
 NOISE = (0.4, -0.9, 0.2, 0.7, -0.5, 0.1, -0.3, 0.8)  # per cent, of runs one after the other
 
 
@@ -207,6 +209,10 @@ BAD = {
     "no samples": (("bare.json", str(RUN)), 3, "which holds no number that compares"),
     "commas alone": ((",,", str(RUN)), 2, "',,' names no run"),
     "on both sides": ((f"{RUN},{WHOLE}", str(WHOLE)), 2, "stands on both sides"),
+    "its folder": ((str(RUN), "alone"), 3, f"alone holds no run besides {RUN_ID};"),
+    "its folder first": (("alone", str(RUN)), 3, f"alone holds no run besides {RUN_ID};"),
+    "a folder of some of them": ((f"{RUN},{WHOLE}", "alone"), 3, "alone holds no run besides those of the other side;"),
+    "a folder that holds it": (("both", str(RUN)), 2, f"run {RUN_ID} stands on both sides"),
     "a hostile name": (("\x1b[31m<script>\u202e", str(RUN)), 2, "no stored run and no label is called"),
     "a name too long for a file": (("x" * 10_000, str(RUN)), 2, "no stored run and no label is called"),
     "a path too long for a file": (("x" * 10_000 + ".json", str(RUN)), 2, "file name too long"),
@@ -221,6 +227,10 @@ def test_what_cannot_be_compared_is_one_line(rigbench, tmp_path, monkeypatch, ca
     Path("half.json").write_bytes(RUN.read_bytes()[:5000])
     Path("foreign.json").write_text('{"results": []}')
     Path("empty").mkdir()
+    for folder, runs in {"alone": (RUN,), "both": (RUN, WHOLE)}.items():
+        Path(folder).mkdir()
+        for run in runs:
+            shutil.copy(run, folder)
     bare = msgspec.structs.replace(store.read(RUN), slices=(), matmul=Skipped("matmul", "no time"))
     Path("bare.json").write_bytes(store.encode(bare))
     words, expected, said = BAD[case]

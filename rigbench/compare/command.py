@@ -85,6 +85,7 @@ def _pair(before: Chosen, after: Chosen, index: Index, same_within: float, level
     from rigbench.compare.record import Pair
 
     is_same = {run.run for run in before.runs} == {run.run for run in after.runs}
+    is_same = is_same and bool(before.documents) == bool(after.documents)  # else a folder holds nothing else
     if not is_same:
         after = finding.without(after, before)
         before, after = finding.with_repeats(before, after, index), finding.with_repeats(after, before, index)
