@@ -337,6 +337,7 @@ def alarms(
         logs[before:, 0] += change
         units = [{it: (run[place], 0.003) for place, it in enumerate(names)} for run in logs]
         made, _ = verdict.compared(units[:before], units[before:], rows, 0.03, LEVEL)
+        assert not any(row.ratio.low <= 1 <= row.ratio.high for row in made if row.verdict in ("slower", "faster"))
         told = {row.what for row in made if row.verdict in ("slower", "faster")}
         false += bool(told - ({"0"} if change else set()))
         found += "0" in told
@@ -432,6 +433,16 @@ def test_two_units_against_one_have_an_interval_and_one_against_one_has_none():
     assert one_number((1.0,), (2.0,))[0].ratio.level == 0.0
     assert one_number((1.0, 1.1), (2.0,))[0].verdict == "ambiguous"
     assert one_number((1.0, 1.1), (2.0,), level=0.6)[0].verdict == "slower"  # by a third of the ways to share out
+
+
+def test_a_change_that_its_interval_does_not_show_is_ambiguous():
+    """All of one side above all of the other, so that no way to share them out is as far apart; but they vary more."""
+    apart = (1.00, 1.01, 1.02), (1.03, 2.0, 4.0)
+    for ends, better in ((apart, "lower"), (apart[::-1], "higher"), (apart[::-1], "lower")):
+        found, _ = one_number(*ends, better=better)
+        assert found.p <= 1 - LEVEL + verdict.TOLERANCE
+        assert found.ratio.low < 1 < found.ratio.high
+        assert (found.verdict, found.ratio.level) == ("ambiguous", 0.9)
 
 
 def test_what_got_worse_is_first_whatever_its_unit_and_nothing_in_common_is_nothing():

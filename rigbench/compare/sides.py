@@ -166,9 +166,7 @@ def without(its: Chosen, other: Chosen) -> Chosen:
     several = next((side.name for side in (its, other) if not side.documents), None)  # a folder, a label
     if several is not None and not left and (mine == theirs or not named):
         what = min(mine) if len(theirs) == 1 else "those of the other side"
-        raise RigbenchError(
-            f"{several[:60]} holds no run besides {what}", "name a folder or a label of others", NOTHING
-        )
+        raise RigbenchError(f"{several[:60]} holds no run besides {what}", "name others", NOTHING)
     if named & theirs:
         raise RigbenchError(f"run {min(mine & theirs)} stands on both sides", "name it on one of them")
     if len(other.rigs) == 1:

@@ -4,8 +4,9 @@ Under the hypothesis that nothing changed, the units (runs of a rig) could have 
 any way, so that the observed share-out is as likely as every other: no distribution is assumed, and runs may be skewed.
 For each way of sharing out the largest statistic of all numbers is taken; a number changed where its own is as large
 as only a tenth of those are, and step by step without the numbers that changed (Westfall and Young 1993, step-down
-max T). So the error rate is of the whole comparison, whatever numbers depend on each other. Runs that follow each
-other more alike than others (a rig that drifts) are beyond it, as they are beyond any method: take turns.
+max T). So the error rate is of the whole comparison, whatever numbers depend on each other. Where a number's interval
+holds "no change" it is not called changed either, which lowers that rate. Runs that follow each other more alike than
+others (a rig that drifts) are beyond it, as they are beyond any method: take turns.
 """
 
 from __future__ import annotations
@@ -198,7 +199,8 @@ def _ratio(judged: Judged, place: int, before: int, after: int) -> Estimate:
 def _verdict(ratio: Estimate, freedom: int, p: float, row: Row, same_within: float, level: float) -> Verdict:
     if freedom >= 2 and 1 / (1 + same_within) <= ratio.low and ratio.high <= 1 + same_within:
         return "same"
-    if p > 1 - level + TOLERANCE or not row.better or freedom < 1:
+    is_apart = freedom >= 1 and not ratio.low <= 1 <= ratio.high  # as is shown
+    if p > 1 - level + TOLERANCE or not row.better or not is_apart:
         return "ambiguous"
     is_better = (ratio.value > 1) == (row.better == "higher")
     if row.unit == "seconds" or row.unit.endswith("/s"):
