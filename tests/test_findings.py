@@ -24,7 +24,7 @@ from rigbench.doctor import screen as render
 from rigbench.document import Run, run_schema
 from rigbench.machine import kernel_log
 from rigbench.machine.readings import REASONS
-from rigbench.machine.record import Gpu, GpuProcess, NumaNode, PciDevice, PciHop, RigId, Software
+from rigbench.machine.record import Gpu, GpuProcess, MigDevice, NumaNode, PciDevice, PciHop, RigId, Software
 from rigbench.machine.rig import Rig
 from rigbench.topology import survey as probe
 from rigbench.topology.record import Topology
@@ -138,6 +138,11 @@ def with_log(topology: Topology, name: str) -> Topology:
     return REPLACE(topology, kernel_events=kernel_log.merged(kernel_log.events(lines)))
 
 
+def in_parts(topology: Topology, *parts: MigDevice) -> Topology:
+    return with_gpu(topology, mig_enabled=True, mig_devices=parts)
+
+
+PART = MigDevice(0, "MIG-1", "NVIDIA H100 MIG 1g.10gb", 10 << 30)
 TRAINING = GpuProcess(4242, "compute", "python", 4 << 30)
 ROOT_PORTS = ("0000:00:01.0", "0000:00:01.1")
 NARROW = {"width_now_lanes": 4, "width_best_lanes": 8}
@@ -177,6 +182,9 @@ ALTERED: list[tuple[str, str, Callable[[Topology], Topology], str]] = [
     ("throttled", "warning", lambda rig: with_gpu(rig, throttle_bits=0x24), "software thermal slowdown (0x20)"),
     ("power-limit", "warning", lambda rig: with_gpu(rig, power_limit_watts=200.0), "limit 200 W, 62 % of the default"),
     ("gpu-in-use", "warning", lambda rig: with_gpu(rig, processes=(TRAINING,)), "compute process 4242 (python), 4 GiB"),
+    ("mig-on", "warning", lambda rig: in_parts(rig, PART), "MIG mode is on; its parts: NVIDIA H100 MIG 1g.10gb"),
+    ("mig-on", "warning", lambda rig: in_parts(rig), "no part is made"),
+    ("mig-on", "warning", lambda rig: with_gpu(rig, mig_enabled=True, mig_devices=Absent("no permission")), "n/a (no"),
     ("mixed-gpus", "information", lambda rig: with_gpu(rig, name="RTX 3090", pci_device_id="2204"), "GPU0: RTX 3090"),
     ("pcie-replays", "information", lambda rig: with_gpu(rig, pcie_replays=12), "12 replays"),
     ("persistence-off", "information", lambda rig: rig, "persistence mode is off"),
@@ -287,6 +295,18 @@ def test_what_a_narrow_link_costs_is_told_with_both_figures() -> None:
     assert found.cost.sentence == "7.88 GB/s each way in theory, instead of 15.8 GB/s"
     assert (found.cost.now.value, found.cost.possible.value) == pytest.approx((15.754e9 / 2, 15.754e9), rel=1e-4)
     assert found.where == ("GPU0",)
+
+
+def test_what_a_part_of_a_card_is_of_the_whole_is_told_with_both_figures() -> None:
+    small = REPLACE(PART, index=1, memory_total_bytes=5 << 30)
+    found = named(diagnose(in_parts(recorded(), small, PART)), "mig-on")
+    assert isinstance(found.cost, Cost)
+    assert (found.cost.sentence, found.cost.unit) == ("10 GiB of 16 GiB for a process", "bytes")
+    assert (found.where, found.commands[-1]) == (("GPU0",), "sudo nvidia-smi -i 0 -mig 0")
+    assert "-dci" in found.commands[0]
+    none = named(diagnose(in_parts(recorded())), "mig-on")
+    assert isinstance(none.cost, Absent)
+    assert none.commands == ("sudo nvidia-smi -i 0 -mig 0",)
 
 
 def test_a_shared_uplink_costs_each_card_its_share() -> None:

@@ -212,6 +212,27 @@ def in_use(topology: Topology) -> Iterator[Finding]:
         yield finding("gpu-in-use", "warning", evidence, [gpu.label], price, [command])
 
 
+def in_parts(topology: Topology) -> Iterator[Finding]:
+    for gpu in topology.gpus:
+        if gpu.mig_enabled is not True:
+            continue
+        index, parts, total = gpu.index, gpu.mig_devices, gpu.memory_total_bytes
+        commands = [f"sudo nvidia-smi -i {index} -mig 0"]
+        price: Cost | str = "the memory of its parts is not reported"
+        if isinstance(parts, Absent):
+            told = f"its parts n/a ({parts.reason})"
+        elif not parts:
+            told = price = "no part is made, so that nothing computes on it"
+        else:
+            told = f"its parts: {', '.join(str(part.name) for part in parts)}"
+            commands.insert(0, f"sudo nvidia-smi mig -dci -i {index} && sudo nvidia-smi mig -dgi -i {index}")
+            largest = max((it.memory_total_bytes for it in parts if isinstance(it.memory_total_bytes, int)), default=0)
+            if largest and isinstance(total, int):
+                sentence = f"{units.format_bytes(largest)} of {units.format_bytes(total)} for a process"
+                price = cost(sentence, "bytes", largest, total, "the driver's list of parts", "measured")
+        yield finding("mig-on", "warning", [f"MIG mode is on; {told}"], [gpu.label], price, commands)
+
+
 def mixed(topology: Topology) -> Iterator[Finding]:
     ids = {gpu.pci_device_id for gpu in topology.gpus if isinstance(gpu.pci_device_id, str)}
     kinds: dict[str, list[str]] = {}
@@ -339,7 +360,7 @@ DIAGNOSES = (
     *(on_the_bus_without_driver, lost, unreadable, memory_health, kernel.kernel_events),
     *(links.below_possible_width, links.below_possible_generation, links.behind_the_chipset),
     *(iommu_translates, acs_redirects, p2p_refused, rebar_off, numa),
-    *(near_slowdown, throttled, power_limit, in_use),
+    *(near_slowdown, throttled, power_limit, in_use, in_parts),
     *(links.slower_slot, links.narrow_way, mixed, replays, persistence),
     *(ways.odd_way, ways.switch_without_p2p, ways.tunnelled, ways.unified_memory),
     *(matrix_differs, not_listed, virtual_machine),
