@@ -183,6 +183,7 @@ def test_a_damaged_recording_gets_one_line_with_its_number(rigbench, tmp_path):
         b"".join([*lines, lines[0]]): f"second header in line {len(lines) + 1}",
         headless: "is no recording of monitor",
         lines[0].replace(b'"interval_seconds":1.0', b'"interval_seconds":0.0'): "is no recording of monitor",
+        lines[0].replace(b'"interval_seconds":1.0', b'"interval_seconds":1e-308'): "is no recording of monitor",
         newer + headless: "was written by a newer rigbench",
         b"": "is empty",
         b"\x00" * 100: "is no recording of monitor",

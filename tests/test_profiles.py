@@ -252,6 +252,7 @@ def test_two_profiles_of_one_name_are_told_apart_by_memory_or_not_at_all(own_fol
         (a_gpu() + a_gpu(memory_gib='"16"'), r"Expected `array`, got `str` - at `\$\.gpu\[1\]\.memory_gib`"),
         (a_gpu(fp32_tflop_per_s="nan"), r"at `\$\.gpu\[0\]\.fp32_tflop_per_s`"),
         (a_gpu(fp32_tflop_per_s="inf"), r"at `\$\.gpu\[0\]\.fp32_tflop_per_s`"),
+        (a_gpu(fp32_tflop_per_s="1e-308"), r"at `\$\.gpu\[0\]\.fp32_tflop_per_s`"),
         (a_gpu(pcie_lanes="-16"), r"at `\$\.gpu\[0\]\.pcie_lanes`"),
         (a_gpu(pci_device_ids='["0x2684"]'), r"at `\$\.gpu\[0\]\.pci_device_ids\[0\]`"),
         (a_gpu(id=""), r"missing required field `id` - at `\$\.gpu\[0\]`"),

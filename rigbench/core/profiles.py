@@ -30,8 +30,9 @@ MOST_CARDS = 1024
 
 Dtype = Literal["bf16", "fp16", "fp16-acc16", "tf32", "fp8", "fp32"]
 DTYPES: tuple[Dtype, ...] = ("bf16", "fp16", "fp16-acc16", "tf32", "fp8", "fp32")
+SMALLEST = 1e-9  # of what is divided by, in any unit that a profile uses
 Count = Annotated[int, msgspec.Meta(gt=0, lt=int(LARGEST))]
-Amount = Annotated[float, msgspec.Meta(gt=0, lt=LARGEST)]
+Amount = Annotated[float, msgspec.Meta(ge=SMALLEST, lt=LARGEST)]
 AmountOrZero = Annotated[float, msgspec.Meta(ge=0, lt=LARGEST)]
 PciId = Annotated[str, msgspec.Meta(pattern="^[0-9A-F]{4}$")]
 Currency = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]

@@ -79,7 +79,7 @@ class Options(Record, frozen=True, kw_only=True):
 class MonitorHeader(Record, frozen=True, kw_only=True):
     rigbench_monitor: int = FORMAT
     started_at: str
-    interval_seconds: Annotated[float, msgspec.Meta(gt=0)]
+    interval_seconds: Annotated[float, msgspec.Meta(ge=1e-3)]  # of a shorter one no window would end
     slow_seconds: float  # the rhythm of MonitorSlow
     replayed: bool
     core_count: int | Absent
