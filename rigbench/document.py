@@ -69,13 +69,13 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
             if isinstance(row.slice, int) and not 0 <= row.slice < len(self.slices):
                 raise ValueError(f"{row.label} is slice {row.slice} of {len(self.slices)}")
 
-    def disturbed(self, room: str = "", place: int | None = None) -> tuple[Disturbance, ...]:
-        """Those of what the rooms hold that were disturbed, of one room or of one place in it where they are named."""
+    def disturbed(self, room: str = "") -> tuple[Disturbance, ...]:
+        """Those of what the rooms hold that were disturbed, of one room where it is named."""
         held = {name: len(items) for name, items in self.rooms().items()}
         return tuple(
             it
             for it in self.disturbances
-            if it.kept and it.evidence and room in ("", it.room) and place in (None, it.place)
+            if it.kept and it.evidence and room in ("", it.room)
             if it.room in held and (it.room != "slices" or 0 <= it.place < held["slices"])
         )
 

@@ -65,7 +65,7 @@ def entry_of(run: Run) -> Entry:
         if isinstance(item, Slice)
     )
     backtest = run.backtest if isinstance(run.backtest, Backtest) else None
-    metrics = {f"{name}.{path}": it for name, room in rooms.items() for path, it in _headlines(name, room)}
+    metrics = {f"{name}.{path}": it for name, room in rooms.items() for path, it in _headlines(room)}
     return Entry(
         id=run.id,
         started_at=run.started_at,
@@ -84,7 +84,7 @@ def entry_of(run: Run) -> Entry:
     )
 
 
-def _headlines(name: str, room: tuple[Record, ...]) -> Iterator[tuple[str, Estimate]]:
+def _headlines(room: tuple[Record, ...]) -> Iterator[tuple[str, Estimate]]:
     """The estimates that stand in a room's record itself, or in a mapping of it."""
     for record in room:
         for field in record.__struct_fields__:

@@ -164,9 +164,9 @@ def label(run: Run) -> str:
     return run.label or (heat if isinstance(heat, str) else "")
 
 
-def rows(run: Run, room: str = "") -> Iterator[Row]:
+def rows(run: Run) -> Iterator[Row]:
     """Every number of a run that has an interval or could have one, room by room."""
-    for name in run.rooms() if not room else (room,):
+    for name in run.rooms():
         for item in items(run, name):
             under = tuple((key, str(value)) for key, value in item.under.items())
             for metric, number in item.numbers.items():

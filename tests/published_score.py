@@ -21,6 +21,7 @@ from rigbench.core import stats
 from rigbench.predict import posterior
 from rigbench.predict.posterior import Known, Told
 
+KINDS = ("compiled", "eager", "sharded", "by hand", "hand-written CUDA", "fp8")
 CASES = "nothing", "program's name", "a run on another card", "a run on this card"
 NEAR = 1.0  # e-folds of size and batch
 FEW_LAYERS = 6  # of a toy
@@ -211,7 +212,7 @@ def table(found: Sequence[Scored]) -> list[Line]:
         items = [it for it in found if it.known == known]
         groups: list[tuple[str, Callable[[Scored], bool]]] = [("all", lambda _: True)]
         groups.append(("without fp8 and toys", plain))
-        groups += [(kind, lambda it, kind=kind: it.row.case.kind == kind and not toy(it)) for kind in posterior.KINDS]
+        groups += [(kind, lambda it, kind=kind: it.row.case.kind == kind and not toy(it)) for kind in KINDS]
         groups.append((f"toys, up to {FEW_LAYERS} layers", toy))
         if known == CASES[-1]:
             groups.append(("within an e-fold", lambda it: plain(it) and it.away <= NEAR))

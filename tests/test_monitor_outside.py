@@ -18,7 +18,7 @@ from rigbench import openmetrics
 from rigbench.alarms import AlarmOptions, DiskGauge, DiskLeft
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
-from rigbench.machine.kernel_log import events
+from rigbench.machine.kernel_log import events, labelled
 from rigbench.machine.nvml import Nvml
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs
@@ -102,7 +102,7 @@ class Closed:
 def folded(*lines: tuple[float, str]) -> Fold:
     fold = Fold(HEADER)
     for at, line in lines:
-        for event in events([line], {"0000:01:00.0": "GPU0"}):
+        for event in labelled(events([line]), {"0000:01:00.0": "GPU0"}):
             fold.add(MonitorKernel(at, event))
         fold.add(MonitorTick(at, {}, HostTick()))
     return fold

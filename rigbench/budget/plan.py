@@ -324,7 +324,7 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
             *machine.notes,
         ),
         left_out=machine.left_out,
-        warnings=_warnings(rows, alone, whole.hours, machine),
+        warnings=_warnings(alone, whole.hours, machine),
     )
 
 
@@ -615,9 +615,7 @@ def _part(factor: float) -> str:
     return PARTS[whole - 2] if 2 <= whole < len(PARTS) + 2 else f"1/{whole}"
 
 
-def _warnings(
-    series: Sequence[PlanRow], alone: Sequence[PlanRow], hours: Estimate, machine: Machine
-) -> tuple[str, ...]:
+def _warnings(alone: Sequence[PlanRow], hours: Estimate, machine: Machine) -> tuple[str, ...]:
     def each(rows: Sequence[PlanRow]) -> str:
         """As in "5M alone would see 37,200 tokens per parameter, 15M 5,100"."""
         (model, count), *rest = ((row.model, units.format_significant(row.tokens_per_parameter, 3)) for row in rows)

@@ -50,42 +50,31 @@ def told(line: str) -> str:
     return LONG_WORD.sub(r"\1…\2", " ".join(printable(line).split()))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", drop: Sequence[str] = ()) -> Columns:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Columns:
     """A table without a frame. A heading that begins with ">" stands above numbers, set to the right, one with
     "=" above names that may not be broken.
 
-    Where it does not fit, words fold and numbers never do: the headings named in `drop`, least important first, are
-    left out and named in a line below; columns that then still do not fit follow below, beside the rows' names again.
+    Where it does not fit, words fold and numbers never do: columns that then still do not fit follow below, beside the
+    rows' names again.
     """
-    return Columns(list(columns), [list(map(printable, row)) for row in rows], title, drop)
+    return Columns(list(columns), [list(map(printable, row)) for row in rows], title)
 
 
 class Columns:
     """What `table` returns; laid out when it is printed, since only then its width is known."""
 
-    def __init__(self, columns: list[str], rows: list[list[str]], title: str, drop: Sequence[str]) -> None:
+    def __init__(self, columns: list[str], rows: list[list[str]], title: str) -> None:
         self.headings = [heading.removeprefix(">").removeprefix("=") for heading in columns]
         self.are_whole = [heading.startswith((">", "=")) for heading in columns]
         self.are_numbers = [heading.startswith(">") for heading in columns]
-        self.rows, self.title, self.drop = rows, title, drop
+        self.rows, self.title = rows, title
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        from rich.text import Text
-
-        left = list(range(len(self.headings)))
-        dropped: list[str] = []
-        for heading in self.drop:
-            if self._width(left, 2) <= options.max_width:
-                break
-            left = [place for place in left if self.headings[place] != heading]
-            dropped.append(heading)
-        title = self.title
+        left, title = list(range(len(self.headings))), self.title
         while left:
             fitting = self._fitting(left, options.max_width)
             yield self._made(fitting, options.max_width, title)
             left, title = [*left[: self._named()], *left[len(fitting) :]] if len(fitting) < len(left) else [], ""
-        if dropped:
-            yield Text(f" … {', '.join(dropped)} with --verbose", style="dim")
 
     def _fitting(self, left: list[int], width: int) -> list[int]:
         """As many from the left as fit closely set; those that name a row and one more at the least."""

@@ -355,9 +355,9 @@ def format_plus_minus(half_width_share: float) -> str:
     return f"±{format_share(abs(half_width_share))}"
 
 
-def format_rate(per_second: float, unit: str = "tokens/s") -> str:
+def format_rate(per_second: float) -> str:
     """ "1,235 tokens/s", "12.3 tokens/s"."""
-    return f"{_three_digits(per_second)} {unit}"
+    return f"{_three_digits(per_second)} tokens/s"
 
 
 def format_watts(watts: float) -> str:

@@ -25,7 +25,6 @@ from rigbench.predict.record import Ceilings
 from rigbench.topology.record import Topology
 from rigbench.work.record import Power, WattOptions
 
-ROOMS = (*ceilings.ROOMS, "budget")
 NO_PRICE = Absent("no price of electricity was named")
 NO_BUDGET = "no budget of this rig is stored, and no datasheet gives its speed; `rigbench run --quick` makes one"
 

@@ -100,19 +100,19 @@ def virtual_machine(sysfs: Sysfs) -> str | Absent:
     return Absent("no sign of a hypervisor" if told else "the processor's flags, which tell it, are not known")
 
 
-def process_peak_bytes(sysfs: Sysfs, pid: int | None = None) -> int | Absent:
-    """The most resident memory that a process (this one, if None) has had."""
-    return process_bytes(sysfs, "VmHWM", pid)
+def process_peak_bytes(sysfs: Sysfs) -> int | Absent:
+    """The most resident memory that this process has had."""
+    return process_bytes(sysfs, "VmHWM")
 
 
-def process_resident_bytes(sysfs: Sysfs, pid: int | None = None) -> int | Absent:
-    """The memory that a process (this one, if None) has now."""
-    return process_bytes(sysfs, "VmRSS", pid)
+def process_resident_bytes(sysfs: Sysfs) -> int | Absent:
+    """The memory that this process has now."""
+    return process_bytes(sysfs, "VmRSS")
 
 
-def process_bytes(sysfs: Sysfs, key: str, pid: int | None = None) -> int | Absent:
-    """A line of a process's status, as VmData."""
-    status = sysfs.read_text(f"proc/{'self' if pid is None else pid}/status")
+def process_bytes(sysfs: Sysfs, key: str) -> int | Absent:
+    """A line of this process's status, as VmData."""
+    status = sysfs.read_text("proc/self/status")
     return status if isinstance(status, Absent) else parse_meminfo(status).get(key, NOT_REPORTED)
 
 

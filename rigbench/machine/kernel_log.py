@@ -147,15 +147,13 @@ class Line(NamedTuple):
     message: str
 
 
-def events(
-    lines: Iterable[str], labels: Mapping[str, str] | None = None, booted: float | None = None
-) -> list[KernelEvent]:
+def events(lines: Iterable[str], booted: float | None = None) -> list[KernelEvent]:
     """What the lines tell, in their order; of two lines about one error the one that says more.
 
-    `labels` are the GPUs' names by PCI address (`gpu_labels`); `booted` is the time of day, in seconds since 1970, at
-    which the monotonic clock stood at 0, for logs that tell that clock alone.
+    `booted` is the time of day, in seconds since 1970, at which the monotonic clock stood at 0, for logs that tell that
+    clock alone.
     """
-    reader = Reader(labels, booted)
+    reader = Reader(booted)
     return [*reader.read(lines), *reader.rest()]
 
 
@@ -180,8 +178,8 @@ def merged(told: Sequence[KernelEvent]) -> tuple[KernelEvent, ...]:
 class Reader:
     """Reads lines as they come. One that may be followed by a better one about the same error waits for the next."""
 
-    def __init__(self, labels: Mapping[str, str] | None = None, booted: float | None = None) -> None:
-        self.labels, self._booted = labels or {}, booted
+    def __init__(self, booted: float | None = None) -> None:
+        self._booted = booted
         self._waiting: KernelEvent | None = None
         self._told: dict[tuple[str, str], KernelEvent] = {}
 
@@ -237,7 +235,7 @@ class Reader:
             meaning=words.meaning,
             do=words.do.replace("/dev/DISK", f"/dev/{device}" if code.startswith("disk") and device else "/dev/DISK"),
             device=device or NO_DEVICE,
-            label=self.labels.get(device or "", NOT_A_GPU),
+            label=NOT_A_GPU,
             pid=int(pid) if pid and pid.isdecimal() else NO_PROCESS,
             process=process if process else NO_PROCESS,
             text=_printable(NAMED.sub("", line.message)),
@@ -379,12 +377,9 @@ def labels_of(sysfs: Sysfs, places: Mapping[str, str]) -> dict[str, str]:
     return {address: ", ".join(names) for address, names in labels.items()}
 
 
-def gpu_labels(rig: Rig) -> dict[str, str]:
-    """As `labels_of`, of the GPUs that the driver lists."""
-    count = rig.nvml.gpu_count() if rig.nvml.absent is None else 0
-    indices = range(0 if isinstance(count, Absent) else count)
-    places = {f"GPU{index}": rig.nvml.reading(index, "pci_bus_id") for index in indices}
-    return labels_of(rig.sysfs, {label: place for label, place in places.items() if isinstance(place, str)})
+def labelled(found: Iterable[KernelEvent], labels: Mapping[str, str]) -> list[KernelEvent]:
+    """With the label of the GPU that each is of; `labels` as of `labels_of`."""
+    return [msgspec.structs.replace(it, label=labels.get(str(it.device), NOT_A_GPU)) for it in found]
 
 
 def so_far(rig: Rig, places: Mapping[str, str]) -> tuple[KernelEvent, ...] | Absent:
@@ -396,9 +391,7 @@ def so_far(rig: Rig, places: Mapping[str, str]) -> tuple[KernelEvent, ...] | Abs
     if not rig.replayed:
         least = time.time() - RECENT_SECONDS
         found = [it for it in found if isinstance(it.wall_seconds, Absent) or it.wall_seconds >= least]
-    labels = labels_of(rig.sysfs, places) if found else {}
-    labelled = [msgspec.structs.replace(it, label=labels.get(str(it.device), NOT_A_GPU)) for it in found]
-    return merged(labelled)[:MOST_EVENTS]
+    return merged(labelled(found, labels_of(rig.sysfs, places)) if found else [])[:MOST_EVENTS]
 
 
 def booted() -> float:
@@ -435,23 +428,20 @@ class KernelLog:
     read. `absent` says why there is none, and how to get it.
     """
 
-    def __init__(
-        self, source: Path | None = None, labels: Mapping[str, str] | None = None, *, from_start: bool = False
-    ) -> None:
+    def __init__(self, source: Path | None = None) -> None:
         self.absent: Absent | None = None
         source = source or _elsewhere()
-        self._reader = Reader(labels, None if source else booted())
+        self._reader = Reader(None if source else booted())
         self._path, self._kmsg, self._file, self._left = source, False, -1, b""
         self._child: subprocess.Popen[bytes] | None = None
         try:
             self._file = os.open(source or KMSG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             self._kmsg = source is None
-            if not from_start:
-                os.lseek(self._file, 0, os.SEEK_END)
+            os.lseek(self._file, 0, os.SEEK_END)
         except OSError as error:
-            self._follow_journal(source, error, from_start)
+            self._follow_journal(source, error)
 
-    def _follow_journal(self, source: Path | None, error: OSError, from_start: bool) -> None:
+    def _follow_journal(self, source: Path | None, error: OSError) -> None:
         self.close()
         if source is not None:
             raise RigbenchError(
@@ -460,7 +450,7 @@ class KernelLog:
         self.absent = Absent(NONE_HERE if isinstance(error, FileNotFoundError) else RESTRICTED)
         if not shutil.which(JOURNAL[0]) or not _journal_lines(1):
             return
-        command = [*JOURNAL, "-f", "-n", "all" if from_start else "0"]
+        command = [*JOURNAL, "-f", "-n", "0"]
         with contextlib.suppress(OSError):
             self._child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

@@ -211,9 +211,9 @@ class Rung(NamedTuple):
     shape: Shape
 
 
-def model_named(text: str, name: str = "diy", option: str = "--params") -> Model:
+def model_named(text: str, name: str = "diy") -> Model:
     """A name of the series, or a number of parameters in any form that units takes."""
-    return shape_for(units.parse_parameters(text, option), series(name), option)
+    return shape_for(units.parse_parameters(text, "--params"), series(name))
 
 
 def shape_for(parameters: int, series: Series, option: str = "--params") -> Model:

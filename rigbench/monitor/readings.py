@@ -11,11 +11,9 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-
 from rigbench.core.record import Absent
 from rigbench.machine.host_load import CpuSensors, HostLoad, ProcessLoad, ProcessLoads
-from rigbench.machine.kernel_log import NOT_A_GPU, KernelLog, labels_of, so_far
+from rigbench.machine.kernel_log import KernelLog, labelled, labels_of, so_far
 from rigbench.machine.readings import LOST, Reading
 from rigbench.machine.record import GpuProcess
 from rigbench.machine.rig import Rig
@@ -209,9 +207,8 @@ def live(
 
 
 def _kernel(log: KernelLog, rig: Rig, slow: SlowBeat, at_seconds: float) -> Iterator[MonitorKernel]:
-    for event in log.poll():
-        label = labels_of(rig.sysfs, slow.places).get(str(event.device), NOT_A_GPU)
-        yield MonitorKernel(at_seconds, msgspec.structs.replace(event, label=label))
+    if came := log.poll():
+        yield from (MonitorKernel(at_seconds, it) for it in labelled(came, labels_of(rig.sysfs, slow.places)))
 
 
 def replayed(rig: Rig, facts: Rig, options: Options) -> Generator[MonitorEvent, None, None]:

@@ -30,7 +30,6 @@ from rigbench.predict.terms import DEVICE, HOST, TOGETHER, Constants, Terms, tog
 FILE = Path(__file__).with_name("fitted.json")
 # Their code is written in CUDA by hand: a kind of its own.
 HAND_WRITTEN = ("llm.c", "llmq")
-KINDS = ("compiled", "eager", "sharded", "by hand", "hand-written CUDA", "fp8")
 LEVELS = ("sharded", "by hand", "hand-written CUDA", "eager", "fp8", "year", "year, compiled")
 YEAR = 2024.0  # that the level of a year counts from
 YEARS = 2022.0, NEWEST_YEAR  # beyond, nothing was fitted: later code is taken to be as the newest that was

@@ -26,8 +26,8 @@ class Card(NamedTuple):
     start: int  # ticks of the load: from the first to before the last
     end: int
 
-    def ticks(self, column: Column, bits: int = 0, without: int = 0) -> list[float]:
-        """Readings of the ticks that have one of `bits` (0: all ticks) and none of `without`."""
+    def ticks(self, column: Column, without: int = 0) -> list[float]:
+        """Readings of the ticks that have none of the bits of `without`."""
         flags = self.series.throttle_bits
         if isinstance(column, Absent):
             return []
@@ -36,7 +36,7 @@ class Card(NamedTuple):
             flag = 0 if isinstance(flags, Absent) else flags[place]
             flag = 0 if isinstance(flag, Absent) else flag
             value = column[place]
-            if not isinstance(value, Absent) and (not bits or flag & bits) and not flag & without:
+            if not isinstance(value, Absent) and not flag & without:
                 chosen.append(value)
         return chosen
 

@@ -183,7 +183,7 @@ def _in_ranks(
     job.progress.stage(f"train-probe {options.model.name}, {strategy}, {count} ranks", 40)
     outcome, sensors = job.undisturbed(
         "slices",
-        lambda beside: started(job, options, environment, world, count, beside.heard(job.progress.update)),
+        lambda beside: started(options, environment, world, count, beside.heard(job.progress.update)),
         place=len(job.run.slices),
         repeat=world is None,  # ranks that torchrun started elsewhere are there once
     )
@@ -227,7 +227,6 @@ def rank_count(its: Cards) -> int:
 
 
 def started(
-    job: Job,
     options: Options,
     environment: Mapping[str, str],
     world: World | None,
@@ -257,7 +256,7 @@ def follow(options: Options, world: World, home: Path) -> int:
         RigbenchError: this rank's own: there is no device for it, say.
     """
     job = Job(Store(home), Rig.live(), "train-probe", Silent())
-    outcome = started(job, *prepared(job, options), world, world.size, job.progress.update)
+    outcome = started(*prepared(job, options), world, world.size, job.progress.update)
     if outcome.ended == "interrupted":
         return INTERRUPTED
     return FAULT if outcome.ended in ("died", "hung") else FINE

@@ -126,7 +126,7 @@ class Watching:
         its = self._hook.seen(tokens) or self._log.seen(tokens)
         if its is not None and its is not self.seen:
             self.seen, self.rate, self.pace = its, forecast.rate(its), forecast.pace(its.wall)
-            self._forecast(final)
+            self._forecast()
         if final and self._fresh:  # told after the last reading: as a card falls off the bus, its training ends
             self._alarm()
         self._longest = min(2 * self._longest, LONGEST_WAIT_SECONDS)  # the first ones come soon, however dear they are
@@ -182,7 +182,7 @@ class Watching:
         last = max(last, self._session.continued_seconds)  # whoever stops it knows that it stands
         return max(0.0, self._clock() - last)
 
-    def _forecast(self, final: bool) -> None:
+    def _forecast(self) -> None:
         told = self.forecast()
         if told is None or not told.rest_seconds.has_middle:
             return

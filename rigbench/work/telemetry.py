@@ -156,21 +156,11 @@ def _at(points: Points, moment: float) -> float:
     return points[-1][1]
 
 
-def throttle_share(
-    bits: Sequence[int | Absent] | Absent,
-    at_seconds: Sequence[float] = (),
-    start_seconds: float = float("-inf"),
-    end_seconds: float = float("inf"),
-) -> dict[str, float]:
-    """The share of answered ticks, of a window if one is given, at which each reason held clocks down."""
+def throttle_share(bits: Sequence[int | Absent] | Absent) -> dict[str, float]:
+    """The share of answered ticks at which each reason held clocks down."""
     if isinstance(bits, Absent):
         return {}
-    times = at_seconds or [0.0] * len(bits)
-    answered = [
-        reading
-        for at, reading in zip(times, bits, strict=True)
-        if start_seconds <= at <= end_seconds and not isinstance(reading, Absent)
-    ]
+    answered = [reading for reading in bits if not isinstance(reading, Absent)]
     reasons = [reason for reading in answered for reason in decode_throttle(reading)]
     return {reason: reasons.count(reason) / len(answered) for reason in dict.fromkeys(reasons)}
 
