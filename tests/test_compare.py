@@ -18,6 +18,7 @@ from test_first_screens import holds
 from rigbench import store, tables
 from rigbench.compare import screen, sides, verdict
 from rigbench.compare.record import LEVEL, Comparison
+from rigbench.core.estimate import Estimate
 from rigbench.core.record import Skipped
 from rigbench.core.stats import rate_estimate
 from rigbench.document import Run
@@ -467,3 +468,242 @@ def test_a_number_below_one_is_a_number_and_what_both_sides_have_is_not_refused(
     assert verdict.refused(both, one) == verdict.refused(one, both) == ()
     (refused,) = verdict.refused({verdict.key(row): row}, one)
     assert refused.reason == "dtype bf16 against fp32"
+
+
+# ---- against a second, plain implementation, and at the two sides of each bound
+
+KEYS = tuple(("room", f"{number}", "seconds", ()) for number in range(10))
+
+
+def plainly(before, after, keys) -> tuple[list[float], list[float], list[float], list[int]]:
+    """Differences, step-down p, what units vary by and degrees of freedom, a number and a way at a time."""
+    units, count, half_a_percent = [*before, *after], len(before) + len(after), 0.005
+    own = []
+    for its in keys:
+        errors = [unit[its][1] for unit in units if its in unit]
+        own.append(sum(error**2 for error in errors) / len(errors))
+
+    def of(way, its):
+        sides = [
+            [unit[its][0] for place, unit in enumerate(units) if its in unit and (place in way) == w] for w in (1, 0)
+        ]
+        if not all(sides):
+            return 0.0, 0.0, 0
+        means = [sum(side) / len(side) for side in sides]
+        freedom = len(sides[0]) + len(sides[1]) - 2
+        squares = sum((it - mean) ** 2 for side, mean in zip(sides, means, strict=True) for it in side)
+        return means[0] - means[1], math.sqrt(squares / freedom) if freedom else 0.0, freedom
+
+    def statistic(way, place):
+        difference, deviation, freedom = of(way, keys[place])
+        if not freedom:
+            return 0.0
+        ends = [sum(keys[place] in unit for at, unit in enumerate(units) if (at in way) == side) for side in (1, 0)]
+        between = deviation**2 + own[place] + half_a_percent**2
+        return abs(difference) / math.sqrt(between * (1 / ends[0] + 1 / ends[1]))
+
+    observed_way = tuple(range(len(before), count))
+    table = {
+        way: [statistic(way, place) for place in range(len(keys))] for way in combinations(range(count), len(after))
+    }
+    observed = table[observed_way]
+    left = sorted(range(len(keys)), key=lambda place: -observed[place])
+    p, least = [0.0] * len(keys), 0.0
+    while left:
+        as_large = [max(row[place] for place in left) >= observed[left[0]] - 1e-12 for row in table.values()]
+        least = p[left[0]] = max(least, sum(as_large) / len(table))
+        left = left[1:]
+    found = [of(observed_way, its) for its in keys]
+    spread = [max(deviation, math.sqrt(own[place])) for place, (_, deviation, _) in enumerate(found)]
+    return [difference for difference, _, _ in found], p, spread, [freedom for _, _, freedom in found]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("sides", [(3, 3), (2, 4), (1, 3), (2, 1), (1, 1)], ids=str)
+def test_a_plain_implementation_judges_the_same(sides, seed):
+    """Numbers of all scales, some of which some units lack; a third of them changed."""
+    generator = random.Random(seed)
+    units = [
+        {
+            its: (
+                place + generator.gauss(0, 0.002 * 1.5**place) + (late and place % 3 == 0) * 0.02,
+                0.001 * (place % 4 + late),
+            )
+            for place, its in enumerate(KEYS)
+            if generator.random() < 0.8 or (late, at) in ((0, 0), (1, sides[0]))
+        }
+        for at in range(sum(sides))
+        for late in [int(at >= sides[0])]
+    ]
+    its = verdict.judge(units[: sides[0]], units[sides[0] :], KEYS)
+    differences, p, spread, freedom = plainly(units[: sides[0]], units[sides[0] :], KEYS)
+    assert its.differences == pytest.approx(differences, abs=1e-12)
+    assert its.p == pytest.approx(p, abs=1e-12)
+    assert its.deviations == pytest.approx(spread, abs=1e-12)
+    assert its.freedom == freedom
+    assert its.splits == math.comb(sum(sides), sides[1])
+
+
+def test_a_number_that_a_side_lacks_differs_in_nothing():
+    units = [{KEYS[0]: (1.0, 0.0)}, {KEYS[0]: (1.1, 0.0)}, {KEYS[1]: (2.0, 0.0)}]
+    its = verdict.judge(units[:2], units[2:], KEYS[:2])
+    assert (its.differences, its.deviations, its.freedom, its.p) == ([0, 0], [0, 0], [0, 0], [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "least"),
+    [(1, 1, 1.0), (2, 2, 1 / 3), (1, 3, 1 / 4), (3, 1, 1 / 4), (3, 3, 1 / 10), (9, 1, 1 / 10), (12, 12, 1 / 2000)],
+)
+def test_the_smallest_p_is_that_of_a_difference_that_nobody_overlooks(before, after, least):
+    assert verdict.least_p(before, after) == pytest.approx(least)
+    units = [{KEYS[0]: (0.001 * place + (place >= before), 0.0)} for place in range(before + after)]
+    its = verdict.judge(units[:before], units[before:], KEYS[:1])
+    assert its.p == pytest.approx([least], abs=0.001 if before == 12 else 1e-12)
+    assert its.splits == min(4000, math.comb(before + after, after))
+
+
+def test_as_many_ways_as_are_tried_at_most_are_all_tried(monkeypatch):
+    monkeypatch.setattr(verdict, "MOST_SPLITS", 20)
+    assert len({tuple(row) for row in verdict._splits(3, 3)}) == 20
+    assert verdict._splits(3, 3)[0].tolist() == [0, 0, 0, 1, 1, 1]
+    monkeypatch.setattr(verdict, "MOST_SPLITS", 19)
+    assert verdict._splits(3, 3).shape == (19, 6)
+    assert verdict._splits(3, 3)[0].tolist() == [0, 0, 0, 1, 1, 1]
+    assert (verdict._splits(3, 3).sum(1) == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "level", "more"),
+    [
+        (3, 3, 0.9, 0),  # 2 of 20 ways
+        (2, 2, 0.9, 1),  # 1 of 10
+        (3, 1, 0.9, 1),
+        (1, 1, 0.9, 8),
+        (9, 1, 0.9, 0),
+        (9, 1, 0.91, 1),
+        (1, 1, 0.95, 10),  # 18 would do it: three a side are said instead
+    ],
+)
+def test_so_many_more_runs_would_let_a_difference_be_told(before, after, level, more):
+    assert verdict.more_units(before, after, level) == more
+    if more < 10:
+        assert verdict.least_p(before, after + more) <= 1 - level + 1e-6
+        assert not more or verdict.least_p(before, after + more - 1) > 1 - level
+
+
+def test_a_unit_is_the_median_of_its_runs_and_of_each_the_mean_of_its_repeats():
+    row = Row("room", "a", "time", "seconds", "lower", 1.0, 0.9, 1.1, 0.9, 5, (), True)
+    values = ([(1.0, 0.1), (4.0, 0.2)], [(3.0, 0.02)], [(10.0, 0.05), (0.0, 0.0)])  # of nothing there is no logarithm
+    runs = [
+        msgspec.structs.replace(
+            tables.measured(run_of(1)),
+            rows=tuple(
+                msgspec.structs.replace(row, value=value, low=value * math.exp(-half), high=value * math.exp(half))
+                for value, half in its
+            ),
+        )
+        for its in values
+    ]
+    (log, error) = verdict.unit(runs)[verdict.key(row)]
+    assert log == pytest.approx(math.log(3.0))  # of 2, 3 and 10
+    assert error == pytest.approx(0.05 / 1.6449, rel=1e-4)  # of 0.2, 0.02 and 0.05, a 90 % interval's in deviations
+    assert verdict.unit(runs[:1])[verdict.key(row)] == pytest.approx((math.log(2.0), 0.2 / 1.6449), rel=1e-4)
+    for bare in ({"level": 0.0}, {"low": 0.0}, {"low": 1.0, "high": 1.0}, {"low": -1.0}):
+        assert verdict._error(msgspec.structs.replace(row, **bare)) == 0.0
+
+
+def test_both_sides_are_shown_as_geometric_means_and_one_run_a_side_has_no_interval():
+    found, _ = one_number((1.0, 4.0), (3.0, 12.0, 6.0))
+    assert (found.before, found.after) == pytest.approx((2.0, 6.0))
+    assert (found.before_units, found.after_units) == (pytest.approx((1.0, 4.0)), pytest.approx((3.0, 12.0, 6.0)))
+    assert found.ratio.value == pytest.approx(3.0)
+    one = one_number((2.0,), (3.0,))[0].ratio
+    assert (one.low, one.value, one.high) == pytest.approx((1.5, 1.5, 1.5))
+    assert (one.level, one.n) == (0.0, 1)
+    wild = one_number((1e-9, 1e9), (1.0,))[0].ratio  # an interval without end has one at e^20
+    assert (wild.low, wild.high) == pytest.approx((math.exp(-20), math.exp(20)))
+    assert verdict.itself(found).ratio == Estimate(1.0, 1.0, 1.0, 1.0, "the same run on both sides", 1)
+
+
+@pytest.mark.parametrize("ratio", [1.0299, 1 / 1.0299, 1.0301, 1 / 1.0301])
+@pytest.mark.parametrize("each", [1, 2])
+def test_the_same_is_within_three_per_cent_either_way_and_needs_two_degrees_of_freedom(ratio, each):
+    found, _ = one_number((1.0, 1.0), (ratio,) * each)
+    is_near = 1 / 1.03 < ratio < 1.03
+    assert found.verdict == ("same" if is_near and each == 2 else "ambiguous")
+
+
+ROW = Row("room", "a", "time", "seconds", "lower", 1, 1, 1, 0.9, 5, (), True)
+
+
+@pytest.mark.parametrize(
+    ("ends", "freedom", "p", "row", "said"),
+    [
+        ((1 / 1.03, 1.0, 1.03), 4, 0.1, {}, "same"),  # the bound is within
+        ((1 / 1.031, 1.0, 1.0), 4, 1.0, {}, "ambiguous"),
+        ((1.0, 1.0, 1.031), 4, 1.0, {}, "ambiguous"),
+        ((1.1, 1.2, 1.3), 1, 0.1, {}, "slower"),
+        ((1.1, 1.2, 1.3), 0, 0.1, {}, "ambiguous"),
+        ((1.1, 1.2, 1.3), 4, 0.1001, {}, "ambiguous"),
+        ((1.1, 1.2, 1.3), 4, 0.1, {"better": ""}, "ambiguous"),
+        ((1.1, 1.2, 1.3), 4, 0.1, {"better": "higher", "unit": "tokens/s"}, "faster"),
+        ((0.7, 0.8, 0.9), 4, 0.1, {"better": "higher", "unit": "bytes/s"}, "slower"),
+        ((0.7, 0.8, 0.9), 4, 0.1, {}, "faster"),
+        ((0.7, 0.8, 0.9), 4, 0.1, {"unit": "bytes"}, "better"),
+        ((0.7, 0.8, 0.9), 4, 0.1, {"better": "higher", "unit": "share"}, "worse"),
+    ],
+)
+def test_a_verdict_follows_from_the_interval_p_and_which_way_is_better(ends, freedom, p, row, said):
+    low, value, high = ends
+    ratio = Estimate(value, low, high, 0.9, "by hand", 6)
+    assert verdict._verdict(ratio, freedom, p, msgspec.structs.replace(ROW, **row), 0.03, LEVEL) == said
+
+
+def test_numbers_stand_by_verdict_and_within_it_the_largest_change_first():
+    made = one_number((1.0, 1.0), (1.5, 1.5))[0]
+    order = [("worse", 0.8), ("slower", 1.1), ("faster", 1.5), ("better", 1.4), ("ambiguous", 1 / 1.6), ("same", 1.7)]
+    rows = [
+        msgspec.structs.replace(made, verdict=word, ratio=msgspec.structs.replace(made.ratio, value=value))
+        for word, value in reversed(order)
+    ]
+    assert [(it.verdict, it.ratio.value) for it in sorted(rows, key=verdict._weight)] == order
+    mixed = {its: msgspec.structs.replace(ROW, what=its[1]) for its in KEYS[:3]}
+    sides = [[{its: (n * late, 0.0) for n, its in enumerate(KEYS[:3])} for _ in range(3)] for late in (0, 1)]
+    assert [it.what for it in verdict.compared(*sides, mixed, 0.03, LEVEL)[0]] == ["2", "1", "0"]
+
+
+def under(what: str, **conditions: str) -> dict[verdict.Key, Row]:
+    row = msgspec.structs.replace(ROW, what=what, under=tuple(conditions.items()))
+    return {verdict.key(row): row}
+
+
+def test_what_is_refused_is_said_with_its_conditions_before_what_a_side_lacks():
+    before = under("alone here") | under("both", dtype="bf16") | under("a", dtype="fp32", batch="4")
+    after = under("alone there") | under("both", dtype="bf16") | under("a", dtype="bf16", cards="2", batch="4")
+    assert [(it.name, it.reason) for it in verdict.refused(before, after)] == [
+        ("room a time", "dtype fp32 against bf16, cards none against 2"),
+        ("room alone here time", "only in before"),
+        ("room alone there time", "only in after"),
+    ]
+    # Where one of two conditions is shared, the other is said from whichever side it is met on.
+    shared, here, there = under("a", dtype="bf16"), under("a", dtype="fp32"), under("a", dtype="fp16")
+    (refused,) = verdict.refused(shared | here, there | shared)
+    assert refused.reason == "dtype fp32 against fp16"
+
+
+@pytest.mark.parametrize(
+    ("better", "one", "others", "place"),
+    [
+        ("higher", 2.0, (1.0, 2.0, 3.0, 4.0), "3 of 5"),
+        ("lower", 2.0, (1.0, 2.0, 3.0, 4.0), "2 of 5"),
+        ("higher", 5.0, (1.0, 2.0), "1 of 3"),
+        ("", 2.0, (1.0, 3.0), ""),
+    ],
+)
+def test_the_place_of_one_rig_is_one_more_than_those_ahead(better, one, others, place):
+    made = msgspec.structs.replace(one_number((1.0, 1.0), (1.5, 1.5))[0], better=better)
+    for ends in (((one,), others), (others, (one,))):
+        its = msgspec.structs.replace(made, before_units=ends[0], after_units=ends[1])
+        assert verdict.placed(its).place == place
+    several = msgspec.structs.replace(made, before_units=(1.0, 2.0), after_units=(1.0, 2.0, 3.0))
+    assert verdict.placed(several) == several
