@@ -195,6 +195,163 @@ def test_what_the_hardware_holds_down_is_a_fault_and_a_power_limit_is_none():
     assert hint.evidence == ("hardware thermal slowdown at 10 % of the readings of 1 min",)
 
 
+@pytest.mark.parametrize(
+    ("lead", "behind", "codes"),
+    [
+        (0.5, 0.1, ["imbalance"]),  # a card is at work from half on
+        (0.49, 0.1, []),
+        (0.6, 0.3, ["imbalance"]),  # 30 points behind is far
+        (0.6, 0.31, []),
+    ],
+)
+def test_a_card_is_behind_by_thirty_points_of_one_that_works(lead: float, behind: float, codes: list[str]):
+    found = told(window(card("GPU0", lead, used=0.0), card("GPU1", behind, used=0.0)))
+    assert found == [(code, ("GPU1",)) for code in codes]
+
+
+@pytest.mark.parametrize(
+    ("busy", "watts", "codes"),
+    [(0.9, 0.3, ["waits-for-peer"]), (0.89, 0.3, []), (0.9, 0.31, [])],
+)
+def test_a_card_that_waits_for_a_peer_is_nine_tenths_busy_at_thirty_points_less_power(
+    busy: float, watts: float, codes: list[str]
+):
+    for one, other in ((busy, 1.0), (1.0, busy)):
+        found = told(window(card("GPU0", one, watts=0.6), card("GPU1", other, watts=watts)))
+        assert found == [(code, ("GPU1",)) for code in codes]
+
+
+@pytest.mark.parametrize(("behind", "count"), [(48, 1), (47, 0)])  # of 60
+def test_a_card_is_behind_that_is_so_at_four_of_five_readings(behind: int, count: int):
+    now_and_then = [0.0] * behind + [0.9] * (60 - behind)  # as busy as the other at the rest of them
+    found = hints(window(card("GPU0", [0.9] * 60, used=0.0), card("GPU1", now_and_then, used=0.0)))
+    assert [hint.code for hint in found] == ["imbalance"] * count
+    assert all("GPU1 was behind at 48 of 60 readings" in hint.evidence[0] for hint in found)
+
+
+@pytest.mark.parametrize(("common", "count"), [(20, 1), (19, 0), (0, 0)])
+def test_two_cards_are_compared_at_twenty_readings_that_both_have(common: int, count: int):
+    """Each has more of its own."""
+    lead = [0.9] * (25 + common) + [NOTHING] * 25
+    other = [NOTHING] * 25 + [0.1] * (25 + common)
+    found = told(window(card("GPU0", lead, used=0.0), card("GPU1", other, used=0.0)))
+    assert found == [("imbalance", ("GPU1",))] * count
+
+
+@pytest.mark.parametrize(("readings", "leader"), [(20, "GPU0"), (19, "GPU1")])
+def test_a_card_of_fewer_than_twenty_readings_leads_nobody(readings: int, leader: str):
+    brief = [1.0] * readings + [NOTHING] * (N - readings)
+    (hint,) = hints(window(card("GPU0", brief), card("GPU1", 0.9), card("GPU2", 0.1)))
+    assert hint.evidence[0].startswith(f"{leader} ")
+
+
+@pytest.mark.parametrize(
+    ("busy", "used", "code"),
+    [(0.019, 0.0, "unused-gpu"), (0.02, 0.0, "imbalance"), (0.0, 14.0 * GIB, "imbalance")],
+)
+def test_unused_is_a_card_that_does_nothing_and_holds_nothing(busy: float, used: float, code: str):
+    assert told(window(card("GPU0", 0.99), card("GPU1", busy, used=used))) == [(code, ("GPU1",))]
+
+
+@pytest.mark.parametrize(("busy", "code"), [(0.02, "gpu-waits"), (0.019, "held-idle")])
+def test_two_percent_at_one_reading_is_work(busy: float, code: str):
+    assert told(window(card("GPU0", [0.0] * 60 + [busy]))) == [(code, ("GPU0",))]
+
+
+def test_memory_that_no_process_is_known_to_hold_is_not_called_held():
+    assert told(window(card("GPU0", 0.0, processes=()))) == []
+    (hint,) = hints(window(card("GPU0", 0.0, processes=("a 1", "b 2", "c 3", "d 4"))))
+    assert hint.evidence[1] == "held by a 1, b 2, c 3"
+
+
+@pytest.mark.parametrize("total", [16.0 * GIB, Absent("not reported")])
+@pytest.mark.parametrize(("used", "codes"), [(2.0 * GIB, ["held-idle"]), (2.0 * GIB - 1, [])])
+def test_two_gibibytes_are_a_model_on_any_card(total: float | Absent, used: float, codes: list[str]):
+    one = card("GPU0", 0.0)._replace(memory_total_bytes=total)
+    for before in (0.0, 14.0 * GIB):  # what it holds now counts
+        seen = window(one._replace(memory_used_bytes=[before] * 60 + [used]))
+        assert [code for code, _ in told(seen)] == codes
+        assert all("holds 2 GiB" in hint.evidence[0] for hint in hints(seen))
+    assert told(window(one._replace(memory_used_bytes=[NOTHING] * N))) == []
+
+
+@pytest.mark.parametrize(("busy", "codes"), [(0.69, ["gpu-waits"]), (0.7, [])])
+def test_a_card_without_swings_waits_below_seven_tenths(busy: float, codes: list[str]):
+    assert [code for code, _ in told(window(card("GPU0", busy)))] == codes
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "swings", "codes"),
+    [
+        (0.29, 0.81, 3, ["gpu-waits"]),
+        (0.3, 0.81, 3, []),  # not low
+        (0.29, 0.8, 3, []),  # not high
+        (0.29, 0.81, 2, []),  # too seldom
+    ],
+)
+def test_a_card_swings_from_below_three_tenths_to_above_eight_three_times(
+    low: float, high: float, swings: int, codes: list[str]
+):
+    found = hints(window(card("GPU0", [*([high] * 18 + [low]) * swings, *[high] * 18])))
+    assert [hint.code for hint in found] == codes
+    assert all("up and down 3 times (below 30 % at 3 of 75 readings, above" in hint.evidence[0] for hint in found)
+
+
+def test_readings_at_the_edges_are_neither_below_nor_above():
+    (hint,) = hints(window(card("GPU0", [0.1, 0.3, 0.8, 0.9] * 6)))
+    assert "up and down 6 times (below 30 % at 6 of 24 readings, above 80 % at 6)" in hint.evidence[0]
+
+
+@pytest.mark.parametrize(
+    ("host", "cause"),
+    [
+        ({"iowait": 0.1}, "the CPU waits for the disk"),
+        ({"iowait": 0.09}, ""),
+        ({"reads": 20e6}, "the disk is read"),
+        ({"reads": 19.9e6}, ""),
+        ({"reads": 20e6, "iowait": 0.1}, "the disk is read"),
+        ({"full": 0.8}, "a core is at its limit"),
+        ({"full": 0.79}, ""),
+        ({"full": 0.8, "cpu": 0.9}, "the CPU is busy"),
+    ],
+)
+def test_a_host_is_late_from_its_limits_on(host: dict[str, float], cause: str):
+    (hint,) = hints(window(card("GPU0", 0.5), **host))
+    assert hint.code == ("data-starvation" if cause else "gpu-waits")
+    assert hint.title.startswith(f"GPU0 is often without work{f' while {cause}: ' if cause else ', and'}")
+
+
+@pytest.mark.parametrize(("workers", "code"), [(1.0, "data-starvation"), (0.99, "gpu-waits")])
+def test_one_worker_at_its_limit_is_a_cause(workers: float, code: str):
+    seen = window(card("GPU0", 0.5, workers_full=workers), card("GPU1", 0.5, workers_full=0.2))
+    (hint,) = hints(seen)
+    assert (hint.code, hint.where) == (code, ("GPU0", "GPU1"))
+    assert hint.title.startswith("GPU0, GPU1 are often without work")
+
+
+@pytest.mark.parametrize(
+    ("reason", "share", "severity"),
+    [
+        ("hw_slowdown", 0.05, "fault"),
+        ("hw_thermal", 0.05, "fault"),
+        ("hw_power_brake", 0.05, "fault"),
+        ("sw_thermal", 0.2, "warning"),
+    ],
+)
+def test_clocks_held_down_are_told_from_a_share_of_the_readings_on(reason: str, share: float, severity: str):
+    (hint,) = hints(window(card("GPU0", 0.99, throttle_share={reason: share})))
+    assert (hint.code, hint.severity) == (f"throttled-{reason.replace('_', '-')}", severity)
+    assert told(window(card("GPU0", 0.99, throttle_share={reason: 0.99 * share}))) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "length"), [(29.4, None), (29.6, "30 s"), (59.4, "59 s"), (59.5, "1 min"), (90.2, "1 min 30 s")]
+)
+def test_half_a_minute_is_a_window(seconds: float, length: str | None):
+    found = hints(window(card("GPU0", 0.0))._replace(seconds=seconds))
+    assert [hint.evidence[0].split(";")[0] for hint in found] == ([f"no kernel for {length}"] if length else [])
+
+
 def test_nothing_is_told_of_a_short_window_or_of_readings_that_are_missing():
     uneven = card("GPU0", 0.99), card("GPU1", 0.10)
     assert told(window(*uneven)._replace(seconds=20.0)) == []
@@ -232,6 +389,15 @@ def test_shares_means_and_joules_are_those_of_all_the_time():
     assert gpu.power_watts == Watched(now=250.0, mean=pytest.approx(175.0), low=100.0, high=250.0, n=301)
     assert gpu.throttle_share == {"sw_power_cap": 1.0, "sw_thermal": 101 / 301}
     assert gpu.energy == WatchedEnergy(pytest.approx((100 + 250) / 2 * 300), 300.0, "integrated")
+
+
+def test_hints_are_of_the_last_minute():
+    fold = Fold(header())
+    for second in range(124):
+        fold.add(tick(float(second), throttle_bits=0x40 if second < 60 else 0))
+        if second == 60:
+            assert [hint.code for hint in fold.hints_now] == ["throttled-hw-thermal"]
+    assert fold.hints_now == ()
 
 
 def test_memory_does_not_grow_with_the_time_watched():

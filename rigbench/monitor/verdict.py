@@ -149,10 +149,8 @@ def _behind(
     """(card, the leader of its kind, at how many readings) where a card is so far behind in the mean, nearly always."""
     for card in window.cards:
         alike = [one for one in window.cards if one.name == card.name and len(known(of(one))) >= FEWEST]
-        if card not in alike or len(alike) < 2:
-            continue
-        lead = max(alike, key=lambda one: mean(of(one)))
-        if lead is card or mean(of(lead)) < BUSY or mean(of(lead)) - mean(of(card)) < apart:
+        lead = max(alike, key=lambda one: mean(of(one)), default=card)
+        if mean(of(lead)) < BUSY or mean(of(lead)) - mean(of(card)) < apart:
             continue
         both = zip(of(card), of(lead), strict=True)
         pairs = [(a, b) for a, b in both if not isinstance(a, Absent) and not isinstance(b, Absent)]
