@@ -1,6 +1,8 @@
 """Does the replica follow the rules of torch's CUDA allocator? By hand, and held to what must always be so."""
 
 import itertools
+import math
+import random
 
 import pytest
 from hypothesis import given
@@ -32,6 +34,7 @@ GPU = Target(
 @pytest.mark.parametrize(
     ("size", "allocated", "reserved"),
     [
+        (0, 512, 2 * MIB),
         (1, 512, 2 * MIB),
         (512, 512, 2 * MIB),
         (513, 1024, 2 * MIB),
@@ -84,6 +87,101 @@ def test_what_went_back_to_the_driver_serves_nothing_any_more():
 def test_a_segment_in_use_does_not_go_back():
     with pytest.raises(OutOfMemory):
         replay([4 * MIB, 4 * MIB, 30 * MIB], [0, 1, ~0, 2], capacity_bytes=49 * MIB)  # 16 of 20 MiB are free, not whole
+
+
+def test_a_rest_of_512_bytes_is_split_off_in_the_small_pool():
+    assert replay([MIB, MIB - 512, 512], [0, 1, 2]) == (2 * MIB, 2 * MIB, 0, 2)
+
+
+def test_the_peak_is_where_it_was_reached_first():
+    assert replay([MIB, MIB, MIB], [0, ~0, 1, ~1, 2]).peak_at == 0
+    assert replay([MIB, MIB, MIB, MIB], [0, 1, ~0, 2, ~2, 3]).peak_at == 1
+    assert replay([], []) == (0, 0, 0, 0)
+
+
+def test_what_fits_exactly_gives_nothing_back_first():
+    sizes, events = [30 * MIB, 40 * MIB], [0, ~0, 1]
+    assert replay(sizes, events, capacity_bytes=70 * MIB).retries == 0
+    assert replay(sizes, events, capacity_bytes=70 * MIB - 1).retries == 1
+
+
+class Plain:
+    """The same rules without addresses and lists of what is free: all pieces of all segments are looked at."""
+
+    def __init__(self, capacity_bytes):
+        self.capacity_bytes, self.segments, self.retries = capacity_bytes, [], 0  # (small, [[size, whose], ...]) each
+
+    def held(self):
+        """(allocated, reserved) bytes."""
+        pieces = [piece for _, pieces in self.segments for piece in pieces]
+        return sum(size for size, whose in pieces if whose is not None), sum(size for size, _ in pieces)
+
+    def allocate(self, whose, size):
+        size = 512 * max(1, math.ceil(size / 512))
+        small = size <= MIB
+        fitting = [
+            (piece[0], number, place)
+            for number, (kind, pieces) in enumerate(self.segments)
+            for place, piece in enumerate(pieces)
+            if kind == small and piece[1] is None and piece[0] >= size
+        ]
+        if not fitting:
+            own = 2 * MIB * math.ceil(size / (2 * MIB))
+            self.segment(small, 2 * MIB if small else 20 * MIB if size < 10 * MIB else own, size)
+        _, number, place = min(fitting, default=(0, -1, 0))
+        pieces = self.segments[number][1]
+        rest = pieces[place][0] - size
+        split = rest >= 512 if small else rest > MIB
+        pieces[place : place + 1] = [[size, whose], [rest, None]] if split else [[size + rest, whose]]
+
+    def segment(self, small, segment, size):
+        if self.capacity_bytes is not None and self.held()[1] + segment > self.capacity_bytes:
+            self.retries += 1
+            self.segments = [it for it in self.segments if any(whose is not None for _, whose in it[1])]
+            if self.held()[1] + segment > self.capacity_bytes:
+                raise OutOfMemory(size, *self.held())
+        self.segments.append((small, [[segment, None]]))
+
+    def release(self, whose):
+        for _, pieces in self.segments:
+            own = [[size, None if it == whose else it] for size, it in pieces]
+            free = itertools.groupby(own, key=lambda piece: piece[1])  # whose is unique, so that only free ones merge
+            pieces[:] = [[sum(size for size, _ in group), it] for it, group in free]
+
+
+def plainly(sizes, events, capacity_bytes):
+    plain, held = Plain(capacity_bytes), []
+    for event in events:
+        if event < 0:
+            plain.release(~event)
+        else:
+            plain.allocate(event, sizes[event])
+        held.append(plain.held())
+    allocated, reserved = (max(column) for column in zip(*held, strict=True))
+    return allocated, reserved, plain.retries, [it for it, _ in held].index(allocated)
+
+
+def outcome(replayed, *asked):
+    try:
+        return tuple(replayed(*asked))
+    except OutOfMemory as it:
+        return it.wanted_bytes, it.allocated_bytes, it.reserved_bytes
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_peaks_are_those_of_a_plain_search_through_all_pieces(seed):
+    draw = random.Random(seed)
+    for _ in range(25):
+        steps = draw.choice([512, MIB // 2, MIB, MIB + 512])  # few sizes, so that many pieces are equally large
+        sizes = [steps * draw.randint(1, 24) for _ in range(40)]
+        events, live = [], []
+        for number in range(len(sizes)):
+            events.append(number)
+            live.append(number)
+            while live and draw.random() < 0.45:
+                events.append(~live.pop(draw.randrange(len(live))))
+        for capacity in (None, 60 * MIB, 100 * MIB):
+            assert outcome(replay, sizes, events, capacity) == outcome(plainly, sizes, events, capacity)
 
 
 @st.composite

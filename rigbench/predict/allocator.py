@@ -143,7 +143,7 @@ def replay(sizes: Sequence[int], events: Sequence[int], capacity_bytes: int | No
     """
     allocator = Allocator(capacity_bytes)
     live: dict[int, Block] = {}
-    peak, peak_at = -1, 0
+    peak = peak_at = 0
     for position, event in enumerate(events):
         if event < 0:
             allocator.release(live.pop(~event))

@@ -31,7 +31,7 @@ PARTS = {
     "core/estimate.py": "stats units budget_rates contradictions",
     "core/units.py": "units first_budget budget_screen",
     "predict/allocator.py": "allocator_replica",
-    "predict/terms.py": "steptime",
+    "predict/terms.py": "terms steptime",
     "budget/rates.py": "budget_rates backtest",
     "budget/laws.py": "laws budget_screen budget_plan",
     "budget/money.py": "wall energy budget_overheads budget_screen",
