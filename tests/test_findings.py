@@ -356,6 +356,393 @@ def test_unlike_cards_are_refused_for_their_difference_and_for_nothing_else(code
     assert named(diagnose(rig), "p2p-refused").severity == severity
 
 
+UNTOLD = Absent("not reported")
+
+
+def by_code(topology: Topology, code: str) -> list[Finding]:
+    return [item for item in diagnose(topology) if item.code == code]
+
+
+def with_way(topology: Topology, *above: dict[str, Any], index: int = 0, **facts: Any) -> Topology:
+    """Links above a card's own, from the host down: what each has other than the card's."""
+    own = topology.paths[index].hops[-1]
+    hops = [REPLACE(own, port=f"0000:0{i}:00.0", device=f"0000:0{i}:01.0", **it) for i, it in enumerate(above)]
+    return with_path(topology, index, hops=(*hops, own), **facts)
+
+
+def with_function(topology: Topology, bus_id: str, **facts: Any) -> Topology:
+    return REPLACE(topology, pci=tuple(REPLACE(it, **facts) if it.bus_id == bus_id else it for it in topology.pci))
+
+
+def test_lanes_are_missing_of_a_link_with_two_ends_that_are_known() -> None:
+    below = with_hop(recorded(), **NARROW, port=UNTOLD)  # a container without the PCI tree
+    assert by_code(below, "pcie-width") == []
+    slot = next(item for item in by_code(below, "pcie-slot") if item.where == ("GPU0",))
+    assert slot.evidence == ("x4 of the card's x8 lanes; without a PCI tree the slot's own are not known",)
+    assert isinstance(slot.cost, Cost)
+    assert slot.cost.sentence == "7.88 GB/s each way in theory, instead of 15.8 GB/s"
+    for facts in ({"width_best_lanes": UNTOLD}, {"width_now_lanes": UNTOLD}):
+        assert codes(diagnose(with_hop(recorded(), **facts))).items() <= DUAL_4080.items()
+
+
+def test_missing_lanes_above_a_card_are_told_but_of_a_chipsets_own_links() -> None:
+    rig = with_way(recorded(), NARROW)
+    assert [item.evidence for item in by_code(rig, "pcie-width")] == [
+        ("x4 of x8 lanes between 0000:00:00.0 and 0000:00:01.0",)
+    ]
+    assert by_code(with_path(rig, chipset="Z790 chipset"), "pcie-width") == []
+    own = with_hop(with_path(recorded(), chipset="Z790 chipset"), **NARROW)
+    assert len(by_code(own, "pcie-width")) == 1
+
+
+def test_a_link_that_two_cards_share_is_told_once_and_a_tunnel_never() -> None:
+    rig = below_a_switch(recorded())
+    for index in (0, 1):
+        up, own = rig.paths[index].hops
+        rig = with_path(rig, index, hops=(REPLACE(up, **NARROW), own))
+    assert [item.where for item in by_code(rig, "pcie-width")] == [("GPU0",)]
+    assert by_code(with_hop(recorded(), **NARROW, tunnelled=True), "pcie-width") == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "severity"),
+    [
+        ({"port": "0000:00:01.1", "width_now_lanes": 8}, "information"),  # 8 and 8 of 16
+        ({"port": "0000:00:01.1", "width_now_lanes": 9}, "warning"),  # more than the slot has
+        ({"port": "0000:00:01.1", "width_now_lanes": UNTOLD}, "warning"),
+        ({"port": "0000:00:02.1", "width_now_lanes": 8}, "warning"),  # another slot
+        ({"port": UNTOLD, "width_now_lanes": 8}, "warning"),
+    ],
+)
+def test_a_neighbour_is_on_the_same_slot_and_its_lanes_fit_beside(facts: dict[str, Any], severity: str) -> None:
+    rig = with_hop(with_hop(recorded(), 1, width_best_lanes=UNTOLD, **facts), width_best_lanes=16)
+    (found,) = by_code(rig, "pcie-width")
+    assert (found.where, found.severity) == (("GPU0",), severity)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_generation_under_load_is_that_of_the_cards_own_reading(index: int) -> None:
+    slow = with_hop(with_hop(recorded(), 0, generation_awake=3), 1, generation_awake=3)
+    unread = with_gpu(slow, index, link_generation_awake=Absent("the load left it in P8"))
+    assert [item.where for item in by_code(unread, "pcie-generation")] == [(f"GPU{1 - index}",)]
+
+
+def test_a_generation_is_told_of_cards_and_drives_and_of_nothing_above_them() -> None:
+    assert by_code(with_way(recorded(), {"generation_awake": 3}), "pcie-generation") == []
+    assert by_code(with_path(with_hop(recorded(), 2, generation_awake=3), 2, kind="NIC"), "pcie-generation") == []
+    for facts in ({"generation_awake": UNTOLD}, {"generation_awake": 3, "generation_best": UNTOLD}):
+        assert by_code(with_hop(recorded(), **facts), "pcie-generation") == []
+
+
+@pytest.mark.parametrize(("lanes", "possible"), [(8, 16e9), (4, 8e9)])
+def test_a_generation_costs_what_the_lanes_that_there_are_would_carry(lanes: int, possible: float) -> None:
+    facts = {"generation_awake": 3, "awake_bytes_per_s": 4e9, "best_bytes_per_s": 16e9, "width_now_lanes": lanes}
+    (found,) = by_code(with_hop(recorded(), **facts), "pcie-generation")
+    assert isinstance(found.cost, Cost)
+    assert (found.cost.now.value, found.cost.possible.value) == (4e9, possible)
+
+
+@pytest.mark.parametrize(
+    ("now", "cost"),
+    [
+        (8e9, "8.00 GB/s each way in theory, instead of 31.5 GB/s"),
+        (31.507692307692309e9, "no less in theory; a measurement shows what sharing the lanes costs"),
+        (40e9, "no less in theory; a measurement shows what sharing the lanes costs"),
+        (UNTOLD, "the link's speed is not reported"),
+    ],
+)
+def test_a_way_through_the_chipset_costs_what_the_card_alone_could_move_less_that(now: Any, cost: str) -> None:
+    rig = with_path(recorded(), chipset="Z790 chipset", best_bytes_per_s=now)
+    rig = with_function(rig, "0000:01:00.0", link_max_bytes_per_s=31.507692307692309e9)
+    (found,) = by_code(rig, "chipset-lanes")
+    assert (found.cost.sentence if isinstance(found.cost, Cost) else found.cost.reason) == cost
+    (found,) = by_code(REPLACE(rig, pci=()), "chipset-lanes")
+    assert found.cost == Absent("the link's speed is not reported")
+
+
+def test_a_slot_is_told_where_the_card_could_move_more() -> None:
+    def slots(**facts: Any) -> list[tuple[str, ...]]:
+        return [item.where for item in by_code(with_hop(recorded(), **facts), "pcie-slot")]
+
+    possible = next(it.link_max_bytes_per_s for it in recorded().pci if it.bus_id == "0000:01:00.0")
+    assert slots() == [("GPU0", "GPU1")]
+    assert slots(best_bytes_per_s=possible) == slots(best_bytes_per_s=UNTOLD) == [("GPU1",)]
+    (narrow, _) = by_code(with_hop(recorded(), **NARROW, best_bytes_per_s=2e9), "pcie-slot")
+    assert narrow.evidence == ("0000:00:01.0 is x8, the card below it x16",)
+    assert [item.where for item in by_code(with_path(recorded(), hops=()), "pcie-slot")] == [("GPU1",)]
+
+
+def test_a_slot_is_the_last_link_of_a_longer_way() -> None:
+    rig = with_way(recorded(), {"best_bytes_per_s": 99e9, "limits": ()}, {"best_bytes_per_s": 99e9, "limits": ()})
+    assert [item.where for item in by_code(rig, "pcie-slot")] == [("GPU0", "GPU1")]
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({}, "1.00 GB/s between 0000:01:00.0 and 0000:01:01.0"),
+        ({"shared_with": ("GPU1",)}, "1.00 GB/s between 0000:01:00.0 and 0000:01:01.0, shared by 2 GPUs"),
+        ({"narrowest": "0000:01:00.0"}, ""),  # the card's own
+        ({"chipset": "Z790 chipset"}, ""),  # which has its own finding
+    ],
+)
+def test_a_narrow_link_above_the_cards_own_is_found_wherever_it_is(facts: dict[str, Any], told: str) -> None:
+    way = ({}, {"best_bytes_per_s": 1e9}, {})
+    rig = with_way(recorded(), *way, **{"narrowest": "0000:01:01.0", **facts})
+    assert [item.evidence[0] for item in by_code(rig, "shared-uplink")] == [told] * bool(told)
+    unread = ({}, {"best_bytes_per_s": UNTOLD}, {})
+    assert by_code(with_way(recorded(), *unread, **{"narrowest": "0000:01:01.0", **facts}), "shared-uplink") == []
+
+
+def test_a_narrow_link_is_held_against_the_cards_own() -> None:
+    rig = with_way(recorded(), {"best_bytes_per_s": 20e9}, {"best_bytes_per_s": 99e9}, narrowest="0000:00:01.0")
+    assert by_code(rig, "shared-uplink") == []  # the card's own carries 15.8
+    rig = with_way(recorded(), {"best_bytes_per_s": 1e9}, {"best_bytes_per_s": 0.5e9}, narrowest="0000:00:01.0")
+    (found,) = by_code(rig, "shared-uplink")
+    assert isinstance(found.cost, Cost)
+    assert found.cost.sentence == "1.00 GB/s each way in theory, instead of 15.8 GB/s"
+    *above, own = rig.paths[0].hops
+    silent = with_path(rig, hops=(*above, REPLACE(own, best_bytes_per_s=UNTOLD)))
+    assert by_code(silent, "shared-uplink") == []
+
+
+# nvmlClocksEventReason*: idleness 0x1, chosen clocks 0x2, power cap 0x4, sync boost 0x10, display clocks 0x100.
+@pytest.mark.parametrize(
+    ("bits", "words"),
+    [(0x8, "hardware slowdown (0x8)"), (0x20, "software thermal slowdown (0x20)")]
+    + [(0x40, "hardware thermal slowdown (0x40)"), (0x80, "power brake (0x80)")]
+    + [(bits, "") for bits in (0x0, 0x1, 0x2, 0x4, 0x10, 0x100, UNTOLD)],
+)
+def test_clocks_are_held_down_by_heat_and_cut_power(bits: Any, words: str) -> None:
+    found = by_code(with_gpu(recorded(), throttle_bits=bits), "throttled")
+    assert [item.evidence for item in found] == [(f"slowed down by {words}",)] * bool(words)
+
+
+@pytest.mark.parametrize(
+    ("margin", "at", "near"), [(3.0, -2.0, True), (3.5, -2.0, False), (7.0, 2.0, True), (3.0, UNTOLD, False)]
+)
+def test_five_degrees_of_margin_are_near(margin: float, at: Any, near: bool) -> None:
+    blind = with_gpu(recorded(), slowdown_celsius=UNTOLD, margin_celsius=margin, slowdown_at_margin_celsius=at)
+    assert ("near-slowdown" in codes(diagnose(blind))) is near
+
+
+@pytest.mark.parametrize(
+    ("limit", "default", "told"),
+    [(319.5, 320.0, True), (319.6, 320.0, False), (350.0, 320.0, False), (200.0, UNTOLD, False), (UNTOLD, 1.0, False)],
+)
+def test_half_a_watt_below_the_default_is_a_limit(limit: Any, default: Any, told: bool) -> None:
+    rig = with_gpu(recorded(), power_limit_watts=limit, power_limit_default_watts=default)
+    assert ("power-limit" in codes(diagnose(rig))) is told
+
+
+@pytest.mark.parametrize(
+    ("facts", "guest", "told"),
+    [
+        ({"persistence": False, "display_active": False}, UNTOLD, True),
+        ({"persistence": False, "display_active": UNTOLD}, UNTOLD, True),
+        ({"persistence": False, "display_active": True}, UNTOLD, False),
+        ({"persistence": UNTOLD}, UNTOLD, False),
+        ({"persistence": True}, UNTOLD, False),
+        ({"persistence": False, "display_active": False}, "QEMU", True),
+        ({"persistence": False, "display_active": False}, "WSL2", False),
+    ],
+)
+def test_persistence_matters_where_nothing_else_keeps_the_driver_open(
+    facts: dict[str, Any], guest: Any, told: bool
+) -> None:
+    rig = REPLACE(with_gpu(with_gpu(recorded(), 1, persistence=True), **facts), virtual_machine=guest)
+    assert ("persistence-off" in codes(diagnose(rig))) is told
+
+
+def test_what_others_hold_is_counted_where_it_is_reported() -> None:
+    def found(*processes: GpuProcess, **facts: Any) -> Finding:
+        return named(diagnose(with_gpu(recorded(), processes=processes, **facts)), "gpu-in-use")
+
+    silent, drawing = GpuProcess(7, "compute", UNTOLD, UNTOLD), GpuProcess(8, "graphics", "Xorg", 1 << 30)
+    both = found(TRAINING, silent, drawing, memory_total_bytes=16 << 30)
+    assert both.evidence == ("compute process 4242 (python), 4 GiB", "compute process 7")
+    assert both.commands == ("ps -fp 4242,7",)
+    assert isinstance(both.cost, Cost)
+    assert (both.cost.now.value, both.cost.possible.value) == (12 << 30, 16 << 30)
+    unpriced = Absent("the memory that it holds is not reported")
+    assert found(silent).cost == found(TRAINING, memory_total_bytes=UNTOLD).cost == unpriced
+
+
+CONSUMER, SERVER = ("NVIDIA GeForce RTX 4090", "2684"), ("NVIDIA A40", "2235")
+PLAIN_CARDS = (SERVER, SERVER)
+
+
+# nvmlGpuP2PStatus_t: 1 chipset (or policy), 2 card, 3 disabled by a registry key, 4 topology, 5 not of one kind
+@pytest.mark.parametrize(
+    ("cards", "codes_of", "guest", "severity"),
+    [
+        ((CONSUMER, CONSUMER), (1, 1), False, "information"),
+        ((CONSUMER, CONSUMER), (2, 2), False, "information"),
+        ((CONSUMER, CONSUMER), (1, 2), False, "information"),
+        ((CONSUMER, CONSUMER), (3, 3), False, "warning"),
+        ((CONSUMER, CONSUMER), (1, 3), False, "warning"),
+        ((CONSUMER, SERVER), (1, 1), False, "information"),
+        (PLAIN_CARDS, (1, 1), False, "warning"),
+        (PLAIN_CARDS, (5, 5), False, "warning"),
+        (PLAIN_CARDS, (4, 4), True, "information"),
+        ((SERVER, ("NVIDIA A10", "2236")), (5, 5), False, "information"),
+        ((SERVER, ("NVIDIA A10", "2236")), (1, 5), False, "warning"),
+    ],
+)
+def test_a_refusal_is_expected_of_consumer_cards_unlike_ones_and_guests(
+    cards: tuple[tuple[str, str], ...], codes_of: tuple[int, int], guest: bool, severity: str
+) -> None:
+    rig = with_pair(recorded(), read_code=codes_of[0], write_code=codes_of[1])
+    for index, (name, device_id) in enumerate(cards):
+        rig = with_gpu(rig, index, name=name, pci_device_id=device_id)
+    assert named(diagnose(REPLACE(rig, virtual_machine="QEMU") if guest else rig), "p2p-refused").severity == severity
+
+
+@pytest.mark.parametrize("read", [0, 6, UNTOLD])
+def test_only_what_is_refused_is_named(read: Any) -> None:
+    found = named(diagnose(with_pair(recorded(), read_code=read)), "p2p-refused")
+    refused = "reads with code 6, writes with code 1" if read == 6 else "writes with code 1"
+    assert found.evidence[0] == f"the driver refuses {refused}"
+
+
+def test_a_driver_that_died_before_it_listed_anything_is_a_fault_of_all_cards() -> None:
+    rig = REPLACE(recorded(), driver_gpus=Absent("the driver does not answer"), gpus=(), pairs=(), paths=())
+    assert [(item.code, item.where) for item in diagnose(rig)] == [("gpu-unreadable", ("all GPUs",))]
+    assert diagnose(REPLACE(rig, driver_gpus=Absent("kernel module is not loaded"))) == ()
+    on_the_bus = without_driver(recorded(), "the driver does not answer")
+    assert [item.code for item in diagnose(on_the_bus) if item.severity == "fault"] == ["no-driver"]
+
+
+def test_a_card_without_a_name_is_unreadable_where_nothing_of_it_can_be_told() -> None:
+    odd = Absent("unknown driver error")
+    assert by_code(with_gpu(recorded(), name=odd, uuid=odd), "gpu-unreadable") == []
+    (found,) = by_code(with_gpu(recorded(), name=odd, uuid=odd, pci_bus_id=odd), "gpu-unreadable")
+    assert found.evidence == ("the driver's answer: unknown driver error",)
+    assert by_code(with_gpu(recorded(), name=odd, uuid=Absent("no permission"), pci_bus_id=odd), "gpu-unreadable") == []
+
+
+def test_a_card_that_is_lost_is_not_told_a_second_time_as_unreadable() -> None:
+    rig = with_gpu(recorded(), power_watts=Absent("GPU is lost"), fan_share=Absent("GPU needs a reset"))
+    assert set(codes(diagnose(rig))) - set(DUAL_4080) == {"gpu-lost"}
+
+
+def test_only_nvidia_cards_that_the_driver_could_list_are_missed() -> None:
+    rig = with_card_on_the_bus(recorded())
+    assert by_code(with_function(rig, "0000:09:00.0", vendor_id="8086"), "gpu-not-listed") == []
+    assert by_code(with_function(rig, "0000:09:00.0", kind="other"), "gpu-not-listed") == []
+    assert by_code(with_gpu(rig, pci_bus_id=UNTOLD), "gpu-not-listed") == []
+    assert by_code(REPLACE(rig, driver_gpus=Absent("no driver")), "gpu-not-listed") == []
+    (found,) = by_code(rig, "gpu-not-listed")
+    assert found.where == ("0000:09:00.0",)
+
+
+def test_redirects_matter_between_cards_and_have_their_commands() -> None:
+    set_here = with_isolation(recorded(), acs_redirecting=ROOT_PORTS)
+    (found,) = by_code(set_here, "acs-redirect")
+    assert found.commands == tuple(f"sudo setpci -v -s {port} ECAP_ACS+0x6.w=0000" for port in ROOT_PORTS)
+    (found,) = by_code(with_isolation(recorded(), acs_separated=(ROOT_PORTS,)), "acs-redirect")
+    assert found.commands == ("sudo lspci -vvv | grep -E '^[0-9a-f]|ACSCtl'",)
+    assert by_code(REPLACE(set_here, pairs=()), "acs-redirect") == []
+    assert by_code(with_pair(set_here, label="NV4"), "acs-redirect") == []
+
+
+MEMORY = 16 << 30
+
+
+@pytest.mark.parametrize(
+    ("facts", "sizes", "told"),
+    [
+        ({}, (256 << 20, MEMORY), True),  # by what the card lists
+        ({}, (256 << 20, MEMORY - 1), False),
+        ({}, (), False),
+        ({"compute_capability": "8.0"}, UNTOLD, True),  # by its generation
+        ({"compute_capability": "12.0"}, UNTOLD, True),
+        ({"compute_capability": "7.5"}, UNTOLD, False),
+        ({"compute_capability": "7.5"}, (MEMORY,), True),
+        ({"compute_capability": UNTOLD}, UNTOLD, False),
+        ({"bar1_covers_memory": UNTOLD}, (MEMORY,), False),
+        ({"bar1_covers_memory": True}, (MEMORY,), False),
+    ],
+)
+def test_a_window_is_told_where_the_card_could_have_a_whole_one(facts: dict[str, Any], sizes: Any, told: bool) -> None:
+    rig = with_gpu(recorded(), **{"bar1_covers_memory": False, "memory_total_bytes": MEMORY, **facts})
+    rig = with_function(rig, "0000:01:00.0", bar1_possible_bytes=sizes)
+    assert [item.where for item in by_code(rig, "rebar-off")] == [("GPU0",)] * told
+    open_question = "compute_capability" in facts and facts["compute_capability"] is UNTOLD
+    reasons = [item.reason for item in unchecked(rig) if item.what == "ReBAR"]
+    expected = ["neither the card's generation nor the sizes that it offers are known"] if open_question else []
+    assert reasons == expected + ["not reported"] * (facts.get("bar1_covers_memory") is UNTOLD)
+
+
+def test_a_whole_window_leaves_no_question_about_what_the_card_could_have() -> None:
+    rig = with_gpu(recorded(), bar1_covers_memory=True, compute_capability=UNTOLD)
+    assert "ReBAR" not in {item.what for item in unchecked(rig)}
+
+
+def nodes(rig: Topology, *its: tuple[str, int | Absent], of: tuple[Any, Any] = (0, 1)) -> Topology:
+    """Nodes by (CPUs, bytes), and the cards' nodes."""
+    rig = with_gpu(with_gpu(rig, 0, numa_node=of[0]), 1, numa_node=of[1])
+    return REPLACE(rig, numa_nodes=tuple(NumaNode(number, *it) for number, it in enumerate(its)))
+
+
+WHOLE = ("0-7", 1 << 36)
+
+
+@pytest.mark.parametrize(
+    ("second", "of", "found"),
+    [
+        (WHOLE, (0, 1), {"numa-split": "GPU0 on node 0"}),
+        (WHOLE, (0, 0), {}),
+        (("", 1 << 36), (1, 1), {"numa-far": "node 1 has no CPUs"}),
+        (("8-15", 0), (1, 1), {"numa-far": "node 1 has no memory"}),
+        (("", 0), (1, 1), {"numa-far": "node 1 has no CPUs and no memory"}),
+        (("8-15", 1), (1, 1), {}),
+        (("8-15", UNTOLD), (1, 1), {}),
+        (("", 0), (0, 0), {}),  # as memory on a card of its own has one, which no card here is on
+    ],
+)
+def test_cards_are_told_of_on_nodes_that_lack_something_and_on_several(
+    second: tuple[str, Any], of: tuple[int, int], found: dict[str, str]
+) -> None:
+    rig = nodes(recorded(), WHOLE, second, of=of)
+    assert {item.code: item.evidence[0] for item in diagnose(rig) if item.code.startswith("numa")} == found
+    guest = REPLACE(rig, virtual_machine="QEMU")
+    assert not [item for item in diagnose(guest) if item.code.startswith("numa")]
+
+
+@pytest.mark.parametrize(("count", "guest", "asked"), [(1, False, False), (2, False, True), (2, True, False)])
+def test_a_cards_node_is_a_question_where_there_are_several(count: int, guest: bool, asked: bool) -> None:
+    rig = nodes(recorded(), *[WHOLE] * count, of=(UNTOLD, 0))
+    found = {item.what for item in unchecked(REPLACE(rig, virtual_machine="QEMU") if guest else rig)}
+    assert ("NUMA node" in found) is asked
+
+
+@pytest.mark.parametrize(
+    ("log", "asked"),
+    [
+        ((), False),
+        (Absent("no permission"), True),
+        (Absent("not read"), False),
+        (Absent("the recording holds no kernel log"), False),
+    ],
+)
+def test_the_kernels_log_is_a_question_where_somebody_could_let_it_be_read(log: Any, asked: bool) -> None:
+    found = {item.what for item in unchecked(REPLACE(recorded(), kernel_events=log))}
+    assert ("the kernel's log" in found) is asked
+
+
+def test_one_card_leaves_no_question_about_what_is_between_cards() -> None:
+    rig = with_isolation(recorded(), iommu=UNTOLD)
+    assert {"IOMMU", "ACS"} <= {item.what for item in unchecked(rig)}
+    assert not {"IOMMU", "ACS", "P2P"} & {item.what for item in unchecked(REPLACE(rig, gpus=rig.gpus[:1]))}
+
+
+def test_a_guest_without_cards_is_not_told_of_and_a_host_without_them_leaves_one_question() -> None:
+    bare = REPLACE(recorded(), gpus=(), pairs=(), paths=(), pci=(), driver_gpus=0)
+    assert diagnose(REPLACE(bare, virtual_machine="QEMU")) == ()
+    assert [(item.what, item.reason) for item in unchecked(bare)] == [("GPUs", "there is none")]
+
+
 def test_equal_findings_of_several_cards_are_one_that_names_them() -> None:
     rig = with_gpu(with_gpu(recorded(), 0, pcie_replays=3), 1, pcie_replays=4)
     found = [item for item in diagnose(rig) if item.code == "pcie-replays"]

@@ -25,7 +25,7 @@ def below_possible_width(topology: Topology) -> Iterator[Finding]:
             or (isinstance(path.chipset, str) and hop.device != path.bus_id)
         ):
             continue
-        neighbour = _neighbour(topology, hop)
+        neighbour = _neighbour(topology, hop.port, *lanes)
         severity: Severity = "information" if neighbour else "warning"
         evidence = [f"x{lanes[0]} of x{lanes[1]} lanes between {hop.port} and {hop.device}"]
         if neighbour:
@@ -134,14 +134,13 @@ def _card_rate(topology: Topology, path: PciPath) -> Rate:
     return device.link_max_bytes_per_s if device else Absent("not in the PCI tree")
 
 
-def _neighbour(topology: Topology, hop: PciHop) -> str | None:
-    """The card on the lanes that this one lacks: below another function of the same root port, and they fit."""
-    lanes = _missing_lanes(hop)
-    if lanes is None or isinstance(hop.port, Absent) or lanes[0] < LEAST_SPLIT_LANES:
+def _neighbour(topology: Topology, port: str, lanes: int, of: int) -> str | None:
+    """The card on the lanes that one at this port lacks: below another function of the same root port, and they fit."""
+    if lanes < LEAST_SPLIT_LANES:
         return None
-    slot = hop.port.rpartition(".")[0]  # domain, bus and device: what the functions of one device share
+    slot = port.rpartition(".")[0]  # domain, bus and device: what the functions of one device share
     for path, other in _hops(topology):
-        beside = isinstance(other.port, str) and other.port != hop.port and other.port.rpartition(".")[0] == slot
-        if beside and isinstance(other.width_now_lanes, int) and lanes[0] + other.width_now_lanes <= lanes[1]:
+        beside = isinstance(other.port, str) and other.port != port and other.port.rpartition(".")[0] == slot
+        if beside and isinstance(other.width_now_lanes, int) and lanes + other.width_now_lanes <= of:
             return path.label
     return None

@@ -41,7 +41,7 @@ HELD_DOWN = {
 KERNEL_LOG = "sudo dmesg | grep -iE 'nvrm|xid'"
 NOT_MEASURED = "it depends on the traffic; compare copies of both kinds"
 CHIPSET_OR_POLICY, CARD_PROPERTY, NOT_OF_ONE_KIND = 1, 2, 5  # nvmlGpuP2PStatus_t
-FIRST_WITH_REBAR = (8, 0)  # compute capability of the first generation whose BAR1 can be resized, Ampere
+FIRST_WITH_REBAR = 8  # major compute capability of the first generation whose BAR1 can be resized, Ampere
 UNASKED = ("not read", "the recording holds no kernel log")  # nobody can do anything about that now
 GUEST = Absent("in a virtual machine such readings cannot be trusted")
 
@@ -317,8 +317,7 @@ def can_resize(topology: Topology, gpu: Gpu) -> bool | Absent:
     if device and isinstance(device.bar1_possible_bytes, tuple) and isinstance(gpu.memory_total_bytes, int):
         return max(device.bar1_possible_bytes, default=0) >= gpu.memory_total_bytes
     if isinstance(gpu.compute_capability, str):
-        major, _, minor = gpu.compute_capability.partition(".")
-        return (int(major), int(minor or 0)) >= FIRST_WITH_REBAR
+        return int(gpu.compute_capability.partition(".")[0]) >= FIRST_WITH_REBAR
     return Absent("neither the card's generation nor the sizes that it offers are known")
 
 
@@ -399,7 +398,7 @@ def _open_questions(topology: Topology) -> Iterator[tuple[str, str, Absent | Non
     for gpu in topology.gpus:
         by_degrees = _first(gpu.temperature_celsius, gpu.slowdown_celsius)
         by_margin = _first(gpu.margin_celsius, gpu.slowdown_at_margin_celsius)
-        resizable = can_resize(topology, gpu) if gpu.bar1_covers_memory is False else True
+        resizable = can_resize(topology, gpu) if gpu.bar1_covers_memory is False else None
         yield "temperature limits", gpu.label, by_degrees and by_margin
         yield "power limit", gpu.label, _first(gpu.power_limit_watts, gpu.power_limit_default_watts)
         yield "throttle reasons", gpu.label, _first(gpu.throttle_bits)
