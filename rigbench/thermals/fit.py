@@ -251,7 +251,6 @@ def _estimates(blocks: Blocks, profile: Profile, allowed: float, hidden: Array) 
     """(T∞, tau, T₀), each over all taus that are still possible."""
     room = np.sqrt(np.maximum(allowed - profile.errors, 0.0))
     possible = profile.errors <= allowed
-    possible[profile.best] = True
 
     def linear(values: Array, variances: Array) -> tuple[float, float, float]:
         half = room * np.sqrt(variances)
@@ -266,7 +265,7 @@ def _estimates(blocks: Blocks, profile: Profile, allowed: float, hidden: Array) 
         if not 0 <= place + step < TAUS:
             return float(profile.taus[place])
         inside, outside = float(profile.errors[place]), float(profile.errors[place + step])
-        share = min(1.0, max(0.0, (allowed - inside) / (outside - inside))) if outside > inside else 0.0
+        share = (allowed - inside) / (outside - inside)
         return float(profile.taus[place] * (profile.taus[place + step] / profile.taus[place]) ** share)
 
     spans = (
@@ -333,13 +332,13 @@ def settled(at_seconds: Sequence[float], celsius: Sequence[float], heat: HeatFit
     ahead = max(AHEAD_SECONDS, heat.to_seconds)
     readings = [(at, value) for at, value in zip(at_seconds, celsius, strict=True) if at >= from_half]
     moments, left_over = [at for at, _ in readings], [value - _curve(heat, steady.value, at) for at, value in readings]
-    drift = hidden = math.inf
-    if len(moments) >= stats.BATCHES:
-        slope = stats.slope(moments, left_over)
-        drift = max(abs(slope.low), abs(slope.high))
-        # A mean of rounded readings may be off by their bias at either end of the time.
-        bias = rounding_bias(float(np.var(left_over)), heat.resolution_celsius)
-        hidden = stats.NORMAL_90 * math.sqrt(2) * bias / (moments[-1] - moments[0])
+    if len(moments) < stats.BATCHES:
+        return not_settled(f"{len(moments)} readings are too few to tell a drift ({stats.BATCHES} are needed)")
+    slope = stats.slope(moments, left_over)
+    drift = max(abs(slope.low), abs(slope.high))
+    # A mean of rounded readings may be off by their bias at either end of the time.
+    bias = rounding_bias(float(np.var(left_over)), heat.resolution_celsius)
+    hidden = stats.NORMAL_90 * math.sqrt(2) * bias / (moments[-1] - moments[0])
     left = to_go + math.hypot(steady.high - steady.value, ahead * drift, AHEAD_SECONDS * hidden)
     change = f"{left:.1f} °C in the next {units.format_seconds(ahead)}"
     return _within("temperature", left, WITHIN_CELSIUS, change)
