@@ -299,3 +299,233 @@ def test_an_estimate_is_scaled_and_of_two_the_fewer_samples_count():
         assert (both.level, both.n) == (0.8, 5)
     with pytest.raises(ValueError, match="reaches zero"):
         Estimate(2.0, 0.0, 4.0, 0.9, "a", 5).inverse()
+
+
+@pytest.mark.parametrize(("q", "expected"), [(0.0, 1.0), (0.25, 1.75), (1.0, 4.0)])
+def test_a_quantile_reaches_from_the_least_to_the_greatest(q, expected):
+    assert stats.quantile([4.0, 1.0, 3.0, 2.0], q) == expected
+
+
+@pytest.mark.parametrize("q", [-0.01, 1.01, math.nan])
+def test_what_lies_outside_is_no_quantile(q):
+    with pytest.raises(ValueError, match="a quantile lies between 0 and 1"):
+        stats.quantile([1.0, 2.0], q)
+
+
+@pytest.mark.parametrize("df", [100, 300, 3_000, 50_000, 1_000_000])
+@pytest.mark.parametrize("p", [0.01, 0.45, 0.5001, 0.6, 0.75, 0.95, 0.999])
+def test_student_t_of_many_degrees_follows_its_expansion_about_the_normal(p, df):
+    """Abramowitz and Stegun 26.7.5, to the third term; what is left out is of the order of df^-4."""
+    z = NormalDist().inv_cdf(p)
+    terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    expected = sum(term / df**power for power, term in enumerate(terms))
+    assert stats.student_t_quantile(p, df) == pytest.approx(expected, rel=1e-5)
+
+
+def test_student_t_stays_from_a_million_degrees_on_and_is_zero_in_the_middle():
+    assert stats.student_t_quantile(0.9, 1e9) == stats.student_t_quantile(0.9, 1e6)
+    assert stats.student_t_quantile(0.9, 1e6) != stats.student_t_quantile(0.9, 5e5)
+    assert [stats.student_t_quantile(0.5, df) for df in (1, 2.5, 1e6)] == [0.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("n", "level", "method"),
+    [
+        (2, 0.90, "median, minimum to maximum"),
+        (4, 0.90, "median, minimum to maximum"),
+        (5, 0.90, "median, binomial order statistics"),
+        (2, 0.50, "median, binomial order statistics"),  # the range of two covers exactly half
+    ],
+)
+def test_a_median_says_how_its_interval_was_made(n, level, method):
+    assert stats.median_estimate([float(it) for it in range(n)], level).method == method
+
+
+@pytest.mark.parametrize(
+    ("n", "batches"),
+    [(3, 3), (5, 5), (6, 5), (95, 5), (96, 6), (111, 6), (112, 7), (319, 19), (320, 20), (336, 20), (2000, 20)],
+)
+def test_a_rate_has_a_batch_per_16_samples_but_at_least_5_and_at_most_20(n, batches):
+    assert stats.rate_estimate(1, noise(1, n)).n == batches
+
+
+def test_a_rates_interval_is_that_of_a_ratio_where_batches_differ_by_a_sample():
+    seconds = noise(4, 12)
+    mean = statistics.fmean(seconds)
+    batches = [seconds[0:2], seconds[2:4], seconds[4:7], seconds[7:9], seconds[9:12]]
+    assert stats.batch_means(seconds, 5) == pytest.approx([statistics.fmean(it) for it in batches])
+    squares = sum((sum(it) - len(it) * mean) ** 2 for it in batches)
+    half = 2.131847 * math.sqrt(5 / 4 * squares) / 12  # Cochran, §6.4; Student's t of four degrees
+    found = stats.rate_estimate(3, seconds)
+    assert (found.low, found.high) == pytest.approx((3 / (mean + half), 3 / (mean - half)), rel=1e-6)
+
+
+def test_a_duration_of_zero_counts_as_a_millionth_of_the_mean():
+    assert stats.rate_estimate(1, [0.0, 4.0]).high == pytest.approx(1 / 2e-6)
+
+
+def test_one_pair_has_no_interval_and_two_have_a_wide_one():
+    one, two = stats.paired_ratio([3.0], [2.0]), stats.paired_ratio([2.0, 8.0], [1.0, 2.0])
+    assert (one.value, one.low, one.high, one.method) == (*[pytest.approx(1.5)] * 3, "one pair, no interval")
+    half = 6.313752 * (math.log(4) - math.log(2)) / 2  # t of one degree times the deviation of two over √2
+    assert (two.low, two.high) == pytest.approx((math.sqrt(8) * math.exp(-half), math.sqrt(8) * math.exp(half)))
+    assert (two.level, two.n, two.method) == (0.9, 2, "geometric mean of paired ratios, Student t on logarithms")
+
+
+@pytest.mark.parametrize("n", [2, 7, 30])
+def test_none_and_all_of_n_have_the_closed_forms_of_clopper_and_pearson(n):
+    assert stats.binomial_interval(0, n) == pytest.approx((0.0, 1 - 0.05 ** (1 / n)))
+    assert stats.binomial_interval(n, n) == pytest.approx((0.05 ** (1 / n), 1.0))
+
+
+@pytest.mark.parametrize(("successes", "n"), [(1, 2), (1, 10), (5, 10), (9, 10), (3, 29)])
+def test_at_either_end_of_a_shares_interval_what_was_seen_has_one_chance_in_twenty(successes, n):
+    low, high = stats.binomial_interval(successes, n)
+
+    def chance(counts, p):
+        return sum(math.comb(n, it) * p**it * (1 - p) ** (n - it) for it in counts)
+
+    assert chance(range(successes, n + 1), low) == pytest.approx(0.05, rel=1e-6)
+    assert chance(range(successes + 1), high) == pytest.approx(0.05, rel=1e-6)
+
+
+def steady(samples):
+    """`steady_start` once more, from its description, slowly."""
+    n = len(samples)
+    if n < 8:
+        return 0
+    size = -(-n // 100)
+    batches = [statistics.fmean(samples[i * size : (i + 1) * size]) for i in range(n // size)]
+    smooth = [batches[0], *(statistics.median(batches[i : i + 3]) for i in range(len(batches) - 2)), batches[-1]]
+
+    def differ(before, after):
+        middle = statistics.median(after)
+        deviation = statistics.median(abs(it - middle) for it in after) / NormalDist().inv_cdf(0.75)
+        error = deviation * math.sqrt(1 / len(before) + 1 / len(after))
+        return abs(statistics.median(before) - middle) > 6 * error
+
+    cuts = [0, *(cut for cut in range(1, n) if 2 * cut * size <= n and differ(batches[:cut], batches[cut:]))]
+    errors = {cut: statistics.pvariance(smooth[cut:]) / len(smooth[cut:]) for cut in cuts}
+    return size * min(cut for cut, error in errors.items() if error <= 1.25 * min(errors.values()))
+
+
+@pytest.mark.parametrize("n", [7, 8, 9, 20, 41, 100, 101, 150, 201, 450])
+def test_the_steady_part_begins_where_its_description_says(n):
+    """Starts of all lengths, most of them near what is just told or just worth cutting; some in two stages."""
+    rng, found = random.Random(n), []
+    for seed in range(40 if n <= 101 else 8):
+        slow, second = rng.randint(0, max(1, n // 2)), rng.randint(0, n)
+        by, after = rng.choice([0.1, 0.2, 0.3, 0.5, 1.0]), rng.choice([0.0, 0.0, 0.2])
+        one = [
+            x + (by if i < slow else 0) + (after if i < second else 0)
+            for i, x in enumerate(noise(seed, n, deviation=0.1))
+        ]
+        assert stats.steady_start(one) == steady(one)
+        found.append(stats.steady_start(one))
+    assert n < 8 or len(set(found)) > 3
+
+
+@pytest.mark.parametrize(("n", "start"), [(7, 0), (8, 1), (100, 7), (101, 8), (200, 8), (201, 9)])
+def test_a_slow_start_is_cut_from_8_samples_on_and_in_at_most_100_batches(n, start):
+    slow = 1 if n < 10 else 7
+    assert stats.steady_start([x * (5 if i < slow else 1) for i, x in enumerate(noise(6, n, deviation=0.01))]) == start
+
+
+@pytest.mark.parametrize(("n", "of_a_block"), [(10, 1), (300, 1), (600, 2), (900, 3)])
+def test_drift_is_exact_where_samples_grow_in_proportion_to_the_time_that_passed(n, of_a_block):
+    """Above 300 samples by the medians of 300 blocks, inside which the noise of these cancels."""
+    begin, growth, elapsed, samples = 1.0, 1e-3, 0.0, []
+    for _ in range(n // of_a_block):
+        # a sample is begin + growth · the moment of its block's middle
+        middle = (begin + growth * elapsed) / (1 - growth * of_a_block / 2)
+        samples += {1: [middle], 2: [0.5 * middle, 1.5 * middle], 3: [1.5 * middle, 0.5 * middle, middle]}[of_a_block]
+        elapsed += of_a_block * middle
+    medians = sorted(samples) if of_a_block == 1 else samples
+    assert stats.drift_per_minute(samples) == pytest.approx(60 * growth / statistics.median(medians), rel=1e-9)
+
+
+# Of 45 pairs 7 are out of order in the first: p = 0.0073 by the normal approximation; 8 in the second: 0.0123.
+@pytest.mark.parametrize(
+    ("order", "told"), [((7, 0, 1, 2, 3, 4, 5, 6, 8, 9), True), ((8, 0, 1, 2, 3, 4, 5, 6, 7, 9), False)]
+)
+def test_a_trend_is_told_where_chance_makes_it_less_than_once_in_a_hundred(order, told):
+    assert isinstance(stats.drift_per_minute([1 + it / 100 for it in order]), float) is told
+
+
+def test_durations_of_zero_tell_no_slope_and_no_time_has_no_drift():
+    zeros = [0.0, 0.0, 0.0, *(1.0 + it for it in range(12))]
+    assert stats.drift_per_minute(zeros) > 0
+    assert stats.drift_per_minute([0.0] * 8 + [1.0] * 4) == Absent("no time passed")
+    assert stats.drift_per_minute([0.0] * 3) == Absent("no time passed")
+
+
+@pytest.mark.parametrize("per_batch", [1, 2, 5])
+def test_a_slope_is_that_of_the_textbook_through_ten_means(per_batch):
+    n, rng = 10 * per_batch, random.Random(per_batch)
+    moments = [3 * it + rng.random() for it in range(n)]
+    values = [7 + 0.25 * it + rng.gauss(0, 0.5) for it in moments]
+    found = stats.slope(moments, values)
+    xs, ys = ([statistics.fmean(its[i : i + per_batch]) for i in range(0, n, per_batch)] for its in (moments, values))
+    line = statistics.linear_regression(xs, ys)
+    left = sum((y - line.intercept - line.slope * x) ** 2 for x, y in zip(xs, ys, strict=True))
+    half = 1.859548 * math.sqrt(left / 8 / (statistics.pvariance(xs) * 10))  # the table's t of eight degrees
+    assert found.value == pytest.approx(line.slope)
+    assert (found.low, found.high) == pytest.approx((line.slope - half, line.slope + half), rel=1e-6)
+    assert (found.level, found.n) == (0.9, 10)
+
+
+def test_a_slope_needs_ten_values_and_two_moments():
+    rising = [float(it) for it in range(10)]
+    for moments in ([0.0] * 9 + [1.0], [0.0] + [1.0] * 9):
+        assert stats.slope(moments, rising).value > 0
+    for moments, values in (([1.0] * 10, rising), (rising[:9], rising[:9])):
+        with pytest.raises(ValueError, match="a slope needs 10 values at different moments"):
+            stats.slope(moments, values)
+
+
+@pytest.mark.parametrize(
+    ("n", "batches", "t"), [(3, 3, 2.919986), (9, 9, 1.859548), (10, 10, 1.833113), (40, 10, 1.833113)]
+)
+def test_a_means_interval_is_students_over_at_most_ten_batches(n, batches, t):
+    values = noise(n, n)
+    means = [statistics.fmean(values[i : i + n // batches]) for i in range(0, n, n // batches)]
+    half = t * statistics.stdev(means) / math.sqrt(batches)
+    found, middle = stats.mean(values), statistics.fmean(values)
+    assert (found.value, found.low, found.high) == pytest.approx((middle, middle - half, middle + half), rel=1e-6)
+    assert (found.level, found.n) == (0.9, batches)
+
+
+def test_one_and_two_values_have_a_range_and_no_level():
+    assert stats.mean([2.0]) == Estimate(2.0, 2.0, 2.0, 0.0, "too few values", 1)
+    assert stats.mean([2.0, 4.0]) == Estimate(3.0, 2.0, 4.0, 0.0, "too few values", 2)
+
+
+def kendall_deviation(n):
+    """Of Kendall's score over all orders of n values, counted out: the k-th stands before 0 to k-1 of those there."""
+    scores = {0: 1}
+    for k in range(2, n + 1):
+        longer = dict.fromkeys(range(-n * n, n * n + 1), 0)
+        for score, ways in scores.items():
+            for before in range(k):
+                longer[score + k - 1 - 2 * before] += ways
+        scores = {score: ways for score, ways in longer.items() if ways}
+    return math.sqrt(sum(score**2 * ways for score, ways in scores.items()) / math.factorial(n))
+
+
+@pytest.mark.parametrize("n", [3, 5, 8, 9, 10, 11, 12, 13, 14, 16, 17, 19])
+def test_a_robust_slopes_ends_are_the_ordered_slopes_of_hollander_and_wolfe(n):
+    """Their M-th from either end, M = (N - C) / 2 of N slopes, C what Kendall's score keeps within with 90 %."""
+    rng = random.Random(n)
+    points = [(float(x), rng.random()) for x in range(n)]
+    slopes = sorted((d - b) / (c - a) for (a, b), (c, d) in itertools.combinations(points, 2))
+    rank = max(1, math.floor((len(slopes) - NormalDist().inv_cdf(0.95) * kendall_deviation(n)) / 2))
+    found = stats.theil_sen(points)
+    assert found.value == pytest.approx(statistics.median(slopes))
+    assert (found.low, found.high) == pytest.approx((slopes[rank - 1], slopes[-rank]))
+    assert (found.level, found.n) == (0.9, n)
+
+
+def test_a_robust_slope_passes_over_readings_of_one_moment_and_needs_as_many_slopes_as_points():
+    assert stats.theil_sen([(0.0, 1.0), (0.0, 2.0), (1.0, 3.0), (2.0, 4.0)]).value == 1.0  # of 1, 1, 1, 1.5 and 2
+    too_few = Absent("too few different readings")
+    assert stats.theil_sen([(0.0, 1.0), (0.0, 2.0), (1.0, 3.0)]) == stats.theil_sen([(0.0, 1.0), (1.0, 2.0)]) == too_few

@@ -51,8 +51,6 @@ def student_t_quantile(p: float, df: float) -> float:
     """
     if not 0.0 < p < 1.0 or df < 1.0:
         raise ValueError(f"no Student t quantile at p = {p}, df = {df}")
-    if p == 0.5:
-        return 0.0
     tail, df = min(p, 1.0 - p), min(df, 1e6)
     low, high = 0.0, 1.0
     while _t_upper_tail(high, df) > tail:
@@ -326,6 +324,12 @@ def theil_sen(points: Sequence[tuple[float, float]]) -> Estimate | Absent:
     if len(slopes) < n:
         return Absent("too few different readings")
     reach = NORMAL_90 * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
-    low, high = math.floor((len(slopes) - reach) / 2), math.ceil((len(slopes) + reach) / 2)
-    ends = slopes[max(0, low)], slopes[min(len(slopes) - 1, high)]
-    return Estimate(median(slopes), *ends, LEVEL, "Theil-Sen over pieces of the load, Kendall's interval", n)
+    rank = max(1, math.floor((len(slopes) - reach) / 2))  # from either end, beginning with 1
+    return Estimate(
+        median(slopes),
+        slopes[rank - 1],
+        slopes[-rank],
+        LEVEL,
+        "Theil-Sen over pieces of the load, Kendall's interval",
+        n,
+    )
