@@ -341,3 +341,189 @@ def test_a_wide_interval_has_no_middle_and_a_thin_one_says_what_it_covers():
     assert span(Estimate(5.1, 5.1, 5.1, 0.0, "", 1), "h") == "5.10 h (one sample)"
     assert span(Figure(5.1, "predicted", "", 4.6, 5.7), "h") == "5.1 h (4.6 to 5.7)"
     assert span(Figure(5.1, "declared", ""), "h") == "5.10 h"
+
+
+@pytest.mark.parametrize(
+    ("parse", "most", "more", "why"),
+    [
+        (P, "1T", "1.01T", "is more than a trillion parameters"),
+        (F, "1e30", "1.01e30", "more than any computer could do"),
+        (B, "1 EB", "1 ZB", "a unit that I do not know, 'ZB'"),
+        (B, "1EiB", "1.01EiB", "is more than 1 EiB"),
+        (S, "1000 years", "1000.5 years", "is more than 1000 years"),
+        (C, "1e18", "1.01e18", "is absurdly many"),
+        (N, "1000000", "1000001", "is above the sensible range; give a number from 0.100 to 1,000,000"),
+    ],
+)
+def test_the_most_that_makes_sense_is_taken_and_no_more(parse, most, more, why):
+    assert parse(most) > 0
+    with pytest.raises(RigbenchError, match=why):
+        parse(more)
+
+
+@pytest.mark.parametrize(
+    ("parse", "least", "less", "why"),
+    [
+        (P, "10000", "9999", "is fewer than the 10,000 parameters"),
+        (B, "1", "0.99", "is less than one byte"),
+        (C, "1", "0.99", "is less than one"),
+        (N, "0.1", "0.099", "is below the sensible range"),
+        (F, "0.5", "0.0", "is zero"),
+        (S, "1e-9", "0", "is zero"),
+    ],
+)
+def test_the_least_that_makes_sense_is_taken_and_no_less(parse, least, less, why):
+    assert parse(least) > 0
+    with pytest.raises(RigbenchError, match=why):
+        parse(less)
+
+
+SECONDS = {
+    1e-9: "ns", 1e-6: "us µs μs", 1e-3: "ms", 1: "s sec secs second seconds", 60: "m min mins minute minutes",
+    3600: "h hr hrs hour hours", 86_400: "d day days", 604_800: "w week weeks", 31_557_600: "year years",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", SECONDS)
+def test_every_unit_of_time_is_read(size):
+    for unit in SECONDS[size].split():
+        assert S(f"2{unit}") == pytest.approx(2 * size, rel=1e-12)
+
+
+def test_every_prefix_of_operations_bytes_and_counts_is_read_and_shown():
+    for power, prefix in enumerate(["", "k", "M", "G", "T", "P", "E", "Z", "Y", "R"]):  # SI, 2022
+        assert F(f"2 {prefix}FLOP") == pytest.approx(2 * 1000.0**power)
+        assert units.format_flop(2 * 1000.0**power) == f"2 {prefix}FLOP"
+        assert units.format_flops_per_s(20 * 1000.0**power) == f"20{'.0' if power else ''} {prefix}FLOP/s"
+        assert units.format_span(*[2 * 1000.0**power] * 3, "FLOP") == f"2.00 {prefix}FLOP"
+        assert units.format_span(*[2 * 1000.0**power] * 3, "FLOP/s") == f"2.00 {prefix}FLOP/s"
+    for power, prefix in enumerate(["", "k", "M", "G", "T", "P", "E"]):
+        if power < 6:
+            assert B(f"2{prefix}B") == 2 * 1000**power
+        assert units.format_bytes_per_s(20 * 1000.0**power) == f"20{'.0' if power else ''} {prefix}B/s"
+        assert units.format_span(*[2 * 1000.0**power] * 3, "bytes/s") == f"2.00 {prefix}B/s"
+    for power, prefix in enumerate(["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]):
+        if power < 6:
+            assert B(f"2{prefix}B") == 2 * 1024**power
+        assert units.format_bytes(2 * 1024**power) == f"2 {prefix}B"
+        assert units.format_span(*[2 * 1024**power] * 3, "bytes") == f"2.00 {prefix}B"
+    assert [C(f"2{letter}") for letter in "KMBT"] == [2e3, 2e6, 2e9, 2e12]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("8", 8), ("1,024", 1024), ("1_000", 1000), (" 12 ", 12), ("5", 5), ("2000", 2000)]
+)
+def test_a_whole_number_is_read_within_its_bounds(text, expected):
+    assert units.parse_whole(text, "--steps", 5, 2000) == expected
+
+
+@pytest.mark.parametrize("text", ["4", "2001", "", "8.0", "-8", "٨", "eight", "9" * 5000])
+def test_what_is_no_whole_number_within_them_is_refused_in_a_short_line(text):
+    with pytest.raises(RigbenchError, match="is not a whole number from 5 to 2,000; give one, like 8") as refused:
+        units.parse_whole(text, "--steps", 5, 2000)
+    assert str(refused.value).startswith(f"--steps {text[:40]!r} is")
+
+
+@pytest.mark.parametrize(("length", "shown"), [(40, "x" * 40), (41, "x" * 37 + "...")])
+def test_a_text_of_up_to_forty_characters_is_quoted_whole(length, shown):
+    with pytest.raises(RigbenchError, match=rf"^--params '{shown}' is not a number"):
+        P("x" * length)
+
+
+MINUTE, HOUR, DAY, YEAR = 60, 3600, 86_400, 31_557_600
+
+
+@pytest.mark.parametrize(
+    ("below", "shown_below", "at", "shown_at"),
+    [
+        (0.9994, "999 ms", 0.9995, "1.00 s"),
+        (59.94, "59.9 s", 59.95, "1 min"),
+        (3599.4, "59 min 59 s", 3599.5, "1 h"),
+        (100 * HOUR - 31, "99 h 59 min", 100 * HOUR - 30, "4 d 4 h"),
+        (100 * DAY - 1801, "99 d 23 h", 100 * DAY - 1800, "100 d"),
+        (730 * DAY, "730 d", 731 * DAY, "2.00 years"),
+        (-5.0, "-5.00 s", 0.0, "0 s"),
+    ],
+)
+def test_a_duration_goes_to_the_next_unit_where_it_would_be_said_so(below, shown_below, at, shown_at):
+    assert (units.format_seconds(below), units.format_seconds(at)) == (shown_below, shown_at)
+
+
+@pytest.mark.parametrize(
+    ("below", "shown_below", "at", "shown_at"),
+    [
+        (0.5e-9, "0.500 ns", 1e-9, "1.00 ns"),
+        (0.999e-6, "999 ns", 1e-6, "1.00 µs"),
+        (0.999e-3, "999 µs", 1e-3, "1.00 ms"),
+        (0.999, "999 ms", 1.0, "1.00 s"),
+        (89.9, "89.9 s", 90.0, "1.50 min"),
+        (5399.0, "90.0 min", 5400.0, "1.50 h"),
+        (172_899.0, "48.0 h", 172_900.0, "2.00 days"),
+        (2 * YEAR - DAY, "730 days", 2 * YEAR, "2.00 years"),
+        (-172_899.0, "-48.0 h", -172_900.0, "-2.00 days"),
+    ],
+)
+def test_a_number_without_an_interval_has_its_unit_from_its_size_on(below, shown_below, at, shown_at):
+    assert units.format_span(below, below, below, "seconds") == shown_below
+    assert units.format_span(at, at, at, "seconds") == shown_at
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        # thresholds of rounding, on both sides
+        (units.format_count(99_999), "99,999"),
+        (units.format_count(100_000), "100K"),
+        (units.format_count(999_949), "999.9K"),
+        (units.format_count(999_950), "1.0M"),
+        (units.format_count(999_950_000), "1.0B"),
+        (units.format_count(999.95e9), "1.0T"),
+        (units.format_count(2e12), "2T"),
+        (units.format_count(-5e6), "-5M"),
+        (units.format_significant(1234), "1,230"),
+        (units.format_significant(0.00001234), "0.0000123"),
+        (units.format_significant(0.000001234), "1.23e-6"),
+        (units.format_significant(1.234e14), "123,000,000,000,000"),
+        (units.format_significant(1.234e15), "1.23e15"),
+        (units.format_flops_per_s(999.4e9), "999 GFLOP/s"),
+        (units.format_flops_per_s(999.5e9), "1.00 TFLOP/s"),
+        (units.format_flop(2e33), "2,000 QFLOP"),
+        (units.format_bytes(2**71), "2,048 EiB"),
+        (units.format_bytes_per_s(2e21), "2,000 EB/s"),
+        (units.format_bytes(-2048), "-2 KiB"),
+        (units.format_bytes_per_s(5.0), "5 B/s"),
+        (units.format_bytes_per_s(5.5), "5.50 B/s"),
+        (units.format_bytes_per_s(5e3), "5.00 kB/s"),
+        (units.format_rate(99.94), "99.9 tokens/s"),
+        (units.format_rate(99.95), "100 tokens/s"),
+        (units.format_rate(9.994), "9.99 tokens/s"),
+        (units.format_rate(9.995), "10.0 tokens/s"),
+        (units.format_rate(0.9994), "0.999 tokens/s"),
+        (units.format_rate(0.9995), "1.00 tokens/s"),
+        (units.format_rate(-12.34), "-12.3 tokens/s"),
+        (units.format_share(0.00094), "0.09 %"),
+        (units.format_share(0.00096), "0.1 %"),
+        (units.format_share(0.0994), "9.9 %"),
+        (units.format_share(-0.042), "-4.2 %"),
+        (units.format_share(-1e-9), "-<0.01 %"),
+        (units.format_share(12.5), "1,250 %"),
+        (units.format_plus_minus(-0.012), "±1.2 %"),
+        (units.format_money(0.9994, "EUR"), "0.999 EUR"),
+        (units.format_money(0.9995, "EUR"), "1.00 EUR"),
+        (units.format_money(0.0, "EUR"), "0.00 EUR"),
+        (units.format_money(-12.5, "EUR"), "-12.50 EUR"),
+        (units.format_money(-2000.0, "EUR"), "-2,000 EUR"),
+        # the unit of a range is that of the geometric mean of its ends, of one that begins at zero its high end's
+        (units.format_range(30.0, 600.0, "seconds"), "0.50 to 10 min"),
+        (units.format_range(0.5, 200.0, "seconds"), "0.50 to 200 s"),
+        # to the digit in which half of the half width begins
+        (units.format_span(50.0, 48.0, 52.0, "kWh"), "50 kWh (48 to 52)"),
+        (units.format_span(50.0, 48.01, 52.0, "kWh"), "50.0 kWh (48.0 to 52.0)"),
+        (units.format_span(0.5, 0.0, 100.0, "kWh"), "0.5 kWh (0.0 to 100.0)"),
+        (units.format_span(9.991, 9.981, 10.001, "kWh"), "9.99 kWh (9.98 to 10.00)"),
+        (units.format_span(0.3, -0.04, 0.64, "kWh"), "0.3 kWh (0.0 to 0.6)"),
+        (units.format_span(0.001, 0.0, 0.9, "share"), "0.1 % (0.0 to 90.0)"),
+    ],
+)
+def test_a_number_at_the_edge_of_its_notation_is_shown_as_people_read_it(shown, expected):
+    assert shown == expected

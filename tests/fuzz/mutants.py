@@ -28,7 +28,7 @@ LIMIT_SECONDS = 120  # a mutant that runs on is noticed: the tests end with it
 # Modules that take values and give values, and the tests that are about them; none needs more than five seconds.
 PARTS = {
     "core/stats.py": "stats timing",
-    "core/estimate.py": "stats units budget_rates contradictions",
+    "core/estimate.py": "estimate stats units contradictions",
     "core/units.py": "units first_budget budget_screen",
     "predict/allocator.py": "allocator_replica",
     "predict/terms.py": "terms steptime",
