@@ -324,12 +324,6 @@ def theil_sen(points: Sequence[tuple[float, float]]) -> Estimate | Absent:
     if len(slopes) < n:
         return Absent("too few different readings")
     reach = NORMAL_90 * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
-    rank = max(1, math.floor((len(slopes) - reach) / 2))  # from either end, beginning with 1
-    return Estimate(
-        median(slopes),
-        slopes[rank - 1],
-        slopes[-rank],
-        LEVEL,
-        "Theil-Sen over pieces of the load, Kendall's interval",
-        n,
-    )
+    rank = max(1, math.floor((len(slopes) - reach) / 2))  # from either end
+    ends = slopes[rank - 1], slopes[-rank]
+    return Estimate(median(slopes), *ends, LEVEL, "Theil-Sen over pieces of the load, Kendall's interval", n)

@@ -47,7 +47,7 @@ PARTS = {
     "compare/verdict.py": "compare",
     "fleet/verdict.py": "fleet",
     "machine/pci.py": "pci links topology",
-    "model/counts.py": "flops shape config_json",
+    "model/counts.py": "counts flops shape config_json",
     "scaling/law.py": "scaling_law",
 }
 COMPARED = {
