@@ -103,6 +103,9 @@ def test_an_iommu_group_is_the_last_part_of_its_place() -> None:
         (1, "Legacy Endpoint"),
         (4, "Root Port"),
         (5, "Upstream Port"),
+        (6, "Downstream Port"),
+        (7, "PCI-Express to PCI/PCI-X Bridge"),
+        (8, "PCI/PCI-X to PCI-Express Bridge"),
         (9, "Root Complex Integrated Endpoint"),
         (10, "Root Complex Event Collector"),
     ],
@@ -128,3 +131,148 @@ def test_a_configuration_space_written_by_hand_tells_its_port(kind: int, name: s
 )
 def test_displays_drives_networks_and_accelerators_are_cards(code: str, a_card: bool) -> None:
     assert pci.is_card(code) is a_card
+
+
+@pytest.mark.parametrize(
+    ("code", "vendor", "kind"),
+    [
+        ("030000", "10de", "GPU"),
+        ("030000", "1002", "GPU"),
+        ("030000", "8086", "GPU"),
+        ("030000", "1a03", "display"),  # of a server's management controller
+        ("030200", "10de", "GPU"),
+        ("030200", "1234", "GPU"),
+        ("068000", "10de", "NVSwitch"),
+        ("068000", "8086", "bridge"),
+        ("060000", "8086", "host bridge"),
+        ("060100", "8086", "ISA bridge"),
+        ("060400", "8086", "bridge"),
+        ("010802", "144d", "NVMe"),
+        ("010601", "8086", "storage"),
+        ("020000", "15b3", "NIC"),
+        ("020700", "15b3", "NIC"),
+        ("040300", "10de", "audio"),
+        ("040100", "10de", "multimedia"),
+        ("050000", "8086", "memory"),
+        ("0c0330", "8086", "USB"),
+        ("0c0500", "8086", "other"),
+        ("120000", "1da3", "accelerator"),
+        ("unknown", "10de", "other"),
+    ],
+)
+def test_a_class_code_in_words(code: str, vendor: str, kind: str) -> None:
+    assert pci.kind_of(code, vendor) == kind
+
+
+def test_a_links_generation_is_that_of_its_speed() -> None:
+    speeds = (2.5e9, 5e9, 8e9, 16e9, 32e9, 64e9, 128e9)
+    assert [pci.link_generation(speed) for speed in speeds] == [1, 2, 3, 4, 5, 6, 7]
+    assert pci.link_generation(7e9) == pci.link_generation(NOT_REPORTED) == NOT_REPORTED
+
+
+def test_a_card_could_be_as_large_as_its_lowest_and_highest_bit() -> None:
+    assert pci.parse_resize(f"{1 | 1 << 41:x}") == (1 << 20, 1 << 61)
+    assert pci.parse_resize(f"{1 << 42:x}") == NOT_REPORTED
+    assert pci.parse_resize(Absent("no such file")) == Absent("no such file")
+
+
+def chain(*places: int, port_at: int = 0) -> bytes:
+    """A configuration space with capabilities at these places in turn; at one of them PCI Express, a root port."""
+    content = bytearray(256)
+    content[0x06], content[0x34] = 0x10, places[0]
+    for place, following in zip(places, (*places[1:], 0), strict=True):
+        content[place & 0xFC : (place & 0xFC) + 4] = bytes([0x05, following, 0, 0])
+    if port_at:
+        content[port_at], content[port_at + 2 : port_at + 4] = 0x10, bytes([0x42, 0x01])  # of a slot, as a riser's
+    return bytes(content)
+
+
+def test_the_chain_of_capabilities_is_followed_to_its_end() -> None:
+    longest = range(0x40, 0x100, 4)  # as many as there is room for
+    assert pci.parse_port_type(chain(*longest, port_at=0xFC)) == "Root Port"
+    assert pci.parse_port_type(chain(0x40, port_at=0x40)) == "Root Port"
+    assert pci.parse_port_type(chain(0x53, 0x62, port_at=0x60)) == "Root Port"  # the two lowest bits are reserved
+    nothing = Absent("no PCI Express capability")
+    assert pci.parse_port_type(chain(0x40, 0x50, 0x40)) == nothing  # a ring
+    assert pci.parse_port_type(chain(0x3C, port_at=0x3C)) == nothing  # the header itself
+    odd = bytearray(chain(0x40, port_at=0x40))
+    odd[0x42] = 0x32
+    assert pci.parse_port_type(bytes(odd)) == Absent("unknown port type 3")
+
+
+def extended(count: int, acs_at: int, low_bits: int = 0) -> bytes:
+    """`count` extended capabilities, of which the `acs_at`-th has all of ACS but the first and the last bit."""
+    content = bytearray(0x100 + 8 * count + 8)
+    for number in range(1, count + 1):
+        place, following = 0x100 + 8 * (number - 1), 0x100 + 8 * number if number < count else 0
+        kind = 0x0D if number == acs_at else 0x01
+        header = (following | low_bits) << 20 | 1 << 16 | kind
+        content[place : place + 8] = header.to_bytes(4, "little") + bytes([0xFF, 0x00, 0x3E, 0x00])
+    return bytes(content)
+
+
+def test_the_chain_of_extended_capabilities_is_followed_for_48_of_them() -> None:
+    on = ("SrcValid-", "TransBlk+", "ReqRedir+", "CmpltRedir+", "UpstreamFwd+", "EgressCtrl+", "DirectTrans-")
+    assert pci.parse_acs(extended(1, 1)) == pci.parse_acs(extended(48, 48)) == pci.parse_acs(extended(3, 3, 3)) == on
+    none = Absent("no ACS capability")
+    assert pci.parse_acs(extended(1, 0)) == pci.parse_acs(extended(49, 49)) == none
+    assert pci.parse_acs(bytes(257)) == none
+    assert pci.parse_acs(bytes(256)) == Absent("not reported")
+
+
+class Folder:
+    """What a function's folder holds."""
+
+    def __init__(self, config: bytes | Absent = NOT_REPORTED, there: str = "") -> None:
+        self.config, self.there = config, there
+
+    def read_bytes(self, path: str) -> bytes | Absent:
+        assert path == "here/config"
+        return self.config
+
+    def exists(self, path: str) -> bool:
+        return path == self.there
+
+
+def test_more_than_64_bytes_are_read_by_root_alone() -> None:
+    def told(config: bytes | Absent) -> object:
+        return pci.configuration(Folder(config), "here")  # type: ignore[arg-type]
+
+    assert told(bytes(64)) == Absent("only root may read it")
+    assert told(bytes(65)) == (Absent("no PCI Express capability"), Absent("not reported"))
+    assert told(Absent("gone")) == Absent("gone")
+
+
+def test_a_recorded_configuration_is_written_as_the_kernel_would_show_it() -> None:
+    """By linux/pci_regs.h: the lists' heads, a root port of version 2, ACS of version 1 and its control."""
+    whole = pci.compose_configuration("Root Port", ("SrcValid+", "TransBlk-", "ReqRedir+", "DirectTrans+"))
+    written = {place: byte for place, byte in enumerate(whole) if byte}
+    assert written == {0x06: 0x10, 0x34: 0x40, 0x40: 0x10, 0x42: 0x42, 0x100: 0x0D, 0x102: 0x01, 0x106: 0x45}
+    assert len(whole) == 512
+    short = pci.compose_configuration("Endpoint", None)
+    assert {place: byte for place, byte in enumerate(short) if byte} == {0x06: 0x10, 0x34: 0x40, 0x40: 0x10, 0x42: 0x02}
+    assert len(short) == 256
+    assert pci.compose_configuration(None, ()) == bytes(512)
+
+
+def test_cards_that_can_reach_a_gpus_memory_are_infiniband_mellanoxs_and_those_with_verbs() -> None:
+    def reaches(kind: str = "NIC", class_code: str = "020000", vendor: str = "8086", there: str = "") -> bool:
+        blank = dict.fromkeys(PciDevice.__struct_fields__, NOT_REPORTED)
+        facts = {"bus_id": "0000:01:00.0", "kind": kind, "class_code": class_code, "vendor_id": vendor}
+        found = pci.rdma_nics(Folder(there=there), [PciDevice(**(blank | facts))])  # type: ignore[arg-type]
+        return found == ("0000:01:00.0",)
+
+    verbs = "sys/bus/pci/devices/0000:01:00.0/infiniband"
+    assert [reaches(class_code="020700"), reaches(vendor="15b3"), reaches(there=verbs)] == [True] * 3
+    assert [reaches(), reaches("bridge", vendor="15b3"), reaches("NVMe", there=verbs)] == [False] * 3
+
+
+def test_a_ring_of_parents_ends() -> None:
+    first, second = "0000:01:00.0", "0000:02:00.0"
+    blank = dict.fromkeys(PciDevice.__struct_fields__, NOT_REPORTED)
+    tree = {
+        place: PciDevice(**(blank | {"bus_id": place, "parent": parent}))  # type: ignore[arg-type]
+        for place, parent in ((first, second), (second, first))
+    }
+    assert pci.path_to(tree, first) == [second, first]
+    assert pci.path_to(tree, "0000:ff:00.0") == ["0000:ff:00.0"]

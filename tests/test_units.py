@@ -481,6 +481,8 @@ def test_a_number_without_an_interval_has_its_unit_from_its_size_on(below, shown
         (units.format_count(2e12), "2T"),
         (units.format_count(-5e6), "-5M"),
         (units.format_significant(1234), "1,230"),
+        (units.format_significant(50), "50"),
+        (units.format_seconds(5 * DAY + 1800), "5 d 1 h"),
         (units.format_significant(0.00001234), "0.0000123"),
         (units.format_significant(0.000001234), "1.23e-6"),
         (units.format_significant(1.234e14), "123,000,000,000,000"),
