@@ -318,10 +318,9 @@ def _throughput_ratio(load: HeatLoad | Absent, ticks: Sequence[tuple[float, bool
         while place < len(ticks) and ticks[place][0] <= ended_at:
             inside.append(ticks[place][1])
             place += 1
-        share = sum(inside) / len(inside) if inside else 0.0
-        if not inside or 0 < share < COMPARED_TICKS:
+        if not inside or 0 < sum(inside) < COMPARED_TICKS * len(inside):
             continue
-        side = int(share > 0)
+        side = int(any(inside))
         work[side] += products
         seconds[side] += took
         count[side] += 1
