@@ -48,6 +48,7 @@ class Common:
 
     def __init__(self, command: str, values: dict[str, Any]) -> None:
         self.command = command
+        self.typed: tuple[str, ...] = ()  # of the command's own options those on this line, no setting of a file
         self.json = bool(values.get("json"))
         self.quiet = bool(values.get("quiet")) or self.json
         self.verbose = bool(values.get("verbose"))
@@ -153,7 +154,8 @@ class Common:
         if not self.quiet:
             say(f"saved as {job.run.id}; `rigbench report {job.run.id}` shows it again")
         results = [result for room in job.run.rooms().values() for result in room]
-        nothing = bool(results) and all(isinstance(it, Skipped) for it in results)  # the document has the reason
+        # the document has the reason
+        nothing = bool(results) and not any(getattr(it, "answers", not isinstance(it, Skipped)) for it in results)
         return FAULT if job.faults else NOTHING if nothing or job.has_no_answer else FINE
 
     def show(self, run: Any, show: Callable[[Any, Console, bool, bool], None] | None = None) -> None:
@@ -294,6 +296,7 @@ def callback(name: str, function: Callable[..., int]) -> Callable[..., NoReturn]
         common = Common(name, merged)
         begin(common.home)
         typed = {it.field: values.pop(it.field) for it in known if not it.is_setting and _is_typed(context, it.field)}
+        common.typed = tuple(it.name for it in known if it.field in typed)
         for it in known:
             values.pop(it.field, None)
         made = {

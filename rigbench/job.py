@@ -16,7 +16,7 @@ from rigbench.core import profiles
 from rigbench.core.errors import RigbenchError
 from rigbench.core.progress import Progress
 from rigbench.core.record import Absent, Device, Figure, Record, Skipped, Telemetry
-from rigbench.document import Run
+from rigbench.document import ROOMS, Run
 from rigbench.index import Entry, Index, entry_of
 from rigbench.machine import cuda_map, host
 from rigbench.machine.cuda_map import Cards
@@ -246,6 +246,13 @@ class Job:
             self.trouble = None
         except RigbenchError as error:
             self.trouble = error
+
+    def forget(self) -> None:
+        """Take this run out of the store: it has come to nothing."""
+        empty = Run(id=self.run.id, started_at="", command="", status="", rig=self.run.rig, software=self.run.software)
+        self.run = msgspec.structs.replace(self.run, **{name: getattr(empty, name) for name in ROOMS})
+        with contextlib.suppress(RigbenchError):
+            self.store.delete([self.run.id])
 
     def warn(self, line: str) -> None:
         if line not in self.run.warnings:

@@ -12,7 +12,7 @@ from rigbench.budget.laws import FITS, kaplan_loss
 from rigbench.core import stats, units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.record import Absent
-from rigbench.scaling import chinchilla, law
+from rigbench.scaling import chinchilla, law, law_screen
 from rigbench.scaling.record import Floor, Joint, Paired, Point
 
 PRINTED, BESIROGLU = FITS[0], FITS[2]
@@ -210,7 +210,9 @@ def test_one_model_tells_no_law_of_size_and_one_point_none_at_all():
     fit = law.fit("one", [point(5.4e6, tokens, 4 * tokens**-0.03) for tokens in TOKENS], ANY)
     assert [line.of for line in fit.lines] == ["D", "C"]
     assert fit.missing[0] == "L(N) needs two sizes, and an interval three: here is one model"
-    with pytest.raises(RigbenchError, match="one model with one number of tokens give no law: L\\(N\\) needs") as error:
+    with pytest.raises(
+        RigbenchError, match="one model with one number of tokens gives no law: L\\(N\\) needs"
+    ) as error:
         law.fit("one", [point(5.4e6, 1e8, 4.0)], ANY)
     assert error.value.exit_code == 3
 
@@ -222,7 +224,7 @@ def test_two_sizes_have_an_exponent_without_an_interval():
     its = line.exponent
     assert (its.low, its.high, its.level, its.n, line.deviation) == (its.value, its.value, 0, 2, 0)
     assert line.next_loss == Absent("two sizes give no interval")
-    assert "here are 2 of 2 sizes and 1 numbers of tokens" in fit.missing[-1]
+    assert "here are 2 of 2 sizes and 1 number of tokens" in fit.missing[-1]
 
 
 def test_eleven_points_are_one_too_few_for_size_and_data_together():
@@ -257,7 +259,7 @@ def test_an_odd_run_is_named_and_stays_in_the_fit():
     fit = law.fit("odd", points, ANY)
     assert fit.lines[0].places == (0, 1, 2, 3, 4, 5, 6)
     assert [line for line in fit.odd if "62M after 800M tokens, seed 4 lies" in line and "above L(N)" in line]
-    assert "the loss rises from 31M (4.226) to 62M (4.774)" in fit.odd
+    assert "the loss rises from 31M (4.226) to 62M (4.774), 800M tokens each" in fit.odd
     points = grid(noise=NOISE, seed=1)
     points[7] = msgspec.structs.replace(points[7], loss=points[7].loss * 0.95)
     assert any("below L(N, D); it is in the fit" in line for line in law.fit("odd", points, ANY).odd)
@@ -279,7 +281,14 @@ def test_equal_losses_have_no_r_squared_of_one():
     fit = law.fit("flat", [point(size, 8e8, 3.0) for size in SIZES], ANY)
     assert fit.lines[0].exponent.value == pytest.approx(0, abs=1e-9)
     assert fit.lines[0].r_squared == 0
-    assert len([line for line in fit.odd if "the loss rises" in line]) == 4
+    assert len([line for line in fit.odd if "the loss does not fall from" in line]) == 4
+    assert law_screen.verdict(fit)[1].startswith("L(N) ∝ N^0.000 (0.000 to 0.000)")
+    assert "here are 5 of 5 sizes and 1 number of tokens" in fit.missing[-1]
+
+
+def test_a_prediction_beyond_all_sense_is_a_few_digits():
+    fit = law.fit("odd", [point(5e6, 1e9, 1e-7), point(15e6, 1e9, 3.2), point(30e6, 1e9, 3.1)], ANY)
+    assert dict(law_screen.facts(fit))["next"].startswith("73M on 1B tokens: 3.9e+05 (0.000 to 9.3e+31) nats a token")
 
 
 # ------------------------------------------------------------------------------------------------- two optimizers

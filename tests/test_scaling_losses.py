@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_columns_tokens_and_notes(tmp_path):
     (tmp_path / "b.csv").write_text("params,tokens,loss\n5M,1B,4.0\n5M,1B,4.1\n")
     points, notes = read(tmp_path / "b.csv")
     assert [it.seed for it in points] == [0, 1]
-    assert notes == ["2 rows of b.csv differ in nothing but their loss: they are taken for seeds"]
+    assert notes == ["2 runs of b.csv differ in nothing but their loss: they are taken for seeds"]
 
 
 FAULTS = {
@@ -80,18 +81,36 @@ FAULTS = {
     "params,loss\n5M,4\n": "no column of tokens and none of FLOP; say them with --tokens 2.5B",
     "params,tokens,loss\n5M,1B,-0.3\n": "line 2 of a.csv: loss is -0.3; a loss in nats a token is above 0",
     "params,tokens,loss\n5M,1B,4\n9M,1B,nan\n": "line 3 of a.csv: loss is nan; a run that diverged has no loss",
-    "params,tokens,loss\n5M,1B,\n": "line 2 of a.csv: loss is nothing, no number",
+    "params,tokens,loss\n5M,1B,\n": "line 2 of a.csv: loss is empty; mend the row",
     "params,tokens,loss\n5M,1B,four\n": "line 2 of a.csv: loss is 'four', no number",
     "params,tokens,loss\n5M,1B,4000\n": "loss 4000 is no loss in nats a token",
     "params,tokens,ppl\n5M,1B,0.9\n": "ppl 0.9 is no perplexity",
     "params,tokens,loss\n-5M,1B,4\n": "line 2 of a.csv: params '-5M' is negative",
     "params,tokens,loss\n5M,,4\n": "line 2 of a.csv does not say its tokens",
-    "params,tokens,loss\n5M,1B,4\n5M,1B,4\n": "lines 2 and 3 of a.csv are the same run (5M, 1B tokens); take one out",
-    "params,tokens,loss,seed\n5M,1B,4,7\n9M,1B,3,7\n5M,1B,4.1,7\n": "lines 2 and 4 of a.csv are the same run (5M, 1B",
+    "params,tokens,loss\n5M,1B,4\n5M,1B,4\n": "line 2 and line 3 of a.csv are the same run (5M, 1B tokens",
+    "params,tokens,loss,seed\n5M,1B,4,7\n9M,1B,3,7\n5M,1B,4.1,7\n": "line 2 and line 4 of a.csv are the same run (5M",
     "params,tokens,loss,seed\n5M,1B,4,x\n": "line 2 of a.csv: seed is 'x', no whole number",
     "params,tokens,loss\n": "a.csv has no rows; give a row a run",
-    "": "a.csv has no loss",
+    "params,tokens,loss,seed\n5M,1B,4,1.7\n": "line 2 of a.csv: seed is '1.7', no whole number",
+    "params,tokens,loss\n5M,1B,3,5\n9M,1B,3,2\n": "line 2 of a.csv has 4 cells for 3 columns; write 3.14, or",
+    "params,tokens,loss\n5M,1B,3.5\n9M,1B,3.2,7\n": "line 3 of a.csv has 4 cells for 3 columns",
+    "params,tokens,loss,loss\n5M,1B,3.5,9\n": "2 columns are called 'loss'; give each a name of its own",
+    '_step,"5M - val/loss","9M - val/loss"\n100,3,5,3,2\n': "line 2 of a.csv has 5 cells for 3 columns",
+    "": "a.csv is empty",
 }
+
+
+def test_cells_that_are_empty_beyond_the_columns_are_no_fault(tmp_path):
+    (tmp_path / "a.csv").write_text("params,tokens,loss\n5M,1B,3.5,\n9M,1B,3.2,,\n")
+    assert [it.loss for it in read(tmp_path / "a.csv")[0]] == [3.5, 3.2]
+
+
+def test_a_perplexity_on_held_out_text_counts_before_a_training_loss(tmp_path):
+    (tmp_path / "a.csv").write_text("params,tokens,train_loss,val_ppl\n5M,1B,3.6,30\n9M,1B,3.3,25\n")
+    points, notes = read(tmp_path / "a.csv")
+    assert [it.loss for it in points] == pytest.approx([math.log(30), math.log(25)])
+    assert notes == ["losses are the logarithms of val_ppl"]
+    assert read(tmp_path / "a.csv", "loss=train_loss")[0][0].loss == 3.6
 
 
 @pytest.mark.parametrize("text", FAULTS, ids=FAULTS.values())
@@ -285,7 +304,7 @@ def test_a_file_is_fitted_stored_and_shown_again(rigbench, tmp_path):
         ([], 3, "no series that was trained here is stored"),
         (["nowhere.csv"], 2, "there is no file nowhere.csv; give a file of losses, or a run's id"),
         (["20990101"], 2, "no stored run is called '20990101'"),
-        (["one.csv"], 3, "one model with one number of tokens give no law"),
+        (["one.csv"], 3, "one model with one number of tokens gives no law"),
         (["runs.csv", "--columns", "loss=x"], 2, "no column is called 'x'; there are params, tokens, loss"),
         (["runs.csv", "--flops", "zero"], 2, "--flops 'zero'"),
     ],
@@ -320,3 +339,29 @@ def test_the_page_draws_the_laws_and_has_their_numbers(rigbench, tmp_path):
     for words in ("L(N) ∝ N^-0.115", "L(D) ∝ D^-0.119", "L(C) ∝ C^-0.105", "adamw8bit", "Besiroglu 2024", "N ∝ C^a"):
         assert words in section, words
     assert rigbench("scaling", "fit", "--verbose", path)[1].count("logarithmic") == 6  # three charts of each optimizer
+
+
+def test_logs_of_a_folder_that_are_of_one_size_are_seeds_and_the_same_twice_is_refused(tmp_path):
+    for name, loss in {"5M-a": 3.5, "5M-b": 3.6, "9M": 3.2}.items():
+        (tmp_path / f"{name}.csv").write_text(f"step,val_loss\n50,4\n100,{loss}\n")
+    points, notes = read(tmp_path, tokens_per_step=1000.0)
+    assert [(it.params, it.seed, it.loss) for it in points] == [(5e6, 0, 3.5), (5e6, 1, 3.6), (9e6, 0, 3.2)]
+    assert notes[-1].startswith("2 runs of ")
+    (tmp_path / "5M-b.csv").write_text("step,val_loss\n50,4\n100,3.5\n")
+    with pytest.raises(RigbenchError, match=r"5M-a.csv and 5M-b.csv of .* are the same run \(5M-a, 100K tokens\)"):
+        read(tmp_path, tokens_per_step=1000.0)
+
+
+def test_the_same_run_of_two_files_is_refused_and_alike_ones_are_seeds(rigbench, tmp_path):
+    first, again, other = (tmp_path / f"{name}.csv" for name in ("first", "again", "other"))
+    for path, last in ((first, 3.0), (again, 3.0), (other, 3.1)):
+        path.write_text(f"params,tokens,loss\n5M,1B,{last + 0.5}\n9M,1B,{last + 0.3}\n30M,1B,{last}\n")
+    code, out, err = rigbench("scaling", "fit", first, again)
+    assert (code, out) == (2, "")
+    assert "first.csv and again.csv hold the same run (5M, 1B tokens, seed 0, loss 3.5000); give it once" in err
+    assert rigbench("scaling", "fit", first, first)[0] == 2
+    code, out, _ = rigbench("scaling", "fit", first, other, "--json")
+    assert code == 0
+    document = json.loads(out)["law"]
+    assert [it["seed"] for it in document["points"]] == [0, 0, 0, 1, 1, 1]
+    assert document["notes"] == ["3 runs of other.csv differ in nothing but their loss: they are taken for seeds"]

@@ -415,7 +415,7 @@ def test_the_command_trains_keeps_and_goes_on(rigbench, data, tmp_path, monkeypa
         "scaling run --series tiny": "--data FILE is missing",
         f"scaling run --series {series} --data {data} --tokens 64": "64 tokens are 2 steps of 32 for 8k",
         f"scaling run --series {series} --data {data} --tokens 64,5k": "--tokens 64 are 2 steps of 32 for 8k",
-        "scaling run --resume 19990101 --tokens 5M": "--resume takes no other choices",
+        "scaling run --resume 19990101 --tokens 5M --seeds 2": "--resume takes no --tokens and no --seeds: what was",
         "scaling run --resume 19990101": "no stored run is called",
     }.items():
         code, out, err = rigbench(*wrong.split())

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
+import numpy as np
 import pytest
 from rich.console import Console
 from test_first_screens import STORED
@@ -27,6 +28,7 @@ from rigbench.model.recipe import Recipe
 from rigbench.report import trackers
 from rigbench.report.page import page
 from rigbench.scaling import ends, law, screen, training
+from rigbench.scaling.kept import RECORD
 from rigbench.scaling.record import (
     Branch,
     Checkpoint,
@@ -247,9 +249,156 @@ def test_a_model_whose_loss_is_no_number_or_that_dies_does_not_stop_the_others(m
     job.holding = lambda room: iter(())
     plan = Plan(trainings=tuple(map(asked, ("5M", "15M", "30M", "60M", "120M"))), data="text.bin")
     training.train_all(job, training.Asked(plan), Cards(), None)
-    assert job.run.scaling == (stopped, Skipped("15M, adamw", "killed by signal 9"), *map(trained, MODELS[2:]))
-    assert job.faults == [f"15M, adamw: killed by signal 9; `rigbench scaling run --resume {job.run.id}` goes on"]
+    assert job.run.scaling == (stopped, Skipped("15M", "killed by signal 9"), *map(trained, MODELS[2:]))
+    assert job.faults == [f"15M: killed by signal 9; `rigbench scaling run --resume {job.run.id}` goes on"]
     assert [point.model for point in job.run.law.points] == ["50k", "50k", "100k", "100k", "280k", "280k"]
+
+
+THREE = """
+name = "three"
+about = "for tests"
+source = "rigbench's tests"
+shape = { style = "gpt2", vocabulary = 257, sequence = 32, tied_head = true, biases = true }
+models = [
+    { name = "10k", layers = 1, width = 16, heads = 1 },
+    { name = "24k", layers = 1, width = 24, heads = 1 },
+    { name = "50k", layers = 1, width = 32, heads = 1 },
+]
+"""
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def three(monkeypatch, tmp_path, rigbench):
+    """Of `scaling run` of three models, each of which comes to what is given for it: exit code, output, errors."""
+    (tmp_path / "three.toml").write_text(THREE)
+    np.frombuffer(Path(os.__file__).read_bytes(), np.uint8).astype("<u2").tofile(tmp_path / "text.bin")
+
+    def call(*ends, words=()):
+        def started(job, options, its, world, heard, place):
+            end = ends[place]
+            if isinstance(end, BaseException):
+                raise end
+            if end and end[0].finished:
+                Path(options.folder).mkdir(exist_ok=True)
+                (Path(options.folder) / RECORD).write_bytes(msgspec.json.encode(end[0]))
+            return process.Outcome(end, "finished" if end else "interrupted", "", ())
+
+        monkeypatch.setattr(training, "_started", started)
+        fresh = ("--series", tmp_path / "three.toml", "--data", tmp_path / "text.bin", "--tokens", "1k,2k")
+        return rigbench("scaling", "run", *(words or fresh), "--device", "cpu")
+
+    return call
+
+
+ENDED = [(trained(model),) for model in MODELS[:3]]
+NOT_A_NUMBER = msgspec.structs.replace(ENDED[0][0], branches=(), stopped="the loss is not finite (nan) at step 9")
+
+
+def killed(three, *ends, words=()) -> None:
+    """And with the frames of what was killed its lock is gone, as with a process."""
+    try:
+        three(*ends, words=words)
+    except Killed as error:
+        error.__traceback__ = None
+        return
+    raise AssertionError("it was not killed")
+
+
+def stored(tmp_path) -> Run:
+    [path] = (tmp_path / "home" / "runs").glob("*.json")
+    return store.read(path)
+
+
+def test_a_run_that_is_killed_with_its_first_model_can_be_named_and_gone_on_with(three, tmp_path, rigbench):
+    killed(three, Killed())
+    run = stored(tmp_path)
+    assert run.status == "running"
+    assert [it.probe for it in run.scaling] == ["10k", "24k", "50k"]
+    assert [it.reason for it in run.scaling] == [training.UNDER_WAY, "not begun", "not begun"]
+    assert "10k skipped: under way, or killed" in rigbench("report", run.id)[1]
+    code, out, err = three(*ENDED, words=("--resume", run.id))
+    assert (code, out.split("\n")[0][:44]) == (0, "ok    scaling run: 3 of 3 models trained to ")
+    assert f"run {run.id}: `rigbench scaling run --resume {run.id}` goes on" in err
+    assert stored(tmp_path).scaling == tuple(its for (its,) in ENDED)
+
+
+def test_models_that_were_not_begun_are_counted(three, tmp_path, rigbench):
+    code, out, _ = three(ENDED[0], ())
+    assert code == 130
+    assert "scaling run: 1 of 3 models trained to their end" in out
+    assert "24k skipped: interrupted" in out
+    assert "50k" not in out
+    run = stored(tmp_path)
+    killed(three, Killed(), Killed(), words=("--resume", run.id))  # what was known stays known
+    assert stored(tmp_path).scaling[0] == ENDED[0][0]
+    out = rigbench("scaling", "fit", run.id)[1]
+    assert f"read     1 of 3 models of {run.id} came to their end" in out
+
+
+def test_what_is_refused_on_going_on_leaves_the_stored_run_as_it_was(three, tmp_path):
+    assert three(*ENDED)[0] == 0
+    before = stored(tmp_path)
+    other = tmp_path / "other.bin"
+    other.write_bytes((tmp_path / "text.bin").read_bytes()[2:])
+    words = ("--resume", before.id, "--data", other)
+    code, out, err = three(*ENDED, words=words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "other.bin holds other tokens than when run" in err
+    assert stored(tmp_path) == before
+    plan = tmp_path / "home" / training.FOLDER / before.id / training.PLAN
+    with training._alone(plan, "it"):
+        code, out, err = three(*ENDED, words=("--resume", before.id))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"run {before.id} is being trained by another process" in err
+    assert stored(tmp_path) == before
+    code, out, err = three(words=("--resume", before.id))
+    assert (code, out.count("ok    scaling run: 3 of 3")) == (0, 1)
+    assert "all of its models are trained to their end" in err
+    assert "budget" not in err
+
+
+def test_a_checkpoint_that_is_refused_costs_no_other_record(three, tmp_path):
+    killed(three, ENDED[0], Killed())
+    code, _, err = three((), RigbenchError("bad checkpoint", "mend it"), words=("--resume", stored(tmp_path).id))
+    assert (code, "bad checkpoint; mend it" in err) == (2, True)
+    run = stored(tmp_path)
+    assert (run.status, run.scaling[0], run.scaling[2]) == ("refused", ENDED[0][0], Skipped("50k", "not begun"))
+
+
+def test_what_the_first_model_is_refused_for_leaves_nothing_in_the_store(three, tmp_path):
+    code, out, err = three(RigbenchError("bad data", "other data"))
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == "rigbench: bad data; other data"
+    assert "saved" not in err
+    assert list((tmp_path / "home" / "runs").iterdir()) == list((tmp_path / "home" / training.FOLDER).iterdir()) == []
+
+
+def test_a_series_without_any_loss_has_no_answer(three):
+    stopped = [(NOT_A_NUMBER,)] * 3
+    code, out, _ = three(*stopped)
+    assert (code, "0 of 3 models trained to their end" in out) == (3, True)
+    code, out, _ = three(stopped[0], ENDED[1], ENDED[2])
+    assert (code, "2 of 3 models trained to their end" in out) == (0, True)
+    assert "the loss is not finite (nan) at step 9" in out
+
+
+def test_two_models_of_one_name_are_refused(three, tmp_path):
+    (tmp_path / "three.toml").write_text(THREE.replace('"24k"', '"10k"'))
+    code, out, err = three()
+    assert (code, out, "two models have the same name" in err) == (2, "", True)
+
+
+def test_conditions_and_seeds_that_differ_from_model_to_model_are_said():
+    first, second = (trained(model, seed) for seed, model in enumerate(MODELS[:2]))
+    changed = msgspec.structs.replace(second, conditions=msgspec.structs.replace(second.conditions, torch="2.14.0"))
+    facts = dict(screen.facts([first, changed]))
+    assert facts["differs"] == "torch, from model to model: 2.13.0, 2.14.0"
+    assert facts["how"].endswith("seed 0, 1")
+    assert "differs" not in dict(screen.facts([first, second]))
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

@@ -93,6 +93,8 @@ class SeriesFile(Profile, frozen=True):
     within_minutes: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
     def __post_init__(self) -> None:
+        if len({size.name for size in self.models}) < len(self.models):
+            raise ValueError("two models have the same name")
         for size in self.models:
             own_width = size.head_dim or self.shape.head_dim
             if (size.width % size.heads and not own_width) or size.heads % (size.kv_heads or size.heads):

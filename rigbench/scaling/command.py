@@ -44,14 +44,14 @@ def scaling_run(common: Common, options: RunOptions, choices: RecipeOptions) -> 
     from rigbench.work.ranks import world_from
 
     world = world_from(os.environ)
-    if isinstance(options.resume, str) and (choices.said or options.tokens != RunOptions().tokens):
-        raise RigbenchError("--resume takes no other choices: they are the run's", "leave all but --data out")
+    if isinstance(options.resume, str) and (other := [it for it in common.typed if it not in ("--resume", "--data")]):
+        raise RigbenchError(f"--resume takes no {' and no '.join(other)}: what was chosen is the run's", "leave it out")
 
     def asked(job: Job) -> tuple[training.Asked, Cards]:
         its = job.cards(common.device)
         its = its if world else its.alike
         if not isinstance(options.resume, Absent):
-            return training.resumed(job, options.resume, options.data), its
+            return training.resumed(job, options.resume, options.data, not (world and world.rank)), its
         return training.plan(job, options, choices, common.device or "auto", its, world), its
 
     if world and world.rank:
@@ -137,20 +137,19 @@ def _fit(job: Job, sources: list[str], options: FitOptions) -> None:
     from rigbench.scaling import law, losses
 
     columns = losses.columns_of(options.columns)
-    points: list[Point] = []
+    read: list[tuple[str, list[Point]]] = []
     notes: list[str] = []
-    names: list[str] = []
     for source in sources or [""]:
         path = Path(source)
         if source and path.exists() and not _is_run(path):
             its, said = losses.read(path, columns, options.tokens, options.tokens_per_step)
-            names.append(path.name)
+            name = path.name
         else:
             its, said, name = _of_run(job, source)
-            names.append(name)
-        points += its
+        read.append((name, its))
         notes += said
-    job.keep(law=law.fit(", ".join(names), points, options.flops, notes))
+    points, said = losses.together(read)
+    job.keep(law=law.fit(", ".join(name for name, _ in read), points, options.flops, [*notes, *said]))
 
 
 def _is_run(path: Path) -> bool:
@@ -174,7 +173,9 @@ def _of_run(job: Job, wanted: str) -> tuple[list[Point], list[str], str]:
                 raise RigbenchError(f"there is no file {wanted}", "give a file of losses, or a run's id") from None
             raise error from None
     else:
-        stored = next(job.holding("scaling"), None)
+        stored = next(
+            (run for run in job.holding("scaling") if any(getattr(it, "answers", False) for it in run.scaling)), None
+        )
         if stored is None:
             cure = "`rigbench scaling run` trains one, or give a file: `rigbench scaling fit losses.csv`"
             raise RigbenchError("no series that was trained here is stored", cure, NOTHING)
@@ -185,7 +186,9 @@ def _of_run(job: Job, wanted: str) -> tuple[list[Point], list[str], str]:
         raise RigbenchError(
             f"run {run.id} trained no model to its end", "give a run of `rigbench scaling run`", NOTHING
         )
-    notes = [
+    whole = sum(one.finished for one in series)
+    notes = [] if whole == len(run.scaling) else [f"{whole} of {len(run.scaling)} models of {run.id} came to their end"]
+    notes += [
         f"{one.model.name} saw its text {units.format_significant(one.epochs)} times, not once"
         for one in series
         if one.epochs > 1.005

@@ -51,8 +51,8 @@ def fit(source: str, points: Sequence[Point], flops: float | Absent, notes: Sequ
         difference = paired(points, *sorted(names[:2], key=lambda name: ("8bit" in name, name)))
     first, *others = fits
     if not any(it.lines for it in fits):
-        what = "one model with one number of tokens" if len(points) == 1 else "these points"
-        raise RigbenchError(f"{what} give no law: {'; '.join(first.missing)}", "train more sizes", NOTHING)
+        what = "one model with one number of tokens gives" if len(points) == 1 else "these points give"
+        raise RigbenchError(f"{what} no law: {'; '.join(first.missing)}", "train more sizes", NOTHING)
     return msgspec.structs.replace(first, difference=difference, others=tuple(others))
 
 
@@ -275,7 +275,8 @@ def together(points: Sequence[Point], flops: float | Absent) -> tuple[Joint | Ab
     pairs = {(point.params, point.tokens) for point in points}
     sizes, data = ({pair[place] for pair in pairs} for place in (0, 1))
     if len(pairs) < FEWEST_JOINT or min(len(sizes), len(data)) < FEWEST_KINDS:
-        have = f"{len(pairs)} of {len(sizes)} sizes and {len(data)} numbers of tokens"
+        kinds = f"{len(sizes)} size{'s' * (len(sizes) > 1)} and {len(data)} number{'s' * (len(data) > 1)} of tokens"
+        have = f"{len(pairs)} of {kinds}"
         needs = f"{FEWEST_JOINT} (N, D) points, of {FEWEST_KINDS} sizes and {FEWEST_KINDS} numbers of tokens at least"
         return Absent(f"L(N, D) and the compute-optimal size need {needs}: here are {have}"), []
     N, D, L = (np.array([float(getattr(it, name)) for it in points]) for name in ("params", "tokens", "loss"))
@@ -377,14 +378,19 @@ def isoflops(points: Sequence[Point]) -> Iterator[IsoFlop]:
 # ------------------------------------------------------------------------------------------------- what is odd
 
 
+class Cell(NamedTuple):
+    params: int
+    tokens: int
+    model: str
+    loss: float
+
+
+def _does(before: Cell, after: Cell) -> str:
+    return "rises" if after.loss > before.loss else "does not fall"
+
+
 def rising(points: Sequence[Point]) -> Iterator[str]:
     """Larger models, and longer runs of one model, whose loss is not lower: means over the seeds."""
-
-    class Cell(NamedTuple):
-        params: int
-        tokens: int
-        model: str
-        loss: float
 
     cells: dict[tuple[int, int], list[Point]] = {}
     for point in points:
@@ -395,12 +401,14 @@ def rising(points: Sequence[Point]) -> Iterator[str]:
     for tokens in sorted({cell.tokens for cell in means}):
         for small, large in pairwise(cell for cell in means if cell.tokens == tokens):
             if large.loss >= small.loss:
-                yield f"the loss rises from {small.model} ({small.loss:.4g}) to {large.model} ({large.loss:.4g})"
+                sizes = f"{small.model} ({small.loss:.4g}) to {large.model} ({large.loss:.4g})"
+                yield f"the loss {_does(small, large)} from {sizes}, {units.format_count(tokens)} tokens each"
     for size in sorted({cell.params for cell in means}):
         for short, long in pairwise(cell for cell in means if cell.params == size):
             if long.loss >= short.loss:
                 more = f"{units.format_count(short.tokens)} to {units.format_count(long.tokens)} tokens"
-                yield f"the loss of {short.model} rises from {more} ({short.loss:.4g} to {long.loss:.4g})"
+                losses = f"({short.loss:.4g} to {long.loss:.4g})"
+                yield f"the loss of {short.model} {_does(short, long)} from {more} {losses}"
 
 
 # ------------------------------------------------------------------------------------------------- against others

@@ -74,16 +74,12 @@ def _straight(line: Line) -> str:
 
 def _minus(exponent: Estimate) -> str:
     """An exponent as it stands in the law: "-0.107 (-0.126 to -0.088)"."""
-    digits = 3
-    text = f"{-exponent.value:.{digits}f}"
-    if not exponent.level:
-        return f"{text} (no interval)"
-    return f"{text} ({-exponent.high:.{digits}f} to {-exponent.low:.{digits}f})"
+    return _plain(Estimate(-exponent.value, -exponent.high, -exponent.low, exponent.level, "", exponent.n))
 
 
 def _plain(its: Estimate, digits: int = 3) -> str:
-    text = f"{its.value:.{digits}f}"
-    return f"{text} ({its.low:.{digits}f} to {its.high:.{digits}f})" if its.level else f"{text} (no interval)"
+    value, low, high = (f"{round(it, digits) + 0.0:.{digits}f}" for it in (its.value, its.low, its.high))  # of -0.0 0.0
+    return f"{value} ({low} to {high})" if its.level else f"{value} (no interval)"
 
 
 def r_squared(r_squared: float) -> str:
@@ -165,7 +161,8 @@ def difference(its: Paired) -> str:
 
 
 def _loss(its: Estimate) -> str:
-    return f"{its.value:.3f} ({its.low:.3f} to {its.high:.3f}) nats a token"
+    value, low, high = (f"{it:.3f}" if it < 1000 else f"{it:.1e}" for it in (its.value, its.low, its.high))
+    return f"{value} ({low} to {high}) nats a token"
 
 
 def _counts(value: float) -> str:

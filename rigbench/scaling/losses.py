@@ -35,10 +35,12 @@ ROLES: dict[str, tuple[str, ...]] = {
     "optimizer": ("optimizer", "optim", "opt"),
     "model": ("model", "modelname", "name", "runname", "run", "id"),
 }  # fmt: skip
+OF_TRAINING = ("trainloss", "trainingloss")
 MOST_ROWS, MOST_NAMED = 100_000, 12
 SIZE = re.compile(r"(?<![a-z0-9.])(\d{1,6}(?:\.\d{1,3})?)\s?([kmb])(?![a-z0-9])", re.I)  # the 120M of gpt-120M-run2
 HELD_OUT = re.compile(r"(?:^|[^a-z])(?:eval|val|valid|validation|test)(?![a-z])")
 LOGS = (".csv", ".tsv", ".jsonl", ".json", ".log", ".txt")
+OVER = "\0"  # of a row with more cells than columns, as of a decimal comma in a table that commas part
 MOST_LOSS = 1000.0  # nats a token: more is no loss of a language model
 FLOPS_APART = 0.02
 TELL_TOKENS = "say --tokens-per-step N or --tokens N"
@@ -71,11 +73,14 @@ def read(
         if not logs:
             raise RigbenchError(f"{path} holds no logs", "give a folder with a log of each model, or a table of runs")
         read_all = [_log(it, columns, tokens, tokens_per_step) for it in logs]
-        return [it for it, _ in read_all], [note for _, note in read_all]
+        notes = [note for _, note in read_all]
+        return _distinct([it for it, _ in read_all], path.name, None, [it.name for it in logs], notes), notes
     if events.is_events(path):
         point, note = _log(path, columns, tokens, tokens_per_step)
         return [point], [note]
     text, _ = source.read(path)
+    if not text.strip():
+        raise RigbenchError(f"{path.name} is empty", "give a table with a row a run, or a log")
     names, rows = _table(text)
     if of := _runs_beside(names, columns):
         return _beside(path.name, names, rows, of, tokens, tokens_per_step)
@@ -126,7 +131,10 @@ def _table(text: str) -> tuple[list[str], list[tuple[int, Row]]]:
         if not names:
             names = [cell.strip() for cell in cells]
             continue
-        rows.append((reader.line_num, dict(zip(names, (cell.strip() for cell in cells), strict=False))))
+        row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
+        if "".join(cells[len(names) :]).strip():
+            row[OVER] = f"has {len(cells)} cells for {len(names)} columns"
+        rows.append((reader.line_num, row))
         if len(rows) > MOST_ROWS:
             raise RigbenchError(f"the table has over {MOST_ROWS:,} rows", "give a row a run")
     return names, rows
@@ -141,9 +149,16 @@ def _column(names: Sequence[str], role: str, columns: Mapping[str, str]) -> str 
         its = next((name for name in names if name.lower() == columns[role].lower()), None)
         if its is None:
             raise RigbenchError(f"no column is called {columns[role]!r}", _there(names))
-        return its
+        return _once(its, names)
     plain = {_plain(name): name for name in reversed(names)}
-    return next((plain[it] for it in ROLES[role] if it in plain), None)
+    its = next((plain[it] for it in ROLES[role] if it in plain), None)
+    return its if its is None else _once(its, names)
+
+
+def _once(name: str, names: Sequence[str]) -> str:
+    if names.count(name) > 1:
+        raise RigbenchError(f"{names.count(name)} columns are called {name!r}", "give each a name of its own")
+    return name
 
 
 def _there(names: Sequence[str]) -> str:
@@ -156,6 +171,8 @@ def _points(
 ) -> tuple[list[Point], list[str]]:
     """A row a run."""
     of = {role: _column(names, role, columns) for role in ROLES}
+    if "loss" not in columns and of["perplexity"] and _plain(of["loss"] or "") in OF_TRAINING:
+        of["loss"] = None
     loss, notes = of["loss"] or of["perplexity"], []
     if loss is None:
         raise RigbenchError(f"{file} has no column of losses", _there(names))
@@ -164,13 +181,14 @@ def _points(
     if of["tokens"] is None and of["flops"] is None and isinstance(tokens, Absent):
         what = f"{file} has no column of tokens and none of FLOP"
         raise RigbenchError(what, f"say them with --tokens 2.5B where all models saw as many; {_there(names)}")
-    if _plain(loss) in ("trainloss", "trainingloss"):
+    if _plain(loss) in OF_TRAINING:
         notes.append(f"{loss} of {file} is a training loss: of text that a model has seen it may be too low")
     if loss == of["perplexity"] and of["loss"] is None:
         notes.append(f"losses are the logarithms of {loss}")
     points, apart = [], 0.0
     for number, row in rows:
         where = f"line {number} of {file}"
+        _refuse_over(row, where)
         cells = {role: row.get(name, "") if name else "" for role, name in of.items()}
         value = _loss(row.get(loss, ""), loss, where)
         if loss == of["perplexity"] and of["loss"] is None:
@@ -204,7 +222,12 @@ def _points(
     if apart > FLOPS_APART:
         share = units.format_share(math.expm1(apart))
         notes.append(f"FLOP of {file} are up to {share} from 6·N·D, which L(C) is of")
-    return _distinct(points, file, of["seed"], [number for number, _ in rows], notes), notes
+    return _distinct(points, file, of["seed"], [f"line {number}" for number, _ in rows], notes), notes
+
+
+def _refuse_over(row: Row, where: str) -> None:
+    if OVER in row:
+        raise RigbenchError(f"{where} {row[OVER]}", 'write 3.14, or "3,14" where the columns are parted by commas')
 
 
 def _point(
@@ -227,8 +250,8 @@ def _loss(text: str, name: str, where: str) -> float:
     try:
         value = float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
     except (ValueError, RecursionError):
-        shown = repr(text[:40]) if text else "nothing"
-        raise RigbenchError(f"{where}: {name} is {shown}, no number", "mend the row, or take it out") from None
+        shown = f"{text[:40]!r}, no number" if text else "empty"
+        raise RigbenchError(f"{where}: {name} is {shown}", "mend the row, or take it out") from None
     if not math.isfinite(value):
         raise RigbenchError(f"{where}: {name} is {text}", "a run that diverged has no loss: take its row out") from None
     if value <= 0:
@@ -244,32 +267,56 @@ def _whole(text: str, name: str | None, where: str) -> int:
     if not text:
         return 0
     try:
-        return int(float(text))
+        number = float(text)
+        return int(number) if number.is_integer() else int(text)
     except (ValueError, OverflowError):
         raise RigbenchError(f"{where}: {name} is {text[:40]!r}, no whole number", "mend the row") from None
 
 
 def _distinct(
-    points: Sequence[Point], file: str, seeds: str | None, lines: Sequence[int], notes: list[str]
+    points: Sequence[Point], file: str, seeds: str | None, lines: Sequence[str], notes: list[str]
 ) -> list[Point]:
     """The same run twice is refused; alike runs without a seed are numbered, where their losses differ."""
     met: dict[tuple[object, ...], list[int]] = {}
     for place, it in enumerate(points):
-        met.setdefault((it.params, it.tokens, it.optimizer, it.seed), []).append(place)
+        met.setdefault(_key(it), []).append(place)
     made, numbered = list(points), 0
     for places in (its for its in met.values() if len(its) > 1):
         for first, second in pairwise(sorted(places, key=lambda place: points[place].loss)):
             if seeds or points[first].loss == points[second].loss:
                 its = points[first]
-                what = f"lines {lines[first]} and {lines[second]} of {file} are the same run ({its.model}"
+                both = " and ".join(lines[place] for place in sorted((first, second)))
+                what = f"{both} of {file} are the same run ({its.model}"
                 what += f", {units.format_count(its.tokens)} tokens{f', seed {its.seed}' if seeds else ''})"
                 raise RigbenchError(what, "take one out" if seeds else "take one out, or add a column seed")
         numbered += len(places)
         for seed, place in enumerate(places):
             made[place] = msgspec.structs.replace(points[place], seed=seed)
     if numbered:
-        notes.append(f"{numbered} rows of {file} differ in nothing but their loss: they are taken for seeds")
+        notes.append(f"{numbered} runs of {file} differ in nothing but their loss: they are taken for seeds")
     return made
+
+
+def together(sources: Sequence[tuple[str, Sequence[Point]]]) -> tuple[list[Point], list[str]]:
+    """The points of several sources; the same run twice is refused, alike runs of a later one get other seeds."""
+    made, notes = dict[tuple[object, ...], tuple[str, Point]](), list[str]()
+    for name, points in sources:
+        twins = [(made[key], point) for point in points if (key := _key(point)) in made]
+        for (first, its), point in twins:
+            if its.loss == point.loss:
+                what = f"{first} and {name} hold the same run ({point.model}, {units.format_count(point.tokens)} tokens"
+                raise RigbenchError(f"{what}, seed {point.seed}, loss {point.loss:.4f})", "give it once")
+        shift = 1 + max(it.seed for _, it in made.values()) if twins else 0
+        if twins:
+            notes.append(f"{len(twins)} runs of {name} differ in nothing but their loss: they are taken for seeds")
+        for point in points:
+            its = msgspec.structs.replace(point, seed=point.seed + shift)
+            made[_key(its)] = name, its
+    return [point for _, point in made.values()], notes
+
+
+def _key(it: Point) -> tuple[object, ...]:
+    return it.params, it.tokens, it.optimizer, it.seed
 
 
 # ------------------------------------------------------------------------------------ histories of several runs
@@ -301,6 +348,7 @@ def _beside(
         where = f"line {number} of {file}"
         if not row:
             raise RigbenchError(f"{file} has no loss of {run}", "take its column out")
+        _refuse_over(row, where)
         size = SIZE.search(run)
         if size is None:
             cure = "rename it in the first line, as '120M - val/loss', or give a table with a row a run"
@@ -314,7 +362,7 @@ def _beside(
             raise RigbenchError(f"{where} does not say how many tokens {run} saw", TELL_TOKENS)
         value, params = _loss(row[column], column, where), float(units.parse_parameters("".join(size.groups())))
         points.append(_point(run, params, 0.0, seen, value, 0, "adamw", column))
-        lines.append(number)
+        lines.append(f"line {number}")
         kind = "" if HELD_OUT.search(column.lower()) else ", a training loss: of text that was seen it may be too low"
         notes.append(f"{file}: the last {column}, after {units.format_count(seen)} tokens{kind}")
     return _distinct(points, file, None, lines, notes), notes

@@ -19,6 +19,7 @@ from rigbench.train.record import LARGEST_MICRO_BATCH, Data
 METHOD = 1
 EVALUATIONS = 5  # of the trunk, evenly spread
 NOT_REACHED = Absent("not reached")
+NOT_BEGUN = "not begun"  # why a model of a series that was stopped is left out
 COUNT = Reader(units.parse_count)
 
 
@@ -203,6 +204,11 @@ class Trained(Record, frozen=True, kw_only=True):
     @property
     def finished(self) -> bool:
         return len(self.branches) == len(self.schedule.steps) and isinstance(self.branches[-1].loss, float)
+
+    @property
+    def answers(self) -> bool:
+        """Whether a loss came of it."""
+        return bool(points(self))
 
     @property
     def tokens_per_s(self) -> Estimate | Absent:

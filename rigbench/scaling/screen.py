@@ -14,7 +14,7 @@ from rigbench.core.record import Absent, Skipped
 from rigbench.core.screen import Headline, closing, grid, headline, printable, skipped, table
 from rigbench.model.record import Model
 from rigbench.scaling import law_screen, plan_screen, sizes
-from rigbench.scaling.record import Fit, Paired, SeriesPlan, Sized, Trained, points
+from rigbench.scaling.record import NOT_BEGUN, Fit, Paired, SeriesPlan, Sized, Trained, points
 
 if TYPE_CHECKING:
     from rigbench.document import Run
@@ -67,7 +67,7 @@ def verdict(result: Trained | Fit | SeriesPlan) -> Headline:
 def _show(run: Run, console: Console, quiet: bool, most: int | None) -> None:
     trained = [it for it in run.scaling if isinstance(it, Trained)]
     for it in run.scaling:
-        if isinstance(it, Skipped):
+        if isinstance(it, Skipped) and it.reason != NOT_BEGUN:
             skipped(it.probe, it.reason, console)
     if not trained:
         return
@@ -92,7 +92,9 @@ def sentence(run: Run) -> Headline:
     trained = [it for it in run.scaling if isinstance(it, Trained)]
     ends = [point.loss for it in trained for point in points(it)]
     whole = [it for it in trained if it.finished]
-    losses = f", {max(ends):.3f} to {min(ends):.3f} nats a token" if ends else ""
+    losses = (
+        f", {' to '.join(dict.fromkeys(f'{it:.3f}' for it in (max(ends), min(ends))))} nats a token" if ends else ""
+    )
     seconds = units.format_seconds(sum(it.seconds for it in trained))
     text = f"{len(whole)} of {len(run.scaling)} models trained to their end in {seconds}{losses}"
     return ("ok" if len(whole) == len(run.scaling) else "warn"), text
@@ -147,7 +149,9 @@ def facts(trained: Sequence[Trained], most: int | None = None, short: bool = Fal
     if not short:
         rates = ", ".join(dict.fromkeys(f"{it.model.name} {it.schedule.learning_rate:.2g}" for it in trained))
         held, epochs = f"{one.held_out_tokens:,} held-out tokens", max(it.epochs for it in trained)
-        said.append(("how", f"{one.recipe.words}; warm-up, stable, decay over the last fifth; seed {one.seed}"))
+        recipes = " and ".join(dict.fromkeys(it.recipe.words for it in trained))
+        seeds = ", ".join(map(str, sorted({it.seed for it in trained})))
+        said.append(("how", f"{recipes}; warm-up, stable, decay over the last fifth; seed {seeds}"))
         said.append(("rates", f"{rates}; {one.tokens_per_step:,} tokens a step of {one.model.name}"))
         said.append(("loss", f"on {held} of {printable(one.data.name)}, nats a token; at most {epochs:.2g} epochs"))
     if eight := list(dict.fromkeys(it.model for it in trained if it.recipe.optimizer.endswith("8bit"))):
@@ -155,6 +159,9 @@ def facts(trained: Sequence[Trained], most: int | None = None, short: bool = Fal
         said.append(("8 bits", f"hold the states of {shares}; bitsandbytes keeps 32 for small tensors"))
     if isinstance(one.sizes, Sized):
         said.append(("chosen", sizes.words(one.sizes, list(dict.fromkeys(it.model for it in trained)))))
+    for name in ("torch", "device", "threads"):
+        if len(of := dict.fromkeys(str(getattr(it.conditions, name)) for it in trained)) > 1:
+            said.append(("differs", f"{name}, from model to model: {', '.join(map(printable, of))}"))
     told = [(it.model.name, text) for it in trained for text in (*it.events, *([it.stopped] if it.stopped else []))]
     said += [(printable(name), printable(text)) for name, text in told[: None if most is None else MOST_EVENTS]]
     return said

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import msgspec
 
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
+from rigbench.core.estimate import Estimate
 from rigbench.core.files import reason, write_whole
 from rigbench.core.profiles import read_toml
 from rigbench.core.record import Absent, Skipped
@@ -27,7 +29,18 @@ from rigbench.model.record import Model
 from rigbench.scaling import law, sizes
 from rigbench.scaling.ends import Ends, budgeted
 from rigbench.scaling.kept import read
-from rigbench.scaling.record import AS_WRITTEN, Options, Plan, RunOptions, Schedule, Sized, Trained, Tried, points
+from rigbench.scaling.record import (
+    AS_WRITTEN,
+    NOT_BEGUN,
+    Options,
+    Plan,
+    RunOptions,
+    Schedule,
+    Sized,
+    Trained,
+    Tried,
+    points,
+)
 from rigbench.scaling.rules import FEWEST_STEPS, ON_CPU, at_once, decay_of, held_out_tokens, rules
 from rigbench.train import record as train
 from rigbench.train import slices
@@ -38,6 +51,7 @@ from rigbench.work.ranks import World, interface
 
 PROBE, FOLDER, PLAN = "rigbench.scaling.probe", "scaling", "plan.json"
 FOREVER_SECONDS = 1e9
+UNDER_WAY = "under way, or killed: its own record is beside its checkpoints"
 TOKENS_A_PARAMETER = 20  # Hoffmann 2022 (arXiv 2203.15556), table 3: about compute-optimal
 SHARES = (0.25, 0.5, 1.0)  # of the largest number of tokens, where none is given
 
@@ -48,6 +62,7 @@ class Asked(NamedTuple):
     plan: Plan
     run: str = ""  # the run that is gone on with
     notes: tuple[str, ...] = ()
+    alone: IO[bytes] | None = None  # held open while it trains, so that no second process goes on with it
 
 
 def models_of(name: str) -> tuple[tuple[Model, ...], float]:
@@ -254,11 +269,11 @@ def _scheduled(
     return recipe, Schedule(learning_rate=rate, warm_up_steps=warm_up, steps=steps)
 
 
-def resumed(job: Job, run_id: str, data: str) -> Asked:
-    """The plan of a run that was stopped or killed, whose place in the store this job takes.
+def resumed(job: Job, run_id: str, data: str, leads: bool = True) -> Asked:
+    """The plan of a run that was stopped or killed, whose place in the store this job takes when all is well.
 
     Raises:
-        RigbenchError: there is no such run, or its data is not what it was.
+        RigbenchError: there is no such run, another process trains it, or its data is not what it was.
     """
     run = job.store.load(job.store.find(run_id).stem)
     path = job.store.home / FOLDER / run.id / PLAN
@@ -267,7 +282,7 @@ def resumed(job: Job, run_id: str, data: str) -> Asked:
     except (OSError, msgspec.MsgspecError, ValueError):
         what = f"run {run.id} has no {path}: it trained no series, or was moved without that folder"
         raise RigbenchError(what, "give the id of a `scaling run`") from None
-    job.run = msgspec.structs.replace(run, status="running", scaling=(), warnings=())
+    alone = _alone(path, run.id) if leads else None
     where = str(Path(data).absolute()) if data else plan.data
     digest = digest_of(Path(where))
     if any(it.data_sha256 != digest for it in plan.trainings):
@@ -276,7 +291,22 @@ def resumed(job: Job, run_id: str, data: str) -> Asked:
     trainings = tuple(
         msgspec.structs.replace(it, slice=msgspec.structs.replace(it.slice, data=where)) for it in plan.trainings
     )
-    return Asked(msgspec.structs.replace(plan, trainings=trainings, data=where), run=run.id)
+    kept = tuple(it for it in run.warnings if "--resume" not in it)
+    job.run = msgspec.structs.replace(run, status="running", warnings=kept)
+    return Asked(msgspec.structs.replace(plan, trainings=trainings, data=where), run=run.id, alone=alone)
+
+
+def _alone(plan: Path, run_id: str) -> IO[bytes]:
+    """The plan, locked for as long as it is open; of a folder that knows no locks, open alone."""
+    file = plan.open("rb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise RigbenchError(f"run {run_id} is being trained by another process", "stop that one first") from None
+    except OSError:
+        pass
+    return file
 
 
 def train_all(job: Job, asked: Asked, its: Cards, world: World | None) -> None:
@@ -288,22 +318,57 @@ def train_all(job: Job, asked: Asked, its: Cards, world: World | None) -> None:
     """
     trainings = _placed(job, asked)
     if not asked.run:
-        _write_plan(job.store.home / FOLDER / job.run.id, asked.plan)
+        plan = _write_plan(job.store.home / FOLDER / job.run.id, asked.plan)
+        asked = asked._replace(alone=_alone(plan, job.run.id))
         for note in asked.notes:
             job.progress.line(note)
             job.warn(note)
-    said, told = budgeted(job, trainings, "cuda" if its.gpus else "cpu")
-    job.progress.line(said)
+    names = _names(trainings)
+    # In the store from now on, so that a run that is killed can be named.
+    job.keep(scaling=tuple(_so_far(it, name) for it, name in zip(trainings, names, strict=True)))
+    job.progress.line(f"run {job.run.id}: `rigbench scaling run --resume {job.run.id}` goes on with it after a kill")
+    if all(isinstance(it, Trained) and it.finished for it in job.run.scaling):
+        job.progress.line("all of its models are trained to their end")
+    else:
+        said, told = budgeted(job, trainings, "cuda" if its.gpus else "cpu")
+        job.progress.line(said)
+        _train(job, asked, trainings, its, world, names, told)
+    _law(job)
+
+
+def _names(trainings: Sequence[Options]) -> list[str]:
+    """Of each training its model, and its optimizer and seed where the others differ in them."""
+    own = [it.slice for it in trainings]
+    optimizers, seeds = {it.recipe.optimizer for it in own}, {it.seed for it in own}
+    return [
+        it.model.name
+        + (f", {it.recipe.optimizer}" if len(optimizers) > 1 else "")
+        + (f", seed {it.seed}" if len(seeds) > 1 else "")
+        for it in own
+    ]
+
+
+def _so_far(options: Options, name: str) -> Trained | Skipped:
+    with contextlib.suppress(RigbenchError):  # of a record that cannot be read it is said when its turn comes
+        if (before := read(Path(options.folder))) is not None:
+            return before
+    return Skipped(name, NOT_BEGUN)
+
+
+def _train(
+    job: Job,
+    asked: Asked,
+    trainings: Sequence[Options],
+    its: Cards,
+    world: World | None,
+    names: Sequence[str],
+    told: Sequence[Estimate],
+) -> None:
     ends = Ends([sizes.work_of(it)[1] for it in trainings], told)
-    several = len({it.slice.recipe.optimizer for it in trainings}) > 1
-    for place, options in enumerate(trainings):
-        own = options.slice
-        name = f"{own.model.name}, {own.recipe.optimizer}"
-        shown = name if several else own.model.name
-        job.progress.stage(f"{place + 1} of {len(trainings)}: {shown}", 60)
+    for place, (options, name) in enumerate(zip(trainings, names, strict=True)):
+        job.progress.stage(f"{place + 1} of {len(trainings)}: {name}", 60)
         done = read(Path(options.folder))
         if done is not None and done.finished:
-            job.keep(scaling=(*job.run.scaling, done))
             continue
 
         def heard(share: float, text: str, place: int = place) -> None:
@@ -311,26 +376,40 @@ def train_all(job: Job, asked: Asked, its: Cards, world: World | None) -> None:
             then = ends.words(place, share) if text.startswith("loss") else ""
             job.progress.update(share, f"{loss}{then}{comma}{rest}")
 
+        before = job.run.scaling[place]
+        if isinstance(before, Skipped):
+            _keep(job, place, Skipped(name, UNDER_WAY))
         try:
             outcome = _started(job, options, its, world, heard, place)
         except RigbenchError as error:
-            if not job.run.scaling and not asked.run:  # nor can any larger one be trained
+            if not place and not asked.run:  # nor can any larger one be trained
+                job.forget()
                 shutil.rmtree(job.store.home / FOLDER / job.run.id, ignore_errors=True)
                 raise
+            _keep(job, place, _without(before, name, str(error)))
             if error.exit_code != NOTHING:
                 raise
-            job.keep(scaling=(*job.run.scaling, Skipped(name, str(error))))
             continue
-        result: Trained | Skipped = outcome.result or Skipped(name, outcome.reason or "stopped before its first step")
+        interrupted = outcome.ended == "interrupted"
+        why = "interrupted" if interrupted else outcome.reason
+        result = outcome.result or _without(before, name, why or "stopped before its first step")
         if outcome.ended in ("died", "hung"):
-            job.faults.append(f"{name}: {outcome.reason}; `rigbench scaling run --resume {job.run.id}` goes on")
+            job.faults.append(f"{name}: {why}; `rigbench scaling run --resume {job.run.id}` goes on")
             if isinstance(result, Trained):
-                result = msgspec.structs.replace(result, stopped=outcome.reason)
-        job.keep(scaling=(*job.run.scaling, result))
-        if outcome.ended == "interrupted" or (isinstance(result, Trained) and result.stopped == "interrupted"):
+                result = msgspec.structs.replace(result, stopped=why)
+        _keep(job, place, result)
+        if interrupted or (isinstance(result, Trained) and result.stopped == "interrupted"):
             job.warn(f"`rigbench scaling run --resume {job.run.id}` goes on where it was stopped")
             raise Interrupted
-    _law(job)
+
+
+def _keep(job: Job, place: int, result: Trained | Skipped) -> None:
+    job.keep(scaling=(*job.run.scaling[:place], result, *job.run.scaling[place + 1 :]))
+
+
+def _without(before: Trained | Skipped, name: str, reason: str) -> Trained | Skipped:
+    """Of a training that gave nothing this time: what is known from before, and why it ended."""
+    return msgspec.structs.replace(before, stopped=reason) if isinstance(before, Trained) else Skipped(name, reason)
 
 
 def _law(job: Job) -> None:
@@ -350,10 +429,11 @@ def _placed(job: Job, asked: Asked) -> list[Options]:
     return placed
 
 
-def _write_plan(home: Path, plan: Plan) -> None:
+def _write_plan(home: Path, plan: Plan) -> Path:
     try:
         home.mkdir(parents=True, exist_ok=True)
         write_whole(home / PLAN, msgspec.json.encode(plan))
+        return home / PLAN
     except OSError as error:
         raise RigbenchError(f"cannot keep checkpoints in {home} ({reason(error)})", "choose --home DIR") from None
 
