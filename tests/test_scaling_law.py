@@ -708,7 +708,7 @@ def test_a_rise_is_one_of_means_over_seeds():
     points = [point(SIZES[0], 1e9, 4.0), point(SIZES[0], 1e9, 3.8, seed=1), point(SIZES[1], 1e9, 3.85)]
     assert list(law.rising(points)) == []  # 3.9 to 3.85, though one of the smaller ones is at 3.8
     assert list(law.rising([*points, point(SIZES[1], 1e9, 3.97, seed=1)])) == [
-        "the loss rises from 5M (3.9) to 14M (3.91)"
+        "the loss rises from 5M (3.9) to 14M (3.91), 1B tokens each"
     ]
 
 
