@@ -240,14 +240,7 @@ class Machine(NamedTuple):
 def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], started_at: str) -> Budget:
     """The budget's record of one rig, from what is known of it and of each model on it."""
     options, price, power = request.options, request.price, machine.power
-    if not isinstance(options.hot_over_cold, Absent):
-        extra = _exactly(1 / options.hot_over_cold - 1)
-        basis = f"hot over cold {options.hot_over_cold:g} (hot-over-cold)"
-        machine = machine._replace(hot_extra=extra, hot_basis=basis)
-    if not isinstance(options.rent, Absent):
-        machine = machine._replace(rent=options.rent)
-    if not isinstance(options.purchase, Absent):
-        machine = machine._replace(purchase=options.purchase)
+    machine = _as_declared(machine, options)
     flop, tokens = _flop_and_tokens(request, machine, forecasts)
     for count, its in zip(tokens, forecasts, strict=True):
         request.refuse_less_than_a_step(flop.value, its.model.name, count, its.tokens_per_step)
@@ -262,10 +255,6 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
     rent = money.rent(whole.hours, machine.rent, machine.cards)
     purchase = money.purchase(whole.hours, machine.purchase, options.lifetime)
     speed, steps_kwh, peak = flop_exact / steps / HOUR, cost.kwh(steps, power), machine.peak_flops_per_s
-    recipe, kept = machine.configuration.recipe, options.keep_checkpoints
-    sizes = [checkpoint_bytes(its.model, recipe) for its in forecasts]
-    assumed = "assumed, keep-checkpoints" if isinstance(kept, Absent) else "keep-checkpoints"
-    kept = KEPT if isinstance(kept, Absent) else kept
     return Budget(
         method=METHOD,
         started_at=started_at,
@@ -295,12 +284,7 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
         overheads=beyond,
         whole=whole,
         alone=alone,
-        written=record.Written(
-            largest_bytes=max(sizes),
-            kept_bytes=kept * sum(sizes),
-            count=kept * len(sizes),
-            basis=f"{EIGHT_BIT if '8bit' in recipe.optimizer else FULL}; the last {kept} of each model ({assumed})",
-        ),
+        written=_written([its.model for its in forecasts], machine.configuration.recipe, options.keep_checkpoints),
         power=power,
         price=price,
         carbon=carbon,
@@ -325,6 +309,27 @@ def assemble(request: Request, machine: Machine, forecasts: Sequence[Forecast], 
         ),
         left_out=machine.left_out,
         warnings=_warnings(alone, whole.hours, machine),
+    )
+
+
+def _as_declared(machine: Machine, options: Options) -> Machine:
+    """With what the user says in place of what is known or assumed."""
+    if not isinstance(options.hot_over_cold, Absent):
+        basis = f"hot over cold {options.hot_over_cold:g} (hot-over-cold)"
+        machine = machine._replace(hot_extra=_exactly(1 / options.hot_over_cold - 1), hot_basis=basis)
+    rent = machine.rent if isinstance(options.rent, Absent) else options.rent
+    purchase = machine.purchase if isinstance(options.purchase, Absent) else options.purchase
+    return machine._replace(rent=rent, purchase=purchase)
+
+
+def _written(models: Sequence[Model], recipe: Recipe, keep: int | Absent) -> record.Written:
+    kept, how = (KEPT, "assumed, keep-checkpoints") if isinstance(keep, Absent) else (keep, "keep-checkpoints")
+    sizes = [checkpoint_bytes(model, recipe) for model in models]
+    return record.Written(
+        largest_bytes=max(sizes),
+        kept_bytes=kept * sum(sizes),
+        count=kept * len(sizes),
+        basis=f"{EIGHT_BIT if '8bit' in recipe.optimizer else FULL}; the last {kept} of each model ({how})",
     )
 
 

@@ -145,13 +145,7 @@ def from_runs(runs: Sequence[Run], gpus: Sequence[Gpu] = ()) -> Ceilings | Absen
     }
     if not rates and not card:
         return Absent("no matmul ceiling is stored; run `rigbench matmul`")
-    fits = [it.fit for it in collectives.operations if it.operation == "all_reduce"] if collectives else []
-    fit = next((fit for fit in fits if not isinstance(fit, Absent)), None)
-    link = card.link if card else Absent("no stored run has fitted an all_reduce")
-    if fit and collectives:
-        ring = 1.0 if cpu or count < 2 else _sent(collectives.world_size) / _sent(count)
-        rate = _figure(fit.bytes_per_s * ring, "fit of all_reduce")
-        link = LinkCeiling(_figure(fit.latency_seconds, "fit"), rate)
+    link = _fitted_link(collectives, 1 if cpu else count) if collectives else None
     sweep = loader.sweeps[0] if loader and loader.sweeps else None
     rests_on = [run for run in (matmul_run, bandwidth_run if isinstance(triad, Figure) else "", loader_run) if run]
     return Ceilings(
@@ -164,7 +158,7 @@ def from_runs(runs: Sequence[Run], gpus: Sequence[Gpu] = ()) -> Ceilings | Absen
         launch_seconds=_assumed(CPU_LAUNCH_SECONDS if cpu else LAUNCH_SECONDS, "assumption: host seconds a kernel"),
         tdp_watts=card.tdp_watts if card else NO_PROFILE,
         feed_hertz=card.feed_hertz if card else NO_PROFILE,
-        link=link,
+        link=link or (card.link if card else Absent("no stored run has fitted an all_reduce")),
         gpu=card.gpu if card else "",
         compute_capability=card.compute_capability if card else 0.0,
         data_tokens_per_s=_figure(sweep.knee.tokens_per_s, f"loader with as many workers as it needs, run {loader_run}")
@@ -175,6 +169,16 @@ def from_runs(runs: Sequence[Run], gpus: Sequence[Gpu] = ()) -> Ceilings | Absen
         else (),
         rests_on=tuple(dict.fromkeys(rests_on)) or (card.rests_on if card else ()),
     )
+
+
+def _fitted_link(its: Collectives, count: int) -> LinkCeiling | None:
+    """By the times of all_reduce, of which `count` cards send another share than those that were measured."""
+    fits = (one.fit for one in its.operations if one.operation == "all_reduce")
+    fit = next((fit for fit in fits if not isinstance(fit, Absent)), None)
+    if fit is None:
+        return None
+    ring = 1.0 if count < 2 else _sent(its.world_size) / _sent(count)
+    return LinkCeiling(_figure(fit.latency_seconds, "fit"), _figure(fit.bytes_per_s * ring, "fit of all_reduce"))
 
 
 def _newest(runs: Sequence[Run], room: str, kind: type[Room]) -> tuple[Room | None, str]:

@@ -155,22 +155,8 @@ def of(
         "data_dtype": options.data_dtype,
         "seconds": 0.0 if isinstance(options.seconds, Absent) else options.seconds,
     }
-    program = named.factory(model)
-    if program is not None:
-        decided = {
-            "--variants": options.arms not in ("auto", "one"),
-            "--cross": options.cross,
-            "--checkpointing": "checkpoint_every" in choices.said,
-            "--loss": "loss_chunks" in choices.said,
-            "--strategy": "strategy" in choices.said and not on,
-            "--adapter": "adapter" in choices.said,
-            "--micro-batch auto": find,
-            "--accumulation": on and "accumulation" in choices.said,
-            "--wall-watts": not isinstance(watts.wall_watts, Absent),
-            "--host-watts": not isinstance(watts.host, Absent),
-        }
-        for option in (option for option, value in decided.items() if value):
-            raise RigbenchError(f"{option} is not for a program, and --model {program} is one", f"leave {option} out")
+    if (program := named.factory(model)) is not None:
+        _refuse_for_a_program(program, choices, options, watts, on)
         vocabulary, sequence = (0 if isinstance(it, Absent) else it for it in (model.vocabulary, model.sequence))
         return Program(TrialOptions(program, os.getcwd(), vocabulary, sequence, device or "auto"), facts)
     decoder = named.choose(model)
@@ -197,6 +183,26 @@ def of(
         world=world,
         watts=watts,
     )
+
+
+def _refuse_for_a_program(
+    name: str, choices: RecipeOptions, options: ProbeOptions, watts: WattOptions, on: str | None
+) -> None:
+    """What it decides itself."""
+    decided = {
+        "--variants": options.arms not in ("auto", "one"),
+        "--cross": options.cross,
+        "--checkpointing": "checkpoint_every" in choices.said,
+        "--loss": "loss_chunks" in choices.said,
+        "--strategy": "strategy" in choices.said and not on,
+        "--adapter": "adapter" in choices.said,
+        "--micro-batch auto": options.micro_batch == "auto",
+        "--accumulation": on and "accumulation" in choices.said,
+        "--wall-watts": not isinstance(watts.wall_watts, Absent),
+        "--host-watts": not isinstance(watts.host, Absent),
+    }
+    for option in (option for option, value in decided.items() if value):
+        raise RigbenchError(f"{option} is not for a program, and --model {name} is one", f"leave {option} out")
 
 
 def as_capacity(choices: RecipeOptions, told: ToldOptions, program: str) -> CapacityOptions:
