@@ -59,6 +59,21 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
 
     done: list[Job] = []
 
+    def answer(job: Job) -> None:
+        if job.has_no_answer:
+            raise RigbenchError(f"no hours: {BUSY} while it was measured", exit_code=NOTHING)
+        budget.run(job, asked, common.device)
+
+    last = Stage("budget", answer, 2.0)
+
+    def stages_of(job: Job) -> None:
+        if isinstance(options.label, str):
+            job.run = msgspec.structs.replace(job.run, label=options.label)
+        job.progress = Overall(job.progress, [(stage.room, stage.seconds) for stage in (*stages, last)])
+        measure(job, stages)
+        measure(job, [last])
+        diagnosis.everything(job, prices.electricity)
+
     def work(job: Job) -> None:
         done.append(job)
         refuse_blocked(job, common.device, stages)
@@ -71,20 +86,6 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
             if not isinstance(before, Absent):  # of a run that was killed nobody knows how long it took until then
                 job.run = msgspec.structs.replace(job.run, took_seconds=before + time.monotonic() - began)
 
-    def stages_of(job: Job) -> None:
-        if isinstance(options.label, str):
-            job.run = msgspec.structs.replace(job.run, label=options.label)
-        last = Stage("budget", answer, 2.0)
-        job.progress = Overall(job.progress, [(stage.room, stage.seconds) for stage in (*stages, last)])
-        measure(job, stages)
-        measure(job, [last])
-        diagnosis.everything(job, prices.electricity)
-
-    def answer(job: Job) -> None:
-        if job.has_no_answer:
-            raise RigbenchError(f"no hours: {BUSY} while it was measured", exit_code=NOTHING)
-        budget.run(job, asked, common.device)
-
     if its is not None:
         stages = [stage for stage in stages if stage.room != "collectives"]  # that is across hosts
         seconds = sum(stage.seconds for stage in stages)
@@ -94,7 +95,7 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
         return together.run(common, its, across, work, seconds, label)
     code = common.answer(work, screen.show)
     if done and done[-1].run.status == "interrupted":
-        left = [stage.room for stage in (*stages, Stage("budget", answer)) if stage.room not in done[-1].run.ended]
+        left = [stage.room for stage in (*stages, last) if stage.room not in done[-1].run.ended]
         missing = [NAMES.get(room, room) for room in left]
         say(f"not reached: {', '.join(missing)}; the same command with --resume goes on")
     if done and done[-1].measured and done[-1].run.status == "finished":
