@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import msgspec
 import pytest
 from fake_bandwidth import transfer
 from scripted_sensors import series, telemetry
@@ -237,5 +238,114 @@ def test_only_a_counter_of_repeated_packets_that_rises_is_told():
         return list(verdict.replays(part(telemetry=telemetry([1.0, 2.0, 3.0], series(pcie_replays=counts)))))
 
     lost = Absent("not answered")
-    assert lines(4, 4, 4) == lines(lost, lost, lost) == lines(4, lost, lost) == []
-    assert lines(4, lost, 9) == ["GPU0 repeated 5 PCIe packets during a part: look at its riser and its seat"]
+    assert lines(9, 9, 4) == lines(4, 4, 4) == lines(lost, lost, lost) == lines(4, lost, lost) == []
+    assert (
+        lines(4, 4, 9)
+        == lines(4, lost, 9)
+        == ["GPU0 repeated 5 PCIe packets during a part: look at its riser and its seat"]
+    )
+
+
+WAYS = [(way, both) for way in ("NVLink", "peer access", "host memory") for both in (False, True)]
+
+
+@pytest.mark.parametrize(("way", "both"), [*WAYS, ("peer access across sockets", False)])
+def test_both_ways_together_are_held_against_twice_what_one_way_carries(way, both):
+    band = verdict.peer_band(way, both)
+    assert verdict.judge(5e9 * (2 if both else 1), 10e9, band).share == pytest.approx(0.5)
+    assert ("both ways" in band.what) is (both and way != "NVLink")
+
+
+@pytest.mark.parametrize("name", BANDS)
+def test_what_is_expected_reaches_from_fine_to_the_best_about_the_middle_of_the_healthy(name):
+    band = BANDS[name]
+    theory = 10e9 * band.directions
+    expected = verdict.judge(1e9, 10e9, band).expected
+    assert (expected.low, expected.high) == pytest.approx((band.fine_from * theory, band.best * theory))
+    assert expected.value == pytest.approx((band.worst * theory + band.best * theory) / 2)
+    at = {share: verdict.judge(share * theory, 10e9, band).verdict for share in (band.fine_from, band.low_below)}
+    assert at == {band.fine_from: "fine", band.low_below: "unknown"}
+
+
+def test_a_single_published_share_is_said_once():
+    assert verdict.ACROSS_SOCKETS.basis == "copies with peer access across sockets on healthy published rigs reach 62 %"
+
+
+@pytest.mark.parametrize(
+    ("copies", "ended", "answer"),
+    [
+        ([("host>GPU0", 13.0, True), ("GPU0>host", 9.0, True)], "finished", "low"),
+        ([("host>GPU0", 13.0, True), ("GPU0>host", 10.0, True)], "finished", "fine"),
+        ([("host>GPU0", 10.0, True)], "finished", "unknown"),
+        ([], "finished", "unknown"),
+        ([("GPU0>host", 9.0, True)], "hung", "hung"),
+        ([("GPU0>host", 9.0, True), ("host>GPU0", 13.0, False)], "hung", "wrong data"),
+    ],
+)
+def test_the_answer_is_the_worst_of_all_ways(copies, ended, answer):
+    rows = [transfer(way, rate, correct) for way, rate, correct in copies]
+    result = two_cards(parts=(part(*rows, ended=ended),))
+    assert verdict.verdict(result, verdict.judged(result)) == answer
+
+
+def test_a_wrong_copy_decides_its_way_however_slow_it_was():
+    (way,) = verdict.judged(two_cards(transfer("host>GPU0@33554432", 2.0, False), transfer("host>GPU0", 13.0)))
+    assert (way.bytes_per_s, way.judgement.reason) == (2e9, "the data arrived wrong: how fast it came says nothing")
+
+
+def test_a_hosts_memory_is_its_fastest_copy_and_a_cards_cache_is_not_its_memory():
+    hosts = [transfer("host>host", rate, clock="host", host_memory=NO_LINK) for rate in (20.0, 30.0, 25.0)]
+    assert held(two_cards(*hosts))[0][2] == 30.0
+    (way,) = verdict.judged(two_cards(transfer("GPU0>GPU0", 300.0, warm=True)))
+    assert way.judgement.reason == "the arrays were too small to rule its cache out"
+    (other,) = verdict.judged(two_cards(transfer("GPU1>GPU1", 300.0)))
+    assert other.judgement.reason == "no datasheet was looked up"
+
+
+def test_a_pair_over_nvlink_is_held_against_its_links_and_without_peer_access_against_the_hosts():
+    """Four links of a 3090, 14.0625 GB/s each; the cards' own links carry 15.754 GB/s."""
+    plain = two_cards()
+    pairs = tuple(msgspec.structs.replace(it, label="NV4", nvlinks=4) for it in plain.pairs)
+    gpus = tuple(msgspec.structs.replace(it, compute_capability="8.6") for it in plain.gpus)
+    copies = [transfer("GPU0>GPU1+", 45.0), transfer("GPU0=>GPU1+", 45.0), transfer("GPU0>GPU1-", 6.0)]
+    assert held(two_cards(*copies, pairs=pairs, gpus=gpus)) == [
+        ("GPU0 to GPU1, P2P on", 256, 45.0, "fine", 0.8),
+        ("GPU0 and GPU1, P2P on", 256, 45.0, "low", 0.4),
+        ("GPU0 to GPU1, P2P off", 256, 6.0, "fine", 0.381),
+    ]
+
+
+def test_a_link_that_both_ways_share_counts_only_for_what_goes_through_the_host():
+    plain = two_cards()
+    above = msgspec.structs.replace(plain.links[0].hops[0], device="0000:00:00.0", awake_bytes_per_s=8e9)
+    links_of = tuple(msgspec.structs.replace(it, hops=(above, *it.hops)) for it in plain.links)
+    copies = [transfer("GPU0>GPU1+", 13.0), transfer("GPU0>GPU1-", 4.0)]
+    shares = [row[-1] for row in held(two_cards(*copies, links=links_of))]
+    assert shares == [pytest.approx(13 / 15.754, abs=1e-3), 0.5]
+    unread = msgspec.structs.replace(above, awake_bytes_per_s=Absent("not told"))
+    links_of = tuple(msgspec.structs.replace(it, hops=(unread, *it.hops)) for it in plain.links)
+    on, off = verdict.judged(two_cards(transfer("GPU0>GPU1+", 5.0), transfer("GPU0>GPU1-", 2.0), links=links_of))
+    assert on.judgement.verdict == "low"
+    assert off.judgement.reason == "2 of the links on the way could not be read: the theory is an upper bound"
+
+
+def test_a_way_whose_links_are_asleep_unknown_or_a_guests_is_held_against_nothing():
+    plain, copy = two_cards(), transfer("GPU0>GPU1+", 5.0)
+    asleep = tuple(msgspec.structs.replace(it, awake_bytes_per_s=Absent("asleep")) for it in plain.links)
+    for facts, reason in (
+        ({"links": asleep}, "asleep"),
+        ({"links": plain.links[:1]}, "the way between the two is not known"),
+        ({"pairs": ()}, "the way between the two is not known"),
+        ({"virtual_machine": "KVM"}, "in a virtual machine the readings of a link cannot be trusted"),
+    ):
+        (way,) = verdict.judged(two_cards(copy, **facts))
+        assert (way.judgement.verdict, way.judgement.reason) == ("unknown", reason)
+    (way,) = verdict.judged(two_cards(transfer("host>GPU0", 5.0), links=()))
+    assert way.judgement.reason == "the PCIe link was not read"
+
+
+def test_a_slow_pair_is_named_as_a_pair_and_priced():
+    (found,) = verdict.diagnose(two_cards(transfer("GPU0=>GPU1-", 5.0)))
+    assert found.where == ("GPU0-GPU1",)
+    assert (found.cost.unit, found.cost.now.value) == ("bytes/s", 5e9)
+    assert found.cost.possible.low == pytest.approx(0.25 * 2 * 15.754e9, rel=1e-4)
