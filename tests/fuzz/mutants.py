@@ -20,7 +20,9 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +179,7 @@ def main() -> None:
     ask.add_argument("--keep", type=Path, required=True, help="what was found so far, a line a mutant")
     ask.add_argument("--mutants", type=int, default=200)
     ask.add_argument("--seed", type=int, default=20261129)
+    ask.add_argument("--jobs", type=int, default=2, help="so many at once")
     ask.add_argument("--parts", nargs="*", default=list(PARTS), help="files below rigbench/")
     asked = ask.parse_args()
     here = Path(__file__).parent
@@ -188,19 +191,29 @@ def main() -> None:
     if asked.keep.exists():
         found = {it["mutant"]: it["killed_by"] for it in map(json.loads, asked.keep.read_text().splitlines())}
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        copy = Path(folder) / "rigbench"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache"))
-        for file in dict.fromkeys(it.file for it in old + drawn):
-            if wrong := failing(file, copy):
+    left = {mutant.key: mutant for mutant in old + drawn if mutant.key not in equivalent and mutant.key not in found}
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(asked.jobs) as jobs:
+        copies: Queue[Path] = Queue()
+        for number in range(asked.jobs):
+            copies.put(copy := Path(folder) / str(number) / "rigbench")
+            shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache"))
+
+        def tried(mutant: Mutant | str) -> str:
+            copy = copies.get()
+            try:
+                return failing(mutant, copy) if isinstance(mutant, str) else killed_by(mutant, copy)
+            finally:
+                copies.put(copy)
+
+        files = list(dict.fromkeys(it.file for it in old + drawn))
+        for file, wrong in zip(files, jobs.map(tried, files), strict=True):
+            if wrong:
                 sys.exit(f"the tests of {file} fail as it stands: {wrong}")
-        for number, mutant in enumerate(old + drawn):
-            if mutant.key in equivalent or mutant.key in found:
-                continue
-            found[mutant.key] = killed_by(mutant, copy)
+        for number, (key, killer) in enumerate(zip(left, jobs.map(tried, left.values()), strict=True)):
+            found[key] = killer
             with asked.keep.open("a") as kept:
-                kept.write(json.dumps({"mutant": mutant.key, "killed_by": found[mutant.key]}) + "\n")
-            print(f"{number + 1} of {len(old + drawn)}: {found[mutant.key] or 'SURVIVED ' + mutant.key}", flush=True)
+                kept.write(json.dumps({"mutant": key, "killed_by": killer}) + "\n")
+            print(f"{number + 1} of {len(left)}: {killer or 'SURVIVED ' + key}", flush=True)
     for name, some in (("drawn", drawn), ("once survived", old)):
         judged = [it.key for it in some if it.key not in equivalent]
         dead = sum(bool(found[key]) for key in judged)
