@@ -157,11 +157,22 @@ def _run() -> int:
         if error.errno in OF_A_NAME and error.filename is not None:
             _say(f"cannot use {os.fsdecode(error.filename)[:80]!r} ({str(error.strerror).lower()}); give another name")
             return BAD_INPUT
+        if _stands_nowhere():
+            _say("the folder one stands in was removed; cd to one that is there")
+            return BAD_INPUT
         _say(_internal(error))
         return INTERNAL
     except Exception as error:  # noqa: BLE001 - the last line of defence
         _say(_internal(error))
         return INTERNAL
+
+
+def _stands_nowhere() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _internal(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import os
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -292,7 +293,9 @@ def callback(name: str, function: Callable[..., int]) -> Callable[..., NoReturn]
                 if setting.key == "home" and setting.of_folder:
                     raise RigbenchError(*_not_of_folder(setting))
                 if setting.key == "home" or not (merged.get("on") or merged.get("replay")):
-                    merged[setting.key] = Path(setting.value).expanduser() if setting.key == "home" else setting.value
+                    merged[setting.key] = (
+                        Path(os.path.expanduser(setting.value)) if setting.key == "home" else setting.value
+                    )
         common = Common(name, merged)
         begin(common.home)
         typed = {it.field: values.pop(it.field) for it in known if not it.is_setting and _is_typed(context, it.field)}

@@ -98,6 +98,8 @@ class Store:
         if wanted and (os.sep in wanted or wanted.endswith(".json")):
             return Path(wanted)
         paths = self.paths()
+        if wanted == "":  # as of a variable that is not set: not the newest, which might be deleted for it
+            raise RigbenchError("a run's name is empty", "`rigbench report --list` shows them")
         if not wanted:
             if not paths:
                 raise RigbenchError(f"no run is stored in {self.runs}", "run `rigbench run --quick` first", exit_code=3)

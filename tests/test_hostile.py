@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rigbench.core import config
+from rigbench.core import config, files, home
 from rigbench.core.errors import BAD_INPUT, FINE, RigbenchError
 from rigbench.core.files import read_regular
 from rigbench.core.record import Absent, SensorSeries, Telemetry
@@ -33,6 +33,9 @@ NO_TOML = {
     "beyond floats": b"layers = 1e400",
     "no number": b"layers = nan",
     "a date": b"layers = 2026-01-01",
+    "a long key": b".".join([b"layers"] * 9000) + b" = 1",
+    "a long table": b'["' + b'" . "'.join([b"layers"] * 9000) + b'"]',
+    "hexadecimal digits": b"layers = 0x" + b"f" * 5000,
 }
 
 
@@ -209,6 +212,72 @@ def test_a_config_json_with_a_value_of_another_kind_is_refused(
     assert key in err
 
 
+def test_what_looks_like_a_file_and_has_no_end_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /proc/kmsg, which only root may read; a pipe that somebody may yet write to stands for it."""
+    os.mkfifo(tmp_path / "kmsg")
+    writer = os.open(tmp_path / "kmsg", os.O_RDWR)
+    monkeypatch.setattr(files.stat, "S_ISREG", lambda _mode: True)
+    with pytest.raises(OSError, match="it has no end"):
+        read_regular(tmp_path / "kmsg")
+    os.close(writer)
+
+
+def test_what_an_editor_puts_before_a_text_hides_nothing_of_it(rigbench: Rigbench, tmp_path: Path) -> None:
+    shape = "style = 'llama'\nlayers = 2\nwidth = 64\nheads = 2\nvocabulary = 99\nsequence = 64\n"
+    rows = "card,cards,model,tokens_per_s\nrtx-4090,1,gpt2-124m,150000\n"
+    for option, text in (("--model", shape), ("--known", rows)):
+        file = tmp_path / ("mine.csv" if option == "--known" else "mine.toml")
+        file.write_text(text, encoding="utf-8-sig")
+        params = ("--params", "120M") if option == "--known" else ()
+        assert rigbench("budget", "--on", "rtx-4090", *params, option, file)[0] == FINE
+    (tmp_path / "mine.csv").write_text(rows.replace(",", ";"))
+    code, _, err = rigbench("budget", "--on", "rtx-4090", "--params", "120M", "--known", tmp_path / "mine.csv")
+    one_line(code, err)
+    assert "no column card" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--replay", STORED.parents[1] / "rigs" / "dual-rtx4080s-x8x8", "capture", "-o", "x"),
+        ("capture", "-o", "x"),
+        ("watch", "--", "true"),
+        ("scaling", "run", "--series", "tiny", "--data", "x.bin"),
+        ("train-probe", "--device", "cpu", "--model", "mine:make"),
+        ("matmul", "--device", "cpu", "--params", "5M"),
+    ],
+    ids=lambda words: next(it for it in words if it in ("capture", "watch", "scaling", "train-probe", "matmul")),
+)
+def test_a_folder_that_was_removed_below_ones_feet_is_named(
+    words: tuple[str | Path, ...], rigbench: Rigbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    code, _, err = rigbench(*words)
+    one_line(code, err)
+
+
+def test_a_name_that_leads_nowhere_or_is_none_is_refused_in_one_line(
+    rigbench: Rigbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    replayed = STORED.parents[1] / "rigs" / "dual-rtx4080s-x8x8"
+    code, _, err = rigbench("--replay", replayed, "capture", "-o", tmp_path / "loop")
+    one_line(code, err)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    config.user_file().parent.mkdir()
+    config.user_file().write_text('home = "a\\u0000b"')
+    code, _, err = rigbench("report", "--list")
+    one_line(code, err)
+    config.user_file().write_text('home = "~nobody-of-this-name/x"')
+    assert rigbench("report", "--list")[0] == FINE
+    monkeypatch.setattr(home, "_used", [Path("a\0b")])
+    assert home.log_error("no home to keep it in").endswith("rigbench-internal-errors.log")
+
+
 def test_numbers_of_a_csv_and_of_a_header_are_read_as_such_or_refused(rigbench: Rigbench, tmp_path: Path) -> None:
     for cards in ("x", "-1", "1e400", "9" * 5000, "0"):
         (tmp_path / "known.csv").write_text(f"card,cards,tokens_per_s\nrtx-4090,{cards},1000\n")
@@ -217,3 +286,16 @@ def test_numbers_of_a_csv_and_of_a_header_are_read_as_such_or_refused(rigbench: 
     (tmp_path / "ids.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': (((((\n" + bytes(4000))
     with pytest.raises(RigbenchError, match="broken header"):
         open_all(tmp_path / "ids.npy", "auto", None, 64)
+
+
+@pytest.mark.parametrize("words", [("report", "--delete", ""), ("report", ""), ("compare", "", STORED), ("doctor", "")])
+def test_a_name_that_is_empty_is_not_the_newest_run(
+    words: tuple[str | Path, ...], rigbench: Rigbench, tmp_path: Path
+) -> None:
+    """A script's variable that was not set must not delete what was measured last."""
+    stored = tmp_path / "home" / "runs" / "20260101-000000-aaaa.json"
+    stored.parent.mkdir(parents=True)
+    stored.write_bytes(STORED.read_bytes())
+    code, _, err = rigbench(*words)
+    one_line(code, err)
+    assert stored.exists()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from rigbench.core.errors import RigbenchError
-from rigbench.core.files import reason
+from rigbench.core.files import opened, reason, toml
 
 FILE = "rigbench.toml"
 LARGEST_BYTES = 1 << 16
@@ -46,14 +46,14 @@ def _of_file(path: Path, of_folder: bool) -> list[Setting]:
     try:
         if not path.is_file():  # nor a pipe, which would be waited for
             return []
-        with open(path, "rb") as file:
+        with opened(path) as file:
             raw = file.read(LARGEST_BYTES + 1)
     except OSError as error:
         raise RigbenchError(f"cannot read {path}: {reason(error)}", "mend or remove it") from error
     if len(raw) > LARGEST_BYTES:
         raise RigbenchError(f"{path} is larger than {LARGEST_BYTES >> 10} KiB", "settings are a few lines")
     try:
-        document = tomllib.loads(raw.decode("utf-8-sig"))
+        document = toml(raw)
     except (ValueError, RecursionError) as error:
         raise RigbenchError(f"{path} is not TOML: {error}", CURE) from error
     where = str(path) if of_folder else str(path).replace(os.path.expanduser("~"), "~", 1)
@@ -69,8 +69,9 @@ def _of_file(path: Path, of_folder: bool) -> list[Setting]:
 def _text(value: object, where: str) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, str | int | float):
-        return str(value)
+    with contextlib.suppress(ValueError):  # a hexadecimal number of 5,000 digits
+        if isinstance(value, str | int | float) and "\0" not in (text := str(value)):
+            return text
     raise RigbenchError(f"{where} is neither text nor a number nor true or false", CURE)
 
 

@@ -1,18 +1,22 @@
-"""Writes files whole or not at all, and words what the system says when it will not."""
+"""Writes files whole or not at all, reads what others wrote, and words what the system says when it will not."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rigbench.core.home import temporary_name
 
+# A TOML key in so many parts, which Python's reader takes quadratic time for: 32 KiB of "a.a.a…" are three seconds.
+LONG_KEY = re.compile(r"""(?<![\w.-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){100}""")
 LARGEST_BYTES = 1 << 28  # of what is read whole: no run, recording or tokenizer comes near it
 
 
@@ -48,6 +52,23 @@ def write_whole(target: Path, content: bytes) -> None:
         file.write(content)
 
 
+def opened(path: Path) -> IO[bytes]:
+    """A file to read. A pipe is waited for; what looks like a file and has no end, as /proc/kmsg, is not.
+
+    Raises:
+        OSError: as the file system says, from reading too.
+    """
+    flag = getattr(os, "O_NONBLOCK", 0) if stat.S_ISREG(os.stat(path).st_mode) else 0
+    return io.BufferedReader(_Unwaiting(path, opener=lambda name, flags: os.open(name, flags | flag)))
+
+
+class _Unwaiting(io.FileIO):
+    def readinto(self, buffer: Any, /) -> int:
+        if (count := super().readinto(buffer)) is None:
+            raise BlockingIOError(errno.EAGAIN, "it has no end", self.name)
+        return count
+
+
 def read_regular(path: Path, largest_bytes: int = LARGEST_BYTES) -> bytes:
     """A whole file: nothing that has no end, as a device, or that is waited for, as a pipe.
 
@@ -57,13 +78,28 @@ def read_regular(path: Path, largest_bytes: int = LARGEST_BYTES) -> bytes:
     status = os.stat(path)
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # of a folder the system says it better
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    with path.open("rb") as file:
+    with opened(path) as file:
         content = file.read(largest_bytes + 1)
     if len(content) > largest_bytes:
         raise OSError(errno.EFBIG, f"larger than {largest_bytes >> 20} MiB", str(path))
     return content
 
 
+def toml(raw: bytes) -> dict[str, Any]:
+    """A TOML document, whatever an editor put before it.
+
+    Raises:
+        ValueError, RecursionError: it is none, or a number or a key in it is too long.
+    """
+    import tomllib
+
+    text = raw.decode("utf-8-sig")
+    if LONG_KEY.search(text):
+        raise ValueError("a key of over a hundred parts")
+    return tomllib.loads(text)
+
+
 def reason(error: OSError) -> str:
     """The operating system's words for a failure, without numbers and paths."""
-    return (error.strerror or type(error).__name__).lower()
+    words = error.strerror or type(error).__name__
+    return words[:1].lower() + words[1:]

@@ -72,7 +72,7 @@ def sweep(*folders: Path) -> None:
 def log_error(text: str) -> str:
     """Keep an internal error's traceback in the home's one log, which stays short; ", with FILE" once it is kept."""
     for folder in (*_used[-1:], *_temporary()):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / (LOG if folder in _used else f"rigbench-{LOG}")
             _append(path, CONTROL.sub(lambda it: f"\\x{ord(it[0]):02x}", text).encode("ascii", "backslashreplace"))

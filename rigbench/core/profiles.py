@@ -6,7 +6,6 @@ import functools
 import os
 import re
 import shlex
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -15,7 +14,7 @@ import msgspec
 
 from rigbench.core import card_names
 from rigbench.core.errors import RigbenchError
-from rigbench.core.files import read_regular, reason
+from rigbench.core.files import read_regular, reason, toml
 from rigbench.core.record import NO_CARBON, Absent, Carbon, Figure, Price
 
 USER_FOLDER = "RIGBENCH_PROFILES"
@@ -269,7 +268,7 @@ def _read(path: Path, kind: type[File]) -> File:
 def read_toml(path: Path, kind: type[File], where: str, unreadable: str, misfit: str) -> File:
     """One file, checked. `where` begins each refusal; `unreadable` and `misfit` are cures."""
     try:
-        raw = tomllib.loads(read_regular(path, LARGEST_FILE_BYTES).decode())
+        raw = toml(read_regular(path, LARGEST_FILE_BYTES))
     except OSError as error:
         raise RigbenchError(f"{where}: cannot read it ({reason(error)})", unreadable) from error
     except (ValueError, RecursionError) as error:  # not only TOML's: a number of 5,000 digits, lists in lists

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rigbench.core.errors import RigbenchError
-from rigbench.core.files import reason
+from rigbench.core.files import opened, reason
 from rigbench.core.unpack import broken, packed_by, unpacked
 
 LARGEST_TEXT_BYTES = 256 << 20  # after unpacking: a few million lines
@@ -21,7 +21,7 @@ WITHIN_NUMBERS = re.compile(r"(?<=\d)[\u00a0\u202f\u2009_'\u2019](?=\d{3}(?!\d))
 def read(path: Path) -> tuple[str, str]:
     """The log's text and a digest of its bytes."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             raw = file.read(LARGEST_TEXT_BYTES + 1)
     except OSError as error:
         raise RigbenchError(f"cannot read {path} ({reason(error)})", "give a readable log") from None

@@ -74,7 +74,7 @@ def check_folder(folder: Path, force: bool, replayed: Path | None) -> None:
     Raises:
         RigbenchError: it holds something else, it is what is being replayed, or it cannot be written.
     """
-    if replayed is not None and folder.resolve() == replayed.resolve():
+    if replayed is not None and os.path.realpath(folder) == os.path.realpath(replayed):
         raise RigbenchError(f"{folder} is the recording that is replayed", "write to another folder with -o DIR")
     try:
         names = set(os.listdir(folder)) if folder.exists() else set()

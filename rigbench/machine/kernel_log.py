@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.files import opened
 from rigbench.core.finding import WORST_FIRST, Severity
 from rigbench.core.record import Absent
 from rigbench.machine.host import NOT_A_DISK
@@ -520,7 +521,7 @@ def lines_so_far() -> list[str] | Absent:
     """The kernel's log of this machine since it started, as far as it is still held."""
     if path := _elsewhere():
         try:
-            with path.open("rb") as log:
+            with opened(path) as log:
                 log.seek(max(0, path.stat().st_size - LONGEST_TEXT))
                 return log.read(LONGEST_TEXT).decode(errors="replace").split("\n")
         except OSError as error:

@@ -12,7 +12,7 @@ from types import TracebackType
 import msgspec
 
 from rigbench.core.errors import RigbenchError
-from rigbench.core.files import reason
+from rigbench.core.files import opened, reason
 from rigbench.core.record import too_large
 from rigbench.monitor.record import FORMAT, MonitorCard, MonitorEvent, MonitorHeader
 
@@ -111,7 +111,7 @@ def read(path: Path) -> Iterator[MonitorEvent | None]:
     begun = False
     for part in _parts(path):
         try:
-            with part.open("rb") as file:
+            with opened(part) as file:
                 for event in _events(part, iter(lambda: file.readline(LONGEST_LINE_BYTES), b"")):
                     if not isinstance(event, MonitorHeader) or not begun:
                         yield event
@@ -135,7 +135,7 @@ def _parts(path: Path) -> list[Path]:
 
 def _started(part: Path) -> str:
     """When the watch of a part began, as its header says."""
-    with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError), part.open("rb") as file:
+    with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError), opened(part) as file:
         return msgspec.json.decode(file.readline(LONGEST_LINE_BYTES), type=MonitorHeader).started_at
     return ""
 

@@ -18,6 +18,7 @@ import msgspec
 
 from rigbench.core import profiles, units
 from rigbench.core.errors import RigbenchError
+from rigbench.core.files import opened
 from rigbench.core.profiles import RigProfile
 from rigbench.core.record import Absent
 from rigbench.logs import rules, scan, source, stretches
@@ -215,10 +216,13 @@ def _file(path: Path, asked: Model, its: Told, find: Callable[[str | None], Path
     of all cards, or tokens_per_s_per_gpu.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file.read(LARGEST_CSV_BYTES).splitlines()))[:MOST_ROWS]
+        with opened(path) as file:
+            text = file.read(LARGEST_CSV_BYTES).decode("utf-8-sig")
+        rows = list(csv.DictReader(text.splitlines()))[:MOST_ROWS]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RigbenchError(f"--known {path}: cannot read it ({error})", CURE) from None
+    if rows and "card" not in {COLUMNS.get(name, name) for name in rows[0]}:
+        raise RigbenchError(f"--known {path}: its first line names no column card", "put commas between the columns")
     found = []
     for row in rows:
         its_row = {COLUMNS.get(name, name): (value or "").strip() for name, value in row.items() if name}

@@ -197,6 +197,7 @@ class Child:
     ) -> None:
         """`name` says which of several it is; rigbench.work.SERVER.serve runs the probe there."""
         self.name = name
+        os.getcwd()  # where that was removed, torch's libraries end their process
         try:
             told = msgspec.json.encode(options)
         except UnicodeEncodeError as error:
