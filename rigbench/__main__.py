@@ -10,7 +10,7 @@ import signal
 import sys
 
 from rigbench.core import signals
-from rigbench.core.errors import BAD_INPUT, FINE, INTERNAL, INTERRUPTED, RigbenchError
+from rigbench.core.errors import BAD_INPUT, FINE, INTERNAL, INTERRUPTED, NOTHING, RigbenchError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing takes half as long as all of this
@@ -35,10 +35,13 @@ def main() -> None:
             code = _run()
             sys.stdout.flush()
         except OSError as error:  # the reader of our output went away, as `| head` does, or its disk is full
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = FINE if isinstance(error, BrokenPipeError) else BAD_INPUT
-            if code:
-                _say(f"cannot write the answer ({error.strerror})")
+            try:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                if code:
+                    _say(f"cannot write the answer ({error.strerror}); free space, or write it elsewhere")
+            except OSError:
+                os.write(2, b"rigbench: too few files may be open; raise `ulimit -n`\n")
         for number in signals.STOP:
             if signal.getsignal(number) is _interrupt:
                 signal.signal(number, lambda *_: os._exit(INTERRUPTED))
@@ -162,6 +165,9 @@ def _run() -> int:
             return BAD_INPUT
         _say(_internal(error))
         return INTERNAL
+    except MemoryError:
+        _say("not enough memory is free for this; end what takes it, or raise `ulimit -v`")
+        return NOTHING
     except Exception as error:  # noqa: BLE001 - the last line of defence
         _say(_internal(error))
         return INTERNAL

@@ -348,7 +348,10 @@ def test_an_answer_that_does_not_fit_the_disk_is_one_line():
     )
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (2, "rigbench: cannot write the answer (No space left on device)\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "rigbench: cannot write the answer (No space left on device); free space, or write it elsewhere\n",
+    )
 
 
 def test_a_bar_takes_words_that_look_like_markup():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rigbench.core import config, files, home
-from rigbench.core.errors import BAD_INPUT, FINE, RigbenchError
+from rigbench.core.errors import BAD_INPUT, FINE, NOTHING, RigbenchError
 from rigbench.core.files import read_regular
 from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.core.screen import UNPRINTABLE
@@ -134,7 +134,11 @@ def test_a_name_that_is_not_utf_8_is_kept_with_a_replacement_character(
 @pytest.mark.parametrize(
     ("redirect", "code", "said"),
     [
-        (">/dev/full", BAD_INPUT, "rigbench: cannot write the answer (No space left on device)\n"),
+        (
+            ">/dev/full",
+            BAD_INPUT,
+            "rigbench: cannot write the answer (No space left on device); free space, or write it elsewhere\n",
+        ),
         ("2>/dev/full", FINE, None),
         (">&-", FINE, ""),
         ("2>&-", FINE, None),
@@ -299,3 +303,22 @@ def test_a_name_that_is_empty_is_not_the_newest_run(
     code, _, err = rigbench(*words)
     one_line(code, err)
     assert stored.exists()
+
+
+@pytest.mark.parametrize("limit", ["-n 5", "-v 300000"])
+def test_a_limit_on_files_or_memory_is_no_traceback(limit: str) -> None:
+    replay = STORED.parents[1] / "rigs" / "dual-rtx4080s-x8x8"
+    command = f'ulimit {limit}; "{sys.executable}" -m rigbench --replay "{replay}" monitor'
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert ended.returncode == (FINE if "v" in limit else BAD_INPUT), ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr == ("" if "v" in limit else "rigbench: too few files may be open; raise `ulimit -n`\n")
+
+
+def test_memory_that_is_not_there_is_said(rigbench: Rigbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_given: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("rigbench.store.read", none_left)
+    code, _, err = rigbench("report", STORED)
+    assert (code, err.count("\n"), "not enough memory" in err) == (NOTHING, 1, True)

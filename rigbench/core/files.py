@@ -79,10 +79,18 @@ def read_regular(path: Path, largest_bytes: int = LARGEST_BYTES) -> bytes:
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # of a folder the system says it better
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     with opened(path) as file:
-        content = file.read(largest_bytes + 1)
+        content = read_some(file, largest_bytes + 1)
     if len(content) > largest_bytes:
         raise OSError(errno.EFBIG, f"larger than {largest_bytes >> 20} MiB", str(path))
     return content
+
+
+def read_some(file: IO[bytes], most_bytes: int) -> bytes:
+    """So many of its bytes, or all; memory is taken for those that there are."""
+    content = bytearray()
+    while piece := file.read(min(1 << 20, most_bytes - len(content))):
+        content += piece
+    return bytes(content)
 
 
 def toml(raw: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rigbench.core.errors import RigbenchError
-from rigbench.core.files import opened, reason
+from rigbench.core.files import opened, read_some, reason
 from rigbench.core.unpack import broken, packed_by, unpacked
 
 LARGEST_TEXT_BYTES = 256 << 20  # after unpacking: a few million lines
@@ -22,7 +22,7 @@ def read(path: Path) -> tuple[str, str]:
     """The log's text and a digest of its bytes."""
     try:
         with opened(path) as file:
-            raw = file.read(LARGEST_TEXT_BYTES + 1)
+            raw = read_some(file, LARGEST_TEXT_BYTES + 1)
     except OSError as error:
         raise RigbenchError(f"cannot read {path} ({reason(error)})", "give a readable log") from None
     return text_of(raw, path.name), hashlib.sha256(raw).hexdigest()[:16]
