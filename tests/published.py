@@ -12,8 +12,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
 from rigbench.core import profiles
 from rigbench.core.errors import RigbenchError
 from rigbench.core.profiles import GpuProfile
@@ -278,7 +276,3 @@ def shape(row: Row) -> Shape:
         window=sequence // 2 if windows else 0,
         windowed_layers=layers * 3 // 4 if windows else 0,
     )
-
-
-def as_batch(its: Published, sequences: int) -> tuple[Model, Recipe]:
-    return its.model, msgspec.structs.replace(its.recipe, micro_batch=sequences)

@@ -234,12 +234,6 @@ def shown(lines: Iterable[Line]) -> str:
     return "\n".join(out)
 
 
-def sources_table(found: Sequence[Scored], known: str = "nothing") -> str:
-    names = sorted({it.row.source for it in found})
-    by = ((name, [it for it in found if it.row.source == name and it.known == known]) for name in names)
-    return shown(line(name[:22], "", own) for name, own in by)
-
-
 def store(lines: Sequence[Line]) -> None:
     with STORED.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

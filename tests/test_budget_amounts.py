@@ -14,7 +14,6 @@ from rigbench.core.errors import BAD_INPUT, NOTHING, RigbenchError
 from rigbench.core.record import Absent, Price
 from rigbench.work.record import NOTHING_DECLARED, WattOptions
 
-NOW = "2026-05-02T00:00:00Z"
 RATES = dict(zip(DIY, (9000.0, 4000.0, 2000.0, 900.0, 400.0), strict=True))
 MEASURED = [stored(model, value) for model, value in RATES.items()]
 US = Price(per_kwh=0.1872, currency="USD", place="US residential average", date="2026-04", source="EIA")

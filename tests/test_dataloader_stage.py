@@ -103,9 +103,6 @@ def needed(value: float, share: float = 0.05) -> Figure:
     return Figure(value=value, source="measured", basis=basis, low=value * (1 - share), high=value * (1 + share))
 
 
-DECLARED = Figure(1e5, "declared", "--tokens-per-second")
-
-
 def test_one_sample_answers_nothing():
     assert verdict.bound(estimate(19.0, level=0.0)) == "cannot be told"
     assert [verdict.bound(estimate(times)) for times in (0.5, 1.05, 1.2)] == ["yes", "cannot be told", "no"]

@@ -27,7 +27,6 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "rigbench", "matmul", "--seconds", "6", "--json", "--quiet"]
 WORKER = "rigbench.matmul.probe"
 PERIOD = 0.1
-TICK = os.sysconf("SC_CLK_TCK")
 STOPPED, RUNNING = 0.5, 1.0  # seconds in turn
 QUIET_WAITED, QUIET_OTHERS, QUIET_STOLEN = 0.05, 0.10, 0.05  # by the witness, at most; others as a share of all cores
 MOST_AGAIN = 3  # times as many quiet trials, on a machine that is not

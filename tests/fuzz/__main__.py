@@ -20,7 +20,6 @@ from pathlib import Path
 from . import environments, hostile, inputs, inside
 
 KEPT = Path("fuzz-failures")
-REAL_SECONDS = 60.0  # a real process on a busy machine; how long it may take by its own processor time is inside's
 
 
 def main() -> int:

@@ -27,7 +27,6 @@ MARK = "a\x9bb"  # whether a place takes any text
 REPORTS = ("report", "--verbose"), ("report",), ("doctor",), ("report", "--format", "md"), ("report", "--format", "csv")
 OTHERS = ("report", "--format", "openmetrics"), ("report", "--format", "pytest-benchmark"), ("report", "--json")
 LIVELY = ("topology",), ("topology", "--verbose"), ("doctor",), ("thermals",), ("monitor",), ("topology", "--json")
-PLANS = ("budget",), ("budget", "--json"), ("capacity", "--params", "120M")
 
 
 def _strings(it: Any) -> Iterator[tuple[Any, Any]]:
