@@ -6,6 +6,7 @@ import math
 import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -198,6 +199,55 @@ def test_the_next_interval_reaches_to_the_score_of_the_stated_rank(count, rank):
     scores = [float(score) for score in range(1, count + 1)]
     assert rates.coverage(scored(scores)).widen_by == pytest.approx(rank, rel=1e-6)
     assert rates.coverage(scored(scores, history_factor=2.0)).widen_by == pytest.approx(2 * rank, rel=1e-6)
+
+
+def test_an_error_is_counted_in_half_widths_of_its_own_side_and_so_few_do_not_tighten():
+    lopsided = msgspec.structs.replace(stated(1000.0), tokens_per_s=Estimate(1000.0, 800.0, 1020.0, 0.9, "stated", 3))
+    below, above = scored([1.0, 1.0])[:2]
+    off = [(below, 1000 * 0.8**1.5), (above, 1000 * 1.02**3)]  # 1.5 half-widths below, 3 above
+    made = [
+        msgspec.structs.replace(
+            it,
+            predicted=lopsided,
+            actual_tokens_per_s=msgspec.structs.replace(it.actual_tokens_per_s, value=actual),
+            error_share=share,
+        )
+        for (it, actual), share in zip(off, (0.2, 0.4), strict=True)
+    ]
+    third = [
+        msgspec.structs.replace(it, log=msgspec.structs.replace(FACTS, sha256=name))
+        for it, name in zip(made, ("a", "b"), strict=True)
+    ]
+    assert rates.coverage([made[0], *third[:1]]).widen_by == 1.0  # two are too few
+    found = rates.coverage([made[0], *third[:1], msgspec.structs.replace(made[0], log=third[1].log)])
+    assert found.widen_by == pytest.approx(1.5)
+    found = rates.coverage([made[0], made[1], third[0]])
+    assert found.widen_by == pytest.approx(3.0)
+    assert rates.coverage(scored([4.0, 3.0, 2.0, 1.0])).widen_by == pytest.approx(4.0)
+    assert rates.coverage(scored([0.1] * 8)).widen_by == 1.0
+    assert rates.coverage(scored([0.7] * 9)).widen_by == pytest.approx(0.7)
+    assert found.median_error_share == pytest.approx(0.2)
+    assert found.stated == 0.9
+    doubtful = msgspec.structs.replace(lopsided, tokens_per_s=Estimate(1000.0, 800.0, 1020.0, 0.5, "one step", 1))
+    assert rates.coverage([made[0], msgspec.structs.replace(made[1], predicted=doubtful)]).stated == 0.5
+    assert (found.low, found.high) == stats.binomial_interval(found.inside, 3)
+
+
+def test_a_rate_corrected_by_history_is_as_much_wider_and_says_so():
+    few, many = rates.coverage(scored([2.0, 2.0])), rates.coverage(scored([2.0, 2.0, 2.0]))
+    assert rates.corrected(stated(1000.0), few) == stated(1000.0)
+    its = rates.corrected(stated(1000.0), many)
+    assert (its.tokens_per_s.low, its.tokens_per_s.high) == pytest.approx((1000 * 0.95**2, 1000 * 1.05**2))
+    assert its.history_factor == pytest.approx(2.0)
+    assert its.widened_by == ("half-width × 2.00: the worst of 3 back-tests; 9 are needed to tighten",)
+
+
+def test_back_tests_of_this_rig_made_in_the_same_way_come_oldest_first():
+    one, two, other, older = scored([1.0, 2.0, 3.0, 4.0])
+    other, older = msgspec.structs.replace(other, rig="h200"), msgspec.structs.replace(older, method=-1)
+    runs = [SimpleNamespace(backtest=it) for it in (two, None, other, older, one)]  # the newest first
+    assert rates.backtests(runs) == [one, two]
+    assert rates.backtests(runs, "h200") == [other]
 
 
 def test_an_interval_widened_by_history_holds_as_often_as_it_says():

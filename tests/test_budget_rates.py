@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from budget_slices import CPU, DIY, GPU, M5, M15, M30, M60, M120, gpt2, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigbench.budget.rates import rate
+from rigbench.budget.rates import of_slices, rate
 from rigbench.budget.record import Rate
 from rigbench.budget.slices import choose
 from rigbench.core.errors import NOTHING, RigbenchError
@@ -281,3 +282,123 @@ def test_ways_said_in_full_are_the_same_plain_way():
 def test_a_method_that_is_not_the_tools_is_refused_even_where_it_is_all_there_is():
     with pytest.raises(RigbenchError, match=r"measured another way \(METHOD 1, the newest is 2\)"):
         choose((M5,), [stored(M5, 9000.0)], method=2)
+
+
+def known(model: Model, *slices: StoredSlice, **changes: object) -> Rate:
+    """Of slices that are taken as they are."""
+    its = choose((M5, M15, M30, M60, M120), [stored(M15, 4000.0)])
+    return rate(model, its._replace(slices=tuple(msgspec.structs.replace(it, **changes) for it in slices)))
+
+
+def known_near(model: Model, *slices: StoredSlice) -> Rate:
+    return rate(model, choose((M60,), slices)._replace(slices=slices))
+
+
+def like(model: Model, flop_per_token: float) -> Model:
+    """Another shape with so many FLOP per token."""
+    other = gpt2("another", model.shape.layers + 1, model.shape.width)
+    return msgspec.structs.replace(other, flop_per_token=flop_per_token)
+
+
+def test_two_slices_of_a_run_and_two_runs_are_means_and_errors_of_means():
+    widths = [math.log(1 / (1 - within)) for within in (0.02, 0.08)]
+    one_run = rate_of(M120, *(stored(M120, 400.0, "a", within) for within in (0.02, 0.08)))
+    assert log_sides(one_run)[0] == pytest.approx(math.hypot(math.hypot(*widths) / 2, 0.05))
+    two_runs = rate_of(M120, stored(M120, 400.0, "a", 0.02), stored(M120, 400.0, "b", 0.08))
+    assert log_sides(two_runs)[0] == pytest.approx(math.hypot(math.hypot(*widths) / 2, 0.05))
+    assert two_runs.widened_by == ("±5.0 % between processes is assumed (2 runs stored)",)
+    assert two_runs.known_from == "trained here 1 min"
+    equal = rate_of(M120, *(stored(M120, 400.0, run, within=0.03) for run in "abc"))
+    assert log_sides(equal)[1] == pytest.approx(math.log(1.03) / math.sqrt(3))
+    one = of_slices([stored(M120, 400.0, within=0.02)])
+    assert (one.value, one.n) == (pytest.approx(400.0), 1)
+
+
+@pytest.mark.parametrize(
+    ("apart", "said"), [(0.0998, "is assumed (2 runs stored)"), (0.1002, "two runs were 10 % apart")]
+)
+def test_two_runs_more_than_the_assumed_spread_apart_say_their_own(apart, said):
+    its = rate_of(M120, stored(M120, 400.0, "a"), stored(M120, 400.0 * math.exp(apart), "b"))
+    assert said in its.widened_by[0]
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(59.4, "59 s"), (59.5, "1 min"), (61.0, "1 min 1 s")])
+def test_what_was_trained_is_said_in_seconds_up_to_a_minute(seconds, words):
+    whole_slice = stored(M120, 400.0, seconds=seconds)
+    assert rate_of(M120, whole_slice).known_from == f"trained here {words}"
+
+
+def test_a_rate_of_three_steady_steps_has_a_middle_and_of_two_none():
+    assert known(M120, stored(M120, 400.0), steady_steps=3).has_middle
+    assert not known(M120, stored(M120, 400.0), steady_steps=2).has_middle
+
+
+def test_an_interval_that_reaches_zero_is_ten_times_below():
+    its = rate_of(M120, stored(M120, 400.0, within=1.2))
+    assert log_sides(its) == pytest.approx((math.hypot(math.log(10), 0.05), math.hypot(math.log(2.2), 0.05)))
+
+
+@pytest.mark.parametrize("model", [M30, M60])
+def test_either_gap_of_three_sizes_is_interpolated_from_its_own_neighbours(model):
+    slices = [stored(M15, 4000.0), stored(like(M30, math.sqrt(M30.flop_per_token * M60.flop_per_token)), 1500.0)]
+    its = rate_of(model, *slices, stored(M120, 400.0))
+    ends = {M30: ("15M", "another"), M60: ("another", "120M")}[model]
+    assert its.known_from == "between {} and {}".format(*ends)
+    assert its.rests_on == tuple(f"r1 {name}" for name in ends)
+    assert its.tokens_per_s.n == 2
+
+
+def test_the_worst_of_the_sizes_left_out_is_what_interpolation_is_off_by():
+    rates = {M5: 10_000.0, M15: 4000.0, M60: 1500.0, M120: 400.0}
+    its = rate_of(M30, *(stored(model, value, within=0.0) for model, value in rates.items()))
+    off = []
+    for below, left_out, above in ((M5, M15, M60), (M15, M60, M120)):
+        x, y = zip(
+            *((math.log(m.flop_per_token), math.log(rates[m] * m.flop_per_token)) for m in (below, above)), strict=True
+        )
+        slope = (y[1] - y[0]) / (x[1] - x[0])
+        guess = y[0] + slope * (math.log(left_out.flop_per_token) - x[0])
+        off.append(abs(guess - math.log(rates[left_out] * left_out.flop_per_token)))
+    assert max(off) > 2 * min(off) > 0
+    assert log_sides(its) == pytest.approx((math.hypot(0.05, max(off)),) * 2)
+
+
+def test_between_two_sizes_their_widths_are_mixed_as_their_values_are():
+    its = rate_of(M30, stored(M15, 3000.0, within=0.02), stored(M120, 400.0, within=0.3))
+    weight = math.log(M30.flop_per_token / M15.flop_per_token) / math.log(M120.flop_per_token / M15.flop_per_token)
+    sides = [tuple(math.hypot(0.05, abs(math.log(1 + way * within))) for within in (0.02, 0.3)) for way in (-1, 1)]
+    mixed = [(1 - weight) * small + weight * large for small, large in sides]
+    assert log_sides(its) == pytest.approx(tuple(math.hypot(0.15, side) for side in mixed))
+
+
+def test_a_size_of_as_many_flop_per_token_is_as_fast_with_what_sizes_differ_by_on_top():
+    its = rate_of(M30, stored(like(M30, M30.flop_per_token), 2000.0, within=0.0))
+    assert (its.source, its.tokens_per_s.value) == ("predicted", pytest.approx(2000.0))
+    assert log_sides(its) == pytest.approx((math.hypot(0.05, 0.15),) * 2)
+    assert its.known_from == "carried over from another"
+    own = rate_of(M30, stored(M30, 1900.0), stored(like(M30, M30.flop_per_token), 2000.0))
+    assert (own.source, own.tokens_per_s.value) == ("measured", pytest.approx(1900.0))
+
+
+@pytest.mark.parametrize(("device", "along"), [(CPU, 0.5), (GPU, 1.0)])
+def test_beyond_the_sizes_it_is_widened_by_so_much_a_factor_of_four(device, along):
+    measured = stored(M60, 1000.0, within=0.0, device=device)
+    for factor, sides in (
+        (16 / 1.001, (0.15 + 0.25 * 2, 0.15 + along * 2)),
+        (1.001 / 16, (0.15 + along * 2, 0.15 + 0.25 * 2)),
+    ):
+        its = known_near(like(M60, M60.flop_per_token * factor), measured)
+        assert its.tokens_per_s.value == pytest.approx(1000.0 / factor)
+        assert log_sides(its) == pytest.approx(tuple(math.hypot(0.05, side) for side in sides), rel=0.002)
+        with pytest.raises(RigbenchError, match="too far to carry its efficiency"):
+            known_near(like(M60, M60.flop_per_token * factor**1.001), measured)
+
+
+def known_on(device: object, model: Model, *slices: StoredSlice) -> Rate:
+    return rate(model, choose((M60,), slices)._replace(slices=slices))
+
+
+def test_the_nearest_size_is_carried_over_from_either_end():
+    three = [stored(M15, 4000.0), stored(M30, 2000.0), stored(M60, 900.0)]
+    assert rate_of(M120, *three).known_from == "carried over from 60M"
+    assert rate_of(M5, *three).known_from == "carried over from 15M"

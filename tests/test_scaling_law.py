@@ -413,6 +413,9 @@ def test_compute_is_that_of_the_points_that_none_of_as_little_beats(points, plac
 def test_points_of_one_amount_of_compute_tell_no_law_of_it():
     its = law._of_compute([point(1e6, 4e8, 3.0), point(2e6, 2e8, 3.1)])
     assert its == Absent("L(C) needs two amounts of compute: here is one")
+    assert law._of_compute([point(1e6, 4e8, 3.0), point(2e6, 4e8, 2.9)]) == ((0, 1), "every model")
+    both = [point(1e6, 4e8, 3.0), point(1e6, 8e8, 2.9)]
+    assert law._of_compute(both) == ((0, 1), "the 2 of 2 points that no other of as little compute beats")
 
 
 # ------------------------------------------------------------------------------------------------- intervals

@@ -80,7 +80,7 @@ def rate(model: Model, chosen: Chosen) -> Rate:
         estimate = exact.flops_per_s / model.flop_per_token
         enough = all(stored.steady_steps >= FEWEST_STEPS for stored in by_size[model.flop_per_token])
         took = math.fsum(it.slice.seconds for it in by_size[model.flop_per_token])
-        known = f"trained here {units.format_seconds(took) if took >= 59.5 else f'{took:.0f} s'}"
+        known = f"trained here {units.format_seconds(round(took)) if took >= 59.5 else f'{took:.0f} s'}"
         return Rate(estimate, "measured", exact.rests_on, exact.widened_by, has_middle=enough, known_from=known)
     size, cure = (
         math.log(model.flop_per_token),

@@ -231,7 +231,8 @@ def floor(x: Array, losses: Array, next_x: float) -> Floor | Absent:
     left = len(x) - 3
     log_x = np.log(x) - np.log(x).mean()
     reach = math.log(next_x) - float(np.log(x).mean())
-    limit = 1 + stats.student_t_quantile((1 + stats.LEVEL) / 2, left) ** 2 / left
+    t = stats.student_t_quantile((1 + stats.LEVEL) / 2, left)
+    limit = 1 + t**2 / left
     low_e, high_e, low_a, high_a = 0.0, float(losses.min()) * 0.999, 0.005, 4.0
     for zoom in (False, True):
         e = np.linspace(low_e, high_e, 150)[:, None, None]
@@ -254,7 +255,6 @@ def floor(x: Array, losses: Array, next_x: float) -> Floor | Absent:
     expected = (e + k[..., None] * np.exp(-a * reach))[..., 0]
     value = float(expected[best])
     s = math.sqrt(float(squares.min()) / left)
-    t = stats.student_t_quantile((1 + stats.LEVEL) / 2, left)
     ends = expected[inside].min(), expected[inside].max()
     down, up = (math.hypot(float(end) - value, t * s * value) for end in ends)
     fitted = its_e + its_k * np.exp(-its_a * log_x)
