@@ -81,3 +81,55 @@ def test_three_fits_of_the_same_runs_agree_on_chinchillas_own_loss():
     # Hoffmann 2022: 70B parameters and 1.4T tokens, 1.94 by its eq. 10
     found = [one.loss for one in laws.losses(70e9, 70e9, 1.4e12)][1:]
     assert found == pytest.approx([1.937] * 3, abs=0.05)
+
+
+PF_DAY = 1e15 * 86400  # FLOP of a petaflop/s for a day
+
+
+@pytest.mark.parametrize(("days", "parameters", "tokens"), [(1, 1.3e9, 2.0e10), (100, 3.75e10, 6.93e10)])
+def test_kaplans_optimum_is_that_of_the_paper_in_pf_days(days, parameters, tokens):
+    assert laws.kaplan_optimum(days * PF_DAY) == pytest.approx((parameters, tokens), rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("law", "edge", "flops"),
+    [  # FLOP whose optimum is the smallest and the largest model that was fitted: 768 and 1.5e9, 44e6 and 16e9
+        (0, "low", PF_DAY * (768 / 1.3e9) ** (1 / 0.73)),
+        (0, "high", PF_DAY * (1.5 / 1.3) ** (1 / 0.73)),
+        *((law, edge, None) for law in (1, 2, 3) for edge in ("low", "high")),
+    ],
+)
+def test_an_optimum_outside_the_sizes_of_its_law_is_said_from_either_end_on(law, edge, flops):
+    if flops is None:
+        fit, size = laws.FITS[law - 1], {"low": 44e6, "high": 16e9}[edge]
+        # where dL/dN = 0 on the line 6·N·D: alpha·A/N^alpha = beta·B/D^beta
+        tokens = (fit.beta * fit.B / (fit.alpha * fit.A / size**fit.alpha)) ** (1 / fit.beta)
+        flops = 6 * size * tokens
+    below, above = (laws.optima(flops * factor).optima[law].beyond_fit for factor in (0.999, 1.001))
+    outside, within = (below, above) if edge == "low" else (above, below)
+    sizes = "768 to 1.5B" if law == 0 else "44M to 16B"
+    assert outside == f"fitted on {sizes} parameters"
+    assert isinstance(within, Absent)
+
+
+def test_ends_are_those_of_all_laws_and_the_batch_is_of_the_highest_loss_and_of_the_lowest():
+    found = laws.optima(1e20)
+    for name in ("parameters", "tokens"):
+        its = sorted(getattr(one, name) for one in found.optima)
+        assert (getattr(found, f"{name}_low"), getattr(found, f"{name}_high")) == (its[0], its[-1])
+    batches = sorted(2e8 / one.loss ** (1 / 0.21) for one in found.optima)
+    assert (found.critical_batch_tokens_low, found.critical_batch_tokens_high) == pytest.approx(
+        (batches[0], batches[-1])
+    )
+    kaplan, printed, *_ = found.optima
+    assert kaplan.loss == pytest.approx(
+        ((8.8e13 / kaplan.parameters) ** (0.076 / 0.095) + 5.4e13 / kaplan.tokens) ** 0.095
+    )
+    assert printed.loss == pytest.approx(1.69 + 406.4 / printed.parameters**0.34 + 410.7 / printed.tokens**0.28)
+    assert laws.optima(0.5).flops == 0.5
+
+
+def test_kaplan_counts_no_embeddings_and_the_others_all_parameters():
+    kaplan, *others = laws.losses(2e8, 1e8, 1e10)
+    assert kaplan.loss == laws.kaplan_loss(1e8, 1e10)
+    assert [it.loss for it in others] == [fit.loss(2e8, 1e10) for fit in laws.FITS]

@@ -507,15 +507,15 @@ def _evaluation(forecasts: Sequence[Forecast], tokens: Sequence[float], options:
     each = EVAL_TOKENS if isinstance(declared, Absent) else declared
     if every == 0:
         return _exactly(0.0), "none (eval-every 0)"
-    hours = []
+    share, hours = FORWARD_SHARE_ADAPTED if forecasts[0].model.trains else FORWARD_SHARE, []  # all of one recipe
     for count, its in zip(tokens, forecasts, strict=True):
         apart = EVAL_EVERY_TOKENS if isinstance(every, Absent) else every * its.tokens_per_step
-        hours.append(its.hours((FORWARD_SHARE_ADAPTED if its.model.trains else FORWARD_SHARE) * each * count / apart))
+        hours.append(its.hours(share * each * count / apart))
     assumed = isinstance(every, Absent) or isinstance(declared, Absent)
     often, unit = (EVAL_EVERY_TOKENS, "tokens") if isinstance(every, Absent) else (every, "steps")
     return reduce(add, hours), (
-        f"{units.format_count(each)} tokens every {units.format_count(often)} {unit}, each at 1/3 of its training time "
-        f"({'assumed, ' if assumed else ''}eval-every, eval-tokens)"
+        f"{units.format_count(each)} tokens every {units.format_count(often)} {unit}, each at 1/{1 / share:.0f} of its "
+        f"training time ({'assumed, ' if assumed else ''}eval-every, eval-tokens)"
     )
 
 
