@@ -296,7 +296,7 @@ def test_what_is_assumed_of_two_models_is_worked_out_as_on_paper():
     [
         ("evaluation", {"eval_every": 10.0}, "1.0M tokens every 10 steps, each at 1/3 of its training time (assumed, "),
         ("evaluation", {"eval_tokens": 3e6}, "3M tokens every 50M tokens, each at 1/3 of its training time (assumed, "),
-        ("evaluation", {"eval_tokens": 3e6, "eval_every": 10.0}, "3M tokens every 10 steps, each at 1/3 of its training"),
+        ("evaluation", {"eval_tokens": 3e6, "eval_every": 10.0}, "3M tokens every 10 steps, each at 1/3 of its"),
         ("evaluation", {"eval_every": 0.0}, "none (eval-every 0)"),
         ("checkpoints", {"write_every": 10.0}, "every 10 steps and at the end, at 500 MB/s (assumed, "),
         ("checkpoints", {"disk_speed": 1e9}, "every hour and at the end, at 1.00 GB/s (assumed, "),
