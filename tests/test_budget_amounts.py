@@ -207,7 +207,8 @@ def test_what_is_bought_has_no_end_below_nothing():
     assert little.goal.flops.low == 0.0 < little.goal.flops.value < little.goal.flops.high
     assert (little.goal.flops.n, little.goal.flops.level) == (0, 0.9)
     asked = ask(1e17).goal.flops
-    assert (asked.low, asked.value, asked.high, asked.level, asked.n) == (1e17, 1e17, 1e17, 1.0, 0)
+    assert (asked.low, asked.value, asked.high) == pytest.approx((1e17, 1e17, 1e17))
+    assert (asked.level, asked.n) == (1.0, 0)
     just = NOTHING_ON_TOP | {"warm_up": 3600.0, "disk_speed": 1e300}
     with pytest.raises(RigbenchError, match="1 hours do not even cover compilation"):
         ask(1.0, kind="hours", models=(M120,), **just)

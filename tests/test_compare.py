@@ -644,6 +644,7 @@ ROW = Row("room", "a", "time", "seconds", "lower", 1, 1, 1, 0.9, 5, (), True)
         ((1.0, 1.0, 1.031), 4, 1.0, {}, "ambiguous"),
         ((1.1, 1.2, 1.3), 1, 0.1, {}, "slower"),
         ((1.1, 1.2, 1.3), 0, 0.1, {}, "ambiguous"),
+        ((0.99, 1.2, 1.3), 4, 0.1, {}, "ambiguous"),  # its interval holds no change
         ((1.1, 1.2, 1.3), 4, 0.1001, {}, "ambiguous"),
         ((1.1, 1.2, 1.3), 4, 0.1, {"better": ""}, "ambiguous"),
         ((1.1, 1.2, 1.3), 4, 0.1, {"better": "higher", "unit": "tokens/s"}, "faster"),
