@@ -164,6 +164,7 @@ def test_an_amount_is_what_is_given_and_the_rest_is_a_claim(options, kind, amoun
         ({"money": "20 USD", "price": Absent("none")}, "is not in a known currency"),
         ({"money": "5e-7"}, "--money '5e-7'"),
         ({"money": "1.5e12"}, "--money '1.5e12'"),
+        ({"flops": 1e6}, "less than one step of 1,024"),
         ({"model": "gpt2", "params": "5M"}, "--model and --params exclude each other"),
         ({"params": "5M,5M"}, "names one model twice"),
         ({"params": ","}, "is 0 models"),

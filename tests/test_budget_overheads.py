@@ -321,6 +321,15 @@ def test_a_run_without_checkpoints_writes_one_and_a_restart_repeats_no_more_than
     assert hours(ask(eval_every=0.0))["evaluation"] == 0
 
 
+def test_the_least_known_rate_says_how_sure_what_hours_buy_is():
+    unsure = forecast(M5)
+    level = msgspec.structs.replace(unsure.rate.tokens_per_s, level=0.5)
+    unsure = unsure._replace(rate=msgspec.structs.replace(unsure.rate, tokens_per_s=level))
+    budget = assemble(request(10.0, (M5, M120), "two", kind="hours"), MACHINE, [unsure, forecast()], "now")
+    assert budget.goal.flops.level == 0.5
+    assert [row.micro_batch for row in budget.series] == [0, 0]  # not known
+
+
 def test_starts_are_measured_from_the_least_to_the_most_and_declared_where_nothing_is_compiled():
     measured = [forecast(M5, compile_seconds=20.0, startup_seconds=5.0), forecast(compile_seconds=40.0)]
     budget = assemble(request(3.6e9, (M5, M120), "two", kind="tokens"), MACHINE, measured, "now")

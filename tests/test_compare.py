@@ -545,9 +545,12 @@ def test_a_plain_implementation_judges_the_same(sides, seed):
 
 
 def test_a_number_that_a_side_lacks_differs_in_nothing():
-    units = [{KEYS[0]: (1.0, 0.0)}, {KEYS[0]: (1.1, 0.0)}, {KEYS[1]: (2.0, 0.0)}]
-    its = verdict.judge(units[:2], units[2:], KEYS[:2])
-    assert (its.differences, its.deviations, its.freedom, its.p) == ([0, 0], [0, 0], [0, 0], [1, 1])
+    units = [
+        *({KEYS[0]: (1.0 + place, 0.0)} for place in range(3)),
+        *({KEYS[1]: (2.0 * place, 0.0)} for place in range(3)),
+    ]
+    its = verdict.judge(units[:3], units[3:], KEYS[:2])
+    assert (its.differences, its.freedom, its.p) == ([0, 0], [0, 0], [1, 1])
 
 
 @pytest.mark.parametrize(
