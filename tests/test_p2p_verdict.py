@@ -8,6 +8,7 @@ import statistics
 
 import msgspec
 import pytest
+from fake_bandwidth import transfer
 from rich.console import Console
 
 from rigbench.core import stats
@@ -522,3 +523,115 @@ every try, in order
 def test_a_hang_between_two_of_three_gpus():
     hung = arm(AS_IT_IS, "hung", names=THREE, at="send/recv GPU1 ↔ GPU2, 4 B", at_devices=("GPU1", "GPU2"))
     assert screen(answer(arm(OFF, names=THREE), hung, known=())) == HUNG
+
+
+def copy(way: str, seconds: float):
+    """ "GPU0>GPU1" or, both ways, "GPU0=>GPU1", of 64 MiB."""
+    size = 64 << 20
+    return transfer(f"{way}+@{size}", size * (2 if "=" in way else 1) / seconds / 1e9)
+
+
+def test_copies_are_weighed_after_all_reduces_and_each_by_what_it_moves():
+    def tries(setting: Setting, seconds: tuple[float, ...]) -> list[P2pArm]:
+        return [
+            arm(setting, number=n, seconds=it, copies=(copy("GPU0>GPU1", 2 * it), copy("GPU0=>GPU1", 4 * it)))
+            for n, it in enumerate(seconds)
+        ]
+
+    speeds = answer(*tries(OFF, SLOW), *tries(AS_IT_IS, FAST)).speeds
+    assert [it.what for it in speeds] == ["all_reduce", "copy GPU0 → GPU1", "copy GPU0 ↔ GPU1"]
+    assert [it.size_bytes for it in speeds] == [MIB16, 64 << 20, 64 << 20]
+    assert [it.faster for it in speeds] == ["P2P as it is"] * 3
+    moved = [MIB16 / 1e-3, (64 << 20) / 2e-3, 2 * (64 << 20) / 4e-3]  # in the fast setting's median round
+    assert [it.bytes_per_s for it in speeds] == pytest.approx(moved)
+
+
+def test_speeds_are_those_of_the_largest_all_reduce():
+    def small(found: P2pArm) -> P2pArm:
+        return REPLACE(found, reduces=(*(REPLACE(it, size_bytes=4) for it in found.reduces), *found.reduces))
+
+    assert [it.size_bytes for it in answer(*map(small, turns(off=SLOW, default=FAST))).speeds] == [MIB16]
+
+
+def test_nothing_is_weighed_against_a_control_that_failed_or_where_the_driver_refuses():
+    failed = [*turns(off=SLOW[:2], default=FAST), arm(OFF, "died", number=2)]
+    assert answer(*failed).speeds == ()
+    refused = [REPLACE(it, access=dict.fromkeys(it.access, False)) for it in turns(off=SLOW, default=SLOW, engine=FAST)]
+    assert {it.setting for it in answer(*refused).speeds} == {ENGINE.name}
+    stopped = [*turns(off=SLOW, default=FAST), arm(AS_IT_IS, "stopped", number=3)]
+    assert {it.setting for it in answer(*stopped).speeds} == {AS_IT_IS.name}
+    assert advised(arm(OFF), arm(AS_IT_IS, "stopped"))[0] == {"NCCL_P2P_DISABLE": "1"}  # it has not come through once
+
+
+WRONG = {"size_bytes": MIB16, "checked": 5, "wrong": 3, "wrong_values": 4_000}
+ONE_WAY = {"way": "copy engine", "sources": ("GPU0",), "destination": "GPU1", "both_ways": False}
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        ({}, "GPU0 → GPU1, 16 MiB by copy engine: 3 of 5 rounds wrong, 4,000 values"),
+        (
+            {"first_wrong_byte": 4096, "unchanged_values": 1_500, "earlier_values": 2_500},
+            "GPU0 → GPU1, 16 MiB by copy engine: 3 of 5 rounds wrong, 4,000 values, the first at byte 4,096; "
+            "1,500 still what was there before, so nothing arrived; 2,500 what an earlier round had sent",
+        ),
+        (
+            {"way": "kernel", "both_ways": True, "returned_values": 7, "strayed_values": 9},
+            "GPU0 → GPU1 while GPU1 → GPU0, 16 MiB by kernel: 3 of 5 rounds wrong, 4,000 values; "
+            "7 found at GPU0, which sent them: mirrored; 9 changed where nothing was to be written",
+        ),
+        (
+            {"way": "all_reduce", "sources": ("GPU0", "GPU1")},
+            "all_reduce over GPU0, GPU1, 16 MiB, at GPU1: 3 of 5 rounds wrong, 4,000 values",
+        ),
+        ({"checked": 0, "wrong": 0}, "GPU0 → GPU1, 16 MiB by copy engine: not checked"),
+    ],
+)
+def test_a_check_that_failed_says_what_was_found_where(facts, line):
+    assert findings._wrong(ValueCheck(**WRONG | ONE_WAY | facts)) == line
+
+
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        ((0, 3), "reads OK, writes refused, code 3"),
+        ((1, 0), "reads refused, code 1, writes OK"),
+        ((Absent("old driver"), 0), "writes OK"),
+        ((Absent("old driver"),) * 2, "nothing"),
+    ],
+)
+def test_the_drivers_codes_are_said_and_prove_nothing(codes, said):
+    known = REPLACE(pair(), read_code=codes[0], write_code=codes[1], nccl=Absent("no NCCL"), facts=("a fact",))
+    (found,) = answer(arm(OFF), arm(AS_IT_IS), known=(known,)).pairs
+    assert found.evidence[-2:] == (f"PHB between them; the driver says: {said}", "a fact")
+
+
+def test_evidence_says_how_an_arm_ended_and_that_nothing_was_checked():
+    ends = [arm(AS_IT_IS, "died", at="", checks=()), arm(FAR, "stopped"), arm(ENGINE, transports=Absent("no log"))]
+    (found,) = answer(arm(OFF), *ends).pairs
+    assert found.evidence[1:6] == (
+        "P2P as it is: nothing was checked; NCCL went over P2P/CUMEM",
+        f"P2P as it is: died: {OUTCOMES['died'][1]}",
+        "P2P at any distance: 10 of 10 checks right; NCCL went over P2P/CUMEM",
+        "P2P at any distance: interrupted",
+        "host memory by copy engine: 20 of 20 checks right",
+    )
+
+
+def test_a_write_that_failed_is_known_to_fail_in_torchs_own_copies_and_an_all_reduce_is_not():
+    def notes(way: str) -> tuple[str, ...]:
+        check = ValueCheck(
+            **WRONG | ONE_WAY | {"way": way, "sources": ("GPU0", "GPU1") if way == "all_reduce" else ("GPU0",)}
+        )
+        return answer(arm(OFF), arm(AS_IT_IS, checks=(check, *checks(("GPU0", "GPU1"), False)[1:]))).advice.notes
+
+    assert notes("copy engine") == notes("kernel") == (findings.IN_PROCESS,)
+    assert notes("send/recv") == notes("all_reduce") == ()
+
+
+def test_a_cause_is_named_only_where_a_pair_is_broken():
+    known = pair(facts=("ACS isolates 0000:00:01.0",))
+    broken = answer(arm(OFF), arm(AS_IT_IS, "hung"), known=(known,)).advice.notes
+    assert broken == ("a known cause is present here: `rigbench explain acs-redirect`",)
+    assert answer(arm(OFF), arm(AS_IT_IS), known=(known,)).advice.notes == ()
