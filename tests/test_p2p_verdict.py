@@ -556,10 +556,13 @@ def test_speeds_are_those_of_the_largest_all_reduce():
 def test_nothing_is_weighed_against_a_control_that_failed_or_where_the_driver_refuses():
     failed = [*turns(off=SLOW[:2], default=FAST), arm(OFF, "died", number=2)]
     assert answer(*failed).speeds == ()
+    assert answer(arm(OFF, seconds=2e-3), arm(AS_IT_IS, number=1, seconds=1e-3)).speeds == ()  # they took no turns
     refused = [REPLACE(it, access=dict.fromkeys(it.access, False)) for it in turns(off=SLOW, default=SLOW, engine=FAST)]
     assert {it.setting for it in answer(*refused).speeds} == {ENGINE.name}
     stopped = [*turns(off=SLOW, default=FAST), arm(AS_IT_IS, "stopped", number=3)]
     assert {it.setting for it in answer(*stopped).speeds} == {AS_IT_IS.name}
+    without = answer(*turns(off=SLOW, far=FAST), arm(AS_IT_IS, "stopped"))  # what NCCL does by default is not known
+    assert (without.advice.environment, told(without)) == ({"NCCL_P2P_LEVEL": "PHB"}, {})
     assert advised(arm(OFF), arm(AS_IT_IS, "stopped"))[0] == {"NCCL_P2P_DISABLE": "1"}  # it has not come through once
 
 
