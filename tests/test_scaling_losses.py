@@ -347,6 +347,9 @@ def test_logs_of_a_folder_that_are_of_one_size_are_seeds_and_the_same_twice_is_r
     points, notes = read(tmp_path, tokens_per_step=1000.0)
     assert [(it.params, it.seed, it.loss) for it in points] == [(5e6, 0, 3.5), (5e6, 1, 3.6), (9e6, 0, 3.2)]
     assert notes[-1].startswith("2 runs of ")
+    (tmp_path / "5M-b.csv").write_text("step,val_loss\n50,4\n100,3,6\n")
+    with pytest.raises(RigbenchError, match=r"line 3 of 5M-b.csv has 3 cells for 2 columns"):
+        read(tmp_path, tokens_per_step=1000.0)
     (tmp_path / "5M-b.csv").write_text("step,val_loss\n50,4\n100,3.5\n")
     with pytest.raises(RigbenchError, match=r"5M-a.csv and 5M-b.csv of .* are the same run \(5M-a, 100K tokens\)"):
         read(tmp_path, tokens_per_step=1000.0)

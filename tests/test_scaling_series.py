@@ -367,6 +367,11 @@ def test_a_checkpoint_that_is_refused_costs_no_other_record(three, tmp_path):
     assert (code, "bad checkpoint; mend it" in err) == (2, True)
     run = stored(tmp_path)
     assert (run.status, run.scaling[0], run.scaling[2]) == ("refused", ENDED[0][0], Skipped("50k", "not begun"))
+    [record] = (tmp_path / "home" / training.FOLDER / run.id).glob(f"10k*/{RECORD}")
+    record.write_bytes(record.read_bytes()[:500])
+    code, _, err = three(words=("--resume", run.id))
+    assert (code, "record.json cannot be read (Input data was truncated)" in err) == (2, True)
+    assert stored(tmp_path).scaling[0] == ENDED[0][0]
 
 
 def test_what_the_first_model_is_refused_for_leaves_nothing_in_the_store(three, tmp_path):

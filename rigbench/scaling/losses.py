@@ -135,8 +135,6 @@ def _table(text: str) -> tuple[list[str], list[tuple[int, Row]]]:
         if "".join(cells[len(names) :]).strip():
             row[OVER] = f"has {len(cells)} cells for {len(names)} columns"
         rows.append((reader.line_num, row))
-        if len(rows) > MOST_ROWS:
-            raise RigbenchError(f"the table has over {MOST_ROWS:,} rows", "give a row a run")
     return names, rows
 
 
@@ -185,6 +183,8 @@ def _points(
         notes.append(f"{loss} of {file} is a training loss: of text that a model has seen it may be too low")
     if loss == of["perplexity"] and of["loss"] is None:
         notes.append(f"losses are the logarithms of {loss}")
+    if len(rows) > MOST_ROWS:
+        raise RigbenchError(f"{file} has over {MOST_ROWS:,} rows", "give a row a run")
     points, apart = [], 0.0
     for number, row in rows:
         where = f"line {number} of {file}"
@@ -436,7 +436,11 @@ def _log(
 
 def _raw(path: Path) -> scan.Raw:
     if not events.is_events(path):
-        return scan.scan(source.read(path)[0], path.name)
+        text = source.read(path)[0]
+        raw = scan.scan(text, path.name)
+        for number, row in _table(text)[1] if raw.kind == "table" else ():
+            _refuse_over(row, f"line {number} of {path.name}")
+        return raw
     told: dict[int, dict[str, scan.Item]] = {}
     folder = path if path.is_file() else next(iter(sorted(path.glob("**/*.tfevents.*")))).parent
     for tag, its in events.scalars(folder).items():

@@ -323,16 +323,22 @@ def train_all(job: Job, asked: Asked, its: Cards, world: World | None) -> None:
         for note in asked.notes:
             job.progress.line(note)
             job.warn(note)
-    names = _names(trainings)
-    # In the store from now on, so that a run that is killed can be named.
-    job.keep(scaling=tuple(_so_far(it, name) for it, name in zip(trainings, names, strict=True)))
-    job.progress.line(f"run {job.run.id}: `rigbench scaling run --resume {job.run.id}` goes on with it after a kill")
-    if all(isinstance(it, Trained) and it.finished for it in job.run.scaling):
-        job.progress.line("all of its models are trained to their end")
-    else:
-        said, told = budgeted(job, trainings, "cuda" if its.gpus else "cpu")
-        job.progress.line(said)
-        _train(job, asked, trainings, its, world, names, told)
+    with asked.alone or contextlib.nullcontext():
+        names = _names(trainings)
+        # In the store from now on, so that a run that is killed can be named.
+        stored = {
+            (it.model.name, it.recipe.optimizer, it.seed): it for it in job.run.scaling if isinstance(it, Trained)
+        }
+        job.keep(scaling=tuple(_so_far(it, name, stored) for it, name in zip(trainings, names, strict=True)))
+        job.progress.line(
+            f"run {job.run.id}: `rigbench scaling run --resume {job.run.id}` goes on with it after a kill"
+        )
+        if all(isinstance(it, Trained) and it.finished for it in job.run.scaling):
+            job.progress.line("all of its models are trained to their end")
+        else:
+            said, told = budgeted(job, trainings, "cuda" if its.gpus else "cpu")
+            job.progress.line(said)
+            _train(job, asked, trainings, its, world, names, told)
     _law(job)
 
 
@@ -348,11 +354,13 @@ def _names(trainings: Sequence[Options]) -> list[str]:
     ]
 
 
-def _so_far(options: Options, name: str) -> Trained | Skipped:
+def _so_far(options: Options, name: str, stored: Mapping[tuple[str, str, int], Trained]) -> Trained | Skipped:
+    """By its own record, else by that of the run."""
     with contextlib.suppress(RigbenchError):  # of a record that cannot be read it is said when its turn comes
         if (before := read(Path(options.folder))) is not None:
             return before
-    return Skipped(name, NOT_BEGUN)
+    own = options.slice
+    return stored.get((own.model.name, own.recipe.optimizer, own.seed)) or Skipped(name, NOT_BEGUN)
 
 
 def _train(
