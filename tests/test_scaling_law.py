@@ -395,9 +395,15 @@ def computed(*pairs: tuple[float, float]) -> list[Point]:
         (shared(1e8, 2e8, 3e8), (0, 1, 2), "every model"),
         # Of equal compute the worse is left out, and what more compute did not better.
         (
-            computed((1e15, 4.0), (1e15, 3.9), (1e16, 3.9), (1e17, 3.5), (1e18, 3.6)),
+            [point(5e5, 1e15 / 3e6, 4.0), *computed((1e15, 3.9), (1e16, 3.9), (1e17, 3.5), (1e18, 3.6))],
             (1, 2, 3, 5),
             "the 4 of 6 points that no other of as little compute beats",
+        ),
+        # Of two seeds neither, though one alone would have been left out, and one alone would have beaten others.
+        (
+            [*computed((1e15, 4.0), (1e16, 3.9), (1e17, 3.5)), point(1e6, 1e15 / 6e6, 3.8, seed=1)],
+            (0, 1, 2, 3, 4),
+            "the 5 of 5 points that no other of as little compute beats",
         ),
         (
             [*computed((1e15, 4.0), (1e16, 4.1)), point(1e6, 1e5, 3.0)],

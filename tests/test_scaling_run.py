@@ -354,8 +354,9 @@ def test_other_data_and_ranks_are_refused_and_other_conditions_named(whole, data
         record = msgspec.structs.replace(before, conditions=changed)
         (tmp_path / RECORD).write_bytes(msgspec.json.encode(record))
         if name == "ranks":
-            with pytest.raises(RigbenchError, match="began on 2 ranks, and here are 1"):
+            with pytest.raises(RigbenchError, match="began on 2 ranks, and here are 1") as refusal:
                 probe.run(asked, Killing())
+            assert refusal.value.exit_code == 2  # so with every model: nothing is gone on with
     again = probe.run(asked, Killing())
     said = f"went on under other conditions, so that last digits may differ: torch 1.0 → {torch.__version__}"
     assert said in again.events

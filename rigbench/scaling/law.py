@@ -119,15 +119,22 @@ def _of_data(points: Sequence[Point]) -> Chosen | Absent:
 
 
 def _of_compute(points: Sequence[Point]) -> Chosen | Absent:
-    """Where sizes have several numbers of tokens, those points that none of as little compute beats; else all."""
+    """Where sizes have several numbers of tokens, those points that none of as little compute beats; else all.
+
+    Of several seeds it is their mean that is beaten or not, and all of them stay: to take the best would be to choose.
+    """
     if len(_apart({it.flops for it in points})) < 2:
         return Absent("L(C) needs two amounts of compute: here is one")
     if len({(it.params, it.tokens) for it in points}) == len({it.params for it in points}):
         return tuple(range(len(points))), "every model"
+    means = cells(points)
     best = tuple(
         place
         for place, it in enumerate(points)
-        if not any(other.flops <= it.flops and other.loss < it.loss for other in points)
+        if not any(
+            other.params * other.tokens <= it.params * it.tokens and other.loss < means[it.params, it.tokens].loss
+            for other in means.values()
+        )
     )
     if len(_apart({points[place].flops for place in best})) < 2:
         return tuple(range(len(points))), "all points, since the least compute has the least loss"
@@ -385,6 +392,16 @@ class Cell(NamedTuple):
     loss: float
 
 
+def cells(points: Sequence[Point]) -> dict[tuple[int, int], Cell]:
+    """By size and tokens the mean loss of the seeds, rising."""
+    of: dict[tuple[int, int], list[Point]] = {}
+    for point in points:
+        of.setdefault((point.params, point.tokens), []).append(point)
+    return {
+        pair: Cell(*pair, its[0].model, math.fsum(it.loss for it in its) / len(its)) for pair, its in sorted(of.items())
+    }
+
+
 def _does(before: Cell, after: Cell) -> str:
     return "rises" if after.loss > before.loss else "does not fall"
 
@@ -392,12 +409,7 @@ def _does(before: Cell, after: Cell) -> str:
 def rising(points: Sequence[Point]) -> Iterator[str]:
     """Larger models, and longer runs of one model, whose loss is not lower: means over the seeds."""
 
-    cells: dict[tuple[int, int], list[Point]] = {}
-    for point in points:
-        cells.setdefault((point.params, point.tokens), []).append(point)
-    means = [
-        Cell(*pair, its[0].model, math.fsum(it.loss for it in its) / len(its)) for pair, its in sorted(cells.items())
-    ]
+    means = list(cells(points).values())
     for tokens in sorted({cell.tokens for cell in means}):
         for small, large in pairwise(cell for cell in means if cell.tokens == tokens):
             if large.loss >= small.loss:
@@ -441,8 +453,13 @@ def paired(points: Sequence[Point], first: str, second: str) -> Paired | Absent:
     for optimizer, size, seed, tokens in by:
         if optimizer == first and (second, size, seed, tokens) in by:
             shared[size, seed] = max(tokens, shared.get((size, seed), 0))
+    seeds = len({seed for _, seed in shared}) > 1
     pairs = [
-        (by[first, size, seed, tokens].model, by[first, size, seed, tokens].loss, by[second, size, seed, tokens].loss)
+        (
+            f"{by[first, size, seed, tokens].model}{f', seed {seed}' if seeds else ''}",
+            by[first, size, seed, tokens].loss,
+            by[second, size, seed, tokens].loss,
+        )
         for (size, seed), tokens in sorted(shared.items())
     ]
     if not pairs:

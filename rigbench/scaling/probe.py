@@ -231,9 +231,7 @@ class _Training:
             what = f"{self.data.name} holds other tokens than when this run began"
             raise RigbenchError(what, "give the file that it began with, or begin a new run")
         if was.ranks != now_.ranks:
-            raise RigbenchError(
-                f"this run began on {was.ranks} ranks, and here are {now_.ranks}", "start as many", exit_code=NOTHING
-            )
+            raise RigbenchError(f"this run began on {was.ranks} ranks, and here are {now_.ranks}", "start as many")
         changed = [
             f"{name} {getattr(was, name)} → {getattr(now_, name)}"
             for name in ("torch", "device", "threads")

@@ -326,7 +326,7 @@ def train_all(job: Job, asked: Asked, its: Cards, world: World | None) -> None:
     with asked.alone or contextlib.nullcontext():
         names = _names(trainings)
         # In the store from now on, so that a run that is killed can be named.
-        stored = {
+        stored: dict[tuple[str, str, int], Trained] = {
             (it.model.name, it.recipe.optimizer, it.seed): it for it in job.run.scaling if isinstance(it, Trained)
         }
         job.keep(scaling=tuple(_so_far(it, name, stored) for it, name in zip(trainings, names, strict=True)))
@@ -355,12 +355,11 @@ def _names(trainings: Sequence[Options]) -> list[str]:
 
 
 def _so_far(options: Options, name: str, stored: Mapping[tuple[str, str, int], Trained]) -> Trained | Skipped:
-    """By its own record, else by that of the run."""
+    """By its own record, or by that of the run where that is whole or is all there is."""
+    known, own = stored.get((options.slice.model.name, options.slice.recipe.optimizer, options.slice.seed)), None
     with contextlib.suppress(RigbenchError):  # of a record that cannot be read it is said when its turn comes
-        if (before := read(Path(options.folder))) is not None:
-            return before
-    own = options.slice
-    return stored.get((own.model.name, own.recipe.optimizer, own.seed)) or Skipped(name, NOT_BEGUN)
+        own = read(Path(options.folder))
+    return (known if known and known.finished else own or known) or Skipped(name, NOT_BEGUN)
 
 
 def _train(
