@@ -693,6 +693,7 @@ def test_what_is_refused_is_said_with_its_conditions_before_what_a_side_lacks():
     shared, here, there = under("a", dtype="bf16"), under("a", dtype="fp32"), under("a", dtype="fp16")
     (refused,) = verdict.refused(shared | here, there | shared)
     assert refused.reason == "dtype fp32 against fp16"
+    assert verdict.refused(shared, shared | there) == verdict.refused(shared | there, shared) == ()
 
 
 @pytest.mark.parametrize(
