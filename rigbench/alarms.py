@@ -219,6 +219,8 @@ class Delivery:
         self._said: set[str] = set()
         self._waiting: queue.Queue[Alarm | None] = queue.Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._is_over = False
 
     def send(self, alarms: Sequence[Alarm]) -> None:
         """At once; never waits."""
@@ -234,14 +236,19 @@ class Delivery:
                 self._once("alarms come faster than they can be delivered; some are left out")
 
     def close(self, seconds: float = 3.0) -> None:
-        """Waits so long for what is under way."""
+        """Waits so long for what is under way; a command that then has not ended is ended."""
         if self._thread is not None:
             with contextlib.suppress(queue.Full):
                 self._waiting.put_nowait(None)
             self._thread.join(seconds)
+            self._is_over = True
+            if self._thread.is_alive():
+                self._once(f"an alarm was not taken within {seconds:g} s of the end, and is given up")
+                if self._child is not None and self._child.returncode is None:
+                    _end(self._child)
 
     def _run(self) -> None:
-        while (alarm := self._waiting.get()) is not None:
+        while (alarm := self._waiting.get()) is not None and not self._is_over:
             if isinstance(self._options.alert_command, str):
                 self._command(self._options.alert_command, alarm)
             if isinstance(self._options.webhook, str):
@@ -262,15 +269,15 @@ class Delivery:
         except (OSError, ValueError) as error:
             self._once(f"--alert-cmd could not be run: {error}")
             return
+        self._child = child
         try:
             child.communicate(f"{alarm.text}\n".encode(), COMMAND_SECONDS)
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(OSError):
-                os.killpg(child.pid, signal.SIGKILL)
+            _end(child)
             child.wait()
             self._once(f"--alert-cmd had not ended after {COMMAND_SECONDS:g} s, and was ended")
             return
-        if child.returncode:
+        if child.returncode and not self._is_over:
             self._once(f"--alert-cmd ended with {child.returncode}")
 
     def _post(self, url: str, alarm: Alarm) -> None:
@@ -292,6 +299,11 @@ class Delivery:
         if text not in self._said:
             self._said.add(text)
             self._say(f"warning: {text}")
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def payload(alarm: Alarm) -> dict[str, Any]:

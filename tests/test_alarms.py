@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import signal
 import socket
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 from rigbench import alarms
 from rigbench.alarms import Alarm, AlarmOptions, Alarms, Behind, Delivery, DiskLeft, State, due
 from rigbench.core.errors import RigbenchError
-from rigbench.machine.kernel_log import events
+from rigbench.machine.kernel_log import events, labelled
 
 XID = "[1.0] NVRM: Xid (PCI:0000:01:00): {}, pid=1, name=x, words"
 ALARM = Alarm("stall", "fault", "", "no step for 60 s; $(touch broken) `id` \"'", 1.0)
@@ -70,7 +71,9 @@ def test_each_cause_has_its_alarm():
     ("number", "severity"), [(79, "fault"), (13, "warning"), (45, "information"), (9999, "warning")]
 )
 def test_every_xid_is_an_alarm(number, severity):
-    (alarm,) = due(State(at_seconds=1.0, kernel=tuple(events([XID.format(number)], {"0000:01:00.0": "GPU0"}))))
+    (alarm,) = due(
+        State(at_seconds=1.0, kernel=tuple(labelled(events([XID.format(number)]), {"0000:01:00.0": "GPU0"})))
+    )
     assert (alarm.code, alarm.severity) == ("kernel", severity)
     assert alarm.text.startswith("kernel: GPU0 (0000:01:00.0): ")
 
@@ -121,6 +124,18 @@ def test_a_command_that_fails_or_hangs_is_said_once(monkeypatch, command, words)
     delivery.close(30)
     assert len(said) == 1
     assert words in said[0]
+
+
+def test_a_command_that_has_not_ended_with_the_watch_is_ended(tmp_path):
+    said: list[str] = []
+    delivery = Delivery(AlarmOptions(alert_command=f"mkfifo {tmp_path}/up; exec cat {tmp_path}/up"), said.append)
+    delivery.send([ALARM, ALARM])
+    while not (tmp_path / "up").exists():
+        time.sleep(0.01)
+    delivery.close(0.1)
+    assert said == ["warning: an alarm was not taken within 0.1 s of the end, and is given up"]
+    assert delivery._child is not None
+    assert delivery._child.wait() == -signal.SIGKILL
 
 
 class Hook(http.server.BaseHTTPRequestHandler):
@@ -176,7 +191,8 @@ def test_a_webhook_that_hangs_costs_the_watcher_nothing(monkeypatch):
         delivery.close(0.8)
         assert any("takes no alarm (timed out)" in line for line in said)
         assert any("faster than they can be delivered" in line for line in said)
-        assert len(said) == 2
+        assert said[-1] == "warning: an alarm was not taken within 0.8 s of the end, and is given up"
+        assert len(said) == 3
 
 
 def test_nobody_there_is_said():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import re
@@ -23,6 +24,7 @@ from test_redacted import MORE, SECRETS, secretive
 
 from rigbench import store, tables
 from rigbench.api import StoredRun
+from rigbench.core.errors import RigbenchError
 from rigbench.document import NOT_ASKED, Run
 from rigbench.report import exports, screen, trackers
 from rigbench.work import verdict as trust
@@ -355,3 +357,15 @@ def test_what_makes_no_sense_is_one_line(rigbench, words):
         else rigbench("report", str(WHOLE), *words)
     )
     assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_wandb_that_cannot_write_is_said_in_a_line(run, tmp_path, monkeypatch):
+    def full(**_given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Settings(SimpleNamespace):
+        model_fields = ()
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(Settings=Settings, init=full))
+    with pytest.raises(RigbenchError, match="no space left on device"):
+        trackers.wandb(run, tmp_path)

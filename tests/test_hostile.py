@@ -322,3 +322,20 @@ def test_memory_that_is_not_there_is_said(rigbench: Rigbench, monkeypatch: pytes
     monkeypatch.setattr("rigbench.store.read", none_left)
     code, _, err = rigbench("report", STORED)
     assert (code, err.count("\n"), "not enough memory" in err) == (NOTHING, 1, True)
+
+
+def test_a_watch_whose_run_cannot_be_kept_does_not_say_that_it_was(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    breaks = f'rm -r "{home}/runs"; touch "{home}/runs"'
+    words = [sys.executable, "-m", "rigbench", "watch", "--home", str(home), "--", "sh", "-c", breaks]
+    ended = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert ended.returncode == FINE
+    assert "saved as" not in ended.stderr
+    (kept,) = tmp_path.glob("rigbench-2*.json")
+    assert f"the run is kept in {kept}" in ended.stderr
+
+
+def test_a_run_whose_file_was_renamed_does_not_hide_the_newest(rigbench: Rigbench, tmp_path: Path) -> None:
+    (tmp_path / "home" / "runs").mkdir(parents=True)
+    (tmp_path / "home" / "runs" / "20260101-000000-mine.json").write_bytes(STORED.read_bytes())
+    assert rigbench("report")[0] == FINE

@@ -162,7 +162,8 @@ def _entries(home: Store, common: Common) -> Index:
 
 def _newest(home: Store, common: Common) -> Path:
     """The newest run that measured something, else the newest look."""
-    entry = next((entry for entry in _entries(home, common).entries() if not entry.look), None)
+    stored = {path.stem for path in home.paths()}  # a file that somebody renamed is not its run's id
+    entry = next((it for it in _entries(home, common).entries() if not it.look and it.id in stored), None)
     return home.find(None) if entry is None else home.runs / f"{entry.id}.json"
 
 

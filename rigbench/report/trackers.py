@@ -125,23 +125,21 @@ def wandb(run: Run, folder: Path) -> Path:
     private: dict[str, object] = dict.fromkeys(("x_disable_meta", "x_disable_stats", "x_disable_machine_info"), True)
     private |= dict.fromkeys(("host", "username", "email", "program", "program_abspath", "program_relpath"), "")
     settings = package.Settings(**{key: value for key, value in {**quiet, **private}.items() if key in named})
-    its: Any = package.init(
-        project="rigbench",
-        name=run.id,
-        dir=str(folder),
-        mode="offline",
-        config=config,
-        settings=settings,
-    )
     by_step: dict[int, dict[str, float]] = {}
     for name, points in curves(run):
         for step, value in points:
             by_step.setdefault(step, {})[name] = value
-    for step in sorted(by_step):
-        its.log(by_step[step], step=step)
-    its.summary.update({"report": exports.markdown(run), **headlines(run)})
-    written = Path(its.dir).parent
-    its.finish()
+    try:
+        its: Any = package.init(
+            project="rigbench", name=run.id, dir=str(folder), mode="offline", config=config, settings=settings
+        )
+        for step in sorted(by_step):
+            its.log(by_step[step], step=step)
+        its.summary.update({"report": exports.markdown(run), **headlines(run)})
+        written = Path(its.dir).parent
+        its.finish()
+    except OSError as error:
+        raise RigbenchError(f"cannot write to {folder} ({reason(error)})", "choose another folder") from None
     return written
 
 

@@ -99,10 +99,10 @@ def _watched(
         show_rooms(job.run, console, common.verbose, common.quiet)
     for line in job.run.warnings[told:]:
         say(f"warning: {line}")
-    if not common.quiet:
-        say(f"saved as {job.run.id}; `rigbench report {job.run.id}` shows it again")
     if job.trouble:
         say(str(job.trouble))
+    elif not common.quiet:
+        say(f"saved as {job.run.id}; `rigbench report {job.run.id}` shows it again")
     return code
 
 
