@@ -368,3 +368,15 @@ def test_the_same_run_of_two_files_is_refused_and_alike_ones_are_seeds(rigbench,
     document = json.loads(out)["law"]
     assert [it["seed"] for it in document["points"]] == [0, 0, 0, 1, 1, 1]
     assert document["notes"] == ["3 runs of other.csv differ in nothing but their loss: they are taken for seeds"]
+
+
+def test_tensorboard_scalars_that_are_kept_as_tensors_are_read(tmp_path):
+    """As TensorFlow 2, Keras and rigbench's own export write them."""
+    writer_of = pytest.importorskip("tensorboard.summary")
+    for name, loss in {"5M": 3.5, "9M": 3.25}.items():
+        writer = writer_of.Writer(str(tmp_path / name))
+        for step, value in ((50, 4.0), (100, loss)):
+            writer.add_scalar("val_loss", value, step)
+        writer.close()
+    points, _ = read(tmp_path, tokens_per_step=1000.0)
+    assert [(it.params, it.tokens, it.loss) for it in points] == [(5e6, 1e5, 3.5), (9e6, 1e5, 3.25)]

@@ -24,23 +24,28 @@ def is_events(path: Path) -> bool:
 
 
 def scalars(log: Path) -> Mapping[str, list[Event]]:
-    """Of each tag its events, in the order in which they were written.
+    """Of each tag its events, in the order in which they were written; TensorFlow 2 and Keras keep them as tensors.
 
     Raises:
         RigbenchError: the package tensorboard is missing, or there are none.
     """
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        from tensorboard.util.tensor_util import make_ndarray
     except ImportError:
-        raise RigbenchError(
-            "reading TensorBoard events needs the package tensorboard", "pip install 'rigbench[tensorboard]'"
-        ) from None
-    events = EventAccumulator(str(log), size_guidance={"scalars": 0})
+        what = "reading TensorBoard events needs the package tensorboard"
+        raise RigbenchError(what, "pip install 'rigbench[tensorboard]'") from None
+    events = EventAccumulator(str(log), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
-    tags = events.Tags()["scalars"]
-    if not tags:
+    tags = events.Tags()
+    told = {tag: [Event(it.step, it.wall_time, it.value) for it in events.Scalars(tag)] for tag in tags["scalars"]}
+    of_scalars = events.PluginTagToContent("scalars") if tags["tensors"] else {}
+    for tag in (it for it in tags["tensors"] if it in of_scalars):
+        its = [(it, make_ndarray(it.tensor_proto)) for it in events.Tensors(tag)]
+        told[tag] = [Event(it.step, it.wall_time, float(value)) for it, value in its if value.size == 1]
+    if not any(told.values()):
         raise RigbenchError(f"{log} holds no scalars", "give the folder of the run's events")
-    return {tag: [Event(it.step, it.wall_time, it.value) for it in events.Scalars(tag)] for tag in tags}
+    return told
 
 
 def read(log: Path) -> tuple[Raw, str]:
