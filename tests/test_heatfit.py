@@ -90,6 +90,7 @@ def test_a_card_that_is_already_warm_has_a_steady_temperature_and_no_time_consta
     assert isinstance(found.steady_celsius, Estimate)
     assert found.steady_celsius.low <= 71.3 <= found.steady_celsius.high
     assert found.tau_seconds == Absent("the temperature did not move more than its noise")
+    assert not found.trend
 
 
 def test_readings_that_are_all_the_same_are_known_to_half_a_degree_and_no_better():

@@ -143,13 +143,14 @@ def test_the_rich_model_adds_a_slower_and_a_faster_exponential() -> None:
     )
 
 
+@pytest.mark.parametrize("noise", [0.3, 0.03])
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.8])
-def test_correlation_is_that_of_neighbours_with_what_a_fit_takes_away_put_back(memory: float) -> None:
+def test_correlation_is_that_of_neighbours_with_what_a_fit_takes_away_put_back(memory: float, noise: float) -> None:
     """Kendall 1954: of n residuals of p parameters it is lower by (p·(1 + ρ) + 2ρ)/n in the mean."""
     draw = np.random.default_rng(4).standard_normal(80)
     for place in range(1, 80):
         draw[place] += memory * draw[place - 1]
-    blocks = blocks_of(noisy(0, 80, noise=0.0)[1] - 60.0 + 0.3 * draw)
+    blocks = blocks_of(noisy(0, 80, noise=0.0)[1] - 60.0 + noise * draw)
     _, residuals = heat_fit._rich_model(blocks, 12.0)
     seen = sum(a * b for a, b in itertools.pairwise(residuals)) / sum(a * a for a in residuals)
     found = heat_fit._correlation(blocks, 12.0)
@@ -309,10 +310,24 @@ def test_a_straight_line_is_looked_at_up_to_thirty_times_its_length_and_a_jump_d
     assert jump.taus[0] == pytest.approx(99.0 / 200)
 
 
-T_37 = 1.6871  # Student's t with 40 − 3 degrees of freedom, 90 % two-sided
+# Student's t with 40, 60 and 120 less 3 degrees of freedom, 90 % two-sided.
+STUDENT = {40: 1.6871, 60: 1.6720, 120: 1.6580}
 
 
-@pytest.mark.parametrize("seed", [11, 12, 13])
+def plainly(at: Array, readings: Array) -> tuple[Array, Callable[[float], float], float, float]:
+    """(what whitens, the squared error at a tau, the least of it, what of it is allowed), by least squares."""
+    memoryless, count = heat_fit._blocks(at, readings), len(at)
+    taus, errors = finely(memoryless, float(at[-1]))
+    root = whitener(count, heat_fit._correlation(memoryless, float(taus[errors.argmin()])))
+
+    def error(tau: float) -> float:
+        return left(root @ np.array([np.ones(count), np.exp(-at / tau)]).T, root @ readings)
+
+    least = min(error(tau) for tau in np.geomspace(at[-1] / 200, 30 * at[-1], 300))
+    return root, error, least, least * (1 + STUDENT[count] ** 2 / (count - 3))
+
+
+@pytest.mark.parametrize("seed", [11, 12])
 def test_intervals_end_where_the_squared_error_is_that_much_larger(seed: int) -> None:
     at, readings = noisy(seed, 40)
     found = heat_fit.fit(at, readings)
@@ -321,25 +336,38 @@ def test_intervals_end_where_the_squared_error_is_that_much_larger(seed: int) ->
     assert isinstance(steady, Estimate)
     assert isinstance(tau, Estimate)
     assert isinstance(start, Estimate)
-    memoryless = heat_fit._blocks(at, readings)
-    _, errors = finely(memoryless, 39.0)
-    first = finely(memoryless, 39.0)[0][int(errors.argmin())]
-    root = whitener(40, heat_fit._correlation(memoryless, float(first)))
+    root, error, least, allowed = plainly(at, readings)
     ones, values = root @ np.ones(40), root @ readings
-    taus = np.exp(np.linspace(math.log(4.0), math.log(40.0), 1500))
-    decays = [root @ np.exp(-at / it) for it in taus]
-    least = min(left(np.array([ones, it]).T, values) for it in decays)
-    allowed = least * (1 + T_37**2 / 37)
+    decays = [root @ np.exp(-at / it) for it in np.geomspace(4.0, 40.0, 1500)]
     assert found.residual_celsius == pytest.approx(math.sqrt(least / 40), rel=1e-3)
     for end in (tau.low, tau.high):
-        error = left(np.array([ones, root @ np.exp(-at / end)]).T, values)
-        assert error - least == pytest.approx(allowed - least, rel=0.03)
+        assert error(end) - least == pytest.approx(allowed - least, rel=0.03)
     for end in (steady.low, steady.high):  # with T∞ given, the amplitude alone is left beside tau
-        error = min(left(it[:, None], values - end * ones) for it in decays)
-        assert error - least == pytest.approx(allowed - least, rel=0.03)
+        most = min(left(it[:, None], values - end * ones) for it in decays)
+        assert most - least == pytest.approx(allowed - least, rel=0.03)
     for end in (start.low, start.high):  # with T₀ given, T∞ alone
-        error = min(left((ones - it)[:, None], values - end * it) for it in decays)
-        assert error - least == pytest.approx(allowed - least, rel=0.03)
+        most = min(left((ones - it)[:, None], values - end * it) for it in decays)
+        assert most - least == pytest.approx(allowed - least, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("count", "tau", "scales", "share", "reason"),
+    [
+        (60, 300.0, (0.06, 0.072, 0.076, 0.080, 0.1), 30.0, "the curve has not bent enough in 59 s"),
+        (120, 1.0, (5.0, 6.5, 6.9, 7.25, 8.0), 1 / 200, "it rose faster than readings 1 s apart can show"),
+    ],
+)
+def test_a_tau_is_told_where_none_beyond_those_looked_at_is_possible(count, tau, scales, share, reason) -> None:
+    """The noisier, the farther the interval reaches; of these noises some have an end hardly within."""
+    at, draw, told = np.arange(float(count)), np.random.default_rng(5).standard_normal(count), []
+    for scale in scales:
+        readings = 70 - 30 * np.exp(-at / tau) + scale * draw
+        found = heat_fit.fit(at, readings).tau_seconds
+        _, error, _, allowed = plainly(at, readings)
+        told.append(error(share * at[-1]) > allowed)
+        assert isinstance(found, Estimate) is told[-1]
+        assert told[-1] or found.reason.startswith(reason)
+    assert told == [True, True, True, False, False]
 
 
 def test_a_fit_counts_its_seconds_from_the_moment_given() -> None:
@@ -414,22 +442,53 @@ def test_a_second_exponential_is_a_trend_where_chance_makes_it_one_time_in_a_hun
     assert any(0.01 < tail < 0.02 for called, tail in found if not called)
 
 
-def wandering(seconds: float, spacing: float, noise: float) -> tuple[Array, Array]:
-    """A settled card whose noise is remembered for so many seconds."""
-    at = spacing * np.arange(120.0)
-    draw = np.random.default_rng(7).standard_normal(120)
-    stay = math.exp(-spacing / seconds)
+# Of a settled card whose readings are two seconds apart, and remember their noise for fifteen: the residuals of these
+# seeds are no second exponential (their F is ordinary). Noise of a sensor would leave e^(−2/5) + 0.1 = 0.77 between
+# neighbours.
+@pytest.mark.parametrize(
+    ("seed", "noise", "step", "trend"),
+    [
+        (2, 0.7, 0.1, True),  # 0.79 between neighbours
+        (18, 0.7, 0.1, True),  # 0.78
+        (1, 0.7, 0.1, False),  # 0.72
+        (53, 0.7, 0.1, False),  # 0.72
+        (28, 0.38, 1.0, False),  # 0.81, of 0.44 degrees: no more than rounding to whole ones leaves
+    ],
+)
+def test_what_stays_longer_than_a_sensors_noise_is_the_temperatures(
+    seed: int, noise: float, step: float, trend: bool
+) -> None:
+    at, draw = 2.0 * np.arange(120.0), np.random.default_rng(seed).standard_normal(120)
+    stay = math.exp(-2 / 15)
     for place in range(1, 120):
         draw[place] = stay * draw[place - 1] + math.sqrt(1 - stay**2) * draw[place]
-    return at, np.round((70 - 30 * np.exp(-at / (12 * spacing)) + noise * draw) * 10) / 10
-
-
-@pytest.mark.parametrize(("seconds", "trend"), [(1.0, False), (30.0, True)])
-def test_what_stays_longer_than_a_sensors_noise_is_the_temperatures(seconds: float, trend: bool) -> None:
-    at, readings = wandering(seconds, 2.0, 0.6)
-    found = heat_fit.fit(at, readings)
+    found = heat_fit.fit(at, np.round((70 - 30 * np.exp(-at / 24) + noise * draw) / step) * step)
     assert isinstance(found, HeatFit)
     assert found.trend is trend
+
+
+def test_what_rounding_leaves_on_a_plateau_is_no_trend() -> None:
+    """A bias of the plateau against the rise looks like a second exponential; half its square is taken for noise."""
+    at, draw, called = np.arange(120.0), np.random.default_rng(3).standard_normal(120), []
+    for share in np.linspace(2.6, 3.8, 9):
+        readings = np.round(70.3 - 20 * np.exp(-at / 12) - share * np.exp(-at / 2) + 0.15 * draw)
+        found = heat_fit.fit(at, readings)
+        assert isinstance(found, HeatFit)
+        plain = heat_fit._blocks(at, readings)
+        first = heat_fit._zoomed(plain, 119.0, 0.0, zooms=3)[0].tau
+        root, tau = whitener(120, heat_fit._correlation(plain, first)), found.tau_seconds.value
+        amplitude = found.steady_celsius.value - found.start_celsius.value
+        plateau = readings[np.abs(amplitude) * np.exp(-at / tau) < 0.5]
+        bias = heat_fit.rounding_bias(float(np.var(plateau)), 1.0)
+        assert bias > 0.05
+        curve = [np.ones(120), np.exp(-at / tau), at * np.exp(-at / tau)]
+        rich = [*curve, np.exp(-at / (3 * tau)), np.exp(-3 * at / tau)]
+        few, all_of_it = (left(root @ np.array(columns).T, root @ readings) for columns in (curve, rich))
+        hidden = 120 * bias**2 / 2
+        tail = ((few + hidden) / (all_of_it + hidden)) ** (-(120 - 5) / 2)
+        called.append(found.trend)
+        assert found.trend is (tail < 0.01) or tail == pytest.approx(0.01, rel=0.1)
+    assert 2 < sum(called) < 7
 
 
 def test_a_fit_begins_at_the_first_eighth_whose_rest_has_no_trend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -424,18 +424,15 @@ def test_a_temperature_has_moved_by_five_degrees(degrees: float, told: bool):
 
 
 @pytest.mark.parametrize(("share", "told"), [(0.015, True), (0.008, False)])
-def test_a_clock_has_moved_by_a_percent_for_longer_than_a_tick(share: float, told: bool):
-    clocks = [2.5e9 * (1 - share * i / 240) for i in range(241)]
-    clocks[100] = 0.5e9
+def test_a_clock_has_moved_by_a_percent(share: float, told: bool):
+    clocks = tuple(2.5e9 * (1 - share * i / 240) for i in range(241))
     rates = [1e14 * (1 - share * i / 240) for i in range(240)]
-    card = verdict.card(soaked(load(rates), 220.0, HALVES, series(sm_clock_hertz=tuple(clocks))))
+    found = verdict.card(soaked(load(rates), 220.0, HALVES, series(sm_clock_hertz=clocks))).per_clock
     if told:
-        assert card.per_clock.value == pytest.approx(1.0, abs=0.1)
-        return
-    own = clocks[:100] + clocks[101:]
-    assert isinstance(card.per_clock, Estimate)  # the dip is of a piece's mean
-    steady = verdict.card(soaked(load(rates[:239]), 219.5, HALVES[:240], series(sm_clock_hertz=tuple(own))))
-    assert steady.per_clock == Absent("the clock moved by 0.8% only")
+        assert isinstance(found, Estimate)
+        assert found.value == pytest.approx(1.0, abs=0.1)
+    else:
+        assert found == Absent("the clock moved by 0.8% only")
 
 
 def test_a_sensor_that_never_answered_moved_by_nothing():

@@ -136,14 +136,15 @@ def fit(at_seconds: Sequence[float], celsius: Sequence[float], from_seconds: flo
     allowed = error * (1 + room) - floor
     steady, tau, start = _estimates(blocks, profile, allowed, hidden)
     rise = abs(steady.value - start.value)
-    if profile.errors[-1] <= allowed and profile.taus[-1] > 0.99 * LONGEST_SHARE * span:
+    shortest, longest = _profile(blocks, span * np.array([SHORTEST_SHARE, LONGEST_SHARE])).errors <= allowed
+    if longest:
         least = f"it settles at {steady.low:.1f} °C at least, time constant at least {tau.low:.0f} s"
         why = Absent(f"the curve has not bent enough in {span:.0f} s: {least}")
         return HeatFit(steady_celsius=why, tau_seconds=why, start_celsius=start, **facts)
     if rise < LEAST_STEPS * resolution:
         why = Absent(f"it moved by {rise:.1f} °C only, hardly a step of the sensor")
         return HeatFit(steady_celsius=steady, tau_seconds=why, start_celsius=why, **facts)
-    if profile.errors[0] <= allowed and profile.taus[0] < 1.01 * SHORTEST_SHARE * span:
+    if shortest:
         why = Absent(f"it rose faster than readings {blocks.spacing:.2g} s apart can show")
         return HeatFit(steady_celsius=steady, tau_seconds=why, start_celsius=why, **facts)
     return HeatFit(steady_celsius=steady, tau_seconds=tau, start_celsius=start, **facts)
