@@ -212,7 +212,7 @@ def test_blocks_tile_their_segments_and_nothing_is_lost(loop):
         assert all(a + size <= b for (a, size), (b, _) in itertools.pairwise(tiles))
         assert sum(size for _, size in tiles) == allocator.reserved_bytes
         assert sum(size for _, size in used) == allocator.allocated_bytes >= sum(sizes[number] for number in live)
-        assert set(live) == live_at(events[: events.index(event) + 1], events.index(event))
+        assert set(live) == live_at(events, events.index(event))
     assert allocator.peak_reserved_bytes >= allocator.peak_allocated_bytes
 
 
