@@ -90,6 +90,13 @@ def test_both_ends_lie_on_the_line_however_many_others_agree_without_them():
     found = fit({**times, SIZES[-1]: [2 * it for it in times[SIZES[-1]]]})
     assert {SIZES[0], SIZES[-1]}.isdisjoint(found.sizes_left_out)
     assert found.bytes_per_s.value == pytest.approx(BETA / 2, rel=0.1)
+    found = fit({**times, SIZES[0]: [2 * it for it in times[SIZES[0]]]})
+    assert {SIZES[0], SIZES[-1]}.isdisjoint(found.sizes_left_out)
+
+
+def test_a_size_of_which_a_time_is_zero_is_none():
+    times = {size: [ALPHA + size / BETA] * 9 for size in SIZES}
+    assert fit({**times, 1000: [0.0, ALPHA, ALPHA], 2000: []}) == fit(times)
 
 
 # Upper quantiles of Student's t, from the printed table, by degrees of freedom: at 0.95, and at 0.875 of two.
@@ -117,7 +124,7 @@ def weighted(times: dict[int, float], variance: float | None) -> tuple[np.ndarra
 
 def assert_is(found, line: np.ndarray, half: np.ndarray, rel: float = 2e-4) -> None:
     latency, slope = found.latency_seconds, 1 / found.bytes_per_s
-    assert (latency.value, slope.value) == pytest.approx(tuple(line), rel=rel)
+    assert (latency.value, slope.value) == pytest.approx(tuple(line), rel=1e-9)
     assert (latency.high - latency.value, slope.high - slope.value) == pytest.approx(tuple(half), rel=rel)
     assert slope.value - slope.low == pytest.approx(half[1], rel=rel)
     assert latency.low == pytest.approx(max(0, line[0] - half[0]), rel=rel)

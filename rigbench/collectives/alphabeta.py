@@ -91,7 +91,7 @@ def _points(samples: Mapping[int, Sequence[float]]) -> list[Point]:
     common = stats.median([error**2 * medians[size].n for size, error in own.items()]) if own else 0.0
     points = []
     for size, it in medians.items():
-        squares = it.n * own.get(size, 0.0) ** 2 * (it.n > 1) + COMMON_SAMPLES * common / it.n
+        squares = it.n * own.get(size, 0.0) ** 2 + COMMON_SAMPLES * common / it.n
         weight = it.n * (it.n > 1) + COMMON_SAMPLES
         points.append(Point(size, it.value, math.sqrt(squares / weight)))
     return points
