@@ -49,6 +49,14 @@ def test_every_healthy_row_is_within_what_its_band_says_that_healthy_rigs_reach(
             assert band.worst - 0.005 <= share <= band.best + 0.005, row["id"]
 
 
+@pytest.mark.parametrize("name", sorted({row["band"] for row in ROWS if row["expected"] == "fine"} - {"HOST_LINK"}))
+def test_the_worst_and_the_best_of_a_band_are_published_rigs(name):
+    rows = [row for row in ROWS if (row["band"], row["expected"]) == (name, "fine")]
+    band = getattr(verdict, name)
+    shares = [float(row["gb_per_s"]) * 1e9 / theory(row["link"]) / band.directions for row in rows]
+    assert (min(shares), max(shares)) == pytest.approx((band.worst, band.best), abs=0.006)
+
+
 def test_the_host_links_band_is_the_one_that_the_topology_expects():
     assert (verdict.HOST_LINK.fine_from, verdict.HOST_LINK.best) == (links.EXPECTED_LOW, links.EXPECTED_HIGH)
 

@@ -276,3 +276,8 @@ def test_a_ring_of_parents_ends() -> None:
     }
     assert pci.path_to(tree, first) == [second, first]
     assert pci.path_to(tree, "0000:ff:00.0") == ["0000:ff:00.0"]
+
+
+def test_an_identifier_is_four_to_six_hexadecimal_digits() -> None:
+    assert [pci._hex(text) for text in ("0x10de", "0x15B3", "0x030000")] == ["10de", "15b3", "030000"]
+    assert {pci._hex(text) for text in ("10de", "0x1", "0xwxyz", "", NOT_REPORTED)} == {"unknown"}
