@@ -398,6 +398,7 @@ def test_the_resolution_is_the_smallest_step(readings: list[float], resolution: 
     found = heat_fit.fit(np.arange(30.0), readings)
     assert isinstance(found, HeatFit)
     assert found.resolution_celsius == pytest.approx(resolution)
+    assert not found.trend
 
 
 def test_readings_on_a_curve_are_known_to_a_thousandth_of_a_step() -> None:
