@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -380,6 +381,13 @@ def test_what_the_first_model_is_refused_for_leaves_nothing_in_the_store(three, 
     assert err.splitlines()[-1] == "rigbench: bad data; other data"
     assert "saved" not in err
     assert list((tmp_path / "home" / "runs").iterdir()) == list((tmp_path / "home" / training.FOLDER).iterdir()) == []
+
+
+def test_epochs_are_said_in_as_few_digits_as_tell_something(three, tmp_path):
+    fresh = ("--series", tmp_path / "three.toml", "--data", tmp_path / "text.bin", "--micro-batch", 1, "--tokens")
+    for tokens, said in (("100k", " epochs of text.bin"), ("1e12", "M epochs of text.bin")):
+        err = three(RigbenchError("that will do", "stop"), words=(*fresh, tokens))[2]
+        assert re.search(r" tokens are [0-9.]{1,4}" + said, err), err
 
 
 def test_a_series_without_any_loss_has_no_answer(three):

@@ -394,7 +394,7 @@ class _Training:
         batches = len(starts) // self.rows // self.size * self.size
         if not batches:
             what = f"{len(starts)} held-out sequences are fewer than one batch of {self.rows * self.size}"
-            raise RigbenchError(what, "give a smaller --micro-batch, or more tokens")
+            raise RigbenchError(what, "give a smaller --micro-batch, or more text")
         every = np.array(starts[: batches * self.rows], np.int64).reshape(batches, self.rows)
         return list(every[self.world.rank if self.world else 0 :: self.size])
 

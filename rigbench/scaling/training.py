@@ -14,6 +14,7 @@ from typing import IO, NamedTuple
 
 import msgspec
 
+from rigbench.core import units
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.files import reason, write_whole
@@ -151,7 +152,8 @@ def plan(job: Job, options: RunOptions, choices: RecipeOptions, device: str, its
     assert isinstance(one.slice.model, Model)
     seen = one.schedule.steps[-1] * one.slice.recipe.tokens_per_step(one.slice.model)
     epochs = seen / (found - one.held_out_tokens)
-    notes = [f"{seen:,} tokens are {epochs:.1f} epochs of {Path(data).name}: loss falls less on what was seen"]
+    times = units.format_count(epochs) if epochs >= 1000 else f"{epochs:.1f}"
+    notes = [f"{seen:,} tokens are {times} epochs of {Path(data).name}: loss falls less on what was seen"]
     return Asked(Plan(trainings=tuple(trainings), data=data), notes=tuple(notes if epochs > 1 else ()))
 
 
