@@ -78,3 +78,11 @@ def test_an_estimate_becomes_a_predicted_figure_with_its_ends():
 
 def test_a_timing_says_of_no_sample_that_it_was_late_unless_told():
     assert Timing((), (1.0,), some, 0.01, "precise", 0, Absent("few")).late == 0
+
+
+def test_what_was_measured_is_not_changed_afterwards():
+    timing = Timing((), (1.0,), some, 0.01, "interval", 0, Absent("few"))
+    for record in (some, timing):
+        for name in record.__struct_fields__:
+            with pytest.raises(AttributeError):
+                setattr(record, name, 0)
