@@ -412,6 +412,8 @@ def read(
         if it.field in typed:
             word = typed[it.field]
             given[it.field] = it.option.read.read(word, it.name) if it.option.read else word
+            if word == "":  # as of a variable that is not set: it would be taken for what is not asked
+                raise RigbenchError(f"{it.name} is empty", "leave it out, or say what you mean")
             continue
         nearer = {other.key for other in known if other.field in typed} | ({"on"} if on else set())
         for origin, level in itertools.groupby(settings, lambda setting: setting.origin):

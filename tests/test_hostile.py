@@ -292,11 +292,22 @@ def test_numbers_of_a_csv_and_of_a_header_are_read_as_such_or_refused(rigbench: 
         open_all(tmp_path / "ids.npy", "auto", None, 64)
 
 
-@pytest.mark.parametrize("words", [("report", "--delete", ""), ("report", ""), ("compare", "", STORED), ("doctor", "")])
-def test_a_name_that_is_empty_is_not_the_newest_run(
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report", "--delete", ""),
+        ("report", ""),
+        ("compare", "", STORED),
+        ("doctor", ""),
+        ("run", "--only", ""),
+        ("train-probe", "--device", "cpu", "--data", ""),
+        ("budget", "--on", "cpu", "--program", ""),
+    ],
+)
+def test_what_is_empty_is_not_taken_for_the_newest_run_or_for_nothing_asked(
     words: tuple[str | Path, ...], rigbench: Rigbench, tmp_path: Path
 ) -> None:
-    """A script's variable that was not set must not delete what was measured last."""
+    """A script's variable that was not set must not delete what was measured last, nor measure all for a part."""
     stored = tmp_path / "home" / "runs" / "20260101-000000-aaaa.json"
     stored.parent.mkdir(parents=True)
     stored.write_bytes(STORED.read_bytes())
