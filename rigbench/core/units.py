@@ -369,7 +369,7 @@ def format_money(value: float, currency: str) -> str:
     """ "1,234 EUR", "12.50 EUR", "0.307 EUR": cents, and below one unit as many digits as a price per kWh needs."""
     if abs(value) >= 999.995:
         return f"{value:,.0f} {currency}"
-    if abs(value) >= 0.9995 or value == 0:
+    if abs(value) >= 0.9995:
         return f"{value:.2f} {currency}"
     whole, _, decimals = format_significant(float(value)).partition(".")
     return f"{whole}.{decimals.rstrip('0').ljust(2, '0')} {currency}" if "e" not in decimals else f"0.00 {currency}"
