@@ -421,6 +421,8 @@ def test_points_of_one_amount_of_compute_tell_no_law_of_it():
     its = law._of_compute([point(1e6, 4e8, 3.0), point(2e6, 2e8, 3.1)])
     assert its == Absent("L(C) needs two amounts of compute: here is one")
     assert law._of_compute([point(1e6, 4e8, 3.0), point(2e6, 4e8, 2.9)]) == ((0, 1), "every model")
+    equal = [point(1e6, 4e8, 3.0), point(2e6, 2e8, 2.9), point(1e6, 1e9, 2.8)]  # of the first two the worse is beaten
+    assert law._of_compute(equal)[0] == (1, 2)
     both = [point(1e6, 4e8, 3.0), point(1e6, 8e8, 2.9)]
     assert law._of_compute(both) == ((0, 1), "the 2 of 2 points that no other of as little compute beats")
 
@@ -718,6 +720,9 @@ def test_a_mean_of_pairs_is_that_of_the_textbook_on_both_sides():
     half = TABLE_95[1] * 0.2  # 0.4 and 0: the middle 0.2, its deviation 0.4/√2/√2
     assert (its.nats.low, its.nats.value, its.nats.high) == pytest.approx((0.2 - half, 0.2, 0.2 + half), rel=1e-4)
     assert (its.share.value, its.share.n, its.share.level) == (pytest.approx(0.05), 2, 0.9)
+    again = [msgspec.structs.replace(it, seed=1) for it in (first[0], second[0])]
+    names = [name for name, _, _ in law.paired([*again, *first, *second], "adamw", "other").pairs]
+    assert names == ["5M, seed 0", "5M, seed 1", "14M, seed 0"]
     longer = [msgspec.structs.replace(it, tokens=2 * 10**9, loss=2.5) for it in (first[0], second[0])]
     assert law.paired([*longer, *first, *second], "adamw", "other").pairs == (("5M", 2.5, 2.5), ("14M", 3.0, 3.0))
 
