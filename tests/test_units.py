@@ -510,6 +510,8 @@ def test_a_number_without_an_interval_has_its_unit_from_its_size_on(below, shown
         (units.format_share(-1e-9), "-<0.01 %"),
         (units.format_share(12.5), "1,250 %"),
         (units.format_plus_minus(-0.012), "±1.2 %"),
+        (units.format_money(999.994, "EUR"), "999.99 EUR"),
+        (units.format_money(999.995, "EUR"), "1,000 EUR"),
         (units.format_money(0.9994, "EUR"), "0.999 EUR"),
         (units.format_money(0.9995, "EUR"), "1.00 EUR"),
         (units.format_money(0.0, "EUR"), "0.00 EUR"),
