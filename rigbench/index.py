@@ -206,10 +206,13 @@ def _open(path: Path) -> tuple[sqlite3.Connection, str]:
                 "SELECT name, size, changed, rig, slices, entry, measured, unread FROM runs LIMIT 1"
             ).fetchall()
             return database, why if attempt == ":memory:" else ""
-        except sqlite3.OperationalError as error:  # no permission, no space, no lock
-            attempts, why = attempts[:1], str(error)
-        except sqlite3.DatabaseError as error:  # not an index: begin again
+        except sqlite3.DatabaseError as error:
             why = str(error)
+            of_the_disk = isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR
+            if of_the_disk:  # no permission, no space, no lock
+                attempts = attempts[:1]
+                continue
+            # Not an index, or one without its table: begin again.
             with contextlib.suppress(OSError):
                 path.unlink()
     raise AssertionError("a database in memory can be opened")

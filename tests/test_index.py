@@ -99,6 +99,11 @@ def test_entries_of_one_rig_alone(home):
     assert len(ids(opened(home)[0], store.read(RUN).rig.fingerprint)) == 3
 
 
+def altered(file, statement):
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
+        database.execute(statement)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -107,8 +112,10 @@ def test_entries_of_one_rig_alone(home):
         lambda file: file.write_bytes(file.read_bytes()[:5000]),
         lambda file: file.write_bytes(b""),
         lambda file: file.write_bytes((whole := file.read_bytes())[:8192] + b"\xff" * 4096 + whole[12288:]),
+        lambda file: altered(file, "DROP TABLE runs"),
+        lambda file: altered(file, "ALTER TABLE runs DROP COLUMN slices"),
     ],
-    ids=["missing", "garbage", "cut short", "empty", "a page of it damaged"],
+    ids=["missing", "garbage", "cut short", "empty", "a page of it damaged", "without its table", "without a column"],
 )
 def test_a_lost_or_broken_index_is_made_anew(home, damage):
     before = ids(opened(home)[0])
