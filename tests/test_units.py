@@ -506,6 +506,7 @@ def test_a_number_without_an_interval_has_its_unit_from_its_size_on(below, shown
         (units.format_share(0.00094), "0.09 %"),
         (units.format_share(0.00096), "0.1 %"),
         (units.format_share(0.0994), "9.9 %"),
+        (units.format_share(math.nextafter(0.0995, 0)), "10 %"),  # 9.95 to the last bit
         (units.format_share(-0.042), "-4.2 %"),
         (units.format_share(-1e-9), "-<0.01 %"),
         (units.format_share(12.5), "1,250 %"),
