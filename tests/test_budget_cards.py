@@ -184,7 +184,7 @@ def test_ranks_get_what_p2p_advises_on_this_rig_and_slice_and_budget_say_so(job,
     job.keep(p2p=P2p(devices=("GPU0", "GPU1"), device_names=(CARD, CARD), advice=P2pAdvice(off, "a test", ())))
     trained_with = []
 
-    def started(job, options, environment, *_):
+    def started(options, environment, *_):
         trained_with.append(environment)
         made = whole(M5, 2000.0, device=ON_CARD, strategy="ddp", ranks=2, micro_batch=8)
         return Outcome((made, made), "finished")

@@ -218,7 +218,7 @@ def test_a_file_without_permission_is_one_line(shape_file):
         ("--model=llama", "did you mean llama-3-8b or llama-2-7b or tinyllama-1.1b"),
         ("--model=120M", "a size is given as --params 120M"),
         ("--model=zzz", "`rigbench profiles` lists them"),
-        ("--model=", "`rigbench profiles` lists them"),
+        ("--model=", "--model is empty"),
         ("--model=config.yaml", "a shape is given as a FILE.toml or config.json"),
         ("--model=" + "x" * 5000, "no published model"),
         ("--model=gpt2 --params=120M", "--model and --params exclude each other"),

@@ -310,7 +310,7 @@ def test_a_following_rank_keeps_its_memory_as_the_reporting_one_does(folder, tmp
         monkeypatch.delenv(name)
     told = []
 
-    def started(job, options, environment, *rest):
+    def started(options, environment, *rest):
         told.append((options.host_allocator, options.cache, environment))
         return Outcome((None, None), "finished")
 
