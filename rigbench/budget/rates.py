@@ -31,7 +31,7 @@ ASSUMED_WITHIN_ONE_STEP = 0.30  # a slice too short for an interval: single step
 
 # Between measured sizes the efficiency is not a straight line, however well three points happen to lie on one. Sizes of
 # the series tiny left out between their neighbours, on two CPUs: 3 to 17 % off, five of six within 15 %; with 0.8 % for
-# the one size that three leave to be left out, another was 15 % off (reports/bench/scaling-hours.txt).
+# the one size that three leave to be left out, another was 15 % off (reports/bench/2026-11-29-scaling-hours.txt).
 INTERPOLATION_ERROR = 0.15
 
 # Beyond the measured sizes the nearest efficiency is held. It mostly rises with size, so the interval reaches further

@@ -36,7 +36,7 @@ def main() -> None:
         took = command(home, "run", "--series", "tiny", "--data", data, "--tokens", counts)
         [trained] = (run for path in (home / "runs").glob("*.json") if (run := store.read(path)).id != planned.id)
     rates = {row.model: row.rate.tokens_per_s for row in planned.budget.series}
-    print(f"{now()}, {trained.software.torch}, {os.cpu_count()} CPUs; disturbed: {bool(planned.disturbances)}")
+    print(f"{now()}, {trained.software.torch}, {os.cpu_count()} CPUs; disturbed: {bool(list(planned.disturbed()))}")
     print(f"{'model':8}{'tokens/s of the budget':>36}{'steps took':>12}{'of the budget':>36}  inside")
     every, whole = [], 0.0
     for one in (it for it in trained.scaling if isinstance(it, Trained)):
