@@ -5,7 +5,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from rigbench.core.record import Skipped
 from rigbench.scaling.record import Trained
+from rigbench.store import Store
 
 SERIES = """
 name = "small"
@@ -37,6 +39,8 @@ def test_a_series_trains_deterministically_on_both_cards_and_goes_on_with_the_sa
     record.write_bytes(
         msgspec.json.encode(msgspec.structs.replace(last, branches=(), checkpoints=(), conditions=other))
     )
+    store = Store(rig.home)
+    store.save(msgspec.structs.replace(store.load(run.id), scaling=(first, Skipped("12k", "under way"))))
     again = rig.run("scaling", "run", "--resume", run.id).ended(0).run
     assert (again.id, again.scaling[0]) == (run.id, first)
     assert again.scaling[1].training_loss == last.training_loss
