@@ -366,6 +366,8 @@ def test_other_data_and_ranks_are_refused_and_other_conditions_named(whole, data
 def test_a_step_that_comes_out_otherwise_the_second_time_is_said_beside_what_a_seed_does(whole, data, tmp_path):
     """As on CUDA without --deterministic: the step after the checkpoint was made before the kill, and is made again."""
     folder = tmp_path / "8k-adamw-0"
+    (tmp_path / "8k-adamw-2").mkdir()
+    (tmp_path / "8k-adamw-2" / RECORD).write_text("cut sho")
     for change in (1e-3, 0.0):
         asked = killed(folder, data)
         before = read(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import math
 import time
@@ -324,7 +325,9 @@ class _Training:
             return  # as it should be
         apart = []
         for path in self.folder.parent.glob(f"{glob.escape(self.folder.name.rpartition('-')[0])}-*"):
-            other = read(path) if path != self.folder else None
+            other = None
+            with contextlib.suppress(RigbenchError):  # what cannot be read of another seed stops no training
+                other = read(path) if path != self.folder else None
             lines = [(0, other.training_loss)] if other and not self.loop.end else []
             if other and self.loop.end:
                 lines = [(it.from_step, it.training_loss) for it in other.branches if it.steps == self.loop.end]
