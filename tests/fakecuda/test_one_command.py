@@ -11,6 +11,7 @@ from typing import Any
 from fake_rig import REPOSITORY
 
 ROWS = {
+    "rig": {"asked", "exit", "out"},
     "main": {"command", "exit", "seconds", "rooms", "ceilings"},
     "vram": {"size", "way"},
     "ceiling": {"dtype", "side", "flops_per_s"},

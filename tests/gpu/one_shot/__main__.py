@@ -38,16 +38,17 @@ class Group(NamedTuple):
     command: tuple[str, ...] = ()  # instead of the module of its name
 
 
-# Their seconds add up to eight minutes. What a piece leaves goes to the tests at the end.
+# At most so long each; what a piece leaves goes to those after it, and what is left at the end to the tests.
 GROUPS = (
-    Group("main", 135.0, "does `rigbench run --quick` answer, how long does it take, which rooms are empty?"),
+    Group("rig", 25.0, "what is this machine, and what does rigbench make of it?"),
+    Group("main", 180.0, "does `rigbench run --quick` answer, how long does it take, which rooms are empty?"),
     Group("vram", 45.0, "does a training step take the memory that was predicted, arm by arm, size by size?"),
     Group("ceiling", 25.0, "is the matmul ceiling at least what a plain scan over cubes finds?"),
     Group("loop", 100.0, "does a slice train as fast as a plain loop of the same model, eager and compiled?"),
     Group("energy", 25.0, "do energy counter and integrated power agree?"),
     Group("holds", 20.0, "do the holds cover the host's time, and does flushing the L2 matter?"),
-    Group("wrapped", 50.0, "do FSDP2, DDP and 8-bit optimizers train, with the losses of a single process?"),
     Group("heat", 80.0, "does a minute of load heat the card, and is it told?"),
+    Group("wrapped", 50.0, "do FSDP2, DDP and 8-bit optimizers train, with the losses of a single process?"),
     Group("suite", 0.0, "what do the tests of tests/gpu say?"),
 )
 
