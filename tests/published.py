@@ -24,7 +24,7 @@ from rigbench.predict.posterior import Case
 from rigbench.predict.terms import terms
 
 DATA = Path(__file__).parent / "data"
-TABLES = "published_training.csv", "published_training2.csv"
+TABLES = "published_training.csv", "published_training2.csv", "own_training.csv"
 SWEEP = "sweep_naive_attention.csv"
 KV_HEADS = {14: 2, 12: 2, 16: 2, 28: 4}  # Qwen2.5's 0.5B to 7B, by query heads
 UNSTATED_BATCH, UNSTATED_ACCUMULATION = 8, 8
@@ -47,6 +47,7 @@ YEARS = {
 # The code that ran, by a word of the row.
 PROGRAMS = (
     ("sweep", "sweep"),
+    ("rigbench", "rigbench"),
     ("llm-foundry", "llm-foundry"),
     ("composer", "llm-foundry"),
     ("llmq", "llmq"),

@@ -45,10 +45,11 @@ PRIOR = Constants(
     watts=1.8,
     watts_compute=1.0,
     kernels=1.0,
-    layers=0.003,
+    layers=0.0015,
+    layers_by_hand=0.0036,
     layers_compiled=0.001,
 )
-SPREAD = Constants(0.12, 0.24, 0.24, 0.3, 0.24, 0.15, 0.15, 0.15, 0.24, 0.24, 0.24, 0.18, 0.18, 0.3, 0.42, 0.7)
+SPREAD = Constants(0.12, 0.24, 0.24, 0.3, 0.24, 0.15, 0.15, 0.15, 0.24, 0.24, 0.24, 0.18, 0.18, 0.3, 0.5, 0.25, 0.7)
 LEVEL_SPREAD = np.array([0.10, 0.15, 0.15, 0.10, 0.15, 0.05, 0.08])
 # Standard deviations of the logarithm. Those of a kind come on top of its sources': code that is eager, by hand or in
 # fp8 is less alike from source to source than compiled or sharded code; theirs are priors (of_kinds).

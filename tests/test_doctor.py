@@ -57,7 +57,7 @@ def drawn(run: Run, width: int) -> str:
 
 
 FIRST_SCREEN = """\
-1 warning: GPU1 slows itself down at 84 °C, which costs 21 min (14 to 30) of 4.0 h (2.7 to 5.8)
+1 warning: GPU1 slows itself down at 84 °C, which costs 21 min (14 to 30) of 4.0 h (2.8 to 5.8)
 2 × NVIDIA GeForce RTX 4080 SUPER, Intel(R) Core(TM) i7-14700K, driver 595.71.05
 composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; the upper card runs hot
 (exponential, tau 95 s, settling at its 84 C target)
@@ -67,10 +67,10 @@ warn  GPU1 slows itself down at 84 °C: 58  21 min (14 to 30)   more air, or a l
       % of the time, clock −14 %           0.032 to 0.089 EUR
       throttled
 note  GPU0-GPU1 without P2P: gradients go  0 to 35 min         nothing for GeForce cards
-      through host memory: the driver's    0 to 0.10 EUR
+      through host memory: the driver's    0 to 0.11 EUR
       code 1  p2p-refused
 note  GPU0, GPU1 in a slot with a slower   0 to 31 min         nothing, unless a faster slot is
-      link than the card's: 15.8 GB/s of   0 to 0.091 EUR      free
+      link than the card's: 15.8 GB/s of   0 to 0.092 EUR      free
       31.5 GB/s  pcie-slot
 
 note  GPU0, GPU1 with persistence mode off  persistence-off

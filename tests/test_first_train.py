@@ -36,14 +36,14 @@ ok    train-probe: 5M: 1,000 tokens/s (990 to 1,010), 4 GiB of 16 GiB [adamw, bf
             next: rigbench budget
 """
 PREDICTED = """\
-note  train-probe: 120M on 2xrtx-4080, predicted: 51,000 to 150,000 tokens/s, 11.2 GiB [adamw, bf16,
+note  train-probe: 120M on 2xrtx-4080, predicted: 49,000 to 140,000 tokens/s, 11.2 GiB [adamw, bf16,
 ddp on 2, eager]
  variant                                          tokens/s    vs baseline  peak memory
- adamw, bf16, ddp on 2, eager            51,000 to 150,000       baseline     11.2 GiB
- adamw8bit                               51,000 to 150,000  no difference     10.6 GiB
- compiled                      120,000 (80,000 to 170,000)          1.3 ×     11.2 GiB
- loss in 8 chunks                        43,000 to 130,000         0.85 ×      6.3 GiB
-  advice   take compiled: 1.3 times the baseline's speed; compiling makes a short run longer
+ adamw, bf16, ddp on 2, eager            49,000 to 140,000       baseline     11.2 GiB
+ adamw8bit                               50,000 to 150,000  no difference     10.6 GiB
+ compiled                      110,000 (80,000 to 170,000)          1.4 ×     11.2 GiB
+ loss in 8 chunks                        42,000 to 120,000         0.85 ×      6.3 GiB
+  advice   take compiled: 1.4 times the baseline's speed; compiling makes a short run longer
   assumed  micro-batch 8, eager; data is taken to keep up
   how sure  90 % intervals, from published runs; two predictions less than 10 % apart are no
             difference (assumed)

@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
     device: tuple[float, ...]  # seconds at the ceilings, a column a constant
     power: tuple[float, float]
-    host: tuple[float, float, float]
+    host: tuple[float, float, float, float]
     kind: str
     program: str
     card: str

@@ -25,11 +25,11 @@ METHOD = 2
 # Where the ceilings are measured: a hot matmul ceiling and a triad hold clocks, feeding and watts already. Assumed: as
 # published runs come out over hot ceilings of 0.85 (A100), 0.67 (H100) and 1.0 (4090) of the datasheet: 1.3, 1.3, 1.0.
 # The host's are those of published runs.
-MEASURED = Constants(1.2, 1.2, 0, 0, 2.3, 1.1, 1.2, 1.3, 0.9, 20, 38, 0, 0, 0.8, 0.0037, 0.0009)
+MEASURED = Constants(1.2, 1.2, 0, 0, 2.3, 1.1, 1.2, 1.3, 0.9, 20, 38, 0, 0, 0.65, 0.0008, 0.0036, 0.0009)
 MEASURED_SPREAD = (-0.30, 0.40)
 # A processor's attention kernel reaches about a third of its matmul ceiling, and pointwise work, part of it in bf16
 # arithmetic that it lacks, two thirds of a triad. Assumed; slices correct it.
-CPU = Constants(1.15, 1.15, 0, 0, 3.0, 1.5, 1.5, 1.5, 0.9, 20, 38, 0, 0, 1.0, 0, 0)
+CPU = Constants(1.15, 1.15, 0, 0, 3.0, 1.5, 1.5, 1.5, 0.9, 20, 38, 0, 0, 1.0, 0, 0, 0)
 CPU_SPREAD = (-0.5, 0.5)
 PER_E_FOLD_BEYOND = 0.1  # the interval widens so much, each way, for every e-fold outside of what was fitted
 # Of CPU offload: passes over fp32 weights, gradients and moments (7 of AdamW's, 3 of clipping) at what a desktop's two

@@ -50,7 +50,8 @@ class Constants(NamedTuple):
     watts: float  # picojoules a FLOP, graphics dies
     watts_compute: float  # the dies that are made for computing
     kernels: float  # of the host's seconds a kernel
-    layers: float  # host seconds a layer and micro-step, of eager code and attention by hand
+    layers: float  # host seconds a layer and micro-step, of eager code
+    layers_by_hand: float  # of attention by hand
     layers_compiled: float
 
 
@@ -66,7 +67,7 @@ class Terms(NamedTuple):
 
     parts: dict[PartName, tuple[float, ...]]
     power: tuple[float, float]
-    host: tuple[float, float, float]
+    host: tuple[float, float, float, float]
     data_seconds: float
 
 
@@ -107,14 +108,15 @@ def of_work(
         row[COLUMN["communication"]] = communication
     power = 0.0 if isinstance(ceilings.tdp_watts, Absent) else PICO * flop / ceilings.tdp_watts.value
     compute = ceilings.compute_capability in COMPUTE_DIES or not ceilings.compute_capability
-    fast = recipe.compiled and recipe.attention == "fused"
+    fused = recipe.attention == "fused"
     return Terms(
         parts={name: tuple(row) for name, row in parts.items()},
         power=(0.0, power) if compute else (power, 0.0),
         host=(
             (COMPILED_LAUNCH_SHARE if recipe.compiled else 1.0) * kernels * ceilings.launch_seconds.value,
-            0.0 if fast else layers,
-            layers if fast else 0.0,
+            layers * (fused and not recipe.compiled),
+            layers * (not fused),
+            layers * (fused and recipe.compiled),
         ),
         data_seconds=0.0,
     )
