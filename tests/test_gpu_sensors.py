@@ -18,6 +18,7 @@ from scripted_sensors import (
 )
 
 from rigbench.core.record import Absent
+from rigbench.machine.readings import NO_FAN
 from rigbench.work.sensors import Sampler
 
 
@@ -28,7 +29,15 @@ def test_every_sensor_of_a_card_has_its_column() -> None:
     assert (gpu.sm_clock_hertz, gpu.memory_clock_hertz) == ((1980e6,), (3201e6,))
     assert (gpu.utilisation_share, gpu.memory_used_bytes, gpu.pcie_replays) == ((1.0,), (33934016512,), (0,))
     assert (gpu.throttle_bits, gpu.throttle_share) == ((0,), {})
-    assert gpu.fan_share == gpu.energy_joules == NOT_SUPPORTED
+    assert (gpu.fan_share, gpu.energy_joules) == (Absent(NO_FAN), NOT_SUPPORTED)
+
+
+@pytest.mark.parametrize(("other", "why"), [("2", NO_FAN), ("3", NO_FAN), ("10", "driver timed out")])
+def test_a_card_that_refuses_its_fan_has_none(other: str, why: str) -> None:
+    """As an H200 does with driver 580.159.04: nvidia-smi's own call is not supported, and there is no fan 0."""
+    machine = rig("0 nvmlDeviceGetFanSpeed = 3", f"0 nvmlDeviceGetFanSpeed_v2/0 = {other}")
+    assert sampled(machine, 2).series[0].fan_share == Absent(why)
+    assert machine.nvml.reading(0, "fan_share") == Absent(why)
 
 
 POWER, AVERAGE, INSTANT = (

@@ -10,7 +10,6 @@ import pytest
 from scripted_sensors import (
     HOT_CARDS,
     LOST,
-    NOT_SUPPORTED,
     RIGS,
     Script,
     cpu_only,
@@ -21,7 +20,7 @@ from scripted_sensors import (
 
 from rigbench.core.record import Absent, Telemetry
 from rigbench.machine.nvml import Nvml
-from rigbench.machine.readings import Reading
+from rigbench.machine.readings import NO_FAN, Reading
 from rigbench.machine.replay import Answer, ReplayedDriver, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs
@@ -140,7 +139,9 @@ def test_on_a_host_without_any_sensor_everything_is_absent_and_nothing_fails() -
 
 def test_a_card_that_refuses_everything_is_absent_and_so_is_its_energy() -> None:
     record = sampled(rig(), waits=2)
-    assert {str(getattr(record.series[0], name)) for name in Reading._fields} == {str(NOT_SUPPORTED)}
+    gpu = record.series[0]
+    assert {getattr(gpu, name).reason for name in Reading._fields} == {"not supported", NO_FAN}
+    assert gpu.fan_share == Absent(NO_FAN)
     assert telemetry.energy(record, 100.0, 103.0) == Absent("GPU0: not supported")
 
 

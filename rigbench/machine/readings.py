@@ -58,6 +58,7 @@ TRY_THE_OTHER_CALL = {REASONS[2], REASONS[3]} | NOT_KNOWN
 LOST = REASONS[15]
 NOT_REPORTED = Absent("not reported")
 UNSAID = "not in what this recording was"  # how the reason begins of what a paste does not say
+NO_FAN = "no fan of its own, the driver tells none"
 WRONG_KIND = Absent(REASONS[999])
 
 Value = Any  # float, int, bool, str, tuple or Absent
@@ -68,6 +69,7 @@ class Sensor(NamedTuple):
     calls: tuple[str, ...]  # the best first
     unit: Callable[[Any], Value]
     place: int | None = 0  # among the values of an answer; None takes them all
+    refused: str = ""  # what it means where the driver refuses it
 
     def of(self, values: Values) -> Value:
         """From an answer's values, which may be damaged in a recording."""
@@ -133,7 +135,8 @@ SENSORS = {
     "memory_clock_hertz": _sensor(lambda megahertz: megahertz * 1e6, "ClockInfo/2"),
     "temperature_celsius": _sensor(float, "Temperature/0"),
     "memory_temperature_celsius": _sensor(_degrees, "FieldValues/82/0"),
-    "fan_share": _sensor(_over(100), "FanSpeed", "FanSpeed_v2/0"),  # of the first fan; 0 is a fan at rest
+    # Of the first fan; 0 is a fan at rest. A card without one refuses the first call, and knows no fan 0.
+    "fan_share": _sensor(_over(100), "FanSpeed", "FanSpeed_v2/0")._replace(refused=NO_FAN),
     "utilisation_share": _sensor(_over(100), "UtilizationRates"),
     # v2 keeps what the driver reserves out of "used", the last value; unified-memory parts answer neither.
     "memory_used_bytes": _sensor(int, "MemoryInfo_v2", "MemoryInfo", place=-1),
@@ -230,6 +233,8 @@ class Answers:
                 return value, sensor.calls
         # A call that the driver knows tells more than one that it does not, and "not supported" tells little.
         why = max(refusals, key=lambda refusal: (refusal.reason not in NOT_KNOWN, refusal.reason != REASONS[3]))
+        if sensor.refused and why.reason in (REASONS[2], REASONS[3]):
+            why = Absent(sensor.refused)
         return why, sensor.calls if NOT_REPORTED in refusals else ()
 
     def _note(self, call: str, answer: Values | Absent) -> None:
@@ -268,7 +273,7 @@ class GpuSensors:
                     self._refused[name] = values[name]
                     del self._sensors[name]
                 elif not isinstance(values[name], Absent):
-                    self._sensors[name] = sensor._replace(calls=calls)
+                    self._sensors[name] = sensor._replace(calls=calls, refused="")
                     self._settled.add(name)
             self._lost = answers.lost
         return Reading(**values)

@@ -25,10 +25,12 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 FEWEST_READINGS, MOST_BLOCKS = 24, 120
 PARAMETERS, RICH_PARAMETERS = 3, 5
 TAUS, ZOOMS = 24, 6  # values of tau looked at together, over narrower and narrower ranges
+BESIDE_TAUS = 96  # of the exponential beside a line: 4 % from one to the next
 SHORTEST_SHARE, LONGEST_SHARE = 1 / 200, 30.0  # of the record, the taus that are looked at
 STARTS = (0.0, 0.125, 0.25, 0.375, 0.5)  # of the record: where the fit may begin once the die is through
 TREND_P, FLAT_P = 0.01, 0.001
 NOISE_SECONDS = 5.0  # a sensor forgets its own noise in less; what stays longer is the temperature's
+HIDDEN_STEPS = 0.95  # of a sensor without noise: a drift of as much shows a step in 95 of 100 records
 LEAST_STEPS = 1.5  # of the sensor: a smaller rise tells no time constant
 METHOD = "profile likelihood, blocks whitened by AR(1)"
 
@@ -105,14 +107,12 @@ def fit(at_seconds: Sequence[float], celsius: Sequence[float], from_seconds: flo
     span = float(at[-1] - at[0])
     if span <= 0:
         return Absent("all readings are of one moment")
-    blocks = _blocks(at, readings)
-    first, without_memory = _zoomed(blocks, span, room=0.0, zooms=3)
-    blocks = blocks._replace(correlation=_correlation(blocks, first.tau))
+    blocks, without_memory = _correlated(at, readings)
     count, degrees = len(blocks.at), len(blocks.at) - PARAMETERS
     steps = np.diff(np.unique(readings))  # where all readings are the same: a degree if they are whole, else a tenth
     resolution = float(steps.min()) if len(steps) else 1.0 if float(readings[0]).is_integer() else 0.1
     floor = (resolution / 1000) ** 2 * count  # readings without any noise have no error to divide by
-    room = stats.student_t_quantile((1 + stats.LEVEL) / 2, degrees) ** 2 / degrees
+    room = _room(degrees)
     profile, error = _zoomed(blocks, span, room, floor)
     facts: dict[str, Any] = {
         "from_seconds": from_seconds,
@@ -148,6 +148,18 @@ def fit(at_seconds: Sequence[float], celsius: Sequence[float], from_seconds: flo
         why = Absent(f"it rose faster than readings {blocks.spacing:.2g} s apart can show")
         return HeatFit(steady_celsius=steady, tau_seconds=why, start_celsius=why, **facts)
     return HeatFit(steady_celsius=steady, tau_seconds=tau, start_celsius=start, **facts)
+
+
+def _correlated(at: Array, readings: Array) -> tuple[Blocks, float]:
+    """Blocks that know the correlation of neighbours, and the squared error of a fit that did not."""
+    blocks = _blocks(at, readings)
+    first, error = _zoomed(blocks, float(at[-1] - at[0]), room=0.0, zooms=3)
+    return blocks._replace(correlation=_correlation(blocks, first.tau)), error
+
+
+def _room(degrees: int) -> float:
+    """By what share the squared error may be above the least within a 90 % interval."""
+    return stats.student_t_quantile((1 + stats.LEVEL) / 2, degrees) ** 2 / degrees
 
 
 def _blocks(at: Array, readings: Array) -> Blocks:
@@ -311,8 +323,8 @@ def settled(at_seconds: Sequence[float], celsius: Sequence[float], heat: HeatFit
     """Whether a temperature has stopped changing, of readings from the beginning of a load and their fit.
 
     A curve that has seen only its fast part looks settled long before its slow one is: so the curve must be one
-    exponential, seen for several of its time constants, and what the fit leaves over must not drift by more than is
-    allowed, until as long again has passed, and for five minutes at the least.
+    exponential, seen for several of its time constants, and what may still come, a drift beside it included, must not
+    be more than is allowed, until as long again has passed, and for five minutes at the least.
     """
     if isinstance(heat, Absent):
         return not_settled(heat.reason)
@@ -323,26 +335,49 @@ def settled(at_seconds: Sequence[float], celsius: Sequence[float], heat: HeatFit
         return not_settled(f"{heat.to_seconds:.0f} s of load are too few; it takes {LEAST_SECONDS:.0f} s")
     if heat.trend:
         return not_settled("the curve is no single exponential yet (the case warms slower than the die)")
-    to_go, window, from_half = 0.0, heat.to_seconds - heat.from_seconds, heat.from_seconds
-    if isinstance(tau, Estimate):
-        if window < TIME_CONSTANTS * tau.high:
-            constants = f"{window:.0f} s are {window / tau.value:.1f} time constants"
-            return not_settled(f"{constants}; {TIME_CONSTANTS:g} are needed")
-        to_go = abs(steady.value - _curve(heat, steady.value, heat.from_seconds)) * math.exp(-window / tau.high)
-        from_half += window / 2  # of a flat curve all readings are used
+    window = heat.to_seconds - heat.from_seconds
+    if isinstance(tau, Estimate) and window < TIME_CONSTANTS * tau.high:
+        constants = f"{window:.0f} s are {window / tau.value:.1f} time constants"
+        return not_settled(f"{constants}; {TIME_CONSTANTS:g} are needed")
     ahead = max(AHEAD_SECONDS, heat.to_seconds)
-    readings = [(at, value) for at, value in zip(at_seconds, celsius, strict=True) if at >= from_half]
-    moments, left_over = [at for at, _ in readings], [value - _curve(heat, steady.value, at) for at, value in readings]
-    if len(moments) < stats.BATCHES:
-        return not_settled(f"{len(moments)} readings are too few to tell a drift ({stats.BATCHES} are needed)")
-    slope = stats.slope(moments, left_over)
-    drift = max(abs(slope.low), abs(slope.high))
-    # A mean of rounded readings may be off by their bias at either end of the time.
-    bias = rounding_bias(float(np.var(left_over)), heat.resolution_celsius)
-    hidden = stats.NORMAL_90 * math.sqrt(2) * bias / (moments[-1] - moments[0])
-    left = to_go + math.hypot(steady.high - steady.value, ahead * drift, AHEAD_SECONDS * hidden)
+    readings = [(at, value) for at, value in zip(at_seconds, celsius, strict=True) if at >= heat.from_seconds]
+    if len(readings) < FEWEST_READINGS:
+        return not_settled(f"{len(readings)} readings are too few to tell a drift ({FEWEST_READINGS} are needed)")
+    moments, values = np.array(readings).T
+    left = _still_to_come(moments, values, ahead, heat.resolution_celsius)
     change = f"{left:.1f} °C in the next {units.format_seconds(ahead)}"
     return _within("temperature", left, WITHIN_CELSIUS, change)
+
+
+def _still_to_come(at: Array, readings: Array, ahead: float, resolution: float) -> float:
+    """By how much a temperature may change in so many seconds: the upper end of a 90 % interval.
+
+    Heat flows through parts, each of its own time constant, whose exponentials all bend one way: what is slower than
+    the record can tell comes no faster than a line, and what it can tell is an exponential beside that.
+    """
+    at = at - at[0]
+    span = float(at[-1])
+    blocks, _ = _correlated(at, readings)
+    count, values = len(blocks.at), blocks.whitened(blocks.values)
+    taus = np.geomspace(SHORTEST_SHARE * span, span / TIME_CONSTANTS, BESIDE_TAUS)
+    fits = []
+    for tau, decay in zip(taus, blocks.decay(taus), strict=True):
+        basis, triangle = np.linalg.qr(blocks.whitened(np.vstack([np.ones(count), blocks.at, decay])).T)
+        along = basis.T @ values
+        to_come = np.array([0.0, ahead, math.exp(-(span + ahead) / tau) - math.exp(-span / tau)])
+        weights = np.linalg.solve(triangle.T, to_come)
+        error = max(0.0, float(values @ values - along @ along))
+        fits.append((error, float(weights @ along), float(weights @ weights), *np.linalg.solve(triangle, along)))
+    errors, changes, variances, *curves = np.array(fits).T
+    floor = (resolution / 1000) ** 2 * count
+    best = int(np.argmin(errors))
+    allowed = (float(errors[best]) + floor) * (1 + _room(count - PARAMETERS - 1)) - floor
+    reach = np.abs(changes) + np.sqrt(np.maximum(allowed - errors, 0.0) * variances)
+    # Only noise lets a mean of rounded readings see less than a step: without it, all but a step may hide.
+    level, slope, amplitude = (float(curve[best]) for curve in curves)
+    noise = float(np.var(readings - level - slope * at - amplitude * np.exp(-at / taus[best])))
+    hidden = HIDDEN_STEPS * math.pi * rounding_bias(noise, resolution) / span * ahead
+    return math.hypot(float(reach[errors <= allowed].max()), hidden)
 
 
 def throughput_settled(elapsed_seconds: Sequence[float], rates: Sequence[float]) -> Settled:
@@ -358,14 +393,6 @@ def throughput_settled(elapsed_seconds: Sequence[float], rates: Sequence[float])
         return Settled(settled=False, what="throughput", because=why, left=left)
     change = f"{units.format_share(left)} in as long again ({units.format_seconds(elapsed)})"
     return _within("throughput", left, WITHIN_SHARE, change)
-
-
-def _curve(heat: HeatFit, steady: float, at_seconds: float) -> float:
-    """The fitted temperature at a moment; the steady one where there is no time constant."""
-    tau, start = heat.tau_seconds, heat.start_celsius
-    if isinstance(tau, Absent) or isinstance(start, Absent):
-        return steady
-    return steady - (steady - start.value) * math.exp(-(at_seconds - heat.from_seconds) / tau.value)
 
 
 def _within(what: Literal["temperature", "throughput"], left: float, most: float, change: str) -> Settled:

@@ -132,7 +132,7 @@ def brief(result: Thermals | PowerSteps, console: Console, quiet: bool = False, 
     if quiet:
         return
     said = verdict(result)[1]
-    marked([it for it in _odd(result) if it[1] not in said], console)
+    marked([it for it in _odd(result, said) if it[1] not in said], console)
     if len(result.cards) <= CHARTED:
         room = console.width - LABEL - 1
         charts = ((card, row) for card in result.cards for row in _charts(result.telemetry, card, room))
@@ -148,6 +148,7 @@ def brief(result: Thermals | PowerSteps, console: Console, quiet: bool = False, 
 def _card(card: HeatCard) -> tuple[str, ...]:
     """What it was like at the end, and what it may be."""
     steady, end = card.steady, card.fit.steady_celsius if isinstance(card.fit, HeatFit) else card.fit
+    end = Absent("it may go on") if _may_go_on(card) else end
 
     def at_end(name: str, shown: Callable[[float], str]) -> str:
         value = steady if isinstance(steady, Absent) else getattr(steady, name)
@@ -168,7 +169,7 @@ def _card(card: HeatCard) -> tuple[str, ...]:
     )
 
 
-def _odd(result: Thermals) -> Iterator[Headline]:
+def _odd(result: Thermals, said: str) -> Iterator[Headline]:
     limited = []
     for card in result.cards:
         yield from (("fault", f"{card.name}: {fault}") for fault in card.faults)
@@ -182,7 +183,7 @@ def _odd(result: Thermals) -> Iterator[Headline]:
             first = f"{REASONS.get(it.reason, it.reason)}, first after {moment(it.first_seconds)}"
             waits = ", and cards that train in step wait for it" if len(result.cards) > 1 and cost else ""
             yield mark, f"{card.name}: {first}{cost and f'; {cost}{waits}'}; cure: {cure}"
-        if not card.settled.settled and not _at_target(card):
+        if not card.settled.settled and not _at_target(card) and card.settled.because not in said:
             yield "note", f"{card.name} is not settled: {card.settled.because}"
     if limited:
         yield "note", f"at the power limit, as is normal under load: {', '.join(limited)} of the time"
@@ -191,6 +192,12 @@ def _odd(result: Thermals) -> Iterator[Headline]:
         if result.spread_celsius >= 1:
             yield "note", f"{result.hottest} is the hottest, {result.spread_celsius:.0f} °C above {coolest}"
     yield from (("note", note) for note in result.notes)
+
+
+def _may_go_on(card: HeatCard) -> bool:
+    """Its curve ends somewhere, and yet more may follow: it slopes still, or is no single exponential."""
+    trend = isinstance(card.fit, HeatFit) and card.fit.trend
+    return not (card.settled.settled or _at_target(card)) and (trend or isinstance(card.settled.left, float))
 
 
 def _at_target(card: HeatCard) -> bool:
@@ -311,7 +318,7 @@ def _rows(result: Thermals, card: HeatCard, width: int) -> Iterator[Row]:
         yield _held(held, card)
     yield from _heat(result, card)
     if isinstance(card.steady, SteadyState) and (steady := _steady(card, card.steady)):
-        yield "steady", steady, ""
+        yield ("steady" if card.settled.settled or _at_target(card) else "so far"), steady, ""
     yield from _speed(card)
     yield from _charts(result.telemetry, card, width)
     reasons: dict[str, list[str]] = {}
@@ -363,11 +370,12 @@ def _heat(result: Thermals, card: HeatCard) -> Iterator[Row]:
         around = f"; peak {card.peak_celsius:.0f} °C" if isinstance(card.peak_celsius, float) else ""
         for what, limit in (("target", card.target_celsius), ("slows down at", card.slowdown_celsius)):
             around += f", {what} {limit:.0f}" if isinstance(limit, float) else ""
-        yield "heat", _fit(card, card.fit) + around, ""
+        yield "heat", _before(result.telemetry, card, card.fit) + _fit(card, card.fit) + around, ""
     rise = card.rise_over_ambient_celsius
     if isinstance(rise, Estimate) and not isinstance(result.ambient_celsius, Absent):
         room = f"the room's {result.ambient_celsius.value:g} °C ({result.ambient_celsius.basis})"
-        yield "rise", f"{rise.value:.1f} °C ({rise.low:.1f} to {rise.high:.1f}) over {room}", ""
+        so_far = " so far" if _may_go_on(card) else ""
+        yield "rise", f"{rise.value:.1f} °C ({rise.low:.1f} to {rise.high:.1f}) over {room}{so_far}", ""
     if _at_target(card):
         yield "settled", "yes: it keeps its target temperature by slowing down", ""
         return
@@ -375,19 +383,43 @@ def _heat(result: Thermals, card: HeatCard) -> Iterator[Row]:
     yield "settled", f"{settled}: {card.settled.because}", ""
 
 
+def _before(sensors: Telemetry, card: HeatCard, fit: HeatFit) -> str:
+    """ "35 to 58 °C in the first 7.55 s, then ": what the fit leaves out, faster than what followed."""
+    if fit.from_seconds < 1:
+        return ""
+    points = _under_load(sensors, card, "temperature_celsius")
+    ends = [value for at, value in points if at <= fit.from_seconds]
+    rose = f"{ends[0]:.0f} to {ends[-1]:.0f} °C in" if ends else "after"
+    return f"{rose} the first {units.format_seconds(fit.from_seconds)}, then "
+
+
+def _under_load(sensors: Telemetry, card: HeatCard, name: str) -> list[tuple[float, float]]:
+    """(seconds since the load began, reading)."""
+    series = next((it for it in sensors.series if it.device == card.name), None)
+    column = getattr(series, name, Absent("not sampled"))
+    ticks = [] if isinstance(column, Absent) else list(zip(sensors.at_seconds, column, strict=True))
+    began = next((at for at, _ in ticks), 0.0) if isinstance(card.load, Absent) else card.load.began_at_seconds
+    inside = [(at - began, value) for at, value in ticks if not isinstance(value, Absent)]
+    return [(at, value) for at, value in inside if 0 <= at <= card.loaded_seconds]
+
+
 def _fit(card: HeatCard, fit: HeatFit) -> str:
     steady, tau = fit.steady_celsius, fit.tau_seconds
     if isinstance(steady, Absent):
         return f"settles at n/a ({steady.reason})"
-    text = f"settles at {steady.value:.1f} °C ({steady.low:.1f} to {steady.high:.1f})"
+    end = f"{steady.value:.1f} °C ({steady.low:.1f} to {steady.high:.1f})"
+    if card.settled.settled or _at_target(card):
+        text = f"settles at {end}"
+    elif isinstance(tau, Estimate):
+        text = f"heads for {end}{' unless more follows' if _may_go_on(card) else ''}"
+    else:
+        text = f"{end} so far"
     if isinstance(tau, Estimate):
         text += f", time constant {units.format_seconds(tau.value)} ({tau.low:.0f} to {tau.high:.0f})"
     else:
         text += f", time constant n/a ({tau.reason})"
     if fit.trend:
         text += ", but the residuals show a trend"
-    if fit.from_seconds >= 1:
-        text += f", from {units.format_seconds(fit.from_seconds)} on"
     if _at_target(card):
         text += ", its target, which it keeps by slowing down"
     return text
@@ -422,6 +454,8 @@ def _speed(card: HeatCard) -> Iterator[Row]:
     yield "speed", text, ""
     slopes = [
         f"{scale * it.value:+.2f} % {what} ({scale * it.low:+.2f} to {scale * it.high:+.2f})"
+        if it.low * it.high > 0
+        else f"nothing certain {what} ({scale * it.low:+.2f} to {scale * it.high:+.2f} %)"
         for what, scale, it in (("per °C", 100.0, card.per_celsius), ("per % of clock", 1.0, card.per_clock))
         if isinstance(it, Estimate)
     ]
@@ -430,30 +464,19 @@ def _speed(card: HeatCard) -> Iterator[Row]:
 
 
 def _charts(sensors: Telemetry, card: HeatCard, width: int) -> Iterator[Row]:
-    series = next((it for it in sensors.series if it.device == card.name), None)
-    if series is None:
-        return
-    if isinstance(card.load, Absent):
-        began = sensors.at_seconds[0] if sensors.at_seconds else 0.0
-        ended = began + card.loaded_seconds
-    else:
-        began, ended = card.load.began_at_seconds, card.load.ended_at_seconds[-1]
-
     def chart(points: list[tuple[float, float]], unit: str, least: float) -> Iterator[Row]:
         if len(points) > 1:
             first, last = (units.format_significant(value) for value in (points[0][1], points[-1][1]))
-            line = spark(points, max(8, width - CHART_ENDS), began, ended, least)
+            line = spark(points, max(8, width - CHART_ENDS), 0.0, card.loaded_seconds, least)
             yield unit, f"{first:>6} {line} {last}", ""
 
     for name, (unit, scale, least) in CHARTS.items():
-        column = getattr(series, name)
-        ticks = [] if isinstance(column, Absent) else zip(sensors.at_seconds, column, strict=True)
-        points = [(at, value * scale) for at, value in ticks if began <= at <= ended and not isinstance(value, Absent)]
+        points = [(at, value * scale) for at, value in _under_load(sensors, card, name)]
         yield from chart(points, unit, least)
     if not isinstance(card.load, Absent):
         rates = card.load.flops_per_s
         unit, scale = ("TFLOP/s", 1e-12) if max(rates, default=0.0) >= 1e12 else ("GFLOP/s", 1e-9)
-        points = [(at, rate * scale) for at, rate in zip(card.load.ended_at_seconds, rates, strict=True)]
+        points = [(at, rate * scale) for at, rate in zip(card.load.elapsed_seconds, rates, strict=True)]
         yield from chart(points, unit, LEAST_RATE_RANGE * points[-1][1])
 
 
