@@ -16,6 +16,8 @@ ROWS = {
     "vram": {"size", "way"},
     "ceiling": {"dtype", "side", "flops_per_s"},
     "loop": {"how", "by", "tokens_per_s", "peak", "loss"},
+    "speed": {"training", "predicted", "tokens_per_s"},
+    "resume": {"exit", "events"},
     "energy": {"seconds", "watts", "readings"},
     "holds": set(),
     "wrapped": {"arm", "exit"},
