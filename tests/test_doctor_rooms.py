@@ -111,6 +111,20 @@ def test_a_slice_on_a_card_that_more_fits_on_is_told_with_what_it_would_save() -
     assert small.commands[0].startswith("rigbench train-probe --params 120M --micro-batch ")
 
 
+def test_a_slice_that_is_eager_on_a_card_is_told_what_compiled_steps_would_save() -> None:
+    """By the step model: of a 4090's eager 120M at 2 sequences, more than half; 90 % intervals leave some of it."""
+    its = next(it for it in WELL.slices if isinstance(it, Slice) and it.model.name == "120M")
+    device = Device("cuda", "NVIDIA GeForce RTX 4090", Absent("none"), 1, 24 << 30)
+    eager = replace(its, device=device, recipe=replace(its.recipe, precision="bf16", micro_batch=2, accumulation=1))
+    told = found("not-compiled", slices=(eager,))
+    assert re.fullmatch(r"eager, 2 sequences at once; compiled, at least \d+ fit", told.evidence[0])
+    assert told.commands[0].endswith(f" --micro-batch {told.cost.possible.value:.0f} --compile on")
+    compiled = replace(eager, recipe=replace(eager.recipe, compiled=True))
+    for other in (compiled, replace(eager, device=replace(device, kind="cpu"))):
+        codes = {it.code for it in diagnosis.diagnosed(replace(WELL, slices=(other,))).findings}
+        assert "not-compiled" not in codes
+
+
 def test_copies_below_what_a_link_gives_are_found_by_card(monkeypatch: pytest.MonkeyPatch) -> None:
     low = bandwidth.judge(6e9, 31.5e9, bandwidth.HOST_LINK)
     ways = (Judged("host to GPU0, pinned", 1 << 28, 6e9, low), Judged("copy in GPU0", 1 << 28, 6e9, low))

@@ -42,7 +42,7 @@ MEASURED |= {"above-its-ceiling", "measured-twice"}
 # By measurements of one room: test_doctor_rooms.py.
 MEASURED |= {"matmul-wrong", "matmul-low", "copies-wrong", "bandwidth-low", "collectives-wrong", "odd-host"}
 MEASURED |= {"power-steps"}  # by power steps: test_power_steps.py
-MEASURED |= {"loader-too-slow", "micro-batch-small"}
+MEASURED |= {"loader-too-slow", "micro-batch-small", "not-compiled"}
 MEASURED |= {"odd-link", "switch-without-p2p", "tunnelled-link", "unified-memory"}  # whole rigs: test_doctor.py
 MEASURED |= {"power-cap-low", "odd-card"}  # by readings under load: test_doctor.py
 # By a log of NCCL: tests/wild/test_nccl_logs.py.

@@ -64,8 +64,7 @@ def test_where_no_time_is_left_the_rest_is_not_begun(tmp_path):
     assert [one["status"] for one in found["groups"]] == ["no time left"]
 
 
-def test_the_groups_take_eight_minutes_and_the_tests_what_is_left():
-    assert sum(group.seconds for group in one_shot.GROUPS) == 480.0
+def test_the_tests_take_what_is_left():
     assert one_shot.GROUPS[-1].seconds == 0.0
     assert all((GPU_TESTS / f"one_shot/{group.name}.py").exists() for group in one_shot.GROUPS)
 

@@ -151,7 +151,7 @@ def _share(its: Finding, findings: Sequence[Finding], case: Case) -> Estimate | 
     if its.cost.unit == "bytes":
         return Absent("memory, not time")
     if its.cost.unit == "sequences":
-        return _of_larger_batch(its, its.cost, findings, case)
+        return _of_better_recipe(its, its.cost, findings, case)
     if its.cost.unit == "tokens/s":
         return _of_one_model(its, its.cost, case)
     if its.cost.unit == "bytes/s":
@@ -206,18 +206,22 @@ def _of_one_model(its: Finding, price: Cost, case: Case) -> Estimate | Absent:
     return Estimate(middle, max(0.0, min(ends)), max(ends), stats.LEVEL, "the short run's own share of its step", 0)
 
 
-def _of_larger_batch(its: Finding, price: Cost, findings: Sequence[Finding], case: Case) -> Estimate | Absent:
-    """Of one model's steps, with so many sequences at once: fewer launches, fewer syncs for the same tokens."""
-    as_is, rows = _as_is(case, findings), list(case.rows)
+def _of_better_recipe(its: Finding, price: Cost, findings: Sequence[Finding], case: Case) -> Estimate | Absent:
+    """Of one model's steps, with so many sequences at once; of all of them where none was compiled."""
+    as_is, rows, compiled = _as_is(case, findings), list(case.rows), its.code == "not-compiled"
     for place, row in enumerate(rows):
-        if any(row.model.name in where.split() for where in its.where):
-            larger = msgspec.structs.replace(row.recipe, micro_batch=int(price.possible.value))
-            rows[place] = row._replace(recipe=larger)
+        if compiled or any(row.model.name in where.split() for where in its.where):
+            size = int(price.possible.value)
+            better = msgspec.structs.replace(row.recipe, micro_batch=size, compiled=row.recipe.compiled or compiled)
+            rows[place] = row._replace(recipe=better)
     if rows == list(case.rows):
-        return Absent("it is of another model than those of the training, or its budget has as many already")
-    share = 1 - math.fsum(_seconds(row, as_is) for row in rows) / _all(case, as_is)
-    low, high = (max(0.0, end * share) for end in ASSUMED)
-    return Estimate(max(0.0, share), low, high, stats.LEVEL, f"{MODEL}; from none of it to twice", 0)
+        return Absent("it is of another model than those of the training, or its budget is of that recipe already")
+    left = math.fsum(_seconds(row, as_is) for row in rows) / _all(case, as_is)
+    if compiled:  # another code than what was timed: as far off as a step that was not
+        low, high = (max(0.0, 1 - left * math.exp(end)) for end in reversed(steptime.MEASURED_SPREAD))
+        return Estimate(max(0.0, 1 - left), low, high, stats.LEVEL, f"{MODEL}; as far off as a step that was not run", 0)
+    low, high = (max(0.0, end * (1 - left)) for end in ASSUMED)
+    return Estimate(max(0.0, 1 - left), low, high, stats.LEVEL, f"{MODEL}; from none of it to twice", 0)
 
 
 def _of(case: Case, as_is: Ceilings, cured: Ceilings) -> float:

@@ -114,7 +114,7 @@ def _diagnosed(
 ) -> Run:
     """`runs`: this one and those whose rooms stand in for what it does not hold; `beside`: what no room holds."""
     view, sources = _together(runs)
-    found = merged([*_findings(view), *beside, *_small_batches(view, known.predictor)])
+    found = merged([*_findings(view), *beside, *_slower_recipes(view, known.predictor)])
     found += [item for one in runs for item in contradictions(usable(one))]
     try:
         priced, examined = costs.priced(found, case.case(known))
@@ -173,8 +173,10 @@ def _findings(run: Run) -> Iterator[Finding]:
         yield from train.of_slices(run.slices)
 
 
-def _small_batches(run: Run, predictor: Predictor) -> Iterator[Finding]:
-    """Slices on GPUs whose micro-batch is smaller than what surely fits, as budgets of other rigs choose it."""
+def _slower_recipes(run: Run, predictor: Predictor) -> Iterator[Finding]:
+    """Slices on GPUs that are eager, or whose micro-batch is smaller than what surely fits: budgets of other rigs take
+    compiled code and as many sequences as fit.
+    """
     for its in run.slices:
         if not isinstance(its, Slice) or its.device.kind != "cuda":
             continue
@@ -184,13 +186,20 @@ def _small_batches(run: Run, predictor: Predictor) -> Iterator[Finding]:
             continue
         recipe, sequence = its.recipe, its.model.shape.sequence
         target = cards.of_profile(profiles.gpu(profile), profile, recipe.ranks)
-        fits = forecast.micro_batch_that_surely_fits(predictor, its.model, recipe, target)
+        compiles = recipe.adapter != "qlora" and recipe.strategy != "data-parallel"
+        best = msgspec.structs.replace(recipe, compiled=recipe.compiled or compiles)
+        fits = forecast.micro_batch_that_surely_fits(predictor, its.model, best, target)
         fits = min(fits, usual.MOST_TOKENS_A_CARD // sequence)
-        if fits > recipe.micro_batch:
+        where = [f"training {its.model.name}"]
+        command = f"rigbench train-probe --params {its.model.name} --micro-batch {max(fits, recipe.micro_batch)}"
+        if best != recipe and isinstance(run.arms, Absent):  # several arms show what compiling does
+            words = f"eager, {recipe.micro_batch} sequences at once; compiled, at least {fits} fit"
+            price = cost(words, "sequences", recipe.micro_batch, max(fits, recipe.micro_batch), "the step model")
+            command += " --compile on"
+            yield finding("not-compiled", "information", [words], where, price, [command], detail=words)
+        elif fits > recipe.micro_batch:
             words = f"{recipe.micro_batch} sequences at once, and at least {fits} fit"
             price = cost(words, "sequences", recipe.micro_batch, fits, "the memory of a step in closed form")
-            command = f"rigbench train-probe --params {its.model.name} --micro-batch {fits}"
-            where = [f"training {its.model.name}"]
             yield finding("micro-batch-small", "information", [words], where, price, [command], detail=words)
 
 
