@@ -219,7 +219,8 @@ def _of_better_recipe(its: Finding, price: Cost, findings: Sequence[Finding], ca
     left = math.fsum(_seconds(row, as_is) for row in rows) / _all(case, as_is)
     if compiled:  # another code than what was timed: as far off as a step that was not
         low, high = (max(0.0, 1 - left * math.exp(end)) for end in reversed(steptime.MEASURED_SPREAD))
-        return Estimate(max(0.0, 1 - left), low, high, stats.LEVEL, f"{MODEL}; as far off as a step that was not run", 0)
+        words = f"{MODEL}; as far off as a step that was not run"
+        return Estimate(max(0.0, 1 - left), low, high, stats.LEVEL, words, 0)
     low, high = (max(0.0, end * (1 - left)) for end in ASSUMED)
     return Estimate(max(0.0, 1 - left), low, high, stats.LEVEL, f"{MODEL}; from none of it to twice", 0)
 
