@@ -45,7 +45,7 @@ PROCESS_IDS = re.compile(r"(?:\bpid |\bprocess |\bps -fp |\bin use by )\d+(?:, ?
 KERNEL_WORD = re.compile(
     r"[\d.]+|rc\d+|generic|amd64|arm64|arch\d*|aarch64|x86_64|lowlatency|realtime|rt\d*|hwe|oem|aws|azure|gcp|gke|oracle"
     r"|ibm|kvm|cloud|virtual|server|desktop|default|lts|zen\d*|hardened|microsoft|standard|WSL2|pve|deb\d+u?\d*|bpo|uek"
-    r"|fc\d*|v\d+|host|el\d+(?:_\d+)?|amzn\d*|nvidia|tegra|raspi|64k|lqx\d*|xanmod\d*|cachyos|MANJARO|tiny"
+    r"|fc\d*|v\d+|host|gpu|el\d+(?:_\d+)?|amzn\d*|nvidia|tegra|raspi|64k|lqx\d*|xanmod\d*|cachyos|MANJARO|tiny"
 )
 COMMON = ("root", "user", "host", "nvidia", "ubuntu", "debian", "python", "python3", "process", "localhost", "models")
 

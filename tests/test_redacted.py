@@ -185,3 +185,11 @@ def test_a_long_text_is_redacted_in_a_time_that_grows_with_its_length(part: str)
     its.learn(text, "", "")
     its.know_all()
     assert its.hidden(text, "", "")
+
+
+def test_a_kernel_that_is_built_for_gpus_names_nobody(secretive: Run) -> None:
+    """As it was seen, "6.18.44-fc-v657-gpu": each GPU of the run became a "host 2", its UUID with it."""
+    software = msgspec.structs.replace(secretive.software, kernel="6.18.44-fc-v657-gpu")
+    public = redacted(msgspec.structs.replace(secretive, software=software)).run
+    assert public.software.kernel == software.kernel
+    assert [gpu.uuid[:12] for gpu in public.topology.gpus] == ["GPU-00000000"] * len(public.topology.gpus)
