@@ -41,6 +41,7 @@ MEASURED |= {"step-against-products", "efficiency-falls", "memory-against-caches
 MEASURED |= {"above-its-ceiling", "measured-twice"}
 # By measurements of one room: test_doctor_rooms.py.
 MEASURED |= {"matmul-wrong", "matmul-low", "copies-wrong", "bandwidth-low", "collectives-wrong", "odd-host"}
+MEASURED |= {"power-bound", "search-missed"}  # by products and their clock: test_matmul_clock.py
 MEASURED |= {"power-steps"}  # by power steps: test_power_steps.py
 MEASURED |= {"loader-too-slow", "micro-batch-small", "not-compiled"}
 MEASURED |= {"odd-link", "switch-without-p2p", "tunnelled-link", "unified-memory"}  # whole rigs: test_doctor.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 import shlex
@@ -26,6 +27,7 @@ GIB = 1 << 30
 # A card shows less than its nominal memory: ECC takes 1/16, the firmware some more; never as much as a tenth.
 LEAST_VISIBLE, MOST_VISIBLE = 0.9, 1.02
 MOST_CARDS = 1024
+OFF_A_POWER_OF_TWO = 0.15  # of a datasheet's FLOP a clock and multiprocessor
 
 Dtype = Literal["bf16", "fp16", "fp16-acc16", "tf32", "fp8", "fp32"]
 DTYPES: tuple[Dtype, ...] = ("bf16", "fp16", "fp16-acc16", "tf32", "fp8", "fp32")
@@ -360,6 +362,23 @@ def peaks(profile_id: str) -> dict[str, Figure]:
     """Every peak that the datasheet gives and that has a source, by dtype."""
     found = {dtype: peak(profile_id, dtype) for dtype in DTYPES}
     return {dtype: figure for dtype, figure in found.items() if isinstance(figure, Figure)}
+
+
+def flop_per_clock(profile_id: str) -> dict[str, int]:
+    """By dtype, what the whole card does a clock: a power of two for each multiprocessor.
+
+    By the datasheet's peak over its multiprocessors and boost clock, rounded to that power, since some peaks are of
+    another clock than the boost clock that is published (H100 NVL 0.87 of it, H200 in fp32 1.08); none, where what is
+    published fits no power of two.
+    """
+    its = gpu(profile_id)
+    clock, count = its.figure("boost_clock_mhz", 1e6), its.multiprocessors
+    if isinstance(clock, Absent) or isinstance(count, Absent):
+        return {}
+    each = {dtype: figure.value / count / clock.value for dtype, figure in peaks(profile_id).items()}
+    powers = {dtype: 2 ** round(math.log2(rate)) for dtype, rate in each.items() if rate >= 1}
+    near = {dtype: power for dtype, power in powers.items() if abs(each[dtype] / power - 1) <= OFF_A_POWER_OF_TWO}
+    return {dtype: power * count for dtype, power in near.items()}
 
 
 def memory_bandwidth(profile_id: str) -> Figure | Absent:

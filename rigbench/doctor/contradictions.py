@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,7 +15,7 @@ from rigbench.core.estimate import Estimate
 from rigbench.core.finding import Finding, finding
 from rigbench.core.record import Absent
 from rigbench.document import Run
-from rigbench.matmul.record import Matmul
+from rigbench.matmul.record import CLOCK_FALLS, Ceiling, Matmul
 from rigbench.train.record import AnySlice, Slice
 
 # A step is its products and what lies between them: on a CPU up to half of it (0.9 of the sum to twice that in
@@ -145,21 +146,16 @@ def repeats_apart(run: Run) -> Iterator[Finding]:
 
 
 def above_its_ceiling(run: Run) -> Iterator[Finding]:
-    """What is clearly faster than the ceiling that was searched for: a product of the model, a whole step.
-
-    A product that beats it by less than processes of one machine differ is the ceiling then (`matmul.verdict.mended`),
-    and says nothing against the search; a whole step has more to do than its products, and never comes near.
+    """What is clearly faster than the products under sustained load: a whole step, which has more to do than they and
+    takes minutes too; a product in a short test only by more than a clock falls under load.
     """
     if not isinstance(run.matmul, Matmul):
         return
     for ceiling in run.matmul.ceilings:
         if isinstance(ceiling.hot, Absent):
             continue
-        hot, found = ceiling.hot.flops_per_s, list[tuple[float, float, str]]()
-        for it in run.matmul.shapes:
-            if it.dtype == ceiling.dtype and it.check.correct:
-                low = it.flops_per_s.low if it.flops_per_s.level >= stats.LEVEL else it.flops_per_s.value / CLEARLY
-                found.append((low / APART, it.flops_per_s.value, f"{it.purpose} {it.product}"))
+        hot = ceiling.hot.flops_per_s
+        found = [(low / CLOCK_FALLS, rate, name) for low, rate, name in _products(run.matmul, ceiling)]
         for its in _slices(run):
             if its.recipe.dtype == ceiling.dtype and its.device == run.matmul.device:
                 flop = its.model.flop_per_token / its.cards
@@ -169,9 +165,35 @@ def above_its_ceiling(run: Run) -> Iterator[Finding]:
             yield _found(
                 "above-its-ceiling",
                 f"matmul {ceiling.dtype}",
-                f"the ceiling, {ceiling.words}: {units.format_flops_per_s(hot.value)}",
+                f"the ceiling, {ceiling.words}: {units.format_flops_per_s(hot.value)} sustained",
                 f"{what}: {units.format_flops_per_s(value)}",
             )
+
+
+def above_what_was_searched(run: Run) -> Iterator[Finding]:
+    """A product of the model beside the searched shape, each in a short test: by more than processes differ."""
+    if not isinstance(run.matmul, Matmul):
+        return
+    for ceiling in run.matmul.ceilings:
+        low, value, what = max(_products(run.matmul, ceiling), default=(0.0, 0.0, ""))
+        if isinstance(ceiling.hot, Absent) or low > CLOCK_FALLS * ceiling.hot.flops_per_s.high:
+            continue
+        searched = ceiling.flop / min(ceiling.searched_seconds, default=math.inf)
+        if low > APART * searched > 0:
+            time = f"{units.format_seconds(ceiling.search_seconds)} ({ceiling.search_ended_by})"
+            evidence = (
+                f"the fastest shape of {time}, {ceiling.words}: {units.format_flops_per_s(searched)} in a short test",
+                f"{what}: {units.format_flops_per_s(value)} in a short test",
+            )
+            yield finding("search-missed", "information", evidence, (f"matmul {ceiling.dtype}",), "nothing in speed")
+
+
+def _products(matmul: Matmul, ceiling: Ceiling) -> Iterator[tuple[float, float, str]]:
+    """The low end of the model's own products in one precision, their rate, and which they are."""
+    for it in matmul.shapes:
+        if it.dtype == ceiling.dtype and it.check.correct:
+            low = it.flops_per_s.low if it.flops_per_s.level >= stats.LEVEL else it.flops_per_s.value / CLEARLY
+            yield low, it.flops_per_s.value, f"{it.purpose} {it.product}, {it.words}"
 
 
 def measured_twice(run: Run) -> Iterator[Finding]:
@@ -202,5 +224,6 @@ CONTRADICTIONS: Sequence[Callable[[Run], Iterator[Finding]]] = (
     memory_against_caches,
     repeats_apart,
     above_its_ceiling,
+    above_what_was_searched,
     measured_twice,
 )

@@ -147,20 +147,16 @@ def _together(runs: Sequence[Run]) -> tuple[Run, dict[str, Run]]:
 
 def _findings(run: Run) -> Iterator[Finding]:
     """What each room's own verdict finds."""
-    held: set[str] = set()
-    for item in _heat(run):
-        held |= set(item.where) if item.code == "throttled" else set()
-        yield item
-    if isinstance(run.topology, Topology):
-        for item in topology.diagnose(run.topology):
-            if item.code != "throttled" or not set(item.where) <= held:
-                yield item
+    under_load = list(_heat(run))
+    at_rest = list(topology.diagnose(run.topology)) if isinstance(run.topology, Topology) else []
+    if isinstance(run.matmul, Matmul):
+        under_load += _new(matmul.diagnose(run.matmul), [*under_load, *at_rest])
+    yield from under_load
+    yield from (item for item in at_rest if item.code != "throttled" or not _told(item, under_load))
     if isinstance(run.thermals, PowerSteps):
         yield from steps.diagnose(run.thermals)
     if isinstance(run.p2p, P2p):
         yield from p2p.diagnose(run.p2p)
-    if isinstance(run.matmul, Matmul):
-        yield from matmul.diagnose(run.matmul)
     if isinstance(run.bandwidth, Bandwidth):
         yield from bandwidth.diagnose(run.bandwidth)
     if isinstance(run.collectives, Collectives):
@@ -171,6 +167,18 @@ def _findings(run: Run) -> Iterator[Finding]:
         yield from train.diagnose(run.arms, run.slices)
     else:
         yield from train.of_slices(run.slices)
+
+
+def _new(found: Iterable[Finding], known: Sequence[Finding]) -> Iterator[Finding]:
+    """Without what a heat test, or the power limit itself, says already of the same card."""
+    causes = {"throttled": ("throttled",), "power-bound": ("power-limit", "power-cap-low")}
+    for item in found:
+        if not any(_told(msgspec.structs.replace(item, code=code), known) for code in causes.get(item.code, ())):
+            yield item
+
+
+def _told(item: Finding, known: Iterable[Finding]) -> bool:
+    return set(item.where) <= {label for its in known if its.code == item.code for label in its.where}
 
 
 def _slower_recipes(run: Run, predictor: Predictor) -> Iterator[Finding]:

@@ -28,6 +28,9 @@ LARGEST_MICRO_BATCH = 1 << 16
 HOT_SECONDS = {"cpu": 10.0, "cuda": 20.0}
 REST_SECONDS = {"cpu": 2.0, "cuda": 5.0}
 OTHER_SECONDS = {"cpu": 32.0, "cuda": 16.0}  # a dtype, beside its load
+# Times that a product of milliseconds may be as fast as seconds of load, by the clock alone: it fell to 0.62 of its
+# highest on an H200 at its power limit. More is a load that was held up, or a search that missed what is fast.
+CLOCK_FALLS = 2.0
 MOST_HOT_SHARE = 0.25  # of a dtype's time, where it is given
 
 
@@ -243,7 +246,8 @@ class Matmul(Record, frozen=True, kw_only=True):
     model: Model
     shapes: tuple[MatmulShape, ...]  # the model's own products
     ceilings: tuple[Ceiling, ...]
-    # By dtype the ceiling: the searched shape's rate under sustained load, or a higher one of the model's products.
+    # By dtype what a product is held against: the searched shape's rate under sustained load, or a higher one of the
+    # model's products, each timed for itself in a short test, at whatever clock a card reaches before its power limit.
     # Where the search ran out of time, the fastest of these and of its own; none, where none of these was measured.
     best_flops_per_s: dict[str, Estimate]
     steps: tuple[GemmStep, ...]
@@ -253,3 +257,10 @@ class Matmul(Record, frozen=True, kw_only=True):
     not_run: tuple[str, ...] = ()
     best_product: dict[str, str] = {}  # noqa: RUF012, msgspec copies it; by dtype, where it is no sustained load, which
     failures: tuple[str, ...] = ()  # devices that failed in the load of all, and with what words: faults
+
+    @property
+    def sustained_flops_per_s(self) -> dict[str, Estimate]:
+        """By dtype what hours of work are held against: where a load was measured that nothing belies."""
+        loads = {it.dtype: it.hot.flops_per_s for it in self.ceilings if not isinstance(it.hot, Absent)}
+        best = {dtype: self.best_flops_per_s.get(dtype, rate).value for dtype, rate in loads.items()}
+        return {dtype: rate for dtype, rate in loads.items() if best[dtype] <= CLOCK_FALLS * rate.high}

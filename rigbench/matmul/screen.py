@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -24,6 +24,7 @@ from rigbench.core.screen import (
     span_cells,
     table,
 )
+from rigbench.matmul.clock import LEAST_SHARE, flop_per_clock, mhz, share_of_clock, short
 from rigbench.matmul.record import Ceiling, GemmStep, Matmul, MatmulFleet, MatmulPhase, MatmulShape
 
 CLEARLY = 1.25
@@ -32,7 +33,11 @@ PASSES = ("forward", "data gradient", "weight gradient")
 
 
 def verdict(result: Matmul) -> Headline:
-    """ "bf16 88 TFLOP/s (87 to 89) per GPU sustained, 90 % of the datasheet", of the first dtype that was loaded."""
+    """ "bf16 88 TFLOP/s (87 to 89) per GPU sustained, 90 % of the datasheet", of the first dtype that was measured.
+
+    Where a short test was faster: "bf16 640 TFLOP/s (580 to 720) sustained at 1,328 MHz, 90 % of what that clock
+    allows, 65 % of the datasheet; 798 TFLOP/s in a short test".
+    """
     wrong = _wrong(result)
     if wrong:
         return "fault", f"WRONG RESULTS in {listed(wrong)}"
@@ -43,9 +48,16 @@ def verdict(result: Matmul) -> Headline:
         why = next((it.hot.reason for it in result.ceilings if isinstance(it.hot, Absent)), "nothing was measured")
         return "warn", f"no ceiling was found: {why}"
     per = " per GPU" if not isinstance(result.fleet, Absent) else ""
-    how = f"{per} in a short test" if isinstance(first.hot, Absent) else f"{per} sustained"
-    text = f"{first.dtype} {span(result.best_flops_per_s[first.dtype], 'FLOP/s')}{how}"
-    return "ok", f"{text}, {_of_datasheet(first, result)}"
+    rate, share = f"{first.dtype} {span(_lasting(first, result), 'FLOP/s')}{per}", _of_datasheet(first, result)
+    if isinstance(first.hot, Absent):
+        return "ok", f"{rate} in a short test, {share}"
+    faster, at_clock = short(result, first), ""
+    if faster and (of_clock := share_of_clock(first, flop_per_clock(result.device))):
+        at_clock = (
+            f" at {mhz(first.hot.sm_clock_hertz)}, {units.format_share(of_clock.value)} of what that clock allows"
+        )
+    in_short = f"; {units.format_flops_per_s(faster[0].value)} in a short test" if faster else ""
+    return "ok", f"{rate} sustained{at_clock}, {share}{in_short}"
 
 
 def _wrong(result: Matmul) -> list[str]:
@@ -56,8 +68,13 @@ def _wrong(result: Matmul) -> list[str]:
     return list(dict.fromkeys([*loads, *own, *(lane.name for lane in lanes if not lane.check.correct)]))
 
 
+def _lasting(ceiling: Ceiling, result: Matmul) -> Estimate:
+    """What it sustained; without a load, what a short test reached."""
+    return result.best_flops_per_s[ceiling.dtype] if isinstance(ceiling.hot, Absent) else ceiling.hot.flops_per_s
+
+
 def _of_datasheet(ceiling: Ceiling, result: Matmul) -> str:
-    peak, best = result.datasheet_flops_per_s.get(ceiling.dtype), result.best_flops_per_s[ceiling.dtype]
+    peak, best = result.datasheet_flops_per_s.get(ceiling.dtype), _lasting(ceiling, result)
     if peak is None:
         return "no datasheet to hold it against"
     if best.value > peak.value:  # a card may clock higher than published
@@ -69,18 +86,21 @@ def brief(result: Matmul, console: Console, quiet: bool = False, run_id: str = "
     headline("matmul", verdict(result), console)
     fastest = max((it.value for it in result.best_flops_per_s.values()), default=0.0)
     unit, scale = ("TFLOP/s", 1e12) if fastest >= 1e12 else ("GFLOP/s", 1e9)
-    rows = []
+    rows, fast = [], {it.dtype: faster[0].value for it in result.ceilings if (faster := short(result, it))}
     for it in result.ceilings:
         best = result.best_flops_per_s.get(it.dtype)
-        rate = span_cells(best / scale, unit) if best else ("n/a", "")
-        share = _of_datasheet(it, result).partition(" of ")[0] if best else ""
+        loaded = best and not (fast and isinstance(it.hot, Absent))
+        rate = span_cells(_lasting(it, result) / scale, unit) if loaded else ("n/a", "")
+        share = _of_datasheet(it, result).partition(" of ")[0] if loaded else ""
         change = it.hot_over_burst
         times = ("n/a", "") if isinstance(change, Absent) else span_cells(change, "")
         results = "correct" if all(check.correct for check in it.checks) else "WRONG"
-        cells = (it.dtype, *rate, share if "%" in share else "–", *times, results if it.checks else "not checked")
-        rows.append(cells)
-    shares, ends = ">of the datasheet", ">90 % interval"
-    console.print(table(("dtype", f">{unit}", ends, shares, ">sustained ÷ first 2 s", ends, "results"), rows))
+        in_short = [units.format_significant(fast[it.dtype] / scale) if it.dtype in fast else "–"] if fast else []
+        share = share if "%" in share else "–"
+        rows.append((it.dtype, *rate, *in_short, share, *times, results if it.checks else "not checked"))
+    ends, over = ">90 % interval", ">÷ first 2 s" if fast else ">sustained ÷ first 2 s"
+    beside = (">short test", ">datasheet") if fast else (">of the datasheet",)
+    console.print(table(("dtype", f">{unit}", ends, *beside, over, ends, "results"), rows))
     if quiet:
         return
     marked(_odd(result), console)
@@ -100,7 +120,7 @@ def brief(result: Matmul, console: Console, quiet: bool = False, run_id: str = "
 def _odd(result: Matmul) -> Iterator[Headline]:
     for ceiling in result.ceilings:
         if ceiling.dtype not in result.best_product:
-            yield from (("warn", f"{ceiling.dtype}: {text}") for _, text in _faster(ceiling, result.shapes))
+            yield from (("warn", f"{ceiling.dtype}: {text}") for _, text in _faster(ceiling, result))
         if isinstance(ceiling.hot, Absent):
             yield "note", f"{ceiling.dtype}: {ceiling.hot.reason}"
     if not isinstance(result.fleet, Absent):
@@ -114,7 +134,7 @@ def _facts(result: Matmul) -> Iterator[tuple[str, str]]:
     for step in result.steps:
         if not isinstance(step.seconds, Absent):
             products = f"{result.model.name}'s own products in {step.dtype}"
-            yield "model", f"{products}: {_whole_step(step, result.best_flops_per_s.get(step.dtype))}"
+            yield "model", f"{products}: {_whole_step(step, result)}"
     for ceiling in result.ceilings:
         if not isinstance(ceiling.hot, Absent) and (readings := _sensors(ceiling.hot)):
             yield "heat", f"{ceiling.dtype}{readings.replace(';', ':')}"
@@ -166,11 +186,16 @@ def _show_ceiling(ceiling: Ceiling, result: Matmul, console: Console) -> None:
     else:
         right = "correct" if all(check.correct for check in ceiling.checks) else "WRONG RESULT"
         checked = right if ceiling.checks else "not checked"
-        best = result.best_flops_per_s.get(ceiling.dtype, hot.flops_per_s)
-        console.print(Text.assemble((f"  {ceiling.dtype}  {_rate(best)}", "bold"), f"  {checked}"))
-        if ceiling.dtype in result.best_product:
-            load = f"faster than the searched shape under load, {_rate(hot.flops_per_s)}"
-            rows.append(("  found by", f"{result.best_product[ceiling.dtype]}, in a short test: {load}"))
+        faster, per_clock = short(result, ceiling), flop_per_clock(result.device)
+        lasts = " sustained" if faster else ""
+        console.print(Text.assemble((f"  {ceiling.dtype}  {_rate(hot.flops_per_s)}{lasts}", "bold"), f"  {checked}"))
+        if faster:
+            rate, what = faster
+            each = per_clock.get(ceiling.dtype.removesuffix("-fast"))
+            clock = f"; its clock was at least {mhz(rate.value / each)}" if each else ""
+            rows.append(("  short", f"{_rate(rate)} in a short test: {what}{clock}"))
+        if of_clock := share_of_clock(ceiling, per_clock):
+            rows.append(("  clock", f"{units.format_share(of_clock.value)} of {of_clock.basis}"))
         length = units.format_seconds(hot.to_seconds - hot.from_seconds)
         if isinstance(ceiling.share_of_datasheet, Absent):
             rows.append(("  datasheet", f"unknown ({ceiling.share_of_datasheet.reason})"))
@@ -189,17 +214,19 @@ def _show_ceiling(ceiling: Ceiling, result: Matmul, console: Console) -> None:
     anew = "" if isinstance(hot, Absent) else ", then measured anew"
     took = f"{units.format_seconds(ceiling.search_seconds)} ({ceiling.search_ended_by}){anew}"
     rows.append(("  shape", f"{ceiling.words}, {ceiling.accumulate} accumulate; {how} {took}"))
-    rows += _faster(ceiling, () if ceiling.dtype in result.best_product else result.shapes)
+    rows += _faster(ceiling, result)
     console.print(grid(rows))
 
 
-def _faster(ceiling: Ceiling, shapes: Iterable[MatmulShape]) -> list[tuple[str, str]]:
-    """A ceiling that something measured short beats clearly is none, and says so.
+def _faster(ceiling: Ceiling, result: Matmul) -> list[tuple[str, str]]:
+    """A load that something measured short beats clearly, at a clock that does not tell why, and says so.
 
     Clearly: by its interval, or by a quarter where it has none, as a look of the search and a single sample have not.
     """
-    if isinstance(ceiling.hot, Absent):
+    of_clock = share_of_clock(ceiling, flop_per_clock(result.device))
+    if isinstance(ceiling.hot, Absent) or (of_clock and of_clock.value >= LEAST_SHARE):
         return []
+    shapes = () if ceiling.dtype in result.best_product else result.shapes
     searched = ceiling.flop / stats.median(ceiling.searched_seconds)
     rivals = [(searched / CLEARLY, searched, "this shape in the search")]
     for it in shapes:
@@ -261,7 +288,7 @@ def _show_step(step: GemmStep, shapes: Sequence[MatmulShape], result: Matmul, co
     else:
         headings = ("layer", ">m×n×k forward", ">times", *(f">{name}" for name in PASSES), ">a step")
         console.print(table(headings, (_row(layer, passes) for layer, passes in layers.items())))
-    console.print(grid([("all", _whole_step(step, result.best_flops_per_s.get(step.dtype)))]))
+    console.print(grid([("all", _whole_step(step, result))]))
 
 
 def _row(layer: str, passes: dict[str, MatmulShape]) -> list[str]:
@@ -288,11 +315,12 @@ def _per_step(passes: dict[str, MatmulShape]) -> str:
     return units.format_seconds(seconds) if len(passes) == len(PASSES) else ""
 
 
-def _whole_step(step: GemmStep, best: Estimate | None) -> str:
+def _whole_step(step: GemmStep, result: Matmul) -> str:
     if isinstance(step.seconds, Absent):
         return f"n/a ({step.seconds.reason})"
-    rate = step.flop / step.seconds.value
-    of_best = f", {units.format_share(rate / best.value)} of the ceiling" if best else ""
+    rate, best = step.flop / step.seconds.value, result.best_flops_per_s.get(step.dtype)
+    which = "fastest of them" if step.dtype in result.best_product else "ceiling"
+    of_best = f", {units.format_share(rate / best.value)} of the {which}" if best else ""
     return (
         f"{span(step.seconds, 'seconds')} a step expected for "
         f"{units.format_flop(step.flop)}: {units.format_flops_per_s(rate)}{of_best}"

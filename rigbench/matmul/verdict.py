@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import accumulate
 from operator import add
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,12 +15,15 @@ from rigbench.core import stats, units
 from rigbench.core.estimate import ratio
 from rigbench.core.finding import Cost, Finding, finding
 from rigbench.core.record import Absent, Figure, SensorSeries
+from rigbench.matmul.clock import LEAST_SHARE, flop_per_clock, mhz, share_of_clock
 from rigbench.matmul.record import Ceiling, GemmStep, Matmul, MatmulCheck, MatmulPhase, MatmulShape
 from rigbench.model.counts import Gemm
 from rigbench.work.telemetry import of_device
+from rigbench.work.verdict import HELD_SHARE
 
-# Of the datasheet, sustained: 67 % (H100), 85 % (A100), 100 % (4090), as published products come out.
-LEAST_SHARE, USUAL_SHARE = 0.6, 0.85
+POWER_CAP, SLOWED = 0x4, 0x8 | 0x20 | 0x40 | 0x80  # nvml.h: by the card's power limit; by heat or the hardware
+MOST = 0.5  # of the readings: what held the clock
+USUAL_SHARE = 0.85  # of the datasheet
 USUAL = "67 to 100 % of the datasheet, which published cards reach"
 BURST_SECONDS, BURST_SHARE, HOT_SHARE = 2.0, 0.2, 1 / 3  # of a load: its first seconds, at most a fifth; its last third
 FEWEST_SAMPLES = 3
@@ -93,18 +97,92 @@ def diagnose(result: Matmul) -> Iterator[Finding]:
     """Wrong products, and ceilings below what published cards reach of their datasheet."""
     if lines := wrong(result):
         yield finding("matmul-wrong", "fault", lines, [result.device.name], "trust, not speed")
+    per_clock, held = flop_per_clock(result.device), dict[str, list[Load]]()
     for ceiling in result.ceilings:
         share, peak = ceiling.share_of_datasheet, result.datasheet_flops_per_s.get(ceiling.dtype)
-        if isinstance(share, Absent) or isinstance(ceiling.hot, Absent) or peak is None or share >= LEAST_SHARE:
+        if isinstance(share, Absent) or isinstance(ceiling.hot, Absent) or peak is None:
             continue
-        rate = ceiling.hot.flops_per_s
-        low, middle = (units.format_flops_per_s(it) for it in (rate.value, USUAL_SHARE * peak.value))
-        evidence = [f"{low} sustained, {units.format_share(share)} of the datasheet's {ceiling.dtype}"]
+        load = Load(ceiling.dtype, ceiling.hot, peak.value, share, share_of_clock(ceiling, per_clock))
+        if load.of_clock and load.of_clock.value >= LEAST_SHARE:
+            if share < LEAST_SHARE:
+                held.setdefault(_cause(result, ceiling.began_at_seconds, ceiling.hot), []).append(load)
+        elif load.of_clock or share < LEAST_SHARE:
+            yield _low(result, load)
+    for cause, loads in held.items():
+        yield _held(result, cause, loads)
+
+
+class Load(NamedTuple):
+    """A sustained load beside what the datasheet says, and beside what the units can do at its clock."""
+
+    dtype: str
+    hot: MatmulPhase
+    peak: float
+    share: float  # of the datasheet
+    of_clock: Figure | None
+
+    @property
+    def words(self) -> str:
+        return f"{units.format_flops_per_s(self.hot.flops_per_s.value)} sustained"
+
+    def cost(self, possible: Figure, beside: str) -> Cost:
+        rate = self.hot.flops_per_s
         now = Figure(rate.value, "measured", "sustained products", rate.low, rate.high)
-        usual = Figure(USUAL_SHARE * peak.value, "datasheet", USUAL, LEAST_SHARE * peak.value, peak.value)
-        price = Cost(f"{low} where such cards reach about {middle}", "FLOP/s", now, usual)
-        detail = f"{ceiling.dtype}, {units.format_share(share)} of the datasheet"
-        yield finding("matmul-low", "warning", evidence, [result.device.name], price, detail=detail)
+        return Cost(f"{units.format_flops_per_s(rate.value)} {beside}", "FLOP/s", now, possible)
+
+
+def _low(result: Matmul, its: Load) -> Finding:
+    detail = f"{units.format_share(its.share)} of the datasheet"
+    evidence = [f"{its.words}, {detail}'s {its.dtype}"]
+    if its.of_clock:
+        detail = f"{units.format_share(its.of_clock.value)} of {its.of_clock.basis}"
+        evidence.append(f"{detail}: it is not the clock that holds them")
+    usual = Figure(USUAL_SHARE * its.peak, "datasheet", USUAL, LEAST_SHARE * its.peak, its.peak)
+    price = its.cost(usual, f"where such cards reach about {units.format_flops_per_s(usual.value)}")
+    return finding("matmul-low", "warning", evidence, [result.device.name], price, detail=f"{its.dtype}, {detail}")
+
+
+def _held(result: Matmul, cause: str, loads: Sequence[Load]) -> Finding:
+    """Products as fast as their clock allows, far below the datasheet's: by what held the clock."""
+    evidence = []
+    for its in loads:
+        watts = "" if isinstance(its.hot.power_watts, Absent) else f", at {units.format_watts(its.hot.power_watts)}"
+        if its.of_clock:
+            share = units.format_share(its.of_clock.value)
+            evidence.append(f"{its.dtype}: {its.words}, {share} of {its.of_clock.basis}{watts}")
+    worst = min(loads, key=lambda its: its.share)
+    possible = (worst.of_clock.value if worst.of_clock else 1.0) * worst.peak
+    beside = f"in {worst.dtype}; {units.format_flops_per_s(possible)} at the datasheet's clock"
+    price = worst.cost(Figure(possible, "predicted", "the same share of the datasheet's peak"), beside)
+    label = next((its.device for its in _series(result)), result.device.name)
+    clock = mhz(worst.hot.sm_clock_hertz)
+    if cause == "power":
+        return finding("power-bound", "information", evidence, [label], price.sentence, detail=clock)
+    if cause == "slowed":
+        return finding("throttled", "warning", evidence, [label], price, detail=f"{clock} under load")
+    evidence += ["the driver says that neither the power limit nor heat holds it"] if cause else []
+    short, do = "with a clock that is held down", "if it is locked: sudo nvidia-smi -rgc"
+    commands = ["nvidia-smi -q -d CLOCK,PERFORMANCE"]
+    return finding("matmul-low", "warning", evidence, [label], price, commands, short, f"{clock} under load", do)
+
+
+def _cause(result: Matmul, began: float, hot: MatmulPhase) -> str:
+    """What held the clock in the hot part of a load, by the driver: power, slowed, neither; "" if it says nothing."""
+    sensors, bits = result.telemetry, [its.throttle_bits for its in _series(result)]
+    if isinstance(sensors, Absent) or not bits or isinstance(bits[0], Absent):
+        return ""
+    start, end = began + hot.from_seconds, began + hot.to_seconds
+    readings = zip(sensors.at_seconds, bits[0], strict=True)
+    flags = [it for at, it in readings if start <= at <= end and not isinstance(it, Absent)]
+    if not flags:
+        return ""
+    if sum(bool(it & SLOWED) for it in flags) >= HELD_SHARE * len(flags):
+        return "slowed"
+    return "power" if sum(bool(it & POWER_CAP) for it in flags) >= MOST * len(flags) else "neither"
+
+
+def _series(result: Matmul) -> tuple[SensorSeries, ...]:
+    return () if isinstance(result.telemetry, Absent) else of_device(result.telemetry, result.device).series
 
 
 def mended(result: Matmul) -> Matmul:

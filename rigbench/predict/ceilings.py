@@ -134,13 +134,12 @@ def from_runs(runs: Sequence[Run], gpus: Sequence[Gpu] = ()) -> Ceilings | Absen
     memory_rate = card.memory_bytes_per_s if card and isinstance(triad, Absent) else triad
     if isinstance(memory_rate, Absent):
         return Absent(f"the memory's bandwidth is not known ({memory_rate.reason}); run `rigbench bandwidth`")
-    best = matmul.best_flops_per_s if matmul else {}
-    by_product = matmul.best_product if matmul else {}
+    sustained = matmul.sustained_flops_per_s if matmul else {}
     rates = {
         str(dtype): _figure(
-            rate, f"{'fastest product' if dtype in by_product else 'sustained ceiling'}, run {matmul_run}"
+            rate, f"{'sustained ceiling' if dtype in sustained else 'fastest product'}, run {matmul_run}"
         )
-        for dtype, rate in best.items()
+        for dtype, rate in {**(matmul.best_flops_per_s if matmul else {}), **sustained}.items()
         if dtype in DTYPES
     }
     if not rates and not card:

@@ -361,7 +361,9 @@ class Ceilings(Record, frozen=True, kw_only=True):
     name: str
     count: int
     source: Source  # "measured" where the matmul ceiling was
-    matmul_flops_per_s: dict[str, Figure]  # by dtype: the datasheet's dense peak with fp32 sums, or the hot ceiling
+    matmul_flops_per_s: dict[
+        str, Figure
+    ]  # by dtype: the datasheet's dense peak with fp32 sums, or the sustained ceiling
     memory_bytes_per_s: Figure  # as the datasheet has it, or a measured triad
     launch_seconds: Figure  # what the host takes to hand over one kernel of eager code
     tdp_watts: Figure | Absent

@@ -334,16 +334,20 @@ def _of_peak(job: Job, result: AnySlice, flops_per_s: float | Absent) -> Figure 
 
 
 def _of_matmul(job: Job, result: Slice) -> Figure | Absent:
-    """Of the fastest matmul in this precision on this device: this run's, else the newest stored one of this rig."""
+    """Of the sustained matmul in this precision on this device, as a training is work of hours; without a load, of the
+    fastest: this run's, else the newest stored one of this rig.
+    """
     dtype, cards = result.recipe.dtype, result.cards
     if cards > 1 and result.device.kind == "cpu":
         return Absent("ranks share this CPU")
     for run in job.holding("matmul"):
         matmul = run.matmul
-        if isinstance(matmul, Matmul) and matmul.device == result.device and dtype in matmul.best_flops_per_s:
-            best = matmul.best_flops_per_s[dtype].value
-            if result.model_flops_per_s > cards * best:
-                return Absent(f"it was faster than the fastest {dtype} matmul of run {run.id}: measure that again")
-            basis = f"of the fastest {dtype} matmul of run {run.id}"
-            return Figure(value=result.model_flops_per_s / best / cards, source="measured", basis=basis)
+        if not isinstance(matmul, Matmul) or matmul.device != result.device:
+            continue
+        sustained = matmul.sustained_flops_per_s
+        if rate := sustained.get(dtype) or matmul.best_flops_per_s.get(dtype):
+            which = f"the {'sustained' if dtype in sustained else 'fastest'} {dtype} matmul of run {run.id}"
+            if result.model_flops_per_s > cards * rate.value:
+                return Absent(f"it was faster than {which}: measure that again")
+            return Figure(value=result.model_flops_per_s / rate.value / cards, source="measured", basis=f"of {which}")
     return Absent(f"no {dtype} matmul was measured on this device; run `rigbench matmul`")

@@ -135,9 +135,9 @@ def ladder(run: Run, budget: Budget) -> list[tuple[str, float, str]]:
     if isinstance(peak := budget.sanity.peak_flops_per_s, Figure):
         rates.append(("at the datasheet's peak", peak.value, "roofline"))
     matmul = held(run.matmul, Matmul)
-    if matmul and recipe.dtype in matmul.best_flops_per_s:
-        ceiling = matmul.best_flops_per_s[recipe.dtype].value * recipe.ranks
-        rates.append(("at the fastest matmul" if not rates else "matmul below its peak", ceiling, "roofline"))
+    if matmul and (lasting := (matmul.best_flops_per_s | matmul.sustained_flops_per_s).get(recipe.dtype)):
+        name = "at the fastest matmul" if not rates else "matmul below its peak"
+        rates.append((name, lasting.value * recipe.ranks, "roofline"))
     for name, rate, evidence in rates:
         hours = budget.series_flop_exact / rate / brief.HOUR
         if done < hours < series:

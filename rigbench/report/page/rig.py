@@ -57,9 +57,7 @@ def _roofline(run: Run) -> Section:
             drawn.append(Line(f"{dtype} datasheet", [(low, peak.value), (high, peak.value)], "dashed", charts.MUTED))
     if memory and ridge > low:
         drawn.append(Line("memory", [(low, low * memory.value), (ridge, top)], "line", charts.SERIES[7]))
-    best_words = ", ".join(
-        f"{dtype} {units.format_flops_per_s(best.value)}" for dtype, best in matmul.best_flops_per_s.items()
-    )
+    best_words = ", ".join(_both(matmul, dtype) for dtype in matmul.best_flops_per_s)
     counted = f"{len(shapes)} products of the model and {len(looks)} shapes that were tried"
     alt = f"Ceilings: {best_words or 'none'}. {counted}, each by its FLOP a byte."
     panel = Panel("FLOP/s", drawn)
@@ -79,6 +77,16 @@ def _roofline(run: Run) -> Section:
     )
 
 
+def _both(matmul: Matmul, dtype: str) -> str:
+    """A ceiling; where it is of a short test, also what the load sustained."""
+    best, sustained = matmul.best_flops_per_s[dtype], matmul.sustained_flops_per_s.get(dtype)
+    words = f"{dtype} {units.format_flops_per_s(best.value)}"
+    if dtype not in matmul.best_product:
+        return words
+    under_load = f", {units.format_flops_per_s(sustained.value)} sustained" if sustained else ""
+    return f"{words} (in a short test{under_load})"
+
+
 def _products(matmul: Matmul, shapes: Sequence[MatmulShape], memory: Figure | None) -> Table:
     """Each ceiling, then each product of the model."""
     rows = []
@@ -86,6 +94,10 @@ def _products(matmul: Matmul, shapes: Sequence[MatmulShape], memory: Figure | No
         peak, found = matmul.datasheet_flops_per_s.get(dtype), matmul.best_product.get(dtype, "under sustained load")
         share = units.format_share(best.value / peak.value) if peak else "no datasheet"
         rows.append(cells(f"{dtype} ceiling", found, "", units.format_flops_per_s(best.value), share))
+        if dtype in matmul.best_product and (load := matmul.sustained_flops_per_s.get(dtype)):
+            share = units.format_share(load.value / peak.value) if peak else "no datasheet"
+            rate = units.format_flops_per_s(load.value)
+            rows.append(cells(f"{dtype} sustained", "under sustained load", "", rate, share))
     if memory:
         rows.append(cells("memory", memory.basis, "", units.format_bytes_per_s(memory.value), memory.source))
     rows += [

@@ -12,7 +12,7 @@ from one_shot.main import ceilings
 from one_shot.piece import Piece, read
 
 SIDES = tuple(range(1024, 16385, 1024))
-LEAST, MOST = 0.97, 1.25  # the ceiling under a sustained load, over the best cube held for some seconds
+LEAST, MOST = 0.97, 1.25  # the fastest product, in a short test or under load, over the best cube held for seconds
 BLOCK_SECONDS, HELD_SECONDS, TRIES = 0.06, 0.8, 3
 
 
