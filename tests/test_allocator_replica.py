@@ -60,7 +60,8 @@ def test_the_best_fitting_block_is_taken_and_the_rest_split_off():
     for block in blocks:
         allocator.release(block)
     first, rest = allocator.allocate(25 * MIB), allocator.allocate(4 * MIB)
-    assert (first.address, rest.address, rest.size) == (0, 25 * MIB, 5 * MIB)  # 1 MiB left over is not split off
+    place = first.address  # of the first segment: the next ones lie below it
+    assert (place, rest.address - place, rest.size) == (-30 * MIB, 25 * MIB, 5 * MIB)  # 1 MiB is not split off
 
 
 def test_freed_neighbours_merge_and_serve_a_larger_request():
@@ -120,7 +121,7 @@ class Plain:
         size = 512 * max(1, math.ceil(size / 512))
         small = size <= MIB
         fitting = [
-            (piece[0], number, place)
+            (piece[0], -number, place)  # the driver places newer segments lower
             for number, (kind, pieces) in enumerate(self.segments)
             for place, piece in enumerate(pieces)
             if kind == small and piece[1] is None and piece[0] >= size
@@ -128,8 +129,8 @@ class Plain:
         if not fitting:
             own = 2 * MIB * math.ceil(size / (2 * MIB))
             self.segment(small, 2 * MIB if small else 20 * MIB if size < 10 * MIB else own, size)
-        _, number, place = min(fitting, default=(0, -1, 0))
-        pieces = self.segments[number][1]
+        _, number, place = min(fitting, default=(0, 1, 0))
+        pieces = self.segments[-number][1]
         rest = pieces[place][0] - size
         split = rest >= 512 if small else rest > MIB
         pieces[place : place + 1] = [[size, whose], [rest, None]] if split else [[size + rest, whose]]

@@ -390,19 +390,19 @@ GB cards), less 279 MiB for CUDA context
  adamw8bit  on             in 8 chunks          does not fit                  none            none
 
   the peak at micro-batch 12 with adamw, bf16:
-  CUDA context                       279 MiB   41 %  ████████████████
-  logits                             176 MiB   26 %  ██████████
-  activations                        113 MiB   17 %  ███████
-  rounding and cached blocks          37 MiB  5.4 %  ██
-  optimizer states                  34.4 MiB  5.0 %  ██
-  weights, and their 16-bit copies  25.6 MiB  3.8 %  ██
-  workspace of kernels              16.2 MiB  2.4 %  █
-  allocated 368 MiB, reserved 402 MiB, CUDA context 279 MiB, process 680 MiB (610 to 750); what runs
+  CUDA context                       279 MiB   38 %  ███████████████
+  logits                             176 MiB   24 %  █████████
+  activations                        113 MiB   15 %  ██████
+  rounding and cached blocks          98 MiB   13 %  █████
+  optimizer states                  34.4 MiB  4.6 %  ██
+  weights, and their 16-bit copies  25.6 MiB  3.5 %  █
+  workspace of kernels              17.2 MiB  2.3 %  █
+  allocated 369 MiB, reserved 464 MiB, CUDA context 279 MiB, process 740 MiB (670 to 810); what runs
 out first: reserved and context, on the device
   one more lacks 5 MiB
   longest sequence and largest model: at micro-batch 1
-  the model's code on fake tensors, a replica of torch's allocator; eager, ±6 % assumed, as no such
-peak was read on a card
+  the model's code on fake tensors, a replica of torch's allocator; eager, ±6 % assumed, as such
+peaks were read on one card alone, within 2 %
   it would fit elsewhere"""
 
 

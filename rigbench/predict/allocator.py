@@ -2,8 +2,10 @@
 
 The constants and rules are those of torch's CUDACachingAllocator with default settings (c10/core/AllocatorConfig.h):
 sizes rounded to 512 B; requests up to 1 MiB are cut from 2 MiB segments, those below 10 MiB from 20 MiB segments, and
-larger ones get a segment of their own size in steps of 2 MiB; the best fitting free block is taken and split, a freed
-block merges with its free neighbours, and cached segments go back to the driver only when memory runs out.
+larger ones get a segment of their own size in steps of 2 MiB; the best fitting free block is taken and split, of equal
+ones that at the lowest address, a freed block merges with its free neighbours, and cached segments go back to the
+driver only when memory runs out. The driver places each new segment below those before it, as the peaks of 20 loops on
+an H200 under driver 580 tell: going upwards, those of 5 would be off, by up to 4 %.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class Allocator:
         self.allocated_bytes = self.reserved_bytes = 0
         self.peak_allocated_bytes = self.peak_reserved_bytes = self.retries = 0
         self._free: tuple[list[Free], list[Free]] = ([], [])  # large blocks, small blocks
-        self._next_address = 0
+        self._lowest_address = 0
 
     def allocate(self, size_bytes: int) -> Block:
         """
@@ -103,8 +105,8 @@ class Allocator:
                 raise OutOfMemory(size, self.allocated_bytes, self.reserved_bytes)
         self.reserved_bytes += segment
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
-        self._next_address += segment
-        return Block(self._next_address - segment, segment, small)
+        self._lowest_address -= segment
+        return Block(self._lowest_address, segment, small)
 
     def _split(self, block: Block, size: int) -> None:
         rest = Block(block.address + size, block.size - size, block.small)

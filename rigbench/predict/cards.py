@@ -23,7 +23,10 @@ SHARED_GIB = {"gb10": 121.7}  # the CPU's memory, as published totals of DGX Spa
 # A process's CUDA context with torch's kernels: 272 MiB on an RTX 4060 (24 multiprocessors) and 480 to 500 on a 4090
 # (128), from published out-of-memory messages; a line through them, and the 349 of an unnamed 16 GB card within 15 %.
 CONTEXT_BASE_MIB, CONTEXT_MIB_PER_MULTIPROCESSOR, CONTEXT_SPREAD = 220.0, 2.1, 0.15
-CONTEXT_UNKNOWN_MIB = (250.0, 375.0, 500.0)
+# From Hopper on: 767 MiB on an H200 (132) under torch 2.11 for CUDA 13 and driver 580, read beside every slice there,
+# and 534 on an H100 (132) under an older torch (torchcomms issue 777). Whether it is the card or CUDA 13, nobody read.
+HOPPER_MIB_PER_MULTIPROCESSOR, HOPPER_SPREAD = 4.145, (0.65, 1.05)
+CONTEXT_UNKNOWN_MIB = (250.0, 500.0, 800.0)  # between all of those
 
 # torch's cuBLAS workspace, aten/src/ATen/cuda/CUDABlas: `:4096:2:16:8`, and 32 MiB from Hopper on.
 WORKSPACE_BYTES, WORKSPACE_HOPPER_BYTES = 8_519_680, 32 * MIB
@@ -52,7 +55,7 @@ def of_profile(gpu: GpuProfile, name: str, count: int = 1) -> Target:
             if gpu.id in SHARED_GIB
             else usable(size_gib)
         ),
-        context=context(gpu.multiprocessors),
+        context=context(gpu.multiprocessors, gpu.compute_capability),
         communication=communication(count),
         workspace_bytes=_workspace(gpu.compute_capability),
     )
@@ -79,7 +82,7 @@ def of_gpus(gpus: Sequence[Gpu]) -> Target:
         count=len(gpus),
         memory_bytes=round(_total(card)),
         usable=room,
-        context=context(own.multiprocessors if own else Absent("no profile")),
+        context=context(own.multiprocessors if own else Absent("no profile"), card.compute_capability),
         communication=communication(len(gpus)),
         workspace_bytes=max(_workspace(it.compute_capability) for it in (known or gpus)),
     )
@@ -156,14 +159,19 @@ def usable(size_gib: float) -> Figure:
     return Figure(size_gib * GIB * share, "predicted", f"between the published totals of {a} and {b} GB cards")
 
 
-def context(multiprocessors: int | Absent) -> Figure:
+def context(multiprocessors: int | Absent, compute_capability: str | Absent) -> Figure:
     """A process's share of the card before its first tensor."""
     if isinstance(multiprocessors, Absent):
         low, middle, high = (MIB * size for size in CONTEXT_UNKNOWN_MIB)
         return Figure(middle, "predicted", "CUDA context of a card that has no profile", low, high)
-    size = MIB * (CONTEXT_BASE_MIB + CONTEXT_MIB_PER_MULTIPROCESSOR * multiprocessors)
-    basis = f"CUDA context, {CONTEXT_BASE_MIB:g} + {CONTEXT_MIB_PER_MULTIPROCESSOR:g} MiB x {multiprocessors} SM, ±15 %"
-    return Figure(size, "predicted", basis, size * (1 - CONTEXT_SPREAD), size * (1 + CONTEXT_SPREAD))
+    each, low, high = CONTEXT_MIB_PER_MULTIPROCESSOR, 1 - CONTEXT_SPREAD, 1 + CONTEXT_SPREAD
+    if capability(compute_capability) >= HOPPER:
+        each, (low, high) = HOPPER_MIB_PER_MULTIPROCESSOR, HOPPER_SPREAD
+    size = MIB * (CONTEXT_BASE_MIB + each * multiprocessors)
+    basis = (
+        f"CUDA context, {CONTEXT_BASE_MIB:g} + {each:g} MiB x {multiprocessors} SM, {low - 1:+.0%} to {high - 1:+.0%}"
+    )
+    return Figure(size, "predicted", basis, size * low, size * high)
 
 
 def communication(count: int) -> Figure:

@@ -13,12 +13,13 @@ from typing import NamedTuple
 from rigbench.model.counts import adapter_tensors, nf4_bytes, parameter_tensors
 from rigbench.model.recipe import Optimizer, Recipe
 from rigbench.model.record import Shape
-from rigbench.predict.traces import NotPeriodic, Piece, Trace
+from rigbench.predict.traces import BIASED, OF_THREADS, NotPeriodic, Piece, Trace
 
 STEPS = 2
 # DistributedDataParallel's defaults (torch/nn/parallel/distributed.py): one bucket for everything in the first step,
 # then, in the order in which gradients were ready, a first bucket of 1 MiB and further ones of 25 MiB.
 FIRST_BUCKET_BYTES, BUCKET_BYTES = 1 << 20, 25 << 20
+BIASED_BYTES = 1 << 20  # cuBLASLt's workspace, ATen/cuda/CublasHandlePool.cpp of torch 2.11
 STEP_BYTES = 4  # torch keeps a step counter per tensor, in fp32
 # bitsandbytes 0.45 to 0.50, optim/optimizer.py: tensors below 4096 elements keep 32-bit states; larger ones a byte per
 # element and state, a scale in fp32 per block of 256, and share two code books of 256 fp32 values. Its paged form
@@ -157,9 +158,9 @@ def compose(trace: Trace, weights: Sequence[Weight], recipe: Recipe, workspace_b
     loop.place_weights()
     for step in range(STEPS):
         loop.begin_step(step)
-        loop.micro_step("first", step == 0)
+        loop.micro_step("first")
         if recipe.accumulation > 1:  # the third and later ones are like the second
-            loop.micro_step("later", False)
+            loop.micro_step("later")
         loop.optimize(step == 0)
         loop.free_gradients()
     return loop.script
@@ -182,14 +183,12 @@ class Loop:
 
     def begin_step(self, step: int) -> None: ...
 
-    def micro_step(self, name: str, first_of_all: bool) -> None:
-        """Forward and backward. The first ones of all make the workspaces of the forward and backward threads."""
+    def micro_step(self, name: str) -> None:
+        """Forward and backward."""
         for index, piece in enumerate(self.trace.pieces):
             micro, _, phase = piece.phase.partition(" ")
             if micro != name:
                 continue
-            if first_of_all and phase in ("batch", "backward start") and self.workspace_bytes:
-                self.script.allocate(self.workspace_bytes, "workspace")
             self._enter(phase, piece.layer)
             self._play_piece(index, piece)
             self._leave(phase, piece.layer)
@@ -239,6 +238,11 @@ class Loop:
         for home, number, freed in piece.events:
             if freed:
                 self.script.free([self._ids.pop((home, number))])
+                continue
+            if home == OF_THREADS:
+                if self.workspace_bytes and (home, number) not in self._ids:
+                    size = BIASED_BYTES if number >= BIASED else self.workspace_bytes
+                    self._ids[home, number] = self.script.allocate(size, "workspace")
                 continue
             kind, _, outside = piece.kinds[number].partition(" ")
             made = self.script.allocate(piece.sizes[number], kind)
@@ -296,8 +300,8 @@ class Fsdp(Loop):
         for shard in self._shards if not self._offload else ():
             self.script.allocate(shard.size_bytes, "weights")
 
-    def micro_step(self, name: str, first_of_all: bool) -> None:
-        super().micro_step("first", first_of_all)  # whole gradients do not outlive a micro-step
+    def micro_step(self, name: str) -> None:
+        super().micro_step("first")  # whole gradients do not outlive a micro-step
 
     def stepped_weights(self) -> Sequence[Weight]:
         return self._shards

@@ -22,9 +22,13 @@ from torch.utils._pytree import tree_leaves
 from rigbench.model import lora
 from rigbench.model.counts import NF4_BLOCK, nf4_bytes
 from rigbench.model.gpt import Block, Decoder, rope_tables
-from rigbench.predict.traces import Piece, Step, Trace, in_order
+from rigbench.predict.traces import BIASED, OF_THREADS, PRODUCTS, Piece, Step, Trace, in_order
 
 OUTSIDE = -1  # the layer of what belongs to none
+WORKSPACES = {  # which of a thread's workspaces a product takes
+    **dict.fromkeys(("aten::mm", "aten::bmm", "aten::baddbmm"), (PRODUCTS,)),
+    "aten::addmm": (PRODUCTS, BIASED),
+}
 FLASH_BACKWARD = "aten::_scaled_dot_product_flash_attention_for_cpu_backward"
 # FlashAttention-2's backward pass adds up dq in fp32, rows in tiles of 128, columns in steps of 32 (csrc/flash_attn).
 FLASH_ROWS, FLASH_COLUMNS = 128, 32
@@ -39,6 +43,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._vocabulary, self._flash_workspace = vocabulary, flash_workspace
         self._live: dict[int, tuple[int, int]] = {}  # (piece, number) by storage
         self._weights = set[int]()
+        self._workspaces = set[int]()  # that were made
+        self._sum = 0, 0  # the storages of the newest sum of two gradients, and of the first of them
         self._closed = False
 
     def begin(self, phase: str, layer: int = OUTSIDE) -> None:
@@ -62,15 +68,26 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name
-        temporary = self._flash_temporaries(args[1]) if self._flash_workspace and name == FLASH_BACKWARD else []
         result = func(*args, **(kwargs or {}))
         cast_of_weight = name == "aten::_to_copy" and args[0].untyped_storage()._cdata in self._weights
         for tensor in (result,) if isinstance(result, Tensor) else tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._see(tensor, "weights" if cast_of_weight else self._kind(tensor))
-        for born in temporary:
+        if name == "aten::add" and self._in_backward and not torch.is_grad_enabled() and args[0]._base is None:
+            self._sum = result.untyped_storage()._cdata, args[0].untyped_storage()._cdata
+        for born in self._flash_temporaries(args[1]) if self._flash_workspace and name == FLASH_BACKWARD else ():
             self._write(born, freed=True)
+        for workspace in WORKSPACES.get(name, ()):  # after its result, and for good
+            number = workspace + self._in_backward
+            if number not in self._workspaces:
+                self._workspaces.add(number)
+                self._write((OF_THREADS, number), freed=False)
         return result
+
+    @property
+    def _in_backward(self) -> bool:
+        """Whether torch's thread for the backward pass is at work."""
+        return " backward" in self.pieces[-1].phase
 
     def _kind(self, tensor: Tensor) -> str:
         at_the_head = self.pieces[-1].phase.endswith(("forward end", "backward start"))
@@ -96,8 +113,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _gone(self, key: int) -> None:
         born = self._live.pop(key)
         self._weights.discard(key)
-        if not self._closed:
+        if not self._closed and not self._added_to(key, born):
             self._write(born, freed=True)
+
+    def _added_to(self, key: int, born: tuple[int, int]) -> bool:
+        """Whether a storage goes on as the sum just made. Autograd adds a gradient to one that nobody else holds in
+        place (torch/csrc/autograd/input_buffer.cpp), but under a mode such as this one makes a third of both."""
+        (total, first), piece = self._sum, self.pieces[-1]
+        newest = len(self.pieces) - 1, len(piece.sizes) - 1
+        if key != first or self._live.get(total) != newest or piece.sizes[-1] != self.pieces[born[0]].sizes[born[1]]:
+            return False
+        piece.sizes.pop()
+        piece.kinds.pop()
+        piece.events.remove((*newest, False))
+        self._live[total] = born
+        return True
 
     def _write(self, born: tuple[int, int], freed: bool) -> None:
         self.pieces[-1].events.append((*born, freed))
@@ -106,7 +136,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         B, H, T, D = query.shape
         rows = -(-T // FLASH_ROWS) * FLASH_ROWS
         columns = -(-D // FLASH_COLUMNS) * FLASH_COLUMNS
-        return [self._born(4 * B * H * rows * width, "workspace") for width in (columns, 1)]  # dq and Σ do·o, fp32
+        return [self._born(4 * B * H * rows * width, "workspace") for width in (1, columns)]  # Σ do·o and dq, fp32
 
 
 def record(step: Step, micro_batch: int) -> Trace:

@@ -31,8 +31,10 @@ RECORDED_BY = (
 MICRO_BATCHES = (2, 3)  # the line goes through these; one sequence alone takes other operations
 WIDTHS, HEAD = (512, 768, 1024), 64  # with heads of 64 and an MLP of four widths, sizes are a parabola in the width
 SEQUENCES = (512, 1024)  # tokens: sizes are a line in them, from tile to tile of flash attention's
-
 Event = tuple[int, int, bool]  # a storage, as its piece and its number in it; whether it is freed or made
+# Storages of no piece: what the forward thread makes for good at its first product of matrices and at its first with a
+# bias; of the backward thread one more. The card decides how large.
+OF_THREADS, PRODUCTS, BIASED = -1, 0, 2
 
 
 class NotPeriodic(Exception):
@@ -89,6 +91,8 @@ def stretch(trace: Trace, layers: int, period: int = 1) -> Trace:
     for at, piece in enumerate(pieces):
         for home, number, freed in piece.events:
             storage = home, number
+            if home == OF_THREADS:
+                continue
             if freed and storage in made_at and storage not in freed_already:
                 freed_already.add(storage)
             elif not freed and home == at and storage not in made_at:
@@ -118,7 +122,9 @@ def _moved(
     events: list[Event] = []
     for home, number, freed in piece.events:
         its = trace.pieces[home]
-        if its.layer < 0:
+        if home == OF_THREADS:
+            events.append((home, number, freed))
+        elif its.layer < 0:
             events.append((position[its.phase, -1], number, freed))
         elif layer >= 0:
             there = its.layer + layer - source[layer]
@@ -250,7 +256,8 @@ class Traces:
         peaks = []
         for length in SEQUENCES:
             piece = self._known(step.of_shape(layers=1, sequence=length), 1, "record_block").pieces[0]
-            changes = [-piece.sizes[number] if freed else piece.sizes[number] for _, number, freed in piece.events]
+            events = [(number, freed) for home, number, freed in piece.events if home != OF_THREADS]
+            changes = [-piece.sizes[number] if freed else piece.sizes[number] for number, freed in events]
             peaks.append(max(accumulate(changes)))
         (small, large), (low, high) = peaks, SEQUENCES
         return round(small + (large - small) / (high - low) * (tokens - low))
