@@ -34,7 +34,7 @@ def predicted(row):
 @pytest.mark.parametrize("row", RECORDED["rows"], ids=named)
 def test_a_card_took_what_is_predicted(row):
     said, sharded = predicted(row), "fsdp2" in row["recipe"].get("strategy", "")
-    # Shards are gathered into more buffers than are known: 1.8 % more was reserved. The others are off by 2 MiB at most.
+    # Shards are gathered into more buffers than are known: 1.8 % more was reserved. Others are off by 2 MiB at most.
     assert said.allocated_bytes / row["allocated_bytes"] == pytest.approx(1, rel=0.001 if sharded else 0.0001)
     assert said.reserved_bytes / row["reserved_bytes"] == pytest.approx(1, rel=0.02 if sharded else 0.0005)
 
