@@ -55,8 +55,9 @@ def test_published_peaks_are_told_to_a_few_per_cent() -> None:
     print({name: [round(ratio, 3) for _, ratio in rows] for name, rows in by.items()})
     assert len(by["nanogpt"]) >= 40
     assert all(abs(ratio - 1) <= compiled.PLAIN_SPREAD for _, ratio in by["nanogpt"])
-    errors = [median(abs(ratio - 1) for _, ratio in rows) for rows in by.values()]
+    errors = [median(abs(ratio - 1) for _, ratio in rows) for name, rows in by.items() if name != "rigbench"]
     assert median(errors) <= 0.08
+    assert all(abs(ratio - 1) <= compiled.SPREAD for _, ratio in by["rigbench"])  # read on one card: not published
     assert all(abs(ratio - 1) <= compiled.SPREAD for _, ratio in by["book code"])
     assert all(abs(ratio - 1) <= compiled.SHARDED_SPREAD for _, ratio in by["torchtitan"])
 

@@ -160,7 +160,7 @@ def test_the_classic_claim_is_judged_by_the_same_rig():
     claim = asked(declared_hours=48.0)
     budget = assemble(claim, *elsewhere("2xrtx-4080", claim), "now")
     assert budget.sanity.sentence == (
-        "You said 48 h. This rig needs 1/13 of that: 48 h would be 6.94 TFLOP/s, 3.6 % of the 195 TFLOP/s peak of 2 "
+        "You said 48 h. This rig needs 1/12 of that: 48 h would be 6.94 TFLOP/s, 3.6 % of the 195 TFLOP/s peak of 2 "
         "RTX 4080, so the cards are not what takes the time. Next: `rigbench backtest --on 2xrtx-4080 --model SIZE LOG`"
     )
 
