@@ -46,7 +46,7 @@ GROUPS = (
     Group("ceiling", 25.0, "is the matmul ceiling at least what a plain scan over cubes finds?"),
     Group("loop", 120.0, "does a slice train as fast as a plain loop of the same model, eager and compiled?"),
     Group("energy", 25.0, "do energy counter and integrated power agree?"),
-    Group("speed", 130.0, "does training go as fast as was predicted before the card was seen?"),
+    Group("speed", 150.0, "does training go as fast as was predicted before the card was seen?"),
     Group("resume", 60.0, "does a stopped training go on nearer to what it was than another seed is?"),
     Group("holds", 20.0, "do the holds cover the host's time, and does flushing the L2 matter?"),
     Group("heat", 80.0, "does a minute of load heat the card, and is it told?"),
