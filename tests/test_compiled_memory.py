@@ -212,7 +212,10 @@ def test_only_a_program_that_was_judged_has_the_narrow_interval() -> None:
     for is_compiled, low, high in ((True, 0.75, 1.25), (False, 0.7, 1.25)):
         its = recipe(compiled=is_compiled, micro_batch=4)
         own, same, other = (predictor.predict(model, its, card, name) for name in ("", "nanogpt", "llm.c"))
-        assert own == same
+        assert own.process.value == same.process.value
+        if is_compiled:  # nothing of rigbench's own was fitted on, and the one peak that was read lies lower
+            assert own.process.low == pytest.approx(0.65 * own.process.value)
+            assert same.process.low == pytest.approx(0.94 * same.process.value)
         assert other.process.value == own.process.value
         ends = [end / other.process.value for end in other.process.ends]
         assert ends == pytest.approx([low, high], abs=0.02)
