@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import threading
 import time
+import tracemalloc
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scripted_sensors import (
     HOT_CARDS,
     LOST,
@@ -25,7 +30,7 @@ from rigbench.machine.replay import Answer, ReplayedDriver, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs
 from rigbench.work import telemetry
-from rigbench.work.sensors import Sampler
+from rigbench.work.sensors import Readings, Sampler
 from rigbench.work.telemetry import decode_throttle, throttle_share
 
 CLOCKS_HELD = "1 nvmlDeviceGetCurrentClocksEventReasons = "
@@ -178,3 +183,61 @@ def test_a_driver_call_that_hangs_holds_up_nothing_and_is_told(monkeypatch: pyte
     library.let_go.set()
     assert sampler._thread is not None
     sampler._thread.join(5)
+
+
+PUT = st.one_of(
+    st.floats(-1e9, 1e9),
+    st.integers(-(2**60), 2**60),
+    st.sampled_from([Absent("not supported"), LOST, 59.0, math.inf]),
+)
+
+
+@given(st.lists(PUT, max_size=700), st.sampled_from([int, float]), st.integers(1, 50), st.integers(0, 600))
+def test_readings_come_back_as_they_were_put(values, kind, step, room):
+    column = Readings(kind, room)
+    for place, value in enumerate(values):
+        column.put(place, value)
+    for count in {0, len(values) // 2, len(values)}:
+        found = column.first(count, step)
+        assert found == values[:count:step]
+        assert [type(it) for it in found] == [type(it) for it in values[:count:step]]
+
+
+def test_a_record_of_every_so_many_ticks_is_of_the_same_readings() -> None:
+    whole, machine = Script(0), Rig.replay(RIGS / "dual-rtx4080s-throttling").awake()[0]
+    sampler = Sampler(machine, 1.0, clock=whole.clock)
+    for _ in range(100):
+        sampler.tick()
+        whole.wait(1.0)
+    everything, some = sampler.record(), sampler.record(most=30)
+    assert len(everything.at_seconds) == 100
+    assert (len(some.at_seconds), some.period_seconds) == (25, 4.0)
+    assert some.at_seconds == everything.at_seconds[::4]
+    for every, each in zip(everything.series, some.series, strict=True):
+        for name in Reading._fields:
+            column = getattr(every, name)
+            assert getattr(each, name) == (column if isinstance(column, Absent) else column[::4])
+    moments, celsius = sampler.curve("GPU1", "temperature_celsius")
+    assert (tuple(moments), tuple(celsius)) == (everything.at_seconds, everything.series[1].temperature_celsius)
+    assert [len(it) for it in sampler.curve("GPU7", "power_watts")] == [0, 0]
+
+
+def test_a_sampler_that_was_given_room_stays_as_large_as_it_began() -> None:
+    sampler = Sampler(cpu_only({}), 0.1, room=4000)
+    missing = Reading(*[Absent("not supported")] * len(Reading._fields))
+
+    def ticks(first: int, count: int) -> int:
+        for tick in range(first, first + count):
+            moving = missing._replace(
+                power_watts=300.0 + tick / 7, temperature_celsius=60.0 + tick % 3, throttle_bits=4
+            )
+            sampler._keep(tick / 10, {"GPU0": moving, "GPU1": moving, "CPU": missing})
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        first = ticks(0, 300)
+        assert ticks(300, 3000) - first < 3000  # less than a byte a reading
+    finally:
+        tracemalloc.stop()

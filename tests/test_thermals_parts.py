@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import random
 import statistics
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -734,19 +736,21 @@ def test_a_short_load_has_neither_cold_nor_hot():
     assert card.flop_per_joule == card.hot
 
 
-def test_a_reading_that_comes_while_the_curve_is_looked_at_belongs_to_the_next_look():
-    """The sampler's thread adds to it whenever it likes."""
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_look_is_at_the_readings_under_load_that_were_answered(answers, monkeypatch):
+    moments = array("d", [90.0 + tick / 10 for tick in range(3000)])
+    celsius = array("d", [70.0 + tick % 2 if answers and tick != 500 else math.nan for tick in range(3000)])
+    watch = SimpleNamespace(curve=lambda name, sensor: (moments, celsius))
+    looked = []
+    monkeypatch.setattr(verdict, "settled", lambda load, at, celsius, fit: looked.append((at, celsius)) or Yes())
+    assert command._settled(load([1e12] * 600), watch, "GPU0")
+    pairs = [(at - 100.0, it) for at, it in zip(moments, celsius, strict=True) if at >= 100.0 and it == it]
+    assert list(zip(*looked[0], strict=True)) == pairs
+    assert len(pairs) == (2899 if answers else 0)
 
-    class Growing(list):
-        def __iter__(self):
-            found = list(super().__iter__())
-            self.append((found[-1][0] + 0.1, 70.0))
-            return iter(found)
 
-    curve = Growing((100.0 + tick / 10, 70.0 + tick % 2) for tick in range(3000))
-    watch = SimpleNamespace(curves={"GPU0": {"temperature": curve}})
-    assert command._settled(load([1e12] * 600), watch, "GPU0") in (True, False)
-    assert len(curve) == 3001
+class Yes:
+    settled = True
 
 
 def test_throughput_that_holds_is_settled_and_one_that_drifts_is_not():

@@ -41,11 +41,8 @@ LAST_SLOW_SECONDS = 2.0  # one look waits so long for the slow beat's first read
 class Beat(Sampler):
     """A sampler that keeps its last reading alone."""
 
-    latest: tuple[float, dict[str, Reading]] | None = None
-
-    def tick(self) -> None:
-        super().tick()
-        self.latest = self._ticks.pop()
+    def _keep(self, at: float, readings: dict[str, Reading]) -> None:
+        """In `latest`."""
 
 
 class Host:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 PROBE = "rigbench.thermals.probe"
 MARGIN_SECONDS = 180.0  # beyond the soak's own seconds: loading torch on every card, a first product
 MOST_TICKS = 14_400  # kept of one soak: 24 minutes at 10 Hz; the longest one is still watched twice a second
+SPARE_TICKS = 2400  # before the load begins and after it
+KEPT_TICKS = 1200  # of those so far, in the file that a soak that is killed leaves
+DRAWN = {"temperature": "temperature_celsius", "clock": "sm_clock_hertz", "power": "power_watts"}
 LISTEN_SECONDS, LOOK_SECONDS, KEEP_SECONDS = 0.25, 5.0, 15.0
 LOOKS_IN_A_ROW = 2  # among many looks one is settled by luck
 SILENT_SECONDS = 10.0
@@ -132,32 +135,34 @@ class HeatWatch(Sampler):
         period_seconds: float,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        super().__init__(rig, period_seconds, [gpu.index for gpu in gpus.values()], clock)
-        self._rig, self._cards = rig, gpus
+        super().__init__(
+            rig, period_seconds, [gpu.index for gpu in gpus.values()], clock, room=MOST_TICKS + SPARE_TICKS
+        )
+        self._rig, self.cards = rig, gpus
         self.heard = clock()  # when a tick was whole last: a driver that hangs answers no more
         self._margin_at: dict[str, float] = {}
-        self.curves: dict[str, dict[str, list[tuple[float, float]]]] = {}  # moments and readings so far
         self.too_hot: dict[str, str] = {}  # which card, and why
         self.lost: dict[str, str] = {}
 
     def tick(self) -> None:
         super().tick()
-        at, readings = self._ticks[-1]
+        assert self.latest is not None
+        at, readings = self.latest
         for name, reading in readings.items():
-            curves = self.curves.setdefault(name, {"temperature": [], "clock": [], "power": []})
             answers = (reading.temperature_celsius, reading.sm_clock_hertz, reading.power_watts)
-            for curve, answer in zip(curves.values(), answers, strict=True):
-                if not isinstance(answer, Absent):
-                    curve.append((at, answer))
             if any(isinstance(answer, Absent) and answer.reason == LOST for answer in answers):
                 self.lost.setdefault(name, LOST)
-            if name in self._cards and name not in self.too_hot and (hot := self._too_hot(name, at, reading)):
+            if name in self.cards and name not in self.too_hot and (hot := self._too_hot(name, at, reading)):
                 self.too_hot[name] = hot
         if self._rig.nvml.trouble is None:
             self.heard = self._clock()
 
+    def points(self, name: str, sensor: str) -> list[tuple[float, float]]:
+        """(moment, reading) of the answered ticks so far."""
+        return [(at, value) for at, value in zip(*self.curve(name, sensor), strict=True) if value == value]
+
     def _too_hot(self, name: str, at: float, reading: Reading) -> str:
-        gpu = self._cards[name]
+        gpu = self.cards[name]
         if not isinstance(gpu.slowdown_celsius, Absent):
             return too_hot(reading.temperature_celsius, gpu.slowdown_celsius)
         least = gpu.slowdown_at_margin_celsius
@@ -250,8 +255,10 @@ class _Soak:
             self.job.keep(thermals=self._record(crew, watch))
         if self.watcher:
             ended = [load.elapsed_seconds[-1] for load in crew.latest.values() if load.ended_at_seconds]
-            drawn = {lane.name: watch.curves.get(lane.name, {}) for lane in self.lanes}
-            curves = {name: {what: list(curve) for what, curve in its.items()} for name, its in drawn.items()}
+            curves = {
+                lane.name: {what: watch.points(lane.name, sensor) for what, sensor in DRAWN.items()}
+                for lane in self.lanes
+            }
             for name, load in crew.latest.items():
                 curves[name]["throughput"] = list(zip(load.ended_at_seconds, load.flops_per_s, strict=True))
             self.watcher(max(ended, default=0.0), self.seconds, curves)
@@ -263,7 +270,7 @@ class _Soak:
 
     def _record(self, crew: Crew[HeatLoad], watch: HeatWatch, final: bool = False) -> Thermals:
         """The soak as it stands. A card whose load never began has no place in it."""
-        outcomes, sensors = crew.outcomes.values(), watch.record()
+        outcomes, sensors = crew.outcomes.values(), watch.record(0 if final else KEPT_TICKS)
         died = outcomes and all(outcome.ended in ("died", "hung") for outcome in outcomes)
         ended_by = self.ended_by or ("worker died" if died else "time limit")
         soaked = []
@@ -305,14 +312,14 @@ class _Soak:
 
 
 def _settled(load: HeatLoad, watch: HeatWatch, name: str) -> bool:
+    import numpy as np
+
     from rigbench.thermals import fit as heat_fit
 
-    began, curve = (
-        load.began_at_seconds,
-        list(watch.curves.get(name, {}).get("temperature", [])),
-    )  # the sampler adds to it
-    at = [at - began for at, _ in curve if at >= began]
-    celsius = [value for at, value in curve if at >= began]
+    moments, celsius = map(np.asarray, watch.curve(name, "temperature_celsius"))
+    at = moments - load.began_at_seconds
+    under_load = (at >= 0) & ~np.isnan(celsius)
+    at, celsius = at[under_load], celsius[under_load]
     return verdict.settled(load, at, celsius, heat_fit.best_fit(at, celsius)).settled
 
 

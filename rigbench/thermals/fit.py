@@ -340,10 +340,10 @@ def settled(at_seconds: Sequence[float], celsius: Sequence[float], heat: HeatFit
         constants = f"{window:.0f} s are {window / tau.value:.1f} time constants"
         return not_settled(f"{constants}; {TIME_CONSTANTS:g} are needed")
     ahead = max(AHEAD_SECONDS, heat.to_seconds)
-    readings = [(at, value) for at, value in zip(at_seconds, celsius, strict=True) if at >= heat.from_seconds]
-    if len(readings) < FEWEST_READINGS:
-        return not_settled(f"{len(readings)} readings are too few to tell a drift ({FEWEST_READINGS} are needed)")
-    moments, values = np.array(readings).T
+    moments, values = np.asarray(at_seconds, dtype=float), np.asarray(celsius, dtype=float)
+    moments, values = moments[moments >= heat.from_seconds], values[moments >= heat.from_seconds]
+    if len(moments) < FEWEST_READINGS:
+        return not_settled(f"{len(moments)} readings are too few to tell a drift ({FEWEST_READINGS} are needed)")
     left = _still_to_come(moments, values, ahead, heat.resolution_celsius)
     change = f"{left:.1f} °C in the next {units.format_seconds(ahead)}"
     return _within("temperature", left, WITHIN_CELSIUS, change)

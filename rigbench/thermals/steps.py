@@ -16,7 +16,7 @@ from rigbench.thermals import command as thermals
 from rigbench.thermals import underway
 from rigbench.thermals.record import METHOD, HeatLoad, LoadOptions, Options, PowerStep, PowerSteps, StepsEndedBy
 from rigbench.work.process import Crew
-from rigbench.work.sensors import FASTEST_SECONDS
+from rigbench.work.sensors import CPU, FASTEST_SECONDS
 
 PERIODS = (5.0, 2.0, 1.0, 0.5, 0.2)  # s: from what a supply's fan and regulation follow to what training steps do
 LEAST_PERIODS = 2  # of a rhythm, however short it was asked to last: one whole step up and down at the least
@@ -133,7 +133,7 @@ class _Steps:
         for name, why in dict(watch.lost).items():
             self._stop("GPU lost", f"{name}: {why}", crew)
         for name, gpu in self.gpus.items():
-            power = watch.curves.get(name, {}).get("power", [])
+            power = watch.points(name, "power_watts")
             limit = gpu.power_limit_watts
             if power and not isinstance(limit, Absent) and power[-1][1] > OVER_LIMIT * limit:
                 why = f"{name} drew {units.format_watts(power[-1][1])}, over its limit of {units.format_watts(limit)}"
@@ -161,7 +161,7 @@ class _Steps:
 
 def _watts(watch: thermals.HeatWatch, began: float) -> tuple[float | Absent, float | Absent]:
     """(lowest, highest) of all cards together, while they went up and down."""
-    told = [dict(curves["power"]) for curves in watch.curves.values() if curves["power"]]
+    told = [power for name in (*watch.cards, CPU) if (power := dict(watch.points(name, "power_watts")))]
     moments = set.intersection(*map(set, told)) if told else set()
     sums = [sum(its[at] for its in told) for at in moments if at >= began]
     return (min(sums), max(sums)) if sums else (thermals.NO_SERIES, thermals.NO_SERIES)

@@ -161,7 +161,7 @@ def settled(load: HeatLoad | Absent, at: Sequence[float], celsius: Sequence[floa
     """By its temperature, else by its throughput."""
     from rigbench.thermals import fit as heat_fit
 
-    if celsius:
+    if len(celsius):
         return heat_fit.settled(at, celsius, fit)
     if not isinstance(load, Absent):
         return heat_fit.throughput_settled(load.elapsed_seconds, load.flops_per_s)

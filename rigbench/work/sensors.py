@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
@@ -25,7 +28,46 @@ NO_ANSWER = Absent("the driver does not answer")
 NOT_YET_LISTED = Absent("not listed by the driver yet")
 NO_READING = Absent("no sensor was read")
 
+ROOM = 256  # readings that a column grows by where nobody has said how many there will be
+WHOLE = ("throttle_bits", "memory_used_bytes", "pcie_replays")
+EXACT = 2**53  # whole numbers below it are the same as a float
+
 Tick = tuple[float, dict[str, Reading]]  # when, and each device's reading
+
+
+class Readings:
+    """One sensor's readings, eight bytes each. Why there is none, or what fits no float, is kept when it changes."""
+
+    def __init__(self, kind: type, room: int) -> None:
+        """`room` is taken at once with the first answer, so that a long watch stays as large as it began."""
+        self._kind: Any = kind
+        self._room, self._other = max(room, ROOM), None
+        self.values = array("d")  # NaN where there is none
+        self._others: list[tuple[int, Any]] = []  # from that place on, in place of NaN
+
+    def put(self, place: int, value: Any) -> None:
+        if value is self._other:
+            return  # as of a sensor that a card does not have
+        if type(value) is self._kind and value == value and (self._kind is float or -EXACT < value < EXACT):
+            if place >= len(self.values):
+                count = -(-(place + 1 - len(self.values)) // self._room) * self._room
+                self.values.extend(array("d", [math.nan]) * count)
+            self.values[place] = value
+        elif self._other is None or self._other != value:
+            self._other = value
+            self._others.append((place, value))
+
+    def first(self, count: int, step: int = 1) -> list[Any]:
+        """Every so many of the first ones, as they were put."""
+        values = self.values[:count:step].tolist()
+        known: list[Any] = values if self._kind is float else [it if math.isnan(it) else int(it) for it in values]
+        known += [math.nan] * (-(-count // step) - len(known))
+        others = [*self._others, (count, None)]
+        for (begin, value), (end, _) in itertools.pairwise(others):
+            for place in range(-(-begin // step), -(-min(end, count) // step)):
+                if known[place] != known[place]:
+                    known[place] = value
+        return known
 
 
 class Sampler:
@@ -33,7 +75,8 @@ class Sampler:
 
     Timestamps come from the monotonic clock, which all processes of a Linux machine share. `wait` sleeps and says
     whether to stop; both it and `clock` can be scripted. `gpus` are NVML indices, all of the rig's if None. Only `tick`
-    calls the driver, so that one that hangs holds up the thread and nobody else.
+    calls the driver, so that one that hangs holds up the thread and nobody else. `room` is for how many ticks memory is
+    taken at once.
     """
 
     def __init__(
@@ -43,6 +86,7 @@ class Sampler:
         gpus: Iterable[int] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         wait: Callable[[float], bool] | None = None,
+        room: int = 0,
     ) -> None:
         if period_seconds < FASTEST_SECONDS:
             raise ValueError(f"period_seconds is {period_seconds}; sensors are read at most every {FASTEST_SECONDS}")
@@ -56,7 +100,9 @@ class Sampler:
         self._stopped = threading.Event()
         self._wait = wait or self._stopped.wait
         self._thread: threading.Thread | None = None
-        self._ticks: list[Tick] = []
+        self._room, self._count, self._at = room, 0, Readings(float, room)
+        self._columns: dict[str, tuple[Readings, ...]] = {}
+        self.latest: Tick | None = None
         self._under_way: Tick | None = None
 
     def start(self) -> Self:
@@ -76,23 +122,43 @@ class Sampler:
             self._thread.join(STOP_WITHIN_SECONDS)
         return self.record()
 
-    def record(self) -> Telemetry:
-        """All readings so far. A device that hangs is absent from then on, and so is what would have come after it."""
-        ticks = list(self._ticks)  # the thread only appends, so this is whole ticks even while it runs
+    def record(self, most: int = 0) -> Telemetry:
+        """All readings so far, or at most so many, evenly spread.
+
+        A device that hangs is absent from then on, and so is what would have come after it.
+        """
+        count = self._count  # the thread only adds, so this is whole ticks even while it runs
+        step = -(-count // most) if most and count else 1
+        more: list[Tick] = []
         unread = NOT_YET_LISTED
         if self._stopped.is_set() and self._thread is not None and self._thread.is_alive():
-            begun = [] if self._under_way is None else [self._under_way]
-            ticks += [*begun, (self._clock(), {})]
+            more = [*([] if self._under_way is None else [self._under_way]), (self._clock(), {})]
             unread = NO_ANSWER
         blank = Reading(*[unread] * len(Reading._fields))
+
+        def columns(device: str) -> list[list[Any]]:
+            whole = [column.first(count, step) for column in self._columns.get(device, ())]
+            whole = whole or [[NOT_YET_LISTED] * -(-count // step) for _ in Reading._fields]
+            late = [readings.get(device, blank) for _, readings in more]
+            return [
+                [unread if it is NOT_YET_LISTED else it for it in column] + [it[place] for it in late]
+                for place, column in enumerate(whole)
+            ]
+
         return Telemetry(
-            period_seconds=self.period_seconds,
-            at_seconds=tuple(at for at, _ in ticks),
+            period_seconds=self.period_seconds * step,
+            at_seconds=(*self._at.first(count, step), *(at for at, _ in more)),
             series=tuple(
-                _series(device, uuid, [readings.get(device, blank) for _, readings in ticks])
+                _series(device, uuid, columns(device))
                 for device, uuid in (*list(self._uuids.items()), (CPU, Absent("a CPU has no UUID")))
             ),
         )
+
+    def curve(self, device: str, name: str) -> tuple[array[float], array[float]]:
+        """(moments, readings) of one sensor so far, NaN where it gave none."""
+        count, columns = self._count, self._columns.get(device)
+        values = columns[Reading._fields.index(name)].values[:count] if columns else array("d")
+        return self._at.values[: len(values)], values
 
     def tick(self) -> None:
         """One reading of every device; the CPU first, which no driver can hold up."""
@@ -108,7 +174,22 @@ class Sampler:
         for device, sensors in self._open_gpus().items():
             readings[device] = sensors.read()
         self._under_way = None
-        self._ticks.append((at, readings))
+        self.latest = at, readings
+        self._keep(at, readings)
+
+    def _keep(self, at: float, readings: dict[str, Reading]) -> None:
+        place = self._count
+        self._at.put(place, at)
+        for device, reading in readings.items():
+            if device not in self._columns:
+                self._columns[device] = tuple(
+                    Readings(int if name in WHOLE else float, self._room) for name in Reading._fields
+                )
+                for column in self._columns[device] if place else ():
+                    column.put(0, NOT_YET_LISTED)
+            for column, value in zip(self._columns[device], reading, strict=True):
+                column.put(place, value)
+        self._count = place + 1
 
     def _run(self) -> None:
         due = self._clock()
@@ -143,11 +224,10 @@ def played(rig: Rig, driver: ReplayedDriver, period_seconds: float = REPLAYED_TI
     return sampler.record()
 
 
-def _series(device: str, uuid: str | Absent, readings: Sequence[Reading]) -> SensorSeries:
+def _series(device: str, uuid: str | Absent, columns: Sequence[Sequence[Any]]) -> SensorSeries:
     """A column for each sensor; the first reason alone where no tick was answered."""
     named: dict[str, Any] = {}
-    for place, name in enumerate(Reading._fields):
-        column = tuple(reading[place] for reading in readings)
+    for name, column in zip(Reading._fields, columns, strict=True):
         answered = any(not isinstance(value, Absent) for value in column)
-        named[name] = column if answered else next(iter(column), NO_READING)
+        named[name] = tuple(column) if answered else next(iter(column), NO_READING)
     return SensorSeries(device=device, uuid=uuid, throttle_share=throttle_share(named["throttle_bits"]), **named)

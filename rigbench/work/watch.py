@@ -169,7 +169,9 @@ class Watch:
     def _run_gpus(self) -> None:
         while not self._stopped.is_set():
             self._own.update(self._reader.processes())
-            self._looks.append((self._clock(), self._reader.gpus()))
+            at, look = self._clock(), self._reader.gpus()
+            same = self._looks and self._looks[-1][1] == look  # as a rule, for hours
+            self._looks.append((at, self._looks[-1][1] if same else look))
             self._stopped.wait(GPU_PERIOD_SECONDS)
 
     def _gpus(self, sensors: Telemetry) -> Iterator[GpuBeside]:
