@@ -43,7 +43,7 @@ INTERVAL_SECONDS, SOAK_MINUTES = 0.1, 20.0  # between readings; of one soak of t
 WARM_SHARE, EACH = 0.4, 10_000  # of the time, or of the readings, is left out of the slope, which is told for so many
 RECORDED_BYTES, MIB = 1 << 20, 1 << 20
 FLAT_MIB = 1.0  # in an hour, or in EACH readings
-KEPT_BYTES = 2560  # of a reading of two cards and the processor, which a soak keeps for its record: 14,400 at most
+KEPT_BYTES = 420  # for a reading of two cards: the windows of their loads, handed over whole again and again
 LOOP = """
 import os, sys, time, torch
 from rigbench import hooks
@@ -305,7 +305,7 @@ def told(name: str, code: int, notes: list[dict[str, Any]], real: bool) -> dict[
     figure = (
         f"{name}: {last['readings']:,} readings in {last['seconds']:.0f} s, exit code {code}; memory {whole[0] / MIB:.1f} to "
         f"{whole[-1] / MIB:.1f} MiB, slope {slope.value:.2f} ({slope.low:.2f} to {slope.high:.2f}) MiB per {unit} of "
-        f"{len(rest)} notes{', of which it keeps each reading' if kept else ''}; threads {moved['threads']}, descriptors {moved['descriptors']}, files at most "
+        f"{len(rest)} notes{', of which it keeps the windows of its loads' if kept else ''}; threads {moved['threads']}, descriptors {moved['descriptors']}, files at most "
         f"{max(it['file_bytes'] for it in notes) / MIB:.1f} MiB"
     )
     return {
