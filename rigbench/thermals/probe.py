@@ -25,6 +25,7 @@ CANDIDATES: dict[str, tuple[Dtype, ...]] = {"cuda": ("bf16", "fp16", "fp32"), "c
 SIZES = {"cuda": (8192, 4096, 2048), "cpu": (2048, 1024, 512)}
 SHARE_OF_MEMORY = 0.25
 WINDOW_SECONDS = 0.5  # a window of throughput: as long as sensors take to tell a change
+WINDOWS = 240  # such a part of the load so far is a window later on
 LONGEST_PRODUCT_SECONDS = 0.2  # so that a window holds a few
 CHECK_EVERY_SECONDS = 30.0
 SHARE_OF_PERIOD = 1 / 20  # a product, and a sample, of a load that comes and goes: the step is to be sharp
@@ -74,7 +75,7 @@ def run(options: Options, report: Report) -> HeatLoad:
         clock = time.perf_counter
         began = checked = clock()
         while (now := clock()) - began < options.seconds and not report.should_stop():
-            window = on_seconds(now, options.period_seconds) if options.period_seconds else WINDOW_SECONDS
+            window = on_seconds(now, options.period_seconds) if options.period_seconds else window_seconds(now - began)
             if window <= 0:
                 time.sleep(min(-window, POLL_SECONDS))
                 continue
@@ -104,6 +105,11 @@ def _choose(accelerator: Accelerator, size: int | Absent) -> tuple[Dtype, dict[s
         product = Operands(dtype, accelerator.torch_device).product(side, side, side)
         trials[dtype] = stats.median(products.glance(accelerator, product))
     return min(usable, key=lambda dtype: trials[dtype]), trials
+
+
+def window_seconds(elapsed: float) -> float:
+    """Of the next window: longer and longer, so that the windows of a long load are hardly more than of a short one."""
+    return max(WINDOW_SECONDS, elapsed / WINDOWS)
 
 
 def on_seconds(at: float, period_seconds: float) -> float:

@@ -100,24 +100,27 @@ def hasten(pace: float) -> None:
 
 
 def run(options: Options, report: Any) -> HeatLoad:
-    """A load that is none, for the worker that thermals starts: every half second a window at one speed."""
+    """A load that is none, for the worker that thermals starts: windows as long as a real one's."""
+    from rigbench.thermals.probe import window_seconds  # loads torch, as a load does
+
     pace = float(os.environ[PACED])
     began = pace * time.perf_counter()
-    ended: list[float] = []
+    ended, took = list[float](), list[float]()
 
     def record() -> HeatLoad:
         kind = "cpu" if options.device == "cpu" else "cuda"
         device = Device(kind, "a fake card", Absent("fake"), 1, Absent("fake"))
-        count = len(ended)
         return HeatLoad(
             device=device, dtype="bf16", m=1000, n=1000, k=1000, began_at_seconds=began, ended_at_seconds=tuple(ended),
-            products=(500,) * count, seconds=(0.5,) * count, checks=(), trials={},
+            products=tuple(round(1000 * it) for it in took), seconds=tuple(took), checks=(), trials={},
         )  # fmt: skip
 
     report.progress(0.1, "under load")
     while (now := pace * time.perf_counter()) - began < options.seconds and not report.should_stop():
-        time.sleep(0.5 / pace)
+        window = window_seconds(now - began)
+        time.sleep(window / pace)
         ended.append(now)
+        took.append(window)
         report.partial(record())
     return record()
 
