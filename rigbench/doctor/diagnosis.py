@@ -204,7 +204,8 @@ def _slower_recipes(run: Run, predictor: Predictor) -> Iterator[Finding]:
             words = f"eager, {recipe.micro_batch} sequences at once; compiled, at least {fits} fit"
             price = cost(words, "sequences", recipe.micro_batch, max(fits, recipe.micro_batch), "the step model")
             command += " --compile on"
-            yield finding("not-compiled", "information", [words], where, price, [command], detail=words)
+            said = words.removeprefix("eager, ")
+            yield finding("not-compiled", "information", [words], where, price, [command], detail=said)
         elif fits > recipe.micro_batch:
             words = f"{recipe.micro_batch} sequences at once, and at least {fits} fit"
             price = cost(words, "sequences", recipe.micro_batch, fits, "the memory of a step in closed form")
