@@ -7,7 +7,8 @@ from rigbench.predict.record import VramPrediction
 from rigbench.train.record import Arms, Slice
 
 CONTEXT_BYTES = 420 << 20  # of a process on a card, as the shim counts it
-WORKSPACE_BYTES = 2 * 8519680  # that the prediction has for cuBLAS, in two threads; the shim multiplies without one
+# That the prediction has for cuBLAS, in two threads, and for cuBLASLt's products with a bias; the shim has none.
+WORKSPACE_BYTES = 2 * 8519680 + (1 << 20)
 LARGE_L2_MIB = "64"  # a buffer that flushes it would be 128 MiB
 
 
