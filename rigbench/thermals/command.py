@@ -320,6 +320,8 @@ def _settled(load: HeatLoad, watch: HeatWatch, name: str) -> bool:
     at = moments - load.began_at_seconds
     under_load = (at >= 0) & ~np.isnan(celsius)
     at, celsius = at[under_load], celsius[under_load]
+    step = max(1, -(-len(at) // KEPT_TICKS))  # as in what is kept meanwhile: a look takes no more of a longer soak
+    at, celsius = at[::step], celsius[::step]
     return verdict.settled(load, at, celsius, heat_fit.best_fit(at, celsius)).settled
 
 
