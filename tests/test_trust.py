@@ -224,7 +224,8 @@ class Scripted(watch.Reader):
         monkeypatch.setattr(process, "EVER", ours)
         made = Watch(Rig.replay(RIG), reader=self, cards=cards)
         made._began, made._is_replayed, made._name = 10.0, False, lambda path: "python"
-        made._looks = [(at, look if isinstance(look, dict) else {"GPU0": look}) for at, look in self.looks]
+        for at, look in self.looks:
+            made._saw(at, look if isinstance(look, dict) else {"GPU0": look})
         columns = ("power_watts", "energy_joules", "temperature_celsius", "sm_clock_hertz", "throttle_bits")
         readings = tuple(self.before if at < 10 else 0.99 for at in range(20))
         absent = dict.fromkeys(columns, Absent("not read"))

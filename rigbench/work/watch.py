@@ -116,7 +116,7 @@ class Watch:
         self._stopped, self._lock = threading.Event(), threading.Lock()
         self._started = self._began = 0.0
         self._totals = Totals()
-        self._looks: list[tuple[float, dict[str, GpuLook]]] = []
+        self._looks: list[tuple[float, dict[str, GpuLook], int]] = []  # the first of so many that were alike
         self._own: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -169,15 +169,21 @@ class Watch:
     def _run_gpus(self) -> None:
         while not self._stopped.is_set():
             self._own.update(self._reader.processes())
-            at, look = self._clock(), self._reader.gpus()
-            same = self._looks and self._looks[-1][1] == look  # as a rule, for hours
-            self._looks.append((at, self._looks[-1][1] if same else look))
+            self._saw(self._clock(), self._reader.gpus())
             self._stopped.wait(GPU_PERIOD_SECONDS)
+
+    def _saw(self, at: float, look: dict[str, GpuLook]) -> None:
+        first, last, times = self._looks[-1] if self._looks else (0.0, None, 0)
+        if last == look and first >= self._began:  # as a rule, for hours
+            self._looks[-1] = first, last, times + 1
+        else:
+            self._looks.append((at, look, 1))
 
     def _gpus(self, sensors: Telemetry) -> Iterator[GpuBeside]:
         began = self._began or self._started
         ours = self._own | process.EVER
-        used = {device for _, gpus in self._looks for device, look in gpus.items() if not ours.isdisjoint(look.listed)}
+        looks = [gpus for _, gpus, _ in self._looks]
+        used = {device for gpus in looks for device, look in gpus.items() if not ours.isdisjoint(look.listed)}
         counted = used or self._cards
         for series in sensors.series if not self._is_replayed else ():
             if series.device == CPU or (counted is not None and series.device not in counted):
@@ -203,21 +209,21 @@ class Watch:
         In a container the driver may name processes as the host does: unless it names one of ours as we do, only those
         that were there before the probe touched the card are surely not ours.
         """
-        looks = [(at, gpus[device]) for at, gpus in self._looks if device in gpus]
-        after = [look for at, look in looks if at >= began]
+        looks = [(at, gpus[device], times) for at, gpus, times in self._looks if device in gpus]
+        after = [(look, times) for at, look, times in looks if at >= began]
         if not after:
             return (), Absent("the driver lists no other process")
         ours = self._own | process.EVER
-        earlier = {pid for at, look in looks if at < began for pid in look.listed} - ours
-        is_known = any(pid in ours for _, look in looks for pid in look.listed)
-        others = {pid for look in after for pid in look.listed if pid not in ours and (is_known or pid in earlier)}
-        present = {
-            pid for pid in others if sum(pid in look.listed for look in after) >= max(1, PRESENT_SHARE * len(after))
-        }
+        earlier = {pid for at, look, _ in looks if at < began for pid in look.listed} - ours
+        is_known = any(pid in ours for _, look, _ in looks for pid in look.listed)
+        others = {pid for look, _ in after for pid in look.listed if pid not in ours and (is_known or pid in earlier)}
+        enough = max(1, PRESENT_SHARE * sum(times for _, times in after))
+        present = {pid for pid in others if sum(times for look, times in after if pid in look.listed) >= enough}
         names = tuple(f"{self._name(f'proc/{pid}/comm') or 'a process'} (pid {pid})" for pid in sorted(present))
-        told = [look.busy for look in after if not isinstance(look.busy, Absent)]
+        told = [(look.busy, times) for look, times in after if not isinstance(look.busy, Absent)]
         if told:
-            kept = sum(sum(share for pid, share in busy.items() if pid in others) for busy in told) / len(told)
+            kept = sum(times * sum(share for pid, share in busy.items() if pid in others) for busy, times in told)
+            kept /= sum(times for _, times in told)
             return names, min(1.0, kept)
         if not present:
             return (), Absent("the driver lists no other process")
