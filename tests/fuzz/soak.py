@@ -43,7 +43,7 @@ INTERVAL_SECONDS, SOAK_MINUTES = 0.1, 20.0  # between readings; of one soak of t
 WARM_SHARE, EACH = 0.4, 10_000  # of the time, or of the readings, is left out of the slope, which is told for so many
 RECORDED_BYTES, MIB = 1 << 20, 1 << 20
 FLAT_MIB = 1.0  # in an hour, or in EACH readings
-KEPT_BYTES = 420  # for a reading of two cards: the windows of their loads, handed over whole again and again
+KEPT_BYTES = 100  # for a reading of two cards: the windows of their loads, and what memory they are spread over
 LOOP = """
 import os, sys, time, torch
 from rigbench import hooks
