@@ -183,8 +183,9 @@ def _told(item: Finding, known: Iterable[Finding]) -> bool:
 
 def _slower_recipes(run: Run, predictor: Predictor) -> Iterator[Finding]:
     """Slices on GPUs that are eager, or whose micro-batch is smaller than what surely fits: budgets of other rigs take
-    compiled code and as many sequences as fit.
+    compiled code and as many sequences as fit. All eager ones are one finding, so that it is priced once.
     """
+    eager: list[tuple[str, int, int]] = []  # model, its sequences at once, those that fit
     for its in run.slices:
         if not isinstance(its, Slice) or its.device.kind != "cuda":
             continue
@@ -198,18 +199,21 @@ def _slower_recipes(run: Run, predictor: Predictor) -> Iterator[Finding]:
         best = msgspec.structs.replace(recipe, compiled=recipe.compiled or compiles)
         fits = forecast.micro_batch_that_surely_fits(predictor, its.model, best, target)
         fits = min(fits, usual.MOST_TOKENS_A_CARD // sequence)
-        where = [f"training {its.model.name}"]
-        command = f"rigbench train-probe --params {its.model.name} --micro-batch {max(fits, recipe.micro_batch)}"
         if best != recipe and isinstance(run.arms, Absent):  # several arms show what compiling does
-            words = f"eager, {recipe.micro_batch} sequences at once; compiled, at least {fits} fit"
-            price = cost(words, "sequences", recipe.micro_batch, max(fits, recipe.micro_batch), "the step model")
-            command += " --compile on"
-            said = words.removeprefix("eager, ")
-            yield finding("not-compiled", "information", [words], where, price, [command], detail=said)
+            eager.append((its.model.name, recipe.micro_batch, max(fits, recipe.micro_batch)))
         elif fits > recipe.micro_batch:
             words = f"{recipe.micro_batch} sequences at once, and at least {fits} fit"
             price = cost(words, "sequences", recipe.micro_batch, fits, "the memory of a step in closed form")
+            command = f"rigbench train-probe --params {its.model.name} --micro-batch {fits}"
+            where = [f"training {its.model.name}"]
             yield finding("micro-batch-small", "information", [words], where, price, [command], detail=words)
+    if eager:
+        names, sizes, room = zip(*eager, strict=True)
+        said = f"{min(sizes)} sequences at once; compiled, at least {min(room)} fit"
+        price = cost(f"eager, {said}", "sequences", min(sizes), min(room), "the step model")
+        commands = [f"rigbench train-probe --params {name} --micro-batch {fit} --compile on" for name, _, fit in eager]
+        where = [f"training {name}" for name in dict.fromkeys(names)]
+        yield finding("not-compiled", "information", [f"eager, {said}"], where, price, commands, detail=said)
 
 
 def _heat(run: Run) -> Iterator[Finding]:
