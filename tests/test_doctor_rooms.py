@@ -122,8 +122,9 @@ def test_a_slice_that_is_eager_on_a_card_is_told_what_compiled_steps_would_save(
     # With a larger model of which fewer fit it is one finding still, priced once and by what fits of each; and what was
     # trained with more than surely fits is told no less.
     wide = replace(eager, recipe=replace(eager.recipe, micro_batch=64))
-    both = found("not-compiled", slices=(eager, wide))
-    assert (both.lost, len(both.commands)) == (told.lost, 2)
+    other = replace(wide, model=replace(wide.model, name="another"))
+    both = found("not-compiled", slices=(eager, wide, other, other))
+    assert (both.lost, both.where, len(both.commands)) == (told.lost, (*told.where, "training another"), 2)
     assert found("not-compiled", slices=(wide,)).evidence == ("eager, 64 sequences at once; compiled, at least 64 fit",)
     compiled = replace(eager, recipe=replace(eager.recipe, compiled=True))
     for other in (compiled, replace(eager, device=replace(device, kind="cpu"))):

@@ -185,7 +185,7 @@ def _slower_recipes(run: Run, predictor: Predictor) -> Iterator[Finding]:
     """Slices on GPUs that are eager, or whose micro-batch is smaller than what surely fits: budgets of other rigs take
     compiled code and as many sequences as fit. All eager ones are one finding, so that it is priced once.
     """
-    eager: list[tuple[str, int, int]] = []  # model, its sequences at once, those that fit
+    eager: dict[str, tuple[int, int]] = {}  # by model, the fewest sequences at once that were tried, and that fit
     for its in run.slices:
         if not isinstance(its, Slice) or its.device.kind != "cuda":
             continue
@@ -200,7 +200,9 @@ def _slower_recipes(run: Run, predictor: Predictor) -> Iterator[Finding]:
         fits = forecast.micro_batch_that_surely_fits(predictor, its.model, best, target)
         fits = min(fits, usual.MOST_TOKENS_A_CARD // sequence)
         if best != recipe and isinstance(run.arms, Absent):  # several arms show what compiling does
-            eager.append((its.model.name, recipe.micro_batch, max(fits, recipe.micro_batch)))
+            size, room = recipe.micro_batch, max(fits, recipe.micro_batch)
+            tried = eager.get(its.model.name, (size, room))
+            eager[its.model.name] = min(size, tried[0]), min(room, tried[1])
         elif fits > recipe.micro_batch:
             words = f"{recipe.micro_batch} sequences at once, and at least {fits} fit"
             price = cost(words, "sequences", recipe.micro_batch, fits, "the memory of a step in closed form")
@@ -208,11 +210,11 @@ def _slower_recipes(run: Run, predictor: Predictor) -> Iterator[Finding]:
             where = [f"training {its.model.name}"]
             yield finding("micro-batch-small", "information", [words], where, price, [command], detail=words)
     if eager:
-        names, sizes, room = zip(*eager, strict=True)
-        said = f"{min(sizes)} sequences at once; compiled, at least {min(room)} fit"
-        price = cost(f"eager, {said}", "sequences", min(sizes), min(room), "the step model")
-        commands = [f"rigbench train-probe --params {name} --micro-batch {fit} --compile on" for name, _, fit in eager]
-        where = [f"training {name}" for name in dict.fromkeys(names)]
+        size, room = (min(its) for its in zip(*eager.values(), strict=True))
+        said = f"{size} sequences at once; compiled, at least {room} fit"
+        price = cost(f"eager, {said}", "sequences", size, room, "the step model")
+        commands = [f"rigbench train-probe --params {it} --micro-batch {eager[it][1]} --compile on" for it in eager]
+        where = [f"training {name}" for name in eager]
         yield finding("not-compiled", "information", [f"eager, {said}"], where, price, commands, detail=said)
 
 
