@@ -142,8 +142,8 @@ def _run() -> int:
         return error.exit_code
     except RigbenchError as error:
         # Bad input is the same for all of torchrun's ranks, of which the first one says it.
-        rank = os.environ.get("RANK", "") if os.environ.get("WORLD_SIZE") else ""
-        if error.exit_code != BAD_INPUT or not rank.isdecimal() or rank == "0":
+        rank, size = (os.environ.get(name, "")[:9] for name in ("RANK", "WORLD_SIZE"))
+        if error.exit_code != BAD_INPUT or not (rank.isdecimal() and size.isdecimal() and 0 < int(rank) < int(size)):
             _say(str(error))
         return error.exit_code
     except typer.TyperException as error:
@@ -160,8 +160,9 @@ def _run() -> int:
         if error.errno in OF_A_NAME and error.filename is not None:
             _say(f"cannot use {os.fsdecode(error.filename)[:80]!r} ({str(error.strerror).lower()}); give another name")
             return BAD_INPUT
-        if _stands_nowhere():
-            _say("the folder one stands in was removed; cd to one that is there")
+        if error.errno == errno.EIO or _stands_nowhere():
+            gone = "the folder one stands in was removed; cd to one that is there"
+            _say("a disk or device does not answer; dmesg says more" if error.errno == errno.EIO else gone)
             return BAD_INPUT
         _say(_internal(error))
         return INTERNAL

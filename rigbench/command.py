@@ -67,9 +67,8 @@ class Common:
             self.on = profiles.wired(self.on, link, p2p)
         self.keep_disturbed = bool(values.get("keep_disturbed"))
         if self.quiet and self.verbose:
-            raise RigbenchError(
-                f"--{'json' if self.json else 'quiet'} and --verbose exclude each other", "leave one of them out"
-            )
+            what = f"--{'json' if self.json else 'quiet'} and --verbose exclude each other"
+            raise RigbenchError(what, "leave one of them out")
         if self.device is not None and self.replay is not None:
             raise RigbenchError("--device and --replay exclude each other", "a recorded rig has no device to run on")
         if self.on is not None and (self.device is not None or self.replay is not None):

@@ -31,8 +31,8 @@ class _Writer:
         import mmap
 
         size = HEADER.size + CAPACITY * ENTRY.size
-        with open(path, "w+b") as file:
-            file.truncate(size)
+        with open(path, "w+b", buffering=0) as file:
+            file.write(bytes(size))  # all of it: a disk that is full says so now, and not by a SIGBUS at a step
             self._memory = mmap.mmap(file.fileno(), size)
         self._count = self._own = 0
         HEADER.pack_into(self._memory, 0, MAGIC, CAPACITY, 0, 0)
@@ -57,7 +57,11 @@ def step(tokens: float | None = None) -> None:
         _writer = _open()
         if not _writer:
             return
-    _writer.step(float("nan") if tokens is None else float(tokens))  # type: ignore[union-attr]
+    try:
+        counted = float("nan" if tokens is None else tokens)
+    except (TypeError, ValueError, OverflowError):  # a step all the same
+        counted = float("nan")
+    _writer.step(counted)  # type: ignore[union-attr]
 
 
 def _open() -> _Writer | bool:

@@ -120,9 +120,8 @@ class Index:
     def entries(self, rig: str | None = None) -> Iterator[Entry]:
         """Newest first; of one rig where it is named."""
         where, values = ("AND rig = ?", (rig,)) if rig else ("", ())
-        rows = self._database.execute(
-            f"SELECT name, entry FROM runs WHERE unread = '' {where} ORDER BY name DESC", values
-        )
+        query = f"SELECT name, entry FROM runs WHERE unread = '' {where} ORDER BY name DESC"
+        rows = self._database.execute(query, values)
         for name, entry in rows:
             try:
                 yield msgspec.json.decode(entry, type=Entry)
@@ -132,9 +131,8 @@ class Index:
     def measured(self, rig: str | None = None) -> Iterator[Measured]:
         """Every readable run's headlines, newest first; of one rig where it is named. No run's file is opened."""
         where, values = ("AND rig = ?", (rig,)) if rig else ("", ())
-        rows = self._database.execute(
-            f"SELECT name, measured FROM runs WHERE unread = '' {where} ORDER BY name DESC", values
-        )
+        query = f"SELECT name, measured FROM runs WHERE unread = '' {where} ORDER BY name DESC"
+        rows = self._database.execute(query, values)
         decoder = msgspec.json.Decoder(Measured)
         for name, numbers in rows:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -48,7 +49,7 @@ def address_of(text: str, option: str) -> Address:
     """
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not port.isascii() or not port.isdecimal() or not 0 <= int(port) < 1 << 16 or not host.isascii() or " " in host:
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) >= 1 << 16 or not host.isascii() or " " in host:
         raise RigbenchError(f"{option} {text[:60]!r} is no address", "give a port, or ADDRESS:PORT, as 127.0.0.1:9464")
     return Address(host or LOOPBACK, int(port))
 

@@ -55,9 +55,8 @@ class Store:
                 probe.flush()
                 os.fsync(probe.fileno())
         except OSError as error:
-            raise RigbenchError(
-                f"cannot keep runs in {self.home} ({reason(error)})", "choose a folder with --home DIR or RIGBENCH_HOME"
-            ) from None
+            what = f"cannot keep runs in {self.home} ({reason(error)})"
+            raise RigbenchError(what, "choose a folder with --home DIR or RIGBENCH_HOME") from None
 
     def new_run_id(self) -> str:
         """One that no stored run has: a clock that is set back, or stands, comes to the same moment again."""
@@ -162,9 +161,8 @@ def read(path: Path) -> Run:
     try:
         raw = read_regular(path)
     except OSError as error:
-        raise RigbenchError(
-            f"cannot read {path} ({reason(error)})", "give a run's id or the path of its file"
-        ) from None
+        what = f"cannot read {path} ({reason(error)})"
+        raise RigbenchError(what, "give a run's id or the path of its file") from None
     with contextlib.suppress(ValueError, RecursionError):
         if number := too_large(raw):
             raise RigbenchError(f"{path} says {number}, which nothing measures", "measure again, or restore the file")

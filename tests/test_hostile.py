@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,12 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from rigbench import hooks
 from rigbench.core import config, files, home
 from rigbench.core.errors import BAD_INPUT, FINE, NOTHING, RigbenchError
 from rigbench.core.files import read_regular
 from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.core.screen import UNPRINTABLE
+from rigbench.logs import columns
 from rigbench.model.tokens import open_all
+from rigbench.watch.session import Tape
+from rigbench.watch.steps import HookSteps
 from rigbench.work.process import Child
 
 Rigbench = Callable[..., tuple[int, str, str]]
@@ -351,3 +357,162 @@ def test_a_run_whose_file_was_renamed_does_not_hide_the_newest(rigbench: Rigbenc
     (tmp_path / "home" / "runs").mkdir(parents=True)
     (tmp_path / "home" / "runs" / "20260101-000000-mine.json").write_bytes(STORED.read_bytes())
     assert rigbench("report")[0] == FINE
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("budget", "--on", "rtx-4090", "--set", "purchase=900 EUR", "--set", "lifetime=1e-308"), "next to nothing"),
+        (("budget", "--on", "rtx-4080", "--deadline", "0001-01-01"), "at an end of the calendar"),
+        (("budget", "--on", "rtx-4080", "--deadline", "9999-12-31"), "more than 1000 years away"),
+        (("budget", "--on", "9x²²"), "²"),
+        (("capacity", "--on", f"9x{'9' * 5000}"), "99"),
+        (("watch", "--openmetrics", "9" * 5000, "--", "true"), "is no address"),
+        (("matmul", "--device", "cuda:²"), "is not a device"),
+        (("matmul", "--device", f"cuda:{'9' * 5000}"), "is not a device"),
+        (("p2p", "--times", f"{'0' * 29}1{'9' * 100}"), "is not a whole number"),
+        (("p2p", "--times", "0" * 4999 + "1"), "is not a whole number"),
+        (
+            ("backtest", "--on", "rtx-4090", "--model", "5M", "--pattern", "(" * 5000, STORED),
+            "not a regular expression",
+        ),
+    ],
+    ids=lambda it: it[0] if isinstance(it, tuple) else "",
+)
+def test_a_number_or_a_pattern_of_another_kind_is_refused_in_one_line(
+    words: tuple[str | Path, ...], said: str, rigbench: Rigbench
+) -> None:
+    code, _, err = rigbench(*words)
+    one_line(code, err)
+    assert said in err
+
+
+def test_what_reads_toml_says_what_is_wrong_in_words(rigbench: Rigbench, tmp_path: Path) -> None:
+    for content, said in (("x = " + "[" * 3000, "nested too deeply"), ("x = " + "9" * 5000, "value has 5000 digits;")):
+        (tmp_path / "m.toml").write_text(content)
+        code, _, err = rigbench("capacity", "--on", "rtx-4080", "--model", tmp_path / "m.toml")
+        one_line(code, err)
+        assert said in err
+        assert "sys." not in err
+
+
+@pytest.mark.parametrize("name", ["n_layers", "d_model", "n_heads", "seq", "vocab"])
+@pytest.mark.parametrize("value", ["0", "9" * 400, "9" * 5000, "²", "99999999999"])
+def test_a_shape_in_a_known_run_is_within_bounds(name: str, value: str, rigbench: Rigbench, tmp_path: Path) -> None:
+    row = {"card": "rtx-4090", "n_layers": "12", "d_model": "768", "tokens_per_s": "9000", name: value}
+    (tmp_path / "known.csv").write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
+    code, _, err = rigbench("budget", "--on", "rtx-4090", "--params", "120M", "--known", tmp_path / "known.csv")
+    one_line(code, err)
+    assert name in err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "step,loss,tokens\r1,2,3\r\r2,3,4\r5\n6,7,8\r",
+        'step,loss\n1,"' + "x" * 200_000 + '"\n2,3\n',
+        '{"step":' + "9" * 400 + ',"loss":2,"log_history":[{"step":1,"loss":2},{"step":2,"loss":1}]}',
+    ],
+    ids=["carriage returns", "a long cell", "an integer beyond floats"],
+)
+def test_a_log_of_odd_lines_cells_or_numbers_is_refused_or_read(
+    content: str, rigbench: Rigbench, tmp_path: Path
+) -> None:
+    (tmp_path / "f.log").write_bytes(content.encode())
+    for words in (("scaling", "fit"), ("backtest", "--on", "rtx-4090", "--model", "30M")):
+        code, _, err = rigbench(*words, tmp_path / "f.log")
+        assert (code in (BAD_INPUT, NOTHING), err.count("rigbench: "), "internal" in err) == (True, 1, False)
+
+
+def test_a_pattern_that_is_offered_fits_the_line_with_tabs() -> None:
+    told = columns.quoted("10\t250.5\t8192\n11\t250.5\t8192\n")
+    pattern = told.partition("which '")[2].partition("' fits")[0]
+    assert re.search(pattern, "10\t250.5\t8192")
+    assert "\t" not in told
+
+
+def test_folders_of_logs_that_hold_what_cannot_be_read_are_refused(rigbench: Rigbench, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    for make in (os.mkfifo, os.mkdir):
+        folder = tmp_path / make.__name__
+        folder.mkdir()
+        make(folder / "x.tfevents.1")
+        for words in (("scaling", "fit"), ("backtest", "--on", "rtx-4090", "--model", "30M")):
+            code, _, err = rigbench(*words, folder)
+            one_line(code, err)
+    (tmp_path / "x.json").symlink_to("/proc/self/mem")
+    code, _, err = rigbench("scaling", "fit", tmp_path / "x.json")
+    one_line(code, err)
+
+
+def test_a_recorded_process_has_any_number(rigbench: Rigbench, tmp_path: Path) -> None:
+    shutil.copytree(STORED.parents[1] / "rigs" / "dual-rtx4080s-x8x8", tmp_path / "rig")
+    with (tmp_path / "rig" / "nvml.txt").open("a") as file:
+        file.write(
+            '0 nvmlDeviceGetComputeRunningProcesses_v3 = 0 "abc" 5\nsys nvmlSystemGetProcessName/² = 0 "secret"\n'
+        )
+    assert rigbench("--replay", tmp_path / "rig", "capture", "-o", tmp_path / "again")[0] == FINE
+    written = (tmp_path / "again" / "nvml.txt").read_text()
+    assert "abc" not in written
+    assert "secret" not in written
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"RANK": "5"}, "there is no rank 5 of 2"),
+        ({"RANK": "9" * 5000}, "RANK is '999"),
+        ({"LOCAL_WORLD_SIZE": "x"}, "LOCAL_WORLD_SIZE is 'x', not a number"),
+        ({"LOCAL_WORLD_SIZE": ""}, "LOCAL_WORLD_SIZE is '', not a number"),
+        ({"MASTER_ADDR": "a..b"}, "MASTER_ADDR is 'a..b', no host's name"),
+    ],
+)
+def test_a_launchers_variable_that_makes_no_sense_is_named(
+    variables: dict[str, str], said: str, rigbench: Rigbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", **variables}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = rigbench("collectives", "--device", "cpu")
+    one_line(code, err)
+    assert said in err
+
+
+def test_a_hook_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by what it is told, nor by a disk that is full."""
+    monkeypatch.setattr(hooks, "_writer", None)
+    monkeypatch.setenv(hooks.FOLDER, str(tmp_path))
+    for tokens in (10**400, "x", [], b"1", float("nan"), float("inf"), -1, 8):
+        hooks.step(tokens=tokens)  # type: ignore[arg-type]
+    os.mkfifo(tmp_path / "steps.1.1")
+    for name in ("steps.", "steps.x.1", "steps"):
+        (tmp_path / name).touch()
+    seen = HookSteps(tmp_path)
+    seen.look()
+    assert seen.done == 8
+    monkeypatch.setattr(hooks, "_writer", None)
+    limit = f"ulimit -f 8; trap '' XFSZ; RIGBENCH_WATCH={tmp_path} {sys.executable} -c "
+    script = "'from rigbench import hooks; [hooks.step(1) for _ in range(9000)]; print(hooks._writer)'"
+    ended = subprocess.run(["bash", "-c", limit + script], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "False\n"), ended.stderr
+
+
+def test_times_in_a_hooks_file_that_cannot_be_are_passed_over(tmp_path: Path) -> None:
+    entries = [(float("nan"), float("inf")), (1e308, 1e308), (-1e308, -1e308), (5.0, 8.0), (6.0, 8.0)]
+    head = hooks.HEADER.pack(hooks.MAGIC, hooks.CAPACITY, len(entries), 0)
+    (tmp_path / "steps.0.7").write_bytes(head + b"".join(hooks.ENTRY.pack(*it) for it in entries))
+    steps = HookSteps(tmp_path)
+    steps.look()
+    assert (steps.done, steps.last_seconds) == (5, 6.0)
+    seen = steps.seen(None)
+    assert seen is not None
+    assert [row.at_seconds for row in seen.reading.rows] == [5.0, 6.0]
+    (tmp_path / "output.²").touch()
+    assert list(Tape(tmp_path).read()) == []
+
+
+def test_a_line_of_jsonl_with_a_number_of_thousands_of_digits_is_named(rigbench: Rigbench, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"n": ' + "9" * 5000 + "}\n")
+    code, _, err = rigbench("pack", tmp_path / "x.jsonl", "-o", tmp_path / "x.bin")
+    one_line(code, err)
+    assert "no field 'text'" in err

@@ -89,9 +89,12 @@ def _due(text: str, option: str) -> Due:
             what = f"{option} {text[:40]!r} is neither a duration nor a date"
             raise RigbenchError(what, "write it as 48h, 2026-12-24 or '2026-12-24 18:00'") from error
         return Due(f"{at:%Y-%m-%d %H:%M}", hours)
-    if ":" not in text:
-        at += timedelta(days=1, minutes=-1)
-    hours = (at.astimezone() - now).total_seconds() / 3600
+    try:
+        if ":" not in text:
+            at += timedelta(days=1, minutes=-1)
+        hours = (at.astimezone() - now).total_seconds() / 3600
+    except (ValueError, OverflowError):  # at an end of the calendar, moved by a time zone
+        raise RigbenchError(f"{option} {text[:40]!r} is at an end of the calendar", "give a nearer one") from None
     if hours <= 0:
         raise RigbenchError(f"{option} {text[:40]!r} is past", "give a time to come")
     if hours * 3600 > units.LONGEST_SECONDS:

@@ -217,7 +217,11 @@ class _Made:
             self.say(index, "CurrentClocksEventReasons", sum({bit for bit, active in states if active}))
         rows = [facts.get(f"remapped rows/{name}", "") for name in ROWS]
         if all(rows) and not NO_VALUE & {row.lower() for row in rows}:
-            self.say(index, "RemappedRows", *(int(row) if row.isdigit() else int(row.lower() == "yes") for row in rows))
+            self.say(
+                index,
+                "RemappedRows",
+                *(int(row) if re.fullmatch("[0-9]{1,9}", row) else int(row.lower() == "yes") for row in rows),
+            )
 
     def _bus(self, index: int, facts: dict[str, str]) -> None:
         device = re.match(r"(?:0x)?([0-9A-Fa-f]{8})", facts.get("pci/device id", ""))

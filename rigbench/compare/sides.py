@@ -191,7 +191,7 @@ def _alike(one: Measured, other: Measured) -> bool:
 
 
 def _number(run_id: str) -> int:
-    digits = "".join(letter for letter in run_id[:15] if letter.isdigit())
+    digits = "".join(letter for letter in run_id[:15] if letter.isdecimal())
     return int(digits or 0)
 
 

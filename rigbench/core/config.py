@@ -54,7 +54,7 @@ def _of_file(path: Path, of_folder: bool) -> list[Setting]:
         raise RigbenchError(f"{path} is larger than {LARGEST_BYTES >> 10} KiB", "settings are a few lines")
     try:
         document = toml(raw)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RigbenchError(f"{path} is not TOML: {error}", CURE) from error
     where = str(path) if of_folder else str(path).replace(os.path.expanduser("~"), "~", 1)
     tables = {key: value for key, value in document.items() if isinstance(value, dict)}

@@ -53,12 +53,13 @@ def write_whole(target: Path, content: bytes) -> None:
 
 
 def opened(path: Path) -> IO[bytes]:
-    """A file to read. A pipe is waited for; what looks like a file and has no end, as /proc/kmsg, is not.
+    """A file to read. A pipe is waited for; what has no end, as /proc/kmsg and /dev/kmsg, is not.
 
     Raises:
         OSError: as the file system says, from reading too.
     """
-    flag = getattr(os, "O_NONBLOCK", 0) if stat.S_ISREG(os.stat(path).st_mode) else 0
+    mode = os.stat(path).st_mode
+    flag = getattr(os, "O_NONBLOCK", 0) if stat.S_ISREG(mode) or stat.S_ISCHR(mode) else 0
     return io.BufferedReader(_Unwaiting(path, opener=lambda name, flags: os.open(name, flags | flag)))
 
 
@@ -97,14 +98,18 @@ def toml(raw: bytes) -> dict[str, Any]:
     """A TOML document, whatever an editor put before it.
 
     Raises:
-        ValueError, RecursionError: it is none, or a number or a key in it is too long.
+        ValueError: it is none, or a number or a key in it is too long, or lists stand in lists too deeply.
     """
     import tomllib
 
     text = raw.decode("utf-8-sig")
     if LONG_KEY.search(text):
         raise ValueError("a key of over a hundred parts")
-    return tomllib.loads(text)
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        words = "nested too deeply" if isinstance(error, RecursionError) else str(error).partition("; use sys.")[0]
+        raise ValueError(words) from None
 
 
 def reason(error: OSError) -> str:

@@ -254,9 +254,8 @@ def folders() -> list[Path]:
     found = [shipped if shipped.is_dir() else package.parent / "profiles"]
     if named := os.environ.get(USER_FOLDER):
         if not Path(named).is_dir():
-            raise RigbenchError(
-                f"{USER_FOLDER}={named} is not a folder", "name one that holds a gpus.toml, or unset it"
-            )
+            what = f"{USER_FOLDER}={named} is not a folder"
+            raise RigbenchError(what, "name one that holds a gpus.toml, or unset it")
         found.append(Path(named))
     return found
 
@@ -273,7 +272,7 @@ def read_toml(path: Path, kind: type[File], where: str, unreadable: str, misfit:
         raw = toml(read_regular(path, LARGEST_FILE_BYTES))
     except OSError as error:
         raise RigbenchError(f"{where}: cannot read it ({reason(error)})", unreadable) from error
-    except (ValueError, RecursionError) as error:  # not only TOML's: a number of 5,000 digits, lists in lists
+    except ValueError as error:
         raise RigbenchError(f"{where} is not TOML: {error}", "mend that line") from error
     try:
         return msgspec.convert(raw, kind)
@@ -451,9 +450,8 @@ def _wired(rig: RigProfile, said: str) -> RigProfile:
         if match := LINK.fullmatch(word):
             generation, lanes = int(match[1] or gpu(rig.gpu).pcie_generation), int(match[2])
             rate = lanes * PCIE_LANE_BYTES_PER_S[generation]
-            rig = msgspec.structs.replace(
-                rig, slot_bytes_per_s=rate, slot_basis=f"PCIe {generation}.0 x{lanes}, by --link"
-            )
+            basis = f"PCIe {generation}.0 x{lanes}, by --link"
+            rig = msgspec.structs.replace(rig, slot_bytes_per_s=rate, slot_basis=basis)
         else:
             rig = msgspec.structs.replace(rig, p2p=word == "p2p-on", p2p_basis="by --p2p")
     return rig
@@ -463,7 +461,9 @@ def _counted(text: str) -> tuple[int, str]:
     """ "2x 4080 Super", "4080 Super x2": how many, and of what."""
     if match := re.fullmatch(r"(\d{1,9})\s*-?[xX×*]\s*-?(.+)", text):
         count, card = int(match[1]), match[2]
-        return (int(card), match[1]) if card.isdigit() and int(card) < count else (count, card)  # "4090x2"
+        return (
+            (int(card), match[1]) if re.fullmatch("[0-9]{1,9}", card) and int(card) < count else (count, card)
+        )  # "4090x2"
     if match := re.fullmatch(r"(.+[\w\s])(?<=[\d\s])[xX×*]\s*(\d{1,4})", text):
         return int(match[2]), match[1].strip()
     return 1, text

@@ -20,6 +20,7 @@ MOST_FLOP = 1e30  # a hundred thousand times the largest training run known in 2
 MOST_COUNT = 1e18
 MOST_BYTES = 2**60
 LONGEST_SECONDS = 1000 * SECONDS_PER_YEAR
+LEAST = 1e-12  # of whatever is typed, which is then divided by
 
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y", "R", "Q")
 _COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
@@ -150,7 +151,7 @@ def parse_whole(text: str, option: str, low: int, high: int) -> int:
         RigbenchError: it is not a whole number within the two.
     """
     word = text.strip().replace(",", "").replace("_", "")
-    if word.isascii() and word.isdigit() and low <= int(word[:30]) <= high:
+    if re.fullmatch("[0-9]{1,30}", word) and low <= int(word) <= high:
         return int(word)
     raise RigbenchError(f"{option} {text[:40]!r} is not a whole number from {low:,} to {high:,}", "give one, like 8")
 
@@ -183,6 +184,8 @@ def _positive(value: float, text: str, option: str, most: float, too_much: str, 
         _refuse(text, option, "is zero", f"write it as {example}")
     if value < 0:
         _refuse(text, option, "is negative", f"write it as {example}")
+    if value < LEAST:
+        _refuse(text, option, "is next to nothing", f"write it as {example}")
     if math.isinf(value):
         _refuse(text, option, "is too large to be a number", f"write it as {example}")
     if value > most:

@@ -60,13 +60,13 @@ def place(variables: Mapping[str, str]) -> Place | None:
     world = ranks.world_from(variables)
     if world is None:
         return None
-    words = [variables.get(name, "") for name in ("LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")]
-    if any(word and not word.isdecimal() for word in words):
-        raise RigbenchError(f"LOCAL_WORLD_SIZE, GROUP_RANK and GROUP_WORLD_SIZE are {', '.join(words)}, not numbers")
-    each = max(1, int(words[0] or 1))
-    node, nodes = int(words[1] or world.rank // each), int(words[2] or world.size // each)
+    cure = "start it with torchrun, which counts them"
+    names = ("LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
+    local, group, groups = (ranks.number(variables, name, cure) if variables.get(name) else None for name in names)
+    each = max(1, local or 1)
+    node, nodes = world.rank // each if group is None else group, world.size // each if groups is None else groups
     if not node < nodes <= world.size:
-        raise RigbenchError(f"there is no host {node} of {nodes}", "start it with torchrun, which counts them")
+        raise RigbenchError(f"there is no host {node} of {nodes}", cure)
     return Place(world, node, nodes)
 
 

@@ -42,15 +42,12 @@ class Columns:
         names = self.means.keys() | raw.head.keys()
         for given in self.forced:
             if given not in names and not (given == "date" and any(row.clock for row in raw.rows)):
-                raise RigbenchError(
-                    f"no column is called {given!r}", "columns: " + ", ".join(sorted(filter(None, names))[:12])
-                )
+                there = ", ".join(sorted(filter(None, names))[:12])
+                raise RigbenchError(f"no column is called {given!r}", f"columns: {there}")
         for key, it in self.means.items():
             if key not in self.forced and it in {ROLES[role] for role in self.forced.values()}:
                 self.means[key] = "nothing"
-        self.open: str | None = (
-            None  # a column of times, each of which may be of one step or of all since the line above
-        )
+        self.open: str | None = None  # a column of times, each of one step, or of all since the line above
         self.repeated = 0  # lines about the step above with another time
         self.rows: list[Row] = []
         self.steps: list[int] = []
@@ -131,9 +128,7 @@ class Columns:
     def key(self, *wanted: Meaning) -> str | None:
         """The fullest column of a meaning, totals before others; it has a number in at least half of the rows."""
         keys = [key for key, it in self.means.items() if it in wanted]
-        counts = {
-            key: sum(key in row.items and math.isfinite(row.items[key].value) for row in self.rows) for key in keys
-        }
+        counts = Counter(key for row in self.rows for key, it in row.items.items() if math.isfinite(it.value))
         full = [key for key in keys if counts[key] >= max(1, len(self.rows) / 2)]
         if not full:
             full = [key for key in keys if counts[key] >= 4 and wanted[0] in ("tokens", "rate", "device rate")]
@@ -210,4 +205,4 @@ def quoted(head: str) -> str:
 
 
 def _literally(text: str) -> str:
-    return re.escape(text).replace(r"\ ", " ")
+    return re.escape(text).replace(r"\ ", " ").replace("\\\t", r"\t")

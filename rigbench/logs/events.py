@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.files import reason
 from rigbench.logs.scan import Item, Raw, Row
 
 
@@ -35,8 +37,16 @@ def scalars(log: Path) -> Mapping[str, list[Event]]:
     except ImportError:
         what = "reading TensorBoard events needs the package tensorboard"
         raise RigbenchError(what, "pip install 'rigbench[tensorboard]'") from None
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of steps that are written anew
     events = EventAccumulator(str(log), size_guidance={"scalars": 0, "tensors": 0})
-    events.Reload()
+    try:
+        if odd := [
+            it for it in (log.iterdir() if log.is_dir() else [log]) if ".tfevents." in it.name and not it.is_file()
+        ]:
+            raise OSError(0, f"{odd[0].name} is not a regular file")  # a pipe would be waited for
+        events.Reload()
+    except OSError as error:
+        raise RigbenchError(f"cannot read {log} ({reason(error)})", "give the folder of the run's events") from None
     tags = events.Tags()
     told = {tag: [Event(it.step, it.wall_time, it.value) for it in events.Scalars(tag)] for tag in tags["scalars"]}
     of_scalars = events.PluginTagToContent("scalars") if tags["tensors"] else {}

@@ -76,9 +76,8 @@ def read(raw: Raw, columns: Mapping[str, str], tokens_per_step: float | None = N
     gaps = [b - a for a, b in pairwise(log.steps) if b > a]
     usual = round(stats.median([float(gap) for gap in gaps])) if gaps else 1
     if usual > 1:
-        every = (
-            f"every {usual:,}th" if usual % 10 not in (1, 2, 3) or usual % 100 in (11, 12, 13) else f"1 of {usual:,}"
-        )
+        th = usual % 10 not in (1, 2, 3) or usual % 100 in (11, 12, 13)
+        every = f"every {usual:,}th" if th else f"1 of {usual:,}"
         total = sum(gaps) + usual
         log.said[0] += f", {every} of {total:,} steps"
     doubt = in_doubt(log, usual)
@@ -221,7 +220,7 @@ def by_pattern(text: str, pattern: str) -> tuple[Raw, dict[str, str]]:
     """Rows by the user's regular expression with named groups, and which group has which role."""
     try:
         compiled = re.compile(pattern)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise RigbenchError(f"--pattern is not a regular expression ({error})", "mend it") from None
     roles = {role: group for group in compiled.groupindex for role, names in GROUPS.items() if group.lower() in names}
     if "step" not in roles:

@@ -376,6 +376,7 @@ class _Dates:
 # ------------------------------------------------------------------------------------------------- tables and JSON
 
 
+csv.field_size_limit(1 << 30)  # a quotation mark that nobody closes makes a cell of all that follows
 NAME = re.compile(r"(?:[A-Za-z_][^|:=]{0,200}(?::[^|:= ]{1,60})?)?")  # of a column; the first may have none
 
 
@@ -398,18 +399,14 @@ def read_table(text: str, mark: str = ",") -> Raw:
     """Rows of a table by their columns' names; a cell that is no number tells nothing."""
     comma = mark != "," and _decimal_commas(text.splitlines()[1:])
     rows: list[Row] = []
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark)
-        names = [name.strip().lower() for name in reader.fieldnames or () if name]
-        for line in reader:
-            cells = {(name or "").strip().lower(): cell for name, cell in line.items() if isinstance(cell, str)}
-            rows.append(of_cells(cells, comma))
-    except csv.Error as error:
-        raise RigbenchError(f"the table cannot be read ({error})", "give a comma-separated file") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark)
+    names = [name.strip().lower() for name in reader.fieldnames or () if name]
+    for line in reader:
+        cells = {(name or "").strip().lower(): cell for name, cell in line.items() if isinstance(cell, str)}
+        rows.append(of_cells(cells, comma))
     if not any(row.items for row in rows):
-        raise RigbenchError(
-            f"no column has numbers (columns: {', '.join(names[:8]) or 'none'})", "give a table of steps"
-        )
+        what = f"no column has numbers (columns: {', '.join(names[:8]) or 'none'})"
+        raise RigbenchError(what, "give a table of steps")
     return Raw("table", rows, dict.fromkeys(names, math.nan), {})
 
 
@@ -457,7 +454,7 @@ def _json(text: str, name: str) -> Raw | None:
         raise RigbenchError(f"{name} is nested too deeply", "give the log itself") from None
     summary: dict[str, float] = {}
     if isinstance(document, dict):
-        summary = {key: float(it) for key, it in document.items() if isinstance(it, int | float)}
+        summary = {key: float(it) for key, it in document.items() if isinstance(it, int | float) and abs(it) < 1e300}
         lists = [it for it in document.values() if isinstance(it, list) and it and isinstance(it[0], dict)]
         if isinstance(document.get("log_history"), list):
             summary["log_history"] = 1.0

@@ -68,9 +68,8 @@ def between_rows(reading: Reading) -> list[Stretch]:
     if clocked > len(rows) / 2:
         made = by_clock(reading)
         if not made and reading.resolution_seconds >= 1:
-            raise RigbenchError(
-                "the log's clock shows whole seconds, and too few pass for a rate", "give a longer log", NOTHING
-            )
+            what = "the log's clock shows whole seconds, and too few pass for a rate"
+            raise RigbenchError(what, "give a longer log", NOTHING)
         return made
     if owning:
         return _by_own_time(reading)

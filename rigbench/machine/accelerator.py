@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -243,7 +244,7 @@ def choose_device(wanted: str | None) -> str:
         usable = next((index for index in range(count) if not no_kernels(index)), 0)
         return _with_kernels(usable) if count else "cpu"
     kind, _, number = str(wanted).partition(":")
-    if kind != "cuda" or (number and not number.isdigit()):
+    if kind != "cuda" or (number and not re.fullmatch("[0-9]{1,4}", number)):
         raise RigbenchError(f"--device {wanted!r} is not a device", "use cpu, cuda or cuda:N")
     index, count = int(number or 0), obstacles.devices(str(wanted))
     if index >= count:

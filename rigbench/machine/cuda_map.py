@@ -99,7 +99,9 @@ def cards(gpus: Sequence[Gpu], device: str | None, visible_devices: str | None, 
     """
     wanted = device or "auto"
     kind, _, number = wanted.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (":" in wanted and (kind != "cuda" or not number.isdigit())):
+    if kind not in ("auto", "cpu", "cuda") or (
+        ":" in wanted and (kind != "cuda" or not re.fullmatch("[0-9]{1,4}", number))
+    ):
         raise RigbenchError(f"--device {wanted!r} is not a device", "use cpu, cuda or cuda:N")
     if wanted == "cpu" or not gpus:  # a driver that does not answer need not keep torch from its GPUs
         return Cards()

@@ -53,7 +53,7 @@ class Redaction:
         self.counts: Counter[str] = Counter()
         self._host_name = re.compile(rf"(?<!\w){re.escape(host_name)}(?!\w)") if len(host_name) > 2 else None
         self._uuids: dict[str, str] = {}
-        self._process_ids: dict[int, int] = {}
+        self._process_ids: dict[str, int] = {}
 
     def recording(self, recording: Recording) -> Recording:
         """The lines of a recording in a fixed order: the system's, then every device's."""
@@ -71,7 +71,7 @@ class Redaction:
         redacted: Recording = {}
         for scope, key in sorted(recording, key=place):
             name, _, argument = key.partition("/")
-            public = f"{name}/{self._process_id(int(argument))}" if name == PROCESS_NAME else key
+            public = f"{name}/{self._process_id(argument)}" if name == PROCESS_NAME else key
             redacted[scope, public] = [self._answer(name, answer) for answer in recording[scope, key]]
         return redacted
 
@@ -146,8 +146,8 @@ class Redaction:
         return self.text(value) if isinstance(value, str) else value
 
     def _process_id(self, process_id: int | str) -> int:
-        anonymous = self._process_ids.setdefault(int(process_id), len(self._process_ids) + 1)
-        self._count("process ids", anonymous != process_id)
+        anonymous = self._process_ids.setdefault(str(process_id), len(self._process_ids) + 1)
+        self._count("process ids", str(anonymous) != str(process_id))
         return anonymous
 
     def _replace(self, pattern: re.Pattern[str], kind: str, word: str, text: str) -> str:

@@ -183,9 +183,8 @@ def factory(options: ModelOptions) -> str | None:
     for field in ("params", "series", "layers", "width", "heads", "kv_heads"):
         if not isinstance(getattr(options, field), Absent):
             option = f"--{field.replace('_', '-')}"
-            raise RigbenchError(
-                f"--model {spec} and {option} exclude each other", f"the factory decides that; leave {option} out"
-            )
+            what = f"--model {spec} and {option} exclude each other"
+            raise RigbenchError(what, f"the factory decides that; leave {option} out")
     return spec
 
 
@@ -259,9 +258,8 @@ def _from_config(path: Path) -> Model:
 def _check(shape: Shape, where: str, also: tuple[str, ...] = ()) -> None:
     for field, (low, high) in BOUNDS.items() | {(name, (1, 1 << 12)) for name in also}:
         if not low <= getattr(shape, field) <= high:
-            raise RigbenchError(
-                f"{where}: {field} = {getattr(shape, field):,} is not within {low:,} to {high:,}", "mend it there"
-            )
+            what = f"{where}: {field} = {getattr(shape, field):,} is not within {low:,} to {high:,}"
+            raise RigbenchError(what, "mend it there")
     _check_division(shape, f"{where}: heads = {shape.heads}", f"{where}: kv_heads = {shape.kv_heads}")
     _check_size(shape, where)
 

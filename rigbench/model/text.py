@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import shlex
 import stat
@@ -150,7 +151,10 @@ def _line_type(names: list[str]) -> type:
 def _mismatch(message: str, field: str, line: bytes) -> NoText:
     """msgspec's words for a document of another shape, as ours."""
     if "missing required field" in message:
-        texts, others = _fields(json.loads(line))
+        texts: list[str] = []
+        others: list[str] = []
+        with contextlib.suppress(ValueError, RecursionError):  # what msgspec passes over, as 5,000 digits
+            texts, others = _fields(json.loads(line))
         cure = (
             f"name one, as --field {shlex.quote(texts[0])}, or leave such lines out with --skip-bad"
             if texts
@@ -214,9 +218,8 @@ def arrow_texts(path: Path, field: str, tally: Tally) -> Iterator[str]:
                 else iter(reader)
             )
         if field not in names:
-            raise RigbenchError(
-                f"{path} has no column {field!r} (columns: {', '.join(names)})", "name one with --field"
-            )
+            what = f"{path} has no column {field!r} (columns: {', '.join(names)})"
+            raise RigbenchError(what, "name one with --field")
         for batch in batches:
             for text in batch.column(field).to_pylist():
                 if not isinstance(text, str | None):

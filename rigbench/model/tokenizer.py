@@ -53,9 +53,8 @@ def _from_file(path: Path, end: str | None) -> Tokenizer:
     try:
         content = read_regular(path)
     except OSError as error:
-        raise RigbenchError(
-            f"--tokenizer: cannot read {path} ({reason(error)})", "give the path of a tokenizer.json, or bytes"
-        ) from None
+        what = f"--tokenizer: cannot read {path} ({reason(error)})"
+        raise RigbenchError(what, "give the path of a tokenizer.json, or bytes") from None
     try:
         from tokenizers import Tokenizer as Library
     except ImportError:
@@ -94,6 +93,5 @@ def _end_of_text(path: Path, ids: dict[str, int], end: str | None) -> int | Abse
     for known in KNOWN_ENDS:
         if known in ids:
             return ids[known]
-    raise RigbenchError(
-        f"{path.name} has no end-of-text token that I know", "name the token with --eot TOKEN, or --eot none"
-    )
+    what = f"{path.name} has no end-of-text token that I know"
+    raise RigbenchError(what, "name the token with --eot TOKEN, or --eot none")

@@ -135,7 +135,7 @@ def _parts(path: Path) -> list[Path]:
 
 def _started(part: Path) -> str:
     """When the watch of a part began, as its header says."""
-    with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError), opened(part) as file:
+    with contextlib.suppress(OSError, ValueError, RecursionError), opened(part) as file:
         return msgspec.json.decode(file.readline(LONGEST_LINE_BYTES), type=MonitorHeader).started_at
     return ""
 

@@ -147,9 +147,8 @@ def predicted_program(
     its = its.first if options.strategy == "single" else its
     place = target(job, on_name, its)
     if options.strategy == "ddp" and place.count == 1:
-        raise RigbenchError(
-            f"--strategy ddp needs several cards, and {place.name} is one", "name several, as 2xrtx-4090"
-        )
+        what = f"--strategy ddp needs several cards, and {place.name} is one"
+        raise RigbenchError(what, "name several, as 2xrtx-4090")
     if options.strategy == "single":
         place = msgspec.structs.replace(place, count=1, communication=cards.communication(1))
     asked = OwnMemoryOptions(
@@ -236,9 +235,8 @@ def target(job: Job, on_name: str | None, its: Cards) -> Target:
     try:
         return cards.of_gpus(its.gpus) if its.gpus else cards.of_host(host.memory(job.rig.sysfs))
     except ValueError as error:
-        raise RigbenchError(
-            f"the memory here is not known ({error})", "name hardware with --on NAME", exit_code=NOTHING
-        ) from None
+        what = f"the memory here is not known ({error})"
+        raise RigbenchError(what, "name hardware with --on NAME", exit_code=NOTHING) from None
 
 
 def arm_precision(precision: Precision | Literal["auto"], place: Target, adapter: Adapter = "none") -> Precision:

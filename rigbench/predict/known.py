@@ -251,18 +251,21 @@ def _file(path: Path, asked: Model, its: Told, find: Callable[[str | None], Path
 
 
 def _shaped(row: dict[str, str]) -> Model:
+    def whole(name: str, field: str, otherwise: int = 0) -> int:
+        return units.parse_whole(row.get(name) or str(otherwise), f"--known: {name}", *named.BOUNDS[field])
+
     try:
-        layers, width = int(row["n_layers"]), int(row["d_model"])
-        heads = int(row.get("n_heads") or max(1, width // 64))
+        layers, width = whole("n_layers", "layers"), whole("d_model", "width")
+        heads = whole("n_heads", "heads", max(1, width // 64))
         shape = Shape(
             style="gpt2",
             layers=layers,
             width=width,
             heads=heads,
             kv_heads=heads,
-            ffn_width=int(row.get("d_ff") or 4 * width),
-            vocabulary=int(row.get("vocab") or 50304),
-            sequence=int(row.get("seq") or 1024),
+            ffn_width=whole("d_ff", "ffn_width", 4 * width),
+            vocabulary=whole("vocab", "vocabulary", 50304),
+            sequence=whole("seq", "sequence", 1024),
             tied_head=True,
             biases=True,
         )

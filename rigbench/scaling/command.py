@@ -12,6 +12,7 @@ from rigbench.budget.command import RECIPE_SETTINGS
 from rigbench.budget.record import Budget, PriceOptions
 from rigbench.command import Common, command, completed, run_ids
 from rigbench.core.errors import NOTHING, RigbenchError
+from rigbench.core.files import read_regular
 from rigbench.core.profiles import RigProfile
 from rigbench.core.record import Absent
 from rigbench.model.recipe import RecipeOptions
@@ -87,9 +88,8 @@ def scaling_plan(
     if len(rigs) > 1:
         raise RigbenchError(f"--on names {len(rigs)} rigs", "plan on one; `rigbench budget --on A,B` compares rigs")
     if request.kind not in plan.FORWARD:
-        raise RigbenchError(
-            f"a series is not planned from {request.kind}", "give --flops; `rigbench budget` says how many"
-        )
+        what = f"a series is not planned from {request.kind}"
+        raise RigbenchError(what, "give --flops; `rigbench budget` says how many")
     if not isinstance(options.batch_tokens, Absent):
         raise RigbenchError("batch-tokens is what the plan chooses", "leave it out, or ask `rigbench budget`")
 
@@ -153,10 +153,7 @@ def _fit(job: Job, sources: list[str], options: FitOptions) -> None:
 
 
 def _is_run(path: Path) -> bool:
-    if path.is_dir() or path.suffix != ".json":
-        return False
-    with path.open("rb") as file:
-        return b'"schema"' in file.read(200)
+    return path.suffix == ".json" and path.is_file() and b'"schema"' in read_regular(path)[:200]
 
 
 def _of_run(job: Job, wanted: str) -> tuple[list[Point], list[str], str]:
@@ -183,9 +180,8 @@ def _of_run(job: Job, wanted: str) -> tuple[list[Point], list[str], str]:
     series = [it for it in run.scaling if isinstance(it, Trained)]
     its = [point for one in series for point in points(one)]
     if not its:
-        raise RigbenchError(
-            f"run {run.id} trained no model to its end", "give a run of `rigbench scaling run`", NOTHING
-        )
+        what = f"run {run.id} trained no model to its end"
+        raise RigbenchError(what, "give a run of `rigbench scaling run`", NOTHING)
     whole = sum(one.finished for one in series)
     notes = [] if whole == len(run.scaling) else [f"{whole} of {len(run.scaling)} models of {run.id} came to their end"]
     notes += [

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from rigbench.core.errors import RigbenchError
+from rigbench.core.files import read_regular
 from rigbench.scaling.record import Trained
 
 RECORD = "record.json"
@@ -20,8 +21,8 @@ def read(folder: Path) -> Trained | None:
     """
     path = folder / RECORD
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Trained)
+        return msgspec.json.decode(read_regular(path), type=Trained)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RigbenchError(f"{path} cannot be read ({error})", f"remove {folder} to train it anew") from None

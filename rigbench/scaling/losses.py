@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -36,7 +38,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "model": ("model", "modelname", "name", "runname", "run", "id"),
 }  # fmt: skip
 OF_TRAINING = ("trainloss", "trainingloss")
-MOST_ROWS, MOST_NAMED = 100_000, 12
+MOST_ROWS, MOST_NAMED, MOST_FOLDERS = 100_000, 12, 2000
 SIZE = re.compile(r"(?<![a-z0-9.])(\d{1,6}(?:\.\d{1,3})?)\s?([kmb])(?![a-z0-9])", re.I)  # the 120M of gpt-120M-run2
 HELD_OUT = re.compile(r"(?:^|[^a-z])(?:eval|val|valid|validation|test)(?![a-z])")
 LOGS = (".csv", ".tsv", ".jsonl", ".json", ".log", ".txt")
@@ -68,8 +70,8 @@ def read(
     Raises:
         RigbenchError: no such column, a row that is no loss, or nothing to read.
     """
-    if path.is_dir() and not list(path.glob("*.tfevents.*")):
-        logs = [it for it in sorted(path.iterdir()) if it.suffix.lower() in LOGS or list(it.glob("**/*.tfevents.*"))]
+    if path.is_dir() and not any(it.is_file() for it in path.glob("*.tfevents.*")):
+        logs = [it for it in sorted(path.iterdir()) if it.suffix.lower() in LOGS or _events_below(it)]
         if not logs:
             raise RigbenchError(f"{path} holds no logs", "give a folder with a log of each model, or a table of runs")
         read_all = [_log(it, columns, tokens, tokens_per_step) for it in logs]
@@ -91,6 +93,12 @@ def read(
         return _points(path.name, names, rows, columns, tokens)
     point, note = _log(path, columns, tokens, tokens_per_step)
     return [point], [note]
+
+
+def _events_below(folder: Path) -> list[Path]:
+    """TensorBoard's files in it and below it; a whole disk is not looked through."""
+    walked = itertools.islice(os.walk(folder), MOST_FOLDERS)
+    return sorted(Path(place, name) for place, _, names in walked for name in names if ".tfevents." in name)
 
 
 def _has_steps(names: Sequence[str]) -> bool:
@@ -123,7 +131,7 @@ def _table(text: str) -> tuple[list[str], list[tuple[int, Row]]]:
     mark = max(",;\t|", key=lines_left[0].count)
     if not lines_left[0].count(mark):
         return [], []
-    reader = csv.reader(io.StringIO(text), delimiter=mark)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
     names: list[str] = []
     for cells in reader:
         if not "".join(cells).strip() or cells[0].startswith("#"):
@@ -416,9 +424,8 @@ def _log(
     else:
         losses = [key for key in keys if "loss" in key and "scale" not in key]
         if not losses:
-            raise RigbenchError(
-                f"{path.name} has no loss", _there(sorted(filter(None, keys))) if keys else "give a log"
-            )
+            what = f"{path.name} has no loss"
+            raise RigbenchError(what, _there(sorted(filter(None, keys))) if keys else "give a log")
         key = next((key for key in losses if HELD_OUT.search(key)), losses[0])
     places = [place for place, row in enumerate(raw.rows) if key in row.items]
     last = places[-1]
@@ -442,7 +449,7 @@ def _raw(path: Path) -> scan.Raw:
             _refuse_over(row, f"line {number} of {path.name}")
         return raw
     told: dict[int, dict[str, scan.Item]] = {}
-    folder = path if path.is_file() else next(iter(sorted(path.glob("**/*.tfevents.*")))).parent
+    folder = path if path.is_file() else _events_below(path)[0].parent
     for tag, its in events.scalars(folder).items():
         for event in its:
             told.setdefault(event.step, {})[tag.lower()] = scan.Item(event.value)

@@ -153,9 +153,9 @@ def _sync(folder: Path) -> None:
 
 
 def hashes_of(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file."""
+    """The SHA-256 of each file; what is none, as a pipe, is passed over."""
     hashes = {}
-    for path in sorted(folder.iterdir()):
+    for path in filter(Path.is_file, sorted(folder.iterdir())):
         with path.open("rb") as file:
             hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes

@@ -17,7 +17,7 @@ import msgspec
 from rigbench.core import units
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
 from rigbench.core.estimate import Estimate
-from rigbench.core.files import reason, write_whole
+from rigbench.core.files import read_regular, reason, write_whole
 from rigbench.core.profiles import read_toml
 from rigbench.core.record import Absent, Skipped
 from rigbench.job import Interrupted, Job
@@ -280,8 +280,8 @@ def resumed(job: Job, run_id: str, data: str, leads: bool = True) -> Asked:
     run = job.store.load(job.store.find(run_id).stem)
     path = job.store.home / FOLDER / run.id / PLAN
     try:
-        plan = msgspec.json.decode(path.read_bytes(), type=Plan)
-    except (OSError, msgspec.MsgspecError, ValueError):
+        plan = msgspec.json.decode(read_regular(path), type=Plan)
+    except (OSError, ValueError, RecursionError):
         what = f"run {run.id} has no {path}: it trained no series, or was moved without that folder"
         raise RigbenchError(what, "give the id of a `scaling run`") from None
     alone = _alone(path, run.id) if leads else None

@@ -49,9 +49,8 @@ def panel(view: View, now: datetime.datetime, colour: bool) -> str:
     gpus = [gpu for gpu in view.monitor.gpus if not view.gpus or gpu.device in view.gpus]
     parts += _cards(gpus)
     parts += [(YELLOW, held.hint.title) for held in view.monitor.hints if held.holds_now][:1]
-    return " · ".join(
-        f"{style}{printable(text)}{PLAIN}" if colour and style else printable(text) for style, text in parts
-    )
+    said = ((style, printable(text)) for style, text in parts)
+    return " · ".join(f"{style}{text}{PLAIN}" if colour and style else text for style, text in said)
 
 
 def _ends(told: Forecast, now: datetime.datetime) -> str:

@@ -205,7 +205,7 @@ class Tape:
         while True:
             yield from self._rest()
             names = (name.partition("output.")[2] for name in names_in(self._folder))
-            newer = sorted(int(number) for number in names if number and int(number) > self._number)
+            newer = sorted(int(number) for number in names if number.isdecimal() and int(number) > self._number)
             if not newer:
                 return
             yield from self._rest()  # written before the next file was begun

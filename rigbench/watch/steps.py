@@ -80,7 +80,7 @@ class HookSteps:
 
     def look(self) -> None:
         for name in names_in(self._folder):
-            if name.startswith("steps.") and name not in self._files:
+            if name.startswith("steps.") and name not in self._files and (self._folder / name).is_file():
                 with contextlib.suppress(OSError, ValueError):
                     self._files[name] = _HookFile(self._folder / name)
         for file in self._files.values():
@@ -130,7 +130,7 @@ class _HookFile:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
-        self.rank = int(path.suffixes[0][1:])
+        self.rank = int(path.name.split(".")[1])
         self.count, self.tokens, self.own_seconds, self.last_seconds = 0, 0.0, 0.0, 0.0
         self.marks = Marks()
 
@@ -153,9 +153,10 @@ class _HookFile:
             entries = os.pread(self._file.fileno(), wanted, hooks.HEADER.size + place * size)
             for at, tokens in hooks.ENTRY.iter_unpack(entries[: len(entries) // size * size]):
                 self.count += 1
-                self.tokens += tokens
-                self.last_seconds = at
-                self.marks.add(at, self.count, self.tokens)
+                self.tokens += tokens if 0 <= tokens < 1e15 else math.nan
+                if 0 <= at < 1e15:
+                    self.last_seconds = at
+                    self.marks.add(at, self.count, self.tokens)
             if len(entries) < wanted:
                 return
 

@@ -139,9 +139,8 @@ def kwh(hours: Estimate, power: Power | Absent) -> Figure | Absent:
     watts, (low, high) = power.watts, power.watts.ends
     bill = "" if power.covers == "wall" else f", {power.covers}, not the bill"
     basis = f"hours × {watts.value:.4g} W {watts.source}{bill}"
-    return Figure(
-        hours.value * watts.value / 1000, "predicted", basis, hours.low * low / 1000, hours.high * high / 1000
-    )
+    ends = hours.low * low / 1000, hours.high * high / 1000
+    return Figure(hours.value * watts.value / 1000, "predicted", basis, *ends)
 
 
 def money(energy: Figure | Absent, power: Power | Absent, price: Price | Absent) -> Figure | Absent:

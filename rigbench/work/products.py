@@ -242,9 +242,8 @@ def check(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, dtype: Dtype) -> Ma
         bound += k * FP32_ROUNDOFF * (left.abs() @ right.abs())
     error = (c[rows][:, columns].double() - exact).abs() / bound
     largest = float(error.nan_to_num(nan=1e9, posinf=1e9).max())
-    return MatmulCheck(
-        rows=len(rows), columns=len(columns), largest_error_over_bound=min(largest, 1e9), correct=largest <= 1.0
-    )
+    size = {"rows": len(rows), "columns": len(columns)}
+    return MatmulCheck(**size, largest_error_over_bound=min(largest, 1e9), correct=largest <= 1.0)
 
 
 def _double(matrix: torch.Tensor, which: torch.Tensor, dim: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -144,13 +145,23 @@ def world_from(variables: Mapping[str, str]) -> World | None:
     cure = "start it with torchrun, which sets them all, or unset them"
     if lacking := [name for name in names if not variables.get(name)]:
         raise RigbenchError(f"this process is to be a rank, but {', '.join(lacking)} is not set", cure)
-    words = [variables["RANK"], variables["WORLD_SIZE"], variables.get("LOCAL_RANK", "0"), variables["MASTER_PORT"]]
-    if not all(word.isdecimal() for word in words):
-        raise RigbenchError(f"RANK, WORLD_SIZE, LOCAL_RANK and MASTER_PORT are {', '.join(words)}, not numbers", cure)
-    rank, size, local_rank, port = map(int, words)
+    told = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", **variables}
+    numbers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "LOCAL_WORLD_SIZE")
+    rank, size, local_rank, port, _ = (number(told, name, cure) for name in numbers)
     if not rank < size or not 0 < port < 1 << 16:
         raise RigbenchError(f"there is no rank {rank} of {size} at port {port}", cure)
+    try:
+        variables["MASTER_ADDR"].encode("idna")
+    except UnicodeError:
+        raise RigbenchError(f"MASTER_ADDR is {variables['MASTER_ADDR'][:40]!r}, no host's name", cure) from None
     return World(rank, size, local_rank, variables["MASTER_ADDR"], port)
+
+
+def number(variables: Mapping[str, str], name: str, cure: str) -> int:
+    """What a launcher's variable says, which is refused where that is no number."""
+    if not re.fullmatch("[0-9]{1,9}", variables[name]):
+        raise RigbenchError(f"{name} is {variables[name][:40]!r}, not a number", cure)
+    return int(variables[name])
 
 
 def free_port() -> int:
