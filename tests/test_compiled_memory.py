@@ -150,6 +150,18 @@ def test_a_step_that_may_fit_is_not_refused_and_one_that_cannot_is() -> None:
     assert twice.short_bytes > 0
 
 
+def test_what_takes_no_more_than_the_usual_way_fits_as_often() -> None:
+    model, card = model_named("120M"), target("NVIDIA GeForce RTX 4080")
+    its = recipe(compiled=True, micro_batch=20)
+    size, usual = compiled.prediction(model, its, card).process.value, compiled.expected_bytes(model, its, card)
+    for other in ({"optimizer": "adamw8bit"}, {"checkpoint_every": 1}, {"loss_chunks": 8}):
+        leaner = msgspec.structs.replace(its, **other)
+        assert compiled.prediction(model, leaner, card).process.value <= size
+        assert compiled.expected_bytes(model, leaner, card) <= usual
+    wide = msgspec.structs.replace(its, precision="fp32")
+    assert compiled.expected_bytes(model, wide, card) > usual
+
+
 def test_a_step_that_may_not_fit_after_all_says_with_how_many_it_surely_would() -> None:
     model, card = model_named("120M"), target("NVIDIA GeForce RTX 4080")
     its = compiled.prediction(model, recipe(compiled=True, micro_batch=20), card)

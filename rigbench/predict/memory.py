@@ -193,8 +193,9 @@ class Predictor:
 
 def _largest(step: int, value: int, at: Callable[[int], tuple[Model, Recipe]], target: Target) -> Largest:
     """Of compiled code: the largest step, what it is of, and what the next one lacks."""
-    short = max(1, round(compiled.expected_bytes(*at(step + 1), target) - target.usable.value))
-    return Largest(value, compiled.prediction(*at(step), target), short)
+    takes, more = (compiled.expected_bytes(*at(its), target) for its in (step, step + 1))
+    said, short = compiled.prediction(*at(step), target), max(1, round(more - target.usable.value))
+    return Largest(value, said, short, takes / said.process.value - 1)
 
 
 def _eager_ends(model: Model, recipe: Recipe, program: str) -> tuple[float, float]:

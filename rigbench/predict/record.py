@@ -217,6 +217,7 @@ class Largest(Record, frozen=True):
     value: int
     prediction: VramPrediction
     next_short_bytes: int | Absent  # what the next larger one lacks here
+    kept_free: float = 0.0  # of what it takes: the margin in that
 
 
 NOT_ASKED = Absent("not worked out: one model was asked about")

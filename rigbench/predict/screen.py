@@ -40,8 +40,7 @@ def brief(result: Capacity | OwnCapacity, console: Console, quiet: bool = False,
     console.print(_weights_table(result) if result.inference else _ways_table(result))
     if quiet:
         return
-    facts = [("on", _room(result))]
-    facts += [("trains", result.model.trains)] if result.model.trains else []
+    facts = [("on", _room(result)), *([("trains", result.model.trains)] if result.model.trains else [])]
     shown = _shown(result)
     if shown:
         of_series = any(row.model != NOT_ASKED for row in result.rows)
@@ -50,9 +49,8 @@ def brief(result: Capacity | OwnCapacity, console: Console, quiet: bool = False,
     console.print(grid(facts))
     marked([("note", line) for line in _notes(result)], console)
     basis = shown.prediction.basis if shown else result.inference[0].process.basis if result.inference else ""
-    named = (
-        f" {profiles.option_of(result.target.name)}" if " " not in result.target.name else ""
-    )  # a card of this machine has spaces
+    of_this_machine = " " in result.target.name
+    named = "" if of_this_machine else f" {profiles.option_of(result.target.name)}"
     following = f"rigbench budget{named}" if named else f"rigbench train-probe --params {result.model.name}"
     following = f"rigbench capacity{named} (training)" if result.inference else following
     more = f"rigbench report {run_id} --verbose.  next: {following}"
@@ -68,10 +66,8 @@ def verdict(result: Capacity | OwnCapacity) -> Headline:
         kept = next((row for row in result.inference if row.fits), None)
         if kept is None:
             return "warn", f"{model.name} cannot generate on {card}, however its weights are kept"
-        words = (
-            f"{_sequences(kept.largest_batch)} of {result.context_tokens:,} tokens at once, weights in {kept.weights}"
-        )
-        return "ok", f"{model.name} generates on {card} with {words}"
+        many = f"{_sequences(kept.largest_batch)} of {result.context_tokens:,} tokens at once"
+        return "ok", f"{model.name} generates on {card} with {many}, weights in {kept.weights}"
     shown, row = _shown(result), result.rows[0]
     if shown is None:
         return "warn", f"{model.name} does not fit {card} with any of these choices"
@@ -85,13 +81,12 @@ def verdict(result: Capacity | OwnCapacity) -> Headline:
 def _of_program(its: OwnCapacity) -> Headline:
     card = its.target.name if its.target.count < 2 else f"each card of {its.target.name}"
     first = _first(its)
-    low = min(row.process.ends[0] for row in its.rows)
     if first:
         samples = f"{first.micro_batch:,} sample{'' if first.micro_batch == 1 else 's'}"
         samples += f" of {its.items_per_sample:,} tokens" if its.unit == "tokens" else ""
         more = " and more" if isinstance(first.next_short_bytes, Absent) and not its.fixed_samples else ""
         words = f"fits {card} with {samples}{more} at once [{first.optimizer}, {first.precision}, eager]"
-    elif low <= its.target.usable.value:
+    elif min(row.process.ends[0] for row in its.rows) <= its.target.usable.value:
         words = f"may not fit {card}: more than the room there is predicted, less at the low end"
     else:
         words = f"does not fit {card}, not even {counted(its.fixed_samples or 1, 'sample')} at once"
@@ -165,9 +160,11 @@ def _room(result: Capacity) -> str:
     target = result.target
     several = f"{target.count} cards, each " if target.count > 1 else ""
     kind = "of host memory, now available" if target.kind == "cpu" else f"usable ({target.usable.basis})"
+    shown = _shown(result)
+    outside = shown.prediction.outside.value if shown else target.context.value + target.communication.value
     return (
         f"{several}{units.format_bytes(target.memory_bytes)}, {units.format_bytes(target.usable.value)} {kind}, "
-        f"less {units.format_bytes(target.context.value + target.communication.value)} for {_outside_words(target)}"
+        f"less {units.format_bytes(outside)} for {_outside_words(target)}"
     )
 
 
@@ -178,8 +175,12 @@ def _filled(shown: Largest) -> str:
     sizes = [(name, size) for name, size in prediction.breakdown.parts().items() if size >= total / 100]
     parts = "; ".join(f"{_part_words(name, prediction.target)} {units.format_bytes(size)}" for name, size in sizes)
     short = shown.next_short_bytes
-    more = "" if isinstance(short, Absent) else f". One more lacks {units.format_bytes(short)}"
+    more = "" if isinstance(short, Absent) else f". One more lacks {_lacks(shown, short)}"
     return f"{span(prediction.process, 'bytes')} at micro-batch {shown.value}: {parts}{more}"
+
+
+def _lacks(shown: Largest, short: int) -> str:
+    return units.format_bytes(short) + (f", {units.format_share(shown.kept_free)} kept free" if shown.kept_free else "")
 
 
 def _part_words(name: str, target: Target) -> str:
@@ -199,10 +200,9 @@ def _notes(result: Capacity) -> Iterator[str]:
 
 def usual_words(its: UsualStep) -> str:
     recipe = its.recipe
-    code = "" if recipe.compiled else ", eager"
     takes = span(its.memory.process, "bytes")
     rate = "" if isinstance(its.tokens_per_s, Absent) else f", {span(its.tokens_per_s, 'tokens/s')}"
-    with_so_many = f"micro-batch {recipe.micro_batch} [{recipe.words}{code}]"
+    with_so_many = f"micro-batch {recipe.micro_batch} [{recipe.words}{'' if recipe.compiled else ', eager'}]"
     doubt = f", {words}" if (words := its.memory.doubt) else ""
     return f"`rigbench budget` and `train-probe --on` take {with_so_many}: {takes}{doubt}{rate}"
 
@@ -261,12 +261,8 @@ def _outside_words(target: Target) -> str:
 def _show_training(result: Capacity, console: Console) -> None:
     model, recipe = result.model, result.rows[0].recipe
     precision = PRECISIONS.get(recipe.precision, recipe.precision)
-    console.print(
-        Text(
-            f"  {model.name} ({units.format_count(model.total_parameters)} parameters), sequence "
-            f"{model.shape.sequence:,}, {precision}, {'compiled' if recipe.compiled else 'eager'}, {recipe.strategy}"
-        )
-    )
+    size = f"{model.name} ({units.format_count(model.total_parameters)} parameters), sequence {model.shape.sequence:,}"
+    console.print(Text(f"  {size}, {precision}, {'compiled' if recipe.compiled else 'eager'}, {recipe.strategy}"))
     console.print(_ways_table(result))
     shown = _shown(result)
     if shown is None:
@@ -278,7 +274,7 @@ def _show_training(result: Capacity, console: Console) -> None:
     if any(_slow(cell) for row in result.rows for cell in (row.micro_batch, row.sequence, row.model)):
         notes.append(SLOW_WORDS)
     if not isinstance(shown.next_short_bytes, Absent):
-        notes.append(f"one more lacks {units.format_bytes(shown.next_short_bytes)}")
+        notes.append(f"one more lacks {_lacks(shown, shown.next_short_bytes)}")
     for note in (*notes, "longest sequence and largest model: at micro-batch 1", shown.prediction.basis):
         console.print(Text(f"  {note}", style="dim"))
 
@@ -316,12 +312,9 @@ def _slow(largest: Largest | Absent) -> str:
 
 def _show_inference(result: Capacity, console: Console) -> None:
     model = result.model
-    console.print(
-        Text(
-            f"  generating with {model.name} ({units.format_count(model.total_parameters)} parameters), a cache of "
-            f"{result.context_tokens:,} tokens a sequence in bf16"
-        )
-    )
+    size = f"{model.name} ({units.format_count(model.total_parameters)} parameters)"
+    cache = f"a cache of {result.context_tokens:,} tokens a sequence in bf16"
+    console.print(Text(f"  generating with {size}, {cache}"))
     console.print(_weights_table(result))
     console.print(Text(f"  {result.inference[0].process.basis}", style="dim"))
 
