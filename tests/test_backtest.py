@@ -4,6 +4,7 @@ import io
 import json
 import math
 import random
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,6 +92,16 @@ def test_the_actual_rate_is_total_tokens_over_total_seconds_without_the_first_st
     assert result.inside
     assert len(result.seconds) == 6
     assert result.hours_predicted.low == pytest.approx(70 * 1024 / 1050 / 3600)
+
+
+def test_the_middle_that_is_shown_is_the_one_that_the_error_is_of():
+    result = compare(clocked([10.0] * 9), predicted=1146.5, tokens_per_step=1024.0)
+    console = Console(record=True, width=100, file=io.StringIO())
+    screen.brief(result, console)
+    text = console.export_text()
+    middle = re.search(r"predicted +([\d,]+) tokens/s \(", text)
+    assert middle
+    assert f"{1 - 1024 / float(middle[1].replace(',', '')):.0%}".replace("%", " % slower") in text
 
 
 def test_a_rate_outside_the_stated_interval_is_outside():
@@ -465,7 +476,9 @@ def test_a_prediction_for_named_hardware_is_corrected_by_its_own_back_tests_alon
     before = json.loads(out)["budget"]["series"][0]["rate"]
     for number in range(rates.FEWEST_TO_WIDEN):
         log.write_text(slow_nanogpt(20_000 + number))
-        assert rigbench("backtest", json.loads(out)["id"], str(log))[0] == 0
+        code, said, _ = rigbench("backtest", json.loads(out)["id"], str(log))
+        assert code == 0
+        assert "--summary --on rtx-4090" in " ".join(said.split())
     code, _, said = rigbench("backtest", "--summary")
     assert (code, "rigbench backtest --summary --on rtx-4090" in said) == (3, True)
     code, summed, _ = rigbench("backtest", "--on", "rtx-4090", "--summary")

@@ -9,12 +9,12 @@ from rich.text import Text
 
 from rigbench.backtest.record import Backtest, Coverage, LogFacts, Reach
 from rigbench.core import units
+from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent
 from rigbench.core.screen import Headline, Mark, closing, counted, grid, headline, marked, span, table
 
 if TYPE_CHECKING:
     from rich.console import Console
-
 
 HOUR = 3600.0
 
@@ -36,8 +36,8 @@ def brief(result: Backtest | Reach, console: Console, quiet: bool = False, run_i
         return
     odd = [*_in_the_log(result.log), *(("note", f"read as: {line}") for line in result.log.reading)]
     marked(odd, console)
-    held = "its next intervals learn from this"
-    closing(f"one log against one interval of 90 %; {held}", f"{more}.  next: rigbench backtest --summary", console)
+    held, on = "its next intervals learn from this", f" --on {result.rig}" if result.rig else ""
+    closing(f"one log against one interval of 90 %; {held}", f"{more}.  next: rigbench backtest --summary{on}", console)
 
 
 def _of_backtest(result: Backtest) -> Headline:
@@ -80,11 +80,11 @@ def _predicted_and_happened(result: Backtest | Reach) -> Iterator[tuple[str, str
     actual, log = result.actual_tokens_per_s, result.log
     rate, of = span(actual, "tokens/s"), f"{log.name} ({log.format})"
     if isinstance(result, Reach):
-        yield "predicted", f"{span(result.expected.tokens_per_s, 'tokens/s')}, {result.recipe}"
+        yield "predicted", f"{_stated(result.expected.tokens_per_s, ' tokens/s')}, {result.recipe}"
         none = "" if actual.level else ", of one or two lines: no interval"
         yield "this log", f"{rate if actual.level else units.format_rate(actual.value)}{none}, {of}"
         return
-    yield "predicted", f"{span(result.predicted.tokens_per_s, 'tokens/s')}, run {result.run_id}"
+    yield "predicted", f"{_stated(result.predicted.tokens_per_s, ' tokens/s')}, run {result.run_id}"
     yield "happened", f"{rate}, measured over {_stretches(len(result.seconds))} of {of}"
     hours, took = result.hours_predicted, result.hours_actual
     if isinstance(hours, Absent) or isinstance(took, Absent):
@@ -98,6 +98,12 @@ def _predicted_and_happened(result: Backtest | Reach) -> Iterator[tuple[str, str
         lost = 1 - wall / actual.value
         share = f", {units.format_share(lost)} less than its training steps" if lost > 0.0005 else ""
         yield "wall clock", f"{units.format_rate(wall)} with everything in it{share}"
+
+
+def _stated(rate: Estimate, unit: str = "") -> str:
+    """As `span`, the middle to four digits: the error beside it is of that."""
+    text = " ".join(span(rate, "").split())
+    return f"{units.format_significant(rate.value, 4)}{unit} ({text.partition(' (')[2] or f'{text})'}"
 
 
 def _explained(result: Reach) -> Iterator[tuple[str, str]]:
@@ -147,12 +153,12 @@ def _in_the_log(log: LogFacts) -> Iterator[Headline]:
 def show_all(backtests: Sequence[Backtest], coverage: Coverage, console: Console) -> None:
     """A row per back-test, then how often the intervals held and what the next one is multiplied with."""
     last = {one.log.sha256: one for one in backtests}
-    columns = ("model", "predicted tokens/s", ">actual", ">error", "interval", "log", "run")
+    columns = ("model", "predicted tokens/s", ">actual", ">error", "interval", "log", "=run")
     rows = [
         (
             one.model,
-            " ".join(span(one.predicted.tokens_per_s, "").split()),
-            units.format_significant(one.actual_tokens_per_s.value),
+            _stated(one.predicted.tokens_per_s),
+            units.format_significant(one.actual_tokens_per_s.value, 4),
             _signed(one.error_share),
             "done again below" if last[one.log.sha256] is not one else "inside" if one.inside else "OUTSIDE",
             one.log.name,
@@ -168,9 +174,8 @@ def show_all(backtests: Sequence[Backtest], coverage: Coverage, console: Console
             f"(90 %, Clopper-Pearson); stated {stated}; median error {_signed(coverage.median_error_share)}"
         )
     )
-    console.print(
-        Text(f"  the next interval's half-width is multiplied by {coverage.widen_by:.2f} ({coverage.why})", style="dim")
-    )
+    widened = f"  the next interval's half-width is multiplied by {coverage.widen_by:.2f} ({coverage.why})"
+    console.print(Text(widened, style="dim"))
 
 
 def _stretches(count: int, kind: str = "") -> str:
