@@ -278,11 +278,9 @@ def callback(name: str, function: Callable[..., int]) -> Callable[..., NoReturn]
     def call(context: typer.Context, **values: Any) -> NoReturn:
         after = {key: values.pop(f"common_{key}") for key in taken}
         before: dict[str, Any] = context.obj or {}
-        for key, value in before.items():
-            if value and key not in taken:
-                raise RigbenchError(
-                    f"{name} does not take --{key.replace('_', '-')}", f"`rigbench {name} --help` lists its options"
-                )
+        for key in (key for key, value in before.items() if value and key not in taken):
+            what = f"{name} does not take --{key.replace('_', '-')}"
+            raise RigbenchError(what, f"`rigbench {name} --help` lists its options")
         for key in (key for key in taken if "" in (after[key], before.get(key))):
             raise RigbenchError(f"--{key} is empty", "leave it out, or say what you mean")
         merged = {key: after[key] or before.get(key) for key in taken}
@@ -292,9 +290,8 @@ def callback(name: str, function: Callable[..., int]) -> Callable[..., NoReturn]
                 if setting.key == "home" and setting.of_folder:
                     raise RigbenchError(*_not_of_folder(setting))
                 if setting.key == "home" or not (merged.get("on") or merged.get("replay")):
-                    merged[setting.key] = (
-                        Path(os.path.expanduser(setting.value)) if setting.key == "home" else setting.value
-                    )
+                    path = Path(os.path.expanduser(setting.value))
+                    merged[setting.key] = path if setting.key == "home" else setting.value
         common = Common(name, merged)
         begin(common.home)
         typed = {it.field: values.pop(it.field) for it in known if not it.is_setting and _is_typed(context, it.field)}
@@ -352,10 +349,9 @@ def _settings(name: str, known: list[Choice], words: list[str]) -> list[Setting]
 
 
 def _not_of_folder(setting: Setting) -> tuple[str, str]:
-    what = (
-        f"{setting.origin} in this folder may not give {setting.key}, since it could name somebody else's code or place"
-    )
-    return what, "type it, or put it into your own rigbench.toml; `rigbench config` says where that is"
+    what = f"{setting.origin} in this folder may not give {setting.key}"
+    cure = "type it, or put it into your own rigbench.toml; `rigbench config` says where that is"
+    return f"{what}, since it could name somebody else's code or place", cure
 
 
 def _spoken(record: type, known: list[Choice]) -> Iterator[inspect.Parameter]:

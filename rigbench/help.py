@@ -10,6 +10,8 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from rigbench.command import OPTIONS
+
 NARROWEST, WIDEST = 40, 100
 NAMES_WIDTH = 26  # of an option with its metavar; longer ones have a line of their own
 EVERYWHERE = "Everywhere"  # the panel of the common options, which comes last
@@ -143,6 +145,8 @@ def wrong_usage(error: Any) -> str:
     key = given.lstrip("-")
     if key in getattr(context.command, "settings", ()):
         return f"{path} takes no {given}; write --set {key}=VALUE, or put {key} into rigbench.toml"
+    if key.replace("-", "_") in OPTIONS:
+        return f"{path.partition(' ')[2]} does not take {given}; {page}"
     known = [name for parameter in context.command.get_params(context) for name in parameter.opts if name[:2] == "--"]
     near = ["--" + name for name in difflib.get_close_matches(key, [name[2:] for name in known], n=2, cutoff=0.6)]
     meant = f"did you mean {' or '.join(near)}? " if near else ""
