@@ -221,7 +221,9 @@ def test_config_says_where_each_value_comes_from_and_which_are_of_no_use(rigbenc
         "price": "topology has no such key",
         "prise": "no such key; did you mean price?",
     }
-    assert "The power supply's rating" in words_of(rigbench("config", "budget")[1])
+    of_budget, of_training = (words_of(rigbench("config", command)[1]) for command in ("budget", "train-probe"))
+    assert "The power supply's rating" in of_budget
+    assert ("mynet:make" in of_budget, "mynet:make" in of_training) == (False, True)
 
 
 COMPLETED = {

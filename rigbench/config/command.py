@@ -49,7 +49,7 @@ def config(
         return FINE
     from rigbench.config import screen
 
-    explained = [(key.key, _meaning(key)) for key in keys if command in key.commands]
+    explained = [(it.key, _meaning(it, command)) for it in keys if command in it.commands]
     screen.show(given, explained, str(files.user_file()), common.console())
     return FINE
 
@@ -92,11 +92,16 @@ def _judged(setting: files.Setting, keys: list[Key]) -> str:
     return ""
 
 
-def _meaning(key: Key) -> str:
+def _meaning(key: Key, command: str | None) -> str:
+    """As this command has it."""
+    from rigbench.cli import COMMANDS
+
     if key.choice is None:
         return {"home": "Where runs are kept.", "device": "cpu, cuda or cuda:N."}[key.key]
-    option, default = key.choice.option, key.choice.default
+    own = (it for entry in COMMANDS if entry.name == command for it in choices(entry.function))
+    choice = next(it for it in own if it.key == key.key)
+    option, default = choice.option, choice.default
     shown = ""
     if option.read is not None and isinstance(default, str | int | float | bool) and default != "":
         shown = f" [default: {option.read.show(default)}]"
-    return f"{option.help}{shown}" + ("" if key.choice.is_setting else f" Also {key.choice.name}.")
+    return f"{option.help}{shown}" + ("" if choice.is_setting else f" Also {choice.name}.")
