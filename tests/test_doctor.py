@@ -64,8 +64,8 @@ composed recording: one real RTX 4080 SUPER recording placed twice, x8/x8; the u
 
       what holds it back                   costs               do
 warn  GPU1 slows itself down at 84 °C: 58  21 min (14 to 30)   more air, or a lower power limit
-      % of the time, clock −14 %           0.032 to 0.089 EUR
-      throttled
+      % of the time, clock −14 % at the    0.032 to 0.089 EUR
+      end  throttled
 note  GPU0-GPU1 without P2P: gradients go  0 to 35 min         nothing for GeForce cards
       through host memory: the driver's    0 to 0.11 EUR
       code 1  p2p-refused
@@ -271,6 +271,7 @@ def test_a_cap_far_below_the_limit_is_told_with_both_numbers(rigbench: Rigbench)
     assert its["detail"] == "240 W of 400 W, 900 MHz"
     assert "power" in str(its["cure"])
     out = rigbench("--replay", str(HELD_BACK["a100-240-of-400"]), "thermals", "-q")[1]
+    assert "power limit at 240 W of 400 W" in out
     assert "normal under load" not in out
 
 

@@ -103,7 +103,12 @@ def test_readings_that_are_all_the_same_are_known_to_half_a_degree_and_no_better
 
 
 @pytest.mark.parametrize(
-    ("count", "reason"), [(0, "0 readings are too few for a fit"), (23, "23 readings are too few for a fit")]
+    ("count", "reason"),
+    [
+        (0, "0 readings are too few for a fit"),
+        (1, "1 reading is too few for a fit"),
+        (23, "23 readings are too few for a fit"),
+    ],
 )
 def test_too_few_readings_are_refused(count, reason):
     found = heat_fit.best_fit([float(i) for i in range(count)], [60.0] * count)

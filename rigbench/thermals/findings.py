@@ -102,7 +102,8 @@ def _held(card: Card, cards: Sequence[Card]) -> Iterator[Finding]:
     share = max(it.share for it in reasons)
     parts = [f"{units.format_share(share)} of the time"] if _several(card) else []
     if isinstance(price, Cost):
-        parts.append(f"clock −{units.format_share(1 - price.now.value / price.possible.value)}")
+        when = " on average" if "on average" in price.sentence else " at the end" if _several(card) else ""
+        parts.append(f"clock −{units.format_share(1 - price.now.value / price.possible.value)}{when}")
     short = f"slowed down by {names}{at}" if fault else f"slows itself down{at}"
     detail = ", ".join(parts + [hotter] * bool(hotter and fault))
     do = "stop; check cooling, power cables, supply" if fault else ""

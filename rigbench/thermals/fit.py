@@ -102,7 +102,7 @@ def fit(at_seconds: Sequence[float], celsius: Sequence[float], from_seconds: flo
     """
     n = len(at_seconds)
     if n < FEWEST_READINGS:
-        return Absent(f"{n} readings are too few for a fit ({FEWEST_READINGS} are needed)")
+        return Absent(f"{n} reading{' is' if n == 1 else 's are'} too few for a fit ({FEWEST_READINGS} are needed)")
     at, readings = np.asarray(at_seconds, dtype=float) - from_seconds, np.asarray(celsius, dtype=float)
     span = float(at[-1] - at[0])
     if span <= 0:

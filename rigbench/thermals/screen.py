@@ -87,15 +87,13 @@ def verdict(result: Thermals) -> Headline:
 
 def _slowed(held: Throttling, card: HeatCard) -> str:
     """ "GPU1 slows itself down at 84 °C, 58 % of the time, its clock 13 % lower"."""
-    at = "" if isinstance(card.steady, Absent) else if_known(mapped(card.steady.temperature_celsius, _rounded))
+    at = (
+        "" if isinstance(card.steady, Absent) else if_known(mapped(card.steady.temperature_celsius, "{:.0f} °C".format))
+    )
     how = f"slows itself down{at and f' at {at}'}" if held.reason == "sw_thermal" else "is slowed down"
-    why = "" if held.reason == "sw_thermal" else f" by {REASONS.get(held.reason, held.reason)}"
+    why = "" if held.reason == "sw_thermal" else f" by {REASONS.get(held.reason, held.reason)}{_watts(held, card)}"
     lower = _lower(held)
     return f"{card.name} {how}{why}, {units.format_share(held.share)} of the time{lower and f', {lower} lower'}"
-
-
-def _rounded(celsius: float) -> str:
-    return f"{celsius:.0f} °C"
 
 
 def _lower(held: Throttling) -> str:
@@ -180,7 +178,7 @@ def _odd(result: Thermals, said: str) -> Iterator[Headline]:
             mark: Mark = "fault" if it.severity == "fault" else "warn"
             cure = CURES.get(it.reason, "") + (_cap(card) if it.reason == "sw_thermal" else "")
             cost = _cost(it)
-            first = f"{REASONS.get(it.reason, it.reason)}, first after {moment(it.first_seconds)}"
+            first = f"{REASONS.get(it.reason, it.reason)}{_watts(it, card)}, first after {moment(it.first_seconds)}"
             waits = ", and cards that train in step wait for it" if len(result.cards) > 1 and cost else ""
             yield mark, f"{card.name}: {first}{cost and f'; {cost}{waits}'}; cure: {cure}"
         if not card.settled.settled and not _at_target(card) and card.settled.because not in said:
@@ -330,6 +328,11 @@ def _rows(result: Thermals, card: HeatCard, width: int) -> Iterator[Row]:
         yield "note", note, "yellow"
 
 
+def _watts(held: Throttling, card: HeatCard) -> str:
+    of = if_known(of_limit(held.watts, card.power_limit_watts, units.format_watts))
+    return f" at {of}" if held.reason == "sw_power_cap" else ""
+
+
 def _held(held: Throttling, card: HeatCard) -> Row:
     name = f"{REASONS.get(held.reason, held.reason)} ({held.bit:#x})"
     text = f"{name} {units.format_share(held.share)} of the time, first after {moment(held.first_seconds)}"
@@ -341,8 +344,7 @@ def _held(held: Throttling, card: HeatCard) -> Row:
     text += f": {', '.join(lower)} meanwhile" if lower else ""
     if held.severity == "information":
         return "slowed", f"{text}; normal under load" if held.reason == "sw_power_cap" else text, ""
-    if held.reason == "sw_power_cap":
-        text += f", at {if_known(of_limit(held.watts, card.power_limit_watts, units.format_watts))}"
+    text += f",{watts}" if (watts := _watts(held, card)) else ""
     cure = CURES.get(held.reason, "") + (_cap(card) if held.reason == "sw_thermal" else "")
     label = held.severity.upper() if held.severity == "fault" else held.severity
     return label, f"{text}; cure: {cure}", SEVERITY_STYLES[held.severity]
