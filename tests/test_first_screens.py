@@ -366,7 +366,7 @@ def test_collectives_that_went_wrong_say_so_first():
 
 MATMUL = """\
 ok    matmul: bf16 153.6 TFLOP/s (152.1 to 155.1) per GPU sustained, 93 % of the datasheet
- dtype  TFLOP/s   90 % interval  of the datasheet  sustained ÷ first 2 s   90 % interval  results
+ dtype  TFLOP/s   90 % interval  of the datasheet  sustained ÷ beginning   90 % interval  results
  bf16     153.6  152.1 to 155.1              93 %                  0.952  0.939 to 0.966  correct
   note  2 GPUs at once: 285 TFLOP/s; cuda:1 is the slowest, 10 % behind the others, and sets the
         pace
@@ -385,7 +385,7 @@ def test_products_on_two_gpus():
 
 MATMUL_WRONG = """\
 fault matmul: WRONG RESULTS in fp32 and bf16 head
- dtype  TFLOP/s   90 % interval  of the datasheet  sustained ÷ first 2 s   90 % interval  results
+ dtype  TFLOP/s   90 % interval  of the datasheet  sustained ÷ beginning   90 % interval  results
  bf16     153.6  152.1 to 155.1              93 %                  0.952  0.939 to 0.966  correct
  fp32      60.0    59.4 to 60.6                 –                  0.952  0.939 to 0.966  WRONG
   note  2 GPUs at once: 285 TFLOP/s; cuda:1 is the slowest, 10 % behind the others, and sets the
@@ -405,7 +405,7 @@ def test_products_that_are_wrong():
 
 MATMUL_CPU = """\
 ok    matmul: bf16 49.7 GFLOP/s (49.1 to 50.3) sustained, no datasheet to hold it against
- dtype  GFLOP/s  90 % interval  of the datasheet  sustained ÷ first 2 s  90 % interval  results
+ dtype  GFLOP/s  90 % interval  of the datasheet  sustained ÷ beginning  90 % interval  results
  bf16      49.7   49.1 to 50.3                 –                   0.99   0.97 to 1.02  correct
  fp32       245     237 to 254                 –                   1.02   0.94 to 1.10  correct
   note  not run: 2 of the model's 15 products in bf16: the time was up

@@ -157,7 +157,7 @@ matmul on cuda (NVIDIA GeForce RTX 4090)
     hot        the last 6.70 s of 20.0 s of load; 72 °C, 430 W, 2,520 MHz
     burst      161.3 TFLOP/s (159.7 to 162.9), the first 2.00 s after 4.00 s of rest; 41 °C, 430 W,
                2,520 MHz
-    ratio      sustained ÷ first 2 s: 0.952 (0.939 to 0.966)
+    ratio      sustained ÷ first 2.00 s: 0.952 (0.939 to 0.966)
     shape      8192×8448×8192, fp32 accumulate; the best of 4 shapes in 4 tries over 5.60 s (time
                limit), then measured anew
   fp32  60.0 TFLOP/s (59.4 to 60.6)  WRONG RESULT
@@ -166,7 +166,7 @@ matmul on cuda (NVIDIA GeForce RTX 4090)
     hot        the last 6.70 s of 20.0 s of load; 72 °C, 430 W, 2,520 MHz
     burst      63.0 TFLOP/s (62.4 to 63.6), the first 2.00 s after 4.00 s of rest; 41 °C, 430 W,
                2,520 MHz
-    ratio      sustained ÷ first 2 s: 0.952 (0.939 to 0.966)
+    ratio      sustained ÷ first 2.00 s: 0.952 (0.939 to 0.966)
     shape      8192×8448×8192, fp32 accumulate; the best of 4 shapes in 4 tries over 5.60 s (time
                limit), then measured anew
 efficiency over size (cubes, share of the fastest)
@@ -207,7 +207,7 @@ correct
                162.9), the first 2.00 s
                after 4.00 s of rest; 41
                °C, 430 W, 2,520 MHz
-    ratio      sustained ÷ first 2 s:
+    ratio      sustained ÷ first 2.00 s:
                0.952 (0.939 to 0.966)
     shape      8192×8448×8192, fp32
                accumulate; the best of 4
@@ -229,7 +229,7 @@ WRONG RESULT
                63.6), the first 2.00 s
                after 4.00 s of rest; 41
                °C, 430 W, 2,520 MHz
-    ratio      sustained ÷ first 2 s:
+    ratio      sustained ÷ first 2.00 s:
                0.952 (0.939 to 0.966)
     shape      8192×8448×8192, fp32
                accumulate; the best of 4

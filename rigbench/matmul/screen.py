@@ -98,7 +98,7 @@ def brief(result: Matmul, console: Console, quiet: bool = False, run_id: str = "
         in_short = [units.format_significant(fast[it.dtype] / scale) if it.dtype in fast else "–"] if fast else []
         share = share if "%" in share else "–"
         rows.append((it.dtype, *rate, *in_short, share, *times, results if it.checks else "not checked"))
-    ends, over = ">90 % interval", ">÷ first 2 s" if fast else ">sustained ÷ first 2 s"
+    ends, over = ">90 % interval", ">÷ beginning" if fast else ">sustained ÷ beginning"
     beside = (">short test", ">datasheet") if fast else (">of the datasheet",)
     console.print(table(("dtype", f">{unit}", ends, *beside, over, ends, "results"), rows))
     if quiet:
@@ -206,9 +206,9 @@ def _show_ceiling(ceiling: Ceiling, result: Matmul, console: Console) -> None:
     if not isinstance(burst, Absent):
         first, rest = units.format_seconds(burst.to_seconds), units.format_seconds(ceiling.rest_seconds)
         rows.append(("  burst", f"{_rate(burst.flops_per_s)}, the first {first} after {rest} of rest{_sensors(burst)}"))
-    if not isinstance(ceiling.hot_over_burst, Absent):
-        ratio = ceiling.hot_over_burst
-        rows.append(("  ratio", f"sustained ÷ first 2 s: {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"))
+        if not isinstance(ratio := ceiling.hot_over_burst, Absent):
+            ends = f"{ratio.low:.3f} to {ratio.high:.3f}"
+            rows.append(("  ratio", f"sustained ÷ first {first}: {ratio.value:.3f} ({ends})"))
     shapes, tries = len({look.dims for look in ceiling.looks}), len(ceiling.looks)
     how = f"the best of {counted(shapes, 'shape')} in {tries} {'try' if tries == 1 else 'tries'} over"
     anew = "" if isinstance(hot, Absent) else ", then measured anew"
