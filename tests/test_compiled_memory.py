@@ -211,11 +211,26 @@ def test_eager_code_is_as_sure_as_its_kind_and_says_with_how_many_it_surely_fits
         predictor.predict(model, recipe(micro_batch=int(found[1]) + add), card).process.ends[1] for add in (0, 1)
     )
     assert least <= card.usable.value < more
-    for other in (recipe(optimizer="adamw8bit"), recipe(precision="fp16"), recipe(loss_chunks=8)):
+    eight = predictor.predict(model, recipe(optimizer="adamw8bit"), card)  # its states are counted too, and are less
+    assert eight.process.ends[1] - eight.outside.ends[1] == pytest.approx(1.06 * eight.reserved_bytes)
+    for other in (recipe(checkpoint_every=1), recipe(precision="fp16"), recipe(loss_chunks=8)):
         its = predictor.predict(model, other, card)
         ends = [end - beyond for end, beyond in zip(its.process.ends, its.outside.ends, strict=True)]
         assert [end / its.reserved_bytes for end in ends] == pytest.approx([0.7, 1.25])
         assert its.doubt.startswith("30 % less to 25 % more, as published")
+
+
+@pytest.mark.parametrize("name", ["NVIDIA GeForce RTX 4080", "NVIDIA GeForce RTX 3060", "NVIDIA H200"])
+@pytest.mark.parametrize("choice", [{}, {"checkpoint_every": 1}, {"loss_chunks": 8}])
+def test_no_fewer_sequences_fit_with_smaller_states(name: str, choice: dict[str, int]) -> None:
+    predictor, model = Predictor(Traces(None)), model_named("120M")
+    full, eight = (
+        predictor.largest_micro_batch(model, recipe(compiled=True, optimizer=it, **choice), target(name))
+        for it in ("adamw", "adamw8bit")
+    )
+    assert isinstance(full, Largest)
+    assert isinstance(eight, Largest)
+    assert eight.value >= full.value
 
 
 def test_only_a_program_that_was_judged_has_the_narrow_interval() -> None:

