@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import threading
 import time
@@ -30,7 +31,7 @@ from rigbench.machine.replay import Answer, ReplayedDriver, parse_recording
 from rigbench.machine.rig import Rig
 from rigbench.machine.sysfs import RecordedSysfs
 from rigbench.work import telemetry
-from rigbench.work.sensors import Readings, Sampler
+from rigbench.work.sensors import Readings, Sampler, spread
 from rigbench.work.telemetry import decode_throttle, throttle_share
 
 CLOCKS_HELD = "1 nvmlDeviceGetCurrentClocksEventReasons = "
@@ -192,15 +193,29 @@ PUT = st.one_of(
 )
 
 
-@given(st.lists(PUT, max_size=700), st.sampled_from([int, float]), st.integers(1, 50), st.integers(0, 600))
-def test_readings_come_back_as_they_were_put(values, kind, step, room):
+@given(st.lists(PUT, max_size=700), st.sampled_from([int, float]), st.integers(0, 800), st.integers(0, 600))
+def test_readings_come_back_as_they_were_put(values, kind, most, room):
     column = Readings(kind, room)
     for place, value in enumerate(values):
         column.put(place, value)
     for count in {0, len(values) // 2, len(values)}:
-        found = column.first(count, step)
-        assert found == values[:count:step]
-        assert [type(it) for it in found] == [type(it) for it in values[:count:step]]
+        places = spread(0, count, most)
+        found, put = column.at(places), [values[place] for place in places]
+        assert found == put
+        assert [type(it) for it in found] == [type(it) for it in put]
+
+
+@given(st.integers(0, 500), st.integers(0, 1500), st.integers(1, 600))
+def test_places_are_spread_evenly_and_always_as_many(first, many, most):
+    places = spread(first, first + many, most)
+    assert len(places) == min(many, most)
+    assert list(spread(first, first + many, 0)) == list(range(first, first + many))
+    if places:
+        apart = {later - earlier for earlier, later in itertools.pairwise(places)}
+        assert first == places[0]
+        assert len(apart) < 3
+        assert max(apart, default=1) - min(apart, default=1) <= 1
+        assert places[-1] + max(apart, default=many) >= first + many - 1
 
 
 def test_a_record_of_every_so_many_ticks_is_of_the_same_readings() -> None:
@@ -210,15 +225,21 @@ def test_a_record_of_every_so_many_ticks_is_of_the_same_readings() -> None:
         sampler.tick()
         whole.wait(1.0)
     everything, some = sampler.record(), sampler.record(most=30)
+    places = [0, 3, 6, 10, 13, 16, 20, 23, 26, *range(30, 100, 10), *range(33, 100, 10), *range(36, 100, 10)]
     assert len(everything.at_seconds) == 100
-    assert (len(some.at_seconds), some.period_seconds) == (25, 4.0)
-    assert some.at_seconds == everything.at_seconds[::4]
+    assert (len(some.at_seconds), some.period_seconds) == (30, pytest.approx(100 / 30))
+    assert some.at_seconds == tuple(everything.at_seconds[place] for place in sorted(places))
     for every, each in zip(everything.series, some.series, strict=True):
         for name in Reading._fields:
             column = getattr(every, name)
-            assert getattr(each, name) == (column if isinstance(column, Absent) else column[::4])
+            if not isinstance(column, Absent):
+                column = tuple(column[place] for place in sorted(places))
+            assert getattr(each, name) == column
     moments, celsius = sampler.curve("GPU1", "temperature_celsius")
     assert (tuple(moments), tuple(celsius)) == (everything.at_seconds, everything.series[1].temperature_celsius)
+    moments, celsius = sampler.curve("GPU1", "temperature_celsius", since=everything.at_seconds[40] - 0.5, most=20)
+    assert tuple(moments) == everything.at_seconds[40::3]
+    assert tuple(celsius) == everything.series[1].temperature_celsius[40::3]
     assert [len(it) for it in sampler.curve("GPU7", "power_watts")] == [0, 0]
 
 

@@ -7,7 +7,6 @@ import itertools
 import math
 import random
 import statistics
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -738,15 +737,16 @@ def test_a_short_load_has_neither_cold_nor_hot():
 
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_look_is_at_the_readings_under_load_that_were_answered(answers, monkeypatch):
-    moments = array("d", [90.0 + tick / 10 for tick in range(3000)])
-    celsius = array("d", [70.0 + tick % 2 if answers and tick != 500 else math.nan for tick in range(3000)])
-    watch = SimpleNamespace(curve=lambda name, sensor: (moments, celsius))
-    looked = []
+    moments = [100.0 + 2 * tick for tick in range(600)]
+    celsius = [70.0 + tick % 2 if answers and tick != 500 else math.nan for tick in range(600)]
+    asked, looked = [], []
+    watch = SimpleNamespace(curve=lambda *asked_for: asked.append(asked_for) or (moments, celsius))
     monkeypatch.setattr(verdict, "settled", lambda load, at, celsius, fit: looked.append((at, celsius)) or Yes())
     assert command._settled(load([1e12] * 600), watch, "GPU0")
-    pairs = [(at - 100.0, it) for at, it in zip(moments, celsius, strict=True) if at >= 100.0 and it == it]
-    assert list(zip(*looked[0], strict=True)) == pairs[::5]  # 600 of them at most, evenly
-    assert len(pairs) == (2899 if answers else 0)
+    assert asked == [("GPU0", "temperature_celsius", 100.0, 600)]
+    pairs = [(at - 100.0, it) for at, it in zip(moments, celsius, strict=True) if it == it]
+    assert list(zip(*looked[0], strict=True)) == pairs
+    assert len(pairs) == (599 if answers else 0)
 
 
 class Yes:

@@ -158,8 +158,9 @@ class HeatWatch(Sampler):
             self.heard = self._clock()
 
     def points(self, name: str, sensor: str) -> list[tuple[float, float]]:
-        """(moment, reading) of the answered ticks so far."""
-        return [(at, value) for at, value in zip(*self.curve(name, sensor), strict=True) if value == value]
+        """(moment, reading) of the answered ticks so far, or of as many of them as are drawn."""
+        curve = zip(*self.curve(name, sensor, most=KEPT_TICKS), strict=True)
+        return [(at, value) for at, value in curve if value == value]
 
     def _too_hot(self, name: str, at: float, reading: Reading) -> str:
         gpu = self.cards[name]
@@ -316,12 +317,10 @@ def _settled(load: HeatLoad, watch: HeatWatch, name: str) -> bool:
 
     from rigbench.thermals import fit as heat_fit
 
-    moments, celsius = map(np.asarray, watch.curve(name, "temperature_celsius"))
-    at = moments - load.began_at_seconds
-    under_load = (at >= 0) & ~np.isnan(celsius)
-    at, celsius = at[under_load], celsius[under_load]
-    step = max(1, -(-len(at) // KEPT_TICKS))  # as in what is kept meanwhile: a look takes no more of a longer soak
-    at, celsius = at[::step], celsius[::step]
+    began = load.began_at_seconds
+    moments, celsius = map(np.asarray, watch.curve(name, "temperature_celsius", began, KEPT_TICKS))
+    answered = ~np.isnan(celsius)
+    at, celsius = moments[answered] - began, celsius[answered]
     return verdict.settled(load, at, celsius, heat_fit.best_fit(at, celsius)).settled
 
 

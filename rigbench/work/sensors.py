@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
@@ -57,17 +58,24 @@ class Readings:
             self._other = value
             self._others.append((place, value))
 
-    def first(self, count: int, step: int = 1) -> list[Any]:
-        """Every so many of the first ones, as they were put."""
-        values = self.values[:count:step].tolist()
+    def at(self, places: Sequence[int]) -> list[Any]:
+        """Those of rising places, as they were put."""
+        held = bisect_left(places, len(self.values))
+        values = [self.values[place] for place in places[:held]]
         known: list[Any] = values if self._kind is float else [it if math.isnan(it) else int(it) for it in values]
-        known += [math.nan] * (-(-count // step) - len(known))
-        others = [*self._others, (count, None)]
+        known += [math.nan] * (len(places) - held)
+        others = [*self._others, (math.inf, None)]
         for (begin, value), (end, _) in itertools.pairwise(others):
-            for place in range(-(-begin // step), -(-min(end, count) // step)):
-                if known[place] != known[place]:
-                    known[place] = value
+            for index in range(bisect_left(places, begin), bisect_left(places, end)):
+                if known[index] != known[index]:
+                    known[index] = value
         return known
+
+
+def spread(first: int, count: int, most: int) -> Sequence[int]:
+    """The places from `first` to `count`, or `most` of them, evenly: always as many, so that memory stays flat."""
+    many = count - first
+    return [first + each * many // most for each in range(most)] if 0 < most < many else range(first, count)
 
 
 class Sampler:
@@ -128,7 +136,7 @@ class Sampler:
         A device that hangs is absent from then on, and so is what would have come after it.
         """
         count = self._count  # the thread only adds, so this is whole ticks even while it runs
-        step = -(-count // most) if most and count else 1
+        places = spread(0, count, most)
         more: list[Tick] = []
         unread = NOT_YET_LISTED
         if self._stopped.is_set() and self._thread is not None and self._thread.is_alive():
@@ -137,8 +145,8 @@ class Sampler:
         blank = Reading(*[unread] * len(Reading._fields))
 
         def columns(device: str) -> list[list[Any]]:
-            whole = [column.first(count, step) for column in self._columns.get(device, ())]
-            whole = whole or [[NOT_YET_LISTED] * -(-count // step) for _ in Reading._fields]
+            whole = [column.at(places) for column in self._columns.get(device, ())]
+            whole = whole or [[NOT_YET_LISTED] * len(places) for _ in Reading._fields]
             late = [readings.get(device, blank) for _, readings in more]
             return [
                 [unread if it is NOT_YET_LISTED else it for it in column] + [it[place] for it in late]
@@ -146,19 +154,21 @@ class Sampler:
             ]
 
         return Telemetry(
-            period_seconds=self.period_seconds * step,
-            at_seconds=(*self._at.first(count, step), *(at for at, _ in more)),
+            period_seconds=self.period_seconds * (count / len(places) if places else 1),
+            at_seconds=(*self._at.at(places), *(at for at, _ in more)),
             series=tuple(
                 _series(device, uuid, columns(device))
                 for device, uuid in (*list(self._uuids.items()), (CPU, Absent("a CPU has no UUID")))
             ),
         )
 
-    def curve(self, device: str, name: str) -> tuple[array[float], array[float]]:
-        """(moments, readings) of one sensor so far, NaN where it gave none."""
-        count, columns = self._count, self._columns.get(device)
-        values = columns[Reading._fields.index(name)].values[:count] if columns else array("d")
-        return self._at.values[: len(values)], values
+    def curve(self, device: str, name: str, since: float = -math.inf, most: int = 0) -> tuple[list[float], list[float]]:
+        """(moments, readings) of one sensor since a moment, or at most so many, evenly; NaN where it gave none."""
+        columns = self._columns.get(device)
+        values = columns[Reading._fields.index(name)].values if columns else ()
+        count = min(self._count, len(values))
+        places = spread(bisect_left(self._at.values, since, 0, count), count, most)
+        return [self._at.values[place] for place in places], [values[place] for place in places]
 
     def tick(self) -> None:
         """One reading of every device; the CPU first, which no driver can hold up."""
