@@ -316,12 +316,10 @@ def _products(its: Matmul) -> Iterator[Item]:
     on = {**_on(its.device), "method": its.method}
     ceilings = {ceiling.dtype: ceiling for ceiling in its.ceilings}
     for dtype, best in its.best_flops_per_s.items():
-        record = ceilings.get(dtype, its)
-        numbers = {"best_flops_per_s": best, **(_estimates(record) if dtype in ceilings else {})}
-        stands = "best_flops_per_s"
-        if rate := its.sustained_flops_per_s.get(dtype):  # a card's power limit has no say in a short test
-            stands, numbers["sustained_flops_per_s"] = "sustained_flops_per_s", rate
-        yield Item(f"{dtype} ceiling", {**on, "dtype": dtype}, record, numbers, frozenset({stands}))
+        record, lasting = ceilings.get(dtype, its), its.sustained_flops_per_s.get(dtype)
+        stands = {"sustained_flops_per_s": lasting} if lasting else {"best_flops_per_s": best}
+        numbers = {"best_flops_per_s": best, **stands, **(_estimates(record) if dtype in ceilings else {})}
+        yield Item(f"{dtype} ceiling", {**on, "dtype": dtype}, record, numbers, frozenset(stands))
     model = {"model": its.model.name}
     for step in its.steps:
         under = {**on, "dtype": step.dtype, **model, "micro-batch": step.micro_batch}

@@ -125,9 +125,8 @@ def plain(model: Model, recipe: Recipe, program: str = "") -> bool:
     if program not in ("", "nanogpt"):
         return False
     usual = Recipe(precision="bf16", compiled=True, strategy=recipe.strategy, ranks=recipe.ranks)
-    if recipe.optimizer.endswith("8bit"):
-        usual = msgspec.structs.replace(usual, optimizer=recipe.optimizer)
-    its = msgspec.structs.replace(recipe, micro_batch=0, accumulation=1)
+    optimizer = usual.optimizer if recipe.optimizer.endswith("8bit") else recipe.optimizer
+    its = msgspec.structs.replace(recipe, micro_batch=0, accumulation=1, optimizer=optimizer)
     return model.shape.style == "gpt2" and its == usual and recipe.strategy in ("single", "ddp")
 
 
