@@ -36,6 +36,22 @@ def test_what_each_program_writes_is_read_as_its_own_and_gives_its_rate(name):
     assert rate(reading) == pytest.approx(training.rate, rel=0.02), reading.said
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "step {0} loss 2.790 tokens/s 52000",
+        "step {0}/200 loss 2.790 tokens/s 52000 lr 1e-4",
+        "step {0} loss 2.790 ms 1260 tokens/s 52000",
+        "step {0} tokens/s 52000 loss 2.790",
+        "step {0} loss 2.790 52000 tokens/s",
+        "step {0} loss 2.790 time 1260 ms 52000 tokens/s",
+    ],
+)
+def test_a_unit_behind_a_loss_is_the_name_of_what_follows(line):
+    reading = read("".join(f"{line}\n".replace("{0}", str(step)) for step in range(1, 41)))
+    assert rate(reading) == pytest.approx(52_000, rel=0.01), reading.said
+
+
 # Nothing says that evaluations were.
 UNMARKED = {"deepspeed", "titan_2024", "olmo", "olmo_core", "wandb_api", "dates_alone"}
 

@@ -40,6 +40,7 @@ UNIT = re.compile(
     r"(?![\w/]| ?[:=])",
     re.I,
 )
+UNITLESS = re.compile(r"(?:^|[^a-z])(?:loss|lr|learning.rate|norm|ppl|perplexity|epoch)$")
 SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "ms": 1e-3, "msec": 1e-3, "millisecond": 1e-3, "millisec": 1e-3,
            "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "microsecond": 1e-6, "microsec": 1e-6, "min": 60.0, "minute": 60.0,
            "m": 60.0, "h": 3600.0, "hr": 3600.0, "hour": 3600.0}  # fmt: skip
@@ -184,6 +185,9 @@ def items_of(line: str, comma: bool = False) -> dict[str, Item]:
         of = between.strip() == "/" and end > 0  # the 90 of 31/90
         key = "of" if of else name_of(between)
         unit = None if SUFFIX.match(line, match.end()) else UNIT.match(line, match.end())
+        counts = unit and "/" in unit["unit"] and (of or is_step(key))
+        if unit and line[match.end()] == " " and (counts or UNITLESS.search(key) or UNIT.fullmatch(key)):
+            unit = None  # the name of the next: loss 2.79 tokens/s 52000
         end, unit_end = match.end(), unit.end() if unit else match.end()
         item = _item(match, unit, comma)
         if item is None:
@@ -193,9 +197,7 @@ def items_of(line: str, comma: bool = False) -> dict[str, Item]:
             item, unit_end = Item(item.value * many, "", item.resolution * many), suffix.end()
         elif not unit and line[end : end + 1].isalpha():
             item = item._replace(unit="?")  # the z of +0.10z: a unit that nobody knows
-        if not key and item.unit:
-            key = f"~{item.unit}"
-        items.setdefault(key, item)
+        items.setdefault(key or (item.unit and f"~{item.unit}"), item)
     return items
 
 
@@ -511,17 +513,14 @@ def is_step(key: str) -> bool:
 
 
 TOLD = re.compile(
-    r"tok|tps|tgs|throughput|\btime|ms\b|second|_s\b|timing|elapsed|samples|\bdt\b|\bstep_avg|\bloss\b|runtime"
+    r"tok|tps|tgs|throughput|\btime|ms\b|second|_s\b|timing|elapsed|samples|\bdt\b|step_avg|\bloss\b|runtime"
 )
 
 
 def is_told(key: str, unit: str) -> bool:
     """Whether a number may say how fast training went, or what its loss was."""
-    return (
-        unit in ("s", "min")
-        or "/" in unit
-        or bool(TOLD.search(key) and not re.search(r"\b(?:val|eval|test|valid)", key))
-    )
+    told = TOLD.search(key) and not re.search(r"\b(?:val|eval|test|valid)", key)
+    return unit in ("s", "min") or "/" in unit or bool(told)
 
 
 def lines_with_numbers(lines: Iterable[str]) -> Iterator[str]:
