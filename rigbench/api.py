@@ -180,9 +180,8 @@ def forecast(flops: float | str = 1.2e18, on: str | None = None, home: Path | st
     amount = units.parse_flops(flops, "flops") if isinstance(flops, str) else float(flops)
     asked = plan.request(Options(flops=amount), RecipeOptions(), WattOptions(), PriceOptions().electricity)
     job = Job(Store(Path(home) if home else default_home()), Rig.live(ask_driver=not on), "budget", SILENT)
-    return Forecast(
-        command.here(job, asked, None) if on is None else command.elsewhere(job, asked, profiles.rig_named(on))
-    )
+    its = command.here(job, asked, None) if on is None else command.elsewhere(job, asked, profiles.rig_named(on))
+    return Forecast(its)
 
 
 def _check(room: str) -> None:

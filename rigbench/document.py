@@ -65,6 +65,8 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.id.isprintable() or "/" in self.id or not 0 < len(self.id.encode()) <= 200 or self.id[0] == ".":
+            raise ValueError(f"its id {self.id[:40]!r} is no file's name")  # but it names pages and exports
         for row in self.arms.rows if isinstance(self.arms, Arms) else ():
             if isinstance(row.slice, int) and not 0 <= row.slice < len(self.slices):
                 raise ValueError(f"{row.label} is slice {row.slice} of {len(self.slices)}")

@@ -125,7 +125,7 @@ class Index:
         for name, entry in rows:
             try:
                 yield msgspec.json.decode(entry, type=Entry)
-            except msgspec.MsgspecError:  # a bit that fell over, where SQLite does not look
+            except (msgspec.MsgspecError, TypeError, RecursionError):  # a bit that fell over, unseen by SQLite
                 yield entry_of(self._read(self._runs / name))
 
     def measured(self, rig: str | None = None) -> Iterator[Measured]:
@@ -137,7 +137,7 @@ class Index:
         for name, numbers in rows:
             try:
                 yield decoder.decode(numbers)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, TypeError, RecursionError):
                 yield tables.measured(self._read(self._runs / name))
 
     def slices_of_other_rigs(self, rig: str) -> int:
@@ -155,7 +155,7 @@ class Index:
         files: dict[str, tuple[int, int]] = {}
         with contextlib.suppress(OSError), os.scandir(runs) as found:
             for file in found:
-                if file.name.endswith(".json") and file.name[:1].isdigit():
+                if file.name.endswith(".json") and file.name[:1].isdigit() and file.name.isprintable():
                     with contextlib.suppress(OSError):  # gone meanwhile, or a link to nothing
                         files[file.name] = (status := file.stat()).st_size, status.st_mtime_ns
         new = [name for name, facts in files.items() if known.get(name) != facts]
@@ -164,7 +164,7 @@ class Index:
         for number, name in enumerate(new):
             row, unread = ("", 0, b"", b""), ""
             try:
-                run = read(runs / name)
+                run = msgspec.structs.replace(read(runs / name), id=name.removesuffix(".json"))  # as it is found by
                 entry, numbers = entry_of(run), tables.measured(run)
                 row = run.rig.fingerprint, len(entry.slices), msgspec.json.encode(entry), msgspec.json.encode(numbers)
             except RigbenchError as error:
@@ -172,9 +172,8 @@ class Index:
             except (ArithmeticError, LookupError, ValueError) as error:  # it contradicts itself, or we do
                 kept = home.log_error("".join(traceback.format_exception(error)))
                 unread = f"{runs / name} could not be looked through ({type(error).__name__}); please report it{kept}"
-            self._database.execute(
-                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (name, *files[name], *row, unread)
-            )
+            values = (name, *files[name], *row, unread)
+            self._database.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
             if number % KEEP_EVERY == KEEP_EVERY - 1:
                 self._database.commit()
             if len(new) > MANY:
@@ -200,9 +199,8 @@ def _open(path: Path) -> tuple[sqlite3.Connection, str]:
                     database.execute(f"CREATE TABLE runs ({COLUMNS})")
                     database.execute(f"PRAGMA user_version = {VERSION}")
                 database.commit()
-            database.execute(
-                "SELECT name, size, changed, rig, slices, entry, measured, unread FROM runs LIMIT 1"
-            ).fetchall()
+            names = "name, size, changed, rig, slices, entry, measured, unread"
+            database.execute(f"SELECT {names} FROM runs LIMIT 1").fetchall()
             return database, why if attempt == ":memory:" else ""
         except sqlite3.DatabaseError as error:
             why = str(error)

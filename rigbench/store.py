@@ -85,7 +85,7 @@ class Store:
     def paths(self) -> list[Path]:
         """Stored runs, newest first."""
         with contextlib.suppress(OSError):
-            return sorted(self.runs.glob("[0-9]*.json"), reverse=True)
+            return sorted((it for it in self.runs.glob("[0-9]*.json") if it.name.isprintable()), reverse=True)
         return []
 
     def find(self, wanted: str | None) -> Path:

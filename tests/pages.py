@@ -43,7 +43,7 @@ def nothing() -> Run:
 def foe(run: Run, name: str = HOSTILE) -> Run:
     """Every free text of the run is hostile, one of them ten thousand characters long."""
     made = _turned(run, name)
-    return msgspec.structs.replace(made, id=run.id, warnings=(name, 100 * name))
+    return msgspec.structs.replace(made, warnings=(name, 100 * name))
 
 
 def _turned(value: Any, name: str, kind: Any = None) -> Any:
@@ -51,6 +51,8 @@ def _turned(value: Any, name: str, kind: Any = None) -> Any:
     if isinstance(value, msgspec.Struct):
         kinds = _kinds(type(value))
         fields = {field: getattr(value, field) for field in value.__struct_fields__}
+        if isinstance(value, Run):
+            del fields["id"]  # the name of a file
         return msgspec.structs.replace(value, **{key: _turned(it, name, kinds[key]) for key, it in fields.items()})
     if isinstance(value, tuple):
         return tuple(_turned(it, name, kind) for it in value)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -516,3 +518,61 @@ def test_a_line_of_jsonl_with_a_number_of_thousands_of_digits_is_named(rigbench:
     code, _, err = rigbench("pack", tmp_path / "x.jsonl", "-o", tmp_path / "x.bin")
     one_line(code, err)
     assert "no field 'text'" in err
+
+
+@pytest.mark.parametrize(
+    "name", ["../../out", "/tmp/out", "", ".hidden", "a\0b", "x" * 300, "a\nrigbench: forged", "\ud800"]
+)
+def test_a_run_of_a_stranger_names_no_place_to_write_to(name: str, rigbench: Rigbench, tmp_path: Path) -> None:
+    """Its page is HOME/pages/ID.html, its exports lie in a folder of that name."""
+    (tmp_path / "theirs.json").write_text(json.dumps(json.loads(STORED.read_text()) | {"id": name}))
+    code, _, err = rigbench("report", tmp_path / "theirs.json", "--html")
+    if name == "\ud800":  # kept with a replacement character
+        assert code == FINE
+    else:
+        one_line(code, err)
+        assert "is no file's name" in err
+    assert {it.name for it in tmp_path.rglob("*.html")} <= {"\ufffd.html"}
+
+
+def test_a_name_among_the_runs_that_is_no_text_hides_no_other(rigbench: Rigbench, tmp_path: Path) -> None:
+    runs = tmp_path / "home" / "runs"
+    runs.mkdir(parents=True)
+    for name in (
+        b"2026\xff.json",
+        b"2026\nrigbench: forged.json",
+        b"20260101-000000-aaaa.json",
+        b"20260102 (copy).json",
+    ):
+        Path(os.fsdecode(os.fsencode(runs) + b"/" + name)).write_bytes(STORED.read_bytes())
+    code, out, err = rigbench("report", "--list")
+    assert (code, "20260101-000000-aaaa" in out, "20260102 (copy)" in out, "forged" in out + err) == (
+        FINE,
+        True,
+        True,
+        False,
+    )
+    assert rigbench("compare")[0] == FINE
+    code, out, err = rigbench("report", "20260102")
+    assert code == FINE, err
+
+
+@pytest.mark.parametrize("value", [None, 7, b"[" * 100_000, "[]"])
+def test_an_entry_of_the_index_that_is_none_is_read_again(value: object, rigbench: Rigbench, tmp_path: Path) -> None:
+    runs = tmp_path / "home" / "runs"
+    runs.mkdir(parents=True)
+    (runs / "20260101-000000-aaaa.json").write_bytes(STORED.read_bytes())
+    assert rigbench("report", "--list")[0] == FINE
+    with contextlib.closing(sqlite3.connect(runs.parent / "index.sqlite")) as database:
+        database.execute("UPDATE runs SET entry = ?, measured = ?", (value, value))
+        database.commit()
+    for words in (("report", "--list"), ("fleet",)):
+        code, _, err = rigbench(*words)
+        assert (code in (FINE, BAD_INPUT, NOTHING), "internal" in err) == (True, False), err
+
+
+def test_what_is_stopped_ends_when_its_time_is_over(tmp_path: Path) -> None:
+    stops = "import os; os.kill(os.getpid(), 19)"
+    words = ["watch", "--home", str(tmp_path), "--for", "2s", "--", sys.executable, "-c", stops]
+    ended = subprocess.run([sys.executable, "-m", "rigbench", *words], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 130 or ended.returncode == FINE, ended.stderr

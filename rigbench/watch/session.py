@@ -128,8 +128,9 @@ class Session:
         else:
             self._say({"line": told(text)})
 
-    def send(self, number: int) -> None:
-        self._say({"signal": number})
+    def send(self, *numbers: int) -> None:
+        for number in numbers:
+            self._say({"signal": number})
 
     def _say(self, word: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):

@@ -149,11 +149,9 @@ class Watching:
         if told is not None:
             left = told.rest_seconds.value
             if self._plan is not None:
-                its = told.whole_seconds * (1 / 3600)
-                plan = self._plan.hours
-                behind = Behind(
-                    forecast_low=its.low, forecast_high=its.high, budget_low=plan.low, budget_high=plan.high
-                )
+                its, plan = told.whole_seconds * (1 / 3600), self._plan.hours
+                ends = {"budget_low": plan.low, "budget_high": plan.high}
+                behind = Behind(forecast_low=its.low, forecast_high=its.high, **ends)
         now = metrics.state(self.monitor, self._fresh, self._disk.read(), left)
         self._fresh.clear()
         usual = self._usual_gap()
@@ -307,10 +305,10 @@ class Watching:
                 reached = "--until-steady"
             if reached:
                 self.ended_by, self._asked_at = reached, now
-                self._session.send(signal.SIGINT)
+                self._session.send(signal.SIGINT, signal.SIGCONT)  # what is stopped hears nothing else
         elif not self._terminated and now - self._asked_at > PATIENCE_SECONDS:
             self._terminated = True
-            self._session.send(signal.SIGTERM)
+            self._session.send(signal.SIGTERM, signal.SIGCONT)
 
     @property
     def steps_done(self) -> int:

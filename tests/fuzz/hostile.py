@@ -65,7 +65,7 @@ def stored_run(folder: Path, text: str) -> Iterator[Words]:
     (folder / "runs").mkdir()
     for number, document in enumerate(inputs.documents()):
         file = folder / "runs" / f"2026{number:04}-000000-abcd.json"
-        file.write_text(json.dumps(_told(document, text, _is_run)))
+        file.write_text(json.dumps(_told(document, text, _is_run) | {"id": document["id"]}))  # which is refused
         for way in (*REPORTS, *(OTHERS if number % 4 == 0 else ())):
             yield [*way, file]
         if number % 6 == 0:
