@@ -23,6 +23,7 @@ from rigbench.core.record import Absent, SensorSeries, Telemetry
 from rigbench.core.screen import UNPRINTABLE
 from rigbench.logs import columns
 from rigbench.model.tokens import open_all
+from rigbench.watch import relay
 from rigbench.watch.session import Tape
 from rigbench.watch.steps import HookSteps
 from rigbench.work.process import Child
@@ -192,7 +193,7 @@ def test_a_stored_run_that_contradicts_itself_hides_no_other(
     if said:
         one_line(code, err)
     code, out, err = rigbench("report", "--list")
-    assert (code, "20261121-041656-3bb0" in out, "internal" in err) == (FINE, True, False)
+    assert (code, "20260101-000000-bbbb" in out, "internal" in err) == (FINE, True, False)
 
 
 def test_telemetry_has_a_reading_for_each_tick() -> None:
@@ -576,3 +577,18 @@ def test_what_is_stopped_ends_when_its_time_is_over(tmp_path: Path) -> None:
     words = ["watch", "--home", str(tmp_path), "--for", "2s", "--", sys.executable, "-c", stops]
     ended = subprocess.run([sys.executable, "-m", "rigbench", *words], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 130 or ended.returncode == FINE, ended.stderr
+
+
+def test_a_page_needs_no_date_of_the_environment(
+    rigbench: Rigbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "x")
+    assert rigbench("report", STORED, tmp_path / "page.html", "--html")[0] == FINE
+
+
+def test_a_watched_command_runs_though_nothing_of_its_output_can_be_kept(tmp_path: Path) -> None:
+    tape = relay.Tape(str(tmp_path / "later"))
+    tape.add(b"one\n")
+    (tmp_path / "later").mkdir()
+    tape.add(b"two\n")
+    assert [piece.text for piece in Tape(tmp_path / "later").read()] == [b"two\n"]

@@ -49,8 +49,8 @@ class Tape:
     MOST_BYTES, TIME_APART_SECONDS = 8 << 20, 0.01
 
     def __init__(self, folder: str) -> None:
-        self._folder, self._number, self._size, self._at = folder, 0, 0, 0.0
-        self._next()
+        self._folder, self._number, self._size, self._at = folder, 0, self.MOST_BYTES, 0.0
+        self._output = self._times = open(os.devnull, "wb", buffering=0)  # noqa: SIM115, until there is room for more
 
     def _next(self) -> None:
         self._number += 1

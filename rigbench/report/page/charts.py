@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -297,6 +298,7 @@ def _drawn(height: float, layout: Literal["constrained"] | None = "constrained")
 def _svg(figure: Figure, salt: str) -> str:
     """The drawing alone: no size, no metadata, positions to a tenth of a point, ids of its own."""
     out = io.StringIO()
+    os.environ.pop("SOURCE_DATE_EPOCH", None)  # which matplotlib reads as a number before it minds our metadata
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": salt}):
         figure.savefig(out, format="svg", metadata={"Date": None})
     text = re.sub(r"<metadata>.*?</metadata>", "", out.getvalue()[out.getvalue().index("<svg") :], flags=re.S)
