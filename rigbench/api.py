@@ -177,7 +177,7 @@ def forecast(flops: float | str = 1.2e18, on: str | None = None, home: Path | st
     from rigbench.model.recipe import RecipeOptions
     from rigbench.work.record import WattOptions
 
-    amount = units.parse_flops(flops, "flops") if isinstance(flops, str) else float(flops)
+    amount = units.parse_flops(str(flops), "flops")
     asked = plan.request(Options(flops=amount), RecipeOptions(), WattOptions(), PriceOptions().electricity)
     job = Job(Store(Path(home) if home else default_home()), Rig.live(ask_driver=not on), "budget", SILENT)
     its = command.here(job, asked, None) if on is None else command.elsewhere(job, asked, profiles.rig_named(on))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import rigbench as rigbench_of_python
 from rigbench import hooks
 from rigbench.core import config, files, home
 from rigbench.core.errors import BAD_INPUT, FINE, NOTHING, RigbenchError
@@ -592,3 +593,9 @@ def test_a_watched_command_runs_though_nothing_of_its_output_can_be_kept(tmp_pat
     (tmp_path / "later").mkdir()
     tape.add(b"two\n")
     assert [piece.text for piece in Tape(tmp_path / "later").read()] == [b"two\n"]
+
+
+@pytest.mark.parametrize("flops", [float("nan"), float("inf"), 10**400, -1, 0, 1e-300, True, "x"])
+def test_a_forecast_of_no_amount_is_refused(flops: float) -> None:
+    with pytest.raises(RigbenchError, match="flops"):
+        rigbench_of_python.forecast(flops=flops, on="rtx-4080")
