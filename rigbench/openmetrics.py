@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'rigbench[metrics]'"
 LOOPBACK = "127.0.0.1"
+HOST = re.compile(r"(?:[!-\-/-~]{1,63}(?:\.|$))*")
 
 
 class Address(NamedTuple):
@@ -47,9 +48,8 @@ def address_of(text: str, option: str) -> Address:
     Raises:
         RigbenchError: it is no address and port.
     """
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not re.fullmatch("[0-9]{1,5}", port) or int(port) >= 1 << 16 or not host.isascii() or " " in host:
+    host, port = text.rpartition(":")[0].removeprefix("[").removesuffix("]"), text.rpartition(":")[2]
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) >= 1 << 16 or not HOST.fullmatch(host):
         raise RigbenchError(f"{option} {text[:60]!r} is no address", "give a port, or ADDRESS:PORT, as 127.0.0.1:9464")
     return Address(host or LOOPBACK, int(port))
 

@@ -599,3 +599,25 @@ def test_a_watched_command_runs_though_nothing_of_its_output_can_be_kept(tmp_pat
 def test_a_forecast_of_no_amount_is_refused(flops: float) -> None:
     with pytest.raises(RigbenchError, match="flops"):
         rigbench_of_python.forecast(flops=flops, on="rtx-4080")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("watch", "--openmetrics", "a..b:80", "--", "true"), "is no address"),
+        (("watch", "--openmetrics", f"{'a' * 64}.b:80", "--", "true"), "is no address"),
+        (("pack", STORED, "-o", "x.bin", "--field", 'a"b'), "what no field's name may"),
+        (("pack", STORED, "-o", "x.bin", "--field", "\x1b[31m"), "what no field's name may"),
+        (("pack", STORED, "-o", "x.bin", "--field", "a." * 5000), "what no field's name may"),
+        (("report", STORED, "--wandb", os.fsdecode(b"x\xff")), "its name is not UTF-8"),
+    ],
+)
+def test_a_name_that_no_host_field_or_folder_has_is_refused_in_one_line(
+    words: tuple[str | Path, ...], said: str, rigbench: Rigbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "--wandb" in words:
+        pytest.importorskip("wandb")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = rigbench(*words, *(("--quiet",) if "--wandb" in words else ()))
+    one_line(code, err)
+    assert said in err

@@ -308,6 +308,5 @@ def _nearest_divisors(whole: int, wanted: int) -> str:
 def _check_size(shape: Shape, where: str) -> None:
     total = total_parameters(shape)
     if total > LARGEST_PARAMETERS:
-        raise RigbenchError(
-            f"{where} has {units.format_count(total)} parameters", f"give one of at most {LARGEST_PARAMETERS:,}"
-        )
+        what = f"{where} has {units.format_count(total)} parameters"
+        raise RigbenchError(what, f"give one of at most {LARGEST_PARAMETERS:,}")

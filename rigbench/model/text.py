@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
+import re
 import shlex
 import stat
 from collections.abc import Callable, Iterator
@@ -111,6 +112,8 @@ def line_decoder(field: str) -> Callable[[bytes], str | NoText]:
 
     `data.text` is the field of that name, or else the field `text` within `data`.
     """
+    if re.search(r'["\\\x00-\x1f]', field) or field.count(".") > 100:
+        raise RigbenchError(f"--field {field[:40]!r} holds what no field's name may", "rename it in the file")
     decoders: list[msgspec.json.Decoder[Any]] = [msgspec.json.Decoder(_line_type([field]))]
     if "." in field:
         decoders.append(msgspec.json.Decoder(_line_type(field.split("."))))

@@ -119,9 +119,8 @@ def read_sidecar(path: Path) -> Packed | None:
 
 def _known_dtype(path: Path, dtype: AskedDtype, packed: Packed) -> Dtype:
     if dtype not in ("auto", packed.dtype):
-        raise RigbenchError(
-            f"{path.name} was packed as {packed.dtype}, and --data-dtype says {dtype}", "leave --data-dtype out"
-        )
+        what = f"{path.name} was packed as {packed.dtype}, and --data-dtype says {dtype}"
+        raise RigbenchError(what, "leave --data-dtype out")
     return packed.dtype
 
 
@@ -207,9 +206,8 @@ def zipf_tokens(folder: Path, vocabulary: int) -> tuple[Tokens, Data]:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, ids.tobytes())
         except OSError as error:
-            raise RigbenchError(
-                f"cannot write generated tokens to {folder} ({reason(error)})", "free space, or choose --home DIR"
-            ) from None
+            what = f"cannot write generated tokens to {folder} ({reason(error)})"
+            raise RigbenchError(what, "free space, or choose --home DIR") from None
     tokens: Tokens = np.memmap(path, dtype=np.dtype(f"<u{item}"), mode="r")
     distribution = f"Zipf-Mandelbrot, p(rank) ~ 1/(rank + {ZIPF_SHIFT}), ids shuffled"
     return tokens, Data(kind="generated", name=path.name, tokens=ZIPF_TOKENS, dtype=dtype, distribution=distribution)

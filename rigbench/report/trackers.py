@@ -130,9 +130,9 @@ def wandb(run: Run, folder: Path) -> Path:
         for step, value in points:
             by_step.setdefault(step, {})[name] = value
     try:
-        its: Any = package.init(
-            project="rigbench", name=run.id, dir=str(folder), mode="offline", config=config, settings=settings
-        )
+        str(folder).encode()
+        where: dict[str, Any] = {"project": "rigbench", "name": run.id, "dir": str(folder), "mode": "offline"}
+        its: Any = package.init(**where, config=config, settings=settings)
         for step in sorted(by_step):
             its.log(by_step[step], step=step)
         its.summary.update({"report": exports.markdown(run), **headlines(run)})
@@ -140,6 +140,8 @@ def wandb(run: Run, folder: Path) -> Path:
         its.finish()
     except OSError as error:
         raise RigbenchError(f"cannot write to {folder} ({reason(error)})", "choose another folder") from None
+    except UnicodeEncodeError:
+        raise RigbenchError(f"cannot write to {folder} (its name is not UTF-8)", "choose another folder") from None
     return written
 
 
