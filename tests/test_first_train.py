@@ -110,6 +110,15 @@ def test_variants_that_are_predicted_say_eager_and_whether_a_budget_takes_the_sa
     assert "micro-batch 8, eager, as `rigbench budget` and `capacity --on 2xrtx-4080` take it" in usual
 
 
+def test_a_precision_that_the_card_has_not_stands_in_the_first_line():
+    arms = on_two_4080s()
+    rows = tuple(msgspec.structs.replace(row, time=Absent("2xrtx-4080 has no fp8")) for row in arms.rows)
+    text = printed(brief_run, run_of(msgspec.structs.replace(arms, rows=rows)))
+    assert text.startswith(
+        "warn  train-probe: 120M on 2xrtx-4080, predicted: no speed (2xrtx-4080 has no fp8), 11.2 GiB"
+    )
+
+
 def test_slices_of_a_whole_run():
     run = msgspec.structs.replace(store.read(STORED), arms=Absent("not asked for"))
     holds(brief_run, run, SLICES)

@@ -223,6 +223,8 @@ def verdict(run: Run, arms: Arms) -> Headline:
     if size and isinstance(base.memory, VramPrediction):
         size += f" of {units.format_bytes(base.memory.target.memory_bytes)}"
     answers = [*([span(rate, "tokens/s")] if rate and base.outcome == "predicted" else []), *([size] if size else [])]
+    if answers and isinstance(base.time, Absent) and base.outcome == "predicted":
+        return "warn", f"{facts[0]}: no speed ({base.time.reason}), {size} [{variant(base.recipe)}]"
     said = ", ".join(answers) if answers else f"no answer ({base.reason})"
     return "note" if arms.on != "here" else "warn", f"{facts[0]}: {said} [{variant(base.recipe)}]"
 
@@ -269,9 +271,7 @@ def _assumed(arms: Arms, base: ArmRow) -> str:
     if isinstance(base.memory, VramPrediction):
         doubt = f", {words}" if (words := base.memory.doubt) else ""
         said += f": {span(base.memory.process, 'bytes')}{doubt}"
-    return "; ".join(
-        [said, *(base.time.notes if isinstance(base.time, StepTime) else [f"no speed: {base.time.reason}"])]
-    )
+    return "; ".join([said, *(base.time.notes if isinstance(base.time, StepTime) else [])])
 
 
 def _skipped(reasons: dict[str, list[str]]) -> Iterator[Headline]:
