@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rigbench import store
+from rigbench.budget import brief
 from rigbench.core.errors import RigbenchError
 from rigbench.model.shape import model_named
 from rigbench.predict import known
@@ -87,6 +88,9 @@ def test_a_known_run_narrows_a_budget_and_another_cards_hardly(rigbench: Any, tm
     assert widths[2] > widths[0] ** 0.7
     assert plain.next_slice.half_width_then < 0.5 * plain.next_slice.half_width_now
     assert near.next_slice.reason == "a run of it is known"
+    assert "from published runs; nothing" in brief.sure(plain)
+    assert "from published runs and 1 known run; nothing" in brief.sure(near)
+    assert "104,000 tokens/s" in near.series[0].rate.rests_on[-1]
     assert any("another card, so used for the program" in it for it in far.assumptions)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rigbench.budget.plan import FEW_TOKENS_PER_PARAMETER, MANY_TOKENS_PER_PARAMETER
-from rigbench.budget.record import ONE_CARD, Budget, Deadline, NextSlice, Overhead, PlanRow, Rent, Scaling
+from rigbench.budget.record import KNOWN_RUN, ONE_CARD, Budget, Deadline, NextSlice, Overhead, PlanRow, Rent, Scaling
 from rigbench.core import profiles, units
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Carbon, Figure, Price
@@ -438,10 +438,11 @@ def _odd(budget: Budget) -> Iterator[Headline]:
 def sure(budget: Budget) -> str:
     """What the interval is of, and the one measurement that narrows it most."""
     measured = sum(row.rate.source == "measured" for row in budget.series)
-    count = len(budget.series)
-    said = f"90 % intervals; {measured} of {count} size{'' if count == 1 else 's'} measured"
+    said = f"90 % intervals; {measured} of {len(budget.series)} size{'s' * (len(budget.series) > 1)} measured"
     if isinstance(budget.rig, str):
-        said = "90 % intervals, from published runs; nothing was measured there"
+        known = {it for row in budget.series for it in row.rate.rests_on if it.startswith(KNOWN_RUN)}
+        also = f" and {len(known)} known run{'s' * (len(known) > 1)}" if known else ""
+        said = f"90 % intervals, from published runs{also}; nothing was measured there"
     its = budget.next_slice
     if not isinstance(its, NextSlice):
         return said

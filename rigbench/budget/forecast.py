@@ -11,7 +11,7 @@ import msgspec
 from rigbench.backtest.record import Coverage
 from rigbench.budget import draw, money, rates, record
 from rigbench.budget.plan import FORWARD, HOT_WORDS, NOT_SOAKED, Forecast, Machine, Request
-from rigbench.budget.record import CardPrice, Configuration, NextSlice, Rate, RigPrice, Scaling
+from rigbench.budget.record import KNOWN_RUN, CardPrice, Configuration, NextSlice, Rate, RigPrice, Scaling
 from rigbench.budget.slices import ANYHOW, Chosen, Wanted, choose, trains
 from rigbench.core import profiles, units
 from rigbench.core.errors import NOTHING, RigbenchError
@@ -328,7 +328,7 @@ def _of_step(step: StepTime, memory: VramPrediction) -> Forecast:
     factors = [f"{recipe.micro_batch} × {step.model.shape.sequence:,} tokens"]
     factors += [f"{recipe.accumulation} accumulated"] if recipe.accumulation > 1 else []
     factors += [f"{recipe.ranks} cards"] if recipe.ranks > 1 else []
-    rests_on = f"datasheet of {step.ceilings.name}", "published training runs"
+    rests_on = (f"datasheet of {step.ceilings.name}", "published training runs", *(KNOWN_RUN + it for it in step.known))
     why = f"a step takes {less} less to {more} more than predicted, as published runs left out of the fit did"
     rate = Rate(step.tokens_per_s, "predicted", rests_on, widened_by=(why,))
     batch = " × ".join(factors)

@@ -23,7 +23,7 @@ SPLITS: dict[str, Split] = {
     "equal-flops": "equal FLOP",
     "compute-optimal": "compute-optimal",
 }
-THIS_RIG, ONE_CARD = Absent("this rig"), Absent("one card")
+THIS_RIG, ONE_CARD, KNOWN_RUN = Absent("this rig"), Absent("one card"), "known run: "
 
 
 class CardPrice(Record, frozen=True):
