@@ -621,3 +621,10 @@ def test_a_name_that_no_host_field_or_folder_has_is_refused_in_one_line(
     code, _, err = rigbench(*words, *(("--quiet",) if "--wandb" in words else ()))
     one_line(code, err)
     assert said in err
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_a_device_is_not_packed_without_an_end(device: str, rigbench: Rigbench, tmp_path: Path) -> None:
+    code, _, err = rigbench("pack", device, "-o", tmp_path / "x.bin", "--skip-bad")
+    one_line(code, err)
+    assert "is a device" in err

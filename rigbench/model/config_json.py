@@ -89,9 +89,8 @@ def read(path: Path, where: str) -> tuple[str, Shape]:
     folder = path.resolve().parent.name
     name = named or (path.stem if path.stem != "config" else folder) or config["model_type"]
     kind = config["model_type"]
-    return name, _gpt2(config, where) if kind == "gpt2" else _neox(config, where) if kind == "gpt_neox" else _llama(
-        config, where
-    )
+    shape_of = _gpt2 if kind == "gpt2" else _neox if kind == "gpt_neox" else _llama
+    return name, shape_of(config, where)
 
 
 def _numbers(config: dict[str, Any], keys: dict[str, str], where: str) -> dict[str, Any]:

@@ -70,7 +70,9 @@ def check_source(path: Path) -> int:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise RigbenchError(f"{path} is a directory", f"name the files in it, as {path}/*.jsonl")
-        if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
+        if stat.S_ISCHR(status.st_mode):
+            raise RigbenchError(f"{path} is a device, which may have no end", "give a file or a pipe of text or JSONL")
+        if stat.S_ISFIFO(status.st_mode):
             return 0
         with path.open("rb"):
             pass
