@@ -61,7 +61,7 @@ def run(common: Common, options: Options, prices: PriceOptions, watts: WattOptio
 
     def answer(job: Job) -> None:
         if job.has_no_answer:
-            raise RigbenchError(f"no hours: {BUSY} while it was measured", exit_code=NOTHING)
+            raise RigbenchError(f"{BUSY} while it was measured", exit_code=NOTHING)
         budget.run(job, asked, common.device)
 
     last = Stage("budget", answer, 2.0)
