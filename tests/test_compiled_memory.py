@@ -162,6 +162,14 @@ def test_what_takes_no_more_than_the_usual_way_fits_as_often() -> None:
     assert compiled.expected_bytes(model, wide, card) > usual
 
 
+def test_what_is_told_to_do_is_expected_to_fit() -> None:
+    model, card = model_named("120M"), target("NVIDIA GeForce RTX 4080")
+    predictor = Predictor(Traces(None))
+    its = [recipe(compiled=True, micro_batch=count) for count in (20, 22)]
+    assert [predictor.predict(model, it, card).fits for it in its] == [True, True]
+    assert [predictor.fits(model, it, card) for it in its] == [True, False]
+
+
 def test_a_step_that_may_not_fit_after_all_says_with_how_many_it_surely_would() -> None:
     model, card = model_named("120M"), target("NVIDIA GeForce RTX 4080")
     its = compiled.prediction(model, recipe(compiled=True, micro_batch=20), card)

@@ -90,9 +90,9 @@ def test_a_model_that_does_not_fit_is_said_with_what_would():
         fitted(Fits({}, ("rtx-3090", "rtx-4090", "adamw8bit")))
     assert refused.value.exit_code == BAD_INPUT
     assert str(refused.value) == (
-        "120M does not fit a card of 2xrtx-4080 even with checkpointing and a chunked loss: 3.0 GiB are missing; what "
-        "would do: --on 2xrtx-3090 or --optimizer adamw8bit or a smaller model (`rigbench capacity --on 2xrtx-4080` "
-        "shows the largest)"
+        "120M does not fit a card of 2xrtx-4080 even with checkpointing and a chunked loss: 3.0 GiB are missing at "
+        "least; what would do: --on 2xrtx-3090 or --optimizer adamw8bit or a smaller model (`rigbench capacity --on "
+        "2xrtx-4080` shows the largest)"
     )
 
 

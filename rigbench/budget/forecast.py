@@ -511,9 +511,8 @@ def _does_not_fit(
     """With the least that would: sharding over more of these cards, or the smallest card that has the room."""
     size = min(profiles.gpu(rig.gpu).memory_gib)
     every, chunks = usual.WAYS[-1]
-    recipe = said.over(
-        msgspec.structs.replace(usual.plain(target, said.adapter_kind), checkpoint_every=every, loss_chunks=chunks)
-    )
+    least = usual.plain(target, said.adapter_kind)
+    recipe = said.over(msgspec.structs.replace(least, checkpoint_every=every, loss_chunks=chunks))
     short = predictor.predict(model, recipe, target).short_bytes
     larger = sorted((gpu for gpu in profiles.for_sale() if min(gpu.memory_gib) > size), key=lambda g: min(g.memory_gib))
     cures = []
@@ -528,8 +527,9 @@ def _does_not_fit(
             cures.append(" ".join(f"--{option} {name}" for option, name in change.items()))
             break
     cures.append(f"a smaller model (`rigbench capacity --on {rig.name}` shows the largest)")
-    what = f"{model.name} does not fit a card of {rig.name} even with checkpointing and a chunked loss"
-    return RigbenchError(f"{what}: {short / (1 << 30):.1f} GiB are missing", f"what would do: {' or '.join(cures)}")
+    fits_not = f"{model.name} does not fit a card of {rig.name} even with checkpointing and a chunked loss"
+    what = f"{fits_not}: {short / (1 << 30):.1f} GiB are missing at least"
+    return RigbenchError(what, f"what would do: {' or '.join(cures)}")
 
 
 def batched(model: Model, recipe: Recipe, batch_tokens: int | Absent, exact: bool = False) -> Recipe:

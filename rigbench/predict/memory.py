@@ -85,9 +85,9 @@ class Predictor:
         return whole // recipe.ranks if recipe.strategy == "fsdp2" else whole
 
     def fits(self, model: Model, recipe: Recipe, target: Target) -> bool:
-        """Whether there is room for a step: `predict(…).fits` at less cost."""
+        """Whether a step is expected to fit, as what is told to do is; `predict(…).fits` is also where it may."""
         if compiled.covers(recipe, target):
-            return compiled.prediction(model, recipe, target).fits
+            return compiled.expected(model, recipe, target)
         return Case(self._script(model, recipe, target), target).fits(cards.room_bytes(target))
 
     def largest_micro_batch(self, model: Model, recipe: Recipe, target: Target) -> Largest | Absent:

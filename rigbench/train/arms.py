@@ -237,7 +237,7 @@ class Table:
             if isinstance(memory, VramPrediction) and not memory.fits:
                 short, room = (units.format_bytes(size) for size in (memory.short_bytes, memory.room_bytes))
                 at = f"at micro-batch {memory.recipe.micro_batch}"
-                reason = f"predicted not to fit: {short} more than the {room} there, {at}"
+                reason = f"predicted not to fit: at least {short} more than the {room} there, {at}"
                 if self.plan.on is not None and memory.unsure:
                     self.job.warn(f"{row.label} may not fit: {short} more than the {room} there, {at}")
                     reason = ""
