@@ -1,4 +1,4 @@
-"""Is telemetry at 10 Hz as cheap with the driver in a child process as it was with the driver in this one?
+"""Is telemetry at 10 Hz as cheap as it was in an older tree?
 
     python tests/bench/telemetry_pair.py OLDER_TREE [--pairs 150]
 
@@ -111,7 +111,7 @@ def main() -> None:
     ratio = stats.paired_ratio(seconds[1], seconds[0])
     older, newer = (its.cpu_seconds / its.ticks for its in both)
     print(
-        f"seconds of work beside telemetry at 10 Hz, driver in a child over driver in the process: "
+        "seconds of work beside telemetry at 10 Hz, as it is over as it was: "
         f"{ratio.value:.4f} ({ratio.low:.4f} to {ratio.high:.4f}), {asked.pairs} pairs; "
         f"a tick of two cards takes {newer * 1e3:.2f} ms of "
         f"processor time, {older * 1e3:.2f} ms before ({both[1].ticks} and {both[0].ticks} ticks); "
