@@ -43,7 +43,6 @@ INTERVAL_SECONDS, SOAK_MINUTES = 0.1, 20.0  # between readings; of one soak of t
 WARM_SHARE, EACH = 0.4, 10_000  # of the time, or of the readings, is left out of the slope, which is told for so many
 RECORDED_BYTES, MIB = 1 << 20, 1 << 20
 FLAT_MIB = 1.0  # in an hour, or in EACH readings
-KEPT_BYTES = 100  # for a reading of two cards: the windows of their loads, and what memory they are spread over
 LOOP = """
 import os, sys, time, torch
 from rigbench import hooks
@@ -303,18 +302,17 @@ def told(name: str, code: int, notes: list[dict[str, Any]], real: bool) -> dict[
     whole = [it["rss_bytes"] + sum(it["children_bytes"].values()) for it in rest]
     slope = stats.theil_sen([(it[by] / per, size / MIB) for it, size in zip(rest, whole, strict=True)])
     assert not isinstance(slope, Absent), slope
-    kept = KEPT_BYTES / MIB * (3600 / INTERVAL_SECONDS if real else EACH) if name == "thermals" else 0.0
     moved = {key: sorted({it[key] for it in rest}) for key in ("threads", "descriptors")}
     figure = (
         f"{name}: {last['readings']:,} readings in {last['seconds']:.0f} s, exit code {code}; memory {whole[0] / MIB:.1f} to "
         f"{whole[-1] / MIB:.1f} MiB, slope {slope.value:.2f} ({slope.low:.2f} to {slope.high:.2f}) MiB per {unit} of "
-        f"{len(rest)} notes{', of which it keeps the windows of its loads' if kept else ''}; threads {moved['threads']}, descriptors {moved['descriptors']}, files at most "
+        f"{len(rest)} notes; threads {moved['threads']}, descriptors {moved['descriptors']}, files at most "
         f"{max(it['file_bytes'] for it in notes) / MIB:.1f} MiB"
     )
     return {
         "figure": figure,
         "slope_mib": [slope.value, slope.low, slope.high],
-        "not_flat": slope.high >= FLAT_MIB + kept
+        "not_flat": slope.high >= FLAT_MIB
         or moved["descriptors"][-1] > rest[0]["descriptors"] + 2
         or code not in ((FINE, NOTHING, INTERRUPTED) if name == "thermals" else (FINE,)),
         f"every_{EACH}_readings": [it for it in notes if it["readings"] % EACH == 0] + [last],
