@@ -49,7 +49,7 @@ class Store:
     def check_writable(self) -> None:
         """Before anything is measured: can a run be kept here?"""
         try:
-            self.runs.mkdir(parents=True, exist_ok=True)
+            self.runs.mkdir(0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.runs) as probe:
                 probe.write(b"\0" * 4096)
                 probe.flush()
@@ -76,7 +76,7 @@ class Store:
         text = encode(run)
         target = self.runs / f"{run.id}.json"
         try:
-            self.runs.mkdir(parents=True, exist_ok=True)
+            self.runs.mkdir(0o700, parents=True, exist_ok=True)
             write_whole(target, text)
         except OSError as error:
             raise RigbenchError(f"cannot write the run to {self.runs} ({reason(error)})", _rescue(run, text)) from None

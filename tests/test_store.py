@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import stat
 from datetime import datetime, timedelta
 
 import msgspec
@@ -45,6 +46,15 @@ def test_a_run_comes_back_as_it_was_saved(home):
     assert store.read(path) == run
     assert json.loads(path.read_text())["schema"] == SCHEMA
     assert [p.name for p in home.runs.iterdir()] == [f"{run.id}.json"]
+
+
+def test_runs_are_for_their_user_alone_unless_the_folder_was_made_for_others(home, tmp_path):
+    """They hold the UUIDs of cards, and what programs and the kernel name the machine."""
+    home.save(make_run())
+    assert stat.S_IMODE(home.runs.stat().st_mode) == 0o700
+    (tmp_path / "shared" / "runs").mkdir(0o755, parents=True)
+    store.Store(tmp_path / "shared").save(make_run())
+    assert stat.S_IMODE((tmp_path / "shared" / "runs").stat().st_mode) == 0o755
 
 
 def test_saving_again_replaces_the_file_whole(home):
