@@ -15,6 +15,7 @@ from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.record import Absent, Figure, Price, SensorSeries, Telemetry
 from rigbench.model.recipe import RecipeOptions
+from rigbench.train.record import Slice, StoredSlice
 from rigbench.work import power as cost
 from rigbench.work.record import NO_RATING, NOTHING_DECLARED, Power, WattOptions
 
@@ -144,6 +145,22 @@ def test_gpu_watts_alone_are_kwh_but_not_the_bill():
     assert cost.money(kwh, power, US) == Absent(
         "the watts cover GPUs only, not the wall; give --set host-watts=W or --wall-watts W"
     )
+
+
+def test_watts_are_those_of_the_hours():
+    """Of 5M at 200 W and 120M at 300 W, with 30M in between, nearer to 120M: nearly all hours are of the larger."""
+    models, slices = (M5, M30, M120), [stored(M5, 4000.0, device=GPU), stored(M120, 400.0, device=GPU)]
+    watts = {"5M": 200.0, "120M": 300.0}
+
+    def read(its: StoredSlice) -> Slice:
+        return whole(its.slice.model, 1.0, device=GPU, energy=energy(watts[its.slice.model.name]))
+
+    its = plan(request(1e18, models), slices, whole=read)
+    hours = [row.hours.value for row in its.series]
+    assert isinstance(its.power, Power)
+    assert its.power.watts.value == pytest.approx((hours[0] * 200.0 + sum(hours[1:]) * 300.0) / sum(hours))
+    assert (its.power.watts.low, its.power.watts.high) == (200.0, 300.0)
+    assert its.power.watts.basis == "GPUs read beside 2 short runs, by the hours that each stands for"
 
 
 def test_host_watts_and_the_power_supply_take_readings_to_the_wall():

@@ -107,6 +107,14 @@ def test_several_slices_are_a_mean_with_least_and_most_and_the_host_does_not_var
     )
 
 
+def test_a_slice_counts_by_the_hours_that_it_stands_for():
+    both = [sliced(draw("CPU package", 50.0), gpu_watts=280.0), sliced(gpu_watts=320.0)]
+    parts = parts_of(cost.power(both, host(100.0, efficiency=1.0), hours=[1.0, 3.0]))
+    assert (parts["GPUs"], parts["CPU package"]) == ((310.0, "measured"), (50.0, "measured"))  # the one that was read
+    for hours in ([0.0, 0.0], [2.0, 2.0], []):
+        assert parts_of(cost.power(both, host(100.0), hours=hours))["GPUs"] == (300.0, "measured")
+
+
 def test_a_package_above_what_was_declared_for_the_host_is_said():
     power = cost.power([sliced(draw("CPU package", 150.0))], host(90.0))
     assert isinstance(power, Power)

@@ -10,7 +10,7 @@ import msgspec
 
 from rigbench.backtest.record import Coverage
 from rigbench.budget import draw, money, rates, record
-from rigbench.budget.plan import FORWARD, HOT_WORDS, NOT_SOAKED, Forecast, Machine, Request
+from rigbench.budget.plan import HOT_WORDS, NOT_SOAKED, Forecast, Machine, Request
 from rigbench.budget.record import KNOWN_RUN, CardPrice, Configuration, NextSlice, Rate, RigPrice, Scaling
 from rigbench.budget.slices import ANYHOW, Chosen, Wanted, choose, trains
 from rigbench.core import profiles, units
@@ -96,7 +96,7 @@ def here(
         configuration=msgspec.structs.replace(chosen.configuration, recipe=recipe),
         cards=recipe.ranks,
         card=device.name,
-        power=cost.power(beside, request.watts),
+        power=cost.power(beside, request.watts, _hours_beside(request, chosen, forecasts)),
         peak_flops_per_s=card if isinstance(card, Absent) else peak(card, recipe.precision, recipe.ranks),
         hot_extra=hot_extra,
         hot_basis=hot_basis,
@@ -109,6 +109,19 @@ def here(
     )
     following = _next(request, steps, correction, chosen.its) if steps else _widest(request, chosen, forecasts)
     return machine._replace(next_slice=following), tuple(forecasts)
+
+
+def _hours_beside(request: Request, chosen: Chosen, forecasts: Sequence[Forecast]) -> list[float]:
+    """What part of the hours each slice stands for: those of the models that are nearest to its own in size."""
+    stands = [0.0] * len(chosen.slices)
+    sizes = [math.log(stored.slice.model.flop_per_token) for stored in chosen.slices]
+    times = request.hours(its.rate.tokens_per_s.value for its in forecasts)
+    for model, hours in zip(request.models, times, strict=True):
+        apart = [abs(size - math.log(model.flop_per_token)) for size in sizes]
+        nearest = [place for place, far in enumerate(apart) if far == min(apart)]
+        for place in nearest:
+            stands[place] += hours / len(nearest)
+    return stands
 
 
 def scaling(chosen: Chosen, slices: Sequence[StoredSlice]) -> Scaling | Absent:
@@ -250,8 +263,7 @@ def elsewhere(predictor: Predictor, request: Request, rig: RigProfile) -> tuple[
     for step in steps:
         for note in step.notes:
             notes.setdefault(note, []).append(step.model.name)
-    tokens_each = request.tokens() if request.kind in FORWARD else request.shares()
-    times = [count / step.tokens_per_s.value for count, step in zip(tokens_each, steps, strict=True)]
+    times = request.hours(step.tokens_per_s.value for step in steps)
     drawn = draw.share(zip(steps, times, strict=True))
     machine = Machine(
         configuration=Configuration(device, neutral, "default"),

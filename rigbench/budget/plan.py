@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import add
 from typing import NamedTuple
@@ -100,6 +100,11 @@ class Request(NamedTuple):
         }[self.split]
         flop = self.flop_of(weights)
         return tuple(weight / flop for weight in weights)
+
+    def hours(self, tokens_per_s: Iterable[float]) -> list[float]:
+        """Of each model at such rates; where the request is of time or energy, up to one factor."""
+        counts = self.tokens() if self.kind in FORWARD else self.shares()
+        return [count / rate for count, rate in zip(counts, tokens_per_s, strict=True)]
 
     def tokens(self) -> tuple[float, ...]:
         """Of each model, where the request itself tells them. With tokens, `amount` is each model's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -20,12 +21,14 @@ LEAST_HEADROOM = 0.10
 GPUS, OTHER_GPUS, PACKAGE, SUPPLY = "GPUs", "other GPUs", "CPU package", "power supply"
 
 
-def power(slices: Sequence[AnySlice], declared: WattOptions = NOTHING_DECLARED) -> Power | Absent:
-    """The watts of a run: declared at the wall, or read beside these slices.
+def power(
+    slices: Sequence[AnySlice], declared: WattOptions = NOTHING_DECLARED, hours: Sequence[float] = ()
+) -> Power | Absent:
+    """The watts of a run: declared at the wall, or read beside these slices, each of which stands for so many `hours`.
 
     Only with the host's watts do readings become watts at the wall; a slice on the CPU needs no reading then.
     """
-    read, unread = read_beside(slices)
+    read, unread = read_beside(slices, hours)
     psu, host = headroom(slices, declared, read), declared.host
     if not isinstance(declared.wall_watts, Absent):
         meter = Figure(declared.wall_watts, "declared", "wall-watts")
@@ -77,29 +80,34 @@ def at_wall(
     return _power(watts, "wall", tuple(parts), tuple(contradictions), psu)
 
 
-def read_beside(slices: Sequence[AnySlice]) -> tuple[tuple[PowerPart, ...], tuple[str, ...]]:
+def read_beside(
+    slices: Sequence[AnySlice], hours: Sequence[float] = ()
+) -> tuple[tuple[PowerPart, ...], tuple[str, ...]]:
     """What sensors read of each part, the mean over slices with least and most; and which part was not read.
 
     A slice's own device is told by its energy, the rest of the machine by its draws.
     """
-    watts: dict[str, list[float]] = {GPUS: [], OTHER_GPUS: [], PACKAGE: []}
+    watts: dict[str, list[tuple[float, float]]] = {GPUS: [], OTHER_GPUS: [], PACKAGE: []}  # with the hours of each
     unread: dict[str, str] = {}
-    for item in slices:
+    for item, each in zip(slices, hours or [1.0] * len(slices), strict=True):
         own = item.energy.covers.removesuffix(" only") if isinstance(item.energy, Energy) else None
         if isinstance(item.energy, Energy) and own:
-            watts[own].append(item.energy.watts)
+            watts[own].append((item.energy.watts, each))
         for draw in item.draws:
             if draw.name == own:
                 continue
             if isinstance(draw.watts, Absent):
                 unread[draw.name] = draw.watts.reason
             else:
-                watts[draw.name].append(draw.watts)
+                watts[draw.name].append((draw.watts, each))
     parts = []
-    for name, values in watts.items():
-        if values:
+    for name, pairs in watts.items():
+        if pairs:
+            values, shares = zip(*pairs, strict=True)
+            shares = shares if any(shares) else (1.0,) * len(values)
             beside = f"{name} read beside {len(values)} short run{'s' if len(values) > 1 else ''}"
-            mean = math.fsum(values) / len(values)
+            beside += ", by the hours that each stands for" if len(set(shares)) > 1 else ""
+            mean = math.fsum(map(operator.mul, values, shares)) / math.fsum(shares)
             parts.append(PowerPart(name, Figure(mean, "measured", beside, min(values), max(values))))
     # A package that is not read is within the host's watts; a GPU that is not read is nowhere.
     missing = tuple(
