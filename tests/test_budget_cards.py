@@ -300,7 +300,9 @@ def test_slices_on_one_card_are_carried_over_by_the_step_model_and_said(both, mo
     assert 1.2 * alone.value < together.value < 2 * alone.value
     assert together.high / together.low > alone.high / alone.low  # sync was never measured here
     assert "gradient sync of ddp on 2: from none to twice what is predicted" in two.series[1].rate.widened_by
-    assert two.power.watts.value == pytest.approx(2 * one.power.watts.value)
+    assert two.power.watts.value == pytest.approx(
+        2 * one.power.watts.value, rel=0.01
+    )  # hours share out a little differently
     assert two.series[1].tokens_per_step == 2 * one.series[1].tokens_per_step
     assert two.sanity.peak_flops_per_s.value == pytest.approx(2 * one.sanity.peak_flops_per_s.value)
 
