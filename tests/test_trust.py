@@ -372,6 +372,10 @@ def test_a_whole_run_says_how_quiet_the_machine_was(rigbench, tmp_path):
                 "ok quiet probes waited up to 1.0 % of the time for a processor, others used a GPU up to 2.1 % of the "
                 "time",
             ),
+            (
+                msgspec.structs.replace(alone, gpus=(GpuBeside(device="GPU0", others_share=0.0),)),
+                "ok quiet probes waited up to 1.0 % of the time for a processor, nobody else used a GPU",
+            ),
             (Disturbance(room="matmul"), "note quiet no reading says how busy the machine was"),
             (disturbed("slices", 2), "warn quiet this machine was busy"),
         )

@@ -49,8 +49,9 @@ def _finding(finding: Finding) -> Iterable[tuple[str, str]]:
         yield "where", places(finding.where)
     for number, sentence in enumerate(finding.evidence):
         yield ("evidence" if number == 0 else ""), sentence
-    cost = finding.cost
-    yield "cost", f"n/a ({cost.reason})" if isinstance(cost, Absent) else cost.sentence
+    cost = f"n/a ({finding.cost.reason})" if isinstance(finding.cost, Absent) else finding.cost.sentence
+    if cost not in finding.evidence:
+        yield "cost", cost
     if not isinstance(finding.lost, Absent):
         yield "takes", f"{span(finding.lost.hours * 3600.0, 'seconds')} ({finding.lost.basis})"
     if finding.accepted:

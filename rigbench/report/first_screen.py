@@ -144,7 +144,9 @@ def _quiet(run: Run) -> Headline | None:
     waits = [it.lost_share for it in read if not isinstance(it.lost_share, Absent)]
     others = [it for one in read for gpu in one.gpus if not isinstance(it := gpu.others_share, Absent)]
     words = [f"probes waited up to {units.format_share(max(waits))} of the time for a processor"] if waits else []
-    words += [f"others used a GPU up to {units.format_share(max(others))} of the time"] if others else []
+    if others:
+        most = f"up to {units.format_share(max(others))} of the time"
+        words.append(f"others used a GPU {most}" if any(others) else "nobody else used a GPU")
     return ("ok", ", ".join(words)) if words else ("note", "no reading says how busy the machine was")
 
 
