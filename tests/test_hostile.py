@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -628,3 +629,40 @@ def test_a_device_is_not_packed_without_an_end(device: str, rigbench: Rigbench, 
     code, _, err = rigbench("pack", device, "-o", tmp_path / "x.bin", "--skip-bad")
     one_line(code, err)
     assert "is a device" in err
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("Temperature/0", "1000000"),
+        ("EnforcedPowerLimit", "0"),
+        ("ClockInfo/1", "-500"),
+        ("UtilizationRates", "255 255"),
+        ("MemoryInfo_v2", "18446744073709551615 0 0 18446744073709551615"),
+        ("CurrentClocksEventReasons", "18446744073709551615"),
+        ("CurrPcieLinkWidth", "3"),
+    ],
+)
+def test_what_no_card_can_say_is_no_reading(call: str, said: str, rigbench: Rigbench, tmp_path: Path) -> None:
+    rig = tmp_path / "rig"
+    shutil.copytree(STORED.parents[1] / "rigs" / "dual-rtx4080s-throttling", rig)
+    for name in ("nvml.txt", "load.nvml.txt"):
+        lines = [it for it in (rig / name).read_text().splitlines() if f" nvmlDeviceGet{call} =" not in it]
+        (rig / name).write_text("\n".join([*lines, f"* nvmlDeviceGet{call} = 0 {said}", ""]))
+    for words in (("topology", "-v"), ("doctor", "-v"), ("monitor", "--once"), ("capacity",)):
+        code, out, err = rigbench("--replay", rig, *words)
+        assert (code, "internal error" in err) == (FINE, False)
+        shown = re.sub(r"says \S+, which", "", out)
+        assert not re.search(r"1,?000,?000|e\+06|-500|255 %|EiB|0x\d0{6}|-at-0w|x3\b", shown)
+
+
+def test_bridges_below_bridges_without_an_end_are_no_hang(rigbench: Rigbench, tmp_path: Path) -> None:
+    rig = tmp_path / "rig"
+    shutil.copytree(STORED.parents[1] / "rigs" / "dual-rtx4080s-x8x8", rig)
+    tree = json.loads((rig / "pci.json").read_text())
+    bridge = tree["0000:00:01.0"]
+    tree |= {f"{it:04x}:00:00.0": bridge | {"parent": f"{it - 1:04x}:00:00.0"} for it in range(1, 1000)}
+    (rig / "pci.json").write_text(json.dumps(tree))
+    before = time.process_time()
+    assert rigbench("--replay", rig, "topology")[0] == FINE
+    assert time.process_time() - before < 10

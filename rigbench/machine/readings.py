@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rigbench.core.record import Absent
 from rigbench.machine.driver_child import NOT_AVAILABLE, NOT_IN_PYNVML, NOT_TEXT
+from rigbench.machine.pci import parse_link_width
 from rigbench.machine.sysfs import decode_text
 
 if TYPE_CHECKING:
@@ -120,59 +121,73 @@ def _positive(unit: Callable[[Any], Value]) -> Callable[[Any], Value]:
     return lambda answer: unit(answer) if answer > 0 else NOT_REPORTED
 
 
-_watts, _lanes, _degrees = _positive(_over(1000)), _positive(int), _positive(float)
+def _within(low: float, high: float, unit: Callable[[Any], Value] = int) -> Callable[[Any], Value]:
+    """A reading that lies between what is possible. Broken cards and drivers say 4294967295, most of all."""
+
+    def of(answer: Any) -> Value:
+        value = unit(answer)
+        return value if low <= value <= high else Absent(f"says {answer}, which cannot be")
+
+    return of
+
+
+_limit, _bytes, _count, _bits = _within(0, 1e5, _over(1000)), _within(0, 2**50), _within(0, 2**48), _within(0, 2**31)
+_celsius, _hertz = _within(-100, 250, float), _within(0, 1e10, lambda megahertz: megahertz * 1e6)
+_watts, _degrees, _generation = _positive(_limit), _positive(_celsius), _positive(_within(1, 9))
+_lanes = _positive(lambda lanes: parse_link_width(str(lanes)))
+_rate = _within(0, 1e13, lambda kilobytes: kilobytes * 1000.0)
 USAGE, AVERAGE, INSTANT = (f"nvmlDeviceGet{call}" for call in ("PowerUsage", "FieldValues/185/0", "FieldValues/186/0"))
 COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
 
 SENSORS = {
     # What moves while a GPU works; the names are those of the columns of SensorSeries. nvmlDeviceGetPowerUsage is an
     # average over a second since Ampere, and the power now on GA100 and before (nvml.h): see OLDER_POWER.
-    "energy_joules": _sensor(_over(1000), "TotalEnergyConsumption"),
+    "energy_joules": _sensor(_within(0, 1e13, _over(1000)), "TotalEnergyConsumption"),
     "power_watts": Sensor((USAGE, AVERAGE, INSTANT), _watts),
     "power_instant_watts": Sensor((INSTANT,), _watts),
-    "throttle_bits": _sensor(int, "CurrentClocksEventReasons", "CurrentClocksThrottleReasons"),  # since driver 535
-    "sm_clock_hertz": _sensor(lambda megahertz: megahertz * 1e6, "ClockInfo/1"),
-    "memory_clock_hertz": _sensor(lambda megahertz: megahertz * 1e6, "ClockInfo/2"),
-    "temperature_celsius": _sensor(float, "Temperature/0"),
+    "throttle_bits": _sensor(_bits, "CurrentClocksEventReasons", "CurrentClocksThrottleReasons"),  # since driver 535
+    "sm_clock_hertz": _sensor(_hertz, "ClockInfo/1"),
+    "memory_clock_hertz": _sensor(_hertz, "ClockInfo/2"),
+    "temperature_celsius": _sensor(_celsius, "Temperature/0"),
     "memory_temperature_celsius": _sensor(_degrees, "FieldValues/82/0"),
     # Of the first fan; 0 is a fan at rest. A card without one refuses the first call, and knows no fan 0.
-    "fan_share": _sensor(_over(100), "FanSpeed", "FanSpeed_v2/0")._replace(refused=NO_FAN),
-    "utilisation_share": _sensor(_over(100), "UtilizationRates"),
+    "fan_share": _sensor(_within(0, 2, _over(100)), "FanSpeed", "FanSpeed_v2/0")._replace(refused=NO_FAN),
+    "utilisation_share": _sensor(_within(0, 1, _over(100)), "UtilizationRates"),
     # v2 keeps what the driver reserves out of "used", the last value; unified-memory parts answer neither.
-    "memory_used_bytes": _sensor(int, "MemoryInfo_v2", "MemoryInfo", place=-1),
-    "memory_free_bytes": _sensor(int, "MemoryInfo_v2", "MemoryInfo", place=-2),
-    "pcie_replays": _sensor(int, "PcieReplayCounter"),
+    "memory_used_bytes": _sensor(_bytes, "MemoryInfo_v2", "MemoryInfo", place=-1),
+    "memory_free_bytes": _sensor(_bytes, "MemoryInfo_v2", "MemoryInfo", place=-2),
+    "pcie_replays": _sensor(_within(0, 2**32 - 2), "PcieReplayCounter"),
     # Facts of a card; the names are those of Gpu.
     "name": _sensor(_text, "Name"),
     "uuid": _sensor(_text, "UUID"),
     "pci_bus_id": _sensor(_bus_id, "PciInfo_v3"),
     "pci_device_id": _sensor(lambda both: f"{both >> 16 & 0xFFFF:04x}", "PciInfo_v3", place=1),
-    "memory_total_bytes": _sensor(_positive(int), "MemoryInfo_v2", "MemoryInfo"),
+    "memory_total_bytes": _sensor(_positive(_bytes), "MemoryInfo_v2", "MemoryInfo"),
     "compute_capability": _sensor(lambda both: f"{both[0]:d}.{both[1]:d}", "CudaComputeCapability", place=None),
-    "bar1_total_bytes": _sensor(int, "BAR1MemoryInfo"),
-    "link_generation_now": _sensor(_lanes, "CurrPcieLinkGeneration"),
-    "link_generation_max": _sensor(_lanes, "MaxPcieLinkGeneration"),
+    "bar1_total_bytes": _sensor(_bytes, "BAR1MemoryInfo"),
+    "link_generation_now": _sensor(_generation, "CurrPcieLinkGeneration"),
+    "link_generation_max": _sensor(_generation, "MaxPcieLinkGeneration"),
     "link_width_now_lanes": _sensor(_lanes, "CurrPcieLinkWidth"),
     "link_width_max_lanes": _sensor(_lanes, "MaxPcieLinkWidth"),
     "performance_state": _sensor(lambda state: state if 0 <= state <= 15 else Absent("unknown"), "PerformanceState"),
     "slowdown_celsius": _sensor(_degrees, "TemperatureThreshold/1"),
     "target_celsius": _sensor(_degrees, "TemperatureThreshold/5"),
-    "margin_celsius": _sensor(float, "MarginTemperature"),
-    "slowdown_at_margin_celsius": _sensor(float, "FieldValues/194/0"),
-    "power_limit_watts": _sensor(_over(1000), "EnforcedPowerLimit"),
-    "power_limit_default_watts": _sensor(_over(1000), "PowerManagementDefaultLimit"),
-    "power_limit_min_watts": _sensor(_over(1000), "PowerManagementLimitConstraints"),
-    "power_limit_max_watts": _sensor(_over(1000), "PowerManagementLimitConstraints", place=1),
+    "margin_celsius": _sensor(_celsius, "MarginTemperature"),
+    "slowdown_at_margin_celsius": _sensor(_celsius, "FieldValues/194/0"),
+    "power_limit_watts": _sensor(_watts, "EnforcedPowerLimit"),
+    "power_limit_default_watts": _sensor(_watts, "PowerManagementDefaultLimit"),
+    "power_limit_min_watts": _sensor(_limit, "PowerManagementLimitConstraints"),
+    "power_limit_max_watts": _sensor(_watts, "PowerManagementLimitConstraints", place=1),
     "persistence": _sensor(_switch, "PersistenceMode"),
     "compute_mode": _sensor(lambda mode: COMPUTE_MODES.get(mode, f"mode {mode}"), "ComputeMode"),
     "display_active": _sensor(_switch, "DisplayActive"),
     "mig_enabled": _sensor(_switch, "MigMode"),
     "ecc_enabled": _sensor(_switch, "EccMode"),
-    "ecc_corrected_errors": _sensor(int, "TotalEccErrors/0/1"),
-    "ecc_uncorrected_errors": _sensor(int, "TotalEccErrors/1/1"),
-    "ecc_uncorrected_errors_since_load": _sensor(int, "TotalEccErrors/1/0"),
-    "remapped_rows_corrected": _sensor(int, "RemappedRows"),
-    "remapped_rows_uncorrected": _sensor(int, "RemappedRows", place=1),
+    "ecc_corrected_errors": _sensor(_count, "TotalEccErrors/0/1"),
+    "ecc_uncorrected_errors": _sensor(_count, "TotalEccErrors/1/1"),
+    "ecc_uncorrected_errors_since_load": _sensor(_count, "TotalEccErrors/1/0"),
+    "remapped_rows_corrected": _sensor(_count, "RemappedRows"),
+    "remapped_rows_uncorrected": _sensor(_count, "RemappedRows", place=1),
     "row_remap_pending": _sensor(_switch, "RemappedRows", place=2),
     "row_remap_failed": _sensor(_switch, "RemappedRows", place=3),
     "compute_processes": _sensor(_processes, "ComputeRunningProcesses_v3", "ComputeRunningProcesses_v2", place=None),
@@ -180,8 +195,8 @@ SENSORS = {
     "MPS_processes": _sensor(_processes, "MPSComputeRunningProcesses_v3", "MPSComputeRunningProcesses_v2", place=None),
     "process_utilisation": _sensor(_samples, "ProcessUtilization/0", place=None),
     # PCIe traffic as the card sees it, over the 20 ms that the call takes: it has no place among what moves.
-    "from_gpu_bytes_per_s": _sensor(lambda kilobytes: kilobytes * 1000.0, "PcieThroughput/0"),
-    "to_gpu_bytes_per_s": _sensor(lambda kilobytes: kilobytes * 1000.0, "PcieThroughput/1"),
+    "from_gpu_bytes_per_s": _sensor(_rate, "PcieThroughput/0"),
+    "to_gpu_bytes_per_s": _sensor(_rate, "PcieThroughput/1"),
 }
 POWER_NOW = Sensor((INSTANT, USAGE), _watts)  # where the card tells it, else its running average
 OLDER_POWER = {"power_watts": Sensor((AVERAGE, USAGE, INSTANT), _watts), "power_instant_watts": POWER_NOW}

@@ -20,7 +20,7 @@ from rigbench.machine.redact import Redaction
 from rigbench.machine.sysfs import RecordedSysfs, Sysfs, parse_cpu_list
 
 FORMAT = 1
-MOST_CPUS = 8192  # as many as the kernel can have
+MOST_BUSES, MOST_CPUS = 32, 8192  # one below another; as many as the kernel can have
 CAPTURE_AGAIN = "capture the rig again with rigbench capture"
 NOT_READ = Absent("not read")
 
@@ -123,9 +123,10 @@ def recorded_tree(known: RecordedHost, functions: dict[str, RecordedFunction], m
     files, links = _host_files(known), dict[str, str]()
     groups = set[int]()
     for bus_id, function in functions.items():
-        # `sys/devices/<host bridge>/<port>/…/<function>`; a missing parent, or a ring of them, ends the way up.
+        # `sys/devices/<host bridge>/<port>/…/<function>`; a missing parent, a ring of them, or more than a domain has
+        # buses, ends the way up.
         path = [bus_id]
-        while (parent := functions[path[0]].parent) is not None and parent in functions and parent not in path:
+        while (parent := functions[path[0]].parent) in functions and parent not in path and len(path) < MOST_BUSES:
             path.insert(0, parent)
         place = "/".join(["sys/devices", functions[path[0]].root.replace("/", "_"), *path])
         links[f"{pci.DEVICES}/{bus_id}"] = place
