@@ -373,7 +373,7 @@ def test_a_probe_that_could_not_run_says_why(job):
         ("--largest 1TiB", "--largest '1TiB' is not between 1 MiB and 64 GiB"),
         ("--largest -1", "--largest '-1' is negative"),
         ("--device gpu", "--device 'gpu' is not a device"),
-        ("--replay /nowhere", "No such option: --replay"),
+        ("--replay /nowhere", "bandwidth does not take --replay"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(rigbench, typed, words):

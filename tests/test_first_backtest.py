@@ -38,7 +38,7 @@ warn  backtest: 5M: 2.2 times as slow as predicted, OUTSIDE the interval
 """
 SLOW = """\
 warn  backtest: 120M on 2xrtx-4080: 62,000 tokens/s is SLOW, 53 % of what is predicted
-  predicted  120,000 tokens/s (80,000 to 150,000), adamw, bf16, compiled, ddp on 2
+  predicted  117,000 tokens/s (80,000 to 150,000), adamw, bf16, compiled, ddp on 2
   this log   62,000 tokens/s (61,400 to 62,600), train.log (nanoGPT)
   read as   time is of one step
   would be  without torch.compile: 80,000 tokens/s (50,000 to 100,000)

@@ -213,7 +213,7 @@ REFUSED = {
     "monitor --replay /nowhere": "--replay /nowhere is not a folder",
     "monitor --record /nowhere/file --seconds 1": "cannot write to /nowhere/file (no such file or directory)",
     "monitor --record / --seconds 1": "/ is there already",
-    "monitor --device cpu": "No such option: --device",
+    "monitor --device cpu": "monitor does not take --device",
 }
 
 

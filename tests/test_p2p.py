@@ -420,7 +420,7 @@ REFUSED = {
     "p2p --limit 1s": "--limit '1s' is not between 5 s and 1 h",
     "p2p --limit nan": "is not a number",
     "p2p --limit soon": "--limit",
-    "p2p --device cpu": "No such option: --device",
+    "p2p --device cpu": "p2p does not take --device",
     "--device cpu p2p": "p2p does not take --device",
     "p2p GPU0": "unexpected extra argument",
 }
