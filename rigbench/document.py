@@ -70,6 +70,8 @@ class Run(Record, frozen=True, kw_only=True):  # schema first, so that a reader 
         for row in self.arms.rows if isinstance(self.arms, Arms) else ():
             if isinstance(row.slice, int) and not 0 <= row.slice < len(self.slices):
                 raise ValueError(f"{row.label} is slice {row.slice} of {len(self.slices)}")
+        if isinstance(self.law, Fit) and any(max(it.places) >= len(self.law.points) for it in self.law.lines):
+            raise ValueError(f"a law has points beyond its {len(self.law.points)}")
 
     def disturbed(self, room: str = "") -> tuple[Disturbance, ...]:
         """Those of what the rooms hold that were disturbed, of one room where it is named."""

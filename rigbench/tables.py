@@ -553,6 +553,6 @@ def samples(record: Record) -> tuple[float, ...]:
 
 def step_seconds(its: SeenSteps) -> Iterator[tuple[float, int, float]]:
     """(seconds since the start, step, seconds a step since the row before) of rows that came apart."""
-    for before, (at, step) in pairwise(zip(its.at_seconds, its.step, strict=True)):
+    for before, (at, step) in pairwise(zip(its.at_seconds, its.step, strict=False)):
         if at > before[0] and step > before[1]:
             yield at, step, (at - before[0]) / (step - before[1])

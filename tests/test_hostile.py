@@ -666,3 +666,39 @@ def test_bridges_below_bridges_without_an_end_are_no_hang(rigbench: Rigbench, tm
     before = time.process_time()
     assert rigbench("--replay", rig, "topology")[0] == FINE
     assert time.process_time() - before < 10
+
+
+@pytest.mark.parametrize(
+    ("run", "at", "value", "code"),
+    [
+        ("xeon-2.5ghz-2-cores/budget.json", ("budget", "series"), [], BAD_INPUT),
+        ("xeon-2.5ghz-2-cores/budget.json", ("budget", "series", -1, "losses"), [], FINE),
+        ("xeon-2.5ghz-2-cores/train-probe-120M-arms.json", ("arms", "least_memory"), "none", BAD_INPUT),
+        ("xeon-2.5ghz-2-cores/train-probe-5M.json", ("slices", 0, "model", "flop_per_token"), -1.0, BAD_INPUT),
+        ("schema-1.json", ("matmul", "ceilings", 0, "looks", 0, "seconds"), [], BAD_INPUT),
+        ("xeon-2.5ghz-2-cores/run-quick-every-probe.json", ("bandwidth", "parts", 0, "transfers"), [], FINE),
+        ("watched-two-rtx-4080-super.json", ("watched", "steps", "step"), [1], FINE),
+        ("../../reports/intel-xeon-2-cores/scaling-tiny.json", ("law", "points"), [], BAD_INPUT),
+        ("../../reports/intel-xeon-2-cores/scaling-tiny.json", ("scaling", 0, "schedule", "steps"), [], BAD_INPUT),
+        ("../../reports/intel-xeon-2-cores/scaling-tiny.json", ("scaling", 0, "step_seconds"), [0.0] * 9, FINE),
+        ("heat-h200.json", ("thermals", "cards", 0, "hot", "flops_per_s", "value"), 1e-300, FINE),
+    ],
+)
+def test_a_stored_run_with_what_cannot_be_is_refused_or_shown(
+    run: str, at: tuple[str | int, ...], value: object, code: int, rigbench: Rigbench, tmp_path: Path
+) -> None:
+    whole = json.loads((STORED.parent / run).read_text())
+    place = whole
+    for step in at[:-1]:
+        place = place[step]
+    place[at[-1]] = value
+    odd = tmp_path / "odd.json"
+    odd.write_text(json.dumps(whole))
+    for words in (
+        ("report", odd, "-v"),
+        ("report", odd, "--format", "pytest-benchmark"),
+        ("compare", odd, STORED.parent / run),
+    ):
+        found, _, err = rigbench(*words)
+        assert (found, "internal error" in err) == (BAD_INPUT if code else found, False)
+    assert rigbench("report", odd)[0] == code

@@ -179,16 +179,18 @@ def _judged(result: Bandwidth, items: Iterable[Judged], reasons: bool = True) ->
             theory = gigabytes(item.bytes_per_s / judgement.share)
             ends = " to ".join(map(gigabytes, judgement.expected.ends))
             cells = ends, f"{units.format_share(judgement.share)} of {theory}", cells[2]
-        rows.append((MARKS[judgement.verdict], item.way, *_rate(_row(result, item)), *cells))
+        if row := _row(result, item):
+            rows.append((MARKS[judgement.verdict], item.way, *_rate(row), *cells))
     headings = ["", "way", ">GB/s", ">90 % interval", ">expected", ">of theory", "not judged, since"]
     shown = 7 if reasons and any(row[6] for row in rows) else 6
     return table(headings[:shown], [row[:shown] for row in rows])
 
 
-def _row(result: Bandwidth, item: Judged) -> Transfer:
-    """That was judged."""
+def _row(result: Bandwidth, item: Judged) -> Transfer | None:
+    """That was judged; none where a stored run has no such."""
     rows = (row for part in result.parts for row in part.transfers)
-    return next(row for row in rows if (row.size_bytes, row.bytes_per_s.value) == (item.size_bytes, item.bytes_per_s))
+    judged = (item.size_bytes, item.bytes_per_s)
+    return next((row for row in rows if (row.size_bytes, row.bytes_per_s.value) == judged), None)
 
 
 def _rate(row: Transfer) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from rigbench.core import profiles, units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, number, one_of, seconds, whole, zero_or
-from rigbench.core.record import NO_CARBON, Absent, Carbon, Device, Figure, Price, Record
+from rigbench.core.record import NO_CARBON, Absent, Carbon, Device, Figure, Price, Record, Some
 from rigbench.model.recipe import Recipe
 from rigbench.train.record import HostAllocator
 from rigbench.work.record import Power
@@ -505,7 +505,7 @@ class Budget(Record, frozen=True, kw_only=True):
     remark: str = ""  # which of the rig's cards are not counted, or that so many were not measured together, and why
     scaling: Scaling | Absent = ONE_CARD
     series_name: str
-    series: tuple[PlanRow, ...]
+    series: Some[PlanRow]
     series_flop_6n: float
     series_flop_exact: float
     series_hours: Estimate

@@ -258,7 +258,8 @@ def _laws(budget: Budget) -> Iterator[tuple[str, str]]:
     yield "optimum", f"by scaling laws, {units.format_flop(laws.flops)} on one model: {sizes}, {tokens}"
     last = max(budget.series, key=lambda row: row.total_parameters)
     losses = [one.loss for one in last.losses]
-    low, high = (significant(end) for end in (min(losses), max(losses)))
-    yield "", f"{last.model} would come to a loss of {low} to {high} nats a token by them: {laws.caveat}"
+    if losses:
+        low, high = (significant(end) for end in (min(losses), max(losses)))
+        yield "", f"{last.model} would come to a loss of {low} to {high} nats a token by them: {laws.caveat}"
     batch = between(laws.critical_batch_tokens_low, laws.critical_batch_tokens_high)
     yield "", f"critical batch at the end, by Kaplan 2020: {batch} tokens a step; more buys little"

@@ -187,13 +187,13 @@ def compared(
 
 def _ratio(judged: Judged, place: int, before: int, after: int) -> Estimate:
     middle, freedom = judged.differences[place], judged.freedom[place]
-    value = math.exp(middle)
+    value = math.exp(max(-600.0, min(middle, 600.0)))
     if freedom < 1:
         return Estimate(value, value, value, 0.0, "one unit a side: nothing shows how the next one would differ", 1)
     half = student_t_quantile((1 + LEVEL) / 2, freedom) * judged.deviations[place]
     half = min(half * math.sqrt(1 / before + 1 / after), 20.0)
     method = "ratio of geometric means, Student t on what the units of a side vary by"
-    return Estimate(value, math.exp(middle - half), math.exp(middle + half), LEVEL, method, freedom + 2)
+    return Estimate(value, value * math.exp(-half), value * math.exp(half), LEVEL, method, freedom + 2)
 
 
 def _verdict(ratio: Estimate, freedom: int, p: float, row: Row, same_within: float, level: float) -> Verdict:

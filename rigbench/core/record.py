@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 Source = Literal["measured", "predicted", "datasheet", "declared"]
+Kind = TypeVar("Kind")
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Some = Annotated[tuple[Kind, ...], msgspec.Meta(min_length=1)]
 EndedBy = Literal["finished", "interval", "time limit", "sample limit", "interrupted", "worker died"]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate, Timing
 from rigbench.core.options import NOT_GIVEN, Option, Reader, seconds, whole
-from rigbench.core.record import Absent, Device, EndedBy, Figure, Record, Telemetry
+from rigbench.core.record import Absent, Device, EndedBy, Figure, Record, Some, Telemetry
 from rigbench.model.record import Model
 
 # 3: on GPUs, the model's products are handed over behind a hold. 4: a CPU's flush is bounded by its threads, a look's
@@ -162,7 +162,7 @@ class MatmulShape(MatmulDims, frozen=True, kw_only=True):
 class MatmulLook(MatmulDims, frozen=True):
     """One evaluation of the search for the ceiling."""
 
-    seconds: tuple[float, ...]  # of one product, a few times
+    seconds: Some[float]  # of one product, a few times
 
 
 class MatmulPhase(Record, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from rigbench.core import units
-from rigbench.core.record import Absent, Record
+from rigbench.core.record import Absent, Positive, Record
 
 Dtype = Literal["uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]  # of an id in a file
 PackedDtype = Literal["uint16", "uint32"]  # that `rigbench pack` writes
@@ -87,7 +87,7 @@ class Model(Record, frozen=True):
     total_parameters: int
     non_embedding_parameters: int
     matmul_parameters: int  # those that enter a matrix product: the N of 6·N + 12·L·d·T
-    flop_per_token: float  # that exact closed form, with full (not causally halved) attention
+    flop_per_token: Positive  # that exact closed form, with full (not causally halved) attention
     flop_per_token_6n: float  # the field's 6·N_total; of experts those that a token meets
     active_parameters: int | Absent = ALL_ACTIVE  # those that a token meets, of a mixture of experts
     trainable_parameters: int | Absent = Absent("all of them")  # an adapter's, which `total_parameters` has in it

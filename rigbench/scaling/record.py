@@ -9,7 +9,7 @@ from rigbench.core import units
 from rigbench.core.errors import RigbenchError
 from rigbench.core.estimate import Estimate
 from rigbench.core.options import NOT_GIVEN, TEXT, Option, Reader, number, one_of, seconds, whole
-from rigbench.core.record import Absent, Device, Figure, Record
+from rigbench.core.record import Absent, Device, Figure, Record, Some
 from rigbench.core.stats import rate_estimate, steady_start
 from rigbench.model.recipe import OPTIMIZERS, Optimizer, Recipe
 from rigbench.model.record import AskedDtype, Model
@@ -120,7 +120,7 @@ class Schedule(Record, frozen=True, kw_only=True):
 
     learning_rate: float  # of the stable part
     warm_up_steps: int
-    steps: tuple[int, ...]  # at which each branch ends, rising
+    steps: Some[int]  # at which each branch ends, rising
 
 
 class Evaluation(Record, frozen=True, kw_only=True):
@@ -214,8 +214,8 @@ class Trained(Record, frozen=True, kw_only=True):
     def tokens_per_s(self) -> Estimate | Absent:
         """Of the trunk's steady steps."""
         seconds = self.step_seconds
-        if len(seconds) < 3:
-            return Absent("fewer than three steps")
+        if len(seconds) < 3 or min(seconds) <= 0:
+            return Absent("fewer than three steps that took time")
         return rate_estimate(self.tokens_per_step, seconds[1 + steady_start(seconds[1:]) :])
 
 
@@ -275,7 +275,7 @@ class Line(Record, frozen=True, kw_only=True):
 
     of: Of
     among: str  # which of the points these are, as "each on 1.02M tokens"
-    places: tuple[int, ...]  # of its points among the fit's
+    places: Some[int]  # of its points among the fit's
     exponent: Estimate  # of two sizes without an interval (level 0)
     constant: float  # K
     r_squared: float  # of the losses' logarithms

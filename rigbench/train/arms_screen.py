@@ -142,8 +142,8 @@ def _chart(rows: Rows, console: Console) -> None:
     rates = {row.label: rate.value for row, result in rows if (rate := _estimate(row, result))}
     sizes = {row.label: size for row, _ in rows if (size := _bytes(row))}
     columns = {
-        "tokens/s, of the fastest": {label: rate / max(rates.values()) for label, rate in rates.items()},
-        "peak memory, of the largest": {label: size / max(sizes.values()) for label, size in sizes.items()},
+        "tokens/s, of the fastest": {label: rate / (max(rates.values()) or 1.0) for label, rate in rates.items()},
+        "peak memory, of the largest": {label: size / (max(sizes.values()) or 1.0) for label, size in sizes.items()},
     }
     if rates or sizes:
         shown = {name: column for name, column in columns.items() if column}

@@ -433,3 +433,9 @@ class Arms(Record, frozen=True, kw_only=True):
     eight_bit_from: Figure | Absent = Absent("not asked")  # parameters from which 8-bit states save a tenth of the peak
     micro_batch: MicroBatchSearch | Absent = Absent("not searched for")
     usual: bool = False  # predicted elsewhere, and micro-batch and way were left to the rule that budget takes too
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in (self.fastest, self.least_memory):
+            if isinstance(name, str) and name not in {row.label for row in self.rows}:
+                raise ValueError(f"no variant is named {name[:40]!r}")
