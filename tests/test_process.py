@@ -46,6 +46,12 @@ def test_a_result_comes_back_with_its_progress_whatever_the_probe_prints():
     assert said == [(0.5, "half way")]
 
 
+def test_what_python_loads_first_may_print(monkeypatch, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("print('hello', flush=True)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    assert call("finish") == process.Outcome((Result(steps=7),), "finished")
+
+
 def test_who_holds_its_output_open_is_not_waited_for():
     began = time.monotonic()
     assert call("escape").result == Result(steps=7)

@@ -123,12 +123,7 @@ def _positive(unit: Callable[[Any], Value]) -> Callable[[Any], Value]:
 
 def _within(low: float, high: float, unit: Callable[[Any], Value] = int) -> Callable[[Any], Value]:
     """A reading that lies between what is possible. Broken cards and drivers say 4294967295, most of all."""
-
-    def of(answer: Any) -> Value:
-        value = unit(answer)
-        return value if low <= value <= high else Absent(f"says {answer}, which cannot be")
-
-    return of
+    return lambda it: value if low <= (value := unit(it)) <= high else Absent(f"says {it}, which cannot be")
 
 
 _limit, _bytes, _count, _bits = _within(0, 1e5, _over(1000)), _within(0, 2**50), _within(0, 2**48), _within(0, 2**31)

@@ -229,7 +229,8 @@ class Child:
         assert self._process.stdout
         with contextlib.suppress(ValueError, OSError), self._process.stdout as told:
             for line in told:
-                lines.put((index, line))
+                if line.startswith(b'{"'):  # else printed by what Python loads before us
+                    lines.put((index, line))
         lines.put((index, b""))
 
     def kill(self) -> None:
