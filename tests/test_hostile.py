@@ -211,6 +211,7 @@ def test_telemetry_has_a_reading_for_each_tick() -> None:
     [
         ("head_dim", {}),
         ("num_key_value_heads", -1),
+        ("num_key_value_heads", 10**9),
         ("tie_word_embeddings", 2),
         ("sliding_window", True),
         ("num_hidden_layers", "x"),
@@ -225,6 +226,7 @@ def test_a_config_json_with_a_value_of_another_kind_is_refused(
     code, _, err = rigbench("budget", "--on", "rtx-4080", "--model", tmp_path / "config.json")
     one_line(code, err)
     assert key in err
+    assert "1000000000 is not a whole number;" not in err
 
 
 def test_what_looks_like_a_file_and_has_no_end_is_not_waited_for(

@@ -104,7 +104,7 @@ def _numbers(config: dict[str, Any], keys: dict[str, str], where: str) -> dict[s
     for key, kind in OPTIONAL.items():
         value: Any = config.get(key)
         if value is not None and (type(value).__name__ != kind or not 0 <= value <= LARGEST_NUMBER):
-            wanted = "a whole number" if kind == "int" else "true or false"
+            wanted = f"a whole number from 0 to {LARGEST_NUMBER:,}" if kind == "int" else "true or false"
             what = f"{where}: {key} = {str(value)[:40]} is not {wanted}"
             raise RigbenchError(what, "give the authors' own file")
     found = {field: config[key] for field, key in keys.items()}
