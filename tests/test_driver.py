@@ -84,7 +84,7 @@ def test_the_child_and_the_replay_read_the_same_gpus(name: str, driver_of) -> No
 
 
 def test_what_python_loads_first_may_print(driver_of, monkeypatch, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text("print('hello', flush=True)\n")
+    (tmp_path / "sitecustomize.py").write_text("print('hello\\n' * 2000, flush=True)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     assert driver_of().gpu_count() == 2
 

@@ -114,9 +114,9 @@ class DriverProcess:
                 how = f"by {name}" if name else f"with code {-died}"
                 return self._end(f"the process that asks the driver ended {how} in {call}")
             self._unread += more
+            while b"\n" in self._unread and not self._unread.startswith(b"["):  # printed by what Python loads before us
+                self._unread = self._unread.partition(b"\n")[2]
         line, _, self._unread = self._unread.partition(b"\n")
-        if not line.startswith(b"["):  # printed by what Python loads before us
-            return self._answer(key, limit_seconds)
         code, values = json.loads(line)
         return Answer(code, tuple(values))
 
