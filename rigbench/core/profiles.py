@@ -461,9 +461,8 @@ def _counted(text: str) -> tuple[int, str]:
     """ "2x 4080 Super", "4080 Super x2": how many, and of what."""
     if match := re.fullmatch(r"(\d{1,9})\s*-?[xX×*]\s*-?(.+)", text):
         count, card = int(match[1]), match[2]
-        return (
-            (int(card), match[1]) if re.fullmatch("[0-9]{1,9}", card) and int(card) < count else (count, card)
-        )  # "4090x2"
+        is_count = re.fullmatch("[0-9]{1,9}", card) and int(card) < count
+        return (int(card), match[1]) if is_count else (count, card)  # "4090x2"
     if match := re.fullmatch(r"(.+[\w\s])(?<=[\d\s])[xX×*]\s*(\d{1,4})", text):
         return int(match[2]), match[1].strip()
     return 1, text

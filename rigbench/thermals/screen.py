@@ -87,9 +87,8 @@ def verdict(result: Thermals) -> Headline:
 
 def _slowed(held: Throttling, card: HeatCard) -> str:
     """ "GPU1 slows itself down at 84 °C, 58 % of the time, its clock 13 % lower"."""
-    at = (
-        "" if isinstance(card.steady, Absent) else if_known(mapped(card.steady.temperature_celsius, "{:.0f} °C".format))
-    )
+    steady = card.steady
+    at = "" if isinstance(steady, Absent) else if_known(mapped(steady.temperature_celsius, "{:.0f} °C".format))
     how = f"slows itself down{at and f' at {at}'}" if held.reason == "sw_thermal" else "is slowed down"
     why = "" if held.reason == "sw_thermal" else f" by {REASONS.get(held.reason, held.reason)}{_watts(held, card)}"
     lower = _lower(held)
