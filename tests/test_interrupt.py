@@ -153,6 +153,24 @@ def test_a_command_that_has_said_all_ends_with_130_as_well(by):
     assert "rtx-4090" in out
 
 
+def test_a_library_whose_end_never_comes_does_not_keep_a_command_that_has_said_all():
+    """No handler runs there, nor where a signal comes between Python's look for one and a long wait in the kernel."""
+    lock = "mutex = ctypes.create_string_buffer(64)\n    for _ in range(2): ctypes.CDLL(None).pthread_mutex_lock(mutex)"
+    text = END.replace("import atexit", "import atexit, ctypes").replace("time.sleep(60)", lock)
+    with subprocess.Popen(
+        [sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as it:
+        assert it.stderr.readline() == f"{it.pid}\n"
+        time.sleep(0.2)
+        it.send_signal(signal.SIGINT)
+        try:
+            out, err = it.communicate(timeout=30)
+        finally:
+            it.kill()
+    assert (it.returncode, err) == (130, "")
+    assert "rtx-4090" in out
+
+
 def test_whoever_starts_it_by_nohup_keeps_it_when_the_terminal_is_closed():
     command = ["nohup", sys.executable, "-c", END.replace("60", "0.2")]
     with subprocess.Popen(
