@@ -20,6 +20,7 @@ THE_ANSWER = "standard output"
 OF_A_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 PATIENCE_SECONDS = 1.0
 _answered: list[int] = []  # the signals whose handler has run
+_said: list[bool] = []  # there once nothing but the interpreter's end is left
 
 
 def main() -> None:
@@ -44,7 +45,8 @@ def main() -> None:
                 os.write(2, b"rigbench: too few files may be open; raise `ulimit -n`\n")
         for number in signals.STOP:
             if signal.getsignal(number) is _interrupt:
-                signal.signal(number, _leave)
+                signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+        _said.append(True)
     except KeyboardInterrupt:  # while the answer was written, or once more while the first one was being answered
         code = INTERRUPTED
     if code != INTERRUPTED:  # else at once: no thread that hangs is waited for, and children go with us
@@ -69,10 +71,6 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def _leave(number: int, frame: object) -> None:
-    os._exit(INTERRUPTED)
-
-
 def _watch() -> None:
     """Hear signals on a thread as well, for the main one may not answer, or may lose the answer.
 
@@ -93,7 +91,7 @@ def _watch() -> None:
         heard = 0
         while os.read(hear, 1):
             time.sleep(PATIENCE_SECONDS)
-            if signal.getsignal(signal.SIGINT) is _leave:  # all is said, and the end does not come
+            if _said:
                 os._exit(INTERRUPTED)
             if progress.stopping or signal.getsignal(signal.SIGINT) is not _interrupt:
                 continue  # somebody sees to it

@@ -117,15 +117,14 @@ class Store:
         """
         paths = list(dict.fromkeys(self.find(name) for name in names))
         for path in paths:
-            if path.parent != self.runs:
+            if path.parent.resolve() != self.runs.resolve():
                 what = f"{path} is not a run of this home"
                 raise RigbenchError(what, f"remove the file yourself, or name one of {self.runs}")
         for path in paths:
             try:
                 path.unlink()
             except OSError as error:
-                what = f"cannot delete {path} ({reason(error)})"
-                raise RigbenchError(what, "look at the folder's permissions") from error
+                raise RigbenchError(f"cannot delete {path} ({reason(error)})", "look at its folder's rights") from error
         return [path.stem for path in paths]
 
     def index(self, progress: Progress = SILENT) -> Index:

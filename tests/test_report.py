@@ -79,6 +79,8 @@ def test_runs_are_deleted_all_or_none(rigbench, home, tmp_path):
     assert (code, [path.stem for path in home.paths()]) == (0, ["20260101-000000-bbbb"])
     assert err == "rigbench: deleted 20200101-000000-aaaa\nrigbench: deleted 20260102-000000-cccc\n"
     assert ids(rigbench("report", "--list")[1]) == ["20260101-000000-bbbb"]
+    code, _, err = rigbench("report", "--delete", f"{home.runs}/../runs/20260101-000000-bbbb.json")
+    assert (code, home.paths()) == (0, []), err
 
 
 def test_a_file_elsewhere_is_not_deleted(rigbench, home, tmp_path):

@@ -420,6 +420,7 @@ def test_the_command_trains_keeps_and_goes_on(rigbench, data, tmp_path, monkeypa
         f"scaling run --series {series} --data {data} --tokens 64,5k": "--tokens 64 are 2 steps of 32 for 8k",
         "scaling run --resume 19990101 --tokens 5M --seeds 2": "--resume takes no --tokens and no --seeds: what was",
         "scaling run --resume 19990101": "no stored run is called",
+        f"scaling run --resume {tmp_path / 'elsewhere.json'}": f"is not among the runs in {tmp_path / 'home' / 'runs'}",
     }.items():
         code, out, err = rigbench(*wrong.split())
         assert (code, out, err.count("\n")) == (2, "", 1)

@@ -7,6 +7,8 @@ megatron/core/datasets/indexed_dataset.py (the .idx); numpy, numpy/lib/format.py
 from __future__ import annotations
 
 import glob
+import math
+import re
 import shlex
 import struct
 import tokenize
@@ -39,6 +41,7 @@ MEGATRON_TYPES: dict[int, Dtype] = {1: "uint8", 3: "int16", 4: "int32", 5: "int6
 LARGEST_HIGH_HALF = 16  # ids below 2**20: no vocabulary is larger
 FEWEST_PAIRS = 32
 PACK = "`rigbench pack {name} -o tokens.bin` makes ids of its text"
+ARROW_STREAM = re.compile(rb"\xff{4}...\0[\x04-\x40]\0{3}", re.DOTALL)  # its mark, length and root
 # What a file begins with, what it is then, and what to do about it. {name} is for a shell, {stem} without its suffix.
 MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "packed by gzip", "unpack it first: `gunzip -k {name}`"),
@@ -83,8 +86,7 @@ def find(given: Path) -> list[Path]:
     if given.exists():
         return [given.with_suffix(".bin") if given.suffix == ".idx" and given.with_suffix(".bin").exists() else given]
     if glob.has_magic(str(given)):
-        files = [Path(name) for name in sorted(glob.glob(str(given)))]
-        if not files:
+        if not (files := [Path(name) for name in sorted(glob.glob(str(given)))]):
             raise RigbenchError(f"no file is like {given}", "check the folder and the pattern")
         return [file for file in files if file.suffix != ".idx"] or files
     prefixed = Path(f"{given}.bin")
@@ -171,12 +173,11 @@ def _numpy(path: Path, head: bytes, size_bytes: int) -> Shard | None:
     dtype = next((name for name in ITEM_BYTES if np.dtype(f"<{kind.kind}{kind.itemsize}") == np.dtype(name)), None) \
         if kind.kind in "iu" else None  # fmt: skip
     save = f"`python -c \"import numpy as np; np.load({str(path)!r}).astype('<u4').ravel().tofile('tokens.bin')\"`"
+    save = save if kind.kind in "iufb" else "write its ids to a file with numpy's tofile"
     if dtype is None or kind.byteorder == ">" or (fortran and len(shape) > 1):
         order = " in column order" if fortran and len(shape) > 1 else ""
         raise RigbenchError(f"{path.name} is a .npy file of {kind.str}{order}, which is read as no ids", save)
-    tokens = 1
-    for length in shape:
-        tokens *= length
+    tokens = math.prod(shape)
     _check_length(path, "its header", tokens, (size_bytes - file.tell()) // ITEM_BYTES[dtype])
     return Shard(path, dtype, file.tell(), tokens, "an .npy array")
 
@@ -217,10 +218,8 @@ def _check_length(path: Path, who: str, said: int, there: int) -> None:
 def _refuse_others(path: Path, head: bytes) -> None:
     name = shlex.quote(str(path))
     for magic, what, cure in MAGIC:
-        if head.startswith(magic):
-            if what.startswith("packed") and any(
-                part in (".json", ".jsonl", ".ndjson", ".txt") for part in path.suffixes
-            ):
+        if head.startswith(magic) and (magic != b"\xff\xff\xff\xff" or ARROW_STREAM.match(head)):
+            if what.startswith("packed") and {".json", ".jsonl", ".ndjson", ".txt"}.intersection(path.suffixes):
                 cure = PACK
             raise RigbenchError(f"{path.name} is {what}, not token ids", cure.format(name=name))
     if head.startswith(b"PK\x03\x04"):

@@ -17,6 +17,7 @@ import msgspec
 from rigbench.core.errors import RigbenchError
 from rigbench.core.files import reason
 from rigbench.core.unpack import SUFFIXES, broken, packed_by, unpacked
+from rigbench.model.shards import ARROW_STREAM
 from rigbench.model.tokenizer import KNOWN_ENDS
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -61,7 +62,7 @@ def head_of(path: Path) -> bytes:
 
 def is_arrow(path: Path) -> bool:
     """Parquet, or Arrow as a file or a stream."""
-    return head_of(path).startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"))
+    return (head := head_of(path)).startswith((b"PAR1", b"ARROW1")) or ARROW_STREAM.match(head) is not None
 
 
 def check_source(path: Path) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from rigbench.core import units
 from rigbench.core.errors import FAULT, FINE, INTERRUPTED, NOTHING, RigbenchError
@@ -96,7 +97,7 @@ def plan(job: Job, options: RunOptions, choices: RecipeOptions, device: str, its
     data, digest, found = _data(options, models)
     base, size = _recipe(choices, its, world)
     if not isinstance(options.against, Absent):  # now, and not when the whole series has been trained by the first
-        other = msgspec.structs.replace(base, optimizer=options.against)
+        other = replace(base, optimizer=options.against)
         other.refuse_contradiction()
         if why := why_not(other, other, "cuda" if its.gpus else "cpu", 2):  # the strategy is judged elsewhere
             raise RigbenchError(f"--against {options.against}: {why}", "name another, or leave it out", NOTHING)
@@ -109,7 +110,7 @@ def plan(job: Job, options: RunOptions, choices: RecipeOptions, device: str, its
         made = []
         for model in models:
             choices.refuse_beyond(model.shape)
-            recipe = msgspec.structs.replace(base, optimizer=optimizer)
+            recipe = replace(base, optimizer=optimizer)
             recipe, schedule = _scheduled(model, recipe, counts, options, size)
             made.append(
                 Options(
@@ -143,7 +144,7 @@ def plan(job: Job, options: RunOptions, choices: RecipeOptions, device: str, its
         job.progress.line(sizes.words(sized, models))
     optimizers = [base.optimizer, *([] if isinstance(options.against, Absent) else [options.against])]
     trainings = [
-        msgspec.structs.replace(one, sizes=sized)
+        replace(one, sizes=sized)
         for optimizer in dict.fromkeys(optimizers)
         for seed in range(options.seeds)
         for one in once(models, optimizer, seed)
@@ -168,7 +169,7 @@ def _tried(job: Job, trainings: Sequence[Options], within_seconds: float, its: C
     for options in (trainings[0], trainings[-1]):
         name = options.slice.model.name
         job.progress.stage(f"how fast {name} trains", sizes.TRIED_SECONDS + 5)
-        own, environment = _on_cards(job, msgspec.structs.replace(options.slice, seconds=sizes.TRIED_SECONDS), its)
+        own, environment = _on_cards(job, replace(options.slice, seconds=sizes.TRIED_SECONDS), its)
         began = time.perf_counter()
         outcome = process.call(
             slices.PROBE,
@@ -228,16 +229,16 @@ def _recipe(choices: RecipeOptions, its: Cards, world: World | None) -> tuple[Re
     on_gpu = bool(its.gpus)
     base = choices.over(Recipe())
     if "strategy" not in choices.said and (world or len(its.gpus) > 1):
-        base = msgspec.structs.replace(base, strategy="ddp")
+        base = replace(base, strategy="ddp")
     if base.strategy in slices.ONE_PROCESS and world:
         what = f"--strategy {base.strategy} is one process's, and torchrun has started several"
         raise RigbenchError(what, "use --strategy ddp or fsdp2", exit_code=NOTHING)
     if not world:
         slices.refuse_one_card(base.strategy, its)
     if base.precision == "auto" and not on_gpu:
-        base = msgspec.structs.replace(base, precision=ON_CPU)
+        base = replace(base, precision=ON_CPU)
     size = 1 if base.strategy in slices.ONE_PROCESS else world.size if world else slices.rank_count(its)
-    return msgspec.structs.replace(base, ranks=size), size
+    return replace(base, ranks=size), size
 
 
 def _scheduled(
@@ -252,15 +253,14 @@ def _scheduled(
             raise RigbenchError(
                 f"--batch {sequences} is not the same for each of {size} ranks", f"give a multiple of {size}"
             )
-    own = sequences // size
-    parts = recipe.accumulation
+    own, parts = sequences // size, recipe.accumulation
     if own % parts:
         what = f"--accumulation {parts}: a step of {model.name} is {own} sequences a rank"
         cure = f"give a --batch that is a multiple of {parts * size}, or leave --accumulation out"
         raise RigbenchError(what, cure)
     given = options.micro_batch if isinstance(options.micro_batch, int) else None if parts == 1 else own // parts
     micro = at_once(own, model.shape.sequence, given)
-    recipe = msgspec.structs.replace(recipe, micro_batch=micro, accumulation=own // micro)
+    recipe = replace(recipe, micro_batch=micro, accumulation=own // micro)
     per_step = sequences * model.shape.sequence
     steps = tuple(dict.fromkeys(int(count // per_step) for count in counts))
     if steps[0] < FEWEST_STEPS:
@@ -277,7 +277,9 @@ def resumed(job: Job, run_id: str, data: str, leads: bool = True) -> Asked:
     Raises:
         RigbenchError: there is no such run, another process trains it, or its data is not what it was.
     """
-    run = job.store.load(job.store.find(run_id).stem)
+    if (found := job.store.find(run_id)).parent.resolve() != job.store.runs.resolve():
+        raise RigbenchError(f"{run_id} is not among the runs in {job.store.runs}", "give the id of one that is")
+    run = job.store.load(found.stem)
     path = job.store.home / FOLDER / run.id / PLAN
     try:
         plan = msgspec.json.decode(read_regular(path), type=Plan)
@@ -290,12 +292,9 @@ def resumed(job: Job, run_id: str, data: str, leads: bool = True) -> Asked:
     if any(it.data_sha256 != digest for it in plan.trainings):
         what = f"{Path(where).name} holds other tokens than when run {run.id} began"
         raise RigbenchError(what, "give the file that it began with (--data), or begin a new run")
-    trainings = tuple(
-        msgspec.structs.replace(it, slice=msgspec.structs.replace(it.slice, data=where)) for it in plan.trainings
-    )
-    kept = tuple(it for it in run.warnings if "--resume" not in it)
-    job.run = msgspec.structs.replace(run, status="running", warnings=kept)
-    return Asked(msgspec.structs.replace(plan, trainings=trainings, data=where), run=run.id, alone=alone)
+    trainings = tuple(replace(it, slice=replace(it.slice, data=where)) for it in plan.trainings)
+    job.run = replace(run, status="running", warnings=tuple(it for it in run.warnings if "--resume" not in it))
+    return Asked(replace(plan, trainings=trainings, data=where), run=run.id, alone=alone)
 
 
 def _alone(plan: Path, run_id: str) -> IO[bytes]:
@@ -405,7 +404,7 @@ def _train(
         if outcome.ended in ("died", "hung"):
             job.faults.append(f"{name}: {why}; `rigbench scaling run --resume {job.run.id}` goes on")
             if isinstance(result, Trained):
-                result = msgspec.structs.replace(result, stopped=why)
+                result = replace(result, stopped=why)
         _keep(job, place, result)
         if interrupted or (isinstance(result, Trained) and result.stopped == "interrupted"):
             job.warn(f"`rigbench scaling run --resume {job.run.id}` goes on where it was stopped")
@@ -418,7 +417,7 @@ def _keep(job: Job, place: int, result: Trained | Skipped) -> None:
 
 def _without(before: Trained | Skipped, name: str, reason: str) -> Trained | Skipped:
     """Of a training that gave nothing this time: what is known from before, and why it ended."""
-    return msgspec.structs.replace(before, stopped=reason) if isinstance(before, Trained) else Skipped(name, reason)
+    return replace(before, stopped=reason) if isinstance(before, Trained) else Skipped(name, reason)
 
 
 def _law(job: Job) -> None:
@@ -434,7 +433,7 @@ def _placed(job: Job, asked: Asked) -> list[Options]:
     home, placed = job.store.home / FOLDER / job.run.id, []
     for options in asked.plan.trainings:
         name = f"{options.slice.model.name}-{options.slice.recipe.optimizer}-{options.slice.seed}".replace(os.sep, "_")
-        placed.append(msgspec.structs.replace(options, folder=str(home / name)))
+        placed.append(replace(options, folder=str(home / name)))
     return placed
 
 
@@ -450,7 +449,7 @@ def _write_plan(home: Path, plan: Plan) -> Path:
 def _on_cards(job: Job, options: train.Options, its: Cards | None) -> tuple[train.Options, Mapping[str, str]]:
     own, environment = slices.prepared(job, options)
     if its and its.environment:
-        own, environment = msgspec.structs.replace(own, device="cuda:0"), {**environment, **its.environment}
+        own, environment = replace(own, device="cuda:0"), {**environment, **its.environment}
     return own, environment
 
 
@@ -462,7 +461,7 @@ def _started(
     strategy = own.recipe.strategy
     if options.deterministic:
         environment = {**environment, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-    options = msgspec.structs.replace(options, slice=own)
+    options = replace(options, slice=own)
     if strategy in slices.ONE_PROCESS:
         return process.call(
             PROBE, options, Trained, limit_seconds=FOREVER_SECONDS, on_progress=heard, environment=environment

@@ -233,7 +233,7 @@ def schema(names):
     return types.SimpleNamespace(names=names)
 
 
-@pytest.mark.parametrize("magic", [b"PAR1", b"ARROW1\0\0", b"\xff\xff\xff\xff\x10\0\0\0"])
+@pytest.mark.parametrize("magic", [b"PAR1", b"ARROW1\0\0", b"\xff\xff\xff\xff\x80\0\0\0\x10\0\0\0"])
 def test_a_column_of_parquet_or_arrow_is_its_documents(tmp_path, monkeypatch, magic):
     columns(monkeypatch, [(1, text) for text in [*TEXTS, "", None]], ["id", "content"])
     assert pack(tmp_path, "a.parquet", magic + bytes(99), field="content")[0] == [*IDS, *IDS]

@@ -57,6 +57,7 @@ def megatron(folder, ids, code, dtype, sizes, version=1, name="corpus"):
         ("wide.bin", IDS.astype("<i4").tobytes(), "uint32", "raw ids (read as uint16 every second id is 0)"),
         ("wider.bin", (IDS * 5).astype("<u4").tobytes(), "uint32", "raw ids (read as uint16 every second id is 0)"),
         ("widest.bin", IDS.astype("<i8").tobytes(), "int64", None),
+        ("marked.bin", b"\xff" * 4 + IDS[2:].astype("<u2").tobytes(), "uint16", "raw ids"),  # as Arrow's streams begin
         ("letters.bin", (IDS % 65).astype("<u2").tobytes(), "uint16", "raw ids"),
         (
             "wide_letters.bin",
@@ -70,7 +71,7 @@ def megatron(folder, ids, code, dtype, sizes, version=1, name="corpus"):
 def test_a_file_of_ids_is_read_by_its_own_header_or_by_what_its_ids_look_like(tmp_path, name, content, dtype, layout):
     (tmp_path / name).write_bytes(content)
     ids, data = open_tokens(tmp_path / name, "auto", None, 64)
-    made = {"llama_000000": IDS + 70_000, "wider": IDS * 5}
+    made = {"llama_000000": IDS + 70_000, "wider": IDS * 5, "marked": np.concatenate([[65535, 65535], IDS[2:]])}
     expected = IDS % 65 if "letters" in name else made.get(name.partition(".")[0], IDS)
     assert np.array_equal(ids, expected)
     assert (data.tokens, data.dtype) == (3000, dtype)
@@ -101,6 +102,7 @@ def zipped(**files):
         ("a.bin", llm_c(IDS, 20240326), r"begins with 20240326: a model's weights, not token ids"),
         ("a.bin", llm_c(IDS, 20251231), r"begins with 20251231: a header like llm.c's, of a kind that is not known"),
         ("a.npy", npy(IDS.astype("<f4")), r"\.npy file of <f4, which is read as no ids; `python -c"),
+        ("a.npy", npy(IDS.astype(object)), r"\.npy file of \|O, which is read as no ids; write its ids to a file"),
         ("a.npy", npy(IDS.astype(">u2")), r"\.npy file of >u2, which is read as no ids"),
         ("a.npy", npy(IDS.astype("<u2"))[:-100], r"its header says 3,000 tokens, and 2,950 are there"),
         ("a.npy", b"\x93NUMPY\x01\x00\x10\x00{broken header!}\n", r"broken header"),
@@ -117,7 +119,7 @@ def zipped(**files):
         ("a.bin.zst", b"\x28\xb5\x2f\xfd" + bytes(999), r"is packed by zstd, not token ids; .*zstd -d"),
         ("my a.parquet", b"PAR1" + bytes(999) + b"PAR1", r"is a Parquet file.*rigbench pack '.*my a.parquet' -o"),
         ("a.arrow", b"ARROW1\0\0" + bytes(999), r"is an Arrow file.*rigbench\[arrow\]"),
-        ("a.arrow", b"\xff\xff\xff\xff\x70\x03\0\0" + bytes(999), r"is a stream of Arrow records"),
+        ("a.arrow", b"\xff\xff\xff\xff\x70\x03\0\0\x10\0\0\0" + bytes(999), r"is a stream of Arrow records"),
         ("a.npz", zipped(arr_0__npy=b"x" * 99), r"is a zip \(numpy's .npz\?\)"),
         ("a.pt", zipped(**{"archive__data.pkl": b"x" * 99}), r"is a tensor that torch saved, .*torch.load"),
         ("a.pkl", pickle.dumps(IDS.tolist()), r"is what Python's pickle wrote, not token ids"),
