@@ -151,6 +151,7 @@ def test_options_beside_it_change_it(read):
         (config("llama", 4, 64, 4, 4, 96, 256, 64, attention_bias=True), "attention_bias = True is not what"),
         (config("llama", 4, 64, 5, 5, 96, 256, 64), "heads = 5 does not divide the width of 64"),
         (config("llama", 4, 64, 4, 3, 96, 256, 64), "kv_heads = 3 does not divide the 4 heads"),
+        (config("llama", 4, 64, 0, 0, 96, 256, 64), ": heads = 0 is not within"),
         (config("llama", 0, 64, 4, 4, 96, 256, 64), "layers = 0 is not within"),
         (QWEN3_MOE | {"num_experts_per_tok": 200}, "200 of 128 experts see each token"),
         (QWEN2_MOE | {"decoder_sparse_step": 2}, "decoder_sparse_step = 2 is not what"),

@@ -52,6 +52,14 @@ def test_a_unit_behind_a_loss_is_the_name_of_what_follows(line):
     assert rate(reading) == pytest.approx(52_000, rel=0.01), reading.said
 
 
+def test_a_log_of_rates_alone_is_read_with_a_steps_tokens_given_as_without():
+    text = "".join(f"step {step} loss 2.790 tokens/s 52000\n" for step in range(1, 41))
+    for given in (None, 65536.0):
+        reading = read(text, given)
+        assert rate(reading) == pytest.approx(52_000)
+        assert "the log has no times" in reading.said[-1]
+
+
 # Nothing says that evaluations were.
 UNMARKED = {"deepspeed", "titan_2024", "olmo", "olmo_core", "wandb_api", "dates_alone"}
 

@@ -161,10 +161,10 @@ def judged(
             )  # fmt: skip
         log.said.append(f"tokens as given: {round(devices)} device{'s' * (round(devices) != 1)} of {source}")
         return log.column(None), declared, log.column(None), False
-    if declared is not None:
+    only = rate_key if rate_key is not None else device_key
+    if declared is not None and (seconds or only is None):
         log.said.append("tokens as given")
         return log.column(None), declared, log.column(None), False
-    only = rate_key if rate_key is not None else device_key
     if only is not None:
         log.said.append(f"rate from {log.shown(only)}, each line weighing the same: the log has no times")
         return seen, None, log.column(only), rate_key is None

@@ -256,7 +256,7 @@ def _from_config(path: Path) -> Model:
 
 
 def _check(shape: Shape, where: str, also: tuple[str, ...] = ()) -> None:
-    for field, (low, high) in BOUNDS.items() | {(name, (1, 1 << 12)) for name in also}:
+    for field, (low, high) in {**BOUNDS, **dict.fromkeys(also, (1, 1 << 12))}.items():
         if not low <= getattr(shape, field) <= high:
             what = f"{where}: {field} = {getattr(shape, field):,} is not within {low:,} to {high:,}"
             raise RigbenchError(what, "mend it there")
