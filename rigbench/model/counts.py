@@ -55,9 +55,8 @@ def parameter_tensors(shape: Shape) -> Tensors:
     """Every tensor by name, in the order of `Decoder.named_parameters()`."""
     outer = _outer_tensors(shape)
     tables = 1 if shape.style != "gpt2" else 2
-    blocks = tuple(
-        (f"blocks.{layer}.{name}", dims) for layer in range(shape.layers) for name, dims in _block_tensors(shape)
-    )
+    block = _block_tensors(shape)
+    blocks = tuple((f"blocks.{layer}.{name}", dims) for layer in range(shape.layers) for name, dims in block)
     return (*outer[:tables], *blocks, *outer[tables:])
 
 

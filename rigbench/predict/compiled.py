@@ -15,6 +15,7 @@ alone.
 from __future__ import annotations
 
 import bisect
+import functools
 
 import msgspec
 
@@ -22,7 +23,7 @@ from rigbench.core import profiles
 from rigbench.core.record import Absent, Figure
 from rigbench.model.counts import adapted_layers
 from rigbench.model.recipe import Recipe
-from rigbench.model.record import Model
+from rigbench.model.record import Model, Shape
 from rigbench.predict import cards
 from rigbench.predict.loop import device_bytes, weights_with
 from rigbench.predict.record import Breakdown, Target, VramPrediction
@@ -154,30 +155,23 @@ def _peak(model: Model, recipe: Recipe, held_bytes: float) -> tuple[dict[str, in
 def _moment(model: Model, recipe: Recipe, first: bool) -> dict[str, int]:
     """Bytes by what holds them, at the peak of the first micro-step or of a later one."""
     s = model.shape
-    every = weights_with(s, recipe)
-    n, trained = (sum(its.elements for its in every if its.trained or frozen) for frozen in (True, False))
-    tokens = recipe.micro_batch * s.sequence
+    n, trained, weights, states = _held(s, msgspec.structs.replace(recipe, micro_batch=0))
+    tokens, naive = recipe.micro_batch * s.sequence, recipe.attention == "naive"
     wide, pure = recipe.precision in ("fp32", "tf32"), recipe.precision == "bf16-pure"
     own = recipe.weight_bytes
-    copy = 0 if wide or pure else 2
-    states = device_bytes(recipe.optimizer, every)
     buckets = trained * own if recipe.replicated and recipe.ranks > 1 else 0
-    weights, gradients = sum(its.size_bytes for its in every) + n * copy, trained * own
+    weights, gradients = weights + (0 if wide or pure else 2 * n), trained * own
     if recipe.sharded:
         block = (n - s.vocabulary * s.width) / s.layers
         buckets = round(2 * (GATHERED_BLOCKS * block + 2 * s.vocabulary * s.width))
         weights, gradients, states = n * own // recipe.ranks, gradients // recipe.ranks, states // recipe.ranks
     kept = kept_bytes(model, recipe)
     if recipe.adapted:  # what A leaves for B
-        half = 4 if wide else 2
-        kept += half * recipe.adapter_rank * len(adapted_layers(s, recipe)) / s.width
+        kept += (4 if wide else 2) * recipe.adapter_rank * len(adapted_layers(s, recipe)) / s.width
     layers = tokens * s.layers * s.width * kept * _share(model, recipe)
-    naive = recipe.attention == "naive"
-    scores = 0.0
-    if naive:
-        each = SCORE["wide" if wide else "pure" if pure else "half"]
-        each *= 1.0 if recipe.compiled or wide or pure else EAGER_SCORE
-        scores = each * recipe.micro_batch * s.layers * s.heads * s.sequence**2
+    score = SCORE["wide" if wide else "pure" if pure else "half"]
+    score *= 1.0 if recipe.compiled or wide or pure else EAGER_SCORE
+    scores = score * recipe.micro_batch * s.layers * s.heads * s.sequence**2 if naive else 0.0
     logit = UNFUSED_LOSS if naive else FIRST if first else STEADY
     return {
         "weights": weights,
@@ -187,6 +181,14 @@ def _moment(model: Model, recipe: Recipe, first: bool) -> dict[str, int]:
         "logits": round(tokens * s.vocabulary * logit * (2 if wide else 1) / recipe.loss_chunks),
         "communication": 0 if first and not recipe.sharded else buckets,
     }
+
+
+@functools.lru_cache(maxsize=4096)
+def _held(shape: Shape, recipe: Recipe) -> tuple[int, int, int, int]:
+    """Whatever the micro-batch: how many weights there are and are trained, their bytes, and those of their states."""
+    every = weights_with(shape, recipe)
+    n, trained = (sum(its.elements for its in every if its.trained or frozen) for frozen in (True, False))
+    return n, trained, sum(its.size_bytes for its in every), device_bytes(recipe.optimizer, every)
 
 
 def _share(model: Model, recipe: Recipe) -> float:
