@@ -5,7 +5,9 @@ Equal secrets stay equal. What is known by its place (a process's name) is hidde
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -50,6 +52,21 @@ KERNEL_WORD = re.compile(
 COMMON = ("root", "user", "host", "nvidia", "ubuntu", "debian", "python", "python3", "process", "localhost", "models")
 
 
+@functools.cache
+def own_words() -> frozenset[str]:
+    """What a document's fields and choices are called: a name that is such a word tells nobody apart, and without it
+    no document could be read."""
+
+    def texts(part: Any) -> Iterator[str]:
+        for item in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+            yield from texts(item)
+        if isinstance(part, dict):
+            yield from (*part.get("properties", ()), *map(str, part.get("enum", ())))
+
+    known = [text.lower() for text in texts(msgspec.json.schema(Run))]
+    return frozenset((*known, *(word for text in known for word in re.findall(r"\w+", text))))
+
+
 class Redacted(NamedTuple):
     run: Run
     counts: dict[str, int]  # how often each kind of secret was replaced
@@ -81,7 +98,7 @@ class _Secrets:
     def know(self, kind: str, name: str, word: str) -> None:
         """A name that is hidden wherever it stands; others of its kind get another number."""
         name = name.lower()
-        if len(name) > 2 and name not in (*COMMON, *self._names) and not name.isdigit():
+        if len(name) > 2 and name not in self._names and not (name in COMMON or name in own_words() or name.isdigit()):
             number = sum(known == kind and it.startswith(word) for known, it in self._names.values())
             self._names[name] = kind, f"{word} {number + 1}" if number and word not in (UNNAMED, "…") else word
 
@@ -135,7 +152,7 @@ class _Secrets:
             return self.redaction.disk_model(self._text(value))
         if record == "software":
             return value  # versions look like addresses
-        if (record, field) in PLACES and value.lower() in COMMON:
+        if (record, field) in PLACES and (value.lower() in COMMON or value.lower() in own_words()):
             return self._counted(*PLACES[record, field])
         return self._text(value)
 

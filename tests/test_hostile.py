@@ -292,6 +292,7 @@ def test_a_name_that_leads_nowhere_or_is_none_is_refused_in_one_line(
     config.user_file().write_text('home = "~nobody-of-this-name/x"')
     assert rigbench("report", "--list")[0] == FINE
     monkeypatch.setattr(home, "_used", [Path("a\0b")])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # in /tmp it may be another user's
     assert home.log_error("no home to keep it in").endswith("rigbench-internal-errors.log")
 
 

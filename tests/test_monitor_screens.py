@@ -328,7 +328,8 @@ class Terminal:
 
     def tmux(self, *words: str) -> str:
         command = ["tmux", "-S", self.socket, "-f", "/dev/null", *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout
+        bash = {**os.environ, "SHELL": shutil.which("bash") or ""}  # other shells end with what Ctrl-C ends
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20, env=bash).stdout
 
     def start(self, width: int, height: int, command: str) -> None:
         self.tmux("new-session", "-d", "-x", str(width), "-y", str(height), "-s", "watch", command)

@@ -16,6 +16,10 @@ WIRED = r"(?:\d{1,4}x)?(?:[a-z]{1,5}-?\d[a-z0-9-]*@(?:gen[1-6]x\d|p2p-o[nf])|[rg
 PERSON = re.compile(rf"(?<![\w.+-])(?!{WIRED})[\w.+-]++@[\w.-]+")
 PROCESS_LIST, PROCESS_NAME = "RunningProcesses", "nvmlSystemGetProcessName"
 UNNAMED = "process"
+# A host may be called as what it holds: without these words no recording could be read.
+HARDWARE = re.compile(
+    r"nvidia|geforce|[rg]tx|super|tesla|quadro|titan|intel|amd|xeon|epyc|ryzen|core|cpu|gpu|model", re.I
+)
 # Where lines of the kernel's log name processes (mm/oom_kill.c, kernel/hung_task.c, fs/ext4, NVIDIA's driver).
 PROCESSES_OF_KERNEL = (
     (re.compile(r"\bpid='?(?P<pid>\d{1,10})'?"), "pid={pid}"),
@@ -51,7 +55,8 @@ class Redaction:
 
     def __init__(self, host_name: str = "") -> None:
         self.counts: Counter[str] = Counter()
-        self._host_name = re.compile(rf"(?<!\w){re.escape(host_name)}(?!\w)") if len(host_name) > 2 else None
+        hidden = len(host_name) > 2 and not HARDWARE.fullmatch(host_name)
+        self._host_name = re.compile(rf"(?<!\w){re.escape(host_name)}(?!\w)") if hidden else None
         self._uuids: dict[str, str] = {}
         self._process_ids: dict[str, int] = {}
 
