@@ -562,6 +562,14 @@ def test_arms_really_run_compare_and_are_shown_again(rigbench, tmp_path):
     assert (code, "where each step goes" in again) == (0, True)
 
 
+@pytest.mark.parametrize("more", [(), ("--arms", "one")])
+def test_data_that_is_not_there_leaves_no_run_behind(rigbench, tmp_path, more):
+    words = ("train-probe", "--params", "5M", "--device", "cpu", "--data", str(tmp_path / "none.bin"), "--quiet")
+    code, out, err = rigbench(*words, *more)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert not list((tmp_path / "home" / "runs").glob("*.json"))
+
+
 def test_a_model_too_large_for_the_card_is_said_with_what_would_do(rigbench):
     code, _, err = rigbench("train-probe", "--params", "7B", "--series", "llama", "--on", "rtx-3060", "--arms", "one")
     assert code == 3

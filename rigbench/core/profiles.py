@@ -253,8 +253,8 @@ def folders() -> list[Path]:
     shipped = package / "_profiles"
     found = [shipped if shipped.is_dir() else package.parent / "profiles"]
     if named := os.environ.get(USER_FOLDER):
-        if not Path(named).is_dir():
-            what = f"{USER_FOLDER}={named} is not a folder"
+        if not (Path(named).is_dir() and os.access(named, os.R_OK | os.X_OK)):
+            what = f"{USER_FOLDER}={named} is not a folder that can be read"
             raise RigbenchError(what, "name one that holds a gpus.toml, or unset it")
         found.append(Path(named))
     return found

@@ -254,8 +254,7 @@ class Table:
 
     def _memory(self, recipe: Recipe) -> VramPrediction | Absent:
         """On each card, or of all ranks where they share the host's."""
-        target = self._target(recipe)
-        if isinstance(target, Absent):
+        if isinstance(target := self._target(recipe), Absent):
             return target
         return self.predictor.predict(self.model, self._predictable(recipe, target), target, self.plan.told.program)
 
@@ -298,6 +297,7 @@ class Table:
             result = self._run(row.recipe)
         except RigbenchError as error:
             if error.exit_code != NOTHING:
+                self.rows.pop()
                 raise
             self.job.keep(slices=(*self.job.run.slices, Skipped("train", f"{row.label}: {error}")))
             return msgspec.structs.replace(row, reason=str(error))
@@ -309,8 +309,8 @@ class Table:
     def _with_slice(self, row: ArmRow, result: AnySlice | Skipped) -> ArmRow:
         if isinstance(result, Skipped):
             return msgspec.structs.replace(row, reason=result.reason)
-        place = len(self.job.run.slices) - 1
-        return msgspec.structs.replace(row, outcome="measured", slice=place, peak_bytes=result.peak)
+        at = len(self.job.run.slices) - 1
+        return msgspec.structs.replace(row, outcome="measured", slice=at, peak_bytes=result.peak)
 
     def _slice(self, row: ArmRow) -> Slice | None:
         result = self.job.run.slices[row.slice] if isinstance(row.slice, int) else None
