@@ -100,6 +100,12 @@ def test_ctrl_c_lets_the_probe_hand_over_what_it_measured():
     assert outcome == process.Outcome((Result(steps=5, note="stopped"),), "interrupted")
 
 
+def test_ctrl_c_that_ends_no_wait_is_heard_all_the_same():
+    """As one that comes between Python's look for signals and the kernel's wait does not; here another thread gets it."""
+    threading.Timer(1.0, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)).start()
+    assert call("wait", limit_seconds=3600.0).ended == "interrupted"
+
+
 def test_ctrl_c_before_anything_was_measured_ends_at_once():
     interrupt_after(1.0)
     assert call("early stop") == process.Outcome((None,), "interrupted")

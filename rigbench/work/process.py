@@ -37,6 +37,7 @@ GRACE_SECONDS = 30.0  # where it is not the user who ends a probe, it may finish
 LAST_GRACE_SECONDS = 5.0  # for the others of a group, once one of them has ended early
 GONE_SECONDS, GONE_AT_ONCE_SECONDS = 10.0, 0.5  # how long the end of killed processes is waited for
 LAST_WORDS_BYTES = 1 << 16  # of what a process wrote before it ended
+LISTEN_SECONDS = 0.5  # at once: a signal that comes just before a wait is heard after it, before __main__ ends all
 WAKE_SECONDS = 1.0  # for the others to be lost too, or to answer a ping
 # Handing over what there is so far takes a hundredth of the time at most, and is done once a second.
 TIMES_TO_TELL, TELL_SECONDS = 100, 1.0
@@ -386,15 +387,15 @@ class _Group(Hearing[T]):
     def run(self) -> Outcome[T]:
         while len(self.answered) < len(self.children):
             try:
-                message = self.next(self.deadline - time.monotonic())
+                message = self.next(min(LISTEN_SECONDS, self.deadline - time.monotonic()))
             except KeyboardInterrupt:
                 if self.interrupted:
                     raise
                 self._stop()
                 continue
-            if message is None:
+            if message is None and time.monotonic() >= self.deadline:
                 return self._out_of_time()
-            index, kind, said = message
+            index, kind, said = message or (0, "", {})
             if kind == "lost":
                 return self._lost(index)
             if kind == "error":
