@@ -101,7 +101,7 @@ def test_ctrl_c_lets_the_probe_hand_over_what_it_measured():
 
 
 def test_ctrl_c_that_ends_no_wait_is_heard_all_the_same():
-    """Nor does one that comes between Python's look for signals and a wait in the kernel; here another thread gets it."""
+    """As one between Python's look for signals and a wait in the kernel does not: here another thread gets it."""
     threading.Timer(1.0, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)).start()
     assert call("wait", limit_seconds=3600.0).ended == "interrupted"
 
