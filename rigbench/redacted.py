@@ -107,6 +107,11 @@ class _Secrets:
         if longest_first:
             self._known = re.compile(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)", re.IGNORECASE)
 
+    def _named(self, found: str) -> tuple[str, str]:
+        """What a name stands for that a text has in whatever case: to a pattern ı and İ are an i as well."""
+        same = (its for name, its in self._names.items() if re.fullmatch(re.escape(name), found, re.IGNORECASE))
+        return self._names.get(found.lower()) or next(same)
+
     def learn(self, value: Any, record: str, field: str) -> None:
         """The names that stand where such a name stands."""
         if isinstance(value, dict):
@@ -159,7 +164,7 @@ class _Secrets:
     def _text(self, text: str) -> str:
         if len(text) < 3 or text.isdecimal():
             return text
-        text = self._known.sub(lambda it: self._counted(*self._names[it[0].lower()]), text)
+        text = self._known.sub(lambda it: self._counted(*self._named(it[0])), text)
         text = NAME_AND_ID.sub(lambda it: self._counted(PROCESSES, f"{UNNAMED} (pid {it[1]})"), text)
         text = PROCESS_IDS.sub(lambda it: re.sub(r"\d+", lambda number: self._process_id(number[0]), it[0]), text)
         text = PATH.sub(lambda it: self._counted("paths", "PATH"), text)

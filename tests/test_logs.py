@@ -52,6 +52,12 @@ def test_a_unit_behind_a_loss_is_the_name_of_what_follows(line):
     assert rate(reading) == pytest.approx(52_000, rel=0.01), reading.said
 
 
+def test_a_month_in_letters_that_only_look_alike_is_none():
+    text = "".join(f"\u017fep 12 10:00:{at} step {at} loss 2.790 tokens/s 52000\n" for at in range(10, 50))
+    with pytest.raises(RigbenchError, match="which: --columns"):  # of the times, which are no clock then
+        read(text)
+
+
 def test_a_log_of_rates_alone_is_read_with_a_steps_tokens_given_as_without():
     text = "".join(f"step {step} loss 2.790 tokens/s 52000\n" for step in range(1, 41))
     for given in (None, 65536.0):

@@ -209,3 +209,11 @@ def test_a_person_and_a_host_may_be_called_as_any_word_of_a_run(stored: Path) ->
 @pytest.mark.parametrize("name", ["RTX", "GeForce", "cpu", "nvidia"])
 def test_a_host_may_be_called_as_its_card(name: str) -> None:
     assert Redaction(name).text(f"NVIDIA GeForce RTX 4090, {name}") == f"NVIDIA GeForce RTX 4090, {name}"
+
+
+@pytest.mark.parametrize("written", ["silvia", "Silvia", "sılvıa", "SİLVİA", "ſilvia"])
+def test_a_name_is_hidden_in_whatever_case_it_is_written(written: str) -> None:
+    its = _Secrets()
+    its.know("user and host names", "silvia", "user")
+    its.know_all()
+    assert its.hidden(f"of {written}", "", "") == "of user"

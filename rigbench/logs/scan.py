@@ -54,7 +54,7 @@ DATES = (
     re.compile(rf"(?<!\d)(?P<a>\d{{1,2}})[/.](?P<b>\d{{1,2}})[/.](?P<y>\d{{4}}|\d{{2}})[T ,]{{1,2}}{CLOCK_TIME}"
                r" ?(?P<half>[AP]M)?"),
     re.compile(rf"\b(?P<name>{'|'.join(MONTHS)})[a-z]{{0,6}} {{1,2}}(?P<d>\d{{1,2}}),?"
-               rf" (?:(?P<y>\d{{4}}) )?{CLOCK_TIME}", re.I),
+               rf" (?:(?P<y>\d{{4}}) )?{CLOCK_TIME}", re.I | re.ASCII),  # else ſ is an s
     re.compile(rf"^\[(?P<mo>\d{{2}})/(?P<d>\d{{2}}) {CLOCK_TIME}"),  # detectron2
     re.compile(rf"(?:^|[\[ ])[IWEF](?P<mo>\d{{2}})(?P<d>\d{{2}}) {CLOCK_TIME}"),  # glog
     re.compile(rf"^[^\w\n]{{0,3}}{CLOCK_TIME}(?=[\] |,])"),  # the time alone, at the head of a line
