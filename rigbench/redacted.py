@@ -6,6 +6,8 @@ Equal secrets stay equal. What is known by its place (a process's name) is hidde
 from __future__ import annotations
 
 import functools
+import getpass
+import platform
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -74,6 +76,14 @@ class Redacted(NamedTuple):
     @property
     def words(self) -> str:
         return ", ".join(f"{times} {kind}" for kind, times in self.counts.items())
+
+
+def names_here() -> tuple[str, str]:
+    """This machine's and its user's, "" where it has none: in a container, a number that has no name."""
+    try:
+        return platform.node(), getpass.getuser()
+    except (KeyError, OSError):
+        return platform.node(), ""
 
 
 def redacted(run: Run, host_name: str = "", user_name: str = "") -> Redacted:

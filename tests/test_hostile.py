@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -294,6 +295,32 @@ def test_a_name_that_leads_nowhere_or_is_none_is_refused_in_one_line(
     monkeypatch.setattr(home, "_used", [Path("a\0b")])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # in /tmp it may be another user's
     assert home.log_error("no home to keep it in").endswith("rigbench-internal-errors.log")
+
+
+def test_a_user_who_has_no_name_and_no_home_is_told_where_one_may_be(
+    rigbench: Rigbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `docker run -u 1234` makes one."""
+
+    def unknown(*_of: object, **_named: object) -> NoReturn:
+        raise RuntimeError("could not determine the home directory")
+
+    def nobody() -> NoReturn:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    for name in ("user_data_dir", "user_config_dir"):
+        monkeypatch.setattr(f"platformdirs.{name}", unknown)
+    monkeypatch.setattr("getpass.getuser", nobody)
+    monkeypatch.delenv("RIGBENCH_HOME")
+    monkeypatch.setattr(home, "_used", [])
+    for words in (("profiles", "--quiet"), ("config",), ("explain", "formats")):
+        assert rigbench(*words)[0] == FINE
+    replayed = ("--replay", STORED.parents[1] / "rigs" / "dual-rtx4080s-x8x8", "topology", "--quiet")
+    code, _, err = rigbench(*replayed)
+    one_line(code, err)
+    assert "set HOME or RIGBENCH_HOME, or give --home DIR" in err
+    assert rigbench(*replayed, "--home", tmp_path)[0] == FINE
+    assert rigbench("report", "--home", tmp_path, "--html", tmp_path / "page.html")[0] == FINE
 
 
 def test_numbers_of_a_csv_and_of_a_header_are_read_as_such_or_refused(rigbench: Rigbench, tmp_path: Path) -> None:

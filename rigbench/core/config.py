@@ -27,9 +27,13 @@ class Setting(NamedTuple):
 
 
 def user_file() -> Path:
+    """Nowhere, of a user who has no home."""
     import platformdirs
 
-    return Path(platformdirs.user_config_dir("rigbench", appauthor=False)) / FILE
+    try:
+        return Path(platformdirs.user_config_dir("rigbench", appauthor=False), FILE)
+    except RuntimeError:
+        return Path(os.devnull, FILE)
 
 
 def settings(command: str | None = None) -> list[Setting]:

@@ -14,6 +14,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from rigbench.core.errors import RigbenchError
+
 NAME = re.compile(r"\.?rigbench-([0-9a-f]{8})-(\d{1,9})-(\d{1,20})-.*", re.DOTALL)
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal obeys: the log will be looked at
 FOREIGN_SECONDS = 7 * 86400.0  # after so long without a change it is a left-over of another boot, or of another machine
@@ -27,12 +29,19 @@ def default_home() -> Path:
         return Path(from_environment)
     import platformdirs
 
-    return Path(platformdirs.user_data_dir("rigbench", appauthor=False))
+    try:
+        return Path(platformdirs.user_data_dir("rigbench", appauthor=False))
+    except RuntimeError:  # in a container, a number that has no name
+        what = "this user has no home to keep runs in"
+        raise RigbenchError(what, "set HOME or RIGBENCH_HOME, or give --home DIR") from None
 
 
 def begin(named: Path | None) -> None:
     """A command starts with this home: what killed processes left there is removed."""
-    home = named or default_home()
+    try:
+        home = named or default_home()
+    except RigbenchError:  # not every command needs one
+        return
     _used[:] = [home]
     sweep(home, *(home / name for name in ("runs", "cache", "pages")), *_temporary())
 

@@ -96,13 +96,10 @@ def report(
 
 def _export(run: Run, options: Options, common: Common) -> int:
     """In the forms that were asked for, redacted as a capture is."""
-    import contextlib
-    import getpass
-    import socket
 
     from rigbench.core.errors import FINE, NOTHING, RigbenchError
     from rigbench.core.screen import UNPRINTABLE
-    from rigbench.redacted import redacted
+    from rigbench.redacted import names_here, redacted
     from rigbench.report import exports, trackers
     from rigbench.usable import usable, words
 
@@ -111,10 +108,7 @@ def _export(run: Run, options: Options, common: Common) -> int:
     if options.no_redact:
         say("not redacted: GPU UUIDs, host, user and process names, process ids, paths and addresses are in it")
     else:
-        user = ""
-        with contextlib.suppress(KeyError, OSError):  # in a container, a number that has no name
-            user = getpass.getuser()
-        public = redacted(run, socket.gethostname(), user)
+        public = redacted(run, *names_here())
         run = public.run
         if not common.quiet:
             say(f"redacted: {f'{public.words}; --no-redact leaves it in' if public.counts else 'nothing was there to'}")

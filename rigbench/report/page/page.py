@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import platform
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -23,7 +21,7 @@ from rigbench.core.files import reason, write_whole
 from rigbench.core.record import Absent, Skipped
 from rigbench.core.screen import UNPRINTABLE, printable
 from rigbench.document import Run
-from rigbench.redacted import redacted
+from rigbench.redacted import names_here, redacted
 from rigbench.report import exports, first_screen
 from rigbench.report.page import cost, kit, law, raw, rig, training
 from rigbench.report.page.kit import MOST_ROWS, Section, cells, why
@@ -46,7 +44,7 @@ def page(run: Run, *, redact: bool = True, keep_disturbed: bool = False) -> Page
 
     What was measured while the machine was busy is left out of the sections, as on the screen, not of the raw tables.
     """
-    public = redacted(run, platform.node(), os.environ.get("USER", ""))
+    public = redacted(run, *names_here())
     whole = public.run if redact else run
     shown = whole if keep_disturbed else usable(whole)
     facts = _facts(whole, shown, keep_disturbed)
