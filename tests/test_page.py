@@ -8,8 +8,11 @@ import gzip
 import html.parser
 import json
 import math
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +248,13 @@ def test_without_what_draws_it_the_cure_is_said(rigbench: Any, monkeypatch: pyte
     monkeypatch.setattr(builtins, "__import__", lacking)
     code, _, said = rigbench("report", pages.SMALL_RUN, "--html")
     assert (code, said) == (2, "rigbench: no page: jinja2 is not installed; pip install jinja2 matplotlib\n")
+
+
+def test_a_home_that_cannot_be_written_is_no_news_of_the_charts(tmp_path: Path) -> None:
+    (tmp_path / "home").touch()
+    environment = {**os.environ, "HOME": str(tmp_path / "home"), "RIGBENCH_HOME": str(tmp_path)}
+    for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    words = [sys.executable, "-m", "rigbench", "report", str(pages.SMALL_RUN), "--html", str(tmp_path / "page.html")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
