@@ -323,6 +323,20 @@ def test_a_user_who_has_no_name_and_no_home_is_told_where_one_may_be(
     assert rigbench("report", "--home", tmp_path, "--html", tmp_path / "page.html")[0] == FINE
 
 
+def test_where_no_temporary_folder_can_be_written_the_home_is_one(
+    rigbench: Rigbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose file system may only be read, but for the home."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/proc", "/nowhere"])
+    words = ("train-probe", "--params", "0.8M", "--series", "tiny", "--device", "cpu", "--seconds", "1s")
+    monkeypatch.setenv("RIGBENCH_PROFILES", str(Path(__file__).parent / "profiles"))
+    code, _, err = rigbench(*words, "--precision", "fp32", "--arms", "one", "--quiet")
+    assert (code, os.environ["TMPDIR"]) == (FINE, str(tmp_path / "home")), err
+    assert rigbench("report", "--html", tmp_path / "page.html")[0] == FINE
+
+
 def test_numbers_of_a_csv_and_of_a_header_are_read_as_such_or_refused(rigbench: Rigbench, tmp_path: Path) -> None:
     for cards in ("x", "-1", "1e400", "9" * 5000, "0"):
         (tmp_path / "known.csv").write_text(f"card,cards,tokens_per_s\nrtx-4090,{cards},1000\n")

@@ -103,10 +103,16 @@ def _append(path: Path, text: bytes) -> None:
 
 
 def _temporary() -> Iterable[Path]:
+    """Where none can be written, as in a container whose files may only be read, the home becomes it for all of us."""
     import tempfile
 
-    with contextlib.suppress(OSError):  # none that can be written
+    try:
         yield Path(tempfile.gettempdir())
+    except OSError:
+        for home in _used:
+            with contextlib.suppress(OSError):
+                home.mkdir(parents=True, exist_ok=True)
+                os.environ["TMPDIR"] = tempfile.tempdir = str(home.absolute())
 
 
 def _place() -> str:
