@@ -87,12 +87,14 @@ def test_any_command_begins_with_it_in_its_home_and_in_the_temporary_folder(rigb
     assert not [path for folder in folders for path in folder.iterdir() if "rigbench-" in path.name]
 
 
-@pytest.mark.parametrize("flag", ["nameless", "by name"])
+@pytest.mark.parametrize("flag", ["nameless", "by name", "without /proc"])
 def test_a_file_is_whole_or_not_there_whether_or_not_the_disk_has_files_without_names(
     flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if flag == "by name":
         monkeypatch.delattr(os, "O_TMPFILE")
+    if flag == "without /proc":
+        monkeypatch.setattr(files, "BY_HANDLE", str(tmp_path / "none"))
     target = tmp_path / "run.json"
     files.write_whole(target, b"old")
     with contextlib.suppress(KeyboardInterrupt), files.replacing(target) as file:

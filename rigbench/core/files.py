@@ -17,6 +17,7 @@ from rigbench.core.home import temporary_name
 
 # A TOML key in so many parts, which Python's reader takes quadratic time for: 32 KiB of "a.a.a…" are three seconds.
 LONG_KEY = re.compile(r"""(?<![\w.-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){100}""")
+BY_HANDLE = "/proc/self/fd"
 LARGEST_BYTES = 1 << 28  # of what is read whole: no run, recording or tokenizer comes near it
 
 
@@ -29,6 +30,7 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
     """
     named, nameless = target.parent / f".{temporary_name()}{secrets.token_hex(4)}", True
     try:  # a file without a name goes with its process, however that ends
+        os.stat(BY_HANDLE)
         handle = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY, 0o600)
     except (AttributeError, OSError):  # not every system and file system has them
         handle, nameless = os.open(named, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), False
@@ -39,7 +41,7 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
             os.fsync(handle)
             os.chmod(handle if os.chmod in os.supports_fd else named, 0o644)
             if nameless:
-                os.link(f"/proc/self/fd/{handle}", named, src_dir_fd=handle)  # so that it follows the link there
+                os.link(f"{BY_HANDLE}/{handle}", named, src_dir_fd=handle)  # so that it follows the link there
         os.replace(named, target)
     finally:  # it is there still where that failed, or was broken off
         with contextlib.suppress(OSError):
