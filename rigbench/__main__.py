@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # typing takes half as long as all of this
 THE_ANSWER = "standard output"
 OF_A_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 PATIENCE_SECONDS = 1.0
+TOO_MANY = "no more processes or threads may run here; end some, or raise `ulimit -u` (a container's limit on pids)"
 _answered: list[int] = []  # the signals whose handler has run
 _said: list[bool] = []  # there once nothing but the interpreter's end is left
 
@@ -78,6 +79,7 @@ def _watch() -> None:
     library may swallow the exception, as one that is being imported: then it is raised again.
     """
     import _thread
+    import contextlib
     import threading
     import time
 
@@ -101,7 +103,8 @@ def _watch() -> None:
             heard = len(_answered)
             _thread.interrupt_main()
 
-    threading.Thread(target=listen, name="rigbench-signals", daemon=True).start()
+    with contextlib.suppress(RuntimeError):  # no more threads may run: then the main one alone hears
+        threading.Thread(target=listen, name="rigbench-signals", daemon=True).start()
 
 
 def _open_streams() -> None:
@@ -164,6 +167,9 @@ def _run() -> int:
         if error.errno in OF_A_NAME and error.filename is not None:
             _say(f"cannot use {os.fsdecode(error.filename)[:80]!r} ({str(error.strerror).lower()}); give another name")
             return BAD_INPUT
+        if isinstance(error, BlockingIOError) and error.filename is None:  # of fork
+            _say(TOO_MANY)
+            return NOTHING
         if error.errno == errno.EIO or _stands_nowhere():
             gone = "the folder one stands in was removed; cd to one that is there"
             _say("a disk or device does not answer; dmesg says more" if error.errno == errno.EIO else gone)
@@ -174,8 +180,9 @@ def _run() -> int:
         _say("not enough memory is free for this; end what takes it, or raise `ulimit -v`")
         return NOTHING
     except Exception as error:  # noqa: BLE001 - the last line of defence
-        _say(_internal(error))
-        return INTERNAL
+        too_many = isinstance(error, RuntimeError) and "start new thread" in str(error)
+        _say(TOO_MANY if too_many else _internal(error))
+        return NOTHING if too_many else INTERNAL
 
 
 def _stands_nowhere() -> bool:

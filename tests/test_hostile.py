@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from typing import NoReturn
 import pytest
 
 import rigbench as rigbench_of_python
-from rigbench import hooks
+from rigbench import __main__, hooks
 from rigbench.core import config, files, home
 from rigbench.core.errors import BAD_INPUT, FINE, NOTHING, RigbenchError
 from rigbench.core.files import read_regular
@@ -335,6 +336,22 @@ def test_where_no_temporary_folder_can_be_written_the_home_is_one(
     code, _, err = rigbench(*words, "--precision", "fp32", "--arms", "one", "--quiet")
     assert (code, os.environ["TMPDIR"]) == (FINE, str(tmp_path / "home")), err
     assert rigbench("report", "--html", tmp_path / "page.html")[0] == FINE
+
+
+@pytest.mark.parametrize("refused", ["a thread", "a process"])
+def test_a_limit_on_processes_and_threads_is_named(
+    rigbench: Rigbench, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """As `ulimit -u`, which root does not feel, or a container's."""
+
+    def too_many(*_of: object, **_named: object) -> NoReturn:
+        if refused == "a thread":
+            raise RuntimeError("can't start new thread")
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("threading.Thread.start" if refused == "a thread" else "subprocess.Popen.__init__", too_many)
+    code, out, err = rigbench("bandwidth", "--device", "cpu", "--seconds", "1s", "--quiet")
+    assert (code, out, err) == (3, "", f"rigbench: {__main__.TOO_MANY}\n")
 
 
 def test_numbers_of_a_csv_and_of_a_header_are_read_as_such_or_refused(rigbench: Rigbench, tmp_path: Path) -> None:

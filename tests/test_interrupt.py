@@ -171,6 +171,20 @@ def test_a_library_whose_end_never_comes_does_not_keep_a_command_that_has_said_a
     assert "rtx-4090" in out
 
 
+def test_where_no_thread_may_run_the_main_one_hears_alone():
+    none = (
+        'import threading\ndef none(*_): raise RuntimeError("can\'t start new thread")\nthreading.Thread.start = none\n'
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", none + END], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as it:
+        assert it.stderr.readline() == f"{it.pid}\n"
+        time.sleep(0.2)
+        it.send_signal(signal.SIGINT)
+        out, err = it.communicate(timeout=30)
+    assert (it.returncode, err, "rtx-4090" in out) == (130, "", True)
+
+
 def test_whoever_starts_it_by_nohup_keeps_it_when_the_terminal_is_closed():
     command = ["nohup", sys.executable, "-c", END.replace("60", "0.2")]
     with subprocess.Popen(

@@ -359,7 +359,12 @@ class Relay:
 
 def main(words: list[str]) -> int:
     fd, folder, panel, all_to_stderr, *command = words
-    relay = Relay(socket.socket(fileno=int(fd)), folder, panel == "panel", all_to_stderr == "stderr")
+    control = socket.socket(fileno=int(fd))
+    try:
+        relay = Relay(control, folder, panel == "panel", all_to_stderr == "stderr")
+    except RuntimeError as error:  # no more threads may run
+        control.sendall(json.dumps({"failed": str(error)}).encode() + b"\n")
+        return 2
     return relay.run() if relay.start(command) else 2
 
 
