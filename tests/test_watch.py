@@ -715,3 +715,13 @@ def test_what_is_said_after_the_command_has_ended_is_not_lost(
             session.wait(1.0)
         session.line("rigbench: warning: the driver\x1b does not answer")
     assert capsys.readouterr().err == "rigbench: warning: the driver\ufffd does not answer\n"
+
+
+def test_a_command_beside_which_no_thread_may_run_is_said_not_to_start(monkeypatch, tmp_path):
+    def none(*_of: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(relay, "Relay", none)
+    ours, theirs = socket.socketpair()
+    assert relay.main([str(theirs.detach()), str(tmp_path), "-", "-", "true"]) == 2
+    assert json.loads(ours.recv(4096)) == {"failed": "can't start new thread"}
