@@ -55,9 +55,9 @@ COMMON = ("root", "user", "host", "nvidia", "ubuntu", "debian", "python", "pytho
 
 
 @functools.cache
-def own_words() -> frozenset[str]:
-    """What a document's fields and choices are called: a name that is such a word tells nobody apart, and without it
-    no document could be read."""
+def plain_words() -> frozenset[str]:
+    """Names that tell nobody apart: COMMON ones, and what a document's fields and choices are called, without which it
+    could not be read."""
 
     def texts(part: Any) -> Iterator[str]:
         for item in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
@@ -66,7 +66,7 @@ def own_words() -> frozenset[str]:
             yield from (*part.get("properties", ()), *map(str, part.get("enum", ())))
 
     known = [text.lower() for text in texts(msgspec.json.schema(Run))]
-    return frozenset((*known, *(word for text in known for word in re.findall(r"\w+", text))))
+    return frozenset((*COMMON, *known, *(word for text in known for word in re.findall(r"\w+", text))))
 
 
 class Redacted(NamedTuple):
@@ -108,7 +108,7 @@ class _Secrets:
     def know(self, kind: str, name: str, word: str) -> None:
         """A name that is hidden wherever it stands; others of its kind get another number."""
         name = name.lower()
-        if len(name) > 2 and name not in self._names and not (name in COMMON or name in own_words() or name.isdigit()):
+        if len(name) > 2 and name not in self._names and not (name in plain_words() or name.isdigit()):
             number = sum(known == kind and it.startswith(word) for known, it in self._names.values())
             self._names[name] = kind, f"{word} {number + 1}" if number and word not in (UNNAMED, "…") else word
 
@@ -167,7 +167,7 @@ class _Secrets:
             return self.redaction.disk_model(self._text(value))
         if record == "software":
             return value  # versions look like addresses
-        if (record, field) in PLACES and (value.lower() in COMMON or value.lower() in own_words()):
+        if (record, field) in PLACES and value.lower() in plain_words():
             return self._counted(*PLACES[record, field])
         return self._text(value)
 
